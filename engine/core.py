@@ -1,0 +1,111 @@
+"""The nouns of the engine room: what goes into a base model and what comes out.
+
+Importing this module loads neither torch nor vllm.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to sample. Names are vLLM's ``SamplingParams``.
+
+    The defaults are the paper's (Patwa et al. 2024, section 4: temperature 1.0, top-k 50).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    max_tokens: int = 64
+    n: int = 1  # completions per prompt
+    stop: tuple[str, ...] = ()
+    seed: int | None = None  # prompt i, completion j is drawn from a generator of its own made from (seed, i, j)
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """One sampled continuation of one prompt."""
+
+    prompt_index: int  # position in the list of prompts given to `sample`
+    sample_index: int  # 0 .. n-1
+    text: str  # without the stop string
+    num_tokens: int
+    cumulative_logprob: float  # nats, under the unscaled model distribution
+    finish_reason: Literal["stop", "length"]
+
+
+class Adapter(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA adapter on disk. ``name`` is content-hashed: other weights never share a name (prefix cache keys on it)."""
+
+    name: str
+    path: str
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters since the engine started. Differences of two of these describe what ran between."""
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0  # prompt tokens that the prefix cache answered
+    requests: int = 0
+    busy_s: float = 0.0  # wall time inside `sample` and `score`
+    start_s: float = 0.0  # wall time from opening to ready
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `engine.open_engine` needs. One home, one default."""
+
+    model: str  # folder of a Hugging Face checkpoint (see `engine.models.resolve_model`)
+    kind: Literal["vllm", "transformers"] = "vllm"
+    max_model_len: int = 2048  # tokens, prompt and completion
+    max_loras: int = 0  # distinct adapters in one batch; 0 turns LoRA off
+    max_lora_rank: int = 8
+    kv_cache_bytes: int = 1 << 30  # used on the CPU; on a GPU vLLM takes its share of the card
+    max_num_seqs: int = 128
+    seed: int = 0
+    lora_plugin: bool = True  # mend vLLM's CPU LoRA kernels (engine/vllm_plugin.py)
+    load_format: str = "auto"  # "dummy": real shapes, random weights, for latency without a download
+
+
+PerPromptAdapter = Adapter | None | Sequence[Adapter | None]
+
+
+class Engine(Protocol):
+    """One base model, loaded. `VllmEngine` works; `TransformersEngine` is the reference and the baseline."""
+
+    settings: EngineSettings
+
+    def sample(
+        self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
+    ) -> Iterator[Completion]:
+        """Yield ``len(prompts) * sampling.n`` completions as they finish, in any order."""
+        ...
+
+    def score(
+        self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None
+    ) -> "np.ndarray":
+        """Log-probability of each label as the continuation of each prompt.
+
+        ``labels`` are the words without the leading space. Returns float32 [num_prompts, num_labels], nats,
+        under the model's whole vocabulary: rows do not sum to one (`engine.calibration.normalise` does that), so
+        the probability mass on the labels is known too. ``adapter`` is one for all prompts or one per prompt.
+        """
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of each text as a prompt."""
+        ...
+
+    def reset_prefix_cache(self) -> None:
+        """Forget cached prefixes, so that what comes next does not depend on what ran before."""
+        ...
+
+    def stats(self) -> EngineStats: ...
+
+    def close(self) -> None:
+        """Give the memory back. Idempotent."""
+        ...

@@ -1,0 +1,50 @@
+"""The exceptions of fourshot, the whole tree.
+
+    FourshotError               anything fourshot raises on purpose
+    ├── InputError              what the user gave is wrong: exit code 2     (also a ValueError)
+    │   ├── TaskFileError       a task file with faults, all of them listed
+    │   ├── ModelNotFoundError  no such base model, or no network to fetch it
+    │   └── RunFolderError      a run folder that belongs to another configuration
+    ├── ShortRunError           a class stalled below N and --allow-short was not given
+    └── AdapterError            an adapter that vLLM would not load, or that was made for another base
+
+Every message says what was got, what is allowed, and what to do next. Exit codes: 0 done, 1 failed, 2 bad input.
+"""
+
+
+class FourshotError(Exception):
+    """Base of all errors that fourshot raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(FourshotError, ValueError):
+    """The user's input is wrong. Nothing was changed."""
+
+    exit_code = 2
+
+
+class TaskFileError(InputError):
+    """A task file has faults; ``faults`` lists every one of them, each with its line or key."""
+
+    def __init__(self, path: str, faults: list[str]) -> None:
+        self.path = path
+        self.faults = faults
+        lines = "\n".join(f"  - {fault}" for fault in faults)
+        super().__init__(f"{path} has {len(faults)} fault{'s' if len(faults) != 1 else ''}:\n{lines}")
+
+
+class ModelNotFoundError(InputError):
+    """The base model is neither a folder, nor in the cache, nor to be fetched."""
+
+
+class RunFolderError(InputError):
+    """The run folder belongs to another configuration."""
+
+
+class ShortRunError(FourshotError):
+    """At least one class stalled below the wanted number; everything generated so far is on disk."""
+
+
+class AdapterError(FourshotError):
+    """The adapter cannot be loaded, or was made for another base model."""
