@@ -1,0 +1,56 @@
+"""How varied a set of texts is: distinct word tri-grams against the number of texts, and word frequencies."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
+# What tokenised corpora leave of contractions ("wo n't", "it 's"); the library's list has only whole ones.
+_CONTRACTION_PIECES = frozenset({"n't", "s", "t", "re", "ve", "ll", "d", "m", "nt", "lrb", "rrb"})
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, punctuation dropped."""
+    return _WORD.findall(text.lower())
+
+
+def trigrams(text: str) -> set[tuple[str, str, str]]:
+    """The distinct word tri-grams of one text; empty where it has fewer than three words."""
+    found = words(text)
+    return set(zip(found, found[1:], found[2:], strict=False))
+
+
+def unique_trigram_curve(texts: Sequence[str], sizes: Sequence[int]) -> list[float]:
+    """Expected number of distinct tri-grams among ``size`` of the texts, for each of ``sizes`` (0 .. len(texts)).
+
+    This is the mean over all orders in which the texts could be counted, in closed form, so no seed enters: a
+    tri-gram that occurs in d of N texts is missed by a draw of n with probability C(N - d, n) / C(N, n).
+    Source: what is counted, Patwa et al. 2024, figure 7; the expectation, Hurlbert 1971, "The Nonconcept of
+    Species Diversity", rarefaction. Raises ValueError for no texts or a size out of range.
+    """
+    total = len(texts)
+    if total == 0:
+        raise ValueError("a tri-gram curve of no texts: give at least one")
+    draws = np.asarray(sizes, dtype=np.int64)
+    if draws.size and (draws.min() < 0 or draws.max() > total):
+        raise ValueError(f"sizes must lie between 0 and the {total} texts, got {draws.min()} to {draws.max()}")
+    num_texts_with = Counter(trigram for text in texts for trigram in trigrams(text))
+    num_trigrams = Counter(num_texts_with.values())
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, total + 1)))])
+    expected = np.zeros(draws.shape)
+    for d, count in num_trigrams.items():
+        rest = np.maximum(total - d - draws, 0)
+        log_missed = log_factorial[total - d] + log_factorial[total - draws] - log_factorial[rest] - log_factorial[total]
+        expected += count * np.where(draws > total - d, 1.0, -np.expm1(np.minimum(log_missed, 0.0)))
+    return [float(value) for value in expected]
+
+
+def word_frequencies(texts: Sequence[str], limit: int = 60) -> dict[str, int]:
+    """The ``limit`` most frequent words that are not stop words, most frequent first, ties in alphabetical order."""
+    from wordcloud import STOPWORDS  # loads Pillow, which nothing else of this module needs
+
+    ignored = STOPWORDS | _CONTRACTION_PIECES
+    counts = Counter(word for text in texts for word in words(text) if len(word) > 1 and word not in ignored)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit])

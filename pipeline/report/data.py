@@ -1,0 +1,96 @@
+"""What a report is made of. The caller fills it from a run folder or a comparison; every part but the first two may be missing.
+
+Importing this module loads neither numpy nor the template engine.
+"""
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+import msgspec
+
+from pipeline.nouns import Candidate, Example, Scores, Task, Verdict
+
+
+class MethodRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the table: one way of classifying, over one or more seeds. Shares are 0 .. 1; None means not known."""
+
+    method: str  # key: "zero_shot", "icl", "lora", "fourshot", "lora25", ...
+    display_name: str
+    accuracy: float  # mean over seeds
+    accuracy_deviation: float | None = None  # sample standard deviation over seeds
+    seed_accuracies: tuple[float, ...] = ()
+    interval: tuple[float, float] | None = None  # 95 %
+    macro_f1: float | None = None
+    seconds_per_example: float | None = None
+    prompt_tokens_per_example: float | None = None
+    real_examples: int | None = None  # labelled texts used, all classes together
+    synthetic_examples: int | None = None
+
+
+class Lineage(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the classifier comes from."""
+
+    base_model: str = ""
+    revision: str = ""
+    hashes: dict[str, str] = {}  # what -> content hash
+    shots: tuple[Example, ...] = ()
+    prompts: dict[str, str] = {}  # purpose -> one rendered prompt
+
+
+class ReportData(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything `write_report` shows. A part that is left empty is named as missing in the report."""
+
+    title: str
+    task: Task
+    created: str = ""  # date and time, as it is to be printed
+    num_test: int = 0  # texts in the test split that was used
+    methods: tuple[MethodRow, ...] = ()
+    headline_method: str = ""  # key of the row that the first sentence is about; "": "fourshot", else the last row
+    reason_counts: dict[str, dict[str, int]] = {}  # class -> reason -> number; empty: counted from the two below
+    kept: tuple[tuple[Candidate, Verdict], ...] = ()
+    rejected: tuple[tuple[Candidate, Verdict], ...] = ()
+    real_texts: dict[str, tuple[str, ...]] = {}  # by class
+    synthetic_texts: dict[str, tuple[str, ...]] = {}  # by class
+    losses: dict[str, tuple[tuple[int, float], ...]] = {}  # training -> (step, loss), steps ascending
+    stage_seconds: dict[str, float] = {}  # in the order the stages ran
+    settings: dict[str, Any] = {}  # may be nested
+    versions: dict[str, str] = {}
+    lineage: Lineage = Lineage()
+    try_it: str = ""  # a command line
+    seed: int = 0  # of the choice of examples shown
+
+
+def method_row(
+    method: str,
+    display_name: str,
+    scores: Sequence[Scores],
+    *,
+    real_examples: int | None = None,
+    synthetic_examples: int | None = None,
+) -> MethodRow:
+    """Sum up one method's scores, one per seed. Raises ValueError for no scores.
+
+    The interval is Wilson's at the mean accuracy with the n of one test split: the seeds answer the same texts, so
+    adding up their n would claim a precision that the test set does not have.
+    """
+    from pipeline.scores import wilson_interval
+
+    if not scores:
+        raise ValueError(f"no scores for method {method!r}: give one `Scores` per seed")
+    accuracies = tuple(score.accuracy for score in scores)
+    n = min(score.n for score in scores)
+    num_answers = sum(score.n for score in scores)
+    return MethodRow(
+        method=method,
+        display_name=display_name,
+        accuracy=fmean(accuracies),
+        accuracy_deviation=stdev(accuracies) if len(accuracies) > 1 else None,
+        seed_accuracies=accuracies,
+        interval=wilson_interval(fmean(accuracies) * n, n),
+        macro_f1=fmean(score.macro_f1 for score in scores),
+        seconds_per_example=sum(score.seconds for score in scores) / num_answers,
+        prompt_tokens_per_example=sum(score.prompt_tokens for score in scores) / num_answers,
+        real_examples=real_examples,
+        synthetic_examples=synthetic_examples,
+    )

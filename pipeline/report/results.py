@@ -1,0 +1,69 @@
+"""The top of the report: the sentence with the number, and the methods on a common axis."""
+
+from typing import Any
+
+from pipeline.report.data import MethodRow, ReportData
+from pipeline.report.plots import accuracy_axis, accuracy_mark, accuracy_scale
+from pipeline.report.text import count, per_cent
+
+
+def headline(data: ReportData) -> dict[str, str] | None:
+    """The number, what it is, and what it is to be compared with; None where nothing was measured."""
+    row = headline_row(data)
+    if row is None:
+        return None
+    texts = f"{count(data.num_test)} test texts" if data.num_test else "the test texts"
+    sentence = f"of {texts} answered correctly by {row.display_name}"
+    if row.real_examples:
+        sentence += f", from {count(row.real_examples)} labelled examples"
+        if row.synthetic_examples:
+            sentence += f" and {count(row.synthetic_examples)} synthetic ones"
+    details = []
+    if row.interval:
+        details.append(f"95 % interval {per_cent(row.interval[0])} to {per_cent(row.interval[1])} %")
+    if len(row.seed_accuracies) > 1:
+        details.append(f"mean of {len(row.seed_accuracies)} seeds")
+    if details:
+        sentence += f" ({', '.join(details)})"
+    return {"number": f"{per_cent(row.accuracy)} %", "sentence": f"{sentence}.", "comparison": _comparison(data, row)}
+
+
+def headline_row(data: ReportData) -> MethodRow | None:
+    """The row the report is about. Raises ValueError where `ReportData.headline_method` names none of the rows."""
+    if not data.methods:
+        return None
+    by_key = {row.method: row for row in data.methods}
+    if data.headline_method:
+        if data.headline_method not in by_key:
+            raise ValueError(f"headline_method is {data.headline_method!r}; the rows are {sorted(by_key)}")
+        return by_key[data.headline_method]
+    return by_key.get("fourshot", data.methods[-1])
+
+
+def accuracy_figure(data: ReportData) -> dict[str, Any] | None:
+    if not data.methods:
+        return None
+    axis, chosen = accuracy_axis(data.methods), headline_row(data)
+    rows = [
+        {"name": row.display_name, "mark": accuracy_mark(row, axis), "value": per_cent(row.accuracy), "chosen": row is chosen}
+        for row in data.methods
+    ]
+    return {
+        "rows": rows,
+        "scale": accuracy_scale(axis),
+        "has_intervals": any(row.interval for row in data.methods),
+        "has_seeds": any(len(row.seed_accuracies) > 1 for row in data.methods),
+    }
+
+
+def _comparison(data: ReportData, row: MethodRow) -> str:
+    """Against in-context learning, which asks for the same examples but carries them in every prompt."""
+    other = next((other for other in data.methods if other.method == "icl"), None)
+    if other is None or other is row:
+        return ""
+    points = 100 * (row.accuracy - other.accuracy)
+    words = f"{abs(points):.1f} points {'above' if points >= 0 else 'below'} {other.display_name}"
+    if row.prompt_tokens_per_example and other.prompt_tokens_per_example:
+        own, others = count(row.prompt_tokens_per_example), count(other.prompt_tokens_per_example)
+        words += f", with {own} prompt tokens per text instead of {others}"
+    return f"{words}."

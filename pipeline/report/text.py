@@ -1,0 +1,68 @@
+"""Numbers and names as a reader wants them, for the page and the Markdown alike."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+MISSING = "\u2013"
+
+REASON_NAMES = {
+    "kept": "kept",
+    "surplus": "surplus",
+    "label_disagrees": "label disagrees",
+    "low_confidence": "low confidence",
+    "exact_duplicate": "exact duplicate",
+    "near_duplicate": "near duplicate",
+    "copies_shot": "copies a shot",
+    "in_test_set": "in the test set",
+    "too_short": "too short",
+    "too_long": "too long",
+    "unfinished": "unfinished",
+    "repeats_prompt": "repeats the prompt",
+    "leaks_label": "leaks the label",
+}  # in the order of bars and legends: what is good, what the annotator refused, what is not new, what is malformed
+
+
+def per_cent(share: float | None) -> str:
+    return MISSING if share is None else f"{100 * share:.1f}"
+
+
+def count(number: float | None) -> str:
+    return MISSING if number is None else f"{number:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time in the unit that suits its size: 3.4 ms, 12.0 s, 4 min 05 s, 1 h 02 min."""
+    if seconds is None:
+        return MISSING
+    if seconds < 1:
+        return f"{1000 * seconds:.1f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if round(seconds) < 3600:
+        return f"{round(seconds) // 60} min {round(seconds) % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted keys: ``{"filter": {"bound": 0.8}}`` -> ``{"filter.bound": "0.8"}``."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return flat
+
+
+def escape_markdown(value: object) -> str:
+    """A text that Markdown prints as it is: on one line, no markup, no HTML, no table cell ended early."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&!])", r"\\\1", " ".join(str(value).split()))
+
+
+def markdown_code(value: str) -> Markup:
+    """A text as an indented block, which no text can end early as it could a fence; not to be escaped again."""
+    return Markup("\n".join(f"    {line}" for line in value.splitlines()))

@@ -1,0 +1,70 @@
+"""Real against synthetic texts: distinct tri-grams and word clouds."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.diversity import unique_trigram_curve, word_frequencies
+from pipeline.report.cloud import word_cloud
+from pipeline.report.data import ReportData
+from pipeline.report.plots import Curve, line_plot
+from pipeline.report.text import count
+
+MAX_TEXTS = 4000  # per side; more would cost seconds and move no curve by a line's width
+NUM_POINTS = 40  # per curve
+
+
+def trigram_figure(data: ReportData) -> dict[str, Any] | None:
+    """The curves up to the number of texts that all sides have, and the same comparison per class."""
+    sides = {name: texts for name, texts in (("real", _all(data, "real")), ("synthetic", _all(data, "synthetic"))) if texts}
+    if not sides:
+        return None
+    most = min(len(texts) for texts in sides.values())
+    sizes = sorted({round(most * step / NUM_POINTS) for step in range(NUM_POINTS + 1)})
+    curves = [
+        Curve(name, list(zip(sizes, unique_trigram_curve(texts, sizes), strict=True))) for name, texts in sides.items()
+    ]
+    words = "; ".join(f"{curve.name}: {count(curve.points[-1][1])} after {count(most)} texts" for curve in curves)
+    return {
+        "plot": line_plot(curves, f"Distinct tri-grams against number of texts. {words}", integer_y=True),
+        "names": [curve.name for curve in curves],
+        "most": most,
+        "at_most": {curve.name: curve.points[-1][1] for curve in curves},
+        "classes": [row for row in (_class_row(data, label) for label in data.task.label_names) if row],
+    }
+
+
+def cloud_figures(data: ReportData) -> list[dict[str, Any]]:
+    """Pairs of clouds: all classes first, then each class. A side without words is None."""
+    pairs = [_cloud_pair("all classes", _all(data, "real"), _all(data, "synthetic"))]
+    if len(data.task.labels) > 1:
+        for label in data.task.label_names:
+            pairs.append(_cloud_pair(label, data.real_texts.get(label, ()), data.synthetic_texts.get(label, ())))
+    return [pair for pair in pairs if pair["real"] or pair["synthetic"]]
+
+
+def _cloud_pair(name: str, real: Sequence[str], synthetic: Sequence[str]) -> dict[str, Any]:
+    pair: dict[str, Any] = {"name": name}
+    for side, texts in (("real", real), ("synthetic", synthetic)):
+        frequencies = word_frequencies(texts[:MAX_TEXTS])
+        top = ", ".join(list(frequencies)[:12])
+        pair[side] = word_cloud(frequencies, f"Word cloud of {side} texts, {name}: {top}") if frequencies else None
+        pair[f"{side}_words"] = top
+    return pair
+
+
+def _class_row(data: ReportData, label: str) -> dict[str, Any] | None:
+    real, synthetic = data.real_texts.get(label, ()), data.synthetic_texts.get(label, ())
+    most = min(len(real), len(synthetic), MAX_TEXTS)
+    if not most:
+        return None
+    real_trigrams = unique_trigram_curve(real[:MAX_TEXTS], [most])[0]
+    synthetic_trigrams = unique_trigram_curve(synthetic[:MAX_TEXTS], [most])[0]
+    return {"label": label, "most": most, "real": real_trigrams, "synthetic": synthetic_trigrams}
+
+
+def _all(data: ReportData, side: str) -> list[str]:
+    """The texts of all classes, a seeded sample where there are very many."""
+    by_class = data.real_texts if side == "real" else data.synthetic_texts
+    texts = [text for label_texts in by_class.values() for text in label_texts]
+    return texts if len(texts) <= MAX_TEXTS else random.Random(data.seed).sample(texts, MAX_TEXTS)

@@ -1,0 +1,112 @@
+"""`write_report`: from `ReportData` to report.html and report.md.
+
+Only this module knows the templates; the other modules of this folder each make one part of what they show.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from pipeline.report import candidates, results, text, varied
+from pipeline.report.data import ReportData
+from pipeline.report.plots import Curve, line_plot, share_bar
+
+TEMPLATES = Path(__file__).parent
+MAX_CURVE_POINTS = 150  # per loss curve; more are averaged, which also takes the noise of single steps out
+
+
+def write_report(data: ReportData, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Write ``report.html`` (one file, no script, nothing loaded from elsewhere) and ``report.md`` into ``folder``.
+
+    Returns the two paths. Each file appears whole or not at all, in place of an older one. Raises ValueError for
+    reasons or a headline method that do not exist, OSError where the folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    context = _context(data)
+    return (
+        _write(folder / "report.html", _html().get_template("report.html.j2").render(context)),
+        _write(folder / "report.md", _markdown().get_template("report.md.j2").render(context)),
+    )
+
+
+def _context(data: ReportData) -> dict[str, Any]:
+    return {
+        "data": data,
+        "headline": results.headline(data),
+        "chosen": results.headline_row(data),
+        "accuracy": results.accuracy_figure(data),
+        "reasons": candidates.reason_figure(data),
+        "kept": candidates.example_cards(data, data.kept),
+        "rejected": candidates.example_cards(data, data.rejected),
+        "trigrams": varied.trigram_figure(data),
+        "clouds": varied.cloud_figures(data),
+        "loss": _loss_figure(data),
+        "stages": _stages(data),
+        "settings": text.flatten(data.settings),
+        "per_cent": text.per_cent,
+        "count": text.count,
+        "duration": text.duration,
+    }
+
+
+def _loss_figure(data: ReportData) -> dict[str, Any] | None:
+    curves = [Curve(name, _thinned(points)) for name, points in data.losses.items() if points]
+    if not curves:
+        return None
+    ends = [{"name": name, "steps": points[-1][0], "loss": points[-1][1]} for name, points in data.losses.items() if points]
+    words = "; ".join(f"{end['name']}: {end['loss']:.3f} after {end['steps']} steps" for end in ends)
+    return {"plot": line_plot(curves, f"Training loss against step. {words}"), "ends": ends}
+
+
+def _thinned(points: tuple[tuple[int, float], ...]) -> list[tuple[float, float]]:
+    """At most `MAX_CURVE_POINTS` points, each the mean of as many neighbours."""
+    width = -(-len(points) // MAX_CURVE_POINTS)
+    groups = [points[start : start + width] for start in range(0, len(points), width)]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def _stages(data: ReportData) -> list[dict[str, Any]]:
+    longest = max(data.stage_seconds.values(), default=0.0) or 1.0
+    return [
+        {"name": name, "time": text.duration(seconds), "bar": share_bar(seconds / longest, "own")}
+        for name, seconds in data.stage_seconds.items()
+    ]
+
+
+def _html() -> jinja2.Environment:
+    return _environment(autoescape=True)
+
+
+def _markdown() -> jinja2.Environment:
+    """An environment in which every printed value is escaped for Markdown, as autoescape does it for HTML."""
+
+    def escaped(value: object) -> object:
+        return value if isinstance(value, Markup) else text.escape_markdown(value)
+
+    environment = _environment(finalize=escaped)
+    environment.filters["as_code"] = text.markdown_code
+    return environment
+
+
+def _environment(**options: Any) -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+
+
+def _write(path: Path, content: str) -> Path:
+    half_written = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        half_written.write_text(content, encoding="utf-8")
+        half_written.replace(path)
+    finally:
+        half_written.unlink(missing_ok=True)
+    return path
