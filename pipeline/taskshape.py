@@ -37,7 +37,7 @@ def read_document(path: Path) -> tuple[dict[str, Any], list[Fault]]:
 
 
 def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fault]:
-    """Unknown keys, wrong types, missing keys, labels that cannot be told apart, and a data source named twice or never.
+    """Unknown keys, wrong types, missing keys, labels that cannot be told apart, a data source named twice or never.
 
     ``needs_source`` is False where the data's place is given from outside the file.
     """
