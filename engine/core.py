@@ -85,9 +85,7 @@ class Engine(Protocol):
         """Yield ``len(prompts) * sampling.n`` completions as they finish, in any order."""
         ...
 
-    def score(
-        self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None
-    ) -> "np.ndarray":
+    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> "np.ndarray":
         """Log-probability of each label as the continuation of each prompt.
 
         ``labels`` are the words without the leading space. Returns float32 [num_prompts, num_labels], nats,

@@ -1,0 +1,18 @@
+"""Which adapter goes with which prompt."""
+
+from collections.abc import Sequence
+
+from engine.core import Adapter, PerPromptAdapter
+from engine.errors import InputError
+
+
+def per_prompt(adapter: PerPromptAdapter, num_prompts: int) -> list[Adapter | None]:
+    """One adapter, or none, for each of ``num_prompts`` prompts. Raises InputError if a list has another length."""
+    if adapter is None or isinstance(adapter, Adapter):
+        return [adapter] * num_prompts
+    assert isinstance(adapter, Sequence)
+    if len(adapter) != num_prompts:
+        raise InputError(
+            f"Got {len(adapter)} adapters for {num_prompts} prompts. Give one adapter for all prompts, or one per prompt."
+        )
+    return list(adapter)

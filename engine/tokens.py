@@ -1,0 +1,63 @@
+"""Text to token ids: the one way, shared by both engines and the trainer, so that what is trained is what is scored."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def load_tokenizer(model: str | Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a checkpoint folder. Loads transformers, not torch's models."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(model))
+
+
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Ids of a prompt that is to be continued. See `encode_prompts`."""
+    return encode_prompts(tokenizer, [text])[0]
+
+
+def encode_prompts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """Ids of prompts that are to be continued: with the model's begin token where it has one, never with an end token.
+
+    Raises InputError for a prompt without a single token.
+    """
+    if not texts:
+        return []
+    encoded = tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    prompts = []
+    for index, ids in enumerate(encoded):
+        # Some tokenizers close every text. A closed text is not continued but followed by another one.
+        if (
+            end is not None
+            and end != begin
+            and ids
+            and ids[-1] == end
+            and not texts[index].endswith(tokenizer.eos_token)
+        ):
+            ids = ids[:-1]
+        if not ids:
+            raise InputError(
+                f"Prompt {index} has no tokens: {texts[index]!r}. A model cannot continue nothing; give it some text."
+            )
+        prompts.append(ids)
+    return prompts
+
+
+def check_lengths(prompts: Sequence[Sequence[int]], extra_tokens: int, max_model_len: int) -> None:
+    """Raise InputError naming the longest prompt if any prompt and ``extra_tokens`` exceed ``max_model_len`` tokens."""
+    too_long = [index for index, ids in enumerate(prompts) if len(ids) + extra_tokens > max_model_len]
+    if not too_long:
+        return
+    worst = max(too_long, key=lambda index: len(prompts[index]))
+    raise InputError(
+        f"{len(too_long)} of {len(prompts)} prompts are too long; the longest is prompt {worst} with "
+        f"{len(prompts[worst])} tokens, plus {extra_tokens} for the answer. Allowed are {max_model_len} tokens in all "
+        f"(max_model_len). Shorten the texts, show fewer shots, or raise max_model_len up to what the model can do."
+    )

@@ -1,0 +1,239 @@
+"""`VllmEngine`: the engine that works. vLLM in this process, on the CPU or on a GPU, the same code.
+
+Importing this module does not load vllm; opening the engine does.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from engine import seeds
+from engine.adapters import per_prompt
+from engine.core import Adapter, Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
+from engine.errors import AdapterError, FourshotError, InputError
+from engine.labels import LabelTokens, Question, label_tokens
+from engine.tokens import check_lengths, encode_prompts, load_tokenizer
+from engine.vllm_start import MAX_LABEL_IDS, start, stop
+
+if TYPE_CHECKING:
+    import numpy as np
+    from vllm import RequestOutput, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+
+class VllmEngine:
+    """One base model in vLLM. `sample` and `score` may be interleaved: an unfinished `sample` keeps running."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        started = time.perf_counter()
+        self.settings = settings
+        self._tokenizer = load_tokenizer(settings.model)
+        self._llm: Any = start(settings)
+        self._request_ids = count()
+        self._waiting: dict[str, deque[RequestOutput]] = {}  # request id -> where its output is waited for
+        self._loras: dict[str, LoRARequest] = {}
+        self._labels: dict[tuple[str, ...], LabelTokens] = {}
+        self._prompt_tokens = self._output_tokens = self._cached_tokens = self._requests = 0
+        self._busy_s = 0.0
+        self._start_s = time.perf_counter() - started
+
+    def sample(
+        self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
+    ) -> Iterator[Completion]:
+        """See `engine.core.Engine.sample`. Raises InputError at once; closing the iterator drops what is unfinished."""
+        self._check_open()
+        started = time.perf_counter()
+        ids = encode_prompts(self._tokenizer, prompts)
+        check_lengths(ids, sampling.max_tokens, self.settings.max_model_len)
+        loras = self._lora_requests(adapter, len(ids))
+        self._busy_s += time.perf_counter() - started
+        return self._sample(ids, sampling, loras)
+
+    def _sample(
+        self, prompts: list[list[int]], sampling: Sampling, loras: "list[LoRARequest | None]"
+    ) -> Iterator[Completion]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        done: deque[RequestOutput] = deque()
+        pending: dict[str, tuple[int, int]] = {}
+        try:
+            started = time.perf_counter()
+            for i, ids in enumerate(prompts):
+                for j in range(sampling.n):
+                    params = SamplingParams(
+                        temperature=sampling.temperature,
+                        top_k=sampling.top_k,
+                        top_p=sampling.top_p,
+                        max_tokens=sampling.max_tokens,
+                        stop=list(sampling.stop),
+                        seed=None if sampling.seed is None else seeds.derive(sampling.seed, i, j),
+                        logprobs=0,  # of the sampled token only: what cumulative_logprob is made from
+                        output_kind=RequestOutputKind.FINAL_ONLY,
+                    )
+                    pending[self._add(ids, params, loras[i], done)] = (i, j)
+            self._busy_s += time.perf_counter() - started
+            while pending:
+                while not done:
+                    self._step()
+                while done:
+                    output = done.popleft()
+                    yield _completion(output, *pending.pop(output.request_id))
+        finally:
+            self._abort(pending)
+
+    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> "np.ndarray":
+        """See `engine.core.Engine.score`. One request per prompt where every label is one token, else one per trie node."""
+        import numpy as np
+        from vllm import SamplingParams
+
+        self._check_open()
+        started = time.perf_counter()
+        tokens = self.label_tokens(labels)
+        ids = encode_prompts(self._tokenizer, prompts)
+        check_lengths(ids, tokens.longest, self.settings.max_model_len)
+        loras = self._lora_requests(adapter, len(ids))
+        # The token that vLLM picks is of no interest, so nothing is masked: the log-probabilities are the raw ones.
+        asked = [
+            (
+                question,
+                SamplingParams(
+                    max_tokens=1, temperature=0.0, logprob_token_ids=list(question.tokens), detokenize=False
+                ),
+            )
+            for question in tokens.questions(MAX_LABEL_IDS)
+        ]
+        scores = np.zeros((len(ids), len(tokens.ids)), dtype=np.float32)
+        done: deque[RequestOutput] = deque()
+        pending: dict[str, tuple[int, Question]] = {}
+        try:
+            for i, prompt in enumerate(ids):
+                for question, params in asked:
+                    pending[self._add([*prompt, *question.prefix], params, loras[i], done)] = (i, question)
+            self._busy_s += time.perf_counter() - started
+            while pending:
+                while not done:
+                    self._step()
+                started = time.perf_counter()
+                while done:
+                    output = done.popleft()
+                    i, question = pending.pop(output.request_id)
+                    answers = output.outputs[0].logprobs[0]
+                    for token, columns in zip(question.tokens, question.columns, strict=True):
+                        for column in columns:
+                            scores[i, column] += answers[token].logprob
+                self._busy_s += time.perf_counter() - started
+        finally:
+            self._abort(pending)
+        return scores
+
+    def label_tokens(self, labels: Sequence[str]) -> LabelTokens:
+        """Token ids of the label words; computed once per set of words."""
+        words = tuple(labels)
+        if words not in self._labels:
+            self._labels[words] = label_tokens(self._tokenizer, words)
+        return self._labels[words]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of each text as a prompt."""
+        return [len(ids) for ids in encode_prompts(self._tokenizer, texts)]
+
+    def reset_prefix_cache(self) -> None:
+        """Forget cached prefixes. Raises FourshotError while a `sample` is unfinished: its prefixes are in use."""
+        self._check_open()
+        if not self._llm.reset_prefix_cache():
+            raise FourshotError(
+                "The prefix cache is in use by an unfinished `sample`. Take all its completions or close it first."
+            )
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            prompt_tokens=self._prompt_tokens,
+            output_tokens=self._output_tokens,
+            cached_tokens=self._cached_tokens,
+            requests=self._requests,
+            busy_s=self._busy_s,
+            start_s=self._start_s,
+        )
+
+    def close(self) -> None:
+        """Give the memory back. Idempotent."""
+        if self._llm is None:
+            return
+        llm, self._llm = self._llm, None
+        self._waiting.clear()
+        stop(llm)
+
+    def _add(
+        self, ids: list[int], params: "SamplingParams", lora: "LoRARequest | None", done: "deque[RequestOutput]"
+    ) -> str:
+        """Queue one request; its output will be appended to ``done``."""
+        request_id = str(next(self._request_ids))
+        self._llm.add_request(request_id, {"type": "token", "prompt_token_ids": ids}, params, lora_request=lora)
+        self._waiting[request_id] = done
+        return request_id
+
+    def _step(self) -> None:
+        """Run the model once and hand what finished to those who wait for it."""
+        started = time.perf_counter()
+        for output in self._llm.step():
+            if not output.finished:
+                continue
+            self._requests += 1
+            self._prompt_tokens += len(output.prompt_token_ids)
+            self._cached_tokens += output.num_cached_tokens or 0
+            self._output_tokens += len(output.outputs[0].token_ids)
+            self._waiting.pop(output.request_id).append(output)
+        self._busy_s += time.perf_counter() - started
+
+    def _abort(self, pending: "dict[str, Any]") -> None:
+        """Drop what is unfinished of a call that was interrupted. Does nothing after a call that ran to its end."""
+        unfinished = [request_id for request_id in pending if self._waiting.pop(request_id, None) is not None]
+        if unfinished and self._llm is not None:
+            self._llm.abort_request(unfinished)
+
+    def _check_open(self) -> None:
+        if self._llm is None:
+            raise FourshotError("This engine is closed. Open another one with engine.opening.open_engine(settings).")
+
+    def _lora_requests(self, adapter: PerPromptAdapter, num_prompts: int) -> "list[LoRARequest | None]":
+        return [self._lora_request(one) for one in per_prompt(adapter, num_prompts)]
+
+    def _lora_request(self, adapter: Adapter | None) -> "LoRARequest | None":
+        """The request of an adapter, loaded and checked at first sight. Ids come from a counter, one per name."""
+        if adapter is None:
+            return None
+        known = self._loras.get(adapter.name)
+        if known is not None:
+            return known
+        from vllm.lora.request import LoRARequest
+
+        if not self.settings.max_loras:
+            raise InputError(
+                f"Adapter {adapter.name!r} was given to an engine that was opened without LoRA (max_loras=0). "
+                "Open it with max_loras of at least 1."
+            )
+        request = LoRARequest(adapter.name, len(self._loras) + 1, adapter.path)
+        try:
+            self._llm.add_lora(request)
+        except Exception as error:
+            raise AdapterError(
+                f"vLLM cannot load adapter {adapter.name!r} from {adapter.path}: {error}. It must be a LoRA adapter for "
+                f"{self.settings.model} of rank at most {self.settings.max_lora_rank} (max_lora_rank)."
+            ) from error
+        self._loras[adapter.name] = request
+        return request
+
+
+def _completion(output: "RequestOutput", prompt_index: int, sample_index: int) -> Completion:
+    said = output.outputs[0]
+    return Completion(
+        prompt_index=prompt_index,
+        sample_index=sample_index,
+        text=said.text,
+        num_tokens=len(said.token_ids),
+        cumulative_logprob=float(said.cumulative_logprob),
+        finish_reason="length" if said.finish_reason == "length" else "stop",
+    )

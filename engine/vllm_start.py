@@ -1,0 +1,86 @@
+"""How vLLM is started: environment, threads, arguments. What `VllmEngine` runs, without what it does with it.
+
+Everything is set here rather than at import, and only when an engine is opened.
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from engine import vllm_plugin
+from engine.core import EngineSettings
+
+if TYPE_CHECKING:
+    from vllm import LLMEngine
+
+BLOCK_TOKENS = 32  # the CPU default of 128 is longer than most shared prompts, which would then never be cached
+MIN_BATCHED_TOKENS = 4096  # per step; prompts are never cut, so it is also at least max_model_len
+MAX_LABEL_IDS = 128  # vLLM's bound on `logprob_token_ids`
+CPU_LORAS = 32  # adapters kept in memory beside those in use; beyond it every miss is a disk read
+
+
+def available_cores() -> int:
+    """Cores this process may use: OMP_NUM_THREADS if set, else its CPU affinity."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def start(settings: EngineSettings) -> "LLMEngine":
+    """Start vLLM in this process. On the CPU all cores compute; vLLM's own multi-process start idles one of them."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    import torch
+    from vllm import EngineArgs, LLMEngine
+    from vllm.platforms import current_platform
+
+    on_cpu = current_platform.is_cpu()
+    if on_cpu:
+        torch.set_num_threads(available_cores())
+    arguments = EngineArgs(**engine_arguments(settings, on_cpu))
+    vllm_plugin.apply(wanted=settings.lora_plugin)  # after EngineArgs, which loads installed plugins, this one too
+    return LLMEngine.from_engine_args(arguments)
+
+
+def stop(llm: "LLMEngine") -> None:
+    """Stop vLLM and give its memory back to the system, so that a trainer or another engine can follow."""
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    llm.engine_core.shutdown()
+    del llm
+    cleanup_dist_env_and_memory()
+
+
+def engine_arguments(settings: EngineSettings, on_cpu: bool) -> dict[str, Any]:
+    """The arguments of vLLM's ``EngineArgs``."""
+    arguments: dict[str, Any] = {
+        "model": settings.model,
+        "dtype": "auto",
+        "seed": settings.seed,
+        "load_format": settings.load_format,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        # A prompt that is prefilled in pieces rewinds its random generator at each piece, which a CPU generator
+        # cannot do: the engine dies. Whole prompts only, so that every request can have a seed.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(settings.max_model_len, MIN_BATCHED_TOKENS),
+        "enable_prefix_caching": True,
+        "max_logprobs": MAX_LABEL_IDS,
+        "generation_config": "vllm",  # not the checkpoint's own sampling defaults
+        "distributed_executor_backend": "uni",
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if on_cpu:
+        arguments |= {"block_size": BLOCK_TOKENS, "kv_cache_memory_bytes": settings.kv_cache_bytes}
+    if settings.max_loras:
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": settings.max_loras,
+            "max_cpu_loras": max(settings.max_loras, CPU_LORAS),
+            "max_lora_rank": settings.max_lora_rank,
+        }
+    return arguments
