@@ -42,15 +42,19 @@ def unique_trigram_curve(texts: Sequence[str], sizes: Sequence[int]) -> list[flo
     expected = np.zeros(draws.shape)
     for d, count in num_trigrams.items():
         rest = np.maximum(total - d - draws, 0)
-        log_missed = log_factorial[total - d] + log_factorial[total - draws] - log_factorial[rest] - log_factorial[total]
+        log_missed = (
+            log_factorial[total - d] + log_factorial[total - draws] - log_factorial[rest] - log_factorial[total]
+        )
         expected += count * np.where(draws > total - d, 1.0, -np.expm1(np.minimum(log_missed, 0.0)))
     return [float(value) for value in expected]
 
 
 def word_frequencies(texts: Sequence[str], limit: int = 60) -> dict[str, int]:
-    """The ``limit`` most frequent words that are not stop words, most frequent first, ties in alphabetical order."""
+    """The ``limit`` most frequent words that are neither stop words nor numbers, in that order, ties by alphabet."""
     from wordcloud import STOPWORDS  # loads Pillow, which nothing else of this module needs
 
     ignored = STOPWORDS | _CONTRACTION_PIECES
-    counts = Counter(word for text in texts for word in words(text) if len(word) > 1 and word not in ignored)
+    counts = Counter(
+        word for text in texts for word in words(text) if len(word) > 1 and not word.isdigit() and word not in ignored
+    )
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit])

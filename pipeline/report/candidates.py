@@ -37,7 +37,12 @@ def reason_figure(data: ReportData) -> dict[str, Any] | None:
                 "counts": [by_reason.get(reason, 0) for reason in present],
             }
         )
-    return {"rows": rows, "legend": names, "total": sum(row["total"] for row in rows), "kept": sum(row["kept"] for row in rows)}
+    return {
+        "rows": rows,
+        "legend": names,
+        "total": sum(row["total"] for row in rows),
+        "kept": sum(row["kept"] for row in rows),
+    }
 
 
 def example_cards(data: ReportData, judged: Sequence[Judged]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A word cloud as inline SVG: the placing is the wordcloud library's, the drawing follows the page's colours and font."""
+"""A word cloud as inline SVG: placed by the wordcloud library, drawn in the page's own font and colours."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 460, 250  # units of the view box
+PADDING = 8
 NUM_SHADES = 3
 
 
@@ -27,22 +28,32 @@ def word_cloud(frequencies: Mapping[str, int], label: str) -> Markup:
         min_font_size=10,
         prefer_horizontal=1.0,
         relative_scaling=0.5,
-        margin=3,
+        margin=8,
+        color_func=lambda *_, **__: "black",  # the style sheet colours; the default would load pyplot
         random_state=0,
     ).generate_from_frequencies(dict(frequencies))
     top = max(frequencies.values())
-    svg = Element("svg", {"class": "cloud", "viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": label})
+    svg = Element(
+        "svg",
+        {
+            "class": "cloud",
+            "viewBox": f"{-PADDING} {-PADDING} {WIDTH + 2 * PADDING} {HEIGHT + 2 * PADDING}",
+            "role": "img",
+            "aria-label": label,
+        },
+    )
     for (word, _), size, (y, x), _, _ in placed.layout_:
         shade = min(NUM_SHADES - 1, int(NUM_SHADES * (1 - frequencies[word] / top)))
-        width = _width(str(font), size, word)
-        node = SubElement(svg, "text", {"class": f"shade{shade}", "x": f"{x + width / 2:.0f}", "y": f"{y + 0.86 * size:.0f}"})
-        node.set("font-size", str(size))
+        width, height = _extent(str(font), size, word)
+        place = {"x": f"{x + width / 2:.0f}", "y": f"{y + height:.0f}", "font-size": str(size)}
+        node = SubElement(svg, "text", {"class": f"shade{shade}", **place})
         node.text = word
     return Markup(tostring(svg, encoding="unicode"))
 
 
-def _width(font: str, size: int, word: str) -> float:
-    """Width of a word in the layout's font, so that it can be centred in the room that was found for it."""
+def _extent(font: str, size: int, word: str) -> tuple[float, float]:
+    """Width of a word in the layout's font and height of its ink above the baseline: its place is the ink's corner."""
     from PIL import ImageFont
 
-    return ImageFont.truetype(font, size).getlength(word)
+    loaded = ImageFont.truetype(font, size)
+    return loaded.getlength(word), -loaded.getbbox(word, anchor="ls")[1]

@@ -1,5 +1,6 @@
-"""What a report is made of. The caller fills it from a run folder or a comparison; every part but the first two may be missing.
+"""What a report is made of.
 
+The caller fills it from a run folder or a comparison; every part but the first two may be missing.
 Importing this module loads neither numpy nor the template engine.
 """
 

@@ -15,6 +15,7 @@ from pipeline.report.data import MethodRow
 
 PLOT_HEIGHT = 220  # px
 ROW_HEIGHT = 34  # px
+MIN_SPAN = 0.2  # of the accuracy axis, so that one narrow interval does not look wide
 NUM_COLOURS = 6  # of curves, in the style sheet
 
 
@@ -46,10 +47,18 @@ def axis_over(low: float, high: float, *, num_ticks: int = 5, integer: bool = Fa
     return Axis(float(ticks[0]), float(ticks[-1]), tuple(float(tick) for tick in ticks))
 
 
+def _axis_from_zero(high: float, *, integer: bool) -> Axis:
+    """An axis that ends with the data: the next round number may lie far beyond it."""
+    high = high if high > 0 else 1.0
+    ticks = axis_over(0.0, high, integer=integer).ticks
+    return Axis(0.0, high, tuple(tick for tick in ticks if tick <= high))
+
+
 def accuracy_axis(rows: Sequence[MethodRow]) -> Axis:
     """From just below the smallest to just above the largest value that is drawn, inside 0 .. 1."""
     drawn = [value for row in rows for value in (row.accuracy, *row.seed_accuracies, *(row.interval or ()))]
-    axis = axis_over(min(drawn), max(drawn), num_ticks=6)
+    spare = max(0.0, MIN_SPAN - (max(drawn) - min(drawn))) / 2
+    axis = axis_over(min(drawn) - spare, max(drawn) + spare, num_ticks=6)
     low, high = max(0.0, axis.low), min(1.0, axis.high)
     return Axis(low, high, tuple(tick for tick in axis.ticks if low <= tick <= high))
 
@@ -73,19 +82,14 @@ def accuracy_scale(axis: Axis) -> Markup:
     """The labels below the rows of `accuracy_mark`."""
     svg = _svg(20, "scale", "")
     for tick in axis.ticks:
-        text = _text(svg, f"{100 * tick:g}", _share(axis.per_cent(tick)), "14", "middle")
-        text.text = f"{text.text} %" if tick == axis.ticks[-1] else text.text
+        _text(svg, f"{100 * tick:g}", _share(axis.per_cent(tick)), "14", "middle")
     return _markup(svg)
 
 
 def line_plot(curves: Sequence[Curve], label: str, *, integer_y: bool = False) -> Markup:
     """Curves from a zero line, numbered from 0 in their classes so that the style sheet can colour them."""
-    points = [point for curve in curves for point in curve.points]
-    x_axis = axis_over(0, max(x for x, _ in points), integer=True)
-    y_axis = axis_over(0, max(y for _, y in points), num_ticks=4, integer=integer_y)
-    # The x axis ends with the data: the last round number may lie far beyond it.
-    x_high = max(x for x, _ in points) or 1.0
-    x_axis = Axis(0.0, x_high, tuple(tick for tick in x_axis.ticks if tick <= x_high))
+    x_axis = _axis_from_zero(max(x for curve in curves for x, _ in curve.points), integer=True)
+    y_axis = _axis_from_zero(max(y for curve in curves for _, y in curve.points), integer=integer_y)
     svg = _svg(PLOT_HEIGHT, "plot", label)
     for tick in y_axis.ticks:
         height = 100 - y_axis.per_cent(tick)
@@ -133,7 +137,7 @@ def _accuracy_in_words(row: MethodRow) -> str:
 
 
 def _svg(height: int, css_class: str, label: str) -> Element:
-    """The root of a plot; without a label it is hidden from screen readers, because its numbers are printed beside it."""
+    """The root of a plot. One without a label is hidden from screen readers: its numbers are printed beside it."""
     meaning = {"role": "img", "aria-label": label} if label else {"aria-hidden": "true"}
     return Element("svg", {"class": css_class, "width": "100%", "height": str(height), **meaning})
 
@@ -142,10 +146,8 @@ def _line(parent: Element, css_class: str, x1: float, x2: float, y1: str, y2: st
     SubElement(parent, "line", {"class": css_class, "x1": _share(x1), "x2": _share(x2), "y1": y1, "y2": y2})
 
 
-def _text(parent: Element, text: str, x: str, y: str, anchor: str, dy: str = "0") -> Element:
-    node = SubElement(parent, "text", {"x": x, "y": y, "dy": dy, "text-anchor": anchor})
-    node.text = text
-    return node
+def _text(parent: Element, text: str, x: str, y: str, anchor: str, dy: str = "0") -> None:
+    SubElement(parent, "text", {"x": x, "y": y, "dy": dy, "text-anchor": anchor}).text = text
 
 
 def _share(per_cent: float) -> str:

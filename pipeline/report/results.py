@@ -20,12 +20,16 @@ def headline(data: ReportData) -> dict[str, str] | None:
             sentence += f" and {count(row.synthetic_examples)} synthetic ones"
     details = []
     if row.interval:
-        details.append(f"95 % interval {per_cent(row.interval[0])} to {per_cent(row.interval[1])} %")
+        details.append(f"95\u00a0% interval {per_cent(row.interval[0])} to {per_cent(row.interval[1])}\u00a0%")
     if len(row.seed_accuracies) > 1:
         details.append(f"mean of {len(row.seed_accuracies)} seeds")
     if details:
         sentence += f" ({', '.join(details)})"
-    return {"number": f"{per_cent(row.accuracy)} %", "sentence": f"{sentence}.", "comparison": _comparison(data, row)}
+    return {
+        "number": f"{per_cent(row.accuracy)}\u00a0%",
+        "sentence": f"{sentence}.",
+        "comparison": _comparison(data, row),
+    }
 
 
 def headline_row(data: ReportData) -> MethodRow | None:
@@ -45,7 +49,12 @@ def accuracy_figure(data: ReportData) -> dict[str, Any] | None:
         return None
     axis, chosen = accuracy_axis(data.methods), headline_row(data)
     rows = [
-        {"name": row.display_name, "mark": accuracy_mark(row, axis), "value": per_cent(row.accuracy), "chosen": row is chosen}
+        {
+            "name": row.display_name,
+            "mark": accuracy_mark(row, axis),
+            "value": per_cent(row.accuracy),
+            "chosen": row is chosen,
+        }
         for row in data.methods
     ]
     return {
@@ -61,9 +70,10 @@ def _comparison(data: ReportData, row: MethodRow) -> str:
     other = next((other for other in data.methods if other.method == "icl"), None)
     if other is None or other is row:
         return ""
-    points = 100 * (row.accuracy - other.accuracy)
-    words = f"{abs(points):.1f} points {'above' if points >= 0 else 'below'} {other.display_name}"
+    points = 100 * (other.accuracy - row.accuracy)
+    gap = f"{abs(points):.1f} points {'higher' if points > 0 else 'lower'}"
+    words = f"{other.display_name}: {per_cent(other.accuracy)}\u00a0%, {gap}"
     if row.prompt_tokens_per_example and other.prompt_tokens_per_example:
         own, others = count(row.prompt_tokens_per_example), count(other.prompt_tokens_per_example)
-        words += f", with {own} prompt tokens per text instead of {others}"
+        words += f", with {others} prompt tokens per text instead of {own}"
     return f"{words}."

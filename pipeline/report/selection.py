@@ -22,9 +22,11 @@ def pick_examples(judged: Sequence[Judged], count: int, seed: int) -> list[Judge
     shown: Counter[tuple[str, str]] = Counter()
     picked: list[Judged] = []
     while groups and len(picked) < count:
-        reason, label = group = min(groups, key=lambda key: shown["reason", key[0]] + shown["label", key[1]])
+        reason, label = group = min(
+            groups, key=lambda key: shown[key] + shown["reason", key[0]] + shown["label", key[1]]
+        )
         picked.append(groups[group].pop())
-        shown.update([("reason", reason), ("label", label)])
+        shown.update([group, ("reason", reason), ("label", label)])
         if not groups[group]:
             del groups[group]
     return sorted(picked, key=lambda pair: (pair[1].reason, pair[0].label, pair[0].id))

@@ -22,6 +22,7 @@ REASON_NAMES = {
     "unfinished": "unfinished",
     "repeats_prompt": "repeats the prompt",
     "leaks_label": "leaks the label",
+    "malformed": "malformed",
 }  # in the order of bars and legends: what is good, what the annotator refused, what is not new, what is malformed
 
 

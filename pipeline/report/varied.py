@@ -10,13 +10,16 @@ from pipeline.report.data import ReportData
 from pipeline.report.plots import Curve, line_plot
 from pipeline.report.text import count
 
-MAX_TEXTS = 4000  # per side; more would cost seconds and move no curve by a line's width
+MAX_TEXTS = 2000  # per side and cloud; more would cost seconds and change no picture visibly
 NUM_POINTS = 40  # per curve
+MAX_CLASS_CLOUDS = 8  # with more classes there are clouds of all classes together only
 
 
 def trigram_figure(data: ReportData) -> dict[str, Any] | None:
     """The curves up to the number of texts that all sides have, and the same comparison per class."""
-    sides = {name: texts for name, texts in (("real", _all(data, "real")), ("synthetic", _all(data, "synthetic"))) if texts}
+    sides = {
+        name: texts for name, texts in (("real", _all(data, "real")), ("synthetic", _all(data, "synthetic"))) if texts
+    }
     if not sides:
         return None
     most = min(len(texts) for texts in sides.values())
@@ -35,9 +38,9 @@ def trigram_figure(data: ReportData) -> dict[str, Any] | None:
 
 
 def cloud_figures(data: ReportData) -> list[dict[str, Any]]:
-    """Pairs of clouds: all classes first, then each class. A side without words is None."""
+    """Pairs of clouds: all classes first, then each class if they are few. A side without words is None."""
     pairs = [_cloud_pair("all classes", _all(data, "real"), _all(data, "synthetic"))]
-    if len(data.task.labels) > 1:
+    if 1 < len(data.task.labels) <= MAX_CLASS_CLOUDS:
         for label in data.task.label_names:
             pairs.append(_cloud_pair(label, data.real_texts.get(label, ()), data.synthetic_texts.get(label, ())))
     return [pair for pair in pairs if pair["real"] or pair["synthetic"]]

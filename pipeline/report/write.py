@@ -57,7 +57,9 @@ def _loss_figure(data: ReportData) -> dict[str, Any] | None:
     curves = [Curve(name, _thinned(points)) for name, points in data.losses.items() if points]
     if not curves:
         return None
-    ends = [{"name": name, "steps": points[-1][0], "loss": points[-1][1]} for name, points in data.losses.items() if points]
+    ends = [
+        {"name": name, "steps": points[-1][0], "loss": points[-1][1]} for name, points in data.losses.items() if points
+    ]
     words = "; ".join(f"{end['name']}: {end['loss']:.3f} after {end['steps']} steps" for end in ends)
     return {"plot": line_plot(curves, f"Training loss against step. {words}"), "ends": ends}
 

@@ -1,0 +1,286 @@
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+
+import pipeline.report
+from pipeline.nouns import Candidate, Example, Label, Reason, Scores, Task, Verdict
+from pipeline.report import Lineage, MethodRow, ReportData, method_row, write_report
+from pipeline.report.selection import Judged, pick_examples
+from pipeline.report.text import REASON_NAMES, duration, flatten
+
+HOSTILE = '<script>alert(1)</script> | a "quoted" text\nLabel: *bad* & <img src=https://example.org/x.png>'
+TASK = Task(
+    name="reviews",
+    instruction="Classify the review.",
+    noun="review",
+    labels=(Label(name="good"), Label(name="bad"), Label(name="mixed")),
+)
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+def judged(number: int, label: str, reason: Reason, text: str = "a fine film") -> Judged:
+    candidate = Candidate(
+        id=f"r01-{number:06d}",
+        text=text,
+        label=label,
+        round=1,
+        prompt_hash="p",
+        shots=(0,),
+        num_tokens=4,
+        cumulative_logprob=-9.0,
+        finish_reason="stop",
+    )
+    probabilities = {"good": 0.71, "bad": 0.27, "mixed": 0.02} if reason in ("kept", "label_disagrees") else {}
+    kept = reason == "kept"
+    return candidate, Verdict(candidate_id=candidate.id, kept=kept, reason=reason, probabilities=probabilities)
+
+
+def scores(accuracy: float) -> Scores:
+    return Scores(
+        n=200,
+        accuracy=accuracy,
+        macro_f1=0.7,
+        ece=0.1,
+        interval=(0.6, 0.9),
+        seconds=8,
+        prompt_tokens=8400,
+        cached_tokens=0,
+    )
+
+
+def full_data() -> ReportData:
+    return ReportData(
+        title=f"Reviews {HOSTILE}",
+        task=TASK,
+        num_test=200,
+        methods=(
+            method_row("icl", "In context", [scores(0.571), scores(0.559)], real_examples=12),
+            method_row("fourshot", "fourshot", [scores(0.842), scores(0.836)], real_examples=12, synthetic_examples=3),
+        ),
+        kept=tuple(judged(i, label, "kept", HOSTILE) for i, label in enumerate(("good", "bad", "mixed"))),
+        rejected=tuple(
+            judged(10 + i, "bad", reason, HOSTILE) for i, reason in enumerate(REASON_NAMES) if reason != "kept"
+        ),
+        real_texts={"good": ("a quiet and honest film", "an honest joy of a film"), "bad": ("a dull and long film",)},
+        synthetic_texts={"good": ("a warm and honest film", HOSTILE), "bad": ("a long and dull mess",)},
+        losses={"fourshot, seed 0": tuple((step, 2 / (step + 1)) for step in range(400))},
+        stage_seconds={"generate": 93.4, "train": 3721.0},
+        settings={"filter": {"bound": 0.8, "text": HOSTILE}},
+        versions={"vllm": "0.32.0"},
+        lineage=Lineage(
+            base_model="SmolLM2",
+            hashes={"adapter": "sha256:ab12"},
+            shots=(Example(text=HOSTILE, label="good"),),
+            prompts={"generation": f"Text: {HOSTILE}\n```\nText:"},
+        ),
+        try_it='fourshot predict runs/reviews "a <fine> film"',
+    )
+
+
+class Page(HTMLParser):
+    """The elements of a page in order, with what was opened and not closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_report(full_data(), tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def html(written: tuple[Path, Path]) -> str:
+    return written[0].read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def markdown(written: tuple[Path, Path]) -> str:
+    return written[1].read_text(encoding="utf-8")
+
+
+def test_the_page_is_whole_and_loads_nothing(html: str) -> None:
+    page = Page(html)
+    assert page.open == []
+    assert not {tag for tag, _ in page.elements} & {
+        "script",
+        "link",
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "image",
+        "use",
+    }
+    assert not [attrs for _, attrs in page.elements if attrs.keys() & {"src", "href", "xlink:href", "srcset", "onload"}]
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+    policy = next(
+        attrs["content"] for _, attrs in page.elements if attrs.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy is not None and policy.startswith("default-src 'none'")
+    assert len(html.encode()) < 1_500_000
+
+
+def test_texts_of_a_model_are_shown_and_never_become_markup(html: str, markdown: str) -> None:
+    assert "<script" not in html and "&lt;script&gt;alert(1)" in html
+    body = "\n".join(line for line in markdown.splitlines() if not line.startswith("    "))
+    assert "\\<script\\>" in body and "<script" not in body.replace("\\<", "")
+
+
+def test_a_text_with_pipes_and_line_breaks_stays_in_its_markdown_cell(markdown: str) -> None:
+    rows = [line for line in markdown.splitlines() if line.startswith("| ") and "alert" in line and "too short" in line]
+    assert len(rows) == 1
+    assert rows[0].replace("\\|", "").count("|") == 5
+
+
+def test_tables_have_headers_and_plots_have_words(html: str) -> None:
+    elements = Page(html).elements
+    assert all("scope" in attrs for tag, attrs in elements if tag == "th")
+    outer = [attrs for tag, attrs in elements if tag == "svg" and "preserveaspectratio" not in attrs]
+    assert outer and all(attrs.get("aria-label") or attrs.get("aria-hidden") for attrs in outer)
+    assert 'aria-label="fourshot: accuracy 83.9 %, 95 % interval' in html
+
+
+def test_both_files_tell_the_same_numbers(html: str, markdown: str) -> None:
+    for number in (
+        "83.9",
+        "56.5",
+        "84.2, 83.6",
+        "40.0 ms",
+        "1 min 33 s",
+        "1 h 02 min",
+        "0.71",
+        "sha256:ab12",
+        "0.32.0",
+    ):
+        assert number in html and number in markdown, number
+    assert "of 200 test texts answered correctly by fourshot, from 12 labelled examples and 3 synthetic ones" in html
+    assert "In context: 56.5\u00a0%, 27.4 points lower" in html
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    paths = write_report(ReportData(title="Nothing yet", task=TASK), tmp_path / "new" / "folder")
+    for path in paths:
+        content = path.read_text(encoding="utf-8")
+        for part in (
+            "Nothing was measured yet",
+            "No scores",
+            "No synthetic texts",
+            "No loss",
+            "No times",
+            "No settings",
+        ):
+            assert part in content, (path.name, part)
+
+
+@pytest.mark.parametrize("part", [name for name in ReportData.__struct_fields__ if name not in ("title", "task")])
+def test_any_single_part_may_be_missing(part: str, tmp_path: Path) -> None:
+    default = getattr(ReportData(title="t", task=TASK), part)
+    html_path, _ = write_report(msgspec.structs.replace(full_data(), **{part: default}), tmp_path)
+    assert Page(html_path.read_text(encoding="utf-8")).open == []
+
+
+def test_a_single_run_has_no_deviation_and_says_so(tmp_path: Path) -> None:
+    row = MethodRow(method="lora", display_name="LoRA", accuracy=0.5)
+    html_path, _ = write_report(ReportData(title="t", task=TASK, methods=(row,)), tmp_path)
+    html = html_path.read_text(encoding="utf-8")
+    assert "One seed per method" in html and "±" not in html and "50.0\u00a0%" in html
+
+
+def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    html_path, _ = write_report(ReportData(title="old", task=TASK), tmp_path)
+    before = html_path.read_text(encoding="utf-8")
+    broken = ReportData(title="new", task=TASK, reason_counts={"good": {"bored": 1}})
+    with pytest.raises(ValueError, match=r"unknown reasons \['bored'\]; allowed are \['kept'"):
+        write_report(broken, tmp_path)
+    assert html_path.read_text(encoding="utf-8") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md"]
+
+
+def test_a_headline_about_an_unknown_method_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="headline_method is 'lora'; the rows are"):
+        write_report(msgspec.structs.replace(full_data(), headline_method="lora"), tmp_path)
+
+
+def test_the_same_data_give_the_same_bytes(written: tuple[Path, Path], tmp_path: Path) -> None:
+    for first, second in zip(written, write_report(full_data(), tmp_path), strict=True):
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_every_reason_has_a_name_and_a_colour() -> None:
+    assert set(REASON_NAMES) == set(get_args(Reason))
+    style = (Path(pipeline.report.__file__).parent / "report.css").read_text(encoding="utf-8")
+    assert not [reason for reason in REASON_NAMES if f".r-{reason} {{ --r: var(" not in style]
+
+
+def test_examples_are_spread_over_classes_and_reasons_and_repeatable() -> None:
+    pool = [judged(i, "good", "label_disagrees") for i in range(500)]
+    pool += [
+        judged(600, "bad", "too_short"),
+        judged(601, "mixed", "copies_shot"),
+        judged(602, "bad", "label_disagrees"),
+    ]
+    picked = pick_examples(pool, 12, seed=3)
+    assert len(picked) == 12
+    assert {verdict.reason for _, verdict in picked} == {"label_disagrees", "too_short", "copies_shot"}
+    assert {candidate.label for candidate, _ in picked} == {"good", "bad", "mixed"}
+    assert picked == pick_examples(pool, 12, seed=3)
+    assert picked != pick_examples(pool, 12, seed=4)
+    assert len(pick_examples(pool[:5], 12, seed=3)) == 5 and pick_examples([], 12, seed=3) == []
+
+
+def test_seeds_are_summed_up_without_counting_the_test_set_twice() -> None:
+    row = method_row("lora", "LoRA", [scores(0.8), scores(0.9)])
+    assert row.accuracy == pytest.approx(0.85)
+    assert row.accuracy_deviation == pytest.approx(0.0707, abs=1e-4)
+    assert row.interval == pytest.approx(method_row("lora", "LoRA", [scores(0.85)]).interval)
+    assert (row.seconds_per_example, row.prompt_tokens_per_example) == (0.04, 42.0)
+    assert method_row("lora", "LoRA", [scores(0.8)]).accuracy_deviation is None
+    with pytest.raises(ValueError, match="no scores"):
+        method_row("lora", "LoRA", [])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0034, "3.4 ms"),
+        (12, "12.0 s"),
+        (245, "4 min 05 s"),
+        (3599.9, "1 h 00 min"),
+        (3721, "1 h 02 min"),
+        (None, "\u2013"),
+    ],
+)
+def test_times_are_told_in_a_unit_that_suits(seconds: float | None, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_nested_settings_become_dotted_keys() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": [2, 3]}, "e": {}}) == {"a.b.c": "1", "a.d": "2, 3", "e": "{}"}
+
+
+def test_the_value_types_load_without_numpy_or_templates() -> None:
+    code = "import sys, pipeline.report; print(sorted({'numpy', 'jinja2', 'matplotlib', 'torch'} & sys.modules.keys()))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
