@@ -16,6 +16,7 @@ Reason = Literal[
     "unfinished",  # ran into max_tokens
     "repeats_prompt",
     "leaks_label",  # carries a label line of its own
+    "malformed",  # empty, mostly signs and digits, or the same words over and over
     "copies_shot",
     "in_test_set",
     "label_disagrees",  # the annotator predicts another label

@@ -115,6 +115,11 @@ def _scan_jsonl(path: Path, text: str) -> tuple[Table, list[Fault]]:
             what = f"got a JSON {type(row).__name__}, each line must be an object."
             faults.append(_error(path, what, 'Write it as {"text": "...", "label": "..."}.', number))
             continue
+        if "\\u" in line and not _is_unicode(row):
+            faults.append(
+                _error(path, "half of a surrogate pair (\\ud800 to \\udfff).", "Write the whole one.", number)
+            )
+            continue
         columns.update(dict.fromkeys(row))
         rows.append(row)
         lines.append(number)
@@ -195,6 +200,14 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         counts = Counter(key for key, _ in pairs)
         raise _TwiceError(next(key for key, times in counts.items() if times > 1))
     return row
+
+
+def _is_unicode(row: dict[str, Any]) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _error(path: Path, what: str, remedy: str = "", line: int = 0) -> Fault:

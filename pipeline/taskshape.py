@@ -42,7 +42,7 @@ def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fa
     ``needs_source`` is False where the data's place is given from outside the file.
     """
     faults = _type_faults(document, inspect.type_info(Task), "$")
-    faults += _empty_faults(document) + _label_faults(document) + _source_faults(document)
+    faults += _empty_faults(document) + _label_faults(document) + _number_faults(document) + _source_faults(document)
     data = document.get("data", {})
     if needs_source and isinstance(data, dict) and not data.get("hub") and not data.get("folder"):
         what = "neither hub nor folder is set: where is the data?"
@@ -119,6 +119,15 @@ def _label_faults(document: dict[str, Any]) -> list[Fault]:
                 what = f"{text!r} is the {key} of $.labels[{first}] too."
                 faults.append(_error(f"$.labels[{i}].{key}", what, f"Give each label a {key} of its own."))
     return faults
+
+
+def _number_faults(document: dict[str, Any]) -> list[Fault]:
+    remedy = 'Write a word for what the class means, such as word = "refund".'
+    return [
+        Fault(severity="warning", where=f"$.labels[{i}].word", what=f"{word!r} tells a model nothing.", remedy=remedy)
+        for i, label in enumerate(_labels(document))
+        if (word := _word(label).strip()) and not any(character.isalpha() for character in word)
+    ]
 
 
 def _source_faults(document: dict[str, Any]) -> list[Fault]:
