@@ -1,0 +1,290 @@
+"""Makes the environment of this checkout in .venv: `make env` calls this, with the standard library only.
+
+It picks the build (CPU, CUDA, CUDA for V100) by the hardware, a Python that the pinned torch has a wheel for, and asks the
+package index for that wheel before anything large is downloaded. Called again it does nothing; after a kill it finishes
+what is there. Exit codes: 0 ready, 1 pip failed, 2 this machine or its package index lacks something (the message says what).
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "fourshot-env.json"
+
+SUPPORTED = ("3.13", "3.12", "3.11")  # newest first; pyproject.toml says the same as `requires-python`
+CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+FREE_DISK_GIB = {"cpu": 5, "gpu": 16, "v100": 16}  # installed size and the largest wheels beside it
+EXTRA_OF_BUILD = {"cpu": "cpu", "gpu": "gpu", "v100": ""}
+V100_CONSTRAINTS = ROOT / "constraints" / "v100.txt"
+
+
+class SetupError(Exception):
+    """Ends the set-up. ``str(error)`` is for the user; ``exit_code`` as in the module's docstring."""
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def say(message: str) -> None:
+    print(f"[env] {message}", flush=True)
+
+
+def detect_build() -> str:
+    """'gpu' where there is an NVIDIA GPU, 'v100' where the oldest one is of a generation that vLLM dropped, else 'cpu'."""
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, check=False)
+        capabilities = [float(found) for found in re.findall(r"^\d+\.\d+$", answer.stdout, re.MULTILINE)]
+        if answer.returncode == 0 and capabilities:
+            return "v100" if min(capabilities) < 7.5 else "gpu"
+    return "gpu" if Path("/dev/nvidia0").exists() else "cpu"
+
+
+def torch_version(build: str) -> str:
+    """The exact torch that ``build`` pins, for example '2.13.0+cpu'."""
+    if build == "v100":
+        text = V100_CONSTRAINTS.read_text()
+    else:
+        import tomllib
+
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        text = "\n".join(project["optional-dependencies"][EXTRA_OF_BUILD[build]])
+    pin = re.search(r"^torch==(\S+)", text, re.MULTILINE)
+    if pin is None:
+        raise SetupError(f"No exact torch pin for the build {build!r} in pyproject.toml or constraints/.", exit_code=1)
+    return pin[1]
+
+
+def wanted_digest() -> str:
+    """Hash of everything that decides what is installed. A change of it makes the next call install again."""
+    files = [
+        ROOT / "pyproject.toml",
+        Path(__file__),
+        *(ROOT / "constraints").glob("*"),
+        *(ROOT / "requirements").glob("*"),
+    ]
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def read_stamp() -> dict[str, object]:
+    try:
+        return json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def write_stamp(build: str, digest: str, dev: bool) -> None:
+    draft = STAMP.with_suffix(".new")
+    draft.write_text(json.dumps({"build": build, "digest": digest, "dev": dev}))
+    draft.replace(STAMP)
+
+
+def python_version(python: str | Path) -> str:
+    """'3.11' for an interpreter that runs, '' for one that does not (a version manager's stand-in, a moved folder)."""
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        answer = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def candidate_pythons() -> list[str]:
+    """Interpreters to try, in order: $PYTHON alone where it is set, else every supported one that runs, newest first."""
+    chosen = os.environ.get("PYTHON")
+    if chosen:
+        version = python_version(chosen)
+        if version not in SUPPORTED:
+            got = f"is Python {version}" if version else "does not run"
+            raise SetupError(
+                f"PYTHON={chosen} {got}. Allowed: Python {SUPPORTED[-1]} to {SUPPORTED[0]}. "
+                "Name another interpreter in PYTHON, or unset it to have one found."
+            )
+        return [chosen]
+    named = [f"python{version}" for version in SUPPORTED if python_version(f"python{version}") == version]
+    versions = {name[len("python") :] for name in named}
+    if python_version("python3") in set(SUPPORTED) - versions:
+        named.append("python3")
+    if not named:
+        raise SetupError(
+            f"No Python {SUPPORTED[-1]} to {SUPPORTED[0]} on the PATH (python3 is {python_version('python3') or 'absent'}). "
+            "Install one, or name it: make env PYTHON=/path/to/python3.12"
+        )
+    return named
+
+
+def pip(*arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
+    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
+    return subprocess.run(command, capture_output=capture, text=True, check=False)
+
+
+def index_options(torch_index: str) -> list[str]:
+    return ["--extra-index-url", torch_index] if torch_index else []
+
+
+def torch_problem(version: str, torch_index: str) -> str:
+    """Why the environment's Python cannot have torch ``version``; '' where it can. Reads the index, downloads no wheel."""
+    listing = pip("index", "versions", "torch", *index_options(torch_index), capture=True)
+    found = re.search(r"^Available versions: (.*)$", listing.stdout, re.MULTILINE)
+    if found is None:
+        words = listing.stderr.strip().splitlines()
+        return f"the index names no torch for it ({words[-1] if words else 'pip said nothing'})"
+    available = found[1].split(", ")
+    return "" if version in available else f"the index has torch {', '.join(available[:4])}, ... but not {version}"
+
+
+def installed_torch() -> str:
+    """Version of the torch in the environment, '' where there is none."""
+    found = [
+        re.match(r"torch-(.+)\.dist-info$", folder.name) for folder in VENV.glob("lib/python*/site-packages/torch-*")
+    ]
+    return next((match[1] for match in found if match), "")
+
+
+def make_venv(build: str, torch_index: str) -> None:
+    """Leave a .venv whose Python can have the pinned torch: the one that is there, or the first candidate that does."""
+    version = torch_version(build)
+    asked = os.environ.get("PYTHON")
+    present = python_version(PYTHON)
+    if present in SUPPORTED and (not asked or python_version(asked) == present):
+        installed = installed_torch()
+        problem = "" if installed == version else torch_problem(version, torch_index)
+        if not problem:
+            return
+        if installed:  # in use: not to be taken away because the index cannot be reached now
+            raise SetupError(
+                f"The environment has torch {installed}, wanted is {version}: {problem}\n{torch_advice(build)}"
+            )
+    problems = []
+    for python in candidate_pythons():
+        shutil.rmtree(VENV, ignore_errors=True)
+        made = subprocess.run([python, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
+        if made.returncode == 0:
+            problem = torch_problem(version, torch_index)
+            if not problem:
+                say(f"{python} ({python_version(PYTHON)}), torch {version}")
+                return
+        else:
+            problem = "it cannot make a virtual environment (on Debian and Ubuntu: install the package python3-venv)"
+        problems.append(f"  {python}: {problem}")
+    shutil.rmtree(VENV, ignore_errors=True)
+    raise SetupError(
+        f"No torch=={version} for any Python here. Tried:\n" + "\n".join(problems) + "\n" + torch_advice(build)
+    )
+
+
+def torch_advice(build: str) -> str:
+    if build == "cpu":
+        return (
+            f"vLLM's CPU build needs exactly this torch. Nothing was downloaded. PyTorch's own index of CPU wheels has it:\n"
+            f"  make env TORCH_INDEX={CPU_TORCH_INDEX}\n"
+            "or set PIP_EXTRA_INDEX_URL to that address, or PIP_FIND_LINKS to a folder that holds the wheel."
+        )
+    return "Check the network and pip's index settings (pip config list), or make the CPU build: make env BUILD=cpu"
+
+
+def drop_unfinished_packages() -> None:
+    """Make pip forget packages whose unpacking a kill cut short; it would take them for installed.
+
+    pip writes INSTALLER into a package's metadata folder last, after all its files.
+    """
+    for metadata in VENV.glob("lib/python*/site-packages/*.dist-info"):
+        if not (metadata / "INSTALLER").exists():
+            say(f"{metadata.name.removesuffix('.dist-info')} was left half installed: once more")
+            shutil.rmtree(metadata)
+
+
+def check_disk(build: str) -> None:
+    free_gib = shutil.disk_usage(ROOT).free / 2**30
+    if free_gib < FREE_DISK_GIB[build]:
+        raise SetupError(
+            f"{free_gib:.1f} GiB free at {ROOT}; the {build} environment needs {FREE_DISK_GIB[build]} GiB. Free some space."
+        )
+
+
+def install(build: str, dev: bool, torch_index: str) -> None:
+    """Install the project, editable, with what ``build`` needs."""
+    extras = ",".join(filter(None, [EXTRA_OF_BUILD[build], "dev" if dev else ""]))
+    project = ["--editable", f"{ROOT}[{extras}]" if extras else str(ROOT)]
+    if build == "v100":
+        project += ["vllm", "--constraint", str(V100_CONSTRAINTS)]
+    without_dependencies = ["--requirement", str(ROOT / "requirements" / "embedded-model.txt")]
+    if build == "cpu":
+        without_dependencies += ["--requirement", str(ROOT / "requirements" / "cpu-engine.txt")]
+    # Compiled below on all cores instead of one; it is a third of pip's time.
+    for arguments in (project, ["--no-deps", *without_dependencies]):
+        if pip("install", "--no-compile", *index_options(torch_index), *arguments).returncode != 0:
+            raise SetupError(
+                "pip failed; its own words are above. What it installed is kept: mend the cause and call `make env` again.",
+                exit_code=1,
+            )
+    compiled = [str(PYTHON), "-m", "compileall", "-qq", "-j", "0", *map(str, VENV.glob("lib/python*/site-packages"))]
+    subprocess.run(compiled, check=False)  # a few packages carry templates that are no Python; nothing depends on it
+    if subprocess.run([str(PYTHON), "-c", "import torch, transformers, vllm"], check=False).returncode != 0:
+        raise SetupError("The environment does not import torch, transformers and vllm: see above.", exit_code=1)
+
+
+def run_with_supported_python() -> None:
+    """Start again under a Python that this project supports: tomllib is new in 3.11."""
+    if sys.version_info < (3, 11):
+        python = candidate_pythons()[0]
+        os.execvp(python, [python, *sys.argv])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Make the environment of this checkout in .venv.")
+    parser.add_argument("--dev", action="store_true", help="also what the checks need: ruff, mypy, pytest")
+    parser.add_argument("--build", choices=sorted(EXTRA_OF_BUILD), help="default: by the hardware")
+    parser.add_argument("--torch-index", default="", metavar="URL", help="one more package index, for torch")
+    options = parser.parse_args()
+
+    build = options.build or detect_build()
+    digest = wanted_digest()
+    with open(ROOT / "pyproject.toml") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two at once: the second waits, then finds it made
+        stamp = read_stamp()
+        if stamp.get("build") not in (None, build):
+            say(f"the environment is the {stamp['build']} build, wanted is {build}: making it anew")
+            shutil.rmtree(VENV)
+            stamp = {}
+        dev = options.dev or bool(stamp.get("dev"))
+        if stamp.get("digest") == digest and stamp.get("dev") == dev and python_version(PYTHON):
+            return 0
+        if not stamp:
+            check_disk(build)
+        say(f"making the {build} environment in {VENV} (about two minutes; more on a slow network)")
+        make_venv(build, options.torch_index)
+        write_stamp(build, digest="", dev=dev)
+        drop_unfinished_packages()
+        install(build, dev, options.torch_index)
+        write_stamp(build, digest, dev)
+        say("ready")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        run_with_supported_python()
+        sys.exit(main())
+    except SetupError as error:
+        print(f"[env] {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("\n[env] interrupted; `make env` goes on from here", file=sys.stderr)
+        sys.exit(130)
