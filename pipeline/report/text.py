@@ -6,9 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pipeline.nouns import Reason
+
 MISSING = "\u2013"
 
-REASON_NAMES = {
+REASON_NAMES: dict[Reason, str] = {
     "kept": "kept",
     "surplus": "surplus",
     "label_disagrees": "label disagrees",
