@@ -3,6 +3,7 @@
 Only this module knows the templates; the other modules of this folder each make one part of what they show.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,14 @@ def _context(data: ReportData) -> dict[str, Any]:
 
 
 def _loss_figure(data: ReportData) -> dict[str, Any] | None:
-    curves = [Curve(name, _thinned(points)) for name, points in data.losses.items() if points]
+    # A training that diverged ends with a loss that cannot be drawn; it is still printed.
+    finite = {name: tuple(p for p in points if math.isfinite(p[1])) for name, points in data.losses.items()}
+    curves = [Curve(name, _thinned(points)) for name, points in finite.items() if points]
     if not curves:
         return None
     ends = [
-        {"name": name, "steps": points[-1][0], "loss": points[-1][1]} for name, points in data.losses.items() if points
+        {"name": curve.name, "steps": data.losses[curve.name][-1][0], "loss": data.losses[curve.name][-1][1]}
+        for curve in curves
     ]
     words = "; ".join(f"{end['name']}: {end['loss']:.3f} after {end['steps']} steps" for end in ends)
     return {"plot": line_plot(curves, f"Training loss against step. {words}"), "ends": ends}

@@ -208,6 +208,22 @@ def test_a_single_run_has_no_deviation_and_says_so(tmp_path: Path) -> None:
     assert "One seed per method" in html and "±" not in html and "50.0\u00a0%" in html
 
 
+@pytest.mark.parametrize("accuracy", [0.0, 1.0])
+def test_extreme_numbers_are_drawn(accuracy: float, tmp_path: Path) -> None:
+    data = ReportData(
+        title="t",
+        task=TASK,
+        methods=(method_row("lora", "LoRA", [scores(accuracy)]),),
+        losses={"diverged": ((0, 2.0), (1, float("nan"))), "one step": ((0, 0.0),), "nothing": ()},
+        real_texts={"good": ("?!", "")},
+        stage_seconds={"load": 0.0},
+    )
+    html_path, _ = write_report(data, tmp_path)
+    html = html_path.read_text(encoding="utf-8")
+    assert f"{100 * accuracy:.1f}\u00a0%" in html and "diverged: nan" in html
+    assert 'points="nan' not in html and ",nan" not in html
+
+
 def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     html_path, _ = write_report(ReportData(title="old", task=TASK), tmp_path)
     before = html_path.read_text(encoding="utf-8")
