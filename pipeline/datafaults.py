@@ -15,7 +15,7 @@ from pipeline.tables import clean, count_labels, find_split_file, label_rows, mi
 def data_faults(task: Task, k: int) -> list[Fault]:
     """Faults of the train split, the test split and the shots the user chose, and of what they have in common."""
     source = task.data
-    if not source.hub and not Path(source.folder or "?").is_dir():
+    if not source.hub and not Path(source.folder).is_dir():
         return [_fault("error", "$.data", missing_split(source, source.train_split))]
     faults: list[Fault] = []
     splits: dict[str, list[Example]] = {}

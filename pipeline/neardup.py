@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datasketch import MinHash
 
 _WORD = re.compile(r"\w+")
-# 16 bands of 4 rows: two texts that share 80 % of their words are proposed with probability 0.9998, 60 % 0.89, 30 % 0.12.
+# 16 bands of 4 rows: texts that share 80 % of their words are proposed with probability 0.9998, 60 % 0.89, 30 % 0.12.
 # Source: Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, section 3.4 (1 - (1 - s^r)^b).
 _BANDS, _ROWS = 16, 4
 # token_set_ratio is 100 for a text and any excerpt of it; texts whose lengths differ by more are not duplicates.

@@ -139,8 +139,8 @@ def _toml(name: str, labels: Sequence[Label], table_name: str) -> str:
     words = [label.read_as for label in labels]
     instruction = f"Classify the text as {', '.join(words[:-1])} or {words[-1]}."
     head = [
-        f"# Made from {_one_line(table_name)}. The model reads the instruction, the noun and the label words: make them",
-        "# fit, then run: fourshot tasks check FILE",
+        f"# Made from {_one_line(table_name)}. The model reads the instruction, the noun and the label words:",
+        "# make them fit, then run: fourshot tasks check FILE",
         f"name = {_quoted(name)}",
         f"instruction = {_quoted(instruction)}",
         'noun = "text" # what one text is, such as "movie review" or "support ticket"',

@@ -60,7 +60,7 @@ def load_table(source: DataSource, split: str) -> Table:
     stem = {"train": source.train_split, "test": source.test_split}.get(split, split)
     if source.hub:
         return read_hub(source.hub, source.hub_config, stem)
-    path = find_split_file(Path(source.folder), stem)
+    path = find_split_file(Path(source.folder), stem) if source.folder else None
     if path is None:
         raise InputError(missing_split(source, stem))
     return read_table(path)

@@ -113,9 +113,8 @@ def _label_faults(document: dict[str, Any]) -> list[Fault]:
             text = read(label)
             # Case and outer blanks do not make two labels: nobody, the model included, would keep them apart.
             if text and (first := seen.setdefault(text.strip().casefold(), i)) != i:
-                given = isinstance(label.get(key), str)
-                if key == "word" and not given and _name(labels[first]) and "word" not in labels[first]:
-                    continue  # two labels without a word and with one name: said above, for the name
+                if key == "word" and _name(label).casefold() == _name(labels[first]).casefold():
+                    continue  # said above, for the name
                 what = f"{text!r} is the {key} of $.labels[{first}] too."
                 faults.append(_error(f"$.labels[{i}].{key}", what, f"Give each label a {key} of its own."))
     return faults

@@ -1,0 +1,53 @@
+"""Small task folders that the tests write, right at first and then broken in one place."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+TASK = """\
+name = "colours"
+instruction = "Classify the note as warm or cold."
+noun = "note"
+
+[data]
+folder = "."
+
+[[labels]]
+name = "warm"
+
+[[labels]]
+name = "cold"
+"""
+WARM = (
+    "Sunlight on the red barn.",
+    "A cup of cocoa by the fire.",
+    "Sand burns my feet at noon.",
+    "Fresh bread smells.",
+)
+COLD = (
+    "Frost on every window.",
+    "The lake froze over night.",
+    "My fingers hurt in the snow.",
+    "Grey wind from the sea.",
+)
+
+
+def rows_of(texts: Iterable[str], label: object) -> list[dict[str, object]]:
+    """Rows in the default columns."""
+    return [{"text": text, "label": label} for text in texts]
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, object]]) -> None:
+    """One JSON object per line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_task(folder: Path, toml: str = TASK) -> Path:
+    """A task folder without a fault, unless ``toml`` has one; returns the task file."""
+    write_jsonl(folder / "train.jsonl", rows_of(WARM, "warm") + rows_of(COLD, "cold"))
+    write_jsonl(
+        folder / "test.jsonl", [*rows_of(["An oven door left open."], "warm"), *rows_of(["Ice cubes."], "cold")]
+    )
+    path = folder / "task.toml"
+    path.write_text(toml, encoding="utf-8")
+    return path
