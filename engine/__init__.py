@@ -1,0 +1,34 @@
+"""The engine room: one base model - find it, load it, sample from it, score labels with it, hold its adapters.
+
+Value types only: importing this loads neither torch nor vllm. `engine.opening.open_engine` loads a model.
+"""
+
+from engine.calibration import Calibration
+from engine.core import Adapter, Completion, Engine, EngineSettings, EngineStats, PerPromptAdapter, Sampling
+from engine.errors import (
+    AdapterError,
+    FourshotError,
+    InputError,
+    ModelNotFoundError,
+    RunFolderError,
+    ShortRunError,
+    TaskFileError,
+)
+
+__all__ = [
+    "Adapter",
+    "AdapterError",
+    "Calibration",
+    "Completion",
+    "Engine",
+    "EngineSettings",
+    "EngineStats",
+    "FourshotError",
+    "InputError",
+    "ModelNotFoundError",
+    "PerPromptAdapter",
+    "RunFolderError",
+    "Sampling",
+    "ShortRunError",
+    "TaskFileError",
+]

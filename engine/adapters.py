@@ -13,6 +13,6 @@ def per_prompt(adapter: PerPromptAdapter, num_prompts: int) -> list[Adapter | No
     assert isinstance(adapter, Sequence)
     if len(adapter) != num_prompts:
         raise InputError(
-            f"Got {len(adapter)} adapters for {num_prompts} prompts. Give one adapter for all prompts, or one per prompt."
+            f"Got {len(adapter)} adapters for {num_prompts} prompts. Give one for all prompts, or one per prompt."
         )
     return list(adapter)

@@ -1,7 +1,7 @@
 """Label words as token ids, and the trie that scores words of several tokens."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,7 +29,7 @@ class LabelTokens(msgspec.Struct, frozen=True, kw_only=True):
         return max(len(ids) for ids in self.ids)
 
     def questions(self, most: int) -> list["Question"]:
-        """The trie as questions of at most ``most`` tokens each; the sum of a label's answers is its log-probability."""
+        """The trie as questions of at most ``most`` tokens; a label's log-probability is the sum of its answers."""
         children: dict[tuple[int, ...], dict[int, list[int]]] = {}
         for column, ids in enumerate(self.ids):
             for depth, token in enumerate(ids):
@@ -79,8 +79,8 @@ def _continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int,
     whole = encode_prompt(tokenizer, ANCHOR + text)
     if whole[: len(anchor)] != anchor or len(whole) == len(anchor):
         raise InputError(
-            f"This model's tokenizer merges the label word {text.strip()!r} with the text before it ({ANCHOR!r}), so it "
-            "cannot be scored on its own. Give the label another word."
+            f"This model's tokenizer merges the label word {text.strip()!r} with the text before it ({ANCHOR!r}), so "
+            "it cannot be scored on its own. Give the label another word."
         )
     return tuple(whole[len(anchor) :])
 
@@ -100,7 +100,7 @@ def _check_distinct(words: Sequence[str], ids: Sequence[tuple[int, ...]]) -> Non
 def _has_prefix(ids: Sequence[tuple[int, ...]]) -> bool:
     """Whether one label's ids begin another's. In sorted order a prefix stands directly before one it begins."""
     ordered = sorted(ids)
-    return any(later[: len(earlier)] == earlier for earlier, later in zip(ordered, ordered[1:], strict=False))
+    return any(later[: len(earlier)] == earlier for earlier, later in pairwise(ordered))
 
 
 def _batches(tokens: Iterable[int], most: int) -> Iterator[tuple[int, ...]]:

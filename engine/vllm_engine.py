@@ -85,7 +85,7 @@ class VllmEngine:
             self._abort(pending)
 
     def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> "np.ndarray":
-        """See `engine.core.Engine.score`. One request per prompt where every label is one token, else one per trie node."""
+        """See `engine.core.Engine.score`. One request per prompt if every label is one token, else one per trie node."""
         import numpy as np
         from vllm import SamplingParams
 
@@ -220,8 +220,8 @@ class VllmEngine:
             self._llm.add_lora(request)
         except Exception as error:
             raise AdapterError(
-                f"vLLM cannot load adapter {adapter.name!r} from {adapter.path}: {error}. It must be a LoRA adapter for "
-                f"{self.settings.model} of rank at most {self.settings.max_lora_rank} (max_lora_rank)."
+                f"vLLM cannot load adapter {adapter.name!r} from {adapter.path}: {error}. It must be a LoRA adapter "
+                f"for {self.settings.model} of rank at most {self.settings.max_lora_rank} (max_lora_rank)."
             ) from error
         self._loras[adapter.name] = request
         return request

@@ -18,7 +18,7 @@ def register() -> None:
 
 
 def apply(wanted: bool) -> bool:
-    """Put the mended arithmetic in, or take it out again. Holds for engines opened from now on. Returns whether it is in.
+    """Put the mended arithmetic in, or take it out again, for engines opened from now on. Returns whether it is in.
 
     It goes in where this is the CPU build, the switch is not off, and this vLLM needs it.
     """

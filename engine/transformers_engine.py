@@ -1,0 +1,280 @@
+"""`TransformersEngine`: the reference. Transformers and PEFT, the way the paper did it.
+
+The oracle of the parity tests and the baseline of every benchmark: plain rather than fast.
+Importing this module does not load torch; opening the engine does.
+"""
+
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine import seeds
+from engine.adapters import per_prompt
+from engine.core import Adapter, Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
+from engine.errors import AdapterError, FourshotError
+from engine.labels import LabelTokens, label_tokens
+from engine.tokens import check_lengths, encode_prompts, load_tokenizer
+from engine.vllm_start import available_cores
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+BATCH_ROWS = 16
+
+
+class TransformersEngine:
+    """One base model in transformers, in the checkpoint's number type. Rows are padded on the left."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        started = time.perf_counter()
+        self.settings = settings
+        torch.set_num_threads(available_cores())
+        logging.disable_progress_bar()
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._tokenizer = load_tokenizer(settings.model)
+        self._model: Any = AutoModelForCausalLM.from_pretrained(settings.model, dtype="auto").to(self._device).eval()
+        self._adapters: dict[str, str] = {}  # adapter name -> PEFT's key for it; PEFT allows no dots in a key
+        self._prompt_tokens = self._output_tokens = self._requests = 0
+        self._busy_s = 0.0
+        self._start_s = time.perf_counter() - started
+
+    def sample(
+        self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
+    ) -> Iterator[Completion]:
+        """See `engine.core.Engine.sample`. With a seed one draw after the other, so that each has its own generator."""
+        self._check_open()
+        ids = encode_prompts(self._tokenizer, prompts)
+        check_lengths(ids, sampling.max_tokens, self.settings.max_model_len)
+        adapters = per_prompt(adapter, len(ids))
+        draws = [(i, j) for i in range(len(ids)) for j in range(sampling.n)]
+        return self._sample(ids, sampling, adapters, draws)
+
+    def _sample(
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        adapters: list[Adapter | None],
+        draws: list[tuple[int, int]],
+    ) -> Iterator[Completion]:
+        import torch
+
+        rows_at_once = BATCH_ROWS if sampling.seed is None else 1
+        for adapter, mine in _by_adapter([adapters[i] for i, _ in draws]):
+            for start in range(0, len(mine), rows_at_once):
+                chunk = [draws[position] for position in mine[start : start + rows_at_once]]
+                started = time.perf_counter()
+                with torch.random.fork_rng():
+                    if sampling.seed is not None:
+                        torch.manual_seed(seeds.derive(sampling.seed, *chunk[0]))
+                    completions = self._generate([prompts[i] for i, _ in chunk], chunk, sampling, adapter)
+                self._busy_s += time.perf_counter() - started
+                yield from completions
+
+    def _generate(
+        self, rows: list[list[int]], draws: list[tuple[int, int]], sampling: Sampling, adapter: Adapter | None
+    ) -> list[Completion]:
+        import torch
+        from transformers import GenerationConfig
+
+        ids, mask = self._padded(rows)
+        end = self._tokenizer.eos_token_id
+        warm = sampling.temperature > 0
+        config = GenerationConfig(
+            do_sample=warm,
+            temperature=sampling.temperature if warm else None,
+            top_k=sampling.top_k if warm else None,
+            top_p=sampling.top_p if warm else None,
+            max_new_tokens=sampling.max_tokens,
+            stop_strings=list(sampling.stop) or None,
+            eos_token_id=end,
+            pad_token_id=self._pad_id(),
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        with torch.inference_mode(), self._adapted(adapter) as model:
+            output = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, tokenizer=self._tokenizer
+            )
+        said = output.sequences[:, ids.shape[1] :]
+        logprobs = torch.stack(output.logits, dim=1).float().log_softmax(-1).gather(2, said.unsqueeze(2)).squeeze(2)
+        completions = []
+        for row, (i, j) in enumerate(draws):
+            tokens, text, stopped = self._cut(said[row].tolist(), sampling.stop)
+            self._count(len(rows[row]), len(tokens))
+            completions.append(
+                Completion(
+                    prompt_index=i,
+                    sample_index=j,
+                    text=text,
+                    num_tokens=len(tokens),
+                    cumulative_logprob=float(logprobs[row, : len(tokens)].sum()),
+                    finish_reason="stop" if stopped else "length",
+                )
+            )
+        return completions
+
+    def _cut(self, tokens: list[int], stops: tuple[str, ...]) -> tuple[list[int], str, bool]:
+        """What a row said: its tokens up to the end token or the one that completes a stop string, its text, and why."""
+        stopped = False
+        if self._tokenizer.eos_token_id in tokens:
+            tokens, stopped = tokens[: tokens.index(self._tokenizer.eos_token_id) + 1], True
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        found = [text.index(stop) for stop in stops if stop in text]
+        if found:
+            text, stopped = text[: min(found)], True
+            length = next(
+                n for n in range(1, len(tokens) + 1) if any(s in self._tokenizer.decode(tokens[:n]) for s in stops)
+            )
+            tokens = tokens[:length]
+        return tokens, text, stopped
+
+    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> "np.ndarray":
+        """See `engine.core.Engine.score`. Words of several tokens are scored one by one, each by teacher forcing."""
+        import numpy as np
+
+        self._check_open()
+        started = time.perf_counter()
+        tokens = label_tokens(self._tokenizer, labels)
+        ids = encode_prompts(self._tokenizer, prompts)
+        check_lengths(ids, tokens.longest, self.settings.max_model_len)
+        scores = np.zeros((len(ids), len(tokens.ids)), dtype=np.float32)
+        for adapter_, mine in _by_adapter(per_prompt(adapter, len(ids))):
+            by_length = sorted(mine, key=lambda index: len(ids[index]))
+            for start in range(0, len(by_length), BATCH_ROWS):
+                chunk = by_length[start : start + BATCH_ROWS]
+                scores[chunk] = self._score([ids[index] for index in chunk], tokens, adapter_)
+        self._busy_s += time.perf_counter() - started
+        return scores
+
+    def _score(self, rows: list[list[int]], tokens: LabelTokens, adapter: Adapter | None) -> "np.ndarray":
+        """Log-probabilities [num_rows, num_labels]."""
+        import torch
+
+        if tokens.single:
+            last = self._logprobs(rows, 1, adapter)[:, 0]
+            return last[:, [label[0] for label in tokens.ids]].cpu().numpy()
+        columns = []
+        for label in tokens.ids:
+            steps = self._logprobs([[*row, *label[:-1]] for row in rows], len(label), adapter)
+            wanted = torch.tensor(label, device=steps.device).expand(len(rows), -1).unsqueeze(2)
+            columns.append(steps.gather(2, wanted).squeeze(2).sum(1))
+        return torch.stack(columns, dim=1).cpu().numpy()
+
+    def _logprobs(self, rows: list[list[int]], steps: int, adapter: Adapter | None) -> "torch.Tensor":
+        """Log-probabilities over the vocabulary after each of the last ``steps`` tokens, [num_rows, steps, vocab]."""
+        import torch
+
+        ids, mask = self._padded(rows)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        with torch.inference_mode(), self._adapted(adapter) as model:
+            output = model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=steps
+            )
+        for row in rows:
+            self._count(len(row), 1)
+        return output.logits.float().log_softmax(-1)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of each text as a prompt."""
+        return [len(ids) for ids in encode_prompts(self._tokenizer, texts)]
+
+    def reset_prefix_cache(self) -> None:
+        """Nothing to forget: this engine keeps no prefixes."""
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            prompt_tokens=self._prompt_tokens,
+            output_tokens=self._output_tokens,
+            requests=self._requests,
+            busy_s=self._busy_s,
+            start_s=self._start_s,
+        )
+
+    def close(self) -> None:
+        """Give the memory back. Idempotent."""
+        self._model = None
+        self._adapters.clear()
+        gc.collect()
+
+    def _adapted(self, adapter: Adapter | None) -> Any:
+        """A context that gives the model with ``adapter`` switched on, or the bare base."""
+        from contextlib import nullcontext
+
+        if adapter is not None:
+            self._model.set_adapter(self._key(adapter))
+        elif self._adapters:
+            return _Bare(self._model)
+        return nullcontext(self._model)
+
+    def _key(self, adapter: Adapter) -> str:
+        """PEFT's key of an adapter, loaded at first sight."""
+        if adapter.name not in self._adapters:
+            from peft import PeftModel
+
+            key = f"adapter{len(self._adapters)}"
+            try:
+                if self._adapters:
+                    self._model.load_adapter(adapter.path, adapter_name=key)
+                else:
+                    self._model = PeftModel.from_pretrained(self._model, adapter.path, adapter_name=key).eval()
+            except (OSError, ValueError, RuntimeError) as error:
+                raise AdapterError(
+                    f"PEFT cannot load adapter {adapter.name!r} from {adapter.path}: {error}. It must be a LoRA adapter "
+                    f"for {self.settings.model}."
+                ) from error
+            self._adapters[adapter.name] = key
+        return self._adapters[adapter.name]
+
+    def _padded(self, rows: list[list[int]]) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Ids and mask, int64 [num_rows, longest], padded on the left so that all rows end together."""
+        import torch
+
+        longest = max(len(row) for row in rows)
+        ids = torch.full((len(rows), longest), self._pad_id(), dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for index, row in enumerate(rows):
+            ids[index, longest - len(row) :] = torch.tensor(row)
+            mask[index, longest - len(row) :] = 1
+        return ids.to(self._device), mask.to(self._device)
+
+    def _pad_id(self) -> int:
+        pad = self._tokenizer.pad_token_id
+        return pad if pad is not None else (self._tokenizer.eos_token_id or 0)
+
+    def _count(self, prompt_tokens: int, output_tokens: int) -> None:
+        self._requests += 1
+        self._prompt_tokens += prompt_tokens
+        self._output_tokens += output_tokens
+
+    def _check_open(self) -> None:
+        if self._model is None:
+            raise FourshotError("This engine is closed. Open another one with engine.opening.open_engine(settings).")
+
+
+class _Bare:
+    """PEFT's ``disable_adapter`` as a context that gives the model."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._context = model.disable_adapter()
+
+    def __enter__(self) -> Any:
+        self._context.__enter__()
+        return self._model
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
+
+
+def _by_adapter(adapters: Sequence[Adapter | None]) -> list[tuple[Adapter | None, list[int]]]:
+    """Positions that share an adapter, in order of first use."""
+    groups: dict[Adapter | None, list[int]] = {}
+    for position, adapter in enumerate(adapters):
+        groups.setdefault(adapter, []).append(position)
+    return list(groups.items())
