@@ -32,7 +32,9 @@ def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str) -> No
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
     else:
         mark = "," if suffix == "csv" else "\t"
-        path.write_text("".join(mark.join(line) + "\n" for line in [("text", "label"), *(r.values() for r in ROWS)]))
+        path.write_text(
+            "".join(mark.join(line) + "\n" for line in [("text", "label"), *(map(str, r.values()) for r in ROWS)])
+        )
     assert load_split(task, "train").examples == expected
 
 
@@ -118,7 +120,12 @@ def test_class_names_that_a_hub_parquet_file_carries_are_used(tmp_path: Path) ->
 
 def test_empty_repeated_and_contradicting_rows_are_left_out_of_train_and_counted(tmp_path: Path) -> None:
     task = load_task(write_task(tmp_path))
-    rows = [*ROWS, {"text": None, "label": "warm"}, {"label": "cold"}, *rows_of([f" {WARM[0].upper()} "], "warm")]
+    rows: list[dict[str, object]] = [
+        *ROWS,
+        {"text": None, "label": "warm"},
+        {"label": "cold"},
+        *rows_of([f" {WARM[0].upper()} "], "warm"),
+    ]
     write_jsonl(tmp_path / "train.jsonl", [*rows, *rows_of([COLD[0]], "warm")])
     split = load_split(task, "train")
     assert split.dropped == {"empty_text": 2, "duplicate": 1, "contradiction": 2}
