@@ -1,8 +1,9 @@
 """Makes the environment of this checkout in .venv: `make env` calls this, with the standard library only.
 
-It picks the build (CPU, CUDA, CUDA for V100) by the hardware, a Python that the pinned torch has a wheel for, and asks the
-package index for that wheel before anything large is downloaded. Called again it does nothing; after a kill it finishes
-what is there. Exit codes: 0 ready, 1 pip failed, 2 this machine or its package index lacks something (the message says what).
+It picks the build (CPU, CUDA, CUDA for V100) by the hardware, a Python that the pinned torch has a wheel for, and asks
+the package index for that wheel before anything large is downloaded. Called again it does nothing; after a kill it
+finishes what is there. Exit codes: 0 ready, 1 pip failed, 2 this machine or its package index lacks something, and the
+message says what.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def say(message: str) -> None:
 
 
 def detect_build() -> str:
-    """'gpu' where there is an NVIDIA GPU, 'v100' where the oldest one is of a generation that vLLM dropped, else 'cpu'."""
+    """'gpu' where there is an NVIDIA GPU, 'v100' where one is of a generation that vLLM dropped, else 'cpu'."""
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
         answer = subprocess.run(query, capture_output=True, text=True, check=False)
@@ -106,7 +107,7 @@ def python_version(python: str | Path) -> str:
 
 
 def candidate_pythons() -> list[str]:
-    """Interpreters to try, in order: $PYTHON alone where it is set, else every supported one that runs, newest first."""
+    """Interpreters to try, in order: $PYTHON alone where it is set, else the supported ones that run, newest first."""
     chosen = os.environ.get("PYTHON")
     if chosen:
         version = python_version(chosen)
@@ -123,7 +124,8 @@ def candidate_pythons() -> list[str]:
         named.append("python3")
     if not named:
         raise SetupError(
-            f"No Python {SUPPORTED[-1]} to {SUPPORTED[0]} on the PATH (python3 is {python_version('python3') or 'absent'}). "
+            f"No Python {SUPPORTED[-1]} to {SUPPORTED[0]} on the PATH "
+            f"(python3 is {python_version('python3') or 'absent'}). "
             "Install one, or name it: make env PYTHON=/path/to/python3.12"
         )
     return named
@@ -139,7 +141,7 @@ def index_options(torch_index: str) -> list[str]:
 
 
 def torch_problem(version: str, torch_index: str) -> str:
-    """Why the environment's Python cannot have torch ``version``; '' where it can. Reads the index, downloads no wheel."""
+    """Why the environment's Python cannot have torch ``version``, '' where it can. Downloads no wheel."""
     listing = pip("index", "versions", "torch", *index_options(torch_index), capture=True)
     found = re.search(r"^Available versions: (.*)$", listing.stdout, re.MULTILINE)
     if found is None:
@@ -192,7 +194,8 @@ def make_venv(build: str, torch_index: str) -> None:
 def torch_advice(build: str) -> str:
     if build == "cpu":
         return (
-            f"vLLM's CPU build needs exactly this torch. Nothing was downloaded. PyTorch's own index of CPU wheels has it:\n"
+            "vLLM's CPU build needs exactly this torch, so nothing was downloaded. "
+            "PyTorch's own index of CPU wheels has it:\n"
             f"  make env TORCH_INDEX={CPU_TORCH_INDEX}\n"
             "or set PIP_EXTRA_INDEX_URL to that address, or PIP_FIND_LINKS to a folder that holds the wheel."
         )
@@ -214,7 +217,8 @@ def check_disk(build: str) -> None:
     free_gib = shutil.disk_usage(ROOT).free / 2**30
     if free_gib < FREE_DISK_GIB[build]:
         raise SetupError(
-            f"{free_gib:.1f} GiB free at {ROOT}; the {build} environment needs {FREE_DISK_GIB[build]} GiB. Free some space."
+            f"{free_gib:.1f} GiB free at {ROOT}; the {build} environment needs {FREE_DISK_GIB[build]} GiB. "
+            "Free some space there."
         )
 
 
@@ -231,7 +235,7 @@ def install(build: str, dev: bool, torch_index: str) -> None:
     for arguments in (project, ["--no-deps", *without_dependencies]):
         if pip("install", "--no-compile", *index_options(torch_index), *arguments).returncode != 0:
             raise SetupError(
-                "pip failed; its own words are above. What it installed is kept: mend the cause and call `make env` again.",
+                "pip failed; its own words are above. What it installed is kept: mend the cause, then `make env` again.",
                 exit_code=1,
             )
     compiled = [str(PYTHON), "-m", "compileall", "-qq", "-j", "0", *map(str, VENV.glob("lib/python*/site-packages"))]
