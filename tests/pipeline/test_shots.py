@@ -4,12 +4,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from task_folders import COLD, WARM, rows_of, write_jsonl, write_task
 
 from engine.errors import InputError
 from pipeline.nouns import Example
 from pipeline.shots import draw_shots, take_shots
 from pipeline.taskfile import load_task
+from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
 
 EXAMPLES = [Example(text=f"{label} {i}", label=label) for i in range(50) for label in ("warm", "cold", "odd")]
 LABELS = ("warm", "cold")

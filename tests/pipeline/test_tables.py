@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from task_folders import COLD, TASK, WARM, rows_of, write_jsonl, write_task
 
 from engine.errors import InputError
 from pipeline.readers import read_table
 from pipeline.tables import drop_overlap, load_split
 from pipeline.taskfile import load_task
+from tests.pipeline.task_folders import COLD, TASK, WARM, rows_of, write_jsonl, write_task
 
 ROWS = rows_of(WARM, "warm") + rows_of(COLD, "cold")
 

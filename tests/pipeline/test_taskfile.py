@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from task_folders import COLD, TASK, WARM, rows_of, write_jsonl, write_task
 
 from engine.errors import InputError, TaskFileError
 from pipeline.taskfile import check_task, load_task, shipped_tasks
+from tests.pipeline.task_folders import COLD, TASK, WARM, rows_of, write_jsonl, write_task
 
 
 def errors(path: Path, **settings: object) -> list[str]:
