@@ -235,7 +235,7 @@ def install(build: str, dev: bool, torch_index: str) -> None:
     for arguments in (project, ["--no-deps", *without_dependencies]):
         if pip("install", "--no-compile", *index_options(torch_index), *arguments).returncode != 0:
             raise SetupError(
-                "pip failed; its own words are above. What it installed is kept: mend the cause, then `make env` again.",
+                "pip failed; see above. What it installed is kept. Mend the cause, then `make env` again.",
                 exit_code=1,
             )
     compiled = [str(PYTHON), "-m", "compileall", "-qq", "-j", "0", *map(str, VENV.glob("lib/python*/site-packages"))]
