@@ -39,7 +39,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Adapter(msgspec.Struct, frozen=True, kw_only=True):
-    """A LoRA adapter on disk. ``name`` is content-hashed: other weights never share a name (prefix cache keys on it)."""
+    """A LoRA adapter on disk. ``name`` is content-hashed: the prefix cache keys on it, so no two weights share one."""
 
     name: str
     path: str

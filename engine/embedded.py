@@ -142,7 +142,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turn a failed write into an error that says what to do. safetensors raises its own type, with the cause as text."""
+    """Turn a failed write into an error that says what to do. safetensors raises a type of its own, the cause as text."""
     try:
         yield
     except FourshotError:
@@ -152,6 +152,6 @@ def _writing(folder: Path) -> Iterator[None]:
         if not isinstance(error, OSError) and not any(sign in text for sign in ("os error", "I/O error")):
             raise
         raise FourshotError(
-            f"The embedded model could not be unpacked into {folder}: {text}. It needs {SPACE_BYTES >> 20} MiB that this "
-            f"user may write. Make room, or set {HOME_VARIABLE} to a folder elsewhere. Nothing half-made was left."
+            f"The embedded model could not be unpacked into {folder}: {text}. It needs {SPACE_BYTES >> 20} MiB that "
+            f"this user may write. Make room, or set {HOME_VARIABLE} to a folder elsewhere. Nothing half-made was left."
         ) from error

@@ -72,7 +72,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         output_slices: tuple[int, ...],
         **kwargs: Any,
     ) -> None:
-        """``lora_a_stacked[i]`` [slots, 1, rank, in], ``lora_b_stacked[i]`` [slots, 1, out_i, rank]: i-th slice of y."""
+        """Slice i of y: ``lora_a_stacked[i]`` [slots, 1, rank, in], ``lora_b_stacked[i]`` [slots, 1, out_i, rank]."""
         x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
         for slot, rows in self._token_groups:
             offset = 0

@@ -120,7 +120,7 @@ class TransformersEngine:
         return completions
 
     def _cut(self, tokens: list[int], stops: tuple[str, ...]) -> tuple[list[int], str, bool]:
-        """What a row said: its tokens up to the end token or the one that completes a stop string, its text, and why."""
+        """What a row said, up to the end token or a stop string: its tokens, its text, and whether it stopped by itself."""
         stopped = False
         if self._tokenizer.eos_token_id in tokens:
             tokens, stopped = tokens[: tokens.index(self._tokenizer.eos_token_id) + 1], True
@@ -207,7 +207,8 @@ class TransformersEngine:
         from contextlib import nullcontext
 
         if adapter is not None:
-            self._model.set_adapter(self._key(adapter))
+            key = self._key(adapter)  # first: it may wrap the model
+            self._model.set_adapter(key)
         elif self._adapters:
             return _Bare(self._model)
         return nullcontext(self._model)
@@ -225,8 +226,8 @@ class TransformersEngine:
                     self._model = PeftModel.from_pretrained(self._model, adapter.path, adapter_name=key).eval()
             except (OSError, ValueError, RuntimeError) as error:
                 raise AdapterError(
-                    f"PEFT cannot load adapter {adapter.name!r} from {adapter.path}: {error}. It must be a LoRA adapter "
-                    f"for {self.settings.model}."
+                    f"PEFT cannot load adapter {adapter.name!r} from {adapter.path}: {error}. It must be a LoRA "
+                    f"adapter for {self.settings.model}."
                 ) from error
             self._adapters[adapter.name] = key
         return self._adapters[adapter.name]

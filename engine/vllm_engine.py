@@ -85,7 +85,7 @@ class VllmEngine:
             self._abort(pending)
 
     def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> "np.ndarray":
-        """See `engine.core.Engine.score`. One request per prompt if every label is one token, else one per trie node."""
+        """See `engine.core.Engine.score`. One request per prompt if all labels are one token, else one per trie node."""
         import numpy as np
         from vllm import SamplingParams
 

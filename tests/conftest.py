@@ -1,0 +1,63 @@
+"""Shared by all tests: the embedded model, unpacked once, and one engine of each kind, opened once per session."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.core import Adapter, Engine, EngineSettings
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@pytest.fixture(scope="session")
+def model() -> str:
+    """Folder of the embedded model's checkpoint."""
+    from engine.embedded import embedded_model
+
+    return str(embedded_model())
+
+
+@pytest.fixture(scope="session")
+def adapters(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
+    """Two LoRA adapters of rank 8 on all projections, random but far enough from nothing to change answers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        base = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+        config = LoraConfig(r=8, lora_alpha=32, target_modules=list(ADAPTED), task_type="CAUSAL_LM")
+        adapted = get_peft_model(base, config)
+        for name, weights in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weights, std=0.03)
+        folder: Path = tmp_path_factory.mktemp("adapter")
+        adapted.save_pretrained(str(folder))
+        made.append(Adapter(name=f"random-{seed}", path=str(folder)))
+    return made[0], made[1]
+
+
+@pytest.fixture(scope="session")
+def vllm_engine(model: str) -> Iterator[Engine]:
+    """The one vLLM engine of the session: LoRA on, two adapters per batch."""
+    from engine.opening import open_engine
+
+    engine = open_engine(EngineSettings(model=model, max_loras=2, kv_cache_bytes=256 << 20, max_model_len=1024))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def reference_engine(model: str) -> Iterator[Engine]:
+    """The reference: transformers and PEFT."""
+    from engine.opening import open_engine
+
+    engine = open_engine(EngineSettings(model=model, kind="transformers", max_model_len=1024))
+    yield engine
+    engine.close()

@@ -1,0 +1,74 @@
+"""The mended LoRA arithmetic of vLLM's CPU build, against the sum written out row by row."""
+
+import pytest
+import torch
+
+vllm = pytest.importorskip("vllm")
+from vllm.platforms import current_platform  # noqa: E402
+
+from engine import vllm_plugin  # noqa: E402
+
+if not current_platform.is_cpu():
+    pytest.skip("mends the CPU build only", allow_module_level=True)
+
+from vllm.lora.layers import LoRAMapping  # noqa: E402
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # noqa: E402
+
+from engine.lora_kernels import GroupedPunicaWrapper, group_rows  # noqa: E402
+
+SLOTS, RANK, WIDTH = 3, 8, 32
+OUT = (16, 24)
+
+
+def run(wrapper_class: type[PunicaWrapperCPU], adapters: list[int], prefill: bool) -> torch.Tensor:
+    """The largest error of each row, [num_rows], for rows with these adapter ids; 0 is none."""
+    torch.manual_seed(0)
+    x = torch.randn(len(adapters), WIDTH)
+    a = tuple(torch.randn(SLOTS, 1, RANK, WIDTH) for _ in OUT)
+    b = tuple(torch.randn(SLOTS, 1, out, RANK) for out in OUT)
+    wrapper = wrapper_class(64, 64, device="cpu", max_loras=SLOTS)
+    mapping = LoRAMapping(index_mapping=tuple(adapters), prompt_mapping=tuple(adapters), is_prefill=prefill)
+    wrapper.update_metadata(mapping, [1, 2, 3], SLOTS, 100)
+    y = torch.zeros(len(adapters), sum(OUT))
+    wrapper.add_lora_linear(y, x, a, b, 0.5, OUT)
+    for row, adapter in enumerate(adapters):
+        expected = torch.zeros(sum(OUT))
+        if adapter:
+            expected = torch.cat([0.5 * x[row] @ a[i][adapter - 1, 0].T @ b[i][adapter - 1, 0].T for i in range(2)])
+        y[row] -= expected
+    return y.abs().amax(dim=1)
+
+
+@pytest.mark.parametrize("prefill", [True, False])
+@pytest.mark.parametrize("adapters", [[1, 1, 1], [0, 0, 0], [1, 1, 0, 0, 3, 3], [0, 2, 1, 0, 2, 3, 0], [0]])
+def test_every_row_gets_its_own_adapter_and_base_rows_none(adapters: list[int], prefill: bool) -> None:
+    assert run(GroupedPunicaWrapper, adapters, prefill).max() < 1e-4
+
+
+@pytest.mark.skipif(not vllm_plugin.base_rows_get_an_adapter(), reason="this vLLM has it right")
+def test_without_the_plugin_base_rows_get_an_adapter() -> None:
+    errors = run(PunicaWrapperCPU, [0, 2, 1], prefill=False)
+    assert errors[0] > 1.0
+    assert errors[1:].max() < 1e-4
+
+
+def test_rows_that_lie_together_are_not_copied() -> None:
+    groups = dict(group_rows(torch.tensor([2, 2, -1, 0, 1, 0])))
+    assert groups[2] == slice(0, 2)
+    assert groups[1] == slice(4, 5)
+    assert groups[0].tolist() == [3, 5]
+    assert -1 not in groups
+
+
+def test_the_switch_takes_the_plugin_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = current_platform.get_punica_wrapper()
+    try:
+        assert vllm_plugin.apply(wanted=True)
+        assert current_platform.get_punica_wrapper() == vllm_plugin.WRAPPER
+        monkeypatch.setenv(vllm_plugin.SWITCH, "0")
+        assert not vllm_plugin.apply(wanted=True)
+        assert current_platform.get_punica_wrapper() != vllm_plugin.WRAPPER
+        monkeypatch.delenv(vllm_plugin.SWITCH)
+        assert not vllm_plugin.apply(wanted=False)
+    finally:
+        vllm_plugin.apply(wanted=before == vllm_plugin.WRAPPER)

@@ -1,0 +1,80 @@
+"""Both engines say the same. The tolerance is what bf16 leaves open: near a logit of 16 its steps are 0.125 wide."""
+
+import numpy as np
+import pytest
+
+from engine.core import Adapter, Engine
+from tests.engine.prompts import IN_CONTEXT, LABELS, LONG_LABELS, ZERO_SHOT
+
+WORST_NATS = 0.5
+MEAN_NATS = 0.12
+
+
+def assert_same(ours: np.ndarray, reference: np.ndarray) -> None:
+    difference = np.abs(ours - reference)
+    assert difference.max() <= WORST_NATS
+    assert difference.mean() <= MEAN_NATS
+
+
+@pytest.mark.parametrize("prompts", [ZERO_SHOT, IN_CONTEXT], ids=["zero-shot", "in-context"])
+@pytest.mark.parametrize("labels", [LABELS, LONG_LABELS], ids=["one-token", "trie"])
+def test_both_engines_agree_on_the_base_model(
+    vllm_engine: Engine, reference_engine: Engine, prompts: list[str], labels: tuple[str, ...]
+) -> None:
+    vllm_engine.reset_prefix_cache()
+    cold = vllm_engine.score(prompts, labels)
+    assert_same(cold, reference_engine.score(prompts, labels))
+    assert cold.shape == (len(prompts), len(labels))
+    assert cold.dtype == np.float32
+    assert (cold < 0).all()
+
+
+@pytest.mark.parametrize("labels", [LABELS, LONG_LABELS], ids=["one-token", "trie"])
+def test_both_engines_agree_on_an_adapter(
+    vllm_engine: Engine, reference_engine: Engine, adapters: tuple[Adapter, Adapter], labels: tuple[str, ...]
+) -> None:
+    base = reference_engine.score(ZERO_SHOT, labels)
+    for adapter in adapters:
+        ours = vllm_engine.score(ZERO_SHOT, labels, adapter)
+        assert_same(ours, reference_engine.score(ZERO_SHOT, labels, adapter))
+        assert np.abs(ours - base).mean() > 4 * MEAN_NATS, "an adapter that changes nothing would prove nothing"
+
+
+def test_a_warm_prefix_cache_changes_nothing(vllm_engine: Engine, adapters: tuple[Adapter, Adapter]) -> None:
+    for adapter in (None, adapters[0]):
+        vllm_engine.reset_prefix_cache()
+        before = vllm_engine.stats().cached_tokens
+        cold = vllm_engine.score(IN_CONTEXT, LABELS, adapter)
+        between = vllm_engine.stats().cached_tokens
+        warm = vllm_engine.score(IN_CONTEXT, LABELS, adapter)
+        assert vllm_engine.stats().cached_tokens - between > between - before
+        np.testing.assert_allclose(warm, cold, atol=WORST_NATS)
+
+
+def test_a_prompt_scores_the_same_alone_as_in_a_mixed_batch(
+    vllm_engine: Engine, adapters: tuple[Adapter, Adapter]
+) -> None:
+    """Fails on the CPU without our plugin: base rows of a mixed batch then get the last slot's adapter."""
+    mixed = [None, adapters[0], adapters[1], None, adapters[1], adapters[0]]
+    vllm_engine.reset_prefix_cache()
+    together = vllm_engine.score(ZERO_SHOT, LABELS, mixed)
+    vllm_engine.reset_prefix_cache()
+    for row, (prompt, adapter) in enumerate(zip(ZERO_SHOT, mixed, strict=True)):
+        alone = vllm_engine.score([prompt], LABELS, adapter)[0]
+        assert np.abs(together[row] - alone).max() <= WORST_NATS, f"row {row}, {adapter}"
+        assert np.abs(together[row] - alone).mean() <= 2 * MEAN_NATS, f"row {row}, {adapter}"
+
+
+def test_probabilities_of_one_token_labels_and_the_rest_sum_to_less_than_one(vllm_engine: Engine) -> None:
+    mass = np.exp(vllm_engine.score(IN_CONTEXT, LABELS)).sum(axis=1)
+    assert (mass > 0.5).all()
+    assert (mass <= 1.0 + 1e-3).all()
+
+
+def test_more_labels_than_vllm_answers_at_once(vllm_engine: Engine) -> None:
+    """Past 128 label tokens a prompt is asked more than once; the answers do not change."""
+    words = [str(number) for number in range(100, 240)]
+    many = vllm_engine.score(ZERO_SHOT[:2], words)
+    few = vllm_engine.score(ZERO_SHOT[:2], words[:3])
+    np.testing.assert_allclose(many[:, :3], few, atol=WORST_NATS)
+    assert np.isfinite(many).all()

@@ -1,0 +1,110 @@
+"""What a user may rely on when sampling."""
+
+import pytest
+
+from engine.core import Adapter, Completion, Engine, Sampling
+from engine.errors import AdapterError, FourshotError, InputError
+from tests.engine.prompts import IN_CONTEXT, LABELS, ZERO_SHOT
+
+PROMPT = "Here are some movie reviews.\nText: a joy from start to end\nText:"
+
+
+def in_order(completions: list[Completion]) -> list[Completion]:
+    return sorted(completions, key=lambda completion: (completion.prompt_index, completion.sample_index))
+
+
+def test_every_prompt_gets_all_its_samples(vllm_engine: Engine) -> None:
+    found = in_order(list(vllm_engine.sample([PROMPT, ZERO_SHOT[0]], Sampling(n=3, max_tokens=8, seed=1))))
+    assert [(c.prompt_index, c.sample_index) for c in found] == [(i, j) for i in range(2) for j in range(3)]
+    assert all(1 <= c.num_tokens <= 8 and c.cumulative_logprob < 0 for c in found)
+    assert len({c.text for c in found[:3]}) > 1
+
+
+def test_the_same_seed_gives_the_same_texts_whatever_ran_before(vllm_engine: Engine) -> None:
+    sampling = Sampling(n=4, max_tokens=24, seed=7)
+    vllm_engine.reset_prefix_cache()
+    first = in_order(list(vllm_engine.sample([PROMPT] * 4, sampling)))
+    list(vllm_engine.sample(IN_CONTEXT, Sampling(max_tokens=5)))
+    vllm_engine.score(ZERO_SHOT, LABELS)
+    vllm_engine.reset_prefix_cache()
+    again = in_order(list(vllm_engine.sample([PROMPT] * 4, sampling)))
+    assert again == first
+    assert len({c.text for c in first}) > 8, "draws of one prompt must differ"
+
+
+def test_seeded_prompts_longer_than_one_step_do_not_end_the_engine(vllm_engine: Engine) -> None:
+    """Prompts of one call that fill more than one step, each with a seed: none is prefilled in pieces."""
+    long = [f"{number} " + "a long story about nothing in particular . " * 90 for number in range(8)]
+    assert sum(vllm_engine.count_tokens(long)) > 4096
+    assert len(list(vllm_engine.sample(long, Sampling(max_tokens=2, seed=3)))) == 8
+
+
+def test_a_stop_string_ends_a_text_and_is_not_part_of_it(vllm_engine: Engine) -> None:
+    for completion in vllm_engine.sample([PROMPT] * 8, Sampling(max_tokens=48, seed=5, stop=("\n",))):
+        assert "\n" not in completion.text
+        assert completion.finish_reason == "stop" or completion.num_tokens == 48
+
+
+def test_scores_can_be_had_while_a_sample_runs(vllm_engine: Engine) -> None:
+    running = vllm_engine.sample([PROMPT] * 6, Sampling(max_tokens=16, seed=2))
+    first = next(running)
+    assert vllm_engine.score(ZERO_SHOT, LABELS).shape == (6, 2)
+    assert {first.prompt_index, *(c.prompt_index for c in running)} == set(range(6))
+
+
+def test_a_sample_that_is_given_up_leaves_nothing_behind(vllm_engine: Engine) -> None:
+    running = vllm_engine.sample([PROMPT] * 6, Sampling(max_tokens=200, seed=2))
+    next(running)
+    with pytest.raises(FourshotError, match="in use"):
+        vllm_engine.reset_prefix_cache()
+    running.close()
+    vllm_engine.reset_prefix_cache()
+    assert len(list(vllm_engine.sample([PROMPT], Sampling(max_tokens=2)))) == 1
+
+
+def test_the_most_likely_token_and_its_log_probability_are_the_references(
+    vllm_engine: Engine, reference_engine: Engine
+) -> None:
+    greedy = Sampling(temperature=0.0, max_tokens=1)
+    ours = in_order(list(vllm_engine.sample(IN_CONTEXT, greedy)))
+    theirs = in_order(list(reference_engine.sample(IN_CONTEXT, greedy)))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert abs(mine.cumulative_logprob - other.cumulative_logprob) <= 0.25
+    assert sum(mine.text == other.text for mine, other in zip(ours, theirs, strict=True)) >= len(ours) - 1
+
+
+def test_the_reference_repeats_itself_under_a_seed_and_stops_at_stop_strings(reference_engine: Engine) -> None:
+    sampling = Sampling(n=2, max_tokens=12, seed=9, stop=("\n",))
+    first = in_order(list(reference_engine.sample([PROMPT, ZERO_SHOT[0]], sampling)))
+    assert in_order(list(reference_engine.sample([ZERO_SHOT[1], PROMPT], Sampling(max_tokens=2, seed=1)))) != first
+    assert in_order(list(reference_engine.sample([PROMPT, ZERO_SHOT[0]], sampling))) == first
+    assert [(c.prompt_index, c.sample_index) for c in first] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert all("\n" not in c.text for c in first)
+
+
+@pytest.mark.parametrize("kind", ["vllm_engine", "reference_engine"])
+def test_what_cannot_be_answered_is_refused_with_numbers(kind: str, request: pytest.FixtureRequest) -> None:
+    engine: Engine = request.getfixturevalue(kind)
+    with pytest.raises(InputError, match=r"prompt 1 with 1\d\d\d tokens.*1024"):
+        engine.score(["short", "word " * 1100], LABELS)
+    with pytest.raises(InputError, match="max_model_len"):
+        engine.sample(["short"], Sampling(max_tokens=1024))
+    with pytest.raises(InputError, match="no tokens"):
+        engine.score([""], LABELS)
+    with pytest.raises(InputError, match="2 adapters for 1 prompts"):
+        engine.score(["one"], LABELS, [None, None])
+    with pytest.raises(AdapterError, match="nowhere"):
+        engine.score(["one"], LABELS, Adapter(name="nowhere", path="/nowhere"))
+    assert engine.score([], LABELS).shape == (0, 2)
+    assert list(engine.sample([], Sampling())) == []
+    assert engine.score(["still alive. Label:"], LABELS).shape == (1, 2)
+
+
+def test_stats_count_what_was_done(vllm_engine: Engine) -> None:
+    before = vllm_engine.stats()
+    list(vllm_engine.sample(ZERO_SHOT[:2], Sampling(max_tokens=3, n=2, seed=1)))
+    after = vllm_engine.stats()
+    assert after.requests - before.requests == 4
+    assert after.prompt_tokens - before.prompt_tokens == 2 * sum(vllm_engine.count_tokens(ZERO_SHOT[:2]))
+    assert 4 <= after.output_tokens - before.output_tokens <= 12
+    assert after.busy_s > before.busy_s
