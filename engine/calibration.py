@@ -42,7 +42,7 @@ def normalise(logprobs: "np.ndarray") -> "np.ndarray":
 
 
 def contextual(content_free_logprobs: "np.ndarray") -> Calibration:
-    """From the scores of prompts whose text says nothing [num_prompts, num_labels]: their mean probability is the prior.
+    """From the scores of prompts that say nothing, [num_prompts, num_labels]: their mean probability is the prior.
 
     Source: Zhao et al. 2021, "Calibrate Before Use", section 5 (W = diag(p_cf)^-1, b = 0; mean over several texts).
     """

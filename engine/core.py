@@ -3,7 +3,7 @@
 Importing this module loads neither torch nor vllm.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
@@ -81,8 +81,8 @@ class Engine(Protocol):
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
-    ) -> Iterator[Completion]:
-        """Yield ``len(prompts) * sampling.n`` completions as they finish, in any order."""
+    ) -> Generator[Completion, None, None]:
+        """Yield ``len(prompts) * sampling.n`` completions as they finish, in any order. Closing it drops the rest."""
         ...
 
     def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> "np.ndarray":

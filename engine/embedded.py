@@ -142,7 +142,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turn a failed write into an error that says what to do. safetensors raises a type of its own, the cause as text."""
+    """Turn a failed write into an error that says what to do. safetensors raises its own type, the cause as text."""
     try:
         yield
     except FourshotError:

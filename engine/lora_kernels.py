@@ -7,13 +7,13 @@ adapter (slot -1) for a token of the last slot (-1 counts from the end). Here to
 step, and a token without adapter is in no group.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-Rows = slice | torch.Tensor
-Groups = list[tuple[int, Rows]]
+Rows: TypeAlias = "slice | torch.Tensor"
+Groups: TypeAlias = "list[tuple[int, Rows]]"
 
 
 def group_rows(slots: torch.Tensor) -> Groups:

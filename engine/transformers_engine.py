@@ -6,7 +6,7 @@ Importing this module does not load torch; opening the engine does.
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine import seeds
@@ -46,7 +46,7 @@ class TransformersEngine:
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
-    ) -> Iterator[Completion]:
+    ) -> Generator[Completion, None, None]:
         """See `engine.core.Engine.sample`. With a seed one draw after the other, so that each has its own generator."""
         self._check_open()
         ids = encode_prompts(self._tokenizer, prompts)
@@ -61,7 +61,7 @@ class TransformersEngine:
         sampling: Sampling,
         adapters: list[Adapter | None],
         draws: list[tuple[int, int]],
-    ) -> Iterator[Completion]:
+    ) -> Generator[Completion, None, None]:
         import torch
 
         rows_at_once = BATCH_ROWS if sampling.seed is None else 1
@@ -120,7 +120,7 @@ class TransformersEngine:
         return completions
 
     def _cut(self, tokens: list[int], stops: tuple[str, ...]) -> tuple[list[int], str, bool]:
-        """What a row said, up to the end token or a stop string: its tokens, its text, and whether it stopped by itself."""
+        """What a row said, up to the end token or a stop string: tokens, text, and whether it stopped by itself."""
         stopped = False
         if self._tokenizer.eos_token_id in tokens:
             tokens, stopped = tokens[: tokens.index(self._tokenizer.eos_token_id) + 1], True

@@ -5,7 +5,7 @@ Importing this module does not load vllm; opening the engine does.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ class VllmEngine:
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
-    ) -> Iterator[Completion]:
+    ) -> Generator[Completion, None, None]:
         """See `engine.core.Engine.sample`. Raises InputError at once; closing the iterator drops what is unfinished."""
         self._check_open()
         started = time.perf_counter()
@@ -53,7 +53,7 @@ class VllmEngine:
 
     def _sample(
         self, prompts: list[list[int]], sampling: Sampling, loras: "list[LoRARequest | None]"
-    ) -> Iterator[Completion]:
+    ) -> Generator[Completion, None, None]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -85,7 +85,7 @@ class VllmEngine:
             self._abort(pending)
 
     def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> "np.ndarray":
-        """See `engine.core.Engine.score`. One request per prompt if all labels are one token, else one per trie node."""
+        """See `engine.core.Engine.score`. One request per prompt if all labels are one token, else per trie node."""
         import numpy as np
         from vllm import SamplingParams
 

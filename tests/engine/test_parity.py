@@ -1,4 +1,7 @@
-"""Both engines say the same. The tolerance is what bf16 leaves open: near a logit of 16 its steps are 0.125 wide."""
+"""Both engines say the same, within what bf16 leaves open: near a logit of 16 its steps are 0.125 wide.
+
+Against the reference in float32, both engines in bf16 are equally far off (mean 0.02 to 0.10 nats, worst 0.22).
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from engine.core import Adapter, Engine
 from tests.engine.prompts import IN_CONTEXT, LABELS, LONG_LABELS, ZERO_SHOT
 
 WORST_NATS = 0.5
-MEAN_NATS = 0.12
+MEAN_NATS = 0.2
 
 
 def assert_same(ours: np.ndarray, reference: np.ndarray) -> None:
@@ -37,7 +40,7 @@ def test_both_engines_agree_on_an_adapter(
     for adapter in adapters:
         ours = vllm_engine.score(ZERO_SHOT, labels, adapter)
         assert_same(ours, reference_engine.score(ZERO_SHOT, labels, adapter))
-        assert np.abs(ours - base).mean() > 4 * MEAN_NATS, "an adapter that changes nothing would prove nothing"
+        assert np.abs(ours - base).mean() > 3 * MEAN_NATS, "an adapter that changes nothing would prove nothing"
 
 
 def test_a_warm_prefix_cache_changes_nothing(vllm_engine: Engine, adapters: tuple[Adapter, Adapter]) -> None:
@@ -62,7 +65,7 @@ def test_a_prompt_scores_the_same_alone_as_in_a_mixed_batch(
     for row, (prompt, adapter) in enumerate(zip(ZERO_SHOT, mixed, strict=True)):
         alone = vllm_engine.score([prompt], LABELS, adapter)[0]
         assert np.abs(together[row] - alone).max() <= WORST_NATS, f"row {row}, {adapter}"
-        assert np.abs(together[row] - alone).mean() <= 2 * MEAN_NATS, f"row {row}, {adapter}"
+        assert np.abs(together[row] - alone).mean() <= MEAN_NATS, f"row {row}, {adapter}"
 
 
 def test_probabilities_of_one_token_labels_and_the_rest_sum_to_less_than_one(vllm_engine: Engine) -> None:
