@@ -1,0 +1,24 @@
+"""What the trainer is given and what it gives back. Loads neither torch nor peft."""
+
+import msgspec
+
+
+class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt that ends where the label is to be said."""
+
+    prompt: str
+    target: int  # index into the label words
+    weight: float = 1.0  # of its loss, relative to the other examples
+
+
+class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one training did."""
+
+    name: str  # content-hashed
+    path: str
+    steps: int
+    planned_steps: int
+    losses: tuple[float, ...]  # one per step, nats
+    tokens: int  # through the model, forward and backward, padding included
+    seconds: float  # of the training loop, without loading the model
+    examples: int
