@@ -1,0 +1,23 @@
+"""What a long step says while it works; the command line draws progress bars from it, `--json` prints it."""
+
+from collections.abc import Callable
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of progress."""
+
+    stage: str  # "shots", "annotators", "generate", "train", "evaluate", "report"
+    message: str = ""
+    done: float = 0.0
+    total: float = 0.0  # 0: no measure of progress
+    unit: str = ""  # "texts", "steps"
+    figures: dict[str, float] = {}  # e.g. {"loss": 0.31}, {"kept": 120, "tokens_per_s": 610}
+
+
+OnEvent = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """An `OnEvent` that does nothing."""
