@@ -33,6 +33,7 @@ def start(settings: EngineSettings) -> "LLMEngine":
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
     from vllm import EngineArgs, LLMEngine
     from vllm.platforms import current_platform

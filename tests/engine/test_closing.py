@@ -1,0 +1,50 @@
+"""A closed engine gives its memory back, and another can follow in the same process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+KV_CACHE_BYTES = 1 << 30
+
+SCRIPT = f"""
+import json, sys
+import psutil
+from engine.core import EngineSettings
+from engine.opening import open_engine
+
+assert not {{"vllm", "torch"}} & set(sys.modules), "opening's import must stay light"
+settings = EngineSettings(model=sys.argv[1], max_model_len=256, max_loras=1, kv_cache_bytes={KV_CACHE_BYTES})
+used, open_used = [], []
+for _ in range(2):
+    engine = open_engine(settings)
+    engine.score(["Label:"] * 4, ["yes", "no"])
+    open_used.append(psutil.Process().memory_info().rss)
+    engine.close()
+    engine.close()
+    used.append(psutil.Process().memory_info().rss)
+try:
+    engine.score(["Label:"], ["yes", "no"])
+except Exception as error:
+    message = str(error)
+print(json.dumps([open_used, used, message]))
+"""
+
+
+def test_memory_comes_back_and_a_second_engine_follows(model: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, model],
+        cwd=REPOSITORY,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    while_open, after, message = json.loads(done.stdout.splitlines()[-1])
+    assert "closed" in message
+    weights_bytes = (Path(model) / "model.safetensors").stat().st_size
+    assert while_open[0] - after[0] > weights_bytes / 2
+    assert after[1] - after[0] < weights_bytes / 2, "the second engine left more behind than the first"
