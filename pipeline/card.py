@@ -1,0 +1,47 @@
+"""The card that lies beside an adapter: all that is needed to answer with it, and where it comes from."""
+
+from pathlib import Path
+
+import msgspec
+
+from engine.calibration import NONE, Calibration
+from engine.errors import AdapterError
+from pipeline.nouns import Scores, Task
+from pipeline.prompts import PROMPT_VERSION
+from training.settings import LoraSettings
+
+CARD_FILE = "card.json"
+
+
+class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about an adapter but its weights."""
+
+    schema: int = 1
+    name: str  # content-hashed
+    task: Task
+    model_name: str
+    model_revision: str
+    prompt_version: str = PROMPT_VERSION
+    max_text_words: int = 300
+    calibration: Calibration = NONE
+    training: LoraSettings
+    real_examples: int
+    synthetic_examples: int
+    steps: int
+    train_tokens: int
+    train_s: float
+    scores: Scores | None = None
+    lineage: dict[str, str] = {}  # what -> content hash
+
+
+def load_card(adapter: str | Path) -> AdapterCard:
+    """Read the card in an adapter folder. Raises AdapterError where there is none or it is not one."""
+    file = Path(adapter) / CARD_FILE
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=AdapterCard)
+    except FileNotFoundError:
+        raise AdapterError(
+            f"{adapter} has no {CARD_FILE}, so it is no adapter made by fourshot. Give the folder of an adapter, or a run folder."
+        ) from None
+    except msgspec.DecodeError as error:
+        raise AdapterError(f"{file} is not a card that this version reads: {error}. Train the adapter again.") from error

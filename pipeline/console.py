@@ -1,0 +1,207 @@
+"""How a run shows itself in a terminal: progress on standard error, tables on standard output.
+
+Importing this module loads rich, and neither torch nor vllm.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, Any, TextIO
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.events import Event, OnEvent, ignore
+
+QUIET_S = 10.0  # between two lines about one step, where there is no terminal to draw a bar in
+WIDE = 200  # columns of a table that is not printed to a terminal: never folded
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[OnEvent]:
+    """An `OnEvent` that draws bars on a terminal, prints a line now and then elsewhere, and nothing if ``quiet``."""
+    if quiet:
+        yield ignore
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with Bars() as bars:
+            yield bars
+    else:
+        yield Lines(sys.stderr)
+
+
+class Bars:
+    """One bar for the step that runs, with its rate and the time left; steps that are done stay as a line above."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._progress = Progress(
+            TextColumn("{task.fields[name]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}"),
+            _Rate(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[figures]}"),
+            console=console or Console(stderr=True),
+        )
+        self._stage = ""
+        self._task: TaskID | None = None
+        self._said = ""
+
+    def __enter__(self) -> "Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        if not event.total:
+            if event.message and event.message != self._said:
+                self._progress.console.print(f"{event.stage}: {event.message}", markup=False, highlight=False)
+            self._said = event.message
+            return
+        name = f"{event.stage}  {event.message}".rstrip()
+        if self._task is None or event.stage != self._stage or self._restarted(event):
+            self._stage = event.stage
+            self._task = self._progress.add_task("", name=name, count="", unit="", figures="")
+        self._progress.update(
+            self._task,
+            completed=event.done,
+            total=event.total,
+            name=name,
+            count=_count(event),
+            unit=event.unit,
+            figures=figures(event),
+        )
+
+    def _restarted(self, event: Event) -> bool:
+        (task,) = (task for task in self._progress.tasks if task.id == self._task)
+        return task.finished or event.done < task.completed
+
+
+class _Rate(ProgressColumn):
+    """Units per second, and the time left."""
+
+    def render(self, task: Task) -> Text:
+        if task.finished:
+            return Text(f"{_rate(task.finished_speed)} {task.fields['unit']}/s" if task.finished_speed else "")
+        if not task.speed:
+            return Text("")
+        left = f", {span(task.time_remaining)} left" if task.time_remaining is not None else ""
+        return Text(f"{_rate(task.speed)} {task.fields['unit']}/s{left}")
+
+
+class Lines:
+    """A line when a step begins and ends, and every `QUIET_S` seconds between: for logs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._step: tuple[str, str] = ("", "")
+        self._began_s = self._last_s = 0.0
+        self._first = self._done = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if not event.total:
+            if event.message and (event.stage, event.message) != self._step:
+                self._step = (event.stage, event.message)
+                self._print(f"{event.stage}: {event.message}")
+            return
+        begins = (event.stage, event.message) != self._step or event.done < self._done
+        if begins:
+            self._step = (event.stage, event.message)
+            self._began_s, self._first = now, event.done
+        ends = event.done >= event.total and self._done < event.total
+        self._done = event.done
+        if begins or ends or now - self._last_s >= QUIET_S:
+            self._last_s = now
+            self._print(self._line(event, now - self._began_s))
+
+    def _line(self, event: Event, seconds: float) -> str:
+        parts = [f"{event.stage}: {event.message}".removesuffix(": "), _count(event)]
+        rate = (event.done - self._first) / seconds if seconds > 0 else 0.0
+        if rate > 0:
+            left = (event.total - event.done) / rate
+            parts.append(f"{_rate(rate)} {event.unit}/s" + (f", {span(left)} left" if left > 0 else ""))
+        return "  ".join(part for part in (*parts, figures(event)) if part)
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+
+@contextmanager
+def json_lines() -> Iterator["JsonLines"]:
+    """Give standard output to JSON Lines alone: whatever a library prints there goes to standard error meanwhile."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(kept), "wb", buffering=0) as stream:
+            yield JsonLines(stream)
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+class JsonLines:
+    """One JSON object per line, with a ``type``: "progress", "prediction", "result" or "error"."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def __call__(self, event: Event) -> None:
+        self.write("progress", event)
+
+    def write(self, kind: str, content: Any) -> None:
+        line = {"type": kind, **msgspec.to_builtins(content, enc_hook=str)}
+        self._stream.write(msgspec.json.encode(line, enc_hook=str) + b"\n")
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """Print ``rows`` to standard output: ``columns`` are key -> heading; those that no row has a value for are left out."""
+    shown = {key: heading for key, heading in columns.items() if any(row.get(key) is not None for row in rows)}
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for key, heading in shown.items():
+        numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
+        table.add_column(heading, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(Text(_cell(row.get(key))) for key in shown))
+    console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+    console.print(table)
+
+
+def figures(event: Event) -> str:
+    """The figures of an event as ``loss 0.31, kept 120``."""
+    return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in event.figures.items())
+
+
+def span(seconds: float) -> str:
+    """A time as a person says it: ``8 s``, ``3 min``, ``1 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _count(event: Event) -> str:
+    return f"{event.done:g}/{event.total:g} {event.unit}".rstrip()
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.3g}"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

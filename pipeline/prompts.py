@@ -1,0 +1,49 @@
+"""The prompts: one function renders what is trained, what is measured and what is served.
+
+Source: Patwa et al. 2024, figure 2 (generation) and figure 3 (classification). Texts stand on one line each, so that a
+line end closes a text.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+from pipeline.nouns import Example, Label, Task
+
+PROMPT_VERSION = "1"  # goes up with every change of what is rendered; lies on every card
+
+END_OF_TEXT = "\n"  # a generated text ends here
+
+
+def classification_prompt(
+    task: Task, text: str, shots: Sequence[Example] = (), *, max_text_words: int = 300
+) -> str:
+    """The instruction, the shots of all classes in the order given, then ``text`` and an open label.
+
+    Without shots it is the zero-shot prompt. Texts above ``max_text_words`` words are cut at the end.
+    """
+    words = {label.name: label.read_as for label in task.labels}
+    answered = "".join(
+        f"Text: {one_line(shot.text, max_text_words)}\nLabel: {words[shot.label]}\n\n" for shot in shots
+    )
+    return f"{task.instruction}\n\n{answered}Text: {one_line(text, max_text_words)}\nLabel:"
+
+
+def generation_prompt(task: Task, label: Label, shots: Sequence[Example], *, max_text_words: int = 300) -> str:
+    """The shots of one class as text and label pairs, then an open text."""
+    nouns = task.noun_plural or f"{task.noun}s"
+    description = f" {label.description}" if label.description else f" labelled {label.read_as}"
+    wanted = label.plural or f"{label.read_as} {nouns}"
+    pairs = "".join(
+        f"Text: {one_line(shot.text, max_text_words)}\nLabel: {label.read_as}\n\n" for shot in shots
+    )
+    return f"Few examples of {nouns}{description} are given. Generate more {wanted}.\n\n{pairs}Text:"
+
+
+def one_line(text: str, max_words: int) -> str:
+    """``text`` with every run of white space as one blank, cut after ``max_words`` words."""
+    return " ".join(text.split()[:max_words])
+
+
+def prompt_hash(prompt: str) -> str:
+    """Short name of a prompt in a candidate's lineage."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:12]
