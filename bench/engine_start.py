@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -145,9 +146,11 @@ CHILDREN: dict[str, Callable[[int], Any]] = {
 def in_a_process(name: str, rounds: int) -> Any:
     """What the child ``name`` measured, run in a fresh process that inherits our cores but none of our environment."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VLLM_")}
-    command = [sys.executable, "-m", "bench.engine_start", "--child", name, "--rounds", str(rounds)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    with tempfile.TemporaryDirectory() as folder:  # not standard output: vLLM's processes write there as they end
+        out = Path(folder) / "found.json"
+        command = [sys.executable, "-m", "bench.engine_start", "--child", name, "--rounds", str(rounds)]
+        subprocess.run([*command, "--out", str(out)], env=environment, stdout=sys.stderr, check=True)
+        return json.loads(out.read_text(encoding="utf-8"))
 
 
 def tokens_per_s(measured: dict[str, Any]) -> float:
@@ -223,10 +226,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how many batches each start samples, after a first one")
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        print(json.dumps(CHILDREN[options.child](options.rounds)))
-        return
-    text = json.dumps(measure(options.pairs, options.rounds), indent=1) + "\n"
+    found = CHILDREN[options.child](options.rounds) if options.child else measure(options.pairs, options.rounds)
+    text = json.dumps(found, indent=1) + "\n"
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text, encoding="utf-8")

@@ -162,9 +162,10 @@ class VllmEngine:
         """Give the memory back. Idempotent."""
         if self._llm is None:
             return
-        llm, self._llm = self._llm, None
+        held = [self._llm]
+        self._llm = None
         self._waiting.clear()
-        stop(llm)
+        stop(held)
 
     def _add(
         self, ids: list[int], params: "SamplingParams", lora: "LoRARequest | None", done: "deque[RequestOutput]"

@@ -3,6 +3,7 @@
 Everything is set here rather than at import, and only when an engine is opened.
 """
 
+import gc
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ BLOCK_TOKENS = 32  # the CPU default of 128 is longer than most shared prompts, 
 MIN_BATCHED_TOKENS = 4096  # per step; prompts are never cut, so it is also at least max_model_len
 MAX_LABEL_IDS = 128  # vLLM's bound on `logprob_token_ids`
 CPU_LORAS = 32  # adapters kept in memory beside those in use; beyond it every miss is a disk read
+
+
+_set_num_threads: dict[str, Any] = {}  # torch's own function, while a vLLM engine has it replaced
 
 
 def available_cores() -> int:
@@ -40,19 +44,28 @@ def start(settings: EngineSettings) -> "LLMEngine":
 
     on_cpu = current_platform.is_cpu()
     if on_cpu:
+        _set_num_threads.setdefault("torch", torch.set_num_threads)
         torch.set_num_threads(available_cores())
     arguments = EngineArgs(**engine_arguments(settings, on_cpu))
     vllm_plugin.apply(wanted=settings.lora_plugin)  # after EngineArgs, which loads installed plugins, this one too
     return LLMEngine.from_engine_args(arguments)
 
 
-def stop(llm: "LLMEngine") -> None:
-    """Stop vLLM and give its memory back to the system, so that a trainer or another engine can follow."""
+def stop(held: "list[LLMEngine]") -> None:
+    """Stop vLLM and give its memory back, so that a trainer or another engine can follow.
+
+    Takes the engine out of a list, because as an argument its caller would keep it, and its weights, alive.
+    """
+    import torch
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
+    llm = held.pop()
     llm.engine_core.shutdown()
     del llm
+    # vLLM forbids it for the rest of the process; a trainer that follows here needs it.
+    torch.set_num_threads = _set_num_threads.pop("torch", torch.set_num_threads)
     cleanup_dist_env_and_memory()
+    gc.collect()
 
 
 def engine_arguments(settings: EngineSettings, on_cpu: bool) -> dict[str, Any]:
