@@ -44,4 +44,6 @@ def load_card(adapter: str | Path) -> AdapterCard:
             f"{adapter} has no {CARD_FILE}, so it is no adapter made by fourshot. Give the folder of an adapter, or a run folder."
         ) from None
     except msgspec.DecodeError as error:
-        raise AdapterError(f"{file} is not a card that this version reads: {error}. Train the adapter again.") from error
+        raise AdapterError(
+            f"{file} is not a card that this version reads: {error}. Train the adapter again."
+        ) from error

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, Any, TextIO
+from typing import Any, TextIO
 
 import msgspec
 from rich import box
@@ -21,18 +21,84 @@ from pipeline.events import Event, OnEvent, ignore
 
 QUIET_S = 10.0  # between two lines about one step, where there is no terminal to draw a bar in
 WIDE = 200  # columns of a table that is not printed to a terminal: never folded
+SCORES = {  # key of `pipeline.report.MethodRow` -> heading
+    "display_name": "method",
+    "accuracy": "accuracy",
+    "accuracy_deviation": "+-",
+    "macro_f1": "macro-F1",
+    "seconds_per_example": "s/text",
+    "prompt_tokens_per_example": "prompt tokens",
+    "real_examples": "real",
+    "synthetic_examples": "synthetic",
+}
 
 
-@contextmanager
-def progress(quiet: bool = False) -> Iterator[OnEvent]:
-    """An `OnEvent` that draws bars on a terminal, prints a line now and then elsewhere, and nothing if ``quiet``."""
-    if quiet:
-        yield ignore
-    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        with Bars() as bars:
-            yield bars
-    else:
-        yield Lines(sys.stderr)
+class Terminal:
+    """Where a command says what it has to say. A context manager.
+
+    For people, results go to standard output and progress to standard error. For machines (``json``), standard output
+    carries JSON Lines alone, each with a ``type``: "progress", "prediction", "finding", "result" or "error"; whatever a
+    library prints there goes to standard error meanwhile.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self._json, self._quiet = json, quiet
+        self._kept = -1  # standard output, while it is lent to standard error
+
+    def __enter__(self) -> "Terminal":
+        if self._json:
+            sys.stdout.flush()
+            self._kept = os.dup(1)
+            os.dup2(2, 1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._json:
+            sys.stdout.flush()
+            os.dup2(self._kept, 1)
+            os.close(self._kept)
+
+    @contextmanager
+    def progress(self) -> Iterator[OnEvent]:
+        """Bars on a terminal, a line now and then elsewhere, JSON for machines, nothing if quiet."""
+        if self._quiet:
+            yield ignore
+        elif self._json:
+            yield lambda event: self.result("progress", event)
+        elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            with Bars() as bars:
+                yield bars
+        else:
+            yield Lines(sys.stderr)
+
+    def say(self, text: str) -> None:
+        """Print ``text`` for people."""
+        if not self._json:
+            print(text)
+
+    def result(self, kind: str, content: Any) -> None:
+        """Print ``content``, a struct or a mapping, for machines."""
+        if self._json:
+            line = {"type": kind, **msgspec.to_builtins(content, enc_hook=str)}
+            os.write(self._kept, msgspec.json.encode(line) + b"\n")
+
+    def scores(self, rows: Sequence[Any]) -> None:
+        """Print the table of methods: rows are `pipeline.report.MethodRow` or mappings with its keys."""
+        documents = [msgspec.to_builtins(row) for row in rows]
+        self.table([{head: row[key] for key, head in SCORES.items() if row.get(key) is not None} for row in documents])
+
+    def table(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Print ``rows``, heading -> value, for people; a column appears where any row has it."""
+        if self._json:
+            return
+        headings = list(dict.fromkeys(heading for row in rows for heading in row))
+        table = Table(box=box.SIMPLE, pad_edge=False)
+        for heading in headings:
+            numeric = all(isinstance(row.get(heading, 0), int | float) for row in rows)
+            table.add_column(heading, justify="right" if numeric else "left")
+        for row in rows:
+            table.add_row(*(Text(_cell(row.get(heading))) for heading in headings))
+        Console(width=None if sys.stdout.isatty() else WIDE, highlight=False).print(table)
 
 
 class Bars:
@@ -132,48 +198,6 @@ class Lines:
 
     def _print(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
-
-
-@contextmanager
-def json_lines() -> Iterator["JsonLines"]:
-    """Give standard output to JSON Lines alone: whatever a library prints there goes to standard error meanwhile."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with os.fdopen(os.dup(kept), "wb", buffering=0) as stream:
-            yield JsonLines(stream)
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-class JsonLines:
-    """One JSON object per line, with a ``type``: "progress", "prediction", "result" or "error"."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-
-    def __call__(self, event: Event) -> None:
-        self.write("progress", event)
-
-    def write(self, kind: str, content: Any) -> None:
-        line = {"type": kind, **msgspec.to_builtins(content, enc_hook=str)}
-        self._stream.write(msgspec.json.encode(line, enc_hook=str) + b"\n")
-
-
-def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
-    """Print ``rows`` to standard output: ``columns`` are key -> heading; those that no row has a value for are left out."""
-    shown = {key: heading for key, heading in columns.items() if any(row.get(key) is not None for row in rows)}
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for key, heading in shown.items():
-        numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
-        table.add_column(heading, justify="right" if numeric else "left")
-    for row in rows:
-        table.add_row(*(Text(_cell(row.get(key))) for key in shown))
-    console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
-    console.print(table)
 
 
 def figures(event: Event) -> str:

@@ -20,7 +20,12 @@ FEWEST_MAX_TOKENS = 32
 
 
 def draw_round(
-    engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings, round_number: int, open_labels: Sequence[str]
+    engine: Engine,
+    task: Task,
+    shots: Sequence[Example],
+    settings: RunSettings,
+    round_number: int,
+    open_labels: Sequence[str],
 ) -> list[Candidate]:
     """``draws_per_round`` candidates for each of ``open_labels``, class by class.
 
@@ -37,7 +42,9 @@ def draw_round(
         for _ in range(settings.generate.draws_per_round):
             order = tuple(orders.sample(own, len(own)))
             prompts.append(
-                generation_prompt(task, label, [shots[index] for index in order], max_text_words=settings.max_text_words)
+                generation_prompt(
+                    task, label, [shots[index] for index in order], max_text_words=settings.max_text_words
+                )
             )
             drawn_for.append((label.name, order))
     sampling = msgspec.structs.replace(

@@ -31,7 +31,9 @@ OPTIONS = (
     Option("--shots", "k", "real examples per class to start from", "K"),
     Option("--seed", "seed", "draws the shots, the texts and the batches", "S"),
     Option("--per-class", "generate.per_class", "synthetic texts to keep per class", "N"),
-    Option("--candidates-per-draw", "generate.keep_likelier_of", "completions per draw, of which the likelier is taken"),
+    Option(
+        "--candidates-per-draw", "generate.keep_likelier_of", "completions per draw, of which the likelier is taken"
+    ),
     Option("--annotator", "annotate.annotator", "who re-labels the synthetic texts"),
     Option("--confidence", "annotate.confidence", "least probability of the intended label, 0 to 1", "P"),
     Option("--loss", "train.loss", "train on the label only, or on the full text", spelled={"full": "text"}),
@@ -132,7 +134,7 @@ def _near(key: str) -> str:
     every = [name for name, _ in flat(msgspec.to_builtins(PRESETS["default"]))]
     last = key.rpartition(".")[2]
     near = [name for name in every if name.rpartition(".")[2] == last]
-    near = near or difflib.get_close_matches(key, every, n=2, cutoff=0.6)
+    near = near or difflib.get_close_matches(key, every, n=1, cutoff=0.8)
     near = near or [
         name
         for part in difflib.get_close_matches(last, [name.rpartition(".")[2] for name in every], n=1)

@@ -14,17 +14,13 @@ PROMPT_VERSION = "1"  # goes up with every change of what is rendered; lies on e
 END_OF_TEXT = "\n"  # a generated text ends here
 
 
-def classification_prompt(
-    task: Task, text: str, shots: Sequence[Example] = (), *, max_text_words: int = 300
-) -> str:
+def classification_prompt(task: Task, text: str, shots: Sequence[Example] = (), *, max_text_words: int = 300) -> str:
     """The instruction, the shots of all classes in the order given, then ``text`` and an open label.
 
     Without shots it is the zero-shot prompt. Texts above ``max_text_words`` words are cut at the end.
     """
     words = {label.name: label.read_as for label in task.labels}
-    answered = "".join(
-        f"Text: {one_line(shot.text, max_text_words)}\nLabel: {words[shot.label]}\n\n" for shot in shots
-    )
+    answered = "".join(f"Text: {one_line(shot.text, max_text_words)}\nLabel: {words[shot.label]}\n\n" for shot in shots)
     return f"{task.instruction}\n\n{answered}Text: {one_line(text, max_text_words)}\nLabel:"
 
 
@@ -33,9 +29,7 @@ def generation_prompt(task: Task, label: Label, shots: Sequence[Example], *, max
     nouns = task.noun_plural or f"{task.noun}s"
     description = f" {label.description}" if label.description else f" labelled {label.read_as}"
     wanted = label.plural or f"{label.read_as} {nouns}"
-    pairs = "".join(
-        f"Text: {one_line(shot.text, max_text_words)}\nLabel: {label.read_as}\n\n" for shot in shots
-    )
+    pairs = "".join(f"Text: {one_line(shot.text, max_text_words)}\nLabel: {label.read_as}\n\n" for shot in shots)
     return f"Few examples of {nouns}{description} are given. Generate more {wanted}.\n\n{pairs}Text:"
 
 

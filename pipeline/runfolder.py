@@ -1,12 +1,12 @@
 """A run's folder: what stages hand each other, written so that a kill at any moment loses only unfinished work.
 
-    manifest.json        what this run is: task, settings, model
-    shots.json           the examples it starts from
-    candidates.jsonl     every synthetic text, in the order drawn
-    verdicts.jsonl       what became of each
-    rounds.jsonl         one line for each finished round; candidates and verdicts beyond the last one are redone
-    adapters/<job>/      finished trainings
-    scores.json, report.html, report.md
+manifest.json        what this run is: task, settings, model
+shots.json           the examples it starts from
+candidates.jsonl     every synthetic text, in the order drawn
+verdicts.jsonl       what became of each
+rounds.jsonl         one line for each finished round; candidates and verdicts beyond the last one are redone
+adapters/<job>/      finished trainings
+scores.json, report.html, report.md
 """
 
 import os

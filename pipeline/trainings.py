@@ -81,7 +81,9 @@ def run_jobs(model: str, jobs: Sequence[TrainingJob], store: Path, on_event: OnE
 def _reporter(title: str, on_event: OnEvent):  # type: ignore[no-untyped-def]
     def on_step(step: int, planned: int, loss: float) -> None:
         on_event(
-            Event(stage="train", message=title, done=step, total=planned, unit="steps", figures={"loss": round(loss, 4)})
+            Event(
+                stage="train", message=title, done=step, total=planned, unit="steps", figures={"loss": round(loss, 4)}
+            )
         )
 
     return on_step

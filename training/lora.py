@@ -212,7 +212,7 @@ class _LabelLoss:
     def _aims(
         self, chosen: Sequence[int], starts: Sequence[int]
     ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
-        """Where in the row something is predicted, what, and how much it counts; each int64 or float32 [num_positions]."""
+        """Where in the row something is predicted, what, and how much it counts; each [num_positions]."""
         import torch
 
         positions: list[int] = []
@@ -271,6 +271,8 @@ def _check(examples: Sequence[TrainingExample], labels: Sequence[str]) -> None:
         raise InputError("There is nothing to train on: no examples. Give at least one per label.")
     wrong = [example.target for example in examples if not 0 <= example.target < len(labels)]
     if wrong:
-        raise InputError(f"Targets must be indices of the {len(labels)} labels, 0 to {len(labels) - 1}; got {wrong[:5]}.")
+        raise InputError(
+            f"Targets must be indices of the {len(labels)} labels, 0 to {len(labels) - 1}; got {wrong[:5]}."
+        )
     if len(labels) < 2:
         raise InputError(f"A classifier needs at least two labels, got {list(labels)}.")

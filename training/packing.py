@@ -1,7 +1,7 @@
 """Batches as one row of tokens: no padding between texts, and what all prompts begin with computed once.
 
-All prompts of a task begin with the same instruction. A packed row holds that prefix once and after it the rest of every
-prompt, each seeing the prefix and itself. In a causal model this gives each text what it would get in a row of its own,
+All prompts of a task begin with the same instruction. A packed row holds that prefix once and after it the rest of
+every prompt, each seeing the prefix and itself. In a causal model this gives each text what it would get in a row of its own,
 gradients included. TREC with its instruction: 8 prompts are 320 tokens one by one and 131 packed.
 """
 
@@ -60,7 +60,7 @@ def pack(prefix: Sequence[int], tails: Sequence[Sequence[int]], dtype: "torch.dt
 
 
 def micro_batches(tail_lengths: Sequence[int], prefix_length: int, most_tokens: int) -> Iterator[list[int]]:
-    """Split the indices 0 .. n-1 into runs whose packed rows stay within ``most_tokens``; one text may exceed it alone."""
+    """Split 0 .. n-1 into runs whose packed rows stay within ``most_tokens``; one text may exceed it alone."""
     run: list[int] = []
     tokens = prefix_length
     for index, length in enumerate(tail_lengths):

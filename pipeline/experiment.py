@@ -1,0 +1,332 @@
+"""Methods beside each other on one task, over one or more seeds: what `run` and `compare` both are.
+
+A method is a plan: which examples it may see, whether it writes synthetic ones, and how it answers. All phases of all
+methods and seeds share their work: one process trains what stands on the shots alone, one generates, one trains what
+stands on synthetic texts, one measures.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from engine.core import Adapter
+from engine.models import ResolvedModel
+from pipeline.card import CARD_FILE, AdapterCard
+from pipeline.evaluate import Evaluation
+from pipeline.events import OnEvent
+from pipeline.nouns import Candidate, Example, Task, Verdict
+from pipeline.orders import Cell, EvaluateOrder, GenerateItem, GenerateOrder, Order, TrainOrder
+from pipeline.runfolder import RunFolder, RunManifest, installed_versions
+from pipeline.settings import PRESETS, RunSettings
+from pipeline.trainings import TrainingJob, classification_examples, finished
+from pipeline.worker import run_in_process
+from training.examples import TrainingResult
+
+Stage = Literal["shots", "annotators", "generate", "train", "evaluate", "report"]
+STAGES: tuple[Stage, ...] = ("shots", "annotators", "generate", "train", "evaluate", "report")
+
+
+class Method(msgspec.Struct, frozen=True, kw_only=True):
+    """A way of classifying."""
+
+    display_name: str
+    explanation: str
+    shots_in_prompt: bool = False
+    calibration: Literal["none", "contextual", "batch"] = "none"  # of a prompting method's answers
+    trained: bool = False
+    real_per_class: int = 0  # 0: the shots
+    synthetic: bool = False
+    changed: Callable[[RunSettings], RunSettings] | None = None  # the run's settings, as this method has them
+
+    def settings(self, base: RunSettings) -> RunSettings:
+        return self.changed(base) if self.changed else base
+
+
+def _paper(base: RunSettings) -> RunSettings:
+    preset = PRESETS["paper"]
+    return msgspec.structs.replace(
+        base, generate=preset.generate, annotate=preset.annotate, train=preset.train, shot_weight=1.0, allow_short=True
+    )
+
+
+def _annotated_by(
+    annotator: Literal["icl", "none"], calibration: Literal["none", "batch"]
+) -> Callable[[RunSettings], RunSettings]:
+    def changed(base: RunSettings) -> RunSettings:
+        annotate = msgspec.structs.replace(base.annotate, annotator=annotator, calibration=calibration)
+        return msgspec.structs.replace(base, annotate=annotate, allow_short=True)
+
+    return changed
+
+
+METHODS: dict[str, Method] = {
+    "zero_shot": Method(display_name="Zero-shot", explanation="the base model, instruction only"),
+    "zero_shot_calibrated": Method(
+        display_name="Zero-shot, calibrated", explanation="the same, batch-calibrated", calibration="batch"
+    ),
+    "icl": Method(display_name="In context", explanation="the base model, shown the shots", shots_in_prompt=True),
+    "icl_calibrated": Method(
+        display_name="In context, calibrated",
+        explanation="the same, batch-calibrated",
+        shots_in_prompt=True,
+        calibration="batch",
+    ),
+    "lora": Method(display_name="LoRA on the shots", explanation="LoRA trained on the shots alone", trained=True),
+    "fourshot": Method(
+        display_name="fourshot",
+        explanation="LoRA trained on shots and kept synthetic texts",
+        trained=True,
+        synthetic=True,
+    ),
+    "paper": Method(
+        display_name="The paper's recipe",
+        explanation="in-context filter without calibration, loss on the whole text (preset paper)",
+        trained=True,
+        synthetic=True,
+        changed=_paper,
+    ),
+    "lora25": Method(
+        display_name="LoRA on 25 real",
+        explanation="LoRA trained on 25 real texts per class",
+        trained=True,
+        real_per_class=25,
+    ),
+    "unfiltered": Method(
+        display_name="fourshot, unfiltered",
+        explanation="ablation: every well-formed synthetic text is kept",
+        trained=True,
+        synthetic=True,
+        changed=_annotated_by("none", "none"),
+    ),
+    "icl_filter": Method(
+        display_name="fourshot, in-context filter",
+        explanation="ablation: re-labelled in context, batch-calibrated",
+        trained=True,
+        synthetic=True,
+        changed=_annotated_by("icl", "batch"),
+    ),
+}
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """One method on one seed."""
+
+    method: str
+    seed: int
+    evaluation: Evaluation | None = None
+    training: TrainingResult | None = None
+    real_examples: int = 0
+    synthetic_examples: int = 0
+
+
+class Experiment:
+    """Methods times seeds in one folder. ``folders[method, seed]`` is where a synthetic method keeps its texts."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: ResolvedModel,
+        settings: RunSettings,
+        methods: Sequence[str],
+        shots: dict[int, list[Example]],
+        more_real: dict[int, list[Example]],
+        root: Path,
+        on_event: OnEvent,
+    ) -> None:
+        """``shots`` and ``more_real`` (25 per class, for the methods that want them) by seed."""
+        self.task, self.model, self.base, self.root, self.on_event = task, model, settings, root, on_event
+        self.methods = {name: METHODS[name] for name in methods}
+        self.shots, self.more_real = shots, more_real
+        self.seeds = sorted(shots)
+        self.store = root / "adapters"
+
+    def settings(self, method: str, seed: int) -> RunSettings:
+        return msgspec.structs.replace(self.methods[method].settings(self.base), seed=seed)
+
+    def folder(self, method: str, seed: int) -> RunFolder:
+        """A single seed's main method lives in the root itself, so that a run is one flat folder."""
+        if len(self.seeds) == 1 and method == "fourshot":
+            return RunFolder(self.root)
+        return RunFolder(self.root / f"seed{seed}" / method)
+
+    def run(self, until: Stage = "evaluate") -> None:
+        """Do every phase up to ``until``. What is finished is left alone."""
+        last = STAGES.index(until)
+        self._claim()
+        synthetic = [(name, seed) for name, method in self.methods.items() if method.synthetic for seed in self.seeds]
+        if last >= STAGES.index("annotators"):
+            # Methods that stand on real texts alone are trained here too: the annotators are the first of them.
+            self._train([*self._annotator_jobs(synthetic), *self._real_jobs()])
+        if last >= STAGES.index("generate"):
+            self._generate(synthetic)
+        if last >= STAGES.index("train"):
+            self._train([self._job(name, seed) for name, seed in synthetic])
+            self._write_cards()
+        if last >= STAGES.index("evaluate"):
+            self._evaluate()
+            self._write_cards()
+
+    def outcomes(self) -> list[Outcome]:
+        """What is there, by method and seed, in the methods' order."""
+        return [self._outcome(name, seed) for name in self.methods for seed in self.seeds]
+
+    def pairs(self, method: str, seed: int) -> list[tuple[Candidate, Verdict]]:
+        folder = self.folder(method, seed)
+        return list(
+            zip(folder.lines("candidates.jsonl", Candidate), folder.lines("verdicts.jsonl", Verdict), strict=True)
+        )
+
+    def adapter(self, method: str, seed: int) -> TrainingResult | None:
+        return finished(self.store, self._job(method, seed)) if self.methods[method].trained else None
+
+    def _claim(self) -> None:
+        for name, method in self.methods.items():
+            if not method.synthetic:
+                continue
+            for seed in self.seeds:
+                folder = self.folder(name, seed)
+                folder.claim(
+                    RunManifest(
+                        task=self.task,
+                        settings=self.settings(name, seed),
+                        model_name=self.model.name,
+                        model_revision=self.model.revision,
+                        model_path=self.model.path,
+                        versions=installed_versions(),
+                    )
+                )
+                if not folder.has("shots.json"):
+                    folder.write("shots.json", self.shots[seed])
+
+    def _annotator_jobs(self, synthetic: Sequence[tuple[str, int]]) -> list[TrainingJob]:
+        return [job for name, seed in synthetic for job in self._annotators(name, seed)]
+
+    def _annotators(self, method: str, seed: int) -> list[TrainingJob]:
+        settings = self.settings(method, seed)
+        if settings.annotate.annotator != "adapters":
+            return []
+        return [
+            self._shots_job(settings, seed, training_seed=seed + 1000 * number)
+            for number in range(settings.annotate.num_adapters)
+        ]
+
+    def annotator_results(self, method: str, seed: int) -> list[TrainingResult]:
+        """The finished trainings of the adapters that re-label for this method."""
+        results = [finished(self.store, job) for job in self._annotators(method, seed)]
+        return [result for result in results if result is not None]
+
+    def _shots_job(self, settings: RunSettings, seed: int, training_seed: int) -> TrainingJob:
+        examples = classification_examples(self.task, self.shots[seed], max_text_words=settings.max_text_words)
+        return self._as_job(examples, settings, training_seed)
+
+    def _as_job(self, examples: tuple, settings: RunSettings, training_seed: int) -> TrainingJob:  # type: ignore[type-arg]
+        return TrainingJob(
+            name=self.task.name,
+            model_revision=self.model.revision,
+            examples=examples,
+            labels=self.task.label_words,
+            settings=msgspec.structs.replace(settings.train, seed=training_seed),
+        )
+
+    def _real_jobs(self) -> list[TrainingJob]:
+        real = [name for name, method in self.methods.items() if method.trained and not method.synthetic]
+        return [self._job(name, seed) for name in real for seed in self.seeds]
+
+    def _job(self, method: str, seed: int) -> TrainingJob:
+        settings, plan = self.settings(method, seed), self.methods[method]
+        if not plan.synthetic:
+            if not plan.real_per_class:
+                return self._shots_job(settings, seed, training_seed=seed)
+            examples = classification_examples(self.task, self.more_real[seed], max_text_words=settings.max_text_words)
+            return self._as_job(examples, settings, seed)
+        kept = [Example(text=c.text, label=v.train_label) for c, v in self.pairs(method, seed) if v.kept]
+        words = settings.max_text_words
+        examples = classification_examples(
+            self.task, self.shots[seed], weight=settings.shot_weight, max_text_words=words
+        ) + classification_examples(self.task, kept, max_text_words=words)
+        return self._as_job(examples, settings, seed)
+
+    def _train(self, jobs: Sequence[TrainingJob]) -> None:
+        unique = {job.key: job for job in jobs}
+        if unique:
+            self._order(TrainOrder(model_path=self.model.path, store=str(self.store), jobs=tuple(unique.values())))
+
+    def _generate(self, synthetic: Sequence[tuple[str, int]]) -> None:
+        items = []
+        for name, seed in synthetic:
+            results = self.annotator_results(name, seed)
+            adapters = tuple(Adapter(name=result.name, path=result.path) for result in results)
+            items.append(GenerateItem(folder=str(self.folder(name, seed).path), annotators=adapters))
+        if items:
+            self._order(GenerateOrder(model_path=self.model.path, items=tuple(items)))
+
+    def _evaluate(self) -> None:
+        cells = []
+        for name, method in self.methods.items():
+            for seed in self.seeds:
+                trained = self.adapter(name, seed)
+                cells.append(
+                    Cell(
+                        out=str(self._score_file(name, seed)),
+                        title=f"{method.display_name}, seed {seed}",
+                        shots=tuple(self.shots[seed]) if method.shots_in_prompt else (),
+                        adapter=Adapter(name=trained.name, path=trained.path) if trained else None,
+                        calibration=self.base.calibrate_answers if method.trained else method.calibration,
+                    )
+                )
+        self._order(
+            EvaluateOrder(
+                model_path=self.model.path,
+                task=self.task,
+                cells=tuple(cells),
+                test_limit=self.base.test_limit,
+                max_text_words=self.base.max_text_words,
+            )
+        )
+
+    def _score_file(self, method: str, seed: int) -> Path:
+        limit = f"-first{self.base.test_limit}" if self.base.test_limit else ""
+        if not METHODS[method].trained and not METHODS[method].shots_in_prompt:
+            seed = self.seeds[0]  # without shots there is nothing that differs between seeds
+        return (self.root / "scores" / f"{method}-seed{seed}{limit}.json").resolve()
+
+    def _outcome(self, method: str, seed: int) -> Outcome:
+        plan, file = self.methods[method], self._score_file(method, seed)
+        kept = sum(verdict.kept for _, verdict in self.pairs(method, seed)) if plan.synthetic else 0
+        uses_shots = plan.trained or plan.shots_in_prompt
+        real = self.more_real[seed] if plan.real_per_class else self.shots[seed] if uses_shots else []
+        return Outcome(
+            method=method,
+            seed=seed,
+            evaluation=RunFolder(file.parent).read(file.name, Evaluation) if file.exists() else None,
+            training=self.adapter(method, seed),
+            real_examples=len(real),
+            synthetic_examples=kept,
+        )
+
+    def _write_cards(self) -> None:
+        for outcome in self.outcomes():
+            if outcome.training is None:
+                continue
+            settings = self.settings(outcome.method, outcome.seed)
+            card = AdapterCard(
+                name=outcome.training.name,
+                task=self.task,
+                model_name=self.model.name,
+                model_revision=self.model.revision,
+                max_text_words=settings.max_text_words,
+                training=msgspec.structs.replace(settings.train, seed=outcome.seed),
+                real_examples=outcome.real_examples,
+                synthetic_examples=outcome.synthetic_examples,
+                steps=outcome.training.steps,
+                train_tokens=outcome.training.tokens,
+                train_s=outcome.training.seconds,
+                scores=outcome.evaluation.scores if outcome.evaluation else None,
+                lineage={"job": self._job(outcome.method, outcome.seed).key},
+            )
+            RunFolder(outcome.training.path).write(CARD_FILE, card)
+
+    def _order(self, order: Order) -> None:
+        run_in_process(order, self.root / "log.txt", self.on_event)

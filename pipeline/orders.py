@@ -1,0 +1,149 @@
+"""Work that needs the model, as values that can be handed to another process.
+
+Each order is idempotent: what it finds finished it leaves alone, so an order that was killed is simply given again.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from engine.core import Adapter, Engine, EngineSettings
+from pipeline.evaluate import evaluate
+from pipeline.events import Event, OnEvent
+from pipeline.nouns import Example, Task
+from pipeline.rounds import run_rounds
+from pipeline.runfolder import RunFolder
+from pipeline.tables import load_split
+from pipeline.trainings import TrainingJob, run_jobs
+
+
+class TrainOrder(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
+    model_path: str
+    store: str
+    jobs: tuple[TrainingJob, ...]
+
+
+class GenerateItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One run folder to fill."""
+
+    folder: str
+    annotators: tuple[Adapter, ...]
+
+
+class GenerateOrder(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
+    model_path: str
+    items: tuple[GenerateItem, ...]
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One method on one seed, to be measured into ``out``."""
+
+    out: str
+    title: str
+    shots: tuple[Example, ...] = ()
+    adapter: Adapter | None = None
+    calibration: str = "none"
+
+
+class EvaluateOrder(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
+    model_path: str
+    task: Task
+    cells: tuple[Cell, ...]
+    test_limit: int
+    max_text_words: int
+
+
+Order = TrainOrder | GenerateOrder | EvaluateOrder
+
+
+def execute(order: Order, on_event: OnEvent, engine: Engine | None = None) -> None:
+    """Do the work in this process. ``engine``: an open one to use; else one is opened where needed, and closed."""
+    if isinstance(order, TrainOrder):
+        run_jobs(order.model_path, order.jobs, Path(order.store), on_event)
+        return
+    if is_done(order):
+        return
+    if engine is not None:
+        _with_engine(order, engine, on_event)
+        return
+    from engine.opening import open_engine
+
+    on_event(Event(stage=_stage(order), message="starting the engine"))
+    opened = open_engine(_engine_settings(order))
+    try:
+        _with_engine(order, opened, on_event)
+    finally:
+        opened.close()
+
+
+def is_done(order: Order) -> bool:
+    """Whether nothing is left to do, told without loading a model. A generation is asked again: its rounds know."""
+    if isinstance(order, TrainOrder):
+        return all(RunFolder(Path(order.store) / job.key).has("result.json") for job in order.jobs)
+    if isinstance(order, GenerateOrder):
+        return all(RunFolder(item.folder).has("generated.json") for item in order.items)
+    return all(Path(cell.out).exists() for cell in order.cells)
+
+
+def _with_engine(order: GenerateOrder | EvaluateOrder, engine: Engine, on_event: OnEvent) -> None:
+    if isinstance(order, GenerateOrder):
+        for item in order.items:
+            _generate(item, engine, on_event)
+        return
+    test = load_split(order.task, "test", limit=order.test_limit or None).examples
+    for number, cell in enumerate(order.cells, start=1):
+        out = Path(cell.out)
+        if not out.exists():
+            result = evaluate(
+                engine,
+                order.task,
+                test,
+                shots=cell.shots,
+                adapter=cell.adapter,
+                calibration=cell.calibration,  # type: ignore[arg-type]
+                max_text_words=order.max_text_words,
+            )
+            RunFolder(out.parent).write(out.name, result)
+        on_event(Event(stage="evaluate", message=cell.title, done=number, total=len(order.cells), unit="methods"))
+
+
+def _generate(item: GenerateItem, engine: Engine, on_event: OnEvent) -> None:
+    folder = RunFolder(item.folder)
+    if folder.has("generated.json"):
+        return
+    manifest = folder.manifest()
+    test = load_split(manifest.task, "test").examples
+    kept = run_rounds(
+        folder,
+        engine,
+        manifest.task,
+        folder.shots(),
+        manifest.settings,
+        annotators=item.annotators,
+        test_texts=[example.text for example in test],
+        on_event=on_event,
+    )
+    folder.write("generated.json", {"kept": len(kept)})
+
+
+def _engine_settings(order: GenerateOrder | EvaluateOrder) -> EngineSettings:
+    if isinstance(order, GenerateOrder):
+        adapters = {adapter for item in order.items for adapter in item.annotators}
+    else:
+        adapters = {cell.adapter for cell in order.cells if cell.adapter is not None}
+    ranks = [rank_of(adapter) for adapter in adapters]
+    return EngineSettings(
+        model=order.model_path,
+        max_loras=1 if adapters else 0,  # one adapter answers at a time here
+        max_lora_rank=max(ranks, default=8),
+    )
+
+
+def rank_of(adapter: Adapter) -> int:
+    """The rank that an adapter on disk has."""
+    config = msgspec.json.decode((Path(adapter.path) / "adapter_config.json").read_bytes())
+    return int(config["r"])
+
+
+def _stage(order: Order) -> str:
+    return {TrainOrder: "train", GenerateOrder: "generate", EvaluateOrder: "evaluate"}[type(order)]

@@ -1,0 +1,143 @@
+"""Runs an order in a process of its own, so that the memory of one stage is free for the next.
+
+The order goes in on standard input; events come out on standard output, one JSON value a line. What libraries print
+goes to a log file. The child dies with its parent: a run that was killed leaves nobody who still writes into its folder.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from engine import errors
+from engine.errors import FourshotError
+from pipeline.events import Event, OnEvent
+from pipeline.orders import Order, execute, is_done
+
+LOG_LINES_SHOWN = 15
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
+    """The last line of a child that failed."""
+
+    kind: str  # class name in engine.errors
+    message: str
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True, tag="event"):
+    event: Event
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
+    pass
+
+
+def run_in_process(order: Order, log: Path, on_event: OnEvent) -> None:
+    """Have a child do ``order``; raises what the child raised. Returns at once where nothing is left to do."""
+    if is_done(order):
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as log_file:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        try:
+            assert child.stdin and child.stdout
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(msgspec.json.encode(order))
+                child.stdin.close()
+            outcome = _listen(child.stdout, on_event)
+            code = child.wait()
+        except BaseException:
+            _end(child)
+            raise
+    if isinstance(outcome, Failure):
+        kind = getattr(errors, outcome.kind, FourshotError)
+        raise kind(outcome.message) if kind is not errors.TaskFileError else FourshotError(outcome.message)
+    if outcome is None:
+        raise FourshotError(_died(code, log))
+
+
+def _listen(stream: IO[bytes], on_event: OnEvent) -> Failure | Done | None:
+    decoder = msgspec.json.Decoder(Told | Failure | Done)
+    outcome: Failure | Done | None = None
+    for line in stream:
+        said = decoder.decode(line)
+        if isinstance(said, Told):
+            on_event(said.event)
+        else:
+            outcome = said
+    return outcome
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    child.terminate()
+    try:
+        child.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _died(code: int, log: Path) -> str:
+    how = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    hint = " It may have run out of memory." if code == -signal.SIGKILL else ""
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
+    return (
+        f"The process of this stage {how}.{hint} Finished work is kept; run the same command again to go on. "
+        f"The end of its log ({log}):\n{tail}"
+    )
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when its parent ends, however that ends."""
+    if sys.platform == "linux":
+        import ctypes
+
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG, see prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def main() -> int:
+    """The child: read an order, do it, tell."""
+    parent = os.getppid()
+    _die_with_parent()
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    if os.getppid() != parent:  # it ended before we asked
+        return 1
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what libraries print must not come between our lines
+
+    def tell(value: Told | Failure | Done) -> None:
+        out.write(msgspec.json.encode(value) + b"\n")
+
+    try:
+        execute(order, lambda event: tell(Told(event=event)))
+    except FourshotError as error:
+        tell(Failure(kind=type(error).__name__, message=str(error)))
+        return error.exit_code
+    except OSError as error:
+        tell(Failure(kind="FourshotError", message=_os_error(error)))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    tell(Done())
+    return 0
+
+
+def _os_error(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}. What was finished is on disk; mend this and run the same command again."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
