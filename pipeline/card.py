@@ -41,7 +41,7 @@ def load_card(adapter: str | Path) -> AdapterCard:
         return msgspec.json.decode(file.read_bytes(), type=AdapterCard)
     except FileNotFoundError:
         raise AdapterError(
-            f"{adapter} has no {CARD_FILE}, so it is no adapter made by fourshot. Give the folder of an adapter, or a run folder."
+            f"{adapter} has no {CARD_FILE}, so fourshot did not make it. Give an adapter's folder, or a run's."
         ) from None
     except msgspec.DecodeError as error:
         raise AdapterError(

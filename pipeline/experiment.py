@@ -22,7 +22,7 @@ from pipeline.runfolder import RunFolder, RunManifest, installed_versions
 from pipeline.settings import PRESETS, RunSettings
 from pipeline.trainings import TrainingJob, classification_examples, finished
 from pipeline.worker import run_in_process
-from training.examples import TrainingResult
+from training.examples import TrainingExample, TrainingResult
 
 Stage = Literal["shots", "annotators", "generate", "train", "evaluate", "report"]
 STAGES: tuple[Stage, ...] = ("shots", "annotators", "generate", "train", "evaluate", "report")
@@ -221,7 +221,7 @@ class Experiment:
         examples = classification_examples(self.task, self.shots[seed], max_text_words=settings.max_text_words)
         return self._as_job(examples, settings, training_seed)
 
-    def _as_job(self, examples: tuple, settings: RunSettings, training_seed: int) -> TrainingJob:  # type: ignore[type-arg]
+    def _as_job(self, examples: tuple[TrainingExample, ...], settings: RunSettings, training_seed: int) -> TrainingJob:
         return TrainingJob(
             name=self.task.name,
             model_revision=self.model.revision,

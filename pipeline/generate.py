@@ -1,7 +1,8 @@
 """Drawing candidates: the model continues a list of one class's shots with another text.
 
-The paper draws with two beams and keeps the better one. vLLM has no sampling with beams; two samples of which the
-likelier per token is kept stand for it (``keep_likelier_of=2``): both keep, of two tries, what the model finds likelier.
+The paper draws with two beams and keeps the better one. vLLM has no sampling with beams; two samples, of which the
+likelier per token is kept, stand for it (``keep_likelier_of=2``): either way two tries are made, and the one that the
+model finds likelier stays.
 """
 
 import random

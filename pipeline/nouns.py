@@ -1,4 +1,6 @@
-"""The nouns of the pipeline room: a task and what flows through it. All frozen; unknown keys in a user's file are an error.
+"""The nouns of the pipeline room: a task and what flows through it.
+
+All frozen; unknown keys in a user's file are an error.
 
 Importing this module loads neither torch nor vllm.
 """
@@ -26,7 +28,7 @@ Reason = Literal[
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One class. ``word`` is what the model reads and is scored on; ``name`` is what the data and the user say."""
+    """One class. ``word`` is what the model reads and answers; ``name`` is what the data and the user say."""
 
     name: str
     word: str = ""  # "" means: the name
@@ -39,7 +41,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the examples are: a hub data set or a local folder of train/test files. Exactly one of ``hub``, ``folder``."""
+    """Where the examples are: exactly one of ``hub`` (a data set) and ``folder`` (train and test files)."""
 
     hub: str = ""  # e.g. "stanfordnlp/sst2"
     hub_config: str = ""

@@ -22,7 +22,7 @@ READ_BY_ANNOTATOR = ("kept", "label_disagrees", "low_confidence", "surplus")
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """One finished round. Written last: lines of candidates and verdicts beyond it belong to a round that was cut short."""
+    """One finished round, written last: candidates and verdicts beyond it belong to a round that was cut short."""
 
     number: int
     num_candidates: int
@@ -206,7 +206,8 @@ def _check_short(folder: RunFolder, task: Task, progress: Progress, settings: Ru
         rate = progress.acceptance(name)
         forecast = f"reaching {wanted} would take about {round(wanted / rate)} draws" if rate else "none was kept"
         lines.append(
-            f"  - {name}: {progress.kept[name]} of {wanted} kept from {progress.drawn[name]} draws ({rate:.1%}); {forecast}"
+            f"  - {name}: {progress.kept[name]} of {wanted} kept from {progress.drawn[name]} draws ({rate:.1%}); "
+            f"{forecast}"
         )
     raise ShortRunError(
         "Some classes stalled before they had enough texts:\n"

@@ -85,7 +85,7 @@ def train_pool(task: Task) -> list[Example]:
 
 
 def more_real(task: Task, per_class: int, seed: int) -> list[Example]:
-    """``per_class`` real examples; they contain the shots of the same seed where those are drawn from the train split."""
+    """``per_class`` real examples. They contain the shots of the same seed where those come from the train split."""
     return draw_shots(train_pool(task), task.label_names, per_class, seed)
 
 

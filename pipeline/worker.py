@@ -1,7 +1,7 @@
 """Runs an order in a process of its own, so that the memory of one stage is free for the next.
 
 The order goes in on standard input; events come out on standard output, one JSON value a line. What libraries print
-goes to a log file. The child dies with its parent: a run that was killed leaves nobody who still writes into its folder.
+goes to a log file. The child dies with its parent: a run that was killed leaves nobody who still writes to its folder.
 """
 
 import contextlib

@@ -130,7 +130,7 @@ class LoraTrainer:
                     f"(it is {settings.learning_rate}) or look for texts that are not text."
                 )
             for master, weight in zip(masters, weights, strict=True):
-                master.grad = weight.grad.float()  # type: ignore[union-attr]
+                master.grad = weight.grad.float()
                 weight.grad = None
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(masters, GRADIENT_NORM)

@@ -1,8 +1,8 @@
 """Batches as one row of tokens: no padding between texts, and what all prompts begin with computed once.
 
 All prompts of a task begin with the same instruction. A packed row holds that prefix once and after it the rest of
-every prompt, each seeing the prefix and itself. In a causal model this gives each text what it would get in a row of its own,
-gradients included. TREC with its instruction: 8 prompts are 320 tokens one by one and 131 packed.
+every prompt, each seeing the prefix and itself. In a causal model this gives each text what it would get in a row of
+its own, gradients included. TREC with its instruction: 8 prompts are 320 tokens one by one and 131 packed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,10 +27,10 @@ class PackedRow(msgspec.Struct, frozen=True, kw_only=True):
 
 def shared_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
     """How many tokens all sequences begin with; always leaves at least one token to each of them."""
-    shortest, longest = min(sequences), max(sequences)  # in sorted order, what these two share all share
+    first, *rest = sequences
     limit = min(len(sequence) for sequence in sequences) - 1
     for position in range(limit):
-        if shortest[position] != longest[position]:
+        if any(sequence[position] != first[position] for sequence in rest):
             return position
     return limit
 
