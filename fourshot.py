@@ -13,15 +13,13 @@ import argparse
 import errno
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.compare import Comparison
-    from pipeline.run import RunSummary
-
     from engine.errors import (
         AdapterError,
         FourshotError,
@@ -31,9 +29,12 @@ if TYPE_CHECKING:
         ShortRunError,
         TaskFileError,
     )
+    from pipeline.compare import Comparison
     from pipeline.console import Terminal
     from pipeline.events import Event, OnEvent
+    from pipeline.experiment import Stage
     from pipeline.nouns import Example, Label, Task
+    from pipeline.run import RunSummary
     from pipeline.settings import PRESETS, RunSettings
     from pipeline.taskfile import load_task
     from serving.local import LocalClassifier as Classifier
@@ -92,7 +93,7 @@ def run(
     settings: "RunSettings | None" = None,
     folder: str | Path | None = None,
     on_event: "OnEvent | None" = None,
-    until: str | None = None,
+    until: "Stage | None" = None,
 ) -> "RunSummary":
     """From shots to a measured classifier; a folder with a part of the same run in it is continued.
 
@@ -100,21 +101,21 @@ def run(
     embedded one. ``folder`` defaults to runs/<task>/default-seed<seed>. ``until`` stops after a stage. Raises
     `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError` for another run's folder.
     """
-    from pipeline.run import run_task
-
+    from pipeline.commandline import run_folder
     from pipeline.events import ignore
+    from pipeline.run import run_task
     from pipeline.settings import RunSettings
     from pipeline.taskfile import load_task
 
     task = load_task(task) if isinstance(task, str | Path) else task
     settings = settings or RunSettings()
-    folder = Path(folder or f"runs/{task.name}/default-seed{settings.seed}")
+    folder = Path(folder or run_folder(task.name, "default", settings.seed))
     return run_task(task, model, settings, folder, on_event or ignore, until)
 
 
 def compare(
     task: "Task | str | Path",
-    methods: Sequence[str],
+    methods: Sequence[str] = (),
     *,
     seeds: Sequence[int] = (0,),
     model: str | None = None,
@@ -122,9 +123,10 @@ def compare(
     folder: str | Path | None = None,
     on_event: "OnEvent | None" = None,
 ) -> "Comparison":
-    """Measure several methods (`pipeline.compare.METHODS`) on one task, each seed with shots of its own.
+    """Measure ``methods`` on one task, each seed with shots of its own.
 
-    The other arguments are those of `run`; ``folder`` defaults to runs/<task>/compare.
+    ``methods`` are keys of `pipeline.compare.METHODS`; none means its `DEFAULT_METHODS`. The other arguments are those
+    of `run`; ``folder`` defaults to runs/<task>/compare.
     """
     from pipeline import compare as comparing
     from pipeline.events import ignore
@@ -133,9 +135,8 @@ def compare(
 
     task = load_task(task) if isinstance(task, str | Path) else task
     folder = Path(folder or f"runs/{task.name}/compare")
-    return comparing.compare(
-        task, model, settings or RunSettings(), list(methods), list(seeds), folder, on_event or ignore
-    )
+    methods = methods or comparing.DEFAULT_METHODS
+    return comparing.compare(task, model, settings or RunSettings(), methods, seeds, folder, on_event or ignore)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,15 +154,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code: int = _COMMANDS[options.command](options, terminal)
             sys.stdout.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read has gone; nothing more can be said there
+            _abandon_output()  # whoever read it has gone
             return 1
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get(DEBUG, "0") not in ("", "0"):
                 raise
             code, message = _explain(error)
+            _abandon_output()
             print(f"fourshot: {message}", file=sys.stderr)
             terminal.result("error", {"error": type(error).__name__, "message": message, "exit_code": code})
     return code
+
+
+def _abandon_output() -> None:
+    """Drop what cannot be written to standard output: Python would try again at exit, and fail with a trace."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -188,12 +198,13 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 
 def _run(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from pipeline.commandline import run_folder
     from pipeline.options import settings_of
     from pipeline.taskfile import load_task
 
     settings = settings_of(options)
     task = load_task(options.task, options.data)
-    folder = Path(options.out or f"runs/{task.name}/{options.preset}-seed{settings.seed}")
+    folder = Path(options.out or run_folder(task.name, options.preset, settings.seed))
     with terminal.progress() as on_event:
         summary = run(
             task, model=options.model, settings=settings, folder=folder, on_event=on_event, until=options.until
@@ -205,18 +216,17 @@ def _run(options: argparse.Namespace, terminal: "Terminal") -> int:
     if summary.report_path:
         terminal.say(f"Report: {summary.report_path}")
     if summary.adapter_path:
-        terminal.say(f"Try it: fourshot predict {folder} 'A text of your own'")
+        terminal.say(f"Try it: fourshot predict {shlex.quote(str(folder))} 'A text of your own'")
     return 0
 
 
 def _compare(options: argparse.Namespace, terminal: "Terminal") -> int:
-    from pipeline.compare import METHODS
-
     from pipeline.commandline import choose_methods, read_seeds
+    from pipeline.compare import METHODS
     from pipeline.options import settings_of
     from pipeline.taskfile import load_task
 
-    methods, seeds = choose_methods(options.methods, METHODS), read_seeds(options.seeds)
+    methods, seeds = choose_methods(options.methods, METHODS) if options.methods else (), read_seeds(options.seeds)
     settings = settings_of(options)
     task = load_task(options.task, options.data)
     folder = Path(options.out or f"runs/{task.name}/compare-{options.preset}")
@@ -231,23 +241,25 @@ def _compare(options: argparse.Namespace, terminal: "Terminal") -> int:
 
 
 def _demo(options: argparse.Namespace, terminal: "Terminal") -> int:
-    from pipeline.commandline import DEFAULT_METHODS, DEMO_TASK
-    from serving.local import LocalClassifier, find_adapter
+    from pipeline.commandline import DEMO_FOLDER, DEMO_TASK
+    from serving.local import LocalClassifier
 
-    folder = Path(options.out)
+    folder = Path(options.out or DEMO_FOLDER)
     with terminal.progress() as on_event:
-        result = compare(DEMO_TASK, DEFAULT_METHODS, model=options.model, folder=folder, on_event=on_event)
-    terminal.scores(result.rows)
-    adapter = find_adapter(folder)
-    with LocalClassifier(adapter, options.model, kind="transformers") as classifier:
+        summary = run(DEMO_TASK, model=options.model, folder=folder, on_event=on_event)
+    with LocalClassifier(summary.adapter_path, options.model, kind="transformers") as classifier:
         (answer,) = classifier.predict([DEMO_TEXT])
-    terminal.result("result", {"folder": folder, "rows": result.rows, "text": DEMO_TEXT, "answer": answer})
-    terminal.say(f"Report: {(folder / 'report.html').resolve()}\n\nThe new classifier answers:")
-    terminal.say(f"$ fourshot predict {adapter} {DEMO_TEXT!r}\n{answer.label}\t{answer.probability:.3f}")
+    terminal.result("result", {"run": summary, "text": DEMO_TEXT, "answer": answer})
+    terminal.scores(summary.table)
+    terminal.say(f"Report: {Path(summary.report_path).resolve()}")
+    terminal.say(f"Ask the new classifier: fourshot predict {shlex.quote(str(folder))} {shlex.quote(DEMO_TEXT)}")
+    terminal.say(f"{answer.label}\t{answer.probability:.3f}\t{DEMO_TEXT}")
     return 0
 
 
 def _predict(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from msgspec import structs
+
     from pipeline.commandline import read_texts
     from serving.local import LocalClassifier, engine_for, find_adapter
 
@@ -256,7 +268,7 @@ def _predict(options: argparse.Namespace, terminal: "Terminal") -> int:
     with LocalClassifier(folder, options.model, kind=options.engine or engine_for(len(texts))) as classifier:
         predictions = classifier.predict(texts)
     for text, prediction in zip(texts, predictions, strict=True):
-        terminal.result("prediction", {"text": text, "prediction": prediction})
+        terminal.result("prediction", {"text": text, **structs.asdict(prediction)})
         terminal.say(f"{prediction.label}\t{prediction.probability:.3f}\t{text}")
     return 0
 

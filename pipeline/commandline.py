@@ -8,14 +8,21 @@ import difflib
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.errors import InputError
 from pipeline.options import add_options
 
-DEFAULT_METHODS = ("zero_shot", "icl", "lora", "fourshot")
 DEMO_TASK = "support_tickets"
-DEMO_FOLDER = f"runs/{DEMO_TASK}/demo"
+
+
+def run_folder(task: str, preset: str, seed: int) -> Path:
+    """Where a run lies unless the user names a folder."""
+    return Path("runs") / task / f"{preset}-seed{seed}"
+
+
+DEMO_FOLDER = run_folder(DEMO_TASK, "default", 0)  # what `fourshot run` with this task would use
 
 
 def read_command(arguments: Sequence[str] | None, version: str) -> argparse.Namespace:
@@ -58,7 +65,7 @@ def _add_runs(commands: Any) -> None:
         add_options(added)
     added = _command(commands, "compare", "compare", "measure several methods on one task, as a table")
     _task_options(added)
-    added.add_argument("--methods", default=",".join(DEFAULT_METHODS), help="comma-separated (default: %(default)s)")
+    added.add_argument("--methods", help="comma-separated, such as icl,lora,fourshot; an unknown one lists them all")
     added.add_argument("--seeds", default="1", help="a count, or a list such as 0,1,2; each draws its own shots")
     add_options(added, without=["--seed"])
 
@@ -83,7 +90,7 @@ def _add_demo(commands: Any) -> None:
     help_text = "the main job on an embedded task, from nothing to an answered sentence"
     added = _command(commands, "demo", "demo", help_text)
     _model_option(added)
-    added.add_argument("--out", metavar="FOLDER", default=DEMO_FOLDER, help="default: %(default)s")
+    added.add_argument("--out", metavar="FOLDER", help=f"default: {DEMO_FOLDER}")
 
 
 def _add_tasks(commands: Any) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO
 
 import msgspec
@@ -49,12 +49,14 @@ class Terminal:
         if self._json:
             sys.stdout.flush()
             self._kept = os.dup(1)
-            os.dup2(2, 1)
+            os.dup2(2, 1)  # for libraries that write to the descriptor
+            self._python = redirect_stdout(sys.stderr)
+            self._python.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._json:
-            sys.stdout.flush()
+            self._python.__exit__(None, None, None)
             os.dup2(self._kept, 1)
             os.close(self._kept)
 

@@ -101,22 +101,31 @@ def engine_for(num_texts: int) -> EngineKind:
 
 
 def find_adapter(folder: str | Path) -> Path:
-    """The adapter folder that ``folder`` is, or the one adapter in a run folder. Raises `InputError`."""
+    """The adapter folder that ``folder`` is, or the one adapter in a run folder that saw synthetic texts.
+
+    Raises `InputError` where there is none, or where several might be meant.
+    """
     folder = Path(folder)
     if (folder / CARD_FILE).is_file():
         return folder
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}. Give an adapter's folder, or that of a finished run.")
-    found = sorted(card.parent for card in folder.rglob(CARD_FILE))
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    cards = {file.parent: load_card(file.parent) for file in sorted(folder.rglob(CARD_FILE))}
+    if not cards:
         raise InputError(
             f"{folder} holds no adapter with a {CARD_FILE}. Give an adapter's folder, or that of a finished run; the "
             "command that made a run finishes it where it was stopped."
         )
-    listed = "\n".join(f"  {path}" for path in found)
-    raise InputError(f"{folder} holds {len(found)} adapters. Name one of them:\n{listed}")
+    # A run also trains on the shots alone, to compare with.
+    likely = [path for path, card in cards.items() if card.synthetic_examples] or list(cards)
+    if len(likely) == 1:
+        return likely[0]
+    listed = "\n".join(
+        f"  {path} ({card.real_examples} real and {card.synthetic_examples} synthetic texts, "
+        f"training seed {card.training.seed})"
+        for path, card in cards.items()
+    )
+    raise InputError(f"{folder} holds {len(cards)} adapters. Name one of them:\n{listed}")
 
 
 def _slot_rank(rank: int) -> int:

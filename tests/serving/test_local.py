@@ -1,0 +1,105 @@
+"""A classifier answers from its adapter folder alone."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+import fourshot
+from engine.calibration import Calibration
+from engine.core import Adapter, Engine
+from engine.errors import AdapterError, InputError
+from engine.models import resolve_model
+from pipeline.card import CARD_FILE, AdapterCard
+from pipeline.prompts import classification_prompt
+from pipeline.taskfile import load_task
+from serving.local import LocalClassifier, find_adapter
+from training.settings import LoraSettings
+
+TEXTS = ["I was charged twice.", "Where is my parcel?", "The app crashes when I add a picture."]
+
+
+@pytest.fixture(scope="module")
+def card() -> AdapterCard:
+    base = resolve_model(None)
+    return AdapterCard(
+        name="tickets-0123",
+        task=load_task("support_tickets"),
+        model_name=base.name,
+        model_revision=base.revision,
+        training=LoraSettings(),
+        real_examples=20,
+        synthetic_examples=10,
+        steps=1,
+        train_tokens=1,
+        train_s=1.0,
+    )
+
+
+def put(folder: Path, card: AdapterCard, adapter: Adapter | None = None) -> Path:
+    """An adapter folder with this card, and with weights if ``adapter`` is given."""
+    folder.mkdir(parents=True)
+    if adapter is not None:
+        shutil.copytree(adapter.path, folder, dirs_exist_ok=True)
+    (folder / CARD_FILE).write_bytes(msgspec.json.encode(card))
+    return folder
+
+
+def test_it_answers_as_its_adapter_scores(
+    tmp_path: Path, card: AdapterCard, adapters: tuple[Adapter, Adapter], reference_engine: Engine
+) -> None:
+    prior = Calibration(method="batch", log_prior=(-0.5, -1.0, -2.0, -1.5, -3.0))
+    card = msgspec.structs.replace(card, calibration=prior)
+    folder = put(tmp_path / "adapter", card, adapters[0])
+    with LocalClassifier(folder, kind="transformers") as classifier:
+        predictions = classifier.predict(TEXTS)
+        assert classifier.predict([]) == []
+        with pytest.raises(InputError, match="Leave blank texts out"):
+            classifier.predict(["fine", " "])
+        with pytest.raises(InputError, match="Put it in a list"):
+            classifier.predict("one text")
+    prompts = [classification_prompt(card.task, text) for text in TEXTS]
+    scores = reference_engine.score(prompts, card.task.label_words, adapters[0])
+    expected = np.exp(scores.astype(np.float64) - np.asarray(prior.log_prior))
+    expected /= expected.sum(axis=1, keepdims=True)
+    for prediction, row in zip(predictions, expected, strict=True):
+        assert list(prediction.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-3)
+        assert prediction.label == card.task.label_names[int(row.argmax())]
+        assert prediction.probability == prediction.probabilities[prediction.label]
+
+
+def test_another_base_model_is_refused(tmp_path: Path, card: AdapterCard) -> None:
+    folder = put(tmp_path / "adapter", msgspec.structs.replace(card, model_revision="f00"))
+    with pytest.raises(AdapterError, match="revision f00"):
+        LocalClassifier(folder)
+
+
+def test_prompts_of_another_version_are_refused(tmp_path: Path, card: AdapterCard) -> None:
+    folder = put(tmp_path / "adapter", msgspec.structs.replace(card, prompt_version="0"))
+    with pytest.raises(AdapterError, match="prompts of version 0"):
+        LocalClassifier(folder)
+
+
+def test_a_run_folder_stands_for_its_adapter_that_saw_synthetic_texts(tmp_path: Path, card: AdapterCard) -> None:
+    put(tmp_path / "adapters" / "a" / "on-shots", msgspec.structs.replace(card, synthetic_examples=0))
+    with_synthetic = put(tmp_path / "adapters" / "b" / "with-synthetic", card)
+    assert find_adapter(tmp_path) == find_adapter(with_synthetic) == with_synthetic
+    put(tmp_path / "adapters" / "c" / "another-seed", card)
+    with pytest.raises(InputError, match="holds 3 adapters") as error:
+        find_adapter(tmp_path)
+    assert "with-synthetic (20 real and 10 synthetic texts" in str(error.value)
+
+
+def test_a_folder_without_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no adapter"):
+        find_adapter(tmp_path)
+    with pytest.raises(InputError, match="there is no folder"):
+        find_adapter(tmp_path / "nowhere")
+
+
+def test_nothing_to_classify_is_bad_input(tmp_path: Path, card: AdapterCard, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = put(tmp_path / "adapter", card)
+    assert fourshot.main(["predict", str(folder), "  "]) == 2
+    assert "all texts are blank" in capfd.readouterr().err

@@ -1,0 +1,181 @@
+"""What a user meets when something is wrong: one clear message, the right exit code, nothing lost."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fourshot
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOTS = [{"text": f"{label} text number {i}", "label": label} for label in ("good", "bad") for i in range(4)]
+TASK = """
+name = "opinions"
+instruction = "Classify the text as good or bad."
+noun = "text"
+[data]
+folder = "."
+[[labels]]
+name = "good"
+[[labels]]
+name = "bad"
+"""
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A task file with data that a run could start from; the working directory is empty otherwise."""
+    folder = tmp_path / "opinions"
+    folder.mkdir()
+    (folder / "opinions.toml").write_text(TASK)
+    write_rows(folder / "train.jsonl", SHOTS)
+    write_rows(folder / "test.jsonl", [{"text": "quite good", "label": "good"}, {"text": "so bad", "label": "bad"}])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FOURSHOT_DEBUG", raising=False)
+    return folder / "opinions.toml"
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def said(capfd: pytest.CaptureFixture[str], code: int, *words: str) -> str:
+    """Run the command in this process, expect ``code``, a message and no traceback; returns the message."""
+    try:
+        got = fourshot.main(words)
+    except SystemExit as usage:
+        got = int(usage.code or 0)
+    out, err = capfd.readouterr()
+    assert (got, out) == (code, "")
+    assert "Traceback" not in err
+    return err
+
+
+def test_an_unknown_model(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    error = said(capfd, 2, "run", str(task), "--model", "nobody/nothing")
+    assert "nobody/nothing" in error and "embedded" in error
+    assert "no model folder './nowhere'" in said(capfd, 2, "run", str(task), "--model", "./nowhere")
+
+
+def test_a_broken_task_file(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    task.write_text(TASK.replace('noun = "text"', "noun = text"))
+    error = said(capfd, 2, "run", str(task))
+    assert "opinions.toml has 1 fault" in error and "opinions.toml:4:8" in error
+
+
+def test_a_wrong_column(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    task.write_text(TASK.replace('folder = "."', 'folder = "."\ntext_column = "txt"'))
+    error = said(capfd, 2, "run", str(task))
+    assert "no column 'txt'; the columns are 'text', 'label'" in error
+
+
+def test_no_shots(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "got 0 shots per class, at least 1 is needed" in said(capfd, 2, "run", str(task), "--shots", "0")
+
+
+def test_a_missing_class(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_rows(task.parent / "train.jsonl", SHOTS[:4])
+    assert "'bad' has 0" in said(capfd, 2, "run", str(task))
+
+
+def test_bad_input_leaves_no_run_behind(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    said(capfd, 2, "run", str(task), "--set", "train.rank=0")
+    assert not Path("runs").exists()
+
+
+def test_a_folder_of_another_configuration(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fourshot.run(task, folder="mine", until="shots")
+    error = said(capfd, 2, "run", str(task), "--out", "mine", "--per-class", "9")
+    assert "generate.per_class: the folder has 50, this run has 9" in error and "--out" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (["rn"], "Did you mean run"),
+        (["run", "sst2", "--shot", "3"], "Did you mean --shots"),
+        (["run", "sst2", "--annotator", "adapter"], "Did you mean adapters?"),
+        (["tasks", "chek"], "Did you mean check?"),
+        (["run", "support_ticket"], "Did you mean support_tickets?"),
+        (["compare", "support_tickets", "--methods", "lora,four_shot"], "Did you mean fourshot?"),
+    ],
+)
+def test_a_typing_error_names_what_was_meant(words: list[str], near: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert near in said(capfd, 2, *words)
+
+
+def test_a_full_disk_under_the_run(
+    task: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/manifest.json")
+
+    monkeypatch.setattr(os, "fsync", full)
+    error = said(capfd, 1, "run", str(task))
+    assert "the disk is full (runs/manifest.json)" in error and "--out" in error
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_under_the_output() -> None:
+    with open("/dev/full", "w") as full:
+        process = command("tasks", "list", stdout=full)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error.count("\n")) == (1, 1)
+    assert "the disk is full" in error
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    process = command("tasks", "list", stdout=write)
+    os.close(write)
+    _, error = process.communicate(timeout=60)
+    assert error == ""
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    process = command("run", "support_tickets", "--out", str(tmp_path / "run"))
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("shots:")
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "fourshot: stopped; run the same command again to go on."
+    assert "Traceback" not in error
+
+
+def test_a_fault_of_our_own_says_how_to_see_it(
+    task: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("pipeline.run.load_shots", broken)
+    error = said(capfd, 1, "run", str(task))
+    assert "unexpected KeyError" in error and "FOURSHOT_DEBUG=1" in error
+    monkeypatch.setenv("FOURSHOT_DEBUG", "1")
+    with pytest.raises(KeyError):
+        fourshot.main(["run", str(task)])
+
+
+def test_machines_get_the_error_as_json(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert fourshot.main(["run", str(task), "--shots", "0", "--json"]) == 2
+    out, err = capfd.readouterr()
+    last = json.loads(out.splitlines()[-1])
+    assert (last["type"], last["error"], last["exit_code"]) == ("error", "InputError", 2)
+    assert last["message"] in err
+
+
+def command(*words: str, **settings: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "fourshot", *words],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,  # type: ignore[call-overload]
+    )

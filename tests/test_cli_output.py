@@ -1,0 +1,98 @@
+"""What a run shows while it works: bars on a terminal, lines in a log, JSON for machines."""
+
+import io
+import json
+import os
+
+import pytest
+from rich.console import Console
+
+from pipeline.console import Bars, Lines, Terminal, span
+from pipeline.events import Event
+
+
+def steps(done: float, total: float = 40, stage: str = "train") -> Event:
+    return Event(stage=stage, message="adapter 1", done=done, total=total, unit="steps", figures={"loss": 0.25})
+
+
+def test_a_log_gets_the_first_and_the_last_of_many_events() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream)
+    lines(Event(stage="shots", message="20 drawn"))
+    for done in range(1, 41):
+        lines(steps(done))
+    first, begin, end = stream.getvalue().splitlines()
+    assert first == "shots: 20 drawn"
+    assert begin == "train: adapter 1  1/40 steps  loss 0.25"
+    assert end.startswith("train: adapter 1  40/40 steps  ") and "left" not in end
+
+
+def test_a_log_shows_every_step_of_the_work() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream)
+    for stage in ("train", "evaluate", "train"):
+        lines(steps(1, 2, stage))
+        lines(steps(2, 2, stage))
+    assert [line.split(":")[0] for line in stream.getvalue().splitlines()] == (
+        ["train"] * 2 + ["evaluate"] * 2 + ["train"] * 2
+    )
+
+
+def test_bars_show_count_figures_and_one_bar_per_step() -> None:
+    stream = io.StringIO()
+    with Bars(Console(file=stream, force_terminal=True, width=120)) as bars:
+        bars(Event(stage="shots", message="[not markup]"))
+        bars(steps(1))
+        bars(steps(40))
+        bars(steps(10, 20))
+    shown = stream.getvalue()
+    assert "shots: [not markup]" in shown
+    assert "40/40 steps" in shown and "10/20 steps" in shown and "loss 0.25" in shown
+
+
+def test_json_has_standard_output_for_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    with Terminal(json=True) as terminal:
+        with terminal.progress() as on_event:
+            on_event(steps(1))
+        os.write(1, b"a library talks\n")
+        print("and so does another")
+        terminal.say("for people only")
+        terminal.result("result", {"folder": "runs/x"})
+    print("after")
+    out, err = capfd.readouterr()
+    first, second, after = out.splitlines()
+    assert json.loads(first) | {"figures": {}} == {
+        "type": "progress",
+        "stage": "train",
+        "message": "adapter 1",
+        "done": 1,
+        "total": 40,
+        "unit": "steps",
+        "figures": {},
+    }
+    assert json.loads(second) == {"type": "result", "folder": "runs/x"}
+    assert after == "after"
+    assert "a library talks" in err and "another" in err
+
+
+def test_quiet_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    with Terminal(quiet=True) as terminal, terminal.progress() as on_event:
+        on_event(steps(1))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_table_of_scores_leaves_out_what_nobody_measured(capfd: pytest.CaptureFixture[str]) -> None:
+    with Terminal() as terminal:
+        terminal.scores(
+            [{"display_name": "In context", "accuracy": 0.5, "accuracy_deviation": None, "real_examples": 8}]
+        )
+    shown = capfd.readouterr().out
+    assert "In context" in shown and "0.500" in shown and " 8" in shown
+    assert "+-" not in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(8.4, "8 s"), (200, "3 min"), (4800, "80 min"), (5400, "1 h 30 min"), (7260, "2 h 1 min")]
+)
+def test_times_are_said_as_a_person_would(seconds: float, said: str) -> None:
+    assert span(seconds) == said

@@ -1,0 +1,105 @@
+"""Options, settings files and --set all end in `RunSettings`, which has the only defaults there are."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import InputError
+from pipeline.commandline import choose_methods, read_command, read_seeds
+from pipeline.options import OPTIONS, settings_of
+from pipeline.settings import PRESETS, RunSettings
+
+DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
+
+
+def settings(*words: str) -> RunSettings:
+    return settings_of(read_command(["run", "sst2", *words], "0"))
+
+
+def test_no_option_means_the_preset() -> None:
+    assert settings() == PRESETS["default"]
+    assert settings("--preset", "paper") == PRESETS["paper"]
+
+
+def test_every_option_reaches_its_setting() -> None:
+    chosen = settings(
+        *("--shots", "8", "--seed", "3", "--per-class", "7", "--candidates-per-draw", "2", "--annotator", "icl"),
+        *("--confidence", "0.5", "--loss", "full", "--allow-short", "--allow-fewer-shots", "--test-limit", "9"),
+    )
+    assert (chosen.k, chosen.seed, chosen.generate.per_class, chosen.generate.keep_likelier_of) == (8, 3, 7, 2)
+    assert (chosen.annotate.annotator, chosen.annotate.confidence, chosen.train.loss) == ("icl", 0.5, "text")
+    assert chosen.allow_short and chosen.allow_fewer_shots and chosen.test_limit == 9
+
+
+def test_file_goes_over_preset_and_options_over_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("k = 6\n[train]\nrank = 16\n[generate]\nper_class = 5\n")
+    chosen = settings("--preset", "paper", "--settings", str(file), "--set", "train.rank=32", "--per-class", "9")
+    assert (chosen.k, chosen.train.rank, chosen.generate.per_class) == (6, 32, 9)
+    assert chosen.train.dropout == PRESETS["paper"].train.dropout
+
+
+def test_set_takes_lists_and_bare_words() -> None:
+    chosen = settings("--set", 'train.target_modules=["q_proj"]', "--set", "annotate.calibration=batch")
+    assert chosen.train.target_modules == ("q_proj",)
+    assert chosen.annotate.calibration == "batch"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "generate.perclass=3"], "Did you mean 'generate.per_class'?"),
+        (["--set", "per_class=3"], "Did you mean 'generate.per_class'?"),
+        (["--set", "quux=3"], "Settings are k, seed,"),
+        (["--set", "train.rank"], "expected KEY=VALUE"),
+        (["--set", "train.rank=lots"], "--set train.rank=lots: Expected `int`, got `str`"),
+        (["--set", "train=3"], "--set train=3: Expected `object`, got `int`"),
+        (["--confidence", "1.5"], "confidence must be from 0 to 1"),
+        (["--settings", "nowhere.toml"], "nowhere.toml cannot be read"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_way_out(words: list[str], said: str) -> None:
+    with pytest.raises(InputError) as error:
+        settings(*words)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("k = ", "is not valid TOML"),
+        ("[train]\nlearning_rat = 0.1", "Did you mean 'train.learning_rate'?"),
+        ("[train]\nrank = 8.5", "Expected `int`, got `float` - at `$.train.rank`"),
+    ],
+)
+def test_a_wrong_settings_file_is_named(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(content)
+    with pytest.raises(InputError) as error:
+        settings("--settings", str(file))
+    assert str(file) in str(error.value) and said in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("3", [0, 1, 2]), ("4,7", [4, 7]), ("4,", [4])])
+def test_seeds_are_a_count_or_a_list(text: str, seeds: list[int]) -> None:
+    assert read_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["0", "", "a", "1,1", "-2"])
+def test_other_seeds_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="--seeds"):
+        read_seeds(text)
+
+
+def test_methods_keep_their_order_and_unknown_ones_are_refused() -> None:
+    known = {"icl": "", "lora": "", "lora25": ""}
+    assert choose_methods("lora, icl,lora", known) == ["lora", "icl"]
+    with pytest.raises(InputError, match=r"Did you mean lora\?"):
+        choose_methods("loro", known)
+    with pytest.raises(InputError, match="no method named"):
+        choose_methods(",", known)
+
+
+def test_the_documentation_names_every_option() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    assert [option.flag for option in OPTIONS if f"`{option.flag}" not in text] == []
