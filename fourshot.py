@@ -180,10 +180,12 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
     if isinstance(error, KeyboardInterrupt):
         return 130, "stopped; run the same command again to go on."
-    if isinstance(error, FourshotError):
-        return error.exit_code, str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or "No space left on device" in str(error):  # libraries wrap it: their own type, the cause as text
+    full = full or "No space left on device" in str(error)  # libraries wrap it: their own type, the cause as text
+    # Errors of ours that name it say it in one line; a stage that died of it shows its log, which is no help here.
+    if isinstance(error, FourshotError) and not (full and "\n" in str(error)):
+        return error.exit_code, str(error)
+    if full:
         place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
         return 1, (
             f"the disk is full{place}. What was finished is kept. Make room and run the same command again, or name "
