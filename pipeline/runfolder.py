@@ -103,6 +103,7 @@ class RunFolder:
     def write(self, name: str, value: Any) -> None:
         """Write JSON so that the file is whole or not there: a neighbour first, then a rename."""
         target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
         making = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             with making.open("wb") as file:
