@@ -249,7 +249,7 @@ def _demo(options: argparse.Namespace, terminal: "Terminal") -> int:
     folder = Path(options.out or DEMO_FOLDER)
     with terminal.progress() as on_event:
         summary = run(DEMO_TASK, model=options.model, folder=folder, on_event=on_event)
-    with LocalClassifier(summary.adapter_path, options.model, kind="transformers") as classifier:
+    with terminal.hushed(), LocalClassifier(summary.adapter_path, options.model, kind="transformers") as classifier:
         (answer,) = classifier.predict([DEMO_TEXT])
     terminal.result("result", {"run": summary, "text": DEMO_TEXT, "answer": answer})
     terminal.scores(summary.table)
@@ -267,7 +267,8 @@ def _predict(options: argparse.Namespace, terminal: "Terminal") -> int:
 
     folder = find_adapter(options.folder)
     texts = read_texts(options.texts)
-    with LocalClassifier(folder, options.model, kind=options.engine or engine_for(len(texts))) as classifier:
+    kind = options.engine or engine_for(len(texts))
+    with terminal.hushed(), LocalClassifier(folder, options.model, kind=kind) as classifier:
         predictions = classifier.predict(texts)
     for text, prediction in zip(texts, predictions, strict=True):
         terminal.result("prediction", {"text": text, **structs.asdict(prediction)})

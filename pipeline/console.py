@@ -5,6 +5,7 @@ Importing this module loads rich, and neither torch nor vllm.
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Table
 from rich.text import Text
 
+from engine.errors import FourshotError
 from pipeline.events import Event, OnEvent, ignore
 
 QUIET_S = 10.0  # between two lines about one step, where there is no terminal to draw a bar in
@@ -72,6 +74,25 @@ class Terminal:
                 yield bars
         else:
             yield Lines(sys.stderr)
+
+    @contextmanager
+    def hushed(self) -> Iterator[None]:
+        """Hold back what libraries write to standard error while a model opens; it is shown if that fails."""
+        sys.stderr.flush()
+        with tempfile.TemporaryFile() as held:
+            kept = os.dup(2)
+            os.dup2(held.fileno(), 2)
+            try:
+                yield
+            except BaseException as error:
+                if not isinstance(error, FourshotError | KeyboardInterrupt):
+                    held.seek(0)
+                    os.write(kept, held.read())
+                raise
+            finally:
+                sys.stderr.flush()
+                os.dup2(kept, 2)
+                os.close(kept)
 
     def say(self, text: str) -> None:
         """Print ``text`` for people."""

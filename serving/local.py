@@ -18,7 +18,7 @@ from engine.opening import open_engine
 from pipeline.card import CARD_FILE, load_card
 from pipeline.prompts import PROMPT_VERSION, classification_prompt
 
-FEW_TEXTS = 64  # up to this many the reference engine is done before vLLM is ready (docs/cli.md has the times)
+FEW_TEXTS = 128  # up to this many the reference engine is done before vLLM is ready (docs/cli.md has the times)
 EngineKind = Literal["vllm", "transformers"]
 
 
@@ -96,7 +96,10 @@ class LocalClassifier:
 
 
 def engine_for(num_texts: int) -> EngineKind:
-    """The engine that has answered ``num_texts`` texts first, opening included. Both give the same labels."""
+    """The engine that has answered ``num_texts`` texts first, opening included.
+
+    Both give the same labels but where two are about equally likely: they round differently.
+    """
     return "transformers" if num_texts <= FEW_TEXTS else "vllm"
 
 

@@ -75,6 +75,20 @@ def test_json_has_standard_output_for_itself(capfd: pytest.CaptureFixture[str]) 
     assert "a library talks" in err and "another" in err
 
 
+def test_library_noise_is_held_back_and_shown_when_something_breaks(capfd: pytest.CaptureFixture[str]) -> None:
+    def work(noise: bytes, error: Exception | None = None) -> None:
+        with Terminal() as terminal, terminal.hushed():
+            os.write(2, noise)
+            if error:
+                raise error
+
+    work(b"a warning of no use")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(RuntimeError):
+        work(b"what explains the crash", RuntimeError())
+    assert "what explains the crash" in capfd.readouterr().err
+
+
 def test_quiet_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     with Terminal(quiet=True) as terminal, terminal.progress() as on_event:
         on_event(steps(1))
