@@ -273,7 +273,7 @@ class Experiment:
                         title=f"{method.display_name}, seed {seed}",
                         shots=tuple(self.shots[seed]) if method.shots_in_prompt else (),
                         adapter=Adapter(name=trained.name, path=trained.path) if trained else None,
-                        calibration=self.base.calibrate_answers if method.trained else method.calibration,
+                        calibration=method.calibration,
                     )
                 )
         self._order(

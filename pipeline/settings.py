@@ -59,7 +59,6 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     annotate: AnnotateSettings = AnnotateSettings()
     train: LoraSettings = TRAINING_PRESETS["default"]
     shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
-    calibrate_answers: Literal["none", "contextual", "batch"] = "none"  # of the finished classifier
     max_text_words: int = 300  # longer texts are cut, the same in training and serving
     test_limit: int = 0  # test texts to measure on; 0 means all
     allow_short: bool = False  # go on with what there is where a class stalls below N
@@ -70,7 +69,7 @@ PRESETS: dict[str, RunSettings] = {
     "default": RunSettings(),
     # The recipe of Patwa et al. 2024 taken literally: in-context re-labelling without calibration, 21 + 4 per class.
     "paper": RunSettings(
-        generate=GenerateSettings(per_class=21),
+        generate=GenerateSettings(per_class=21, max_candidates=256),
         annotate=AnnotateSettings(annotator="icl"),
         train=TRAINING_PRESETS["paper"],
     ),

@@ -117,12 +117,13 @@ class LoraTrainer:
         planned = settings.planned_steps(len(examples))
         order = _Order(len(examples), settings.batch_size, settings.seed)
         losses: list[float] = []
+        label_losses: list[float] = []  # a text keeps being surprising; whether the task is learnt shows on the label
         num_tokens = 0
         for step in range(planned):
             rate = settings.learning_rate * _schedule(step, planned, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss, used = loss_of.backward(order.next_batch(), scaler)
+            loss, label_loss, used = loss_of.backward(order.next_batch(), scaler)
             num_tokens += used
             if loss != loss:
                 raise FourshotError(
@@ -139,9 +140,10 @@ class LoraTrainer:
             with torch.no_grad():
                 torch._foreach_copy_(weights, masters)
             losses.append(loss)
+            label_losses.append(label_loss)
             if on_step:
                 on_step(step + 1, planned, loss)
-            if _converged(losses, order.batches_per_pass, settings.converged_loss):
+            if _converged(label_losses, order.batches_per_pass, settings.converged_loss):
                 break
         return losses, num_tokens, planned
 
@@ -179,27 +181,31 @@ class _LabelLoss:
         self._choices = torch.tensor([label[0] for label in tokens.ids], device=self._device) if tokens.single else None
         self._targets = [example.target for example in examples]
 
-    def backward(self, batch: Sequence[int], scaler: "torch.amp.GradScaler") -> tuple[float, int]:
-        """Accumulate the gradients of the batch's mean loss. Returns that loss in nats and the tokens computed."""
+    def backward(self, batch: Sequence[int], scaler: "torch.amp.GradScaler") -> tuple[float, float, int]:
+        """Accumulate the gradients of the batch's mean loss.
+
+        Returns that loss, its part on label tokens (both nats, means over the batch) and the number of tokens computed.
+        """
         import torch
 
         total_weight = sum(self._weights[index] for index in batch)
         lengths = [len(self._tails[index]) for index in batch]
-        loss_value, num_tokens = 0.0, 0
+        loss_value, label_value, num_tokens = 0.0, 0.0, 0
         for run in micro_batches(lengths, len(self._prefix), MOST_ROW_TOKENS):
             chosen = [batch[position] for position in run]
             row = pack(self._prefix, [self._tails[index] for index in chosen], self._dtype, self._device)
             hidden = self._decoder(
                 input_ids=row.input_ids, position_ids=row.position_ids, attention_mask=row.mask, use_cache=False
             ).last_hidden_state[0]
-            positions, targets, weights = self._aims(chosen, row.starts)
+            positions, targets, weights, label_weights = self._aims(chosen, row.starts)
             logits = self._logits(hidden[positions])
             each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
             loss = (each * weights).sum() / total_weight
             scaler.scale(loss).backward()
             loss_value += float(loss.detach())
+            label_value += float((each.detach() * label_weights).sum() / total_weight)
             num_tokens += row.input_ids.shape[1]
-        return loss_value, num_tokens
+        return loss_value, label_value, num_tokens
 
     def _logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
         """Float32 logits [num_positions, num_labels or vocabulary] of hidden states [num_positions, hidden_size]."""
@@ -211,15 +217,19 @@ class _LabelLoss:
 
     def _aims(
         self, chosen: Sequence[int], starts: Sequence[int]
-    ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
-        """Where in the row something is predicted, what, and how much it counts; each [num_positions]."""
+    ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor", "torch.Tensor"]:
+        """Where in the row something is predicted, what, how much it counts, and how much as a label token.
+
+        Each [num_positions]; both kinds of weights of one text sum to the text's weight.
+        """
         import torch
 
         positions: list[int] = []
         targets: list[int] = []
         weights: list[float] = []
+        label_weights: list[float] = []
         for index, start in zip(chosen, starts, strict=True):
-            tail, answer = self._tails[index], self._answers[index]
+            tail, answer, weight = self._tails[index], self._answers[index], self._weights[index]
             last = start + len(tail) - len(answer)  # the prompt's last token: it predicts the label's first
             if self._whole_text:
                 at, said = range(start, start + len(tail)), [*tail[1:], answer[-1]]
@@ -228,11 +238,14 @@ class _LabelLoss:
                 said = [self._targets[index]] if self._choices is not None else list(answer)
             positions.extend(at)
             targets.extend(said)
-            weights.extend([self._weights[index] / len(said)] * len(said))
+            weights.extend([weight / len(said)] * len(said))
+            label_weights.extend(weight / len(answer) if position >= last else 0.0 for position in at)
+        place = self._device
         return (
-            torch.tensor(positions, device=self._device),
-            torch.tensor(targets, device=self._device),
-            torch.tensor(weights, device=self._device),
+            torch.tensor(positions, device=place),
+            torch.tensor(targets, device=place),
+            torch.tensor(weights, device=place),
+            torch.tensor(label_weights, device=place),
         )
 
 
@@ -261,7 +274,7 @@ def _schedule(step: int, planned: int, settings: LoraSettings) -> float:
 
 
 def _converged(losses: Sequence[float], per_pass: int, bound: float) -> bool:
-    """Whether the last whole pass, and at least five steps, stayed below ``bound`` on average."""
+    """Whether the label loss of the last whole pass, and of at least five steps, is below ``bound`` on average."""
     window = max(5, per_pass)
     return bound > 0 and len(losses) >= window and sum(losses[-window:]) / window < bound
 

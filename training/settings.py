@@ -25,7 +25,7 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     passes: float = 4.0  # planned passes over the data, between the two bounds
     warmup: float = 0.1  # share of the planned steps
     decay: bool = True  # learning rate falls linearly to zero at the last planned step
-    converged_loss: float = 0.0  # stop once the mean loss of a pass is below this; 0 keeps to the plan
+    converged_loss: float = 0.0  # stop once the label loss of a pass is below this, in nats; 0 keeps to the plan
     loss: Literal["label", "text"] = "label"  # "text": on every token of prompt and label, as the paper does
     seed: int = 0
 
