@@ -1,0 +1,173 @@
+"""The README's numbers come from result files alone, and only where all of them are there."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from bench import tables
+from engine.errors import InputError
+from pipeline.compare import Comparison, SeedResult
+from pipeline.nouns import Scores
+from pipeline.report.data import method_row
+from pipeline.runfolder import RunFolder
+from pipeline.settings import RunSettings
+
+ACCURACIES = {  # method -> per task, per seed
+    "zero_shot": {"sst2": (0.5, 0.5), "trec": (0.2, 0.2), "ag_news": (0.4, 0.4)},
+    "icl": {"sst2": (0.6, 0.6), "trec": (0.3, 0.3), "ag_news": (0.6, 0.6)},
+    "lora": {"sst2": (0.84, 0.86), "trec": (0.68, 0.72), "ag_news": (0.8, 0.8)},
+    "fourshot": {"sst2": (0.9, 0.9), "trec": (0.74, 0.76), "ag_news": (0.87, 0.87)},
+    "lora25": {"sst2": (0.9, 0.9), "trec": (0.9, 0.9), "ag_news": (0.87, 0.87)},
+}
+
+
+def scores(accuracy: float, num_prompt_tokens: int = 40) -> Scores:
+    return Scores(
+        n=100,
+        accuracy=accuracy,
+        macro_f1=accuracy,
+        ece=0.1,
+        interval=(0.0, 1.0),
+        seconds=2.0,
+        prompt_tokens=100 * num_prompt_tokens,
+        cached_tokens=0,
+    )
+
+
+def comparison(task: str, methods: Mapping[str, tuple[float, ...]], *, model: str = "tiny") -> Comparison:
+    """What `compare` writes, less the work."""
+    cost = {"icl": 500}
+    measured = {name: [scores(value, cost.get(name, 40)) for value in values] for name, values in methods.items()}
+    synthetic = {"fourshot": 100}
+    return Comparison(
+        task=task,
+        model_name=model,
+        model_revision="0",
+        seeds=[0, 1],
+        rows=[
+            method_row(name, name, found, real_examples=8, synthetic_examples=synthetic.get(name, 0))
+            for name, found in measured.items()
+        ],
+        results=[
+            SeedResult(method=name, seed=seed, scores=found, real_examples=8, synthetic_examples=0)
+            for name, per_seed in measured.items()
+            for seed, found in enumerate(per_seed)
+        ],
+        settings={name: RunSettings() for name in methods},
+        versions={"python": "3.11"},
+    )
+
+
+def write(folder: Path, result: Comparison, hardware: str = "cpu2") -> None:
+    RunFolder(folder).write(f"compare-{result.task}-{hardware}.json", result)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Results of all three tasks."""
+    for task in tables.TASKS:
+        write(tmp_path, comparison(task, {method: values[task] for method, values in ACCURACIES.items()}))
+    return tmp_path
+
+
+def test_targets_by_hand(folder: Path) -> None:
+    found = {target.name: target for target in tables.targets(tables.load(folder))}
+    assert found["fourshot, mean accuracy"].measured == pytest.approx(0.84)  # (0.90 + 0.75 + 0.87) / 3
+    assert found["fourshot above icl, mean"].measured == pytest.approx(34.0)  # (30 + 45 + 27) / 3
+    assert found["fourshot above lora, mean"].measured == pytest.approx(17 / 3, abs=1e-5)  # (5 + 5 + 7) / 3
+    assert found["fourshot above lora, worst task"].measured == pytest.approx(5.0)
+    assert found["fourshot above lora25, mean"].measured == pytest.approx(-5.0)  # (0 - 15 + 0) / 3
+    assert [target.met for target in found.values()] == [True, True, True, True, False]
+
+
+def test_one_task_below_lora_misses_its_target_whatever_the_mean(folder: Path) -> None:
+    methods = {method: values["trec"] for method, values in ACCURACIES.items()} | {"lora": (0.76, 0.76)}
+    write(folder, comparison("trec", methods))
+    found = {target.name: target for target in tables.targets(tables.load(folder))}
+    assert found["fourshot above lora, mean"].met
+    assert not found["fourshot above lora, worst task"].met
+    assert found["fourshot above lora, worst task"].measured == pytest.approx(-1.0)
+
+
+def test_the_table_has_a_row_per_method_and_a_column_per_task(folder: Path) -> None:
+    text = tables.table(tables.load(folder))
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    assert "SST-2 | TREC | AG News | mean" in text
+    assert rows["lora"] == "| lora | 85.0 ± 1.4 | 70.0 ± 2.8 | 80.0 | 78.3 | 40, 40, 40 | 8, 8, 8 | 0, 0, 0 |"
+    assert rows["fourshot"].endswith("| 84.0 | 40, 40, 40 | 8, 8, 8 | 100, 100, 100 |")
+    assert "fourshot above lora25, mean: -5 points, at least -4 wanted, **not met**" in text
+
+
+def test_a_method_measured_on_some_tasks_has_no_mean(folder: Path) -> None:
+    methods = {method: values["trec"] for method, values in ACCURACIES.items()}
+    write(folder, comparison("trec", methods | {"unfiltered": (0.5, 0.5)}))
+    assert "| unfiltered | - | 50.0 | - | - | -, 40, - |" in tables.table(tables.load(folder))
+
+
+def test_the_document_is_filled_between_its_markers_and_filling_again_changes_nothing(folder: Path) -> None:
+    document = folder / "README.md"
+    document.write_text(
+        "# name\n\n<!-- number:start -->\nnone yet\n<!-- number:end -->\n\ntext\n\n"
+        "<!-- results:start -->\nnone yet\n<!-- results:end -->\n\nend\n"
+    )
+    arguments = ["--results", str(folder), "--write", str(document)]
+    assert tables.main(arguments) == 0
+    filled = document.read_text()
+    assert "none yet" not in filled and filled.startswith("# name\n") and filled.endswith("\n\nend\n")
+    assert "**84.0 %** of the test texts" in filled and "500 prompt tokens per text instead of 40" in filled
+    assert tables.main(arguments) == 0
+    assert document.read_text() == filled
+
+
+def test_targets_are_written_for_scripts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder / "compare-targets.json"
+    assert tables.main(["--results", str(folder), "--targets", "--out", str(out)]) == 0
+    written = json.loads(out.read_text())
+    assert [set(target) for target in written["targets"]] == [{"name", "unit", "measured", "goal", "met"}] * 5
+    assert "NOT MET fourshot above lora25" in capsys.readouterr().out
+    assert tables.load(folder), "the targets beside the results are not taken for a result"
+
+
+def test_without_a_task_nothing_is_computed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "compare-trec-cpu2.json").unlink()
+    assert tables.main(["--results", str(folder), "--targets"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "no result for trec" in said.err and "fourshot compare" in said.err
+
+
+@pytest.mark.parametrize("missing", ["fourshot", "icl", "lora", "lora25"])
+def test_without_a_method_there_are_no_targets(folder: Path, missing: str) -> None:
+    methods = {method: values["sst2"] for method, values in ACCURACIES.items() if method != missing}
+    write(folder, comparison("sst2", methods))
+    with pytest.raises(InputError, match=f"method {missing} was not measured on sst2"):
+        tables.targets(tables.load(folder))
+
+
+def test_two_results_for_a_task_need_a_choice(folder: Path) -> None:
+    methods = {method: values["sst2"] for method, values in ACCURACIES.items()}
+    write(folder, comparison("sst2", methods | {"fourshot": (0.1, 0.1)}), hardware="gpu1")
+    with pytest.raises(InputError, match="two results for sst2"):
+        tables.load(folder)
+    assert tables.load(folder, "cpu2")["sst2"].row("fourshot").accuracy == pytest.approx(0.9)  # type: ignore[union-attr]
+
+
+def test_results_of_different_models_are_not_put_together(folder: Path) -> None:
+    write(folder, comparison("sst2", {"fourshot": (0.9, 0.9)}, model="large"))
+    with pytest.raises(InputError, match="model_name"):
+        tables.load(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"schema": 1, "task": "sst2"}'])
+def test_a_file_that_is_no_result_is_named(folder: Path, content: str) -> None:
+    (folder / "compare-sst2-cpu2.json").write_text(content)
+    with pytest.raises(InputError, match=r"compare-sst2-cpu2\.json"):
+        tables.load(folder)
+
+
+@pytest.mark.parametrize("document", ["", "<!-- results:end -->", "<!-- results:end --> <!-- results:start -->"])
+def test_a_document_without_markers_is_left_alone(document: str) -> None:
+    with pytest.raises(InputError, match="results:start"):
+        tables.fill(document, {"results": "table"})
