@@ -60,7 +60,13 @@ class RunFolder:
         """Make the folder this run's, or continue it. Raises RunFolderError if it belongs to another configuration."""
         file = self.path / "manifest.json"
         if file.exists():
-            theirs = self.manifest()
+            try:
+                theirs = self.manifest()
+            except msgspec.DecodeError as error:
+                raise RunFolderError(
+                    f"{file} is of another version of fourshot, or broken; this one cannot read it: {error}. Give "
+                    "another folder (--out), or remove this one to start anew."
+                ) from error
             differences = list(_differences(theirs.identity(), manifest.identity()))
             if differences:
                 shown = "\n".join(f"  - {difference}" for difference in differences[:8])
@@ -69,7 +75,8 @@ class RunFolder:
                     "Give another folder (--out), the settings it was made with, or remove it to start anew."
                 )
         elif self.path.is_dir() and any(self.path.iterdir()):
-            strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
+            ours = (".lock", ".manifest.json.")  # the second: a manifest that a kill cut short
+            strangers = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(ours))
             if strangers:
                 raise RunFolderError(
                     f"{self.path} is not empty and holds no run (found {', '.join(strangers[:5])}). "
@@ -137,11 +144,14 @@ class RunFolder:
         return [msgspec.json.decode(line, type=kind) for line in whole]
 
     def keep_lines(self, name: str, count: int) -> None:
-        """Cut the file after ``count`` whole lines."""
+        """Cut the file after ``count`` whole lines. Raises RunFolderError where it has fewer."""
         file = self.path / name
-        if not file.exists():
-            return
-        content = file.read_bytes()
+        content = file.read_bytes() if file.exists() else b""
+        if (whole := content.count(b"\n")) < count:
+            raise RunFolderError(
+                f"{file} has {whole} whole lines where {count} were finished: it was changed after "
+                "the run wrote it. Put it back, or start anew in another folder (--out)."
+            )
         end = 0
         for _ in range(count):
             end = content.index(b"\n", end) + 1

@@ -1,0 +1,107 @@
+"""The prompts, letter for letter: adapters are trained on them, so a changed blank is another classifier."""
+
+from pipeline.nouns import Example, Label, Task
+from pipeline.prompts import classification_prompt, generation_prompt, one_line, prompt_hash
+from pipeline.taskfile import load_task
+
+SST2 = load_task("sst2")
+SHOTS = [
+    Example(text="a joyous romp", label="positive"),
+    Example(text="dull and far too long", label="negative"),
+    Example(text="warm, funny and wise", label="positive"),
+]
+
+# Patwa et al. 2024, figure 2
+GENERATION = """\
+Few examples of movie reviews having positive sentiment are given. Generate more positive reviews.
+
+Text: a joyous romp
+Label: positive
+
+Text: warm, funny and wise
+Label: positive
+
+Text:"""
+
+# Patwa et al. 2024, figure 3
+CLASSIFICATION = """\
+Classify the sentiment of the movie review as negative or positive.
+
+Text: a joyous romp
+Label: positive
+
+Text: dull and far too long
+Label: negative
+
+Text: warm, funny and wise
+Label: positive
+
+Text: a film like any other
+Label:"""
+
+ZERO_SHOT = """\
+Classify the sentiment of the movie review as negative or positive.
+
+Text: a film like any other
+Label:"""
+
+
+def test_generation_is_the_papers_figure_2() -> None:
+    label = next(label for label in SST2.labels if label.name == "positive")
+    assert generation_prompt(SST2, label, [SHOTS[0], SHOTS[2]]) == GENERATION
+
+
+def test_classification_is_the_papers_figure_3_with_the_shots_in_the_order_given() -> None:
+    assert classification_prompt(SST2, "a film like any other", SHOTS) == CLASSIFICATION
+
+
+def test_zero_shot_is_the_same_without_shots() -> None:
+    assert classification_prompt(SST2, "a film like any other") == ZERO_SHOT
+    instruction, *_, asked = CLASSIFICATION.split("\n\n")
+    assert f"{instruction}\n\n{asked}" == ZERO_SHOT
+
+
+def test_a_text_stands_on_one_line_whatever_it_brought() -> None:
+    assert classification_prompt(SST2, " a film\nlike\r\n\tany   other\n") == ZERO_SHOT
+    odd = [Example(text="a joyous\nromp", label="positive"), *SHOTS[1:]]
+    assert classification_prompt(SST2, "a film like any other", odd) == CLASSIFICATION
+
+
+def test_no_prompt_ends_in_a_blank() -> None:
+    """The label's token carries the blank before it: a prompt that ends in one asks for another token."""
+    label = SST2.labels[0]
+    for prompt in (
+        classification_prompt(SST2, "x"),
+        classification_prompt(SST2, ""),
+        generation_prompt(SST2, label, []),
+    ):
+        assert prompt == prompt.rstrip()
+
+
+def test_texts_and_shots_are_cut_after_so_many_words() -> None:
+    assert one_line("one two three four", 3) == "one two three"
+    assert one_line("one two three", 3) == "one two three"
+    cut = classification_prompt(
+        SST2, "one two three four", [Example(text="a b c d e", label="positive")], max_text_words=2
+    )
+    assert "Text: a b\nLabel: positive\n\nText: one two\nLabel:" in cut
+
+
+def test_the_model_reads_the_word_of_a_label_and_not_its_name() -> None:
+    task = Task(
+        name="moods",
+        instruction="Which mood?",
+        noun="line",
+        labels=(Label(name="POS", word="happy"), Label(name="NEG", word="sad")),
+    )
+    shots = [Example(text="hurrah", label="POS")]
+    assert (
+        classification_prompt(task, "alas", shots) == "Which mood?\n\nText: hurrah\nLabel: happy\n\nText: alas\nLabel:"
+    )
+    assert generation_prompt(task, task.labels[0], shots) == (
+        "Few examples of lines labelled happy are given. Generate more happy lines.\n\nText: hurrah\nLabel: happy\n\nText:"
+    )
+
+
+def test_the_hash_tells_prompts_apart() -> None:
+    assert prompt_hash("a") == prompt_hash("a") != prompt_hash("a ")

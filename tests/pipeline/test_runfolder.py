@@ -1,0 +1,196 @@
+"""What a run's folder promises to the stages that talk through it, and to whoever finds it later."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.core import Sampling
+from engine.errors import InputError, RunFolderError
+from pipeline.nouns import DataSource, Example, Label, Task
+from pipeline.runfolder import RunFolder, RunManifest
+from pipeline.settings import PRESETS, GenerateSettings, RunSettings
+
+TASK = Task(name="colours", instruction="Warm or cold?", noun="note", labels=(Label(name="warm"), Label(name="cold")))
+
+
+def manifest(**changes: Any) -> RunManifest:
+    known = {
+        "task": TASK,
+        "settings": RunSettings(),
+        "model_name": "base",
+        "model_revision": "abc",
+        "model_path": "/models/base",
+    }
+    return RunManifest(**{**known, **changes})
+
+
+def test_a_torn_last_line_is_not_there_yet(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append("notes.jsonl", [Example(text="one", label="a"), Example(text="two", label="b")])
+    with (tmp_path / "notes.jsonl").open("ab") as file:
+        file.write(b'{"text":"thr')
+    assert [example.text for example in folder.lines("notes.jsonl", Example)] == ["one", "two"]
+
+
+def test_a_file_that_nobody_wrote_has_no_lines(tmp_path: Path) -> None:
+    assert RunFolder(tmp_path).lines("notes.jsonl", Example) == []
+    RunFolder(tmp_path).keep_lines("notes.jsonl", 0)
+
+
+def test_a_text_may_hold_line_ends_of_its_own(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    hard = Example(text='one\ntwo\u2028three\r\n"four"', label="a")
+    folder.append("notes.jsonl", [hard, hard])
+    assert folder.lines("notes.jsonl", Example) == [hard, hard]
+
+
+@pytest.mark.parametrize(("count", "left"), [(0, b""), (1, b"1\n"), (3, b"1\n2\n3\n")])
+def test_only_so_many_lines_are_kept_and_never_a_torn_one(tmp_path: Path, count: int, left: bytes) -> None:
+    (tmp_path / "n.jsonl").write_bytes(b"1\n2\n3\n4")
+    RunFolder(tmp_path).keep_lines("n.jsonl", count)
+    assert (tmp_path / "n.jsonl").read_bytes() == left
+
+
+def test_lines_that_went_missing_are_named_and_the_way_out_with_them(tmp_path: Path) -> None:
+    (tmp_path / "n.jsonl").write_bytes(b"1\n2\n")
+    with pytest.raises(RunFolderError, match=r"n\.jsonl has 2 whole lines where 3 were finished.*--out"):
+        RunFolder(tmp_path).keep_lines("n.jsonl", 3)
+    with pytest.raises(RunFolderError, match=r"gone\.jsonl has 0 whole lines where 3 were finished"):
+        RunFolder(tmp_path).keep_lines("gone.jsonl", 3)
+    assert (tmp_path / "n.jsonl").read_bytes() == b"1\n2\n"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_neighbour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write("value.json", {"n": 1})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipeline.runfolder.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        folder.write("value.json", {"n": 2})
+    assert folder.read("value.json", dict) == {"n": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_a_write_that_a_kill_cut_short_is_not_seen_and_the_next_one_stands(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    program = (
+        "import os, sys, pipeline.runfolder as module\n"
+        "module.os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        "module.RunFolder(sys.argv[1]).write(sys.argv[2], {'n': 1})\n"
+    )
+
+    def killed_while_writing(name: str) -> None:
+        ended = subprocess.run([sys.executable, "-c", program, str(folder.path), name])
+        assert ended.returncode == -9
+        assert not folder.has(name)
+
+    killed_while_writing("manifest.json")
+    folder.claim(manifest())
+    assert folder.manifest().task == TASK
+    killed_while_writing("value.json")
+    folder.write("value.json", {"n": 2})
+    assert folder.read("value.json", dict) == {"n": 2}
+
+
+def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest())
+    folder.write("shots.json", [Example(text="one", label="warm")])
+    folder.claim(manifest(versions={"vllm": "another"}))
+    assert folder.manifest().versions == {"vllm": "another"}
+    assert folder.shots() == [Example(text="one", label="warm")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"model_revision": "def"}, "model_revision: the folder has 'abc', this run has 'def'"),
+        ({"settings": RunSettings(seed=1)}, "settings.seed: the folder has 0, this run has 1"),
+        ({"settings": RunSettings(sampling=Sampling(top_k=5))}, "settings.sampling.top_k"),
+        ({"settings": RunSettings(generate=GenerateSettings(per_class=5))}, "settings.generate.per_class"),
+        ({"settings": PRESETS["paper"]}, "settings.annotate.annotator"),
+        ({"task": msgspec.structs.replace(TASK, instruction="Hot?")}, "task.instruction"),
+        ({"prompt_version": "0"}, "prompt_version"),
+    ],
+)
+def test_another_configuration_is_refused_and_every_way_out_is_named(
+    tmp_path: Path, changed: dict[str, Any], named: str
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest())
+    before = (folder.path / "manifest.json").read_bytes()
+    with pytest.raises(RunFolderError) as refused:
+        folder.claim(manifest(**changed))
+    assert named in str(refused.value)
+    for way_out in ("--out", "the settings it was made with", "remove it"):
+        assert way_out in str(refused.value)
+    assert (folder.path / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"settings": RunSettings(test_limit=50)},
+        {"settings": RunSettings(allow_short=True)},
+        {"model_path": "/elsewhere/base"},
+        {"task": msgspec.structs.replace(TASK, data=DataSource(folder="/elsewhere"))},
+    ],
+)
+def test_what_changes_nothing_that_was_made_may_change(tmp_path: Path, changed: dict[str, Any]) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest())
+    folder.claim(manifest(**changed))
+
+
+def test_a_folder_that_was_moved_is_still_that_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest())
+    folder.append("notes.jsonl", [Example(text="one", label="a")])
+    os.rename(tmp_path / "run", tmp_path / "moved")
+    moved = RunFolder(tmp_path / "moved")
+    moved.claim(manifest())
+    assert moved.lines("notes.jsonl", Example) == [Example(text="one", label="a")]
+
+
+def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"holds no run \(found thesis.txt\).*--out"):
+        RunFolder(tmp_path).claim(manifest())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("broken", ["{", '{"schema": 1}', '{"task": {"colour": 1}}'])
+def test_a_manifest_that_this_version_cannot_read_is_refused_in_words(tmp_path: Path, broken: str) -> None:
+    (tmp_path / "manifest.json").write_text(broken)
+    with pytest.raises(RunFolderError, match=r"cannot read.*--out"):
+        RunFolder(tmp_path).claim(manifest())
+
+
+def test_a_folder_in_which_another_process_works_is_refused(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pipeline.runfolder import RunFolder\n"
+        "with RunFolder(sys.argv[1]).lock():\n    print('held', flush=True); sys.stdin.read()\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout and holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=r"Another fourshot process works in.*--out"), RunFolder(tmp_path).lock():
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with RunFolder(tmp_path).lock():  # the lock of a process that was killed is free
+        pass
