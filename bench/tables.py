@@ -165,10 +165,11 @@ def headline(results: Mapping[str, Result]) -> str:
     real = [str(row.real_examples) for result in results.values() if (row := result.row("fourshot"))]
     first = next(iter(results.values()))
     return (
-        f"**{100 * ours:.1f} %** of the test texts of {_listed(list(TASKS.values()))} are classified correctly (mean of "
-        f"the three tasks, {len(first.seeds)} draws of the examples each) by {first.model_name} with an adapter made from "
-        f"{_listed(real)} labelled texts. The same model with the same texts in its prompt: {100 * in_context:.1f} %, "
-        f"and {tokens['icl']:.0f} prompt tokens per text instead of {tokens['fourshot']:.0f}."
+        f"**{100 * ours:.1f} %** of the test texts of {_listed(list(TASKS.values()))} are classified correctly "
+        f"(mean of the three tasks, {len(first.seeds)} draws of the examples each) by {first.model_name} with an "
+        f"adapter made from {_listed(real)} labelled texts. The same model with the same texts in its prompt: "
+        f"{100 * in_context:.1f} %, and {tokens['icl']:.0f} prompt tokens per text instead of "
+        f"{tokens['fourshot']:.0f}."
     )
 
 

@@ -171,3 +171,9 @@ def test_a_file_that_is_no_result_is_named(folder: Path, content: str) -> None:
 def test_a_document_without_markers_is_left_alone(document: str) -> None:
     with pytest.raises(InputError, match="results:start"):
         tables.fill(document, {"results": "table"})
+
+
+def test_the_readme_has_a_place_for_both() -> None:
+    readme = (Path(tables.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    filled = tables.fill(readme, {"number": "THE NUMBER", "results": "THE TABLE"})
+    assert filled.index("THE NUMBER") < filled.index("make demo") < filled.index("THE TABLE")
