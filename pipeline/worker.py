@@ -44,7 +44,7 @@ def run_in_process(order: Order, log: Path, on_event: OnEvent) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as log_file:
         child = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.worker"],
+            [sys.executable, "-m", "pipeline.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,
@@ -62,7 +62,9 @@ def run_in_process(order: Order, log: Path, on_event: OnEvent) -> None:
             raise
     if isinstance(outcome, Failure):
         kind = getattr(errors, outcome.kind, FourshotError)
-        raise kind(outcome.message) if kind is not errors.TaskFileError else FourshotError(outcome.message)
+        if kind is errors.TaskFileError:  # it is made from a path and a list, which the message has already
+            kind = errors.InputError
+        raise kind(outcome.message)
     if outcome is None:
         raise FourshotError(_died(code, log))
 
@@ -109,11 +111,11 @@ def _die_with_parent() -> None:
 
 def main() -> int:
     """The child: read an order, do it, tell."""
-    parent = os.getppid()
+    parent = int(sys.argv[1]) if len(sys.argv) > 1 else os.getppid()
     _die_with_parent()
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
-    if os.getppid() != parent:  # it ended before we asked
+    if os.getppid() != parent:  # it ended before we asked to be told
         return 1
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print must not come between our lines
 

@@ -99,7 +99,8 @@ def test_the_model_reads_the_word_of_a_label_and_not_its_name() -> None:
         classification_prompt(task, "alas", shots) == "Which mood?\n\nText: hurrah\nLabel: happy\n\nText: alas\nLabel:"
     )
     assert generation_prompt(task, task.labels[0], shots) == (
-        "Few examples of lines labelled happy are given. Generate more happy lines.\n\nText: hurrah\nLabel: happy\n\nText:"
+        "Few examples of lines labelled happy are given. Generate more happy lines.\n\n"
+        "Text: hurrah\nLabel: happy\n\nText:"
     )
 
 

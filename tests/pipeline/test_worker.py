@@ -1,0 +1,232 @@
+"""A stage in a process of its own: what it says arrives, what it dies of is told, and it never outlives its parent.
+
+The work of the child is replaced here by a few lines of each test; the processes are real.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from engine import errors
+from engine.errors import FourshotError, InputError
+from pipeline.events import Event
+from pipeline.orders import TrainOrder
+from pipeline.trainings import TrainingJob
+from pipeline.worker import run_in_process
+from training.examples import TrainingExample
+from training.settings import LoraSettings
+
+PATIENCE_S = 30
+
+# Python imports this by itself at start, in every process that has its folder in the path.
+AT_START = """\
+import os, signal, sys, time
+import pipeline.orders
+from engine.errors import *
+from pipeline.events import Event
+
+def execute(order, on_event):
+{work}
+
+pipeline.orders.execute = execute
+{early}
+"""
+
+PARENT = """\
+import os, sys
+from pathlib import Path
+import msgspec
+import pipeline.worker as worker
+from pipeline.orders import Order
+order = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Order)
+{early}
+worker.run_in_process(order, Path(sys.argv[2]), lambda event: None)
+"""
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> TrainOrder:
+    """Something that is left to do."""
+    job = TrainingJob(
+        name="notes",
+        model_revision="",
+        examples=(TrainingExample(prompt="Label:", target=0),),
+        labels=("warm", "cold"),
+        settings=LoraSettings(),
+    )
+    return TrainOrder(model_path="nowhere", store=str(tmp_path / "store"), jobs=(job,))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log.txt"
+
+
+def child_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, work: str, early: str = "") -> None:
+    """Have every child that is started from here do ``work`` for its order; ``early`` runs before the child's main."""
+    body = textwrap.indent(textwrap.dedent(work), "    ")
+    (tmp_path / "sitecustomize.py").write_text(AT_START.format(work=body, early=early))
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def start_parent(tmp_path: Path, order: TrainOrder, log: Path, early: str = "") -> "subprocess.Popen[bytes]":
+    """A process that gives ``order`` to a child; the test may kill it."""
+    import msgspec
+
+    (tmp_path / "order.json").write_bytes(msgspec.json.encode(order))
+    command = [sys.executable, "-S", "-c", PARENT.format(early=early), str(tmp_path / "order.json"), str(log)]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+
+
+def wait_for(condition, what: str) -> None:  # type: ignore[no-untyped-def]
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, f"waited {PATIENCE_S} s for {what}"
+        time.sleep(0.02)
+
+
+def lives(pid: int) -> bool:
+    """Whether the process runs; one that has ended and was not asked for its exit code does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_what_the_child_tells_arrives_in_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+) -> None:
+    child_does(monkeypatch, tmp_path, "for n in range(3): on_event(Event(stage='train', message='ä\\n', done=n))")
+    told: list[Event] = []
+    run_in_process(order, log, told.append)
+    assert told == [Event(stage="train", message="ä\n", done=n) for n in range(3)]
+
+
+def test_what_libraries_print_goes_to_the_log_and_not_between_the_events(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+) -> None:
+    work = """
+        print("from python")
+        os.write(1, b"from a library in C, without a line end")
+        os.system("echo from a process of its own")
+        on_event(Event(stage="train", done=1))
+        print("more", file=sys.__stdout__, flush=True)
+    """
+    child_does(monkeypatch, tmp_path, work)
+    told: list[Event] = []
+    run_in_process(order, log, told.append)
+    assert told == [Event(stage="train", done=1)]
+    for printed in ("from python", "from a library in C", "from a process of its own", "more"):
+        assert printed in log.read_text()
+
+
+@pytest.mark.parametrize("kind", ["InputError", "ShortRunError", "RunFolderError", "AdapterError", "FourshotError"])
+def test_an_error_of_ours_comes_back_as_what_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path, kind: str
+) -> None:
+    child_does(monkeypatch, tmp_path, f"raise {kind}('what was got\\nwhat to do')")
+    with pytest.raises(FourshotError) as caught:
+        run_in_process(order, log, lambda _: None)
+    assert type(caught.value) is getattr(errors, kind)
+    assert str(caught.value) == "what was got\nwhat to do"
+
+
+def test_faults_in_a_task_file_come_back_as_bad_input(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+) -> None:
+    child_does(monkeypatch, tmp_path, "raise TaskFileError('task.toml', ['no name', 'no labels'])")
+    with pytest.raises(InputError, match=r"task\.toml has 2 faults:\n  - no name\n  - no labels"):
+        run_in_process(order, log, lambda _: None)
+
+
+def test_a_full_disk_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+) -> None:
+    child_does(monkeypatch, tmp_path, "raise OSError(28, 'No space left on device', '/somewhere/x.json')")
+    with pytest.raises(FourshotError, match=r"^No space left on device \(/somewhere/x\.json\)\. .*again\.$"):
+        run_in_process(order, log, lambda _: None)
+
+
+def test_a_fault_of_ours_names_the_log_and_shows_its_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+) -> None:
+    child_does(monkeypatch, tmp_path, "raise ZeroDivisionError('by nought')")
+    with pytest.raises(FourshotError) as caught:
+        run_in_process(order, log, lambda _: None)
+    said = str(caught.value)
+    assert "ended with exit code 1" in said and str(log) in said and "ZeroDivisionError: by nought" in said
+    assert "run the same command again" in said
+
+
+@pytest.mark.parametrize(("name", "hint"), [("SIGKILL", "out of memory"), ("SIGSEGV", "")])
+def test_a_child_ended_by_a_signal_is_said_to_be_so_with_its_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path, name: str, hint: str
+) -> None:
+    child_does(monkeypatch, tmp_path, f"print('last words', flush=True); os.kill(os.getpid(), signal.{name})")
+    with pytest.raises(FourshotError) as caught:
+        run_in_process(order, log, lambda _: None)
+    said = str(caught.value)
+    assert f"ended by signal {name}" in said and str(log) in said and "last words" in said
+    assert hint in said and ("memory" in said) == bool(hint)
+
+
+def test_whoever_listens_may_stop_the_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+) -> None:
+    child_does(monkeypatch, tmp_path, "on_event(Event(stage='train', done=os.getpid())); time.sleep(60)")
+    pids: list[int] = []
+
+    def stop(event: Event) -> None:
+        pids.append(int(event.done))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_in_process(order, log, stop)
+    assert not lives(pids[0])
+
+
+def test_a_child_dies_with_a_parent_that_is_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+) -> None:
+    noted = tmp_path / "pid"
+    child_does(monkeypatch, tmp_path, f"open({str(noted)!r}, 'w').write(str(os.getpid()) + '\\n'); time.sleep(60)")
+    parent = start_parent(tmp_path, order, log)
+    try:
+        wait_for(lambda: noted.exists() and noted.read_text().endswith("\n"), "the child's work to begin")
+        child = int(noted.read_text())
+        assert lives(child)
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: not lives(child), "the child to die")
+
+
+def test_a_child_whose_parent_was_killed_before_it_was_ready_does_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+) -> None:
+    """Its order is in the pipe by then: it would write into a folder that another run may have taken."""
+    noted, worked = tmp_path / "pid", tmp_path / "worked"
+    starting = (
+        f"if 'pipeline.worker' in sys.orig_argv: open({str(noted)!r}, 'w').write(f'{{os.getpid()}}\\n'); time.sleep(1)"
+    )
+    child_does(monkeypatch, tmp_path, f"open({str(worked)!r}, 'w')", starting)
+    dies = "worker._listen = lambda *_: os.kill(os.getpid(), 9)"
+    parent = start_parent(tmp_path, order, log, dies)
+    assert parent.wait(timeout=PATIENCE_S) == -signal.SIGKILL
+    wait_for(lambda: noted.exists() and noted.read_text().endswith("\n"), "the child to start")
+    wait_for(lambda: not lives(int(noted.read_text())), "the child to end")
+    assert not worked.exists()
+
+
+def test_where_nothing_is_left_to_do_no_process_is_started(tmp_path: Path, order: TrainOrder, log: Path) -> None:
+    done = tmp_path / "store" / order.jobs[0].key
+    done.mkdir(parents=True)
+    (done / "result.json").write_text("{}")
+    run_in_process(order, log, lambda _: None)
+    assert not log.exists()
