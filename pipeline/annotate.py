@@ -1,6 +1,6 @@
 """Re-labelling: who reads a candidate and says which class it is, and when that is believed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Annotator(Protocol):
-    """One or several readers of texts."""
+    """One or several readers of candidates."""
 
-    def probabilities(self, texts: Sequence[str]) -> "np.ndarray":
-        """Float64 [num_readers, num_texts, num_labels]; each row sums to one."""
+    def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
+        """Float64 [num_readers, num_candidates, num_labels]; each row sums to one, whatever was intended."""
         ...
 
 
@@ -34,10 +34,10 @@ class InContextAnnotator:
         self._engine, self._task, self._shots = engine, task, shots
         self._words, self._calibration = settings.max_text_words, calibration
 
-    def probabilities(self, texts: Sequence[str]) -> "np.ndarray":
+    def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
         import numpy as np
 
-        scores = self.scores(texts)
+        scores = self.scores([candidate.text for candidate in candidates])
         return np.exp(calibrations.apply(self._calibration, scores))[None]
 
     def scores(self, texts: Sequence[str]) -> "np.ndarray":
@@ -55,14 +55,49 @@ class AdapterAnnotator:
         self._engine, self._task, self._adapters = engine, task, adapters
         self._words = settings.max_text_words
 
-    def probabilities(self, texts: Sequence[str]) -> "np.ndarray":
+    def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
         import numpy as np
 
+        texts = [candidate.text for candidate in candidates]
         prompts = [classification_prompt(self._task, text, max_text_words=self._words) for text in texts]
         words = self._task.label_words
         return np.stack(
             [calibrations.normalise(self._engine.score(prompts, words, adapter)) for adapter in self._adapters]
         )
+
+
+class FoldAnnotator(AdapterAnnotator):
+    """Adapters trained on the shots and on candidates, each reading only candidates that it was not trained on.
+
+    What most texts drawn for a class have in common is learnt, a text that was drawn for the wrong class is not, so the
+    adapter of the other folds contradicts its label. Source: Northcutt et al. 2021, "Confident Learning", section 3
+    (out-of-sample predictions by cross-validation show label errors).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        task: Task,
+        adapters: Sequence[Adapter],
+        settings: RunSettings,
+        fold_of: Mapping[str, int],
+    ) -> None:
+        """``adapters[f]`` did not see fold f. ``fold_of``: candidate id -> fold, for the candidates of the pool."""
+        super().__init__(engine, task, adapters, settings)
+        self._fold_of = fold_of
+
+    def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
+        """One reader: the adapter that did not see the candidate, or the mean of all for one that none saw."""
+        import numpy as np
+
+        answers = super().probabilities(candidates)
+        rows = [
+            answers[self._fold_of[candidate.id], position]
+            if candidate.id in self._fold_of
+            else answers[:, position].mean(axis=0)
+            for position, candidate in enumerate(candidates)
+        ]
+        return np.stack(rows)[None]
 
 
 class Trusting:
@@ -71,10 +106,10 @@ class Trusting:
     def __init__(self, task: Task) -> None:
         self._num_labels = len(task.labels)
 
-    def probabilities(self, texts: Sequence[str]) -> "np.ndarray":
+    def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
         import numpy as np
 
-        return np.zeros((0, len(texts), self._num_labels))
+        return np.zeros((0, len(candidates), self._num_labels))
 
 
 def fit_calibration(
@@ -98,7 +133,7 @@ def judge(
     """A verdict for each candidate: kept where every reader says the intended label, and says it confidently enough."""
     if not candidates:
         return []
-    readings = annotator.probabilities([candidate.text for candidate in candidates])
+    readings = annotator.probabilities(candidates)
     if readings.shape[0] == 0:
         return [
             Verdict(candidate_id=candidate.id, kept=True, reason="kept", train_label=candidate.label)

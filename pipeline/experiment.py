@@ -5,6 +5,7 @@ methods and seeds share their work: one process trains what stands on the shots 
 stands on synthetic texts, one measures.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,9 +18,11 @@ from pipeline.card import CARD_FILE, AdapterCard
 from pipeline.evaluate import Evaluation
 from pipeline.events import OnEvent
 from pipeline.nouns import Candidate, Example, Task, Verdict
-from pipeline.orders import Cell, EvaluateOrder, GenerateItem, GenerateOrder, Order, TrainOrder
+from pipeline.orders import Cell, EvaluateOrder, GenerateItem, GenerateOrder, Order, TrainOrder, pool_of
+from pipeline.rounds import finished_pairs, pool_folds
 from pipeline.runfolder import RunFolder, RunManifest, installed_versions
 from pipeline.settings import PRESETS, RunSettings
+from pipeline.tables import load_split
 from pipeline.trainings import TrainingJob, classification_examples, finished
 from pipeline.worker import run_in_process
 from training.examples import TrainingExample, TrainingResult
@@ -52,7 +55,7 @@ def _paper(base: RunSettings) -> RunSettings:
 
 
 def _annotated_by(
-    annotator: Literal["icl", "none"], calibration: Literal["none", "batch"]
+    annotator: Literal["adapters", "icl", "none"], calibration: Literal["none", "batch"]
 ) -> Callable[[RunSettings], RunSettings]:
     def changed(base: RunSettings) -> RunSettings:
         annotate = msgspec.structs.replace(base.annotate, annotator=annotator, calibration=calibration)
@@ -100,6 +103,13 @@ METHODS: dict[str, Method] = {
         synthetic=True,
         changed=_annotated_by("none", "none"),
     ),
+    "shots_filter": Method(
+        display_name="fourshot, shots-only filter",
+        explanation="ablation: re-labelled by two adapters trained on the shots alone",
+        trained=True,
+        synthetic=True,
+        changed=_annotated_by("adapters", "none"),
+    ),
     "icl_filter": Method(
         display_name="fourshot, in-context filter",
         explanation="ablation: re-labelled in context, batch-calibrated",
@@ -134,20 +144,27 @@ class Experiment:
         more_real: dict[int, list[Example]],
         root: Path,
         on_event: OnEvent,
+        *,
+        flat: bool = False,
     ) -> None:
-        """``shots`` and ``more_real`` (25 per class, for the methods that want them) by seed."""
+        """``shots`` and ``more_real`` (25 per class, for the methods that want them) by seed.
+
+        ``flat``: the method fourshot, of a single seed, lives in ``root`` itself.
+        """
         self.task, self.model, self.base, self.root, self.on_event = task, model, settings, root, on_event
         self.methods = {name: METHODS[name] for name in methods}
         self.shots, self.more_real = shots, more_real
         self.seeds = sorted(shots)
         self.store = root / "adapters"
+        self.flat = flat
+        self._test_hash = _content_hash(load_split(task, "test", limit=settings.test_limit or None).examples)
 
     def settings(self, method: str, seed: int) -> RunSettings:
         return msgspec.structs.replace(self.methods[method].settings(self.base), seed=seed)
 
     def folder(self, method: str, seed: int) -> RunFolder:
-        """A single seed's main method lives in the root itself, so that a run is one flat folder."""
-        if len(self.seeds) == 1 and method == "fourshot":
+        """Where a synthetic method keeps its texts."""
+        if self.flat and method == "fourshot":
             return RunFolder(self.root)
         return RunFolder(self.root / f"seed{seed}" / method)
 
@@ -157,7 +174,8 @@ class Experiment:
         self._claim()
         synthetic = [(name, seed) for name, method in self.methods.items() if method.synthetic for seed in self.seeds]
         if last >= STAGES.index("annotators"):
-            # Methods that stand on real texts alone are trained here too: the annotators are the first of them.
+            self._draw_pools(synthetic)
+            # Methods that stand on real texts alone are trained here too, in the same process.
             self._train([*self._annotator_jobs(synthetic), *self._real_jobs()])
         if last >= STAGES.index("generate"):
             self._generate(synthetic)
@@ -173,10 +191,7 @@ class Experiment:
         return [self._outcome(name, seed) for name in self.methods for seed in self.seeds]
 
     def pairs(self, method: str, seed: int) -> list[tuple[Candidate, Verdict]]:
-        folder = self.folder(method, seed)
-        return list(
-            zip(folder.lines("candidates.jsonl", Candidate), folder.lines("verdicts.jsonl", Verdict), strict=True)
-        )
+        return finished_pairs(self.folder(method, seed))
 
     def adapter(self, method: str, seed: int) -> TrainingResult | None:
         return finished(self.store, self._job(method, seed)) if self.methods[method].trained else None
@@ -205,12 +220,40 @@ class Experiment:
 
     def _annotators(self, method: str, seed: int) -> list[TrainingJob]:
         settings = self.settings(method, seed)
-        if settings.annotate.annotator != "adapters":
-            return []
-        return [
-            self._shots_job(settings, seed, training_seed=seed + 1000 * number)
-            for number in range(settings.annotate.num_adapters)
+        annotate = settings.annotate
+        if annotate.annotator == "adapters":
+            return [
+                self._shots_job(settings, seed, training_seed=seed + 1000 * number)
+                for number in range(annotate.num_adapters)
+            ]
+        if annotate.annotator == "folds":
+            return [self._fold_job(method, settings, seed, fold) for fold in range(annotate.folds)]
+        return []
+
+    def _fold_job(self, method: str, settings: RunSettings, seed: int, fold: int) -> TrainingJob:
+        """The shots and every candidate of the pool outside ``fold``, each believed to be what it was drawn for."""
+        pool = pool_of(self.folder(method, seed).path)
+        folds = pool_folds(pool, settings.annotate.folds)
+        believed = [
+            Example(text=candidate.text, label=candidate.label)
+            for candidate, _ in finished_pairs(pool)
+            if folds.get(candidate.id, fold) != fold
         ]
+        return self._as_job(self._mixed(settings, seed, believed), settings, seed)
+
+    def _mixed(self, settings: RunSettings, seed: int, synthetic: Sequence[Example]) -> tuple[TrainingExample, ...]:
+        words = settings.max_text_words
+        real = classification_examples(self.task, self.shots[seed], weight=settings.shot_weight, max_text_words=words)
+        return real + classification_examples(self.task, synthetic, max_text_words=words)
+
+    def _draw_pools(self, synthetic: Sequence[tuple[str, int]]) -> None:
+        items = tuple(
+            GenerateItem(folder=str(self.folder(name, seed).path), draw_pool=True)
+            for name, seed in synthetic
+            if self.settings(name, seed).annotate.annotator == "folds"
+        )
+        if items:
+            self._order(GenerateOrder(model_path=self.model.path, items=items))
 
     def annotator_results(self, method: str, seed: int) -> list[TrainingResult]:
         """The finished trainings of the adapters that re-label for this method."""
@@ -242,11 +285,7 @@ class Experiment:
             examples = classification_examples(self.task, self.more_real[seed], max_text_words=settings.max_text_words)
             return self._as_job(examples, settings, seed)
         kept = [Example(text=c.text, label=v.train_label) for c, v in self.pairs(method, seed) if v.kept]
-        words = settings.max_text_words
-        examples = classification_examples(
-            self.task, self.shots[seed], weight=settings.shot_weight, max_text_words=words
-        ) + classification_examples(self.task, kept, max_text_words=words)
-        return self._as_job(examples, settings, seed)
+        return self._as_job(self._mixed(settings, seed, kept), settings, seed)
 
     def _train(self, jobs: Sequence[TrainingJob]) -> None:
         unique = {job.key: job for job in jobs}
@@ -263,37 +302,42 @@ class Experiment:
             self._order(GenerateOrder(model_path=self.model.path, items=tuple(items)))
 
     def _evaluate(self) -> None:
-        cells = []
-        for name, method in self.methods.items():
-            for seed in self.seeds:
-                trained = self.adapter(name, seed)
-                cells.append(
-                    Cell(
-                        out=str(self._score_file(name, seed)),
-                        title=f"{method.display_name}, seed {seed}",
-                        shots=tuple(self.shots[seed]) if method.shots_in_prompt else (),
-                        adapter=Adapter(name=trained.name, path=trained.path) if trained else None,
-                        calibration=method.calibration,
-                    )
-                )
+        cells = {cell.out: cell for cell in (self._cell(name, seed) for name in self.methods for seed in self.seeds)}
         self._order(
             EvaluateOrder(
                 model_path=self.model.path,
                 task=self.task,
-                cells=tuple(cells),
+                cells=tuple(cells.values()),
                 test_limit=self.base.test_limit,
                 max_text_words=self.base.max_text_words,
             )
         )
 
-    def _score_file(self, method: str, seed: int) -> Path:
-        limit = f"-first{self.base.test_limit}" if self.base.test_limit else ""
-        if not METHODS[method].trained and not METHODS[method].shots_in_prompt:
-            seed = self.seeds[0]  # without shots there is nothing that differs between seeds
-        return (self.root / "scores" / f"{method}-seed{seed}{limit}.json").resolve()
+    def _cell(self, name: str, seed: int) -> Cell:
+        """What is measured, into a file named by all that the answers depend on: no old score is taken for new."""
+        method, trained = self.methods[name], self.adapter(name, seed)
+        shots = tuple(self.shots[seed]) if method.shots_in_prompt else ()
+        decides = (
+            name,
+            self.model.revision,
+            self.task.instruction,
+            self.task.labels,
+            shots,
+            trained.name if trained else "",
+            method.calibration,
+            self.base.max_text_words,
+            self._test_hash,
+        )
+        return Cell(
+            out=str((self.root / "scores" / f"{name}-{_content_hash(decides)}.json").resolve()),
+            title=f"{method.display_name}, seed {seed}",
+            shots=shots,
+            adapter=Adapter(name=trained.name, path=trained.path) if trained else None,
+            calibration=method.calibration,
+        )
 
     def _outcome(self, method: str, seed: int) -> Outcome:
-        plan, file = self.methods[method], self._score_file(method, seed)
+        plan, file = self.methods[method], Path(self._cell(method, seed).out)
         kept = sum(verdict.kept for _, verdict in self.pairs(method, seed)) if plan.synthetic else 0
         uses_shots = plan.trained or plan.shots_in_prompt
         real = self.more_real[seed] if plan.real_per_class else self.shots[seed] if uses_shots else []
@@ -330,3 +374,7 @@ class Experiment:
 
     def _order(self, order: Order) -> None:
         run_in_process(order, self.root / "log.txt", self.on_event)
+
+
+def _content_hash(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:12]

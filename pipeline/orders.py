@@ -11,7 +11,7 @@ from engine.core import Adapter, Engine, EngineSettings
 from pipeline.evaluate import evaluate
 from pipeline.events import Event, OnEvent
 from pipeline.nouns import Example, Task
-from pipeline.rounds import run_rounds
+from pipeline.rounds import draw_pool, run_rounds
 from pipeline.runfolder import RunFolder
 from pipeline.tables import load_split
 from pipeline.trainings import TrainingJob, run_jobs
@@ -24,10 +24,11 @@ class TrainOrder(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
 
 
 class GenerateItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One run folder to fill."""
+    """One run folder to fill: its pool, or its verdicts."""
 
     folder: str
-    annotators: tuple[Adapter, ...]
+    annotators: tuple[Adapter, ...] = ()
+    draw_pool: bool = False  # only draw the candidates that annotators will be trained on
 
 
 class GenerateOrder(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
@@ -81,7 +82,7 @@ def is_done(order: Order) -> bool:
     if isinstance(order, TrainOrder):
         return all(RunFolder(Path(order.store) / job.key).has("result.json") for job in order.jobs)
     if isinstance(order, GenerateOrder):
-        return all(RunFolder(item.folder).has("generated.json") for item in order.items)
+        return all(RunFolder(item.folder).has(_generated(item)) for item in order.items)
     return all(Path(cell.out).exists() for cell in order.cells)
 
 
@@ -108,22 +109,38 @@ def _with_engine(order: GenerateOrder | EvaluateOrder, engine: Engine, on_event:
 
 
 def _generate(item: GenerateItem, engine: Engine, on_event: OnEvent) -> None:
-    folder = RunFolder(item.folder)
-    if folder.has("generated.json"):
+    folder, pool = RunFolder(item.folder), pool_of(item.folder)
+    if folder.has(_generated(item)):
         return
     manifest = folder.manifest()
-    test = load_split(manifest.task, "test").examples
+    task, settings, shots = manifest.task, manifest.settings, folder.shots()
+    test_texts = [example.text for example in load_split(task, "test").examples]
+    if item.draw_pool:
+        pool.path.mkdir(exist_ok=True)
+        draw_pool(pool, engine, task, shots, settings, test_texts=test_texts, on_event=on_event)
+        folder.write(_generated(item), {})
+        return
     kept = run_rounds(
         folder,
         engine,
-        manifest.task,
-        folder.shots(),
-        manifest.settings,
+        task,
+        shots,
+        settings,
         annotators=item.annotators,
-        test_texts=[example.text for example in test],
+        pool=pool if settings.annotate.annotator == "folds" else None,
+        test_texts=test_texts,
         on_event=on_event,
     )
-    folder.write("generated.json", {"kept": len(kept)})
+    folder.write(_generated(item), {"kept": len(kept)})
+
+
+def pool_of(folder: str | Path) -> RunFolder:
+    """Where a run keeps the candidates that its annotators are trained on."""
+    return RunFolder(Path(folder) / "pool")
+
+
+def _generated(item: GenerateItem) -> str:
+    return "pool/drawn.json" if item.draw_pool else "generated.json"
 
 
 def _engine_settings(order: GenerateOrder | EvaluateOrder) -> EngineSettings:

@@ -9,7 +9,16 @@ import msgspec
 from engine.calibration import NONE, Calibration
 from engine.core import Adapter, Engine
 from engine.errors import ShortRunError
-from pipeline.annotate import AdapterAnnotator, Annotator, InContextAnnotator, Trusting, fit_calibration, judge, surplus
+from pipeline.annotate import (
+    AdapterAnnotator,
+    Annotator,
+    FoldAnnotator,
+    InContextAnnotator,
+    Trusting,
+    fit_calibration,
+    judge,
+    surplus,
+)
 from pipeline.events import Event, OnEvent, ignore
 from pipeline.filters import TextFilter
 from pipeline.generate import draw_round
@@ -18,6 +27,7 @@ from pipeline.runfolder import RunFolder
 from pipeline.settings import RunSettings
 
 ROUNDS_BEFORE_STALL = 2
+CALIBRATION_FILE = "annotator.json"
 READ_BY_ANNOTATOR = ("kept", "label_disagrees", "low_confidence", "surplus")
 
 
@@ -53,11 +63,13 @@ def run_rounds(
     settings: RunSettings,
     *,
     annotators: Sequence[Adapter] = (),
+    pool: RunFolder | None = None,
     test_texts: Sequence[str] = (),
     on_event: OnEvent = ignore,
 ) -> list[tuple[Candidate, Verdict]]:
     """Fill ``candidates.jsonl`` and ``verdicts.jsonl``; returns the kept pairs in the order they were drawn.
 
+    The rounds of ``pool``, which were drawn before there was anyone to read them, are the first to be read.
     Continues after the last finished round. Raises ShortRunError, with everything on disk, where a class stalls below
     N and ``allow_short`` is not set.
     """
@@ -68,11 +80,12 @@ def run_rounds(
         if verdict.reason in READ_BY_ANNOTATOR:
             text_filter.remember(candidate.text)
     progress = _progress(candidates, verdicts, len(finished))
-    annotator_for = _annotators(folder, engine, task, shots, settings, annotators)
+    annotator_for = _annotators(folder, engine, task, shots, settings, annotators, pool)
+    pooled = _pool_rounds(pool)
     while open_labels := [name for name in task.label_names if _is_open(name, progress, settings)]:
         number = progress.rounds
         started, tokens = time.perf_counter(), engine.stats().output_tokens
-        new = draw_round(engine, task, shots, settings, number, open_labels)
+        new = pooled.get(number) or draw_round(engine, task, shots, settings, number, open_labels)
         sampled = time.perf_counter()
         judged = _filter(task, new, text_filter, annotator_for(new), settings, progress.kept)
         record = Round(
@@ -102,7 +115,58 @@ def resume(folder: RunFolder) -> tuple[list[Round], list[Candidate], list[Verdic
     count = sum(record.num_candidates for record in finished)
     folder.keep_lines("candidates.jsonl", count)
     folder.keep_lines("verdicts.jsonl", count)
+    if not finished:
+        # Fitted while the first round was read, which is read anew: what the engine has cached must be the same again.
+        (folder.path / CALIBRATION_FILE).unlink(missing_ok=True)
     return finished, folder.lines("candidates.jsonl", Candidate), folder.lines("verdicts.jsonl", Verdict)
+
+
+def finished_pairs(folder: RunFolder) -> list[tuple[Candidate, Verdict]]:
+    """Candidates and verdicts of the finished rounds; changes nothing in the folder."""
+    count = sum(record.num_candidates for record in folder.lines("rounds.jsonl", Round))
+    candidates = folder.lines("candidates.jsonl", Candidate)[:count]
+    return list(zip(candidates, folder.lines("verdicts.jsonl", Verdict)[:count], strict=True))
+
+
+def draw_pool(
+    pool: RunFolder,
+    engine: Engine,
+    task: Task,
+    shots: Sequence[Example],
+    settings: RunSettings,
+    *,
+    test_texts: Sequence[str] = (),
+    on_event: OnEvent = ignore,
+) -> None:
+    """Draw the candidates that fold adapters are trained on: rounds in which every well-formed text is believed.
+
+    A class that stalls goes on with what it has: whether that is enough shows when the candidates are read.
+    """
+    believed = msgspec.structs.replace(
+        settings,
+        generate=msgspec.structs.replace(settings.generate, per_class=settings.annotate.pool_per_class),
+        annotate=msgspec.structs.replace(settings.annotate, annotator="none"),
+        allow_short=True,
+    )
+    run_rounds(pool, engine, task, shots, believed, test_texts=test_texts, on_event=on_event)
+
+
+def pool_folds(pool: RunFolder, num_folds: int) -> dict[str, int]:
+    """Candidate id -> fold, for the candidates of the pool; each class is dealt out evenly, in the order drawn."""
+    seen: Counter[str] = Counter()
+    folds = {}
+    for candidate, verdict in finished_pairs(pool):
+        if verdict.kept:
+            folds[candidate.id] = seen[candidate.label] % num_folds
+            seen[candidate.label] += 1
+    return folds
+
+
+def _pool_rounds(pool: RunFolder | None) -> dict[int, list[Candidate]]:
+    rounds: dict[int, list[Candidate]] = {}
+    for candidate, _ in finished_pairs(pool) if pool else ():
+        rounds.setdefault(candidate.round, []).append(candidate)
+    return rounds
 
 
 def _filter(
@@ -138,18 +202,23 @@ def _annotators(
     shots: Sequence[Example],
     settings: RunSettings,
     adapters: Sequence[Adapter],
+    pool: RunFolder | None,
 ) -> Callable[[Sequence[Candidate]], Annotator]:
     """Gives the annotator for a round. A calibration is fitted once, on the first round, and kept in the folder."""
     if settings.annotate.annotator == "none":
         return lambda _: Trusting(task)
     if settings.annotate.annotator == "adapters":
         return lambda _: AdapterAnnotator(engine, task, adapters, settings)
+    if settings.annotate.annotator == "folds":
+        assert pool is not None, "the fold adapters were trained on a pool"
+        folds = FoldAnnotator(engine, task, adapters, settings, pool_folds(pool, settings.annotate.folds))
+        return lambda _: folds
 
     def in_context(candidates: Sequence[Candidate]) -> Annotator:
-        if not folder.has("annotator.json"):
+        if not folder.has(CALIBRATION_FILE):
             plain = InContextAnnotator(engine, task, shots, settings, NONE)
-            folder.write("annotator.json", fit_calibration(plain, task, settings.annotate, candidates))
-        return InContextAnnotator(engine, task, shots, settings, folder.read("annotator.json", Calibration))
+            folder.write(CALIBRATION_FILE, fit_calibration(plain, task, settings.annotate, candidates))
+        return InContextAnnotator(engine, task, shots, settings, folder.read(CALIBRATION_FILE, Calibration))
 
     return in_context
 
@@ -212,6 +281,7 @@ def _check_short(folder: RunFolder, task: Task, progress: Progress, settings: Ru
     raise ShortRunError(
         "Some classes stalled before they had enough texts:\n"
         + "\n".join(lines)
-        + f"\nEverything drawn is in {folder.path}. Go on with what there is (--allow-short), ask for fewer "
-        "(--per-class), draw more (generate.max_candidates), or describe these labels better in the task file."
+        + f"\nEverything drawn is in {folder.path}. Go on there with what there is (--allow-short); or start anew in "
+        "another folder (--out): ask for fewer (--per-class), draw more (--set generate.max_candidates=...), or "
+        "describe these labels better in the task file."
     )

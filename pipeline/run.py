@@ -49,7 +49,7 @@ def run_task(
         on_event(Event(stage="shots", message="reading the data"))
         shots = load_shots(task, settings, run_folder)
         experiment = Experiment(
-            task, resolve_model(model), settings, RUN_METHODS, {settings.seed: shots}, {}, folder, on_event
+            task, resolve_model(model), settings, RUN_METHODS, {settings.seed: shots}, {}, folder, on_event, flat=True
         )
         experiment.run(last if last != "report" else "evaluate")
         trained = experiment.adapter("fourshot", settings.seed)

@@ -33,18 +33,25 @@ class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who re-labels the candidates, and when a label is believed."""
+    """Who re-labels the candidates, and when a label is believed (docs/design.md says why folds are the default).
 
-    annotator: Literal["adapters", "icl", "none"] = "adapters"  # adapters trained on the shots; in context; nobody
+    folds: a pool of candidates is drawn first and dealt into ``folds`` parts; an adapter trained on the shots and all
+    other parts reads each part. adapters: ``num_adapters`` adapters trained on the shots alone. icl: the base model,
+    shown the shots. none: nobody.
+    """
+
+    annotator: Literal["folds", "adapters", "icl", "none"] = "folds"
+    folds: int = 2
+    pool_per_class: int = 80  # well-formed candidates that the fold adapters are trained on
     num_adapters: int = 2  # a text is kept where all of them agree with the intended label
     confidence: float = 0.0  # least probability of the intended label, averaged over the annotators
     calibration: Literal["none", "contextual", "batch"] = "none"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.confidence <= 1 or self.num_adapters < 1:
+        if not 0 <= self.confidence <= 1 or self.num_adapters < 1 or self.folds < 2 or self.pool_per_class < 2:
             raise InputError(
-                f"confidence must be from 0 to 1 and num_adapters at least 1, got {self.confidence} and "
-                f"{self.num_adapters}."
+                "confidence must be from 0 to 1, num_adapters at least 1, folds and pool_per_class at least 2; got "
+                f"{self.confidence}, {self.num_adapters}, {self.folds} and {self.pool_per_class}."
             )
 
 
@@ -69,7 +76,7 @@ PRESETS: dict[str, RunSettings] = {
     "default": RunSettings(),
     # The recipe of Patwa et al. 2024 taken literally: in-context re-labelling without calibration, 21 + 4 per class.
     "paper": RunSettings(
-        generate=GenerateSettings(per_class=21, max_candidates=256),
+        generate=GenerateSettings(per_class=21, max_candidates=256, keep_likelier_of=2),
         annotate=AnnotateSettings(annotator="icl"),
         train=TRAINING_PRESETS["paper"],
     ),

@@ -7,6 +7,7 @@ import msgspec
 
 from pipeline.experiment import METHODS, Experiment, Outcome
 from pipeline.nouns import Candidate, Example, Verdict
+from pipeline.orders import pool_of
 from pipeline.prompts import classification_prompt, generation_prompt
 from pipeline.report.data import Lineage, MethodRow, ReportData, method_row
 from pipeline.rounds import Round
@@ -102,6 +103,9 @@ def _seconds(experiment: Experiment, main: str, seed: int) -> dict[str, float]:
     rounds = experiment.folder(main, seed).lines("rounds.jsonl", Round)
     trained = experiment.adapter(main, seed)
     seconds = {
+        "draw the pool": sum(
+            r.sample_s for r in pool_of(experiment.folder(main, seed).path).lines("rounds.jsonl", Round)
+        ),
         "train the annotators": sum(result.seconds for result in experiment.annotator_results(main, seed)),
         "generate": sum(record.sample_s for record in rounds),
         "filter": sum(record.filter_s for record in rounds),

@@ -22,6 +22,7 @@ def save_adapter(wrapped: Any, parent: Path, prefix: str) -> tuple[str, Path]:
     try:
         wrapped.save_pretrained(str(making), safe_serialization=True, save_embedding_layers=False)
         (making / "README.md").unlink(missing_ok=True)  # an empty model card template
+        _settle(making / "adapter_config.json")
         check_adapter(making)
         name = f"{prefix}-{content_hash(making)}"
         final = parent / name
@@ -31,6 +32,15 @@ def save_adapter(wrapped: Any, parent: Path, prefix: str) -> tuple[str, Path]:
         return name, final
     finally:
         shutil.rmtree(making, ignore_errors=True)
+
+
+def _settle(config_file: Path) -> None:
+    """PEFT writes the target modules in the order of a set, which differs from process to process."""
+    import msgspec
+
+    config = msgspec.json.decode(config_file.read_bytes())
+    config["target_modules"] = sorted(config["target_modules"])
+    config_file.write_bytes(msgspec.json.format(msgspec.json.encode(config, order="sorted"), indent=2))
 
 
 def content_hash(adapter: Path) -> str:

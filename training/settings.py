@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from engine.adapter_check import LARGEST_RANK
 from engine.errors import InputError
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -30,15 +31,17 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.batch_size < 1 or self.epochs < 1 or self.min_steps < 1:
-            raise InputError(
-                f"rank, batch_size, epochs and min_steps must be at least 1, got {self.rank}, {self.batch_size}, "
-                f"{self.epochs} and {self.min_steps}."
-            )
+        for name in ("rank", "alpha", "batch_size", "epochs", "min_steps", "max_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.rank > LARGEST_RANK:
+            raise InputError(f"rank must be at most {LARGEST_RANK}, the largest that vLLM serves; got {self.rank}.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must be from 0 to below 1, got {self.dropout}.")
-        if self.learning_rate <= 0:
-            raise InputError(f"learning_rate must be above 0, got {self.learning_rate}.")
+        if not 0 < self.learning_rate < float("inf"):
+            raise InputError(f"learning_rate must be a number above 0, got {self.learning_rate}.")
+        if not 0 <= self.warmup <= 1:
+            raise InputError(f"warmup is a share of the planned steps, from 0 to 1; got {self.warmup}.")
         unknown = set(self.target_modules) - set(ALL_PROJECTIONS)
         if unknown or not self.target_modules:
             raise InputError(
