@@ -1,0 +1,163 @@
+"""What a training promises. Steps are few: what is checked shows after a handful of them."""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.adapter_check import check_adapter
+from engine.errors import FourshotError, InputError
+from tests.training import notes
+from training.examples import TrainingExample
+from training.lora import LoraTrainer
+from training.saving import content_hash
+from training.settings import PRESETS, LoraSettings
+
+BRIEF = LoraSettings(max_steps=2, batch_size=4)
+
+
+def weights_of(path: str) -> str:
+    return hashlib.sha256((Path(path) / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(trainer: LoraTrainer, tmp_path: Path) -> None:
+    first = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "a")
+    other = trainer.train(notes.examples(), notes.WORDS, msgspec.structs.replace(BRIEF, seed=1), tmp_path / "b")
+    again = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "c")
+    assert first.losses == again.losses
+    assert first.name == again.name
+    assert weights_of(first.path) == weights_of(again.path) != weights_of(other.path)
+    assert first.name != other.name
+
+
+def test_the_bytes_do_not_depend_on_what_the_trainer_did_before(
+    trainer: LoraTrainer, model: str, tmp_path: Path
+) -> None:
+    """A run that was killed goes on in a new process: its adapters must be those of a run that was not."""
+    used = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "a")
+    fresh = LoraTrainer(model).train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "b")
+    assert used.name == fresh.name
+
+
+def test_dropout_is_drawn_from_the_seed_too(trainer: LoraTrainer, tmp_path: Path) -> None:
+    settings = msgspec.structs.replace(BRIEF, dropout=0.3)
+    first = trainer.train(notes.examples(), notes.WORDS, settings, tmp_path / "a")
+    assert trainer.train(notes.examples(), notes.WORDS, settings, tmp_path / "b").name == first.name
+
+
+def test_an_adapter_is_named_by_its_content_and_lies_alone_in_its_folder(trainer: LoraTrainer, tmp_path: Path) -> None:
+    result = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path, prefix="notes")
+    assert result.name == f"notes-{content_hash(Path(result.path))}"
+    assert [entry.name for entry in tmp_path.iterdir()] == [result.name]
+    assert {entry.name for entry in Path(result.path).iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    check_adapter(Path(result.path))
+
+
+def test_training_leaves_the_base_as_it_was(trainer: LoraTrainer, tmp_path: Path) -> None:
+    import torch
+
+    ids = torch.tensor([trainer.tokenizer(notes.prompt("Sleet."))["input_ids"]])
+    before = trainer._base(input_ids=ids).logits
+    trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path)
+    after = trainer._base(input_ids=ids).logits
+    assert torch.equal(before, after)
+    assert not any("lora" in name for name, _ in trainer._base.named_parameters())
+    assert not any(parameter.requires_grad for parameter in trainer._base.parameters())
+
+
+def test_the_label_loss_is_that_of_the_label_and_the_text_loss_that_of_every_token(
+    trainer: LoraTrainer, tmp_path: Path
+) -> None:
+    """By hand, from the base's logits: a new adapter changes nothing, so the first loss is the base's. bf16: 3 %."""
+    import torch
+
+    one = notes.examples(notes.WARM[:1], ())
+    ids = trainer.tokenizer(one[0].prompt + " warm")["input_ids"]
+    cold = trainer.tokenizer(one[0].prompt + " cold")["input_ids"][-1]
+    with torch.no_grad():
+        logits = trainer._base(input_ids=torch.tensor([ids])).logits[0].float()
+    choice = torch.log_softmax(logits[-2, [ids[-1], cold]], dim=0)
+    every = [torch.log_softmax(logits[at], dim=0)[ids[at + 1]] for at in range(len(ids) - 1)]
+    single = LoraSettings(max_steps=1)
+    label = trainer.train(one, notes.WORDS, single, tmp_path)
+    text = trainer.train(one, notes.WORDS, msgspec.structs.replace(single, loss="text"), tmp_path)
+    assert label.losses[0] == pytest.approx(-float(choice[0]), rel=0.03)
+    assert text.losses[0] == pytest.approx(-float(sum(every)) / len(every), rel=0.03)
+
+
+def test_labels_of_several_tokens_are_learnt(trainer: LoraTrainer, tmp_path: Path) -> None:
+    words = ("pleasantly warm", "bitterly cold")
+    result = trainer.train(notes.examples(), words, LoraSettings(max_steps=12), tmp_path)
+    assert result.losses[-1] < 0.5 * result.losses[0]
+
+
+def test_an_example_counts_as_much_as_its_weight(trainer: LoraTrainer, tmp_path: Path) -> None:
+    single = LoraSettings(max_steps=1)
+    light, heavy = notes.examples(notes.WARM[:1], notes.COLD[:1])
+    losses = {}
+    for name, pair in {
+        "light": [light],
+        "heavy": [heavy],
+        "even": [light, heavy],
+        "uneven": [light, msgspec.structs.replace(heavy, weight=3.0)],
+    }.items():
+        losses[name] = trainer.train(pair, notes.WORDS, single, tmp_path).losses[0]
+    assert losses["even"] == pytest.approx((losses["light"] + losses["heavy"]) / 2, rel=0.03)
+    assert losses["uneven"] == pytest.approx((losses["light"] + 3 * losses["heavy"]) / 4, rel=0.03)
+    assert abs(losses["light"] - losses["heavy"]) > 0.2  # else nothing was shown
+
+
+def test_a_training_that_has_converged_stops_before_its_hundred_epochs(trainer: LoraTrainer, tmp_path: Path) -> None:
+    quick = msgspec.structs.replace(PRESETS["paper"], learning_rate=3e-3)
+    result = trainer.train(notes.examples(notes.WARM[:1], notes.COLD[:1]), notes.WORDS, quick, tmp_path)
+    assert result.planned_steps == 100
+    assert result.steps == len(result.losses) < 50
+
+
+def test_progress_is_told_after_every_step(trainer: LoraTrainer, tmp_path: Path) -> None:
+    told: list[tuple[int, int, float]] = []
+    result = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path, on_step=lambda *step: told.append(step))
+    assert [(step, planned) for step, planned, _ in told] == [(1, 2), (2, 2)]
+    assert tuple(loss for *_, loss in told) == result.losses
+    assert result.tokens > 0 and result.seconds > 0 and result.examples == 8
+
+
+def test_a_loss_that_is_no_number_is_an_error_that_names_the_way_out_and_saves_nothing(
+    trainer: LoraTrainer, tmp_path: Path
+) -> None:
+    wild = LoraSettings(learning_rate=1e30, max_steps=4, warmup=0.0)
+    with pytest.raises(FourshotError, match=r"not a number at step \d of 4.*learning_rate"):
+        trainer.train(notes.examples(), notes.WORDS, wild, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_after_an_error_the_trainer_trains_as_before(trainer: LoraTrainer, tmp_path: Path) -> None:
+    before = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "a")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "b", on_step=stop)
+    assert trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "c").name == before.name
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "said"),
+    [
+        ([], notes.WORDS, "no examples"),
+        ([TrainingExample(prompt="Label:", target=2)], notes.WORDS, r"indices of the 2 labels.*got \[2\]"),
+        ([TrainingExample(prompt="Label:", target=-1)], notes.WORDS, r"got \[-1\]"),
+        ([TrainingExample(prompt="Label:", target=0)], ("warm",), "at least two labels"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused(
+    trainer: LoraTrainer, tmp_path: Path, given: list[TrainingExample], words: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        trainer.train(given, words, BRIEF, tmp_path)
+    assert list(tmp_path.iterdir()) == []

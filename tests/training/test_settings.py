@@ -1,0 +1,89 @@
+import pytest
+
+from engine.errors import InputError
+from training.precision import Precision, choose_precision
+from training.settings import PRESETS, LoraSettings
+
+BF16 = Precision(base="bfloat16")
+FP16 = Precision(base="float16", loss_scaling=True)
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        ((7, 0), FP16),  # V100
+        ((7, 5), FP16),  # T4
+        ((8, 0), BF16),  # A100
+        ((8, 9), BF16),  # L4
+        ((9, 0), BF16),  # H100
+        ((12, 0), BF16),
+    ],
+)
+def test_a_gpu_without_bfloat16_trains_in_float16_with_loss_scaling(
+    capability: tuple[int, int], expected: Precision
+) -> None:
+    assert choose_precision("cuda", capability) == expected
+
+
+def test_the_cpu_trains_in_bfloat16() -> None:
+    assert choose_precision("cpu") == BF16
+
+
+def test_a_gpu_of_unknown_capability_is_refused() -> None:
+    with pytest.raises(ValueError, match="compute capability"):
+        choose_precision("cuda")
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "steps"),
+    [
+        (1, 40),  # min_steps, for a handful of texts
+        (8, 40),
+        (80, 40),  # 4 passes of 10 batches
+        (81, 44),  # a started batch counts
+        (270, 136),
+        (100_000, 160),  # max_steps, however many texts
+    ],
+)
+def test_the_default_plans_four_passes_between_its_bounds(num_examples: int, steps: int) -> None:
+    assert LoraSettings().planned_steps(num_examples) == steps
+
+
+@pytest.mark.parametrize(("num_examples", "steps"), [(8, 100), (50, 700), (250, 3200)])
+def test_the_paper_plans_a_hundred_epochs_of_batches_of_eight(num_examples: int, steps: int) -> None:
+    assert PRESETS["paper"].planned_steps(num_examples) == steps
+
+
+def test_epochs_bound_the_plan() -> None:
+    assert LoraSettings(epochs=3).planned_steps(8) == 3
+
+
+def test_max_steps_wins_over_min_steps() -> None:
+    assert LoraSettings(max_steps=4).planned_steps(1000) == 4
+
+
+def test_the_papers_preset_is_what_the_paper_says() -> None:
+    paper = PRESETS["paper"]
+    assert (paper.rank, paper.alpha, paper.dropout, paper.batch_size, paper.epochs) == (8, 32, 0.1, 8, 100)
+    assert paper.loss == "text"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"rank": 0}, "rank"),
+        ({"rank": 1024}, "at most 512"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"epochs": 0}, "epochs"),
+        ({"max_steps": 0}, "max_steps"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"warmup": 1.5}, "warmup"),
+        ({"target_modules": ()}, "target_modules"),
+        ({"target_modules": ("lm_head",)}, "q_proj"),
+    ],
+)
+def test_a_setting_that_cannot_train_is_refused_by_name(wrong: dict, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        LoraSettings(**wrong)
