@@ -1,7 +1,7 @@
 """Measuring one way of classifying on a test split."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -11,6 +11,9 @@ from engine.errors import InputError
 from pipeline.nouns import Example, Scores, Task
 from pipeline.prompts import classification_prompt
 from pipeline.scores import score_predictions
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,48 +25,76 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     confidence: tuple[float, ...]  # probability of the label answered
 
 
-def evaluate(
+class Answers(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine said about every test text, before calibration."""
+
+    logprobs: "np.ndarray"  # float32 [num_texts, num_labels]
+    content_free: "np.ndarray | None"  # float32 [num_content_free_texts, num_labels]
+    seconds: float
+    prompt_tokens: int
+    cached_tokens: int
+
+
+def answer(
     engine: Engine,
     task: Task,
     test: Sequence[Example],
     *,
     shots: Sequence[Example] = (),
     adapter: Adapter | None = None,
-    calibration: Literal["none", "contextual", "batch"] = "none",
+    content_free: bool = False,
     max_text_words: int = 300,
-) -> Evaluation:
-    """Answer every text of ``test`` and compare. ``shots`` go into the prompt, so they are empty for adapters.
+) -> Answers:
+    """Score every text of ``test``. ``shots`` go into the prompt, so they are empty for adapters.
 
-    The prefix cache is emptied first, so that the seconds do not depend on what was measured before. ``batch``
-    calibration looks at the test texts, never at their labels. Raises InputError for an empty test split.
+    The prefix cache is emptied first, so that the seconds do not depend on what was measured before. ``content_free``:
+    score the texts that contextual calibration needs, too. Raises InputError for an empty test split.
     """
-    import numpy as np
-
     if not test:
         raise InputError("There is nothing to measure on: the test split is empty. Give one with at least one text.")
+
+    def score(texts: Sequence[str]) -> "np.ndarray":
+        prompts = [classification_prompt(task, text, shots, max_text_words=max_text_words) for text in texts]
+        return engine.score(prompts, task.label_words, adapter)
+
     engine.reset_prefix_cache()
     before = engine.stats()
-    prompts = [classification_prompt(task, example.text, shots, max_text_words=max_text_words) for example in test]
-    scores = engine.score(prompts, task.label_words, adapter)
+    logprobs = score([example.text for example in test])
+    after = engine.stats()
+    return Answers(
+        logprobs=logprobs,
+        content_free=score(list(calibrations.CONTENT_FREE)) if content_free else None,
+        seconds=after.busy_s - before.busy_s,
+        prompt_tokens=after.prompt_tokens - before.prompt_tokens,
+        cached_tokens=after.cached_tokens - before.cached_tokens,
+    )
+
+
+def measure(
+    answers: Answers,
+    task: Task,
+    test: Sequence[Example],
+    calibration: Literal["none", "contextual", "batch"] = "none",
+) -> Evaluation:
+    """Compare answers with the labels. ``batch`` calibration looks at the test texts, never at their labels."""
+    import numpy as np
+
     fitted = calibrations.NONE
     if calibration == "batch":
-        fitted = calibrations.batch(scores)
+        fitted = calibrations.batch(answers.logprobs)
     elif calibration == "contextual":
-        empty = [
-            classification_prompt(task, text, shots, max_text_words=max_text_words)
-            for text in calibrations.CONTENT_FREE
-        ]
-        fitted = calibrations.contextual(engine.score(empty, task.label_words, adapter))
-    after = engine.stats()
-    probabilities = np.exp(calibrations.apply(fitted, scores))
+        if answers.content_free is None:
+            raise ValueError("contextual calibration needs answers with content_free=True")
+        fitted = calibrations.contextual(answers.content_free)
+    probabilities = np.exp(calibrations.apply(fitted, answers.logprobs))
     gold = [task.label_names.index(example.label) for example in test]
     return Evaluation(
         scores=score_predictions(
             probabilities,
             gold,
-            seconds=after.busy_s - before.busy_s,
-            prompt_tokens=after.prompt_tokens - before.prompt_tokens,
-            cached_tokens=after.cached_tokens - before.cached_tokens,
+            seconds=answers.seconds,
+            prompt_tokens=answers.prompt_tokens,
+            cached_tokens=answers.cached_tokens,
         ),
         predicted=tuple(int(index) for index in probabilities.argmax(axis=1)),
         gold=tuple(gold),

@@ -4,11 +4,12 @@ Each order is idempotent: what it finds finished it leaves alone, so an order th
 """
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from engine.core import Adapter, Engine, EngineSettings
-from pipeline.evaluate import evaluate
+from pipeline.evaluate import Answers, answer, measure
 from pipeline.events import Event, OnEvent
 from pipeline.nouns import Example, Task
 from pipeline.rounds import draw_pool, run_rounds
@@ -43,7 +44,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     shots: tuple[Example, ...] = ()
     adapter: Adapter | None = None
-    calibration: str = "none"
+    calibration: Literal["none", "contextual", "batch"] = "none"
 
 
 class EvaluateOrder(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
@@ -91,21 +92,33 @@ def _with_engine(order: GenerateOrder | EvaluateOrder, engine: Engine, on_event:
         for item in order.items:
             _generate(item, engine, on_event)
         return
+    _evaluate(order, engine, on_event)
+
+
+def _evaluate(order: EvaluateOrder, engine: Engine, on_event: OnEvent) -> None:
     test = load_split(order.task, "test", limit=order.test_limit or None).examples
-    for number, cell in enumerate(order.cells, start=1):
+    last: tuple[object, Answers] | None = None  # cells that differ only in calibration stand beside each other
+    for number, cell in enumerate(sorted(order.cells, key=_answers_key), start=1):
         out = Path(cell.out)
         if not out.exists():
-            result = evaluate(
-                engine,
-                order.task,
-                test,
-                shots=cell.shots,
-                adapter=cell.adapter,
-                calibration=cell.calibration,  # type: ignore[arg-type]
-                max_text_words=order.max_text_words,
-            )
-            RunFolder(out.parent).write(out.name, result)
+            if last is None or last[0] != _answers_key(cell):
+                answers = answer(
+                    engine,
+                    order.task,
+                    test,
+                    shots=cell.shots,
+                    adapter=cell.adapter,
+                    content_free=any(other.calibration == "contextual" for other in order.cells),
+                    max_text_words=order.max_text_words,
+                )
+                last = (_answers_key(cell), answers)
+            RunFolder(out.parent).write(out.name, measure(last[1], order.task, test, cell.calibration))
         on_event(Event(stage="evaluate", message=cell.title, done=number, total=len(order.cells), unit="methods"))
+
+
+def _answers_key(cell: Cell) -> bytes:
+    """Equal for cells whose raw answers are the same."""
+    return msgspec.json.encode((cell.shots, cell.adapter))
 
 
 def _generate(item: GenerateItem, engine: Engine, on_event: OnEvent) -> None:
