@@ -239,7 +239,8 @@ class Experiment:
             for candidate, _ in finished_pairs(pool)
             if folds.get(candidate.id, fold) != fold
         ]
-        return self._as_job(self._mixed(settings, seed, believed), settings, seed)
+        brief = msgspec.structs.replace(settings.train, passes=settings.annotate.fold_passes)
+        return self._as_job(self._mixed(settings, seed, believed), msgspec.structs.replace(settings, train=brief), seed)
 
     def _mixed(self, settings: RunSettings, seed: int, synthetic: Sequence[Example]) -> tuple[TrainingExample, ...]:
         words = settings.max_text_words

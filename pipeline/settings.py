@@ -43,6 +43,7 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     annotator: Literal["folds", "adapters", "icl", "none"] = "folds"
     folds: int = 2
     pool_per_class: int = 80  # well-formed candidates that the fold adapters are trained on
+    fold_passes: float = 2.0  # over the data; what is learnt later is which labels are wrong, by heart
     num_adapters: int = 2  # a text is kept where all of them agree with the intended label
     confidence: float = 0.0  # least probability of the intended label, averaged over the annotators
     calibration: Literal["none", "contextual", "batch"] = "none"
