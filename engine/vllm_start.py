@@ -90,6 +90,8 @@ def engine_arguments(settings: EngineSettings, on_cpu: bool) -> dict[str, Any]:
     }
     if on_cpu:
         arguments |= {"block_size": BLOCK_TOKENS, "kv_cache_memory_bytes": settings.kv_cache_bytes}
+        if not settings.compile:
+            arguments["enforce_eager"] = True
     if settings.max_loras:
         arguments |= {
             "enable_lora": True,

@@ -166,6 +166,7 @@ def _engine_settings(order: GenerateOrder | EvaluateOrder) -> EngineSettings:
         model=order.model_path,
         max_loras=1 if adapters else 0,  # one adapter answers at a time here
         max_lora_rank=max(ranks, default=8),
+        compile=False,  # a run samples for less time than compiling takes
     )
 
 

@@ -1,0 +1,218 @@
+"""Generate, filter, repeat: what is promised of the files, of a stall, and of a run that was killed in between."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.core import Adapter, Engine
+from engine.errors import ShortRunError
+from pipeline.events import Event
+from pipeline.nouns import Candidate, Verdict
+from pipeline.rounds import Round, finished_pairs, run_rounds
+from pipeline.runfolder import RunFolder
+from pipeline.settings import AnnotateSettings, GenerateSettings, RunSettings
+from pipeline.shots import take_shots
+from pipeline.taskfile import load_task
+
+TASK = load_task("support_tickets")
+SHOTS = take_shots(TASK, k=4, seed=0)
+FILES = ("candidates.jsonl", "verdicts.jsonl")
+
+
+def settings(annotator: str = "none", **generate: Any) -> RunSettings:
+    """Small rounds of short texts, in which all classes are still open after the first."""
+    numbers = {"per_class": 3, "draws_per_round": 3, "max_candidates": 60, "max_tokens": 20, **generate}
+    return RunSettings(
+        generate=GenerateSettings(**numbers),
+        annotate=AnnotateSettings(annotator=annotator, calibration="batch" if annotator == "icl" else "none"),  # type: ignore[arg-type]
+    )
+
+
+def fill(path: Path, engine: Engine, wanted: RunSettings, **more: Any) -> RunFolder:
+    folder = RunFolder(path)
+    path.mkdir(exist_ok=True)
+    run_rounds(folder, engine, TASK, SHOTS, wanted, **more)
+    return folder
+
+
+def pairs(folder: RunFolder) -> list[tuple[Candidate, Verdict]]:
+    return list(zip(folder.lines(FILES[0], Candidate), folder.lines(FILES[1], Verdict), strict=True))
+
+
+@pytest.fixture(scope="module")
+def filled(vllm_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A folder that was filled without a disturbance, every well-formed text believed."""
+    return fill(tmp_path_factory.mktemp("rounds") / "run", vllm_engine, settings())
+
+
+def test_every_candidate_has_one_verdict_with_a_reason(filled: RunFolder) -> None:
+    judged = pairs(filled)
+    assert [candidate.id for candidate, _ in judged] == [verdict.candidate_id for _, verdict in judged]
+    assert len({candidate.id for candidate, _ in judged}) == len(judged)
+    kept = sum(verdict.kept for _, verdict in judged)
+    rejected = sum(not verdict.kept and verdict.reason != "kept" for _, verdict in judged)
+    assert kept + rejected == len(judged) > 0
+    assert rejected > 0
+    assert all(verdict.kept == (verdict.reason == "kept") == bool(verdict.train_label) for _, verdict in judged)
+
+
+def test_every_class_has_what_was_asked_for_and_no_more(filled: RunFolder) -> None:
+    kept = Counter(candidate.label for candidate, verdict in pairs(filled) if verdict.kept)
+    assert kept == dict.fromkeys(TASK.label_names, 3)
+
+
+def test_the_round_lines_add_up_to_the_files(filled: RunFolder) -> None:
+    records, judged = filled.lines("rounds.jsonl", Round), pairs(filled)
+    assert [record.number for record in records] == list(range(len(records)))
+    assert len(records) >= 2
+    assert sum(record.num_candidates for record in records) == len(judged)
+    assert sum((Counter(record.drawn) for record in records), Counter()) == Counter(c.label for c, _ in judged)
+    assert sum((Counter(record.kept) for record in records), Counter()) == Counter(c.label for c, v in judged if v.kept)
+
+
+def test_a_class_that_has_enough_is_not_drawn_again(filled: RunFolder) -> None:
+    kept: Counter[str] = Counter()
+    for record in filled.lines("rounds.jsonl", Round):
+        assert set(record.drawn) == {name for name in TASK.label_names if kept[name] < 3}
+        kept += Counter(record.kept)
+
+
+def test_candidates_carry_their_lineage(filled: RunFolder) -> None:
+    for candidate, _ in pairs(filled):
+        assert candidate.id.startswith(f"r{candidate.round:02d}-")
+        assert Counter(SHOTS[index].label for index in candidate.shots) == {candidate.label: 4}
+        assert candidate.num_tokens > 0 and candidate.cumulative_logprob < 0
+
+
+def test_good_texts_beyond_the_number_wanted_are_surplus(vllm_engine: Engine, tmp_path: Path) -> None:
+    folder = fill(tmp_path, vllm_engine, settings(per_class=1, draws_per_round=6))
+    judged = pairs(folder)
+    assert Counter(v.reason for _, v in judged)["surplus"] > 0
+    assert Counter(c.label for c, v in judged if v.kept) == dict.fromkeys(TASK.label_names, 1)
+    for name in TASK.label_names:
+        good = [v.reason for c, v in judged if c.label == name and v.reason in ("kept", "surplus")]
+        assert good == ["kept"] + ["surplus"] * (len(good) - 1)  # the first ones drawn are kept
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+class Mortal(RunFolder):
+    """A run folder whose process is killed at its ``dies_at``-th write, with ``share`` of that write on the disk."""
+
+    def __init__(self, path: Path, dies_at: int, share: float) -> None:
+        super().__init__(path)
+        self.left, self.share = dies_at, share
+
+    def append(self, name: str, values: Any) -> None:
+        if self.left:
+            self.left -= 1
+            super().append(name, values)
+            return
+        encoded = b"".join(msgspec.json.encode(value) + b"\n" for value in values)
+        with (self.path / name).open("ab") as file:
+            file.write(encoded[: round(self.share * len(encoded))])
+        raise Killed
+
+
+def assert_resumes_alike(
+    path: Path,
+    engine: Engine,
+    wanted: RunSettings,
+    undisturbed: RunFolder,
+    deaths: list[tuple[int, float]],
+    **more: Any,
+) -> None:
+    """Kill the same run in each of ``deaths``: at which write, counted from 0, and how much of it was on the disk."""
+    expected = {name: (undisturbed.path / name).read_bytes() for name in FILES}
+    folder = RunFolder(path)
+    path.mkdir(exist_ok=True)
+    for number, share in deaths:
+        for entry in path.iterdir():
+            entry.unlink()
+        with pytest.raises(Killed):
+            run_rounds(Mortal(path, number, share), engine, TASK, SHOTS, wanted, **more)
+        finished_pairs(folder)  # may be read before it goes on
+        run_rounds(folder, engine, TASK, SHOTS, wanted, **more)
+        for name in FILES:
+            assert (path / name).read_bytes() == expected[name], f"{name} after a kill at write {number}, {share}"
+
+
+def test_a_run_killed_between_or_in_its_writes_ends_with_the_same_bytes(
+    filled: RunFolder, vllm_engine: Engine, tmp_path: Path
+) -> None:
+    """A round writes candidates, verdicts and its own line; these are the first round's 0 to 2, the second's 3 to 5."""
+    deaths = [(1, 0.45), (2, 0.0), (3, 0.45), (4, 0.0), (5, 0.45)]
+    assert_resumes_alike(tmp_path, vllm_engine, settings(), filled, deaths)
+
+
+def test_so_does_one_that_is_read_by_adapters(
+    vllm_engine: Engine, adapters: tuple[Adapter, Adapter], tmp_path: Path
+) -> None:
+    wanted = msgspec.structs.replace(settings("adapters", draws_per_round=2, max_candidates=4), allow_short=True)
+    undisturbed = fill(tmp_path / "whole", vllm_engine, wanted, annotators=adapters)
+    assert any(verdict.probabilities for _, verdict in pairs(undisturbed))
+    assert_resumes_alike(tmp_path / "killed", vllm_engine, wanted, undisturbed, [(4, 0.45)], annotators=adapters)
+
+
+def test_so_does_one_that_is_read_in_context_with_a_calibration_from_its_first_round(
+    vllm_engine: Engine, tmp_path: Path
+) -> None:
+    wanted = msgspec.structs.replace(settings("icl", draws_per_round=2, max_candidates=4), allow_short=True)
+    undisturbed = fill(tmp_path / "whole", vllm_engine, wanted)
+    fitted = (undisturbed.path / "annotator.json").read_bytes()
+    assert_resumes_alike(tmp_path / "killed", vllm_engine, wanted, undisturbed, [(2, 0.0)])
+    assert (tmp_path / "killed" / "annotator.json").read_bytes() == fitted
+
+
+def test_another_seed_draws_other_texts(filled: RunFolder, vllm_engine: Engine, tmp_path: Path) -> None:
+    other = fill(tmp_path, vllm_engine, msgspec.structs.replace(settings(per_class=1), seed=1))
+    ours = {candidate.text for candidate, _ in pairs(filled)}
+    assert not ours & {candidate.text for candidate, _ in pairs(other)}
+
+
+def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everything_is_kept(
+    vllm_engine: Engine, adapters: tuple[Adapter, Adapter], tmp_path: Path
+) -> None:
+    """Random adapters read: they never agree on most classes."""
+    folder, told = RunFolder(tmp_path), list[Event]()
+    wanted = settings("adapters", per_class=20, draws_per_round=2, max_candidates=4)
+    with pytest.raises(ShortRunError) as stalled:
+        run_rounds(folder, vllm_engine, TASK, SHOTS, wanted, annotators=adapters, on_event=told.append)
+    judged = pairs(folder)
+    assert len(judged) == 5 * 4
+    said = str(stalled.value)
+    for name in TASK.label_names:
+        kept = sum(verdict.kept for candidate, verdict in judged if candidate.label == name)
+        assert f"  - {name}: {kept} of 20 kept from 4 draws ({kept / 4:.1%}); " in said
+        assert ("none was kept" in said) or kept
+    assert "--allow-short" in said and str(folder.path) in said
+    assert [event.stage for event in told] == ["generate"] * 2
+    assert "is slowest" in told[-1].message
+    before = [(tmp_path / name).read_bytes() for name in FILES]
+
+    with pytest.raises(ShortRunError):
+        run_rounds(folder, vllm_engine, TASK, SHOTS, wanted, annotators=adapters)
+    allowed = msgspec.structs.replace(wanted, allow_short=True)
+    kept_pairs = run_rounds(folder, vllm_engine, TASK, SHOTS, allowed, annotators=adapters)
+    assert [(tmp_path / name).read_bytes() for name in FILES] == before
+    assert kept_pairs == [pair for pair in judged if pair[1].kept]
+
+
+def test_a_hopeless_class_is_given_up_after_two_rounds(vllm_engine: Engine, tmp_path: Path) -> None:
+    """Nothing reaches a confidence of 1: with most draws allowed, two rounds are enough to know."""
+    wanted = settings("icl", draws_per_round=2, max_candidates=1000)
+    wanted = msgspec.structs.replace(wanted, annotate=AnnotateSettings(annotator="icl", confidence=1.0))
+    with pytest.raises(ShortRunError, match=r"0 of 3 kept from 4 draws \(0\.0%\); none was kept"):
+        run_rounds(RunFolder(tmp_path), vllm_engine, TASK, SHOTS, wanted)
+    reasons = Counter(verdict.reason for _, verdict in pairs(RunFolder(tmp_path)))
+    assert reasons["label_disagrees"] + reasons["low_confidence"] > 0
+
+
+def test_no_texts_wanted_means_none_drawn(vllm_engine: Engine, tmp_path: Path) -> None:
+    assert run_rounds(RunFolder(tmp_path), vllm_engine, TASK, SHOTS, settings(per_class=0)) == []
+    assert list(tmp_path.iterdir()) == []
