@@ -9,8 +9,8 @@ import msgspec
 from engine.errors import InputError
 from engine.models import resolve_model
 from pipeline.events import Event, OnEvent, ignore
-from pipeline.experiment import METHODS as PLANS
 from pipeline.experiment import Experiment
+from pipeline.methods import METHODS as PLANS
 from pipeline.nouns import Scores, Task
 from pipeline.report.data import MethodRow
 from pipeline.run import more_real, train_pool

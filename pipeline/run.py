@@ -8,7 +8,7 @@ import msgspec
 from engine.errors import InputError
 from engine.models import resolve_model
 from pipeline.events import Event, OnEvent, ignore
-from pipeline.experiment import METHODS, STAGES, Experiment, Stage
+from pipeline.experiment import STAGES, Experiment, Stage
 from pipeline.nouns import Example, Task
 from pipeline.runfolder import RunFolder
 from pipeline.settings import RunSettings
@@ -87,6 +87,3 @@ def train_pool(task: Task) -> list[Example]:
 def more_real(task: Task, per_class: int, seed: int) -> list[Example]:
     """``per_class`` real examples. They contain the shots of the same seed where those come from the train split."""
     return draw_shots(train_pool(task), task.label_names, per_class, seed)
-
-
-__all__ = ["METHODS", "RUN_METHODS", "RunSummary", "more_real", "run_task"]

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from pipeline.experiment import METHODS, Experiment, Outcome
+from pipeline.experiment import Experiment, Outcome
+from pipeline.methods import METHODS
 from pipeline.nouns import Candidate, Example, Verdict
 from pipeline.orders import pool_of
 from pipeline.prompts import classification_prompt, generation_prompt

@@ -1,0 +1,100 @@
+"""The methods that an experiment sets beside each other; an ablation is one more row of data.
+
+Importing this module loads neither torch nor vllm.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from pipeline.settings import PRESETS, RunSettings
+
+
+class Method(msgspec.Struct, frozen=True, kw_only=True):
+    """A way of classifying."""
+
+    display_name: str
+    explanation: str
+    shots_in_prompt: bool = False
+    calibration: Literal["none", "contextual", "batch"] = "none"  # of a prompting method's answers
+    trained: bool = False
+    real_per_class: int = 0  # 0: the shots
+    synthetic: bool = False
+    changed: Callable[[RunSettings], RunSettings] | None = None  # the run's settings, as this method has them
+
+    def settings(self, base: RunSettings) -> RunSettings:
+        return self.changed(base) if self.changed else base
+
+
+def _paper(base: RunSettings) -> RunSettings:
+    preset = PRESETS["paper"]
+    return msgspec.structs.replace(
+        base, generate=preset.generate, annotate=preset.annotate, train=preset.train, shot_weight=1.0, allow_short=True
+    )
+
+
+def _annotated_by(
+    annotator: Literal["adapters", "icl", "none"], calibration: Literal["none", "batch"]
+) -> Callable[[RunSettings], RunSettings]:
+    def changed(base: RunSettings) -> RunSettings:
+        annotate = msgspec.structs.replace(base.annotate, annotator=annotator, calibration=calibration)
+        return msgspec.structs.replace(base, annotate=annotate, allow_short=True)
+
+    return changed
+
+
+METHODS: dict[str, Method] = {
+    "zero_shot": Method(display_name="Zero-shot", explanation="the base model, instruction only"),
+    "zero_shot_calibrated": Method(
+        display_name="Zero-shot, calibrated", explanation="the same, batch-calibrated", calibration="batch"
+    ),
+    "icl": Method(display_name="In context", explanation="the base model, shown the shots", shots_in_prompt=True),
+    "icl_calibrated": Method(
+        display_name="In context, calibrated",
+        explanation="the same, batch-calibrated",
+        shots_in_prompt=True,
+        calibration="batch",
+    ),
+    "lora": Method(display_name="LoRA on the shots", explanation="LoRA trained on the shots alone", trained=True),
+    "fourshot": Method(
+        display_name="fourshot",
+        explanation="LoRA trained on shots and kept synthetic texts",
+        trained=True,
+        synthetic=True,
+    ),
+    "paper": Method(
+        display_name="The paper's recipe",
+        explanation="in-context filter without calibration, loss on the whole text (preset paper)",
+        trained=True,
+        synthetic=True,
+        changed=_paper,
+    ),
+    "lora25": Method(
+        display_name="LoRA on 25 real",
+        explanation="LoRA trained on 25 real texts per class",
+        trained=True,
+        real_per_class=25,
+    ),
+    "unfiltered": Method(
+        display_name="fourshot, unfiltered",
+        explanation="ablation: every well-formed synthetic text is kept",
+        trained=True,
+        synthetic=True,
+        changed=_annotated_by("none", "none"),
+    ),
+    "shots_filter": Method(
+        display_name="fourshot, shots-only filter",
+        explanation="ablation: re-labelled by two adapters trained on the shots alone",
+        trained=True,
+        synthetic=True,
+        changed=_annotated_by("adapters", "none"),
+    ),
+    "icl_filter": Method(
+        display_name="fourshot, in-context filter",
+        explanation="ablation: re-labelled in context, batch-calibrated",
+        trained=True,
+        synthetic=True,
+        changed=_annotated_by("icl", "batch"),
+    ),
+}
