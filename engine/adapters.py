@@ -16,3 +16,8 @@ def per_prompt(adapter: PerPromptAdapter, num_prompts: int) -> list[Adapter | No
             f"Got {len(adapter)} adapters for {num_prompts} prompts. Give one for all prompts, or one per prompt."
         )
     return list(adapter)
+
+
+def slot_rank(rank: int) -> int:
+    """The smallest rank that vLLM has kernels for and that holds an adapter of ``rank``."""
+    return max(8, 1 << (rank - 1).bit_length())

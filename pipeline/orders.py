@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from engine.adapters import slot_rank
 from engine.core import Adapter, Engine, EngineSettings
 from pipeline.evaluate import Answers, answer, measure
 from pipeline.events import Event, OnEvent
@@ -165,7 +166,7 @@ def _engine_settings(order: GenerateOrder | EvaluateOrder) -> EngineSettings:
     return EngineSettings(
         model=order.model_path,
         max_loras=1 if adapters else 0,  # one adapter answers at a time here
-        max_lora_rank=max(ranks, default=8),
+        max_lora_rank=slot_rank(max(ranks, default=8)),
         compile=False,  # a run samples for less time than compiling takes
     )
 

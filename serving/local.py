@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from engine.adapters import slot_rank
 from engine.calibration import apply
 from engine.core import Adapter, EngineSettings
 from engine.errors import AdapterError, InputError
@@ -56,7 +57,7 @@ class LocalClassifier:
             )
         self._adapter = Adapter(name=self.card.name, path=str(folder.resolve()))
         self._engine = open_engine(
-            EngineSettings(model=base.path, kind=kind, max_loras=1, max_lora_rank=_slot_rank(self.card.training.rank))
+            EngineSettings(model=base.path, kind=kind, max_loras=1, max_lora_rank=slot_rank(self.card.training.rank))
         )
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
@@ -129,8 +130,3 @@ def find_adapter(folder: str | Path) -> Path:
         for path, card in cards.items()
     )
     raise InputError(f"{folder} holds {len(cards)} adapters. Name one of them:\n{listed}")
-
-
-def _slot_rank(rank: int) -> int:
-    """The smallest rank that vLLM has kernels for and that holds an adapter of ``rank``."""
-    return max(8, 1 << (rank - 1).bit_length())
