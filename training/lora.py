@@ -126,10 +126,7 @@ class LoraTrainer:
             loss, label_loss, used = loss_of.backward(order.next_batch(), scaler)
             num_tokens += used
             if loss != loss:
-                raise FourshotError(
-                    f"The loss is not a number at step {step + 1} of {planned}. Nothing was saved. Lower learning_rate "
-                    f"(it is {settings.learning_rate}) or look for texts that are not text."
-                )
+                raise _diverged("The loss is", step + 1, planned, settings)
             for master, weight in zip(masters, weights, strict=True):
                 master.grad = weight.grad.float()
                 weight.grad = None
@@ -145,6 +142,8 @@ class LoraTrainer:
                 on_step(step + 1, planned, loss)
             if _converged(label_losses, order.batches_per_pass, settings.converged_loss):
                 break
+        if not all(bool(torch.isfinite(master).all()) for master in masters):  # no loss was taken after the last step
+            raise _diverged("The weights are", len(losses), planned, settings)
         return losses, num_tokens, planned
 
 
@@ -271,6 +270,13 @@ def _schedule(step: int, planned: int, settings: LoraSettings) -> float:
     """Factor on the learning rate: linear warm-up, then linear decay to zero where that is asked for."""
     warm = min(1.0, (step + 1) / max(1.0, settings.warmup * planned))
     return warm * (1 - step / planned) if settings.decay else warm
+
+
+def _diverged(what: str, step: int, planned: int, settings: LoraSettings) -> FourshotError:
+    return FourshotError(
+        f"{what} not a number at step {step} of {planned}. Nothing was saved. Lower learning_rate "
+        f"(it is {settings.learning_rate}) or look for texts that are not text."
+    )
 
 
 def _converged(losses: Sequence[float], per_pass: int, bound: float) -> bool:

@@ -135,6 +135,13 @@ def test_a_loss_that_is_no_number_is_an_error_that_names_the_way_out_and_saves_n
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_that_are_no_numbers_after_the_last_step_are_not_saved(trainer: LoraTrainer, tmp_path: Path) -> None:
+    wild = LoraSettings(learning_rate=1e39, max_steps=1, warmup=0.0)
+    with pytest.raises(FourshotError, match=r"weights are not a number at step 1 of 1.*learning_rate"):
+        trainer.train(notes.examples(), notes.WORDS, wild, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_after_an_error_the_trainer_trains_as_before(trainer: LoraTrainer, tmp_path: Path) -> None:
     before = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "a")
 
