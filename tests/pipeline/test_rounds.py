@@ -10,8 +10,8 @@ import pytest
 from engine.core import Adapter, Engine
 from engine.errors import ShortRunError
 from pipeline.events import Event
-from pipeline.nouns import Candidate, Verdict
-from pipeline.rounds import Round, finished_pairs, run_rounds
+from pipeline.nouns import Candidate, Task, Verdict
+from pipeline.rounds import Round, draw_pool, finished_pairs, run_rounds
 from pipeline.runfolder import RunFolder
 from pipeline.settings import AnnotateSettings, GenerateSettings, RunSettings
 from pipeline.shots import take_shots
@@ -19,6 +19,7 @@ from pipeline.taskfile import load_task
 
 TASK = load_task("support_tickets")
 SHOTS = take_shots(TASK, k=4, seed=0)
+NOTE = "Tickets come from people who make photo books with an app and have them printed and sent by post."
 FILES = ("candidates.jsonl", "verdicts.jsonl")
 
 
@@ -27,14 +28,18 @@ def settings(annotator: str = "none", **generate: Any) -> RunSettings:
     numbers = {"per_class": 3, "draws_per_round": 3, "max_candidates": 60, "max_tokens": 20, **generate}
     return RunSettings(
         generate=GenerateSettings(**numbers),
-        annotate=AnnotateSettings(annotator=annotator, calibration="batch" if annotator == "icl" else "none"),  # type: ignore[arg-type]
+        annotate=AnnotateSettings(
+            annotator=annotator,  # type: ignore[arg-type]
+            calibration="batch" if annotator == "icl" else "none",
+            pool_per_class=4,
+        ),
     )
 
 
-def fill(path: Path, engine: Engine, wanted: RunSettings, **more: Any) -> RunFolder:
+def fill(path: Path, engine: Engine, wanted: RunSettings, task: Task = TASK, **more: Any) -> RunFolder:
     folder = RunFolder(path)
     path.mkdir(exist_ok=True)
-    run_rounds(folder, engine, TASK, SHOTS, wanted, **more)
+    run_rounds(folder, engine, task, SHOTS, wanted, **more)
     return folder
 
 
@@ -125,6 +130,7 @@ def assert_resumes_alike(
     wanted: RunSettings,
     undisturbed: RunFolder,
     deaths: list[tuple[int, float]],
+    task: Task = TASK,
     **more: Any,
 ) -> None:
     """Kill the same run in each of ``deaths``: at which write, counted from 0, and how much of it was on the disk."""
@@ -135,9 +141,10 @@ def assert_resumes_alike(
         for entry in path.iterdir():
             entry.unlink()
         with pytest.raises(Killed):
-            run_rounds(Mortal(path, number, share), engine, TASK, SHOTS, wanted, **more)
+            run_rounds(Mortal(path, number, share), engine, task, SHOTS, wanted, **more)
         finished_pairs(folder)  # may be read before it goes on
-        run_rounds(folder, engine, TASK, SHOTS, wanted, **more)
+        engine.reset_prefix_cache()  # what goes on is a new process
+        run_rounds(folder, engine, task, SHOTS, wanted, **more)
         for name in FILES:
             assert (path / name).read_bytes() == expected[name], f"{name} after a kill at write {number}, {share}"
 
@@ -157,6 +164,22 @@ def test_so_does_one_that_is_read_by_adapters(
     undisturbed = fill(tmp_path / "whole", vllm_engine, wanted, annotators=adapters)
     assert any(verdict.probabilities for _, verdict in pairs(undisturbed))
     assert_resumes_alike(tmp_path / "killed", vllm_engine, wanted, undisturbed, [(4, 0.45)], annotators=adapters)
+
+
+def test_so_does_one_whose_pool_is_read_by_folds(
+    vllm_engine: Engine, adapters: tuple[Adapter, Adapter], tmp_path: Path
+) -> None:
+    """The pool's rounds are read without drawing. The instruction is long enough for the engine to keep its prefix."""
+    task = msgspec.structs.replace(TASK, instruction=f"{TASK.instruction} {' '.join(NOTE for _ in range(3))}")
+    wanted = msgspec.structs.replace(settings("folds", draws_per_round=2, max_candidates=4), allow_short=True)
+    pool = RunFolder(tmp_path / "pool")
+    pool.path.mkdir()
+    draw_pool(pool, vllm_engine, task, SHOTS, wanted)
+    assert len(pool.lines("rounds.jsonl", Round)) == 2
+    reading = {"annotators": adapters, "pool": pool, "task": task}
+    undisturbed = fill(tmp_path / "whole", vllm_engine, wanted, **reading)
+    assert undisturbed.lines(FILES[0], Candidate) == pool.lines(FILES[0], Candidate)
+    assert_resumes_alike(tmp_path / "killed", vllm_engine, wanted, undisturbed, [(3, 0.0)], **reading)
 
 
 def test_so_does_one_that_is_read_in_context_with_a_calibration_from_its_first_round(
