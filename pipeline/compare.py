@@ -49,6 +49,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, RunSettings]  # by method, seed left at the first
     versions: dict[str, str]
     hardware: dict[str, Any] = {}
+    commit: str = ""
 
 
 def compare(
@@ -84,7 +85,7 @@ def compare(
 
 
 def _result(experiment: Experiment, seeds: Sequence[int]) -> Comparison:
-    from pipeline.hardware import describe_hardware
+    from pipeline.hardware import describe_hardware, source_commit
 
     results = [
         SeedResult(
@@ -109,4 +110,5 @@ def _result(experiment: Experiment, seeds: Sequence[int]) -> Comparison:
         settings={name: experiment.settings(name, experiment.seeds[0]) for name in experiment.methods},
         versions=installed_versions(),
         hardware=describe_hardware(),
+        commit=source_commit(),
     )

@@ -1,7 +1,8 @@
-"""What machine a number was measured on."""
+"""What a number was measured on: which machine, and which state of this project."""
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +21,19 @@ def describe_hardware() -> dict[str, Any]:
     except (OSError, StopIteration):
         known["processor"] = platform.processor()
     return known
+
+
+def source_commit() -> str:
+    """Commit of the checkout this runs from, "+" behind it where files differ; empty for an installed package."""
+    here = Path(__file__).resolve().parent.parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
