@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,7 +21,7 @@ def save_adapter(wrapped: Any, parent: Path, prefix: str) -> tuple[str, Path]:
     parent.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(dir=parent, prefix=".making-"))
     try:
-        wrapped.save_pretrained(str(making), safe_serialization=True, save_embedding_layers=False)
+        _save(wrapped, making)
         (making / "README.md").unlink(missing_ok=True)  # an empty model card template
         _settle(making / "adapter_config.json")
         check_adapter(making)
@@ -41,6 +42,18 @@ def _settle(config_file: Path) -> None:
     config = msgspec.json.decode(config_file.read_bytes())
     config["target_modules"] = sorted(config["target_modules"])
     config_file.write_bytes(msgspec.json.format(msgspec.json.encode(config, order="sorted"), indent=2))
+
+
+def _save(wrapped: Any, folder: Path) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        wrapped.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    except SafetensorError as error:  # the library has no other way to say that the disk is full
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if not code:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder.parent)) from error
 
 
 def content_hash(adapter: Path) -> str:

@@ -1,0 +1,75 @@
+"""A full disk in the middle of the work: said as it is, and what was finished before is kept and whole."""
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.nouns import Example
+from pipeline.runfolder import RunFolder
+from training.saving import save_adapter
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Gives a disk of so many bytes, such as "64k"; called again, the same disk is made that large."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def sized(size: str) -> Path:
+        how = f"size={size}" if not os.path.ismount(place) else f"remount,size={size}"
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", how, "tmpfs", str(place)], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"a disk that is small needs the right to mount one: {done.stderr.strip()}")
+        return place
+
+    yield sized
+    if os.path.ismount(place):
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_line_that_did_not_fit_is_not_there_and_those_before_it_are(small_disk: Callable[[str], Path]) -> None:
+    folder = RunFolder(small_disk("64k"))
+    one_by_one = (folder.append("notes.jsonl", [Example(text="x" * 3000, label=str(number))]) for number in range(100))
+    with pytest.raises(OSError, match="No space left") as full:
+        list(one_by_one)
+    assert full.value.errno == errno.ENOSPC
+    whole = folder.lines("notes.jsonl", Example)
+    assert [example.label for example in whole] == [str(number) for number in range(len(whole))]
+    assert len(whole) > 5
+    folder.keep_lines("notes.jsonl", len(whole))
+    small_disk("128k")
+    folder.append("notes.jsonl", [Example(text="there is room again", label="last")])
+    assert folder.lines("notes.jsonl", Example)[-1].label == "last"
+
+
+def test_a_file_that_did_not_fit_leaves_the_one_before_it(small_disk: Callable[[str], Path]) -> None:
+    folder = RunFolder(small_disk("64k"))
+    folder.write("value.json", ["small"])
+    with pytest.raises(OSError, match="No space left"):
+        folder.write("value.json", ["x" * 100_000])
+    assert folder.read("value.json", list) == ["small"]
+    assert [entry.name for entry in folder.path.iterdir()] == ["value.json"]
+
+
+class LargeAdapter:
+    """Saves weights of 4 MiB with the library that saves adapters."""
+
+    def save_pretrained(self, folder: str, **_: object) -> None:
+        import numpy as np
+        from safetensors.numpy import save_file
+
+        save_file({"weights": np.zeros(1 << 20, np.float32)}, f"{folder}/adapter_model.safetensors")
+
+
+def test_an_adapter_that_did_not_fit_leaves_nothing_and_the_error_says_why(
+    small_disk: Callable[[str], Path],
+) -> None:
+    store = small_disk("256k")
+    with pytest.raises(OSError, match="No space left") as full:
+        save_adapter(LargeAdapter(), store, "notes")
+    assert (full.value.errno, full.value.filename) == (errno.ENOSPC, str(store))
+    assert list(store.iterdir()) == []
