@@ -33,9 +33,13 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 def test_a_line_that_did_not_fit_is_not_there_and_those_before_it_are(small_disk: Callable[[str], Path]) -> None:
     folder = RunFolder(small_disk("64k"))
-    one_by_one = (folder.append("notes.jsonl", [Example(text="x" * 3000, label=str(number))]) for number in range(100))
+
+    def fill() -> None:
+        for number in range(100):
+            folder.append("notes.jsonl", [Example(text="x" * 3000, label=str(number))])
+
     with pytest.raises(OSError, match="No space left") as full:
-        list(one_by_one)
+        fill()
     assert full.value.errno == errno.ENOSPC
     whole = folder.lines("notes.jsonl", Example)
     assert [example.label for example in whole] == [str(number) for number in range(len(whole))]

@@ -176,7 +176,7 @@ def test_so_does_one_whose_pool_is_read_by_folds(
     pool.path.mkdir()
     draw_pool(pool, vllm_engine, task, SHOTS, wanted)
     assert len(pool.lines("rounds.jsonl", Round)) == 2
-    reading = {"annotators": adapters, "pool": pool, "task": task}
+    reading: dict[str, Any] = {"annotators": adapters, "pool": pool, "task": task}
     undisturbed = fill(tmp_path / "whole", vllm_engine, wanted, **reading)
     assert undisturbed.lines(FILES[0], Candidate) == pool.lines(FILES[0], Candidate)
     assert_resumes_alike(tmp_path / "killed", vllm_engine, wanted, undisturbed, [(3, 0.0)], **reading)
