@@ -9,7 +9,7 @@ import pytest
 from engine.core import Adapter, Engine, EngineSettings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Before torch is loaded. Threads that spin while they wait starve each other where the cores are shared with other work.
+# Before torch is loaded. Threads that spin while they wait starve each other where the cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
