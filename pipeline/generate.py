@@ -31,7 +31,8 @@ def draw_round(
     """``draws_per_round`` candidates for each of ``open_labels``, class by class.
 
     Each prompt shows the class's shots in an order of its own. The same seed, round and class give the same prompts and
-    the same random numbers, whatever ran before: so a round that was cut short is drawn again, not continued.
+    the same random numbers, whatever ran before: so a round that was cut short is drawn again, not continued. The caller
+    empties the prefix cache first.
     """
     prompts: list[str] = []
     drawn_for: list[tuple[str, tuple[int, ...]]] = []
@@ -55,7 +56,6 @@ def draw_round(
         max_tokens=settings.generate.max_tokens or _token_bound(engine, shots, settings),
         seed=random.Random(f"{settings.seed}/{round_number}").getrandbits(31),
     )
-    engine.reset_prefix_cache()
     best: dict[int, Completion] = {}
     for completion in engine.sample(prompts, sampling):
         rival = best.get(completion.prompt_index)

@@ -85,6 +85,7 @@ def run_rounds(
     while open_labels := [name for name in task.label_names if _is_open(name, progress, settings)]:
         number = progress.rounds
         started, tokens = time.perf_counter(), engine.stats().output_tokens
+        engine.reset_prefix_cache()  # a round gives the same bytes, whatever ran before
         new = pooled.get(number) or draw_round(engine, task, shots, settings, number, open_labels)
         sampled = time.perf_counter()
         judged = _filter(task, new, text_filter, annotator_for(new), settings, progress.kept)
