@@ -30,9 +30,9 @@ def draw_round(
 ) -> list[Candidate]:
     """``draws_per_round`` candidates for each of ``open_labels``, class by class.
 
-    Each prompt shows the class's shots in an order of its own. The same seed, round and class give the same prompts and
-    the same random numbers, whatever ran before: so a round that was cut short is drawn again, not continued. The caller
-    empties the prefix cache first.
+    Each prompt shows the class's shots in an order of its own. The same seed, round and class give the same prompts
+    and the same random numbers, whatever ran before: so a round that was cut short is drawn again, not continued. The
+    caller empties the prefix cache first.
     """
     prompts: list[str] = []
     drawn_for: list[tuple[str, tuple[int, ...]]] = []
