@@ -1,0 +1,52 @@
+"""The methods of a comparison: the baselines get the recipe of the method they are compared with."""
+
+import msgspec
+import pytest
+
+from engine.errors import InputError
+from pipeline.methods import METHODS
+from pipeline.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
+from training.settings import LoraSettings
+
+TUNED = RunSettings(train=LoraSettings(learning_rate=1e-3, rank=16), seed=3)
+
+
+@pytest.mark.parametrize("method", ["lora", "lora25", "fourshot", "unfiltered", "icl_filter", "shots_filter"])
+def test_every_trained_method_but_the_paper_s_is_trained_with_the_run_s_settings(method: str) -> None:
+    assert METHODS[method].settings(TUNED).train == TUNED.train
+
+
+def test_the_paper_s_recipe_does_not_follow_the_run_s_training_settings() -> None:
+    settings = METHODS["paper"].settings(TUNED)
+    assert settings.train == PRESETS["paper"].train
+    assert (settings.train.rank, settings.train.alpha, settings.train.dropout) == (8, 32, 0.1)
+    assert settings.train.loss == "text"
+    assert settings.annotate.annotator == "icl" and settings.annotate.calibration == "none"
+
+
+@pytest.mark.parametrize(
+    ("method", "annotator"), [("unfiltered", "none"), ("icl_filter", "icl"), ("shots_filter", "adapters")]
+)
+def test_an_ablation_changes_who_reads_and_nothing_else_that_is_drawn_or_trained(method: str, annotator: str) -> None:
+    settings = METHODS[method].settings(TUNED)
+    assert settings.annotate.annotator == annotator
+    same = msgspec.structs.replace(settings, annotate=TUNED.annotate, allow_short=TUNED.allow_short)
+    assert same == TUNED
+
+
+def test_only_in_context_methods_show_examples_in_the_prompt() -> None:
+    assert {name for name, method in METHODS.items() if method.shots_in_prompt} == {"icl", "icl_calibrated"}
+    assert not any(method.trained and method.shots_in_prompt for method in METHODS.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "names"),
+    [
+        (AnnotateSettings, {"folds": 1}, "folds at least 2|folds and pool_per_class at least 2"),
+        (AnnotateSettings, {"confidence": 1.5}, "confidence must be from 0 to 1"),
+        (GenerateSettings, {"draws_per_round": 0}, "draws_per_round and max_candidates at least 1"),
+    ],
+)
+def test_a_setting_out_of_bounds_is_refused_by_name(kind: type, wrong: dict[str, float], names: str) -> None:
+    with pytest.raises(InputError, match=names):
+        kind(**wrong)
