@@ -139,7 +139,14 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    process = command("run", "support_tickets", "--out", str(tmp_path / "run"))
+    # What is started in the background of a script inherits an ignored SIGINT; a user at a terminal does not.
+    process = command(
+        "run",
+        "support_tickets",
+        "--out",
+        str(tmp_path / "run"),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stderr is not None
     assert process.stderr.readline().startswith("shots:")
     process.send_signal(signal.SIGINT)
