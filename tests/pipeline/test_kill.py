@@ -1,0 +1,103 @@
+"""kill -9 in every stage, and the same command again: what was finished is kept, and the result is the undisturbed one.
+
+The bytes of texts, verdicts, shots and adapters are equal, and so is every answer; only times differ. That holds for
+the same machine, versions and number of threads (docs/faults.md).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.evaluate import Evaluation
+from pipeline.events import Event
+from pipeline.runfolder import RunFolder
+from tests.pipeline import interrupted
+
+TEXTS = ("shots.json", "candidates.jsonl", "verdicts.jsonl", "pool/candidates.jsonl", "pool/verdicts.jsonl")
+
+# By stage, an event after which something of the stage is done and something is not.
+DEATHS: dict[str, Callable[[Event], bool]] = {
+    "generate": lambda event: event.stage == "generate" and event.message.startswith("round 1"),
+    "annotators": lambda event: event.stage == "train" and "2 of 3" in event.message,
+    "train": lambda event: event.stage == "train" and "1 of 1" in event.message,
+    "evaluate": lambda event: event.stage == "evaluate" and event.done == 1,
+}
+Killed = tuple[Path, dict[str, dict[str, int]], list[Event]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    interrupted.run(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    """A run that was killed once in every stage; what was finished at each death; what its last start told."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    finished = {}
+    for stage, due in DEATHS.items():
+        interrupted.kill_when(folder, due)
+        finished[stage] = finished_files(folder)
+    return folder, finished, interrupted.run(folder)
+
+
+def finished_files(folder: Path) -> dict[str, int]:
+    """When each finished adapter and score file was written, in nanoseconds."""
+    adapters = [
+        file for result in folder.glob("adapters/*/result.json") for file in result.parent.rglob("*.safetensors")
+    ]
+    return {str(file): file.stat().st_mtime_ns for file in [*adapters, *folder.glob("scores/*.json")]}
+
+
+def adapters_of(folder: Path) -> dict[str, list[str]]:
+    """All that lies in the store: by job, the files."""
+    return {
+        job.name: sorted(str(file.relative_to(job)) for file in job.rglob("*") if file.is_file())
+        for job in (folder / "adapters").iterdir()
+    }
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_shots_texts_and_verdicts_are_those_of_an_undisturbed_run(undisturbed: Path, killed: Killed, name: str) -> None:
+    assert (killed[0] / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_the_adapters_are_the_same_and_none_is_there_twice(undisturbed: Path, killed: Killed) -> None:
+    assert adapters_of(killed[0]) == adapters_of(undisturbed)
+    assert len(adapters_of(undisturbed)) == 4  # two that read, one of the shots alone, one of shots and kept texts
+
+
+def test_every_answer_on_the_test_split_is_the_same(undisturbed: Path, killed: Killed) -> None:
+    names = sorted(file.name for file in (undisturbed / "scores").iterdir())
+    assert names == sorted(file.name for file in (killed[0] / "scores").iterdir())
+    assert len(names) == 4
+    for name in names:
+        ours, theirs = (RunFolder(folder / "scores").read(name, Evaluation) for folder in (killed[0], undisturbed))
+        assert (ours.predicted, ours.gold, ours.confidence) == (theirs.predicted, theirs.gold, theirs.confidence)
+
+
+def test_what_was_finished_at_a_death_was_not_done_again(
+    killed: Killed,
+) -> None:
+    folder, finished, _ = killed
+    adapters = {stage: sum("adapters" in name for name in files) for stage, files in finished.items()}
+    assert adapters == {"generate": 0, "annotators": 1, "train": 3, "evaluate": 4}
+    assert 1 <= len(finished["evaluate"]) - adapters["evaluate"] < 4  # scores
+    at_the_end = finished_files(folder)
+    for stage, files in finished.items():
+        assert files == {name: at_the_end[name] for name in files}, stage
+
+
+def test_the_last_start_only_did_what_was_left(killed: Killed) -> None:
+    assert {event.stage for event in killed[2]} <= {"shots", "evaluate", "report"}
+
+
+def test_a_run_that_is_finished_is_finished_at_once_and_says_the_same(
+    killed: Killed,
+) -> None:
+    before = finished_files(killed[0])
+    assert {event.stage for event in interrupted.run(killed[0])} <= {"shots", "report"}
+    assert finished_files(killed[0]) == before
