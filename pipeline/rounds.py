@@ -87,7 +87,7 @@ def run_rounds(
         started, tokens = time.perf_counter(), engine.stats().output_tokens
         engine.reset_prefix_cache()  # a round gives the same bytes, whatever ran before
         new = pooled.get(number) or draw_round(engine, task, shots, settings, number, open_labels)
-        sampled = time.perf_counter()
+        sampled, sampled_tokens = time.perf_counter(), engine.stats().output_tokens - tokens
         judged = _filter(task, new, text_filter, annotator_for(new), settings, progress.kept)
         record = Round(
             number=number,
@@ -96,7 +96,7 @@ def run_rounds(
             drawn=dict(Counter(c.label for c in new)),
             sample_s=sampled - started,
             filter_s=time.perf_counter() - sampled,
-            output_tokens=engine.stats().output_tokens - tokens,
+            output_tokens=sampled_tokens,
         )
         folder.append("candidates.jsonl", new)
         folder.append("verdicts.jsonl", judged)
@@ -255,14 +255,16 @@ def _event(task: Task, progress: Progress, record: Round, wanted: int) -> Event:
         rate = progress.acceptance(slowest)
         forecast = f"about {round(missing[slowest] / rate)} more draws" if rate else "none kept so far"
         message += f"; {slowest} is slowest: {rate:.0%} accepted, {missing[slowest]} to go, {forecast}"
-    tokens_per_s = record.output_tokens / record.sample_s if record.sample_s else 0.0
+    figures = {"sample_s": record.sample_s, "filter_s": record.filter_s}
+    if record.output_tokens:  # a round from the pool was sampled before
+        figures["tokens_per_s"] = round(record.output_tokens / record.sample_s, 1)
     return Event(
         stage="generate",
         message=message,
         done=kept,
         total=wanted * len(task.labels),
         unit="texts",
-        figures={"tokens_per_s": round(tokens_per_s, 1), "sample_s": record.sample_s, "filter_s": record.filter_s},
+        figures=figures,
     )
 
 
