@@ -59,11 +59,12 @@ class AdapterAnnotator:
         import numpy as np
 
         texts = [candidate.text for candidate in candidates]
+        return np.stack([self._read(adapter, texts) for adapter in self._adapters])
+
+    def _read(self, adapter: Adapter, texts: Sequence[str]) -> "np.ndarray":
+        """Float64 [num_texts, num_labels]."""
         prompts = [classification_prompt(self._task, text, max_text_words=self._words) for text in texts]
-        words = self._task.label_words
-        return np.stack(
-            [calibrations.normalise(self._engine.score(prompts, words, adapter)) for adapter in self._adapters]
-        )
+        return calibrations.normalise(self._engine.score(prompts, self._task.label_words, adapter))
 
 
 class FoldAnnotator(AdapterAnnotator):
@@ -90,14 +91,14 @@ class FoldAnnotator(AdapterAnnotator):
         """One reader: the adapter that did not see the candidate, or the mean of all for one that none saw."""
         import numpy as np
 
-        answers = super().probabilities(candidates)
-        rows = [
-            answers[self._fold_of[candidate.id], position]
-            if candidate.id in self._fold_of
-            else answers[:, position].mean(axis=0)
-            for position, candidate in enumerate(candidates)
-        ]
-        return np.stack(rows)[None]
+        total = np.zeros((len(candidates), len(self._task.labels)))
+        readers = np.zeros((len(candidates), 1))
+        for fold, adapter in enumerate(self._adapters):
+            chosen = [i for i, one in enumerate(candidates) if self._fold_of.get(one.id, fold) == fold]
+            if chosen:
+                total[chosen] += self._read(adapter, [candidates[i].text for i in chosen])
+                readers[chosen] += 1
+        return (total / readers)[None]
 
 
 class Trusting:
