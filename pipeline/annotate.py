@@ -10,18 +10,21 @@ from engine.calibration import Calibration
 from engine.core import Adapter, Engine
 from engine.errors import InputError
 from pipeline.nouns import Candidate, Example, Task, Verdict
-from pipeline.prompts import classification_prompt
+from pipeline.prompts import Wording, classification_prompt, reading_prompt
 from pipeline.settings import AnnotateSettings, RunSettings
 
 if TYPE_CHECKING:
     import numpy as np
 
 
+DOUBT = 1e-4  # probability that a reader leaves to every label
+
+
 class Annotator(Protocol):
-    """One or several readers of candidates."""
+    """Reads candidates without being told what they were drawn for."""
 
     def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
-        """Float64 [num_readers, num_candidates, num_labels]; each row sums to one, whatever was intended."""
+        """Float64 [num_candidates, num_labels]; each row sums to one."""
         ...
 
 
@@ -38,7 +41,7 @@ class InContextAnnotator:
         import numpy as np
 
         scores = self.scores([candidate.text for candidate in candidates])
-        return np.exp(calibrations.apply(self._calibration, scores))[None]
+        return np.exp(calibrations.apply(self._calibration, scores))
 
     def scores(self, texts: Sequence[str]) -> "np.ndarray":
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""
@@ -46,71 +49,79 @@ class InContextAnnotator:
         return self._engine.score(prompts, self._task.label_words)
 
 
-class AdapterAnnotator:
-    """Adapters trained on the shots alone, which differ in their random start; the prompt carries no shots."""
+class Reader(msgspec.Struct, frozen=True, kw_only=True):
+    """One adapter of the committee."""
 
-    def __init__(self, engine: Engine, task: Task, adapters: Sequence[Adapter], settings: RunSettings) -> None:
-        if not adapters:
-            raise InputError("The adapters that re-label candidates are missing: none was given. Train at least one.")
-        self._engine, self._task, self._adapters = engine, task, adapters
-        self._words = settings.max_text_words
-
-    def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
-        import numpy as np
-
-        texts = [candidate.text for candidate in candidates]
-        return np.stack([self._read(adapter, texts) for adapter in self._adapters])
-
-    def _read(self, adapter: Adapter, texts: Sequence[str]) -> "np.ndarray":
-        """Float64 [num_texts, num_labels]."""
-        prompts = [classification_prompt(self._task, text, max_text_words=self._words) for text in texts]
-        return calibrations.normalise(self._engine.score(prompts, self._task.label_words, adapter))
+    adapter: Adapter
+    wording: Wording = "task"  # of the prompts that it was trained on
+    fold: int | None = None  # reads the candidates of this fold, which it was not trained on; None reads all
 
 
-class FoldAnnotator(AdapterAnnotator):
-    """Adapters trained on the shots and on candidates, each reading only candidates that it was not trained on.
+class Committee:
+    """Adapters that read one after another; their log-probabilities are averaged and normalised.
 
-    What most texts drawn for a class have in common is learnt, a text that was drawn for the wrong class is not, so the
-    adapter of the other folds contradicts its label. Source: Northcutt et al. 2021, "Confident Learning", section 3
-    (out-of-sample predictions by cross-validation show label errors).
+    Adapters of the shots know what the labels mean but not much, and what they know hangs on the wording of the prompt
+    and the random start: the mean over several knows more than the best of them. Source: Schick & Schuetze 2021,
+    "Exploiting Cloze Questions for Few Shot Text Classification", section 3.2.
+
+    Adapters of a fold learn what most texts drawn for a class have in common, so they contradict the label of one that
+    was drawn for the wrong class. Source: Northcutt et al. 2021, "Confident Learning", section 3 (out-of-sample
+    predictions by cross-validation show label errors).
     """
 
     def __init__(
         self,
         engine: Engine,
         task: Task,
-        adapters: Sequence[Adapter],
+        readers: Sequence[Reader],
         settings: RunSettings,
-        fold_of: Mapping[str, int],
+        fold_of: Mapping[str, int] | None = None,
     ) -> None:
-        """``adapters[f]`` did not see fold f. ``fold_of``: candidate id -> fold, for the candidates of the pool."""
-        super().__init__(engine, task, adapters, settings)
-        self._fold_of = fold_of
+        """``fold_of``: candidate id -> fold, for the candidates that fold adapters were trained on."""
+        if not readers:
+            raise InputError("The adapters that re-label candidates are missing: none was given. Train at least one.")
+        self._engine, self._task, self._words = engine, task, settings.max_text_words
+        self._of_shots = [reader for reader in readers if reader.fold is None]
+        self._of_folds = [reader for reader in readers if reader.fold is not None]
+        self._fold_weight, self._fold_of = settings.annotate.fold_weight, fold_of or {}
 
     def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
-        """One reader: the adapter that did not see the candidate, or the mean of all for one that none saw."""
+        import numpy as np
+
+        logs = np.zeros((len(candidates), len(self._task.labels)))
+        for reader in self._of_shots:
+            logs += _bounded_log(self._read(reader, candidates)) / len(self._of_shots)
+        if self._of_folds:
+            logs += self._fold_weight * _bounded_log(self._fold_probabilities(candidates))
+        return calibrations.normalise(logs)
+
+    def _fold_probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
+        """Of the adapter that did not see the candidate, or the mean of all for one that none saw."""
         import numpy as np
 
         total = np.zeros((len(candidates), len(self._task.labels)))
-        readers = np.zeros((len(candidates), 1))
-        for fold, adapter in enumerate(self._adapters):
-            chosen = [i for i, one in enumerate(candidates) if self._fold_of.get(one.id, fold) == fold]
+        count = np.zeros((len(candidates), 1))
+        for reader in self._of_folds:
+            chosen = [i for i, one in enumerate(candidates) if self._fold_of.get(one.id, reader.fold) == reader.fold]
             if chosen:
-                total[chosen] += self._read(adapter, [candidates[i].text for i in chosen])
-                readers[chosen] += 1
-        return (total / readers)[None]
+                total[chosen] += self._read(reader, [candidates[i] for i in chosen])
+                count[chosen] += 1
+        return total / count
+
+    def _read(self, reader: Reader, candidates: Sequence[Candidate]) -> "np.ndarray":
+        """Float64 [num_candidates, num_labels]."""
+        prompts = [
+            reading_prompt(self._task, candidate.text, reader.wording, max_text_words=self._words)
+            for candidate in candidates
+        ]
+        return calibrations.normalise(self._engine.score(prompts, self._task.label_words, reader.adapter))
 
 
-class Trusting:
-    """Nobody reads: every text that is well formed is believed to be what it was drawn for. For ablations."""
+def _bounded_log(probabilities: "np.ndarray") -> "np.ndarray":
+    """Log-probabilities that do not fall without end: no single reader is to outvote all others."""
+    import numpy as np
 
-    def __init__(self, task: Task) -> None:
-        self._num_labels = len(task.labels)
-
-    def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
-        import numpy as np
-
-        return np.zeros((0, len(candidates), self._num_labels))
+    return np.log(probabilities + DOUBT)
 
 
 def fit_calibration(
@@ -129,32 +140,33 @@ def fit_calibration(
 
 
 def judge(
-    task: Task, annotator: Annotator, candidates: Sequence[Candidate], settings: AnnotateSettings
+    task: Task, annotator: Annotator | None, candidates: Sequence[Candidate], settings: AnnotateSettings
 ) -> list[Verdict]:
-    """A verdict for each candidate: kept where every reader says the intended label, and says it confidently enough."""
+    """A verdict for each candidate: kept where ``annotator`` says the intended label, and says it confidently enough.
+
+    Without an annotator every candidate is believed to be what it was drawn for.
+    """
     if not candidates:
         return []
-    readings = annotator.probabilities(candidates)
-    if readings.shape[0] == 0:
+    if annotator is None:
         return [
             Verdict(candidate_id=candidate.id, kept=True, reason="kept", train_label=candidate.label)
             for candidate in candidates
         ]
     names = task.label_names
     verdicts = []
-    for position, candidate in enumerate(candidates):
-        intended = names.index(candidate.label)
-        mean = readings[:, position].mean(axis=0)
-        agree = bool((readings[:, position].argmax(axis=1) == intended).all())
-        sure = bool(mean[intended] >= settings.confidence)
+    for candidate, row in zip(candidates, annotator.probabilities(candidates), strict=True):
+        predicted = names[int(row.argmax())]
+        agrees = predicted == candidate.label
+        kept = agrees and bool(row[names.index(candidate.label)] >= settings.confidence)
         verdicts.append(
             Verdict(
                 candidate_id=candidate.id,
-                kept=agree and sure,
-                reason="kept" if agree and sure else "low_confidence" if agree else "label_disagrees",
-                predicted=names[int(mean.argmax())],
-                probabilities={name: round(float(p), 6) for name, p in zip(names, mean, strict=True)},
-                train_label=candidate.label if agree and sure else "",
+                kept=kept,
+                reason="kept" if kept else "low_confidence" if agrees else "label_disagrees",
+                predicted=predicted,
+                probabilities={name: round(float(p), 6) for name, p in zip(names, row, strict=True)},
+                train_label=candidate.label if kept else "",
             )
         )
     return verdicts

@@ -7,6 +7,7 @@ stands on synthetic texts, one measures.
 
 import hashlib
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +15,14 @@ import msgspec
 
 from engine.core import Adapter
 from engine.models import ResolvedModel
+from pipeline.annotate import Reader
 from pipeline.card import CARD_FILE, AdapterCard
 from pipeline.evaluate import Evaluation
 from pipeline.events import OnEvent
 from pipeline.methods import METHODS
 from pipeline.nouns import Candidate, Example, Task, Verdict
 from pipeline.orders import Cell, EvaluateOrder, GenerateItem, GenerateOrder, Order, TrainOrder, pool_of
+from pipeline.prompts import Wording
 from pipeline.rounds import finished_pairs, pool_folds
 from pipeline.runfolder import RunFolder, RunManifest, installed_versions
 from pipeline.settings import RunSettings
@@ -131,16 +134,26 @@ class Experiment:
         return [job for name, seed in synthetic for job in self._annotators(name, seed)]
 
     def _annotators(self, method: str, seed: int) -> list[TrainingJob]:
+        """The trainings of the committee: those of the shots, then one per fold."""
         settings = self.settings(method, seed)
         annotate = settings.annotate
-        if annotate.annotator == "adapters":
-            return [
-                self._shots_job(settings, seed, training_seed=seed + 1000 * number)
-                for number in range(annotate.num_adapters)
-            ]
-        if annotate.annotator == "folds":
-            return [self._fold_job(method, settings, seed, fold) for fold in range(annotate.folds)]
-        return []
+        if annotate.annotator != "adapters":
+            return []
+        of_shots = [
+            self._shots_job(settings, seed, training_seed=seed + 1000 * number, wording=wording)
+            for number, wording in zip(range(annotate.num_adapters), cycle(annotate.wordings), strict=False)
+        ]
+        return of_shots + [self._fold_job(method, settings, seed, fold) for fold in range(annotate.folds)]
+
+    def _readers(self, method: str, seed: int) -> tuple[Reader, ...]:
+        """The finished adapters of the committee, each with what it is to read and how."""
+        annotate = self.settings(method, seed).annotate
+        adapters = [Adapter(name=one.name, path=one.path) for one in self.annotator_results(method, seed)]
+        of_shots = zip(adapters[: annotate.num_adapters], cycle(annotate.wordings), strict=False)
+        return (
+            *(Reader(adapter=adapter, wording=wording) for adapter, wording in of_shots),
+            *(Reader(adapter=one, fold=fold) for fold, one in enumerate(adapters[annotate.num_adapters :])),
+        )
 
     def _fold_job(self, method: str, settings: RunSettings, seed: int, fold: int) -> TrainingJob:
         """The shots and every candidate of the pool outside ``fold``, each believed to be what it was drawn for."""
@@ -163,7 +176,7 @@ class Experiment:
         items = tuple(
             GenerateItem(folder=str(self.folder(name, seed).path), draw_pool=True)
             for name, seed in synthetic
-            if self.settings(name, seed).annotate.annotator == "folds"
+            if self.settings(name, seed).annotate.has_pool
         )
         if items:
             self._order(GenerateOrder(model_path=self.model.path, items=items))
@@ -173,8 +186,12 @@ class Experiment:
         results = [finished(self.store, job) for job in self._annotators(method, seed)]
         return [result for result in results if result is not None]
 
-    def _shots_job(self, settings: RunSettings, seed: int, training_seed: int) -> TrainingJob:
-        examples = classification_examples(self.task, self.shots[seed], max_text_words=settings.max_text_words)
+    def _shots_job(
+        self, settings: RunSettings, seed: int, training_seed: int, wording: Wording = "task"
+    ) -> TrainingJob:
+        examples = classification_examples(
+            self.task, self.shots[seed], max_text_words=settings.max_text_words, wording=wording
+        )
         return self._as_job(examples, settings, training_seed)
 
     def _as_job(self, examples: tuple[TrainingExample, ...], settings: RunSettings, training_seed: int) -> TrainingJob:
@@ -206,11 +223,10 @@ class Experiment:
             self._order(TrainOrder(model_path=self.model.path, store=str(self.store), jobs=tuple(unique.values())))
 
     def _generate(self, synthetic: Sequence[tuple[str, int]]) -> None:
-        items = []
-        for name, seed in synthetic:
-            results = self.annotator_results(name, seed)
-            adapters = tuple(Adapter(name=result.name, path=result.path) for result in results)
-            items.append(GenerateItem(folder=str(self.folder(name, seed).path), annotators=adapters))
+        items = [
+            GenerateItem(folder=str(self.folder(name, seed).path), readers=self._readers(name, seed))
+            for name, seed in synthetic
+        ]
         if items:
             self._order(GenerateOrder(model_path=self.model.path, items=tuple(items)))
 

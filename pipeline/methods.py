@@ -4,7 +4,7 @@ Importing this module loads neither torch nor vllm.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -34,11 +34,9 @@ def _paper(base: RunSettings) -> RunSettings:
     )
 
 
-def _annotated_by(
-    annotator: Literal["adapters", "icl", "none"], calibration: Literal["none", "batch"]
-) -> Callable[[RunSettings], RunSettings]:
+def _annotated(**changes: Any) -> Callable[[RunSettings], RunSettings]:
     def changed(base: RunSettings) -> RunSettings:
-        annotate = msgspec.structs.replace(base.annotate, annotator=annotator, calibration=calibration)
+        annotate = msgspec.structs.replace(base.annotate, **changes)
         return msgspec.structs.replace(base, annotate=annotate, allow_short=True)
 
     return changed
@@ -81,20 +79,27 @@ METHODS: dict[str, Method] = {
         explanation="ablation: every well-formed synthetic text is kept",
         trained=True,
         synthetic=True,
-        changed=_annotated_by("none", "none"),
+        changed=_annotated(annotator="none"),
     ),
     "shots_filter": Method(
         display_name="fourshot, shots-only filter",
-        explanation="ablation: re-labelled by two adapters trained on the shots alone",
+        explanation="ablation: re-labelled by the adapters trained on the shots alone",
         trained=True,
         synthetic=True,
-        changed=_annotated_by("adapters", "none"),
+        changed=_annotated(annotator="adapters", folds=0),
+    ),
+    "folds_filter": Method(
+        display_name="fourshot, folds-only filter",
+        explanation="ablation: re-labelled by the adapters trained on shots and the other fold's candidates",
+        trained=True,
+        synthetic=True,
+        changed=_annotated(annotator="adapters", num_adapters=0),
     ),
     "icl_filter": Method(
         display_name="fourshot, in-context filter",
         explanation="ablation: re-labelled in context, batch-calibrated",
         trained=True,
         synthetic=True,
-        changed=_annotated_by("icl", "batch"),
+        changed=_annotated(annotator="icl", calibration="batch"),
     ),
 }

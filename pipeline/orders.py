@@ -10,6 +10,7 @@ import msgspec
 
 from engine.adapters import slot_rank
 from engine.core import Adapter, Engine, EngineSettings
+from pipeline.annotate import Reader
 from pipeline.evaluate import Answers, answer, measure
 from pipeline.events import Event, OnEvent
 from pipeline.nouns import Example, Task
@@ -29,7 +30,7 @@ class GenerateItem(msgspec.Struct, frozen=True, kw_only=True):
     """One run folder to fill: its pool, or its verdicts."""
 
     folder: str
-    annotators: tuple[Adapter, ...] = ()
+    readers: tuple[Reader, ...] = ()
     draw_pool: bool = False  # only draw the candidates that annotators will be trained on
 
 
@@ -140,8 +141,8 @@ def _generate(item: GenerateItem, engine: Engine, on_event: OnEvent) -> None:
         task,
         shots,
         settings,
-        annotators=item.annotators,
-        pool=pool if settings.annotate.annotator == "folds" else None,
+        readers=item.readers,
+        pool=pool if settings.annotate.has_pool else None,
         test_texts=test_texts,
         on_event=on_event,
     )
@@ -159,7 +160,7 @@ def _generated(item: GenerateItem) -> str:
 
 def _engine_settings(order: GenerateOrder | EvaluateOrder) -> EngineSettings:
     if isinstance(order, GenerateOrder):
-        adapters = {adapter for item in order.items for adapter in item.annotators}
+        adapters = {reader.adapter for item in order.items for reader in item.readers}
     else:
         adapters = {cell.adapter for cell in order.cells if cell.adapter is not None}
     ranks = [rank_of(adapter) for adapter in adapters]

@@ -6,10 +6,13 @@ line end closes a text.
 
 import hashlib
 from collections.abc import Sequence
+from typing import Literal
 
 from pipeline.nouns import Example, Label, Task
 
 PROMPT_VERSION = "1"  # goes up with every change of what is rendered; lies on every card
+
+Wording = Literal["task", "bare", "answer"]  # of a prompt without shots; adapters that re-label use all, to differ
 
 END_OF_TEXT = "\n"  # a generated text ends here
 
@@ -22,6 +25,15 @@ def classification_prompt(task: Task, text: str, shots: Sequence[Example] = (), 
     words = {label.name: label.read_as for label in task.labels}
     answered = "".join(f"Text: {one_line(shot.text, max_text_words)}\nLabel: {words[shot.label]}\n\n" for shot in shots)
     return f"{task.instruction}\n\n{answered}Text: {one_line(text, max_text_words)}\nLabel:"
+
+
+def reading_prompt(task: Task, text: str, wording: Wording, *, max_text_words: int = 300) -> str:
+    """The zero-shot prompt in one of several wordings: ``task`` is the one that is served (`classification_prompt`)."""
+    if wording == "bare":
+        return f"Text: {one_line(text, max_text_words)}\nLabel:"
+    if wording == "answer":
+        return f"{task.instruction}\n\n{one_line(text, max_text_words)}\n\nThe answer is"
+    return classification_prompt(task, text, max_text_words=max_text_words)
 
 
 def generation_prompt(task: Task, label: Label, shots: Sequence[Example], *, max_text_words: int = 300) -> str:

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from engine.calibration import NONE, Calibration
-from engine.core import Adapter, Engine
+from engine.core import Engine
 from engine.errors import ShortRunError
 from pipeline.annotate import (
-    AdapterAnnotator,
     Annotator,
-    FoldAnnotator,
+    Committee,
     InContextAnnotator,
-    Trusting,
+    Reader,
     fit_calibration,
     judge,
     surplus,
@@ -62,7 +61,7 @@ def run_rounds(
     shots: Sequence[Example],
     settings: RunSettings,
     *,
-    annotators: Sequence[Adapter] = (),
+    readers: Sequence[Reader] = (),
     pool: RunFolder | None = None,
     test_texts: Sequence[str] = (),
     on_event: OnEvent = ignore,
@@ -80,7 +79,7 @@ def run_rounds(
         if verdict.reason in READ_BY_ANNOTATOR:
             text_filter.remember(candidate.text)
     progress = _progress(candidates, verdicts, len(finished))
-    annotator_for = _annotators(folder, engine, task, shots, settings, annotators, pool)
+    annotator_for = _annotators(folder, engine, task, shots, settings, readers, pool)
     pooled = _pool_rounds(pool)
     while open_labels := [name for name in task.label_names if _is_open(name, progress, settings)]:
         number = progress.rounds
@@ -174,7 +173,7 @@ def _filter(
     task: Task,
     candidates: Sequence[Candidate],
     text_filter: TextFilter,
-    annotator: Annotator,
+    annotator: Annotator | None,
     settings: RunSettings,
     kept: Counter[str],
 ) -> list[Verdict]:
@@ -202,18 +201,16 @@ def _annotators(
     task: Task,
     shots: Sequence[Example],
     settings: RunSettings,
-    adapters: Sequence[Adapter],
+    readers: Sequence[Reader],
     pool: RunFolder | None,
-) -> Callable[[Sequence[Candidate]], Annotator]:
+) -> Callable[[Sequence[Candidate]], Annotator | None]:
     """Gives the annotator for a round. A calibration is fitted once, on the first round, and kept in the folder."""
     if settings.annotate.annotator == "none":
-        return lambda _: Trusting(task)
+        return lambda _: None
     if settings.annotate.annotator == "adapters":
-        return lambda _: AdapterAnnotator(engine, task, adapters, settings)
-    if settings.annotate.annotator == "folds":
-        assert pool is not None, "the fold adapters were trained on a pool"
-        folds = FoldAnnotator(engine, task, adapters, settings, pool_folds(pool, settings.annotate.folds))
-        return lambda _: folds
+        fold_of = pool_folds(pool, settings.annotate.folds) if pool else None
+        committee = Committee(engine, task, readers, settings, fold_of)
+        return lambda _: committee
 
     def in_context(candidates: Sequence[Candidate]) -> Annotator:
         if not folder.has(CALIBRATION_FILE):

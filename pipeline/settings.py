@@ -10,6 +10,7 @@ import msgspec
 from engine.core import Sampling
 from engine.errors import InputError
 from pipeline.filters import FilterSettings
+from pipeline.prompts import Wording
 from training.settings import PRESETS as TRAINING_PRESETS
 from training.settings import LoraSettings
 
@@ -33,27 +34,43 @@ class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who re-labels the candidates, and when a label is believed (docs/design.md says why folds are the default).
+    """Who re-labels the candidates, and when a label is believed (docs/design.md says why).
 
-    folds: a pool of candidates is drawn first and dealt into ``folds`` parts; an adapter trained on the shots and all
-    other parts reads each part. adapters: ``num_adapters`` adapters trained on the shots alone. icl: the base model,
-    shown the shots. none: nobody.
+    adapters: a committee. ``num_adapters`` of its members are trained on the shots alone, in turn with each of
+    ``wordings``. ``folds`` more are trained on shots and candidates: a pool of candidates is drawn first and dealt into
+    folds, and the adapter that did not see a fold reads it. icl: the base model, shown the shots. none: nobody.
     """
 
-    annotator: Literal["folds", "adapters", "icl", "none"] = "folds"
-    folds: int = 2
-    pool_per_class: int = 80  # well-formed candidates that the fold adapters are trained on
+    annotator: Literal["adapters", "icl", "none"] = "adapters"
+    num_adapters: int = 3  # trained on the shots alone; 0 leaves the folds to decide
+    wordings: tuple[Wording, ...] = ("task", "bare", "answer")
+    folds: int = 2  # 0: no adapters but those of the shots, and no pool
+    fold_weight: float = 0.5  # what a fold adapter's log-probability counts, where the mean of the others counts 1
     fold_passes: float = 2.0  # over the data; what is learnt later is which labels are wrong, by heart
-    num_adapters: int = 2  # a text is kept where all of them agree with the intended label
-    confidence: float = 0.0  # least probability of the intended label, averaged over the annotators
+    pool_per_class: int = 80  # well-formed candidates that the fold adapters are trained on
+    confidence: float = 0.0  # least probability of the intended label
     calibration: Literal["none", "contextual", "batch"] = "none"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.confidence <= 1 or self.num_adapters < 1 or self.folds < 2 or self.pool_per_class < 2:
+        if not 0 <= self.confidence <= 1 or self.num_adapters < 0 or self.folds < 0 or self.folds == 1:
             raise InputError(
-                "confidence must be from 0 to 1, num_adapters at least 1, folds and pool_per_class at least 2; got "
-                f"{self.confidence}, {self.num_adapters}, {self.folds} and {self.pool_per_class}."
+                "confidence must be from 0 to 1, num_adapters at least 0, folds 0 or at least 2; got "
+                f"{self.confidence}, {self.num_adapters} and {self.folds}."
             )
+        if self.pool_per_class < 2 or not self.fold_weight > 0 or not self.wordings:
+            raise InputError(
+                "pool_per_class must be at least 2, fold_weight above 0, wordings one or more; got "
+                f"{self.pool_per_class}, {self.fold_weight} and {list(self.wordings)}."
+            )
+        if self.annotator == "adapters" and not self.num_adapters and not self.folds:
+            raise InputError(
+                "num_adapters and folds are both 0, so nobody would re-label. Set one of them, or annotator to 'none'."
+            )
+
+    @property
+    def has_pool(self) -> bool:
+        """Whether candidates are drawn before there is anyone to read them."""
+        return self.annotator == "adapters" and self.folds > 0
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

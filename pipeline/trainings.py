@@ -8,7 +8,7 @@ import msgspec
 
 from pipeline.events import Event, OnEvent, ignore
 from pipeline.nouns import Example, Task
-from pipeline.prompts import classification_prompt
+from pipeline.prompts import Wording, reading_prompt
 from pipeline.runfolder import RunFolder
 from training.examples import TrainingExample, TrainingResult
 from training.settings import LoraSettings
@@ -32,13 +32,18 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def classification_examples(
-    task: Task, examples: Sequence[Example], *, weight: float = 1.0, max_text_words: int = 300
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    weight: float = 1.0,
+    max_text_words: int = 300,
+    wording: Wording = "task",
 ) -> tuple[TrainingExample, ...]:
-    """Zero-shot prompts with the label to be said, as they are served later."""
+    """Zero-shot prompts with the label to be said; in the wording ``task``, as they are served later."""
     names = task.label_names
     return tuple(
         TrainingExample(
-            prompt=classification_prompt(task, example.text, max_text_words=max_text_words),
+            prompt=reading_prompt(task, example.text, wording, max_text_words=max_text_words),
             target=names.index(example.label),
             weight=weight,
         )

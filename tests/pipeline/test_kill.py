@@ -19,7 +19,7 @@ TEXTS = ("shots.json", "candidates.jsonl", "verdicts.jsonl", "pool/candidates.js
 # By stage, an event after which something of the stage is done and something is not.
 DEATHS: dict[str, Callable[[Event], bool]] = {
     "generate": lambda event: event.stage == "generate" and event.message.startswith("round 1"),
-    "annotators": lambda event: event.stage == "train" and "2 of 3" in event.message,
+    "annotators": lambda event: event.stage == "train" and "2 of 5" in event.message,
     "train": lambda event: event.stage == "train" and "1 of 1" in event.message,
     "evaluate": lambda event: event.stage == "evaluate" and event.done == 1,
 }
@@ -67,7 +67,7 @@ def test_shots_texts_and_verdicts_are_those_of_an_undisturbed_run(undisturbed: P
 
 def test_the_adapters_are_the_same_and_none_is_there_twice(undisturbed: Path, killed: Killed) -> None:
     assert adapters_of(killed[0]) == adapters_of(undisturbed)
-    assert len(adapters_of(undisturbed)) == 4  # two that read, one of the shots alone, one of shots and kept texts
+    assert len(adapters_of(undisturbed)) == 6  # three of the shots alone, one per fold, one of shots and kept texts
 
 
 def test_every_answer_on_the_test_split_is_the_same(undisturbed: Path, killed: Killed) -> None:
@@ -84,7 +84,7 @@ def test_what_was_finished_at_a_death_was_not_done_again(
 ) -> None:
     folder, finished, _ = killed
     adapters = {stage: sum("adapters" in name for name in files) for stage, files in finished.items()}
-    assert adapters == {"generate": 0, "annotators": 1, "train": 3, "evaluate": 4}
+    assert adapters == {"generate": 0, "annotators": 1, "train": 5, "evaluate": 6}
     assert 1 <= len(finished["evaluate"]) - adapters["evaluate"] < 4  # scores
     at_the_end = finished_files(folder)
     for stage, files in finished.items():

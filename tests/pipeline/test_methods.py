@@ -11,7 +11,9 @@ from training.settings import LoraSettings
 TUNED = RunSettings(train=LoraSettings(learning_rate=1e-3, rank=16), seed=3)
 
 
-@pytest.mark.parametrize("method", ["lora", "lora25", "fourshot", "unfiltered", "icl_filter", "shots_filter"])
+@pytest.mark.parametrize(
+    "method", ["lora", "lora25", "fourshot", "unfiltered", "icl_filter", "shots_filter", "folds_filter"]
+)
 def test_every_trained_method_but_the_paper_s_is_trained_with_the_run_s_settings(method: str) -> None:
     assert METHODS[method].settings(TUNED).train == TUNED.train
 
@@ -25,11 +27,19 @@ def test_the_paper_s_recipe_does_not_follow_the_run_s_training_settings() -> Non
 
 
 @pytest.mark.parametrize(
-    ("method", "annotator"), [("unfiltered", "none"), ("icl_filter", "icl"), ("shots_filter", "adapters")]
+    ("method", "readers"),
+    [
+        ("unfiltered", ("none", 3, 2)),
+        ("icl_filter", ("icl", 3, 2)),
+        ("shots_filter", ("adapters", 3, 0)),
+        ("folds_filter", ("adapters", 0, 2)),
+    ],
 )
-def test_an_ablation_changes_who_reads_and_nothing_else_that_is_drawn_or_trained(method: str, annotator: str) -> None:
+def test_an_ablation_changes_who_reads_and_nothing_else_that_is_drawn_or_trained(
+    method: str, readers: tuple[str, int, int]
+) -> None:
     settings = METHODS[method].settings(TUNED)
-    assert settings.annotate.annotator == annotator
+    assert (settings.annotate.annotator, settings.annotate.num_adapters, settings.annotate.folds) == readers
     same = msgspec.structs.replace(settings, annotate=TUNED.annotate, allow_short=TUNED.allow_short)
     assert same == TUNED
 
@@ -42,7 +52,9 @@ def test_only_in_context_methods_show_examples_in_the_prompt() -> None:
 @pytest.mark.parametrize(
     ("kind", "wrong", "names"),
     [
-        (AnnotateSettings, {"folds": 1}, "folds at least 2|folds and pool_per_class at least 2"),
+        (AnnotateSettings, {"folds": 1}, "folds 0 or at least 2"),
+        (AnnotateSettings, {"folds": 0, "num_adapters": 0}, "nobody would re-label"),
+        (AnnotateSettings, {"fold_weight": 0.0}, "fold_weight above 0"),
         (AnnotateSettings, {"confidence": 1.5}, "confidence must be from 0 to 1"),
         (GenerateSettings, {"draws_per_round": 0}, "draws_per_round and max_candidates at least 1"),
     ],

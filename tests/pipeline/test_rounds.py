@@ -9,6 +9,7 @@ import pytest
 
 from engine.core import Adapter, Engine
 from engine.errors import ShortRunError
+from pipeline.annotate import Reader
 from pipeline.events import Event
 from pipeline.nouns import Candidate, Task, Verdict
 from pipeline.rounds import Round, draw_pool, finished_pairs, run_rounds
@@ -102,6 +103,12 @@ def test_good_texts_beyond_the_number_wanted_are_surplus(vllm_engine: Engine, tm
         assert good == ["kept"] + ["surplus"] * (len(good) - 1)  # the first ones drawn are kept
 
 
+@pytest.fixture(scope="module")
+def readers(adapters: tuple[Adapter, Adapter]) -> tuple[Reader, ...]:
+    """A committee of two, each with a wording of its own."""
+    return (Reader(adapter=adapters[0]), Reader(adapter=adapters[1], wording="answer"))
+
+
 class Killed(BaseException):
     """Stands for the end of the process: nothing catches it."""
 
@@ -157,26 +164,25 @@ def test_a_run_killed_between_or_in_its_writes_ends_with_the_same_bytes(
     assert_resumes_alike(tmp_path, vllm_engine, settings(), filled, deaths)
 
 
-def test_so_does_one_that_is_read_by_adapters(
-    vllm_engine: Engine, adapters: tuple[Adapter, Adapter], tmp_path: Path
-) -> None:
+def test_so_does_one_that_is_read_by_adapters(vllm_engine: Engine, readers: tuple[Reader, ...], tmp_path: Path) -> None:
     wanted = msgspec.structs.replace(settings("adapters", draws_per_round=2, max_candidates=4), allow_short=True)
-    undisturbed = fill(tmp_path / "whole", vllm_engine, wanted, annotators=adapters)
+    undisturbed = fill(tmp_path / "whole", vllm_engine, wanted, readers=readers)
     assert any(verdict.probabilities for _, verdict in pairs(undisturbed))
-    assert_resumes_alike(tmp_path / "killed", vllm_engine, wanted, undisturbed, [(4, 0.45)], annotators=adapters)
+    assert_resumes_alike(tmp_path / "killed", vllm_engine, wanted, undisturbed, [(4, 0.45)], readers=readers)
 
 
 def test_so_does_one_whose_pool_is_read_by_folds(
-    vllm_engine: Engine, adapters: tuple[Adapter, Adapter], tmp_path: Path
+    vllm_engine: Engine, readers: tuple[Reader, ...], tmp_path: Path
 ) -> None:
     """The pool's rounds are read without drawing. The instruction is long enough for the engine to keep its prefix."""
     task = msgspec.structs.replace(TASK, instruction=f"{TASK.instruction} {' '.join(NOTE for _ in range(3))}")
-    wanted = msgspec.structs.replace(settings("folds", draws_per_round=2, max_candidates=4), allow_short=True)
+    wanted = msgspec.structs.replace(settings("adapters", draws_per_round=2, max_candidates=4), allow_short=True)
     pool = RunFolder(tmp_path / "pool")
     pool.path.mkdir()
     draw_pool(pool, vllm_engine, task, SHOTS, wanted)
     assert len(pool.lines("rounds.jsonl", Round)) == 2
-    reading: dict[str, Any] = {"annotators": adapters, "pool": pool, "task": task}
+    folds = tuple(Reader(adapter=reader.adapter, fold=fold) for fold, reader in enumerate(readers))
+    reading: dict[str, Any] = {"readers": readers + folds, "pool": pool, "task": task}
     undisturbed = fill(tmp_path / "whole", vllm_engine, wanted, **reading)
     assert undisturbed.lines(FILES[0], Candidate) == pool.lines(FILES[0], Candidate)
     assert_resumes_alike(tmp_path / "killed", vllm_engine, wanted, undisturbed, [(3, 0.0)], **reading)
@@ -199,13 +205,13 @@ def test_another_seed_draws_other_texts(filled: RunFolder, vllm_engine: Engine, 
 
 
 def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everything_is_kept(
-    vllm_engine: Engine, adapters: tuple[Adapter, Adapter], tmp_path: Path
+    vllm_engine: Engine, readers: tuple[Reader, ...], tmp_path: Path
 ) -> None:
-    """Random adapters read: they never agree on most classes."""
+    """Random adapters read: they say the intended class of few texts."""
     folder, told = RunFolder(tmp_path), list[Event]()
     wanted = settings("adapters", per_class=20, draws_per_round=2, max_candidates=4)
     with pytest.raises(ShortRunError) as stalled:
-        run_rounds(folder, vllm_engine, TASK, SHOTS, wanted, annotators=adapters, on_event=told.append)
+        run_rounds(folder, vllm_engine, TASK, SHOTS, wanted, readers=readers, on_event=told.append)
     judged = pairs(folder)
     assert len(judged) == 5 * 4
     said = str(stalled.value)
@@ -219,9 +225,9 @@ def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everythi
     before = [(tmp_path / name).read_bytes() for name in FILES]
 
     with pytest.raises(ShortRunError):
-        run_rounds(folder, vllm_engine, TASK, SHOTS, wanted, annotators=adapters)
+        run_rounds(folder, vllm_engine, TASK, SHOTS, wanted, readers=readers)
     allowed = msgspec.structs.replace(wanted, allow_short=True)
-    kept_pairs = run_rounds(folder, vllm_engine, TASK, SHOTS, allowed, annotators=adapters)
+    kept_pairs = run_rounds(folder, vllm_engine, TASK, SHOTS, allowed, readers=readers)
     assert [(tmp_path / name).read_bytes() for name in FILES] == before
     assert kept_pairs == [pair for pair in judged if pair[1].kept]
 

@@ -1,0 +1,122 @@
+"""The committee that re-labels: who reads what, how the answers become one, and what is then kept."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from engine import calibration as calibrations
+from engine.core import Adapter, Engine
+from engine.errors import InputError
+from pipeline.annotate import DOUBT, Committee, Reader, judge
+from pipeline.nouns import Candidate
+from pipeline.prompts import Wording, reading_prompt
+from pipeline.settings import AnnotateSettings, RunSettings
+from pipeline.taskfile import load_task
+
+TASK = load_task("support_tickets")
+SETTINGS = RunSettings()
+TEXTS = ("The parcel never came", "I was charged twice", "How do I turn a page?", "Please delete my account")
+
+
+def candidates(texts: Sequence[str] = TEXTS, label: str = TASK.label_names[0]) -> list[Candidate]:
+    return [
+        Candidate(
+            id=f"r00-{number:06d}",
+            text=text,
+            label=label,
+            round=0,
+            prompt_hash="0" * 12,
+            shots=(),
+            num_tokens=5,
+            cumulative_logprob=-9.0,
+            finish_reason="stop",
+        )
+        for number, text in enumerate(texts)
+    ]
+
+
+def read_alone(engine: Engine, adapter: Adapter, wording: Wording = "task") -> np.ndarray:
+    prompts = [reading_prompt(TASK, text, wording) for text in TEXTS]
+    return calibrations.normalise(engine.score(prompts, TASK.label_words, adapter))
+
+
+def weighted(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
+    logs = sum(weight * np.log(part + DOUBT) for weight, part in parts)
+    return np.exp(logs) / np.exp(logs).sum(axis=1, keepdims=True)
+
+
+def test_the_wordings_differ_and_the_one_that_is_served_is_among_them() -> None:
+    prompts = {wording: reading_prompt(TASK, TEXTS[0], wording) for wording in SETTINGS.annotate.wordings}
+    assert len(set(prompts.values())) == len(prompts) == 3
+    assert prompts["task"].startswith(TASK.instruction) and prompts["task"].endswith("Label:")
+    assert TASK.instruction not in prompts["bare"]
+    assert all(TEXTS[0] in prompt for prompt in prompts.values())
+
+
+def test_a_long_text_is_cut_in_every_wording() -> None:
+    for wording in SETTINGS.annotate.wordings:
+        assert reading_prompt(TASK, "word " * 50, wording, max_text_words=3).count("word") == 3
+
+
+def test_adapters_of_the_shots_are_averaged_each_asked_in_its_own_wording(
+    vllm_engine: Engine, adapters: tuple[Adapter, Adapter]
+) -> None:
+    readers = (Reader(adapter=adapters[0]), Reader(adapter=adapters[1], wording="answer"))
+    read = Committee(vllm_engine, TASK, readers, SETTINGS).probabilities(candidates())
+    alone = [read_alone(vllm_engine, adapters[0]), read_alone(vllm_engine, adapters[1], "answer")]
+    assert read.shape == (len(TEXTS), len(TASK.labels))
+    np.testing.assert_allclose(read, weighted([(0.5, alone[0]), (0.5, alone[1])]), atol=0.02)
+    assert np.abs(alone[0] - alone[1]).max() > 0.1  # else it would not show who was asked
+
+
+def test_a_fold_adapter_reads_its_own_fold_and_all_read_what_none_has_seen(
+    vllm_engine: Engine, adapters: tuple[Adapter, Adapter]
+) -> None:
+    readers = tuple(Reader(adapter=adapter, fold=fold) for fold, adapter in enumerate(adapters))
+    folds = {"r00-000000": 0, "r00-000001": 1, "r00-000002": 1}  # the fourth was drawn after the pool
+    settings = RunSettings(annotate=AnnotateSettings(fold_weight=1.0))
+    read = Committee(vllm_engine, TASK, readers, settings, folds).probabilities(candidates())
+    first, second = (read_alone(vllm_engine, adapter) for adapter in adapters)
+    expected = np.stack([first[0], second[1], second[2], (first[3] + second[3]) / 2])
+    np.testing.assert_allclose(read, expected, atol=0.02)
+
+
+def test_both_kinds_are_weighed_as_the_settings_say(vllm_engine: Engine, adapters: tuple[Adapter, Adapter]) -> None:
+    readers = (Reader(adapter=adapters[0]), Reader(adapter=adapters[1], fold=0))
+    shots, folds = (read_alone(vllm_engine, adapter) for adapter in adapters)
+    for weight in (0.5, 2.0):
+        settings = RunSettings(annotate=AnnotateSettings(fold_weight=weight))
+        read = Committee(vllm_engine, TASK, readers, settings).probabilities(candidates())
+        np.testing.assert_allclose(read, weighted([(1.0, shots), (weight, folds)]), atol=0.02)
+
+
+def test_a_committee_without_members_is_refused(vllm_engine: Engine) -> None:
+    with pytest.raises(InputError, match="none was given"):
+        Committee(vllm_engine, TASK, (), SETTINGS)
+
+
+class Saying:
+    """An annotator whose answers are known."""
+
+    def __init__(self, *rows: Sequence[float]) -> None:
+        self.rows = np.array(rows)
+
+    def probabilities(self, candidates: Sequence[Candidate]) -> np.ndarray:
+        return self.rows[: len(candidates)]
+
+
+def test_kept_is_what_is_read_as_intended_and_confidently_enough() -> None:
+    sure, unsure, other = [0.9, 0.1, 0, 0, 0], [0.4, 0.3, 0.1, 0.1, 0.1], [0.2, 0.8, 0, 0, 0]
+    annotator = Saying(sure, unsure, other)
+    verdicts = judge(TASK, annotator, candidates(TEXTS[:3]), AnnotateSettings(confidence=0.5))
+    assert [verdict.reason for verdict in verdicts] == ["kept", "low_confidence", "label_disagrees"]
+    assert [verdict.kept for verdict in verdicts] == [True, False, False]
+    assert [verdict.train_label for verdict in verdicts] == [TASK.label_names[0], "", ""]
+    assert verdicts[2].predicted == TASK.label_names[1]
+    assert verdicts[0].probabilities == dict(zip(TASK.label_names, sure, strict=True))
+
+
+def test_without_an_annotator_everything_is_believed() -> None:
+    verdicts = judge(TASK, None, candidates(), AnnotateSettings(annotator="none"))
+    assert all(verdict.kept and verdict.train_label == TASK.label_names[0] for verdict in verdicts)
