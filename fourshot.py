@@ -330,10 +330,11 @@ def _doctor(options: argparse.Namespace, terminal: "Terminal") -> int:
 
 
 def _bench(options: argparse.Namespace, terminal: "Terminal") -> int:
-    from bench.engine_start import main as engine_start
+    from importlib import import_module
 
-    sys.argv = ["fourshot bench engine-start", *options.arguments]
-    engine_start()
+    suite = import_module(f"bench.{options.suite.replace('-', '_')}")
+    sys.argv = [f"fourshot bench {options.suite}", *options.arguments]
+    suite.main()
     return 0
 
 

@@ -15,6 +15,10 @@ from engine.errors import InputError
 from pipeline.options import add_options
 
 DEMO_TASK = "support_tickets"
+BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a command line of its own
+    "engine-start": "our start of vLLM beside vLLM's own",
+    "training": "one LoRA training beside Hugging Face Trainer + PEFT",
+}
 
 
 def run_folder(task: str, preset: str, seed: int) -> Path:
@@ -117,7 +121,7 @@ def _add_doctor(commands: Any) -> None:
 
 def _add_bench(commands: Any) -> None:
     added = _command(commands, "bench", "bench", "measure throughput and latency")
-    added.add_argument("suite", choices=["engine-start"], help="engine-start: our start of vLLM beside vLLM's own")
+    added.add_argument("suite", choices=list(BENCH_SUITES), help="; ".join(map(": ".join, BENCH_SUITES.items())))
     added.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="of the suite; --help shows them")
 
 

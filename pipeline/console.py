@@ -157,7 +157,7 @@ class Bars:
         name = f"{event.stage}  {event.message}".rstrip()
         if self._task is None or event.stage != self._stage or self._restarted(event):
             self._stage = event.stage
-            self._task = self._progress.add_task("", name=name, count="", unit="", figures="")
+            self._task = self._progress.add_task("", name=name, count="", unit=event.unit, figures="")
         self._progress.update(
             self._task,
             completed=event.done,
@@ -170,7 +170,7 @@ class Bars:
 
     def _restarted(self, event: Event) -> bool:
         (task,) = (task for task in self._progress.tasks if task.id == self._task)
-        return task.finished or event.done < task.completed
+        return task.finished or event.done < task.completed or event.unit != task.fields["unit"]
 
 
 class _Rate(ProgressColumn):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.core import Completion, Engine
+from pipeline.events import Event, OnEvent, ignore
 from pipeline.filters import clean_text
 from pipeline.nouns import Candidate, Example, Task
 from pipeline.prompts import END_OF_TEXT, generation_prompt, prompt_hash
@@ -18,6 +19,7 @@ from pipeline.settings import RunSettings
 
 TOKENS_OVER_LONGEST_SHOT = 1.5
 FEWEST_MAX_TOKENS = 32
+EVENTS_PER_ROUND = 20
 
 
 def draw_round(
@@ -27,6 +29,7 @@ def draw_round(
     settings: RunSettings,
     round_number: int,
     open_labels: Sequence[str],
+    on_event: OnEvent = ignore,
 ) -> list[Candidate]:
     """``draws_per_round`` candidates for each of ``open_labels``, class by class.
 
@@ -57,7 +60,11 @@ def draw_round(
         seed=random.Random(f"{settings.seed}/{round_number}").getrandbits(31),
     )
     best: dict[int, Completion] = {}
-    for completion in engine.sample(prompts, sampling):
+    total = len(prompts) * sampling.n
+    for done, completion in enumerate(engine.sample(prompts, sampling), start=1):
+        if done % max(1, total // EVENTS_PER_ROUND) == 0 or done == total:
+            message = f"sampling round {round_number + 1}"
+            on_event(Event(stage="generate", message=message, done=done, total=total, unit="draws"))
         rival = best.get(completion.prompt_index)
         if rival is None or _preference(completion) > _preference(rival):
             best[completion.prompt_index] = completion

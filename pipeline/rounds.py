@@ -85,7 +85,7 @@ def run_rounds(
         number = progress.rounds
         started, tokens = time.perf_counter(), engine.stats().output_tokens
         engine.reset_prefix_cache()  # a round gives the same bytes, whatever ran before
-        new = pooled.get(number) or draw_round(engine, task, shots, settings, number, open_labels)
+        new = pooled.get(number) or draw_round(engine, task, shots, settings, number, open_labels, on_event)
         sampled, sampled_tokens = time.perf_counter(), engine.stats().output_tokens - tokens
         judged = _filter(task, new, text_filter, annotator_for(new), settings, progress.kept)
         record = Round(

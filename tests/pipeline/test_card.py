@@ -1,0 +1,41 @@
+"""The card beside an adapter."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.errors import AdapterError
+from pipeline.card import CARD_FILE, AdapterCard, load_card
+from pipeline.taskfile import load_task
+from training.settings import LoraSettings
+
+CARD = AdapterCard(
+    name="tickets-0123",
+    task=load_task("support_tickets"),
+    model_name="a/model",
+    model_revision="abc",
+    training=LoraSettings(rank=16),
+    real_examples=20,
+    synthetic_examples=250,
+    steps=40,
+    train_tokens=5000,
+    train_s=12.5,
+)
+
+
+def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    (tmp_path / CARD_FILE).write_bytes(msgspec.json.encode(CARD))
+    assert load_card(tmp_path) == CARD
+
+
+def test_a_folder_without_a_card_is_not_ours(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match=r"no card\.json.*fourshot did not make it"):
+        load_card(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"name": "x"}', b'{"schema": "one"}'])
+def test_a_broken_card_is_named_with_its_fault(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / CARD_FILE).write_bytes(content)
+    with pytest.raises(AdapterError, match=r"card\.json is not a card that this version reads"):
+        load_card(tmp_path)

@@ -1,0 +1,62 @@
+"""Measuring: what the engine said becomes scores, and calibration never sees a label."""
+
+import numpy as np
+import pytest
+
+from engine.core import Engine
+from engine.errors import InputError
+from pipeline.evaluate import Answers, answer, measure
+from pipeline.nouns import Example, Label, Task
+
+TASK = Task(
+    name="mood",
+    instruction="Say whether the text is good or bad.",
+    noun="text",
+    labels=(Label(name="good"), Label(name="bad")),
+)
+TEST = [Example(text=text, label=label) for text, label in (("fine", "good"), ("fun", "good"), ("sad", "bad"))]
+
+
+def answers(*probabilities: tuple[float, float], content_free: tuple[float, float] | None = None) -> Answers:
+    free = None if content_free is None else np.log([content_free]).astype(np.float32)
+    said = np.log(probabilities).astype(np.float32)
+    return Answers(logprobs=said, content_free=free, seconds=2.0, prompt_tokens=30, cached_tokens=10)
+
+
+def test_scores_and_the_answers_behind_them() -> None:
+    evaluation = measure(answers((0.8, 0.2), (0.3, 0.6), (0.1, 0.3)), TASK, TEST)
+    assert (evaluation.predicted, evaluation.gold) == ((0, 1, 1), (0, 0, 1))
+    assert evaluation.confidence == pytest.approx((0.8, 0.66667, 0.75), abs=1e-5)
+    assert evaluation.scores.accuracy == pytest.approx(2 / 3)
+    assert (evaluation.scores.n, evaluation.scores.seconds, evaluation.scores.prompt_tokens) == (3, 2.0, 30)
+
+
+def test_batch_calibration_takes_away_what_all_answers_share_and_looks_at_no_label() -> None:
+    biased = answers((0.6, 0.4), (0.8, 0.2), (0.9, 0.1))
+    assert measure(biased, TASK, TEST).predicted == (0, 0, 0)
+    calibrated = measure(biased, TASK, TEST, "batch")
+    assert calibrated.predicted == (1, 0, 0) or calibrated.predicted == (1, 1, 0)
+    swapped = [Example(text=one.text, label="bad" if one.label == "good" else "good") for one in TEST]
+    assert measure(biased, TASK, swapped, "batch").predicted == calibrated.predicted
+
+
+def test_contextual_calibration_divides_by_what_is_said_of_nothing() -> None:
+    biased = answers((0.6, 0.4), (0.8, 0.2), (0.9, 0.1), content_free=(0.7, 0.3))
+    assert measure(biased, TASK, TEST, "contextual").predicted == (1, 0, 0)
+    with pytest.raises(ValueError, match="content_free=True"):
+        measure(answers((0.6, 0.4), (0.8, 0.2), (0.9, 0.1)), TASK, TEST, "contextual")
+
+
+def test_an_empty_test_split_is_bad_input(vllm_engine: Engine) -> None:
+    with pytest.raises(InputError, match="test split is empty"):
+        answer(vllm_engine, TASK, [])
+
+
+def test_shots_lengthen_the_prompt_and_are_counted(vllm_engine: Engine) -> None:
+    alone = answer(vllm_engine, TASK, TEST, content_free=True)
+    shown = answer(vllm_engine, TASK, TEST, shots=TEST[:2])
+    assert alone.logprobs.shape == shown.logprobs.shape == (3, 2)
+    assert alone.content_free is not None and alone.content_free.shape[1] == 2
+    assert shown.content_free is None
+    assert shown.prompt_tokens > alone.prompt_tokens > 3 * 10
+    assert alone.seconds > 0

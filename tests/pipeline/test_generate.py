@@ -1,0 +1,55 @@
+"""Drawing candidates: what a prompt shows, what is kept of two tries, and that a round can be drawn again."""
+
+from collections import Counter
+
+import msgspec
+
+from engine.core import Engine
+from pipeline.events import Event
+from pipeline.generate import draw_round
+from pipeline.nouns import Candidate
+from pipeline.settings import GenerateSettings, RunSettings
+from pipeline.shots import take_shots
+from pipeline.taskfile import load_task
+
+TASK = load_task("support_tickets")
+SHOTS = take_shots(TASK, k=4, seed=0)
+TWO = TASK.label_names[:2]
+
+
+def settings(**generate: int) -> RunSettings:
+    return RunSettings(generate=GenerateSettings(**{"draws_per_round": 6, "max_tokens": 16, **generate}))  # type: ignore[arg-type]
+
+
+def draw(engine: Engine, wanted: RunSettings, number: int = 0) -> list[Candidate]:
+    engine.reset_prefix_cache()
+    return draw_round(engine, TASK, SHOTS, wanted, number, TWO)
+
+
+def test_a_round_draws_for_open_classes_from_their_own_shots_in_changing_order(vllm_engine: Engine) -> None:
+    told: list[Event] = []
+    vllm_engine.reset_prefix_cache()
+    drawn = draw_round(vllm_engine, TASK, SHOTS, settings(), 3, TWO, told.append)
+    assert Counter(candidate.label for candidate in drawn) == dict.fromkeys(TWO, 6)
+    assert all({SHOTS[index].label for index in candidate.shots} == {candidate.label} for candidate in drawn)
+    assert len({candidate.shots for candidate in drawn if candidate.label == TWO[0]}) > 1
+    assert [candidate.id for candidate in drawn] == [f"r03-{number:06d}" for number in range(12)]
+    assert all(0 < candidate.num_tokens <= 16 and "\n" not in candidate.text for candidate in drawn)
+    assert (told[-1].done, told[-1].total) == (12, 12)
+
+
+def test_the_same_round_again_is_the_same_and_the_next_one_is_not(vllm_engine: Engine) -> None:
+    first = draw(vllm_engine, settings())
+    other = draw(vllm_engine, settings(), number=1)
+    assert draw(vllm_engine, settings()) == first
+    assert not {candidate.text for candidate in first} & {candidate.text for candidate in other}
+    assert {c.text for c in draw(vllm_engine, msgspec.structs.replace(settings(), seed=1))} != {c.text for c in first}
+
+
+def test_of_two_tries_the_likelier_is_kept(vllm_engine: Engine) -> None:
+    def likelihood(drawn: list[Candidate]) -> float:
+        return sum(one.cumulative_logprob / one.num_tokens for one in drawn) / len(drawn)
+
+    once, twice = (draw(vllm_engine, settings(keep_likelier_of=tries, draws_per_round=24)) for tries in (1, 2))
+    assert len(once) == len(twice) == 48
+    assert likelihood(twice) > likelihood(once)

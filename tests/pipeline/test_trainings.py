@@ -1,0 +1,65 @@
+"""Trainings by content: what is the same is done once, what differs in anything is done anew."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pipeline.events import Event
+from pipeline.nouns import Example
+from pipeline.prompts import classification_prompt
+from pipeline.taskfile import load_task
+from pipeline.trainings import TrainingJob, classification_examples, finished, run_jobs
+from training.settings import LoraSettings
+
+TASK = load_task("support_tickets")
+EXAMPLES = (
+    Example(text="The parcel never came", label=TASK.label_names[0]),
+    Example(text="I was charged twice", label=TASK.label_names[1]),
+)
+
+
+def job(**changes: object) -> TrainingJob:
+    settings = LoraSettings(min_steps=2, max_steps=2)
+    plain = TrainingJob(
+        name="tickets",
+        model_revision="abc",
+        examples=classification_examples(TASK, EXAMPLES),
+        labels=TASK.label_words,
+        settings=settings,
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+def test_examples_are_prompted_as_they_are_served() -> None:
+    first, second = classification_examples(TASK, EXAMPLES, weight=2.0)
+    assert first.prompt == classification_prompt(TASK, EXAMPLES[0].text)
+    assert (first.target, second.target, first.weight) == (0, 1, 2.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_revision": "abd"},
+        {"examples": classification_examples(TASK, EXAMPLES[::-1])},
+        {"examples": classification_examples(TASK, EXAMPLES, weight=0.5)},
+        {"examples": classification_examples(TASK, EXAMPLES, wording="bare")},
+        {"settings": LoraSettings(min_steps=2, max_steps=2, seed=1)},
+        {"labels": TASK.label_words[::-1]},
+    ],
+)
+def test_whatever_decides_the_weights_decides_the_key(changes: dict[str, object]) -> None:
+    assert job().key == job().key
+    assert job(**changes).key != job().key
+
+
+def test_a_finished_job_is_not_trained_again_not_even_in_a_store_that_was_moved(model: str, tmp_path: Path) -> None:
+    store, moved, told = tmp_path / "store", tmp_path / "moved", list[Event]()
+    (trained,) = run_jobs(model, [job()], store, told.append)
+    assert told[-1].done == trained.steps == 2 and len(trained.losses) == 2
+    assert (Path(trained.path) / "adapter_model.safetensors").is_file()
+    shutil.move(store, moved)
+    (again,) = run_jobs("/no/such/model", [job()], moved)  # would fail if it opened the model
+    assert again == msgspec.structs.replace(trained, path=str(moved / job().key / trained.name))
+    assert finished(moved, job(model_revision="abd")) is None
