@@ -65,6 +65,8 @@ class LoraTrainer:
         import torch
         from peft import LoraConfig, get_peft_model
 
+        from training.fast import speed_up
+
         _check(examples, labels)
         tokens = label_tokens(self.tokenizer, labels)
         random.seed(settings.seed)
@@ -77,6 +79,7 @@ class LoraTrainer:
             task_type="CAUSAL_LM",
         )
         wrapped = get_peft_model(self._base, config, autocast_adapter_dtype=False)
+        speed_up(wrapped)
         try:
             started = time.perf_counter()
             losses, num_tokens, planned = self._loop(wrapped, examples, tokens, settings, on_step)
