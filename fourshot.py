@@ -94,11 +94,13 @@ def run(
     folder: str | Path | None = None,
     on_event: "OnEvent | None" = None,
     until: "Stage | None" = None,
+    ray: str = "",
 ) -> "RunSummary":
     """From shots to a measured classifier; a folder with a part of the same run in it is continued.
 
     ``task`` is a `Task`, a name such as "sst2", or a task file. ``model`` is a Hugging Face id or a folder, None the
-    embedded one. ``folder`` defaults to runs/<task>/default-seed<seed>. ``until`` stops after a stage. Raises
+    embedded one. ``folder`` defaults to runs/<task>/default-seed<seed>. ``until`` stops after a stage.
+    ``ray`` is "local", "auto" or the address of the Ray cluster that trains; empty trains in this process tree. Raises
     `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError` for another run's folder.
     """
     from pipeline.commandline import run_folder
@@ -110,7 +112,7 @@ def run(
     task = load_task(task) if isinstance(task, str | Path) else task
     settings = settings or RunSettings()
     folder = Path(folder or run_folder(task.name, "default", settings.seed))
-    return run_task(task, model, settings, folder, on_event or ignore, until)
+    return run_task(task, model, settings, folder, on_event or ignore, until, ray)
 
 
 def compare(
@@ -122,6 +124,7 @@ def compare(
     settings: "RunSettings | None" = None,
     folder: str | Path | None = None,
     on_event: "OnEvent | None" = None,
+    ray: str = "",
 ) -> "Comparison":
     """Measure ``methods`` on one task, each seed with shots of its own.
 
@@ -136,7 +139,7 @@ def compare(
     task = load_task(task) if isinstance(task, str | Path) else task
     folder = Path(folder or f"runs/{task.name}/compare")
     methods = methods or comparing.DEFAULT_METHODS
-    return comparing.compare(task, model, settings or RunSettings(), methods, seeds, folder, on_event or ignore)
+    return comparing.compare(task, model, settings or RunSettings(), methods, seeds, folder, on_event or ignore, ray)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -209,7 +212,13 @@ def _run(options: argparse.Namespace, terminal: "Terminal") -> int:
     folder = Path(options.out or run_folder(task.name, options.preset, settings.seed))
     with terminal.progress() as on_event:
         summary = run(
-            task, model=options.model, settings=settings, folder=folder, on_event=on_event, until=options.until
+            task,
+            model=options.model,
+            settings=settings,
+            folder=folder,
+            on_event=on_event,
+            until=options.until,
+            ray=options.ray,
         )
     terminal.result("result", summary)
     if summary.table:
@@ -234,7 +243,14 @@ def _compare(options: argparse.Namespace, terminal: "Terminal") -> int:
     folder = Path(options.out or f"runs/{task.name}/compare-{options.preset}")
     with terminal.progress() as on_event:
         result = compare(
-            task, methods, seeds=seeds, model=options.model, settings=settings, folder=folder, on_event=on_event
+            task,
+            methods,
+            seeds=seeds,
+            model=options.model,
+            settings=settings,
+            folder=folder,
+            on_event=on_event,
+            ray=options.ray,
         )
     terminal.result("result", {"folder": folder, "rows": result.rows})
     terminal.scores(result.rows)

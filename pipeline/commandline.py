@@ -15,6 +15,7 @@ from engine.errors import InputError
 from pipeline.options import add_options
 
 DEMO_TASK = "support_tickets"
+RAY_HELP = "train over Ray: 'local', 'auto' or a cluster's address; without it one adapter after another, without Ray"
 BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a command line of its own
     "engine-start": "our start of vLLM beside vLLM's own",
     "training": "one LoRA training beside Hugging Face Trainer + PEFT",
@@ -78,6 +79,7 @@ def _task_options(added: "Parser") -> None:
     _task_argument(added)
     _model_option(added)
     added.add_argument("--out", metavar="FOLDER", help="run folder (default: in runs/TASK/); a used one is continued")
+    added.add_argument("--ray", metavar="WHERE", default="", help=RAY_HELP)
 
 
 def _add_predict(commands: Any) -> None:

@@ -60,6 +60,7 @@ def compare(
     seeds: Sequence[int],
     folder: Path,
     on_event: OnEvent = ignore,
+    ray: str = "",
 ) -> Comparison:
     """Measure ``methods`` on every seed, each with shots of its own. Resumes; writes comparison.json and the report."""
     unknown = [method for method in methods if method not in PLANS]
@@ -74,7 +75,7 @@ def compare(
         shots = {seed: take_shots(task, settings.k, seed, settings.allow_fewer_shots, pool) for seed in seeds}
         most = max((PLANS[method].real_per_class for method in methods), default=0)
         real = {seed: more_real(task, most, seed) for seed in seeds} if most else {}
-        experiment = Experiment(task, resolve_model(model), settings, methods, shots, real, folder, on_event)
+        experiment = Experiment(task, resolve_model(model), settings, methods, shots, real, folder, on_event, ray=ray)
         experiment.run("evaluate")
         result = _result(experiment, seeds)
         run_folder.write("comparison.json", result)

@@ -27,9 +27,10 @@ from pipeline.rounds import finished_pairs, pool_folds
 from pipeline.runfolder import RunFolder, RunManifest, installed_versions
 from pipeline.settings import RunSettings
 from pipeline.tables import load_split
-from pipeline.trainings import TrainingJob, classification_examples, finished
+from pipeline.trainings import classification_examples
 from pipeline.worker import run_in_process
 from training.examples import TrainingExample, TrainingResult
+from training.jobs import TrainingJob, finished
 
 Stage = Literal["shots", "annotators", "generate", "train", "evaluate", "report"]
 STAGES: tuple[Stage, ...] = ("shots", "annotators", "generate", "train", "evaluate", "report")
@@ -61,17 +62,18 @@ class Experiment:
         on_event: OnEvent,
         *,
         flat: bool = False,
+        ray: str = "",
     ) -> None:
         """``shots`` and ``more_real`` (25 per class, for the methods that want them) by seed.
 
-        ``flat``: the method fourshot, of a single seed, lives in ``root`` itself.
+        ``flat``: the method fourshot, of a single seed, lives in ``root`` itself. ``ray``: the cluster that trains.
         """
         self.task, self.model, self.base, self.root, self.on_event = task, model, settings, root, on_event
         self.methods = {name: METHODS[name] for name in methods}
         self.shots, self.more_real = shots, more_real
         self.seeds = sorted(shots)
         self.store = root / "adapters"
-        self.flat = flat
+        self.flat, self.ray = flat, ray
         self._test_hash = _content_hash(load_split(task, "test", limit=settings.test_limit or None).examples)
 
     def settings(self, method: str, seed: int) -> RunSettings:
@@ -220,7 +222,9 @@ class Experiment:
     def _train(self, jobs: Sequence[TrainingJob]) -> None:
         unique = {job.key: job for job in jobs}
         if unique:
-            self._order(TrainOrder(model_path=self.model.path, store=str(self.store), jobs=tuple(unique.values())))
+            self._order(
+                TrainOrder(model_path=self.model.path, store=str(self.store), jobs=tuple(unique.values()), ray=self.ray)
+            )
 
     def _generate(self, synthetic: Sequence[tuple[str, int]]) -> None:
         items = [

@@ -17,13 +17,15 @@ from pipeline.nouns import Example, Task
 from pipeline.rounds import draw_pool, run_rounds
 from pipeline.runfolder import RunFolder
 from pipeline.tables import load_split
-from pipeline.trainings import TrainingJob, run_jobs
+from pipeline.trainings import run_jobs
+from training.jobs import TrainingJob
 
 
 class TrainOrder(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     model_path: str
     store: str
     jobs: tuple[TrainingJob, ...]
+    ray: str = ""  # address of the cluster that trains; empty: this process does
 
 
 class GenerateItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +65,7 @@ Order = TrainOrder | GenerateOrder | EvaluateOrder
 def execute(order: Order, on_event: OnEvent, engine: Engine | None = None) -> None:
     """Do the work in this process. ``engine``: an open one to use; else one is opened where needed, and closed."""
     if isinstance(order, TrainOrder):
-        run_jobs(order.model_path, order.jobs, Path(order.store), on_event)
+        run_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.ray)
         return
     if is_done(order):
         return

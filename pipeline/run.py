@@ -35,6 +35,7 @@ def run_task(
     folder: Path,
     on_event: OnEvent = ignore,
     until: Stage | None = None,
+    ray: str = "",
 ) -> RunSummary:
     """Run ``task`` in ``folder``, or go on where an earlier call was stopped; ``until`` names the last stage to do.
 
@@ -49,7 +50,16 @@ def run_task(
         on_event(Event(stage="shots", message="reading the data"))
         shots = load_shots(task, settings, run_folder)
         experiment = Experiment(
-            task, resolve_model(model), settings, RUN_METHODS, {settings.seed: shots}, {}, folder, on_event, flat=True
+            task,
+            resolve_model(model),
+            settings,
+            RUN_METHODS,
+            {settings.seed: shots},
+            {},
+            folder,
+            on_event,
+            flat=True,
+            ray=ray,
         )
         experiment.run(last if last != "report" else "evaluate")
         trained = experiment.adapter("fourshot", settings.seed)

@@ -20,6 +20,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from engine.errors import InputError, RunFolderError
+from engine.files import replace_file
 from pipeline.nouns import Example, Task
 from pipeline.prompts import PROMPT_VERSION
 from pipeline.settings import RunSettings
@@ -108,18 +109,8 @@ class RunFolder:
         return (self.path / name).exists()
 
     def write(self, name: str, value: Any) -> None:
-        """Write JSON so that the file is whole or not there: a neighbour first, then a rename."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        making = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            with making.open("wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(value), indent=1))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(making, target)
-        finally:
-            making.unlink(missing_ok=True)
+        """Write JSON so that the file is whole or not there."""
+        replace_file(self.path / name, msgspec.json.format(msgspec.json.encode(value), indent=1))
 
     def read(self, name: str, kind: type[T]) -> T:
         return msgspec.json.decode((self.path / name).read_bytes(), type=kind)

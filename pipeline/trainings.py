@@ -1,34 +1,16 @@
-"""Trainings by content: a job that was done before, with the same examples and settings, is not done again."""
+"""From a task's examples to trainings, and trainings done one after another or over Ray."""
 
-import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import msgspec
-
+from engine import errors
+from engine.errors import FourshotError
 from pipeline.events import Event, OnEvent, ignore
 from pipeline.nouns import Example, Task
 from pipeline.prompts import Wording, reading_prompt
-from pipeline.runfolder import RunFolder
 from training.examples import TrainingExample, TrainingResult
-from training.settings import LoraSettings
-
-RESULT_FILE = "result.json"
-
-
-class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
-    """One adapter to train."""
-
-    name: str  # what the adapter's name begins with
-    model_revision: str
-    examples: tuple[TrainingExample, ...]
-    labels: tuple[str, ...]  # words
-    settings: LoraSettings
-
-    @property
-    def key(self) -> str:
-        """Content hash: all that decides the adapter's bytes."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
+from training.jobs import FailedJob, OnJobStep, TrainingJob, do_job, finished
 
 
 def classification_examples(
@@ -51,44 +33,48 @@ def classification_examples(
     )
 
 
-def finished(store: Path, job: TrainingJob) -> TrainingResult | None:
-    """The result of a job that the store has, with its path as it is now: stores may be moved."""
-    folder = RunFolder(store / job.key)
-    if not folder.has(RESULT_FILE):
-        return None
-    result = folder.read(RESULT_FILE, TrainingResult)
-    return msgspec.structs.replace(result, path=str((store / job.key / result.name).resolve()))
+def run_jobs(
+    model: str, jobs: Sequence[TrainingJob], store: Path, on_event: OnEvent = ignore, ray: str = ""
+) -> list[TrainingResult]:
+    """Train what the store does not have yet, in this process, or over the Ray cluster at ``ray``.
 
+    In this process the base is loaded once, and not at all if nothing is to do. Over Ray a job that fails does not
+    stop the others; the first failure is raised when all have ended.
+    """
+    on_step = _reporter(jobs, on_event)
+    if ray:
+        from training.ray_jobs import run_jobs_over_ray
 
-def run_jobs(model: str, jobs: Sequence[TrainingJob], store: Path, on_event: OnEvent = ignore) -> list[TrainingResult]:
-    """Train what the store does not have yet; the base is loaded once, and not at all if nothing is to do."""
+        outcomes = run_jobs_over_ray(model, jobs, store, ray, on_step)
+        failed = [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
+        if failed:
+            raise _failure(failed, len(jobs))
+        return [outcome for outcome in outcomes if isinstance(outcome, TrainingResult)]
     from training.lora import LoraTrainer
 
     trainer: LoraTrainer | None = None
     results = []
-    for number, job in enumerate(jobs, start=1):
+    for number, job in enumerate(jobs):
         result = finished(store, job)
         if result is None:
             trainer = trainer or LoraTrainer(model)
-            result = trainer.train(
-                job.examples,
-                job.labels,
-                job.settings,
-                store / job.key,
-                prefix=job.name,
-                on_step=_reporter(f"{job.name}, adapter {number} of {len(jobs)}", on_event),
-            )
-            RunFolder(store / job.key).write(RESULT_FILE, result)
+            result = do_job(trainer, job, store, partial(on_step, number))
         results.append(result)
     return results
 
 
-def _reporter(title: str, on_event: OnEvent):  # type: ignore[no-untyped-def]
-    def on_step(step: int, planned: int, loss: float) -> None:
-        on_event(
-            Event(
-                stage="train", message=title, done=step, total=planned, unit="steps", figures={"loss": round(loss, 4)}
-            )
-        )
+def _failure(failed: Sequence[FailedJob], total: int) -> FourshotError:
+    """One error for all of them, of the first one's kind."""
+    kind = getattr(errors, failed[0].kind, FourshotError)
+    said = "\n".join(f"  - {one.key}: {one.message}" for one in failed)
+    message = f"{len(failed)} of {total} trainings failed, the others are kept:\n{said}"
+    return kind(message) if issubclass(kind, FourshotError) else FourshotError(message)
+
+
+def _reporter(jobs: Sequence[TrainingJob], on_event: OnEvent) -> OnJobStep:
+    def on_step(number: int, step: int, planned: int, loss: float) -> None:
+        title = f"{jobs[number].name}, adapter {number + 1} of {len(jobs)}"
+        figures = {"loss": round(loss, 4)}
+        on_event(Event(stage="train", message=title, done=step, total=planned, unit="steps", figures=figures))
 
     return on_step

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import FourshotError, InputError
 from engine.labels import LabelTokens, label_tokens
 from engine.tokens import encode_prompts, load_tokenizer
+from training.checkpoint import CHECKPOINT_S, Checkpoint
 from training.examples import TrainingExample, TrainingResult
 from training.packing import micro_batches, pack, shared_prefix_length
 from training.precision import choose_precision
@@ -56,10 +57,14 @@ class LoraTrainer:
         *,
         prefix: str = "adapter",
         on_step: OnStep | None = None,
+        checkpoint: Path | None = None,
+        checkpoint_s: float = CHECKPOINT_S,
     ) -> TrainingResult:
         """Train and save under ``out_dir``/<prefix>-<content hash>. Label words as in `engine.core.Engine.score`.
 
-        Same examples, settings, machine and thread count give the same bytes. Raises InputError for no examples or a
+        Same examples, settings, machine and thread count give the same bytes. With ``checkpoint``, a file, the state
+        goes there every ``checkpoint_s`` seconds; a training that finds one there goes on from it, to the same bytes,
+        and removes it at the end. Raises InputError for no examples or a
         target that is no label, FourshotError where the loss is no longer a number.
         """
         import torch
@@ -81,10 +86,11 @@ class LoraTrainer:
         wrapped = get_peft_model(self._base, config, autocast_adapter_dtype=False)
         speed_up(wrapped)
         try:
-            started = time.perf_counter()
-            losses, num_tokens, planned = self._loop(wrapped, examples, tokens, settings, on_step)
-            seconds = time.perf_counter() - started
+            saved = Checkpoint(checkpoint, checkpoint_s) if checkpoint else None
+            losses, num_tokens, planned, seconds = self._loop(wrapped, examples, tokens, settings, on_step, saved)
             name, path = save_adapter(wrapped, Path(out_dir), prefix)
+            if saved:
+                saved.remove()
         finally:
             wrapped.unload()
         return TrainingResult(
@@ -105,8 +111,11 @@ class LoraTrainer:
         tokens: LabelTokens,
         settings: LoraSettings,
         on_step: OnStep | None,
-    ) -> tuple[list[float], int, int]:
+        checkpoint: Checkpoint | None,
+    ) -> tuple[list[float], int, int, float]:
         import torch
+
+        started = time.perf_counter()
 
         wrapped.train()
         weights = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
@@ -121,8 +130,20 @@ class LoraTrainer:
         order = _Order(len(examples), settings.batch_size, settings.seed)
         losses: list[float] = []
         label_losses: list[float] = []  # a text keeps being surprising; whether the task is learnt shows on the label
-        num_tokens = 0
-        for step in range(planned):
+        num_tokens, first = 0, 0
+        if checkpoint and (state := checkpoint.load()):
+            with torch.no_grad():
+                torch._foreach_copy_(masters, state["masters"])
+                torch._foreach_copy_(weights, masters)
+            optimizer.load_state_dict(state["optimizer"])
+            scaler.load_state_dict(state["scaler"])
+            torch.set_rng_state(state["random"])
+            losses, label_losses = state["losses"], state["label_losses"]
+            num_tokens, first = state["num_tokens"], len(losses)
+            started -= state["seconds"]
+            for _ in range(first):
+                order.next_batch()
+        for step in range(first, planned):
             rate = settings.learning_rate * _schedule(step, planned, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -145,9 +166,22 @@ class LoraTrainer:
                 on_step(step + 1, planned, loss)
             if _converged(label_losses, order.batches_per_pass, settings.converged_loss):
                 break
+            if checkpoint and checkpoint.is_due():
+                checkpoint.save(
+                    {
+                        "masters": masters,
+                        "optimizer": optimizer.state_dict(),
+                        "scaler": scaler.state_dict(),
+                        "random": torch.get_rng_state(),
+                        "losses": losses,
+                        "label_losses": label_losses,
+                        "num_tokens": num_tokens,
+                        "seconds": time.perf_counter() - started,
+                    }
+                )
         if not all(bool(torch.isfinite(master).all()) for master in masters):  # no loss was taken after the last step
             raise _diverged("The weights are", len(losses), planned, settings)
-        return losses, num_tokens, planned
+        return losses, num_tokens, planned, time.perf_counter() - started
 
 
 class _LabelLoss:

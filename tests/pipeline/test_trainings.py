@@ -10,7 +10,8 @@ from pipeline.events import Event
 from pipeline.nouns import Example
 from pipeline.prompts import classification_prompt
 from pipeline.taskfile import load_task
-from pipeline.trainings import TrainingJob, classification_examples, finished, run_jobs
+from pipeline.trainings import classification_examples, run_jobs
+from training.jobs import TrainingJob, finished
 from training.settings import LoraSettings
 
 TASK = load_task("support_tickets")

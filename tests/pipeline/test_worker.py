@@ -17,9 +17,9 @@ from engine import errors
 from engine.errors import FourshotError, InputError
 from pipeline.events import Event
 from pipeline.orders import TrainOrder
-from pipeline.trainings import TrainingJob
 from pipeline.worker import run_in_process
 from training.examples import TrainingExample
+from training.jobs import TrainingJob
 from training.settings import LoraSettings
 
 PATIENCE_S = 30

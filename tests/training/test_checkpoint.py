@@ -1,0 +1,80 @@
+"""A training that was killed goes on from its checkpoint, to the bytes of one that was not."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.training import notes
+from training.lora import LoraTrainer
+from training.settings import LoraSettings
+
+SETTINGS = LoraSettings(min_steps=6, max_steps=6, batch_size=4, dropout=0.1)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def die_at(step: int):  # type: ignore[no-untyped-def]
+    def on_step(done: int, planned: int, loss: float) -> None:
+        if done == step:
+            raise Killed
+
+    return on_step
+
+
+@pytest.mark.parametrize("deaths", [(4,), (2, 5)])
+def test_the_bytes_and_the_losses_are_those_of_an_undisturbed_training(
+    trainer: LoraTrainer, tmp_path: Path, deaths: tuple[int, ...]
+) -> None:
+    """Dropout draws random numbers in every step: they go on where they were."""
+    undisturbed = trainer.train(notes.examples(), notes.WORDS, SETTINGS, tmp_path / "whole")
+    file, steps = tmp_path / "state.pt", list[int]()
+    for step in deaths:
+        with pytest.raises(Killed):
+            trainer.train(
+                notes.examples(),
+                notes.WORDS,
+                SETTINGS,
+                tmp_path / "killed",
+                on_step=die_at(step),
+                checkpoint=file,
+                checkpoint_s=0,
+            )
+        assert file.is_file()
+    result = trainer.train(
+        notes.examples(),
+        notes.WORDS,
+        SETTINGS,
+        tmp_path / "killed",
+        on_step=lambda step, *_: steps.append(step),
+        checkpoint=file,
+    )
+    assert steps == list(range(deaths[-1], 7))  # the step of the death was not saved
+    assert result.name == undisturbed.name and result.losses == undisturbed.losses
+    assert result.tokens == undisturbed.tokens
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK not a zip", b"\x80\x04N."])
+def test_a_broken_checkpoint_is_as_good_as_none(trainer: LoraTrainer, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "state.pt"
+    file.write_bytes(content)
+    brief = msgspec.structs.replace(SETTINGS, min_steps=1, max_steps=1)
+    result = trainer.train(notes.examples(), notes.WORDS, brief, tmp_path, checkpoint=file)
+    assert result.steps == 1 and not file.exists()
+
+
+def test_a_checkpoint_is_written_when_it_is_due_and_not_before(trainer: LoraTrainer, tmp_path: Path) -> None:
+    file, seen = tmp_path / "state.pt", list[bool]()
+    trainer.train(
+        notes.examples(),
+        notes.WORDS,
+        SETTINGS,
+        tmp_path,
+        on_step=lambda *_: seen.append(file.exists()),
+        checkpoint=file,
+        checkpoint_s=3600,
+    )
+    assert seen == [False] * 6

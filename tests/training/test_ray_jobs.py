@@ -1,0 +1,194 @@
+"""Many trainings over Ray: four logical GPUs, workers and drivers that are killed, jobs that cannot be done."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import psutil  # type: ignore[import-untyped]
+import pytest
+import ray
+
+from engine.errors import InputError
+from tests.training import notes
+from training.examples import TrainingExample, TrainingResult
+from training.jobs import CHECKPOINT_FILE, FailedJob, TrainingJob, finished
+from training.ray_jobs import run_jobs_over_ray
+from training.settings import LoraSettings
+
+NUM_JOBS = 12
+STEPS = 150
+
+
+def job(seed: int, **changes: object) -> TrainingJob:
+    plain = TrainingJob(
+        name="notes",
+        model_revision="tiny",
+        examples=tuple(notes.examples()),
+        labels=notes.WORDS,
+        settings=LoraSettings(min_steps=STEPS, max_steps=STEPS, batch_size=4, seed=seed),
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+JOBS = [job(seed) for seed in range(NUM_JOBS)]
+
+
+@pytest.fixture(scope="module")
+def four_gpus() -> Iterator[None]:
+    """A cluster that counts four GPUs, whatever the machine has: where jobs run is decided by the count."""
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    ray.init(
+        address="local",
+        num_cpus=1,
+        num_gpus=4,
+        include_dashboard=False,
+        object_store_memory=100 << 20,
+        log_to_driver=False,
+        runtime_env={"env_vars": environment},
+    )
+    yield
+    ray.shutdown()
+
+
+def workers() -> list[int]:
+    """Process ids of this cluster's workers that have a job."""
+    return [
+        process.pid
+        for process in psutil.Process().children(recursive=True)
+        if process.is_running() and process.name().startswith("ray::_work")
+    ]
+
+
+def weights(outcomes: list[TrainingResult | FailedJob]) -> list[str]:
+    return [outcome.name for outcome in outcomes if isinstance(outcome, TrainingResult)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(four_gpus: None, tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The names, so the contents, of all adapters."""
+    names = weights(run_jobs_over_ray(tiny_model, JOBS, tmp_path_factory.mktemp("undisturbed"), "auto"))
+    assert len(set(names)) == NUM_JOBS
+    return names
+
+
+def test_four_jobs_run_at_once_and_tell_how_far_they_are(four_gpus: None, tiny_model: str, tmp_path: Path) -> None:
+    seen: dict[int, list[int]] = {}
+    most = 0
+
+    def on_step(number: int, step: int, planned: int, loss: float) -> None:
+        nonlocal most
+        assert planned == STEPS and loss > 0
+        seen.setdefault(number, []).append(step)
+        most = max(most, len(workers()))
+
+    outcomes = run_jobs_over_ray(tiny_model, JOBS[:6], tmp_path, "auto", on_step)
+    assert len(weights(outcomes)) == 6
+    assert most == 4
+    assert seen and all(steps == sorted(steps) for steps in seen.values())
+
+
+def test_two_workers_killed_cost_nothing_but_time(
+    undisturbed: list[str], four_gpus: None, tiny_model: str, tmp_path: Path
+) -> None:
+    killed: list[int] = []
+
+    def on_step(number: int, step: int, planned: int, loss: float) -> None:
+        alive = [pid for pid in workers() if pid not in killed]
+        if len(killed) < 2 and alive:
+            os.kill(alive[0], signal.SIGKILL)
+            killed.append(alive[0])
+
+    outcomes = run_jobs_over_ray(tiny_model, JOBS, tmp_path, "auto", on_step)
+    assert len(killed) == 2
+    assert weights(outcomes) == undisturbed
+    assert_each_is_there_once(tmp_path)
+
+
+def assert_each_is_there_once(store: Path) -> None:
+    assert sorted(folder.name for folder in store.iterdir()) == sorted(one.key for one in JOBS)
+    for one in JOBS:
+        held = sorted(entry.name for entry in (store / one.key).iterdir() if not entry.name.startswith("."))
+        result = finished(store, one)
+        assert result is not None and held == sorted([result.name, "result.json"])
+        assert not (store / one.key / CHECKPOINT_FILE).exists()
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+import msgspec
+from training.jobs import TrainingJob
+from training.ray_jobs import run_jobs_over_ray
+
+model, jobs, store = sys.argv[1:]
+decoded = msgspec.json.decode(Path(jobs).read_bytes(), type=list[TrainingJob])
+run_jobs_over_ray(model, decoded, Path(store), "local", lambda number, *_: print(number, flush=True))
+"""
+
+
+def test_a_driver_killed_and_started_again_finds_what_was_finished(tiny_model: str, tmp_path: Path) -> None:
+    """Its Ray ends with it; what the workers had finished is there, and is not done again."""
+    jobs, store = tmp_path / "jobs.json", tmp_path / "store"
+    jobs.write_bytes(msgspec.json.encode(JOBS))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", DRIVER, tiny_model, str(jobs), str(store)]
+
+    def some_are_finished() -> bool:
+        return sum(finished(store, one) is not None for one in JOBS) >= 2
+
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    wait_for(some_are_finished, driver)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    workers_of_it = [process for process in family if process.name().startswith("ray::_work")]
+    driver.kill()
+    driver.wait()
+    _, alive = psutil.wait_procs(workers_of_it, timeout=30)
+    assert workers_of_it and not alive
+    end(family)  # two of Ray's agents notice late that their Ray is gone
+    before = {path: path.stat().st_mtime_ns for path in store.glob("*/result.json")}
+    assert 2 <= len(before) < NUM_JOBS
+
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=300)
+    assert_each_is_there_once(store)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def end(family: list[psutil.Process]) -> None:
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(family, timeout=10)
+
+
+def wait_for(done: Callable[[], bool], process: "subprocess.Popen[bytes]", seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_job_that_fails_says_why_and_the_others_go_on(four_gpus: None, tiny_model: str, tmp_path: Path) -> None:
+    not_a_number = job(0, settings=LoraSettings(min_steps=9, max_steps=9, learning_rate=1e30, seed=0))
+    one_class = job(0, labels=("warm",), examples=(TrainingExample(prompt="Label:", target=0),))
+    outcomes = run_jobs_over_ray(tiny_model, [not_a_number, JOBS[0], one_class], tmp_path, "auto")
+    first, good, last = outcomes
+    assert isinstance(first, FailedJob) and "not a number" in first.message and first.key == not_a_number.key
+    assert isinstance(good, TrainingResult)
+    assert isinstance(last, FailedJob) and last.kind == "InputError" and "at least two labels" in last.message
+
+
+def test_a_store_that_has_everything_needs_no_cluster(tiny_model: str, tmp_path: Path, undisturbed: list[str]) -> None:
+    assert run_jobs_over_ray(tiny_model, [], tmp_path, "no-such-host:1") == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "no-such-host.invalid:6379"])
+def test_a_cluster_that_is_not_there_is_bad_input_at_once(tiny_model: str, tmp_path: Path, address: str) -> None:
+    ray.shutdown()  # else the test's own cluster would be used
+    with pytest.raises(InputError, match=f"There is no Ray cluster at '{address}'.*Give 'local'"):
+        run_jobs_over_ray(tiny_model, JOBS[:1], tmp_path, address)

@@ -1,0 +1,53 @@
+"""The state of an unfinished training on disk, so that a worker's death costs the steps since the last one."""
+
+import os
+import pickle
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+CHECKPOINT_S = 30.0
+
+
+class Checkpoint:
+    """One file, written whole or not at all. What is in it is the trainer's business."""
+
+    def __init__(self, file: Path, every_s: float = CHECKPOINT_S) -> None:
+        self._file, self._every_s = file, every_s
+        self._last_s = time.monotonic()
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._last_s >= self._every_s
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Tensors, numbers, lists and mappings of them."""
+        import torch
+
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        making = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        try:
+            with making.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(making, self._file)
+        finally:
+            making.unlink(missing_ok=True)
+        self._last_s = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """What was saved; None where nothing was, or where it cannot be read: then the training starts anew."""
+        import torch
+
+        try:
+            state: dict[str, Any] = torch.load(self._file, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
+        except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
+            self.remove()
+            return None
+        return state
+
+    def remove(self) -> None:
+        self._file.unlink(missing_ok=True)
