@@ -46,7 +46,7 @@ def speed_up(wrapped: Any) -> int:
     """
     count = 0
     for module in wrapped.modules():
-        if _is_plain(module):
+        if is_plain(module):
             module.forward = _Forward(module)
             count += 1
     return count
@@ -65,7 +65,8 @@ class _Forward:
         return LoraLinear.apply(x, base.weight, base.bias, self._a.weight, self._b.weight, self._scaling)
 
 
-def _is_plain(module: Any) -> bool:
+def is_plain(module: Any) -> bool:
+    """Whether ``module`` is a PEFT layer that does what `LoraLinear` does and no more."""
     from peft.tuners.lora import Linear
 
     if not isinstance(module, Linear) or type(module.base_layer) is not torch.nn.Linear:

@@ -11,13 +11,15 @@ from engine.labels import LabelTokens, label_tokens
 from engine.tokens import encode_prompts, load_tokenizer
 from training.checkpoint import CHECKPOINT_S, Checkpoint
 from training.examples import TrainingExample, TrainingResult
-from training.packing import micro_batches, pack, shared_prefix_length
+from training.packing import PackedRow, micro_batches, pack, shared_prefix_length
 from training.precision import choose_precision
 from training.saving import save_adapter
 from training.settings import LoraSettings
 
 if TYPE_CHECKING:
     import torch
+
+    from training.llama import LlamaDecoder
 
 MOST_ROW_TOKENS = 2048  # attention inside a packed row grows with its square
 GRADIENT_NORM = 1.0  # gradients are clipped to this norm
@@ -71,6 +73,7 @@ class LoraTrainer:
         from peft import LoraConfig, get_peft_model
 
         from training.fast import speed_up
+        from training.llama import LlamaDecoder, fits
 
         _check(examples, labels)
         tokens = label_tokens(self.tokenizer, labels)
@@ -84,10 +87,16 @@ class LoraTrainer:
             task_type="CAUSAL_LM",
         )
         wrapped = get_peft_model(self._base, config, autocast_adapter_dtype=False)
-        speed_up(wrapped)
+        decoder = LlamaDecoder(wrapped) if fits(wrapped) else None
+        if decoder is None:
+            speed_up(wrapped)
         try:
             saved = Checkpoint(checkpoint, checkpoint_s) if checkpoint else None
-            losses, num_tokens, planned, seconds = self._loop(wrapped, examples, tokens, settings, on_step, saved)
+            losses, num_tokens, planned, seconds = self._loop(
+                wrapped, decoder, examples, tokens, settings, on_step, saved
+            )
+            if decoder:
+                decoder.write_back()
             name, path = save_adapter(wrapped, Path(out_dir), prefix)
             if saved:
                 saved.remove()
@@ -107,6 +116,7 @@ class LoraTrainer:
     def _loop(
         self,
         wrapped: Any,
+        decoder: "LlamaDecoder | None",
         examples: Sequence[TrainingExample],
         tokens: LabelTokens,
         settings: LoraSettings,
@@ -118,14 +128,18 @@ class LoraTrainer:
         started = time.perf_counter()
 
         wrapped.train()
-        weights = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+        weights = (
+            decoder.parameters()
+            if decoder
+            else [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+        )
         # Steps of this size vanish in bfloat16, so the optimizer owns float32 copies.
         masters = [weight.detach().float() for weight in weights]
         optimizer = torch.optim.AdamW(
             masters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=self.device == "cpu"
         )
         scaler = torch.amp.GradScaler(self.device, enabled=self.precision.loss_scaling)
-        loss_of = _LabelLoss(self, wrapped, examples, tokens, whole_text=settings.loss == "text")
+        loss_of = _LabelLoss(self, wrapped, examples, tokens, whole_text=settings.loss == "text", decoder=decoder)
         planned = settings.planned_steps(len(examples))
         order = _Order(len(examples), settings.batch_size, settings.seed)
         losses: list[float] = []
@@ -185,7 +199,7 @@ class LoraTrainer:
 
 
 class _LabelLoss:
-    """Mean cross-entropy of a batch, and its gradients."""
+    """Mean cross-entropy of a batch, and its gradients: through ``decoder`` where there is one, else ``wrapped``."""
 
     def __init__(
         self,
@@ -195,13 +209,14 @@ class _LabelLoss:
         tokens: LabelTokens,
         *,
         whole_text: bool,
+        decoder: "LlamaDecoder | None" = None,
     ) -> None:
         import torch
 
         self._device = trainer.device
         self._dtype = getattr(torch, trainer.precision.base)
         model = wrapped.get_base_model()
-        self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
+        self._written_out, self._decoder, self._head = decoder, model.get_decoder(), model.get_output_embeddings()
         self._whole_text = whole_text
         self._weights = [example.weight for example in examples]
         prompts = encode_prompts(trainer.tokenizer, [example.prompt for example in examples])
@@ -229,10 +244,8 @@ class _LabelLoss:
         loss_value, label_value, num_tokens = 0.0, 0.0, 0
         for run in micro_batches(lengths, len(self._prefix), MOST_ROW_TOKENS):
             chosen = [batch[position] for position in run]
-            row = pack(self._prefix, [self._tails[index] for index in chosen], self._dtype, self._device)
-            hidden = self._decoder(
-                input_ids=row.input_ids, position_ids=row.position_ids, attention_mask=row.mask, use_cache=False
-            ).last_hidden_state[0]
+            row = pack(self._prefix, [self._tails[index] for index in chosen], self._device)
+            hidden = self._hidden(row)
             positions, targets, weights, label_weights = self._aims(chosen, row.starts)
             logits = self._logits(hidden[positions])
             each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
@@ -242,6 +255,19 @@ class _LabelLoss:
             label_value += float((each.detach() * label_weights).sum() / total_weight)
             num_tokens += row.input_ids.shape[1]
         return loss_value, label_value, num_tokens
+
+    def _hidden(self, row: PackedRow) -> "torch.Tensor":
+        """Last hidden states [T, hidden_size] of the T tokens of the row."""
+        if self._written_out:
+            return self._written_out(row)
+        output = self._decoder(
+            input_ids=row.input_ids,
+            position_ids=row.position_ids,
+            attention_mask=row.mask(self._dtype),
+            use_cache=False,
+        )
+        hidden: torch.Tensor = output.last_hidden_state[0]
+        return hidden
 
     def _logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
         """Float32 logits [num_positions, num_labels or vocabulary] of hidden states [num_positions, hidden_size]."""

@@ -17,12 +17,24 @@ ROW_MULTIPLE = 32  # rows are padded to a multiple, so that few shapes occur: ea
 
 
 class PackedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One row for the model. ``mask`` is additive."""
+    """One row for the model: the prefix, the tails, padding."""
 
     input_ids: "torch.Tensor"  # int64 [1, T]
     position_ids: "torch.Tensor"  # int64 [1, T]
-    mask: "torch.Tensor"  # [1, 1, T, T]: 0 where a token may look, -inf elsewhere
     starts: tuple[int, ...]  # where each tail begins in the row
+    lengths: tuple[int, ...]  # of each tail, tokens
+    prefix_length: int
+
+    def mask(self, dtype: "torch.dtype") -> "torch.Tensor":
+        """Additive attention mask [1, 1, T, T]: 0 where a token may look, the lowest number elsewhere."""
+        import torch
+
+        padding = self.input_ids.shape[1] - self.prefix_length - sum(self.lengths)
+        sizes = torch.tensor([self.prefix_length, *self.lengths, padding])
+        owners = torch.arange(len(sizes)).repeat_interleave(sizes)
+        sees = ((owners[:, None] == owners[None, :]) | (owners[None, :] == 0)).tril()
+        mask = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
+        return mask[None, None].to(self.input_ids.device)
 
 
 def shared_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
@@ -35,27 +47,23 @@ def shared_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
     return limit
 
 
-def pack(prefix: Sequence[int], tails: Sequence[Sequence[int]], dtype: "torch.dtype", device: str) -> PackedRow:
+def pack(prefix: Sequence[int], tails: Sequence[Sequence[int]], device: str) -> PackedRow:
     """Lay ``prefix`` and ``tails`` into one row."""
     import torch
 
     used = len(prefix) + sum(len(tail) for tail in tails)
-    length = -(-used // ROW_MULTIPLE) * ROW_MULTIPLE
-    ids, positions, owner, starts = list(prefix), list(range(len(prefix))), [0] * len(prefix), []
-    for index, tail in enumerate(tails, start=1):
+    padding = -used % ROW_MULTIPLE
+    ids, positions, starts = list(prefix), list(range(len(prefix))), []
+    for tail in tails:
         starts.append(len(ids))
         ids.extend(tail)
         positions.extend(range(len(prefix), len(prefix) + len(tail)))
-        owner.extend([index] * len(tail))
-    padding = length - used
-    owners = torch.tensor(owner + [-1] * padding)
-    sees = ((owners[:, None] == owners[None, :]) | (owners[None, :] == 0)).tril()
-    mask = torch.zeros(length, length, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
     return PackedRow(
         input_ids=torch.tensor([ids + [0] * padding], device=device),
         position_ids=torch.tensor([positions + [0] * padding], device=device),
-        mask=mask[None, None].to(device),
         starts=tuple(starts),
+        lengths=tuple(map(len, tails)),
+        prefix_length=len(prefix),
     )
 
 

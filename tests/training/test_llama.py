@@ -1,0 +1,88 @@
+"""The written-out Llama decoder gives the hidden states and gradients of transformers and PEFT."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.test_fast import tiny
+from training.llama import GROUPS, LlamaDecoder, fits
+from training.packing import PackedRow, pack
+
+TEXTS = {
+    "prefix and texts": ([5, 9, 11, 3], [[7, 8], [1, 2, 3, 4, 5, 6], [9]]),
+    "a prefix longer than the texts": (list(range(20)), [[7, 8, 1], [2]]),
+    "no prefix": ([], [[7, 8, 9, 1], [1, 2]]),
+    "one text": ([5, 6], [[7, 8, 9]]),
+}
+
+
+def packed(name: str) -> PackedRow:
+    prefix, tails = TEXTS[name]
+    return pack(prefix, tails, "cpu")
+
+
+def of_peft(wrapped: Any, row: PackedRow, weights: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    wrapped.zero_grad()
+    wrapped.get_base_model().set_attn_implementation("eager")
+    hidden = wrapped.get_base_model().get_decoder()(
+        input_ids=row.input_ids, position_ids=row.position_ids, attention_mask=row.mask(torch.float32), use_cache=False
+    )
+    used = hidden.last_hidden_state[0][: used_tokens(row)]
+    (used * weights).sum().backward()
+    return used.detach(), {name: one.grad.clone() for name, one in wrapped.named_parameters() if one.requires_grad}
+
+
+def used_tokens(row: PackedRow) -> int:
+    return row.prefix_length + sum(row.lengths)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_hidden_states_and_every_gradient_equal_those_of_transformers_and_peft(name: str) -> None:
+    wrapped, row = tiny(), packed(name)
+    weights = torch.randn(used_tokens(row), 32, generator=torch.Generator().manual_seed(2))
+    expected, gradients = of_peft(wrapped, row, weights)
+    decoder = LlamaDecoder(wrapped)
+    used = decoder(row)[: used_tokens(row)]
+    torch.testing.assert_close(used.detach(), expected, rtol=1e-4, atol=1e-5)
+    (used * weights).sum().backward()
+    parameters = decoder.parameters()
+    assert len(parameters) == 2 * len(GROUPS) * 2
+    for weight in parameters:  # what write_back gives to PEFT's layers is then the gradient
+        assert weight.grad is not None
+        weight.data = weight.grad
+    decoder.write_back()
+    found = {name: one for name, one in wrapped.named_parameters() if one.requires_grad}
+    assert found.keys() == gradients.keys() and len(found) == 28
+    for parameter, gradient in gradients.items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(found[parameter].detach(), gradient, rtol=1e-3, atol=1e-4, msg=parameter)
+
+
+def test_blocks_that_belong_to_no_projection_stay_zero() -> None:
+    decoder = LlamaDecoder(tiny())
+    decoder(packed("one text")).square().sum().backward()
+    qkv = decoder.parameters()[1]
+    assert qkv.shape == (32 + 16 + 16, 3 * 4)
+    assert qkv.grad is not None and not qkv.grad[:32, 4:].any() and not qkv.grad[32:, :4].any()
+    assert qkv.grad[:32, :4].all()
+
+
+@pytest.mark.parametrize("more", [{"dropout": 0.1}, {"use_dora": True}, {"attention_bias": True}])
+def test_other_models_do_not_fit(more: dict[str, Any]) -> None:
+    assert not fits(tiny(**more))
+    with pytest.raises(ValueError, match="no Llama"):
+        LlamaDecoder(tiny(**more))
+
+
+def test_stacked_weights_are_not_copied_twice_and_say_the_same() -> None:
+    wrapped = tiny()
+    layer = wrapped.get_base_model().get_decoder().layers[0].self_attn
+    bases = [layer.q_proj.base_layer.weight, layer.k_proj.base_layer.weight, layer.v_proj.base_layer.weight]
+    before = torch.cat([base.detach().clone() for base in bases])
+    LlamaDecoder(wrapped)
+    storage = bases[0].untyped_storage().data_ptr()
+    assert all(base.untyped_storage().data_ptr() == storage for base in bases)
+    LlamaDecoder(wrapped)  # the next training on this base
+    assert bases[0].untyped_storage().data_ptr() == storage
+    assert torch.equal(torch.cat([base.detach() for base in bases]), before)
