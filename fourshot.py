@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.console import Terminal
     from pipeline.events import Event, OnEvent
     from pipeline.experiment import Stage
+    from pipeline.many import TaskOutcome
     from pipeline.nouns import Example, Label, Task
     from pipeline.run import RunSummary
     from pipeline.settings import PRESETS, RunSettings
@@ -60,9 +61,11 @@ __all__ = [
     "ShortRunError",
     "Task",
     "TaskFileError",
+    "TaskOutcome",
     "compare",
     "load_task",
     "run",
+    "train",
 ]
 
 _HOMES = {
@@ -72,6 +75,7 @@ _HOMES = {
     "Comparison": "pipeline.compare",
     "Event": "pipeline.events",
     "RunSummary": "pipeline.run",
+    "TaskOutcome": "pipeline.many",
     "load_task": "pipeline.taskfile",
 }
 
@@ -140,6 +144,31 @@ def compare(
     folder = Path(folder or f"runs/{task.name}/compare")
     methods = methods or comparing.DEFAULT_METHODS
     return comparing.compare(task, model, settings or RunSettings(), methods, seeds, folder, on_event or ignore, ray)
+
+
+def train(
+    tasks: Sequence[str | Path],
+    *,
+    model: str | None = None,
+    settings: "RunSettings | None" = None,
+    folder: str | Path | None = None,
+    on_event: "OnEvent | None" = None,
+    ray: str = "",
+) -> "list[TaskOutcome]":
+    """One adapter for each of many tasks: names, task files, or folders of them. Nothing is measured.
+
+    A task that fails is an outcome like the others, in the order given; finished ones are kept, so the same call goes
+    on where one was stopped. The other arguments are those of `run`; ``folder`` defaults to
+    runs/tasks/default-seed<seed>. Raises `InputError` where a path stands for no task, or two tasks have the same name.
+    """
+    from pipeline.commandline import tasks_folder
+    from pipeline.events import ignore
+    from pipeline.many import load_tasks, train_tasks
+    from pipeline.settings import RunSettings
+
+    settings = settings or RunSettings()
+    folder = Path(folder or tasks_folder("default", settings.seed))
+    return train_tasks(load_tasks(tasks), model, settings, folder, on_event or ignore, ray)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -229,6 +258,51 @@ def _run(options: argparse.Namespace, terminal: "Terminal") -> int:
     if summary.adapter_path:
         terminal.say(f"Try it: fourshot predict {shlex.quote(str(folder))} 'A text of your own'")
     return 0
+
+
+def _train(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from engine.errors import InputError
+
+    if bool(options.task) == bool(options.tasks):
+        raise InputError("train takes a TASK, or --tasks with several; give one of the two.")
+    if not options.tasks:
+        return _run(options, terminal)
+    if options.data:
+        raise InputError("--data is the data of one task. With --tasks, let each task file name its folder ([data]).")
+    return _train_many(options, terminal)
+
+
+def _train_many(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from pipeline.commandline import tasks_folder
+    from pipeline.options import settings_of
+
+    settings = settings_of(options)
+    folder = Path(options.out or tasks_folder(options.preset, settings.seed))
+    with terminal.progress() as on_event:
+        outcomes = train(
+            options.tasks,
+            model=options.model,
+            settings=settings,
+            folder=folder,
+            on_event=on_event,
+            ray=options.ray,
+        )
+    for outcome in outcomes:
+        terminal.result("task", outcome)
+    terminal.outcomes(outcomes)
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    terminal.say(f"{len(outcomes) - len(failed)} of {len(outcomes)} tasks have their adapter. Folder: {folder}")
+    done = next((outcome for outcome in outcomes if outcome.state == "finished"), None)
+    if done:
+        terminal.say(f"Try one: fourshot predict {shlex.quote(done.folder)} 'A text of your own'")
+    return max((_exit_code(outcome.error) for outcome in failed), default=0)
+
+
+def _exit_code(error: str) -> int:
+    """Of an error that is known by the name of its class."""
+    from engine import errors
+
+    return int(getattr(getattr(errors, error, None), "exit_code", 1))
 
 
 def _compare(options: argparse.Namespace, terminal: "Terminal") -> int:
@@ -356,6 +430,7 @@ def _bench(options: argparse.Namespace, terminal: "Terminal") -> int:
 
 _COMMANDS: dict[str, "Callable[[argparse.Namespace, Terminal], int]"] = {
     "run": _run,
+    "train": _train,
     "compare": _compare,
     "predict": _predict,
     "demo": _demo,

@@ -11,6 +11,7 @@ from pipeline.prompts import PROMPT_VERSION
 from training.settings import LoraSettings
 
 CARD_FILE = "card.json"
+LINK = "adapter"  # in a run folder whose adapters lie elsewhere: leads to its own
 
 
 class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):

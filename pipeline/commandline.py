@@ -16,6 +16,7 @@ from pipeline.options import add_options
 
 DEMO_TASK = "support_tickets"
 RAY_HELP = "train over Ray: 'local', 'auto' or a cluster's address; without it one adapter after another, without Ray"
+TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
 BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a command line of its own
     "engine-start": "our start of vLLM beside vLLM's own",
     "training": "one LoRA training beside Hugging Face Trainer + PEFT",
@@ -25,6 +26,11 @@ BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a 
 def run_folder(task: str, preset: str, seed: int) -> Path:
     """Where a run lies unless the user names a folder."""
     return Path("runs") / task / f"{preset}-seed{seed}"
+
+
+def tasks_folder(preset: str, seed: int) -> Path:
+    """Where the trainings of many tasks lie unless the user names a folder."""
+    return run_folder("tasks", preset, seed)
 
 
 DEMO_FOLDER = run_folder(DEMO_TASK, "default", 0)  # what `fourshot run` with this task would use
@@ -66,7 +72,13 @@ def _add_runs(commands: Any) -> None:
     ):
         added = _command(commands, name, "run", help_text, aliases=aliases)
         added.set_defaults(until=until)
-        _task_options(added)
+        if name == "train":
+            added.set_defaults(command="train")
+            _task_argument(added, nargs="?")
+            added.add_argument("--tasks", nargs="+", metavar="PATH", default=[], help=TASKS_HELP)
+            _place_options(added)
+        else:
+            _task_options(added)
         add_options(added)
     added = _command(commands, "compare", "compare", "measure several methods on one task, as a table")
     _task_options(added)
@@ -77,6 +89,10 @@ def _add_runs(commands: Any) -> None:
 
 def _task_options(added: "Parser") -> None:
     _task_argument(added)
+    _place_options(added)
+
+
+def _place_options(added: "Parser") -> None:
     _model_option(added)
     added.add_argument("--out", metavar="FOLDER", help="run folder (default: in runs/TASK/); a used one is continued")
     added.add_argument("--ray", metavar="WHERE", default="", help=RAY_HELP)
@@ -136,8 +152,9 @@ def _command(commands: Any, name: str, command: str, help_text: str, **more: Any
     return added
 
 
-def _task_argument(added: "Parser") -> None:
-    added.add_argument("task", metavar="TASK", help="a task that comes with fourshot, a task file, or its folder")
+def _task_argument(added: "Parser", **more: Any) -> None:
+    told = "a task that comes with fourshot, a task file, or its folder"
+    added.add_argument("task", metavar="TASK", help=told, **more)
     added.add_argument("--data", metavar="FOLDER", help="train and test files, in place of the task's own data")
 
 

@@ -33,6 +33,15 @@ SCORES = {  # key of `pipeline.report.MethodRow` -> heading
     "real_examples": "real",
     "synthetic_examples": "synthetic",
 }
+OUTCOMES = {  # key of `pipeline.many.TaskOutcome` -> heading
+    "task": "task",
+    "state": "state",
+    "synthetic_examples": "synthetic",
+    "steps": "steps",
+    "loss": "loss",
+    "train_s": "train s",
+    "message": "why",
+}
 
 
 class Terminal:
@@ -110,6 +119,13 @@ class Terminal:
         documents = [msgspec.to_builtins(row) for row in rows]
         self.table([{head: row[key] for key, head in SCORES.items() if row.get(key) is not None} for row in documents])
 
+    def outcomes(self, rows: Sequence[Any]) -> None:
+        """Print what became of many tasks: rows are `pipeline.many.TaskOutcome`."""
+        documents = [msgspec.to_builtins(row) for row in rows]
+        self.table(
+            [{head: row[key] for key, head in OUTCOMES.items() if row[key] not in ("", None)} for row in documents]
+        )
+
     def table(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Print ``rows``, heading -> value, for people; a column appears where any row has it."""
         if self._json:
@@ -125,7 +141,10 @@ class Terminal:
 
 
 class Bars:
-    """One bar for the step that runs, with its rate and the time left; steps that are done stay as a line above."""
+    """One bar for the step that runs, with its rate and the time left; steps that are done stay as a line above.
+
+    Trainings may run at the same time, so each has a bar of its own while it does.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self._progress = Progress(
@@ -139,6 +158,7 @@ class Bars:
         )
         self._stage = ""
         self._task: TaskID | None = None
+        self._trainings: dict[str, TaskID | None] = {}  # by what is said of them; None once it is done
         self._said = ""
 
     def __enter__(self) -> "Bars":
@@ -155,11 +175,35 @@ class Bars:
             self._said = event.message
             return
         name = f"{event.stage}  {event.message}".rstrip()
+        if event.stage == "train":
+            self._train(event, name)
+            return
         if self._task is None or event.stage != self._stage or self._restarted(event):
-            self._stage = event.stage
-            self._task = self._progress.add_task("", name=name, count="", unit=event.unit, figures="")
+            self._task = self._new_bar(event, name)
+        self._stage = event.stage
+        self._update(self._task, event, name)
+
+    def _train(self, event: Event, name: str) -> None:
+        self._stage = event.stage
+        bar = self._trainings.get(event.message)
+        if bar is None:
+            if event.done >= event.total and event.message in self._trainings:
+                return  # said twice
+            bar = self._trainings[event.message] = self._new_bar(event, name)
+        self._update(bar, event, name)
+        if event.done >= event.total:  # of hundreds, those that are done must not fill the screen
+            (task,) = (task for task in self._progress.tasks if task.id == bar)
+            line = f"{name}  {_count(event)} in {span(task.elapsed or 0.0)}  {figures(event)}"
+            self._progress.console.print(line, markup=False, highlight=False)
+            self._progress.remove_task(bar)
+            self._trainings[event.message] = None
+
+    def _new_bar(self, event: Event, name: str) -> TaskID:
+        return self._progress.add_task("", name=name, count="", unit=event.unit, figures="")
+
+    def _update(self, bar: TaskID, event: Event, name: str) -> None:
         self._progress.update(
-            self._task,
+            bar,
             completed=event.done,
             total=event.total,
             name=name,

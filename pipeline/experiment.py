@@ -63,16 +63,18 @@ class Experiment:
         *,
         flat: bool = False,
         ray: str = "",
+        store: Path | None = None,
     ) -> None:
         """``shots`` and ``more_real`` (25 per class, for the methods that want them) by seed.
 
         ``flat``: the method fourshot, of a single seed, lives in ``root`` itself. ``ray``: the cluster that trains.
+        ``store``: where finished trainings lie, if not in ``root``.
         """
         self.task, self.model, self.base, self.root, self.on_event = task, model, settings, root, on_event
         self.methods = {name: METHODS[name] for name in methods}
         self.shots, self.more_real = shots, more_real
         self.seeds = sorted(shots)
-        self.store = root / "adapters"
+        self.store = store or root / "adapters"
         self.flat, self.ray = flat, ray
         self._test_hash = _content_hash(load_split(task, "test", limit=settings.test_limit or None).examples)
 
@@ -88,20 +90,19 @@ class Experiment:
     def run(self, until: Stage = "evaluate") -> None:
         """Do every phase up to ``until``. What is finished is left alone."""
         last = STAGES.index(until)
-        self._claim()
-        synthetic = [(name, seed) for name, method in self.methods.items() if method.synthetic for seed in self.seeds]
+        self.claim()
         if last >= STAGES.index("annotators"):
-            self._draw_pools(synthetic)
+            self._generate(self.pools())
             # Methods that stand on real texts alone are trained here too, in the same process.
-            self._train([*self._annotator_jobs(synthetic), *self._real_jobs()])
+            self._train([*self.committee_jobs(), *self._real_jobs()])
         if last >= STAGES.index("generate"):
-            self._generate(synthetic)
+            self._generate(self.rounds())
         if last >= STAGES.index("train"):
-            self._train([self._job(name, seed) for name, seed in synthetic])
-            self._write_cards()
+            self._train(self.final_jobs())
+            self.write_cards()
         if last >= STAGES.index("evaluate"):
             self._evaluate()
-            self._write_cards()
+            self.write_cards()
 
     def outcomes(self) -> list[Outcome]:
         """What is there, by method and seed, in the methods' order."""
@@ -113,7 +114,8 @@ class Experiment:
     def adapter(self, method: str, seed: int) -> TrainingResult | None:
         return finished(self.store, self._job(method, seed)) if self.methods[method].trained else None
 
-    def _claim(self) -> None:
+    def claim(self) -> None:
+        """Make the folders this experiment's. Raises RunFolderError where one belongs to another."""
         for name, method in self.methods.items():
             if not method.synthetic:
                 continue
@@ -132,8 +134,31 @@ class Experiment:
                 if not folder.has("shots.json"):
                     folder.write("shots.json", self.shots[seed])
 
-    def _annotator_jobs(self, synthetic: Sequence[tuple[str, int]]) -> list[TrainingJob]:
-        return [job for name, seed in synthetic for job in self._annotators(name, seed)]
+    def pools(self) -> list[GenerateItem]:
+        """What is to be drawn before committees can be trained."""
+        return [
+            GenerateItem(folder=str(self.folder(name, seed).path), draw_pool=True)
+            for name, seed in self._synthetic()
+            if self.settings(name, seed).annotate.has_pool
+        ]
+
+    def committee_jobs(self) -> list[TrainingJob]:
+        """The trainings of all committees; they stand on `pools`."""
+        return [job for name, seed in self._synthetic() for job in self._annotators(name, seed)]
+
+    def rounds(self) -> list[GenerateItem]:
+        """What is to be written and filtered; it stands on `committee_jobs`."""
+        return [
+            GenerateItem(folder=str(self.folder(name, seed).path), readers=self._readers(name, seed))
+            for name, seed in self._synthetic()
+        ]
+
+    def final_jobs(self) -> list[TrainingJob]:
+        """The classifiers that stand on synthetic texts."""
+        return [self._job(name, seed) for name, seed in self._synthetic()]
+
+    def _synthetic(self) -> list[tuple[str, int]]:
+        return [(name, seed) for name, method in self.methods.items() if method.synthetic for seed in self.seeds]
 
     def _annotators(self, method: str, seed: int) -> list[TrainingJob]:
         """The trainings of the committee: those of the shots, then one per fold."""
@@ -173,15 +198,6 @@ class Experiment:
         words = settings.max_text_words
         real = classification_examples(self.task, self.shots[seed], weight=settings.shot_weight, max_text_words=words)
         return real + classification_examples(self.task, synthetic, max_text_words=words)
-
-    def _draw_pools(self, synthetic: Sequence[tuple[str, int]]) -> None:
-        items = tuple(
-            GenerateItem(folder=str(self.folder(name, seed).path), draw_pool=True)
-            for name, seed in synthetic
-            if self.settings(name, seed).annotate.has_pool
-        )
-        if items:
-            self._order(GenerateOrder(model_path=self.model.path, items=items))
 
     def annotator_results(self, method: str, seed: int) -> list[TrainingResult]:
         """The finished trainings of the adapters that re-label for this method."""
@@ -226,11 +242,7 @@ class Experiment:
                 TrainOrder(model_path=self.model.path, store=str(self.store), jobs=tuple(unique.values()), ray=self.ray)
             )
 
-    def _generate(self, synthetic: Sequence[tuple[str, int]]) -> None:
-        items = [
-            GenerateItem(folder=str(self.folder(name, seed).path), readers=self._readers(name, seed))
-            for name, seed in synthetic
-        ]
+    def _generate(self, items: Sequence[GenerateItem]) -> None:
         if items:
             self._order(GenerateOrder(model_path=self.model.path, items=tuple(items)))
 
@@ -283,7 +295,8 @@ class Experiment:
             synthetic_examples=kept,
         )
 
-    def _write_cards(self) -> None:
+    def write_cards(self) -> None:
+        """Put beside each finished adapter what it is."""
         for outcome in self.outcomes():
             if outcome.training is None:
                 continue

@@ -10,6 +10,7 @@ import msgspec
 
 from engine.adapters import slot_rank
 from engine.core import Adapter, Engine, EngineSettings
+from engine.errors import FourshotError
 from pipeline.annotate import Reader
 from pipeline.evaluate import Answers, answer, measure
 from pipeline.events import Event, OnEvent
@@ -17,8 +18,8 @@ from pipeline.nouns import Example, Task
 from pipeline.rounds import draw_pool, run_rounds
 from pipeline.runfolder import RunFolder
 from pipeline.tables import load_split
-from pipeline.trainings import run_jobs
-from training.jobs import TrainingJob
+from pipeline.trainings import run_jobs, try_jobs
+from training.jobs import FailedJob, TrainingJob
 
 
 class TrainOrder(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
@@ -26,6 +27,7 @@ class TrainOrder(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     store: str
     jobs: tuple[TrainingJob, ...]
     ray: str = ""  # address of the cluster that trains; empty: this process does
+    keep_going: bool = False  # a job that fails does not stop the others, and is told instead of raised
 
 
 class GenerateItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +41,7 @@ class GenerateItem(msgspec.Struct, frozen=True, kw_only=True):
 class GenerateOrder(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     model_path: str
     items: tuple[GenerateItem, ...]
+    keep_going: bool = False  # as for trainings: a folder that cannot be filled does not stop the others
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,22 +65,23 @@ class EvaluateOrder(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
 Order = TrainOrder | GenerateOrder | EvaluateOrder
 
 
-def execute(order: Order, on_event: OnEvent, engine: Engine | None = None) -> None:
-    """Do the work in this process. ``engine``: an open one to use; else one is opened where needed, and closed."""
+def execute(order: Order, on_event: OnEvent, engine: Engine | None = None) -> list[FailedJob]:
+    """Do the work in this process. ``engine``: an open one to use; else one is opened where needed, and closed.
+
+    Returns what failed of an order that keeps going; of another order the failure is raised.
+    """
     if isinstance(order, TrainOrder):
-        run_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.ray)
-        return
+        return _train(order, on_event)
     if is_done(order):
-        return
+        return []
     if engine is not None:
-        _with_engine(order, engine, on_event)
-        return
+        return _with_engine(order, engine, on_event)
     from engine.opening import open_engine
 
     on_event(Event(stage=_stage(order), message="starting the engine"))
     opened = open_engine(_engine_settings(order))
     try:
-        _with_engine(order, opened, on_event)
+        return _with_engine(order, opened, on_event)
     finally:
         opened.close()
 
@@ -91,12 +95,27 @@ def is_done(order: Order) -> bool:
     return all(Path(cell.out).exists() for cell in order.cells)
 
 
-def _with_engine(order: GenerateOrder | EvaluateOrder, engine: Engine, on_event: OnEvent) -> None:
-    if isinstance(order, GenerateOrder):
-        for item in order.items:
+def _train(order: TrainOrder, on_event: OnEvent) -> list[FailedJob]:
+    if not order.keep_going:
+        run_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.ray)
+        return []
+    outcomes = try_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.ray)
+    return [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
+
+
+def _with_engine(order: GenerateOrder | EvaluateOrder, engine: Engine, on_event: OnEvent) -> list[FailedJob]:
+    if isinstance(order, EvaluateOrder):
+        _evaluate(order, engine, on_event)
+        return []
+    failed = []
+    for item in order.items:
+        try:
             _generate(item, engine, on_event)
-        return
-    _evaluate(order, engine, on_event)
+        except FourshotError as error:
+            if not order.keep_going:
+                raise
+            failed.append(FailedJob(key=item.folder, kind=type(error).__name__, message=str(error)))
+    return failed
 
 
 def _evaluate(order: EvaluateOrder, engine: Engine, on_event: OnEvent) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import InputError
-from engine.models import resolve_model
+from engine.models import ResolvedModel, resolve_model
 from pipeline.events import Event, OnEvent, ignore
 from pipeline.experiment import STAGES, Experiment, Stage
 from pipeline.nouns import Example, Task
@@ -79,6 +79,13 @@ def run_task(
         if rows:
             run_folder.write("summary.json", summary)
         return summary
+
+
+def prepare(task: Task, settings: RunSettings, root: Path, store: Path, model: ResolvedModel) -> Experiment:
+    """The run of ``task`` in ``root`` for its adapter alone: shots drawn, nothing done yet. Raises as `run_task`."""
+    shots = load_shots(task, settings, RunFolder(root))
+    by_seed = {settings.seed: shots}
+    return Experiment(task, model, settings, ["fourshot"], by_seed, {}, root, ignore, flat=True, store=store)
 
 
 def load_shots(task: Task, settings: RunSettings, folder: RunFolder) -> list[Example]:

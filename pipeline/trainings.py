@@ -1,8 +1,9 @@
 """From a task's examples to trainings, and trainings done one after another or over Ray."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine import errors
 from engine.errors import FourshotError
@@ -11,6 +12,9 @@ from pipeline.nouns import Example, Task
 from pipeline.prompts import Wording, reading_prompt
 from training.examples import TrainingExample, TrainingResult
 from training.jobs import FailedJob, OnJobStep, TrainingJob, do_job, finished
+
+if TYPE_CHECKING:
+    from training.lora import LoraTrainer
 
 
 def classification_examples(
@@ -38,29 +42,62 @@ def run_jobs(
 ) -> list[TrainingResult]:
     """Train what the store does not have yet, in this process, or over the Ray cluster at ``ray``.
 
-    In this process the base is loaded once, and not at all if nothing is to do. Over Ray a job that fails does not
-    stop the others; the first failure is raised when all have ended.
+    In this process the first failure is raised at once. Over Ray a job that fails does not stop the others; one error
+    for all that failed is raised when all have ended.
+    """
+    outcomes = try_jobs(model, jobs, store, on_event, ray, keep_going=bool(ray))
+    failed = [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
+    if failed:
+        raise _failure(failed, len(jobs))
+    return [outcome for outcome in outcomes if isinstance(outcome, TrainingResult)]
+
+
+def try_jobs(
+    model: str,
+    jobs: Sequence[TrainingJob],
+    store: Path,
+    on_event: OnEvent = ignore,
+    ray: str = "",
+    *,
+    keep_going: bool = True,
+) -> list[TrainingResult | FailedJob]:
+    """As `run_jobs`, but a failure is an outcome like others. One outcome per job, in order.
+
+    In this process the base is loaded once, and not at all if nothing is to do. A full disk, or another fault of the
+    machine, is raised in any case.
     """
     on_step = _reporter(jobs, on_event)
     if ray:
         from training.ray_jobs import run_jobs_over_ray
 
-        outcomes = run_jobs_over_ray(model, jobs, store, ray, on_step)
-        failed = [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
-        if failed:
-            raise _failure(failed, len(jobs))
-        return [outcome for outcome in outcomes if isinstance(outcome, TrainingResult)]
-    from training.lora import LoraTrainer
-
-    trainer: LoraTrainer | None = None
-    results = []
+        return run_jobs_over_ray(model, jobs, store, ray, on_step)
+    open_trainer = _once(model)
+    outcomes: list[TrainingResult | FailedJob] = []
     for number, job in enumerate(jobs):
-        result = finished(store, job)
-        if result is None:
-            trainer = trainer or LoraTrainer(model)
-            result = do_job(trainer, job, store, partial(on_step, number))
-        results.append(result)
-    return results
+        try:
+            outcome = finished(store, job)
+            if outcome is None:
+                outcome = do_job(open_trainer(), job, store, partial(on_step, number))
+                on_step(number, outcome.steps, outcome.steps, outcome.losses[-1])  # it may have stopped early
+        except FourshotError as error:
+            if not keep_going:
+                raise
+            outcomes.append(FailedJob(key=job.key, kind=type(error).__name__, message=str(error)))
+        else:
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _once(model: str) -> Callable[[], "LoraTrainer"]:
+    """Opens the base when it is first asked for; the same trainer from then on."""
+
+    @cache
+    def open_trainer() -> "LoraTrainer":
+        from training.lora import LoraTrainer
+
+        return LoraTrainer(model)
+
+    return open_trainer
 
 
 def _failure(failed: Sequence[FailedJob], total: int) -> FourshotError:

@@ -18,6 +18,7 @@ from engine import errors
 from engine.errors import FourshotError
 from pipeline.events import Event, OnEvent
 from pipeline.orders import Order, execute, is_done
+from training.jobs import FailedJob
 
 LOG_LINES_SHOWN = 15
 
@@ -34,13 +35,16 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, tag="event"):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
-    pass
+    failed: tuple[FailedJob, ...] = ()  # of an order that keeps going
 
 
-def run_in_process(order: Order, log: Path, on_event: OnEvent) -> None:
-    """Have a child do ``order``; raises what the child raised. Returns at once where nothing is left to do."""
+def run_in_process(order: Order, log: Path, on_event: OnEvent) -> tuple[FailedJob, ...]:
+    """Have a child do ``order``; raises what the child raised. Returns at once where nothing is left to do.
+
+    Gives back what failed of an order that keeps going.
+    """
     if is_done(order):
-        return
+        return ()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as log_file:
         child = subprocess.Popen(
@@ -67,6 +71,7 @@ def run_in_process(order: Order, log: Path, on_event: OnEvent) -> None:
         raise kind(outcome.message)
     if outcome is None:
         raise FourshotError(_died(code, log))
+    return outcome.failed
 
 
 def _listen(stream: IO[bytes], on_event: OnEvent) -> Failure | Done | None:
@@ -123,7 +128,7 @@ def main() -> int:
         out.write(msgspec.json.encode(value) + b"\n")
 
     try:
-        execute(order, lambda event: tell(Told(event=event)))
+        failed = execute(order, lambda event: tell(Told(event=event)))
     except FourshotError as error:
         tell(Failure(kind=type(error).__name__, message=str(error)))
         return error.exit_code
@@ -132,7 +137,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    tell(Done())
+    tell(Done(failed=tuple(failed)))
     return 0
 
 

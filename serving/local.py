@@ -16,7 +16,7 @@ from engine.core import Adapter, EngineSettings
 from engine.errors import AdapterError, InputError
 from engine.models import resolve_model
 from engine.opening import open_engine
-from pipeline.card import CARD_FILE, load_card
+from pipeline.card import CARD_FILE, LINK, load_card
 from pipeline.prompts import PROMPT_VERSION, classification_prompt
 
 FEW_TEXTS = 128  # up to this many the reference engine is done before vLLM is ready (docs/cli.md has the times)
@@ -107,11 +107,14 @@ def engine_for(num_texts: int) -> EngineKind:
 def find_adapter(folder: str | Path) -> Path:
     """The adapter folder that ``folder`` is, or the one adapter in a run folder that saw synthetic texts.
 
+    A task's folder of `fourshot train --tasks` links to its adapter.
     Raises `InputError` where there is none, or where several might be meant.
     """
     folder = Path(folder)
     if (folder / CARD_FILE).is_file():
         return folder
+    if (folder / LINK / CARD_FILE).is_file():
+        return (folder / LINK).resolve()
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}. Give an adapter's folder, or that of a finished run.")
     cards = {file.parent: load_card(file.parent) for file in sorted(folder.rglob(CARD_FILE))}

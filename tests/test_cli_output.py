@@ -44,9 +44,11 @@ def test_bars_show_count_figures_and_one_bar_per_step() -> None:
         bars(Event(stage="shots", message="[not markup]"))
         bars(steps(1))
         bars(steps(40))
+        bars(steps(40))
         bars(steps(10, 20))
     shown = stream.getvalue()
     assert "shots: [not markup]" in shown
+    assert shown.count("40/40 steps in") == 1, "said twice, shown once"
     assert "40/40 steps" in shown and "10/20 steps" in shown and "loss 0.25" in shown
 
 

@@ -34,9 +34,9 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailedJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a job came to nothing."""
+    """Why a piece of work came to nothing."""
 
-    key: str
+    key: str  # of the training; elsewhere the folder that was to be filled
     kind: str  # class name of the error
     message: str
 

@@ -110,11 +110,16 @@ def _spread(
     while running:
         ended, _ = ray.wait(list(running), timeout=POLL_S)
         if on_step:
+            left = set(running.values())  # what is written late is of no use
             for number, (step, planned, loss) in sorted(ray.get(board.read.remote()).items()):
-                on_step(number, step, planned, loss)
+                if number in left:
+                    on_step(number, step, planned, loss)
         for reference in ended:
             number = running.pop(reference)
-            yield number, _outcome(reference, jobs[number], store)
+            outcome = _outcome(reference, jobs[number], store)
+            if on_step and isinstance(outcome, TrainingResult):
+                on_step(number, outcome.steps, outcome.steps, outcome.losses[-1])  # it may have stopped early
+            yield number, outcome
 
 
 def _outcome(reference: Any, job: TrainingJob, store: Path) -> TrainingResult | FailedJob:

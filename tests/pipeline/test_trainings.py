@@ -6,12 +6,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine.errors import InputError
 from pipeline.events import Event
 from pipeline.nouns import Example
 from pipeline.prompts import classification_prompt
 from pipeline.taskfile import load_task
-from pipeline.trainings import classification_examples, run_jobs
-from training.jobs import TrainingJob, finished
+from pipeline.trainings import classification_examples, run_jobs, try_jobs
+from training.examples import TrainingResult
+from training.jobs import FailedJob, TrainingJob, finished
 from training.settings import LoraSettings
 
 TASK = load_task("support_tickets")
@@ -64,3 +66,15 @@ def test_a_finished_job_is_not_trained_again_not_even_in_a_store_that_was_moved(
     (again,) = run_jobs("/no/such/model", [job()], moved)  # would fail if it opened the model
     assert again == msgspec.structs.replace(trained, path=str(moved / job().key / trained.name))
     assert finished(moved, job(model_revision="abd")) is None
+
+
+def test_a_job_that_fails_stops_the_others_only_where_it_is_to(model: str, tmp_path: Path) -> None:
+    one_label = job(labels=TASK.label_words[:1], examples=job().examples[:1])
+    told = list[Event]()
+    failed, trained = try_jobs(model, [one_label, job()], tmp_path, told.append)
+    assert isinstance(failed, FailedJob) and (failed.key, failed.kind) == (one_label.key, "InputError")
+    assert "at least two labels" in failed.message
+    assert isinstance(trained, TrainingResult) and trained.steps == 2
+    with pytest.raises(InputError, match="at least two labels"):
+        run_jobs(model, [one_label, job(model_revision="other")], tmp_path)
+    assert finished(tmp_path, job(model_revision="other")) is None

@@ -33,6 +33,7 @@ from pipeline.events import Event
 
 def execute(order, on_event):
 {work}
+    return []
 
 pipeline.orders.execute = execute
 {early}

@@ -1,0 +1,201 @@
+"""Many tasks, one base: every stage is done for all of them before the next begins.
+
+So one engine writes the texts of all tasks, and all trainings are one queue, in this process or over a Ray cluster. A
+task that fails drops out at that stage with its reason; the others go on.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from engine.errors import FourshotError, InputError
+from engine.models import resolve_model
+from pipeline.card import LINK
+from pipeline.events import Event, OnEvent, ignore
+from pipeline.experiment import Experiment
+from pipeline.nouns import Task
+from pipeline.orders import GenerateItem, GenerateOrder, Order, TrainOrder
+from pipeline.run import prepare
+from pipeline.runfolder import RunFolder
+from pipeline.settings import RunSettings
+from pipeline.taskfile import find_task_file, load_task, shipped_tasks
+from pipeline.worker import run_in_process
+from training.jobs import FailedJob, TrainingJob
+
+OUTCOME_FILE = "tasks.json"
+
+
+class TaskOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one task."""
+
+    task: str
+    state: Literal["finished", "failed"]
+    folder: str = ""
+    adapter_path: str = ""
+    synthetic_examples: int = 0
+    steps: int = 0
+    loss: float | None = None  # of the last step, nats
+    train_s: float = 0.0
+    error: str = ""  # class name of what went wrong
+    message: str = ""
+
+
+def load_tasks(paths: Iterable[str | Path]) -> dict[str, Task | FourshotError]:
+    """The tasks that names, files and folders stand for, by name; where a file is faulty, the error, by its path.
+
+    A folder stands for the task files in it and in the folders directly below it. Raises InputError where a path
+    stands for nothing, or two tasks have the same name.
+    """
+    tasks: dict[str, Task | FourshotError] = {}
+    origin: dict[str, Path] = {}
+    for file in dict.fromkeys(file.resolve() for path in paths for file in _task_files(path)):
+        try:
+            task = load_task(file)
+        except FourshotError as error:
+            tasks[str(file)] = error
+            continue
+        if task.name in tasks:
+            raise InputError(
+                f"Two tasks are called {task.name!r}: {origin[task.name]} and {file}. Adapters and folders are named "
+                "after tasks: give each a name of its own."
+            )
+        tasks[task.name], origin[task.name] = task, file
+    return tasks
+
+
+def train_tasks(
+    tasks: Mapping[str, Task | FourshotError],
+    model: str | None,
+    settings: RunSettings,
+    root: Path,
+    on_event: OnEvent = ignore,
+    ray: str = "",
+) -> list[TaskOutcome]:
+    """One adapter per task, each run in ``root``/<task>, all adapters in ``root``/adapters; what is finished is kept.
+
+    ``tasks`` is what `load_tasks` gives; errors in it come back as outcomes. Raises InputError for no tasks, a model
+    that is none, a cluster that is not there.
+    """
+    if not tasks:
+        raise InputError("There is no task to train. Give names, task files, or folders with task files.")
+    with RunFolder(root).lock():
+        queue = _Queue(tasks, model, settings, root, on_event, ray)
+        queue.run()
+        outcomes = queue.outcomes()
+        RunFolder(root).write(OUTCOME_FILE, outcomes)
+        return outcomes
+
+
+class _Queue:
+    """The tasks that are still in the running, and why the others are not."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task | FourshotError],
+        model: str | None,
+        settings: RunSettings,
+        root: Path,
+        on_event: OnEvent,
+        ray: str,
+    ) -> None:
+        self._names, self._root, self._on_event, self._ray = list(tasks), root, on_event, ray
+        self._model = resolve_model(model)
+        self._store = root / "adapters"
+        self._failed: dict[str, FailedJob] = {}
+        self._runs: dict[str, Experiment] = {}
+        on_event(Event(stage="shots", message=f"reading the data of {len(tasks)} tasks"))
+        for name, task in tasks.items():
+            try:
+                if isinstance(task, FourshotError):
+                    raise task
+                self._runs[name] = prepare(task, settings, root / name, self._store, self._model)
+                self._runs[name].claim()
+            except FourshotError as error:
+                self._drop(name, FailedJob(key=name, kind=type(error).__name__, message=str(error)))
+
+    def run(self) -> None:
+        """All stages, each for every task that is left."""
+        self._generate({name: run.pools() for name, run in self._runs.items()})
+        self._train({name: run.committee_jobs() for name, run in self._runs.items()})
+        self._generate({name: run.rounds() for name, run in self._runs.items()})
+        self._train({name: run.final_jobs() for name, run in self._runs.items()})
+        for name, run in self._runs.items():
+            run.write_cards()
+            self._link(name)
+
+    def outcomes(self) -> list[TaskOutcome]:
+        """One per task, in the order given."""
+        return [self._outcome(name) for name in self._names]
+
+    def _link(self, name: str) -> None:
+        """Lead from the task's folder to its adapter; relative, so that ``root`` may be moved."""
+        (outcome,) = self._runs[name].outcomes()
+        assert outcome.training
+        link, making = self._root / name / LINK, self._root / name / f".{LINK}"
+        making.unlink(missing_ok=True)
+        making.symlink_to(os.path.relpath(outcome.training.path, link.parent.resolve()), target_is_directory=True)
+        os.replace(making, link)
+
+    def _outcome(self, name: str) -> TaskOutcome:
+        if name in self._failed:
+            failed = self._failed[name]
+            folder = self._root / name if (self._root / name / "manifest.json").exists() else ""
+            return TaskOutcome(task=name, state="failed", folder=str(folder), error=failed.kind, message=failed.message)
+        (outcome,) = self._runs[name].outcomes()
+        assert outcome.training
+        return TaskOutcome(
+            task=name,
+            state="finished",
+            folder=str(self._root / name),
+            adapter_path=outcome.training.path,
+            synthetic_examples=outcome.synthetic_examples,
+            steps=outcome.training.steps,
+            loss=outcome.training.losses[-1],
+            train_s=round(outcome.training.seconds, 1),
+        )
+
+    def _generate(self, wanted: Mapping[str, Sequence[GenerateItem]]) -> None:
+        items = tuple(item for some in wanted.values() for item in some)
+        if items:
+            order = GenerateOrder(model_path=self._model.path, items=items, keep_going=True)
+            self._do(order, {name: {item.folder for item in some} for name, some in wanted.items()})
+
+    def _train(self, wanted: Mapping[str, Sequence[TrainingJob]]) -> None:
+        jobs = {job.key: job for some in wanted.values() for job in some}
+        if jobs:
+            order = TrainOrder(
+                model_path=self._model.path,
+                store=str(self._store),
+                jobs=tuple(jobs.values()),
+                ray=self._ray,
+                keep_going=True,
+            )
+            self._do(order, {name: {job.key for job in some} for name, some in wanted.items()})
+
+    def _do(self, order: Order, keys: Mapping[str, set[str]]) -> None:
+        """Have ``order`` done; drop the tasks that needed what failed. ``keys``: by task, what it needs."""
+        for failure in run_in_process(order, self._root / "log.txt", self._on_event):
+            for name in [name for name, needed in keys.items() if failure.key in needed]:
+                self._drop(name, failure)
+
+    def _drop(self, name: str, failure: FailedJob) -> None:
+        self._runs.pop(name, None)
+        if name not in self._failed:
+            self._failed[name] = failure
+            first = failure.message.splitlines()[0]
+            self._on_event(Event(stage="failed", message=f"{name}: {first}"))
+
+
+def _task_files(path: str | Path) -> list[Path]:
+    if str(path) in shipped_tasks() or not Path(path).is_dir():
+        return [find_task_file(path)]
+    found = sorted([*Path(path).glob("*.toml"), *Path(path).glob("*/*.toml")])
+    if not found:
+        raise InputError(
+            f"The folder {path} holds no task file (.toml), nor do the folders in it. "
+            "To write one from a table: fourshot tasks new TABLE."
+        )
+    return found

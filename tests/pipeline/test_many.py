@@ -1,0 +1,125 @@
+"""Many tasks in one command: one engine, one queue of trainings, and a task that fails does not stop the others."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fourshot
+from engine.errors import InputError, TaskFileError
+from pipeline.card import load_card
+from pipeline.many import load_tasks
+from serving.local import find_adapter
+from tests.pipeline.task_folders import TASK, write_task
+
+BRIEF = (
+    *("--per-class", "2", "--annotator", "none", "--set", "generate.draws_per_round=8"),
+    *("--set", "generate.max_tokens=24", "--set", "train.max_steps=3", "--set", "train.target_modules=['q_proj']"),
+)
+FAULTY = TASK[: TASK.rindex("[[labels]]")]  # one class
+
+
+def tasks_in(folder: Path) -> Path:
+    """Two good tasks, one with a single class, one with too few examples."""
+    for name in ("colours", "shades", "one_class", "few"):
+        (folder / name).mkdir(parents=True)
+        write_task(folder / name, TASK.replace('"colours"', f'"{name}"'))
+    (folder / "one_class" / "task.toml").write_text(FAULTY)
+    train = folder / "few" / "train.jsonl"
+    train.write_text("".join(train.read_text().splitlines(keepends=True)[:6]))
+    return folder
+
+
+def train(tasks: Path, out: Path, *options: str) -> tuple[int, list[dict[str, object]]]:
+    """Exit code of ``fourshot train --tasks``, and what it told."""
+    command = [sys.executable, "-m", "fourshot", "train", "--tasks", str(tasks), "--out", str(out), "--json", *options]
+    done = subprocess.run(command, capture_output=True, check=False)
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, list[dict[str, object]]]:
+    folder = tmp_path_factory.mktemp("many")
+    tasks_in(folder / "tasks")
+    return folder / "out", *train(folder / "tasks", folder / "out", *BRIEF)
+
+
+def test_each_task_has_its_adapter_and_each_failure_its_reason(
+    trained: tuple[Path, int, list[dict[str, object]]],
+) -> None:
+    out, code, told = trained
+    assert code == 2  # bad input, for two of four
+    outcomes = {str(line["task"]).rpartition("one_class/")[2]: line for line in told if line["type"] == "task"}
+    assert {name: line["state"] for name, line in outcomes.items()} == {
+        "colours": "finished",
+        "shades": "finished",
+        "few": "failed",
+        "task.toml": "failed",
+    }
+    assert "two labels" in str(outcomes["task.toml"]["message"]) or "label" in str(outcomes["task.toml"]["message"])
+    assert "cold" in str(outcomes["few"]["message"])
+    assert outcomes["colours"]["synthetic_examples"] == 4 and outcomes["colours"]["steps"] == 3
+    for name in ("colours", "shades"):
+        assert load_card(find_adapter(out / name)).task.name == name
+    starts = [line for line in told if line.get("message") == "starting the engine"]
+    assert len(starts) == 1, "one engine writes the texts of all tasks"
+
+
+def test_the_same_command_again_trains_nothing_and_a_mended_task_alone(
+    trained: tuple[Path, int, list[dict[str, object]]],
+) -> None:
+    out = trained[0]
+    write_task(out.parent / "tasks" / "few", TASK.replace('"colours"', '"few"'))
+    shutil.rmtree(out.parent / "tasks" / "one_class")
+    code, told = train(out.parent / "tasks", out, *BRIEF)
+    assert code == 0
+    assert {line["message"] for line in told if line.get("stage") == "train"} == {"few, adapter 2 of 3"}
+    assert load_card(find_adapter(out / "few")).task.name == "few"
+    kept = json.loads((out / "tasks.json").read_text())
+    assert [(one["task"], one["state"]) for one in kept] == [
+        ("colours", "finished"),
+        ("few", "finished"),
+        ("shades", "finished"),
+    ]
+
+
+def test_classes_that_stall_fail_their_tasks_with_the_forecast(tmp_path: Path) -> None:
+    tasks_in(tmp_path / "tasks")
+    stall = ("--per-class", "50", "--set", "generate.max_candidates=2")
+    code, told = train(tmp_path / "tasks" / "colours", tmp_path / "out", *BRIEF, *stall)
+    (outcome,) = [line for line in told if line["type"] == "task"]
+    assert code == 1 and outcome["error"] == "ShortRunError" and "--allow-short" in str(outcome["message"])
+
+
+def test_paths_are_names_files_and_folders(tmp_path: Path) -> None:
+    tasks_in(tmp_path)
+    found = load_tasks(["support_tickets", tmp_path / "shades" / "task.toml", tmp_path])
+    assert [name for name, task in found.items() if not isinstance(task, Exception)] == [
+        "support_tickets",
+        "shades",
+        "colours",
+        "few",
+    ]
+    (faulty,) = (task for task in found.values() if isinstance(task, Exception))
+    assert isinstance(faulty, TaskFileError)
+
+
+def test_paths_that_stand_for_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no task file"):
+        load_tasks([tmp_path])
+    with pytest.raises(InputError, match=r"no task 'suport_tickets'.*support_tickets"):
+        load_tasks(["suport_tickets"])
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_task(tmp_path / name)
+    with pytest.raises(InputError, match="Two tasks are called 'colours'"):
+        load_tasks([tmp_path])
+
+
+@pytest.mark.parametrize("words", [[], ["sst2", "--tasks", "trec"], ["--tasks", "trec", "--data", "."]])
+def test_a_task_or_several_not_both_nor_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert fourshot.main(["train", *words]) == 2
+    assert "--tasks" in capsys.readouterr().err
