@@ -6,11 +6,13 @@ import msgspec
 
 from engine.calibration import NONE, Calibration
 from engine.errors import AdapterError
+from engine.probe import Probe, Probed
 from pipeline.nouns import Scores, Task
 from pipeline.prompts import PROMPT_VERSION
 from training.settings import LoraSettings
 
 CARD_FILE = "card.json"
+PROBED_FILE = "probed.json"  # beside the card: that the served adapter was found to answer as in training
 LINK = "adapter"  # in a run folder whose adapters lie elsewhere: leads to its own
 
 
@@ -30,7 +32,10 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     synthetic_examples: int
     steps: int
     train_tokens: int
+    train_flops: float = 0.0
     train_s: float
+    probe: Probe | None = None  # what the trainer answered, to compare a server with
+    probed: Probed | None = None  # how vLLM compared; None: it was not asked yet
     scores: Scores | None = None
     lineage: dict[str, str] = {}  # what -> content hash
 

@@ -15,13 +15,14 @@ import msgspec
 
 from engine.core import Adapter
 from engine.models import ResolvedModel
+from engine.probe import Probed
 from pipeline.annotate import Reader
-from pipeline.card import CARD_FILE, AdapterCard
+from pipeline.card import CARD_FILE, PROBED_FILE, AdapterCard
 from pipeline.evaluate import Evaluation
 from pipeline.events import OnEvent
 from pipeline.methods import METHODS
 from pipeline.nouns import Candidate, Example, Task, Verdict
-from pipeline.orders import Cell, EvaluateOrder, GenerateItem, GenerateOrder, Order, TrainOrder, pool_of
+from pipeline.orders import Cell, EvaluateOrder, GenerateItem, GenerateOrder, Order, ProbeItem, TrainOrder, pool_of
 from pipeline.prompts import Wording
 from pipeline.rounds import finished_pairs, pool_folds
 from pipeline.runfolder import RunFolder, RunManifest, installed_versions
@@ -255,7 +256,17 @@ class Experiment:
                 cells=tuple(cells.values()),
                 test_limit=self.base.test_limit,
                 max_text_words=self.base.max_text_words,
+                probes=self.probes(),
             )
+        )
+
+    def probes(self) -> tuple[ProbeItem, ...]:
+        """The finished classifiers, each with what its trainer answered."""
+        trained = [self.adapter(name, seed) for name in self.methods for seed in self.seeds]
+        return tuple(
+            ProbeItem(adapter=Adapter(name=one.name, path=one.path), probe=one.probe)
+            for one in trained
+            if one and one.probe
         )
 
     def _cell(self, name: str, seed: int) -> Cell:
@@ -300,7 +311,7 @@ class Experiment:
         for outcome in self.outcomes():
             if outcome.training is None:
                 continue
-            settings = self.settings(outcome.method, outcome.seed)
+            settings, beside = self.settings(outcome.method, outcome.seed), RunFolder(outcome.training.path)
             card = AdapterCard(
                 name=outcome.training.name,
                 task=self.task,
@@ -312,11 +323,23 @@ class Experiment:
                 synthetic_examples=outcome.synthetic_examples,
                 steps=outcome.training.steps,
                 train_tokens=outcome.training.tokens,
+                train_flops=outcome.training.flops,
                 train_s=outcome.training.seconds,
+                probe=outcome.training.probe,
+                probed=beside.read(PROBED_FILE, Probed) if beside.has(PROBED_FILE) else None,
                 scores=outcome.evaluation.scores if outcome.evaluation else None,
-                lineage={"job": self._job(outcome.method, outcome.seed).key},
+                lineage=self._lineage(outcome.method, outcome.seed),
             )
-            RunFolder(outcome.training.path).write(CARD_FILE, card)
+            beside.write(CARD_FILE, card)
+
+    def _lineage(self, method: str, seed: int) -> dict[str, str]:
+        """Content hashes of what an adapter was made from, and of what it was measured on."""
+        plan = self.methods[method]
+        lineage = {"job": self._job(method, seed).key, "test": self._test_hash}
+        lineage["real"] = _content_hash(self.more_real[seed] if plan.real_per_class else self.shots[seed])
+        if plan.synthetic:
+            lineage["synthetic"] = _content_hash([c for c, v in self.pairs(method, seed) if v.kept])
+        return lineage
 
     def _order(self, order: Order) -> None:
         run_in_process(order, self.root / "log.txt", self.on_event)

@@ -17,7 +17,7 @@ from pipeline.card import LINK
 from pipeline.events import Event, OnEvent, ignore
 from pipeline.experiment import Experiment
 from pipeline.nouns import Task
-from pipeline.orders import GenerateItem, GenerateOrder, Order, TrainOrder
+from pipeline.orders import GenerateItem, GenerateOrder, Order, ProbeOrder, TrainOrder
 from pipeline.run import prepare
 from pipeline.runfolder import RunFolder
 from pipeline.settings import RunSettings
@@ -122,6 +122,7 @@ class _Queue:
         self._train({name: run.committee_jobs() for name, run in self._runs.items()})
         self._generate({name: run.rounds() for name, run in self._runs.items()})
         self._train({name: run.final_jobs() for name, run in self._runs.items()})
+        self._probe()
         for name, run in self._runs.items():
             run.write_cards()
             self._link(name)
@@ -174,6 +175,13 @@ class _Queue:
                 keep_going=True,
             )
             self._do(order, {name: {job.key for job in some} for name, some in wanted.items()})
+
+    def _probe(self) -> None:
+        probes = {name: run.probes() for name, run in self._runs.items()}
+        items = tuple(item for some in probes.values() for item in some)
+        if items:
+            order = ProbeOrder(model_path=self._model.path, items=items, keep_going=True)
+            self._do(order, {name: {item.adapter.name for item in some} for name, some in probes.items()})
 
     def _do(self, order: Order, keys: Mapping[str, set[str]]) -> None:
         """Have ``order`` done; drop the tasks that needed what failed. ``keys``: by task, what it needs."""

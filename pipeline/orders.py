@@ -3,6 +3,8 @@
 Each order is idempotent: what it finds finished it leaves alone, so an order that was killed is simply given again.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +13,9 @@ import msgspec
 from engine.adapters import slot_rank
 from engine.core import Adapter, Engine, EngineSettings
 from engine.errors import FourshotError
+from engine.probe import Probe, check_probe
 from pipeline.annotate import Reader
+from pipeline.card import PROBED_FILE
 from pipeline.evaluate import Answers, answer, measure
 from pipeline.events import Event, OnEvent
 from pipeline.nouns import Example, Task
@@ -54,15 +58,32 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Literal["none", "contextual", "batch"] = "none"
 
 
+class ProbeItem(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter that is to answer as it did in training."""
+
+    adapter: Adapter
+    probe: Probe
+
+
+class ProbeOrder(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
+    """Serve adapters and ask them what their trainer asked; `PROBED_FILE` beside the weights says how it went."""
+
+    model_path: str
+    items: tuple[ProbeItem, ...]
+    keep_going: bool = False  # as for trainings; a failure's key is the adapter's name
+
+
 class EvaluateOrder(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
     model_path: str
     task: Task
     cells: tuple[Cell, ...]
     test_limit: int
     max_text_words: int
+    probes: tuple[ProbeItem, ...] = ()  # before anything is measured
 
 
-Order = TrainOrder | GenerateOrder | EvaluateOrder
+Order = TrainOrder | GenerateOrder | EvaluateOrder | ProbeOrder
+NeedsEngine = GenerateOrder | EvaluateOrder | ProbeOrder
 
 
 def execute(order: Order, on_event: OnEvent, engine: Engine | None = None) -> list[FailedJob]:
@@ -92,6 +113,8 @@ def is_done(order: Order) -> bool:
         return all(RunFolder(Path(order.store) / job.key).has("result.json") for job in order.jobs)
     if isinstance(order, GenerateOrder):
         return all(RunFolder(item.folder).has(_generated(item)) for item in order.items)
+    if isinstance(order, ProbeOrder):
+        return all(RunFolder(item.adapter.path).has(PROBED_FILE) for item in order.items)
     return all(Path(cell.out).exists() for cell in order.cells)
 
 
@@ -103,19 +126,32 @@ def _train(order: TrainOrder, on_event: OnEvent) -> list[FailedJob]:
     return [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
 
 
-def _with_engine(order: GenerateOrder | EvaluateOrder, engine: Engine, on_event: OnEvent) -> list[FailedJob]:
+def _with_engine(order: NeedsEngine, engine: Engine, on_event: OnEvent) -> list[FailedJob]:
     if isinstance(order, EvaluateOrder):
+        for item in order.probes:
+            _probe(item, engine)
         _evaluate(order, engine, on_event)
         return []
+    work: dict[str, Callable[[], None]]
+    if isinstance(order, GenerateOrder):
+        work = {item.folder: partial(_generate, item, engine, on_event) for item in order.items}
+    else:
+        work = {item.adapter.name: partial(_probe, item, engine) for item in order.items}
     failed = []
-    for item in order.items:
+    for key, do in work.items():
         try:
-            _generate(item, engine, on_event)
+            do()
         except FourshotError as error:
             if not order.keep_going:
                 raise
-            failed.append(FailedJob(key=item.folder, kind=type(error).__name__, message=str(error)))
+            failed.append(FailedJob(key=key, kind=type(error).__name__, message=str(error)))
     return failed
+
+
+def _probe(item: ProbeItem, engine: Engine) -> None:
+    folder = RunFolder(item.adapter.path)
+    if not folder.has(PROBED_FILE):
+        folder.write(PROBED_FILE, check_probe(engine, item.adapter, item.probe))
 
 
 def _evaluate(order: EvaluateOrder, engine: Engine, on_event: OnEvent) -> None:
@@ -179,9 +215,11 @@ def _generated(item: GenerateItem) -> str:
     return "pool/drawn.json" if item.draw_pool else "generated.json"
 
 
-def _engine_settings(order: GenerateOrder | EvaluateOrder) -> EngineSettings:
+def _engine_settings(order: NeedsEngine) -> EngineSettings:
     if isinstance(order, GenerateOrder):
         adapters = {reader.adapter for item in order.items for reader in item.readers}
+    elif isinstance(order, ProbeOrder):
+        adapters = {item.adapter for item in order.items}
     else:
         adapters = {cell.adapter for cell in order.cells if cell.adapter is not None}
     ranks = [rank_of(adapter) for adapter in adapters]
@@ -200,4 +238,5 @@ def rank_of(adapter: Adapter) -> int:
 
 
 def _stage(order: Order) -> str:
-    return {TrainOrder: "train", GenerateOrder: "generate", EvaluateOrder: "evaluate"}[type(order)]
+    stages = {TrainOrder: "train", GenerateOrder: "generate", EvaluateOrder: "evaluate", ProbeOrder: "probe"}
+    return stages[type(order)]

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from engine.probe import Probe
+
 
 class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
     """A prompt that ends where the label is to be said."""
@@ -22,3 +24,5 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int  # through the model, forward and backward, padding included
     seconds: float  # of the training loop, without loading the model
     examples: int
+    flops: float = 0.0  # of the training loop, by the rule in docs/training.md
+    probe: Probe | None = None  # what the finished adapter answers on a few of the examples

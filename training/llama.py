@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from training.packing import PackedRow
 
@@ -242,6 +243,9 @@ class Attend(torch.autograd.Function):
         return out.view(ctx.tokens, -1), None, None, None, None, None
 
 
+Layer = tuple[Any, Any, list[Projection]]  # the two normalisations, the projections in the order of `GROUPS`
+
+
 class LlamaDecoder:
     """The decoder of a PEFT-wrapped Llama: embeds a packed row, gives its last hidden states."""
 
@@ -253,7 +257,8 @@ class LlamaDecoder:
         config = self._model.config
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._layers = []
+        self.checkpointing = False  # keep one layer's values at a time, compute the rest twice
+        self._layers: list[Layer] = []
         for layer in self._model.layers:
             parts = {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
             projections = [Projection([parts[name] for name in names]) for names in GROUPS]
@@ -274,16 +279,21 @@ class LlamaDecoder:
         x = self._model.embed_tokens(row.input_ids)[0]
         cos, sin = self._angles(x, row.position_ids)
         segments = Segments(row, x.dtype)
-        for before, between, (qkv, out, gate_up, down) in self._layers:
-            mixed = NormProject.apply(x, before.weight, before.variance_epsilon, qkv, qkv.a, qkv.b)
-            mixed = Attend.apply(mixed, cos, sin, segments, self._heads, self._kv_heads)
-            x = ProjectAdd.apply(x, mixed, out, out.a, out.b)
-            opened = Gate.apply(
-                NormProject.apply(x, between.weight, between.variance_epsilon, gate_up, gate_up.a, gate_up.b)
-            )
-            x = ProjectAdd.apply(x, opened, down, down.a, down.b)
+        for layer in self._layers:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(self._layer, layer, x, cos, sin, segments, use_reentrant=False)
+            else:
+                x = self._layer(layer, x, cos, sin, segments)
         normed: Tensor = self._model.norm(x)
         return normed
+
+    def _layer(self, layer: "Layer", x: Tensor, cos: Tensor, sin: Tensor, segments: Segments) -> Tensor:
+        before, between, (qkv, out, gate_up, down) = layer
+        mixed = NormProject.apply(x, before.weight, before.variance_epsilon, qkv, qkv.a, qkv.b)
+        mixed = Attend.apply(mixed, cos, sin, segments, self._heads, self._kv_heads)
+        x = ProjectAdd.apply(x, mixed, out, out.a, out.b)
+        both = NormProject.apply(x, between.weight, between.variance_epsilon, gate_up, gate_up.a, gate_up.b)
+        return ProjectAdd.apply(x, Gate.apply(both), down, down.a, down.b)
 
     def _angles(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """[T, heads + kv_heads, size]: q is scaled with its rotation; the sine has the sign of the half it adds to."""

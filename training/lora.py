@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import FourshotError, InputError
-from engine.labels import LabelTokens, label_tokens
-from engine.tokens import encode_prompts, load_tokenizer
+from engine.labels import label_tokens
+from engine.probe import Probe
+from engine.tokens import load_tokenizer
 from training.checkpoint import CHECKPOINT_S, Checkpoint
 from training.examples import TrainingExample, TrainingResult
-from training.packing import PackedRow, micro_batches, pack, shared_prefix_length
+from training.label_loss import LabelLoss
+from training.memory import check_base_fits
 from training.precision import choose_precision
 from training.saving import save_adapter
 from training.settings import LoraSettings
 
 if TYPE_CHECKING:
-    import torch
-
     from training.llama import LlamaDecoder
 
-MOST_ROW_TOKENS = 2048  # attention inside a packed row grows with its square
+PROBE_TEXTS = 10
 GRADIENT_NORM = 1.0  # gradients are clipped to this norm
 
 OnStep = Callable[[int, int, float], None]  # step, planned steps, loss
@@ -41,6 +41,7 @@ class LoraTrainer:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         capability = torch.cuda.get_device_capability() if self.device == "cuda" else None
         self.precision = choose_precision("cuda" if capability else "cpu", capability)
+        check_base_fits(model, self.device)
         self.tokenizer = load_tokenizer(model)
         # On the CPU the fused attention's backward pass takes seven times as long as plain products at these lengths.
         self._base = AutoModelForCausalLM.from_pretrained(
@@ -92,9 +93,14 @@ class LoraTrainer:
             speed_up(wrapped)
         try:
             saved = Checkpoint(checkpoint, checkpoint_s) if checkpoint else None
-            losses, num_tokens, planned, seconds = self._loop(
-                wrapped, decoder, examples, tokens, settings, on_step, saved
+            loss_of = LabelLoss(
+                self.tokenizer, wrapped, examples, tokens, whole_text=settings.loss == "text", decoder=decoder
             )
+            losses, num_tokens, planned, seconds = self._loop(
+                wrapped, decoder, loss_of, len(examples), settings, on_step, saved
+            )
+            wrapped.eval()
+            probe = _probe(loss_of, examples, labels)
             if decoder:
                 decoder.write_back()
             name, path = save_adapter(wrapped, Path(out_dir), prefix)
@@ -111,14 +117,16 @@ class LoraTrainer:
             tokens=num_tokens,
             seconds=seconds,
             examples=len(examples),
+            flops=float(num_tokens * flops_per_token(wrapped)),
+            probe=probe,
         )
 
     def _loop(
         self,
         wrapped: Any,
         decoder: "LlamaDecoder | None",
-        examples: Sequence[TrainingExample],
-        tokens: LabelTokens,
+        loss_of: LabelLoss,
+        num_examples: int,
         settings: LoraSettings,
         on_step: OnStep | None,
         checkpoint: Checkpoint | None,
@@ -139,9 +147,8 @@ class LoraTrainer:
             masters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=self.device == "cpu"
         )
         scaler = torch.amp.GradScaler(self.device, enabled=self.precision.loss_scaling)
-        loss_of = _LabelLoss(self, wrapped, examples, tokens, whole_text=settings.loss == "text", decoder=decoder)
-        planned = settings.planned_steps(len(examples))
-        order = _Order(len(examples), settings.batch_size, settings.seed)
+        planned = settings.planned_steps(num_examples)
+        order = _Order(num_examples, settings.batch_size, settings.seed)
         losses: list[float] = []
         label_losses: list[float] = []  # a text keeps being surprising; whether the task is learnt shows on the label
         num_tokens, first = 0, 0
@@ -198,117 +205,25 @@ class LoraTrainer:
         return losses, num_tokens, planned, time.perf_counter() - started
 
 
-class _LabelLoss:
-    """Mean cross-entropy of a batch, and its gradients: through ``decoder`` where there is one, else ``wrapped``."""
+def _probe(loss_of: LabelLoss, examples: Sequence[TrainingExample], labels: Sequence[str]) -> Probe:
+    """What the trainer answers on examples from the whole list, with its labels in turn."""
+    count = min(PROBE_TEXTS, len(examples))
+    chosen = [index * len(examples) // count for index in range(count)]
+    answers = loss_of.probabilities(chosen).tolist()
+    return Probe(
+        prompts=tuple(examples[index].prompt for index in chosen),
+        labels=tuple(labels),
+        probabilities=tuple(tuple(round(value, 6) for value in row) for row in answers),
+    )
 
-    def __init__(
-        self,
-        trainer: LoraTrainer,
-        wrapped: Any,
-        examples: Sequence[TrainingExample],
-        tokens: LabelTokens,
-        *,
-        whole_text: bool,
-        decoder: "LlamaDecoder | None" = None,
-    ) -> None:
-        import torch
 
-        self._device = trainer.device
-        self._dtype = getattr(torch, trainer.precision.base)
-        model = wrapped.get_base_model()
-        self._written_out, self._decoder, self._head = decoder, model.get_decoder(), model.get_output_embeddings()
-        self._whole_text = whole_text
-        self._weights = [example.weight for example in examples]
-        prompts = encode_prompts(trainer.tokenizer, [example.prompt for example in examples])
-        answers = [tokens.ids[example.target] for example in examples]
-        # The last token of the label is predicted, never read.
-        sequences = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
-        shared = 0 if whole_text else shared_prefix_length(prompts)
-        self._prefix = sequences[0][:shared]
-        self._tails = [sequence[shared:] for sequence in sequences]
-        self._answers = answers
-        # One softmax over the labels where one token tells them apart: it is what scoring compares. Words of several
-        # tokens are scored by whole-vocabulary probabilities at every step, so they are trained on those.
-        self._choices = torch.tensor([label[0] for label in tokens.ids], device=self._device) if tokens.single else None
-        self._targets = [example.target for example in examples]
-
-    def backward(self, batch: Sequence[int], scaler: "torch.amp.GradScaler") -> tuple[float, float, int]:
-        """Accumulate the gradients of the batch's mean loss.
-
-        Returns that loss, its part on label tokens (both nats, means over the batch) and the number of tokens computed.
-        """
-        import torch
-
-        total_weight = sum(self._weights[index] for index in batch)
-        lengths = [len(self._tails[index]) for index in batch]
-        loss_value, label_value, num_tokens = 0.0, 0.0, 0
-        for run in micro_batches(lengths, len(self._prefix), MOST_ROW_TOKENS):
-            chosen = [batch[position] for position in run]
-            row = pack(self._prefix, [self._tails[index] for index in chosen], self._device)
-            hidden = self._hidden(row)
-            positions, targets, weights, label_weights = self._aims(chosen, row.starts)
-            logits = self._logits(hidden[positions])
-            each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-            loss = (each * weights).sum() / total_weight
-            scaler.scale(loss).backward()
-            loss_value += float(loss.detach())
-            label_value += float((each.detach() * label_weights).sum() / total_weight)
-            num_tokens += row.input_ids.shape[1]
-        return loss_value, label_value, num_tokens
-
-    def _hidden(self, row: PackedRow) -> "torch.Tensor":
-        """Last hidden states [T, hidden_size] of the T tokens of the row."""
-        if self._written_out:
-            return self._written_out(row)
-        output = self._decoder(
-            input_ids=row.input_ids,
-            position_ids=row.position_ids,
-            attention_mask=row.mask(self._dtype),
-            use_cache=False,
-        )
-        hidden: torch.Tensor = output.last_hidden_state[0]
-        return hidden
-
-    def _logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
-        """Float32 logits [num_positions, num_labels or vocabulary] of hidden states [num_positions, hidden_size]."""
-        if self._choices is None or self._whole_text:
-            return self._head(hidden).float()
-        import torch
-
-        return torch.nn.functional.linear(hidden, self._head.weight[self._choices]).float()
-
-    def _aims(
-        self, chosen: Sequence[int], starts: Sequence[int]
-    ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor", "torch.Tensor"]:
-        """Where in the row something is predicted, what, how much it counts, and how much as a label token.
-
-        Each [num_positions]; both kinds of weights of one text sum to the text's weight.
-        """
-        import torch
-
-        positions: list[int] = []
-        targets: list[int] = []
-        weights: list[float] = []
-        label_weights: list[float] = []
-        for index, start in zip(chosen, starts, strict=True):
-            tail, answer, weight = self._tails[index], self._answers[index], self._weights[index]
-            last = start + len(tail) - len(answer)  # the prompt's last token: it predicts the label's first
-            if self._whole_text:
-                at, said = range(start, start + len(tail)), [*tail[1:], answer[-1]]
-            else:
-                at = range(last, last + len(answer))
-                said = [self._targets[index]] if self._choices is not None else list(answer)
-            positions.extend(at)
-            targets.extend(said)
-            weights.extend([weight / len(said)] * len(said))
-            label_weights.extend(weight / len(answer) if position >= last else 0.0 for position in at)
-        place = self._device
-        return (
-            torch.tensor(positions, device=place),
-            torch.tensor(targets, device=place),
-            torch.tensor(weights, device=place),
-            torch.tensor(label_weights, device=place),
-        )
+def flops_per_token(wrapped: Any) -> int:
+    """Of one token through a frozen decoder with adapters, forward and backward (docs/training.md)."""
+    decoder = wrapped.get_base_model().get_decoder()
+    embeddings = {id(parameter) for parameter in decoder.get_input_embeddings().parameters()}
+    frozen = sum(p.numel() for p in decoder.parameters() if not p.requires_grad and id(p) not in embeddings)
+    adapted = sum(p.numel() for p in decoder.parameters() if p.requires_grad)
+    return 4 * frozen + 6 * adapted
 
 
 class _Order:

@@ -63,9 +63,12 @@ def test_each_task_has_its_adapter_and_each_failure_its_reason(
     assert "cold" in str(outcomes["few"]["message"])
     assert outcomes["colours"]["synthetic_examples"] == 4 and outcomes["colours"]["steps"] == 3
     for name in ("colours", "shades"):
-        assert load_card(find_adapter(out / name)).task.name == name
+        card = load_card(find_adapter(out / name))
+        assert card.task.name == name
+        assert card.probe and card.probed and card.probed.texts == 10 and card.probed.difference < 0.1
+        assert card.lineage.keys() == {"job", "test", "real", "synthetic"} and card.train_flops > 1e9
     starts = [line for line in told if line.get("message") == "starting the engine"]
-    assert len(starts) == 1, "one engine writes the texts of all tasks"
+    assert len(starts) == 2, "one engine writes the texts of all tasks, one asks all adapters what their trainer asked"
 
 
 def test_the_same_command_again_trains_nothing_and_a_mended_task_alone(

@@ -12,12 +12,12 @@ from training.fast import LoraLinear, speed_up
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def tiny(dropout: float = 0.0, attention_bias: bool = False, **more: Any) -> Any:
+def tiny(dropout: float = 0.0, attention_bias: bool = False, vocab_size: int = 64, **more: Any) -> Any:
     """Two layers in float32 with a random adapter."""
     torch.manual_seed(0)
     base = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=64,
+            vocab_size=vocab_size,
             hidden_size=32,
             intermediate_size=48,
             num_hidden_layers=2,

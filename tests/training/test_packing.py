@@ -7,7 +7,8 @@ import pytest
 from engine.labels import label_tokens
 from tests.training import notes
 from training.examples import TrainingExample
-from training.lora import LoraTrainer, _LabelLoss
+from training.label_loss import LabelLoss
+from training.lora import LoraTrainer
 from training.packing import micro_batches, shared_prefix_length
 from training.precision import Precision
 
@@ -70,7 +71,7 @@ def packed(
     import torch
 
     tokens = label_tokens(trainer.tokenizer, words)
-    loss = _LabelLoss(trainer, wrapped, given, tokens, whole_text=whole_text)
+    loss = LabelLoss(trainer.tokenizer, wrapped, given, tokens, whole_text=whole_text)
     value, *_ = loss.backward(range(len(given)), torch.amp.GradScaler("cpu", enabled=False))
     return value, gradients(wrapped)
 
@@ -113,7 +114,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_rows_of_their_own(
 ) -> None:
     import torch
 
-    monkeypatch.setattr("training.lora.MOST_ROW_TOKENS", most_tokens)
+    monkeypatch.setattr("training.memory.MOST_ROW_TOKENS", most_tokens)
     given = notes.examples(notes.WARM[:2], notes.COLD[:2])
     given[1] = TrainingExample(prompt=given[1].prompt, target=given[1].target, weight=3.0)
     wrapped = adapted(exact_trainer)

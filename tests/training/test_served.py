@@ -1,20 +1,28 @@
 """An adapter must answer in vLLM as it did in training: one that is silently not applied looks like a bad one."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from engine.calibration import normalise
 from engine.core import Adapter, Engine
+from engine.errors import AdapterError
+from engine.probe import check_probe
 from tests.training import notes
+from training.examples import TrainingResult
 from training.lora import LoraTrainer
 from training.settings import LoraSettings
 
 
 @pytest.fixture(scope="module")
-def trained(trainer: LoraTrainer, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
-    result = trainer.train(
-        notes.examples(), notes.WORDS, LoraSettings(max_steps=20), tmp_path_factory.mktemp("trained")
-    )
+def result(trainer: LoraTrainer, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    folder = tmp_path_factory.mktemp("trained")
+    return trainer.train(notes.examples(), notes.WORDS, LoraSettings(max_steps=20), folder)
+
+
+@pytest.fixture(scope="module")
+def trained(result: TrainingResult) -> Adapter:
     return Adapter(name=result.name, path=result.path)
 
 
@@ -52,3 +60,25 @@ def test_what_was_learnt_is_what_is_served(trained: Adapter, vllm_engine: Engine
     given = notes.examples()
     answers = vllm_engine.score([example.prompt for example in given], notes.WORDS, trained).argmax(axis=1)
     assert answers.tolist() == [example.target for example in given]
+
+
+def test_the_probe_passes_the_adapter_it_was_made_for_and_no_other(
+    result: TrainingResult, trained: Adapter, adapters: tuple[Adapter, Adapter], vllm_engine: Engine
+) -> None:
+    assert result.probe and len(result.probe.prompts) == len(notes.examples())
+    probed = check_probe(vllm_engine, trained, result.probe)
+    assert probed.difference < 0.05 and probed.texts == len(notes.examples())
+    with pytest.raises(AdapterError, match=r"random-0 does not answer as it did in training.*in training.*served"):
+        check_probe(vllm_engine, adapters[0], result.probe)
+
+
+@pytest.mark.parametrize("words", [("warm", "cold"), ("very warm", "very cold indeed")], ids=["one token", "several"])
+def test_the_trainer_scores_labels_as_the_engine_does(
+    trainer: LoraTrainer, vllm_engine: Engine, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    result = trainer.train(notes.examples(), words, LoraSettings(max_steps=3, min_steps=3), tmp_path)
+    assert result.probe
+    adapter = Adapter(name=result.name, path=result.path)
+    served = normalise(vllm_engine.score(list(result.probe.prompts), words, adapter))
+    assert np.abs(served - np.array(result.probe.probabilities)).max() < 0.05
+    assert np.allclose(np.array(result.probe.probabilities).sum(axis=1), 1, atol=1e-4)

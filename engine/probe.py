@@ -1,0 +1,57 @@
+"""Does a served adapter answer as it did in training? One that is not applied, or on another base, looks merely bad.
+
+The trainer writes down what it answers on a few texts; whoever serves the adapter asks the same and compares.
+"""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.calibration import normalise
+from engine.core import Adapter, Engine
+from engine.errors import AdapterError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Both compute in bfloat16, in another order.
+TOLERANCE = 0.1
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """What the trainer answered, right after training."""
+
+    prompts: tuple[str, ...]
+    labels: tuple[str, ...]  # words
+    probabilities: tuple[tuple[float, ...], ...]  # by prompt and label; each prompt's sum to one
+
+
+class Probed(msgspec.Struct, frozen=True, kw_only=True):
+    """How far served answers are from the trainer's."""
+
+    difference: float  # the largest, in probability
+    texts: int
+    tolerance: float = TOLERANCE
+
+
+def check_probe(engine: Engine, adapter: Adapter, probe: Probe) -> Probed:
+    """Ask ``engine`` what the trainer was asked. Raises AdapterError where answers differ by more than TOLERANCE."""
+    import numpy as np
+
+    served = normalise(engine.score(list(probe.prompts), list(probe.labels), adapter))
+    apart = np.abs(served - np.array(probe.probabilities)).max(axis=1)
+    worst = int(apart.argmax())
+    if not apart[worst] <= TOLERANCE:
+        own, other = _said(probe.labels, probe.probabilities[worst]), _said(probe.labels, served[worst])
+        raise AdapterError(
+            f"The adapter {adapter.name} does not answer as it did in training: on {int((apart > TOLERANCE).sum())} of "
+            f"{len(apart)} texts probabilities differ by more than {TOLERANCE} (one text: {own} in training, {other} "
+            f"served). Its base or its weights may not be those it was trained with. Look at {adapter.path}, or train "
+            "it again."
+        )
+    return Probed(difference=round(float(apart[worst]), 5), texts=len(apart))
+
+
+def _said(labels: tuple[str, ...], probabilities: "tuple[float, ...] | np.ndarray") -> str:
+    best = max(range(len(labels)), key=lambda index: probabilities[index])
+    return f"{labels[best]} {float(probabilities[best]):.2f}"

@@ -1,0 +1,149 @@
+"""Memory: the estimate is near what is kept, and running out of it costs speed, not the result."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig
+
+from engine.errors import FourshotError
+from engine.labels import label_tokens
+from tests.training import notes
+from tests.training.test_fast import tiny
+from training import memory
+from training.label_loss import LabelLoss
+from training.llama import LlamaDecoder
+from training.lora import LoraTrainer
+from training.memory import MOST_ROW_TOKENS, bytes_per_token, check_base_fits, is_out_of_memory, row_tokens
+from training.packing import PackedRow, pack
+
+GIVEN = notes.examples()
+
+
+@pytest.fixture
+def wrapped(trainer: LoraTrainer) -> Any:
+    """The tokenizer's vocabulary on two narrow layers in float32, with an adapter that does something."""
+    return tiny(vocab_size=len(trainer.tokenizer))
+
+
+def loss_of(trainer: LoraTrainer, wrapped: Any) -> LabelLoss:
+    tokens = label_tokens(trainer.tokenizer, notes.WORDS)
+    return LabelLoss(trainer.tokenizer, wrapped, GIVEN, tokens, whole_text=False, decoder=LlamaDecoder(wrapped))
+
+
+def backward(loss: LabelLoss) -> tuple[float, list[Tensor]]:
+    value, *_ = loss.backward(range(len(GIVEN)), torch.amp.GradScaler("cpu", enabled=False))
+    gradients = [parameter.grad.clone() for parameter in loss._parameters if parameter.grad is not None]
+    assert len(gradients) == len(loss._parameters)
+    return value, gradients
+
+
+class Memory:
+    """Raises what torch raises where a row is longer than fits."""
+
+    def __init__(self, fits: int, fits_checkpointed: int) -> None:
+        self.fits, self.fits_checkpointed, self.refused, self._hidden = fits, fits_checkpointed, 0, LabelLoss._hidden
+
+    def __call__(self, loss: LabelLoss, row: PackedRow) -> Tensor:
+        assert loss._written_out
+        most = self.fits_checkpointed if loss._written_out.checkpointing else self.fits
+        if row.prefix_length + sum(row.lengths) > most and self.refused < 50:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self._hidden(loss, row)
+
+
+def limit(monkeypatch: pytest.MonkeyPatch, fits: int, fits_checkpointed: int) -> Memory:
+    limited = Memory(fits, fits_checkpointed)
+    monkeypatch.setattr(LabelLoss, "_hidden", lambda loss, row: limited(loss, row))
+    return limited
+
+
+def longest(loss: LabelLoss) -> int:
+    return len(loss._prefix) + max(map(len, loss._tails))
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_out_of_memory_gives_shorter_rows_and_the_same_gradients(
+    trainer: LoraTrainer, wrapped: Any, monkeypatch: pytest.MonkeyPatch, checkpointed: bool
+) -> None:
+    value, expected = backward(loss_of(trainer, wrapped))
+    loss = loss_of(trainer, wrapped)
+    most = longest(loss)
+    limited = limit(monkeypatch, 0 if checkpointed else most + 5, most + 5)
+    found, gradients = backward(loss)
+    assert limited.refused > 1 and loss.most_tokens < MOST_ROW_TOKENS
+    assert loss._written_out and loss._written_out.checkpointing is checkpointed
+    assert found == pytest.approx(value, rel=1e-5)
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_text_that_does_not_fit_at_all_is_said(
+    trainer: LoraTrainer, wrapped: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = loss_of(trainer, wrapped)
+    limit(monkeypatch, 0, 0)
+    with pytest.raises(
+        FourshotError, match=rf"single text of {longest(loss)} tokens: CUDA out of memory.*max_text_wor"
+    ):
+        backward(loss)
+
+
+def test_other_errors_pass(trainer: LoraTrainer, wrapped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(loss: LabelLoss, row: PackedRow) -> Tensor:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(LabelLoss, "_hidden", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        backward(loss_of(trainer, wrapped))
+
+
+def test_torch_on_the_cpu_says_it_in_words_that_are_known() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(1 << 60, dtype=torch.int8)
+    assert is_out_of_memory(refused.value)
+
+
+def test_the_estimate_is_near_what_a_forward_pass_keeps(trainer: LoraTrainer) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = LoraConfig(r=8, lora_alpha=32, target_modules=modules, task_type="CAUSAL_LM")
+    wrapped = get_peft_model(trainer._base, config, autocast_adapter_dtype=False)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    try:
+        decoder = LlamaDecoder(wrapped)
+        row = pack(list(range(100, 140)), [list(range(200, 230))] * 8, "cpu")
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            hidden = decoder(row)  # held, or the values would be freed and their addresses used again
+    finally:
+        wrapped.unload()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in wrapped.parameters()}
+    measured = sum(size for address, size in kept.items() if address not in weights) / hidden.shape[0]
+    assert 0.5 < measured / bytes_per_token(trainer._base.config, sees=70) < 2
+
+
+def test_rows_are_as_long_as_fits() -> None:
+    vicuna = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
+    per_token = bytes_per_token(vicuna, sees=300)
+    assert 3e6 < per_token < 8e6  # 2 bytes x 32 layers x (6 x 4096 + 3 x 4096 + 32 x 300 + 4 x 11008)
+    assert row_tokens(vicuna, 300, free=int(2e9)) == int(0.7 * 2e9 / per_token)
+    assert row_tokens(vicuna, 300, free=int(80e9)) == MOST_ROW_TOKENS
+
+
+def test_a_base_that_does_not_fit_is_refused_before_it_is_loaded(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_base_fits(model, "cpu")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 100_000_000)
+    with pytest.raises(FourshotError, match=r"needs 0\.\d GB of memory, and 0\.1 GB are free"):
+        LoraTrainer(model)
