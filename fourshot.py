@@ -99,13 +99,15 @@ def run(
     on_event: "OnEvent | None" = None,
     until: "Stage | None" = None,
     ray: str = "",
+    merge: bool = False,
 ) -> "RunSummary":
     """From shots to a measured classifier; a folder with a part of the same run in it is continued.
 
     ``task`` is a `Task`, a name such as "sst2", or a task file. ``model`` is a Hugging Face id or a folder, None the
     embedded one. ``folder`` defaults to runs/<task>/default-seed<seed>. ``until`` stops after a stage.
-    ``ray`` is "local", "auto" or the address of the Ray cluster that trains; empty trains in this process tree. Raises
-    `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError` for another run's folder.
+    ``ray`` is "local", "auto" or the address of the Ray cluster that trains; empty trains in this process tree.
+    ``merge`` writes base and adapter as one checkpoint, too. Raises `InputError` for bad input, `ShortRunError` where a
+    class stalls, `RunFolderError` for another run's folder.
     """
     from pipeline.commandline import run_folder
     from pipeline.events import ignore
@@ -116,7 +118,7 @@ def run(
     task = load_task(task) if isinstance(task, str | Path) else task
     settings = settings or RunSettings()
     folder = Path(folder or run_folder(task.name, "default", settings.seed))
-    return run_task(task, model, settings, folder, on_event or ignore, until, ray)
+    return run_task(task, model, settings, folder, on_event or ignore, until, ray, merge)
 
 
 def compare(
@@ -248,6 +250,7 @@ def _run(options: argparse.Namespace, terminal: "Terminal") -> int:
             on_event=on_event,
             until=options.until,
             ray=options.ray,
+            merge=options.merge,
         )
     terminal.result("result", summary)
     if summary.table:
@@ -255,6 +258,8 @@ def _run(options: argparse.Namespace, terminal: "Terminal") -> int:
     terminal.say(f"Run folder: {folder}")
     if summary.report_path:
         terminal.say(f"Report: {summary.report_path}")
+    if summary.merged_path:
+        terminal.say(f"Merged: {summary.merged_path}")
     if summary.adapter_path:
         terminal.say(f"Try it: fourshot predict {shlex.quote(str(folder))} 'A text of your own'")
     return 0
@@ -267,6 +272,8 @@ def _train(options: argparse.Namespace, terminal: "Terminal") -> int:
         raise InputError("train takes a TASK, or --tasks with several; give one of the two.")
     if not options.tasks:
         return _run(options, terminal)
+    if options.merge:
+        raise InputError("--merge is for one task: a merged checkpoint is as large as the base. Name a TASK.")
     if options.data:
         raise InputError("--data is the data of one task. With --tasks, let each task file name its folder ([data]).")
     return _train_many(options, terminal)

@@ -34,20 +34,23 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: float = TOLERANCE
 
 
-def check_probe(engine: Engine, adapter: Adapter, probe: Probe) -> Probed:
-    """Ask ``engine`` what the trainer was asked. Raises AdapterError where answers differ by more than TOLERANCE."""
+def check_probe(engine: Engine, adapter: Adapter | None, probe: Probe) -> Probed:
+    """Ask ``engine`` what the trainer was asked, of ``adapter`` or, without one, of a merged model.
+
+    Raises AdapterError where answers differ by more than `TOLERANCE`.
+    """
     import numpy as np
 
     served = normalise(engine.score(list(probe.prompts), list(probe.labels), adapter))
     apart = np.abs(served - np.array(probe.probabilities)).max(axis=1)
     worst = int(apart.argmax())
     if not apart[worst] <= TOLERANCE:
+        what, where = (f"The adapter {adapter.name}", adapter.path) if adapter else ("The model", engine.settings.model)
         own, other = _said(probe.labels, probe.probabilities[worst]), _said(probe.labels, served[worst])
         raise AdapterError(
-            f"The adapter {adapter.name} does not answer as it did in training: on {int((apart > TOLERANCE).sum())} of "
+            f"{what} does not answer as it did in training: on {int((apart > TOLERANCE).sum())} of "
             f"{len(apart)} texts probabilities differ by more than {TOLERANCE} (one text: {own} in training, {other} "
-            f"served). Its base or its weights may not be those it was trained with. Look at {adapter.path}, or train "
-            "it again."
+            f"served). Base or weights may not be those it was trained with. Look at {where}, or train it again."
         )
     return Probed(difference=round(float(apart[worst]), 5), texts=len(apart))
 

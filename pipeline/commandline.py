@@ -16,6 +16,7 @@ from pipeline.options import add_options
 
 DEMO_TASK = "support_tickets"
 RAY_HELP = "train over Ray: 'local', 'auto' or a cluster's address; without it one adapter after another, without Ray"
+MERGE_HELP = "write base and adapter as one checkpoint too, for servers that know no LoRA"
 TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
 BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a command line of its own
     "engine-start": "our start of vLLM beside vLLM's own",
@@ -79,6 +80,10 @@ def _add_runs(commands: Any) -> None:
             _place_options(added)
         else:
             _task_options(added)
+        if name in ("run", "train"):
+            added.add_argument("--merge", action="store_true", help=MERGE_HELP)
+        else:
+            added.set_defaults(merge=False)
         add_options(added)
     added = _command(commands, "compare", "compare", "measure several methods on one task, as a table")
     _task_options(added)

@@ -22,7 +22,17 @@ from pipeline.evaluate import Evaluation
 from pipeline.events import OnEvent
 from pipeline.methods import METHODS
 from pipeline.nouns import Candidate, Example, Task, Verdict
-from pipeline.orders import Cell, EvaluateOrder, GenerateItem, GenerateOrder, Order, ProbeItem, TrainOrder, pool_of
+from pipeline.orders import (
+    Cell,
+    EvaluateOrder,
+    GenerateItem,
+    GenerateOrder,
+    MergeOrder,
+    Order,
+    ProbeItem,
+    TrainOrder,
+    pool_of,
+)
 from pipeline.prompts import Wording
 from pipeline.rounds import finished_pairs, pool_folds
 from pipeline.runfolder import RunFolder, RunManifest, installed_versions
@@ -259,6 +269,16 @@ class Experiment:
                 probes=self.probes(),
             )
         )
+
+    def merge(self, method: str, seed: int) -> str:
+        """Write a finished classifier and its base as one checkpoint; returns its folder."""
+        trained = self.adapter(method, seed)
+        if trained is None:
+            raise ValueError(f"{method}, seed {seed}, has no adapter yet")
+        out = str(self.root / "merged" / trained.name)
+        adapter = Adapter(name=trained.name, path=trained.path)
+        self._order(MergeOrder(model_path=self.model.path, adapter=adapter, out=out, probe=trained.probe))
+        return out
 
     def probes(self) -> tuple[ProbeItem, ...]:
         """The finished classifiers, each with what its trainer answered."""

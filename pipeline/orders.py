@@ -73,6 +73,15 @@ class ProbeOrder(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     keep_going: bool = False  # as for trainings; a failure's key is the adapter's name
 
 
+class MergeOrder(msgspec.Struct, frozen=True, kw_only=True, tag="merge"):
+    """Write base and adapter as one checkpoint, and see that it answers as the trainer did."""
+
+    model_path: str
+    adapter: Adapter
+    out: str
+    probe: Probe | None = None
+
+
 class EvaluateOrder(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
     model_path: str
     task: Task
@@ -82,7 +91,7 @@ class EvaluateOrder(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
     probes: tuple[ProbeItem, ...] = ()  # before anything is measured
 
 
-Order = TrainOrder | GenerateOrder | EvaluateOrder | ProbeOrder
+Order = TrainOrder | GenerateOrder | EvaluateOrder | ProbeOrder | MergeOrder
 NeedsEngine = GenerateOrder | EvaluateOrder | ProbeOrder
 
 
@@ -93,6 +102,8 @@ def execute(order: Order, on_event: OnEvent, engine: Engine | None = None) -> li
     """
     if isinstance(order, TrainOrder):
         return _train(order, on_event)
+    if isinstance(order, MergeOrder):
+        return _merge(order, on_event)
     if is_done(order):
         return []
     if engine is not None:
@@ -111,6 +122,8 @@ def is_done(order: Order) -> bool:
     """Whether nothing is left to do, told without loading a model. A generation is asked again: its rounds know."""
     if isinstance(order, TrainOrder):
         return all(RunFolder(Path(order.store) / job.key).has("result.json") for job in order.jobs)
+    if isinstance(order, MergeOrder):
+        return RunFolder(order.out).has(PROBED_FILE)
     if isinstance(order, GenerateOrder):
         return all(RunFolder(item.folder).has(_generated(item)) for item in order.items)
     if isinstance(order, ProbeOrder):
@@ -124,6 +137,21 @@ def _train(order: TrainOrder, on_event: OnEvent) -> list[FailedJob]:
         return []
     outcomes = try_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.ray)
     return [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
+
+
+def _merge(order: MergeOrder, on_event: OnEvent) -> list[FailedJob]:
+    from engine.opening import open_engine
+    from training.merging import merge
+
+    on_event(Event(stage="merge", message=f"writing {order.out}"))
+    out = merge(order.model_path, order.adapter.path, order.out)
+    if order.probe:
+        engine = open_engine(EngineSettings(model=str(out), kind="transformers"))
+        try:
+            RunFolder(out).write(PROBED_FILE, check_probe(engine, None, order.probe))
+        finally:
+            engine.close()
+    return []
 
 
 def _with_engine(order: NeedsEngine, engine: Engine, on_event: OnEvent) -> list[FailedJob]:
@@ -237,6 +265,5 @@ def rank_of(adapter: Adapter) -> int:
     return int(config["r"])
 
 
-def _stage(order: Order) -> str:
-    stages = {TrainOrder: "train", GenerateOrder: "generate", EvaluateOrder: "evaluate", ProbeOrder: "probe"}
-    return stages[type(order)]
+def _stage(order: NeedsEngine) -> str:
+    return {GenerateOrder: "generate", EvaluateOrder: "evaluate", ProbeOrder: "probe"}[type(order)]

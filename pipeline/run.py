@@ -26,6 +26,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     table: list[dict[str, Any]]  # one row per method, as in the report
     adapter_path: str = ""
     report_path: str = ""
+    merged_path: str = ""
 
 
 def run_task(
@@ -36,8 +37,11 @@ def run_task(
     on_event: OnEvent = ignore,
     until: Stage | None = None,
     ray: str = "",
+    merge: bool = False,
 ) -> RunSummary:
     """Run ``task`` in ``folder``, or go on where an earlier call was stopped; ``until`` names the last stage to do.
+
+    ``merge``: write base and adapter as one checkpoint, too, to ``folder``/merged/<adapter>.
 
     Raises InputError for what the user gave, RunFolderError for a folder of another configuration, ShortRunError where
     a class stalls; what was finished stays on disk.
@@ -63,6 +67,7 @@ def run_task(
         )
         experiment.run(last if last != "report" else "evaluate")
         trained = experiment.adapter("fourshot", settings.seed)
+        merged = experiment.merge("fourshot", settings.seed) if merge and trained else ""
         rows = table(experiment)
         report = ""
         if last == "report":
@@ -75,6 +80,7 @@ def run_task(
             table=[msgspec.to_builtins(row) for row in rows],
             adapter_path=trained.path if trained else "",
             report_path=report,
+            merged_path=merged,
         )
         if rows:
             run_folder.write("summary.json", summary)

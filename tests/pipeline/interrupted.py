@@ -24,15 +24,15 @@ class Told(msgspec.Struct):
     type: str
 
 
-def start(folder: Path) -> "subprocess.Popen[bytes]":
+def start(folder: Path, *options: str) -> "subprocess.Popen[bytes]":
     """``fourshot run support_tickets`` into ``folder``."""
-    command = [sys.executable, "-m", "fourshot", "run", "support_tickets", "--out", str(folder), *BRIEF]
+    command = [sys.executable, "-m", "fourshot", "run", "support_tickets", "--out", str(folder), *BRIEF, *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def run(folder: Path) -> list[Event]:
+def run(folder: Path, *options: str) -> list[Event]:
     """Run to the end; returns what was told."""
-    process = start(folder)
+    process = start(folder, *options)
     out, err = process.communicate()
     assert process.returncode == 0, err.decode()[-2000:]
     return [event for line in out.splitlines() if (event := event_of(line))]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.probe import Probed
+from pipeline.card import PROBED_FILE
 from pipeline.evaluate import Evaluation
 from pipeline.events import Event
 from pipeline.runfolder import RunFolder
@@ -101,3 +103,12 @@ def test_a_run_that_is_finished_is_finished_at_once_and_says_the_same(
     before = finished_files(killed[0])
     assert {event.stage for event in interrupted.run(killed[0])} <= {"shots", "report"}
     assert finished_files(killed[0]) == before
+
+
+def test_a_finished_run_is_merged_and_asked_what_its_trainer_asked(killed: Killed) -> None:
+    before = finished_files(killed[0])
+    assert {event.stage for event in interrupted.run(killed[0], "--merge")} <= {"shots", "merge", "report"}
+    assert finished_files(killed[0]) == before
+    (merged,) = (killed[0] / "merged").iterdir()
+    assert (merged / "model.safetensors").stat().st_size > 100_000_000
+    assert RunFolder(merged).read(PROBED_FILE, Probed).difference < 0.05

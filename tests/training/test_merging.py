@@ -1,0 +1,50 @@
+"""A merged checkpoint answers as base and adapter did, without knowing of LoRA."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.core import Engine, EngineSettings
+from engine.errors import AdapterError
+from engine.opening import open_engine
+from engine.probe import check_probe
+from tests.training import notes
+from training.examples import TrainingResult
+from training.lora import LoraTrainer
+from training.merging import merge
+from training.settings import LoraSettings
+
+
+@pytest.fixture(scope="module")
+def result(trainer: LoraTrainer, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    folder = tmp_path_factory.mktemp("trained")
+    return trainer.train(notes.examples(), notes.WORDS, LoraSettings(max_steps=20), folder)
+
+
+@pytest.fixture(scope="module")
+def merged(model: str, result: TrainingResult, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    out = tmp_path_factory.mktemp("merged") / "notes"
+    out.mkdir()
+    (out / "of-an-earlier-merge").touch()
+    engine = open_engine(EngineSettings(model=str(merge(model, result.path, out)), kind="transformers"))
+    assert not (out / "of-an-earlier-merge").exists()
+    yield engine
+    engine.close()
+
+
+def test_it_answers_as_the_trainer_did(merged: Engine, result: TrainingResult) -> None:
+    assert result.probe
+    assert check_probe(merged, None, result.probe).difference < 0.05
+
+
+def test_the_probe_tells_it_from_the_base(reference_engine: Engine, result: TrainingResult) -> None:
+    assert result.probe
+    with pytest.raises(AdapterError, match="The model does not answer as it did in training"):
+        check_probe(reference_engine, None, result.probe)
+
+
+def test_another_base_is_refused_and_leaves_nothing(tiny_model: str, result: TrainingResult, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="does not fit the base"):
+        merge(tiny_model, result.path, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
