@@ -16,8 +16,9 @@ import msgspec
 
 from engine import errors
 from engine.errors import FourshotError
+from engine.threads import ENGINE_SPINS, TRAIN_SPINS, waiting_briefly
 from pipeline.events import Event, OnEvent
-from pipeline.orders import Order, execute, is_done
+from pipeline.orders import Order, TrainOrder, execute, is_done
 from training.jobs import FailedJob
 
 LOG_LINES_SHOWN = 15
@@ -52,7 +53,7 @@ def run_in_process(order: Order, log: Path, on_event: OnEvent) -> tuple[FailedJo
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=_environment(order),
         )
         try:
             assert child.stdin and child.stdout
@@ -72,6 +73,11 @@ def run_in_process(order: Order, log: Path, on_event: OnEvent) -> tuple[FailedJo
     if outcome is None:
         raise FourshotError(_died(code, log))
     return outcome.failed
+
+
+def _environment(order: Order) -> dict[str, str]:
+    spins = TRAIN_SPINS if isinstance(order, TrainOrder) else ENGINE_SPINS
+    return waiting_briefly({**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, spins)
 
 
 def _listen(stream: IO[bytes], on_event: OnEvent) -> Failure | Done | None:

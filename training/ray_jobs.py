@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import FourshotError, InputError
+from engine.threads import TRAIN_SPINS, waiting_briefly
 from training.examples import TrainingResult
 from training.jobs import FailedJob, OnJobStep, TrainingJob, do_job, finished
 
@@ -92,7 +93,8 @@ def _probe(address: str) -> None:
 
 def _runtime_environment() -> dict[str, Any]:
     """Workers import what the driver imports, wherever that is installed."""
-    return {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TOKENIZERS_PARALLELISM": "false"}}
+    variables = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TOKENIZERS_PARALLELISM": "false"}
+    return {"env_vars": waiting_briefly(variables, TRAIN_SPINS)}
 
 
 def _spread(
