@@ -261,7 +261,7 @@ def _run(options: argparse.Namespace, terminal: "Terminal") -> int:
     if summary.merged_path:
         terminal.say(f"Merged: {summary.merged_path}")
     if summary.adapter_path:
-        terminal.say(f"Try it: fourshot predict {shlex.quote(str(folder))} 'A text of your own'")
+        terminal.say(f"Try it: {_program()} predict {shlex.quote(str(folder))} 'A text of your own'")
     return 0
 
 
@@ -298,11 +298,21 @@ def _train_many(options: argparse.Namespace, terminal: "Terminal") -> int:
         terminal.result("task", outcome)
     terminal.outcomes(outcomes)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    terminal.result("result", {"folder": folder, "tasks": len(outcomes), "failed": len(failed)})
     terminal.say(f"{len(outcomes) - len(failed)} of {len(outcomes)} tasks have their adapter. Folder: {folder}")
     done = next((outcome for outcome in outcomes if outcome.state == "finished"), None)
     if done:
-        terminal.say(f"Try one: fourshot predict {shlex.quote(done.folder)} 'A text of your own'")
+        terminal.say(f"Try one: {_program()} predict {shlex.quote(done.folder)} 'A text of your own'")
     return max((_exit_code(outcome.error) for outcome in failed), default=0)
+
+
+def _program() -> str:
+    """How this command was called, where a shell would not find it by its name."""
+    import shutil
+
+    called = sys.argv[0]
+    known = shutil.which("fourshot")
+    return "fourshot" if known or not called.endswith("fourshot") else shlex.quote(called)
 
 
 def _exit_code(error: str) -> int:
@@ -351,7 +361,7 @@ def _demo(options: argparse.Namespace, terminal: "Terminal") -> int:
     terminal.result("result", {"run": summary, "text": DEMO_TEXT, "answer": answer})
     terminal.scores(summary.table)
     terminal.say(f"Report: {Path(summary.report_path).resolve()}")
-    terminal.say(f"Ask the new classifier: fourshot predict {shlex.quote(str(folder))} {shlex.quote(DEMO_TEXT)}")
+    terminal.say(f"Ask the new classifier: {_program()} predict {shlex.quote(str(folder))} {shlex.quote(DEMO_TEXT)}")
     terminal.say(f"{answer.label}\t{answer.probability:.3f}\t{DEMO_TEXT}")
     return 0
 
@@ -370,6 +380,7 @@ def _predict(options: argparse.Namespace, terminal: "Terminal") -> int:
     for text, prediction in zip(texts, predictions, strict=True):
         terminal.result("prediction", {"text": text, **structs.asdict(prediction)})
         terminal.say(f"{prediction.label}\t{prediction.probability:.3f}\t{text}")
+    terminal.result("result", {"adapter": folder, "texts": len(texts)})
     return 0
 
 
@@ -392,14 +403,15 @@ def _tasks_new(options: argparse.Namespace, terminal: "Terminal") -> int:
     out = options.out or Path(options.table).stem
     path = new_task(options.table, out, options.name, options.text_column, options.label_column, options.seed)
     terminal.result("result", {"task_file": path})
-    terminal.say(f"Wrote {path}. Make its instruction, noun and label words fit, then: fourshot tasks check {path}")
+    terminal.say(f"Wrote {path}. Make its instruction, noun and label words fit, then: {_program()} tasks check {path}")
     return 0
 
 
 def _tasks_check(options: argparse.Namespace, terminal: "Terminal") -> int:
     from pipeline.faults import errors_in
-    from pipeline.taskfile import check_task
+    from pipeline.taskfile import check_task, find_task_file
 
+    find_task_file(options.task)  # before a model is looked for
     tokenizer = None
     if not options.no_model:
         from engine.models import resolve_model

@@ -18,6 +18,7 @@ from pipeline.runfolder import RunFolder, installed_versions
 from pipeline.settings import RunSettings
 from pipeline.shots import take_shots
 from pipeline.summary import report_data, table
+from pipeline.trainings import check_cluster
 
 SCHEMA = 1
 METHODS: dict[str, str] = {name: plan.explanation for name, plan in PLANS.items()}
@@ -68,6 +69,8 @@ def compare(
         raise InputError(f"Unknown methods {unknown}. The methods are {', '.join(PLANS)}.")
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"Seeds must be at least one and all different, got {list(seeds)}.")
+    if ray:
+        check_cluster(ray)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         on_event(Event(stage="shots", message="reading the data"))

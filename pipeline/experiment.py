@@ -38,7 +38,7 @@ from pipeline.rounds import finished_pairs, pool_folds
 from pipeline.runfolder import RunFolder, RunManifest, installed_versions
 from pipeline.settings import RunSettings
 from pipeline.tables import load_split
-from pipeline.trainings import classification_examples
+from pipeline.trainings import classification_examples, hold_out
 from pipeline.worker import run_in_process
 from training.examples import TrainingExample, TrainingResult
 from training.jobs import TrainingJob, finished
@@ -105,11 +105,12 @@ class Experiment:
         if last >= STAGES.index("annotators"):
             self._generate(self.pools())
             # Methods that stand on real texts alone are trained here too, in the same process.
-            self._train([*self.committee_jobs(), *self._real_jobs()])
+            only_run = set(self.methods) <= {"zero_shot", "icl", "lora", "fourshot"}  # "lora" is on the committee
+            self._train([*self.committee_jobs(), *self._real_jobs()], "annotator" if only_run else "adapter")
         if last >= STAGES.index("generate"):
             self._generate(self.rounds())
         if last >= STAGES.index("train"):
-            self._train(self.final_jobs())
+            self._train(self.final_jobs(), "classifier")
             self.write_cards()
         if last >= STAGES.index("evaluate"):
             self._evaluate()
@@ -244,13 +245,22 @@ class Experiment:
             examples = classification_examples(self.task, self.more_real[seed], max_text_words=settings.max_text_words)
             return self._as_job(examples, settings, seed)
         kept = [Example(text=c.text, label=v.train_label) for c, v in self.pairs(method, seed) if v.kept]
-        return self._as_job(self._mixed(settings, seed, kept), settings, seed)
+        seen, held = hold_out(kept, settings.train.held_out)
+        job = self._as_job(self._mixed(settings, seed, seen), settings, seed)
+        unseen = classification_examples(self.task, held, max_text_words=settings.max_text_words)
+        return msgspec.structs.replace(job, held_out=unseen)
 
-    def _train(self, jobs: Sequence[TrainingJob]) -> None:
+    def _train(self, jobs: Sequence[TrainingJob], what: str) -> None:
         unique = {job.key: job for job in jobs}
         if unique:
             self._order(
-                TrainOrder(model_path=self.model.path, store=str(self.store), jobs=tuple(unique.values()), ray=self.ray)
+                TrainOrder(
+                    model_path=self.model.path,
+                    store=str(self.store),
+                    jobs=tuple(unique.values()),
+                    ray=self.ray,
+                    what=what,
+                )
             )
 
     def _generate(self, items: Sequence[GenerateItem]) -> None:

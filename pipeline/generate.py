@@ -63,7 +63,7 @@ def draw_round(
     total = len(prompts) * sampling.n
     for done, completion in enumerate(engine.sample(prompts, sampling), start=1):
         if done % max(1, total // EVENTS_PER_ROUND) == 0 or done == total:
-            message = f"sampling round {round_number + 1}"
+            message = f"{task.name}, sampling round {round_number + 1}"
             on_event(Event(stage="generate", message=message, done=done, total=total, unit="draws"))
         rival = best.get(completion.prompt_index)
         if rival is None or _preference(completion) > _preference(rival):

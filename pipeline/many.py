@@ -22,6 +22,7 @@ from pipeline.run import prepare
 from pipeline.runfolder import RunFolder
 from pipeline.settings import RunSettings
 from pipeline.taskfile import find_task_file, load_task, shipped_tasks
+from pipeline.trainings import check_cluster
 from pipeline.worker import run_in_process
 from training.jobs import FailedJob, TrainingJob
 
@@ -79,13 +80,16 @@ def train_tasks(
     ``tasks`` is what `load_tasks` gives; errors in it come back as outcomes. Raises InputError for no tasks, a model
     that is none, a cluster that is not there.
     """
+    if ray:
+        check_cluster(ray)
     if not tasks:
         raise InputError("There is no task to train. Give names, task files, or folders with task files.")
     with RunFolder(root).lock():
         queue = _Queue(tasks, model, settings, root, on_event, ray)
         queue.run()
         outcomes = queue.outcomes()
-        RunFolder(root).write(OUTCOME_FILE, outcomes)
+        if queue.has_begun:
+            RunFolder(root).write(OUTCOME_FILE, outcomes)
         return outcomes
 
 
@@ -106,22 +110,28 @@ class _Queue:
         self._store = root / "adapters"
         self._failed: dict[str, FailedJob] = {}
         self._runs: dict[str, Experiment] = {}
-        on_event(Event(stage="shots", message=f"reading the data of {len(tasks)} tasks"))
+        on_event(Event(stage="shots", message=f"reading the data, tasks: {len(tasks)}"))
         for name, task in tasks.items():
             try:
                 if isinstance(task, FourshotError):
                     raise task
                 self._runs[name] = prepare(task, settings, root / name, self._store, self._model)
                 self._runs[name].claim()
+                _lead(root / name / "adapters", self._store)  # so that `evaluate --out` there finds them
             except FourshotError as error:
                 self._drop(name, FailedJob(key=name, kind=type(error).__name__, message=str(error)))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any task came so far that something of it lies in the folder."""
+        return any((self._root / name / "manifest.json").exists() for name in self._names)
 
     def run(self) -> None:
         """All stages, each for every task that is left."""
         self._generate({name: run.pools() for name, run in self._runs.items()})
-        self._train({name: run.committee_jobs() for name, run in self._runs.items()})
+        self._train({name: run.committee_jobs() for name, run in self._runs.items()}, "annotator")
         self._generate({name: run.rounds() for name, run in self._runs.items()})
-        self._train({name: run.final_jobs() for name, run in self._runs.items()})
+        self._train({name: run.final_jobs() for name, run in self._runs.items()}, "classifier")
         self._probe()
         for name, run in self._runs.items():
             run.write_cards()
@@ -132,13 +142,10 @@ class _Queue:
         return [self._outcome(name) for name in self._names]
 
     def _link(self, name: str) -> None:
-        """Lead from the task's folder to its adapter; relative, so that ``root`` may be moved."""
+        """Lead from the task's folder to its adapter."""
         (outcome,) = self._runs[name].outcomes()
         assert outcome.training
-        link, making = self._root / name / LINK, self._root / name / f".{LINK}"
-        making.unlink(missing_ok=True)
-        making.symlink_to(os.path.relpath(outcome.training.path, link.parent.resolve()), target_is_directory=True)
-        os.replace(making, link)
+        _lead(self._root / name / LINK, Path(outcome.training.path))
 
     def _outcome(self, name: str) -> TaskOutcome:
         if name in self._failed:
@@ -164,7 +171,7 @@ class _Queue:
             order = GenerateOrder(model_path=self._model.path, items=items, keep_going=True)
             self._do(order, {name: {item.folder for item in some} for name, some in wanted.items()})
 
-    def _train(self, wanted: Mapping[str, Sequence[TrainingJob]]) -> None:
+    def _train(self, wanted: Mapping[str, Sequence[TrainingJob]], what: str) -> None:
         jobs = {job.key: job for some in wanted.values() for job in some}
         if jobs:
             order = TrainOrder(
@@ -173,6 +180,7 @@ class _Queue:
                 jobs=tuple(jobs.values()),
                 ray=self._ray,
                 keep_going=True,
+                what=what,
             )
             self._do(order, {name: {job.key for job in some} for name, some in wanted.items()})
 
@@ -193,8 +201,16 @@ class _Queue:
         self._runs.pop(name, None)
         if name not in self._failed:
             self._failed[name] = failure
-            first = failure.message.splitlines()[0]
-            self._on_event(Event(stage="failed", message=f"{name}: {first}"))
+            why = " ".join(failure.message.removeprefix(name).split())
+            self._on_event(Event(stage="failed", message=f"{name}: {why}"))
+
+
+def _lead(link: Path, target: Path) -> None:
+    """Make ``link`` lead to ``target``; relative, so that the folder of both may be moved."""
+    making = link.with_name(f".{link.name}")
+    making.unlink(missing_ok=True)
+    making.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)
+    os.replace(making, link)
 
 
 def _task_files(path: str | Path) -> list[Path]:

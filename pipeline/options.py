@@ -110,7 +110,7 @@ def with_values(settings: RunSettings, values: Mapping[str, Any], source: str) -
     try:
         return msgspec.convert(_merged(known, values), RunSettings)
     except msgspec.ValidationError as error:
-        raise InputError(f"{source}: {error}") from error
+        raise InputError(f"{source}: {str(error).partition(' - at `$')[0]}") from error
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,7 @@
 Each order is idempotent: what it finds finished it leaves alone, so an order that was killed is simply given again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,8 @@ from pipeline.tables import load_split
 from pipeline.trainings import run_jobs, try_jobs
 from training.jobs import FailedJob, TrainingJob
 
+WARM_UP_TEXTS = 16
+
 
 class TrainOrder(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     model_path: str
@@ -32,6 +34,7 @@ class TrainOrder(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     jobs: tuple[TrainingJob, ...]
     ray: str = ""  # address of the cluster that trains; empty: this process does
     keep_going: bool = False  # a job that fails does not stop the others, and is told instead of raised
+    what: str = "adapter"  # what is trained, for people
 
 
 class GenerateItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,9 +136,9 @@ def is_done(order: Order) -> bool:
 
 def _train(order: TrainOrder, on_event: OnEvent) -> list[FailedJob]:
     if not order.keep_going:
-        run_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.ray)
+        run_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.ray, order.what)
         return []
-    outcomes = try_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.ray)
+    outcomes = try_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.ray, order.what)
     return [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
 
 
@@ -185,9 +188,13 @@ def _probe(item: ProbeItem, engine: Engine) -> None:
 def _evaluate(order: EvaluateOrder, engine: Engine, on_event: OnEvent) -> None:
     test = load_split(order.task, "test", limit=order.test_limit or None).examples
     last: tuple[object, Answers] | None = None  # cells that differ only in calibration stand beside each other
+    is_warm = False
     for number, cell in enumerate(sorted(order.cells, key=_answers_key), start=1):
         out = Path(cell.out)
         if not out.exists():
+            if not is_warm:
+                _warm_up(order, engine, test)
+                is_warm = True
             if last is None or last[0] != _answers_key(cell):
                 answers = answer(
                     engine,
@@ -201,6 +208,12 @@ def _evaluate(order: EvaluateOrder, engine: Engine, on_event: OnEvent) -> None:
                 last = (_answers_key(cell), answers)
             RunFolder(out.parent).write(out.name, measure(last[1], order.task, test, cell.calibration))
         on_event(Event(stage="evaluate", message=cell.title, done=number, total=len(order.cells), unit="methods"))
+
+
+def _warm_up(order: EvaluateOrder, engine: Engine, test: Sequence[Example]) -> None:
+    """Answer some texts for nothing: an engine's first answers take longer, which would be held against one method."""
+    for adapter in {cell.adapter for cell in order.cells}:
+        answer(engine, order.task, test[:WARM_UP_TEXTS], adapter=adapter, max_text_words=order.max_text_words)
 
 
 def _answers_key(cell: Cell) -> bytes:

@@ -65,11 +65,13 @@ def run_rounds(
     pool: RunFolder | None = None,
     test_texts: Sequence[str] = (),
     on_event: OnEvent = ignore,
+    is_pool: bool = False,
 ) -> list[tuple[Candidate, Verdict]]:
     """Fill ``candidates.jsonl`` and ``verdicts.jsonl``; returns the kept pairs in the order they were drawn.
 
     The rounds of ``pool``, which were drawn before there was anyone to read them, are the first to be read.
-    Continues after the last finished round. Raises ShortRunError, with everything on disk, where a class stalls below
+    ``is_pool``: what is kept is not for the classifier but for those who will read. Continues after the last finished
+    round. Raises ShortRunError, with everything on disk, where a class stalls below
     N and ``allow_short`` is not set.
     """
     wanted = settings.generate.per_class
@@ -103,7 +105,7 @@ def run_rounds(
         candidates += new
         verdicts += judged
         progress = _progress(candidates, verdicts, number + 1)
-        on_event(_event(task, progress, record, wanted))
+        on_event(_event(task, progress, record, wanted, "well-formed" if is_pool else "kept"))
     _check_short(folder, task, progress, settings)
     return [(c, v) for c, v in zip(candidates, verdicts, strict=True) if v.kept]
 
@@ -148,7 +150,7 @@ def draw_pool(
         annotate=msgspec.structs.replace(settings.annotate, annotator="none"),
         allow_short=True,
     )
-    run_rounds(pool, engine, task, shots, believed, test_texts=test_texts, on_event=on_event)
+    run_rounds(pool, engine, task, shots, believed, test_texts=test_texts, on_event=on_event, is_pool=True)
 
 
 def pool_folds(pool: RunFolder, num_folds: int) -> dict[str, int]:
@@ -242,18 +244,19 @@ def _stalled(label: str, progress: Progress, settings: RunSettings) -> bool:
     return enough and progress.acceptance(label) < settings.generate.min_acceptance
 
 
-def _event(task: Task, progress: Progress, record: Round, wanted: int) -> Event:
-    """Kept so far; and for the class that needs longest its acceptance rate and how many more draws that forecasts."""
+def _event(task: Task, progress: Progress, record: Round, wanted: int, verb: str) -> Event:
+    """Kept so far; and for the class that needs longest its acceptance rate and how many draws that forecasts."""
     kept = sum(min(progress.kept[name], wanted) for name in task.label_names)
     missing = {name: wanted - progress.kept[name] for name in task.label_names if progress.kept[name] < wanted}
-    message = f"round {record.number + 1}: {sum(record.kept.values())} of {record.num_candidates} kept"
-    if missing:
+    message = f"{task.name}, round {record.number + 1}: {sum(record.kept.values())} of {record.num_candidates} {verb}"
+    if missing and verb == "kept":
         slowest = max(missing, key=lambda name: missing[name] / max(progress.acceptance(name), 1e-9))
         rate = progress.acceptance(slowest)
         forecast = f"about {round(missing[slowest] / rate)} more draws" if rate else "none kept so far"
         message += f"; {slowest} is slowest: {rate:.0%} accepted, {missing[slowest]} to go, {forecast}"
-    figures = {"sample_s": record.sample_s, "filter_s": record.filter_s}
+    figures = {"filter_s": record.filter_s}
     if record.output_tokens:  # a round from the pool was sampled before
+        figures["sample_s"] = record.sample_s
         figures["tokens_per_s"] = round(record.output_tokens / record.sample_s, 1)
     return Event(
         stage="generate",

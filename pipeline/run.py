@@ -15,6 +15,7 @@ from pipeline.settings import RunSettings
 from pipeline.shots import draw_shots, take_shots
 from pipeline.summary import report_data, table
 from pipeline.tables import drop_overlap, load_split
+from pipeline.trainings import check_cluster
 
 RUN_METHODS = ("zero_shot", "icl", "lora", "fourshot")
 
@@ -49,6 +50,8 @@ def run_task(
     last = until or "report"
     if last not in STAGES:
         raise InputError(f"There is no stage {last!r}. The stages are {', '.join(STAGES)}.")
+    if ray:
+        check_cluster(ray)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         on_event(Event(stage="shots", message="reading the data"))

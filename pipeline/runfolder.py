@@ -12,7 +12,7 @@ scores.json, report.html, report.md
 import os
 import platform
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from pipeline.prompts import PROMPT_VERSION
 from pipeline.settings import RunSettings
 
 SCHEMA = 1
+OURS = ("manifest.json", "seed", "adapters", "scores", "tasks.json")  # what the folder of a run or comparison has
 T = TypeVar("T")
 
 
@@ -91,7 +92,11 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder. Raises InputError where another process works in it."""
+        """Hold the folder. Raises InputError where another process works in it.
+
+        A folder that no run was begun in is left as it was: not there, or without our lock file.
+        """
+        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         held = FileLock(self.path / ".lock")
         try:
@@ -103,7 +108,14 @@ class RunFolder:
         try:
             yield
         finally:
+            begun = {entry.name for entry in self.path.iterdir()} - {".lock"}
+            ours = [name for name in begun if name.startswith(OURS)]
+            if not (begun if missing else ours):
+                (self.path / ".lock").unlink(missing_ok=True)
             held.release()
+            for folder in missing:
+                with suppress(OSError):  # it holds something
+                    folder.rmdir()
 
     def has(self, name: str) -> bool:
         return (self.path / name).exists()

@@ -26,9 +26,9 @@ class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     max_tokens: int = 0  # per text; 0 takes it from the longest shot
 
     def __post_init__(self) -> None:
-        if self.per_class < 0 or self.draws_per_round < 1 or self.max_candidates < 1:
+        if self.per_class < 1 or self.draws_per_round < 1 or self.max_candidates < 1:
             raise InputError(
-                "per_class must be at least 0, draws_per_round and max_candidates at least 1; got "
+                "per_class, draws_per_round and max_candidates must be at least 1; got "
                 f"{self.per_class}, {self.draws_per_round} and {self.max_candidates}."
             )
 

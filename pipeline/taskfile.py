@@ -19,6 +19,7 @@ from pipeline.taskshape import convert, read_document, shape_faults, word_faults
 
 __all__ = ["Fault", "Severity", "check_task", "find_task_file", "load_task", "shipped_tasks"]
 
+TABLES = {".csv", ".tsv", ".jsonl", ".parquet"}
 SHIPPED_FOLDER = Path(__file__).parent / "tasks"
 
 
@@ -78,12 +79,20 @@ def find_task_file(name_or_path: str | Path) -> Path:
         return shipped[text]
     path = Path(text)
     if path.is_file():
+        if path.suffix.lower() in TABLES:
+            raise InputError(
+                f"{text} is a table of texts, not a task file. To make a task of it: fourshot tasks new {text}"
+            )
         return path
     if path.is_dir():
         found = sorted(path.glob("*.toml"))
         if len(found) == 1:
             return found[0]
-        there = ", ".join(file.name for file in found) or "none"
+        if not found:
+            raise InputError(
+                f"the folder {text} holds no .toml task file. To write one from a table: fourshot tasks new TABLE."
+            )
+        there = ", ".join(file.name for file in found)
         raise InputError(f"the folder {text} must hold exactly one .toml task file; there is {there}. Name the file.")
     near = difflib.get_close_matches(text, shipped, n=2, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""

@@ -1,5 +1,6 @@
 """From a task's examples to trainings, and trainings done one after another or over Ray."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -37,15 +38,40 @@ def classification_examples(
     )
 
 
+def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
+    """Split off ``share`` of each class, spread over the order drawn: what is seen, and what is held out."""
+    seen, held = list[Example](), list[Example]()
+    counted: Counter[str] = Counter()
+    for example in examples:
+        before, counted[example.label] = counted[example.label], counted[example.label] + 1
+        is_held = int(counted[example.label] * share) > int(before * share)
+        (held if is_held else seen).append(example)
+    return seen, held
+
+
+def check_cluster(ray: str) -> None:
+    """Raise InputError where no Ray cluster is at ``ray``, before anything is done that would wait for it."""
+    if ray != "local":
+        from training.ray_jobs import cluster
+
+        with cluster(ray):
+            pass
+
+
 def run_jobs(
-    model: str, jobs: Sequence[TrainingJob], store: Path, on_event: OnEvent = ignore, ray: str = ""
+    model: str,
+    jobs: Sequence[TrainingJob],
+    store: Path,
+    on_event: OnEvent = ignore,
+    ray: str = "",
+    what: str = "adapter",
 ) -> list[TrainingResult]:
     """Train what the store does not have yet, in this process, or over the Ray cluster at ``ray``.
 
-    In this process the first failure is raised at once. Over Ray a job that fails does not stop the others; one error
-    for all that failed is raised when all have ended.
+    ``what`` is trained, for people. In this process the first failure is raised at once. Over Ray a job that fails
+    does not stop the others; one error for all that failed is raised when all have ended.
     """
-    outcomes = try_jobs(model, jobs, store, on_event, ray, keep_going=bool(ray))
+    outcomes = try_jobs(model, jobs, store, on_event, ray, what, keep_going=bool(ray))
     failed = [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
     if failed:
         raise _failure(failed, len(jobs))
@@ -58,6 +84,7 @@ def try_jobs(
     store: Path,
     on_event: OnEvent = ignore,
     ray: str = "",
+    what: str = "adapter",
     *,
     keep_going: bool = True,
 ) -> list[TrainingResult | FailedJob]:
@@ -66,7 +93,7 @@ def try_jobs(
     In this process the base is loaded once, and not at all if nothing is to do. A full disk, or another fault of the
     machine, is raised in any case.
     """
-    on_step = _reporter(jobs, on_event)
+    on_step = _reporter(jobs, on_event, what)
     if ray:
         from training.ray_jobs import run_jobs_over_ray
 
@@ -108,9 +135,9 @@ def _failure(failed: Sequence[FailedJob], total: int) -> FourshotError:
     return kind(message) if issubclass(kind, FourshotError) else FourshotError(message)
 
 
-def _reporter(jobs: Sequence[TrainingJob], on_event: OnEvent) -> OnJobStep:
+def _reporter(jobs: Sequence[TrainingJob], on_event: OnEvent, what: str) -> OnJobStep:
     def on_step(number: int, step: int, planned: int, loss: float) -> None:
-        title = f"{jobs[number].name}, adapter {number + 1} of {len(jobs)}"
+        title = f"{jobs[number].name}, {what} {number + 1} of {len(jobs)}"
         figures = {"loss": round(loss, 4)}
         on_event(Event(stage="train", message=title, done=step, total=planned, unit="steps", figures=figures))
 

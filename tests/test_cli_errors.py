@@ -186,3 +186,32 @@ def command(*words: str, **settings: object) -> "subprocess.Popen[str]":
         text=True,
         **settings,  # type: ignore[call-overload]
     )
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--model", "nobody/nothing"), ("--shots", "20"), ("--ray", "127.0.0.1:1"), ("--per-class", "0")]
+)
+@pytest.mark.parametrize("before", ["nothing", "a stranger's file"])
+def test_bad_input_leaves_nothing_behind(
+    task: Path, capfd: pytest.CaptureFixture[str], wrong: tuple[str, str], before: str
+) -> None:
+    out = task.parent.parent / "new" / "out"
+    if before != "nothing":
+        out.mkdir(parents=True)
+        (out / "notes.txt").touch()
+    said(capfd, 2, "run", str(task), "--out", str(out), *wrong)
+    if before == "nothing":
+        assert not out.parent.exists()
+    else:
+        assert [entry.name for entry in out.iterdir()] == ["notes.txt"]
+
+
+def test_a_table_and_an_empty_folder_are_no_tasks(
+    task: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "notes.csv"
+    table.write_text("text,label\na,b\n")
+    for command in (["run"], ["tasks", "check"], ["train", "--tasks"]):
+        assert f"fourshot tasks new {table}" in said(capfd, 2, *command, str(table))
+    (tmp_path / "empty").mkdir()
+    assert "fourshot tasks new TABLE" in said(capfd, 2, "run", "empty")

@@ -24,5 +24,7 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int  # through the model, forward and backward, padding included
     seconds: float  # of the training loop, without loading the model
     examples: int
+    held_out_losses: tuple[tuple[int, float], ...] = ()  # step, mean label loss on held-out examples, nats
+    best_step: int = 0  # whose weights were saved
     flops: float = 0.0  # of the training loop, by the rule in docs/training.md
     probe: Probe | None = None  # what the finished adapter answers on a few of the examples

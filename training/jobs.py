@@ -24,6 +24,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # what the adapter's name begins with
     model_revision: str
     examples: tuple[TrainingExample, ...]
+    held_out: tuple[TrainingExample, ...] = ()  # never trained on: they choose the pass whose weights are saved
     labels: tuple[str, ...]  # words
     settings: LoraSettings
 
@@ -65,6 +66,7 @@ def do_job(trainer: "LoraTrainer", job: TrainingJob, store: Path, on_step: "OnSt
         prefix=job.name,
         on_step=on_step,
         checkpoint=folder / CHECKPOINT_FILE,
+        held_out=job.held_out,
     )
     replace_file(folder / RESULT_FILE, msgspec.json.format(msgspec.json.encode(result), indent=1))
     return result

@@ -12,6 +12,7 @@ from engine.probe import Probe
 from engine.tokens import load_tokenizer
 from training.checkpoint import CHECKPOINT_S, Checkpoint
 from training.examples import TrainingExample, TrainingResult
+from training.held_out import HeldOut
 from training.label_loss import LabelLoss
 from training.memory import check_base_fits
 from training.precision import choose_precision
@@ -62,13 +63,15 @@ class LoraTrainer:
         on_step: OnStep | None = None,
         checkpoint: Path | None = None,
         checkpoint_s: float = CHECKPOINT_S,
+        held_out: Sequence[TrainingExample] = (),
     ) -> TrainingResult:
         """Train and save under ``out_dir``/<prefix>-<content hash>. Label words as in `engine.core.Engine.score`.
 
         Same examples, settings, machine and thread count give the same bytes. With ``checkpoint``, a file, the state
         goes there every ``checkpoint_s`` seconds; a training that finds one there goes on from it, to the same bytes,
-        and removes it at the end. Raises InputError for no examples or a
-        target that is no label, FourshotError where the loss is no longer a number.
+        and removes it at the end. With ``held_out`` examples, the weights of the pass that did best on those are
+        saved. Raises InputError for no examples or a target that is no label, FourshotError where the loss is no
+        longer a number.
         """
         import torch
         from peft import LoraConfig, get_peft_model
@@ -76,7 +79,7 @@ class LoraTrainer:
         from training.fast import speed_up
         from training.llama import LlamaDecoder, fits
 
-        _check(examples, labels)
+        _check(examples, held_out, labels)
         tokens = label_tokens(self.tokenizer, labels)
         random.seed(settings.seed)
         torch.manual_seed(settings.seed)
@@ -94,10 +97,16 @@ class LoraTrainer:
         try:
             saved = Checkpoint(checkpoint, checkpoint_s) if checkpoint else None
             loss_of = LabelLoss(
-                self.tokenizer, wrapped, examples, tokens, whole_text=settings.loss == "text", decoder=decoder
+                self.tokenizer,
+                wrapped,
+                [*examples, *held_out],
+                tokens,
+                whole_text=settings.loss == "text",
+                decoder=decoder,
             )
-            losses, num_tokens, planned, seconds = self._loop(
-                wrapped, decoder, loss_of, len(examples), settings, on_step, saved
+            targets = [example.target for example in held_out]
+            losses, num_tokens, planned, seconds, unseen = self._loop(
+                wrapped, decoder, loss_of, len(examples), targets, settings, on_step, saved
             )
             wrapped.eval()
             probe = _probe(loss_of, examples, labels)
@@ -119,6 +128,8 @@ class LoraTrainer:
             examples=len(examples),
             flops=float(num_tokens * flops_per_token(wrapped)),
             probe=probe,
+            held_out_losses=tuple(unseen.curve),
+            best_step=unseen.best_step or len(losses),
         )
 
     def _loop(
@@ -127,10 +138,11 @@ class LoraTrainer:
         decoder: "LlamaDecoder | None",
         loss_of: LabelLoss,
         num_examples: int,
+        unseen_targets: Sequence[int],
         settings: LoraSettings,
         on_step: OnStep | None,
         checkpoint: Checkpoint | None,
-    ) -> tuple[list[float], int, int, float]:
+    ) -> tuple[list[float], int, int, float, HeldOut]:
         import torch
 
         started = time.perf_counter()
@@ -151,6 +163,8 @@ class LoraTrainer:
         order = _Order(num_examples, settings.batch_size, settings.seed)
         losses: list[float] = []
         label_losses: list[float] = []  # a text keeps being surprising; whether the task is learnt shows on the label
+        held = range(num_examples, num_examples + len(unseen_targets))
+        unseen = HeldOut(wrapped, loss_of, held, unseen_targets, masters)
         num_tokens, first = 0, 0
         if checkpoint and (state := checkpoint.load()):
             with torch.no_grad():
@@ -162,6 +176,7 @@ class LoraTrainer:
             losses, label_losses = state["losses"], state["label_losses"]
             num_tokens, first = state["num_tokens"], len(losses)
             started -= state["seconds"]
+            unseen.load(state["held_out"])
             for _ in range(first):
                 order.next_batch()
         for step in range(first, planned):
@@ -185,6 +200,8 @@ class LoraTrainer:
             label_losses.append(label_loss)
             if on_step:
                 on_step(step + 1, planned, loss)
+            if (step + 1) % order.batches_per_pass == 0 or step + 1 == planned:
+                unseen.look(step + 1)
             if _converged(label_losses, order.batches_per_pass, settings.converged_loss):
                 break
             if checkpoint and checkpoint.is_due():
@@ -196,13 +213,17 @@ class LoraTrainer:
                         "random": torch.get_rng_state(),
                         "losses": losses,
                         "label_losses": label_losses,
+                        "held_out": unseen.state(),
                         "num_tokens": num_tokens,
                         "seconds": time.perf_counter() - started,
                     }
                 )
+        unseen.restore()
+        with torch.no_grad():
+            torch._foreach_copy_(weights, masters)
         if not all(bool(torch.isfinite(master).all()) for master in masters):  # no loss was taken after the last step
             raise _diverged("The weights are", len(losses), planned, settings)
-        return losses, num_tokens, planned, time.perf_counter() - started
+        return losses, num_tokens, planned, time.perf_counter() - started, unseen
 
 
 def _probe(loss_of: LabelLoss, examples: Sequence[TrainingExample], labels: Sequence[str]) -> Probe:
@@ -263,10 +284,10 @@ def _converged(losses: Sequence[float], per_pass: int, bound: float) -> bool:
     return bound > 0 and len(losses) >= window and sum(losses[-window:]) / window < bound
 
 
-def _check(examples: Sequence[TrainingExample], labels: Sequence[str]) -> None:
+def _check(examples: Sequence[TrainingExample], held_out: Sequence[TrainingExample], labels: Sequence[str]) -> None:
     if not examples:
         raise InputError("There is nothing to train on: no examples. Give at least one per label.")
-    wrong = [example.target for example in examples if not 0 <= example.target < len(labels)]
+    wrong = [example.target for example in (*examples, *held_out) if not 0 <= example.target < len(labels)]
     if wrong:
         raise InputError(
             f"Targets must be indices of the {len(labels)} labels, 0 to {len(labels) - 1}; got {wrong[:5]}."

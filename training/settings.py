@@ -27,6 +27,7 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     warmup: float = 0.1  # share of the planned steps
     decay: bool = True  # learning rate falls linearly to zero at the last planned step
     converged_loss: float = 0.0  # stop once the label loss of a pass is below this, in nats; 0 keeps to the plan
+    held_out: float = 0.0  # share of the synthetic texts that chooses the pass whose weights are saved
     loss: Literal["label", "text"] = "label"  # "text": on every token of prompt and label, as the paper does
     seed: int = 0
 
@@ -40,6 +41,8 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise InputError(f"dropout must be from 0 to below 1, got {self.dropout}.")
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"learning_rate must be a number above 0, got {self.learning_rate}.")
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"held_out is a share of the synthetic texts, from 0 to below 1; got {self.held_out}.")
         if not 0 <= self.warmup <= 1:
             raise InputError(f"warmup is a share of the planned steps, from 0 to 1; got {self.warmup}.")
         unknown = set(self.target_modules) - set(ALL_PROJECTIONS)

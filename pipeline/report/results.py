@@ -71,7 +71,7 @@ def _comparison(data: ReportData, row: MethodRow) -> str:
     if other is None or other is row:
         return ""
     points = 100 * (other.accuracy - row.accuracy)
-    gap = f"{abs(points):.1f} points {'higher' if points > 0 else 'lower'}"
+    gap = f"{abs(points):.1f} points {'higher' if points > 0 else 'lower'}" if round(points, 1) else "the same"
     words = f"{other.display_name}: {per_cent(other.accuracy)}\u00a0%, {gap}"
     if row.prompt_tokens_per_example and other.prompt_tokens_per_example:
         own, others = count(row.prompt_tokens_per_example), count(other.prompt_tokens_per_example)

@@ -20,7 +20,7 @@ TEXTS = ("shots.json", "candidates.jsonl", "verdicts.jsonl", "pool/candidates.js
 
 # By stage, an event after which something of the stage is done and something is not.
 DEATHS: dict[str, Callable[[Event], bool]] = {
-    "generate": lambda event: event.stage == "generate" and event.message.startswith("round 1"),
+    "generate": lambda event: event.stage == "generate" and ", round 1:" in event.message,
     "annotators": lambda event: event.stage == "train" and "2 of 5" in event.message,
     "train": lambda event: event.stage == "train" and "1 of 1" in event.message,
     "evaluate": lambda event: event.stage == "evaluate" and event.done == 1,

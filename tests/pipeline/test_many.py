@@ -79,7 +79,7 @@ def test_the_same_command_again_trains_nothing_and_a_mended_task_alone(
     shutil.rmtree(out.parent / "tasks" / "one_class")
     code, told = train(out.parent / "tasks", out, *BRIEF)
     assert code == 0
-    assert {line["message"] for line in told if line.get("stage") == "train"} == {"few, adapter 2 of 3"}
+    assert {line["message"] for line in told if line.get("stage") == "train"} == {"few, classifier 2 of 3"}
     assert load_card(find_adapter(out / "few")).task.name == "few"
     kept = json.loads((out / "tasks.json").read_text())
     assert [(one["task"], one["state"]) for one in kept] == [
@@ -87,6 +87,19 @@ def test_the_same_command_again_trains_nothing_and_a_mended_task_alone(
         ("few", "finished"),
         ("shades", "finished"),
     ]
+
+
+def test_evaluate_measures_what_was_trained(trained: tuple[Path, int, list[dict[str, object]]]) -> None:
+    task, out = trained[0].parent / "tasks" / "shades", trained[0] / "shades"
+    before = find_adapter(out)
+    command = [sys.executable, "-m", "fourshot", "evaluate", str(task), "--out", str(out), "--json", *BRIEF]
+    done = subprocess.run(command, capture_output=True, check=True)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    trainings = {line["message"] for line in told if line.get("stage") == "train"}
+    assert trainings == {"shades, annotator 1 of 1"}, "only that of the shots alone, to compare with"
+    assert find_adapter(out) == before
+    scores = load_card(before).scores
+    assert scores and scores.n == 2
 
 
 def test_classes_that_stall_fail_their_tasks_with_the_forecast(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from engine.core import Adapter, Engine
-from engine.errors import ShortRunError
+from engine.errors import InputError, ShortRunError
 from pipeline.annotate import Reader
 from pipeline.events import Event
 from pipeline.nouns import Candidate, Task, Verdict
@@ -245,6 +245,6 @@ def test_a_hopeless_class_is_given_up_after_two_rounds(vllm_engine: Engine, tmp_
     assert reasons["label_disagrees"] + reasons["low_confidence"] > 0
 
 
-def test_no_texts_wanted_means_none_drawn(vllm_engine: Engine, tmp_path: Path) -> None:
-    assert run_rounds(RunFolder(tmp_path), vllm_engine, TASK, SHOTS, settings(per_class=0)) == []
-    assert list(tmp_path.iterdir()) == []
+def test_no_texts_wanted_is_refused() -> None:
+    with pytest.raises(InputError, match=r"per_class.*at least 1; got 0"):
+        settings(per_class=0)

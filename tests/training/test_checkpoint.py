@@ -9,6 +9,7 @@ from tests.training import notes
 from training.lora import LoraTrainer
 from training.settings import LoraSettings
 
+HELD_OUT = notes.examples(("Toast.",), ("Sleet.",))
 SETTINGS = LoraSettings(min_steps=6, max_steps=6, batch_size=4, dropout=0.1)
 
 
@@ -29,7 +30,7 @@ def test_the_bytes_and_the_losses_are_those_of_an_undisturbed_training(
     trainer: LoraTrainer, tmp_path: Path, deaths: tuple[int, ...]
 ) -> None:
     """Dropout draws random numbers in every step: they go on where they were."""
-    undisturbed = trainer.train(notes.examples(), notes.WORDS, SETTINGS, tmp_path / "whole")
+    undisturbed = trainer.train(notes.examples(), notes.WORDS, SETTINGS, tmp_path / "whole", held_out=HELD_OUT)
     file, steps = tmp_path / "state.pt", list[int]()
     for step in deaths:
         with pytest.raises(Killed):
@@ -41,6 +42,7 @@ def test_the_bytes_and_the_losses_are_those_of_an_undisturbed_training(
                 on_step=die_at(step),
                 checkpoint=file,
                 checkpoint_s=0,
+                held_out=HELD_OUT,
             )
         assert file.is_file()
     result = trainer.train(
@@ -50,7 +52,9 @@ def test_the_bytes_and_the_losses_are_those_of_an_undisturbed_training(
         tmp_path / "killed",
         on_step=lambda step, *_: steps.append(step),
         checkpoint=file,
+        held_out=HELD_OUT,
     )
+    assert result.held_out_losses == undisturbed.held_out_losses and len(undisturbed.held_out_losses) == 3
     assert steps == list(range(deaths[-1], 7))  # the step of the death was not saved
     assert result.name == undisturbed.name and result.losses == undisturbed.losses
     assert result.tokens == undisturbed.tokens

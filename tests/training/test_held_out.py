@@ -1,0 +1,56 @@
+"""The weights that do best on held-out examples are those that are saved."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from engine.errors import InputError
+from pipeline.nouns import Example
+from pipeline.trainings import hold_out
+from tests.training import notes
+from training.examples import TrainingExample, TrainingResult
+from training.lora import LoraTrainer
+from training.settings import LoraSettings
+
+SETTINGS = LoraSettings(min_steps=12, max_steps=12, batch_size=4)
+GIVEN = notes.examples()
+AGREEING = notes.examples(("Steam over a bath.", "July in the desert."), ("Icicles hang from the roof.", "Sleet."))
+CONTRADICTING = [TrainingExample(prompt=one.prompt, target=1 - one.target) for one in GIVEN]
+
+
+def trained(trainer: LoraTrainer, folder: Path, held_out: list[TrainingExample]) -> TrainingResult:
+    return trainer.train(GIVEN, notes.WORDS, SETTINGS, folder, held_out=held_out)
+
+
+def weights(result: TrainingResult) -> dict[str, torch.Tensor]:
+    return dict(load_file(Path(result.path) / "adapter_model.safetensors"))
+
+
+def test_they_choose_the_pass(trainer: LoraTrainer, tmp_path: Path) -> None:
+    plain = trained(trainer, tmp_path, [])
+    assert plain.held_out_losses == () and plain.best_step == 12
+    misled = trained(trainer, tmp_path, CONTRADICTING)
+    steps, losses = zip(*misled.held_out_losses, strict=True)
+    assert steps == (2, 4, 6, 8, 10, 12)  # a pass is two batches
+    assert misled.best_step == steps[losses.index(min(losses))] < 12, "the better it learns, the worse these are"
+    assert misled.losses == plain.losses and misled.name != plain.name
+    helped = trained(trainer, tmp_path, AGREEING)
+    assert helped.best_step > misled.best_step
+    if helped.best_step == 12:
+        assert all(torch.equal(one, weights(plain)[name]) for name, one in weights(helped).items())
+
+
+def test_a_held_out_label_that_is_none_is_refused(trainer: LoraTrainer, tmp_path: Path) -> None:
+    wrong = [TrainingExample(prompt="Label:", target=2)]
+    with pytest.raises(InputError, match=r"0 to 1; got \[2\]"):
+        trainer.train(GIVEN, notes.WORDS, SETTINGS, tmp_path, held_out=wrong)
+
+
+@pytest.mark.parametrize(("share", "held"), [(0.0, 0), (0.1, 1), (0.25, 2), (0.5, 5)])
+def test_a_share_of_each_class_is_held_out(share: float, held: int) -> None:
+    examples = [Example(text=f"{label} {number}", label=label) for number in range(10) for label in ("warm", "cold")]
+    seen, unseen = hold_out(examples, share)
+    assert sorted(one.text for one in [*seen, *unseen]) == sorted(one.text for one in examples)
+    assert [sum(one.label == label for one in unseen) for label in ("warm", "cold")] == [held, held]
