@@ -99,6 +99,7 @@ def run(
     on_event: "OnEvent | None" = None,
     until: "Stage | None" = None,
     ray: str = "",
+    gpus_per_job: int = 1,
     merge: bool = False,
 ) -> "RunSummary":
     """From shots to a measured classifier; a folder with a part of the same run in it is continued.
@@ -106,19 +107,22 @@ def run(
     ``task`` is a `Task`, a name such as "sst2", or a task file. ``model`` is a Hugging Face id or a folder, None the
     embedded one. ``folder`` defaults to runs/<task>/default-seed<seed>. ``until`` stops after a stage.
     ``ray`` is "local", "auto" or the address of the Ray cluster that trains; empty trains in this process tree.
-    ``merge`` writes base and adapter as one checkpoint, too. Raises `InputError` for bad input, `ShortRunError` where a
-    class stalls, `RunFolderError` for another run's folder.
+    ``gpus_per_job`` GPUs share each training. ``merge`` writes base and adapter as one checkpoint, too. Raises
+    `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError` for another run's folder.
     """
     from pipeline.commandline import run_folder
     from pipeline.events import ignore
     from pipeline.run import run_task
     from pipeline.settings import RunSettings
     from pipeline.taskfile import load_task
+    from training.jobs import Placement
 
     task = load_task(task) if isinstance(task, str | Path) else task
     settings = settings or RunSettings()
     folder = Path(folder or run_folder(task.name, "default", settings.seed))
-    return run_task(task, model, settings, folder, on_event or ignore, until, ray, merge)
+    return run_task(
+        task, model, settings, folder, on_event or ignore, until, Placement(ray=ray, gpus_per_job=gpus_per_job), merge
+    )
 
 
 def compare(
@@ -131,6 +135,7 @@ def compare(
     folder: str | Path | None = None,
     on_event: "OnEvent | None" = None,
     ray: str = "",
+    gpus_per_job: int = 1,
 ) -> "Comparison":
     """Measure ``methods`` on one task, each seed with shots of its own.
 
@@ -141,11 +146,15 @@ def compare(
     from pipeline.events import ignore
     from pipeline.settings import RunSettings
     from pipeline.taskfile import load_task
+    from training.jobs import Placement
 
     task = load_task(task) if isinstance(task, str | Path) else task
     folder = Path(folder or f"runs/{task.name}/compare")
     methods = methods or comparing.DEFAULT_METHODS
-    return comparing.compare(task, model, settings or RunSettings(), methods, seeds, folder, on_event or ignore, ray)
+    placement = Placement(ray=ray, gpus_per_job=gpus_per_job)
+    return comparing.compare(
+        task, model, settings or RunSettings(), methods, seeds, folder, on_event or ignore, placement
+    )
 
 
 def train(
@@ -156,6 +165,7 @@ def train(
     folder: str | Path | None = None,
     on_event: "OnEvent | None" = None,
     ray: str = "",
+    gpus_per_job: int = 1,
 ) -> "list[TaskOutcome]":
     """One adapter for each of many tasks: names, task files, or folders of them. Nothing is measured.
 
@@ -167,10 +177,12 @@ def train(
     from pipeline.events import ignore
     from pipeline.many import load_tasks, train_tasks
     from pipeline.settings import RunSettings
+    from training.jobs import Placement
 
     settings = settings or RunSettings()
     folder = Path(folder or tasks_folder("default", settings.seed))
-    return train_tasks(load_tasks(tasks), model, settings, folder, on_event or ignore, ray)
+    placement = Placement(ray=ray, gpus_per_job=gpus_per_job)
+    return train_tasks(load_tasks(tasks), model, settings, folder, on_event or ignore, placement)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -250,6 +262,7 @@ def _run(options: argparse.Namespace, terminal: "Terminal") -> int:
             on_event=on_event,
             until=options.until,
             ray=options.ray,
+            gpus_per_job=options.gpus_per_job,
             merge=options.merge,
         )
     terminal.result("result", summary)
@@ -293,6 +306,7 @@ def _train_many(options: argparse.Namespace, terminal: "Terminal") -> int:
             folder=folder,
             on_event=on_event,
             ray=options.ray,
+            gpus_per_job=options.gpus_per_job,
         )
     for outcome in outcomes:
         terminal.result("task", outcome)
@@ -342,6 +356,7 @@ def _compare(options: argparse.Namespace, terminal: "Terminal") -> int:
             folder=folder,
             on_event=on_event,
             ray=options.ray,
+            gpus_per_job=options.gpus_per_job,
         )
     terminal.result("result", {"folder": folder, "rows": result.rows})
     terminal.scores(result.rows)

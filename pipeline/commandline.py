@@ -18,6 +18,7 @@ DEMO_TASK = "support_tickets"
 RAY_HELP = "train over Ray: 'local', 'auto' or a cluster's address; without it one adapter after another, without Ray"
 MERGE_HELP = "write base and adapter as one checkpoint too, for servers that know no LoRA"
 TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
+GPUS_HELP = "GPUs that share each training; without GPUs, processes that share the cores (default: %(default)s)"
 BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a command line of its own
     "engine-start": "our start of vLLM beside vLLM's own",
     "training": "one LoRA training beside Hugging Face Trainer + PEFT",
@@ -101,6 +102,7 @@ def _place_options(added: "Parser") -> None:
     _model_option(added)
     added.add_argument("--out", metavar="FOLDER", help="run folder (default: in runs/TASK/); a used one is continued")
     added.add_argument("--ray", metavar="WHERE", default="", help=RAY_HELP)
+    added.add_argument("--gpus-per-job", metavar="N", type=int, default=1, help=GPUS_HELP)
 
 
 def _add_predict(commands: Any) -> None:

@@ -19,6 +19,7 @@ from pipeline.settings import RunSettings
 from pipeline.shots import take_shots
 from pipeline.summary import report_data, table
 from pipeline.trainings import check_cluster
+from training.jobs import HERE, Placement
 
 SCHEMA = 1
 METHODS: dict[str, str] = {name: plan.explanation for name, plan in PLANS.items()}
@@ -61,7 +62,7 @@ def compare(
     seeds: Sequence[int],
     folder: Path,
     on_event: OnEvent = ignore,
-    ray: str = "",
+    placement: Placement = HERE,
 ) -> Comparison:
     """Measure ``methods`` on every seed, each with shots of its own. Resumes; writes comparison.json and the report."""
     unknown = [method for method in methods if method not in PLANS]
@@ -69,8 +70,7 @@ def compare(
         raise InputError(f"Unknown methods {unknown}. The methods are {', '.join(PLANS)}.")
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"Seeds must be at least one and all different, got {list(seeds)}.")
-    if ray:
-        check_cluster(ray)
+    check_cluster(placement)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         on_event(Event(stage="shots", message="reading the data"))
@@ -78,7 +78,9 @@ def compare(
         shots = {seed: take_shots(task, settings.k, seed, settings.allow_fewer_shots, pool) for seed in seeds}
         most = max((PLANS[method].real_per_class for method in methods), default=0)
         real = {seed: more_real(task, most, seed) for seed in seeds} if most else {}
-        experiment = Experiment(task, resolve_model(model), settings, methods, shots, real, folder, on_event, ray=ray)
+        experiment = Experiment(
+            task, resolve_model(model), settings, methods, shots, real, folder, on_event, placement=placement
+        )
         experiment.run("evaluate")
         result = _result(experiment, seeds)
         run_folder.write("comparison.json", result)

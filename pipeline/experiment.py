@@ -41,7 +41,7 @@ from pipeline.tables import load_split
 from pipeline.trainings import classification_examples, hold_out
 from pipeline.worker import run_in_process
 from training.examples import TrainingExample, TrainingResult
-from training.jobs import TrainingJob, finished
+from training.jobs import HERE, Placement, TrainingJob, finished
 
 Stage = Literal["shots", "annotators", "generate", "train", "evaluate", "report"]
 STAGES: tuple[Stage, ...] = ("shots", "annotators", "generate", "train", "evaluate", "report")
@@ -73,12 +73,12 @@ class Experiment:
         on_event: OnEvent,
         *,
         flat: bool = False,
-        ray: str = "",
+        placement: Placement = HERE,
         store: Path | None = None,
     ) -> None:
         """``shots`` and ``more_real`` (25 per class, for the methods that want them) by seed.
 
-        ``flat``: the method fourshot, of a single seed, lives in ``root`` itself. ``ray``: the cluster that trains.
+        ``flat``: the method fourshot, of a single seed, lives in ``root`` itself. ``placement``: where to train.
         ``store``: where finished trainings lie, if not in ``root``.
         """
         self.task, self.model, self.base, self.root, self.on_event = task, model, settings, root, on_event
@@ -86,7 +86,7 @@ class Experiment:
         self.shots, self.more_real = shots, more_real
         self.seeds = sorted(shots)
         self.store = store or root / "adapters"
-        self.flat, self.ray = flat, ray
+        self.flat, self.placement = flat, placement
         self._test_hash = _content_hash(load_split(task, "test", limit=settings.test_limit or None).examples)
 
     def settings(self, method: str, seed: int) -> RunSettings:
@@ -258,7 +258,7 @@ class Experiment:
                     model_path=self.model.path,
                     store=str(self.store),
                     jobs=tuple(unique.values()),
-                    ray=self.ray,
+                    placement=self.placement,
                     what=what,
                 )
             )

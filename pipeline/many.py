@@ -24,7 +24,7 @@ from pipeline.settings import RunSettings
 from pipeline.taskfile import find_task_file, load_task, shipped_tasks
 from pipeline.trainings import check_cluster
 from pipeline.worker import run_in_process
-from training.jobs import FailedJob, TrainingJob
+from training.jobs import HERE, FailedJob, Placement, TrainingJob
 
 OUTCOME_FILE = "tasks.json"
 
@@ -73,19 +73,18 @@ def train_tasks(
     settings: RunSettings,
     root: Path,
     on_event: OnEvent = ignore,
-    ray: str = "",
+    placement: Placement = HERE,
 ) -> list[TaskOutcome]:
     """One adapter per task, each run in ``root``/<task>, all adapters in ``root``/adapters; what is finished is kept.
 
     ``tasks`` is what `load_tasks` gives; errors in it come back as outcomes. Raises InputError for no tasks, a model
     that is none, a cluster that is not there.
     """
-    if ray:
-        check_cluster(ray)
+    check_cluster(placement)
     if not tasks:
         raise InputError("There is no task to train. Give names, task files, or folders with task files.")
     with RunFolder(root).lock():
-        queue = _Queue(tasks, model, settings, root, on_event, ray)
+        queue = _Queue(tasks, model, settings, root, on_event, placement)
         queue.run()
         outcomes = queue.outcomes()
         if queue.has_begun:
@@ -103,9 +102,9 @@ class _Queue:
         settings: RunSettings,
         root: Path,
         on_event: OnEvent,
-        ray: str,
+        placement: Placement,
     ) -> None:
-        self._names, self._root, self._on_event, self._ray = list(tasks), root, on_event, ray
+        self._names, self._root, self._on_event, self._placement = list(tasks), root, on_event, placement
         self._model = resolve_model(model)
         self._store = root / "adapters"
         self._failed: dict[str, FailedJob] = {}
@@ -178,7 +177,7 @@ class _Queue:
                 model_path=self._model.path,
                 store=str(self._store),
                 jobs=tuple(jobs.values()),
-                ray=self._ray,
+                placement=self._placement,
                 keep_going=True,
                 what=what,
             )

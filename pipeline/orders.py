@@ -23,7 +23,7 @@ from pipeline.rounds import draw_pool, run_rounds
 from pipeline.runfolder import RunFolder
 from pipeline.tables import load_split
 from pipeline.trainings import run_jobs, try_jobs
-from training.jobs import FailedJob, TrainingJob
+from training.jobs import HERE, FailedJob, Placement, TrainingJob
 
 WARM_UP_TEXTS = 16
 
@@ -32,7 +32,7 @@ class TrainOrder(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     model_path: str
     store: str
     jobs: tuple[TrainingJob, ...]
-    ray: str = ""  # address of the cluster that trains; empty: this process does
+    placement: Placement = HERE
     keep_going: bool = False  # a job that fails does not stop the others, and is told instead of raised
     what: str = "adapter"  # what is trained, for people
 
@@ -136,9 +136,9 @@ def is_done(order: Order) -> bool:
 
 def _train(order: TrainOrder, on_event: OnEvent) -> list[FailedJob]:
     if not order.keep_going:
-        run_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.ray, order.what)
+        run_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.placement, order.what)
         return []
-    outcomes = try_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.ray, order.what)
+    outcomes = try_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.placement, order.what)
     return [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
 
 

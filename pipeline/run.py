@@ -16,6 +16,7 @@ from pipeline.shots import draw_shots, take_shots
 from pipeline.summary import report_data, table
 from pipeline.tables import drop_overlap, load_split
 from pipeline.trainings import check_cluster
+from training.jobs import HERE, Placement
 
 RUN_METHODS = ("zero_shot", "icl", "lora", "fourshot")
 
@@ -37,7 +38,7 @@ def run_task(
     folder: Path,
     on_event: OnEvent = ignore,
     until: Stage | None = None,
-    ray: str = "",
+    placement: Placement = HERE,
     merge: bool = False,
 ) -> RunSummary:
     """Run ``task`` in ``folder``, or go on where an earlier call was stopped; ``until`` names the last stage to do.
@@ -50,8 +51,7 @@ def run_task(
     last = until or "report"
     if last not in STAGES:
         raise InputError(f"There is no stage {last!r}. The stages are {', '.join(STAGES)}.")
-    if ray:
-        check_cluster(ray)
+    check_cluster(placement)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         on_event(Event(stage="shots", message="reading the data"))
@@ -66,7 +66,7 @@ def run_task(
             folder,
             on_event,
             flat=True,
-            ray=ray,
+            placement=placement,
         )
         experiment.run(last if last != "report" else "evaluate")
         trained = experiment.adapter("fourshot", settings.seed)

@@ -12,7 +12,7 @@ from pipeline.events import Event, OnEvent, ignore
 from pipeline.nouns import Example, Task
 from pipeline.prompts import Wording, reading_prompt
 from training.examples import TrainingExample, TrainingResult
-from training.jobs import FailedJob, OnJobStep, TrainingJob, do_job, finished
+from training.jobs import HERE, FailedJob, OnJobStep, OnStep, Placement, TrainingJob, do_job, finished
 
 if TYPE_CHECKING:
     from training.lora import LoraTrainer
@@ -49,12 +49,12 @@ def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], 
     return seen, held
 
 
-def check_cluster(ray: str) -> None:
-    """Raise InputError where no Ray cluster is at ``ray``, before anything is done that would wait for it."""
-    if ray != "local":
+def check_cluster(placement: Placement) -> None:
+    """Raise InputError where the Ray cluster is not there, before anything is done that would wait for it."""
+    if placement.ray not in ("", "local"):
         from training.ray_jobs import cluster
 
-        with cluster(ray):
+        with cluster(placement.ray):
             pass
 
 
@@ -63,15 +63,15 @@ def run_jobs(
     jobs: Sequence[TrainingJob],
     store: Path,
     on_event: OnEvent = ignore,
-    ray: str = "",
+    placement: Placement = HERE,
     what: str = "adapter",
 ) -> list[TrainingResult]:
-    """Train what the store does not have yet, in this process, or over the Ray cluster at ``ray``.
+    """Train what the store does not have yet, in this process, or where ``placement`` says.
 
     ``what`` is trained, for people. In this process the first failure is raised at once. Over Ray a job that fails
     does not stop the others; one error for all that failed is raised when all have ended.
     """
-    outcomes = try_jobs(model, jobs, store, on_event, ray, what, keep_going=bool(ray))
+    outcomes = try_jobs(model, jobs, store, on_event, placement, what, keep_going=bool(placement.ray))
     failed = [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
     if failed:
         raise _failure(failed, len(jobs))
@@ -83,7 +83,7 @@ def try_jobs(
     jobs: Sequence[TrainingJob],
     store: Path,
     on_event: OnEvent = ignore,
-    ray: str = "",
+    placement: Placement = HERE,
     what: str = "adapter",
     *,
     keep_going: bool = True,
@@ -94,17 +94,17 @@ def try_jobs(
     machine, is raised in any case.
     """
     on_step = _reporter(jobs, on_event, what)
-    if ray:
+    if placement.ray:
         from training.ray_jobs import run_jobs_over_ray
 
-        return run_jobs_over_ray(model, jobs, store, ray, on_step)
-    open_trainer = _once(model)
+        return run_jobs_over_ray(model, jobs, store, placement, on_step)
+    do = _doer(model, store, placement.gpus_per_job)
     outcomes: list[TrainingResult | FailedJob] = []
     for number, job in enumerate(jobs):
         try:
             outcome = finished(store, job)
             if outcome is None:
-                outcome = do_job(open_trainer(), job, store, partial(on_step, number))
+                outcome = do(job, partial(on_step, number))
                 on_step(number, outcome.steps, outcome.steps, outcome.losses[-1])  # it may have stopped early
         except FourshotError as error:
             if not keep_going:
@@ -115,8 +115,8 @@ def try_jobs(
     return outcomes
 
 
-def _once(model: str) -> Callable[[], "LoraTrainer"]:
-    """Opens the base when it is first asked for; the same trainer from then on."""
+def _doer(model: str, store: Path, processes: int) -> Callable[[TrainingJob, OnStep], TrainingResult]:
+    """Trains a job: in this process, which opens the base when it is first asked to, or over several."""
 
     @cache
     def open_trainer() -> "LoraTrainer":
@@ -124,7 +124,14 @@ def _once(model: str) -> Callable[[], "LoraTrainer"]:
 
         return LoraTrainer(model)
 
-    return open_trainer
+    def do(job: TrainingJob, on_step: OnStep) -> TrainingResult:
+        if processes > 1:
+            from training.data_parallel import do_job_over_processes
+
+            return do_job_over_processes(model, job, store, processes, on_step)
+        return do_job(open_trainer(), job, store, on_step)
+
+    return do
 
 
 def _failure(failed: Sequence[FailedJob], total: int) -> FourshotError:

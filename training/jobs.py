@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.errors import InputError
 from engine.files import replace_file
 from training.examples import TrainingExample, TrainingResult
 from training.settings import LoraSettings
 
 if TYPE_CHECKING:
-    from training.lora import LoraTrainer, OnStep
+    from training.lora import LoraTrainer
 
 RESULT_FILE = "result.json"
 CHECKPOINT_FILE = "unfinished.pt"
@@ -34,6 +35,20 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
 
 
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """Where trainings are done. It decides nothing about what comes out, but for rounding."""
+
+    ray: str = ""  # address of the cluster: "local", "auto", HOST:PORT; empty: one after another, here
+    gpus_per_job: int = 1  # that share each training; without GPUs, processes with an equal part of the cores
+
+    def __post_init__(self) -> None:
+        if self.gpus_per_job < 1:
+            raise InputError(f"gpus_per_job must be at least 1, got {self.gpus_per_job}.")
+
+
+HERE = Placement()
+
+
 class FailedJob(msgspec.Struct, frozen=True, kw_only=True):
     """Why a piece of work came to nothing."""
 
@@ -42,6 +57,7 @@ class FailedJob(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
+OnStep = Callable[[int, int, float], None]  # step, planned steps, loss in nats
 # The number of the job among those given, from 0; step; planned steps; loss in nats.
 OnJobStep = Callable[[int, int, int, float], None]
 
@@ -55,7 +71,7 @@ def finished(store: Path, job: TrainingJob) -> TrainingResult | None:
     return msgspec.structs.replace(result, path=str((store / job.key / result.name).resolve()))
 
 
-def do_job(trainer: "LoraTrainer", job: TrainingJob, store: Path, on_step: "OnStep | None" = None) -> TrainingResult:
+def do_job(trainer: "LoraTrainer", job: TrainingJob, store: Path, on_step: OnStep | None = None) -> TrainingResult:
     """Train ``job`` into ``store``, from its checkpoint if there is one. It is finished once its result is written."""
     folder = store / job.key
     result = trainer.train(
@@ -68,5 +84,7 @@ def do_job(trainer: "LoraTrainer", job: TrainingJob, store: Path, on_step: "OnSt
         checkpoint=folder / CHECKPOINT_FILE,
         held_out=job.held_out,
     )
+    if trainer.share.rank:
+        return result  # another process writes it
     replace_file(folder / RESULT_FILE, msgspec.json.format(msgspec.json.encode(result), indent=1))
     return result

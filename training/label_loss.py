@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import FourshotError
 from engine.labels import LabelTokens
 from engine.tokens import encode_prompts
+from training.data_parallel import ALL, Share
 from training.examples import TrainingExample
 from training.memory import free_bytes, give_back, is_out_of_memory, row_tokens
 from training.packing import PackedRow, micro_batches, pack, shared_prefix_length
@@ -55,15 +56,17 @@ class LabelLoss:
         self._choices = torch.tensor([label[0] for label in tokens.ids], device=self._device) if tokens.single else None
         self._targets = [example.target for example in examples]
 
-    def backward(self, batch: Sequence[int], scaler: "torch.amp.GradScaler") -> tuple[float, float, int]:
-        """Accumulate the gradients of the batch's mean loss, from none.
+    def backward(
+        self, batch: Sequence[int], scaler: "torch.amp.GradScaler", share: Share = ALL
+    ) -> tuple[float, float, int]:
+        """Accumulate the gradients of the batch's mean loss, from none; of ``share``, the part that is its own.
 
         Returns that loss, its part on label tokens (both nats, means over the batch) and the number of tokens computed.
         Raises FourshotError where not even one text fits into memory.
         """
         while True:
             try:
-                return self._backward(batch, scaler)
+                return self._backward(batch, scaler, share)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -84,10 +87,11 @@ class LabelLoss:
                 "shorter (max_text_words), close other programs, or take a smaller base."
             )
 
-    def _backward(self, batch: Sequence[int], scaler: "torch.amp.GradScaler") -> tuple[float, float, int]:
+    def _backward(self, whole: Sequence[int], scaler: "torch.amp.GradScaler", share: Share) -> tuple[float, float, int]:
         import torch
 
-        total_weight = sum(self._weights[index] for index in batch)
+        total_weight = sum(self._weights[index] for index in whole)
+        batch = share.of(whole)
         lengths = [len(self._tails[index]) for index in batch]
         loss_value, label_value, num_tokens = 0.0, 0.0, 0
         for run in micro_batches(lengths, len(self._prefix), self.most_tokens):

@@ -159,88 +159,102 @@ class Gate(torch.autograd.Function):
 class Segments:
     """Which tokens of a row see which: the prefix itself, each tail the prefix and itself.
 
-    ``queries`` [S, L] and ``keys`` [S, K] are places in the row; padding points at place 0 and is masked.
+    S segments of at most L queries and K keys, the prefix first among these. Everything is a choice of rows, one row
+    per token and head; padding points at some row and is masked.
     """
 
-    def __init__(self, row: PackedRow, dtype: torch.dtype) -> None:
-        spans = [(0, row.prefix_length)] if row.prefix_length else []
+    def __init__(self, row: PackedRow, dtype: torch.dtype, heads: int, kv_heads: int) -> None:
+        prefix, device = row.prefix_length, row.input_ids.device
+        spans = [(0, prefix)] if prefix else []
         spans += list(zip(row.starts, row.lengths, strict=True))
-        device = row.input_ids.device
-        longest, prefix = max(length for _, length in spans), row.prefix_length
-        offsets = torch.arange(longest)
+        longest, num_tokens = max(length for _, length in spans), row.input_ids.shape[1]
+        every, offsets = heads + 2 * kv_heads, torch.arange(longest)
         starts, lengths = (torch.tensor(part)[:, None] for part in zip(*spans, strict=True))
         inside = offsets < lengths  # [S, L]
-        queries = torch.where(inside, starts + offsets, 0)
-        own = prefix if prefix else 0
-        before = torch.arange(own).expand(len(spans), own)
-        has_prefix = (starts > 0) if prefix else torch.zeros_like(starts, dtype=torch.bool)
-        seen = torch.cat([has_prefix.expand(len(spans), own), inside], dim=1)  # [S, K]
-        earlier = torch.cat(
-            [torch.ones(longest, own, dtype=torch.bool), torch.ones(longest, longest).tril().bool()], dim=1
-        )
-        allowed = seen[:, None, :] & earlier[None]
+        queries = torch.where(inside, starts + offsets, 0)  # [S, L]: places in the row
+        keys = torch.cat([torch.arange(prefix).expand(len(spans), prefix), queries], dim=1)  # [S, K]
+        before = (starts > 0).expand(len(spans), prefix)  # the prefix is its own segment, and does not precede itself
+        earlier = torch.cat([torch.ones(longest, prefix), torch.ones(longest, longest).tril()], dim=1).bool()
+        allowed = torch.cat([before, inside], dim=1)[:, None, :] & earlier  # [S, L, K]
         mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-        self.queries, self.keys = queries.to(device), torch.cat([before, queries], dim=1).to(device)
-        self.mask = mask[:, None, None].to(device)  # [S, 1, 1, L, K]
-        self.inside = inside.to(device)
-        # Every token of the row is a query once: where its answer lies in [S * L]. Padding of the row takes any.
-        places = torch.zeros(row.input_ids.shape[1], dtype=torch.long)
-        places[queries[inside]] = torch.arange(queries.numel()).view_as(queries)[inside]
-        self.places = places.to(device)
+        self.prefix, self.heads, self.kv_heads = prefix, heads, kv_heads
+        self.used = prefix + sum(row.lengths)  # tokens; after them comes padding
+        group, self.shape = heads // kv_heads, (len(spans), kv_heads, longest, keys.shape[1])
+        # [S * kv_heads, group * L, K]: the heads that share keys are rows of one product.
+        self.mask = mask[:, None, None].expand(-1, kv_heads, group, -1, -1).flatten(0, 1).flatten(1, 2).to(device)
+        q = queries[:, None, None, :] * every + torch.arange(heads).view(kv_heads, group, 1)  # [S, kv, group, L]
+        k = keys[:, None, :] * every + heads + torch.arange(kv_heads)[:, None]  # [S, kv, K]
+        self.counts = q.numel(), k.numel()
+        self.rows = torch.cat([q.flatten(), k.flatten(), k.flatten() + kv_heads]).to(device)  # of queries, keys, values
+        answer = queries[:, None, None, :] * heads + torch.arange(heads).view(kv_heads, group, 1)
+        self.answer_rows = answer.flatten().to(device)
+        padding = ~inside[:, None, None, :].expand(answer.shape)
+        self.padding = padding.flatten()[:, None].to(device)
+        # The other way round: where each token's query, key and value lie. Padding of the row points anywhere.
+        segment, offset = (torch.zeros(num_tokens, dtype=torch.long) for _ in range(2))
+        segment[queries[inside]] = torch.arange(len(spans))[:, None].expand(inside.shape)[inside]
+        offset[queries[inside]] = offsets.expand(inside.shape)[inside]
+        back_q = (segment[:, None] * heads + torch.arange(heads)) * longest + offset[:, None]  # [T, heads]
+        back_k = (segment[:, None] * kv_heads + torch.arange(kv_heads)) * keys.shape[1] + prefix + offset[:, None]
+        back = [back_q, back_k + q.numel(), back_k + q.numel() + k.numel()]
+        self.back_q, self.back = back_q.flatten().to(device), torch.cat(back, dim=1).flatten().to(device)
 
 
 class Attend(torch.autograd.Function):
     """Rotation of q and k, then attention within segments. ``qkv`` is [T, (heads + 2 * kv_heads) * head_size]."""
 
     @staticmethod
-    def forward(
-        ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, segments: Segments, heads: int, kv_heads: int
-    ) -> Tensor:
-        size = cos.shape[-1]
-        parts = qkv.view(len(qkv), -1, size)
-        turned = parts[:, : heads + kv_heads]
-        turned = torch.addcmul(turned * cos, turned.roll(size // 2, -1), sin)
-        s, length = segments.queries.shape
-        q = turned[:, :heads][segments.queries]  # [S, L, heads, size]
-        q = q.view(s, length, kv_heads, -1, size).permute(0, 2, 3, 1, 4)  # [S, kv_heads, group, L, size]
-        k = turned[:, heads:][segments.keys].transpose(1, 2)  # [S, kv_heads, K, size]
-        v = parts[:, heads + kv_heads :][segments.keys].transpose(1, 2)
-        group = q.shape[2]
-        q = q.reshape(s, kv_heads, group * length, size)
-        scores = (q @ k.transpose(-1, -2)).view(s, kv_heads, group, length, -1) + segments.mask
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(qkv.dtype)
-        flat = weights.view(s, kv_heads, group * length, -1)
-        answer = (flat @ v).view(s, kv_heads, group, length, size).permute(0, 3, 1, 2, 4).reshape(s * length, -1)
-        ctx.save_for_backward(q, k, v, flat, cos, sin)
-        ctx.segments, ctx.heads, ctx.kv_heads, ctx.tokens = segments, heads, kv_heads, len(qkv)
-        return answer[segments.places]
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, segments: Segments) -> Tensor:
+        size, count = cos.shape[-1], segments.heads + segments.kv_heads
+        parts = qkv.view(len(qkv), -1, size).clone()
+        _turn(parts[:, :count], cos, sin)
+        rows = parts.view(-1, size).index_select(0, segments.rows)
+        q, k, v = _split(rows, segments)
+        scores = torch.baddbmm(segments.mask, q, k.transpose(1, 2))
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)  # bfloat16 takes five times as long
+        answer = torch.bmm(weights, v).view(-1, size).index_select(0, segments.back_q)
+        ctx.save_for_backward(rows, weights, cos, sin)
+        ctx.segments = segments
+        return answer.view(len(qkv), -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, flat, cos, sin = ctx.saved_tensors
-        segments, heads, kv_heads, size = ctx.segments, ctx.heads, ctx.kv_heads, cos.shape[-1]
-        s, length = segments.queries.shape
-        g = gradients[0][segments.queries] * segments.inside[..., None]  # [S, L, heads * size]
-        g = g.view(s, length, kv_heads, -1, size).permute(0, 2, 3, 1, 4).reshape(s, kv_heads, -1, size)
-        of_v = flat.transpose(-1, -2) @ g
-        of_weights = g @ v.transpose(-1, -2)
-        of_scores = torch.ops.aten._softmax_backward_data(of_weights.float(), flat.float(), -1, torch.float32)
-        of_scores = of_scores.to(flat.dtype)
-        of_q = (
-            (of_scores @ k).view(s, kv_heads, -1, length, size).permute(0, 3, 1, 2, 4).reshape(s * length, heads, size)
-        )
-        of_k = of_scores.transpose(-1, -2) @ q
-        # A key is seen by many segments if it is of the prefix: its gradients add up, in float32.
-        both = torch.cat([of_k, of_v], dim=1).transpose(1, 2).flatten(0, 1).float()  # [S * K, 2 * kv_heads, size]
-        summed = torch.zeros(ctx.tokens, 2 * kv_heads, size, device=both.device)
-        summed.index_add_(0, segments.keys.flatten(), both)
-        out = torch.empty(ctx.tokens, heads + 2 * kv_heads, size, dtype=flat.dtype, device=both.device)
-        out[:, :heads] = of_q[segments.places]
-        out[:, heads:] = summed
-        turned = out[:, : heads + kv_heads]
-        back = torch.addcmul(turned * cos, (turned * sin).roll(size // 2, -1), torch.ones_like(cos))
-        out[:, : heads + kv_heads] = back
-        return out.view(ctx.tokens, -1), None, None, None, None, None
+        rows, weights, cos, sin = ctx.saved_tensors
+        segments: Segments = ctx.segments
+        (q, k, v), size = _split(rows, segments), cos.shape[-1]
+        g = gradients[0].reshape(-1, size).index_select(0, segments.answer_rows)
+        g = g.masked_fill_(segments.padding, 0).view(q.shape)
+        of_rows = torch.empty_like(rows)
+        of_q, of_k, of_v = _split(of_rows, segments)
+        torch.bmm(weights.transpose(1, 2), g, out=of_v)
+        of_weights = torch.bmm(g, v.transpose(1, 2))
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        torch.bmm(of_scores, k, out=of_q)
+        torch.bmm(of_scores.transpose(1, 2), q, out=of_k)
+        out = of_rows.index_select(0, segments.back).view(len(gradients[0]), -1, size)
+        if prefix := segments.prefix:  # its keys and values are seen by every segment
+            s, kv_heads, _, num_keys = segments.shape
+            seen = of_rows[segments.counts[0] :].view(2, s, kv_heads, num_keys, size)[:, :, :, :prefix]
+            summed = seen.sum(1, dtype=torch.float32).permute(2, 0, 1, 3).flatten(1, 2)
+            out[:prefix, segments.heads :] += summed.to(out.dtype)
+        out[segments.used :] = 0
+        _turn(out[:, : segments.heads + segments.kv_heads], cos, sin, back=True)
+        return out.view(len(out), -1), None, None, None
+
+
+def _split(rows: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [S * kv_heads, group * L, size], keys and values [S * kv_heads, K, size]: views of rows."""
+    s, kv_heads, _, num_keys = segments.shape
+    q, k, v = rows.split([segments.counts[0], segments.counts[1], segments.counts[1]])
+    size = rows.shape[1]
+    return q.view(s * kv_heads, -1, size), k.view(-1, num_keys, size), v.view(-1, num_keys, size)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:
+    """Rotate in place, x [T, heads, size]; ``back`` gives gradients their way back."""
+    half = x.shape[-1] // 2
+    swapped = (x * sin).roll(half, -1) if back else x.roll(half, -1).mul_(sin)
+    x.mul_(cos).add_(swapped)
 
 
 Layer = tuple[Any, Any, list[Projection]]  # the two normalisations, the projections in the order of `GROUPS`
@@ -278,7 +292,7 @@ class LlamaDecoder:
         """[T, hidden_size], for the T tokens of the row."""
         x = self._model.embed_tokens(row.input_ids)[0]
         cos, sin = self._angles(x, row.position_ids)
-        segments = Segments(row, x.dtype)
+        segments = Segments(row, x.dtype, self._heads, self._kv_heads)
         for layer in self._layers:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(self._layer, layer, x, cos, sin, segments, use_reentrant=False)
@@ -290,7 +304,7 @@ class LlamaDecoder:
     def _layer(self, layer: "Layer", x: Tensor, cos: Tensor, sin: Tensor, segments: Segments) -> Tensor:
         before, between, (qkv, out, gate_up, down) = layer
         mixed = NormProject.apply(x, before.weight, before.variance_epsilon, qkv, qkv.a, qkv.b)
-        mixed = Attend.apply(mixed, cos, sin, segments, self._heads, self._kv_heads)
+        mixed = Attend.apply(mixed, cos, sin, segments)
         x = ProjectAdd.apply(x, mixed, out, out.a, out.b)
         both = NormProject.apply(x, between.weight, between.variance_epsilon, gate_up, gate_up.a, gate_up.b)
         return ProjectAdd.apply(x, Gate.apply(both), down, down.a, down.b)

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,10 @@ from engine.labels import label_tokens
 from engine.probe import Probe
 from engine.tokens import load_tokenizer
 from training.checkpoint import CHECKPOINT_S, Checkpoint
+from training.data_parallel import ALL, Share
 from training.examples import TrainingExample, TrainingResult
 from training.held_out import HeldOut
+from training.jobs import OnStep
 from training.label_loss import LabelLoss
 from training.memory import check_base_fits
 from training.precision import choose_precision
@@ -25,20 +27,18 @@ if TYPE_CHECKING:
 PROBE_TEXTS = 10
 GRADIENT_NORM = 1.0  # gradients are clipped to this norm
 
-OnStep = Callable[[int, int, float], None]  # step, planned steps, loss
-
 
 class LoraTrainer:
     """A frozen base model that trains one adapter after another, so that the base is loaded once for all of them."""
 
-    def __init__(self, model: str | Path) -> None:
-        """``model`` is a checkpoint folder."""
+    def __init__(self, model: str | Path, share: Share = ALL) -> None:
+        """``model`` is a checkpoint folder; ``share`` what this process does of each training."""
         import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        self.model_path = str(model)
+        self.model_path, self.share = str(model), share
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         capability = torch.cuda.get_device_capability() if self.device == "cuda" else None
         self.precision = choose_precision("cuda" if capability else "cpu", capability)
@@ -112,8 +112,8 @@ class LoraTrainer:
             probe = _probe(loss_of, examples, labels)
             if decoder:
                 decoder.write_back()
-            name, path = save_adapter(wrapped, Path(out_dir), prefix)
-            if saved:
+            name, path = ("", Path()) if self.share.rank else save_adapter(wrapped, Path(out_dir), prefix)
+            if saved and not self.share.rank:
                 saved.remove()
         finally:
             wrapped.unload()
@@ -183,13 +183,14 @@ class LoraTrainer:
             rate = settings.learning_rate * _schedule(step, planned, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss, label_loss, used = loss_of.backward(order.next_batch(), scaler)
-            num_tokens += used
+            mine = loss_of.backward(order.next_batch(), scaler, self.share)
+            for master, weight in zip(masters, weights, strict=True):
+                master.grad = torch.zeros_like(master) if weight.grad is None else weight.grad.float()
+                weight.grad = None
+            loss, label_loss, used = self.share.add_up([master.grad for master in masters], mine)
+            num_tokens += int(used)
             if loss != loss:
                 raise _diverged("The loss is", step + 1, planned, settings)
-            for master, weight in zip(masters, weights, strict=True):
-                master.grad = weight.grad.float()
-                weight.grad = None
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(masters, GRADIENT_NORM)
             scaler.step(optimizer)
@@ -204,7 +205,7 @@ class LoraTrainer:
                 unseen.look(step + 1)
             if _converged(label_losses, order.batches_per_pass, settings.converged_loss):
                 break
-            if checkpoint and checkpoint.is_due():
+            if checkpoint and checkpoint.is_due() and not self.share.rank:
                 checkpoint.save(
                     {
                         "masters": masters,

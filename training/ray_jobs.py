@@ -17,8 +17,9 @@ import msgspec
 
 from engine.errors import FourshotError, InputError
 from engine.threads import TRAIN_SPINS, waiting_briefly
+from training.data_parallel import do_job_over_processes
 from training.examples import TrainingResult
-from training.jobs import FailedJob, OnJobStep, TrainingJob, do_job, finished
+from training.jobs import FailedJob, OnJobStep, Placement, TrainingJob, do_job, finished
 
 CORES_PER_JOB = 2  # where there is no GPU
 RETRIES = 3  # of a job whose worker died; an error that the job itself raised is not tried again
@@ -33,20 +34,21 @@ def run_jobs_over_ray(
     model: str,
     jobs: Sequence[TrainingJob],
     store: Path,
-    address: str,
+    placement: Placement,
     on_step: OnJobStep | None = None,
 ) -> list[TrainingResult | FailedJob]:
     """Do what the store does not have yet; one outcome per job, in order. A failed job does not stop the others.
 
-    ``address``: "local" starts Ray on this machine for the time of the call, "auto" joins the cluster that this machine
-    belongs to, anything else is a cluster's address. ``model`` and ``store`` are folders that every worker sees.
+    ``placement.ray``: "local" starts Ray on this machine for the time of the call, "auto" joins the cluster that this
+    machine belongs to, anything else is a cluster's address. ``model`` and ``store`` are folders that every worker sees.
     Raises InputError where the cluster cannot be reached, FourshotError where it has neither a GPU nor two cores.
     """
     open_jobs = [number for number, job in enumerate(jobs) if finished(store, job) is None]
     outcomes: list[TrainingResult | FailedJob | None] = [finished(store, job) for job in jobs]
     if open_jobs:
-        with cluster(address):
-            for number, outcome in _spread(model, jobs, open_jobs, store.resolve(), on_step):
+        with cluster(placement.ray):
+            per_job = placement.gpus_per_job
+            for number, outcome in _spread(model, jobs, open_jobs, store.resolve(), on_step, per_job):
                 outcomes[number] = outcome
     return [outcome for outcome in outcomes if outcome is not None]
 
@@ -98,16 +100,22 @@ def _runtime_environment() -> dict[str, Any]:
 
 
 def _spread(
-    model: str, jobs: Sequence[TrainingJob], open_jobs: Sequence[int], store: Path, on_step: OnJobStep | None
+    model: str,
+    jobs: Sequence[TrainingJob],
+    open_jobs: Sequence[int],
+    store: Path,
+    on_step: OnJobStep | None,
+    processes: int,
 ) -> Iterator[tuple[int, TrainingResult | FailedJob]]:
     """Yields the outcome of each open job as it ends."""
     import ray
 
     board = ray.remote(num_cpus=0)(_Board).remote()
     # max_calls=0: a worker that held a GPU would end after one job otherwise, and the base be opened for each.
-    task = ray.remote(max_calls=0, max_retries=RETRIES, **_resources())(_work)
+    task = ray.remote(max_calls=0, max_retries=RETRIES, **_resources(processes))(_work)
     running = {
-        task.remote(model, msgspec.json.encode(jobs[number]), str(store), number, board): number for number in open_jobs
+        task.remote(model, msgspec.json.encode(jobs[number]), str(store), number, board, processes): number
+        for number in open_jobs
     }
     while running:
         ended, _ = ray.wait(list(running), timeout=POLL_S)
@@ -141,17 +149,19 @@ def _outcome(reference: Any, job: TrainingJob, store: Path) -> TrainingResult | 
     return result
 
 
-def _resources() -> dict[str, float]:
+def _resources(processes: int) -> dict[str, float]:
+    """Of one job, which has to find them on one machine. Raises FourshotError where none has as much."""
     import ray
 
-    there = ray.cluster_resources()
-    if there.get("GPU", 0) >= 1:
-        return {"num_gpus": 1, "num_cpus": 0}
-    if there.get("CPU", 0) >= CORES_PER_JOB:
-        return {"num_cpus": CORES_PER_JOB}
-    cores = there.get("CPU", 0)
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus, cores = (int(max(machine.get(kind, 0) for machine in machines)) for kind in ("GPU", "CPU"))
+    if gpus >= processes:
+        return {"num_gpus": processes, "num_cpus": 0}
+    if not gpus and cores >= CORES_PER_JOB * processes:
+        return {"num_cpus": CORES_PER_JOB * processes}
     raise FourshotError(
-        f"The Ray cluster has no GPU and {cores:g} cores; a training needs a GPU or {CORES_PER_JOB} cores."
+        f"No machine of the Ray cluster has enough: at most {gpus} GPUs and {cores} cores, and a training needs "
+        f"{processes} GPU{'s' if processes > 1 else ''}, or {CORES_PER_JOB * processes} cores where there is no GPU."
     )
 
 
@@ -170,23 +180,25 @@ class _Board:
         return steps
 
 
-def _work(model: str, encoded: bytes, store: str, number: int, board: Any) -> bytes | None:
+def _work(model: str, encoded: bytes, store: str, number: int, board: Any, processes: int) -> bytes | None:
     """In a worker: do one job; None, or why it failed. Only the death of the worker is for Ray to try again."""
     from training.lora import LoraTrainer
 
     job = msgspec.json.decode(encoded, type=TrainingJob)
     if finished(Path(store), job) is not None:  # the worker died after the last write, before it could say so
         return None
+
+    def on_step(step: int, planned: int, loss: float) -> None:
+        board.write.remote(number, step, planned, loss)
+
     try:
+        if processes > 1:
+            do_job_over_processes(model, job, Path(store), processes, on_step)
+            return None
         if model not in _trainers:
             _trainers.clear()
             _trainers[model] = LoraTrainer(model)
-        do_job(
-            _trainers[model],
-            job,
-            Path(store),
-            lambda step, planned, loss: board.write.remote(number, step, planned, loss),
-        )
+        do_job(_trainers[model], job, Path(store), on_step)
     except (FourshotError, OSError) as error:
         return msgspec.json.encode(FailedJob(key=job.key, kind=type(error).__name__, message=str(error)))
     return None

@@ -17,10 +17,11 @@ import ray
 from engine.errors import InputError
 from tests.training import notes
 from training.examples import TrainingExample, TrainingResult
-from training.jobs import CHECKPOINT_FILE, FailedJob, TrainingJob, finished
+from training.jobs import CHECKPOINT_FILE, FailedJob, Placement, TrainingJob, finished
 from training.ray_jobs import run_jobs_over_ray
 from training.settings import LoraSettings
 
+AUTO = Placement(ray="auto")
 NUM_JOBS = 12
 STEPS = 150
 
@@ -72,7 +73,7 @@ def weights(outcomes: list[TrainingResult | FailedJob]) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(four_gpus: None, tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The names, so the contents, of all adapters."""
-    names = weights(run_jobs_over_ray(tiny_model, JOBS, tmp_path_factory.mktemp("undisturbed"), "auto"))
+    names = weights(run_jobs_over_ray(tiny_model, JOBS, tmp_path_factory.mktemp("undisturbed"), AUTO))
     assert len(set(names)) == NUM_JOBS
     return names
 
@@ -87,7 +88,7 @@ def test_four_jobs_run_at_once_and_tell_how_far_they_are(four_gpus: None, tiny_m
         seen.setdefault(number, []).append(step)
         most = max(most, len(workers()))
 
-    outcomes = run_jobs_over_ray(tiny_model, JOBS[:6], tmp_path, "auto", on_step)
+    outcomes = run_jobs_over_ray(tiny_model, JOBS[:6], tmp_path, AUTO, on_step)
     assert len(weights(outcomes)) == 6
     assert most == 4
     assert seen and all(steps == sorted(steps) for steps in seen.values())
@@ -104,7 +105,7 @@ def test_two_workers_killed_cost_nothing_but_time(
             os.kill(alive[0], signal.SIGKILL)
             killed.append(alive[0])
 
-    outcomes = run_jobs_over_ray(tiny_model, JOBS, tmp_path, "auto", on_step)
+    outcomes = run_jobs_over_ray(tiny_model, JOBS, tmp_path, AUTO, on_step)
     assert len(killed) == 2
     assert weights(outcomes) == undisturbed
     assert_each_is_there_once(tmp_path)
@@ -128,7 +129,7 @@ from training.ray_jobs import run_jobs_over_ray
 
 model, jobs, store = sys.argv[1:]
 decoded = msgspec.json.decode(Path(jobs).read_bytes(), type=list[TrainingJob])
-run_jobs_over_ray(model, decoded, Path(store), "local", lambda number, *_: print(number, flush=True))
+run_jobs_over_ray(model, decoded, Path(store), Placement(ray="local"), lambda number, *_: print(number, flush=True))
 """
 
 
@@ -176,7 +177,7 @@ def wait_for(done: Callable[[], bool], process: "subprocess.Popen[bytes]", secon
 def test_a_job_that_fails_says_why_and_the_others_go_on(four_gpus: None, tiny_model: str, tmp_path: Path) -> None:
     not_a_number = job(0, settings=LoraSettings(min_steps=9, max_steps=9, learning_rate=1e30, seed=0))
     one_class = job(0, labels=("warm",), examples=(TrainingExample(prompt="Label:", target=0),))
-    outcomes = run_jobs_over_ray(tiny_model, [not_a_number, JOBS[0], one_class], tmp_path, "auto")
+    outcomes = run_jobs_over_ray(tiny_model, [not_a_number, JOBS[0], one_class], tmp_path, AUTO)
     first, good, last = outcomes
     assert isinstance(first, FailedJob) and "not a number" in first.message and first.key == not_a_number.key
     assert isinstance(good, TrainingResult)
@@ -184,11 +185,11 @@ def test_a_job_that_fails_says_why_and_the_others_go_on(four_gpus: None, tiny_mo
 
 
 def test_a_store_that_has_everything_needs_no_cluster(tiny_model: str, tmp_path: Path, undisturbed: list[str]) -> None:
-    assert run_jobs_over_ray(tiny_model, [], tmp_path, "no-such-host:1") == []
+    assert run_jobs_over_ray(tiny_model, [], tmp_path, Placement(ray="no-such-host:1")) == []
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "no-such-host.invalid:6379"])
 def test_a_cluster_that_is_not_there_is_bad_input_at_once(tiny_model: str, tmp_path: Path, address: str) -> None:
     ray.shutdown()  # else the test's own cluster would be used
     with pytest.raises(InputError, match=f"There is no Ray cluster at '{address}'.*Give 'local'"):
-        run_jobs_over_ray(tiny_model, JOBS[:1], tmp_path, address)
+        run_jobs_over_ray(tiny_model, JOBS[:1], tmp_path, Placement(ray=address))

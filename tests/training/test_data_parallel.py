@@ -1,0 +1,57 @@
+"""A training over several processes is that of one, but for rounding."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from engine.errors import InputError
+from tests.training import notes
+from training.data_parallel import Share, do_job_over_processes
+from training.jobs import CHECKPOINT_FILE, Placement, TrainingJob, do_job, finished
+from training.lora import LoraTrainer
+from training.settings import LoraSettings
+
+JOB = TrainingJob(
+    name="notes",
+    model_revision="",
+    examples=tuple(notes.examples()),
+    held_out=tuple(notes.examples(("Toast.",), ("Sleet.",))),
+    labels=notes.WORDS,
+    settings=LoraSettings(min_steps=8, max_steps=8, batch_size=3),
+)
+
+
+def test_every_example_of_a_batch_is_somebodys() -> None:
+    assert [Share(rank=rank, world=3).of([5, 7, 1, 4]) for rank in range(3)] == [[5, 4], [7], [1]]
+    assert Share(rank=2, world=3).of([5]) == []
+
+
+def test_two_processes_learn_what_one_learns(model: str, trainer: LoraTrainer, tmp_path: Path) -> None:
+    told: list[tuple[int, int, float]] = []
+    alone = do_job(trainer, JOB, tmp_path / "alone")
+    shared = do_job_over_processes(model, JOB, tmp_path / "shared", 2, lambda *said: told.append(said))
+    assert finished(tmp_path / "shared", JOB) == shared
+    assert [step for step, _, _ in told] == list(range(1, 9))
+    assert shared.losses == pytest.approx(alone.losses, rel=0.05, abs=0.02)
+    assert alone.probe and shared.probe
+    apart = np.abs(np.array(alone.probe.probabilities) - np.array(shared.probe.probabilities))
+    assert apart.max() < 0.05
+    unlearnt = np.abs(np.array(alone.probe.probabilities) - 0.5)
+    assert unlearnt.mean() > 0.3, "or equal answers would say nothing"
+    assert shared.best_step == alone.best_step
+    folder = tmp_path / "shared" / JOB.key
+    assert sorted(file.name for file in folder.iterdir()) == sorted([shared.name, "result.json"])
+    assert not (folder / CHECKPOINT_FILE).exists()
+
+
+def test_what_goes_wrong_there_is_raised_here(model: str, tmp_path: Path) -> None:
+    one_label = msgspec.structs.replace(JOB, labels=("warm",), examples=JOB.examples[:1], held_out=())
+    with pytest.raises(InputError, match="at least two labels"):
+        do_job_over_processes(model, one_label, tmp_path, 2)
+
+
+def test_less_than_one_gpu_is_refused() -> None:
+    with pytest.raises(InputError, match="gpus_per_job must be at least 1, got 0"):
+        Placement(gpus_per_job=0)
