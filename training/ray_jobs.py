@@ -40,8 +40,8 @@ def run_jobs_over_ray(
     """Do what the store does not have yet; one outcome per job, in order. A failed job does not stop the others.
 
     ``placement.ray``: "local" starts Ray on this machine for the time of the call, "auto" joins the cluster that this
-    machine belongs to, anything else is a cluster's address. ``model`` and ``store`` are folders that every worker sees.
-    Raises InputError where the cluster cannot be reached, FourshotError where it has neither a GPU nor two cores.
+    machine belongs to, anything else is a cluster's address. ``model`` and ``store`` are folders that every worker
+    sees. Raises InputError where the cluster cannot be reached, FourshotError where it has neither a GPU nor two cores.
     """
     open_jobs = [number for number, job in enumerate(jobs) if finished(store, job) is None]
     outcomes: list[TrainingResult | FailedJob | None] = [finished(store, job) for job in jobs]
