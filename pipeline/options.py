@@ -110,7 +110,10 @@ def with_values(settings: RunSettings, values: Mapping[str, Any], source: str) -
     try:
         return msgspec.convert(_merged(known, values), RunSettings)
     except msgspec.ValidationError as error:
-        raise InputError(f"{source}: {str(error).partition(' - at `$')[0]}") from error
+        said, _, place = str(error).partition(" - at `$.")
+        place = place.rstrip("`")
+        named = said.endswith(".") or place in source  # sentences of ours name the setting
+        raise InputError(f"{source}: {said if named else f'{place}: {said}'}") from error
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -69,7 +69,7 @@ def test_a_wrong_setting_is_named_with_the_way_out(words: list[str], said: str) 
     [
         ("k = ", "is not valid TOML"),
         ("[train]\nlearning_rat = 0.1", "Did you mean 'train.learning_rate'?"),
-        ("[train]\nrank = 8.5", "Expected `int`, got `float` - at `$.train.rank`"),
+        ("[train]\nrank = 8.5", "train.rank: Expected `int`, got `float`"),
     ],
 )
 def test_a_wrong_settings_file_is_named(tmp_path: Path, content: str, said: str) -> None:
