@@ -61,10 +61,35 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
         faults.append(f"its config.json cannot be read: {error}")
     if weights and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
         faults.append(f"it has no weights ({' or '.join(WEIGHTS)})")
+    faults += broken_shards(folder) if weights else []
     if not any((folder / name).exists() for name in TOKENIZERS):
         faults.append(f"it has no tokenizer ({' or '.join(TOKENIZERS)})")
     if faults:
         raise ModelNotFoundError(f"{folder} cannot be used as a base model: {'; '.join(faults)}. {HOW_TO_GO_ON}")
+
+
+def broken_shards(folder: Path) -> list[str]:
+    """What is wrong with the safetensors files of a checkpoint, told from headers and sizes alone."""
+    faults = []
+    for path in sorted(folder.glob(WEIGHTS[0])):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header_size = int.from_bytes(file.read(8), "little")
+            header = file.read(header_size) if header_size <= size else b""
+        try:
+            tensors = json.loads(header)
+            end = max((one["data_offsets"][1] for name, one in tensors.items() if name != "__metadata__"), default=0)
+        except (ValueError, AttributeError, LookupError, TypeError):
+            faults.append(f"{path.name} is no safetensors file, or cut short in its header: copy or fetch it again")
+            continue
+        if size != (whole := 8 + header_size + end):
+            faults.append(f"{path.name} has {size:,} bytes where its header says {whole:,}: copy or fetch it again")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        missing = sorted(name for name in wanted if not (folder / name).exists())
+        faults += [f"{name}, which its index names, is not there" for name in missing]
+    return faults
 
 
 def content_hash(folder: Path) -> str:

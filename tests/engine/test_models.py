@@ -1,10 +1,13 @@
 """Finding a base model."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from engine.embedded import GGUF_SHA256, NAME
 from engine.errors import InputError, ModelNotFoundError
@@ -14,11 +17,15 @@ from engine.models import resolve_model
 
 @pytest.fixture
 def folder(model: str, tmp_path: Path) -> Path:
-    """A copy of the embedded checkpoint that a test may spoil; its weights are two bytes."""
+    """A copy of the embedded checkpoint that a test may spoil; its weights are one small tensor."""
     copy = tmp_path / "model"
     shutil.copytree(model, copy, ignore=shutil.ignore_patterns("*.safetensors"))
-    (copy / "model.safetensors").write_bytes(b"ab")
+    write_weights(copy / "model.safetensors", 1.0)
     return copy
+
+
+def write_weights(path: Path, value: float) -> None:
+    save_file({"a": np.full(100, value, dtype=np.float32)}, path)
 
 
 def test_no_name_is_the_embedded_model(model: str) -> None:
@@ -31,7 +38,7 @@ def test_a_folder_is_known_by_its_content(folder: Path) -> None:
     first = resolve_model(str(folder))
     assert first.path == str(folder.resolve())
     assert resolve_model(str(folder)) == first
-    (folder / "model.safetensors").write_bytes(b"ac")
+    write_weights(folder / "model.safetensors", 2.0)
     assert resolve_model(str(folder)).revision != first.revision
 
 
@@ -44,6 +51,23 @@ def test_a_folder_that_is_no_model_is_explained_with_all_its_faults(folder: Path
         resolve_model(str(folder))
     for part in ("BertForSequenceClassification", "no weights", "no tokenizer"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [(3, "no safetensors file"), (40, "cut short in its header"), (300, "300 b")]
+)
+def test_a_shard_that_was_cut_short_is_named(folder: Path, size: int, said: str) -> None:
+    shutil.copy(folder / "model.safetensors", folder / "model-2.safetensors")
+    os.truncate(folder / "model-2.safetensors", size)
+    with pytest.raises(ModelNotFoundError, match=rf"model-2\.safetensors .*{said}.*copy or fetch it again"):
+        resolve_model(str(folder))
+
+
+def test_a_shard_that_is_missing_is_named(folder: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelNotFoundError, match=r"model-2\.safetensors, which its index names, is not there"):
+        resolve_model(str(folder))
 
 
 def test_a_folder_without_weights_will_do_for_random_ones(folder: Path) -> None:
