@@ -124,7 +124,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 import msgspec
-from training.jobs import TrainingJob
+from training.jobs import Placement, TrainingJob
 from training.ray_jobs import run_jobs_over_ray
 
 model, jobs, store = sys.argv[1:]
