@@ -105,7 +105,7 @@ def kernels() -> list[dict[str, Any]]:
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
     from engine.lora_kernels import GroupedPunicaWrapper
-    from engine.vllm_start import available_cores
+    from engine.threads import available_cores
 
     torch.set_num_threads(available_cores())
     width, rank, slots = 2048, 16, 4

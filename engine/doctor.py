@@ -17,8 +17,8 @@ from engine.embedded import GGUF_SHA256, NAME, PACKAGE, PACKAGE_VERSION, SPACE_B
 from engine.errors import FourshotError
 from engine.home import HOME_VARIABLE, home
 from engine.models import resolve_model
+from engine.threads import available_cores
 from engine.vllm_plugin import SWITCH
-from engine.vllm_start import available_cores
 
 GIB = 1 << 30
 LEAST_MEMORY_BYTES = 4 * GIB  # vLLM with the embedded model and its 1 GiB KV cache needs about 2.5 GiB

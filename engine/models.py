@@ -86,7 +86,10 @@ def broken_shards(folder: Path) -> list[str]:
             faults.append(f"{path.name} has {size:,} bytes where its header says {whole:,}: copy or fetch it again")
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, AttributeError, LookupError, TypeError) as error:
+            return [*faults, f"its {index.name} cannot be read: {error}"]
         missing = sorted(name for name in wanted if not (folder / name).exists())
         faults += [f"{name}, which its index names, is not there" for name in missing]
     return faults

@@ -1,15 +1,26 @@
-"""How OpenMP's threads wait for each other.
+"""How many threads compute, and how they wait for each other.
 
-They spin. Where their cores have other work too, one thread is put aside while the other burns its share waiting for
-it, and a training or an engine gets ten times slower. A short spin costs little where nobody else is there
+OpenMP's threads spin. Where their cores have other work too, one thread is put aside while the other burns its share
+waiting for it, and a training or an engine gets ten times slower. A short spin costs little where nobody else is there
 (docs/training.md).
 """
 
+import os
 from collections.abc import Mapping
 
 # Of GNU OpenMP, whose own default is 300,000.
 TRAIN_SPINS = "2000"
 ENGINE_SPINS = "5000"  # sampling has more and shorter pauses: at 2,000 it is a sixth slower
+
+
+def available_cores() -> int:
+    """Cores this process may use: OMP_NUM_THREADS if set, else its CPU affinity."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def waiting_briefly(environment: Mapping[str, str], spins: str) -> dict[str, str]:

@@ -14,8 +14,8 @@ from engine.adapters import per_prompt
 from engine.core import Adapter, Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
 from engine.errors import AdapterError, FourshotError
 from engine.labels import LabelTokens, label_tokens
+from engine.threads import available_cores
 from engine.tokens import check_lengths, encode_prompts, load_tokenizer
-from engine.vllm_start import available_cores
 
 if TYPE_CHECKING:
     import numpy as np

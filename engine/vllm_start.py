@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import vllm_plugin
 from engine.core import EngineSettings
+from engine.threads import available_cores
 
 if TYPE_CHECKING:
     from vllm import LLMEngine
@@ -20,16 +21,6 @@ CPU_LORAS = 32  # adapters kept in memory beside those in use; beyond it every m
 
 
 _set_num_threads: dict[str, Any] = {}  # torch's own function, while a vLLM engine has it replaced
-
-
-def available_cores() -> int:
-    """Cores this process may use: OMP_NUM_THREADS if set, else its CPU affinity."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    if wanted.isdigit() and int(wanted) > 0:
-        return int(wanted)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def start(settings: EngineSettings) -> "LLMEngine":

@@ -105,8 +105,8 @@ class Experiment:
         if last >= STAGES.index("annotators"):
             self._generate(self.pools())
             # Methods that stand on real texts alone are trained here too, in the same process.
-            only_run = set(self.methods) <= {"zero_shot", "icl", "lora", "fourshot"}  # "lora" is on the committee
-            self._train([*self.committee_jobs(), *self._real_jobs()], "annotator" if only_run else "adapter")
+            # In a run that is the adapter of the shots, which is on the committee.
+            self._train([*self.committee_jobs(), *self._real_jobs()], "annotator" if self.flat else "adapter")
         if last >= STAGES.index("generate"):
             self._generate(self.rounds())
         if last >= STAGES.index("train"):

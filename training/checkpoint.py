@@ -1,11 +1,13 @@
 """The state of an unfinished training on disk, so that a worker's death costs the steps since the last one."""
 
-import os
+import io
 import pickle
 import time
 import zipfile
 from pathlib import Path
 from typing import Any
+
+from engine.files import replace_file
 
 CHECKPOINT_S = 30.0
 
@@ -24,16 +26,9 @@ class Checkpoint:
         """Tensors, numbers, lists and mappings of them."""
         import torch
 
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        making = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-        try:
-            with making.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(making, self._file)
-        finally:
-            making.unlink(missing_ok=True)
+        buffer = io.BytesIO()  # some ten megabytes: adapters, not bases
+        torch.save(state, buffer)
+        replace_file(self._file, buffer.getvalue())
         self._last_s = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:

@@ -61,7 +61,7 @@ def do_job_over_processes(
     model: str, job: TrainingJob, store: Path, processes: int, on_step: OnStep | None = None
 ) -> TrainingResult:
     """Train ``job`` into ``store`` with one process per GPU, or per equal part of the cores. Raises what it raised."""
-    from engine.threads import TRAIN_SPINS, waiting_briefly
+    from engine.threads import TRAIN_SPINS, available_cores, waiting_briefly
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "job.json"
@@ -69,7 +69,7 @@ def do_job_over_processes(
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         command = [sys.executable, *launch, "-m", "training.data_parallel", model, str(file), str(store)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // processes)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
         log = Path(folder) / "log"
         with (
             log.open("wb") as log_file,
@@ -109,10 +109,6 @@ def _error(failure: FailedJob | None, log: str) -> FourshotError:
         return FourshotError(f"The processes of a training ended without a result. The end of their log:\n{tail}")
     kind = getattr(errors, failure.kind, FourshotError)
     return kind(failure.message) if issubclass(kind, FourshotError) else FourshotError(failure.message)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import FourshotError, InputError
-from engine.threads import TRAIN_SPINS, waiting_briefly
+from engine.threads import TRAIN_SPINS, available_cores, waiting_briefly
 from training.data_parallel import do_job_over_processes
 from training.examples import TrainingResult
 from training.jobs import FailedJob, OnJobStep, Placement, TrainingJob, do_job, finished
@@ -64,10 +64,9 @@ def cluster(address: str) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "runtime_env": _runtime_environment()}
     try:
         if address == "local":
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
             ray.init(
                 address="local",
-                num_cpus=max(cores or 1, CORES_PER_JOB),
+                num_cpus=max(available_cores(), CORES_PER_JOB),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 **quiet,

@@ -70,6 +70,12 @@ def test_a_shard_that_is_missing_is_named(folder: Path) -> None:
         resolve_model(str(folder))
 
 
+def test_an_index_that_cannot_be_read_is_named(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(ModelNotFoundError, match=r"its model\.safetensors\.index\.json cannot be read"):
+        resolve_model(str(folder))
+
+
 def test_a_folder_without_weights_will_do_for_random_ones(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert resolve_model(str(folder), weights=False).path == str(folder)
