@@ -191,13 +191,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 failed, 2 bad input, 130 stopped with Ctrl-C. Raises SystemExit where argparse does: help, usage errors.
     """
     from pipeline.commandline import read_command
+    from serving.commandline import add_commands
 
-    options = read_command(arguments, __version__)
+    options = read_command(arguments, __version__, add_commands)
     from pipeline.console import Terminal
 
     with Terminal(json=options.json, quiet=options.quiet) as terminal:
         try:
-            code: int = _COMMANDS[options.command](options, terminal)
+            code = _command(options.command)(options, terminal)
             sys.stdout.flush()
         except BrokenPipeError:
             _abandon_output()  # whoever read it has gone
@@ -210,6 +211,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"fourshot: {message}", file=sys.stderr)
             terminal.result("error", {"error": type(error).__name__, "message": message, "exit_code": code})
     return code
+
+
+def _command(name: str) -> "Callable[[argparse.Namespace, Terminal], int]":
+    if name in _COMMANDS:
+        return _COMMANDS[name]
+    from serving.commands import COMMANDS
+
+    return COMMANDS[name]
 
 
 def _abandon_output() -> None:
@@ -445,6 +454,10 @@ def _tasks_check(options: argparse.Namespace, terminal: "Terminal") -> int:
 def _doctor(options: argparse.Namespace, terminal: "Terminal") -> int:
     from engine.doctor import examine
 
+    if options.serve:
+        from serving.commands import doctor
+
+        return doctor(options, terminal)
     failed = 0
     for finding in examine(options.model, options.deep):
         failed += finding.state == "fail"

@@ -1,4 +1,4 @@
-"""A vLLM general plugin that mends LoRA on the CPU (`engine.lora_kernels`). Does nothing on other platforms.
+"""A vLLM general plugin: mends LoRA on the CPU (`engine.lora_kernels`) and counts loads (`engine.lora_loads`).
 
 vLLM loads it in each of its processes through the entry point group ``vllm.general_plugins``; `VllmEngine` applies
 it itself. ``FOURSHOT_LORA_PLUGIN=0`` switches it off. Importing this module does not load vllm.
@@ -6,6 +6,8 @@ it itself. ``FOURSHOT_LORA_PLUGIN=0`` switches it off. Importing this module doe
 
 import os
 from typing import Any
+
+from engine import lora_loads
 
 SWITCH = "FOURSHOT_LORA_PLUGIN"
 WRAPPER = "engine.lora_kernels.GroupedPunicaWrapper"
@@ -15,6 +17,7 @@ SLOW_UP_TO = (0, 32)  # the newest vLLM whose CPU kernel was seen to copy the ad
 def register() -> None:
     """The entry point."""
     apply(wanted=True)
+    lora_loads.register()
 
 
 def apply(wanted: bool) -> bool:
@@ -32,6 +35,7 @@ def apply(wanted: bool) -> bool:
         _original["get_punica_wrapper"] = CpuPlatform.get_punica_wrapper
     needed = wanted and os.environ.get(SWITCH, "1") != "0" and (base_rows_get_an_adapter() or copies_per_token())
     CpuPlatform.get_punica_wrapper = classmethod(_wrapper) if needed else _original["get_punica_wrapper"]
+    lora_loads.register()  # the mended arithmetic asks it when weights have changed
     return needed
 
 

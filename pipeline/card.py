@@ -7,7 +7,7 @@ import msgspec
 from engine.calibration import NONE, Calibration
 from engine.errors import AdapterError
 from engine.probe import Probe, Probed
-from pipeline.nouns import Scores, Task
+from pipeline.nouns import Example, Scores, Task
 from pipeline.prompts import PROMPT_VERSION
 from training.settings import LoraSettings
 
@@ -28,6 +28,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     max_text_words: int = 300
     calibration: Calibration = NONE
     training: LoraSettings
+    shots: tuple[Example, ...] = ()  # in the order of the prompt; a server can answer in context with them
     real_examples: int
     synthetic_examples: int
     steps: int

@@ -7,7 +7,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,10 +38,13 @@ def tasks_folder(preset: str, seed: int) -> Path:
 DEMO_FOLDER = run_folder(DEMO_TASK, "default", 0)  # what `fourshot run` with this task would use
 
 
-def read_command(arguments: Sequence[str] | None, version: str) -> argparse.Namespace:
+AddCommands = Callable[[Any, Callable[..., Any]], None]  # of another room: adds its own to the parser's
+
+
+def read_command(arguments: Sequence[str] | None, version: str, *more: AddCommands) -> argparse.Namespace:
     """The parsed command line; ``command`` says which one it is. Raises SystemExit for help and usage errors."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    parser = _parser(version)
+    parser = _parser(version, more)
     options, rest = parser.parse_known_args(given or ["--help"])
     if hasattr(options, "texts"):  # argparse takes no more positional arguments after an option
         options.texts += [word for word in rest if not word.startswith("-")]
@@ -51,7 +54,7 @@ def read_command(arguments: Sequence[str] | None, version: str) -> argparse.Name
     return options
 
 
-def _parser(version: str) -> argparse.ArgumentParser:
+def _parser(version: str, more: Sequence[AddCommands]) -> argparse.ArgumentParser:
     parser = Parser(prog="fourshot", description="Four labelled examples per class in, a LoRA text classifier out.")
     parser.add_argument("--version", action="version", version=f"fourshot {version}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -60,6 +63,8 @@ def _parser(version: str) -> argparse.ArgumentParser:
     _add_demo(commands)
     tasks = commands.add_parser("tasks", help="list, make and check tasks", description="List, make and check tasks.")
     _add_tasks(tasks.add_subparsers(metavar="COMMAND", required=True))
+    for add_commands in more:
+        add_commands(commands, add_command)
     _add_doctor(commands)
     _add_bench(commands)
     return parser
@@ -72,7 +77,7 @@ def _add_runs(commands: Any) -> None:
         ("train", "train", "run until the adapter is trained", []),
         ("evaluate", "evaluate", "run until the classifier is measured", []),
     ):
-        added = _command(commands, name, "run", help_text, aliases=aliases)
+        added = add_command(commands, name, "run", help_text, aliases=aliases)
         added.set_defaults(until=until)
         if name == "train":
             added.set_defaults(command="train")
@@ -86,7 +91,7 @@ def _add_runs(commands: Any) -> None:
         else:
             added.set_defaults(merge=False)
         add_options(added)
-    added = _command(commands, "compare", "compare", "measure several methods on one task, as a table")
+    added = add_command(commands, "compare", "compare", "measure several methods on one task, as a table")
     _task_options(added)
     added.add_argument("--methods", help="comma-separated, such as icl,lora,fourshot; an unknown one lists them all")
     added.add_argument("--seeds", default="1", help="a count, or a list such as 0,1,2; each draws its own shots")
@@ -106,7 +111,7 @@ def _place_options(added: "Parser") -> None:
 
 
 def _add_predict(commands: Any) -> None:
-    added = _command(commands, "predict", "predict", "classify texts with a trained adapter")
+    added = add_command(commands, "predict", "predict", "classify texts with a trained adapter")
     added.add_argument("folder", metavar="ADAPTER", help="an adapter's folder, or that of a finished run")
     added.add_argument("texts", metavar="TEXT", nargs="*", help="texts; without any, standard input, one per line")
     added.add_argument("--model", help="the base model, where it is not where it was in training")
@@ -117,21 +122,23 @@ def _add_predict(commands: Any) -> None:
 
 def _add_demo(commands: Any) -> None:
     help_text = "the main job on an embedded task, from nothing to an answered sentence"
-    added = _command(commands, "demo", "demo", help_text)
+    added = add_command(commands, "demo", "demo", help_text)
     _model_option(added)
     added.add_argument("--out", metavar="FOLDER", help=f"default: {DEMO_FOLDER}")
 
 
 def _add_tasks(commands: Any) -> None:
-    _command(commands, "list", "tasks_list", "the tasks that come with fourshot")
-    added = _command(commands, "new", "tasks_new", "write a task folder from a table of texts and labels")
+    add_command(commands, "list", "tasks_list", "the tasks that come with fourshot")
+    added = add_command(commands, "new", "tasks_new", "write a task folder from a table of texts and labels")
     added.add_argument("table", metavar="TABLE", help="a JSONL, CSV, TSV or Parquet file")
     added.add_argument("--out", metavar="FOLDER", help="default: the table's name without its ending")
     added.add_argument("--name", help="of the task (default: the table's)")
     added.add_argument("--text-column", metavar="NAME", help="default: found by its name or by what is in it")
     added.add_argument("--label-column", metavar="NAME", help="default: found by its name or by what is in it")
     added.add_argument("--seed", type=int, default=0, help="draws the test split (default: %(default)s)")
-    added = _command(commands, "check", "tasks_check", "explain every fault of a task file and its data, all at once")
+    added = add_command(
+        commands, "check", "tasks_check", "explain every fault of a task file and its data, all at once"
+    )
     _task_argument(added)
     _model_option(added)
     added.add_argument("--no-model", action="store_true", help="do not look at the label words as the model sees them")
@@ -139,18 +146,20 @@ def _add_tasks(commands: Any) -> None:
 
 
 def _add_doctor(commands: Any) -> None:
-    added = _command(commands, "doctor", "doctor", "what this machine has of what fourshot needs")
+    added = add_command(commands, "doctor", "doctor", "what this machine has of what fourshot needs")
     _model_option(added)
     added.add_argument("--deep", action="store_true", help="load torch and vLLM too, and ask the model something")
+    added.add_argument("--serve", metavar="FOLDER", help="what a server of this adapters' folder needs, and what fits")
 
 
 def _add_bench(commands: Any) -> None:
-    added = _command(commands, "bench", "bench", "measure throughput and latency")
+    added = add_command(commands, "bench", "bench", "measure throughput and latency")
     added.add_argument("suite", choices=list(BENCH_SUITES), help="; ".join(map(": ".join, BENCH_SUITES.items())))
     added.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="of the suite; --help shows them")
 
 
-def _command(commands: Any, name: str, command: str, help_text: str, **more: Any) -> "Parser":
+def add_command(commands: Any, name: str, command: str, help_text: str, **more: Any) -> "Parser":
+    """A command ``name`` whose options say ``command``, with what every command has."""
     description = f"{help_text[0].upper()}{help_text[1:]}."
     added: Parser = commands.add_parser(name, help=help_text, description=description, **more)
     added.add_argument("--json", action="store_true", help="JSON Lines on standard output, and nothing else there")

@@ -108,6 +108,10 @@ class Terminal:
         if not self._json:
             print(text)
 
+    def warn(self, text: str) -> None:
+        """Say on standard error what its reader should mend."""
+        print(f"fourshot: warning: {text}", file=sys.stderr)
+
     def result(self, kind: str, content: Any) -> None:
         """Print ``content``, a struct or a mapping, for machines."""
         if self._json:

@@ -349,6 +349,7 @@ class Experiment:
                 model_revision=self.model.revision,
                 max_text_words=settings.max_text_words,
                 training=msgspec.structs.replace(settings.train, seed=outcome.seed),
+                shots=tuple(self.shots[outcome.seed]),
                 real_examples=outcome.real_examples,
                 synthetic_examples=outcome.synthetic_examples,
                 steps=outcome.training.steps,

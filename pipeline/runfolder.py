@@ -26,7 +26,8 @@ from pipeline.prompts import PROMPT_VERSION
 from pipeline.settings import RunSettings
 
 SCHEMA = 1
-OURS = ("manifest.json", "seed", "adapters", "scores", "tasks.json")  # what the folder of a run or comparison has
+MANIFEST_FILE = "manifest.json"
+OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # what the folder of a run or comparison has
 T = TypeVar("T")
 
 
@@ -60,7 +61,7 @@ class RunFolder:
 
     def claim(self, manifest: RunManifest) -> None:
         """Make the folder this run's, or continue it. Raises RunFolderError if it belongs to another configuration."""
-        file = self.path / "manifest.json"
+        file = self.path / MANIFEST_FILE
         if file.exists():
             try:
                 theirs = self.manifest()

@@ -111,7 +111,7 @@ def _died(code: int, log: Path) -> str:
     )
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to end this process when its parent ends, however that ends."""
     if sys.platform == "linux":
         import ctypes
@@ -123,7 +123,7 @@ def _die_with_parent() -> None:
 def main() -> int:
     """The child: read an order, do it, tell."""
     parent = int(sys.argv[1]) if len(sys.argv) > 1 else os.getppid()
-    _die_with_parent()
+    die_with_parent()
     if os.getppid() != parent:  # it ended before we asked to be told
         return 1
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)

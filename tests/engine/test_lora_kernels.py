@@ -14,7 +14,8 @@ if not current_platform.is_cpu():
 from vllm.lora.layers import LoRAMapping  # noqa: E402
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # noqa: E402
 
-from engine.lora_kernels import GroupedPunicaWrapper, group_rows  # noqa: E402
+from engine import lora_kernels  # noqa: E402
+from engine.lora_kernels import GroupedPunicaWrapper, stretches  # noqa: E402
 
 SLOTS, RANK, WIDTH = 3, 8, 32
 OUT = (16, 24)
@@ -52,12 +53,17 @@ def test_without_the_plugin_base_rows_get_an_adapter() -> None:
     assert errors[1:].max() < 1e-4
 
 
-def test_rows_that_lie_together_are_not_copied() -> None:
-    groups = dict(group_rows(torch.tensor([2, 2, -1, 0, 1, 0])))
-    assert groups[2] == slice(0, 2)
-    assert groups[1] == slice(4, 5)
-    assert torch.equal(torch.as_tensor(groups[0]), torch.tensor([3, 5]))
-    assert -1 not in groups
+def test_stretches_are_rows_of_one_adapter_that_lie_together() -> None:
+    found = stretches(torch.tensor([2, 2, -1, 0, 1, 0]))
+    assert found == [(2, slice(0, 2)), (0, slice(3, 4)), (1, slice(4, 5)), (0, slice(5, 6))]
+    assert stretches(torch.tensor([-1, -1])) == [] == stretches(torch.tensor([], dtype=torch.long))
+
+
+@pytest.mark.parametrize("long_rows", [1, 1000])
+def test_both_ways_to_multiply_give_the_same(monkeypatch: pytest.MonkeyPatch, long_rows: int) -> None:
+    monkeypatch.setattr(lora_kernels, "LONG_ROWS", long_rows)
+    adapters = [1, 1, 1, 0, 2, 2, 3, 0, 0, 1, 3, 3]
+    assert run(GroupedPunicaWrapper, adapters, prefill=True).max() < 1e-4
 
 
 def test_the_switch_takes_the_plugin_out(monkeypatch: pytest.MonkeyPatch) -> None:

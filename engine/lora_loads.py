@@ -1,0 +1,62 @@
+"""How often, and for how long, vLLM's engine fetched adapters: from disk, from memory, or not at all.
+
+Part of our general plugin: it wraps vLLM's adapter manager in the process where the model runs. Importing this module
+does not load vllm.
+"""
+
+import time
+from typing import Any
+
+WORKER_METHOD = "fourshot_adapter_loads"  # of vLLM's workers, for ``collective_rpc``
+KINDS = ("cold", "memory", "slot")
+
+_slot_changes = 0
+_uses = dict.fromkeys(KINDS, 0)
+_seconds = dict.fromkeys(KINDS, 0.0)
+
+
+def register() -> None:
+    """Count from now on, and let the server ask. Idempotent."""
+    from vllm.lora.model_manager import LoRAModelManager
+    from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+    from vllm.v1.worker.worker_base import WorkerBase
+
+    if hasattr(WorkerBase, WORKER_METHOD):
+        return
+    add_adapter = LRUCacheWorkerLoRAManager.add_adapter
+
+    def counted(manager: Any, lora_request: Any) -> bool:
+        started, kind = time.perf_counter(), _kind(manager, lora_request.lora_int_id)
+        try:
+            return bool(add_adapter(manager, lora_request))
+        finally:
+            _uses[kind] += 1
+            _seconds[kind] += time.perf_counter() - started
+
+    activate_adapter = LoRAModelManager.activate_adapter
+
+    def activated(manager: Any, *args: Any, **more: Any) -> bool:
+        global _slot_changes
+        changed = bool(activate_adapter(manager, *args, **more))
+        _slot_changes += changed
+        return changed
+
+    LoRAModelManager.activate_adapter = activated
+    LRUCacheWorkerLoRAManager.add_adapter = counted
+    setattr(WorkerBase, WORKER_METHOD, lambda worker: counts())
+
+
+def _kind(manager: Any, adapter_id: int) -> str:
+    if adapter_id not in manager.list_adapters():
+        return "cold"
+    return "slot" if adapter_id in manager._adapter_manager.lora_index_to_id else "memory"
+
+
+def slot_changes() -> int:
+    """Goes up whenever a slot gets other weights."""
+    return _slot_changes
+
+
+def counts() -> dict[str, tuple[int, float]]:
+    """Uses and seconds of each kind, in this process."""
+    return {kind: (_uses[kind], _seconds[kind]) for kind in KINDS}

@@ -1,0 +1,91 @@
+"""What goes over the wire: requests and answers of the service, as types.
+
+Importing this module loads no heavy library: the client and the command use it too.
+"""
+
+from typing import Literal
+
+import msgspec
+
+Method = Literal["adapter", "icl"]
+
+
+class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/classify/{task}``."""
+
+    input: str | list[str]  # one text or many
+    method: Method | None = None  # None: the adapter, or in context where the task has none yet
+
+
+class Classified(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer for one text."""
+
+    label: str  # its name, as the data says it
+    probability: float  # of that label, among the labels
+    probabilities: dict[str, float]  # of every label, in the task's order; sums to one
+    prompt_tokens: int
+    cached_tokens: int  # of these, answered by the prefix cache
+    queue_ms: float  # from the request's arrival until the model began with the text
+    model_ms: float  # in the model
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over the texts of a request."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    total_tokens: int  # prompt and completion
+
+
+class ClassifyResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a `ClassifyRequest`: one result per text, in their order."""
+
+    task: str
+    method: Method
+    adapter: str  # content-hashed name of the version that answered; "" in context
+    results: list[Classified]
+    usage: Usage
+    total_ms: float  # from arrival to answer, measured in the server
+
+
+class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One task that is served."""
+
+    task: str
+    labels: list[str]
+    adapter: str  # the version that answers now; "" where the task is answered in context
+    versions: list[str]  # all that lie in the folder, the newest first
+    pinned: bool
+    methods: list[Method]
+    requests: int = 0  # since the server started, all methods
+    in_flight: int = 0  # texts that wait or are in the model
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """Something in the adapters' folder that is not served."""
+
+    path: str  # relative to the folder
+    reason: str
+
+
+class TaskList(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /v1/tasks``; ``refused`` only where asked for with ``?all=1``."""
+
+    base_model: str
+    tasks: list[TaskInfo]
+    refused: list[Refused] = []
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """What an error says, in the shape of OpenAI's."""
+
+    message: str
+    type: str
+    code: int
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every answer of 400 and above."""
+
+    error: Fault

@@ -1,0 +1,224 @@
+"""What the serving commands do. `fourshot` hands them their options and the terminal."""
+
+import argparse
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.errors import InputError
+from engine.home import home
+from engine.models import resolve_model
+from pipeline.card import load_card
+from serving import keys
+from serving.commandline import settings_of
+from serving.local import find_adapter
+from serving.registry import Found, Look, Registry, read_pins, write_pins
+from serving.settings import ServeSettings
+from serving.slots import Fit, fit
+
+if TYPE_CHECKING:
+    from pipeline.console import Terminal
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(options: argparse.Namespace, terminal: "Terminal") -> int:
+    """Serve until a signal."""
+    from serving.supervisor import Supervisor, listen
+
+    settings = settings_of(options)
+    if settings.keys:
+        keys.Keys(settings.keys)  # a fault in it is told before a model is loaded
+    settings, _, look = ready_settings(settings)
+    listening = listen(settings.host, settings.port)
+    port = listening.getsockname()[1]
+    settings = msgspec.structs.replace(settings, port=port)
+    address = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
+    if settings.host not in LOCAL and not settings.keys:
+        terminal.warn(
+            f"anybody who reaches {settings.host} may ask: there is no key. Make one with `fourshot keys add`."
+        )
+    log = Path(options.log) if options.log else home() / "logs" / f"serve-{port}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    supervisor = Supervisor(settings, listening, log, lambda line: print(line, file=sys.stderr, flush=True))
+    terminal.say(f"Loading {len(look.tasks)} tasks; log: {log}")
+
+    async def run() -> None:
+        running = asyncio.create_task(supervisor.run())
+        waiting = asyncio.create_task(supervisor.ready.wait())
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            terminal.result("ready", {"address": address, "tasks": look.tasks, "pid": os.getpid()})
+            terminal.say(f"Serving {len(look.tasks)} tasks at {address} (Ctrl-C ends it)")
+            sys.stdout.flush()
+        waiting.cancel()
+        await running
+
+    asyncio.run(run())
+    terminal.result("result", {"address": address, "restarts": supervisor.restarts})
+    return 0
+
+
+def ready_settings(settings: ServeSettings) -> tuple[ServeSettings, Fit, Look]:
+    """``settings`` with everything computed. Raises InputError for a folder that is not there, or what cannot fit."""
+    base = resolve_model(settings.base)
+    look = Registry(settings.adapters, base).look()
+    found = fit(settings, base, look)
+    filled = msgspec.structs.replace(
+        settings,
+        max_loras=found.max_loras,
+        max_cpu_loras=found.max_cpu_loras,
+        max_lora_rank=found.max_lora_rank,
+        kv_cache_bytes=found.kv_cache_bytes,
+    )
+    return filled, found, look
+
+
+def doctor(options: argparse.Namespace, terminal: "Terminal") -> int:
+    """What a server of a folder would be started with, and why."""
+    _, found, look = ready_settings(ServeSettings(adapters=options.serve, base=options.model))
+    terminal.result("fit", found)
+    for what, why in found.lines():
+        terminal.say(f"{what:<24}{why}")
+    for one in look.refused:
+        terminal.say(f"{'refused':<24}{one.path}: {one.reason}")
+    return 0
+
+
+def adapters_list(options: argparse.Namespace, terminal: "Terminal") -> int:
+    """Every adapter in the folder, and what is refused by its card or its place; weights are looked at in serving."""
+    look = Registry(options.adapters, resolve_model(options.base)).look()
+    rows = [
+        {
+            "task": task,
+            "adapter": one.name,
+            "answers": "pinned" if look.pins.get(task) == one.name else "yes" if first else "",
+            "accuracy": f"{100 * one.card.scores.accuracy:.1f}" if one.card.scores else "",
+            "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(one.made)),
+            "folder": str(one.folder),
+        }
+        for task in look.tasks
+        for first, one in zip([True] + [False] * len(look.found), look.versions(task), strict=False)
+    ]
+    terminal.result("result", {"adapters": rows, "refused": look.refused})
+    if rows:
+        terminal.table(rows)
+    for fault in look.refused:
+        terminal.say(f"refused: {fault.path}: {fault.reason}")
+    if not rows and not look.refused:
+        terminal.say(f"{options.adapters} holds no adapter. Add one: fourshot adapters add ADAPTER --adapters FOLDER")
+    return 0
+
+
+def adapters_add(options: argparse.Namespace, terminal: "Terminal") -> int:
+    """Copy an adapter into the folder under its content-hashed name."""
+    source = find_adapter(options.source)
+    card = load_card(source)
+    root = Path(options.adapters)
+    root.mkdir(parents=True, exist_ok=True)
+    final = root / card.name
+    if not final.exists():
+        making = Path(tempfile.mkdtemp(dir=root, prefix=".making-"))
+        try:
+            shutil.copytree(source, making, dirs_exist_ok=True, symlinks=False)
+            os.chmod(making, 0o755)
+            os.utime(making / "card.json")  # it is the newest now
+            os.rename(making, final)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+    terminal.result("result", {"adapter": card.name, "task": card.task.name, "folder": final})
+    terminal.say(f"{card.task.name}: {card.name} is in {root}. A running server answers with it within seconds.")
+    return 0
+
+
+def adapters_remove(options: argparse.Namespace, terminal: "Terminal") -> int:
+    """Take an adapter out of the folder."""
+    one = _named(options)
+    going = one.folder.with_name(f".going-{one.folder.name}")
+    os.rename(one.folder, going)  # at once for a server that looks at this moment
+    shutil.rmtree(going)
+    terminal.result("result", {"adapter": one.name})
+    terminal.say(f"{one.name} is gone.")
+    return 0
+
+
+def adapters_pin(options: argparse.Namespace, terminal: "Terminal") -> int:
+    """Keep a task to one version."""
+    one, root = _named(options), Path(options.adapters)
+    write_pins(root, {**read_pins(root), one.card.task.name: one.name})
+    terminal.result("result", {"task": one.card.task.name, "adapter": one.name})
+    terminal.say(f"{one.card.task.name} is answered by {one.name} until it is unpinned.")
+    return 0
+
+
+def adapters_unpin(options: argparse.Namespace, terminal: "Terminal") -> int:
+    """Let the newest version of a task answer again."""
+    root = Path(options.adapters)
+    pins = read_pins(root)
+    if options.task not in pins:
+        raise InputError(f"{options.task!r} is not pinned. Pinned are: {', '.join(pins) or 'none'}.")
+    write_pins(root, {task: name for task, name in pins.items() if task != options.task})
+    terminal.result("result", {"task": options.task})
+    terminal.say(f"{options.task} is answered by its newest version.")
+    return 0
+
+
+def _named(options: argparse.Namespace) -> Found:
+    found = Registry(options.adapters, resolve_model(options.base)).look().found
+    if options.name not in found:
+        raise InputError(
+            f"there is no adapter {options.name!r} in {options.adapters}. There are: {', '.join(found) or 'none'}."
+        )
+    return found[options.name]
+
+
+def keys_add(options: argparse.Namespace, terminal: "Terminal") -> int:
+    """Make a key and show it, once."""
+    tasks = tuple(task.strip() for task in options.tasks.split(",") if task.strip())
+    secret = keys.add_key(Path(options.file), options.name, tasks, options.max_concurrent)
+    terminal.result("result", {"name": options.name, "key": secret})
+    terminal.say(f"{secret}\nThis is the only time it is shown; {options.file} holds its hash.")
+    return 0
+
+
+def keys_remove(options: argparse.Namespace, terminal: "Terminal") -> int:
+    """Take a key away."""
+    keys.remove_key(Path(options.file), options.name)
+    terminal.result("result", {"name": options.name})
+    terminal.say(f"The key {options.name!r} is gone.")
+    return 0
+
+
+def keys_list(options: argparse.Namespace, terminal: "Terminal") -> int:
+    """The keys of a file, by name."""
+    known = keys.read_keys(Path(options.file))
+    rows = [
+        {"name": key.name, "tasks": ", ".join(key.tasks) or "all", "at a time": key.max_concurrent or "the limit"}
+        for key in known
+    ]
+    terminal.result("result", {"keys": rows})
+    if rows:
+        terminal.table(rows)
+    else:
+        terminal.say(f"{options.file} holds no key.")
+    return 0
+
+
+COMMANDS = {
+    "serve": serve,
+    "adapters_list": adapters_list,
+    "adapters_add": adapters_add,
+    "adapters_remove": adapters_remove,
+    "adapters_pin": adapters_pin,
+    "adapters_unpin": adapters_unpin,
+    "keys_add": keys_add,
+    "keys_remove": keys_remove,
+    "keys_list": keys_list,
+}

@@ -1,0 +1,135 @@
+"""Who goes to the model next, and who is told to come back later.
+
+vLLM takes requests in their order and skips those whose adapter finds no free slot in the batch. With more adapters in
+demand than slots, that order swaps adapters all the time. Here requests wait outside the engine, which gets about two
+batches at a time. Those whose adapter is in a slot go first; none is passed over for longer than ``max_wait_s``.
+
+What may wait is bounded by time, not by number: a text is refused while the work before it takes longer than
+``max_queue_s`` at the rate the model was last seen to work at. Whoever is accepted is answered soon, under any load.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+BASE = ""  # key of work without an adapter: it needs no slot
+SMOOTHING = 0.2  # weight of the newest measurement in the rate
+
+
+class OverloadedError(Exception):
+    """Too much work waits already; ``retry_after_s`` is about when it will be done."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"the model has {retry_after_s:.1f} s of work waiting")
+        self.retry_after_s = retry_after_s
+
+
+class _Waiting:
+    __slots__ = ("adapter", "arrived", "ready", "tokens")
+
+    def __init__(self, adapter: str, tokens: int, arrived: float) -> None:
+        self.adapter, self.tokens, self.arrived = adapter, tokens, arrived
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Dispatcher:
+    """The queue in front of the engine. All methods are called on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        slots: int,
+        window_tokens: int,
+        max_wait_s: float,
+        max_queue_s: float,
+        tokens_per_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``window_tokens`` may be in the engine at once; ``tokens_per_s`` is a first guess (0: none, no refusals)."""
+        self._slots, self._window, self._max_wait_s, self._max_queue_s = slots, window_tokens, max_wait_s, max_queue_s
+        self._clock = clock
+        self._waiting: dict[str, deque[_Waiting]] = {}  # by adapter, each in order of arrival
+        self._recent: OrderedDict[str, None] = OrderedDict()  # adapters, the last used last: what the slots hold
+        self._waiting_tokens = self._running_tokens = 0
+        self._num_waiting = 0
+        self._rate = tokens_per_s
+        self._busy_since = 0.0
+        self._done_tokens = 0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """How fast the model was lately while it had work."""
+        return self._rate
+
+    @property
+    def num_waiting(self) -> int:
+        return self._num_waiting
+
+    def check(self) -> None:
+        """Raise `OverloadedError` where new work would wait too long."""
+        ahead = self._waiting_tokens + self._running_tokens
+        if self._rate and ahead / self._rate > self._max_queue_s:
+            raise OverloadedError(ahead / self._rate)
+
+    async def turn(self, adapter: str, tokens: int) -> None:
+        """Wait until work of ``tokens`` tokens with ``adapter`` may go to the engine; then `done` must follow."""
+        one = _Waiting(adapter, tokens, self._clock())
+        self._waiting.setdefault(adapter, deque()).append(one)
+        self._waiting_tokens += tokens
+        self._num_waiting += 1
+        self._fill()
+        try:
+            await one.ready
+        except asyncio.CancelledError:
+            if one.ready.done() and not one.ready.cancelled():  # its turn came as it was given up
+                self.done(tokens)
+            else:
+                self._take(one)
+            raise
+
+    def done(self, tokens: int) -> None:
+        """Work whose `turn` came has been answered, or was given up."""
+        self._running_tokens -= tokens
+        self._done_tokens += tokens
+        now = self._clock()
+        # Measured over stretches, not per request: a batch is answered all at once.
+        if self._done_tokens >= self._window or not self._running_tokens:
+            spent = now - self._busy_since
+            if spent > 0 and self._done_tokens >= self._window // 4:
+                rate = self._done_tokens / spent
+                self._rate = rate if not self._rate else (1 - SMOOTHING) * self._rate + SMOOTHING * rate
+            self._busy_since, self._done_tokens = now, 0
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._num_waiting:
+            one = self._next()
+            if self._running_tokens and self._running_tokens + one.tokens > self._window:
+                return
+            self._take(one)
+            if not self._running_tokens:
+                self._busy_since, self._done_tokens = self._clock(), 0
+            self._running_tokens += one.tokens
+            if one.adapter != BASE:
+                self._recent[one.adapter] = None
+                self._recent.move_to_end(one.adapter)
+                while len(self._recent) > self._slots:
+                    self._recent.popitem(last=False)
+            one.ready.set_result(None)
+
+    def _next(self) -> _Waiting:
+        heads = [queue[0] for queue in self._waiting.values()]
+        oldest = min(heads, key=lambda one: one.arrived)
+        if self._clock() - oldest.arrived >= self._max_wait_s:
+            return oldest
+        held = [one for one in heads if one.adapter == BASE or one.adapter in self._recent]
+        return min(held, key=lambda one: one.arrived) if held else oldest
+
+    def _take(self, one: _Waiting) -> None:
+        queue = self._waiting[one.adapter]
+        queue.remove(one)
+        if not queue:
+            del self._waiting[one.adapter]
+        self._waiting_tokens -= one.tokens
+        self._num_waiting -= 1

@@ -1,0 +1,205 @@
+"""Keeps what the engine serves true to the adapters' folder: new versions in, old ones out, nobody interrupted.
+
+A version answers from the moment it is loaded and has answered once; until then the one before it does. A version that
+is gone from the folder answers what it was already asked, then its memory and its copy are given back.
+"""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.calibration import NONE, Calibration, contextual
+from engine.errors import AdapterError, FourshotError
+from engine.labels import LabelTokens, label_tokens
+from engine.tokens import encode_prompts
+from pipeline.card import AdapterCard
+from pipeline.nouns import Example, Task
+from pipeline.prompts import classification_prompt
+from serving.admission import Shapes, stage
+from serving.api import Refused, TaskInfo
+from serving.registry import Found, Look, Registry, Signature
+from serving.scorer import InFlight, Scorer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+    from vllm.lora.request import LoRARequest
+
+logger = logging.getLogger("fourshot.serving")
+CONTENT_FREE = ("N/A", "[MASK]", "")  # as in `engine.calibration`
+WARM_UP_TEXT = "N/A"
+
+
+class Version:
+    """An adapter that the engine has: what is needed to answer with it."""
+
+    def __init__(self, card: AdapterCard, labels: LabelTokens, folder: Path, lora: "LoRARequest") -> None:
+        self.card, self.labels, self.folder, self.lora = card, labels, folder, lora
+        self.icl_calibration: Calibration | None = None  # fitted when it is first asked for
+        self.in_use = 0  # requests that were promised an answer of this version
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @property
+    def task(self) -> Task:
+        return self.card.task
+
+    def prompt(self, text: str, shots: tuple[Example, ...] = ()) -> str:
+        return classification_prompt(self.task, text, shots, max_text_words=self.card.max_text_words)
+
+
+class Keeper:
+    """Owns the versions. Everything but the reading of files happens on the server's event loop."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        engine: Any,
+        models: Any,
+        tokenizer: "PreTrainedTokenizerBase",
+        scorer: Scorer,
+        staging: Path,
+        base_shapes: Shapes,
+        largest_rank: int,
+    ) -> None:
+        """``engine`` is vLLM's ``EngineClient``, ``models`` its ``OpenAIServingModels``, which lists adapters, too."""
+        self._registry, self._engine, self._models, self._tokenizer = registry, engine, models, tokenizer
+        self._scorer, self._staging, self._shapes, self._rank = scorer, staging, base_shapes, largest_rank
+        self._in_flight = InFlight(engine)
+        self._ids = count(1)
+        self._ready: dict[str, Version] = {}  # by adapter name
+        self._bad: dict[str, tuple[Signature, str]] = {}  # by adapter name: why its files were refused
+        self._leaving: dict[str, Version] = {}
+        self._look: Look | None = None
+        self.current: dict[str, Version] = {}  # by task: what answers
+        self.on_change: Callable[[str, str], None] = lambda task, name: None
+
+    async def refresh(self) -> None:
+        """Look at the folder and act on it. Returns when all that is new answers."""
+        try:
+            look = await asyncio.to_thread(self._registry.look)
+        except OSError as error:  # a network disk that is away for a moment takes no task away
+            logger.warning("the adapters' folder cannot be read: %s", error)
+            return
+        self._look = look
+        for task in look.tasks:
+            await self._choose(task, look)
+        for task in self.current.keys() - set(look.tasks):
+            self._retire(task)
+        await self._clear_out()
+
+    async def _choose(self, task: str, look: Look) -> None:
+        """Have the first version of ``task`` that can answer do so."""
+        for found in look.versions(task):
+            now = self.current.get(task)
+            if now is not None and now.name == found.name:
+                return
+            version = self._ready.get(found.name) or await self._admit(found)
+            if version is not None:
+                if now is not None:
+                    self._leaving[now.name] = now
+                self._leaving.pop(version.name, None)
+                self.current[task] = version
+                logger.info("task %s is answered by %s", task, version.name)
+                self.on_change(task, version.name)
+                return
+        if task in self.current and self.current[task].name not in look.found:
+            self._retire(task)
+
+    async def _admit(self, found: Found) -> Version | None:
+        """Copy, check, load and try an adapter; None where it is refused."""
+        known = self._bad.get(found.name)
+        if known is not None and known[0] == found.signature:
+            return None
+        try:
+            labels = label_tokens(self._tokenizer, found.card.task.label_words)
+            folder = await asyncio.to_thread(stage, found.folder, found.card, self._staging, self._shapes, self._rank)
+            version = Version(found.card, labels, folder, await self._load(found.name, folder))
+            await self._warm_up(version)
+        except FourshotError as error:
+            self._bad[found.name] = (found.signature, str(error))
+            logger.warning("adapter %s is refused: %s", found.name, error)
+            return None
+        self._bad.pop(found.name, None)
+        self._ready[found.name] = version
+        self._models.lora_requests[found.name] = version.lora  # so that it is a model of the OpenAI routes, too
+        return version
+
+    async def _load(self, name: str, folder: Path) -> "LoRARequest":
+        from vllm.lora.request import LoRARequest
+
+        lora = LoRARequest(name, next(self._ids), str(folder))
+        try:
+            await self._engine.add_lora(lora)
+        except Exception as error:  # of any type: it crossed a process
+            raise AdapterError(f"vLLM cannot load it: {error}") from error
+        return lora
+
+    async def _warm_up(self, version: Version) -> None:
+        """One answer before the first request: the instruction is in the prefix cache, and the adapter works."""
+        (ids,) = encode_prompts(self._tokenizer, [version.prompt(WARM_UP_TEXT)])
+        await self._scorer.score(ids, version.labels, version.lora)
+
+    def _retire(self, task: str) -> None:
+        version = self.current.pop(task)
+        self._leaving[version.name] = version
+        logger.info("task %s is no longer served", task)
+        self.on_change(task, "")
+
+    async def _clear_out(self) -> None:
+        """Give back what nobody uses any more."""
+        for name, version in list(self._leaving.items()):
+            self._models.lora_requests.pop(name, None)
+            if self._in_flight.of(name) or version.in_use:
+                continue
+            del self._leaving[name]
+            self._ready.pop(name, None)
+            await self._engine.remove_lora(version.lora.lora_int_id)
+            await asyncio.to_thread(shutil.rmtree, version.folder, ignore_errors=True)
+
+    async def icl_calibration(self, version: Version) -> Calibration:
+        """Contextual calibration of a task's in-context prompt; three short requests, once per version."""
+        if version.icl_calibration is None:
+            import numpy as np
+
+            shots = version.card.shots
+            prompts = encode_prompts(self._tokenizer, [version.prompt(text, shots) for text in CONTENT_FREE])
+            scored = await asyncio.gather(*(self._scorer.score(ids, version.labels, None) for ids in prompts))
+            version.icl_calibration = contextual(np.array([one.logprobs for one in scored]))
+        return version.icl_calibration
+
+    def calibration(self, version: Version) -> Calibration:
+        return version.card.calibration or NONE
+
+    def tasks(self) -> list[TaskInfo]:
+        """What is served, in the order of the tasks' names."""
+        look = self._look
+        return [
+            TaskInfo(
+                task=task,
+                labels=list(version.task.label_names),
+                adapter=version.name,
+                versions=[one.name for one in sorted(look.versions(task), key=lambda one: -one.made)] if look else [],
+                pinned=bool(look and look.pins.get(task) == version.name),
+                methods=["adapter", "icl"] if version.card.shots else ["adapter"],
+            )
+            for task, version in sorted(self.current.items())
+        ]
+
+    def refused(self) -> list[Refused]:
+        """What lies in the folder and is not served, and why."""
+        look = self._look
+        if look is None:
+            return []
+        bad = [
+            Refused(path=str(look.found[name].folder.relative_to(self._registry.root)), reason=reason)
+            for name, (signature, reason) in sorted(self._bad.items())
+            if name in look.found and look.found[name].signature == signature
+        ]
+        return [*look.refused, *bad]

@@ -1,0 +1,46 @@
+"""What the service counts, on the same page as vLLM's own metrics: ``/metrics``."""
+
+import contextlib
+from typing import Any
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """Counters of one server."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        def made(kind: Any, name: str, told: str, labels: tuple[str, ...] = (), **more: Any) -> Any:
+            return kind(f"fourshot_{name}", told, labels, registry=registry, **more)
+
+        by_task = ("task", "method")
+        self.requests = made(Counter, "requests", "Classification requests, by HTTP status.", (*by_task, "code"))
+        self.latency = made(Histogram, "latency_seconds", "From arrival to answer.", by_task, buckets=LATENCY_BUCKETS_S)
+        self.queue = made(
+            Histogram, "queue_seconds", "From arrival until the model began.", by_task, buckets=LATENCY_BUCKETS_S
+        )
+        self.labels = made(Counter, "labels", "Answers by label: drift shows here.", (*by_task, "label"))
+        self.prompt_tokens = made(Counter, "prompt_tokens", "Prompt tokens of classified texts.", by_task)
+        self.cached_tokens = made(Counter, "cached_tokens", "Of these, answered by the prefix cache.", by_task)
+        self.in_flight = made(Gauge, "in_flight_texts", "Texts that wait or are in the model.", ("task",))
+        self.rejected = made(Counter, "rejected", "Requests turned away before the model.", ("reason",))
+        self.waiting = made(Gauge, "waiting_texts", "Texts that wait for their turn.")
+        self.rate = made(Gauge, "model_tokens_per_second", "Prompt tokens per second while the model was busy.")
+        self.restarts = made(Gauge, "restarts", "How often the server was started again.")
+        self.tasks = made(Gauge, "tasks", "Tasks that are served.")
+        self.refused = made(Gauge, "refused_adapters", "Things in the adapters' folder that are not served.")
+        self.changes = made(Counter, "adapter_changes", "Tasks that got another version, or went.", ("task",))
+        self.loads = made(
+            Gauge,
+            "adapter_uses",
+            "Uses of adapters by the engine: cold (read from disk), memory (copied into a slot), slot (in place).",
+            ("kind",),
+        )
+        self.load_seconds = made(Gauge, "adapter_use_seconds", "Seconds spent on these.", ("kind",))
+
+    def forget(self, task: str) -> None:
+        """A task that is no longer served has no gauge."""
+        with contextlib.suppress(KeyError):
+            self.in_flight.remove(task)

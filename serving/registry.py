@@ -1,0 +1,144 @@
+"""The adapters' folder: what lies in it, which version of each task answers, and what is refused and why.
+
+No engine and no HTTP here. `serving.keeper` acts on what `look` finds.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from engine.errors import AdapterError, FourshotError, InputError
+from engine.files import replace_file
+from engine.models import ResolvedModel
+from pipeline.card import CARD_FILE, LINK, AdapterCard
+from pipeline.runfolder import MANIFEST_FILE
+from serving.admission import FILES, read_card
+from serving.api import Refused
+from serving.local import find_adapter
+
+PINS_FILE = "pins.json"
+STORE = "adapters"  # of `fourshot train --tasks`: its adapters are linked to from the tasks' folders
+SEARCH_EVERY_S = 10.0  # for adapters deep inside run folders, which takes longer than looking at one
+
+Signature = tuple[tuple[int, int, int], ...]
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter in the folder whose card is in order. Its weights were not looked at yet."""
+
+    card: AdapterCard
+    folder: Path
+    made: float  # when its card was written, seconds since the epoch: the newest version of a task answers
+    signature: Signature
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """What was in the folder at one moment."""
+
+    found: dict[str, Found]  # by the adapter's name
+    refused: list[Refused]
+    pins: dict[str, str]  # task -> the name of the adapter that is to answer
+
+    def versions(self, task: str) -> list[Found]:
+        """Of ``task``: the pinned one first, then the newest first."""
+        own = [one for one in self.found.values() if one.card.task.name == task]
+        return sorted(own, key=lambda one: (self.pins.get(task) != one.name, -one.made, one.name))
+
+    @property
+    def tasks(self) -> list[str]:
+        return sorted({one.card.task.name for one in self.found.values()})
+
+
+class Registry:
+    """Reads the folder again and again; what did not change is not read twice."""
+
+    def __init__(self, root: str | Path, base: ResolvedModel) -> None:
+        """Raises InputError where there is no such folder."""
+        self.root = Path(root).expanduser().absolute()
+        if not self.root.is_dir():
+            raise InputError(f"there is no folder {root}. Make it, or name the one your adapters are in (--adapters).")
+        self._base = base
+        self._seen: dict[Path, tuple[Signature, Found | str]] = {}
+        self._searched: dict[Path, tuple[float, Path | str]] = {}
+
+    def look(self) -> Look:
+        """Look at the folder now. Raises OSError only where the folder itself cannot be read."""
+        found: dict[str, Found] = {}
+        refused: list[Refused] = []
+        for folder in self._places():
+            at = str(folder.relative_to(self.root)) if folder != self.root else "."
+            one = self._examine(folder)
+            if isinstance(one, str):
+                refused.append(Refused(path=at, reason=one))
+            elif one.name not in found:  # the same adapter twice, once through a link, is one adapter
+                found[one.name] = one
+        return Look(found=found, refused=refused, pins=read_pins(self.root))
+
+    def _places(self) -> Iterator[Path]:
+        if (self.root / CARD_FILE).is_file() or (self.root / MANIFEST_FILE).is_file():
+            yield self.root
+            return
+        for folder in sorted(self.root.iterdir()):
+            if folder.is_dir() and not folder.name.startswith(".") and folder.name != STORE:
+                yield folder
+
+    def _examine(self, place: Path) -> Found | str:
+        """The adapter at ``place``, or why there is none that can be served."""
+        try:
+            if not place.resolve().is_relative_to(self.root.resolve()):
+                return "a link that leads out of the adapters' folder"
+            folder = self._adapter_in(place)
+            signature = tuple((s.st_mtime_ns, s.st_size, s.st_ino) for s in map(Path.stat, _files(folder)))
+            known = self._seen.get(folder)
+            if known is None or known[0] != signature:
+                try:
+                    card = read_card(folder, self.root, self._base)
+                    made = (folder / CARD_FILE).stat().st_mtime
+                    outcome: Found | str = Found(card=card, folder=folder, made=made, signature=signature)
+                except AdapterError as error:
+                    outcome = str(error)
+                self._seen[folder] = known = (signature, outcome)
+            return known[1]
+        except FourshotError as error:
+            return str(error)
+        except OSError as error:
+            return f"it cannot be read: {error}"
+
+    def _adapter_in(self, place: Path) -> Path:
+        if (place / CARD_FILE).is_file():
+            return place
+        if (place / LINK / CARD_FILE).is_file():
+            return place / LINK
+        when, outcome = self._searched.get(place, (-SEARCH_EVERY_S, ""))
+        if time.monotonic() - when >= SEARCH_EVERY_S:
+            try:
+                outcome = find_adapter(place)
+            except FourshotError as error:
+                outcome = str(error)
+            self._searched[place] = (time.monotonic(), outcome)
+        if isinstance(outcome, str):
+            raise AdapterError(outcome)
+        return outcome
+
+
+def _files(folder: Path) -> list[Path]:
+    return [folder / name for name in FILES if (folder / name).exists()]
+
+
+def read_pins(root: Path) -> dict[str, str]:
+    """Which adapter each pinned task keeps to. A file that is no such thing pins nothing."""
+    try:
+        return msgspec.json.decode((root / PINS_FILE).read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+def write_pins(root: Path, pins: dict[str, str]) -> None:
+    """Replace the pins of the folder."""
+    replace_file(root / PINS_FILE, msgspec.json.format(msgspec.json.encode(pins, order="sorted"), indent=1))
