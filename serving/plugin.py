@@ -105,6 +105,7 @@ class FourshotPlugin:
         keeper.on_change = _counting(metrics)
         metrics.restarts.set(at_start.restarts)
         await keeper.refresh()
+        state.fourshot_mind = asyncio.create_task(_mind(engine_client))
         state.fourshot_watch = asyncio.create_task(_watch(state.fourshot, dispatcher, engine_client, settings.poll_s))
         at_start.ready()
 
@@ -122,10 +123,7 @@ async def _watch(service: Service, dispatcher: Dispatcher, engine: Any, poll_s: 
         metrics.refused.set(len(keeper.refused()))
         metrics.waiting.set(dispatcher.num_waiting)
         metrics.rate.set(dispatcher.tokens_per_s)
-        for _ in range(max(1, round(poll_s / LOOK_AT_ENGINE_S))):
-            await asyncio.sleep(LOOK_AT_ENGINE_S)
-            if engine.errored:
-                await _give_up(engine)
+        await asyncio.sleep(poll_s)
         try:
             await keeper.refresh()
             await _count_loads(engine, metrics)
@@ -135,8 +133,13 @@ async def _watch(service: Service, dispatcher: Dispatcher, engine: Any, poll_s: 
             logger.exception("the adapters' folder could not be followed; trying again")
 
 
-async def _give_up(engine: Any) -> None:
-    """The engine has died: answer those who wait that it has, and end; the supervisor starts another server."""
+async def _mind(engine: Any) -> None:
+    """Wait until the engine has died, let those who wait be told, and end; the supervisor starts another server.
+
+    A task of its own: whoever waits for a dead engine's answer waits for ever.
+    """
+    while not engine.errored:
+        await asyncio.sleep(LOOK_AT_ENGINE_S)
     logger.error("the engine has died")
     await asyncio.sleep(LAST_ANSWERS_S)
     os._exit(ENGINE_DIED)
