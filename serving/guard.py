@@ -103,7 +103,7 @@ class Guard:
                 logger.warning("%s; the keys that were known stay in force", error)
 
     async def _body(self, scope: Scope, receive: Any) -> Any:
-        """A ``receive`` that gives the whole body at once. Raises `TurnedAwayError` where it is too large, slow or deep."""
+        """A ``receive`` that gives the whole body at once. Raises `TurnedAwayError` for one too large, slow or deep."""
         limits = self._limits
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if declared.isdigit() and int(declared) > limits.max_body_bytes:
