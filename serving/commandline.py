@@ -26,6 +26,8 @@ LIMITS_TOLD = {
     "max_concurrent": "requests of one key at a time (default: %(default)s)",
     "max_connections": "of all clients (default: %(default)s)",
     "timeout_s": "from a request's arrival to its answer (default: %(default)s)",
+    "header_timeout_s": "for a client to send its headers (default: %(default)s)",
+    "body_timeout_s": "for a client to send its body (default: %(default)s)",
     "max_wait_ms": "how long a text may be passed over for texts whose adapter is loaded (default: %(default)s)",
 }
 

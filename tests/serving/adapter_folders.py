@@ -1,0 +1,68 @@
+"""Adapters for the serving tests: random weights, but whole: a card, a content-hashed name, all seven projections."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors.torch import save_file
+
+from engine.models import ResolvedModel, resolve_model
+from pipeline.card import CARD_FILE, AdapterCard
+from pipeline.nouns import Example, Label, Task
+from serving.admission import checkpoint_shapes
+from training.saving import content_hash
+from training.settings import LoraSettings
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+RANK = 8
+
+
+def task_of(name: str, words: Sequence[str] = ("good", "bad")) -> Task:
+    """A task whose labels are single words."""
+    labels = tuple(Label(name=f"{word}-label", word=word) for word in words)
+    return Task(name=name, instruction=f"Sort each text of {name}: {', '.join(words)}.", noun="text", labels=labels)
+
+
+def make_adapter(
+    root: Path, task: Task, seed: int = 0, *, size: float = 0.05, rank: int = RANK, base: ResolvedModel | None = None
+) -> Path:
+    """An adapter of ``task`` in a folder of its own in ``root``; another seed is another version."""
+    base = base or resolve_model(None)
+    random = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, shape in checkpoint_shapes(Path(base.path)).items():
+        if name.removesuffix(".weight").rsplit(".", 1)[-1] in PROJECTIONS:
+            at = f"base_model.model.{name.removesuffix('.weight')}"
+            weights[f"{at}.lora_A.weight"] = torch.randn(rank, shape[1], generator=random) * shape[1] ** -0.5
+            weights[f"{at}.lora_B.weight"] = torch.randn(shape[0], rank, generator=random) * size
+    making = root / f".making-{task.name}-{seed}"
+    making.mkdir(parents=True)
+    save_file({name: value.to(torch.bfloat16) for name, value in weights.items()}, making / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": 32,
+        "target_modules": sorted(PROJECTIONS),
+        "bias": "none",
+        "base_model_name_or_path": base.path,
+    }
+    (making / "adapter_config.json").write_text(json.dumps(config))
+    name = f"{task.name}-{content_hash(making)}"
+    card = AdapterCard(
+        name=name,
+        task=task,
+        model_name=base.name,
+        model_revision=base.revision,
+        training=LoraSettings(rank=rank),
+        shots=tuple(Example(text=f"an example of {label.name}", label=label.name) for label in task.labels),
+        real_examples=8,
+        synthetic_examples=20,
+        steps=1,
+        train_tokens=1,
+        train_s=1.0,
+    )
+    (making / CARD_FILE).write_bytes(msgspec.json.encode(card))
+    return making.rename(root / name)

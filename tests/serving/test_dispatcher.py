@@ -1,0 +1,178 @@
+"""The queue in front of the engine: who goes first, who is told to come back, and that nothing is lost."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from serving.dispatcher import BASE, Dispatcher, OverloadedError
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made(clock: Clock, *, slots: int = 2, window: int = 10, rate: float = 0.0, max_wait_s: float = 1.0) -> Dispatcher:
+    return Dispatcher(
+        slots=slots, window_tokens=window, max_wait_s=max_wait_s, max_queue_s=2.0, tokens_per_s=rate, clock=clock
+    )
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def order_of(dispatcher: Dispatcher, adapters: list[str], clock: Clock, tokens: int = 10) -> list[str]:
+    """In which order these are let through when each is done before the next."""
+    order: list[str] = []
+
+    async def one(adapter: str) -> None:
+        await dispatcher.turn(adapter, tokens)
+        order.append(adapter)
+
+    running = []
+    for adapter in adapters:
+        running.append(asyncio.create_task(one(adapter)))
+        await settle()
+        clock.now += 0.001
+    while len(order) < len(adapters):
+        dispatcher.done(tokens)
+        await settle()
+    await asyncio.gather(*running)
+    return order
+
+
+def test_adapters_in_a_slot_go_before_those_that_are_not() -> None:
+    clock = Clock()
+    order = asyncio.run(order_of(made(clock, slots=1), ["a", "b", "a", "b", "a", "c"], clock))
+    assert order == ["a", "a", "a", "b", "b", "c"]
+
+
+def test_work_without_an_adapter_needs_no_slot() -> None:
+    clock = Clock()
+    assert asyncio.run(order_of(made(clock, slots=1), ["a", "b", BASE, "b"], clock)) == ["a", BASE, "b", "b"]
+
+
+def test_nobody_is_passed_over_for_longer_than_the_bound() -> None:
+    clock = Clock()
+
+    async def run() -> list[str]:
+        dispatcher = made(clock, slots=1, max_wait_s=1.0)
+        order: list[str] = []
+
+        async def one(adapter: str) -> None:
+            await dispatcher.turn(adapter, 10)
+            order.append(adapter)
+
+        tasks = [asyncio.create_task(one("a"))]
+        await settle()
+        tasks.append(asyncio.create_task(one("rare")))
+        await settle()
+        for _ in range(30):  # there is always another one for the adapter in the slot
+            clock.now += 0.1
+            tasks.append(asyncio.create_task(one("a")))
+            await settle()
+            dispatcher.done(10)
+            await settle()
+            if "rare" in order:
+                break
+        for task in tasks:
+            task.cancel()
+        return order
+
+    order = asyncio.run(run())
+    assert 8 <= order.index("rare") <= 12  # after about a second of ten a second
+
+
+def test_the_window_bounds_what_is_in_the_engine() -> None:
+    clock = Clock()
+
+    async def run() -> list[int]:
+        dispatcher, inside, most = made(clock, window=25), 0, []
+
+        async def one() -> None:
+            nonlocal inside
+            await dispatcher.turn("a", 10)
+            inside += 1
+            most.append(inside)
+            await asyncio.sleep(0)
+            inside -= 1
+            dispatcher.done(10)
+
+        await asyncio.gather(*(one() for _ in range(20)))
+        return most
+
+    most = asyncio.run(run())
+    assert len(most) == 20
+    assert max(most) == 2
+
+
+def test_one_text_longer_than_the_window_still_goes() -> None:
+    clock = Clock()
+    assert asyncio.run(order_of(made(clock, window=10), ["a", "b"], clock, tokens=50)) == ["a", "b"]
+
+
+def test_too_much_work_is_refused_with_a_time_to_come_back() -> None:
+    clock = Clock()
+
+    async def run() -> None:
+        dispatcher = made(clock, window=10, rate=10.0)  # 2 s of work may wait: 20 tokens
+        tasks = []
+        for _ in range(3):
+            dispatcher.check()
+            tasks.append(asyncio.create_task(dispatcher.turn("a", 10)))
+            await settle()
+        with pytest.raises(OverloadedError) as refused:
+            dispatcher.check()
+        assert refused.value.retry_after_s == pytest.approx(3.0)
+        dispatcher.done(10)
+        dispatcher.check()
+        for task in tasks:
+            task.cancel()
+
+    asyncio.run(run())
+
+
+def test_what_is_given_up_makes_room() -> None:
+    clock = Clock()
+
+    async def run(give_up: Callable[[asyncio.Task[None]], Awaitable[None]]) -> int:
+        dispatcher = made(clock)
+        first = asyncio.create_task(dispatcher.turn("a", 10))
+        await settle()
+        second = asyncio.create_task(dispatcher.turn("b", 10))
+        await settle()
+        await give_up(second)
+        assert dispatcher.num_waiting == 0
+        dispatcher.done(10)
+        await first
+        await asyncio.wait_for(dispatcher.turn("c", 10), 1)
+        return dispatcher.num_waiting
+
+    async def cancel(task: "asyncio.Task[None]") -> None:
+        task.cancel()
+        await settle()
+
+    assert asyncio.run(run(cancel)) == 0
+
+
+def test_the_rate_is_what_was_done_while_there_was_work() -> None:
+    clock = Clock()
+
+    async def run() -> float:
+        dispatcher = made(clock, window=100)
+        for _ in range(5):
+            await dispatcher.turn("a", 100)
+            clock.now += 0.5  # 200 tokens a second
+            dispatcher.done(100)
+            clock.now += 10  # nobody asks: that is not the model's fault
+        return dispatcher.tokens_per_s
+
+    assert asyncio.run(run()) == pytest.approx(200, rel=0.01)

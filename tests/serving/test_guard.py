@@ -1,0 +1,197 @@
+"""What stands before every route: keys, and bounds on size, depth, time and number."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import InputError
+from serving.guard import ACCESS, Guard, json_depth
+from serving.keys import Keys, add_key, read_keys, remove_key
+from serving.settings import Limits
+
+Answer = tuple[int, Any, dict[str, str]]
+
+
+class App:
+    """Says what it was asked; waits where it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, bytes, Any]] = []
+        self.wait = asyncio.Event()
+        self.wait.set()
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        body = (await receive())["body"] if scope["type"] == "http" else b""
+        self.asked.append((scope["path"], body, scope.get(ACCESS)))
+        await self.wait.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b'"fine"'})
+
+
+async def ask(
+    guard: Guard,
+    path: str = "/v1/classify/mood",
+    *,
+    parts: Sequence[bytes] = (b"{}",),
+    headers: dict[str, str] | None = None,
+    method: str = "POST",
+    stop_sending: bool = False,
+) -> Answer:
+    """What comes back for one request; ``stop_sending`` never sends the last part."""
+    given = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    waiting, told = list(parts), []
+
+    async def receive() -> dict[str, Any]:
+        if not waiting or (stop_sending and len(waiting) == 1):
+            await asyncio.sleep(60)
+        body = waiting.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(waiting)}
+
+    async def send(message: dict[str, Any]) -> None:
+        told.append(message)
+
+    await guard({"type": "http", "path": path, "method": method, "headers": given}, receive, send)
+    status, body = told[0]["status"], b"".join(one.get("body", b"") for one in told[1:])
+    return status, json.loads(body), {name.decode(): value.decode() for name, value in told[0]["headers"]}
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "keys.toml"
+
+
+def test_without_a_key_file_everybody_may_ask() -> None:
+    app = App()
+    assert asyncio.run(ask(Guard(app, Limits(), None)))[0] == 200
+    assert app.asked == [("/v1/classify/mood", b"{}", None)]
+
+
+def test_with_one_only_its_keys_may(file: Path) -> None:
+    key = add_key(file, "one")
+    app = App()
+    guard = Guard(app, Limits(), Keys(file))
+    for headers in ({}, bearer(key[:-1]), bearer(key + "x"), {"Authorization": key}, bearer("\xff\xfe")):
+        status, body, told = asyncio.run(ask(guard, headers=headers))
+        assert (status, body["error"]["code"], told["www-authenticate"]) == (401, 401, "Bearer")
+    assert app.asked == []
+    assert asyncio.run(ask(guard, headers=bearer(key)))[0] == 200
+    for path in ("/health", "/"):
+        assert asyncio.run(ask(guard, path, method="GET"))[0] == 200
+    for path in ("/metrics", "/v1/models", "/openapi.json", "/health/../v1/tasks"):
+        assert asyncio.run(ask(guard, path, method="GET"))[0] == 401
+
+
+def test_a_key_for_some_tasks_may_nothing_else(file: Path) -> None:
+    key = add_key(file, "limited", ("mood", "tone"))
+    app = App()
+    guard = Guard(app, Limits(), Keys(file))
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/models", "/metrics", "/tokenize"):
+        status, body, _ = asyncio.run(ask(guard, path, headers=bearer(key)))
+        assert (status, body["error"]["type"]) == (403, "forbidden")
+    assert asyncio.run(ask(guard, headers=bearer(key)))[0] == 200
+    access = app.asked[0][2]
+    assert access.may_ask("mood") and access.may_ask("tone") and not access.may_ask("other")
+
+
+def test_a_key_that_is_taken_out_stops_working(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.guard.READ_KEYS_EVERY_S", 0.0)
+    first, second = add_key(file, "first"), add_key(file, "second")
+    guard = Guard(App(), Limits(), Keys(file))
+    assert asyncio.run(ask(guard, headers=bearer(first)))[0] == 200
+    remove_key(file, "first")
+    assert asyncio.run(ask(guard, headers=bearer(first)))[0] == 401
+    file.write_text("[[key]\n")  # somebody is editing it
+    assert asyncio.run(ask(guard, headers=bearer(second)))[0] == 200
+
+
+def test_the_file_holds_no_key_and_is_read_by_nobody_else(file: Path) -> None:
+    key = add_key(file, "one", ("mood",), 3)
+    assert key not in file.read_text()
+    assert file.stat().st_mode & 0o077 == 0
+    (one,) = read_keys(file)
+    assert (one.name, one.tasks, one.max_concurrent) == ("one", ("mood",), 3)
+    with pytest.raises(InputError, match="has a key called 'one' already"):
+        add_key(file, "one")
+    with pytest.raises(InputError, match="no key called 'two'"):
+        remove_key(file, "two")
+    remove_key(file, "one")
+    with pytest.raises(InputError, match="holds no key"):
+        Keys(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[[key]]\nname = 1\nsha256 = ''", "Expected `str`"),
+        ("[[key]]\nname='a'\nsha256='b'\nmay='all'", "unknown field"),
+    ],
+)
+def test_a_faulty_key_file_is_bad_input(file: Path, text: str, why: str) -> None:
+    file.write_text(text)
+    with pytest.raises(InputError, match=why):
+        Keys(file)
+
+
+def test_a_body_beyond_the_limit_is_refused_before_it_is_read() -> None:
+    guard = Guard(app := App(), Limits(max_body_bytes=100), None)
+    status, body, told = asyncio.run(ask(guard, headers={"Content-Length": "101"}))
+    assert (status, body["error"]["type"], told["connection"]) == (413, "too_large", "close")
+    assert asyncio.run(ask(guard, parts=[b"x" * 60, b"x" * 60]))[0] == 413  # sent in chunks, length unsaid
+    assert asyncio.run(ask(guard, parts=[b"x" * 50, b"x" * 50]))[0] == 200
+    assert [len(body) for _, body, _ in app.asked] == [100]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    guard = Guard(app := App(), Limits(body_timeout_s=0.05), None)
+    status, body, _ = asyncio.run(ask(guard, parts=[b"{", b"}"], stop_sending=True))
+    assert (status, body["error"]["type"]) == (408, "timeout")
+    assert app.asked == []
+
+
+def test_deep_nesting_is_refused_and_brackets_in_texts_are_not() -> None:
+    guard = Guard(App(), Limits(max_json_depth=20), None)
+    assert asyncio.run(ask(guard, parts=[b"[" * 100_000]))[1]["error"]["type"] == "too_deep"
+    assert asyncio.run(ask(guard, parts=[b'{"a":' * 21 + b"1" + b"}" * 21]))[0] == 400
+    text = json.dumps({"input": "[" * 1000 + '"{{{\\' + "[" * 100})
+    assert asyncio.run(ask(guard, parts=[text.encode()]))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "depth"),
+    [
+        ('{"a": [1, {"b": 2}]}', 3),
+        ('{"a": "[[[", "b": "\\"[[", "c": "\\\\", "d": [1]}', 2),
+        ("[]" * 50, 1),
+        ("]" * 50, 0),
+    ],
+)
+def test_depth_is_that_of_brackets_outside_strings(monkeypatch: pytest.MonkeyPatch, text: str, depth: int) -> None:
+    monkeypatch.setattr("serving.guard.SHALLOW", 0)
+    assert json_depth(text.encode()) == depth
+
+
+def test_one_key_has_only_so_many_requests_on_their_way(file: Path) -> None:
+    many, few = add_key(file, "many"), add_key(file, "few", max_concurrent=2)
+
+    async def run() -> tuple[list[int], int, int]:
+        guard = Guard(app := App(), Limits(max_concurrent=5), Keys(file))
+        app.wait.clear()
+        asked = [asyncio.create_task(ask(guard, headers=bearer(few))) for _ in range(4)]
+        await asyncio.sleep(0.01)
+        other = asyncio.create_task(ask(guard, headers=bearer(many)))
+        await asyncio.sleep(0.01)
+        app.wait.set()
+        codes = [(await one)[0] for one in asked]
+        return codes, (await other)[0], (await ask(guard, headers=bearer(few)))[0]
+
+    codes, other, later = asyncio.run(run())
+    assert sorted(codes) == [200, 200, 429, 429]
+    assert other == later == 200

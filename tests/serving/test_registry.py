@@ -1,0 +1,129 @@
+"""The adapters' folder: which version answers, and what is refused and why."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.errors import AdapterError, InputError
+from engine.models import resolve_model
+from pipeline.card import load_card
+from serving.admission import check_weights, checkpoint_shapes, stage
+from serving.registry import Registry, write_pins
+from tests.serving.adapter_folders import make_adapter, task_of
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One adapter, not to be changed."""
+    return make_adapter(tmp_path_factory.mktemp("made"), task_of("mood"))
+
+
+def copy(adapter: Path, root: Path, name: str = "") -> Path:
+    return Path(shutil.copytree(adapter, root / (name or adapter.name)))
+
+
+def reasons(root: Path) -> dict[str, str]:
+    return {one.path: one.reason for one in Registry(root, resolve_model(None)).look().refused}
+
+
+def test_the_newest_version_answers_unless_one_is_pinned(tmp_path: Path) -> None:
+    task = task_of("mood")
+    old, new = make_adapter(tmp_path, task, 1), make_adapter(tmp_path, task, 2)
+    os.utime(old / "card.json", (1000, 1000))
+    registry = Registry(tmp_path, resolve_model(None))
+    look = registry.look()
+    assert look.tasks == ["mood"]
+    assert [one.name for one in look.versions("mood")] == [new.name, old.name]
+    write_pins(tmp_path, {"mood": old.name})
+    assert [one.name for one in registry.look().versions("mood")] == [old.name, new.name]
+    shutil.rmtree(old)
+    assert [one.name for one in registry.look().versions("mood")] == [new.name]
+
+
+def test_a_folder_of_many_trainings_is_served_through_its_links(tmp_path: Path, made: Path) -> None:
+    stored = copy(made, tmp_path / "adapters" / "job")
+    (tmp_path / "mood").mkdir()
+    (tmp_path / "mood" / "adapter").symlink_to(stored)
+    look = Registry(tmp_path, resolve_model(None)).look()
+    assert list(look.found) == [made.name]
+    assert look.refused == []
+
+
+def test_what_cannot_be_served_is_refused_with_the_reason(tmp_path: Path, made: Path) -> None:
+    outside = copy(made, tmp_path / "elsewhere")
+    root = tmp_path / "root"
+    copy(made, root, "fine")
+    (root / "link-out").symlink_to(outside)
+    inner = copy(made, root, "weights-link-out")
+    (inner / "adapter_model.safetensors").unlink()
+    (inner / "adapter_model.safetensors").symlink_to(outside / "adapter_model.safetensors")
+    pickled = copy(made, root, "pickled")
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    (root / "empty").mkdir()
+    torn = copy(made, root, "torn-card")
+    (torn / "card.json").write_text('{"schema": 1, "na')
+    foreign = copy(made, root, "foreign")
+    replace(foreign / "card.json", resolve_model(None).revision, "0123456789ab")
+    odd = copy(made, root, "odd-task")
+    replace(odd / "card.json", '"mood"', '"../mood"')
+    old = copy(made, root, "old-prompts")
+    replace(old / "card.json", '"prompt_version":"1"', '"prompt_version":"0"')
+    found = reasons(root)
+    assert set(found) == {path.name for path in root.iterdir()} - {"fine"}
+    assert "leads out of" in found["link-out"] and "leads out of" in found["weights-link-out"]
+    assert "pickled" in found["pickled"]
+    assert "holds no adapter" in found["empty"]
+    assert "not a card" in found["torn-card"]
+    assert "trained on SmolLM2-135M-Instruct revision 0123456789ab" in found["foreign"]
+    assert "'../mood'" in found["odd-task"]
+    assert "prompts of version 0" in found["old-prompts"]
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_no_folder_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        Registry(tmp_path / "nowhere", resolve_model(None))
+
+
+def test_the_copy_that_is_served_is_checked(tmp_path: Path, made: Path) -> None:
+    card, shapes = load_card(made), checkpoint_shapes(Path(resolve_model(None).path))
+    staged = stage(made, card, tmp_path / "staging", shapes, 8)
+    check_weights(staged, card, shapes, 8)
+    assert sorted(path.name for path in staged.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "card.json",
+    ]
+    with pytest.raises(AdapterError, match="rank is 8; the server was started for at most 4"):
+        check_weights(staged, card, shapes, 4)
+
+    changed = copy(made, tmp_path, "changed")
+    with (changed / "adapter_model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x7f")
+    with pytest.raises(AdapterError, match="not those that its card names"):
+        stage(changed, card, tmp_path / "staging2", shapes, 8)
+    assert not list((tmp_path / "staging2").iterdir())
+
+
+def test_weights_that_do_not_fit_the_base_are_refused(tmp_path: Path, made: Path) -> None:
+    shapes = checkpoint_shapes(Path(resolve_model(None).path))
+    card = load_card(made)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    with pytest.raises(AdapterError, match="which the base model does not have"):
+        check_weights(made, card, {k: v for k, v in shapes.items() if k != name}, 8)
+    with pytest.raises(AdapterError, match="the base model needs"):
+        check_weights(made, card, {**shapes, name: [10, 20]}, 8)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    broken = make_adapter(tmp_path, task_of("mood"), size=float("nan"))
+    with pytest.raises(AdapterError, match="not finite"):
+        check_weights(broken, load_card(broken), checkpoint_shapes(Path(resolve_model(None).path)), 8)

@@ -1,0 +1,384 @@
+"""The real service: vLLM's server with our plugins, ten adapters, real requests."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+
+from engine.calibration import CONTENT_FREE, apply, contextual
+from engine.core import Adapter, Engine
+from pipeline.card import AdapterCard, load_card
+from pipeline.nouns import Task
+from pipeline.prompts import classification_prompt
+from tests.serving.adapter_folders import make_adapter, task_of
+from tests.serving.running import Running, running
+
+WORDS = [
+    ("good", "bad"),
+    ("red", "green", "blue"),
+    ("cat", "dog"),
+    ("north", "south", "east", "west"),
+    ("yes", "no"),
+    ("billing question", "billing complaint", "other"),  # several tokens, with a beginning in common
+    ("sport", "politics", "science"),
+    ("happy", "sad"),
+    ("new", "old"),
+    ("question", "statement"),
+]
+TEXTS = ["Where is my parcel?", "I was charged twice.", "A wonderful little film.", "It rains in the north."]
+TOLERANCE = 0.05  # of a probability: logits near 16 are an eighth apart in bf16, and batches sum in different orders
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("adapters")
+    for number, words in enumerate(WORDS):
+        make_adapter(root, task_of(f"task-{number}", words), seed=number)
+    return root
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    log = tmp_path_factory.mktemp("log") / "serve.log"
+    limits = (
+        "--max-body-bytes",
+        "20000",
+        "--max-texts",
+        "16",
+        "--poll-s",
+        "0.2",
+        "--drain-s",
+        "10",
+        "--header-timeout-s",
+        "2",
+    )
+    with running(folder, log, *limits) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def cards(folder: Path) -> dict[str, AdapterCard]:
+    """By task."""
+    return {card.task.name: card for card in map(load_card, sorted(folder.iterdir()))}
+
+
+@pytest.fixture(scope="module")
+def offline(cards: dict[str, AdapterCard], folder: Path, vllm_engine: Engine) -> dict[str, np.ndarray]:
+    """What each adapter says about the texts in an engine of our own: probabilities [num_texts, num_labels]."""
+    found = {}
+    for name, card in cards.items():
+        prompts = [classification_prompt(card.task, text) for text in TEXTS]
+        adapter = Adapter(name=card.name, path=str(folder / card.name))
+        found[name] = np.exp(apply(card.calibration, vllm_engine.score(prompts, card.task.label_words, adapter)))
+    return found
+
+
+def probabilities(answer: httpx.Response, task: Task) -> np.ndarray:
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    return np.array([[one["probabilities"][name] for name in task.label_names] for one in results])
+
+
+def test_all_adapters_of_the_folder_are_tasks(service: Running, cards: dict[str, AdapterCard]) -> None:
+    told = service.tasks()
+    assert {one["task"]: one["adapter"] for one in told["tasks"]} == {name: card.name for name, card in cards.items()}
+    assert told["tasks"][0]["labels"] == ["good-label", "bad-label"]
+
+
+def test_adapters_differ_so_that_a_mixed_up_one_would_show(offline: dict[str, np.ndarray]) -> None:
+    assert all(np.abs(found - found.mean()).max() > 3 * TOLERANCE for found in offline.values())
+
+
+def test_each_answers_alone_as_it_does_offline(
+    service: Running, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray]
+) -> None:
+    for name, card in cards.items():
+        found = np.concatenate([probabilities(service.classify(name, {"input": text}), card.task) for text in TEXTS])
+        assert np.abs(found - offline[name]).max() < TOLERANCE, name
+        answer = service.classify(name, {"input": TEXTS}).json()
+        assert answer["adapter"] == card.name
+        for one, row in zip(answer["results"], offline[name], strict=True):
+            assert row[card.task.label_names.index(one["label"])] > row.max() - 2 * TOLERANCE
+        assert answer["usage"]["prompt_tokens"] == sum(one["prompt_tokens"] for one in answer["results"])
+
+
+def test_each_answers_the_same_among_others_and_the_base(
+    service: Running, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray]
+) -> None:
+    base = service.http.get("/v1/models").json()["data"][0]["id"]
+    prompt = {"model": base, "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+
+    def completed(_: int) -> str:
+        return str(service.http.post("/v1/completions", json=prompt).json()["choices"][0]["text"])
+
+    def asked(name: str) -> float:
+        found = probabilities(service.classify(name, {"input": TEXTS}), cards[name].task)
+        return float(np.abs(found - offline[name]).max())
+
+    alone = completed(0)
+    with ThreadPoolExecutor(24) as pool:
+        said = [pool.submit(completed, number) for number in range(8)]
+        errors = list(pool.map(asked, list(cards) * 4))
+        assert max(errors) < TOLERANCE
+        assert {one.result() for one in said} == {alone}
+
+
+def test_in_context_it_answers_with_the_base_and_the_shots_of_the_card(
+    service: Running, cards: dict[str, AdapterCard], vllm_engine: Engine
+) -> None:
+    card = cards["task-1"]
+
+    def score(texts: list[str]) -> np.ndarray:
+        return vllm_engine.score(
+            [classification_prompt(card.task, t, card.shots) for t in texts], card.task.label_words
+        )
+
+    expected = np.exp(apply(contextual(score(list(CONTENT_FREE))), score(TEXTS)))
+    answer = service.classify("task-1", {"input": TEXTS, "method": "icl"})
+    assert np.abs(probabilities(answer, card.task) - expected).max() < 2 * TOLERANCE
+    assert (answer.json()["method"], answer.json()["adapter"]) == ("icl", "")
+
+
+def test_times_and_counts_are_told(service: Running) -> None:
+    answer = service.classify("task-0", {"input": TEXTS}).json()
+    for one in answer["results"]:
+        assert 0 <= one["queue_ms"] <= answer["total_ms"]
+        assert 0 < one["model_ms"] <= answer["total_ms"]
+    lines = service.http.get("/metrics").text
+    for name in ("requests_total", "latency_seconds_bucket", "labels_total", "cached_tokens_total"):
+        assert f"fourshot_{name}{{" in lines, name
+    assert 'task="task-0"' in lines
+    assert "vllm:" in lines  # its own are still there
+
+
+def test_the_openai_client_still_works(service: Running, cards: dict[str, AdapterCard]) -> None:
+    client = openai.OpenAI(base_url=f"{service.address}/v1", api_key="none")
+    models = [model.id for model in client.models.list()]
+    assert models[0] == "SmolLM2-135M-Instruct"
+    assert {card.name for card in cards.values()} <= set(models)
+    said = client.chat.completions.create(
+        model=models[0], messages=[{"role": "user", "content": "Say hello."}], max_tokens=5
+    )
+    assert said.choices[0].message.content
+    card = cards["task-3"]
+    adapted = client.completions.create(
+        model=card.name, prompt=classification_prompt(card.task, TEXTS[0]), max_tokens=1, temperature=0
+    )
+    plain = client.completions.create(
+        model=models[0], prompt=classification_prompt(card.task, TEXTS[0]), max_tokens=1, temperature=0, logprobs=1
+    )
+    assert adapted.choices[0].text and plain.choices[0].text
+
+
+def test_versions_come_and_go_without_a_restart(service: Running, folder: Path, cards: dict[str, AdapterCard]) -> None:
+    first = cards["task-9"].name
+    second = make_adapter(folder, cards["task-9"].task, seed=99)
+    assert wait_for(lambda: version_of(service, "task-9") == second.name)
+    assert service.classify("task-9", {"input": TEXTS}).json()["adapter"] == second.name
+    (folder / "pins.json").write_text(json.dumps({"task-9": first}))
+    assert wait_for(lambda: version_of(service, "task-9") == first)
+    (folder / "pins.json").unlink()
+    assert wait_for(lambda: version_of(service, "task-9") == second.name)
+    shutil.rmtree(second)
+    assert wait_for(lambda: version_of(service, "task-9") == first)
+    extra = make_adapter(folder, task_of("extra"), seed=5)
+    assert wait_for(lambda: version_of(service, "extra") == extra.name)
+    shutil.rmtree(extra)
+    assert wait_for(lambda: version_of(service, "extra") == "")
+    assert service.classify("extra", {"input": "x"}).status_code == 404
+
+
+def test_a_broken_adapter_harms_nothing_and_is_listed(
+    service: Running, folder: Path, cards: dict[str, AdapterCard]
+) -> None:
+    broken = make_adapter(folder, cards["task-8"].task, seed=77)
+    with (broken / "adapter_model.safetensors").open("r+b") as file:
+        file.truncate(100_000)
+    assert wait_for(lambda: any(one["path"] == broken.name for one in service.tasks(True)["refused"]))
+    (reason,) = [one["reason"] for one in service.tasks(True)["refused"] if one["path"] == broken.name]
+    assert "not those that its card names" in reason
+    assert service.classify("task-8", {"input": "x"}).json()["adapter"] == cards["task-8"].name
+    assert service.tasks()["refused"] == []
+    shutil.rmtree(broken)
+
+
+def version_of(service: Running, task: str) -> str:
+    return next((str(one["adapter"]) for one in service.tasks()["tasks"] if one["task"] == task), "")
+
+
+def wait_for(holds: Any, seconds: float = 15) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("task", "body", "code", "kind"),
+    [
+        ("nothing", {"input": "x"}, 404, "unknown_task"),
+        ("task-0", {"input": []}, 400, "no_text"),
+        ("task-0", {"input": ["fine", " \n"]}, 400, "blank_text"),
+        ("task-0", {"input": ["x"] * 17}, 413, "too_many_texts"),
+        ("task-0", {"input": 3}, 400, "bad_request"),
+        ("task-0", {"text": "x"}, 400, "bad_request"),
+        ("task-0", {"input": "x", "method": "magic"}, 400, "bad_request"),
+        ("task-0", {"input": "x", "adapter": "/etc"}, 400, "bad_request"),
+    ],
+)
+def test_a_request_that_cannot_be_answered_says_why(
+    service: Running, task: str, body: Any, code: int, kind: str
+) -> None:
+    answer = service.classify(task, body)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (code, kind)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff\xfe", b'{"input": "\xff"}', b"null", b"[" * 30_000, b'{"input": "\\ud800"}', b"0" * 30_000],
+)
+def test_what_is_no_request_is_told_so(service: Running, body: bytes) -> None:
+    answer = service.http.post("/v1/classify/task-0", content=body)
+    assert answer.status_code in (200, 400, 413)
+    assert answer.status_code != 200 or b"ud800" in body
+    assert service.http.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["..%2f..%2fetc%2fpasswd", "%2e%2e", "task-0%00", "task-0/../task-1", "%ff", "a" * 5000, "task-0%0d%0aX: y"],
+)
+def test_a_path_leads_to_a_task_or_nowhere(service: Running, path: str) -> None:
+    head = f"POST /v1/classify/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\nConnection: close\r\n\r\n"
+    answer = raw(service, head.encode() + b'{"input": "x"}')
+    assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400")), answer[:200]
+
+
+def test_no_route_takes_an_adapter_by_its_path(service: Running) -> None:
+    for route in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+        answer = service.http.post(route, json={"lora_name": "x", "lora_path": "/tmp"})
+        assert answer.status_code == 404
+    answer = service.http.post("/v1/completions", json={"model": "../../etc", "prompt": "x", "max_tokens": 1})
+    assert answer.status_code == 404
+
+
+def raw(service: Running, sent: bytes, wait_s: float = 20) -> bytes:
+    """What comes back for these bytes until the service hangs up."""
+    host, port = service.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=wait_s) as connection:
+        connection.sendall(sent)
+        parts = []
+        try:
+            while part := connection.recv(65536):
+                parts.append(part)
+        except ConnectionError:
+            pass
+        return b"".join(parts)
+
+
+def test_a_flood_of_headers_is_hung_up_on(service: Running) -> None:
+    sent = b"GET /health HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (n, b"y" * 1000) for n in range(200))
+    assert raw(service, sent) == b""
+    assert service.http.get("/health").status_code == 200
+
+
+def test_a_client_that_sends_its_headers_slowly_is_hung_up_on(service: Running) -> None:
+    started = time.monotonic()
+    assert raw(service, b"GET /health HTTP/1.1\r\nHost: x\r\n") == b""
+    assert time.monotonic() - started < 10
+
+
+def test_openapi_describes_our_routes(service: Running) -> None:
+    document = service.http.get("/openapi.json").json()
+    classify = document["paths"]["/v1/classify/{task}"]["post"]
+    assert classify["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/ClassifyRequest")
+    assert {"200", "400", "401", "403", "404", "413", "429", "503"} <= set(classify["responses"])
+    schemas = document["components"]["schemas"]
+    assert set(schemas["ClassifyRequest"]["properties"]) == {"input", "method"}
+    assert {"Classified", "Usage", "TaskInfo", "Refused", "ErrorAnswer", "Fault"} <= set(schemas)
+    assert "/v1/chat/completions" in document["paths"]
+
+
+def test_the_page_is_there(service: Running) -> None:
+    answer = service.http.get("/")
+    assert answer.status_code == 200 and "<!doctype html>" in answer.text.lower()
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+# From here on the service is hurt: these come last.
+
+
+def test_an_engine_that_is_killed_is_started_again_and_no_answer_is_wrong(
+    service: Running, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray]
+) -> None:
+    task = cards["task-2"].task
+
+    async def ask(client: httpx.AsyncClient, enough: asyncio.Event) -> list[tuple[float, int]]:
+        told = []
+        while not enough.is_set():
+            try:
+                answer = await client.post("/v1/classify/task-2", json={"input": TEXTS})
+            except httpx.TransportError:
+                told.append((time.monotonic(), 0))
+                await asyncio.sleep(0.1)
+                continue
+            told.append((time.monotonic(), answer.status_code))
+            if answer.status_code == 200:
+                assert np.abs(probabilities(answer, task) - offline["task-2"]).max() < TOLERANCE
+            else:
+                assert answer.status_code == 503 and answer.json()["error"]["message"], answer.text
+                await asyncio.sleep(0.1)
+        return told
+
+    async def run() -> tuple[float, list[tuple[float, int]]]:
+        async with httpx.AsyncClient(base_url=service.address, timeout=60) as client:
+            enough = asyncio.Event()
+            asking = [asyncio.create_task(ask(client, enough)) for _ in range(4)]
+            await asyncio.sleep(2)
+            (engine,) = service.engines()
+            os.kill(engine, signal.SIGKILL)
+            killed = time.monotonic()
+            await asyncio.sleep(0.5)
+            assert (await client.get("/health")).status_code == 503
+            while (await client.get("/health")).status_code != 200 and time.monotonic() < killed + 120:
+                await asyncio.sleep(0.2)
+            await asyncio.sleep(3)
+            enough.set()
+            return killed, [one for told in await asyncio.gather(*asking) for one in told]
+
+    killed, told = asyncio.run(run())
+    assert {code for at, code in told if at < killed} == {200}
+    again = min(at for at, code in told if at > killed + 1 and code == 200)
+    assert again - killed < 120
+    assert {code for at, code in told if at > again + 1} == {200}
+    assert "fourshot_restarts 1.0" in service.http.get("/metrics").text
+
+
+def test_a_shutdown_answers_what_was_accepted(service: Running) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(service.classify, f"task-{n}", {"input": TEXTS * 4}) for n in range(8)]
+        time.sleep(0.3)
+        service.process.send_signal(signal.SIGTERM)
+        codes = []
+        for one in asked:
+            try:
+                codes.append(one.result().status_code)
+            except httpx.TransportError:
+                codes.append(0)
+    assert set(codes) <= {200, 429}
+    assert 200 in codes
+    assert service.process.wait(30) == 0
