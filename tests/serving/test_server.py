@@ -17,13 +17,13 @@ import numpy as np
 import openai
 import pytest
 
+from bench.random_adapters import make_adapter, task_of
+from bench.running import Running, running
 from engine.calibration import CONTENT_FREE, apply, contextual
 from engine.core import Adapter, Engine
 from pipeline.card import AdapterCard, load_card
 from pipeline.nouns import Task
 from pipeline.prompts import classification_prompt
-from tests.serving.adapter_folders import make_adapter, task_of
-from tests.serving.running import Running, running
 
 WORDS = [
     ("good", "bad"),

@@ -1,15 +1,16 @@
 """What a server needs is computed from the adapters and the memory, and said before anything is loaded."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bench.random_adapters import make_adapter, task_of
 from engine.errors import InputError
 from engine.models import resolve_model
 from serving.registry import Look, Registry
 from serving.settings import ServeSettings
 from serving.slots import GIB, MIB, MOST_SLOTS, fit
-from tests.serving.adapter_folders import make_adapter, task_of
 
 FREE = 16 * GIB
 
@@ -22,7 +23,7 @@ def look(tmp_path_factory: pytest.TempPathFactory) -> Look:
     return Registry(root, resolve_model(None)).look()
 
 
-def settings(**given: int) -> ServeSettings:
+def settings(**given: Any) -> ServeSettings:
     return ServeSettings(adapters="unused", **given)
 
 

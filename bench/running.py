@@ -34,14 +34,20 @@ class Running:
         """Process ids of its engines: what runs below it and calls itself so."""
         return [pid for pid in _below(self.process.pid) if "EngineCore" in _command_of(pid)]
 
+    def memory_bytes(self) -> int:
+        """Of all its processes; what they share counts once."""
+        return sum(map(_resident_bytes, [self.process.pid, *_below(self.process.pid)]))
+
 
 @contextmanager
-def running(adapters: Path, log: Path, *options: str) -> Iterator[Running]:
-    """Start `fourshot serve` on a free port; ends it with SIGTERM."""
-    command = [sys.executable, "-m", "fourshot", "serve", "--adapters", str(adapters), "--port", "0", "--json"]
+def running(adapters: Path, log: Path, *options: str, cores: str = "") -> Iterator[Running]:
+    """Start `fourshot serve` on a free port, on ``cores`` where given; ends it with SIGTERM."""
+    pinned = ["taskset", "-c", cores] if cores else []
+    command = [*pinned, sys.executable, "-m", "fourshot", "serve", "--adapters", str(adapters)]
+    command += ["--port", "0", "--json", "--log", str(log), *options]
     # In a session of its own: Ctrl-C on the tests does not reach it before they end it themselves.
     process = subprocess.Popen(
-        [*command, "--kv-cache-mib", "128", "--log", str(log), *options],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -71,6 +77,14 @@ def _address(process: "subprocess.Popen[str]", log: Path) -> str:
         late.cancel()
     said = log.read_text(errors="replace")[-3000:] if log.exists() else ""
     raise AssertionError(f"the service did not start: exit code {process.wait()}\n{said}")
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def _below(pid: int) -> list[int]:

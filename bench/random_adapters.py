@@ -1,4 +1,7 @@
-"""Adapters for the serving tests: random weights, but whole: a card, a content-hashed name, all seven projections."""
+"""Adapters with random weights that are otherwise whole: a card, a content-hashed name, all seven projections.
+
+What a service costs does not depend on what its adapters have learnt, so benchmarks and tests need not train any.
+"""
 
 import json
 from collections.abc import Sequence
