@@ -1,20 +1,25 @@
 """Who goes to the model next, and who is told to come back later.
 
 vLLM takes requests in their order and skips those whose adapter finds no free slot in the batch. With more adapters in
-demand than slots, that order swaps adapters all the time. Here requests wait outside the engine, which gets about two
-batches at a time. Those whose adapter is in a slot go first; none is passed over for longer than ``max_wait_s``.
+demand than slots, that order swaps adapters all the time. Here requests wait outside the engine. Those whose adapter is in
+a slot go first; none is passed over for longer than ``max_wait_s``.
 
-What may wait is bounded by time, not by number: a text is refused while the work before it takes longer than
+The engine gets ``WINDOW_S`` of work at a time: one batch that it computes and the next. It would take more, but a batch
+of 4,096 tokens occupies two CPU cores for two seconds, in which nobody is answered, and is no cheaper per token than one
+of 300. What may wait is bounded by time, too: a text is refused while the work before it takes longer than
 ``max_queue_s`` at the rate the model was last seen to work at. Whoever is accepted is answered soon, under any load.
 """
 
 import asyncio
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
 BASE = ""  # key of work without an adapter: it needs no slot
-SMOOTHING = 0.2  # weight of the newest measurement in the rate
+WINDOW_S = 0.2
+LEAST_WINDOW_TOKENS = 256  # always let in, so that the rate goes on being measured however low it was found to be
+MEMORY_S = 5.0  # busy time after which a measurement counts for a third
 
 
 class OverloadedError(Exception):
@@ -46,21 +51,26 @@ class Dispatcher:
         tokens_per_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``window_tokens`` may be in the engine at once; ``tokens_per_s`` is a first guess (0: none, no refusals)."""
-        self._slots, self._window, self._max_wait_s, self._max_queue_s = slots, window_tokens, max_wait_s, max_queue_s
+        """At most ``window_tokens`` are in the engine at once; ``tokens_per_s`` is a first guess (0: none)."""
+        self._slots, self._most, self._max_wait_s, self._max_queue_s = slots, window_tokens, max_wait_s, max_queue_s
         self._clock = clock
         self._waiting: dict[str, deque[_Waiting]] = {}  # by adapter, each in order of arrival
         self._recent: OrderedDict[str, None] = OrderedDict()  # adapters, the last used last: what the slots hold
         self._waiting_tokens = self._running_tokens = 0
         self._num_waiting = 0
-        self._rate = tokens_per_s
-        self._busy_since = 0.0
-        self._done_tokens = 0
+        self._done_tokens, self._busy_s = tokens_per_s, 1.0 if tokens_per_s else 0.0  # both fade
+        self._measured = 0.0  # when the busy time was last counted
 
     @property
     def tokens_per_s(self) -> float:
         """How fast the model was lately while it had work."""
-        return self._rate
+        return self._done_tokens / self._busy_s if self._busy_s else 0.0
+
+    @property
+    def _window(self) -> int:
+        if not self._busy_s:
+            return self._most
+        return min(self._most, max(LEAST_WINDOW_TOKENS, int(self.tokens_per_s * WINDOW_S)))
 
     @property
     def num_waiting(self) -> int:
@@ -69,8 +79,9 @@ class Dispatcher:
     def check(self) -> None:
         """Raise `OverloadedError` where new work would wait too long."""
         ahead = self._waiting_tokens + self._running_tokens
-        if self._rate and ahead / self._rate > self._max_queue_s:
-            raise OverloadedError(ahead / self._rate)
+        rate = self.tokens_per_s
+        if rate and ahead > LEAST_WINDOW_TOKENS and ahead / rate > self._max_queue_s:
+            raise OverloadedError(ahead / rate)
 
     async def turn(self, adapter: str, tokens: int) -> None:
         """Wait until work of ``tokens`` tokens with ``adapter`` may go to the engine; then `done` must follow."""
@@ -91,15 +102,13 @@ class Dispatcher:
     def done(self, tokens: int) -> None:
         """Work whose `turn` came has been answered, or was given up."""
         self._running_tokens -= tokens
-        self._done_tokens += tokens
         now = self._clock()
-        # Measured over stretches, not per request: a batch is answered all at once.
-        if self._done_tokens >= self._window or not self._running_tokens:
-            spent = now - self._busy_since
-            if spent > 0 and self._done_tokens >= self._window // 4:
-                rate = self._done_tokens / spent
-                self._rate = rate if not self._rate else (1 - SMOOTHING) * self._rate + SMOOTHING * rate
-            self._busy_since, self._done_tokens = now, 0
+        spent = now - self._measured
+        fading = math.exp(-spent / MEMORY_S)
+        lasting_s = MEMORY_S * (1 - fading)  # of the time just spent, what has not faded yet
+        self._busy_s = self._busy_s * fading + lasting_s
+        self._done_tokens = self._done_tokens * fading + tokens * (lasting_s / spent if spent else 1.0)
+        self._measured = now
         self._fill()
 
     def _fill(self) -> None:
@@ -109,7 +118,7 @@ class Dispatcher:
                 return
             self._take(one)
             if not self._running_tokens:
-                self._busy_since, self._done_tokens = self._clock(), 0
+                self._measured = self._clock()
             self._running_tokens += one.tokens
             if one.adapter != BASE:
                 self._recent[one.adapter] = None

@@ -123,16 +123,17 @@ def test_too_much_work_is_refused_with_a_time_to_come_back() -> None:
     clock = Clock()
 
     async def run() -> None:
-        dispatcher = made(clock, window=10, rate=10.0)  # 2 s of work may wait: 20 tokens
+        dispatcher = made(clock, window=1000, rate=1000.0)  # 2 s of work may wait: 2,000 tokens
         tasks = []
         for _ in range(3):
             dispatcher.check()
-            tasks.append(asyncio.create_task(dispatcher.turn("a", 10)))
+            tasks.append(asyncio.create_task(dispatcher.turn("a", 1000)))
             await settle()
         with pytest.raises(OverloadedError) as refused:
             dispatcher.check()
         assert refused.value.retry_after_s == pytest.approx(3.0)
-        dispatcher.done(10)
+        clock.now += 1
+        dispatcher.done(1000)
         dispatcher.check()
         for task in tasks:
             task.cancel()
@@ -176,3 +177,39 @@ def test_the_rate_is_what_was_done_while_there_was_work() -> None:
         return dispatcher.tokens_per_s
 
     assert asyncio.run(run()) == pytest.approx(200, rel=0.01)
+
+
+def test_a_stall_is_recovered_from() -> None:
+    """A rate that was once measured as next to nothing must not keep out the work that would show a better one."""
+    clock = Clock()
+
+    async def run() -> float:
+        dispatcher = made(clock, window=8192, rate=2000.0)
+        await dispatcher.turn("a", 100)
+        clock.now += 60
+        dispatcher.done(100)
+        assert dispatcher.tokens_per_s < 30
+        for _ in range(100):
+            dispatcher.check()
+            await asyncio.gather(*(dispatcher.turn("a", 50) for _ in range(4)))
+            clock.now += 0.1
+            for _ in range(4):
+                dispatcher.done(50)
+        return dispatcher.tokens_per_s
+
+    assert asyncio.run(run()) > 1000
+
+
+def test_the_engine_gets_a_little_work_at_a_time() -> None:
+    clock = Clock()
+
+    async def run() -> int:
+        dispatcher = made(clock, window=8192, rate=2000.0)  # 0.2 s: 400 tokens
+        tasks = [asyncio.create_task(dispatcher.turn("a", 50)) for _ in range(40)]
+        await settle()
+        inside = sum(task.done() for task in tasks)
+        for task in tasks:
+            task.cancel()
+        return inside
+
+    assert asyncio.run(run()) == 8
