@@ -38,6 +38,8 @@ def add_commands(commands: Any, add: Command) -> None:
     serve_options(serve)
     serve.add_argument("--host", default="127.0.0.1", help="default: %(default)s; another address opens it to others")
     serve.add_argument("--port", type=int, default=8000, help="0: a free one (default: %(default)s)")
+    serve.add_argument("--replicas", type=int, default=1, metavar="N", help="servers that share the work (default: 1)")
+    serve.add_argument("--ray", metavar="WHERE", default="", help="replicas over Ray: 'local', 'auto' or an address")
     serve.add_argument("--keys", metavar="FILE", default="", help="API keys, made with `fourshot keys add`")
     serve.add_argument("--log", metavar="FILE", help="what the server's processes print (default: in the cache)")
     serve.add_argument(

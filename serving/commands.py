@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -21,10 +22,11 @@ from serving.commandline import settings_of
 from serving.local import find_adapter
 from serving.registry import Found, Look, Registry, read_pins, write_pins
 from serving.settings import ServeSettings
-from serving.slots import Fit, fit
+from serving.slots import Fit, fit, free_bytes
 
 if TYPE_CHECKING:
     from pipeline.console import Terminal
+    from serving.supervisor import Supervisor
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -36,7 +38,9 @@ def serve(options: argparse.Namespace, terminal: "Terminal") -> int:
     settings = settings_of(options)
     if settings.keys:
         keys.Keys(settings.keys)  # a fault in it is told before a model is loaded
-    settings, _, look = ready_settings(settings)
+    if options.replicas < 1:
+        raise InputError(f"--replicas {options.replicas}: give at least 1.")
+    settings, _, look = ready_settings(settings, 1 if options.ray else options.replicas)
     listening = listen(settings.host, settings.port)
     port = listening.getsockname()[1]
     settings = msgspec.structs.replace(settings, port=port)
@@ -47,30 +51,62 @@ def serve(options: argparse.Namespace, terminal: "Terminal") -> int:
         )
     log = Path(options.log) if options.log else home() / "logs" / f"serve-{port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    supervisor = Supervisor(settings, listening, log, lambda line: print(line, file=sys.stderr, flush=True))
     terminal.say(f"Loading {len(look.tasks)} tasks; log: {log}")
 
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def told_ready() -> None:
+        terminal.result("ready", {"address": address, "tasks": look.tasks, "pid": os.getpid()})
+        terminal.say(f"Serving {len(look.tasks)} tasks at {address} (Ctrl-C ends it)")
+        sys.stdout.flush()
+
     async def run() -> None:
-        running = asyncio.create_task(supervisor.run())
-        waiting = asyncio.create_task(supervisor.ready.wait())
+        ready, stopping = asyncio.Event(), asyncio.Event()
+        if options.replicas > 1 or options.ray:
+            from serving.replicas import serve_replicas
+
+            work = serve_replicas(settings, listening, options.replicas, options.ray, log, say, ready, stopping)
+        else:
+            work = _serve_one(Supervisor(settings, listening, log, say), ready, stopping)
+        running, waiting = asyncio.create_task(work), asyncio.create_task(ready.wait())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():
-            terminal.result("ready", {"address": address, "tasks": look.tasks, "pid": os.getpid()})
-            terminal.say(f"Serving {len(look.tasks)} tasks at {address} (Ctrl-C ends it)")
-            sys.stdout.flush()
+            told_ready()
         waiting.cancel()
         await running
 
     asyncio.run(run())
-    terminal.result("result", {"address": address, "restarts": supervisor.restarts})
     return 0
 
 
-def ready_settings(settings: ServeSettings) -> tuple[ServeSettings, Fit, Look]:
-    """``settings`` with everything computed. Raises InputError for a folder that is not there, or what cannot fit."""
+async def _serve_one(supervisor: "Supervisor", ready: asyncio.Event, stopping: asyncio.Event) -> None:
+    async def pass_on() -> None:
+        await supervisor.ready.wait()
+        ready.set()
+
+    async def stop() -> None:
+        await stopping.wait()
+        supervisor.stop()
+
+    beside = [asyncio.create_task(pass_on()), asyncio.create_task(stop())]
+    try:
+        await supervisor.run()
+    finally:
+        for one in beside:
+            one.cancel()
+
+
+def ready_settings(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSettings, Fit, Look]:
+    """``settings`` with everything computed, for each of ``replicas`` that share this machine.
+
+    Raises InputError for a folder that is not there, or what cannot fit.
+    """
     base = resolve_model(settings.base)
     look = Registry(settings.adapters, base).look()
-    found = fit(settings, base, look)
+    found = fit(settings, base, look, free_bytes() // replicas)
     filled = msgspec.structs.replace(
         settings,
         max_loras=found.max_loras,

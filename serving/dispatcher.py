@@ -1,19 +1,23 @@
 """Who goes to the model next, and who is told to come back later.
 
 vLLM takes requests in their order and skips those whose adapter finds no free slot in the batch. With more adapters in
-demand than slots, that order swaps adapters all the time. Here requests wait outside the engine. Those whose adapter is in
-a slot go first; none is passed over for longer than ``max_wait_s``.
+demand than slots, that order swaps adapters all the time. Here requests wait outside the engine. Those whose adapter is
+in a slot go first; none is passed over for longer than ``max_wait_s``.
 
-The engine gets ``WINDOW_S`` of work at a time: one batch that it computes and the next. It would take more, but a batch
-of 4,096 tokens occupies two CPU cores for two seconds, in which nobody is answered, and is no cheaper per token than one
-of 300. What may wait is bounded by time, too: a text is refused while the work before it takes longer than
+The engine gets ``WINDOW_S`` of work at a time: one batch that it computes and the next. It would take more, but a
+batch of 4,096 tokens occupies two CPU cores for two seconds, in which nobody is answered, and is no cheaper per token
+than one of 300. A request of many texts does not stand in everybody's way: its texts are due one after the other, as
+fast as the model could answer them, and whoever comes meanwhile goes between.
+
+What may wait is bounded by time, too: a text is refused while the work that is due before it takes longer than
 ``max_queue_s`` at the rate the model was last seen to work at. Whoever is accepted is answered soon, under any load.
 """
 
 import asyncio
 import math
 import time
-from collections import OrderedDict, deque
+from bisect import insort
+from collections import OrderedDict
 from collections.abc import Callable
 
 BASE = ""  # key of work without an adapter: it needs no slot
@@ -31,10 +35,10 @@ class OverloadedError(Exception):
 
 
 class _Waiting:
-    __slots__ = ("adapter", "arrived", "ready", "tokens")
+    __slots__ = ("adapter", "due", "ready", "tokens")
 
-    def __init__(self, adapter: str, tokens: int, arrived: float) -> None:
-        self.adapter, self.tokens, self.arrived = adapter, tokens, arrived
+    def __init__(self, adapter: str, tokens: int, due: float) -> None:
+        self.adapter, self.tokens, self.due = adapter, tokens, due
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -54,10 +58,9 @@ class Dispatcher:
         """At most ``window_tokens`` are in the engine at once; ``tokens_per_s`` is a first guess (0: none)."""
         self._slots, self._most, self._max_wait_s, self._max_queue_s = slots, window_tokens, max_wait_s, max_queue_s
         self._clock = clock
-        self._waiting: dict[str, deque[_Waiting]] = {}  # by adapter, each in order of arrival
+        self._waiting: dict[str, list[_Waiting]] = {}  # by adapter, each in the order in which they are due
         self._recent: OrderedDict[str, None] = OrderedDict()  # adapters, the last used last: what the slots hold
-        self._waiting_tokens = self._running_tokens = 0
-        self._num_waiting = 0
+        self._num_waiting = self._running_tokens = 0
         self._done_tokens, self._busy_s = tokens_per_s, 1.0 if tokens_per_s else 0.0  # both fade
         self._measured = 0.0  # when the busy time was last counted
 
@@ -78,16 +81,24 @@ class Dispatcher:
 
     def check(self) -> None:
         """Raise `OverloadedError` where new work would wait too long."""
-        ahead = self._waiting_tokens + self._running_tokens
+        now, ahead = self._clock(), self._running_tokens
+        for queue in self._waiting.values():
+            for one in queue:
+                if one.due > now:
+                    break
+                ahead += one.tokens
         rate = self.tokens_per_s
         if rate and ahead > LEAST_WINDOW_TOKENS and ahead / rate > self._max_queue_s:
             raise OverloadedError(ahead / rate)
 
-    async def turn(self, adapter: str, tokens: int) -> None:
-        """Wait until work of ``tokens`` tokens with ``adapter`` may go to the engine; then `done` must follow."""
-        one = _Waiting(adapter, tokens, self._clock())
-        self._waiting.setdefault(adapter, deque()).append(one)
-        self._waiting_tokens += tokens
+    async def turn(self, adapter: str, tokens: int, after_tokens: int = 0) -> None:
+        """Wait until work of ``tokens`` tokens with ``adapter`` may go to the engine; then `done` must follow.
+
+        ``after_tokens`` is how many tokens of the same request come before these.
+        """
+        rate = self.tokens_per_s
+        one = _Waiting(adapter, tokens, self._clock() + (after_tokens / rate if rate else 0.0))
+        insort(self._waiting.setdefault(adapter, []), one, key=lambda other: other.due)
         self._num_waiting += 1
         self._fill()
         try:
@@ -129,16 +140,21 @@ class Dispatcher:
 
     def _next(self) -> _Waiting:
         heads = [queue[0] for queue in self._waiting.values()]
-        oldest = min(heads, key=lambda one: one.arrived)
-        if self._clock() - oldest.arrived >= self._max_wait_s:
-            return oldest
-        held = [one for one in heads if one.adapter == BASE or one.adapter in self._recent]
-        return min(held, key=lambda one: one.arrived) if held else oldest
+        first = min(heads, key=lambda one: one.due)
+        now = self._clock()
+        if now - first.due >= self._max_wait_s:
+            return first
+        # What is not due yet takes no turn from what is.
+        held = [
+            one
+            for one in heads
+            if (one.adapter == BASE or one.adapter in self._recent) and (one.due <= now or first.due > now)
+        ]
+        return min(held, key=lambda one: one.due) if held else first
 
     def _take(self, one: _Waiting) -> None:
         queue = self._waiting[one.adapter]
         queue.remove(one)
         if not queue:
             del self._waiting[one.adapter]
-        self._waiting_tokens -= one.tokens
         self._num_waiting -= 1

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.calibration import NONE, Calibration, contextual
+from engine.calibration import CONTENT_FREE, Calibration, contextual
 from engine.errors import AdapterError, FourshotError
 from engine.labels import LabelTokens, label_tokens
 from engine.tokens import encode_prompts
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 logger = logging.getLogger("fourshot.serving")
-CONTENT_FREE = ("N/A", "[MASK]", "")  # as in `engine.calibration`
 WARM_UP_TEXT = "N/A"
 
 
@@ -79,6 +78,11 @@ class Keeper:
         self._look: Look | None = None
         self.current: dict[str, Version] = {}  # by task: what answers
         self.on_change: Callable[[str, str], None] = lambda task, name: None
+
+    @property
+    def num_in_engine(self) -> int:
+        """Requests inside the engine, whichever route they came by."""
+        return self._in_flight.total
 
     async def refresh(self) -> None:
         """Look at the folder and act on it. Returns when all that is new answers."""
@@ -170,12 +174,9 @@ class Keeper:
 
             shots = version.card.shots
             prompts = encode_prompts(self._tokenizer, [version.prompt(text, shots) for text in CONTENT_FREE])
-            scored = await asyncio.gather(*(self._scorer.score(ids, version.labels, None) for ids in prompts))
+            scored = await self._scorer.score_all(prompts, version.labels, None)
             version.icl_calibration = contextual(np.array([one.logprobs for one in scored]))
         return version.icl_calibration
-
-    def calibration(self, version: Version) -> Calibration:
-        return version.card.calibration or NONE
 
     def tasks(self) -> list[TaskInfo]:
         """What is served, in the order of the tasks' names."""

@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
+import signal
+import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
@@ -48,6 +49,8 @@ class AtStart:
     """What the process that runs vLLM's server knows and vLLM does not hand on."""
 
     restarts = 0  # how often the server was started before
+    supervised = False  # standard input says when to stop, by its end at the latest
+    staging: Path | None = None  # where copies of adapters go
     ready: Callable[[], None] = staticmethod(lambda: None)  # called when adapters are loaded and requests may come
 
 
@@ -88,7 +91,7 @@ class FourshotPlugin:
             models=state.openai_serving_models,
             tokenizer=tokenizer,
             scorer=scorer,
-            staging=Path(tempfile.mkdtemp(prefix=f"fourshot-serving-{os.getpid()}-")),
+            staging=at_start.staging or Path(tempfile.mkdtemp(prefix="fourshot-serving-")),
             base_shapes=checkpoint_shapes(Path(base.path)),
             largest_rank=lora.max_lora_rank,
         )
@@ -105,8 +108,11 @@ class FourshotPlugin:
         keeper.on_change = _counting(metrics)
         metrics.restarts.set(at_start.restarts)
         await keeper.refresh()
-        state.fourshot_mind = asyncio.create_task(_mind(engine_client))
-        state.fourshot_watch = asyncio.create_task(_watch(state.fourshot, dispatcher, engine_client, settings.poll_s))
+        beside = [
+            asyncio.create_task(_mind(engine_client)),
+            asyncio.create_task(_watch(state.fourshot, dispatcher, engine_client, settings.poll_s)),
+        ]
+        state.fourshot_beside = [*beside, asyncio.create_task(_obey(state.fourshot, settings.drain_s, beside))]
         at_start.ready()
 
 
@@ -131,6 +137,20 @@ async def _watch(service: Service, dispatcher: Dispatcher, engine: Any, poll_s: 
             raise
         except Exception:  # whatever lies in the folder, the service goes on with what it has
             logger.exception("the adapters' folder could not be followed; trying again")
+
+
+async def _obey(service: Service, drain_s: float, beside: "list[asyncio.Task[None]]") -> None:
+    """Wait to be told to stop, answer what was accepted, then have vLLM end. Without a supervisor nobody tells us."""
+    if not at_start.supervised:
+        return
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.readline()
+    logger.info("stopping")
+    for one in beside:
+        one.cancel()
+    await service.drain(drain_s)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _mind(engine: Any) -> None:
@@ -219,9 +239,3 @@ def refused(refusal: RefusalError) -> Response:
     fault = Fault(message=str(refusal), type=refusal.kind, code=refusal.code)
     headers = {"Retry-After": str(max(1, round(refusal.retry_after_s)))} if refusal.code in (429, 503) else {}
     return Response(encode(ErrorAnswer(error=fault)), refusal.code, headers, media_type="application/json")
-
-
-def clear_staging(pid: int) -> None:
-    """Remove what a server of this process id has left behind."""
-    for folder in Path(tempfile.gettempdir()).glob(f"fourshot-serving-{pid}-*"):
-        shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from itertools import count
+from itertools import accumulate, count
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -43,8 +43,22 @@ class Scorer:
         self._engine, self._dispatcher = engine, dispatcher
         self._ids = count()
 
-    async def score(self, prompt: Sequence[int], labels: LabelTokens, lora: "LoRARequest | None") -> Scored:
-        """Score one prompt, token ids, for every label. Cancelling it takes what waits out of the queue."""
+    async def score_all(
+        self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None"
+    ) -> list[Scored]:
+        """Score the prompts of one request, in their order. See `score`."""
+        before = [0, *accumulate(map(len, prompts))]
+        return await asyncio.gather(
+            *(self.score(prompt, labels, lora, after) for prompt, after in zip(prompts, before, strict=False))
+        )
+
+    async def score(
+        self, prompt: Sequence[int], labels: LabelTokens, lora: "LoRARequest | None", after_tokens: int = 0
+    ) -> Scored:
+        """Score one prompt, token ids, for every label. Cancelling it takes what waits out of the queue.
+
+        ``after_tokens`` of the same request come first. Raises EngineDownError where there will be no answer.
+        """
         from vllm import SamplingParams
 
         arrived = time.monotonic()
@@ -58,6 +72,7 @@ class Scorer:
                     ),
                     question,
                     lora,
+                    after_tokens,
                 )
                 for question in labels.questions(MAX_LABEL_IDS)
             )
@@ -82,10 +97,10 @@ class Scorer:
         )
 
     async def _ask(
-        self, ids: list[int], params: Any, question: Question, lora: "LoRARequest | None"
+        self, ids: list[int], params: Any, question: Question, lora: "LoRARequest | None", after_tokens: int
     ) -> tuple[Question, Any, float, float]:
         """The engine's answer, when its turn came, and when it was answered."""
-        await self._dispatcher.turn(lora.lora_name if lora else BASE, len(ids))
+        await self._dispatcher.turn(lora.lora_name if lora else BASE, len(ids), after_tokens)
         turn = time.monotonic()
         try:
             last = None
@@ -97,6 +112,9 @@ class Scorer:
             if self._engine.errored:
                 raise EngineDownError from error
             raise
+        else:
+            if last is None or last.outputs[0].finish_reason == "abort":  # it is being stopped
+                raise EngineDownError
         finally:
             self._dispatcher.done(len(ids))
         return question, last, turn, time.monotonic()
@@ -118,6 +136,7 @@ class InFlight:
     def __init__(self, engine: Any) -> None:
         """Counts what goes through ``engine.generate`` from now on."""
         self._counts: Counter[str] = Counter()
+        self.total = 0  # with those of the base
         self._generate = engine.generate
         engine.generate = self._counted
 
@@ -125,13 +144,12 @@ class InFlight:
         return self._counts[adapter]
 
     async def _counted(self, *args: Any, lora_request: Any = None, **more: Any) -> AsyncIterator[Any]:
-        if lora_request is None:
-            async for output in self._generate(*args, **more):
-                yield output
-            return
-        self._counts[lora_request.lora_name] += 1
+        name = lora_request.lora_name if lora_request else ""
+        self._counts[name] += 1
+        self.total += 1
         try:
             async for output in self._generate(*args, lora_request=lora_request, **more):
                 yield output
         finally:
-            self._counts[lora_request.lora_name] -= 1
+            self._counts[name] -= 1
+            self.total -= 1

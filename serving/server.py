@@ -1,17 +1,18 @@
 """The process that serves: vLLM's own API server with our plugins in it, on a socket that somebody else has opened.
 
-    python -m serving.server <file descriptor of the listening socket>    settings in `serving.settings.ENVIRONMENT`
-
-`serving.supervisor` starts it, and starts it again where it ends.
+`serving.supervisor` starts it, and starts it again where it ends. It hands over the file descriptor of the socket, the
+number of starts before, and an empty folder; the settings are in `serving.settings.ENVIRONMENT`. A line on standard
+input, or its end, asks to stop.
 """
 
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from engine.core import EngineSettings
-from engine.threads import available_cores
+from engine.threads import ENGINE_SPINS, available_cores, waiting_briefly
 from engine.vllm_start import engine_arguments
 from pipeline.worker import die_with_parent
 from serving.logs import log_to
@@ -29,7 +30,7 @@ def environment(given: dict[str, str], settings_json: str) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "OMP_NUM_THREADS": str(available_cores()),
-        **given,
+        **waiting_briefly(given, ENGINE_SPINS),
         "VLLM_PLUGINS": ",".join(["fourshot", *named]),
         # One process for the engine and its worker: on a CPU vLLM would make two, and leave one core to the first.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -112,7 +113,8 @@ def main() -> None:
 
     from serving import plugin
 
-    plugin.at_start.restarts = int(sys.argv[2])
+    plugin.at_start.restarts, plugin.at_start.staging = int(sys.argv[2]), Path(sys.argv[3])
+    plugin.at_start.supervised = True
     plugin.at_start.ready = lambda: print(READY, file=tell)
     uvloop.run(serve(settings, listening))
 

@@ -52,6 +52,15 @@ class Service:
         self._limits, self._max_model_len = limits, max_model_len
         self._requests: Counter[str] = Counter()
         self._in_flight: Counter[str] = Counter()
+        self._stopping = False
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more requests, and wait until those that were taken are answered, for ``seconds`` at most."""
+        self._stopping = True
+        end = time.monotonic() + seconds
+        while (self._in_flight.total() or self.keeper.num_in_engine) and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)  # for the last answers to leave
 
     def tasks(self, everything: bool) -> TaskList:
         """What is served, with what is refused where ``everything``."""
@@ -68,6 +77,8 @@ class Service:
         code, method = 500, "adapter"
         version = self.keeper.current.get(task)
         try:
+            if self._stopping:
+                raise RefusalError(503, "stopping", "The service is being stopped.", 5.0)
             request = read_request(body, self._limits)
             if version is None:
                 known = ", ".join(sorted(self.keeper.current)) or "none yet"
@@ -103,22 +114,22 @@ class Service:
             raise RefusalError(
                 400, "no_shots", f"The card of {version.name} holds no examples, so it cannot be asked in context."
             )
+        try:
+            self._dispatcher.check()
+        except OverloadedError as full:
+            self.metrics.rejected.labels("queue").inc()
+            raise RefusalError(429, "overloaded", f"Too busy: {full}.", full.retry_after_s) from None
         async with self._promised(version, len(texts)):
             prompts = encode_prompts(self._tokenizer, [version.prompt(text, shots) for text in texts])
             try:
                 check_lengths(prompts, version.labels.longest, self._max_model_len)
             except InputError as error:
                 raise RefusalError(400, "too_long", str(error)) from None
-            try:
-                self._dispatcher.check()
-            except OverloadedError as full:
-                self.metrics.rejected.labels("queue").inc()
-                raise RefusalError(429, "overloaded", f"Too busy: {full}.", full.retry_after_s) from None
             lora = version.lora if method == "adapter" else None
             calibration = version.card.calibration
             if method == "icl":
                 calibration = await self.keeper.icl_calibration(version)
-            scored = await asyncio.gather(*(self._scorer.score(ids, version.labels, lora) for ids in prompts))
+            scored = await self._scorer.score_all(prompts, version.labels, lora)
         return self._told(version, method, scored, calibration, arrived)
 
     def _told(

@@ -7,11 +7,13 @@ The socket is opened once and handed down, so a client that comes while there is
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -50,9 +52,17 @@ def listen(host: str, port: int) -> socket.socket:
 class Supervisor:
     """One server, kept alive."""
 
-    def __init__(self, settings: ServeSettings, listening: socket.socket, log: Path, say: Say) -> None:
+    def __init__(
+        self,
+        settings: ServeSettings,
+        listening: socket.socket,
+        log: Path,
+        say: Say,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
         """``log`` gets all that the server's processes print; ``say`` what its owner should know."""
         self._settings, self._listening, self._log, self._say = settings, listening, log, say
+        self._environment = dict(environment)
         self._stopping = asyncio.Event()
         self._child: asyncio.subprocess.Process | None = None
         self._stand_in: asyncio.Server | None = None
@@ -60,10 +70,7 @@ class Supervisor:
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until `stop`, or a signal. Raises FourshotError where the server cannot be started at all."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stop)
+        """Serve until `stop`. Raises FourshotError where the server cannot be started at all."""
         failed, pause_s = 0, FIRST_PAUSE_S
         try:
             while not self._stopping.is_set():
@@ -93,13 +100,19 @@ class Supervisor:
     def stop(self) -> None:
         """Have the server answer what it has accepted, then end."""
         self._stopping.set()
-        if self._child is not None and self._child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._child.send_signal(signal.SIGTERM)
+        child = self._child
+        if child is None or child.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError, ConnectionError):
+            if self.ready.is_set() and child.stdin is not None:
+                child.stdin.write(b"stop\n")
+            else:  # nobody reads it yet
+                child.send_signal(signal.SIGTERM)
 
     async def _one_server(self) -> tuple[bool, int]:
         """Start a server and wait for its end. Whether it was ever ready, and its exit code."""
         descriptor = self._listening.fileno()
+        staging = tempfile.mkdtemp(prefix="fourshot-serving-")
         with self._log.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -107,10 +120,11 @@ class Supervisor:
                 "serving.server",
                 str(descriptor),
                 str(self.restarts),
-                stdin=asyncio.subprocess.DEVNULL,
+                staging,
+                stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env=environment(dict(os.environ), to_json(self._settings)),
+                env=environment(self._environment, to_json(self._settings)),
                 pass_fds=(descriptor,),
                 start_new_session=True,  # so that all of its processes can be ended together
             )
@@ -131,6 +145,7 @@ class Supervisor:
         finally:
             self.ready.clear()
             self._end_all(child.pid)
+            shutil.rmtree(staging, ignore_errors=True)
 
     async def _end(self, child: asyncio.subprocess.Process) -> int:
         wait_s = self._settings.drain_s + GRACE_S if self._stopping.is_set() else GRACE_S
@@ -169,7 +184,8 @@ class Supervisor:
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
             writer.write(head.encode() + body)
-            await writer.drain()
+            writer.write_eof()
+            await asyncio.wait_for(reader.read(), 1)  # what else it sends: hanging up on it would take the answer along
         writer.close()
 
     def _last_words(self) -> str:

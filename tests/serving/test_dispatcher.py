@@ -213,3 +213,32 @@ def test_the_engine_gets_a_little_work_at_a_time() -> None:
         return inside
 
     assert asyncio.run(run()) == 8
+
+
+def test_a_request_of_many_texts_lets_others_go_between() -> None:
+    clock = Clock()
+
+    async def run() -> list[str]:
+        dispatcher = made(clock, window=8192, rate=1000.0)
+        order: list[str] = []
+
+        async def one(name: str, after: int) -> None:
+            await dispatcher.turn("a", 100, after)
+            order.append(name)
+
+        tasks = [asyncio.create_task(one(f"bulk {n}", 100 * n)) for n in range(30)]  # 3 s of work
+        await settle()
+        clock.now += 0.05
+        dispatcher.check()  # 3 s of it wait, but they are in nobody's way
+        tasks.append(asyncio.create_task(one("small", 0)))
+        await settle()
+        while len(order) < 31:
+            clock.now += 0.1
+            dispatcher.done(100)
+            await settle()
+        await asyncio.gather(*tasks)
+        return order
+
+    order = asyncio.run(run())
+    assert order.index("small") <= 4
+    assert [name for name in order if name != "small"] == [f"bulk {n}" for n in range(30)]
