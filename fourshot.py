@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pipeline.run import RunSummary
     from pipeline.settings import PRESETS, RunSettings
     from pipeline.taskfile import load_task
+    from serving.client import AsyncClient, Client
     from serving.local import LocalClassifier as Classifier
     from serving.local import Prediction
 
@@ -48,7 +49,9 @@ __version__ = "0.1.0"
 __all__ = [
     "PRESETS",
     "AdapterError",
+    "AsyncClient",
     "Classifier",
+    "Client",
     "Comparison",
     "Event",
     "Example",
@@ -76,6 +79,7 @@ _HOMES = {
     **dict.fromkeys(("Example", "Label", "Task"), "pipeline.nouns"),
     **dict.fromkeys(("PRESETS", "RunSettings"), "pipeline.settings"),
     **dict.fromkeys(("Classifier", "Prediction"), "serving.local"),
+    **dict.fromkeys(("AsyncClient", "Client"), "serving.client"),
     "Comparison": "pipeline.compare",
     "Event": "pipeline.events",
     "RunSummary": "pipeline.run",
