@@ -398,24 +398,6 @@ def _demo(options: argparse.Namespace, terminal: "Terminal") -> int:
     return 0
 
 
-def _predict(options: argparse.Namespace, terminal: "Terminal") -> int:
-    from msgspec import structs
-
-    from pipeline.commandline import read_texts
-    from serving.local import LocalClassifier, engine_for, find_adapter
-
-    folder = find_adapter(options.folder)
-    texts = read_texts(options.texts)
-    kind = options.engine or engine_for(len(texts))
-    with terminal.hushed(), LocalClassifier(folder, options.model, kind=kind) as classifier:
-        predictions = classifier.predict(texts)
-    for text, prediction in zip(texts, predictions, strict=True):
-        terminal.result("prediction", {"text": text, **structs.asdict(prediction)})
-        terminal.say(f"{prediction.label}\t{prediction.probability:.3f}\t{text}")
-    terminal.result("result", {"adapter": folder, "texts": len(texts)})
-    return 0
-
-
 def _tasks_list(options: argparse.Namespace, terminal: "Terminal") -> int:
     from pipeline.taskfile import load_task, shipped_tasks
 
@@ -487,7 +469,6 @@ _COMMANDS: dict[str, "Callable[[argparse.Namespace, Terminal], int]"] = {
     "run": _run,
     "train": _train,
     "compare": _compare,
-    "predict": _predict,
     "demo": _demo,
     "tasks_list": _tasks_list,
     "tasks_new": _tasks_new,
