@@ -92,16 +92,14 @@ class Handler(BaseHTTPRequestHandler):
             self.server.now += 1
             self.server.peak = max(self.server.peak, self.server.now)
             busy = self.server.now > self.server.most
-        try:
-            if not busy:
-                self.server.over.wait(self.server.answer_s)
-            usual = refusal(429, Retry_After="1") if busy else Play(body=msgspec.json.encode(answer))
-            if self.server.too_long in texts:
-                usual = refusal(413, "too_long", f"The texts at [{texts.index(self.server.too_long)}] are too long.")
-            self._play(usual, asked)
-        finally:
-            with self.server.lock:
-                self.server.now -= 1
+        if not busy:
+            self.server.over.wait(self.server.answer_s)
+        with self.server.lock:  # before the answer is out: whoever has it may ask again at once
+            self.server.now -= 1
+        usual = refusal(429, Retry_After="1") if busy else Play(body=msgspec.json.encode(answer))
+        if self.server.too_long in texts:
+            usual = refusal(413, "too_long", f"The texts at [{texts.index(self.server.too_long)}] are too long.")
+        self._play(usual, asked)
 
     def _play(self, usual: Play, asked: Asked) -> None:
         with self.server.lock:
