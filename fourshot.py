@@ -25,7 +25,9 @@ if TYPE_CHECKING:
         FourshotError,
         InputError,
         ModelNotFoundError,
+        RequestError,
         RunFolderError,
+        ServiceError,
         ShortRunError,
         TaskFileError,
     )
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pipeline.run import RunSummary
     from pipeline.settings import PRESETS, RunSettings
     from pipeline.taskfile import load_task
+    from serving.client import AsyncClient, Client
     from serving.local import LocalClassifier as Classifier
     from serving.local import Prediction
 
@@ -46,7 +49,9 @@ __version__ = "0.1.0"
 __all__ = [
     "PRESETS",
     "AdapterError",
+    "AsyncClient",
     "Classifier",
+    "Client",
     "Comparison",
     "Event",
     "Example",
@@ -55,9 +60,11 @@ __all__ = [
     "Label",
     "ModelNotFoundError",
     "Prediction",
+    "RequestError",
     "RunFolderError",
     "RunSettings",
     "RunSummary",
+    "ServiceError",
     "ShortRunError",
     "Task",
     "TaskFileError",
@@ -72,6 +79,7 @@ _HOMES = {
     **dict.fromkeys(("Example", "Label", "Task"), "pipeline.nouns"),
     **dict.fromkeys(("PRESETS", "RunSettings"), "pipeline.settings"),
     **dict.fromkeys(("Classifier", "Prediction"), "serving.local"),
+    **dict.fromkeys(("AsyncClient", "Client"), "serving.client"),
     "Comparison": "pipeline.compare",
     "Event": "pipeline.events",
     "RunSummary": "pipeline.run",
@@ -390,24 +398,6 @@ def _demo(options: argparse.Namespace, terminal: "Terminal") -> int:
     return 0
 
 
-def _predict(options: argparse.Namespace, terminal: "Terminal") -> int:
-    from msgspec import structs
-
-    from pipeline.commandline import read_texts
-    from serving.local import LocalClassifier, engine_for, find_adapter
-
-    folder = find_adapter(options.folder)
-    texts = read_texts(options.texts)
-    kind = options.engine or engine_for(len(texts))
-    with terminal.hushed(), LocalClassifier(folder, options.model, kind=kind) as classifier:
-        predictions = classifier.predict(texts)
-    for text, prediction in zip(texts, predictions, strict=True):
-        terminal.result("prediction", {"text": text, **structs.asdict(prediction)})
-        terminal.say(f"{prediction.label}\t{prediction.probability:.3f}\t{text}")
-    terminal.result("result", {"adapter": folder, "texts": len(texts)})
-    return 0
-
-
 def _tasks_list(options: argparse.Namespace, terminal: "Terminal") -> int:
     from pipeline.taskfile import load_task, shipped_tasks
 
@@ -479,7 +469,6 @@ _COMMANDS: dict[str, "Callable[[argparse.Namespace, Terminal], int]"] = {
     "run": _run,
     "train": _train,
     "compare": _compare,
-    "predict": _predict,
     "demo": _demo,
     "tasks_list": _tasks_list,
     "tasks_new": _tasks_new,

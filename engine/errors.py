@@ -4,9 +4,11 @@
     ├── InputError              what the user gave is wrong: exit code 2     (also a ValueError)
     │   ├── TaskFileError       a task file with faults, all of them listed
     │   ├── ModelNotFoundError  no such base model, or no network to fetch it
-    │   └── RunFolderError      a run folder that belongs to another configuration
+    │   ├── RunFolderError      a run folder that belongs to another configuration
+    │   └── RequestError        a request that a service refuses, whoever sends it again     (also a ServiceError)
     ├── ShortRunError           a class stalled below N and --allow-short was not given
-    └── AdapterError            an adapter that vLLM would not load, or that was made for another base
+    ├── AdapterError            an adapter that vLLM would not load, or that was made for another base
+    └── ServiceError            a service that is not there, or answers with an error
 
 Every message says what was got, what is allowed, and what to do next. Exit codes: 0 done, 1 failed, 2 bad input.
 """
@@ -48,3 +50,16 @@ class ShortRunError(FourshotError):
 
 class AdapterError(FourshotError):
     """The adapter cannot be loaded, or was made for another base model."""
+
+
+class ServiceError(FourshotError):
+    """A service is not there, or answers with an error that trying again has not mended."""
+
+    def __init__(self, message: str, code: int = 0, kind: str = "") -> None:
+        """``code`` is HTTP's, 0 where nothing came; ``kind`` is the service's word for machines ("unknown_task")."""
+        super().__init__(message)
+        self.code, self.kind = code, kind
+
+
+class RequestError(ServiceError, InputError):
+    """The service refuses the request, and would again: no such task, a text too long, a key that may not."""

@@ -113,12 +113,19 @@ def _place_options(added: "Parser") -> None:
 
 def _add_predict(commands: Any) -> None:
     added = add_command(commands, "predict", "predict", "classify texts with a trained adapter")
-    added.add_argument("folder", metavar="ADAPTER", help="an adapter's folder, or that of a finished run")
+    added.add_argument(
+        "adapter", metavar="ADAPTER", help="an adapter's folder, or that of a finished run; with --url a task's name"
+    )
     added.add_argument("texts", metavar="TEXT", nargs="*", help="texts; without any, standard input, one per line")
     added.add_argument("--model", help="the base model, where it is not where it was in training")
     added.add_argument(
         "--engine", choices=["vllm", "transformers"], help="default: transformers for few texts, vllm for many"
     )
+    added.add_argument("--url", metavar="ADDRESS", help="ask a service (`fourshot serve`), as http://127.0.0.1:8000")
+    added.add_argument(
+        "--key", help="of the service; better in the environment, FOURSHOT_API_KEY, where no process list shows it"
+    )
+    added.add_argument("--method", choices=["adapter", "icl"], help="how the service answers (default: its choice)")
 
 
 def _add_demo(commands: Any) -> None:

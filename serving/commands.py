@@ -1,4 +1,4 @@
-"""What the serving commands do. `fourshot` hands them their options and the terminal."""
+"""What `predict` and the serving commands do. `fourshot` hands them their options and the terminal."""
 
 import argparse
 import asyncio
@@ -17,9 +17,10 @@ from engine.errors import InputError
 from engine.home import home
 from engine.models import resolve_model
 from pipeline.card import load_card
+from pipeline.commandline import read_texts
 from serving import keys
 from serving.commandline import settings_of
-from serving.local import find_adapter
+from serving.local import LocalClassifier, Prediction, engine_for, find_adapter
 from serving.registry import Found, Look, Registry, read_pins, write_pins
 from serving.settings import ServeSettings
 from serving.slots import Fit, fit, free_bytes
@@ -29,6 +30,44 @@ if TYPE_CHECKING:
     from serving.supervisor import Supervisor
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def predict(options: argparse.Namespace, terminal: "Terminal") -> int:
+    """Classify texts with an adapter here, or ask a service that has it."""
+    asked = _ask_service if options.url else _ask_adapter
+    texts, predictions, told = asked(options, terminal)
+    for text, prediction in zip(texts, predictions, strict=True):
+        terminal.result("prediction", {"text": text, **msgspec.structs.asdict(prediction)})
+        terminal.say(f"{prediction.label}\t{prediction.probability:.3f}\t{text}")
+    terminal.result("result", {**told, "texts": len(texts)})
+    return 0
+
+
+Predicted = tuple[list[str], list[Prediction], dict[str, object]]  # texts, answers, and who gave them
+
+
+def _ask_adapter(options: argparse.Namespace, terminal: "Terminal") -> Predicted:
+    _not_with(options, "a service (--url)", "key", "method")
+    folder = find_adapter(options.adapter)
+    texts = read_texts(options.texts)
+    kind = options.engine or engine_for(len(texts))
+    with terminal.hushed(), LocalClassifier(folder, options.model, kind=kind) as classifier:
+        return texts, classifier.predict(texts), {"adapter": folder}
+
+
+def _ask_service(options: argparse.Namespace, terminal: "Terminal") -> Predicted:
+    from serving.client import Client
+
+    _not_with(options, "an adapter on this machine; a service (--url) has its own", "model", "engine")
+    task = options.adapter
+    with Client(options.url, options.key) as client:
+        texts = read_texts(options.texts)
+        return texts, client.predict(task, texts, options.method), {"url": client.url, "task": task}
+
+
+def _not_with(options: argparse.Namespace, those: str, *names: str) -> None:
+    if given := [f"--{name}" for name in names if getattr(options, name) is not None]:
+        raise InputError(f"{' and '.join(given)} {'are' if len(given) > 1 else 'is'} for {those}. Leave it out.")
 
 
 def serve(options: argparse.Namespace, terminal: "Terminal") -> int:
@@ -248,6 +287,7 @@ def keys_list(options: argparse.Namespace, terminal: "Terminal") -> int:
 
 
 COMMANDS = {
+    "predict": predict,
     "serve": serve,
     "adapters_list": adapters_list,
     "adapters_add": adapters_add,

@@ -1,0 +1,61 @@
+"""`fourshot predict --url`: the command asks a service, and says what a local classifier would."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+import fourshot
+from tests.serving.played import Service, nobody, playing, refusal
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.delenv("FOURSHOT_API_KEY", raising=False)
+    with playing() as service:
+        yield service
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause between the attempts of the command."""
+    monkeypatch.setattr("serving.calls.FIRST_PAUSE_S", 0.0)
+
+
+def test_the_command_asks_a_service(service: Service, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["predict", "--url", service.url, "--key", "secret", "--method", "icl", "tone", "so good", "so bad"]
+    assert fourshot.main(words) == 0
+    assert capfd.readouterr().out == "good\t0.750\tso good\nbad\t0.750\tso bad\n"
+    assert (service.asked[0].method, service.asked[0].headers["Authorization"]) == ("icl", "Bearer secret")
+    assert fourshot.main(["predict", "tone", "so good", "--url", service.url, "--json"]) == 0
+    first, last = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert first == {
+        "type": "prediction", "text": "so good", "label": "good", "probability": 0.75,
+        "probabilities": {"good": 0.75, "other": 0.25},
+    }  # fmt: skip
+    assert last == {"type": "result", "url": service.url, "task": "tone", "texts": 1}
+
+
+@pytest.mark.usefixtures("at_once")
+def test_the_command_says_what_is_wrong(service: Service, capfd: pytest.CaptureFixture[str]) -> None:
+    service.plays = [refusal(404, "unknown_task", "There is no task 'tune' here.")]
+    assert fourshot.main(["predict", "--url", service.url, "tune", "good"]) == 2
+    assert "There is no task 'tune' here." in capfd.readouterr().err
+    assert fourshot.main(["predict", "--url", nobody(), "tone", "good"]) == 1
+    assert "`fourshot serve" in capfd.readouterr().err
+    assert fourshot.main(["predict", "--url", "nowhere", "tone", "good"]) == 2
+    assert "'nowhere' is no address" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--url", "http://127.0.0.1:1", "--model", "m"], "--model is for an adapter on this machine"),
+        (["--url", "http://127.0.0.1:1", "--model", "m", "--engine", "vllm"], "--model and --engine are for"),
+        (["--key", "secret"], "--key is for a service (--url)"),
+        (["--method", "icl"], "--method is for a service (--url)"),
+    ],
+)
+def test_options_of_the_other_way_are_bad_input(words: list[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert fourshot.main(["predict", "tone", "good", *words]) == 2
+    assert told in capfd.readouterr().err
