@@ -224,6 +224,7 @@ def test_without_metrics_the_tasks_say_what_they_can(browser: Browser, service: 
     ready(browser, service)
     wait_for(lambda: cells(browser, "#tasks tbody tr")[0][4:] == ["0", "0", NONE, NONE])
     assert browser.text("#load") == "No latencies: /metrics could not be read."
+    assert len(service.asked("/metrics")) == 1  # a key that may not read it now may not in two seconds
 
 
 def test_both_methods_are_asked_and_their_bars_are_the_answers(browser: Browser, service: Service) -> None:
@@ -333,6 +334,16 @@ def test_a_key_is_asked_for_sent_and_forgotten(browser: Browser, service: Servic
     assert browser.run("return sessionStorage.length") == 0
 
 
+def test_a_key_that_is_taken_away_is_asked_for_again(browser: Browser, service: Service) -> None:
+    ready(browser, service)
+    browser.run("sessionStorage.setItem('fourshot-key', 'fs-old')")
+    service.key = "fs-new"
+    classify(browser, "Not for me.")
+    assert browser.text("#answer .note") == "The service asks for an API key."
+    time.sleep(2.5)  # also once the tasks were asked for, without a key
+    assert "not known" in browser.text("#key-why")
+
+
 def test_without_a_key_the_page_does_not_keep_asking(browser: Browser, service: Service) -> None:
     service.key = "fs-right"
     browser.open(service.address)
@@ -428,6 +439,8 @@ def test_one_task_of_many_is_found(browser: Browser, service: Service) -> None:
     browser.type("#filter", "MAYBE")
     assert browser.run(shown) == 1
     assert browser.run("return document.querySelector('.scroll').offsetHeight") < 600
+    browser.press("\b" * len("MAYBE") + "sk-007" + TAB + " ")
+    assert browser.text("#chosen") == "task-007"
 
 
 @pytest.mark.parametrize("dark", [False, True])
