@@ -50,9 +50,14 @@ def read_card(folder: Path, root: Path, base: ResolvedModel) -> AdapterCard:
             f"it was trained on {card.model_name} revision {card.model_revision}; the base here is {base.name} "
             f"revision {base.revision}"
         )
-    if not TASK_NAME.fullmatch(card.task.name):
-        raise AdapterError(f"its task is called {card.task.name!r}, which cannot stand in an address")
+    check_task_name(card.task.name)
     return card
+
+
+def check_task_name(name: str) -> None:
+    """Raise AdapterError for a name that cannot stand in an address as it is."""
+    if not TASK_NAME.fullmatch(name):
+        raise AdapterError(f"its task is called {name!r}, which cannot stand in an address")
 
 
 def check_inside(path: Path, root: Path) -> None:

@@ -79,6 +79,11 @@ def _add_adapters(commands: Any, add: Command) -> None:
     added = add(commands, "add", "adapters_add", "copy an adapter there, whole or not at all")
     added.add_argument("source", metavar="ADAPTER", help="an adapter's folder, or that of a finished run")
     folder(added)
+    told = "ADAPTER is a task without one: answer in context with its examples until it has one"
+    added.add_argument("--in-context", action="store_true", help=told)
+    added.add_argument("--data", metavar="FOLDER", help="with --in-context: the task's train and test files")
+    added.add_argument("--shots", type=int, default=4, metavar="K", help="with --in-context (default: %(default)s)")
+    added.add_argument("--seed", type=int, default=0, help="with --in-context: draws the examples")
     added = add(commands, "remove", "adapters_remove", "take an adapter away")
     added.add_argument("name", metavar="NAME", help="of the adapter, as `list` shows it")
     folder(added)

@@ -193,10 +193,12 @@ def adapters_list(options: argparse.Namespace, terminal: "Terminal") -> int:
 
 
 def adapters_add(options: argparse.Namespace, terminal: "Terminal") -> int:
-    """Copy an adapter into the folder under its content-hashed name."""
+    """Copy an adapter into the folder under its content-hashed name; of a task without one, its examples."""
+    root = Path(options.adapters)
+    if options.in_context:
+        return _add_in_context(options, terminal, root)
     source = find_adapter(options.source)
     card = load_card(source)
-    root = Path(options.adapters)
     root.mkdir(parents=True, exist_ok=True)
     final = root / card.name
     if not final.exists():
@@ -210,6 +212,20 @@ def adapters_add(options: argparse.Namespace, terminal: "Terminal") -> int:
             shutil.rmtree(making, ignore_errors=True)
     terminal.result("result", {"adapter": card.name, "task": card.task.name, "folder": final})
     terminal.say(f"{card.task.name}: {card.name} is in {root}. A running server answers with it within seconds.")
+    return 0
+
+
+def _add_in_context(options: argparse.Namespace, terminal: "Terminal", root: Path) -> int:
+    from pipeline.run import train_pool
+    from pipeline.shots import take_shots
+    from pipeline.taskfile import load_task
+    from serving.registry import InContext, write_in_context
+
+    task = load_task(options.source, options.data)
+    shots = take_shots(task, options.shots, options.seed, train=train_pool(task))
+    file = write_in_context(root, InContext(task=task, shots=tuple(shots)))
+    terminal.result("result", {"task": task.name, "file": file})
+    terminal.say(f"{task.name}: answered in context by whoever serves {root}, until it has an adapter.")
     return 0
 
 

@@ -12,16 +12,16 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.calibration import CONTENT_FREE, Calibration, contextual
+from engine.calibration import CONTENT_FREE, NONE, Calibration, contextual
 from engine.errors import AdapterError, FourshotError
 from engine.labels import LabelTokens, label_tokens
 from engine.tokens import encode_prompts
 from pipeline.card import AdapterCard
-from pipeline.nouns import Example, Task
+from pipeline.nouns import Example
 from pipeline.prompts import classification_prompt
 from serving.admission import Shapes, stage
-from serving.api import Refused, TaskInfo
-from serving.registry import Found, Look, Registry, Signature
+from serving.api import Method, Refused, TaskInfo
+from serving.registry import Found, InContext, Look, Registry, Signature
 from serving.scorer import InFlight, Scorer
 
 if TYPE_CHECKING:
@@ -33,23 +33,27 @@ WARM_UP_TEXT = "N/A"
 
 
 class Version:
-    """An adapter that the engine has: what is needed to answer with it."""
+    """What a task is answered with: an adapter that the engine has, or examples alone."""
 
-    def __init__(self, card: AdapterCard, labels: LabelTokens, folder: Path, lora: "LoRARequest") -> None:
-        self.card, self.labels, self.folder, self.lora = card, labels, folder, lora
+    def __init__(
+        self, source: AdapterCard | InContext, labels: LabelTokens, lora: "LoRARequest | None", folder: Path | None
+    ) -> None:
+        """``lora`` and ``folder`` are None where there are examples alone."""
+        self.labels, self.lora, self.folder = labels, lora, folder
+        self.name = lora.lora_name if lora else ""
+        self.task, self.shots, self._max_text_words = source.task, source.shots, source.max_text_words
+        self.calibration = source.calibration if isinstance(source, AdapterCard) else NONE
         self.icl_calibration: Calibration | None = None  # fitted when it is first asked for
         self.in_use = 0  # requests that were promised an answer of this version
 
     @property
-    def name(self) -> str:
-        return self.card.name
-
-    @property
-    def task(self) -> Task:
-        return self.card.task
+    def methods(self) -> list[Method]:
+        """How it can answer, the usual way first."""
+        methods: list[Method] = ["adapter"] if self.lora else []
+        return [*methods, "icl"] if self.shots else methods
 
     def prompt(self, text: str, shots: tuple[Example, ...] = ()) -> str:
-        return classification_prompt(self.task, text, shots, max_text_words=self.card.max_text_words)
+        return classification_prompt(self.task, text, shots, max_text_words=self._max_text_words)
 
 
 class Keeper:
@@ -92,29 +96,43 @@ class Keeper:
             logger.warning("the adapters' folder cannot be read: %s", error)
             return
         self._look = look
-        for task in look.tasks:
+        for task in sorted({*look.tasks, *look.in_context, *self.current}):
             await self._choose(task, look)
-        for task in self.current.keys() - set(look.tasks):
-            self._retire(task)
         await self._clear_out()
 
     async def _choose(self, task: str, look: Look) -> None:
         """Have the first version of ``task`` that can answer do so."""
+        now = self.current.get(task)
         for found in look.versions(task):
-            now = self.current.get(task)
             if now is not None and now.name == found.name:
                 return
             version = self._ready.get(found.name) or await self._admit(found)
             if version is not None:
-                if now is not None:
-                    self._leaving[now.name] = now
-                self._leaving.pop(version.name, None)
-                self.current[task] = version
-                logger.info("task %s is answered by %s", task, version.name)
-                self.on_change(task, version.name)
+                self._answer_with(task, version)
                 return
-        if task in self.current and self.current[task].name not in look.found:
+        entry = look.in_context.get(task)
+        if entry is not None:
+            if now is None or now.lora is not None or (now.task, now.shots) != (entry.task, entry.shots):
+                await self._in_context(task, entry)
+        elif now is not None:
             self._retire(task)
+
+    async def _in_context(self, task: str, entry: InContext) -> None:
+        try:
+            labels = label_tokens(self._tokenizer, entry.task.label_words)
+        except FourshotError as error:
+            logger.warning("task %s cannot be answered in context: %s", task, error)
+            return
+        self._answer_with(task, Version(entry, labels, None, None))
+
+    def _answer_with(self, task: str, version: Version) -> None:
+        now = self.current.get(task)
+        if now is not None and now.lora is not None:
+            self._leaving[now.name] = now
+        self._leaving.pop(version.name, None)
+        self.current[task] = version
+        logger.info("task %s is answered %s", task, f"by {version.name}" if version.lora else "in context")
+        self.on_change(task, version.name)
 
     async def _admit(self, found: Found) -> Version | None:
         """Copy, check, load and try an adapter; None where it is refused."""
@@ -124,7 +142,7 @@ class Keeper:
         try:
             labels = label_tokens(self._tokenizer, found.card.task.label_words)
             folder = await asyncio.to_thread(stage, found.folder, found.card, self._staging, self._shapes, self._rank)
-            version = Version(found.card, labels, folder, await self._load(found.name, folder))
+            version = Version(found.card, labels, await self._load(found.name, folder), folder)
             await self._warm_up(version)
         except FourshotError as error:
             self._bad[found.name] = (found.signature, str(error))
@@ -152,7 +170,8 @@ class Keeper:
 
     def _retire(self, task: str) -> None:
         version = self.current.pop(task)
-        self._leaving[version.name] = version
+        if version.lora is not None:
+            self._leaving[version.name] = version
         logger.info("task %s is no longer served", task)
         self.on_change(task, "")
 
@@ -164,16 +183,17 @@ class Keeper:
                 continue
             del self._leaving[name]
             self._ready.pop(name, None)
-            await self._engine.remove_lora(version.lora.lora_int_id)
-            await asyncio.to_thread(shutil.rmtree, version.folder, ignore_errors=True)
+            if version.lora is not None and version.folder is not None:
+                await self._engine.remove_lora(version.lora.lora_int_id)
+                await asyncio.to_thread(shutil.rmtree, version.folder, ignore_errors=True)
 
     async def icl_calibration(self, version: Version) -> Calibration:
         """Contextual calibration of a task's in-context prompt; three short requests, once per version."""
         if version.icl_calibration is None:
             import numpy as np
 
-            shots = version.card.shots
-            prompts = encode_prompts(self._tokenizer, [version.prompt(text, shots) for text in CONTENT_FREE])
+            asked = [version.prompt(text, version.shots) for text in CONTENT_FREE]
+            prompts = encode_prompts(self._tokenizer, asked)
             scored = await self._scorer.score_all(prompts, version.labels, None)
             version.icl_calibration = contextual(np.array([one.logprobs for one in scored]))
         return version.icl_calibration
@@ -187,8 +207,8 @@ class Keeper:
                 labels=list(version.task.label_names),
                 adapter=version.name,
                 versions=[one.name for one in sorted(look.versions(task), key=lambda one: -one.made)] if look else [],
-                pinned=bool(look and look.pins.get(task) == version.name),
-                methods=["adapter", "icl"] if version.card.shots else ["adapter"],
+                pinned=bool(look and version.name and look.pins.get(task) == version.name),
+                methods=version.methods,
             )
             for task, version in sorted(self.current.items())
         ]

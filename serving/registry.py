@@ -13,12 +13,15 @@ from engine.errors import AdapterError, FourshotError, InputError
 from engine.files import replace_file
 from engine.models import ResolvedModel
 from pipeline.card import CARD_FILE, LINK, AdapterCard
+from pipeline.nouns import Example, Task
+from pipeline.prompts import PROMPT_VERSION
 from pipeline.runfolder import MANIFEST_FILE
-from serving.admission import FILES, read_card
+from serving.admission import FILES, check_task_name, read_card
 from serving.api import Refused
 from serving.local import find_adapter
 
 PINS_FILE = "pins.json"
+IN_CONTEXT = ".in-context.json"  # how the file of a task without adapter ends
 STORE = "adapters"  # of `fourshot train --tasks`: its adapters are linked to from the tasks' folders
 SEARCH_EVERY_S = 10.0  # for adapters deep inside run folders, which takes longer than looking at one
 
@@ -38,12 +41,22 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
         return self.card.name
 
 
+class InContext(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that is answered by the base and its shots, for as long as it has no adapter."""
+
+    task: Task
+    shots: tuple[Example, ...]
+    max_text_words: int = 300
+    prompt_version: str = PROMPT_VERSION
+
+
 class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What was in the folder at one moment."""
 
     found: dict[str, Found]  # by the adapter's name
     refused: list[Refused]
     pins: dict[str, str]  # task -> the name of the adapter that is to answer
+    in_context: dict[str, InContext] = {}  # by task
 
     def versions(self, task: str) -> list[Found]:
         """Of ``task``: the pinned one first, then the newest first."""
@@ -78,7 +91,14 @@ class Registry:
                 refused.append(Refused(path=at, reason=one))
             elif one.name not in found:  # the same adapter twice, once through a link, is one adapter
                 found[one.name] = one
-        return Look(found=found, refused=refused, pins=read_pins(self.root))
+        in_context = {}
+        for file in sorted(self.root.glob(f"*{IN_CONTEXT}")):
+            try:
+                one_more = read_in_context(file)
+                in_context[one_more.task.name] = one_more
+            except AdapterError as error:
+                refused.append(Refused(path=file.name, reason=str(error)))
+        return Look(found=found, refused=refused, pins=read_pins(self.root), in_context=in_context)
 
     def _places(self) -> Iterator[Path]:
         if (self.root / CARD_FILE).is_file() or (self.root / MANIFEST_FILE).is_file():
@@ -125,6 +145,28 @@ class Registry:
         if isinstance(outcome, str):
             raise AdapterError(outcome)
         return outcome
+
+
+def read_in_context(file: Path) -> InContext:
+    """Raises AdapterError, with the reason, for a file that cannot be answered from."""
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=InContext)
+    except (OSError, msgspec.DecodeError) as error:
+        raise AdapterError(f"it cannot be read: {error}") from error
+    if found.prompt_version != PROMPT_VERSION:
+        raise AdapterError(f"it is for prompts of version {found.prompt_version}; this one is {PROMPT_VERSION}")
+    if not found.shots or {shot.label for shot in found.shots} - set(found.task.label_names):
+        raise AdapterError("it has no examples, or examples of labels that its task does not have")
+    check_task_name(found.task.name)
+    return found
+
+
+def write_in_context(root: Path, entry: InContext) -> Path:
+    """Have ``entry`` answered in context by whoever serves ``root``."""
+    check_task_name(entry.task.name)
+    file = root / f"{entry.task.name}{IN_CONTEXT}"
+    replace_file(file, msgspec.json.format(msgspec.json.encode(entry), indent=1))
+    return file
 
 
 def _files(folder: Path) -> list[Path]:

@@ -83,7 +83,7 @@ class Service:
             if version is None:
                 known = ", ".join(sorted(self.keeper.current)) or "none yet"
                 raise RefusalError(404, "unknown_task", f"There is no task {task!r} here. Tasks are: {known}.")
-            method = request.method or "adapter"
+            method = request.method or version.methods[0]
             answer = await asyncio.wait_for(self._answer(version, request, method, arrived), self._limits.timeout_s)
             code = 200
             return answer
@@ -109,10 +109,11 @@ class Service:
         self, version: Version, request: ClassifyRequest, method: Method, arrived: float
     ) -> ClassifyResponse:
         texts = [request.input] if isinstance(request.input, str) else request.input
-        shots = version.card.shots if method == "icl" else ()
-        if method == "icl" and not shots:
+        shots = version.shots if method == "icl" else ()
+        if method not in version.methods:
+            why = "has no adapter yet" if method == "adapter" else "holds no examples to show"
             raise RefusalError(
-                400, "no_shots", f"The card of {version.name} holds no examples, so it cannot be asked in context."
+                400, f"no_{method}", f"{version.name or version.task.name} {why}; it answers with {version.methods[0]}."
             )
         try:
             self._dispatcher.check()
@@ -126,7 +127,7 @@ class Service:
             except InputError as error:
                 raise RefusalError(400, "too_long", str(error)) from None
             lora = version.lora if method == "adapter" else None
-            calibration = version.card.calibration
+            calibration = version.calibration
             if method == "icl":
                 calibration = await self.keeper.icl_calibration(version)
             scored = await self._scorer.score_all(prompts, version.labels, lora)

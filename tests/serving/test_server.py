@@ -22,8 +22,9 @@ from bench.running import Running, running
 from engine.calibration import CONTENT_FREE, apply, contextual
 from engine.core import Adapter, Engine
 from pipeline.card import AdapterCard, load_card
-from pipeline.nouns import Task
+from pipeline.nouns import Example, Task
 from pipeline.prompts import classification_prompt
+from serving.registry import InContext, write_in_context
 
 WORDS = [
     ("good", "bad"),
@@ -202,6 +203,25 @@ def test_versions_come_and_go_without_a_restart(service: Running, folder: Path, 
     shutil.rmtree(extra)
     assert wait_for(lambda: version_of(service, "extra") == "")
     assert service.classify("extra", {"input": "x"}).status_code == 404
+
+
+def test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one(service: Running, folder: Path) -> None:
+    task = task_of("young", ("warm", "cold"))
+    shots = tuple(Example(text=f"a {label.word} day", label=label.name) for label in task.labels)
+    file = write_in_context(folder, InContext(task=task, shots=shots))
+    assert wait_for(lambda: "young" in {one["task"] for one in service.tasks()["tasks"]})
+    answer = service.classify("young", {"input": "a warm evening"}).json()
+    assert (answer["method"], answer["adapter"], len(answer["results"][0]["probabilities"])) == ("icl", "", 2)
+    refused = service.classify("young", {"input": "x", "method": "adapter"})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (400, "no_adapter")
+    adapter = make_adapter(folder, task, seed=3)
+    assert wait_for(lambda: version_of(service, "young") == adapter.name)
+    assert service.classify("young", {"input": "a warm evening"}).json()["method"] == "adapter"
+    shutil.rmtree(adapter)
+    assert wait_for(lambda: version_of(service, "young") == "")
+    assert service.classify("young", {"input": "a warm evening"}).json()["method"] == "icl"
+    file.unlink()
+    assert wait_for(lambda: "young" not in {one["task"] for one in service.tasks()["tasks"]})
 
 
 def test_a_broken_adapter_harms_nothing_and_is_listed(

@@ -1,0 +1,195 @@
+"""One address for several replicas: where a request goes, and that none is lost with its replica."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from serving.api import TaskInfo, TaskList
+from serving.guard import ACCESS
+from serving.keys import Key
+from serving.router import Replica, Router, labelled
+from serving.settings import Limits
+
+KEY = "router-key"
+
+
+class Played:
+    """A replica that says who it is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.asked: list[tuple[str, str, bytes]] = []
+        self.answer_with = 200
+        self.break_next = 0
+        self.wait_s = 0.0
+        self.runner: web.AppRunner | None = None
+
+    async def start(self) -> str:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self.runner = web.AppRunner(app)
+        await self.runner.setup()
+        site = web.TCPSite(self.runner, "127.0.0.1", 0)
+        await site.start()
+        return f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[union-attr]
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/health":
+            return web.Response(status=200)
+        assert request.headers["Authorization"] == f"Bearer {KEY}"
+        self.asked.append((request.method, request.path_qs, await request.read()))
+        if self.break_next:
+            self.break_next -= 1
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        await asyncio.sleep(self.wait_s)
+        if request.path == "/metrics":
+            return web.Response(text='# HELP a b\nfourshot_tasks 3\nfourshot_x{task="a"} 1\nfourshot_y{} 2\n')
+        if request.path == "/v1/tasks":
+            tasks = [
+                TaskInfo(task=name, labels=[], adapter="", versions=[], pinned=False, methods=[]) for name in ("a", "b")
+            ]
+            return web.Response(body=msgspec.json.encode(TaskList(base_model="m", tasks=tasks)))
+        headers = {"Retry-After": "1"} if self.answer_with == 503 else {}
+        return web.json_response({"by": self.name}, status=self.answer_with, headers=headers)
+
+
+Ask = Callable[..., Awaitable[tuple[int, Any]]]
+
+
+def routed(
+    test: Callable[[Router, list[Played], Ask], Awaitable[None]], number: int = 2, timeout_s: float = 10
+) -> None:
+    """Run ``test`` with a router in front of played replicas."""
+
+    async def run() -> None:
+        played = [Played(str(index)) for index in range(number)]
+        replicas = [Replica(index, await one.start()) for index, one in enumerate(played)]
+        router = Router(replicas, Limits(timeout_s=timeout_s), KEY)
+        await router.open()
+        watching = asyncio.create_task(router.watch())
+
+        async def ask(path: str, *, body: bytes = b"{}", key: Key | None = None, query: bytes = b"") -> tuple[int, Any]:
+            told: list[dict[str, Any]] = []
+
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            async def send(message: dict[str, Any]) -> None:
+                told.append(message)
+
+            headers = [(b"authorization", b"Bearer the-client's-own"), (b"content-type", b"application/json")]
+            scope = {"type": "http", "path": path, "method": "POST", "headers": headers, "query_string": query}
+            await router({**scope, ACCESS: key}, receive, send)
+            answer = b"".join(one.get("body", b"") for one in told[1:])
+            try:
+                return told[0]["status"], json.loads(answer)
+            except ValueError:
+                return told[0]["status"], answer.decode()
+
+        try:
+            while not all(one.well for one in replicas):
+                await asyncio.sleep(0.02)
+            await test(router, played, ask)
+        finally:
+            watching.cancel()
+            await router.close()
+            for one in played:
+                if one.runner is not None:
+                    await one.runner.cleanup()
+
+    asyncio.run(run())
+
+
+def test_a_task_stays_with_its_replica_and_tasks_are_spread() -> None:
+    async def test(router: Router, played: list[Played], ask: Ask) -> None:
+        homes = {}
+        for number in range(40):
+            answers = {(await ask(f"/v1/classify/task-{number}"))[1]["by"] for _ in range(3)}
+            assert len(answers) == 1
+            homes[number] = answers.pop()
+        assert min(Counter(homes.values()).values()) >= 8
+
+    routed(test, number=3)
+
+
+def test_a_busy_home_is_passed_over() -> None:
+    async def test(router: Router, played: list[Played], ask: Ask) -> None:
+        home = int((await ask("/v1/classify/popular"))[1]["by"])
+        played[home].wait_s = 0.3
+        answers = await asyncio.gather(*(ask("/v1/classify/popular") for _ in range(60)))
+        by = Counter(answer["by"] for _, answer in answers)
+        assert by[str(home)] > by[str(1 - home)] > 5
+
+    routed(test)
+
+
+@pytest.mark.parametrize("fault", ["breaks", "restarts"])
+def test_no_request_is_lost_with_its_replica(fault: str) -> None:
+    async def test(router: Router, played: list[Played], ask: Ask) -> None:
+        home = int((await ask("/v1/classify/a"))[1]["by"])
+        if fault == "breaks":
+            played[home].break_next = 5
+        else:
+            played[home].answer_with = 503
+        answers = await asyncio.gather(*(ask("/v1/classify/a", body=b'{"input": "x"}') for _ in range(5)))
+        assert {(code, answer["by"]) for code, answer in answers} == {(200, str(1 - home))}
+        assert played[1 - home].asked[-1] == ("POST", "/v1/classify/a", b'{"input": "x"}')
+
+    routed(test)
+
+
+def test_where_all_are_away_it_waits_a_while_then_says_so() -> None:
+    async def test(router: Router, played: list[Played], ask: Ask) -> None:
+        for one in played:
+            assert one.runner is not None
+            await one.runner.cleanup()
+            one.runner = None
+        await asyncio.sleep(1.2)
+        assert (await ask("/health"))[0] == 503
+        code, answer = await ask("/v1/classify/a")
+        assert (code, answer["error"]["type"]) == (503, "no_replica")
+
+    routed(test)
+
+
+def test_a_key_for_some_tasks_sees_and_asks_no_others() -> None:
+    async def test(router: Router, played: list[Played], ask: Ask) -> None:
+        key = Key(name="k", sha256="", tasks=("a",))
+        assert (await ask("/v1/classify/b", key=key))[0] == 403
+        assert (await ask("/v1/classify/a", key=key))[0] == 200
+        assert [one["task"] for one in (await ask("/v1/tasks", key=key))[1]["tasks"]] == ["a"]
+        assert [one["task"] for one in (await ask("/v1/tasks"))[1]["tasks"]] == ["a", "b"]
+
+    routed(test)
+
+
+def test_paths_and_queries_arrive_as_they_were_sent() -> None:
+    async def test(router: Router, played: list[Played], ask: Ask) -> None:
+        await ask("/v1/tasks", query=b"all=1&x=%2f")
+        assert ("POST", "/v1/tasks?all=1&x=%2f") in {one[:2] for played_one in played for one in played_one.asked}
+
+    routed(test)
+
+
+def test_metrics_say_which_replica() -> None:
+    page = b'# HELP a b\na 3\nb{task="a"} 1\nc{} 2\n'
+    assert (
+        labelled(page, 1, comments=True)
+        == b'# HELP a b\na{replica="1"} 3\nb{replica="1",task="a"} 1\nc{replica="1"} 2\n'
+    )
+    assert labelled(page, 1, comments=False).startswith(b'a{replica="1"} 3')
+
+    async def test(router: Router, played: list[Played], ask: Ask) -> None:
+        text = (await ask("/metrics"))[1]
+        assert text.count("# HELP") == 1
+        assert 'fourshot_tasks{replica="0"} 3' in text and 'fourshot_tasks{replica="1"} 3' in text
+
+    routed(test)
