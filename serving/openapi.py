@@ -6,6 +6,7 @@ import msgspec
 from fastapi import FastAPI
 
 from serving.api import ClassifyRequest, ClassifyResponse, ErrorAnswer, TaskList
+from serving.settings import Limits
 
 REF = "#/components/schemas/{name}"
 TYPES = (ClassifyRequest, ClassifyResponse, TaskList, ErrorAnswer)
@@ -33,11 +34,11 @@ CLASSIFY: dict[str, Any] = {
     "responses": {
         200: {"description": "One result per text, in their order.", **_refers(ClassifyResponse)},
         **_errors(
-            e400="Not a request of this form, or a text that is blank or too long for the model.",
+            e400="Not a request of this form, too many texts, or one that is blank or too long.",
             **GUARDED,
             e404="No such task.",
             e408="The body did not come in time.",
-            e413="A body, a text, or a number of texts beyond the limits.",
+            e413="A body beyond the limit.",
             e429="Too busy, or too many requests with this key; Retry-After says when to come back.",
             e503="The engine is not up; Retry-After says when to come back.",
             e504="No answer in time.",
@@ -59,14 +60,20 @@ TASKS: dict[str, Any] = {
             }
         ]
     },
-    "responses": {200: {"description": "The tasks.", **_refers(TaskList)}, **_errors(**GUARDED)},
+    "responses": {
+        200: {"description": "The tasks.", **_refers(TaskList)},
+        **_errors(e400="A value of `all` other than 0 and 1.", **GUARDED),
+    },
 }
 
 
-def describe(app: FastAPI) -> None:
+def describe(app: FastAPI, limits: Limits) -> None:
     """Add our types to the document that the app gives."""
     given = app.openapi
     _, components = msgspec.json.schema_components(TYPES, ref_template=REF)
+    text = {"type": "string", "pattern": r"\S", "maxLength": limits.max_text_chars}
+    texts = {"type": "array", "items": text, "minItems": 1, "maxItems": limits.max_texts}
+    components["ClassifyRequest"]["properties"]["input"] = {"anyOf": [text, texts]}
 
     def openapi() -> dict[str, Any]:
         document = given()

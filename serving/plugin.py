@@ -68,7 +68,7 @@ class FourshotPlugin:
         app.get("/", include_in_schema=False)(_page)
         app.post("/v1/classify/{task}", **CLASSIFY)(_classify)
         app.get("/v1/tasks", **TASKS)(_tasks)
-        describe(app)
+        describe(app, from_json(os.environ[ENVIRONMENT]).limits)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Load the adapters that are there, then watch their folder."""
@@ -213,7 +213,10 @@ async def _left(request: Request) -> None:
 async def _tasks(request: Request) -> Response:
     service: Service = request.app.state.fourshot
     access = request.scope.get(ACCESS)
-    told = service.tasks(request.query_params.get("all", "0") not in ("", "0", "false"))
+    wanted = request.query_params.get("all", "0")
+    if wanted not in ("0", "1"):
+        return refused(RefusalError(400, "bad_request", f"all={wanted!r}: 1 tells what is refused, too; 0 does not."))
+    told = service.tasks(wanted == "1")
     if access is not None and access.tasks:
         told = msgspec.structs.replace(told, tasks=[one for one in told.tasks if access.may_ask(one.task)], refused=[])
     return Response(encode(told), media_type="application/json")

@@ -191,7 +191,7 @@ def read_request(body: bytes, limits: Limits) -> ClassifyRequest:
         raise RefusalError(400, "no_text", "There is nothing to classify: input is an empty list.")
     if len(texts) > limits.max_texts:
         raise RefusalError(
-            413, "too_many_texts", f"{len(texts)} texts in one request; at most {limits.max_texts}. Send several."
+            400, "too_many_texts", f"{len(texts)} texts in one request; at most {limits.max_texts}. Send several."
         )
     blank = [index for index, text in enumerate(texts) if not text.strip()]
     if blank:
@@ -201,7 +201,7 @@ def read_request(body: bytes, limits: Limits) -> ClassifyRequest:
     long = [index for index, text in enumerate(texts) if len(text) > limits.max_text_chars]
     if long:
         raise RefusalError(
-            413, "too_long", f"The texts at {long[:5]} have more than {limits.max_text_chars} characters. Cut them."
+            400, "too_long", f"The texts at {long[:5]} have more than {limits.max_text_chars} characters. Cut them."
         )
     return request
 

@@ -257,7 +257,7 @@ def wait_for(holds: Any, seconds: float = 15) -> bool:
         ("nothing", {"input": "x"}, 404, "unknown_task"),
         ("task-0", {"input": []}, 400, "no_text"),
         ("task-0", {"input": ["fine", " \n"]}, 400, "blank_text"),
-        ("task-0", {"input": ["x"] * 17}, 413, "too_many_texts"),
+        ("task-0", {"input": ["x"] * 17}, 400, "too_many_texts"),
         ("task-0", {"input": 3}, 400, "bad_request"),
         ("task-0", {"text": "x"}, 400, "bad_request"),
         ("task-0", {"input": "x", "method": "magic"}, 400, "bad_request"),
