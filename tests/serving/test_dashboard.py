@@ -1,0 +1,26 @@
+"""The dashboard asks for metrics that the service has."""
+
+import json
+import re
+from importlib import resources
+
+from prometheus_client import CollectorRegistry
+
+from serving.metrics import Metrics
+
+
+def test_every_metric_of_the_dashboard_is_one_of_the_service() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry)
+    known = {
+        name for metric in registry.collect() for name in (metric.name, f"{metric.name}_total", f"{metric.name}_bucket")
+    }
+    dashboard = json.loads(resources.files("serving").joinpath("grafana.json").read_text(encoding="utf-8"))
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"fourshot_\w+", target["expr"])
+    }
+    assert len(asked) > 10
+    assert asked <= known
