@@ -23,7 +23,7 @@ from training.settings import LoraSettings
 
 AUTO = Placement(ray="auto")
 NUM_JOBS = 12
-STEPS = 150
+STEPS = 70
 
 
 def job(seed: int, **changes: object) -> TrainingJob:
