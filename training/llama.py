@@ -19,7 +19,7 @@ from torch import Tensor
 
 from training.attention import Segments, attend, attend_backward
 from training.packing import PackedRow
-from training.projection import Projection
+from training.projection import Projection, pays_to_pack
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 SPAN = 6  # more layers at a time keep more gradients of activations
@@ -121,7 +121,10 @@ class LlamaDecoder:
         self._size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.checkpointing = False  # keep one layer's values at a time, compute the rest twice
         layers = [_parts(layer) for layer in self._model.layers]
-        self.projections = [Projection([[parts[name] for name in names] for parts in layers]) for names in GROUPS]
+        packed = pays_to_pack([parts[name].base_layer.weight for parts in layers for names in GROUPS for name in names])
+        self.projections = [
+            Projection([[parts[name] for name in names] for parts in layers], packed=packed) for names in GROUPS
+        ]
         self._norms = [(layer.input_layernorm, layer.post_attention_layernorm) for layer in self._model.layers]
 
     def parameters(self) -> list[Tensor]:

@@ -1,10 +1,61 @@
 """A frozen linear layer with LoRA, in all layers of a decoder: its products there and back, and its gradients."""
 
+import platform
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from training.memory import free_bytes
+
+TYPICAL_ROWS = 256  # packing may choose by it; any number of rows can be multiplied
+PACKED_SHARE = 0.25  # of the free memory that packed weights may take
+
+
+class Frozen:
+    """A base's weight [out, in], or several as one, to be multiplied from both sides.
+
+    oneDNN rearranges a weight before each product. ``packed``, this is done once, for both directions, and costs
+    another two times the weight's memory.
+    """
+
+    def __init__(self, weights: Sequence[Any], packed: bool) -> None:
+        self._packed = packed
+        if packed:
+            whole = torch.cat([weight.detach() for weight in weights])
+            self._there, self._back = _pack(whole), _pack(whole.t().contiguous())
+        else:
+            self._weight = _stacked(weights)
+
+    def there(self, x: Tensor) -> Tensor:
+        """x [T, in] -> x W^T [T, out]."""
+        if self._packed:
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._there, None, "none", [], "")
+            return y
+        return torch.mm(x, self._weight.t())
+
+    def back(self, g: Tensor) -> Tensor:
+        """g [T, out] -> g W [T, in]."""
+        if self._packed:
+            of_x: Tensor = torch.ops.mkldnn._linear_pointwise(g, self._back, None, "none", [], "")
+            return of_x
+        return torch.mm(g, self._weight)
+
+
+def pays_to_pack(weights: Sequence[Tensor]) -> bool:
+    """Whether packed copies of ``weights`` are faster here, and fit into memory."""
+    one = weights[0]
+    if one.device.type != "cpu" or one.dtype != torch.bfloat16 or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    return 2 * sum(weight.nbytes for weight in weights) < PACKED_SHARE * free_bytes("cpu")
+
+
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
+    return packed
 
 
 def _stacked(weights: Sequence[Any]) -> Tensor:
@@ -35,11 +86,11 @@ class Projection:
     the optimizer has few tensors, and gradients of several layers are one product.
     """
 
-    def __init__(self, layers: Sequence[Sequence[Any]]) -> None:
+    def __init__(self, layers: Sequence[Sequence[Any]], *, packed: bool) -> None:
         """``layers`` are PEFT's, those that read the same input for each decoder layer; one active adapter each."""
         (name,) = layers[0][0].active_adapters
         self._layers, self._name = layers, name
-        self._weights = [_stacked([one.base_layer.weight for one in group]) for group in layers]  # [out, in] each
+        self._frozen = [Frozen([one.base_layer.weight for one in group], packed) for group in layers]
         downs = [torch.cat([one.lora_A[name].weight.detach() for one in group]) for group in layers]
         ups = [torch.block_diag(*(one.lora_B[name].weight.detach() for one in group)) for group in layers]
         self.a = torch.stack(downs).requires_grad_(True)  # [L, rank, in]
@@ -59,7 +110,7 @@ class Projection:
     def forward(self, layer: int, x: Tensor, low: Tensor) -> Tensor:
         """x [T, in] -> y [T, out]; writes x A^T to ``low`` [T, rank]."""
         torch.mm(x, self._a_t[layer], out=low)
-        return torch.mm(x, self._weights[layer].t()).addmm_(low, self._b[layer], alpha=self.scaling)
+        return self._frozen[layer].there(x).addmm_(low, self._b[layer], alpha=self.scaling)
 
     def low_gradient(self, layer: int, g: Tensor, of_low: Tensor) -> None:
         """Write the gradient of x A^T to ``of_low`` [T, rank], from g [T, out]."""
@@ -68,7 +119,7 @@ class Projection:
     def backward(self, layer: int, g: Tensor, of_low: Tensor) -> Tensor:
         """The gradient for x [T, in], from g [T, out]; writes that of x A^T to ``of_low`` [T, rank]."""
         self.low_gradient(layer, g, of_low)
-        return torch.mm(g, self._weights[layer]).addmm_(of_low, self._a[layer])
+        return self._frozen[layer].back(g).addmm_(of_low, self._a[layer])
 
     def new_gradients(self) -> tuple[Tensor, Tensor]:
         return torch.empty_like(self.a), torch.empty_like(self.b)

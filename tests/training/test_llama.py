@@ -8,6 +8,7 @@ import torch
 from tests.training.test_fast import tiny
 from training.llama import GROUPS, LlamaDecoder, fits
 from training.packing import PackedRow, pack
+from training.projection import pays_to_pack
 
 TEXTS = {
     "prefix and texts": ([5, 9, 11, 3], [[7, 8], [1, 2, 3, 4, 5, 6], [9]]),
@@ -69,6 +70,29 @@ def test_where_only_some_tokens_are_wanted_these_and_the_gradients_are_the_same(
         found.append([hidden.detach(), *(weight.grad for weight in decoder.parameters())])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this machine's oneDNN does not multiply bfloat16"
+)
+def test_packed_weights_give_what_the_weights_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    row, found = packed("prefix and texts"), []
+    weights = torch.randn(used_tokens(row), 32, generator=torch.Generator().manual_seed(2))
+    for packs in (True, False):
+        monkeypatch.setattr("training.llama.pays_to_pack", lambda weights, packs=packs: packs)
+        decoder = LlamaDecoder(tiny().bfloat16())
+        hidden = decoder(row)[: used_tokens(row)]
+        (hidden * weights).sum().backward()
+        found.append([hidden.detach(), *(weight.grad for weight in decoder.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert (one - other).float().norm() < 0.02 * other.float().norm()
+
+
+def test_only_bfloat16_on_the_cpu_is_packed_and_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.zeros(8, 8)
+    assert not pays_to_pack([weight]) and not pays_to_pack([weight.bfloat16().to("meta")])
+    monkeypatch.setattr("training.projection.free_bytes", lambda device: 1000)
+    assert not pays_to_pack([weight.bfloat16()] * 2)
 
 
 def test_blocks_that_belong_to_no_projection_stay_zero() -> None:
