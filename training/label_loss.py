@@ -97,9 +97,8 @@ class LabelLoss:
         for run in micro_batches(lengths, len(self._prefix), self.most_tokens):
             chosen = [batch[position] for position in run]
             row = pack(self._prefix, [self._tails[index] for index in chosen], self._device)
-            hidden = self._hidden(row)
             positions, targets, weights, label_weights = self._aims(chosen, row.starts)
-            logits = self._logits(hidden[positions])
+            logits = self._logits(self._hidden(row, positions))
             each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
             loss = (each * weights).sum() / total_weight
             scaler.scale(loss).backward()
@@ -135,10 +134,10 @@ class LabelLoss:
         logits = self._head(hidden[last : last + len(said)]).float()
         return logits.log_softmax(dim=1).gather(1, said[:, None]).sum()[None]
 
-    def _hidden(self, row: PackedRow) -> "torch.Tensor":
-        """Last hidden states [T, hidden_size] of the T tokens of the row."""
+    def _hidden(self, row: PackedRow, positions: "torch.Tensor | None" = None) -> "torch.Tensor":
+        """Last hidden states [N, hidden_size] at N ``positions`` of the row, or of all its tokens."""
         if self._written_out:
-            return self._written_out(row)
+            return self._written_out(row, positions)
         output = self._decoder(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
@@ -146,7 +145,7 @@ class LabelLoss:
             use_cache=False,
         )
         hidden: torch.Tensor = output.last_hidden_state[0]
-        return hidden
+        return hidden if positions is None else hidden[positions]
 
     def _logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
         """Float32 logits [num_positions, num_labels or vocabulary] of hidden states [num_positions, hidden_size]."""

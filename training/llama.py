@@ -1,263 +1,111 @@
 """Forward and backward of a Llama decoder with LoRA on all projections, with as few operations as there can be.
 
-For rows of some hundred tokens a step is bound by the number of operations, not by their size: of SmolLM2-135M's 0.27 s
-on two cores the base's matrix products are 0.09. The modules of transformers and PEFT run some 5,000 operations per
-step, and attend from every token of a packed row to every other. Here
+For rows of some hundred tokens a step is bound by the number of operations as much as by their size. The modules of
+transformers and PEFT run some 5,000 per step, and attend from every token of a packed row to every other. Here
 
-- projections that read the same input (q, k, v; gate, up) are one product, and so are their LoRA parts: A stacked, B as
-  a block-diagonal matrix whose other blocks stay zero,
-- normalisation, rotation and attention are one step of autograd each, with their gradients written out,
-- each text attends to the instruction and to itself only.
+- the whole decoder is one step of autograd, with its gradients written out,
+- projections that read the same input (q, k, v; gate, up) are one product, and so are their LoRA parts,
+- the gradients of LoRA's weights are one product for `SPAN` layers,
+- after the last attention only those tokens are computed that something is predicted from.
 
 The gradients are tested against those of transformers and PEFT. Whatever is not such a model goes through these.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from training.attention import Segments, attend, attend_backward
 from training.packing import PackedRow
+from training.projection import Projection, pays_to_pack
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+SPAN = 6  # more layers at a time keep more gradients of activations
 
 
-class Projection:
-    """Linear layers that read the same input, as one with LoRA: ``y = x W^T + scaling * (x A^T) B^T``."""
+class Row(NamedTuple):
+    """What all layers need to know of a packed row of T tokens."""
 
-    def __init__(self, layers: Sequence[Any]) -> None:
-        """``layers`` are PEFT's, each with one active adapter."""
-        (name,) = layers[0].active_adapters
-        self._layers, self._name = layers, name
-        bases = [layer.base_layer.weight for layer in layers]
-        self.weight = _stacked(bases)  # [out, in]
-        downs = [layer.lora_A[name].weight.detach() for layer in layers]
-        ups = [layer.lora_B[name].weight.detach() for layer in layers]
-        self.a = torch.cat(downs).requires_grad_(True)  # [layers * rank, in]
-        self.b = torch.block_diag(*ups).requires_grad_(True)  # [out, layers * rank]
-        scaling = float(layers[0].scaling[name])
-        self.scale = torch.block_diag(
-            *(torch.full_like(up, scaling) for up in ups)
-        )  # of B's gradient: 0 off the blocks
-        self.scaling = scaling
-
-    def write_back(self) -> None:
-        """Give the adapters' weights to PEFT's layers."""
-        row = column = 0
-        with torch.no_grad():
-            for layer in self._layers:
-                down, up = layer.lora_A[self._name].weight, layer.lora_B[self._name].weight
-                rank, out = down.shape[0], up.shape[0]
-                down.copy_(self.a[column : column + rank])
-                up.copy_(self.b[row : row + out, column : column + rank])
-                row, column = row + out, column + rank
+    segments: Segments
+    cos: Tensor  # [T, heads + kv_heads, size]
+    sin: Tensor
+    positions: Tensor  # int64 [N]: the tokens whose last hidden states are wanted
 
 
-def _stacked(weights: Sequence[Any]) -> Tensor:
-    """The weights [out_i, in] as one [sum of out_i, in] that they become views of: there is no second copy of a base.
+class Normed(NamedTuple):
+    """What a normalisation keeps."""
 
-    Weights that lie so already, from an earlier training on this base, stay where they are.
-    """
-    first, width = weights[0], weights[0].shape[1]
-    rows = sum(len(weight) for weight in weights)
-    offset, together = first.storage_offset(), True
-    for weight in weights:
-        same = weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        together = together and same and weight.is_contiguous() and weight.storage_offset() == offset
-        offset += weight.numel()
-    with torch.no_grad():
-        if together:
-            return first.detach().as_strided((rows, width), (width, 1), first.storage_offset())
-        whole = torch.cat([weight.detach() for weight in weights])
-        for weight, part in zip(weights, whole.split([len(weight) for weight in weights]), strict=True):
-            weight.data = part
-    return whole
+    unit: Tensor  # [T, hidden]
+    inverse: Tensor  # float32 [T, 1]
 
 
-def _project(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """x [T, in] -> y [T, out] and x A^T [T, rank]."""
-    low = x @ a.t()
-    return torch.mm(x, weight.t()).addmm_(low, b.t(), alpha=scaling), low
+class Kept(NamedTuple):
+    """What one layer keeps for its gradients, beside what its projections read."""
+
+    before: Normed
+    rows: Tensor
+    weights: Tensor
+    between: Normed
+    both: Tensor  # gate and up [T, 2 * inner]
+    opened: Tensor  # silu of the gate [T, inner]
 
 
-def _project_backward(
-    g: Tensor, x: Tensor, low: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: Tensor, scaling: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients for x, A and B, from g [T, out]."""
-    g_low = (g @ b).mul_(scaling)
-    return torch.mm(g, weight).addmm_(g_low, a), g_low.t() @ x, (g.t() @ low).mul_(scale)
+class Span(NamedTuple):
+    """What consecutive layers keep. After the last attention of the decoder there are N tokens instead of T."""
+
+    inputs: list[Tensor]  # of each of `GROUPS`: [layers, T, in]
+    lows: list[Tensor]  # the same times A^T: [layers, T, rank]
+    layers: list[Kept]
+
+    def tensors(self) -> list[Tensor]:
+        flat = [*self.inputs, *self.lows]
+        for one in self.layers:
+            flat += [*one.before, one.rows, one.weights, *one.between, one.both, one.opened]
+        return flat
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> "Span":
+        """The inverse of `tensors`."""
+        groups, layers = len(GROUPS), []
+        for at in range(2 * groups, len(tensors), 8):
+            unit, inverse, rows, weights, unit_2, inverse_2, both, opened = tensors[at : at + 8]
+            layers.append(Kept(Normed(unit, inverse), rows, weights, Normed(unit_2, inverse_2), both, opened))
+        return cls(list(tensors[:groups]), list(tensors[groups : 2 * groups]), layers)
 
 
-class NormProject(torch.autograd.Function):
-    """Root-mean-square normalisation, then a projection."""
+class Decode(torch.autograd.Function):
+    """All layers: embedded tokens [T, hidden] -> [N, hidden]. ``weights`` are those of the decoder, for autograd."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float, projection: Projection, a: Tensor, b: Tensor) -> Tensor:
-        wide = x.float()
-        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-        unit = (wide * inverse).to(x.dtype)
-        scaled = unit * gain
-        y, low = _project(scaled, projection.weight, a, b, projection.scaling)
-        ctx.save_for_backward(unit, inverse, gain, scaled, low, a, b)
-        ctx.projection = projection
-        return y
+    def forward(ctx: Any, x: Tensor, decoder: "LlamaDecoder", row: Row, keeps: bool, *weights: Tensor) -> Tensor:
+        spans = decoder.spans()
+        ctx.decoder, ctx.row, ctx.spans, ctx.checkpointing = decoder, row, spans, decoder.checkpointing
+        saved: list[Tensor] = []
+        ctx.ends = []  # of each span, in what is saved
+        for span in spans:
+            if keeps and ctx.checkpointing:
+                saved.append(x)
+            x, kept = decoder.forward(span, x, row)
+            if keeps and not ctx.checkpointing:
+                saved += kept.tensors()
+            ctx.ends.append(len(saved))
+        ctx.save_for_backward(*saved)
+        return x
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        unit, inverse, gain, scaled, low, a, b = ctx.saved_tensors
-        one = ctx.projection
-        g, of_a, of_b = _project_backward(gradients[0], scaled, low, one.weight, a, b, one.scale, one.scaling)
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            wide, g_unit = unit.float(), (g * gain).float()
-            inner = (wide * g_unit).mean(-1, keepdim=True)
-            of_x = g_unit.addcmul_(wide, inner, value=-1).mul_(inverse).to(unit.dtype)
-        return of_x, None, None, None, of_a, of_b
-
-
-class ProjectAdd(torch.autograd.Function):
-    """A projection added to what it bypasses."""
-
-    @staticmethod
-    def forward(ctx: Any, residual: Tensor, x: Tensor, projection: Projection, a: Tensor, b: Tensor) -> Tensor:
-        y, low = _project(x, projection.weight, a, b, projection.scaling)
-        ctx.save_for_backward(x, low, a, b)
-        ctx.projection = projection
-        return y.add_(residual)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, low, a, b = ctx.saved_tensors
-        one = ctx.projection
-        of_x, of_a, of_b = _project_backward(gradients[0], x, low, one.weight, a, b, one.scale, one.scaling)
-        return gradients[0], of_x, None, of_a, of_b
-
-
-class Gate(torch.autograd.Function):
-    """``silu(gate) * up`` of [T, 2 * inner], the gate first."""
-
-    @staticmethod
-    def forward(ctx: Any, both: Tensor) -> Tensor:
-        gate, up = both.chunk(2, dim=-1)
-        opened = torch.nn.functional.silu(gate)
-        ctx.save_for_backward(both, opened)
-        return opened * up
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (g,), (both, opened) = gradients, ctx.saved_tensors
-        gate, up = both.chunk(2, dim=-1)
-        out = torch.empty_like(both)
-        of_gate, of_up = out.chunk(2, dim=-1)
-        torch.mul(g, opened, out=of_up)
-        of_gate.copy_(torch.ops.aten.silu_backward(g * up, gate))
-        return out
-
-
-class Segments:
-    """Which tokens of a row see which: the prefix itself, each tail the prefix and itself.
-
-    S segments of at most L queries and K keys, the prefix first among these. Everything is a choice of rows, one row
-    per token and head; padding points at some row and is masked.
-    """
-
-    def __init__(self, row: PackedRow, dtype: torch.dtype, heads: int, kv_heads: int) -> None:
-        prefix, device = row.prefix_length, row.input_ids.device
-        spans = [(0, prefix)] if prefix else []
-        spans += list(zip(row.starts, row.lengths, strict=True))
-        longest, num_tokens = max(length for _, length in spans), row.input_ids.shape[1]
-        every, offsets = heads + 2 * kv_heads, torch.arange(longest)
-        starts, lengths = (torch.tensor(part)[:, None] for part in zip(*spans, strict=True))
-        inside = offsets < lengths  # [S, L]
-        queries = torch.where(inside, starts + offsets, 0)  # [S, L]: places in the row
-        keys = torch.cat([torch.arange(prefix).expand(len(spans), prefix), queries], dim=1)  # [S, K]
-        before = (starts > 0).expand(len(spans), prefix)  # the prefix is its own segment, and does not precede itself
-        earlier = torch.cat([torch.ones(longest, prefix), torch.ones(longest, longest).tril()], dim=1).bool()
-        allowed = torch.cat([before, inside], dim=1)[:, None, :] & earlier  # [S, L, K]
-        mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-        self.prefix, self.heads, self.kv_heads = prefix, heads, kv_heads
-        self.used = prefix + sum(row.lengths)  # tokens; after them comes padding
-        group, self.shape = heads // kv_heads, (len(spans), kv_heads, longest, keys.shape[1])
-        # [S * kv_heads, group * L, K]: the heads that share keys are rows of one product.
-        self.mask = mask[:, None, None].expand(-1, kv_heads, group, -1, -1).flatten(0, 1).flatten(1, 2).to(device)
-        q = queries[:, None, None, :] * every + torch.arange(heads).view(kv_heads, group, 1)  # [S, kv, group, L]
-        k = keys[:, None, :] * every + heads + torch.arange(kv_heads)[:, None]  # [S, kv, K]
-        self.counts = q.numel(), k.numel()
-        self.rows = torch.cat([q.flatten(), k.flatten(), k.flatten() + kv_heads]).to(device)  # of queries, keys, values
-        answer = queries[:, None, None, :] * heads + torch.arange(heads).view(kv_heads, group, 1)
-        self.answer_rows = answer.flatten().to(device)
-        padding = ~inside[:, None, None, :].expand(answer.shape)
-        self.padding = padding.flatten()[:, None].to(device)
-        # The other way round: where each token's query, key and value lie. Padding of the row points anywhere.
-        segment, offset = (torch.zeros(num_tokens, dtype=torch.long) for _ in range(2))
-        segment[queries[inside]] = torch.arange(len(spans))[:, None].expand(inside.shape)[inside]
-        offset[queries[inside]] = offsets.expand(inside.shape)[inside]
-        back_q = (segment[:, None] * heads + torch.arange(heads)) * longest + offset[:, None]  # [T, heads]
-        back_k = (segment[:, None] * kv_heads + torch.arange(kv_heads)) * keys.shape[1] + prefix + offset[:, None]
-        back = [back_q, back_k + q.numel(), back_k + q.numel() + k.numel()]
-        self.back_q, self.back = back_q.flatten().to(device), torch.cat(back, dim=1).flatten().to(device)
-
-
-class Attend(torch.autograd.Function):
-    """Rotation of q and k, then attention within segments. ``qkv`` is [T, (heads + 2 * kv_heads) * head_size]."""
-
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, segments: Segments) -> Tensor:
-        size, count = cos.shape[-1], segments.heads + segments.kv_heads
-        parts = qkv.view(len(qkv), -1, size).clone()
-        _turn(parts[:, :count], cos, sin)
-        rows = parts.view(-1, size).index_select(0, segments.rows)
-        q, k, v = _split(rows, segments)
-        scores = torch.baddbmm(segments.mask, q, k.transpose(1, 2))
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)  # bfloat16 takes five times as long
-        answer = torch.bmm(weights, v).view(-1, size).index_select(0, segments.back_q)
-        ctx.save_for_backward(rows, weights, cos, sin)
-        ctx.segments = segments
-        return answer.view(len(qkv), -1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weights, cos, sin = ctx.saved_tensors
-        segments: Segments = ctx.segments
-        (q, k, v), size = _split(rows, segments), cos.shape[-1]
-        g = gradients[0].reshape(-1, size).index_select(0, segments.answer_rows)
-        g = g.masked_fill_(segments.padding, 0).view(q.shape)
-        of_rows = torch.empty_like(rows)
-        of_q, of_k, of_v = _split(of_rows, segments)
-        torch.bmm(weights.transpose(1, 2), g, out=of_v)
-        of_weights = torch.bmm(g, v.transpose(1, 2))
-        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-        torch.bmm(of_scores, k, out=of_q)
-        torch.bmm(of_scores.transpose(1, 2), q, out=of_k)
-        out = of_rows.index_select(0, segments.back).view(len(gradients[0]), -1, size)
-        if prefix := segments.prefix:  # its keys and values are seen by every segment
-            s, kv_heads, _, num_keys = segments.shape
-            seen = of_rows[segments.counts[0] :].view(2, s, kv_heads, num_keys, size)[:, :, :, :prefix]
-            summed = seen.sum(1, dtype=torch.float32).permute(2, 0, 1, 3).flatten(1, 2)
-            out[:prefix, segments.heads :] += summed.to(out.dtype)
-        out[segments.used :] = 0
-        _turn(out[:, : segments.heads + segments.kv_heads], cos, sin, back=True)
-        return out.view(len(out), -1), None, None, None
-
-
-def _split(rows: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [S * kv_heads, group * L, size], keys and values [S * kv_heads, K, size]: views of rows."""
-    s, kv_heads, _, num_keys = segments.shape
-    q, k, v = rows.split([segments.counts[0], segments.counts[1], segments.counts[1]])
-    size = rows.shape[1]
-    return q.view(s * kv_heads, -1, size), k.view(-1, num_keys, size), v.view(-1, num_keys, size)
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:
-    """Rotate in place, x [T, heads, size]; ``back`` gives gradients their way back."""
-    half = x.shape[-1] // 2
-    swapped = (x * sin).roll(half, -1) if back else x.roll(half, -1).mul_(sin)
-    x.mul_(cos).add_(swapped)
-
-
-Layer = tuple[Any, Any, list[Projection]]  # the two normalisations, the projections in the order of `GROUPS`
+        decoder: LlamaDecoder = ctx.decoder
+        found = [projection.new_gradients() for projection in decoder.projections]
+        saved, g = ctx.saved_tensors, gradients[0]
+        for span, start, end in reversed(list(zip(ctx.spans, [0, *ctx.ends], ctx.ends, strict=False))):
+            if ctx.checkpointing:
+                _, kept = decoder.forward(span, saved[start], ctx.row)
+            else:
+                kept = Span.of(saved[start:end])
+            g = decoder.backward(span, g, kept, ctx.row, found)
+        return None, None, None, None, *(one for pair in found for one in pair)
 
 
 class LlamaDecoder:
@@ -272,42 +120,111 @@ class LlamaDecoder:
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.checkpointing = False  # keep one layer's values at a time, compute the rest twice
-        self._layers: list[Layer] = []
-        for layer in self._model.layers:
-            parts = {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
-            projections = [Projection([parts[name] for name in names]) for names in GROUPS]
-            self._layers.append((layer.input_layernorm, layer.post_attention_layernorm, projections))
+        layers = [_parts(layer) for layer in self._model.layers]
+        packed = pays_to_pack([parts[name].base_layer.weight for parts in layers for names in GROUPS for name in names])
+        self.projections = [
+            Projection([[parts[name] for name in names] for parts in layers], packed=packed) for names in GROUPS
+        ]
+        self._norms = [(layer.input_layernorm, layer.post_attention_layernorm) for layer in self._model.layers]
 
     def parameters(self) -> list[Tensor]:
-        """The adapters' weights, all of them leaves: A and B of each projection."""
-        return [weights for _, _, projections in self._layers for one in projections for weights in (one.a, one.b)]
+        """The adapters' weights, all of them leaves: A and B of each of `GROUPS`, all layers in one."""
+        return [weights for one in self.projections for weights in (one.a, one.b)]
 
     def write_back(self) -> None:
         """Give the weights to the PEFT model, for saving."""
-        for _, _, projections in self._layers:
-            for one in projections:
-                one.write_back()
+        for one in self.projections:
+            one.write_back()
 
-    def __call__(self, row: PackedRow) -> Tensor:
-        """[T, hidden_size], for the T tokens of the row."""
+    def __call__(self, row: PackedRow, positions: Tensor | None = None) -> Tensor:
+        """[N, hidden_size], for the tokens of the row at ``positions`` [N], or for all of them."""
         x = self._model.embed_tokens(row.input_ids)[0]
+        if positions is None:
+            positions = torch.arange(len(x), device=x.device)
         cos, sin = self._angles(x, row.position_ids)
-        segments = Segments(row, x.dtype, self._heads, self._kv_heads)
-        for layer in self._layers:
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(self._layer, layer, x, cos, sin, segments, use_reentrant=False)
-            else:
-                x = self._layer(layer, x, cos, sin, segments)
-        normed: Tensor = self._model.norm(x)
+        given = Row(Segments(row, x.dtype, self._heads, self._kv_heads), cos, sin, positions)
+        normed: Tensor = self._model.norm(Decode.apply(x, self, given, torch.is_grad_enabled(), *self.parameters()))
         return normed
 
-    def _layer(self, layer: "Layer", x: Tensor, cos: Tensor, sin: Tensor, segments: Segments) -> Tensor:
-        before, between, (qkv, out, gate_up, down) = layer
-        mixed = NormProject.apply(x, before.weight, before.variance_epsilon, qkv, qkv.a, qkv.b)
-        mixed = Attend.apply(mixed, cos, sin, segments)
-        x = ProjectAdd.apply(x, mixed, out, out.a, out.b)
-        both = NormProject.apply(x, between.weight, between.variance_epsilon, gate_up, gate_up.a, gate_up.b)
-        return ProjectAdd.apply(x, Gate.apply(both), down, down.a, down.b)
+    def spans(self) -> list[range]:
+        """Layers that are computed together; the last is alone, for it has fewer tokens."""
+        size, last = 1 if self.checkpointing else SPAN, len(self._norms) - 1
+        return [*(range(start, min(start + size, last)) for start in range(0, last, size)), range(last, last + 1)]
+
+    def _num_rows(self, span: range, row: Row) -> list[int]:
+        """Tokens that each of `GROUPS` computes."""
+        every = len(row.cos)
+        after = len(row.positions) if span.stop == len(self._norms) else every
+        return [every, after, after, after]
+
+    def forward(self, span: range, x: Tensor, row: Row) -> tuple[Tensor, Span]:
+        """x [T, hidden] -> [T, hidden], after the last layer [N, hidden]."""
+        num_rows, segments = self._num_rows(span, row), row.segments
+        kept = Span([], [], [])
+        for one, tokens in zip(self.projections, num_rows, strict=True):
+            width, rank, _ = one.sizes
+            kept.inputs.append(x.new_empty(len(span), tokens, width))
+            kept.lows.append(x.new_empty(len(span), tokens, rank))
+        qkv, out, gate_up, down = self.projections
+        for layer, inputs, lows in zip(span, zip(*kept.inputs, strict=True), zip(*kept.lows, strict=True), strict=True):
+            norm_before, norm_between = self._norms[layer]
+            before = _normalise(x, norm_before, inputs[0])
+            mixed = qkv.forward(layer, inputs[0], lows[0])
+            answers, rows, weights = attend(mixed, row.cos, row.sin, segments)
+            chosen = segments.back_q
+            if layer == len(self._norms) - 1:
+                x, chosen = x.index_select(0, row.positions), chosen.index_select(0, row.positions)
+            torch.index_select(answers, 0, chosen.flatten(), out=inputs[1].view(-1, self._size))
+            x = out.forward(layer, inputs[1], lows[1]).add_(x)
+            between = _normalise(x, norm_between, inputs[2])
+            both = gate_up.forward(layer, inputs[2], lows[2])
+            gate, up = both.chunk(2, dim=-1)
+            opened = torch.nn.functional.silu(gate)
+            torch.mul(opened, up, out=inputs[3])
+            x = down.forward(layer, inputs[3], lows[3]).add_(x)
+            kept.layers.append(Kept(before, rows, weights, between, both, opened))
+        return x, kept
+
+    def backward(self, span: range, g: Tensor, kept: Span, row: Row, found: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The gradient for the span's input [T, hidden], from that of its output; writes those of the weights."""
+        num_rows = self._num_rows(span, row)
+        outputs, of_lows = [], []
+        for one, tokens in zip(self.projections, num_rows, strict=True):
+            _, rank, width = one.sizes
+            outputs.append(g.new_empty(len(span), tokens, width))
+            of_lows.append(g.new_empty(len(span), tokens, rank))
+        qkv, out, gate_up, down = self.projections
+        of_answers = g.new_zeros(num_rows[0] + 1, out.sizes[0])  # of all tokens; the last row stays zero
+        for layer in reversed(span):
+            at = layer - span.start
+            mine, low = kept.layers[at], [whole[at] for whole in of_lows]
+            of_qkv, of_out, of_both, of_down = (whole[at] for whole in outputs)
+            norm_before, norm_between = self._norms[layer]
+            of_down.copy_(g)
+            of_gated = down.backward(layer, of_down, low[3])
+            gate, up = mine.both.chunk(2, dim=-1)
+            of_gate, of_up = of_both.chunk(2, dim=-1)
+            torch.mul(of_gated, mine.opened, out=of_up)
+            torch.ops.aten.silu_backward.grad_input(of_gated.mul_(up), gate, grad_input=of_gate)
+            of_normed = gate_up.backward(layer, of_both, low[2])
+            torch.add(of_down, _normalise_backward(of_normed, norm_between, mine.between), out=of_out)
+            of_answer, g = out.backward(layer, of_out, low[1]), of_out
+            if layer == len(self._norms) - 1:
+                of_answers[:-1].index_add_(0, row.positions, of_answer)
+                g = g.new_zeros(num_rows[0], g.shape[1]).index_add_(0, row.positions, g)
+            else:
+                of_answers[:-1] = of_answer
+            attend_backward(of_answers, mine.rows, mine.weights, row.cos, row.sin, row.segments, of_qkv)
+            if layer == 0:  # embeddings are frozen
+                qkv.low_gradient(layer, of_qkv, low[0])
+            else:
+                of_normed = qkv.backward(layer, of_qkv, low[0])
+                g = _normalise_backward(of_normed, norm_before, mine.before).add_(g)
+        for number, projection in enumerate(self.projections):
+            projection.weight_gradients(
+                span, found[number], kept.inputs[number], kept.lows[number], outputs[number], of_lows[number]
+            )
+        return g
 
     def _angles(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """[T, heads + kv_heads, size]: q is scaled with its rotation; the sine has the sign of the half it adds to."""
@@ -319,6 +236,26 @@ class LlamaDecoder:
         return cos[:, None] * scale, signed[:, None] * scale
 
 
+def _normalise(x: Tensor, norm: Any, out: Tensor) -> Normed:
+    """Write x over its root mean square, times the gain, to ``out``."""
+    wide = x.float()
+    inverse = wide.square().mean(-1, keepdim=True).add_(norm.variance_epsilon).rsqrt_()
+    unit = (wide * inverse).to(x.dtype)
+    torch.mul(unit, norm.weight, out=out)
+    return Normed(unit, inverse)
+
+
+def _normalise_backward(g: Tensor, norm: Any, kept: Normed) -> Tensor:
+    """The gradient for x, from that of the normalised."""
+    wide, of_unit = kept.unit.float(), g.mul_(norm.weight).float()
+    inner = (wide * of_unit).mean(-1, keepdim=True)
+    return of_unit.addcmul_(wide, inner, value=-1).mul_(kept.inverse).to(g.dtype)
+
+
+def _parts(layer: Any) -> dict[str, Any]:
+    return {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
+
+
 def fits(wrapped: Any) -> bool:
     """Whether `LlamaDecoder` computes what ``wrapped`` does."""
     from training.fast import is_plain
@@ -327,9 +264,11 @@ def fits(wrapped: Any) -> bool:
     config = model.config
     if config.model_type != "llama" or config.hidden_act != "silu" or getattr(config, "attention_dropout", 0):
         return False
+    ranks: set[tuple[float, ...]] = set()
     for layer in model.get_decoder().layers:
-        parts = {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
+        parts = _parts(layer)
         for names in GROUPS:
             if not all(is_plain(parts.get(name)) and parts[name].base_layer.bias is None for name in names):
                 return False
-    return True
+            ranks.update((*parts[name].r.values(), *parts[name].scaling.values()) for name in names)
+    return len(ranks) == 1  # one tensor holds the adapters of all layers

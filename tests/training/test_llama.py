@@ -8,6 +8,7 @@ import torch
 from tests.training.test_fast import tiny
 from training.llama import GROUPS, LlamaDecoder, fits
 from training.packing import PackedRow, pack
+from training.projection import pays_to_pack
 
 TEXTS = {
     "prefix and texts": ([5, 9, 11, 3], [[7, 8], [1, 2, 3, 4, 5, 6], [9]]),
@@ -47,10 +48,10 @@ def test_hidden_states_and_every_gradient_equal_those_of_transformers_and_peft(n
     torch.testing.assert_close(used.detach(), expected, rtol=1e-4, atol=1e-5)
     (used * weights).sum().backward()
     parameters = decoder.parameters()
-    assert len(parameters) == 2 * len(GROUPS) * 2
+    assert len(parameters) == len(GROUPS) * 2
     for weight in parameters:  # what write_back gives to PEFT's layers is then the gradient
         assert weight.grad is not None
-        weight.data = weight.grad
+        weight.data.copy_(weight.grad)
     decoder.write_back()
     found = {name: one for name, one in wrapped.named_parameters() if one.requires_grad}
     assert found.keys() == gradients.keys() and len(found) == 28
@@ -59,13 +60,48 @@ def test_hidden_states_and_every_gradient_equal_those_of_transformers_and_peft(n
         torch.testing.assert_close(found[parameter].detach(), gradient, rtol=1e-3, atol=1e-4, msg=parameter)
 
 
+def test_where_only_some_tokens_are_wanted_these_and_the_gradients_are_the_same() -> None:
+    row, positions = packed("prefix and texts"), torch.tensor([5, 11, 12])
+    weights, found = torch.randn(3, 32, generator=torch.Generator().manual_seed(2)), []
+    for chosen in (positions, None):
+        decoder = LlamaDecoder(tiny())
+        hidden = decoder(row, chosen) if chosen is not None else decoder(row)[positions]
+        (hidden * weights).sum().backward()
+        found.append([hidden.detach(), *(weight.grad for weight in decoder.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this machine's oneDNN does not multiply bfloat16"
+)
+def test_packed_weights_give_what_the_weights_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    row, found = packed("prefix and texts"), []
+    weights = torch.randn(used_tokens(row), 32, generator=torch.Generator().manual_seed(2))
+    for packs in (True, False):
+        monkeypatch.setattr("training.llama.pays_to_pack", lambda weights, packs=packs: packs)
+        decoder = LlamaDecoder(tiny().bfloat16())
+        hidden = decoder(row)[: used_tokens(row)]
+        (hidden * weights).sum().backward()
+        found.append([hidden.detach(), *(weight.grad for weight in decoder.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert (one - other).float().norm() < 0.02 * other.float().norm()
+
+
+def test_only_bfloat16_on_the_cpu_is_packed_and_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.zeros(8, 8)
+    assert not pays_to_pack([weight]) and not pays_to_pack([weight.bfloat16().to("meta")])
+    monkeypatch.setattr("training.projection.free_bytes", lambda device: 1000)
+    assert not pays_to_pack([weight.bfloat16()] * 2)
+
+
 def test_blocks_that_belong_to_no_projection_stay_zero() -> None:
     decoder = LlamaDecoder(tiny())
     decoder(packed("one text")).square().sum().backward()
     qkv = decoder.parameters()[1]
-    assert qkv.shape == (32 + 16 + 16, 3 * 4)
-    assert qkv.grad is not None and not qkv.grad[:32, 4:].any() and not qkv.grad[32:, :4].any()
-    assert qkv.grad[:32, :4].all()
+    assert qkv.shape == (2, 3 * 4, 32 + 16 + 16)
+    assert qkv.grad is not None and not qkv.grad[:, 4:, :32].any() and not qkv.grad[:, :4, 32:].any()
+    assert qkv.grad[:, :4, :32].all()
 
 
 @pytest.mark.parametrize("more", [{"dropout": 0.1}, {"use_dora": True}, {"attention_bias": True}])

@@ -46,18 +46,18 @@ class Memory:
     def __init__(self, fits: int, fits_checkpointed: int) -> None:
         self.fits, self.fits_checkpointed, self.refused, self._hidden = fits, fits_checkpointed, 0, LabelLoss._hidden
 
-    def __call__(self, loss: LabelLoss, row: PackedRow) -> Tensor:
+    def __call__(self, loss: LabelLoss, row: PackedRow, positions: Tensor) -> Tensor:
         assert loss._written_out
         most = self.fits_checkpointed if loss._written_out.checkpointing else self.fits
         if row.prefix_length + sum(row.lengths) > most and self.refused < 50:
             self.refused += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return self._hidden(loss, row)
+        return self._hidden(loss, row, positions)
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, fits: int, fits_checkpointed: int) -> Memory:
     limited = Memory(fits, fits_checkpointed)
-    monkeypatch.setattr(LabelLoss, "_hidden", lambda loss, row: limited(loss, row))
+    monkeypatch.setattr(LabelLoss, "_hidden", lambda loss, row, positions: limited(loss, row, positions))
     return limited
 
 
@@ -93,7 +93,7 @@ def test_a_text_that_does_not_fit_at_all_is_said(
 
 
 def test_other_errors_pass(trainer: LoraTrainer, wrapped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(loss: LabelLoss, row: PackedRow) -> Tensor:
+    def broken(loss: LabelLoss, row: PackedRow, positions: Tensor) -> Tensor:
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(LabelLoss, "_hidden", broken)
