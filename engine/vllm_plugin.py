@@ -4,10 +4,12 @@ vLLM loads it in each of its processes through the entry point group ``vllm.gene
 it itself. ``FOURSHOT_LORA_PLUGIN=0`` switches it off. Importing this module does not load vllm.
 """
 
+import multiprocessing
 import os
 from typing import Any
 
 from engine import lora_loads
+from engine.processes import TOGETHER, die_with_parent
 
 SWITCH = "FOURSHOT_LORA_PLUGIN"
 WRAPPER = "engine.lora_kernels.GroupedPunicaWrapper"
@@ -18,6 +20,8 @@ def register() -> None:
     """The entry point."""
     apply(wanted=True)
     lora_loads.register()
+    if os.environ.get(TOGETHER) and multiprocessing.parent_process() is not None:
+        die_with_parent()
 
 
 def apply(wanted: bool) -> bool:

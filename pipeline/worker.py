@@ -16,6 +16,7 @@ import msgspec
 
 from engine import errors
 from engine.errors import FourshotError
+from engine.processes import die_with_parent
 from engine.threads import ENGINE_SPINS, TRAIN_SPINS, waiting_briefly
 from pipeline.events import Event, OnEvent
 from pipeline.orders import Order, TrainOrder, execute, is_done
@@ -109,15 +110,6 @@ def _died(code: int, log: Path) -> str:
         f"The process of this stage {how}.{hint} Finished work is kept; run the same command again to go on. "
         f"The end of its log ({log}):\n{tail}"
     )
-
-
-def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent ends, however that ends."""
-    if sys.platform == "linux":
-        import ctypes
-
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG, see prctl(2)
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def main() -> int:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.core import EngineSettings
+from engine.processes import TOGETHER, die_with_parent
 from engine.threads import ENGINE_SPINS, available_cores, waiting_briefly
 from engine.vllm_start import engine_arguments
-from pipeline.worker import die_with_parent
 from serving.logs import log_to
 from serving.settings import ENVIRONMENT, ServeSettings, from_json
 
@@ -35,6 +35,7 @@ def environment(given: dict[str, str], settings_json: str) -> dict[str, str]:
         # One process for the engine and its worker: on a CPU vLLM would make two, and leave one core to the first.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",  # it would load any path that a request names
+        TOGETHER: "1",  # an engine without its server is of use to nobody
         ENVIRONMENT: settings_json,
     }
 

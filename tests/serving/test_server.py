@@ -395,6 +395,7 @@ def test_an_engine_that_is_killed_is_started_again_and_no_answer_is_wrong(
 def test_a_shutdown_answers_what_was_accepted(service: Running) -> None:
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(service.classify, f"task-{n}", {"input": TEXTS * 4}) for n in range(8)]
+        engines = service.engines()
         time.sleep(0.15)  # most of it waits outside the engine now
         service.process.send_signal(signal.SIGTERM)
         codes = []
@@ -406,3 +407,4 @@ def test_a_shutdown_answers_what_was_accepted(service: Running) -> None:
     assert set(codes) <= {200, 429}
     assert 200 in codes
     assert service.process.wait(30) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in engines)
