@@ -10,13 +10,9 @@ load generator is a process of its own, on cores of its own (--load-cores). Ever
 
 import argparse
 import json
-import os
 import platform
-import random
-import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,175 +24,13 @@ from typing import Any
 import httpx
 
 from bench.load import Plan, Row, Shot, generate, percentile
-from bench.random_adapters import make_adapter
 from bench.running import Running, running
-from pipeline.nouns import Task
+from bench.serving_scene import BAD_SHARE, CHURN_S, STABLE, TASKS, ZIPF, Churn, Expected, Memory, Scene, put
 
 SCHEMA = 1
-TASKS, VERSIONS, TEXTS = 10, 2, 40
-STABLE = 7  # tasks that always have a version; the others come and go
-ZIPF = 1.1
-MARGIN = 0.1  # where the two likeliest labels are nearer, rounding may decide between them
 SHARE, OVER = 0.7, 5.0  # of capacity
-CHURN_S, BAD_SHARE = 3.0, 0.05
 BATCH_SIZES, BATCH_ADAPTERS, BATCH_REPEATS = (8, 32, 128), 8, 9
 OVERLOAD_P99_GOAL, MULTI_GOAL, GROWTH_GOAL, RECOVERY_GOAL_S = 2.0, 1.3, 0.05, 5.0
-BAD = (
-    ("/v1/classify/nothing", '{"input": "x"}'),
-    ("/v1/classify/..%2f..%2fetc", '{"input": "x"}'),
-    ("/v1/classify/{task}", '{"input": '),
-    ("/v1/classify/{task}", "[" * 5000),
-    ("/v1/classify/{task}", '{"input": ["", "x"]}'),
-    ("/v1/classify/{task}", '{"input": "x", "adapter": "/etc"}'),
-    ("/v1/completions", '{"model": "../../x", "prompt": "x", "max_tokens": 1}'),
-)
-
-Expected = dict[str, dict[str, str]]  # adapter name -> text -> its label, "" where it is too near a call
-
-
-class Scene:
-    """Tasks, their texts, their versions' folders, and what each version answers."""
-
-    def __init__(self, root: Path, data: Path, model: str | None) -> None:
-        from engine.models import resolve_model
-        from pipeline.tables import load_split
-        from pipeline.taskfile import load_task
-
-        self.base = resolve_model(model)
-        self.model = model
-        sources = [load_task(name, data / name) for name in ("sst2", "trec", "ag_news")]
-        self.tasks: list[Task] = []
-        self.texts: dict[str, list[str]] = {}
-        self.versions: dict[str, list[Path]] = {}
-        for number in range(TASKS):
-            source = sources[number % len(sources)]
-            task = _renamed(source, f"{source.name}-{number}")
-            texts = [one.text for one in load_split(source, "test").examples]
-            self.tasks.append(task)
-            self.texts[task.name] = texts[number * TEXTS : (number + 1) * TEXTS]
-            self.versions[task.name] = [
-                make_adapter(root, task, seed=number * VERSIONS + version, base=self.base)
-                for version in range(VERSIONS)
-            ]
-
-    def expected(self) -> Expected:
-        """Asked of an engine of our own, one version after the other."""
-        from engine.core import Adapter, EngineSettings
-        from engine.opening import open_engine
-        from pipeline.prompts import classification_prompt
-
-        engine = open_engine(EngineSettings(model=self.base.path, max_loras=1, compile=False, kv_cache_bytes=256 << 20))
-        found: Expected = {}
-        try:
-            for task in self.tasks:
-                prompts = [classification_prompt(task, text) for text in self.texts[task.name]]
-                for folder in self.versions[task.name]:
-                    adapter = Adapter(name=folder.name, path=str(folder))
-                    scores = engine.score(prompts, task.label_words, adapter)
-                    found[folder.name] = {
-                        text: _decided(task.label_names, row)
-                        for text, row in zip(self.texts[task.name], scores, strict=True)
-                    }
-        finally:
-            engine.close()
-        return found
-
-    def shots(self) -> tuple[list[Shot], list[float]]:
-        """Good requests, the tasks by Zipf's law, and a few bad ones; with their weights."""
-        shots, weights = [], []
-        for rank, task in enumerate(self.tasks, start=1):
-            for text in self.texts[task.name]:
-                shots.append(Shot(kind=task.name, path=f"/v1/classify/{task.name}", body=json.dumps({"input": text})))
-                weights.append(rank**-ZIPF)
-        good = sum(weights)
-        for path, body in BAD:
-            shots.append(Shot(kind="bad", path=path.format(task=self.tasks[0].name), body=body))
-            weights.append(good * BAD_SHARE / (1 - BAD_SHARE) / len(BAD))
-        return shots, weights
-
-
-def _renamed(task: Task, name: str) -> Task:
-    import msgspec
-
-    return msgspec.structs.replace(task, name=name)
-
-
-def _decided(names: Sequence[str], scores: Any) -> str:
-    import numpy as np
-
-    shares = np.exp(scores - scores.max())
-    shares /= shares.sum()
-    first, second = sorted(shares)[-1:-3:-1]
-    return names[int(scores.argmax())] if first - second > MARGIN else ""
-
-
-class Churn(threading.Thread):
-    """Adds, replaces and removes adapters, and leaves broken ones about, until it is told to stop."""
-
-    def __init__(self, scene: Scene, served: Path) -> None:
-        super().__init__(daemon=True)
-        self._scene, self._served, self._over = scene, served, threading.Event()
-        self._draw = random.Random(0)
-        self.done: Counter[str] = Counter()
-
-    def run(self) -> None:
-        while not self._over.wait(CHURN_S):
-            task = self._draw.choice(self._scene.tasks).name
-            others = self._scene.versions[task]
-            there = [folder for folder in others if (self._served / folder.name).exists()]
-            new = self._draw.choice(others)
-            if self._draw.random() < 0.2:
-                self._break(new)
-            if new not in there:
-                put(new, self._served)
-                self.done["added" if not there else "replaced"] += 1
-            elif len(there) > 1 or task not in {one.name for one in self._scene.tasks[:STABLE]}:
-                shutil.rmtree(self._served / new.name)
-                self.done["removed"] += 1
-
-    def _break(self, folder: Path) -> None:
-        broken = self._served / "broken"
-        shutil.rmtree(broken, ignore_errors=True)
-        shutil.copytree(folder, broken)
-        os.truncate(broken / "adapter_model.safetensors", self._draw.randrange(1, 100_000))
-        self.done["broken"] += 1
-
-    def stop(self) -> None:
-        self._over.set()
-        self.join()
-
-
-def put(folder: Path, served: Path) -> None:
-    """Copy an adapter into the served folder, whole at once, as the newest of its task."""
-    making = served / f".making-{folder.name}"
-    shutil.copytree(folder, making)
-    os.utime(making / "card.json")
-    os.rename(making, served / folder.name)
-
-
-class Memory(threading.Thread):
-    """Samples the service's memory, all its processes together."""
-
-    def __init__(self, service: Running, every_s: float = 2.0) -> None:
-        super().__init__(daemon=True)
-        self._service, self._every_s, self._over = service, every_s, threading.Event()
-        self.samples: list[tuple[float, int]] = []  # seconds, bytes
-
-    def run(self) -> None:
-        began = time.monotonic()
-        while not self._over.wait(self._every_s):
-            self.samples.append((time.monotonic() - began, self._service.memory_bytes()))
-
-    def stop(self) -> None:
-        self._over.set()
-        self.join()
-
-    def growth(self) -> float:
-        """From the second to the last quarter, as a share: the first quarter fills caches."""
-        quarter = len(self.samples) // 4
-        second = median(size for _, size in self.samples[quarter : 2 * quarter])
-        last = median(size for _, size in self.samples[3 * quarter :])
-        return last / second - 1
 
 
 def judge(rows: Sequence[Row], shots: Sequence[Shot], expected: Expected, stable: set[str]) -> dict[str, Any]:
@@ -412,6 +246,48 @@ def multi_lora(scene: Scene) -> list[dict[str, Any]]:
     return rows
 
 
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown, for docs/serving.md."""
+
+    def row(name: str, part: dict[str, Any]) -> str:
+        codes, latency = part["codes"], part["latency_ms"]
+        return (
+            f"| {name} | {part['answered_per_s']:.1f} | {codes.get('good 429', 0)} of {part['requests']} | "
+            f"{latency['p50']:.0f} | {latency['p95']:.0f} | {latency['p99']:.0f} | "
+            f"{part['wrong_labels']} of {part['compared_labels']} | {part['surprising_answers']} |"
+        )
+
+    long, settings = result["long"], result["settings"]
+    done = ", ".join(f"{number} {what}" for what, number in sorted(long["churn"].items()))
+    batches = [
+        f"| {one['texts']} | {one['ms_per_text']['base']:.1f} | {one['ms_per_text']['one']:.1f} | "
+        f"{one['ms_per_text']['several']:.1f} | {one['ratio']:.2f} |"
+        for one in result["batches"]
+    ]
+    lines = [
+        "| load | answered/s | told to come back | p50 ms | p95 ms | p99 ms | wrong labels | surprises |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        row(f"0.7 of capacity ({result['capacity_per_s']:.0f}/s), 60 s", result["calm"]),
+        row("5 times capacity, 20 s", result["overload"]),
+        row(f"0.7 of capacity, {settings['seconds']:.0f} s, adapters coming and going", long),
+        "",
+        f"In the long one: adapters {done}; memory grew by {100 * long['memory_growth']:.1f} % from its second quarter to "
+        "its last.",
+        "",
+        f"| texts in a batch | base, ms per text | one adapter | {result['batches'][0]['adapters']} adapters | "
+        "against the base |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+        *batches,
+        "",
+        *(
+            f"- {one['name']}: {one['measured']:g} {one['unit']}, at most {one['goal']:g} wanted, "
+            f"{'met' if one['met'] else '**not met**'}"
+            for one in result["targets"]
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _target(name: str, unit: str, measured: float, goal: float, met: bool) -> dict[str, Any]:
     return {"name": name, "unit": unit, "measured": round(measured, 3), "goal": goal, "met": met}
 
@@ -422,14 +298,20 @@ def _tell(name: str, value: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder with sst2/, trec/ and ag_news/")
+    parser.add_argument("--data", type=Path, help="a folder with sst2/, trec/ and ag_news/")
     parser.add_argument("--model", help="base model; the embedded one if left out")
     parser.add_argument("--seconds", type=float, default=600, help="of the long load (default: %(default)s)")
     parser.add_argument("--clients", type=int, default=16, help="that measure the capacity (default: %(default)s)")
     parser.add_argument("--cores", default="", help="of the service, as taskset names them")
     parser.add_argument("--load-cores", default="", help="of the load generator")
     parser.add_argument("--out", type=Path, help="where the JSON goes; without it, standard output")
+    parser.add_argument("--table", type=Path, help="measure nothing: print this result as Markdown")
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(options.table.read_text(encoding="utf-8"))), end="")
+        return
+    if options.data is None:
+        parser.error("--data is needed: a folder with sst2/, trec/ and ag_news/")
     text = json.dumps(measure(options), indent=1) + "\n"
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
