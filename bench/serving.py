@@ -271,8 +271,8 @@ def table(result: dict[str, Any]) -> str:
         row("5 times capacity, 20 s", result["overload"]),
         row(f"0.7 of capacity, {settings['seconds']:.0f} s, adapters coming and going", long),
         "",
-        f"In the long one: adapters {done}; memory grew by {100 * long['memory_growth']:.1f} % from its second quarter to "
-        "its last.",
+        f"In the long one: adapters {done}; memory grew by {100 * long['memory_growth']:.1f} % from its second "
+        "quarter to its last.",
         "",
         f"| texts in a batch | base, ms per text | one adapter | {result['batches'][0]['adapters']} adapters | "
         "against the base |",
