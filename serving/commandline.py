@@ -40,6 +40,9 @@ def add_commands(commands: Any, add: Command) -> None:
     serve.add_argument("--port", type=int, default=8000, help="0: a free one (default: %(default)s)")
     serve.add_argument("--replicas", type=int, default=1, metavar="N", help="servers that share the work (default: 1)")
     serve.add_argument("--ray", metavar="WHERE", default="", help="replicas over Ray: 'local', 'auto' or an address")
+    serve.add_argument(
+        "--hot", metavar="TASKS", default="", help="comma-separated: tasks whose adapters never leave their slot"
+    )
     serve.add_argument("--keys", metavar="FILE", default="", help="API keys, made with `fourshot keys add`")
     serve.add_argument("--log", metavar="FILE", help="what the server's processes print (default: in the cache)")
     serve.add_argument(
@@ -119,6 +122,7 @@ def settings_of(options: argparse.Namespace) -> ServeSettings:
         base=options.base,
         kv_cache_bytes=options.kv_cache_mib * MIB,
         limits=limits,
+        hot=tuple(task.strip() for task in getattr(options, "hot", "").split(",") if task.strip()),
         vllm_arguments=tuple(getattr(options, "vllm_arguments", ())),
         **{name: getattr(options, name) for name in TOLD},
         **more,

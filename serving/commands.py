@@ -80,6 +80,11 @@ def serve(options: argparse.Namespace, terminal: "Terminal") -> int:
     if options.replicas < 1:
         raise InputError(f"--replicas {options.replicas}: give at least 1.")
     settings, _, look = ready_settings(settings, 1 if options.ray else options.replicas)
+    if len(settings.hot) >= settings.max_loras:
+        raise InputError(
+            f"--hot names {len(settings.hot)} tasks and there are {settings.max_loras} slots; the other tasks, and new "
+            "versions, need at least one. Raise --max-loras."
+        )
     listening = listen(settings.host, settings.port)
     port = listening.getsockname()[1]
     settings = msgspec.structs.replace(settings, port=port)

@@ -7,7 +7,7 @@ is gone from the folder answers what it was already asked, then its memory and i
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,7 @@ class Version:
         self.task, self.shots, self._max_text_words = source.task, source.shots, source.max_text_words
         self.calibration = source.calibration if isinstance(source, AdapterCard) else NONE
         self.icl_calibration: Calibration | None = None  # fitted when it is first asked for
+        self.pinned = False  # in its slot
         self.in_use = 0  # requests that were promised an answer of this version
 
     @property
@@ -70,10 +71,12 @@ class Keeper:
         staging: Path,
         base_shapes: Shapes,
         largest_rank: int,
+        hot: Sequence[str] = (),
     ) -> None:
         """``engine`` is vLLM's ``EngineClient``, ``models`` its ``OpenAIServingModels``, which lists adapters, too."""
         self._registry, self._engine, self._models, self._tokenizer = registry, engine, models, tokenizer
         self._scorer, self._staging, self._shapes, self._rank = scorer, staging, base_shapes, largest_rank
+        self._hot = set(hot)
         self._in_flight = InFlight(engine)
         self._ids = count(1)
         self._ready: dict[str, Version] = {}  # by adapter name
@@ -99,6 +102,15 @@ class Keeper:
         for task in sorted({*look.tasks, *look.in_context, *self.current}):
             await self._choose(task, look)
         await self._clear_out()
+        await self._pin_hot()
+
+    async def _pin_hot(self) -> None:
+        """Keep the adapters of hot tasks in their slots; a task's old version must be out first, or slots run out."""
+        leaving = {version.task.name for version in self._leaving.values()}
+        for task in self._hot & self.current.keys() - leaving:
+            version = self.current[task]
+            if version.lora is not None and not version.pinned:
+                version.pinned = await self._engine.pin_lora(version.lora.lora_int_id)
 
     async def _choose(self, task: str, look: Look) -> None:
         """Have the first version of ``task`` that can answer do so."""

@@ -94,6 +94,7 @@ class FourshotPlugin:
             staging=at_start.staging or Path(tempfile.mkdtemp(prefix="fourshot-serving-")),
             base_shapes=checkpoint_shapes(Path(base.path)),
             largest_rank=lora.max_lora_rank,
+            hot=settings.hot,
         )
         state.fourshot = Service(
             base_name=base.name,

@@ -30,6 +30,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     host: str = "127.0.0.1"
     port: int = 8000
     keys: str = ""  # file of API keys; empty: everybody may ask
+    hot: tuple[str, ...] = ()  # tasks whose adapters never leave their slot
     max_loras: int = 0
     max_cpu_loras: int = 0
     max_lora_rank: int = 0
