@@ -267,11 +267,10 @@ def adapters_unpin(options: argparse.Namespace, terminal: "Terminal") -> int:
 
 
 def _named(options: argparse.Namespace) -> Found:
-    found = Registry(options.adapters, resolve_model(options.base)).look().found
+    found = {one.name: one for one in Registry(options.adapters, resolve_model(options.base)).look().found}
     if options.name not in found:
-        raise InputError(
-            f"there is no adapter {options.name!r} in {options.adapters}. There are: {', '.join(found) or 'none'}."
-        )
+        known = ", ".join(found) or "none"
+        raise InputError(f"there is no adapter {options.name!r} in {options.adapters}. There are: {known}.")
     return found[options.name]
 
 

@@ -7,6 +7,7 @@ is gone from the folder answers what it was already asked, then its memory and i
 import asyncio
 import logging
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("fourshot.serving")
 WARM_UP_TEXT = "N/A"
+GRACE_S = 30.0  # a request of vLLM's own routes may have looked an adapter up and not come to the engine yet
 
 
 class Version:
@@ -45,6 +47,7 @@ class Version:
         self.calibration = source.calibration if isinstance(source, AdapterCard) else NONE
         self.icl_calibration: Calibration | None = None  # fitted when it is first asked for
         self.pinned = False  # in its slot
+        self.left_at = 0.0  # when it ceased to be what answers; monotonic seconds
         self.in_use = 0  # requests that were promised an answer of this version
 
     @property
@@ -80,7 +83,7 @@ class Keeper:
         self._in_flight = InFlight(engine)
         self._ids = count(1)
         self._ready: dict[str, Version] = {}  # by adapter name
-        self._bad: dict[str, tuple[Signature, str]] = {}  # by adapter name: why its files were refused
+        self._bad: dict[Path, tuple[Signature, str]] = {}  # by folder: why its files were refused
         self._leaving: dict[str, Version] = {}
         self._look: Look | None = None
         self.current: dict[str, Version] = {}  # by task: what answers
@@ -139,16 +142,18 @@ class Keeper:
 
     def _answer_with(self, task: str, version: Version) -> None:
         now = self.current.get(task)
-        if now is not None and now.lora is not None:
-            self._leaving[now.name] = now
+        if now is not None:
+            self._leave(now)
         self._leaving.pop(version.name, None)
         self.current[task] = version
+        if version.lora is not None:
+            self._models.lora_requests[version.name] = version.lora  # so that it is a model of the OpenAI routes, too
         logger.info("task %s is answered %s", task, f"by {version.name}" if version.lora else "in context")
         self.on_change(task, version.name)
 
     async def _admit(self, found: Found) -> Version | None:
         """Copy, check, load and try an adapter; None where it is refused."""
-        known = self._bad.get(found.name)
+        known = self._bad.get(found.folder)
         if known is not None and known[0] == found.signature:
             return None
         try:
@@ -157,12 +162,11 @@ class Keeper:
             version = Version(found.card, labels, await self._load(found.name, folder), folder)
             await self._warm_up(version)
         except FourshotError as error:
-            self._bad[found.name] = (found.signature, str(error))
+            self._bad[found.folder] = (found.signature, str(error))
             logger.warning("adapter %s is refused: %s", found.name, error)
             return None
-        self._bad.pop(found.name, None)
+        self._bad.pop(found.folder, None)
         self._ready[found.name] = version
-        self._models.lora_requests[found.name] = version.lora  # so that it is a model of the OpenAI routes, too
         return version
 
     async def _load(self, name: str, folder: Path) -> "LoRARequest":
@@ -181,17 +185,21 @@ class Keeper:
         await self._scorer.score(ids, version.labels, version.lora)
 
     def _retire(self, task: str) -> None:
-        version = self.current.pop(task)
-        if version.lora is not None:
-            self._leaving[version.name] = version
+        self._leave(self.current.pop(task))
         logger.info("task %s is no longer served", task)
         self.on_change(task, "")
+
+    def _leave(self, version: Version) -> None:
+        """Nobody new gets to ``version``; those who have it may finish."""
+        if version.lora is not None:
+            version.left_at = time.monotonic()
+            self._leaving[version.name] = version
+            self._models.lora_requests.pop(version.name, None)
 
     async def _clear_out(self) -> None:
         """Give back what nobody uses any more."""
         for name, version in list(self._leaving.items()):
-            self._models.lora_requests.pop(name, None)
-            if self._in_flight.of(name) or version.in_use:
+            if self._in_flight.of(name) or version.in_use or time.monotonic() < version.left_at + GRACE_S:
                 continue
             del self._leaving[name]
             self._ready.pop(name, None)
@@ -218,7 +226,7 @@ class Keeper:
                 task=task,
                 labels=list(version.task.label_names),
                 adapter=version.name,
-                versions=[one.name for one in sorted(look.versions(task), key=lambda one: -one.made)] if look else [],
+                versions=_names(look, task),
                 pinned=bool(look and version.name and look.pins.get(task) == version.name),
                 methods=version.methods,
             )
@@ -231,8 +239,14 @@ class Keeper:
         if look is None:
             return []
         bad = [
-            Refused(path=str(look.found[name].folder.relative_to(self._registry.root)), reason=reason)
-            for name, (signature, reason) in sorted(self._bad.items())
-            if name in look.found and look.found[name].signature == signature
+            Refused(path=str(one.folder.relative_to(self._registry.root)), reason=known[1])
+            for one in look.found
+            if (known := self._bad.get(one.folder)) is not None and known[0] == one.signature
         ]
         return [*look.refused, *bad]
+
+
+def _names(look: Look | None, task: str) -> list[str]:
+    """Of the versions in the folder, the newest first, each once."""
+    found = sorted(look.versions(task), key=lambda one: -one.made) if look else []
+    return list(dict.fromkeys(one.name for one in found))

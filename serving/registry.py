@@ -53,19 +53,19 @@ class InContext(msgspec.Struct, frozen=True, kw_only=True):
 class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What was in the folder at one moment."""
 
-    found: dict[str, Found]  # by the adapter's name
+    found: list[Found]  # the same adapter may be there twice, and one of the two be broken
     refused: list[Refused]
     pins: dict[str, str]  # task -> the name of the adapter that is to answer
     in_context: dict[str, InContext] = {}  # by task
 
     def versions(self, task: str) -> list[Found]:
         """Of ``task``: the pinned one first, then the newest first."""
-        own = [one for one in self.found.values() if one.card.task.name == task]
+        own = [one for one in self.found if one.card.task.name == task]
         return sorted(own, key=lambda one: (self.pins.get(task) != one.name, -one.made, one.name))
 
     @property
     def tasks(self) -> list[str]:
-        return sorted({one.card.task.name for one in self.found.values()})
+        return sorted({one.card.task.name for one in self.found})
 
 
 class Registry:
@@ -82,15 +82,15 @@ class Registry:
 
     def look(self) -> Look:
         """Look at the folder now. Raises OSError only where the folder itself cannot be read."""
-        found: dict[str, Found] = {}
+        found: dict[Path, Found] = {}  # by where it is, links followed
         refused: list[Refused] = []
         for folder in self._places():
             at = str(folder.relative_to(self.root)) if folder != self.root else "."
             one = self._examine(folder)
             if isinstance(one, str):
                 refused.append(Refused(path=at, reason=one))
-            elif one.name not in found:  # the same adapter twice, once through a link, is one adapter
-                found[one.name] = one
+            else:
+                found.setdefault(one.folder.resolve(), one)
         in_context = {}
         for file in sorted(self.root.glob(f"*{IN_CONTEXT}")):
             try:
@@ -98,7 +98,7 @@ class Registry:
                 in_context[one_more.task.name] = one_more
             except AdapterError as error:
                 refused.append(Refused(path=file.name, reason=str(error)))
-        return Look(found=found, refused=refused, pins=read_pins(self.root), in_context=in_context)
+        return Look(found=list(found.values()), refused=refused, pins=read_pins(self.root), in_context=in_context)
 
     def _places(self) -> Iterator[Path]:
         if (self.root / CARD_FILE).is_file() or (self.root / MANIFEST_FILE).is_file():

@@ -61,7 +61,7 @@ def fit(settings: ServeSettings, base: ResolvedModel, look: Look, free: int | No
     config = json.loads((Path(base.path) / "config.json").read_text(encoding="utf-8"))
     free = free_bytes() if free is None else free
     base_bytes = sum(file.stat().st_size for file in Path(base.path).glob("*.safetensors"))
-    ranks = [slot_rank(one.card.training.rank) for one in look.found.values()]
+    ranks = [slot_rank(one.card.training.rank) for one in look.found]
     rank = settings.max_lora_rank or max(ranks, default=8)
     adapter = adapter_bytes(config, rank)
     tasks = len(look.tasks)

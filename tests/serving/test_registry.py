@@ -47,7 +47,7 @@ def test_a_folder_of_many_trainings_is_served_through_its_links(tmp_path: Path, 
     (tmp_path / "mood").mkdir()
     (tmp_path / "mood" / "adapter").symlink_to(stored)
     look = Registry(tmp_path, resolve_model(None)).look()
-    assert list(look.found) == [made.name]
+    assert [one.name for one in look.found] == [made.name]
     assert look.refused == []
 
 

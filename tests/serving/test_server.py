@@ -238,6 +238,22 @@ def test_a_broken_adapter_harms_nothing_and_is_listed(
     shutil.rmtree(broken)
 
 
+def test_a_broken_copy_of_an_adapter_does_not_hide_the_whole_one(
+    service: Running, folder: Path, tmp_path: Path
+) -> None:
+    whole = make_adapter(tmp_path, task_of("twice"), seed=55)
+    copy = Path(shutil.copytree(whole, folder / "a-copy"))  # stands before the whole one in the folder
+    os.truncate(copy / "adapter_model.safetensors", 50_000)
+    assert wait_for(lambda: "a-copy" in {one["path"] for one in service.tasks(True)["refused"]})
+    shutil.copytree(whole, folder / ".making")
+    (folder / ".making").rename(folder / whole.name)
+    assert wait_for(lambda: version_of(service, "twice") == whole.name)
+    assert "a-copy" in {one["path"] for one in service.tasks(True)["refused"]}
+    shutil.rmtree(copy)
+    shutil.rmtree(folder / whole.name)
+    assert wait_for(lambda: version_of(service, "twice") == "")
+
+
 def version_of(service: Running, task: str) -> str:
     return next((str(one["adapter"]) for one in service.tasks()["tasks"] if one["task"] == task), "")
 
