@@ -20,8 +20,11 @@ def register() -> None:
     """The entry point."""
     apply(wanted=True)
     lora_loads.register()
-    if os.environ.get(TOGETHER) and multiprocessing.parent_process() is not None:
+    maker = multiprocessing.parent_process()
+    if os.environ.get(TOGETHER) and maker is not None:
         die_with_parent()
+        if os.getppid() != maker.pid:  # it ended before we asked
+            os._exit(1)
 
 
 def apply(wanted: bool) -> bool:

@@ -51,7 +51,20 @@ def read_card(folder: Path, root: Path, base: ResolvedModel) -> AdapterCard:
             f"revision {base.revision}"
         )
     check_task_name(card.task.name)
+    check_hash(folder, card)
     return card
+
+
+def check_hash(folder: Path, card: AdapterCard) -> None:
+    """Raise AdapterError where the weights are not those that the card's name says."""
+    try:
+        same = card.name.endswith(f"-{content_hash(folder)}")
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"it cannot be read: {error}") from error
+    if not same:
+        raise AdapterError(
+            "its weights are not those that its card names: changed since training, or not copied whole. Copy it again."
+        )
 
 
 def check_task_name(name: str) -> None:
@@ -90,11 +103,7 @@ def stage(folder: Path, card: AdapterCard, staging: Path, base_shapes: Shapes, l
 
 def check_weights(folder: Path, card: AdapterCard, base_shapes: Shapes, largest_rank: int) -> None:
     """Raise AdapterError where the weights are not those of the card, or do not fit the base model."""
-    if not card.name.endswith(f"-{content_hash(folder)}"):
-        raise AdapterError(
-            "its weights are not those that its card names: changed since training, or not copied whole. Copy it "
-            "again, best under another name that is then changed."
-        )
+    check_hash(folder, card)
     check_adapter(folder)
     rank = card.training.rank
     if slot_rank(rank) > largest_rank:

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.errors import InputError
+from engine.errors import AdapterError, InputError
 from engine.home import home
 from engine.models import resolve_model
 from pipeline.card import load_card
 from pipeline.commandline import read_texts
 from serving import keys
+from serving.admission import check_hash
 from serving.commandline import settings_of
 from serving.local import LocalClassifier, Prediction, engine_for, find_adapter
-from serving.registry import Found, Look, Registry, read_pins, write_pins
+from serving.logs import json_line
+from serving.registry import IN_CONTEXT, Found, Look, Registry, read_pins, write_pins
 from serving.settings import ServeSettings
 from serving.slots import Fit, fit, free_bytes
 
@@ -95,14 +97,18 @@ def serve(options: argparse.Namespace, terminal: "Terminal") -> int:
         )
     log = Path(options.log) if options.log else home() / "logs" / f"serve-{port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    terminal.say(f"Loading {len(look.tasks)} tasks; log: {log}")
+    terminal.say(f"Starting; log: {log}")
 
     def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(line if line.startswith("{") else json_line("warning", line), file=sys.stderr, flush=True)
+
+    refused = f", {len(look.refused)} refused (fourshot adapters list says why)" if look.refused else ""
+    number = len({*look.tasks, *look.in_context})
+    what = f"{number} task{'s' if number != 1 else ''}{refused}"
 
     def told_ready() -> None:
         terminal.result("ready", {"address": address, "tasks": look.tasks, "pid": os.getpid()})
-        terminal.say(f"Serving {len(look.tasks)} tasks at {address} (Ctrl-C ends it)")
+        terminal.say(f"Serving {what} at {address} (Ctrl-C ends it)")
         sys.stdout.flush()
 
     async def run() -> None:
@@ -187,6 +193,18 @@ def adapters_list(options: argparse.Namespace, terminal: "Terminal") -> int:
         for task in look.tasks
         for first, one in zip([True] + [False] * len(look.found), look.versions(task), strict=False)
     ]
+    rows += [
+        {
+            "task": task,
+            "adapter": "",
+            "answers": "in context",
+            "accuracy": "",
+            "made": "",
+            "folder": f"{task}{IN_CONTEXT}",
+        }
+        for task in look.in_context
+        if task not in look.tasks
+    ]
     terminal.result("result", {"adapters": rows, "refused": look.refused})
     if rows:
         terminal.table(rows)
@@ -204,9 +222,16 @@ def adapters_add(options: argparse.Namespace, terminal: "Terminal") -> int:
         return _add_in_context(options, terminal, root)
     source = find_adapter(options.source)
     card = load_card(source)
+    try:
+        check_hash(source, card)
+    except AdapterError as error:
+        raise InputError(f"{source} is not added: {error}") from error
     root.mkdir(parents=True, exist_ok=True)
     final = root / card.name
-    if not final.exists():
+    if final.exists():
+        check_hash(final, card)
+        terminal.say(f"{card.name} is there already.")
+    else:
         making = Path(tempfile.mkdtemp(dir=root, prefix=".making-"))
         try:
             shutil.copytree(source, making, dirs_exist_ok=True, symlinks=False)
@@ -235,13 +260,25 @@ def _add_in_context(options: argparse.Namespace, terminal: "Terminal", root: Pat
 
 
 def adapters_remove(options: argparse.Namespace, terminal: "Terminal") -> int:
-    """Take an adapter out of the folder."""
-    one = _named(options)
-    going = one.folder.with_name(f".going-{one.folder.name}")
-    os.rename(one.folder, going)  # at once for a server that looks at this moment
-    shutil.rmtree(going)
-    terminal.result("result", {"adapter": one.name})
-    terminal.say(f"{one.name} is gone.")
+    """Take an adapter out of the folder: all copies of it; or what is refused, or answered in context."""
+    root = Path(options.adapters)
+    look = Registry(root, resolve_model(options.base)).look()
+    folders = [one.folder for one in look.found if one.name == options.name]
+    folders += [root / one.path for one in look.refused if one.path == options.name]
+    if options.name in look.in_context:
+        folders.append(root / f"{options.name}{IN_CONTEXT}")
+    if not folders:
+        names = [*(one.name for one in look.found), *(one.path for one in look.refused), *look.in_context]
+        raise InputError(f"there is no {options.name!r} in {root}. There are: {', '.join(names) or 'none'}.")
+    for folder in folders:
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+            continue
+        going = folder.with_name(f".going-{folder.name}")
+        os.rename(folder, going)  # at once for a server that looks at this moment
+        shutil.rmtree(going)
+    terminal.result("result", {"removed": options.name, "folders": folders})
+    terminal.say(f"{options.name} is gone.")
     return 0
 
 

@@ -86,6 +86,7 @@ class Keeper:
         self._bad: dict[Path, tuple[Signature, str]] = {}  # by folder: why its files were refused
         self._leaving: dict[str, Version] = {}
         self._look: Look | None = None
+        self._told: list[Refused] = []  # refusals that the log has already
         self.current: dict[str, Version] = {}  # by task: what answers
         self.on_change: Callable[[str, str], None] = lambda task, name: None
 
@@ -101,6 +102,10 @@ class Keeper:
         except OSError as error:  # a network disk that is away for a moment takes no task away
             logger.warning("the adapters' folder cannot be read: %s", error)
             return
+        for one in look.refused:
+            if one not in self._told:
+                logger.warning("%s is refused: %s", one.path, one.reason)
+        self._told = look.refused
         self._look = look
         for task in sorted({*look.tasks, *look.in_context, *self.current}):
             await self._choose(task, look)

@@ -46,9 +46,11 @@ class Keys:
         self._file = Path(file).expanduser()
         self._stamp = (0, 0)
         self._keys: tuple[Key, ...] = ()
-        self.refresh()
+        if self._file.exists():
+            self.refresh()
         if not self._keys:
-            raise InputError(f"{file} holds no key. Make one: fourshot keys add {file} --name NAME")
+            what = "holds no key" if self._file.exists() else "is not there"
+            raise InputError(f"the key file {file} {what}. Make a key: fourshot keys add {file} --name NAME")
 
     def refresh(self) -> None:
         """Read the file if it changed. Raises InputError, with the old keys in force, where it cannot be read."""

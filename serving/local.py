@@ -14,7 +14,7 @@ from engine.adapters import slot_rank
 from engine.calibration import apply
 from engine.core import Adapter, EngineSettings
 from engine.errors import AdapterError, InputError
-from engine.models import resolve_model
+from engine.models import broken_shards, resolve_model
 from engine.opening import open_engine
 from pipeline.card import CARD_FILE, LINK, load_card
 from pipeline.prompts import PROMPT_VERSION, classification_prompt
@@ -48,6 +48,8 @@ class LocalClassifier:
                 f"The adapter {folder} was trained on prompts of version {self.card.prompt_version}; this fourshot "
                 f"renders version {PROMPT_VERSION}. Train again, or install the fourshot it was made with."
             )
+        if faults := broken_shards(folder):
+            raise AdapterError(f"The adapter {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
         base = resolve_model(self.card.model_name if model is None else model)
         if base.revision != self.card.model_revision:
             raise AdapterError(

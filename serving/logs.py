@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import TextIO
 
 import msgspec
@@ -13,15 +14,17 @@ class JsonLines(logging.Formatter):
     """Time, level, message, and what was given as ``extra={"about": {...}}``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **getattr(record, "about", {}),
-        }
+        more = dict(getattr(record, "about", {}))
         if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(told).decode()
+            more["error"] = self.formatException(record.exc_info)
+        return json_line(record.levelname.lower(), record.getMessage(), record.created, more)
+
+
+def json_line(level: str, event: str, at: float | None = None, more: Mapping[str, object] | None = None) -> str:
+    """One line of the log; ``at`` is seconds since the epoch, now where it is left out."""
+    at = time.time() if at is None else at
+    when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1000):03}Z"
+    return msgspec.json.encode({"time": when, "level": level, "event": event, **(more or {})}).decode()
 
 
 def log_to(stream: TextIO) -> None:

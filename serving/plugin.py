@@ -137,7 +137,8 @@ async def _watch(service: Service, dispatcher: Dispatcher, engine: Any, poll_s: 
         except asyncio.CancelledError:
             raise
         except Exception:  # whatever lies in the folder, the service goes on with what it has
-            logger.exception("the adapters' folder could not be followed; trying again")
+            if not engine.errored:
+                logger.exception("the adapters' folder could not be followed; trying again")
 
 
 async def _obey(service: Service, drain_s: float, beside: "list[asyncio.Task[None]]") -> None:

@@ -3,6 +3,7 @@
 No engine and no HTTP here. `serving.keeper` acts on what `look` finds.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +74,7 @@ class Registry:
 
     def __init__(self, root: str | Path, base: ResolvedModel) -> None:
         """Raises InputError where there is no such folder."""
-        self.root = Path(root).expanduser().absolute()
+        self.root = Path(os.path.normpath(Path(root).expanduser().absolute()))
         if not self.root.is_dir():
             raise InputError(f"there is no folder {root}. Make it, or name the one your adapters are in (--adapters).")
         self._base = base

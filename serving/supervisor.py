@@ -29,6 +29,8 @@ MOST_FAILED_STARTS = 3  # in a row, none of them ever ready: something is wrong 
 GRACE_S = 10.0  # after the time to drain
 LOG_LINES = 15
 
+STAGING = "fourshot-serving-"  # how the folders of adapters' copies begin; then the process id of their supervisor
+
 Say = Callable[[str], None]
 
 
@@ -47,6 +49,14 @@ def listen(host: str, port: int) -> socket.socket:
     listening.listen(socket.SOMAXCONN)
     listening.set_inheritable(True)
     return listening
+
+
+def sweep() -> None:
+    """Remove the copies of adapters that a supervisor which was killed has left behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{STAGING}*-*"):
+        owner = folder.name.removeprefix(STAGING).split("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Supervisor:
@@ -72,6 +82,7 @@ class Supervisor:
     async def run(self) -> None:
         """Serve until `stop`. Raises FourshotError where the server cannot be started at all."""
         failed, pause_s = 0, FIRST_PAUSE_S
+        sweep()
         try:
             while not self._stopping.is_set():
                 await self._answer_instead()
@@ -112,7 +123,7 @@ class Supervisor:
     async def _one_server(self) -> tuple[bool, int]:
         """Start a server and wait for its end. Whether it was ever ready, and its exit code."""
         descriptor = self._listening.fileno()
-        staging = tempfile.mkdtemp(prefix="fourshot-serving-")
+        staging = tempfile.mkdtemp(prefix=f"{STAGING}{os.getpid()}-")
         with self._log.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable,

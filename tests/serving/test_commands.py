@@ -1,0 +1,103 @@
+"""`fourshot adapters`, `keys` and `doctor --serve`: what they say and do to the folder, without a server."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import fourshot
+from bench.random_adapters import make_adapter, task_of
+
+
+def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Exit code and all that the command printed."""
+    code = fourshot.main(list(words))
+    out = capfd.readouterr()
+    return code, out.out + out.err
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    return folder
+
+
+def test_an_adapter_is_added_listed_pinned_and_removed(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = make_adapter(tmp_path / "made", task_of("mood"))
+    at = ("--adapters", str(root))
+    assert said(capfd, "adapters", "add", str(source), *at)[0] == 0
+    assert (root / source.name / "adapter_model.safetensors").is_file()
+    assert "is there already" in said(capfd, "adapters", "add", str(source), *at)[1]
+    code, text = said(capfd, "adapters", "list", *at)
+    assert code == 0 and source.name in text and "yes" in text
+    assert said(capfd, "adapters", "pin", source.name, *at)[0] == 0
+    assert json.loads((root / "pins.json").read_text()) == {"mood": source.name}
+    assert said(capfd, "adapters", "unpin", "mood", *at)[0] == 0
+    shutil.copytree(source, root / "a-second-copy")
+    assert said(capfd, "adapters", "remove", source.name, *at)[0] == 0
+    assert sorted(path.name for path in root.iterdir()) == ["pins.json"]
+    code, text = said(capfd, "adapters", "remove", source.name, *at)
+    assert code == 2 and "There are: none" in text
+
+
+def test_a_damaged_adapter_is_not_added_and_is_listed_as_refused(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = make_adapter(tmp_path / "made", task_of("mood"))
+    os.truncate(source / "adapter_model.safetensors", 100_000)
+    at = ("--adapters", str(root))
+    code, text = said(capfd, "adapters", "add", str(source), *at)
+    assert code == 2 and "is not added: its weights are not those that its card names" in text
+    assert list(root.iterdir()) == []
+    shutil.copytree(source, root / "broken")
+    code, text = said(capfd, "adapters", "list", *at)
+    assert code == 0 and "refused: broken: its weights are not those" in text
+    code, text = said(capfd, "doctor", "--serve", str(root))
+    assert code == 0 and "refused" in text and "slots" in text
+    code, text = said(capfd, "predict", str(source), "a text")
+    assert code == 1 and "is damaged" in text and "fault in fourshot" not in text
+    assert said(capfd, "adapters", "remove", "broken", *at)[0] == 0
+    assert list(root.iterdir()) == []
+
+
+def test_a_task_without_adapter_is_listed_and_removed_too(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    at = ("--adapters", str(root))
+    assert said(capfd, "adapters", "add", "support_tickets", "--in-context", *at)[0] == 0
+    code, text = said(capfd, "adapters", "list", *at)
+    assert code == 0 and "support_tickets" in text and "in context" in text
+    assert said(capfd, "adapters", "remove", "support_tickets", *at)[0] == 0
+    assert list(root.iterdir()) == []
+
+
+def test_a_key_is_shown_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys.toml"
+    code, text = said(capfd, "keys", "add", str(file), "--name", "ops", "--tasks", "a, b")
+    assert code == 0
+    assert text.split()[0] not in file.read_text()
+    assert "a, b" in said(capfd, "keys", "list", str(file))[1]
+    assert said(capfd, "keys", "add", str(file), "--name", "ops")[0] == 2
+    assert said(capfd, "keys", "remove", str(file), "--name", "ops")[0] == 0
+    assert "holds no key" in said(capfd, "keys", "list", str(file))[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["serve", "--adapters", "nowhere"], "there is no folder nowhere"),
+        (["serve", "--adapters", ".", "--replicas", "0"], "give at least 1"),
+        (["serve", "--adapters", ".", "--keys", "nowhere.toml"], "nowhere.toml is not there. Make a key"),
+        (["serve", "--adapters", ".", "--hot", "a,b,c", "--max-loras", "3"], "Raise --max-loras"),
+        (["adapters", "list", "--adapters", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: list[str], why: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, text = said(capfd, *words)
+    assert code == 2 and why in text
