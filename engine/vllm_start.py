@@ -74,7 +74,7 @@ def engine_arguments(settings: EngineSettings, on_cpu: bool) -> dict[str, Any]:
         # cannot do: the engine dies. Whole prompts only, so that every request can have a seed.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(settings.max_model_len, CPU_BATCHED_TOKENS if on_cpu else GPU_BATCHED_TOKENS),
-        "enable_prefix_caching": True,
+        "enable_prefix_caching": settings.prefix_caching,
         "max_logprobs": MAX_LABEL_IDS,
         "generation_config": "vllm",  # not the checkpoint's own sampling defaults
         "distributed_executor_backend": "uni",
