@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 
 import msgspec
 
@@ -28,11 +29,12 @@ class Shot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send. Shots are drawn at random, with replacement, by their weights."""
+    """What to send. Shots are drawn at random, with replacement, by their weights, or taken ``in_order``."""
 
     url: str
     shots: tuple[Shot, ...]
     weights: tuple[float, ...]
+    in_order: bool = False  # from the first on, each once before any is sent again
     seconds: float
     rate: float = 0.0  # of an open loop, requests per second; 0: a closed loop
     clients: int = 1  # of a closed loop
@@ -59,10 +61,19 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 def arrivals(plan: Plan) -> Iterator[tuple[float, int]]:
     """When, in seconds, and which shot, for an open loop."""
     draw = random.Random(plan.seed)
+    chosen = choices(plan, draw)
     at = draw.expovariate(plan.rate)
     while at < plan.seconds:
-        yield at, draw.choices(range(len(plan.shots)), plan.weights)[0]
+        yield at, next(chosen)
         at += draw.expovariate(plan.rate)
+
+
+def choices(plan: Plan, draw: random.Random) -> Iterator[int]:
+    """Which shots, without end."""
+    if plan.in_order:
+        yield from cycle(range(len(plan.shots)))
+    while True:
+        yield draw.choices(range(len(plan.shots)), plan.weights)[0]
 
 
 async def fire(plan: Plan) -> list[Row]:
@@ -75,6 +86,7 @@ async def fire(plan: Plan) -> list[Row]:
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(plan.url, timeout=timeout, headers=headers, connector=connector) as session:
         began = time.perf_counter()
+        shared = choices(plan, random.Random()) if plan.in_order else None
 
         async def send(shot: int, due_s: float) -> int:
             sent_s = time.perf_counter() - began
@@ -97,10 +109,9 @@ async def fire(plan: Plan) -> list[Row]:
             return status
 
         async def client(number: int) -> None:
-            draw = random.Random(f"{plan.seed}-{number}")
+            chosen = shared or choices(plan, random.Random(f"{plan.seed}-{number}"))
             while (now := time.perf_counter() - began) < plan.seconds:
-                shot = draw.choices(range(len(plan.shots)), plan.weights)[0]
-                if await send(shot, now) in (0, 429, 503):
+                if await send(next(chosen), now) in (0, 429, 503):
                     await asyncio.sleep(RETRY_S)
 
         if plan.rate:

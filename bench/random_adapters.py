@@ -29,13 +29,20 @@ def task_of(name: str, words: Sequence[str] = ("good", "bad")) -> Task:
 
 
 def make_adapter(
-    root: Path, task: Task, seed: int = 0, *, size: float = 0.05, rank: int = RANK, base: ResolvedModel | None = None
+    root: Path,
+    task: Task,
+    seed: int = 0,
+    *,
+    size: float = 0.05,
+    rank: int = RANK,
+    base: ResolvedModel | None = None,
+    shots: Sequence[Example] = (),
 ) -> Path:
     """An adapter of ``task`` in a folder of its own in ``root``; another seed is another version."""
     base = base or resolve_model(None)
     random = torch.Generator().manual_seed(seed)
     weights = {}
-    for name, shape in checkpoint_shapes(Path(base.path)).items():
+    for name, shape in (checkpoint_shapes(Path(base.path)) or config_shapes(Path(base.path))).items():
         if name.removesuffix(".weight").rsplit(".", 1)[-1] in PROJECTIONS:
             at = f"base_model.model.{name.removesuffix('.weight')}"
             weights[f"{at}.lora_A.weight"] = torch.randn(rank, shape[1], generator=random) * shape[1] ** -0.5
@@ -60,7 +67,8 @@ def make_adapter(
         model_name=base.name,
         model_revision=base.revision,
         training=LoraSettings(rank=rank),
-        shots=tuple(Example(text=f"an example of {label.name}", label=label.name) for label in task.labels),
+        shots=tuple(shots)
+        or tuple(Example(text=f"an example of {label.name}", label=label.name) for label in task.labels),
         real_examples=8,
         synthetic_examples=20,
         steps=1,
@@ -69,3 +77,12 @@ def make_adapter(
     )
     (making / CARD_FILE).write_bytes(msgspec.json.encode(card))
     return making.rename(root / name)
+
+
+def config_shapes(folder: Path) -> dict[str, list[int]]:
+    """Shapes of the projections of a checkpoint folder without weights, as its architecture has them."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    return {name: list(weights.shape) for name, weights in model.named_parameters()}

@@ -64,7 +64,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_model_len: int = 2048  # tokens, prompt and completion
     max_loras: int = 0  # distinct adapters in one batch; 0 turns LoRA off
     max_lora_rank: int = 8
-    kv_cache_bytes: int = 1 << 30  # used on the CPU; on a GPU vLLM takes its share of the card
+    memory_loras: int = 32  # adapters kept in memory beside those in use; beyond it every miss is a disk read
+    kv_cache_bytes: int = 1 << 30  # on the CPU
+    gpu_kv_cache_bytes: int = 0  # on a GPU; 0: what is free, up to vLLM's share of the card
     max_num_seqs: int = 128
     seed: int = 0
     prefix_caching: bool = True  # off only to measure what it gains

@@ -19,7 +19,6 @@ BLOCK_TOKENS = 32  # the CPU default of 128 is longer than most shared prompts, 
 # as longer ones, with adapters faster (what is added to stays in the cache), and who comes next waits half as long.
 CPU_BATCHED_TOKENS, GPU_BATCHED_TOKENS = 2048, 8192
 MAX_LABEL_IDS = 128  # vLLM's bound on `logprob_token_ids`
-CPU_LORAS = 32  # adapters kept in memory beside those in use; beyond it every miss is a disk read
 
 
 _set_num_threads: dict[str, Any] = {}  # torch's own function, while a vLLM engine has it replaced
@@ -85,11 +84,13 @@ def engine_arguments(settings: EngineSettings, on_cpu: bool) -> dict[str, Any]:
         arguments |= {"block_size": BLOCK_TOKENS, "kv_cache_memory_bytes": settings.kv_cache_bytes}
         if not settings.compile:
             arguments["enforce_eager"] = True
+    elif settings.gpu_kv_cache_bytes:  # several engines may share the card: none looks for a share of its own
+        arguments |= {"kv_cache_memory_bytes": settings.gpu_kv_cache_bytes, "gpu_memory_utilization": 0.05}
     if settings.max_loras:
         arguments |= {
             "enable_lora": True,
             "max_loras": settings.max_loras,
-            "max_cpu_loras": max(settings.max_loras, CPU_LORAS),
+            "max_cpu_loras": max(settings.max_loras, settings.memory_loras),
             "max_lora_rank": settings.max_lora_rank,
         }
     return arguments

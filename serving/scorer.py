@@ -5,7 +5,7 @@ Importing this module loads no vllm.
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from itertools import accumulate, count
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 MAX_LABEL_IDS = 128  # vLLM's bound on `logprob_token_ids`
+BEGINNING_TOKENS, MOST_BEGINNINGS = 32, 4096  # one block of the cache; beginnings that are remembered
 
 
 class EngineDownError(Exception):
@@ -42,6 +43,7 @@ class Scorer:
     def __init__(self, engine: Any, dispatcher: Dispatcher) -> None:
         self._engine, self._dispatcher = engine, dispatcher
         self._ids = count()
+        self._cached = ExpectedHits()
 
     async def score_all(
         self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None"
@@ -100,7 +102,9 @@ class Scorer:
         self, ids: list[int], params: Any, question: Question, lora: "LoRARequest | None", after_tokens: int
     ) -> tuple[Question, Any, float, float]:
         """The engine's answer, when its turn came, and when it was answered."""
-        await self._dispatcher.turn(lora.lora_name if lora else BASE, len(ids), after_tokens)
+        adapter = lora.lora_name if lora else BASE
+        work_tokens = len(ids) - self._cached.of(adapter, ids)
+        await self._dispatcher.turn(adapter, work_tokens, after_tokens)
         turn = time.monotonic()
         try:
             last = None
@@ -116,7 +120,8 @@ class Scorer:
             if last is None or last.outputs[0].finish_reason == "abort":  # it is being stopped
                 raise EngineDownError
         finally:
-            self._dispatcher.done(len(ids))
+            self._dispatcher.done(work_tokens)
+        self._cached.saw(adapter, ids, last.num_cached_tokens or 0)
         return question, last, turn, time.monotonic()
 
 
@@ -124,6 +129,26 @@ def _began(output: Any, turn: float, done: float) -> float:
     """When the engine began with it: its own measure where it keeps one, by the same clock."""
     scheduled = getattr(output.metrics, "scheduled_ts", 0.0) if output.metrics else 0.0
     return min(max(scheduled, turn), done) if scheduled else turn
+
+
+class ExpectedHits:
+    """How many tokens of a prompt the prefix cache will answer, guessed from the last prompt that began like it.
+
+    What the model need not compute is no work: counted as such, it would keep prompts with examples waiting.
+    """
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[tuple[str, tuple[int, ...]], int] = OrderedDict()
+
+    def of(self, adapter: str, ids: Sequence[int]) -> int:
+        return min(self._last.get((adapter, tuple(ids[:BEGINNING_TOKENS])), 0), len(ids) - 1)
+
+    def saw(self, adapter: str, ids: Sequence[int], cached_tokens: int) -> None:
+        key = adapter, tuple(ids[:BEGINNING_TOKENS])
+        self._last[key] = cached_tokens
+        self._last.move_to_end(key)
+        if len(self._last) > MOST_BEGINNINGS:
+            self._last.popitem(last=False)
 
 
 class InFlight:

@@ -1,0 +1,165 @@
+"""Two results of one suite beside each other: what changed by more than the noise of both.
+
+    fourshot bench compare BEFORE.json AFTER.json
+
+Compared are the repeats' own values, cell by cell. How far repeats scatter is pooled over all cells of both results,
+because three repeats of one cell say little about it. Two questions are asked. Did a cell change? Its difference must
+exceed what the scatter gives one of that many cells by chance. Did everything change? The mean over all cells must
+exceed what the scatter gives such a mean, and `DRIFT`: two runs of the same code minutes apart differ by as much on a
+machine that others use too.
+
+Exit code 1 where something became slower, 0 otherwise, 2 for files that cannot be compared.
+"""
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import msgspec
+
+from bench.suite import read_result
+from engine.errors import InputError
+
+CHANCE = 0.01  # of one false alarm among all cells
+DRIFT = 0.05  # share
+SUITES = {"latency": ("route", "way", "task", "load"), "adapters": ("kind", "spread", "number")}
+MEASURES = {"requests_per_s": -1.0, "p50_ms": 1.0}  # sign of what is slower
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One value of one cell."""
+
+    cell: str
+    measure: str
+    before: float
+    after: float
+    slower: float  # as a share of before, in its own direction: 0.1 is ten per cent slower, below zero is faster
+    flagged: bool
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """What `compare` found."""
+
+    changes: tuple[Change, ...]
+    scatter: float  # standard deviation of the logarithm of a repeat
+    bound: float  # of a cell's change, as a share
+    overall: float  # median change over all cells, as a share; above zero is slower
+    overall_bound: float
+    overall_flagged: bool
+
+    @property
+    def slower(self) -> bool:
+        flagged = any(one.flagged and one.slower > 0 for one in self.changes)
+        return flagged or (self.overall_flagged and self.overall > 0)
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
+    """Raises InputError for results of different suites, or without a cell and two repeats in common."""
+    suite = before["suite"]
+    if suite != after["suite"] or suite not in SUITES:
+        raise InputError(
+            f"got results of {before['suite']!r} and {after['suite']!r}. Both must be of one of these suites: "
+            f"{', '.join(SUITES)}."
+        )
+    ours, theirs = _values(before, suite), _values(after, suite)
+    both = [key for key in ours if key in theirs and min(len(ours[key]), len(theirs[key])) > 1]
+    if not both:
+        raise InputError(
+            "the two results have no cell with two repeats in common: measure both with the same settings."
+        )
+    logs = [(key, _logs(ours[key]), _logs(theirs[key])) for key in both]
+    freedom = sum(len(one) + len(other) - 2 for _, one, other in logs)
+    scatter = math.sqrt(sum(_squares(one) + _squares(other) for _, one, other in logs) / freedom)
+    quantile = _t(1 - CHANCE / len(both) / 2, freedom)
+    changes = []
+    for (cell, measure), one, other in logs:
+        sign = MEASURES[measure]
+        change = sign * (fmean(other) - fmean(one))
+        bound = quantile * scatter * math.sqrt(1 / len(one) + 1 / len(other))
+        changes.append(
+            Change(
+                cell=cell,
+                measure=measure,
+                before=math.exp(fmean(one)),
+                after=math.exp(fmean(other)),
+                slower=math.expm1(change),
+                flagged=abs(change) > max(bound, math.log1p(DRIFT)),
+            )
+        )
+    repeats = min(min(len(one), len(other)) for _, one, other in logs)
+    overall = median(math.log1p(one.slower) for one in changes)
+    # A median over many cells scatters far less than a cell; what is left is what the repeats of all share.
+    overall_bound = max(math.log1p(DRIFT), 3 * scatter * math.sqrt(2 / repeats / len(changes)) * 1.25)
+    return Comparison(
+        changes=tuple(changes),
+        scatter=scatter,
+        bound=math.expm1(quantile * scatter * math.sqrt(2 / repeats)),
+        overall=math.expm1(overall),
+        overall_bound=math.expm1(overall_bound),
+        overall_flagged=abs(overall) > overall_bound,
+    )
+
+
+def table(found: Comparison) -> str:
+    """What is flagged, and the sum of it, as Markdown."""
+    lines = []
+    flagged = sorted((one for one in found.changes if one.flagged), key=lambda one: -one.slower)
+    if flagged:
+        lines += ["| cell | | before | after | slower by |", "| --- | --- | ---: | ---: | ---: |"]
+        lines += [
+            f"| {one.cell} | {one.measure} | {one.before:.2f} | {one.after:.2f} | {100 * one.slower:+.1f} % |"
+            for one in flagged
+        ]
+        lines.append("")
+    lines.append(
+        f"{len(flagged)} of {len(found.changes)} values changed beyond noise (a repeat scatters by "
+        f"{100 * found.scatter:.1f} %, so a change counts from {100 * found.bound:.0f} % on)."
+    )
+    told = "beyond noise" if found.overall_flagged else "within noise"
+    lines.append(
+        f"Everything together: {100 * found.overall:+.1f} % slower, {told} (it counts from "
+        f"{100 * found.overall_bound:.1f} % on)."
+    )
+    return "\n".join(lines)
+
+
+def _values(result: Mapping[str, Any], suite: str) -> dict[tuple[str, str], Sequence[float]]:
+    names = SUITES[suite]
+    return {
+        ("/".join(str(cell[name]) for name in names), measure): cell[measure]["values"]
+        for cell in result["cells"]
+        for measure in MEASURES
+        if measure in cell
+    }
+
+
+def _logs(values: Sequence[float]) -> list[float]:
+    return [math.log(value) for value in values]
+
+
+def _squares(values: Sequence[float]) -> float:
+    mean = fmean(values)
+    return sum((value - mean) ** 2 for value in values)
+
+
+def _t(share: float, freedom: int) -> float:
+    from scipy.stats import t  # type: ignore[import-untyped]
+
+    return float(t.ppf(share, freedom))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    options = parser.parse_args()
+    found = compare(read_result(options.before), read_result(options.after))
+    print(table(found))
+    raise SystemExit(1 if found.slower else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Means over repeats with their intervals, and ratios of what was measured in the same repeat."""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+import msgspec
+
+CONFIDENCE = 0.95
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """A mean over repeats, and the 95 % interval of Student's t; without an interval where there is one repeat."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    repeats: int = 1
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Raises ValueError for no values."""
+    if not values:
+        raise ValueError("an estimate of nothing")
+    mean = fmean(values)
+    if len(values) == 1:
+        return Estimate(mean=mean)
+    half = _t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return Estimate(mean=mean, low=mean - half, high=mean + half, repeats=len(values))
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
+    """Geometric mean of the repeats' own ratios: what slowed one repeat slowed both sides of it.
+
+    Raises ValueError for no values, values of 0 or less, and sides of different lengths.
+    """
+    logs = [math.log(one / other) for one, other in zip(above, below, strict=True)]
+    found = estimate(logs)
+    return Estimate(
+        mean=math.exp(found.mean),
+        low=None if found.low is None else math.exp(found.low),
+        high=None if found.high is None else math.exp(found.high),
+        repeats=found.repeats,
+    )
+
+
+def _t(freedom: int) -> float:
+    from scipy.stats import t  # type: ignore[import-untyped]
+
+    return float(t.ppf((1 + CONFIDENCE) / 2, freedom))

@@ -1,0 +1,146 @@
+"""What a model costs by its shape alone: operations, bytes, and a checkpoint folder of a shape without weights.
+
+Importing this module loads neither torch nor vllm.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.errors import InputError
+
+BF16_BYTES = 2
+
+
+class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
+    """A Llama-like decoder. Names are those of Hugging Face's configs."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    tied: bool = True
+
+    @property
+    def decoder_parameters(self) -> int:
+        """Of the layers' projections; embeddings, output layer and norms are not counted."""
+        wide, narrow = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        attention = self.hidden_size * (2 * wide + 2 * narrow)
+        return self.num_hidden_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Read in every step: the layers and the output layer, bf16."""
+        return BF16_BYTES * (self.decoder_parameters + self.vocab_size * self.hidden_size)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return 2 * BF16_BYTES * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+
+    def prompt_flops(self, tokens: float, cached: float = 0.0) -> float:
+        """Operations to score one prompt of ``tokens``, of which the first ``cached`` are in the cache.
+
+        2 per parameter and computed token; attention of each computed token to all before it (two products of
+        ``num_attention_heads * head_dim`` per pair); the output layer for the last token only.
+        """
+        computed = tokens - cached
+        pairs = computed * cached + computed * (computed + 1) / 2
+        attention = 4 * self.num_hidden_layers * self.num_attention_heads * self.head_dim * pairs
+        return 2 * self.decoder_parameters * computed + attention + 2 * self.vocab_size * self.hidden_size
+
+
+SHAPES = {
+    # Source: config.json of lmsys/vicuna-7b-v1.5 and lmsys/vicuna-13b-v1.5 (Llama 2), of meta-llama/Llama-3.2-1B. The
+    # vocabulary is the embedded model's, whose tokenizer the shapes use: texts have the lengths that they have there.
+    "vicuna-7b": ModelShape(
+        num_hidden_layers=32,
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        head_dim=128,
+        vocab_size=49152,
+        tied=False,
+    ),
+    "vicuna-13b": ModelShape(
+        num_hidden_layers=40,
+        hidden_size=5120,
+        intermediate_size=13824,
+        num_attention_heads=40,
+        num_key_value_heads=40,
+        head_dim=128,
+        vocab_size=49152,
+        tied=False,
+    ),
+    "llama-1b": ModelShape(
+        num_hidden_layers=16,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        vocab_size=49152,
+        tied=False,
+    ),
+    "tiny": ModelShape(
+        num_hidden_layers=4,
+        hidden_size=256,
+        intermediate_size=768,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=64,
+        vocab_size=49152,
+    ),
+}
+
+
+def shape_of(model: str | Path) -> ModelShape:
+    """The shape of a checkpoint folder. Raises InputError for a config without the sizes of a Llama-like decoder."""
+    path = Path(model) / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        heads = config["num_attention_heads"]
+        return ModelShape(
+            num_hidden_layers=config["num_hidden_layers"],
+            hidden_size=config["hidden_size"],
+            intermediate_size=config["intermediate_size"],
+            num_attention_heads=heads,
+            num_key_value_heads=config.get("num_key_value_heads") or heads,
+            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+            vocab_size=config["vocab_size"],
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
+    except KeyError as error:
+        raise InputError(
+            f"{path} has no {error}: the suites count operations of Llama-like models. Give one whose config has the "
+            "usual sizes, or --shape."
+        ) from error
+
+
+def write_shape(shape: ModelShape, folder: Path, tokenizer_from: str | Path) -> Path:
+    """A checkpoint folder without weights, for engines that are opened with ``load_format="dummy"``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "attention_bias": False,
+        "tie_word_embeddings": shape.tied,
+        **{name: value for name, value in msgspec.structs.asdict(shape).items() if name != "tied"},
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(Path(tokenizer_from) / name, folder / name)
+    return folder
