@@ -44,16 +44,17 @@ def engine_orders(base: Base, settings: LatencySettings, sleep_s: float = 0.0) -
         model=base.path,
         max_model_len=settings.max_model_len,
         kv_cache_bytes=settings.kv_cache_mib << 20,
-        gpu_kv_cache_bytes=settings.kv_cache_mib << 20,
+        gpu_kv_cache_bytes=settings.gpu_kv_cache_mib << 20,
         load_format=base.load_format,
         compile=settings.compile,
     )
     replaced = msgspec.structs.replace
-    most = max((way.adapters for way in WAYS.values()), default=0)
     engines = {
         "base": EngineOrder(settings=plain),
         "uncached": EngineOrder(settings=replaced(plain, prefix_caching=False)),
-        "lora": EngineOrder(settings=replaced(plain, max_loras=most, compile=False), adapters=base.adapters),
+        "lora": EngineOrder(
+            settings=replaced(plain, max_loras=settings.many_adapters, compile=False), adapters=base.adapters
+        ),
         "merged": EngineOrder(settings=replaced(plain, model=base.merged)),
         "transformers": EngineOrder(settings=replaced(plain, kind="transformers"), adapters=base.adapters[:1]),
     }
@@ -81,8 +82,8 @@ def cell_order(cell: Cell, stuff: Material, settings: LatencySettings) -> CellOr
     start = cell.repeat * PER_CELL
     last = len(stuff.texts) - settings.warmup_requests
     return CellOrder(
-        requests=tuple(stuff.requests(way, start, cell.requests)),
-        warmup=tuple(stuff.requests(way, last, settings.warmup_requests)),
+        requests=tuple(stuff.requests(way, start, cell.requests, settings.many_adapters)),
+        warmup=tuple(stuff.requests(way, last, settings.warmup_requests, settings.many_adapters)),
         labels=stuff.task.label_words,
         concurrency=1 if way.one_by_one else cell.concurrency,
     )
@@ -110,7 +111,7 @@ def _warm_up(engine: EngineProcess, name: str, stuff: dict[str, Material], setti
     way = WAYS[name]
     for one in stuff.values():
         number = ENGINE_WARMUP.get(name, 24)
-        requests: Sequence[Request] = one.requests(way, len(one.texts) - number, number)
+        requests: Sequence[Request] = one.requests(way, len(one.texts) - number, number, settings.many_adapters)
         order = CellOrder(requests=tuple(requests), warmup=(), labels=one.task.label_words, concurrency=0)
         engine.run(order)
 
@@ -139,10 +140,9 @@ def prepare(options: argparse.Namespace, folder: Path, settings: LatencySettings
     else:
         model, load_format = resolve_model(options.model), "auto"
         name = model.name
-    number = max(WAYS[way].adapters for way in settings.ways)
     adapters = tuple(
         str(make_adapter(folder / "adapters", task_of(f"random-{seed}"), seed=seed, base=model))
-        for seed in range(number)
+        for seed in range(settings.many_adapters)
     )
     merged = ""
     if load_format == "auto" and "lora_merged" in settings.ways:
@@ -186,33 +186,42 @@ def settings_of(options: argparse.Namespace) -> LatencySettings:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what is missing, and write everything."""
-    from bench.latency_http import measure_http
+    """Measure what is missing, and write everything; with --no-measure, write what there is."""
     from bench.latency_summary import summarise
-    from bench.machine import measured
 
     settings = settings_of(options)
     rows_path = options.out.with_suffix(".rows.jsonl")
-    rows = Rows(rows_path, {**msgspec.to_builtins(settings), "model": options.shape or options.model or "embedded"})
+    named = options.shape or options.model or "embedded"
+    rows = Rows(rows_path, {**msgspec.to_builtins(settings), "model": named})
+    if not options.no_measure:
+        measure(options, settings, rows)
+    elif "header" not in rows.found:
+        raise InputError(f"{rows_path} holds no cell yet. Measure first: leave --no-measure out.")
+    result = {**rows.found["header"], **summarise(settings, rows.found), "rows": rows_path.name}
+    write_json(options.out, result)
+    return result
+
+
+def measure(options: argparse.Namespace, settings: LatencySettings, rows: Rows) -> None:
+    """All cells that ``rows`` lacks. The machine is described first: whoever sums up later may sit at another."""
+    from bench.latency_http import measure_http
+    from bench.machine import measured
+    from bench.model_shape import shape_of
+
     stuff = {name: material(name, options.data, settings.k) for name in settings.tasks}
     with tempfile.TemporaryDirectory() as folder:
         base = prepare(options, Path(folder), settings)
         log = options.out.with_suffix(".log")
-        if "machine" not in rows.found:
+        if "header" not in rows.found:
+            told = {**msgspec.to_builtins(settings), "model": base.name}
+            rows.add("shape", msgspec.to_builtins(shape_of(base.path)))
             rows.add("machine", msgspec.to_builtins(measured(base.path)))
+            rows.add("header", header("latency", SCHEMA, told, load_format=base.load_format))
         measure_in_process(base, settings, stuff, rows, log, options.plant_sleep_ms / 1000)
         if settings.http:
             measure_http(settings, stuff, rows, log, options)
         if "machine after" not in rows.found:
             rows.add("machine after", msgspec.to_builtins(measured(base.path)))
-        told = {**msgspec.to_builtins(settings), "model": base.name, "kv_cache_mib": settings.kv_cache_mib}
-        result = {
-            **header("latency", SCHEMA, told, load_format=base.load_format),
-            **summarise(base.path, settings, rows.found),
-            "rows": rows_path.name,
-        }
-    write_json(options.out, result)
-    return result
 
 
 def main() -> None:
@@ -229,6 +238,7 @@ def main() -> None:
     parser.add_argument("--no-http", action="store_true", help="in-process cells only")
     parser.add_argument("--cores", default="", help="of the HTTP servers, as taskset names them")
     parser.add_argument("--load-cores", default="", help="of the load generator")
+    parser.add_argument("--no-measure", action="store_true", help="sum up the rows of a run, finished or not")
     parser.add_argument("--plant-sleep-ms", type=float, default=0.0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     from bench.latency_report import console_table, write_report

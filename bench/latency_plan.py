@@ -36,6 +36,7 @@ class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     requests: dict[int, int] = msgspec.field(default_factory=REQUESTS.copy)
     slow_requests: dict[str, dict[int, int]] = msgspec.field(default_factory=SLOW_REQUESTS.copy)
     warmup_requests: int = 3
+    many_adapters: int = 8
     http: bool = True
     http_ways: tuple[str, ...] = ("lora", "icl_warm", "icl_off")
     http_seconds: dict[int, float] = msgspec.field(default_factory=HTTP_SECONDS.copy)  # concurrency -> closed loop
@@ -45,7 +46,8 @@ class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     slo_ms: float = 250.0  # goodput counts what was answered within it
     compile: bool = False  # torch.compile of engines without adapters, on the CPU: with adapters vLLM has none there
     max_model_len: int = 2048
-    kv_cache_mib: int = 512  # of each engine
+    kv_cache_mib: int = 512  # of each engine, on the CPU
+    gpu_kv_cache_mib: int = 8192
     seed: int = 0  # shuffles the cells
 
 

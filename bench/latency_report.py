@@ -197,7 +197,8 @@ def _latency_plot(result: Mapping[str, Any], task: str) -> Any:
 
 
 def _machine(result: Mapping[str, Any]) -> str:
-    before, after, roof = result["machine"]["before"], result["machine"]["after"], result["roof"]
+    before, roof = result["machine"]["before"], result["roof"]
+    after = result["machine"]["after"] or before
     return (
         f"Highest rate of bf16 matrix products {before['flops'] / 1e12:.2f} TFLOP/s before and "
         f"{after['flops'] / 1e12:.2f} after; memory {before['bytes_per_s'] / 1e9:.0f} and "

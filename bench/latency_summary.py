@@ -16,24 +16,24 @@ from bench.latency_http import HttpResult
 from bench.latency_plan import SATURATED, Cell, LatencySettings, http_cells, in_process_cells, open_cells
 from bench.load import percentile
 from bench.machine import Machine
-from bench.model_shape import shape_of
+from bench.model_shape import ModelShape
 from bench.roofline import Roof
 from bench.suite import at_least
 from bench.workload import WAYS
 
 SHARE_GOAL, ALONE_GOAL, WARM_GOAL = 0.8, 2.0, 1.0
 LORA, BARE = "lora", "lora_bare"
+MANY_ADAPTERS, MANY_GOAL = 32, 0.9
 
 Group = tuple[str, str, str, float]  # route, way, task, load
 Result = CellResult | HttpResult
 
 
-def summarise(model: str, settings: LatencySettings, found: Mapping[str, Any]) -> dict[str, Any]:
-    """All keys of the result that are computed. Raises KeyError where a cell was not measured."""
+def summarise(settings: LatencySettings, found: Mapping[str, Any]) -> dict[str, Any]:
+    """All keys of the result that are computed, of the cells that were measured so far."""
     groups = collect(settings, found)
     cells = [cell_numbers(group, results, settings) for group, results in groups.items()]
-    machine = msgspec.convert(found["machine"], Machine)
-    roof = roof_of(model, machine, groups)
+    roof = roof_of(msgspec.convert(found["shape"], ModelShape), msgspec.convert(found["machine"], Machine), groups)
     ratios = [
         one
         for task in settings.tasks
@@ -41,29 +41,36 @@ def summarise(model: str, settings: LatencySettings, found: Mapping[str, Any]) -
         for concurrency in settings.requests
         if (one := ratios_to_icl(groups, roof, way, task, concurrency)) is not None
     ]
+    wanted = [cell for cells_, _ in _planned(settings) for cell in cells_]
     return {
-        "machine": {"before": found["machine"], "after": found["machine after"]},
+        "machine": {"before": found["machine"], "after": found.get("machine after")},
         "roof": {
-            "shape": msgspec.to_builtins(roof.shape),
+            "shape": found["shape"],
             "floor_alone_ms": 1000 * roof.floor_alone_s,
             "floor_saturated_ms": 1000 * roof.floor_saturated_s,
         },
+        "missing": [cell.name for cell in wanted if cell.name not in found],
         "cells": cells,
         "against_icl": ratios,
-        "targets": targets(ratios, settings),
+        "targets": [*targets(ratios, settings), *many_targets(groups, settings)],
     }
 
 
 def collect(settings: LatencySettings, found: Mapping[str, Any]) -> dict[Group, list[Result]]:
     """The repeats of every cell, in their order."""
     groups: dict[Group, list[Result]] = defaultdict(list)
-    every: list[tuple[Sequence[Cell], type]] = [(in_process_cells(settings), CellResult)]
-    if settings.http:
-        every += [(http_cells(settings), HttpResult), (list(open_cells(settings)), HttpResult)]
-    for cells, kind in every:
+    for cells, kind in _planned(settings):
         for cell in sorted(cells, key=lambda one: one.repeat):
-            groups[cell.group].append(msgspec.convert(found[cell.name], kind))
+            if cell.name in found:
+                groups[cell.group].append(msgspec.convert(found[cell.name], kind))
     return dict(groups)
+
+
+def _planned(settings: LatencySettings) -> list[tuple[Sequence[Cell], type]]:
+    planned: list[tuple[Sequence[Cell], type]] = [(in_process_cells(settings), CellResult)]
+    if settings.http:
+        planned += [(http_cells(settings), HttpResult), (list(open_cells(settings)), HttpResult)]
+    return planned
 
 
 def rate(result: Result) -> float:
@@ -107,7 +114,7 @@ def cell_numbers(group: Group, results: Sequence[Result], settings: LatencySetti
     }
 
 
-def roof_of(model: str, machine: Machine, groups: Mapping[Group, Sequence[Result]]) -> Roof:
+def roof_of(shape: ModelShape, machine: Machine, groups: Mapping[Group, Sequence[Result]]) -> Roof:
     """The roof, with the floor as the suite measured it; without a floor cell, 0."""
     alone, saturated = [], []
     for (route, way, _, load), results in groups.items():
@@ -118,7 +125,7 @@ def roof_of(model: str, machine: Machine, groups: Mapping[Group, Sequence[Result
                 saturated += [1 / rate(one) for one in results]
     return Roof(
         machine=machine,
-        shape=shape_of(model),
+        shape=shape,
         floor_alone_s=min(alone, default=0.0),
         floor_saturated_s=min(saturated, default=0.0),
     )
@@ -145,7 +152,7 @@ def ratios_to_icl(
     }
     for other in ("icl_off", "icl_warm"):
         theirs = groups.get(("in-process", other, task, concurrency))
-        if theirs is None:
+        if theirs is None or len(theirs) != len(own):  # a run that was cut off
             continue
         their_tokens, their_cached = computed_tokens(theirs)
         row[other] = {
@@ -197,6 +204,20 @@ def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> l
                         f"{name}, {task}, against warm in context, worst cell ({where})", "times", worst, WARM_GOAL
                     )
                 )
+    return found
+
+
+def many_targets(groups: Mapping[Group, list[Result]], settings: LatencySettings) -> list[dict[str, Any]]:
+    """Many adapters in a batch against the base, where there are as many as the target is about."""
+    if settings.many_adapters < MANY_ADAPTERS:
+        return []
+    found = []
+    for task in settings.tasks:
+        pair = [groups.get(("in-process", way, task, SATURATED)) for way in ("lora_many", "zero_shot")]
+        if pair[0] and pair[1]:
+            share = ratio(*([rate(one) for one in side] for side in pair if side)).mean
+            name = f"{settings.many_adapters} adapters, {task}, saturated: share of the base's throughput"
+            found.append(at_least(name, "", share, MANY_GOAL))
     return found
 
 

@@ -35,6 +35,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     shots: tuple[Shot, ...]
     weights: tuple[float, ...]
     in_order: bool = False  # from the first on, each once before any is sent again
+    once: bool = False  # in order, and no more when all were sent
     seconds: float
     rate: float = 0.0  # of an open loop, requests per second; 0: a closed loop
     clients: int = 1  # of a closed loop
@@ -69,7 +70,10 @@ def arrivals(plan: Plan) -> Iterator[tuple[float, int]]:
 
 
 def choices(plan: Plan, draw: random.Random) -> Iterator[int]:
-    """Which shots, without end."""
+    """Which shots: without end, but for those that are sent once."""
+    if plan.once:
+        yield from range(len(plan.shots))
+        return
     if plan.in_order:
         yield from cycle(range(len(plan.shots)))
     while True:
@@ -86,7 +90,7 @@ async def fire(plan: Plan) -> list[Row]:
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(plan.url, timeout=timeout, headers=headers, connector=connector) as session:
         began = time.perf_counter()
-        shared = choices(plan, random.Random()) if plan.in_order else None
+        shared = choices(plan, random.Random()) if plan.in_order or plan.once else None
 
         async def send(shot: int, due_s: float) -> int:
             sent_s = time.perf_counter() - began
@@ -110,8 +114,10 @@ async def fire(plan: Plan) -> list[Row]:
 
         async def client(number: int) -> None:
             chosen = shared or choices(plan, random.Random(f"{plan.seed}-{number}"))
-            while (now := time.perf_counter() - began) < plan.seconds:
-                if await send(next(chosen), now) in (0, 429, 503):
+            for shot in chosen:
+                if (now := time.perf_counter() - began) >= plan.seconds:
+                    return
+                if await send(shot, now) in (0, 429, 503):
                     await asyncio.sleep(RETRY_S)
 
         if plan.rate:

@@ -16,6 +16,7 @@ from pipeline.nouns import Example, Task
 from pipeline.prompts import classification_prompt, reading_prompt
 
 FLOOR_PROMPT = "Label:"
+MANY = -1
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +26,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     engine: str  # which of the suite's engines answers
     shots: Literal["none", "fixed", "drawn"] = "none"  # in the prompt: none, the task's, or others for each request
     wording: Literal["task", "bare"] = "task"
-    adapters: int = 0  # distinct ones, taken by turns
+    adapters: int = 0  # distinct ones, taken by turns; MANY: as many as the suite has
     text: bool = True  # without: what a request costs before it has any tokens
     one_by_one: bool = False  # knows no more than one request at a time
 
@@ -37,7 +38,7 @@ WAYS = {
     "icl_warm": Way(display_name="In context, cache warm", engine="base", shots="fixed"),
     "lora": Way(display_name="LoRA, one adapter", engine="lora", adapters=1),
     "lora_bare": Way(display_name="LoRA, bare text", engine="lora", adapters=1, wording="bare"),
-    "lora_many": Way(display_name="LoRA, 8 adapters", engine="lora", adapters=8),
+    "lora_many": Way(display_name="LoRA, many adapters", engine="lora", adapters=MANY),
     "lora_merged": Way(display_name="LoRA merged into the base", engine="merged"),
     "transformers_icl": Way(
         display_name="In context, transformers one by one", engine="transformers", shots="fixed", one_by_one=True
@@ -65,15 +66,19 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
     pools: dict[str, tuple[Example, ...]]  # of the train split, by label: where other examples are drawn from
     k: int
 
-    def requests(self, way: Way, start: int, number: int) -> list[Request]:
-        """``number`` requests from text ``start`` on. Raises InputError where the texts do not reach that far."""
+    def requests(self, way: Way, start: int, number: int, many: int = 1) -> list[Request]:
+        """``number`` requests from text ``start`` on; ``many`` is what MANY adapters are.
+
+        Raises InputError where the texts do not reach that far.
+        """
         if start + number > len(self.texts):
             raise InputError(
                 f"{self.task.name} has {len(self.texts)} different test texts; {start + number} are needed, because no "
                 "text is sent twice. Give a larger test file, or measure fewer requests."
             )
+        adapters = many if way.adapters == MANY else way.adapters
         return [
-            Request(prompt=self._prompt(way, start + n), adapter=n % way.adapters if way.adapters else -1)
+            Request(prompt=self._prompt(way, start + n), adapter=n % adapters if adapters else -1)
             for n in range(number)
         ]
 

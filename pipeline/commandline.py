@@ -20,6 +20,13 @@ MERGE_HELP = "write base and adapter as one checkpoint too, for servers that kno
 TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
 GPUS_HELP = "GPUs that share each training; without GPUs, processes that share the cores (default: %(default)s)"
 BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a command line of its own
+    "latency": "adapters against in-context learning, each beside the limit of this machine",
+    "adapters": "1 to 1,024 adapters on one base, beside as many tasks in context",
+    "breakeven": "after how many requests an adapter has paid for itself",
+    "all": "latency, adapters, breakeven and paper, one after the other",
+    "compare": "two results beside each other: what changed by more than noise",
+    "noise": "whether `compare` flags a slowdown that is planted, and nothing where nothing changed",
+    "against-vllm": "our load generator beside vLLM's own",
     "engine-start": "our start of vLLM beside vLLM's own",
     "serving": "the service under load, over its capacity, and with many adapters in a batch",
     "training": "one LoRA training beside Hugging Face Trainer + PEFT",

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The latency suite at a GPU's size: a 7B shape with dummy weights, 32 adapters, in under 9 minutes on one H100 or H200.
+#
+#   DATA=folder OUT=folder [SHAPE=vicuna-7b] bench/gpu.sh
+#
+# DATA has sst2/, trec/ and ag_news/. Results are written as they come: after a cut-off,
+#   fourshot bench latency --no-measure ... (the same options)
+# sums up what is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${DATA:?a folder with sst2/, trec/ and ag_news/}" "${OUT:?where results go}"
+shape="${SHAPE:-vicuna-7b}"
+exec "${PYTHON:-python}" -m fourshot bench latency --shape "$shape" --settings "${SETTINGS:-bench/gpu.json}" \
+    --data "$DATA" --out "$OUT/latency-$shape.json"
