@@ -25,7 +25,6 @@ from engine.errors import InputError
 
 SCHEMA = 1
 ENGINE_WARMUP = {"icl_off": 4, "icl_cold": 4, "transformers_icl": 1, "transformers_lora": 1}  # requests; others: 24
-PER_CELL = 160  # texts between two cells' first texts, so that a repeat has texts of its own
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +78,7 @@ def engines(orders: dict[str, EngineOrder], log: Path) -> Iterator[dict[str, Eng
 def cell_order(cell: Cell, stuff: Material, settings: LatencySettings) -> CellOrder:
     """Requests of a cell. All ways get the same texts in the same order, each repeat others."""
     way = WAYS[cell.way]
-    start = cell.repeat * PER_CELL
+    start = cell.repeat * settings.most_requests
     last = len(stuff.texts) - settings.warmup_requests
     return CellOrder(
         requests=tuple(stuff.requests(way, start, cell.requests, settings.many_adapters)),

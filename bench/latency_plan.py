@@ -50,6 +50,11 @@ class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     gpu_kv_cache_mib: int = 8192
     seed: int = 0  # shuffles the cells
 
+    @property
+    def most_requests(self) -> int:
+        """Of one in-process cell; so many texts lie between the first texts of two repeats."""
+        return max(number for one in (self.requests, *self.slow_requests.values()) for number in one.values())
+
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """One thing to measure, once."""

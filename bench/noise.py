@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             )
             tell(json.dumps(rows[-1]))
     noise = sum(bool(row["flagged"] or row["overall_flagged"]) for row in rows if row["kind"] == "noise")
-    planted = sum(row["slower"] for row in rows if row["kind"] == "planted")
+    planted = sum(bool(row["slower"]) for row in rows if row["kind"] == "planted")
     told = {"sleep_ms": options.sleep_ms, "repeats": options.repeats, "suite": SETTINGS}
     return {
         **header("noise", SCHEMA, told),

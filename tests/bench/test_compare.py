@@ -1,0 +1,94 @@
+"""`fourshot bench compare`: what changed by more than the noise of both results."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fourshot
+from bench.compare import compare, table
+from engine.errors import InputError
+
+
+def result(seed: int, slower: float = 1.0, cells: int = 12, only: int | None = None) -> dict[str, Any]:
+    """A latency result whose repeats scatter by three per cent."""
+    draw = random.Random(seed)
+    found = []
+    for number in range(cells):
+        factor = slower if only is None or only == number else 1.0
+        rates = [100 / (number + 1) / factor * draw.gauss(1, 0.03) for _ in range(3)]
+        found.append(
+            {
+                "route": "in-process",
+                "way": "lora",
+                "task": "sst2",
+                "load": number,
+                "requests_per_s": {"values": rates},
+                "p50_ms": {"values": [1000 / rate for rate in rates]},
+            }
+        )
+    return {"schema": 1, "suite": "latency", "cells": found}
+
+
+def test_noise_alone_is_not_flagged() -> None:
+    flagged = 0
+    for seed in range(50):
+        found = compare(result(seed), result(seed + 1000))
+        flagged += found.slower or found.overall_flagged
+    assert flagged <= 1
+
+
+def test_a_slowdown_of_everything_is_flagged_even_where_no_cell_is() -> None:
+    found = compare(result(1), result(2, slower=1.09))
+    assert found.overall_flagged
+    assert found.slower
+    assert found.overall == pytest.approx(0.09, abs=0.03)
+
+
+def test_a_slowdown_of_one_cell_is_flagged_there_and_nowhere_else() -> None:
+    found = compare(result(1), result(2, slower=1.4, only=5))
+    assert {one.cell for one in found.changes if one.flagged} == {"in-process/lora/sst2/5"}
+    assert found.slower
+    assert not found.overall_flagged
+    assert "in-process/lora/sst2/5" in table(found)
+
+
+def test_what_became_faster_is_told_and_is_no_alarm() -> None:
+    found = compare(result(1, slower=1.3), result(2))
+    assert found.overall_flagged
+    assert not found.slower
+
+
+def test_results_of_different_suites_cannot_be_compared() -> None:
+    with pytest.raises(InputError, match="serving"):
+        compare(result(1), {"suite": "serving", "cells": []})
+
+
+def test_results_without_a_common_cell_cannot_be_compared() -> None:
+    with pytest.raises(InputError, match="no cell"):
+        compare(result(1), {"suite": "latency", "cells": []})
+
+
+def test_the_command_ends_with_one_where_something_is_slower(tmp_path: Path, capsys: Any) -> None:
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    before.write_text(json.dumps(result(1)))
+    after.write_text(json.dumps(result(2, slower=1.5)))
+    assert run(["bench", "compare", str(before), str(before)]) == 0
+    assert run(["bench", "compare", str(before), str(after)]) == 1
+    assert "beyond noise" in capsys.readouterr().out
+
+
+def test_the_command_refuses_what_is_no_result(tmp_path: Path, capsys: Any) -> None:
+    other = tmp_path / "other.json"
+    other.write_text("[]")
+    assert run(["bench", "compare", str(other), str(other)]) == 2
+    assert "no result" in capsys.readouterr().err
+
+
+def run(arguments: list[str]) -> int:
+    try:
+        return fourshot.main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)

@@ -1,0 +1,201 @@
+"""The latency suite: its cells, what it makes of the rows, and a real cell on the session's engine."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import fourshot
+from bench.breakeven import rows as breakeven_rows
+from bench.driver import Answered, CellOrder, CellResult, run_cell
+from bench.latency_plan import SATURATED, Cell, LatencySettings, http_cells, in_process_cells, open_cells
+from bench.latency_report import console_table, write_report
+from bench.latency_summary import summarise
+from bench.model_shape import SHAPES
+from bench.workload import WAYS, Material, Request, material
+from engine.core import Adapter
+from engine.errors import InputError
+from pipeline.nouns import Example, Label, Task
+
+SETTINGS = LatencySettings(
+    tasks=("sst2",), ways=("icl_off", "icl_warm", "lora", "floor"), http=False, requests={1: 4, SATURATED: 8}
+)
+TASK = Task(name="sst2", instruction="Good or bad?", noun="text", labels=(Label(name="good"), Label(name="bad")))
+PROMPT_TOKENS = {"icl_off": 260, "icl_warm": 260, "lora": 40, "floor": 2}
+
+
+def stuff(texts: int = 40) -> Material:
+    pools = {label: tuple(Example(text=f"{label} {n}", label=label) for n in range(9)) for label in TASK.label_names}
+    return Material(
+        task=TASK,
+        texts=tuple(f"text {n}" for n in range(texts)),
+        shots=tuple(pool[0] for pool in pools.values()),
+        pools=pools,
+        k=2,
+    )
+
+
+def measured(seconds_each: Callable[[Cell], float]) -> dict[str, Any]:
+    """Rows as a run leaves them; a cell's requests are answered one after the other."""
+    found: dict[str, Any] = {
+        "shape": msgspec.to_builtins(SHAPES["tiny"]),
+        "machine": {"flops": 1e12, "bytes_per_s": 5e10},
+        "header": {},
+    }
+    for cell in in_process_cells(SETTINGS):
+        each, tokens = seconds_each(cell), PROMPT_TOKENS[cell.way]
+        cached = 200 if cell.way == "icl_warm" else 0
+        rows = tuple(
+            Answered(
+                sent_s=n * each, begun_s=n * each, done_s=(n + 1) * each, prompt_tokens=tokens, cached_tokens=cached
+            )
+            for n in range(cell.requests)
+        )
+        result = CellResult(
+            rows=rows,
+            seconds=each * cell.requests,
+            prompt_tokens=tokens * cell.requests,
+            cached_tokens=cached * cell.requests,
+        )
+        found[cell.name] = msgspec.to_builtins(result)
+    return found
+
+
+def times(cell: Cell) -> float:
+    slow = 1 + 0.1 * cell.repeat  # a machine that gets slower for all
+    return slow * {"icl_off": 0.6, "icl_warm": 0.12, "lora": 0.1, "floor": 0.001}[cell.way]
+
+
+def test_every_repeat_has_every_cell_once_in_an_order_of_its_own() -> None:
+    cells = in_process_cells(LatencySettings())
+    assert len({cell.name for cell in cells}) == len(cells)
+    blocks = [[cell.group for cell in cells if cell.repeat == repeat] for repeat in range(3)]
+    assert sorted(blocks[0]) == sorted(blocks[1])
+    assert blocks[0] != blocks[1]
+    assert {cell.way for cell in cells} == set(WAYS)
+    every = [*cells, *http_cells(LatencySettings()), *open_cells(LatencySettings())]
+    assert len({cell.name for cell in every}) == len(every)
+
+
+def test_all_ways_send_the_same_texts_and_no_text_twice() -> None:
+    one = stuff()
+    for name in ("lora", "icl_warm"):
+        prompts = [request.prompt for request in one.requests(WAYS[name], 5, 10)]
+        assert [prompt.rsplit("Text: ", 1)[1] for prompt in prompts] == [f"text {n}\nLabel:" for n in range(5, 15)]
+    with pytest.raises(InputError, match="40 different test texts"):
+        one.requests(WAYS["lora"], 35, 6)
+
+
+def test_shots_are_the_same_or_others_for_each_request() -> None:
+    one = stuff()
+    fixed = {request.prompt.rsplit("Text: ", 1)[0] for request in one.requests(WAYS["icl_warm"], 0, 8)}
+    drawn = {request.prompt.rsplit("Text: ", 1)[0] for request in one.requests(WAYS["icl_cold"], 0, 8)}
+    assert (len(fixed), len(drawn)) == (1, 8)
+    assert one.requests(WAYS["lora_bare"], 0, 1)[0].prompt == "Text: text 0\nLabel:"
+    assert [request.adapter for request in one.requests(WAYS["lora_many"], 0, 4, many=3)] == [0, 1, 2, 0]
+
+
+def test_the_summary_pairs_repeats_and_stands_beside_the_roof() -> None:
+    found = summarise(SETTINGS, measured(times))
+    assert found["missing"] == []
+    rows = {(one["way"], one["concurrency"]): one for one in found["against_icl"]}
+    saturated = rows["lora", "saturated"]
+    assert saturated["icl_off"]["throughput"]["mean"] == pytest.approx(6.0)
+    assert saturated["icl_off"]["throughput"]["low"] == pytest.approx(6.0)  # the drift is in both
+    assert saturated["icl_off"]["prompt_tokens"] == pytest.approx(6.5)
+    assert 1 < saturated["icl_off"]["roof"] < 6.5
+    assert saturated["icl_warm"]["throughput"]["mean"] == pytest.approx(1.2)
+    met = {one["name"]: one["met"] for one in found["targets"]}
+    assert all(met.values()), met
+    cell = next(one for one in found["cells"] if one["way"] == "icl_warm")
+    assert cell["hit_rate"] == pytest.approx(200 / 260)
+    assert cell["tpot_ms"] is None
+
+
+def test_an_adapter_that_is_slower_misses_its_targets() -> None:
+    slow = summarise(SETTINGS, measured(lambda cell: 0.5 if cell.way == "lora" else times(cell)))
+    assert not any(one["met"] for one in slow["targets"])
+
+
+def test_a_run_that_was_cut_off_is_summed_up_as_far_as_it_came() -> None:
+    found = measured(times)
+    last = in_process_cells(SETTINGS)[-1].name
+    del found[last]
+    result = summarise(SETTINGS, found)
+    assert result["missing"] == [last]
+    assert result["cells"]
+
+
+def test_the_report_and_the_table_tell_every_cell(tmp_path: Path) -> None:
+    result = {
+        "suite": "latency",
+        "dummy_weights": False,
+        "commit": "abc",
+        "hardware": {},
+        "versions": {},
+        "settings": {"tasks": ["sst2"], "model": "a model"},
+        **summarise(SETTINGS, measured(times)),
+    }
+    page = write_report(tmp_path / "page.html", result).read_text()
+    assert "In context, cache warm" in page
+    assert "<script" not in page
+    table = console_table(result)
+    assert table.count("| in process |") == len(result["cells"])
+    assert "n/a" in table
+
+
+def test_break_even_is_the_price_over_the_gain_and_may_never_come() -> None:
+    latency = {"cells": summarise(SETTINGS, measured(times))["cells"]}
+    found = {one["state"]: one for one in breakeven_rows({"sst2": {"seconds": 110.0}}, latency)}
+    saved = 1 / (1 / 0.66) - 0.11  # means over the repeats' rates
+    assert found["icl_off"]["requests"] == pytest.approx(110 / saved, rel=0.02)
+    assert found["icl_off"]["saved_prompt_tokens"] == 220
+    slow = {"cells": summarise(SETTINGS, measured(lambda cell: 0.5 if cell.way == "lora" else times(cell)))["cells"]}
+    never = {one["state"]: one for one in breakeven_rows({"sst2": {"seconds": 110.0}}, slow)}
+    assert never["icl_warm"]["requests"] is None
+
+
+def test_a_real_cell_keeps_its_concurrency_and_counts_its_hits(
+    vllm_engine: Any, adapters: tuple[Adapter, Adapter]
+) -> None:
+    prefix = "Sort each text: good or bad.\n\n" + "Text: a fine example of a text\nLabel: good\n\n" * 8
+    requests = tuple(Request(prompt=f"{prefix}Text: number {n}\nLabel:", adapter=n % 2) for n in range(6))
+    warmup = tuple(Request(prompt=f"{prefix}Text: warm {n}\nLabel:", adapter=n) for n in range(2))
+    result = run_cell(
+        vllm_engine,
+        adapters,
+        CellOrder(requests=requests, warmup=warmup, labels=("good", "bad"), concurrency=2),
+    )
+    assert len(result.rows) == 6
+    ends = sorted([(row.sent_s, 1) for row in result.rows] + [(row.done_s, -1) for row in result.rows])
+    live = [sum(step for _, step in ends[: n + 1]) for n in range(len(ends))]
+    assert max(live) <= 2
+    assert all(row.sent_s <= row.begun_s <= row.done_s for row in result.rows)
+    assert all(row.cached_tokens >= 64 for row in result.rows)
+    assert result.cached_tokens == sum(row.cached_tokens for row in result.rows)
+    assert result.prompt_tokens == sum(row.prompt_tokens for row in result.rows)
+
+
+def test_bad_settings_are_refused_with_what_is_allowed(tmp_path: Path, capsys: Any) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"repeat": 3}))
+    given = ["bench", "latency", "--data", str(tmp_path), "--out", str(tmp_path / "out.json")]
+    assert fourshot.main([*given, "--settings", str(settings)]) == 2
+    assert "repeats" in capsys.readouterr().err
+    assert fourshot.main([*given, "--shape", "vicuna-70b"]) == 2
+    assert "vicuna-13b" in capsys.readouterr().err
+
+
+@pytest.mark.skipif("FOURSHOT_DATA" not in os.environ, reason="FOURSHOT_DATA names no folder of data sets")
+def test_the_real_tasks_have_the_token_ratios_that_the_suite_is_about(vllm_engine: Any) -> None:
+    for name, least in {"sst2": 5.0, "trec": 10.0, "ag_news": 10.0}.items():
+        one = material(name, Path(os.environ["FOURSHOT_DATA"]), 4)
+        tokens = {
+            way: sum(vllm_engine.count_tokens([request.prompt for request in one.requests(WAYS[way], 0, 50)]))
+            for way in ("lora", "icl_off")
+        }
+        assert tokens["icl_off"] / tokens["lora"] > least

@@ -1,0 +1,98 @@
+"""What all suites share: rows that outlive a kill, intervals, and the roof."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from bench.intervals import estimate, ratio
+from bench.load import Plan, Shot, choices
+from bench.machine import Machine
+from bench.model_shape import SHAPES, shape_of, write_shape
+from bench.roofline import Roof
+from bench.suite import Rows, read_result, write_json
+from engine.errors import InputError
+from engine.models import resolve_model
+
+
+def test_rows_are_there_again_and_a_torn_last_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "found.rows.jsonl"
+    rows = Rows(path, {"repeats": 3})
+    rows.add("one", {"a": 1})
+    rows.add("two", [1, 2])
+    with path.open("a") as file:
+        file.write('{"piece": "three", "val')
+    again = Rows(path, {"repeats": 3})
+    assert again.found == {"one": {"a": 1}, "two": [1, 2]}
+    again.add("three", 3)
+    assert Rows(path, {"repeats": 3}).found["three"] == 3
+
+
+def test_rows_of_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    Rows(tmp_path / "rows", {"repeats": 3, "k": 4})
+    with pytest.raises(InputError, match="repeats"):
+        Rows(tmp_path / "rows", {"repeats": 5, "k": 4})
+
+
+def test_a_result_is_read_back_and_another_suite_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"suite": "latency"})
+    assert read_result(tmp_path / "a.json", "latency") == {"suite": "latency"}
+    with pytest.raises(InputError, match="latency"):
+        read_result(tmp_path / "a.json", "serving")
+    with pytest.raises(InputError, match="no result"):
+        read_result(tmp_path / "nothing.json")
+
+
+def test_an_interval_is_students() -> None:
+    found = estimate([9.0, 10.0, 11.0])
+    assert found.mean == 10.0
+    assert found.high is not None
+    assert found.high - 10.0 == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
+    assert estimate([3.0]).low is None
+    with pytest.raises(ValueError, match="nothing"):
+        estimate([])
+
+
+def test_a_ratio_pairs_the_repeats() -> None:
+    found = ratio([2.0, 20.0, 200.0], [1.0, 10.0, 100.0])  # the machine slowed both sides of a repeat
+    assert (found.mean, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_operations_and_bytes_of_a_shape_are_counted() -> None:
+    shape = SHAPES["vicuna-7b"]
+    assert shape.decoder_parameters == 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    assert shape.kv_bytes_per_token == 2 * 2 * 32 * 4096
+    alone = shape.prompt_flops(100)
+    assert shape.prompt_flops(100, cached=99) < alone / 40
+    pairs = 100 * 101 / 2
+    assert alone == 2 * shape.decoder_parameters * 100 + 4 * 32 * 4096 * pairs + 2 * 49152 * 4096
+
+
+def test_the_embedded_models_shape_is_read_from_its_config(tmp_path: Path) -> None:
+    model = resolve_model(None).path
+    shape = shape_of(model)
+    assert shape.decoder_parameters == pytest.approx(106.2e6, rel=0.01)
+    folder = write_shape(shape, tmp_path / "shape", model)
+    assert shape_of(folder) == shape
+    resolve_model(str(folder), weights=False)
+
+
+def test_the_roof_is_operations_when_saturated_and_weights_when_alone() -> None:
+    shape = SHAPES["tiny"]
+    machine = Machine(flops=1e12, bytes_per_s=1e10)
+    roof = Roof(machine=machine, shape=shape, floor_alone_s=0.01, floor_saturated_s=0.001)
+    assert roof.saturated_s(40, 0) == shape.prompt_flops(40) / 1e12 + 0.001
+    assert roof.saturated_s(40, 32) < roof.saturated_s(40, 0)
+    assert roof.alone_s(2, 0) == pytest.approx(0.01)  # reading the weights is in the floor already
+    assert roof.alone_s(2000, 0) > 0.01
+
+
+def test_a_plan_in_order_sends_each_once_before_any_again() -> None:
+    shots = tuple(Shot(kind="x", path="/", body=str(n)) for n in range(3))
+    plan = Plan(url="http://localhost", shots=shots, weights=(1.0,) * 3, seconds=1, in_order=True)
+    import random
+
+    chosen = choices(plan, random.Random(0))
+    assert [next(chosen) for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    once = Plan(url="http://localhost", shots=shots, weights=(1.0,) * 3, seconds=1, once=True)
+    assert list(choices(once, random.Random(0))) == [0, 1, 2]
