@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from engine.models import ResolvedModel, resolve_model
 from pipeline.card import CARD_FILE, AdapterCard
 from pipeline.nouns import Example, Label, Task
+from pipeline.prompts import Wording
 from serving.admission import checkpoint_shapes
 from training.saving import content_hash
 from training.settings import LoraSettings
@@ -29,7 +30,14 @@ def task_of(name: str, words: Sequence[str] = ("good", "bad")) -> Task:
 
 
 def make_adapter(
-    root: Path, task: Task, seed: int = 0, *, size: float = 0.05, rank: int = RANK, base: ResolvedModel | None = None
+    root: Path,
+    task: Task,
+    seed: int = 0,
+    *,
+    size: float = 0.05,
+    rank: int = RANK,
+    wording: Wording = "task",
+    base: ResolvedModel | None = None,
 ) -> Path:
     """An adapter of ``task`` in a folder of its own in ``root``; another seed is another version."""
     base = base or resolve_model(None)
@@ -59,6 +67,7 @@ def make_adapter(
         task=task,
         model_name=base.name,
         model_revision=base.revision,
+        wording=wording,
         training=LoraSettings(rank=rank),
         shots=tuple(Example(text=f"an example of {label.name}", label=label.name) for label in task.labels),
         real_examples=8,
