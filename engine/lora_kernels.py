@@ -12,6 +12,7 @@ between, where a token is ``adapters x rank`` numbers wide. That is more arithme
 SmolLM2-135M a fifth of the base's) in a fifth of the time (docs/engine.md has the measurement).
 """
 
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 import torch
@@ -22,6 +23,7 @@ from engine import lora_loads
 Stretches: TypeAlias = "list[tuple[int, slice]]"
 
 LONG_ROWS = 128  # mean length of stretches from which they are worth products of their own
+FEW_ROWS = 768  # up to which the slices of a layer are one product
 MOST_SIDE_BY_SIDE = 32  # adapters; with more of them the arithmetic outgrows what it saves
 
 
@@ -41,6 +43,62 @@ def stretches(slots: torch.Tensor) -> Stretches:
 Stacked: TypeAlias = (
     "tuple[torch.Tensor, ...]"  # one per slice of the output: [slots, 1, rank, in], [slots, 1, out, rank]
 )
+
+
+class Layer:
+    """The slices of one layer's adapters, moved so that those of a slot lie beside each other.
+
+    A layer of several slices (q, k and v) reads one input, and vLLM keeps their weights apart. One product for all of
+    them is as quick as each alone where rows are few: there a product costs its start, not its arithmetic. ``a`` and
+    ``b`` become views of the joined memory, so what vLLM writes into a slot is in here at once.
+    """
+
+    def __init__(self, a: Stacked, b: Stacked) -> None:
+        slots, _, rank, width = a[0].shape
+        outs = [one.shape[2] for one in b]
+        downs = a[0].new_zeros(slots, len(a) * rank, width)
+        ups = b[0].new_zeros(slots, sum(outs), len(b) * rank)  # what belongs to another slice stays zero
+        offset = 0
+        for number, (down, up, out) in enumerate(zip(a, b, outs, strict=True)):
+            columns = slice(number * rank, (number + 1) * rank)
+            _move(down, downs[:, columns].unsqueeze(1))
+            _move(up, ups[:, offset : offset + out, columns].unsqueeze(1))
+            offset += out
+        self.slots = [(down.t(), up.t()) for down, up in zip(downs, ups, strict=True)]
+        self.parts = [
+            (slice(end - out, end), slice(number * rank, (number + 1) * rank))
+            for number, (end, out) in enumerate(zip(accumulate(outs), outs, strict=True))
+        ]
+
+    def add(self, slot: int, y: torch.Tensor, x: torch.Tensor, scale: float) -> None:
+        """``y += scale * x A^T B^T`` of a slot, all slices of it. y [num_rows, all outs], x [num_rows, in]."""
+        down, up = self.slots[slot]
+        low = x @ down
+        if len(x) <= FEW_ROWS or len(self.parts) == 1:
+            _add_product(y, low, up, scale)
+            return
+        for outs, columns in self.parts:  # many rows: multiplying with the zeros would cost more than a start
+            _add_product(y[:, outs], low[:, columns], up[columns, outs], scale)
+
+
+def _move(tensor: torch.Tensor, place: torch.Tensor) -> None:
+    """Copy ``tensor`` to ``place`` and make it a view of that."""
+    place.copy_(tensor)
+    tensor.set_(place.untyped_storage(), place.storage_offset(), place.shape, place.stride())
+
+
+class Layers:
+    """Every layer that was met, by where its weights are."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, Layer] = {}
+
+    def of(self, a: Stacked, b: Stacked) -> Layer:
+        found = self._met.get(a[0].data_ptr())
+        if found is None:
+            found = Layer(a, b)
+            self._met[a[0].data_ptr()] = found
+        return found
 
 
 class Arranged:
@@ -84,26 +142,19 @@ class SideBySide:
         low = (x @ downs.t()).mul_(self._mask(len(a), a[0].shape[2], x.dtype))
         offset = 0
         for up, part in zip(ups, low.chunk(len(a), dim=1), strict=True):
-            _add_product(y[:, offset : offset + len(up)], part, up, scale)
+            _add_product(y[:, offset : offset + len(up)], part, up.t(), scale)
             offset += len(up)
 
 
-def add_low_rank(
-    y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, rows: slice, offset: int, scale: float
-) -> None:
-    """``y[rows, offset:offset + out] += scale * x[rows] @ a.T @ b.T``, in place.
-
-    y [num_rows, >= offset + out], x [num_rows, in], a [rank, in], b [out, rank]. The products accumulate in float32;
-    the one in between is rounded to the weights' type, which is what PEFT does in the trainer.
-    """
-    _add_product(y[rows, offset : offset + b.shape[0]], x[rows].to(a.dtype) @ a.t(), b, scale)
-
-
 def _add_product(y: torch.Tensor, low: torch.Tensor, b: torch.Tensor, scale: float) -> None:
+    """``y += scale * low b``, in place: y [num_rows, out], low [num_rows, rank], b [rank, out].
+
+    Products accumulate in float32; ``low`` was rounded to the weights' type, which is what PEFT does in the trainer.
+    """
     if y.dtype == low.dtype:
-        y.addmm_(low, b.t(), alpha=scale)
+        y.addmm_(low, b, alpha=scale)
     else:  # the output layer's logits may be wider than the weights
-        y.add_(low @ b.t(), alpha=scale)
+        y.add_(low @ b, alpha=scale)
 
 
 class GroupedPunicaWrapper(PunicaWrapperCPU):
@@ -112,6 +163,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._arranged = Arranged()
+        self._layers = Layers()
         self._stretches: Stretches = []
         self._side_by_side: SideBySide | None = None
         self._sampled: Stretches = []
@@ -140,11 +192,12 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         if self._side_by_side is not None:
             self._side_by_side.add(y, x.to(lora_a_stacked[0].dtype), lora_a_stacked, lora_b_stacked, scale)
             return
-        offset = 0
-        for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-            for slot, rows in self._stretches:
-                add_low_rank(y, x, a[slot, 0], b[slot, 0], rows, offset, scale)
-            offset += width
+        if not self._stretches:
+            return
+        layer, x = self._layers.of(lora_a_stacked, lora_b_stacked), x.to(lora_a_stacked[0].dtype)
+        for slot, rows in self._stretches:
+            whole = rows.stop - rows.start == len(x)
+            layer.add(slot, y if whole else y[rows], x if whole else x[rows], scale)
 
     def add_lora_logits(
         self,
@@ -162,4 +215,4 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
             if slot not in changed:  # vLLM calls this for every adapter; most leave the output layer alone, the widest
                 changed[slot] = bool(a.any())
             if changed[slot]:
-                add_low_rank(y, x, a, b, rows, 0, scale)
+                _add_product(y[rows], x[rows].to(a.dtype) @ a.t(), b.t(), scale)

@@ -23,6 +23,28 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 
+class Scoring:
+    """One prompt that is being scored. ``logprobs`` float32 [num_labels], nats, are whole once it is ``done``."""
+
+    def __init__(self, logprobs: "np.ndarray") -> None:
+        self.logprobs = logprobs
+        self.prompt_tokens = self.cached_tokens = 0
+        self.pending: dict[str, Question] = {}  # request id -> what it was asked
+
+    @property
+    def done(self) -> bool:
+        return not self.pending
+
+    def append(self, output: "RequestOutput") -> None:
+        """Take the answer to one of its questions."""
+        question, answers = self.pending.pop(output.request_id), output.outputs[0].logprobs[0]
+        for token, columns in zip(question.tokens, question.columns, strict=True):
+            for column in columns:
+                self.logprobs[column] += answers[token].logprob
+        self.prompt_tokens += len(output.prompt_token_ids)
+        self.cached_tokens += output.num_cached_tokens or 0
+
+
 class VllmEngine:
     """One base model in vLLM. `sample` and `score` may be interleaved: an unfinished `sample` keeps running."""
 
@@ -32,9 +54,10 @@ class VllmEngine:
         self._tokenizer = load_tokenizer(settings.model)
         self._llm: Any = start(settings)
         self._request_ids = count()
-        self._waiting: dict[str, deque[RequestOutput]] = {}  # request id -> where its output is waited for
+        self._waiting: dict[str, deque[RequestOutput] | Scoring] = {}  # request id -> where its output is waited for
         self._loras: dict[str, LoRARequest] = {}
         self._labels: dict[tuple[str, ...], LabelTokens] = {}
+        self._asked: dict[LabelTokens, list[tuple[Question, SamplingParams]]] = {}
         self._prompt_tokens = self._output_tokens = self._cached_tokens = self._requests = 0
         self._busy_s = 0.0
         self._start_s = time.perf_counter() - started
@@ -87,47 +110,59 @@ class VllmEngine:
     def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> "np.ndarray":
         """See `engine.core.Engine.score`. One request per prompt if all labels are one token, else per trie node."""
         import numpy as np
-        from vllm import SamplingParams
 
         self._check_open()
         started = time.perf_counter()
         tokens = self.label_tokens(labels)
         ids = encode_prompts(self._tokenizer, prompts)
         check_lengths(ids, tokens.longest, self.settings.max_model_len)
-        loras = self._lora_requests(adapter, len(ids))
-        # The token that vLLM picks is of no interest, so nothing is masked: the log-probabilities are the raw ones.
-        asked = [
-            (
-                question,
-                SamplingParams(
-                    max_tokens=1, temperature=0.0, logprob_token_ids=list(question.tokens), detokenize=False
-                ),
-            )
-            for question in tokens.questions(MAX_LABEL_IDS)
-        ]
-        scores = np.zeros((len(ids), len(tokens.ids)), dtype=np.float32)
-        done: deque[RequestOutput] = deque()
-        pending: dict[str, tuple[int, Question]] = {}
+        adapters = per_prompt(adapter, len(ids))
+        scorings: list[Scoring] = []
         try:
-            for i, prompt in enumerate(ids):
-                for question, params in asked:
-                    pending[self._add([*prompt, *question.prefix], params, loras[i], done)] = (i, question)
+            for prompt, one in zip(ids, adapters, strict=True):
+                scorings.append(self.begin_score(prompt, tokens, one))
             self._busy_s += time.perf_counter() - started
-            while pending:
-                while not done:
-                    self._step()
-                started = time.perf_counter()
-                while done:
-                    output = done.popleft()
-                    i, question = pending.pop(output.request_id)
-                    answers = output.outputs[0].logprobs[0]
-                    for token, columns in zip(question.tokens, question.columns, strict=True):
-                        for column in columns:
-                            scores[i, column] += answers[token].logprob
-                self._busy_s += time.perf_counter() - started
+            for scoring in scorings:
+                while not scoring.done:
+                    self.advance()
         finally:
-            self._abort(pending)
+            for scoring in scorings:
+                self._abort(scoring.pending)
+        scores = np.zeros((len(ids), len(tokens.ids)), dtype=np.float32)
+        for row, scoring in zip(scores, scorings, strict=True):
+            row[:] = scoring.logprobs
         return scores
+
+    def begin_score(self, prompt: Sequence[int], labels: LabelTokens, adapter: Adapter | None = None) -> "Scoring":
+        """Queue one prompt, token ids of allowed length, to be scored like `score`; `advance` until it is ``done``."""
+        import numpy as np
+
+        self._check_open()
+        scoring = Scoring(np.zeros(len(labels.ids), dtype=np.float32))
+        lora = self._lora_request(adapter)
+        for question, params in self._questions(labels):
+            scoring.pending[self._add([*prompt, *question.prefix], params, lora, scoring)] = question
+        return scoring
+
+    def _questions(self, labels: LabelTokens) -> "list[tuple[Question, SamplingParams]]":
+        from vllm import SamplingParams
+
+        if labels not in self._asked:
+            # The token that vLLM picks is of no interest, so nothing is masked: the log-probabilities are the raw ones.
+            self._asked[labels] = [
+                (
+                    question,
+                    SamplingParams(
+                        max_tokens=1, temperature=0.0, logprob_token_ids=list(question.tokens), detokenize=False
+                    ),
+                )
+                for question in labels.questions(MAX_LABEL_IDS)
+            ]
+        return self._asked[labels]
+
+    def advance(self) -> None:
+        """Run the model once, for all that is queued."""
+        self._step()
 
     def label_tokens(self, labels: Sequence[str]) -> LabelTokens:
         """Token ids of the label words; computed once per set of words."""
@@ -135,6 +170,10 @@ class VllmEngine:
         if words not in self._labels:
             self._labels[words] = label_tokens(self._tokenizer, words)
         return self._labels[words]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text as a prompt. Raises InputError as `engine.tokens.encode_prompts` does."""
+        return encode_prompts(self._tokenizer, texts)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text as a prompt."""
@@ -168,7 +207,11 @@ class VllmEngine:
         stop(held)
 
     def _add(
-        self, ids: list[int], params: "SamplingParams", lora: "LoRARequest | None", done: "deque[RequestOutput]"
+        self,
+        ids: list[int],
+        params: "SamplingParams",
+        lora: "LoRARequest | None",
+        done: "deque[RequestOutput] | Scoring",
     ) -> str:
         """Queue one request; its output will be appended to ``done``."""
         request_id = str(next(self._request_ids))

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from vllm import LLMEngine
 
 BLOCK_TOKENS = 32  # the CPU default of 128 is longer than most shared prompts, which would then never be cached
-MIN_BATCHED_TOKENS = 4096  # per step; prompts are never cut, so it is also at least max_model_len
+# Per step; prompts are never cut, so it is also at least max_model_len. On two cores steps of 2,048 tokens are as fast
+# as longer ones, with adapters faster (what is added to stays in the cache), and who comes next waits half as long.
+CPU_BATCHED_TOKENS, GPU_BATCHED_TOKENS = 2048, 8192
 MAX_LABEL_IDS = 128  # vLLM's bound on `logprob_token_ids`
 CPU_LORAS = 32  # adapters kept in memory beside those in use; beyond it every miss is a disk read
 
@@ -71,8 +73,8 @@ def engine_arguments(settings: EngineSettings, on_cpu: bool) -> dict[str, Any]:
         # A prompt that is prefilled in pieces rewinds its random generator at each piece, which a CPU generator
         # cannot do: the engine dies. Whole prompts only, so that every request can have a seed.
         "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(settings.max_model_len, MIN_BATCHED_TOKENS),
-        "enable_prefix_caching": True,
+        "max_num_batched_tokens": max(settings.max_model_len, CPU_BATCHED_TOKENS if on_cpu else GPU_BATCHED_TOKENS),
+        "enable_prefix_caching": settings.prefix_caching,
         "max_logprobs": MAX_LABEL_IDS,
         "generation_config": "vllm",  # not the checkpoint's own sampling defaults
         "distributed_executor_backend": "uni",

@@ -1,57 +1,30 @@
-"""The report's plots as inline SVG.
+"""The report's plots as inline SVG, made by hand rather than by matplotlib: `pipeline.report.svg` says why."""
 
-Made by hand rather than by matplotlib, because positions in per cent and colours from the page's style sheet are what
-keeps text at its size on a phone and lets dark mode reach into a plot. Trees are built with ElementTree, so every
-text in them is escaped.
-"""
-
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
-from xml.etree.ElementTree import Element, SubElement, tostring
+from xml.etree.ElementTree import Element, SubElement
 
 from markupsafe import Markup
 
+from pipeline.report import svg
 from pipeline.report.data import MethodRow
+from pipeline.report.svg import Axis, axis_from_zero, axis_over, log_axis
 
 PLOT_HEIGHT = 220  # px
 ROW_HEIGHT = 34  # px
 MIN_SPAN = 0.2  # of the accuracy axis, so that one narrow interval does not look wide
 NUM_COLOURS = 6  # of curves, in the style sheet
-
-
-class Axis(NamedTuple):
-    """The range of an axis and where it is labelled."""
-
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-
-    def per_cent(self, value: float) -> float:
-        return 100 * (value - self.low) / (self.high - self.low)
+MAX_MARKED = 16  # points of a curve that get a dot each; more would run into one another
 
 
 class Curve(NamedTuple):
-    """A named line. Points are (x, y), x ascending."""
+    """A named line. Points are (x, y), x ascending; ``intervals`` are of y, none at all or one per point."""
 
     name: str
     points: Sequence[tuple[float, float]]
-
-
-def axis_over(low: float, high: float, *, num_ticks: int = 5, integer: bool = False) -> Axis:
-    """An axis with round ticks that covers ``low`` to ``high``."""
-    from matplotlib.ticker import MaxNLocator
-
-    if high <= low:
-        high = low + 1.0
-    ticks = MaxNLocator(nbins=num_ticks, integer=integer, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    return Axis(float(ticks[0]), float(ticks[-1]), tuple(float(tick) for tick in ticks))
-
-
-def _axis_from_zero(high: float, *, integer: bool) -> Axis:
-    """An axis that ends with the data: the next round number may lie far beyond it."""
-    high = high if high > 0 else 1.0
-    ticks = axis_over(0.0, high, integer=integer).ticks
-    return Axis(0.0, high, tuple(tick for tick in ticks if tick <= high))
+    intervals: Sequence[tuple[float, float] | None] = ()
+    marked: bool = False  # a dot at each point
 
 
 def accuracy_axis(rows: Sequence[MethodRow]) -> Axis:
@@ -65,68 +38,112 @@ def accuracy_axis(rows: Sequence[MethodRow]) -> Axis:
 
 def accuracy_mark(row: MethodRow, axis: Axis) -> Markup:
     """One method on the common axis: the interval as a bar, the seeds as rings, the mean as a dot."""
-    svg = _svg(ROW_HEIGHT, "mark", _accuracy_in_words(row))
+    plot = svg.root(ROW_HEIGHT, "mark", _accuracy_in_words(row))
     middle = "50%"
     for tick in axis.ticks:
-        _line(svg, "grid", axis.per_cent(tick), axis.per_cent(tick), "0", "100%")
+        svg.line(plot, "grid", axis.per_cent(tick), axis.per_cent(tick), "0", "100%")
     if row.interval:
-        _line(svg, "interval", axis.per_cent(row.interval[0]), axis.per_cent(row.interval[1]), middle, middle)
+        svg.line(plot, "interval", axis.per_cent(row.interval[0]), axis.per_cent(row.interval[1]), middle, middle)
     if len(row.seed_accuracies) > 1:
         for value in row.seed_accuracies:
-            SubElement(svg, "circle", {"class": "seed", "cx": _share(axis.per_cent(value)), "cy": middle, "r": "3.5"})
-    SubElement(svg, "circle", {"class": "mean", "cx": _share(axis.per_cent(row.accuracy)), "cy": middle, "r": "5.5"})
-    return _markup(svg)
+            _dot(plot, "seed", svg.share(axis.per_cent(value)), middle, "3.5")
+    _dot(plot, "mean", svg.share(axis.per_cent(row.accuracy)), middle, "5.5")
+    return svg.markup(plot)
 
 
 def accuracy_scale(axis: Axis) -> Markup:
     """The labels below the rows of `accuracy_mark`."""
-    svg = _svg(20, "scale", "")
+    plot = svg.root(20, "scale", "")
     for tick in axis.ticks:
-        _text(svg, f"{100 * tick:g}", _share(axis.per_cent(tick)), "14", "middle")
-    return _markup(svg)
+        svg.text(plot, f"{100 * tick:g}", svg.share(axis.per_cent(tick)), "14", "middle")
+    return svg.markup(plot)
 
 
-def line_plot(curves: Sequence[Curve], label: str, *, integer_y: bool = False) -> Markup:
-    """Curves from a zero line, numbered from 0 in their classes so that the style sheet can colour them."""
-    x_axis = _axis_from_zero(max(x for curve in curves for x, _ in curve.points), integer=True)
-    y_axis = _axis_from_zero(max(y for curve in curves for _, y in curve.points), integer=integer_y)
-    svg = _svg(PLOT_HEIGHT, "plot", label)
+def line_plot(
+    curves: Sequence[Curve],
+    label: str,
+    *,
+    integer_y: bool = False,
+    log_x: bool = False,
+    log_y: bool = False,
+    y_from_zero: bool = True,
+) -> Markup:
+    """Curves, numbered from 0 in their classes so that the style sheet can colour them.
+
+    Axes are linear and begin at zero unless told otherwise. Raises ValueError for nothing to draw, for values that are
+    not finite, for intervals that do not match the points, and for a logarithm of what has none.
+    """
+    _check(curves)
+    xs = [float(x) for curve in curves for x, _ in curve.points]
+    ys = [float(y) for curve in curves for _, y in curve.points]
+    ys += [bound for curve in curves for interval in curve.intervals if interval for bound in interval]
+    few = len(set(xs)) <= MAX_MARKED
+    x_axis = log_axis(xs, at_values=few) if log_x else axis_from_zero(max(xs), integer=all(x == int(x) for x in xs))
+    if log_y:
+        y_axis = log_axis(ys)
+    elif y_from_zero and min(ys) >= 0:
+        y_axis = axis_from_zero(max(ys), integer=integer_y)
+    else:
+        y_axis = axis_over(min(ys), max(ys), integer=integer_y)
+    plot = svg.root(PLOT_HEIGHT, "plot", label)
     for tick in y_axis.ticks:
-        height = 100 - y_axis.per_cent(tick)
-        _line(svg, "axis" if tick == 0 else "grid", 0, 100, _share(height), _share(height))
-        _text(svg, _number(tick), "-8", _share(height), "end", dy="0.32em")
+        height = svg.share(100 - y_axis.per_cent(tick))
+        svg.line(plot, "axis" if tick == y_axis.low and not log_y else "grid", 0, 100, height, height)
+        svg.text(plot, svg.number(tick), "-8", height, "end", dy="0.32em")
     for tick in x_axis.ticks:
-        _text(svg, _number(tick), _share(x_axis.per_cent(tick)), "100%", "middle", dy="1.5em")
+        svg.text(plot, svg.number(tick), svg.share(x_axis.per_cent(tick)), "100%", "middle", dy="1.5em")
     inner = SubElement(
-        svg, "svg", {"viewBox": "0 0 100 100", "preserveAspectRatio": "none", "width": "100%", "height": "100%"}
+        plot, "svg", {"viewBox": "0 0 100 100", "preserveAspectRatio": "none", "width": "100%", "height": "100%"}
     )
     for number, curve in enumerate(curves):
-        path = " ".join(f"{x_axis.per_cent(x):.2f},{100 - y_axis.per_cent(y):.2f}" for x, y in curve.points)
-        SubElement(inner, "polyline", {"class": f"curve c{number % NUM_COLOURS}", "points": path})
-    return _markup(svg)
+        places = [(x_axis.per_cent(x), 100 - y_axis.per_cent(y)) for x, y in curve.points]
+        path = " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
+        SubElement(inner, "polyline", {"class": f"curve {colour_class(number)}", "points": path})
+        for (x, _), interval in zip(places, curve.intervals, strict=False):
+            if interval:
+                ends = [svg.share(100 - y_axis.per_cent(bound)) for bound in interval]
+                svg.line(plot, f"error {colour_class(number)}", x, x, *ends)
+        for x, y in places if curve.marked or len(places) == 1 else ():
+            _dot(plot, f"point {colour_class(number)}", svg.share(x), svg.share(y), "3.5")
+    return svg.markup(plot)
+
+
+def colour_class(number: int) -> str:
+    """The CSS classes of the curve or bar ``number``, from 0; the second six have the first six's colours, paler."""
+    return f"c{number % NUM_COLOURS}" + (" again" if number >= NUM_COLOURS else "")
 
 
 def stacked_bar(parts: Mapping[str, int], classes: Mapping[str, str], total: int, label: str) -> Markup:
     """One horizontal bar, each part as wide as its share of ``total``; ``classes`` maps a part to its CSS class."""
-    svg = _svg(22, "bar", label)
+    plot = svg.root(22, "bar", label)
     left = 0.0
     for name, count in parts.items():
         width = 100 * count / total
-        rect = SubElement(
-            svg, "rect", {"class": classes[name], "x": _share(left), "y": "0", "width": _share(width), "height": "100%"}
-        )
+        place = {"x": svg.share(left), "y": "0", "width": svg.share(width), "height": "100%"}
+        rect = SubElement(plot, "rect", {"class": classes[name], **place})
         SubElement(rect, "title").text = f"{name}: {count}"
         left += width
-    return _markup(svg)
+    return svg.markup(plot)
 
 
 def share_bar(share: float, css_class: str) -> Markup:
     """A small bar for one number of 0 .. 1 that is printed beside it."""
-    svg = _svg(8, "share", "")
-    SubElement(svg, "rect", {"class": "rail", "width": "100%", "height": "100%"})
-    width = _share(100 * min(max(share, 0.0), 1.0))
-    SubElement(svg, "rect", {"class": css_class, "width": width, "height": "100%"})
-    return _markup(svg)
+    plot = svg.root(8, "share", "")
+    SubElement(plot, "rect", {"class": "rail", "width": "100%", "height": "100%"})
+    width = svg.share(100 * min(max(share, 0.0), 1.0))
+    SubElement(plot, "rect", {"class": css_class, "width": width, "height": "100%"})
+    return svg.markup(plot)
+
+
+def _check(curves: Sequence[Curve]) -> None:
+    if not curves or not all(curve.points for curve in curves):
+        raise ValueError("a plot of nothing: give at least one curve, and each at least one point")
+    for curve in curves:
+        if curve.intervals and len(curve.intervals) != len(curve.points):
+            raise ValueError(f"{curve.name} has {len(curve.points)} points and {len(curve.intervals)} intervals")
+        bounds = [bound for interval in curve.intervals if interval for bound in interval]
+        if not all(math.isfinite(value) for value in (*(v for point in curve.points for v in point), *bounds)):
+            raise ValueError(f"{curve.name} has a value that is not finite, which cannot be drawn: leave it out")
 
 
 def _accuracy_in_words(row: MethodRow) -> str:
@@ -136,27 +153,5 @@ def _accuracy_in_words(row: MethodRow) -> str:
     return words
 
 
-def _svg(height: int, css_class: str, label: str) -> Element:
-    """The root of a plot. One without a label is hidden from screen readers: its numbers are printed beside it."""
-    meaning = {"role": "img", "aria-label": label} if label else {"aria-hidden": "true"}
-    return Element("svg", {"class": css_class, "width": "100%", "height": str(height), **meaning})
-
-
-def _line(parent: Element, css_class: str, x1: float, x2: float, y1: str, y2: str) -> None:
-    SubElement(parent, "line", {"class": css_class, "x1": _share(x1), "x2": _share(x2), "y1": y1, "y2": y2})
-
-
-def _text(parent: Element, text: str, x: str, y: str, anchor: str, dy: str = "0") -> None:
-    SubElement(parent, "text", {"x": x, "y": y, "dy": dy, "text-anchor": anchor}).text = text
-
-
-def _share(per_cent: float) -> str:
-    return f"{per_cent:.2f}%"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) else f"{value:g}"
-
-
-def _markup(svg: Element) -> Markup:
-    return Markup(tostring(svg, encoding="unicode"))
+def _dot(parent: Element, css_class: str, x: str, y: str, radius: str) -> None:
+    SubElement(parent, "circle", {"class": css_class, "cx": x, "cy": y, "r": radius})
