@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from engine.models import ResolvedModel, resolve_model
 from pipeline.card import CARD_FILE, AdapterCard
 from pipeline.nouns import Example, Label, Task
+from pipeline.prompts import Wording
 from serving.admission import checkpoint_shapes
 from training.saving import content_hash
 from training.settings import LoraSettings
@@ -35,6 +36,7 @@ def make_adapter(
     *,
     size: float = 0.05,
     rank: int = RANK,
+    wording: Wording = "task",
     base: ResolvedModel | None = None,
     shots: Sequence[Example] = (),
 ) -> Path:
@@ -66,6 +68,7 @@ def make_adapter(
         task=task,
         model_name=base.name,
         model_revision=base.revision,
+        wording=wording,
         training=LoraSettings(rank=rank),
         shots=tuple(shots)
         or tuple(Example(text=f"an example of {label.name}", label=label.name) for label in task.labels),

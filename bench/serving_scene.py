@@ -65,14 +65,15 @@ class Scene:
         """Asked of an engine of our own, one version after the other."""
         from engine.core import Adapter, EngineSettings
         from engine.opening import open_engine
-        from pipeline.prompts import classification_prompt
+        from pipeline.card import load_card
 
         engine = open_engine(EngineSettings(model=self.base.path, max_loras=1, compile=False, kv_cache_bytes=256 << 20))
         found: Expected = {}
         try:
             for task in self.tasks:
-                prompts = [classification_prompt(task, text) for text in self.texts[task.name]]
                 for folder in self.versions[task.name]:
+                    card = load_card(folder)
+                    prompts = [card.prompt(text) for text in self.texts[task.name]]
                     adapter = Adapter(name=folder.name, path=str(folder))
                     scores = engine.score(prompts, task.label_words, adapter)
                     found[folder.name] = {

@@ -68,14 +68,14 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     met: bool
 
 
-def load(folder: Path, hardware: str = "*") -> dict[str, Result]:
+def load(folder: Path, hardware: str = "*", suite: str = "compare") -> dict[str, Result]:
     """The results of all `TASKS`, by task, in their order.
 
-    ``hardware`` is the last part of the files' names. Raises `InputError` where a task is missing or there twice, and
-    where results do not belong together: other models or other seeds.
+    ``hardware`` is the last part of the files' names, ``suite`` the first. Raises `InputError` where a task is missing
+    or there twice, and where results do not belong together: other models or other seeds.
     """
     found: dict[str, tuple[Path, Result]] = {}
-    for path in sorted(folder.glob(f"compare-*-{hardware}.json")):
+    for path in sorted(folder.glob(f"{suite}-*-{hardware}.json")):
         result = _read(path)
         if result.task in found:
             raise InputError(
@@ -86,7 +86,7 @@ def load(folder: Path, hardware: str = "*") -> dict[str, Result]:
     missing = [task for task in TASKS if task not in found]
     if missing:
         raise InputError(
-            f"{folder} has no result for {', '.join(missing)} (looked for compare-<task>-{hardware}.json). "
+            f"{folder} has no result for {', '.join(missing)} (looked for {suite}-<task>-{hardware}.json). "
             f"{HOW_TO_MEASURE}."
         )
     results = {task: found[task][1] for task in TASKS}

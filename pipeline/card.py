@@ -1,5 +1,6 @@
 """The card that lies beside an adapter: all that is needed to answer with it, and where it comes from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -8,7 +9,7 @@ from engine.calibration import NONE, Calibration
 from engine.errors import AdapterError
 from engine.probe import Probe, Probed
 from pipeline.nouns import Example, Scores, Task
-from pipeline.prompts import PROMPT_VERSION
+from pipeline.prompts import PROMPT_VERSION, Wording, reading_prompt
 from training.settings import LoraSettings
 
 CARD_FILE = "card.json"
@@ -25,6 +26,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     model_name: str
     model_revision: str
     prompt_version: str = PROMPT_VERSION
+    wording: Wording = "task"  # of the prompts it was trained on
     max_text_words: int = 300
     calibration: Calibration = NONE
     training: LoraSettings
@@ -39,6 +41,10 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     probed: Probed | None = None  # how vLLM compared; None: it was not asked yet
     scores: Scores | None = None
     lineage: dict[str, str] = {}  # what -> content hash
+
+    def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
+        """What the adapter is asked about ``text``, as in training; with ``shots``, what the base is asked."""
+        return reading_prompt(self.task, text, self.wording, shots, max_text_words=self.max_text_words)
 
 
 def load_card(adapter: str | Path) -> AdapterCard:

@@ -9,7 +9,7 @@ from engine import calibration as calibrations
 from engine.core import Adapter, Engine
 from engine.errors import InputError
 from pipeline.nouns import Example, Scores, Task
-from pipeline.prompts import classification_prompt
+from pipeline.prompts import Wording, reading_prompt
 from pipeline.scores import score_predictions
 
 if TYPE_CHECKING:
@@ -42,10 +42,13 @@ def answer(
     *,
     shots: Sequence[Example] = (),
     adapter: Adapter | None = None,
+    wording: Wording = "task",
     content_free: bool = False,
     max_text_words: int = 300,
 ) -> Answers:
     """Score every text of ``test``. ``shots`` go into the prompt, so they are empty for adapters.
+
+    ``wording``: of the prompts that the adapter was trained on.
 
     The prefix cache is emptied first, so that the seconds do not depend on what was measured before. ``content_free``:
     score the texts that contextual calibration needs, too. Raises InputError for an empty test split.
@@ -54,7 +57,7 @@ def answer(
         raise InputError("There is nothing to measure on: the test split is empty. Give one with at least one text.")
 
     def score(texts: Sequence[str]) -> "np.ndarray":
-        prompts = [classification_prompt(task, text, shots, max_text_words=max_text_words) for text in texts]
+        prompts = [reading_prompt(task, text, wording, shots, max_text_words=max_text_words) for text in texts]
         return engine.score(prompts, task.label_words, adapter)
 
     engine.reset_prefix_cache()

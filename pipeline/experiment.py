@@ -7,6 +7,7 @@ stands on synthetic texts, one measures.
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Literal
@@ -90,13 +91,18 @@ class Experiment:
         self._test_hash = _content_hash(load_split(task, "test", limit=settings.test_limit or None).examples)
 
     def settings(self, method: str, seed: int) -> RunSettings:
-        return msgspec.structs.replace(self.methods[method].settings(self.base), seed=seed)
+        return msgspec.structs.replace(METHODS[method].settings(self.base), seed=seed)
+
+    def wording(self, method: str, seed: int) -> Wording:
+        """Of the method's prompt, in training and after. What was not trained needs the instruction."""
+        return self.settings(method, seed).wording if self.methods[method].trained else "task"
 
     def folder(self, method: str, seed: int) -> RunFolder:
-        """Where a synthetic method keeps its texts."""
-        if self.flat and method == "fourshot":
+        """Where the texts of a synthetic method lie."""
+        writer = METHODS[method].texts_of or method
+        if self.flat and writer == "fourshot":
             return RunFolder(self.root)
-        return RunFolder(self.root / f"seed{seed}" / method)
+        return RunFolder(self.root / f"seed{seed}" / writer)
 
     def run(self, until: Stage = "evaluate") -> None:
         """Do every phase up to ``until``. What is finished is left alone."""
@@ -128,49 +134,49 @@ class Experiment:
 
     def claim(self) -> None:
         """Make the folders this experiment's. Raises RunFolderError where one belongs to another."""
-        for name, method in self.methods.items():
-            if not method.synthetic:
-                continue
-            for seed in self.seeds:
-                folder = self.folder(name, seed)
-                folder.claim(
-                    RunManifest(
-                        task=self.task,
-                        settings=self.settings(name, seed),
-                        model_name=self.model.name,
-                        model_revision=self.model.revision,
-                        model_path=self.model.path,
-                        versions=installed_versions(),
-                    )
+        for name, seed in self._writers():
+            folder = self.folder(name, seed)
+            folder.claim(
+                RunManifest(
+                    task=self.task,
+                    settings=self.settings(name, seed),
+                    model_name=self.model.name,
+                    model_revision=self.model.revision,
+                    model_path=self.model.path,
+                    versions=installed_versions(),
                 )
-                if not folder.has("shots.json"):
-                    folder.write("shots.json", self.shots[seed])
+            )
+            if not folder.has("shots.json"):
+                folder.write("shots.json", self.shots[seed])
 
     def pools(self) -> list[GenerateItem]:
         """What is to be drawn before committees can be trained."""
         return [
             GenerateItem(folder=str(self.folder(name, seed).path), draw_pool=True)
-            for name, seed in self._synthetic()
+            for name, seed in self._writers()
             if self.settings(name, seed).annotate.has_pool
         ]
 
     def committee_jobs(self) -> list[TrainingJob]:
         """The trainings of all committees; they stand on `pools`."""
-        return [job for name, seed in self._synthetic() for job in self._annotators(name, seed)]
+        return [job for name, seed in self._writers() for job in self._annotators(name, seed)]
 
     def rounds(self) -> list[GenerateItem]:
         """What is to be written and filtered; it stands on `committee_jobs`."""
         return [
             GenerateItem(folder=str(self.folder(name, seed).path), readers=self._readers(name, seed))
-            for name, seed in self._synthetic()
+            for name, seed in self._writers()
         ]
 
     def final_jobs(self) -> list[TrainingJob]:
         """The classifiers that stand on synthetic texts."""
-        return [self._job(name, seed) for name, seed in self._synthetic()]
+        synthetic = [name for name, method in self.methods.items() if method.synthetic]
+        return [self._job(name, seed) for name in synthetic for seed in self.seeds]
 
-    def _synthetic(self) -> list[tuple[str, int]]:
-        return [(name, seed) for name, method in self.methods.items() if method.synthetic for seed in self.seeds]
+    def _writers(self) -> list[tuple[str, int]]:
+        """Methods whose texts are needed, be it by another method, with every seed."""
+        names = dict.fromkeys(method.texts_of or name for name, method in self.methods.items() if method.synthetic)
+        return [(name, seed) for name in names for seed in self.seeds]
 
     def _annotators(self, method: str, seed: int) -> list[TrainingJob]:
         """The trainings of the committee: those of the shots, then one per fold."""
@@ -204,21 +210,23 @@ class Experiment:
             if folds.get(candidate.id, fold) != fold
         ]
         brief = msgspec.structs.replace(settings.train, passes=settings.annotate.fold_passes)
-        return self._as_job(self._mixed(settings, seed, believed), msgspec.structs.replace(settings, train=brief), seed)
+        examples = self._mixed(settings, seed, believed, "task")
+        return self._as_job(examples, msgspec.structs.replace(settings, train=brief), seed)
 
-    def _mixed(self, settings: RunSettings, seed: int, synthetic: Sequence[Example]) -> tuple[TrainingExample, ...]:
-        words = settings.max_text_words
-        real = classification_examples(self.task, self.shots[seed], weight=settings.shot_weight, max_text_words=words)
-        return real + classification_examples(self.task, synthetic, max_text_words=words)
+    def _mixed(
+        self, settings: RunSettings, seed: int, synthetic: Sequence[Example], wording: Wording
+    ) -> tuple[TrainingExample, ...]:
+        as_prompts = partial(
+            classification_examples, self.task, max_text_words=settings.max_text_words, wording=wording
+        )
+        return as_prompts(self.shots[seed], weight=settings.shot_weight) + as_prompts(synthetic)
 
     def annotator_results(self, method: str, seed: int) -> list[TrainingResult]:
         """The finished trainings of the adapters that re-label for this method."""
         results = [finished(self.store, job) for job in self._annotators(method, seed)]
         return [result for result in results if result is not None]
 
-    def _shots_job(
-        self, settings: RunSettings, seed: int, training_seed: int, wording: Wording = "task"
-    ) -> TrainingJob:
+    def _shots_job(self, settings: RunSettings, seed: int, training_seed: int, wording: Wording) -> TrainingJob:
         examples = classification_examples(
             self.task, self.shots[seed], max_text_words=settings.max_text_words, wording=wording
         )
@@ -238,17 +246,18 @@ class Experiment:
         return [self._job(name, seed) for name in real for seed in self.seeds]
 
     def _job(self, method: str, seed: int) -> TrainingJob:
-        settings, plan = self.settings(method, seed), self.methods[method]
+        settings, plan, wording = self.settings(method, seed), self.methods[method], self.wording(method, seed)
+        as_prompts = partial(
+            classification_examples, self.task, max_text_words=settings.max_text_words, wording=wording
+        )
         if not plan.synthetic:
             if not plan.real_per_class:
-                return self._shots_job(settings, seed, training_seed=seed)
-            examples = classification_examples(self.task, self.more_real[seed], max_text_words=settings.max_text_words)
-            return self._as_job(examples, settings, seed)
+                return self._shots_job(settings, seed, training_seed=seed, wording=wording)
+            return self._as_job(as_prompts(self.more_real[seed]), settings, seed)
         kept = [Example(text=c.text, label=v.train_label) for c, v in self.pairs(method, seed) if v.kept]
         seen, held = hold_out(kept, settings.train.held_out)
-        job = self._as_job(self._mixed(settings, seed, seen), settings, seed)
-        unseen = classification_examples(self.task, held, max_text_words=settings.max_text_words)
-        return msgspec.structs.replace(job, held_out=unseen)
+        job = self._as_job(self._mixed(settings, seed, seen, wording), settings, seed)
+        return msgspec.structs.replace(job, held_out=as_prompts(held))
 
     def _train(self, jobs: Sequence[TrainingJob], what: str) -> None:
         unique = {job.key: job for job in jobs}
@@ -310,6 +319,7 @@ class Experiment:
             self.task.labels,
             shots,
             trained.name if trained else "",
+            self.wording(name, seed),
             method.calibration,
             self.base.max_text_words,
             self._test_hash,
@@ -319,6 +329,7 @@ class Experiment:
             title=f"{method.display_name}, seed {seed}",
             shots=shots,
             adapter=Adapter(name=trained.name, path=trained.path) if trained else None,
+            wording=self.wording(name, seed),
             calibration=method.calibration,
         )
 
@@ -347,6 +358,7 @@ class Experiment:
                 task=self.task,
                 model_name=self.model.name,
                 model_revision=self.model.revision,
+                wording=self.wording(outcome.method, outcome.seed),
                 max_text_words=settings.max_text_words,
                 training=msgspec.structs.replace(settings.train, seed=outcome.seed),
                 shots=tuple(self.shots[outcome.seed]),

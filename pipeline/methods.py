@@ -21,6 +21,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     trained: bool = False
     real_per_class: int = 0  # 0: the shots
     synthetic: bool = False
+    texts_of: str = ""  # the method whose synthetic texts it is trained on; "": its own
     changed: Callable[[RunSettings], RunSettings] | None = None  # the run's settings, as this method has them
 
     def settings(self, base: RunSettings) -> RunSettings:
@@ -30,7 +31,13 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
 def _paper(base: RunSettings) -> RunSettings:
     preset = PRESETS["paper"]
     return msgspec.structs.replace(
-        base, generate=preset.generate, annotate=preset.annotate, train=preset.train, shot_weight=1.0, allow_short=True
+        base,
+        generate=preset.generate,
+        annotate=preset.annotate,
+        train=preset.train,
+        wording=preset.wording,
+        shot_weight=1.0,
+        allow_short=True,
     )
 
 
@@ -40,6 +47,10 @@ def _annotated(**changes: Any) -> Callable[[RunSettings], RunSettings]:
         return msgspec.structs.replace(base, annotate=annotate, allow_short=True)
 
     return changed
+
+
+def _bare(base: RunSettings) -> RunSettings:
+    return msgspec.structs.replace(base, wording="bare")
 
 
 METHODS: dict[str, Method] = {
@@ -73,6 +84,27 @@ METHODS: dict[str, Method] = {
         explanation="LoRA trained on 25 real texts per class",
         trained=True,
         real_per_class=25,
+    ),
+    "lora_bare": Method(
+        display_name="LoRA on the shots, bare text",
+        explanation="as lora, trained and asked without the instruction",
+        trained=True,
+        changed=_bare,
+    ),
+    "fourshot_bare": Method(
+        display_name="fourshot, bare text",
+        explanation="as fourshot, on the same texts, trained and asked without the instruction",
+        trained=True,
+        synthetic=True,
+        texts_of="fourshot",
+        changed=_bare,
+    ),
+    "lora25_bare": Method(
+        display_name="LoRA on 25 real, bare text",
+        explanation="as lora25, trained and asked without the instruction",
+        trained=True,
+        real_per_class=25,
+        changed=_bare,
     ),
     "unfiltered": Method(
         display_name="fourshot, unfiltered",

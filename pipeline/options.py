@@ -113,7 +113,7 @@ def with_values(settings: RunSettings, values: Mapping[str, Any], source: str) -
         said, _, place = str(error).partition(" - at `$.")
         place = place.rstrip("`")
         named = said.endswith(".") or place in source  # sentences of ours name the setting
-        raise InputError(f"{source}: {said if named else f'{place}: {said}'}") from error
+        raise InputError(f"{source}: {said if named else f'{place}: {said}'}{_allowed(place)}") from error
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -131,6 +131,14 @@ def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], source: str
             raise InputError(f"{source}: there is no setting {prefix + key!r}. {_near(prefix + key)}")
         if isinstance(value, Mapping) and isinstance(known[key], Mapping):
             _check_keys(value, known[key], source, f"{prefix}{key}.")
+
+
+def _allowed(place: str) -> str:
+    """What may stand at ``place``, where that is one of a few words; "" elsewhere."""
+    kind = _type_of(place.partition("[")[0]) if place else None
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+    return f". Allowed are {', '.join(get_args(kind))}." if get_origin(kind) is Literal else ""
 
 
 def _near(key: str) -> str:

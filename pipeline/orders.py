@@ -19,6 +19,7 @@ from pipeline.card import PROBED_FILE
 from pipeline.evaluate import Answers, answer, measure
 from pipeline.events import Event, OnEvent
 from pipeline.nouns import Example, Task
+from pipeline.prompts import Wording
 from pipeline.rounds import draw_pool, run_rounds
 from pipeline.runfolder import RunFolder
 from pipeline.tables import load_split
@@ -58,6 +59,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     shots: tuple[Example, ...] = ()
     adapter: Adapter | None = None
+    wording: Wording = "task"
     calibration: Literal["none", "contextual", "batch"] = "none"
 
 
@@ -202,6 +204,7 @@ def _evaluate(order: EvaluateOrder, engine: Engine, on_event: OnEvent) -> None:
                     test,
                     shots=cell.shots,
                     adapter=cell.adapter,
+                    wording=cell.wording,
                     content_free=any(other.calibration == "contextual" for other in order.cells),
                     max_text_words=order.max_text_words,
                 )
@@ -212,13 +215,14 @@ def _evaluate(order: EvaluateOrder, engine: Engine, on_event: OnEvent) -> None:
 
 def _warm_up(order: EvaluateOrder, engine: Engine, test: Sequence[Example]) -> None:
     """Answer some texts for nothing: an engine's first answers take longer, which would be held against one method."""
-    for adapter in {cell.adapter for cell in order.cells}:
-        answer(engine, order.task, test[:WARM_UP_TEXTS], adapter=adapter, max_text_words=order.max_text_words)
+    few, words = test[:WARM_UP_TEXTS], order.max_text_words
+    for adapter, wording in {(cell.adapter, cell.wording) for cell in order.cells}:
+        answer(engine, order.task, few, adapter=adapter, wording=wording, max_text_words=words)
 
 
 def _answers_key(cell: Cell) -> bytes:
     """Equal for cells whose raw answers are the same."""
-    return msgspec.json.encode((cell.shots, cell.adapter))
+    return msgspec.json.encode((cell.shots, cell.adapter, cell.wording))
 
 
 def _generate(item: GenerateItem, engine: Engine, on_event: OnEvent) -> None:

@@ -12,7 +12,7 @@ from pipeline.nouns import Example, Label, Task
 
 PROMPT_VERSION = "1"  # goes up with every change of what is rendered; lies on every card
 
-Wording = Literal["task", "bare", "answer"]  # of a prompt without shots; adapters that re-label use all, to differ
+Wording = Literal["task", "bare", "answer"]  # of a prompt without shots; an adapter is asked in the one it learnt
 
 END_OF_TEXT = "\n"  # a generated text ends here
 
@@ -27,8 +27,17 @@ def classification_prompt(task: Task, text: str, shots: Sequence[Example] = (), 
     return f"{task.instruction}\n\n{answered}Text: {one_line(text, max_text_words)}\nLabel:"
 
 
-def reading_prompt(task: Task, text: str, wording: Wording, *, max_text_words: int = 300) -> str:
-    """The zero-shot prompt in one of several wordings: ``task`` is the one that is served (`classification_prompt`)."""
+def reading_prompt(
+    task: Task, text: str, wording: Wording, shots: Sequence[Example] = (), *, max_text_words: int = 300
+) -> str:
+    """What a text is classified with: the prompt of an adapter in the ``wording`` of its training, or one with shots.
+
+    task: the instruction, then text and label (`classification_prompt`). bare: text and label alone. answer: the
+    instruction, the text, "The answer is". With ``shots`` it is the instruction in any case: they are for a model that
+    was not trained.
+    """
+    if shots:
+        return classification_prompt(task, text, shots, max_text_words=max_text_words)
     if wording == "bare":
         return f"Text: {one_line(text, max_text_words)}\nLabel:"
     if wording == "answer":

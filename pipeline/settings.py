@@ -83,6 +83,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     filter: FilterSettings = FilterSettings()
     annotate: AnnotateSettings = AnnotateSettings()
     train: LoraSettings = TRAINING_PRESETS["default"]
+    wording: Wording = "task"  # of the classifier's prompt, in training and serving; "bare" leaves out the instruction
     shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
     max_text_words: int = 300  # longer texts are cut, the same in training and serving
     test_limit: int = 0  # test texts to measure on; 0 means all

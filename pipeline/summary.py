@@ -9,7 +9,7 @@ from pipeline.experiment import Experiment, Outcome
 from pipeline.methods import METHODS
 from pipeline.nouns import Candidate, Example, Verdict
 from pipeline.orders import pool_of
-from pipeline.prompts import classification_prompt, generation_prompt
+from pipeline.prompts import Wording, generation_prompt, reading_prompt
 from pipeline.report.data import Lineage, MethodRow, ReportData, method_row
 from pipeline.rounds import Round
 from pipeline.runfolder import installed_versions
@@ -119,10 +119,19 @@ def _seconds(experiment: Experiment, main: str, seed: int) -> dict[str, float]:
 
 
 def _prompts(experiment: Experiment, seed: int) -> dict[str, str]:
+    """One of each kind; what a text is classified with once for every wording that a method uses."""
     task, shots = experiment.task, experiment.shots[seed]
     label = task.labels[0]
+    users: dict[Wording, list[str]] = defaultdict(list)
+    for name, method in experiment.methods.items():
+        if not method.shots_in_prompt:
+            users[experiment.wording(name, seed)].append(method.display_name)
+    several = len(users) > 1
     return {
         "generation": generation_prompt(task, label, [shot for shot in shots if shot.label == label.name]),
-        "classification": classification_prompt(task, "…"),
-        "in context": classification_prompt(task, "…", shots),
+        **{
+            f"classification ({', '.join(names)})" if several else "classification": reading_prompt(task, "…", wording)
+            for wording, names in users.items()
+        },
+        "in context": reading_prompt(task, "…", "task", shots),
     }

@@ -26,7 +26,7 @@ def classification_examples(
     max_text_words: int = 300,
     wording: Wording = "task",
 ) -> tuple[TrainingExample, ...]:
-    """Zero-shot prompts with the label to be said; in the wording ``task``, as they are served later."""
+    """Prompts without shots, each with the label to be said. They are served in the same ``wording`` later."""
     names = task.label_names
     return tuple(
         TrainingExample(

@@ -18,8 +18,6 @@ from engine.errors import AdapterError, FourshotError
 from engine.labels import LabelTokens, label_tokens
 from engine.tokens import encode_prompts
 from pipeline.card import AdapterCard
-from pipeline.nouns import Example
-from pipeline.prompts import classification_prompt
 from serving.admission import Shapes, stage
 from serving.api import Method, Refused, TaskInfo
 from serving.registry import Found, InContext, Look, Registry, Signature
@@ -43,7 +41,7 @@ class Version:
         """``lora`` and ``folder`` are None where there are examples alone."""
         self.labels, self.lora, self.folder = labels, lora, folder
         self.name = lora.lora_name if lora else ""
-        self.task, self.shots, self._max_text_words = source.task, source.shots, source.max_text_words
+        self.task, self.shots, self.prompt = source.task, source.shots, source.prompt
         self.calibration = source.calibration if isinstance(source, AdapterCard) else NONE
         self.icl_calibration: Calibration | None = None  # fitted when it is first asked for
         self.pinned = False  # in its slot
@@ -55,9 +53,6 @@ class Version:
         """How it can answer, the usual way first."""
         methods: list[Method] = ["adapter"] if self.lora else []
         return [*methods, "icl"] if self.shots else methods
-
-    def prompt(self, text: str, shots: tuple[Example, ...] = ()) -> str:
-        return classification_prompt(self.task, text, shots, max_text_words=self._max_text_words)
 
 
 class Keeper:

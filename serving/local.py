@@ -17,7 +17,7 @@ from engine.errors import AdapterError, InputError
 from engine.models import broken_shards, resolve_model
 from engine.opening import open_engine
 from pipeline.card import CARD_FILE, LINK, load_card
-from pipeline.prompts import PROMPT_VERSION, classification_prompt
+from pipeline.prompts import PROMPT_VERSION
 
 FEW_TEXTS = 128  # up to this many the reference engine is done before vLLM is ready (docs/cli.md has the times)
 EngineKind = Literal["vllm", "transformers"]
@@ -74,8 +74,7 @@ class LocalClassifier:
         import numpy as np
 
         task = self.card.task
-        prompts = [classification_prompt(task, text, max_text_words=self.card.max_text_words) for text in texts]
-        scores = self._engine.score(prompts, task.label_words, self._adapter)
+        scores = self._engine.score([self.card.prompt(text) for text in texts], task.label_words, self._adapter)
         return [
             Prediction(
                 label=task.label_names[int(row.argmax())],

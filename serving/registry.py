@@ -5,7 +5,7 @@ No engine and no HTTP here. `serving.keeper` acts on what `look` finds.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from engine.files import replace_file
 from engine.models import ResolvedModel
 from pipeline.card import CARD_FILE, LINK, AdapterCard
 from pipeline.nouns import Example, Task
-from pipeline.prompts import PROMPT_VERSION
+from pipeline.prompts import PROMPT_VERSION, classification_prompt
 from pipeline.runfolder import MANIFEST_FILE
 from serving.admission import FILES, check_task_name, read_card
 from serving.api import Refused
@@ -49,6 +49,10 @@ class InContext(msgspec.Struct, frozen=True, kw_only=True):
     shots: tuple[Example, ...]
     max_text_words: int = 300
     prompt_version: str = PROMPT_VERSION
+
+    def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
+        """What the base is asked about ``text``."""
+        return classification_prompt(self.task, text, shots, max_text_words=self.max_text_words)
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):

@@ -56,6 +56,11 @@ def said(capfd: pytest.CaptureFixture[str], code: int, *words: str) -> str:
     return err
 
 
+def test_an_unknown_wording(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "Allowed are task, bare, answer." in said(capfd, 2, "run", str(task), "--set", "wording=short")
+    assert not Path("runs").exists()
+
+
 def test_an_unknown_model(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
     error = said(capfd, 2, "run", str(task), "--model", "nobody/nothing")
     assert "nobody/nothing" in error and "embedded" in error

@@ -54,6 +54,11 @@ def test_set_takes_lists_and_bare_words() -> None:
         (["--set", "train.rank"], "expected KEY=VALUE"),
         (["--set", "train.rank=lots"], "--set train.rank=lots: Expected `int`, got `str`"),
         (["--set", "train=3"], "--set train=3: Expected `object`, got `int`"),
+        (
+            ["--set", "wording=short"],
+            "--set wording=short: Invalid enum value 'short'. Allowed are task, bare, answer.",
+        ),
+        (["--set", 'annotate.wordings=["task", "short"]'], "Allowed are task, bare, answer."),
         (["--confidence", "1.5"], "confidence must be from 0 to 1"),
         (["--settings", "nowhere.toml"], "nowhere.toml cannot be read"),
     ],

@@ -7,6 +7,8 @@ import pytest
 
 from engine.errors import AdapterError
 from pipeline.card import CARD_FILE, AdapterCard, load_card
+from pipeline.nouns import Example
+from pipeline.prompts import classification_prompt
 from pipeline.taskfile import load_task
 from training.settings import LoraSettings
 
@@ -29,12 +31,26 @@ def test_a_card_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert load_card(tmp_path) == CARD
 
 
+def test_a_card_from_before_wordings_is_of_an_adapter_that_knows_the_instruction(tmp_path: Path) -> None:
+    old = msgspec.to_builtins(CARD)
+    del old["wording"]
+    (tmp_path / CARD_FILE).write_bytes(msgspec.json.encode(old))
+    assert load_card(tmp_path).prompt("Hi") == classification_prompt(CARD.task, "Hi")
+
+
+def test_an_adapter_is_asked_in_the_wording_of_its_card_and_the_base_with_the_instruction() -> None:
+    bare = msgspec.structs.replace(CARD, wording="bare", max_text_words=3)
+    assert bare.prompt("one two three four") == "Text: one two three\nLabel:"
+    shots = (Example(text="Refund me", label=CARD.task.label_names[0]),)
+    assert bare.prompt("Hi", shots) == classification_prompt(CARD.task, "Hi", shots)
+
+
 def test_a_folder_without_a_card_is_not_ours(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"no card\.json.*fourshot did not make it"):
         load_card(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"name": "x"}', b'{"schema": "one"}'])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"name": "x"}', b'{"schema": "one"}', b'{"wording": "short"}'])
 def test_a_broken_card_is_named_with_its_fault(tmp_path: Path, content: bytes) -> None:
     (tmp_path / CARD_FILE).write_bytes(content)
     with pytest.raises(AdapterError, match=r"card\.json is not a card that this version reads"):

@@ -60,3 +60,11 @@ def test_shots_lengthen_the_prompt_and_are_counted(vllm_engine: Engine) -> None:
     assert shown.content_free is None
     assert shown.prompt_tokens > alone.prompt_tokens > 3 * 10
     assert alone.seconds > 0
+
+
+def test_what_was_trained_without_the_instruction_is_measured_without_it(vllm_engine: Engine) -> None:
+    asked = answer(vllm_engine, TASK, TEST, wording="bare")
+    prompts = [f"Text: {example.text}\nLabel:" for example in TEST]
+    assert np.allclose(asked.logprobs, vllm_engine.score(prompts, TASK.label_words), atol=0.05)
+    shown = answer(vllm_engine, TASK, TEST, shots=TEST[:2], wording="bare")
+    assert shown.prompt_tokens == answer(vllm_engine, TASK, TEST, shots=TEST[:2]).prompt_tokens > asked.prompt_tokens

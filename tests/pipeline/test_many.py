@@ -12,12 +12,15 @@ import fourshot
 from engine.errors import InputError, TaskFileError
 from pipeline.card import load_card
 from pipeline.many import load_tasks
+from pipeline.rounds import finished_pairs
+from pipeline.runfolder import RunFolder
 from serving.local import find_adapter
 from tests.pipeline.task_folders import TASK, write_task
 
 BRIEF = (
     *("--per-class", "2", "--annotator", "none", "--set", "generate.draws_per_round=8"),
     *("--set", "generate.max_tokens=24", "--set", "train.max_steps=3", "--set", "train.target_modules=['q_proj']"),
+    *("--set", "wording=bare"),
 )
 FAULTY = TASK[: TASK.rindex("[[labels]]")]  # one class
 
@@ -69,6 +72,14 @@ def test_each_task_has_its_adapter_and_each_failure_its_reason(
         assert card.lineage.keys() == {"job", "test", "real", "synthetic"} and card.train_flops > 1e9
     starts = [line for line in told if line.get("message") == "starting the engine"]
     assert len(starts) == 2, "one engine writes the texts of all tasks, one asks all adapters what their trainer asked"
+
+
+def test_an_adapter_is_asked_what_it_was_trained_on(trained: tuple[Path, int, list[dict[str, object]]]) -> None:
+    folder = trained[0] / "colours"
+    card = load_card(find_adapter(folder))
+    written = [candidate.text for candidate, verdict in finished_pairs(RunFolder(folder)) if verdict.kept]
+    assert card.probe and card.wording == "bare"
+    assert set(card.probe.prompts) <= {card.prompt(text) for text in (*written, *(shot.text for shot in card.shots))}
 
 
 def test_the_same_command_again_trains_nothing_and_a_mended_task_alone(

@@ -12,17 +12,21 @@ TUNED = RunSettings(train=LoraSettings(learning_rate=1e-3, rank=16), seed=3)
 
 
 @pytest.mark.parametrize(
-    "method", ["lora", "lora25", "fourshot", "unfiltered", "icl_filter", "shots_filter", "folds_filter"]
+    "method",
+    [
+        *("lora", "lora25", "fourshot", "lora_bare", "lora25_bare", "fourshot_bare"),
+        *("unfiltered", "icl_filter", "shots_filter", "folds_filter"),
+    ],
 )
 def test_every_trained_method_but_the_paper_s_is_trained_with_the_run_s_settings(method: str) -> None:
     assert METHODS[method].settings(TUNED).train == TUNED.train
 
 
 def test_the_paper_s_recipe_does_not_follow_the_run_s_training_settings() -> None:
-    settings = METHODS["paper"].settings(TUNED)
+    settings = METHODS["paper"].settings(msgspec.structs.replace(TUNED, wording="bare"))
     assert settings.train == PRESETS["paper"].train
     assert (settings.train.rank, settings.train.alpha, settings.train.dropout) == (8, 32, 0.1)
-    assert settings.train.loss == "text"
+    assert settings.train.loss == "text" and settings.wording == "task"
     assert settings.annotate.annotator == "icl" and settings.annotate.calibration == "none"
 
 
@@ -42,6 +46,14 @@ def test_an_ablation_changes_who_reads_and_nothing_else_that_is_drawn_or_trained
     assert (settings.annotate.annotator, settings.annotate.num_adapters, settings.annotate.folds) == readers
     same = msgspec.structs.replace(settings, annotate=TUNED.annotate, allow_short=TUNED.allow_short)
     assert same == TUNED
+
+
+@pytest.mark.parametrize("method", ["lora", "fourshot", "lora25"])
+def test_a_bare_method_differs_from_its_counterpart_in_the_prompt_s_wording_alone(method: str) -> None:
+    plain, bare = METHODS[method], METHODS[f"{method}_bare"]
+    assert bare.settings(TUNED) == msgspec.structs.replace(plain.settings(TUNED), wording="bare")
+    assert (bare.trained, bare.real_per_class, bare.synthetic) == (plain.trained, plain.real_per_class, plain.synthetic)
+    assert bare.texts_of == ("fourshot" if plain.synthetic else "")
 
 
 def test_only_in_context_methods_show_examples_in_the_prompt() -> None:

@@ -1,7 +1,7 @@
 """The prompts, letter for letter: adapters are trained on them, so a changed blank is another classifier."""
 
 from pipeline.nouns import Example, Label, Task
-from pipeline.prompts import classification_prompt, generation_prompt, one_line, prompt_hash
+from pipeline.prompts import classification_prompt, generation_prompt, one_line, prompt_hash, reading_prompt
 from pipeline.taskfile import load_task
 
 SST2 = load_task("sst2")
@@ -106,3 +106,15 @@ def test_the_model_reads_the_word_of_a_label_and_not_its_name() -> None:
 
 def test_the_hash_tells_prompts_apart() -> None:
     assert prompt_hash("a") == prompt_hash("a") != prompt_hash("a ")
+
+
+def test_an_adapter_s_prompt_by_wording() -> None:
+    text = " a film\nlike any other"
+    assert reading_prompt(SST2, text, "task") == ZERO_SHOT
+    assert reading_prompt(SST2, text, "bare") == "Text: a film like any other\nLabel:"
+    assert reading_prompt(SST2, text, "answer") == f"{SST2.instruction}\n\na film like any other\n\nThe answer is"
+    assert reading_prompt(SST2, text, "bare", max_text_words=2) == "Text: a film\nLabel:"
+
+
+def test_shots_are_never_shown_without_the_instruction() -> None:
+    assert reading_prompt(SST2, "a film like any other", "bare", SHOTS) == CLASSIFICATION

@@ -1,6 +1,7 @@
 """A classifier answers from its adapter folder alone."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,8 +14,10 @@ from engine.core import Adapter, Engine
 from engine.errors import AdapterError, InputError
 from engine.models import resolve_model
 from pipeline.card import CARD_FILE, AdapterCard
-from pipeline.prompts import classification_prompt
+from pipeline.nouns import Example
+from pipeline.prompts import Wording, classification_prompt
 from pipeline.taskfile import load_task
+from pipeline.trainings import classification_examples
 from serving.local import LocalClassifier, find_adapter
 from training.settings import LoraSettings
 
@@ -68,6 +71,32 @@ def test_it_answers_as_its_adapter_scores(
         assert list(prediction.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-3)
         assert prediction.label == card.task.label_names[int(row.argmax())]
         assert prediction.probability == prediction.probabilities[prediction.label]
+
+
+@pytest.mark.parametrize("wording", ["task", "bare"])
+def test_it_asks_in_the_wording_of_the_card(
+    tmp_path: Path,
+    card: AdapterCard,
+    adapters: tuple[Adapter, Adapter],
+    reference_engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    wording: Wording,
+) -> None:
+    """With the session's engine in place of its own, whose prompts are written down."""
+    card, asked = msgspec.structs.replace(card, wording=wording), list[str]()
+
+    class Overheard:
+        def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: Adapter) -> np.ndarray:
+            asked.extend(prompts)
+            return reference_engine.score(prompts, labels, adapter)
+
+    monkeypatch.setattr("serving.local.open_engine", lambda settings: Overheard())
+    told = LocalClassifier(put(tmp_path / "adapter", card, adapters[0])).predict(TEXTS)
+    trained_on = classification_examples(
+        card.task, [Example(text=text, label=card.task.label_names[0]) for text in TEXTS], wording=wording
+    )
+    assert asked == [example.prompt for example in trained_on]
+    assert len(told) == len(TEXTS)
 
 
 def test_another_base_model_is_refused(tmp_path: Path, card: AdapterCard) -> None:

@@ -23,7 +23,7 @@ from engine.calibration import CONTENT_FREE, apply, contextual
 from engine.core import Adapter, Engine
 from pipeline.card import AdapterCard, load_card
 from pipeline.nouns import Example, Task
-from pipeline.prompts import classification_prompt
+from pipeline.prompts import Wording, classification_prompt
 from serving.registry import InContext, write_in_context
 
 WORDS = [
@@ -38,6 +38,7 @@ WORDS = [
     ("new", "old"),
     ("question", "statement"),
 ]
+BARE = (1, 2)  # those of them that were trained without the instruction
 TEXTS = ["Where is my parcel?", "I was charged twice.", "A wonderful little film.", "It rains in the north."]
 TOLERANCE = 0.05  # of a probability: logits near 16 are an eighth apart in bf16, and batches sum in different orders
 
@@ -46,7 +47,8 @@ TOLERANCE = 0.05  # of a probability: logits near 16 are an eighth apart in bf16
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("adapters")
     for number, words in enumerate(WORDS):
-        make_adapter(root, task_of(f"task-{number}", words), seed=number)
+        wording: Wording = "bare" if number in BARE else "task"
+        make_adapter(root, task_of(f"task-{number}", words), seed=number, wording=wording)
     return root
 
 
@@ -80,7 +82,7 @@ def offline(cards: dict[str, AdapterCard], folder: Path, vllm_engine: Engine) ->
     """What each adapter says about the texts in an engine of our own: probabilities [num_texts, num_labels]."""
     found = {}
     for name, card in cards.items():
-        prompts = [classification_prompt(card.task, text) for text in TEXTS]
+        prompts = [card.prompt(text) for text in TEXTS]
         adapter = Adapter(name=card.name, path=str(folder / card.name))
         found[name] = np.exp(apply(card.calibration, vllm_engine.score(prompts, card.task.label_words, adapter)))
     return found
