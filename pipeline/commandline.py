@@ -21,6 +21,7 @@ TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trai
 GPUS_HELP = "GPUs that share each training; without GPUs, processes that share the cores (default: %(default)s)"
 BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a command line of its own
     "engine-start": "our start of vLLM beside vLLM's own",
+    "paper": "the tables and figures of the paper, from comparisons",
     "serving": "the service under load, over its capacity, and with many adapters in a batch",
     "training": "one LoRA training beside Hugging Face Trainer + PEFT",
 }
