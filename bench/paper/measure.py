@@ -1,4 +1,4 @@
-"""The suite: comparisons one after the other, each in a folder of its own, then times and texts.
+"""The suite: times, then comparisons one after the other, each in a folder of its own, and what they wrote.
 
 What is finished is not done again: a comparison whose result lies in its folder, a method that another result already
 has, a task that was timed. The result is written after every step, so a stopped suite leaves what it has.
@@ -112,17 +112,19 @@ class Suite:
         for path in self.asked.known:
             self._take(read_comparison(path), path.name)
         planned = jobs(self.asked.plan, self.asked.tasks, self.asked.seeds)
+        for name, task in self.tasks.items() if self.asked.timed else ():  # first: it takes minutes, not hours
+            _tell(f"times in transformers: {name}")
+            self.timings += self._timed(name, task)
+            self.on_step(self.result())
         for number, job in enumerate(planned, start=1):
             _tell(f"comparison {number} of {len(planned)}: {job.folder}")
             self._compare(job)
             self.on_step(self.result())
         for name, task in self.tasks.items():
-            if self.asked.timed:
-                _tell(f"times in transformers: {name}")
-                self.timings += self._timed(name, task)
             self.texts += self._counted(name, task, planned)
-            self.on_step(self.result())
-        return self.result()
+        result = self.result()
+        self.on_step(result)
+        return result
 
     def result(self) -> Result:
         asked = self.asked
