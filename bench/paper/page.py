@@ -62,7 +62,7 @@ def _lead(result: Result, known: Mapping[Identity, Mean], tasks: Sequence[str]) 
     ratios = [findings.in_context_over(MERGED, result.timings, task, 1) for task in tasks]
     measured = [ratio for ratio in ratios if ratio is not None]
     if measured:
-        spread = f"{min(measured):.1f} to {max(measured):.1f}" if len(measured) > 1 else f"{measured[0]:.1f}"
+        spread = " to ".join(dict.fromkeys(f"{ratio:.1f}" for ratio in (min(measured), max(measured))))
         words += f". A text at a time in transformers, the prompt with examples takes {spread} times as long"
     return f"{words}."
 
