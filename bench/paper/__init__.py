@@ -60,10 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="where the page goes")
     parser.add_argument("--size", choices=("small", "full"), default="small", help="default: %(default)s")
     parser.add_argument("--tasks", help="a comma-separated list, in place of the size's")
-    parser.add_argument("--seeds", type=int, default=0, help="draws of the shots, in place of the size's")
+    parser.add_argument("--seeds", type=int, help="draws of the shots, in place of the size's")
     parser.add_argument("--model", help="base model: a Hugging Face id or a folder; the embedded one if left out")
     parser.add_argument("--runs", type=Path, default=Path("runs/paper"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--from", dest="known", type=Path, nargs="+", default=[], metavar="FILE.json")
+    parser.add_argument(
+        "--from", dest="known", type=Path, nargs="+", default=[], metavar="FILE.json", help="comparisons there are"
+    )
     parser.add_argument("--ray", default="", help="train over Ray: 'local', 'auto' or a cluster's address")
     parser.add_argument("--no-times", action="store_true", help="do not time transformers")
     parser.add_argument("--draw", type=Path, metavar="FILE.json", help="measure nothing: draw the page of this result")

@@ -137,6 +137,11 @@ def missing(job: Job, cells: Iterable[Cell]) -> tuple[str, ...]:
     return tuple(lacking)
 
 
+def on_more_texts(one: Cell, other: Cell) -> bool:
+    """Whether ``one`` was measured on more test texts; a limit of 0 is all of them."""
+    return other.test_limit != 0 and (one.test_limit == 0 or one.test_limit > other.test_limit)
+
+
 class Mean(msgspec.Struct, frozen=True, kw_only=True):
     """The cells of one identity, over their seeds."""
 

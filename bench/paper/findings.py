@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-import msgspec
-
 from bench.paper.cells import Cell, Identity, Mean, means
 from bench.paper.timing import MERGED, Timing
+from bench.tables import Target
 
 DEFAULT_SHOTS, DEFAULT_SYNTHETIC, PAPER_SYNTHETIC, MANY_REAL = 4, 50, 21, 25
 Row = tuple[str, int, int]  # method, real and synthetic texts per class
@@ -25,16 +24,6 @@ ABLATION: dict[Row, str] = {  # -> who re-labels; the default last
 }
 TIMES_GOAL = 2.0  # the lower end of what is told of the paper
 COMPARABLE = -1.0  # points of accuracy that still count as comparable
-
-
-class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """``measured`` at least ``goal``."""
-
-    name: str
-    unit: str
-    measured: float
-    goal: float
-    met: bool
 
 
 def targets(cells: Sequence[Cell], timings: Sequence[Timing], tasks: Sequence[str]) -> list[Target]:

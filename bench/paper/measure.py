@@ -14,10 +14,12 @@ from typing import Any
 import msgspec
 
 from bench.paper import findings
-from bench.paper.cells import Cell, Measured, Source, cells_of, missing, read_comparison
+from bench.paper.cells import Cell, Measured, Source, cells_of, identity_of, missing, on_more_texts, read_comparison
 from bench.paper.plan import Fact, Job, Plan, jobs, load_settings
+from bench.paper.texts import METHOD as TEXTS_OF
 from bench.paper.texts import Texts, count_texts
 from bench.paper.timing import BATCH, Timing, TimingOrder
+from bench.tables import Target
 from engine.errors import InputError
 from engine.files import replace_file
 from engine.models import ResolvedModel, resolve_model
@@ -64,21 +66,21 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     timings: tuple[Timing, ...]
     texts: tuple[Texts, ...]
     facts: tuple[Fact, ...]
-    targets: tuple[findings.Target, ...]
+    targets: tuple[Target, ...]
 
 
-def ask(
-    size: str,
-    tasks: Sequence[str] = (),
-    seeds: int = 0,
-    **more: Any,
-) -> Asked:
-    """``tasks`` and ``seeds`` of the settings file's ``size`` unless given. Raises `InputError` for unknown tasks."""
+def ask(size: str, tasks: Sequence[str] = (), seeds: int | None = None, **more: Any) -> Asked:
+    """An `Asked`: tasks and number of seeds are those of the settings file's ``size`` unless given.
+
+    ``more`` are its other fields. Raises `InputError` for unknown tasks and less than one seed.
+    """
     settings = load_settings()
     plan: Plan = getattr(settings, size)
     unknown = [task for task in tasks if task not in plan.tasks]
     if unknown:
         raise InputError(f"The suite has no task {', '.join(unknown)}. Its tasks are {', '.join(plan.tasks)}.")
+    if seeds is not None and seeds < 1:
+        raise InputError(f"--seeds {seeds}: give how many draws of the shots to measure, at least 1.")
     return Asked(
         size=size,
         plan=plan,
@@ -104,7 +106,7 @@ class Suite:
         self.model: ResolvedModel = resolve_model(asked.model)
         self.tasks = {name: _task(name, asked.data) for name in asked.tasks}
         self.sources: list[Source] = []
-        self.cells: list[Cell] = []
+        self.cells: dict[tuple[str, str, int, int, int], Cell] = {}  # by identity and seed
         self.timings: list[Timing] = []
         self.texts: list[Texts] = []
 
@@ -143,16 +145,16 @@ class Suite:
                 "batch": BATCH,
             },
             sources=tuple(self.sources),
-            cells=tuple(self.cells),
+            cells=tuple(self.cells.values()),
             timings=tuple(self.timings),
             texts=tuple(self.texts),
             facts=asked.facts,
-            targets=tuple(findings.targets(self.cells, self.timings, asked.tasks)),
+            targets=tuple(findings.targets(list(self.cells.values()), self.timings, asked.tasks)),
         )
 
     def _compare(self, job: Job) -> None:
         """Add the cells of ``job`` that nothing has yet; a comparison is only made for what its folder lacks."""
-        lacking = missing(job, self.cells)
+        lacking = missing(job, self.cells.values())
         if not lacking:
             return
         folder = self.asked.runs / job.folder
@@ -179,15 +181,10 @@ class Suite:
             )
         if measured.task not in self.asked.tasks:
             return
-        found = cells_of(measured, len(self.sources))
-        there = {
-            (cell.task, cell.method, cell.real_per_class, cell.synthetic_per_class, cell.seed) for cell in self.cells
-        }
-        self.cells += [
-            cell
-            for cell in found
-            if (cell.task, cell.method, cell.real_per_class, cell.synthetic_per_class, cell.seed) not in there
-        ]
+        for cell in cells_of(measured, len(self.sources)):
+            key = (*identity_of(cell), cell.seed)
+            if key not in self.cells or on_more_texts(cell, self.cells[key]):
+                self.cells[key] = cell
         self.sources.append(
             Source(
                 name=name,
@@ -208,7 +205,7 @@ class Suite:
 
     def _counted(self, name: str, task: Task, planned: Sequence[Job]) -> list[Texts]:
         """The texts of the comparison that was to write the most of them, among those made here."""
-        written = [job for job in planned if job.task == name and any(METHODS[m].synthetic for m in job.methods)]
+        written = [job for job in planned if job.task == name and TEXTS_OF in job.methods]
         for job in sorted(written, key=lambda job: -job.settings.generate.per_class):
             found = count_texts(task, self.asked.runs / job.folder, self.asked.seeds[0])
             if found:

@@ -157,6 +157,8 @@ def test_a_settings_file_with_faults_is_refused(tmp_path: Path) -> None:
         broken.write_text(text.replace(old, new), "utf-8")
         with pytest.raises(InputError, match=told):
             load_settings(broken)
+    with pytest.raises(InputError, match="at least 1"):
+        ask("small", seeds=0)
     with pytest.raises(InputError, match="no task snips"):
         ask("small", ("sst2", "snips"))
 
@@ -218,8 +220,12 @@ def test_results_that_exist_are_taken(asked: Callable[..., Asked], tmp_path: Pat
         file = tmp_path / f"compare-{task}.json"
         file.write_bytes(msgspec.json.encode(comparison(task, tuple(ACCURACIES), (0, 1, 2))))
         known.append(file)
+    few = tmp_path / "few.json"  # was measured on too few test texts: gives way
+    limited = RunSettings(test_limit=50, allow_short=True)
+    few.write_bytes(msgspec.json.encode(comparison("sst2", ("icl_filter",), (0,), limited)))
     made = StandIn()
-    result = Suite(asked(known=tuple(known)), lambda _: None, made, times).run()
+    result = Suite(asked(known=(*known, few)), lambda _: None, made, times).run()
+    assert {cell.test_limit for cell in result.cells} == {0}
     assert made.made[:2] == [("sst2/table-k4-n50", ("icl_filter",)), ("trec/table-k4-n50", ("icl_filter",))]
     assert means(result.cells)["trec", "lora", 4, 0].seeds == 3
     assert [source.name for source in result.sources][:2] == ["compare-sst2.json", "compare-trec.json"]
