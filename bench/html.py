@@ -145,7 +145,7 @@ def _table(table: Table) -> Markup:
         "<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>{note}"
     ).format(
         label="Table: " + ", ".join(filter(None, table.headings)),
-        kind="pairs" if table.words else "methods",
+        kind="pairs prose" if table.words else "methods",
         head=head,
         body=body,
         note=note,

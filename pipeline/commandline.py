@@ -28,6 +28,7 @@ BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a 
     "noise": "whether `compare` flags a slowdown that is planted, and nothing where nothing changed",
     "against-vllm": "our load generator beside vLLM's own",
     "engine-start": "our start of vLLM beside vLLM's own",
+    "paper": "the tables and figures of the paper, from comparisons",
     "serving": "the service under load, over its capacity, and with many adapters in a batch",
     "training": "one LoRA training beside Hugging Face Trainer + PEFT",
 }

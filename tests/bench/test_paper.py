@@ -1,0 +1,368 @@
+"""The paper's tables and figures: what is planned, what is not measured twice, and what the page says."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import fourshot
+from bench.paper import findings
+from bench.paper.cells import Cell, Measured, cells_of, means, missing, read_comparison, shared_seeds
+from bench.paper.measure import Asked, Result, Suite, ask
+from bench.paper.page import read_result, write
+from bench.paper.plan import SETTINGS, Job, jobs, load_settings
+from bench.paper.texts import count_texts
+from bench.paper.timing import MERGED, Timing, TimingOrder, measure
+from engine.errors import InputError
+from engine.models import resolve_model
+from pipeline.compare import Comparison, SeedResult
+from pipeline.methods import METHODS
+from pipeline.nouns import Candidate, DataSource, Label, Scores, Task, Verdict
+from pipeline.report.data import method_row
+from pipeline.rounds import Round
+from pipeline.runfolder import RunFolder
+from pipeline.settings import RunSettings
+
+RESULTS = Path(__file__).parents[2] / "bench" / "results"
+ACCURACIES = {
+    "zero_shot": 0.4,
+    "icl": 0.5,
+    "lora": 0.7,
+    "paper": 0.6,
+    "fourshot": 0.8,
+    "lora25": 0.9,
+    "unfiltered": 0.75,
+}
+
+
+def comparison(
+    task: str,
+    methods: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    settings: RunSettings | None = None,
+    model: str | None = None,
+) -> Comparison:
+    """What `compare` writes, less the work."""
+    settings, resolved = settings or RunSettings(allow_short=True), resolve_model(model)
+    results = [
+        SeedResult(method=method, seed=seed, scores=scores(method, seed), real_examples=8, synthetic_examples=9)
+        for method in methods
+        for seed in seeds
+    ]
+    return Comparison(
+        task=task,
+        model_name=resolved.name,
+        model_revision=resolved.revision,
+        seeds=list(seeds),
+        rows=[method_row(method, method, [scores(method, seed) for seed in seeds]) for method in methods],
+        results=results,
+        settings={
+            method: msgspec.structs.replace(METHODS[method].settings(settings), seed=seeds[0]) for method in methods
+        },
+        versions={"python": "3.11"},
+        commit="abc1234",
+    )
+
+
+def scores(method: str, seed: int) -> Scores:
+    tokens = 500 if method == "icl" else 40
+    accuracy = ACCURACIES.get(method, 0.5) + 0.02 * seed
+    return Scores(
+        n=100,
+        accuracy=accuracy,
+        macro_f1=0.5,
+        ece=0.1,
+        interval=(0.4, 0.9),
+        seconds=2.0,
+        prompt_tokens=100 * tokens,
+        cached_tokens=0,
+    )
+
+
+def cells(task: str, methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    written = msgspec.json.encode(comparison(task, methods, seeds))
+    return cells_of(msgspec.json.decode(written, type=Measured), 0)
+
+
+class StandIn:
+    """A `compare` that measures nothing; ``dies_at`` is the call that is killed."""
+
+    def __init__(self, dies_at: int = 0) -> None:
+        self.made: list[tuple[str, tuple[str, ...]]] = []
+        self.dies_at = dies_at
+
+    def __call__(
+        self,
+        task: Task,
+        model: str | None,
+        settings: RunSettings,
+        methods: Sequence[str],
+        seeds: Sequence[int],
+        folder: Path,
+        *_: Any,
+    ) -> None:
+        self.made.append((f"{folder.parent.name}/{folder.name}", tuple(methods)))
+        if len(self.made) == self.dies_at:
+            raise KeyboardInterrupt
+        RunFolder(folder).write("comparison.json", comparison(task.name, methods, seeds, settings, model))
+
+
+def times(suite: Suite, task: Task) -> list[Timing]:
+    took = {"zero_shot": 0.05, "icl": 0.3, "lora": 0.1, MERGED: 0.05}
+    return [
+        Timing(task=task.name, method=method, batch=batch, num_texts=8, s_per_text=seconds, prompt_tokens=40)
+        for method, seconds in took.items()
+        for batch in (1, 16)
+    ]
+
+
+@pytest.fixture
+def asked(tmp_path: Path, model: str) -> Callable[..., Asked]:
+    """The small size on two tasks, in folders of their own."""
+    for task in ("sst2", "trec"):
+        (tmp_path / "data" / task).mkdir(parents=True)
+        for split in ("train", "test"):
+            (tmp_path / "data" / task / f"{split}.jsonl").touch()
+
+    def make(**more: Any) -> Asked:
+        runs = tmp_path / "runs"
+        return ask("small", ("sst2", "trec"), **{"data": tmp_path / "data", "model": None, "runs": runs, **more})
+
+    return make
+
+
+def test_both_sizes_name_what_every_table_and_figure_needs() -> None:
+    settings = load_settings()
+    for plan in (settings.small, settings.full):
+        shown = {shows for run in plan.runs for shows in run.shows}
+        assert shown == {"Table 1", "the ablation", "figures 5 and 6", "figure 7", "figure 4"}
+        needed = {row[0] for row in (*findings.TABLE, *findings.ABLATION)}
+        assert needed <= {method for run in plan.runs for method in run.methods}
+        folders = [job.folder for job in jobs(plan, plan.tasks, range(plan.seeds))]
+        assert len(folders) == len(set(folders)), "two comparisons would share a folder"
+
+
+def test_a_settings_file_with_faults_is_refused(tmp_path: Path) -> None:
+    text = SETTINGS.read_text("utf-8")
+    broken = tmp_path / "settings.toml"
+    for old, new, told in (
+        ('"icl"', '"icq"', "icq"),
+        ("seeds = 1", 'seeds = "one"', "seeds"),
+        ("[full]", "[full", "no settings"),
+    ):
+        broken.write_text(text.replace(old, new), "utf-8")
+        with pytest.raises(InputError, match=told):
+            load_settings(broken)
+    with pytest.raises(InputError, match="at least 1"):
+        ask("small", seeds=0)
+    with pytest.raises(InputError, match="no task snips"):
+        ask("small", ("sst2", "snips"))
+
+
+def test_only_what_no_result_has_is_missing() -> None:
+    def job(methods: tuple[str, ...], **settings: Any) -> Job:
+        return Job(folder="f", task="trec", methods=methods, seeds=(0, 1), settings=RunSettings(**settings))
+
+    there = [
+        *cells("trec", ("lora", "lora25"), (0, 1)),
+        *cells("trec", ("icl",), (0,)),
+    ]
+    assert missing(job(("lora", "icl", "zero_shot")), there) == ("icl", "zero_shot"), "icl lacks the second draw"
+    assert missing(job(("lora",), k=25), there) == (), "LoRA on 25 real texts was measured as lora25"
+    assert missing(job(("lora",), k=10), there) == ("lora",)
+    limited = [msgspec.structs.replace(cell, test_limit=500) for cell in there]
+    assert missing(job(("lora",), test_limit=500), limited) == ()
+    assert missing(job(("lora",), test_limit=1000), limited) == ("lora",)
+    assert missing(job(("lora",)), limited) == ("lora",)
+
+
+def test_a_stopped_suite_goes_on_and_a_finished_one_measures_nothing(asked: Callable[..., Asked]) -> None:
+    kept: list[Result] = []
+    first = StandIn(dies_at=3)
+    with pytest.raises(KeyboardInterrupt):
+        Suite(asked(), kept.append, first, times).run()
+    assert len(kept[-1].timings) == 16 and {cell.task for cell in kept[-1].cells} == {"sst2", "trec"}
+    second = StandIn()
+    result = Suite(asked(), kept.append, second, times).run()
+    assert [name for name, _ in second.made] == [
+        "trec/real-k10-n50",
+        "trec/real-k50-n50",
+        "trec/synthetic-k4-n10",
+        "trec/synthetic-k4-n21",
+    ]
+    third = StandIn()
+    again = Suite(asked(), kept.append, third, _no_times).run()
+    assert third.made == [] and again.cells == result.cells and again.timings == result.timings
+
+
+def _no_times(suite: Suite, task: Task) -> list[Timing]:
+    raise AssertionError("it was timed already")
+
+
+def test_other_settings_are_measured_anew(asked: Callable[..., Asked], tmp_path: Path) -> None:
+    Suite(asked(), lambda _: None, StandIn(), times).run()
+    file = tmp_path / "runs" / "sst2" / "table-k4-n50" / "comparison.json"
+    changed = json.loads(file.read_text())
+    changed["settings"]["lora"]["train"]["rank"] = 16
+    file.write_text(json.dumps(changed))
+    again = StandIn()
+    Suite(asked(), lambda _: None, again, times).run()
+    assert [name for name, _ in again.made] == ["sst2/table-k4-n50"]
+
+
+def test_results_that_exist_are_taken(asked: Callable[..., Asked], tmp_path: Path) -> None:
+    known = []
+    for task in ("sst2", "trec"):
+        file = tmp_path / f"compare-{task}.json"
+        file.write_bytes(msgspec.json.encode(comparison(task, tuple(ACCURACIES), (0, 1, 2))))
+        known.append(file)
+    few = tmp_path / "few.json"  # was measured on too few test texts: gives way
+    limited = RunSettings(test_limit=50, allow_short=True)
+    few.write_bytes(msgspec.json.encode(comparison("sst2", ("icl_filter",), (0,), limited)))
+    made = StandIn()
+    result = Suite(asked(known=(*known, few)), lambda _: None, made, times).run()
+    assert {cell.test_limit for cell in result.cells} == {0}
+    assert made.made[:2] == [("sst2/table-k4-n50", ("icl_filter",)), ("trec/table-k4-n50", ("icl_filter",))]
+    assert means(result.cells)["trec", "lora", 4, 0].seeds == 3
+    assert [source.name for source in result.sources][:2] == ["compare-sst2.json", "compare-trec.json"]
+
+
+def test_results_of_another_model_are_refused(asked: Callable[..., Asked], tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_bytes(msgspec.json.encode(msgspec.structs.replace(comparison("sst2", ("lora",)), model_name="vicuna")))
+    with pytest.raises(InputError, match="measured with vicuna"):
+        Suite(asked(known=(other,)), lambda _: None, StandIn(), times).run()
+    other.write_text("{}")
+    with pytest.raises(InputError, match="no result of `fourshot compare`"):
+        read_comparison(other)
+
+
+def test_points_of_one_curve_stand_on_the_same_draws() -> None:
+    def cell(seed: int, real: int, accuracy: float) -> Cell:
+        measured = cells("trec", ("lora",), (seed,))[0]
+        return msgspec.structs.replace(measured, real_per_class=real, accuracy=accuracy)
+
+    points = [cell(0, 4, 0.5), cell(1, 4, 0.9), cell(0, 10, 0.6)]
+    keys = [("trec", "lora", 4, 0), ("trec", "lora", 10, 0)]
+    assert shared_seeds(points, keys) == (0,)
+    assert means(points, (0,))[keys[0]].accuracy == 0.5
+    assert means(points)[keys[0]].accuracy == pytest.approx(0.7)
+    assert keys[1] not in means(points, (0, 1)), "it lacks the second draw"
+
+
+def test_targets_stand_on_whole_numbers_only(asked: Callable[..., Asked]) -> None:
+    result = Suite(asked(), lambda _: None, StandIn(), times).run()
+    measured = {target.name: target.measured for target in result.targets}
+    assert measured["in context over LoRA, time of one text in transformers, least task"] == 3.0
+    assert measured["in context over merged LoRA, time of one text in transformers, least task"] == 6.0
+    assert measured["the default recipe above in context, mean"] == 30.0
+    assert measured["the filter on above off, mean"] == 5.0
+    assert all(target.met for target in result.targets)
+    without = [cell for cell in result.cells if (cell.task, cell.method) != ("sst2", "icl")]
+    named = {target.name for target in findings.targets(without, (), ("sst2", "trec"))}
+    assert named == {"the default recipe above LoRA on the shots, mean", "the filter on above off, mean"}
+
+
+def test_the_page_says_what_was_not_measured(asked: Callable[..., Asked], tmp_path: Path) -> None:
+    suite = Suite(asked(timed=False), lambda _: None, StandIn())
+    page = write(suite.result(), tmp_path / "empty.html").read_text("utf-8")
+    assert page.count("not measured") > 20 and "Figures 5 and 6" in page
+    full = Suite(asked(), lambda _: None, StandIn(), times).run()
+    page = write(full, tmp_path / "full.html").read_text("utf-8")
+    assert "the filter on above off" in page and "LoRA on 25 real" in page and "<script" not in page
+    assert "the prompt with examples takes 6.0 times as long" in page
+
+
+def test_the_result_file_has_what_every_suite_writes(asked: Callable[..., Asked]) -> None:
+    result = json.loads(msgspec.json.encode(Suite(asked(), lambda _: None, StandIn(), times).run()))
+    assert (result["schema"], result["suite"]) == (1, "paper")
+    assert {"commit", "hardware", "versions", "settings", "cells", "targets"} <= result.keys()
+    assert all(target.keys() == {"name", "unit", "measured", "goal", "met"} for target in result["targets"])
+
+
+def test_texts_are_counted_up_to_the_last_finished_round(tmp_path: Path) -> None:
+    task = Task(
+        name="mood",
+        instruction="Sort.",
+        noun="text",
+        labels=(Label(name="good"), Label(name="bad")),
+        data=DataSource(folder=str(tmp_path / "data")),
+    )
+    (tmp_path / "data").mkdir()
+    rows = [json.dumps({"text": f"the real film number {n}", "label": ("good", "bad")[n % 2]}) for n in range(8)]
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(rows) + "\n")
+    (tmp_path / "data" / "test.jsonl").write_text('{"text": "another one", "label": "bad"}\n')
+    assert count_texts(task, tmp_path / "run", 0) is None
+    folder = RunFolder(tmp_path / "run" / "seed0" / "fourshot")
+    folder.path.mkdir(parents=True)
+    candidates = [
+        Candidate(
+            id=str(n),
+            text="a written film",
+            label="good",
+            round=0,
+            prompt_hash="",
+            shots=(),
+            num_tokens=3,
+            cumulative_logprob=0.0,
+            finish_reason="stop",
+        )
+        for n in range(3)
+    ]
+    verdicts = [Verdict(candidate_id=str(n), kept=n == 0, reason="kept" if n == 0 else "surplus") for n in range(3)]
+    finished = Round(number=0, num_candidates=2, kept={}, drawn={}, sample_s=0.0, filter_s=0.0, output_tokens=0)
+    for name, lines in (("candidates", candidates), ("verdicts", verdicts), ("rounds", [finished])):
+        (folder.path / f"{name}.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    texts = count_texts(task, tmp_path / "run", 0)
+    assert texts is not None and texts.num == {"real": 2, "written": 2, "kept": 1}
+    assert texts.trigrams["written"][-1] == (2, 1.0), "the same text twice has one tri-gram"
+    assert texts.words["kept"] == {"written": 1, "film": 1}
+
+
+def test_every_method_is_timed_at_every_batch_size(tiny_model: str) -> None:
+    order = TimingOrder(
+        model=tiny_model,
+        task="mood",
+        prompts=tuple(f"Text: number {n}\nLabel:" for n in range(3)),
+        prompts_in_context=tuple(f"Text: good\nLabel: good\nText: number {n}\nLabel:" for n in range(3)),
+        batches=(1, 2),
+    )
+    found = measure(order)
+    assert [(one.method, one.batch) for one in found] == [
+        (method, batch) for method in ("zero_shot", "icl", "lora", MERGED) for batch in (1, 2)
+    ]
+    assert all(one.s_per_text > 0 and one.num_texts == 3 for one in found)
+    assert found[2].prompt_tokens > found[0].prompt_tokens == found[4].prompt_tokens
+
+
+def test_the_page_is_drawn_from_a_result_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: Callable[..., Asked]
+) -> None:
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    file, page = tmp_path / "result.json", tmp_path / "page.html"
+    result: Result = Suite(asked(timed=False), lambda _: None, StandIn()).result()
+    file.write_bytes(msgspec.json.encode(result))
+    assert fourshot.main(["bench", "paper", "--draw", str(file), "--report", str(page)]) == 0
+    assert "Table 1" in page.read_text("utf-8")
+    file.write_text('{"schema": 1}')
+    assert fourshot.main(["bench", "paper", "--draw", str(file), "--report", str(page)]) == 2
+    assert "no result of `fourshot bench paper`" in capsys.readouterr().err
+    assert fourshot.main(["bench", "paper"]) == 2
+    assert "--out FILE.json is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("paper-*.json")), ids=lambda file: file.stem)
+def test_a_kept_result_and_its_page_say_the_same(file: Path, tmp_path: Path) -> None:
+    result = read_result(file)
+    page = file.with_suffix(".html").read_text("utf-8")
+    for (task, method, real, synthetic), mean in means(result.cells).items():
+        if (method, real, synthetic) in findings.TABLE and task in result.settings["tasks"]:
+            assert f"<td>{100 * mean.accuracy:.1f}" in page, f"{task}, {method} is not in the page"
+    known = [target.name for target in findings.targets(result.cells, result.timings, result.settings["tasks"])]
+    assert known == [target.name for target in result.targets]
+    drawn = write(result, tmp_path / "again.html").read_text("utf-8")
+    assert drawn.count("<tr") == page.count("<tr"), "draw the page again: `fourshot bench paper --draw`"
