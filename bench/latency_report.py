@@ -34,7 +34,10 @@ def ratio_table(result: Mapping[str, Any]) -> str:
 def write_report(path: Path, result: Mapping[str, Any]) -> Path:
     """The page beside the JSON."""
     tasks = result["settings"]["tasks"]
-    sections = [Section("The gain", [_gain_text(result), *(_gain_plot(result, load) for load in (1, "saturated"))])]
+    sections = []
+    if any("icl_off" in one for one in result["against_icl"]):
+        plots = [plot for load in (1, "saturated") if (plot := _gain_plot(result, load)) is not None]
+        sections.append(Section("The gain", [_gain_text(result), *plots]))
     sections.append(
         Section(
             "Beside what is possible",
@@ -145,6 +148,8 @@ def _gain_text(result: Mapping[str, Any]) -> str:
 def _gain_plot(result: Mapping[str, Any], load: int | str) -> Any:
     """Times faster than in context with the cache off, per task and way."""
     rows = [one for one in result["against_icl"] if one["concurrency"] == load and "icl_off" in one]
+    if not rows:
+        return None
     ways = list(dict.fromkeys(one["way"] for one in rows))
     tasks = list(dict.fromkeys(one["task"] for one in rows))
     key = "p50" if load == 1 else "throughput"

@@ -143,6 +143,8 @@ def test_the_report_and_the_table_tell_every_cell(tmp_path: Path) -> None:
     page = write_report(tmp_path / "page.html", result).read_text()
     assert "In context, cache warm" in page
     assert "<script" not in page
+    without = {**result, "against_icl": [], "targets": []}
+    assert "The gain" not in write_report(tmp_path / "page.html", without).read_text()
     table = console_table(result)
     assert table.count("| in process |") == len(result["cells"])
     assert "n/a" in table

@@ -5,6 +5,7 @@ the same machine, versions and number of threads (docs/faults.md).
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,21 +30,29 @@ Killed = tuple[Path, dict[str, dict[str, int]], list[Event]]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    interrupted.run(folder)
-    return folder
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Killed]:
+    """An undisturbed run, and beside it one that is killed once in every stage: most of both is waiting for starts."""
+    undisturbed, folder = (tmp_path_factory.mktemp(name) / "run" for name in ("undisturbed", "killed"))
+    finished = {}
+    with ThreadPoolExecutor() as beside:
+        other = beside.submit(interrupted.run, undisturbed)
+        for stage, due in DEATHS.items():
+            interrupted.kill_when(folder, due)
+            finished[stage] = finished_files(folder)
+        last = interrupted.run(folder)
+        other.result()
+    return undisturbed, (folder, finished, last)
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+def undisturbed(both: tuple[Path, Killed]) -> Path:
+    return both[0]
+
+
+@pytest.fixture(scope="module")
+def killed(both: tuple[Path, Killed]) -> Killed:
     """A run that was killed once in every stage; what was finished at each death; what its last start told."""
-    folder = tmp_path_factory.mktemp("killed") / "run"
-    finished = {}
-    for stage, due in DEATHS.items():
-        interrupted.kill_when(folder, due)
-        finished[stage] = finished_files(folder)
-    return folder, finished, interrupted.run(folder)
+    return both[1]
 
 
 def finished_files(folder: Path) -> dict[str, int]:
