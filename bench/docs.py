@@ -28,8 +28,8 @@ def gain(result: Mapping[str, Any]) -> str:
     """The headline: what a served adapter gains over each kind of in-context learning."""
     found = {(one["way"], one["task"], one["concurrency"]): one for one in result["against_icl"]}
     lines = [
-        "| a served adapter answers, times what in context does | cache off, saturated | cache off, alone (p50) | cache "
-        "warm, saturated | cache warm, alone (p50) |",
+        "| a served adapter answers, times what in context does | cache off, saturated | cache off, alone (p50) "
+        "| cache warm, saturated | cache warm, alone (p50) |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for task in result["settings"]["tasks"]:
