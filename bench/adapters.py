@@ -153,6 +153,7 @@ def _numbers(kind: str, number: int, zipf: float, results: Sequence[CellResult])
         "spread": f"Zipf {zipf:g}" if zipf else "uniform",
         "requests_per_s": {**msgspec.to_builtins(estimate(rates)), "values": rates},
         "p50_ms": {**msgspec.to_builtins(estimate(medians)), "values": medians},
+        "yardstick_s": [one.yardstick_s for one in results],
         "p99_ms": percentile(pooled, 0.99),
         "hit_rate": sum(one.cached_tokens for one in results) / sum(one.prompt_tokens for one in results),
         "adapter_loads": {

@@ -2,11 +2,12 @@
 
     fourshot bench compare BEFORE.json AFTER.json
 
-Compared are the repeats' own values, cell by cell. How far repeats scatter is pooled over all cells of both results,
-because three repeats of one cell say little about it. Two questions are asked. Did a cell change? Its difference must
-exceed what the scatter gives one of that many cells by chance. Did everything change? The mean over all cells must
-exceed what the scatter gives such a mean, and `DRIFT`: two runs of the same code minutes apart differ by as much on a
-machine that others use too.
+Compared are the repeats' own values, cell by cell, each against a yardstick: a fixed piece of arithmetic that was timed
+around the cell, so that a machine that was slower in one of the runs is not taken for a slower engine. How far repeats
+scatter is pooled over all cells of both results, because three repeats of one cell say little about it. Two questions
+are asked. Did a cell change? Its difference must exceed what the scatter gives one of that many cells by chance. Did
+everything change? The median over all cells must exceed what the scatter gives such a median, and `DRIFT`: two runs of
+the same code minutes apart differ by as much on a machine that others use too.
 
 Exit code 1 where something became slower, 0 otherwise, 2 for files that cannot be compared.
 """
@@ -25,6 +26,7 @@ from engine.errors import InputError
 
 CHANCE = 0.01  # of one false alarm among all cells
 DRIFT = 0.05  # share
+YARD_S = 0.02
 SUITES = {"latency": ("route", "way", "task", "load"), "adapters": ("kind", "spread", "number")}
 MEASURES = {"requests_per_s": -1.0, "p50_ms": 1.0}  # sign of what is slower
 
@@ -129,11 +131,19 @@ def table(found: Comparison) -> str:
 def _values(result: Mapping[str, Any], suite: str) -> dict[tuple[str, str], Sequence[float]]:
     names = SUITES[suite]
     return {
-        ("/".join(str(cell[name]) for name in names), measure): cell[measure]["values"]
+        ("/".join(str(cell[name]) for name in names), measure): _at_equal_speed(cell, measure)
         for cell in result["cells"]
         for measure in MEASURES
         if measure in cell
     }
+
+
+def _at_equal_speed(cell: Mapping[str, Any], measure: str) -> list[float]:
+    """The repeats' values as they would be on a machine whose yardstick takes `YARD_S`."""
+    values, yards = cell[measure]["values"], cell.get("yardstick_s") or []
+    if len(yards) != len(values) or not all(yards):
+        return list(values)
+    return [value * (yard / YARD_S) ** -MEASURES[measure] for value, yard in zip(values, yards, strict=True)]
 
 
 def _logs(values: Sequence[float]) -> list[float]:

@@ -1,6 +1,7 @@
 """The numbers of docs/benchmarks.md, drawn from the results in bench/results.
 
-python -m bench.docs --write docs/benchmarks.md      puts each table between its markers; without --write, prints them
+python -m bench.docs --write docs/benchmarks.md        puts each table between its markers
+python -m bench.docs --write README.md --only gain     the same with one of them; without --write, prints
 """
 
 import argparse
@@ -134,10 +135,13 @@ def _where(result: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, help="a Markdown file with the markers")
+    parser.add_argument("--only", choices=SECTIONS, help="one section")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--hardware", default="epyc-zen5-2cores", help="last part of the files' names (%(default)s)")
     options = parser.parse_args()
     drawn = sections(options.results, options.hardware)
+    if options.only:
+        drawn = {name: section for name, section in drawn.items() if name == options.only}
     if options.write:
         options.write.write_text(put(options.write.read_text(encoding="utf-8"), drawn), encoding="utf-8")
     else:

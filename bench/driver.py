@@ -48,11 +48,13 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     adapter_loads: dict[str, tuple[int, float]] = {}  # kind -> uses, seconds: `engine.lora_loads`
+    yardstick_s: float = 0.0  # what a fixed piece of arithmetic took around the cell: how fast the machine was then
 
 
 def run_cell(engine: Any, adapters: Sequence[Any], order: CellOrder) -> CellResult:
     """Reset the cache, warm up, measure."""
     engine.reset_prefix_cache()
+    yard_s = yardstick()
     send = _closed_loop if hasattr(engine, "begin_score") else _one_by_one
     send(engine, adapters, order.warmup, order)
     before, loads = engine.stats(), lora_loads.counts()
@@ -68,7 +70,27 @@ def run_cell(engine: Any, adapters: Sequence[Any], order: CellOrder) -> CellResu
             kind: (uses - loads[kind][0], seconds - loads[kind][1])
             for kind, (uses, seconds) in lora_loads.counts().items()
         },
+        yardstick_s=(yard_s + yardstick()) / 2,
     )
+
+
+def yardstick() -> float:
+    """Seconds of matrix products and of reading memory that have nothing to do with an engine; the better of two."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.inference_mode():
+        x = torch.ones(256, 2048, dtype=torch.bfloat16, device=device)
+        weights = torch.ones(2048, 2048, dtype=torch.bfloat16, device=device)
+        much = torch.ones(1 << 24, dtype=torch.float32, device=device)
+        found = []
+        for _ in range(2):
+            started = time.perf_counter()
+            for _ in range(4):
+                torch.nn.functional.linear(x, weights)
+                float(much.sum())
+            found.append(time.perf_counter() - started)
+    return min(found)
 
 
 def _closed_loop(engine: Any, adapters: Sequence[Any], requests: Sequence[Request], order: CellOrder) -> list[Answered]:

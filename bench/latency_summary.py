@@ -110,6 +110,7 @@ def cell_numbers(group: Group, results: Sequence[Result], settings: LatencySetti
         "model_ms": fmean(1000 * (row.done_s - row.begun_s) for row in rows),
         "prompt_tokens": tokens,
         "hit_rate": cached / tokens if tokens else 0.0,
+        "yardstick_s": [getattr(one, "yardstick_s", 0.0) for one in results],
         "tpot_ms": None,  # one token is answered: there is no time per further token
     }
 
