@@ -170,8 +170,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     settings = AdaptersSettings()
     if options.most:
         settings = msgspec.structs.replace(settings, numbers=tuple(n for n in settings.numbers if n <= options.most))
-    if options.repeats:
-        settings = msgspec.structs.replace(settings, repeats=options.repeats)
+    given = {"repeats": options.repeats, "task": options.task, "kv_cache_mib": options.kv_cache_mib}
+    settings = msgspec.structs.replace(settings, **{name: value for name, value in given.items() if value})
     stuff = material(settings.task, options.data, settings.k)
     rows_path = options.out.with_suffix(".rows.jsonl")
     rows = Rows(rows_path, {**msgspec.to_builtins(settings), "model": options.model or "embedded"})
@@ -192,13 +192,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder with sst2/")
+    parser.add_argument("--data", type=Path, required=True, help="a folder with a folder for the task")
     parser.add_argument(
         "--out", type=Path, required=True, help="where the result goes; .rows.jsonl and .html beside it"
     )
     parser.add_argument("--model", help="base model; the embedded one if left out")
     parser.add_argument("--most", type=int, default=0, metavar="N", help="adapters at most (default: 1,024)")
     parser.add_argument("--repeats", type=int, default=0, help="of every cell (default: 3)")
+    parser.add_argument("--task", help="whose texts and examples are sent (default: sst2)")
+    parser.add_argument("--kv-cache-mib", type=int, default=0, help="memory for cached examples (default: 512)")
     parser.add_argument("--scratch", type=Path, help="where the adapters are put: 5 MB each with the embedded model")
     options = parser.parse_args()
     result = run(options)

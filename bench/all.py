@@ -21,6 +21,8 @@ def command(suite: str, data: Path, out: Path, model: str | None) -> list[str]:
     given = [sys.executable, "-m", "fourshot", "bench", suite, "--data", str(data), "--out", str(out / f"{suite}.json")]
     if suite == "breakeven":
         given += ["--latency", str(out / "latency.json")]
+    if suite == "paper":
+        given += ["--report", str(out / "paper.html"), "--runs", str(out / "paper-runs")]
     return [*given, *(["--model", model] if model else [])]
 
 

@@ -1,0 +1,136 @@
+"""The in-context filter with and without the prefix cache: 2,000 candidates read with all of a task's shots.
+
+    fourshot bench filter --data FOLDER --out FILE.json
+
+Needed are the tokens of the instruction and the shots once, and those of each candidate. Computed is what the engine's
+own counters say. What lies between is the end of the shots' last block, which is computed for each candidate: the cache
+keeps whole blocks.
+"""
+
+import argparse
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.driver import CellOrder, CellResult
+from bench.latency import Base, engine_orders, engines
+from bench.latency_plan import LatencySettings
+from bench.suite import Rows, at_least, header, tell, write_json
+from bench.workload import Material, Request, material
+from engine.errors import InputError
+from engine.models import resolve_model
+from engine.tokens import encode_prompts, load_tokenizer
+from pipeline.prompts import classification_prompt
+
+SCHEMA = 1
+GOAL = 4.0
+ENGINES = {"uncached": "cache off", "base": "cache on"}
+
+
+def order_of(stuff: Material, candidates: int) -> CellOrder:
+    """Candidates stand for themselves by real texts of the train split, in a seeded order, each once.
+
+    Raises InputError where there are too few.
+    """
+    shown = {shot.text for shot in stuff.shots}
+    texts = list(dict.fromkeys(one.text for pool in stuff.pools.values() for one in pool if one.text not in shown))
+    if len(texts) < candidates:
+        raise InputError(f"{stuff.task.name} has {len(texts)} train texts, {candidates} are asked for. Ask for fewer.")
+    random.Random(0).shuffle(texts)
+    return CellOrder(
+        requests=tuple(
+            Request(prompt=classification_prompt(stuff.task, text, stuff.shots)) for text in texts[:candidates]
+        ),
+        warmup=(),
+        labels=stuff.task.label_words,
+        concurrency=0,
+    )
+
+
+def needed_tokens(model: str, stuff: Material, order: CellOrder) -> dict[str, int]:
+    """Tokens of the shared beginning, of all prompts together, and of those what cannot be shared."""
+    tokenizer = load_tokenizer(model)
+    shared = len(encode_prompts(tokenizer, [classification_prompt(stuff.task, "x", stuff.shots)])[0])
+    alone = len(encode_prompts(tokenizer, [classification_prompt(stuff.task, "x")])[0])
+    prompts = sum(len(ids) for ids in encode_prompts(tokenizer, [one.prompt for one in order.requests]))
+    beginning = shared - alone + len(encode_prompts(tokenizer, [stuff.task.instruction])[0])
+    return {"beginning": beginning, "prompts": prompts, "needed": prompts - beginning * (len(order.requests) - 1)}
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what is missing, and write everything."""
+    model = resolve_model(options.model)
+    stuff = material(options.task, options.data, options.shots)
+    order = order_of(stuff, options.candidates)
+    told = {"task": options.task, "k": options.shots, "candidates": options.candidates, "model": model.name}
+    rows = Rows(options.out.with_suffix(".rows.jsonl"), told)
+    settings = LatencySettings(ways=("icl_off", "icl_warm"))
+    orders = engine_orders(Base(path=model.path, name=model.name), settings)
+    if any(name not in rows.found for name in ENGINES):
+        with tempfile.TemporaryDirectory() as folder, engines(orders, Path(folder) / "log") as running:
+            few = msgspec.structs.replace(order, requests=order.requests[-24:])
+            for name in ENGINES:
+                running[name].run(few)  # kernels are built
+            for name in ENGINES:
+                if name not in rows.found:
+                    result = running[name].run(order)
+                    rows.add(name, msgspec.to_builtins(msgspec.structs.replace(result, rows=())))
+                    tell(f"{ENGINES[name]}: {options.candidates / result.seconds:.1f} candidates/s")
+    found = {name: msgspec.convert(rows.found[name], CellResult) for name in ENGINES}
+    tokens = needed_tokens(model.path, stuff, order)
+    result = {
+        **header("filter", SCHEMA, told),
+        "tokens": tokens,
+        "ways": [
+            {
+                "way": ENGINES[name],
+                "seconds": one.seconds,
+                "candidates_per_s": options.candidates / one.seconds,
+                "computed_tokens": one.prompt_tokens - one.cached_tokens,
+                "hit_rate": one.cached_tokens / one.prompt_tokens,
+            }
+            for name, one in found.items()
+        ],
+        "targets": [
+            at_least(
+                "filter with the prefix cache, against without",
+                "times",
+                found["uncached"].seconds / found["base"].seconds,
+                GOAL,
+            )
+        ],
+    }
+    write_json(options.out, result)
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    needed = result["tokens"]["needed"]
+    lines = ["| | candidates/s | tokens computed | of those needed | hit rate |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines += [
+        f"| {one['way']} | {one['candidates_per_s']:.1f} | {one['computed_tokens']:,} | "
+        f"{one['computed_tokens'] / needed:.2f} times | {one['hit_rate']:.3f} |"
+        for one in result["ways"]
+    ]
+    goal = result["targets"][0]
+    told = "met" if goal["met"] else "**not met**"
+    return "\n".join([*lines, "", f"- {goal['name']}: {goal['measured']:g} times, goal {goal['goal']:g}, {told}"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a folder with a folder for the task")
+    parser.add_argument("--out", type=Path, required=True, help="where the result goes; .rows.jsonl beside it")
+    parser.add_argument("--task", default="trec", help="default: %(default)s")
+    parser.add_argument("--shots", type=int, default=4, metavar="K", help="per class (default: %(default)s)")
+    parser.add_argument("--candidates", type=int, default=2000, help="default: %(default)s")
+    parser.add_argument("--model", help="base model; the embedded one if left out")
+    print(table(run(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""`fourshot bench all` asks every suite for what its command line takes."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from bench.all import SUITES, command
+from pipeline.commandline import BENCH_SUITES
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_understands_what_it_is_asked(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The options are parsed by the suite's own parser; an unknown one would end it with code 2."""
+    given = command(suite, Path("/nowhere"), Path("/nowhere/out"), None)
+    monkeypatch.setattr("sys.argv", [suite, *given[given.index(suite) + 1 :], "--help"])
+    with pytest.raises(SystemExit) as end:
+        import_module(f"bench.{suite}").main()
+    assert end.value.code == 0
+
+
+@pytest.mark.parametrize("suite", BENCH_SUITES)
+def test_every_suite_that_is_offered_is_there(suite: str) -> None:
+    assert callable(import_module(f"bench.{suite.replace('-', '_')}").main)
