@@ -23,7 +23,7 @@ from bench.engine_process import EngineOrder
 from bench.intervals import estimate
 from bench.latency import Base, engines
 from bench.load import percentile
-from bench.suite import Rows, header, tell, write_json
+from bench.suite import Rows, check_data, check_out, header, positive, tell, write_json
 from bench.workload import Material, Request, material
 from engine.core import EngineSettings
 from engine.models import resolve_model
@@ -168,10 +168,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from bench.random_adapters import make_adapter, task_of
 
     settings = AdaptersSettings()
+    check_out(options.out)
     if options.most:
         settings = msgspec.structs.replace(settings, numbers=tuple(n for n in settings.numbers if n <= options.most))
     given = {"repeats": options.repeats, "task": options.task, "kv_cache_mib": options.kv_cache_mib}
     settings = msgspec.structs.replace(settings, **{name: value for name, value in given.items() if value})
+    check_data(options.data, [settings.task])
     stuff = material(settings.task, options.data, settings.k)
     rows_path = options.out.with_suffix(".rows.jsonl")
     rows = Rows(rows_path, {**msgspec.to_builtins(settings), "model": options.model or "embedded"})
@@ -197,11 +199,15 @@ def main() -> None:
         "--out", type=Path, required=True, help="where the result goes; .rows.jsonl and .html beside it"
     )
     parser.add_argument("--model", help="base model; the embedded one if left out")
-    parser.add_argument("--most", type=int, default=0, metavar="N", help="adapters at most (default: 1,024)")
-    parser.add_argument("--repeats", type=int, default=0, help="of every cell (default: 3)")
+    parser.add_argument("--most", type=positive, metavar="N", help="adapters at most (default: 1,024)")
+    parser.add_argument("--repeats", type=positive, help="of every cell (default: 3)")
     parser.add_argument("--task", help="whose texts and examples are sent (default: sst2)")
-    parser.add_argument("--kv-cache-mib", type=int, default=0, help="memory for cached examples (default: 512)")
-    parser.add_argument("--scratch", type=Path, help="where the adapters are put: 5 MB each with the embedded model")
+    parser.add_argument("--kv-cache-mib", type=positive, help="memory for cached examples (default: 512)")
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        help="where the adapters are put, 5 GB with the embedded model (default: temporary files)",
+    )
     options = parser.parse_args()
     result = run(options)
     write_report(options.out.with_suffix(".html"), result)

@@ -21,7 +21,7 @@ from bench.intervals import estimate, ratio
 from bench.load import Plan, Shot, generate
 from bench.random_adapters import make_adapter, task_of
 from bench.running import Running, running
-from bench.suite import at_most, header, tell, write_json
+from bench.suite import at_most, check_data, check_out, header, positive, tell, write_json
 from bench.workload import material
 
 SCHEMA = 1
@@ -109,6 +109,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from engine.models import resolve_model
 
     base = resolve_model(options.model)
+    check_out(options.out)
+    check_data(options.data, ["sst2"])
     stuff = material("sst2", options.data, 4)
     prompts = [f"A review: {text}\nAnother review:" for text in stuff.texts[: options.requests]]
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # lets the cache be emptied
@@ -155,9 +157,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder with sst2/")
     parser.add_argument("--out", type=Path, required=True, help="where the result goes")
     parser.add_argument("--model", help="base model; the embedded one if left out")
-    parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--requests", type=positive, default=200, help="completions per turn (default: %(default)s)")
+    parser.add_argument("--clients", type=positive, default=8, help="requests at a time (default: %(default)s)")
+    parser.add_argument("--repeats", type=positive, default=4, help="turns (default: %(default)s)")
     parser.add_argument("--cores", default="", help="of the server, as taskset names them")
     parser.add_argument("--load-cores", default="", help="of the load generators")
     options = parser.parse_args()

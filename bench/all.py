@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.suite import tell
+from bench.suite import check_data, tell
 
 SUITES = ("latency", "adapters", "breakeven", "paper")
 
@@ -36,6 +36,9 @@ def main() -> None:
     suites = options.suites.split(",")
     if unknown := sorted(set(suites) - set(SUITES)):
         parser.error(f"unknown suites {unknown}; allowed are {', '.join(SUITES)}")
+    check_data(options.data, ("sst2", "trec", "ag_news"))
+    if "breakeven" in suites and "latency" not in suites and not (options.out / "latency.json").exists():
+        parser.error(f"breakeven needs {options.out / 'latency.json'}, which latency writes: add it to --suites")
     for suite in suites:
         tell(f"== {suite}")
         done = subprocess.run(command(suite, options.data, options.out, options.model))

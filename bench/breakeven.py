@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.html import Section, Table, provenance, write_page
-from bench.suite import Rows, header, read_result, tell, write_json
+from bench.suite import Rows, check_data, check_out, header, read_result, tell, write_json
 from engine.errors import InputError
 
 SCHEMA = 1
@@ -117,8 +117,10 @@ def _cells(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Make what is missing, and write everything."""
+    check_out(options.out)
     latency = read_result(options.latency, "latency")
     tasks = options.tasks.split(",") if options.tasks else latency["settings"]["tasks"]
+    check_data(options.data, tasks)
     for task in tasks:
         saved(latency, task)  # before an hour is spent
     told = {"tasks": tasks, "model": options.model or "embedded"}

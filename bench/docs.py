@@ -140,6 +140,8 @@ def main() -> None:
     parser.add_argument("--hardware", default="epyc-zen5-2cores", help="last part of the files' names (%(default)s)")
     options = parser.parse_args()
     drawn = sections(options.results, options.hardware)
+    if not drawn:
+        raise InputError(f"there is no result *-{options.hardware}.json in {options.results}. Measure, or name others.")
     if options.only:
         drawn = {name: section for name, section in drawn.items() if name == options.only}
     if options.write:

@@ -18,7 +18,7 @@ import msgspec
 from bench.driver import CellOrder, CellResult
 from bench.latency import Base, engine_orders, engines
 from bench.latency_plan import LatencySettings
-from bench.suite import Rows, at_least, header, tell, write_json
+from bench.suite import Rows, at_least, check_data, check_out, header, positive, tell, write_json
 from bench.workload import Material, Request, material
 from engine.errors import InputError
 from engine.models import resolve_model
@@ -62,6 +62,8 @@ def needed_tokens(model: str, stuff: Material, order: CellOrder) -> dict[str, in
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what is missing, and write everything."""
+    check_out(options.out)
+    check_data(options.data, [options.task])
     model = resolve_model(options.model)
     stuff = material(options.task, options.data, options.shots)
     order = order_of(stuff, options.candidates)
@@ -76,9 +78,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 running[name].run(few)  # kernels are built
             for name in ENGINES:
                 if name not in rows.found:
-                    result = running[name].run(order)
-                    rows.add(name, msgspec.to_builtins(msgspec.structs.replace(result, rows=())))
-                    tell(f"{ENGINES[name]}: {options.candidates / result.seconds:.1f} candidates/s")
+                    read = running[name].run(order)
+                    rows.add(name, msgspec.to_builtins(msgspec.structs.replace(read, rows=())))
+                    tell(f"{ENGINES[name]}: {options.candidates / read.seconds:.1f} candidates/s")
     found = {name: msgspec.convert(rows.found[name], CellResult) for name in ENGINES}
     tokens = needed_tokens(model.path, stuff, order)
     result = {
@@ -126,8 +128,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder with a folder for the task")
     parser.add_argument("--out", type=Path, required=True, help="where the result goes; .rows.jsonl beside it")
     parser.add_argument("--task", default="trec", help="default: %(default)s")
-    parser.add_argument("--shots", type=int, default=4, metavar="K", help="per class (default: %(default)s)")
-    parser.add_argument("--candidates", type=int, default=2000, help="default: %(default)s")
+    parser.add_argument("--shots", type=positive, default=4, metavar="K", help="per class (default: %(default)s)")
+    parser.add_argument("--candidates", type=positive, default=2000, help="default: %(default)s")
     parser.add_argument("--model", help="base model; the embedded one if left out")
     print(table(run(parser.parse_args())))
 

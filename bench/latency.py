@@ -18,10 +18,11 @@ import msgspec
 from bench.driver import CellOrder, CellResult
 from bench.engine_process import EngineOrder, EngineProcess
 from bench.latency_plan import Cell, LatencySettings, in_process_cells
-from bench.suite import Rows, header, tell, write_json
+from bench.suite import Rows, check_data, check_out, header, positive, tell, write_json
 from bench.workload import WAYS, Material, Request, material
 from engine.core import EngineSettings
 from engine.errors import InputError
+from pipeline.taskfile import shipped_tasks
 
 SCHEMA = 1
 ENGINE_WARMUP = {"icl_off": 4, "icl_cold": 4, "transformers_icl": 1, "transformers_lora": 1}  # requests; others: 24
@@ -165,13 +166,15 @@ def settings_of(options: argparse.Namespace) -> LatencySettings:
     if options.settings:
         try:
             settings = msgspec.json.decode(options.settings.read_bytes(), type=LatencySettings)
-        except (OSError, msgspec.ValidationError, msgspec.DecodeError) as error:
+        except OSError as error:
+            raise InputError(f"--settings {options.settings} cannot be read: {error.strerror}.") from error
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise InputError(
                 f"{options.settings}: {error}. Allowed are {', '.join(LatencySettings.__struct_fields__)}."
             ) from error
     changed: dict[str, Any] = {}
-    if options.tasks:
-        changed["tasks"] = tuple(options.tasks.split(","))
+    if options.tasks is not None:
+        changed["tasks"] = tuple(name.strip() for name in options.tasks.split(","))
     if options.repeats:
         changed["repeats"] = options.repeats
     if options.shape or options.no_http:
@@ -179,8 +182,10 @@ def settings_of(options: argparse.Namespace) -> LatencySettings:
     if options.shape:
         changed["ways"] = tuple(way for way in settings.ways if WAYS[way].engine not in ("merged", "transformers"))
     settings = msgspec.structs.replace(settings, **changed)
-    if unknown := [way for way in settings.ways if way not in WAYS]:
+    if unknown := [way for way in (*settings.ways, *settings.http_ways) if way not in WAYS]:
         raise InputError(f"unknown ways {unknown}. Allowed are {', '.join(WAYS)}.")
+    if unknown := [task for task in (*settings.tasks, *settings.open_tasks) if task not in shipped_tasks()]:
+        raise InputError(f"unknown tasks {unknown}. Allowed are {', '.join(sorted(shipped_tasks()))}.")
     return settings
 
 
@@ -189,12 +194,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from bench.latency_summary import summarise
 
     settings = settings_of(options)
+    check_out(options.out)
     rows_path = options.out.with_suffix(".rows.jsonl")
     named = options.shape or options.model or "embedded"
     rows = Rows(rows_path, {**msgspec.to_builtins(settings), "model": named})
     if not options.no_measure:
         measure(options, settings, rows)
-    elif "header" not in rows.found:
+    elif not any(cell.name in rows.found for cell in in_process_cells(settings)):
         raise InputError(f"{rows_path} holds no cell yet. Measure first: leave --no-measure out.")
     result = {**rows.found["header"], **summarise(settings, rows.found), "rows": rows_path.name}
     write_json(options.out, result)
@@ -207,6 +213,7 @@ def measure(options: argparse.Namespace, settings: LatencySettings, rows: Rows) 
     from bench.machine import measured
     from bench.model_shape import shape_of
 
+    check_data(options.data, settings.tasks)
     stuff = {name: material(name, options.data, settings.k) for name in settings.tasks}
     with tempfile.TemporaryDirectory() as folder:
         base = prepare(options, Path(folder), settings)
@@ -233,7 +240,7 @@ def main() -> None:
     parser.add_argument("--shape", help="a real architecture with dummy weights: vicuna-7b, vicuna-13b, llama-1b, tiny")
     parser.add_argument("--settings", type=Path, help="a JSON file of the suite's settings")
     parser.add_argument("--tasks", help="comma-separated (default: sst2,trec,ag_news)")
-    parser.add_argument("--repeats", type=int, default=0, help="of every cell (default: 3)")
+    parser.add_argument("--repeats", type=positive, help="of every cell (default: 3)")
     parser.add_argument("--no-http", action="store_true", help="in-process cells only")
     parser.add_argument("--cores", default="", help="of the HTTP servers, as taskset names them")
     parser.add_argument("--load-cores", default="", help="of the load generator")
@@ -243,6 +250,8 @@ def main() -> None:
     from bench.latency_report import console_table, write_report
     from bench.model_shape import SHAPES
 
+    if options.shape and options.model:
+        raise InputError("--shape and --model are two bases. Give one of them.")
     if options.shape and options.shape not in SHAPES:
         raise InputError(f"unknown shape {options.shape!r}. Allowed are {', '.join(SHAPES)}.")
     result = run(options)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare import compare
-from bench.suite import at_least, at_most, header, read_result, tell, write_json
+from bench.suite import at_least, at_most, check_data, check_out, header, positive, read_result, tell, write_json
 
 SCHEMA = 1
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "tasks": ["trec"],
     "ways": ["zero_shot", "icl_warm", "lora"],
     "repeats": 5,
@@ -37,6 +37,7 @@ def run_once(name: str, sleep_ms: float, options: argparse.Namespace, folder: Pa
         command += ["--settings", str(settings), "--plant-sleep-ms", str(sleep_ms)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
+            out.unlink(missing_ok=True)
             raise RuntimeError(f"run {name} ended with code {done.returncode}: {done.stderr[-2000:]}")
         tell(f"run {name}: done")
     return read_result(out, "latency")
@@ -44,6 +45,8 @@ def run_once(name: str, sleep_ms: float, options: argparse.Namespace, folder: Pa
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All runs and comparisons."""
+    check_out(options.out)
+    check_data(options.data, SETTINGS["tasks"])
     folder = options.out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     clean = [run_once("clean-0", 0.0, options, folder)]
@@ -83,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder with trec/")
     parser.add_argument("--out", type=Path, required=True, help="where the result goes; the runs in a folder beside it")
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--repeats", type=positive, default=10, help="comparisons of each kind (default: %(default)s)")
     parser.add_argument("--sleep-ms", type=float, default=10.0, help="of the planted slowdown (default: %(default)s)")
     options = parser.parse_args()
     result = measure(options)

@@ -3,11 +3,13 @@
 Importing this module loads neither torch nor vllm.
 """
 
+import argparse
 import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,17 @@ def read_result(path: Path, suite: str = "") -> dict[str, Any]:
     """A result that `write_json` wrote. Raises InputError for a file that is none, or another suite's."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        found = str(result["suite"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise InputError(
-            f"{path} is no result of a benchmark: {error}. Give a JSON file that `fourshot bench` wrote."
+            f"{path} cannot be read: {error.strerror}. Give a JSON file that `fourshot bench` wrote."
         ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON file: {error}. Give one that `fourshot bench` wrote.") from error
+    if not isinstance(result, dict) or not isinstance(result.get("suite"), str):
+        raise InputError(
+            f"{path} is no result of a benchmark: it names no suite. Give a file that `fourshot bench` wrote."
+        )
+    found = result["suite"]
     if suite and found != suite:
         raise InputError(f"{path} is a result of the suite {found!r}; one of {suite!r} is needed.")
     return dict(result)
@@ -66,16 +74,14 @@ class Rows:
     """Finished pieces of a long measurement, one JSON line each; a run that was killed goes on behind the last."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        """Raises InputError where the file holds pieces of another configuration."""
+        """Raises InputError where the file holds pieces of another configuration. Writes nothing yet."""
         self.path = path
         self.found: dict[str, Any] = {}
-        told = json.loads(json.dumps(settings))
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"settings": told}) + "\n", encoding="utf-8")
+        self._settings = told = json.loads(json.dumps(settings))
+        lines = list(self._whole_lines()) if path.exists() else []
+        if len(lines) < 2:  # nothing that could be lost
             return
-        lines = list(self._whole_lines())
-        before: dict[str, Any] = lines[0]["settings"] if lines else told
+        before: dict[str, Any] = lines[0]["settings"]
         if before != told:
             changed = sorted(key for key in {*before, *told} if before.get(key) != told.get(key))
             raise InputError(
@@ -93,9 +99,42 @@ class Rows:
                 return
 
     def add(self, piece: str, value: Any) -> None:
+        if not self.found:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps({"settings": self._settings}) + "\n", encoding="utf-8")
         self.found[piece] = value
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"piece": piece, "value": value}) + "\n")
+
+
+def check_out(path: Path) -> None:
+    """Before an hour is spent: raise InputError where ``path`` cannot become a file."""
+    if path.is_dir():
+        raise InputError(f"--out {path} is a folder. Name a file in it, such as {path / 'result.json'}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"nothing can be written to {path.parent}: {error.strerror}. Name another --out.") from error
+
+
+def check_data(folder: Path, tasks: Sequence[str]) -> None:
+    """Raise InputError where ``folder`` lacks the folder of a task."""
+    missing = [name for name in tasks if not (folder / name).is_dir()]
+    if missing:
+        raise InputError(
+            f"--data {folder} has no folder {', '.join(missing)}. Each task's train and test files are in a folder "
+            "that is named as the task."
+        )
+
+
+def positive(text: str) -> int:
+    """The type of an option that counts something."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed: at least 1")
+    return number
 
 
 def tell(text: str) -> None:

@@ -67,8 +67,13 @@ def test_results_of_different_suites_cannot_be_compared() -> None:
 
 
 def test_results_without_a_common_cell_cannot_be_compared() -> None:
-    with pytest.raises(InputError, match="no cell"):
+    with pytest.raises(InputError, match="cut off"):
         compare(result(1), {"suite": "latency", "cells": []})
+    other = result(2)
+    for cell in other["cells"]:
+        cell["way"] = "another"
+    with pytest.raises(InputError, match="no cell"):
+        compare(result(1), other)
 
 
 def test_the_command_ends_with_one_where_something_is_slower(tmp_path: Path, capsys: Any) -> None:

@@ -190,6 +190,13 @@ def test_bad_settings_are_refused_with_what_is_allowed(tmp_path: Path, capsys: A
     assert "repeats" in capsys.readouterr().err
     assert fourshot.main([*given, "--shape", "vicuna-70b"]) == 2
     assert "vicuna-13b" in capsys.readouterr().err
+    assert fourshot.main([*given, "--tasks", ""]) == 2
+    assert "ag_news" in capsys.readouterr().err
+    assert fourshot.main([*given, "--no-measure"]) == 2
+    assert "no cell" in capsys.readouterr().err
+    assert fourshot.main(given) == 2
+    assert "no folder sst2, trec, ag_news" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
 
 
 @pytest.mark.skipif("FOURSHOT_DATA" not in os.environ, reason="FOURSHOT_DATA names no folder of data sets")

@@ -10,7 +10,7 @@ from bench.load import Plan, Shot, choices
 from bench.machine import Machine
 from bench.model_shape import SHAPES, shape_of, write_shape
 from bench.roofline import Roof
-from bench.suite import Rows, read_result, write_json
+from bench.suite import Rows, check_data, check_out, read_result, write_json
 from engine.errors import InputError
 from engine.models import resolve_model
 
@@ -29,7 +29,7 @@ def test_rows_are_there_again_and_a_torn_last_one_is_not(tmp_path: Path) -> None
 
 
 def test_rows_of_other_settings_are_refused_by_name(tmp_path: Path) -> None:
-    Rows(tmp_path / "rows", {"repeats": 3, "k": 4})
+    Rows(tmp_path / "rows", {"repeats": 3, "k": 4}).add("one", 1)
     with pytest.raises(InputError, match="repeats"):
         Rows(tmp_path / "rows", {"repeats": 5, "k": 4})
 
@@ -39,7 +39,7 @@ def test_a_result_is_read_back_and_another_suite_refused(tmp_path: Path) -> None
     assert read_result(tmp_path / "a.json", "latency") == {"suite": "latency"}
     with pytest.raises(InputError, match="latency"):
         read_result(tmp_path / "a.json", "serving")
-    with pytest.raises(InputError, match="no result"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_result(tmp_path / "nothing.json")
 
 
@@ -96,3 +96,22 @@ def test_a_plan_in_order_sends_each_once_before_any_again() -> None:
     assert [next(chosen) for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
     once = Plan(url="http://localhost", shots=shots, weights=(1.0,) * 3, seconds=1, once=True)
     assert list(choices(once, random.Random(0))) == [0, 1, 2]
+
+
+def test_a_refused_run_writes_nothing_and_rows_without_a_piece_do_not_block(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    Rows(path, {"repeats": 3})
+    assert not path.exists()
+    path.write_text('{"settings": {"repeats": 3}}\n')  # killed before its first piece
+    Rows(path, {"repeats": 5}).add("one", 1)
+    assert Rows(path, {"repeats": 5}).found == {"one": 1}
+
+
+def test_places_that_cannot_be_used_are_said_before_an_hour_is_spent(tmp_path: Path) -> None:
+    check_out(tmp_path / "new" / "result.json")
+    with pytest.raises(InputError, match="is a folder"):
+        check_out(tmp_path)
+    with pytest.raises(InputError, match="nothing can be written"):
+        check_out(Path("/proc/nowhere/result.json"))
+    with pytest.raises(InputError, match="trec"):
+        check_data(tmp_path, ["trec"])
