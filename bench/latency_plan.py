@@ -15,13 +15,13 @@ SATURATED = 0  # the concurrency of a cell whose requests are all there at once
 DEFAULT_WAYS = tuple(WAYS)
 REQUESTS = {1: 12, 4: 24, 16: 32, 64: 64, SATURATED: 96}
 SLOW_REQUESTS = {
-    "icl_off": {1: 6, 4: 8, 16: 24, 64: 64, SATURATED: 32},
-    "icl_cold": {1: 6, SATURATED: 24},
-    "transformers_icl": {1: 3},
+    "icl_off": {1: 6, 4: 8, 16: 16, 64: 64, SATURATED: 24},
+    "icl_cold": {1: 6, SATURATED: 16},
+    "transformers_icl": {1: 2},
     "transformers_lora": {1: 4},
     "floor": {1: 24, SATURATED: 96},
 }
-HTTP_SECONDS = {1: 1.5, 16: 2.5}
+HTTP_SECONDS = {1: 1.5, 16: 2.0}
 
 
 class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,7 +42,7 @@ class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     http_seconds: dict[int, float] = msgspec.field(default_factory=HTTP_SECONDS.copy)  # concurrency -> closed loop
     open_tasks: tuple[str, ...] = ("sst2",)
     open_shares: tuple[float, ...] = (0.5, 0.8)  # of what the way answered at the highest concurrency
-    open_seconds: float = 4.0
+    open_seconds: float = 3.0
     slo_ms: float = 250.0  # goodput counts what was answered within it
     compile: bool = False  # torch.compile of engines without adapters, on the CPU: with adapters vLLM has none there
     max_model_len: int = 2048
