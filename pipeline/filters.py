@@ -93,12 +93,23 @@ class TextFilter:
 
     def check(self, candidate: Candidate) -> Reason | None:
         """Why the candidate is rejected, or None: it passes, and later ones are compared with it too."""
-        if reason := self._form(candidate) or self._copies(candidate.text):
-            return reason
-        if self._near_passed.find_or_add(candidate.text):
-            return "near_duplicate"
-        self._passed.add(comparable(candidate.text))
-        return None
+        reason = self.alone(candidate) or self.beside_others(candidate.text)
+        if reason is None:
+            self.remember(candidate.text)
+        return reason
+
+    def alone(self, candidate: Candidate) -> Reason | None:
+        """What speaks against the candidate whatever other texts there are: its form, or that it copies a shot."""
+        return self._form(candidate) or self._copies_shot(candidate.text)
+
+    def beside_others(self, text: str) -> Reason | None:
+        """Whether the text repeats one of the test split, or one that was remembered."""
+        plain = comparable(text)
+        if plain in self._test or (self._test and self._near_test.find(text)):
+            return "in_test_set"
+        if plain in self._passed:
+            return "exact_duplicate"
+        return "near_duplicate" if self._near_passed.find(text) else None
 
     def remember(self, text: str) -> None:
         """Take a text as passed without checking it."""
@@ -129,13 +140,11 @@ class TextFilter:
         # A text shorter than the instruction is looked for in it: a model often repeats only its beginning.
         return fuzz.partial_ratio(self._instruction, text, score_cutoff=90) > 0
 
-    def _copies(self, text: str) -> Reason | None:
+    def _copies_shot(self, text: str) -> Reason | None:
         plain = comparable(text)
         if any(_embeds(plain, shot) or similar(plain, shot, self.settings.near_shot) for shot in self._shots):
             return "copies_shot"
-        if plain in self._test or (self._test and self._near_test.find(text)):
-            return "in_test_set"
-        return "exact_duplicate" if plain in self._passed else None
+        return None
 
 
 def _embeds(one: str, other: str) -> bool:
