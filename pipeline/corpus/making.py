@@ -4,9 +4,13 @@ Units go out task by task, for their prompts have a beginning in common that eng
 soon as the ones before leave a worker room, so nobody waits for the last unit of a task.
 """
 
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from engine.errors import FourshotError
 from engine.models import ResolvedModel
@@ -54,15 +58,21 @@ class Making:
         self.failed: dict[str, FourshotError] = {}
 
     def run(self, workers: Workers) -> None:
-        """Until every task is finished. Whatever ends it, what was judged is on disk afterwards."""
-        try:
-            while self._hand_out(workers):
-                for result in workers.wait(WAIT_S):
-                    self._take(result)
-                self._write_due()
-        finally:
-            for name in list(self._open):
-                self._write(name)
+        """Until every task is finished. Whatever ends it, what was judged is on disk afterwards.
+
+        Ctrl-C is heard between two results, so that no shard is cut short; a second one ends everything at once.
+        """
+        with _interrupts() as was_interrupted:
+            try:
+                while self._hand_out(workers):
+                    for result in workers.wait(WAIT_S):
+                        self._take(result)
+                    self._write_due()
+                    if was_interrupted():
+                        raise KeyboardInterrupt
+            finally:
+                for name in self._open:
+                    self._write(name)
 
     def _hand_out(self, workers: Workers) -> bool:
         """Give workers what they have room for. False where nothing is left to do."""
@@ -138,3 +148,24 @@ class Making:
         self._folder.add_shard(name, task.num_shards, task.entries, self._settings.format)
         task.entries, task.rows = [], 0
         task.num_shards += 1
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether Ctrl-C was pressed; a second time it raises KeyboardInterrupt."""
+    pressed: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
+        yield lambda: False
+        return
+
+    def press(number: int, _: FrameType | None) -> None:
+        pressed.append(number)
+        if len(pressed) > 1:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
