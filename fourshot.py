@@ -431,7 +431,9 @@ def _corpus(options: argparse.Namespace, terminal: "Terminal") -> int:
             data=options.data,
             model=options.model,
             settings=settings_of(options),
-            corpus=CorpusSettings(format=options.format, licence=options.licence, adapters=options.adapters),
+            corpus=CorpusSettings(
+                format=options.format, licence=options.licence, adapters=options.adapters, ray=options.ray
+            ),
             on_event=on_event,
         )
     terminal.result("result", summary)

@@ -5,6 +5,7 @@ same whatever shares their batch. It re-labels by a word that the text carries, 
 """
 
 import re
+import time
 import zlib
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
@@ -25,8 +26,9 @@ _ASKED = re.compile(r"Label: ([^\n]*)\n\nText:$")
 class StandIn:
     """Instead of a base model."""
 
-    def __init__(self, settings: EngineSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: EngineSettings, pause_s: float = 0.0) -> None:
+        """``pause_s``: per text."""
+        self.settings, self._pause_s = settings, pause_s
         self._requests = self._prompt_tokens = self._output_tokens = 0
 
     def sample(
@@ -37,6 +39,8 @@ class StandIn:
             word = asked[1] if asked else ""
             for j in range(sampling.n):
                 self._count(prompt, NUM_WORDS)
+                if self._pause_s:
+                    time.sleep(self._pause_s)
                 yield Completion(
                     prompt_index=i,
                     sample_index=j,
@@ -83,6 +87,11 @@ class StandIn:
 def open_stand_in(settings: EngineSettings) -> StandIn:
     """In place of `engine.opening.open_engine`."""
     return StandIn(settings)
+
+
+def open_slow_stand_in(settings: EngineSettings) -> StandIn:
+    """One that takes 2 ms for a text: long enough to be killed in the middle."""
+    return StandIn(settings, pause_s=0.002)
 
 
 def _text(seed: int, word: str) -> str:

@@ -16,6 +16,7 @@ from pipeline.options import add_options
 
 DEMO_TASK = "support_tickets"
 RAY_HELP = "train over Ray: 'local', 'auto' or a cluster's address; without it one adapter after another, without Ray"
+CORPUS_RAY_HELP = "an engine on each device of a Ray cluster: 'local', 'auto' or a cluster's address"
 MERGE_HELP = "write base and adapter as one checkpoint too, for servers that know no LoRA"
 TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
 GPUS_HELP = "GPUs that share each training; without GPUs, processes that share the cores (default: %(default)s)"
@@ -111,6 +112,7 @@ def _add_corpus(commands: Any) -> None:
     added.add_argument("--out", metavar="FOLDER", required=True, help="of the data set; one in use is continued")
     added.add_argument("--format", choices=["jsonl", "parquet"], default="jsonl", help="of its files (default: jsonl)")
     added.add_argument("--adapters", metavar="FOLDER", default="", help="trained ones, for --annotator adapters")
+    added.add_argument("--ray", metavar="WHERE", default="", help=CORPUS_RAY_HELP)
     added.add_argument("--licence", default="unknown", help="for the data card (default: unknown)")
     unused = ["--loss", "--test-limit"]  # nothing is trained or measured
     add_options(added, without=unused, preset="corpus")

@@ -81,7 +81,7 @@ class Making:
             if unit is None:
                 break
             workers.give(unit, self._briefs[unit.task])
-        return bool(self._open)
+        return bool(self._open or self._unopened)
 
     def _next_unit(self) -> Unit | None:
         for task in self._open.values():

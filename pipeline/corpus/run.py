@@ -138,7 +138,12 @@ def _workers(
         max_lora_rank=slot_rank(max(map(rank_of, adapters.values()), default=8)),
         compile=rows >= COMPILE_FROM_ROWS,
     )
-    return LocalWorker(Opening(engine=engine, opener=corpus.opener), root / "log.txt")
+    opening = Opening(engine=engine, opener=corpus.opener)
+    if corpus.ray:
+        from pipeline.corpus.ray_workers import RayWorkers
+
+        return RayWorkers(opening, corpus.ray)
+    return LocalWorker(opening, root / "log.txt")
 
 
 def _summary(
