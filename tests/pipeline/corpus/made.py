@@ -10,14 +10,15 @@ import msgspec
 import numpy as np
 
 from bench.stand_in import StandIn
-from engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
+from engine.core import Completion, Engine, EngineSettings, PerPromptAdapter, Sampling
 from engine.errors import InputError
+from pipeline.corpus.drawing import Drawer
 from pipeline.corpus.folder import CorpusFolder
 from pipeline.corpus.rows import Row, read_rows
 from pipeline.corpus.run import make_corpus
 from pipeline.corpus.settings import CorpusSettings
 from pipeline.corpus.summary import CorpusSummary
-from pipeline.corpus.units import TaskBrief
+from pipeline.corpus.units import TaskBrief, Unit, UnitResult
 from pipeline.nouns import Task
 from pipeline.settings import PRESETS, RunSettings
 from pipeline.shots import take_shots
@@ -99,6 +100,34 @@ def open_dead(engine: EngineSettings) -> StandIn:
 
 def open_slow(engine: EngineSettings) -> StandIn:
     return StandIn(engine, pause_s=0.005)
+
+
+class InThisProcess:
+    """In place of a `LocalWorker`: an engine that is open already."""
+
+    starts = 1
+
+    def __init__(self, engine: Engine) -> None:
+        self._drawer = Drawer(engine)
+        self._known: set[str] = set()
+        self._done: list[UnitResult] = []
+
+    def has_room(self) -> bool:
+        return not self._done
+
+    def give(self, unit: Unit, brief: TaskBrief) -> None:
+        if unit.task not in self._known:
+            self._known.add(unit.task)
+            self._drawer.introduce(brief)
+        assert self._drawer.begin(unit) is None
+        self._done.append(self._drawer.finish(lambda: None))
+
+    def wait(self, timeout_s: float) -> list[UnitResult]:
+        done, self._done = self._done, []
+        return done
+
+    def close(self) -> None:
+        pass
 
 
 def wait_for(condition: Callable[[], bool], what: str, patience_s: float = 30.0) -> None:

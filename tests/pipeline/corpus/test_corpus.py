@@ -1,24 +1,24 @@
 """A corpus from end to end with a stand-in engine: what lies in the folder, and that nothing ends it but its end."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 
 import fourshot
 from bench import corpus_kills
+from engine.core import Engine
 from engine.errors import FourshotError, InputError, RunFolderError, ShortRunError
 from pipeline.corpus.folder import CorpusFolder
 from pipeline.corpus.rows import Row
 from pipeline.events import Event
 from pipeline.settings import AnnotateSettings
-from tests.pipeline.corpus.made import TASK, make, named, rows_of, settings, wait_for
+from tests.pipeline.corpus.made import TASK, InThisProcess, make, named, rows_of, settings, wait_for
 
 HERE = "tests.pipeline.corpus.made"
 
@@ -84,14 +84,9 @@ def test_another_task_may_join_later_and_another_setting_may_not(tmp_path: Path)
     assert make(tmp_path / "corpus", named("two")).rows == 120
     with pytest.raises(RunFolderError, match="per_class"):
         make(tmp_path / "corpus", named("one"), settings(per_class=13))
-    stranger = TASK.label_names[0]
-    changed = {"one": named("one")["one"].__class__(**{**_fields(named("one")["one"]), "instruction": stranger})}
+    changed = {"one": msgspec.structs.replace(named("one")["one"], instruction="Sort these.")}
     with pytest.raises(RunFolderError, match="instruction"):
         make(tmp_path / "corpus", changed)
-
-
-def _fields(task: Any) -> dict[str, Any]:
-    return {name: getattr(task, name) for name in task.__struct_fields__}
 
 
 def test_what_a_kill_left_half_done_is_cut_away_and_done_again(whole: tuple[Path, list[Event]], tmp_path: Path) -> None:
@@ -195,14 +190,17 @@ def test_killed_again_and_again_it_ends_as_one_left_alone(tmp_path: Path) -> Non
     assert killed.kills["driver"] and killed.kills["engine"]
 
 
-def test_the_command_makes_a_corpus_of_a_real_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """One class's few texts are enough to see that all parts meet; the number of draws bounds the time."""
+def test_the_command_makes_a_corpus_of_a_real_model(
+    vllm_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One command from end to end; the engine is the one that all tests share, in this process."""
+    monkeypatch.setattr("pipeline.corpus.run.LocalWorker", lambda opening, log: InThisProcess(vllm_engine))
     words = ["corpus", "--tasks", "support_tickets", "--per-class", "2", "--out", str(tmp_path / "c"), "--allow-short"]
     brief = ["--json", "--set", "generate.max_candidates=8", "--set", "generate.max_tokens=24"]
     assert fourshot.main([*words, *brief]) == 0
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    summary = lines[-1]
-    assert summary["type"] == "result" and summary["rows"] == len(rows_of(tmp_path / "c")) > 0
+    summary = json.loads(capfd.readouterr().out.splitlines()[-1])
+    rows = rows_of(tmp_path / "c")
+    assert summary["type"] == "result" and summary["rows"] == len(rows) > 0
     assert summary["rates"]["prompt_tokens"] > 1_000 and summary["rates"]["engine_starts"] == 1
-    assert {row.model for row in rows_of(tmp_path / "c")} == {"SmolLM2-135M-Instruct"}
-    assert os.path.exists(tmp_path / "c" / "README.md")
+    assert {row.model for row in rows} == {"SmolLM2-135M-Instruct"}
+    assert (tmp_path / "c" / "README.md").exists()
