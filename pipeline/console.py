@@ -300,8 +300,9 @@ class Lines:
 
 
 def figures(event: Event) -> str:
-    """The figures of an event as ``loss 0.31, kept 120``."""
-    return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in event.figures.items())
+    """The figures of an event as ``loss 0.31, kept 120``, and its detail."""
+    told = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in event.figures.items())
+    return "; ".join(part for part in (told, event.detail) if part)
 
 
 def span(seconds: float) -> str:

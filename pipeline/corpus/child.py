@@ -43,17 +43,17 @@ def main() -> int:
         out.write(encode(said) + b"\n")
 
     opening = msgspec.json.decode(sys.stdin.buffer.readline(), type=Opening)
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     try:
         engine = open_with(opening)
-    except FourshotError as error:
+        tell(Ready())
+        from pipeline.corpus.drawing import work
+
+        threading.Thread(target=_receive, args=(inbox,), daemon=True).start()
+        work(engine, inbox, tell)
+    except FourshotError as error:  # an adapter that cannot be loaded, say: another start would not help
         tell(Failure(kind=type(error).__name__, message=str(error)))
         return error.exit_code
-    tell(Ready())
-    from pipeline.corpus.drawing import work
-
-    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(inbox,), daemon=True).start()
-    work(engine, inbox, tell)
     return 0
 
 

@@ -14,7 +14,10 @@ from pipeline.corpus.units import Unit
 from pipeline.rounds import ROUNDS_BEFORE_STALL
 from pipeline.settings import GenerateSettings
 
-UNITS_AHEAD = 16  # at least, per task: enough for an engine to be busy with one task alone
+# Units of a task that are given before the first is finished: enough for an engine to be busy with one task alone, and
+# in a large task for several. What is drawn in vain at the end is bounded by the forecast, not by this.
+UNITS_AHEAD = 16
+SHARE_AHEAD = 16  # one of so many of the units that it needs at least
 FEWEST_DRAWS = 8  # of a unit, where a class lacks less
 RECENT_UNITS = 10  # a class's acceptance is that of its last units: it falls as a corpus grows
 
@@ -64,7 +67,8 @@ class Plan:
     def __init__(self, task: str, labels: Sequence[str], settings: GenerateSettings) -> None:
         self._task, self._settings = task, settings
         self.classes = {label: ClassCount() for label in labels}
-        self.ahead = max(UNITS_AHEAD, 2 * len(self.classes))
+        units = settings.per_class * len(self.classes) // settings.draws_per_round
+        self.ahead = max(UNITS_AHEAD, 2 * len(self.classes), units // SHARE_AHEAD)
         self.finished = 0  # units
         self._given = 0  # units
 

@@ -48,7 +48,8 @@ class Progress:
         self._on_event(
             Event(
                 stage="corpus",
-                message=f"{task}: {_classes(plan)}",
+                message=task,
+                detail=_classes(plan),
                 done=self._rows,
                 total=max(self._wanted, self._rows),
                 unit="rows",
@@ -81,9 +82,9 @@ def _classes(plan: Plan) -> str:
     said = []
     for label in slowest[:SHOWN_CLASSES]:
         count = plan.classes[label]
-        said.append(f"{label} {count.kept}+{count.drawn - count.passed}-")
+        said.append(f"{label} {count.kept} kept {count.drawn - count.passed} not")
     if len(slowest) > SHOWN_CLASSES:
-        said.append(f"{len(slowest) - SHOWN_CLASSES} more")
+        said.append(f"{len(slowest) - SHOWN_CLASSES} more classes")
     count = plan.classes[slowest[0]]
     if count.kept < wanted and count.drawn:
         said.append(f"{slowest[0]} needs about {round(missing[slowest[0]])} draws at {count.acceptance:.0%}")

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipeline.corpus.plan import FEWEST_DRAWS, UNITS_AHEAD, Plan, UnitRecord
+from pipeline.corpus.plan import FEWEST_DRAWS, SHARE_AHEAD, UNITS_AHEAD, Plan, UnitRecord
 from pipeline.corpus.units import Unit
 from pipeline.settings import GenerateSettings
 
@@ -50,9 +50,10 @@ def test_every_class_gets_what_was_wanted_and_few_draws_too_many(rate: float) ->
 
 
 def test_the_first_units_are_one_for_each_class_and_more_are_given_than_are_finished() -> None:
-    first = plan(per_class=10_000).next_units()
-    assert [unit.label for unit in first[:3]] == list(LABELS)
-    assert len(first) == UNITS_AHEAD and {unit.draws for unit in first} == {64}
+    for per_class, ahead in ((1_000, UNITS_AHEAD), (100_000, 300_000 // 64 // SHARE_AHEAD)):
+        first = plan(per_class=per_class).next_units()
+        assert [unit.label for unit in first[:3]] == list(LABELS)
+        assert len(first) == ahead and {unit.draws for unit in first} == {64}
 
 
 def test_a_class_that_lacks_little_is_drawn_for_a_little() -> None:
@@ -98,7 +99,7 @@ def test_a_class_whose_texts_begin_to_repeat_themselves_stalls_by_its_last_units
         made.finish(record(unit, unit.draws if made.classes[unit.label].drawn < 2_000 else 0))
         waiting += made.next_units()
     assert all(made.has_stalled(label) for label in LABELS)
-    assert all(2_000 < made.classes[label].drawn < 2_000 + 64 * (10 + UNITS_AHEAD) for label in LABELS)
+    assert all(2_000 < made.classes[label].drawn < 2_000 + 64 * (10 + made.ahead) for label in LABELS)
 
 
 def test_no_more_is_drawn_than_is_allowed() -> None:
