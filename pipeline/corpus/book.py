@@ -20,8 +20,6 @@ from pipeline.corpus.units import RowFault, TaskBrief, Unit, UnitResult
 from pipeline.filters import TextFilter
 from pipeline.nouns import Candidate, Verdict
 
-__all__ = ["Book", "Entry"]
-
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What a unit adds to a corpus."""

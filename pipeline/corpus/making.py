@@ -19,7 +19,7 @@ from pipeline.corpus.folder import CorpusFolder, ShardRecord
 from pipeline.corpus.plan import Plan
 from pipeline.corpus.progress import Progress
 from pipeline.corpus.settings import CorpusSettings
-from pipeline.corpus.sources import test_texts
+from pipeline.corpus.sources import texts_kept_out
 from pipeline.corpus.units import TaskBrief, Unit, UnitResult
 from pipeline.corpus.workers import Workers
 
@@ -103,7 +103,7 @@ class Making:
         book = Book(
             self._briefs[name],
             self._model,
-            test_texts=test_texts(self._briefs[name].task),
+            test_texts=texts_kept_out(self._briefs[name].task),
             records=[record for shard in shards for record in shard.units],
             kept_texts=self._folder.texts(shards),
             calibration=self._folder.calibration(name) if shards else None,

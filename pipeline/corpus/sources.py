@@ -15,7 +15,7 @@ from pipeline.tables import drop_overlap, find_split_file, load_split
 CARDS = (CARD_FILE, f"*/{CARD_FILE}", f"*/*/{CARD_FILE}")
 
 
-def test_texts(task: Task) -> list[str]:
+def texts_kept_out(task: Task) -> list[str]:
     """Texts of the test split; none where the task's folder has no such file."""
     if task.data.folder and find_split_file(Path(task.data.folder), task.data.test_split) is None:
         return []
@@ -26,7 +26,7 @@ def first_shots(task: Task, settings: RunSettings) -> list[Example]:
     """The shots that the user chose, else drawn from the train split, never a text of the test split."""
     train = None
     if load_chosen_shots(task) is None:
-        train = drop_overlap(load_split(task, "train"), test_texts(task)).examples
+        train = drop_overlap(load_split(task, "train"), texts_kept_out(task)).examples
     return take_shots(task, settings.k, settings.seed, settings.allow_fewer_shots, train)
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from engine.core import Adapter, Completion, Engine, Sampling
+from engine.core import Adapter, Completion, Engine, EngineSettings, Sampling
 from engine.errors import AdapterError, FourshotError, InputError
+from engine.vllm_start import engine_arguments
 from tests.engine.prompts import IN_CONTEXT, LABELS, ZERO_SHOT
 
 PROMPT = "Here are some movie reviews.\nText: a joy from start to end\nText:"
@@ -108,3 +109,22 @@ def test_stats_count_what_was_done(vllm_engine: Engine) -> None:
     assert after.prompt_tokens - before.prompt_tokens == 2 * sum(vllm_engine.count_tokens(ZERO_SHOT[:2]))
     assert 4 <= after.output_tokens - before.output_tokens <= 12
     assert after.busy_s > before.busy_s
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_only_an_engine_that_is_to_lets_scores_go_before_waiting_samples(on_cpu: bool) -> None:
+    in_order, scores_first = (
+        engine_arguments(EngineSettings(model="", scores_first=first), on_cpu) for first in (False, True)
+    )
+    assert scores_first == {**in_order, "scheduling_policy": "priority"}
+    assert "scheduling_policy" not in in_order
+
+
+def test_a_sample_runs_from_when_it_is_asked_for(vllm_engine: Engine) -> None:
+    """Whoever steps the engine: here it is `score`."""
+    before = vllm_engine.stats()
+    running = vllm_engine.sample([PROMPT] * 4, Sampling(max_tokens=1, seed=2))
+    vllm_engine.score(ZERO_SHOT, LABELS)
+    assert vllm_engine.stats().requests - before.requests == 4 + len(ZERO_SHOT)
+    assert len(list(running)) == 4
+    assert vllm_engine.stats().requests - before.requests == 4 + len(ZERO_SHOT)

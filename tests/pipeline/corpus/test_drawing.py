@@ -1,5 +1,6 @@
 """A worker's side: a unit asks the same whenever it is done, and a text that cannot be read takes no other with it."""
 
+import math
 import queue
 from collections import Counter
 
@@ -7,7 +8,8 @@ import msgspec
 import pytest
 
 from bench.stand_in import StandIn
-from engine.core import Engine, EngineSettings
+from engine.core import Adapter, Engine, EngineSettings
+from pipeline.annotate import Reader
 from pipeline.corpus.drawing import Drawer, work
 from pipeline.corpus.units import TaskBrief, Unit, UnitResult
 from pipeline.settings import AnnotateSettings
@@ -96,3 +98,12 @@ def test_a_real_engine_has_the_requests_of_a_unit_before_its_texts_are_asked_for
 def test_of_two_tries_one_is_taken(keep: int) -> None:
     (result,) = done(stand_in(), BUG, made=brief(TASK, settings(keep_likelier_of=keep)))
     assert len(result.draws) == 8 and result.stats.output_tokens == 12 * 8 * keep + 8
+
+
+def test_adapters_read_what_the_base_has_drawn(vllm_engine: Engine, adapters: tuple[Adapter, Adapter]) -> None:
+    wanted = msgspec.structs.replace(settings(max_tokens=20), annotate=AnnotateSettings())
+    readers = tuple(Reader(adapter=adapter) for adapter in adapters)
+    made = msgspec.structs.replace(brief(TASK, wanted), readers=readers)
+    first, _ = done(vllm_engine, LOGIN, BUG, made=made)
+    read = [draw for draw in first.draws if draw.reason is None]
+    assert read and all(sum(map(math.exp, draw.scores)) == pytest.approx(1, abs=1e-3) for draw in read)
