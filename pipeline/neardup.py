@@ -95,7 +95,9 @@ class NearDuplicates:
             if not np.count_nonzero(at):
                 break
             places = at * _BANDS + self._columns
-            shared.update(at[self._bands.take(places) == bands].tolist())
+            same = self._bands.take(places) == bands
+            if np.count_nonzero(same):
+                shared.update(at[same].tolist())
             at = self._before.take(places)
         del shared[0]
         return sorted(shared, key=lambda key: (-shared[key], key))[:_MOST_COMPARED]
