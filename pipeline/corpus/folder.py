@@ -8,6 +8,7 @@ errors.jsonl         draws that came to nothing, with the reason
 tasks/<task>/        the task, its shots, and the annotator's calibration
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from pipeline.settings import RunSettings
 JOURNAL_FILE = "journal.jsonl"
 ERRORS_FILE = "errors.jsonl"
 SCHEMA = 1
+_OURS = re.compile(r"\.?\d{6}\.(?:jsonl|parquet)")  # names of shards, and of those that were being written
 
 
 class CorpusManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +111,7 @@ class CorpusFolder:
         self.files.keep_lines(JOURNAL_FILE, len(shards))
         self.files.keep_lines(ERRORS_FILE, sum(shard.faults for shard in shards))
         known = {shard.file for shard in shards if shard.file}
-        there = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if file.is_file()}
+        there = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if _OURS.match(file.name)}
         if missing := sorted(known - there):
             raise RunFolderError(
                 f"{self.path} lacks {len(missing)} of its {len(known)} shards ({', '.join(missing[:3])}). Put them "

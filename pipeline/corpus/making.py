@@ -58,7 +58,7 @@ class Making:
         self.failed: dict[str, FourshotError] = {}
 
     def run(self, workers: Workers) -> None:
-        """Until every task is finished. Whatever ends it, what was judged is on disk afterwards.
+        """Until every task is finished. What was judged is on disk afterwards, unless the disk refused it.
 
         Ctrl-C is heard between two results, so that no shard is cut short; a second one ends everything at once.
         """
@@ -67,12 +67,14 @@ class Making:
                 while self._hand_out(workers):
                     for result in workers.wait(WAIT_S):
                         self._take(result)
+                        self._write_due()
                     self._write_due()
                     if was_interrupted():
                         raise KeyboardInterrupt
-            finally:
+            except (FourshotError, KeyboardInterrupt):  # not OSError: what could not be written must not be tried again
                 for name in self._open:
                     self._write(name)
+                raise
 
     def _hand_out(self, workers: Workers) -> bool:
         """Give workers what they have room for. False where nothing is left to do."""

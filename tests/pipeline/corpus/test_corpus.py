@@ -1,11 +1,14 @@
 """A corpus from end to end with a stand-in engine: what lies in the folder, and that nothing ends it but its end."""
 
+import errno
 import json
 import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +20,7 @@ from engine.errors import FourshotError, InputError, RunFolderError, ShortRunErr
 from pipeline.corpus.folder import CorpusFolder
 from pipeline.corpus.rows import Row
 from pipeline.events import Event
+from pipeline.runfolder import RunFolder
 from pipeline.settings import AnnotateSettings
 from tests.pipeline.corpus.made import TASK, InThisProcess, make, named, rows_of, settings, wait_for
 
@@ -95,12 +99,38 @@ def test_what_a_kill_left_half_done_is_cut_away_and_done_again(whole: tuple[Path
     make(folder, named("one", "two"), rows_per_shard=15, shard_s=0)
     journal = (folder / "journal.jsonl").read_bytes()
     lines = journal.splitlines(keepends=True)
-    assert len(lines) > 4
+    assert len(lines) > 3
     (folder / "journal.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:30])
     (folder / "data" / "one" / ".000009.jsonl.77").write_text("half a shard")
     make(folder, named("one", "two"))
     assert rows_of(folder) == rows_of(whole[0])
     assert not [file for file in folder.glob("data/*/*") if file.name.startswith(".")]
+
+
+def test_a_disk_that_is_full_costs_the_shard_at_hand(
+    whole: tuple[Path, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, append = 3, RunFolder.append
+
+    def fill_up(folder: RunFolder, name: str, values: Iterable[Any]) -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            append(folder, name, values)
+            return
+        with (folder.path / name).open("ab") as file:
+            file.write(msgspec.json.encode(values)[:40])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "append", fill_up)
+    with pytest.raises(OSError, match="No space"):
+        make(tmp_path, named("one", "two"), rows_per_shard=15, shard_s=0)
+    monkeypatch.undo()
+    (tmp_path / "data" / "one" / "notes.txt").write_text("not ours")
+    assert 0 < len(rows_of(tmp_path)) < 120
+    make(tmp_path, named("one", "two"))
+    assert rows_of(tmp_path) == rows_of(whole[0])
+    assert (tmp_path / "data" / "one" / "notes.txt").exists()
 
 
 def test_a_shard_that_is_gone_is_not_passed_over(tmp_path: Path) -> None:
