@@ -32,7 +32,8 @@ class LocalWorker:
         self._held: list[Unit] = []  # given to us, for a child that has nothing else to do
         self._briefs: dict[str, TaskBrief] = {}
         self._is_open = False  # the engine of this child
-        self._deaths = 0  # since an engine was opened, or a unit came back
+        self._dead_starts = 0  # in a row, before the engine was open
+        self._deaths = 0  # of open engines, since a unit came back
         self._given_up = 0  # units, since one came back
         self.starts = 0
         self._start()
@@ -73,8 +74,7 @@ class LocalWorker:
         if isinstance(said, Failure):
             raise error_of(said)
         if isinstance(said, Ready):
-            self._is_open = True
-            self._deaths = self._deaths if self._given else 0
+            self._is_open, self._dead_starts = True, 0
             return []
         if said is None:
             return self._replace()
@@ -87,22 +87,22 @@ class LocalWorker:
     def _replace(self) -> list[UnitResult]:
         """Start another child and give it what the dead one had: all, and after a second death one after another."""
         self._child.wait()
-        self._deaths += 1
+        self._deaths += self._is_open
+        self._dead_starts += not self._is_open
         given_up: list[UnitResult] = []
-        if self._deaths >= MOST_DEATHS:
-            if not self._is_open or self._given_up >= MOST_DEATHS:
-                raise FourshotError(
-                    f"The engine's process has died {self.starts} times, and lately did nothing in between. Finished "
-                    f"shards are kept; run the same command again to go on. The end of its log ({self._log}):\n"
-                    f"{log_tail(self._log)}"
-                )
-            if len(self._given) == 1:
-                (unit,) = self._given.values()
-                self._given.clear()
-                message = f"the engine died {MOST_DEATHS} times in a row, at last with nothing else to do; see log.txt"
-                given_up.append(all_faulty(unit, "engine", message))
-                self._given_up += 1
-                self._deaths = 0
+        if self._deaths >= MOST_DEATHS and len(self._given) == 1:
+            (unit,) = self._given.values()
+            self._given.clear()
+            message = f"the engine died {MOST_DEATHS} times in a row, at last with nothing else to do; see log.txt"
+            given_up.append(all_faulty(unit, "engine", message))
+            self._given_up += 1
+            self._deaths = 0
+        if self._dead_starts >= MOST_DEATHS or self._given_up >= MOST_DEATHS:
+            raise FourshotError(
+                f"The engine's process has died {self.starts} times, and lately did nothing in between. Finished "
+                f"shards are kept; run the same command again to go on. The end of its log ({self._log}):\n"
+                f"{log_tail(self._log)}"
+            )
         again = [*self._given.values(), *self._held]
         self._given, self._held = {}, []
         self._start()
