@@ -10,7 +10,7 @@ from pipeline.corpus.units import UnitResult
 from pipeline.events import Event, OnEvent
 
 TELL_EVERY_S = 0.5
-SHOWN_CLASSES = 6
+SHOWN_CLASSES = 2  # a line has room for no more
 
 
 class Progress:
@@ -82,10 +82,10 @@ def _classes(plan: Plan) -> str:
     said = []
     for label in slowest[:SHOWN_CLASSES]:
         count = plan.classes[label]
-        said.append(f"{label} {count.kept} kept {count.drawn - count.passed} not")
+        said.append(f"{label} {count.kept} kept of {count.drawn} drawn")
     if len(slowest) > SHOWN_CLASSES:
-        said.append(f"{len(slowest) - SHOWN_CLASSES} more classes")
+        said.append(f"{len(slowest) - SHOWN_CLASSES} more")
     count = plan.classes[slowest[0]]
     if count.kept < wanted and count.drawn:
-        said.append(f"{slowest[0]} needs about {round(missing[slowest[0]])} draws at {count.acceptance:.0%}")
+        said.append(f"{slowest[0]} needs about {round(missing[slowest[0]])} more at {count.acceptance:.0%}")
     return ", ".join(said)

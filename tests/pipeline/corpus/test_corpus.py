@@ -47,7 +47,7 @@ def test_progress_is_rows_of_rows_and_ends_at_all_of_them(whole: tuple[Path, lis
     counted = [event for event in whole[1] if event.unit == "rows"]
     assert (counted[-1].done, counted[-1].total) == (120, 120)
     assert {event.message for event in counted} <= {"one", "two"}
-    assert "bug 12 kept" in counted[-1].detail and "tokens_per_s" in counted[-1].figures
+    assert "billing 12 kept of " in counted[-1].detail and "tokens_per_s" in counted[-1].figures
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
