@@ -67,7 +67,6 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     kv_cache_bytes: int = 1 << 30  # used on the CPU; on a GPU vLLM takes its share of the card
     max_num_seqs: int = 128
     seed: int = 0
-    scores_first: bool = False  # requests of `score` go before waiting ones of `sample`; else all in their order
     lora_plugin: bool = True  # mend vLLM's CPU LoRA kernels (engine/vllm_plugin.py)
     compile: bool = True  # torch.compile on the CPU, without LoRA: starts a minute later, samples twice as fast
     load_format: str = "auto"  # "dummy": real shapes, random weights, for latency without a download

@@ -79,7 +79,7 @@ class VllmEngine:
                         logprobs=0,  # of the sampled token only: what cumulative_logprob is made from
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     )
-                    pending[self._add(ids, params, loras[i], done, priority=1)] = (i, j)
+                    pending[self._add(ids, params, loras[i], done)] = (i, j)
             self._busy_s += time.perf_counter() - started
             yield
             while pending:
@@ -118,8 +118,7 @@ class VllmEngine:
         try:
             for i, prompt in enumerate(ids):
                 for question, params in asked:
-                    ids_asked = [*prompt, *question.prefix]
-                    pending[self._add(ids_asked, params, loras[i], done, priority=0)] = (i, question)
+                    pending[self._add([*prompt, *question.prefix], params, loras[i], done)] = (i, question)
             self._busy_s += time.perf_counter() - started
             while pending:
                 while not done:
@@ -176,17 +175,11 @@ class VllmEngine:
         stop(held)
 
     def _add(
-        self,
-        ids: list[int],
-        params: "SamplingParams",
-        lora: "LoRARequest | None",
-        done: "deque[RequestOutput]",
-        priority: int,
+        self, ids: list[int], params: "SamplingParams", lora: "LoRARequest | None", done: "deque[RequestOutput]"
     ) -> str:
-        """Queue one request; its output will be appended to ``done``. ``priority`` counts under ``scores_first``."""
+        """Queue one request; its output will be appended to ``done``."""
         request_id = str(next(self._request_ids))
-        prompt = {"type": "token", "prompt_token_ids": ids}
-        self._llm.add_request(request_id, prompt, params, lora_request=lora, priority=priority)
+        self._llm.add_request(request_id, {"type": "token", "prompt_token_ids": ids}, params, lora_request=lora)
         self._waiting[request_id] = done
         return request_id
 

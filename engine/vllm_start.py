@@ -79,8 +79,6 @@ def engine_arguments(settings: EngineSettings, on_cpu: bool) -> dict[str, Any]:
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
-    if settings.scores_first:
-        arguments["scheduling_policy"] = "priority"
     if on_cpu:
         arguments |= {"block_size": BLOCK_TOKENS, "kv_cache_memory_bytes": settings.kv_cache_bytes}
         if not settings.compile:

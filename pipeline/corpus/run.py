@@ -137,7 +137,6 @@ def _workers(
         max_loras=min(len(adapters), MOST_LORAS),
         max_lora_rank=slot_rank(max(map(rank_of, adapters.values()), default=8)),
         compile=rows >= COMPILE_FROM_ROWS,
-        scores_first=True,  # so that reading a unit waits for free places, not for all that is queued to be drawn
     )
     opening = Opening(engine=engine, opener=corpus.opener)
     if corpus.ray:

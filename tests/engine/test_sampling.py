@@ -2,9 +2,8 @@
 
 import pytest
 
-from engine.core import Adapter, Completion, Engine, EngineSettings, Sampling
+from engine.core import Adapter, Completion, Engine, Sampling
 from engine.errors import AdapterError, FourshotError, InputError
-from engine.vllm_start import engine_arguments
 from tests.engine.prompts import IN_CONTEXT, LABELS, ZERO_SHOT
 
 PROMPT = "Here are some movie reviews.\nText: a joy from start to end\nText:"
@@ -109,15 +108,6 @@ def test_stats_count_what_was_done(vllm_engine: Engine) -> None:
     assert after.prompt_tokens - before.prompt_tokens == 2 * sum(vllm_engine.count_tokens(ZERO_SHOT[:2]))
     assert 4 <= after.output_tokens - before.output_tokens <= 12
     assert after.busy_s > before.busy_s
-
-
-@pytest.mark.parametrize("on_cpu", [True, False])
-def test_only_an_engine_that_is_to_lets_scores_go_before_waiting_samples(on_cpu: bool) -> None:
-    in_order, scores_first = (
-        engine_arguments(EngineSettings(model="", scores_first=first), on_cpu) for first in (False, True)
-    )
-    assert scores_first == {**in_order, "scheduling_policy": "priority"}
-    assert "scheduling_policy" not in in_order
 
 
 def test_a_sample_runs_from_when_it_is_asked_for(vllm_engine: Engine) -> None:
