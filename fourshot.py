@@ -207,14 +207,15 @@ def corpus(
     data: str | Path | None = None,
     model: str | None = None,
     settings: "RunSettings | None" = None,
-    corpus: "CorpusSettings | None" = None,
+    corpus_settings: "CorpusSettings | None" = None,
     on_event: "OnEvent | None" = None,
 ) -> "CorpusSummary":
     """Many texts for each class of many tasks, generated and filtered, in a ``folder`` that `datasets` can load.
 
     ``tasks`` as for `train`. ``data``: a folder for each task, named as it, in place of its own data. ``settings``
-    default to ``PRESETS["corpus"]``. The same call goes on where one was stopped. Raises `InputError` for bad input,
-    `ShortRunError` where a class stalls, `RunFolderError` for a folder that holds something else.
+    default to ``PRESETS["corpus"]``; ``corpus_settings`` say how it is written and where engines run. The same call
+    goes on where one was stopped. Raises `InputError` for bad input, `ShortRunError` where a class stalls,
+    `RunFolderError` for a folder that holds something else.
     """
     from pipeline.corpus.run import make_corpus
     from pipeline.corpus.settings import CorpusSettings
@@ -227,7 +228,7 @@ def corpus(
         model,
         Path(folder),
         settings or PRESETS["corpus"],
-        corpus or CorpusSettings(),
+        corpus_settings or CorpusSettings(),
         on_event or ignore,
     )
 
@@ -431,7 +432,7 @@ def _corpus(options: argparse.Namespace, terminal: "Terminal") -> int:
             data=options.data,
             model=options.model,
             settings=settings_of(options),
-            corpus=CorpusSettings(
+            corpus_settings=CorpusSettings(
                 format=options.format, licence=options.licence, adapters=options.adapters, ray=options.ray
             ),
             on_event=on_event,
