@@ -176,7 +176,10 @@ class _Desk:
         """Scores of texts that say nothing, where they calibrate the annotator."""
         if self._in_context is None or self.brief.settings.annotate.calibration != "contextual":
             return ()
-        return _rows(self._in_context.scores(list(CONTENT_FREE)))
+        try:
+            return _rows(self._in_context.scores(list(CONTENT_FREE)))
+        except InputError:  # as it will refuse all others, each of which is told
+            return ()
 
     def _scores(self, candidates: Sequence[Candidate]) -> "Sequence[tuple[float, ...] | str]":
         """Label scores of each candidate, or why the engine refuses it: one bad text must not take others with it."""
