@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     )
     from pipeline.compare import Comparison
     from pipeline.console import Terminal
+    from pipeline.corpus.settings import CorpusSettings
+    from pipeline.corpus.summary import CorpusSummary
     from pipeline.events import Event, OnEvent
     from pipeline.experiment import Stage
     from pipeline.many import TaskOutcome
@@ -53,6 +55,8 @@ __all__ = [
     "Classifier",
     "Client",
     "Comparison",
+    "CorpusSettings",
+    "CorpusSummary",
     "Event",
     "Example",
     "FourshotError",
@@ -70,6 +74,7 @@ __all__ = [
     "TaskFileError",
     "TaskOutcome",
     "compare",
+    "corpus",
     "load_task",
     "run",
     "train",
@@ -81,6 +86,8 @@ _HOMES = {
     **dict.fromkeys(("Classifier", "Prediction"), "serving.local"),
     **dict.fromkeys(("AsyncClient", "Client"), "serving.client"),
     "Comparison": "pipeline.compare",
+    "CorpusSettings": "pipeline.corpus.settings",
+    "CorpusSummary": "pipeline.corpus.summary",
     "Event": "pipeline.events",
     "RunSummary": "pipeline.run",
     "TaskOutcome": "pipeline.many",
@@ -191,6 +198,39 @@ def train(
     folder = Path(folder or tasks_folder("default", settings.seed))
     placement = Placement(ray=ray, gpus_per_job=gpus_per_job)
     return train_tasks(load_tasks(tasks), model, settings, folder, on_event or ignore, placement)
+
+
+def corpus(
+    tasks: Sequence[str | Path],
+    folder: str | Path,
+    *,
+    data: str | Path | None = None,
+    model: str | None = None,
+    settings: "RunSettings | None" = None,
+    corpus_settings: "CorpusSettings | None" = None,
+    on_event: "OnEvent | None" = None,
+) -> "CorpusSummary":
+    """Many texts for each class of many tasks, generated and filtered, in a ``folder`` that `datasets` can load.
+
+    ``tasks`` as for `train`. ``data``: a folder for each task, named as it, in place of its own data. ``settings``
+    default to ``PRESETS["corpus"]``; ``corpus_settings`` say how it is written and where engines run. The same call
+    goes on where one was stopped. Raises `InputError` for bad input, `ShortRunError` where a class stalls,
+    `RunFolderError` for a folder that holds something else.
+    """
+    from pipeline.corpus.run import make_corpus
+    from pipeline.corpus.settings import CorpusSettings
+    from pipeline.events import ignore
+    from pipeline.many import load_tasks
+    from pipeline.settings import PRESETS
+
+    return make_corpus(
+        load_tasks(tasks, data),
+        model,
+        Path(folder),
+        settings or PRESETS["corpus"],
+        corpus_settings or CorpusSettings(),
+        on_event or ignore,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -381,6 +421,28 @@ def _compare(options: argparse.Namespace, terminal: "Terminal") -> int:
     return 0
 
 
+def _corpus(options: argparse.Namespace, terminal: "Terminal") -> int:
+    from pipeline.corpus.settings import CorpusSettings
+    from pipeline.options import settings_of
+
+    with terminal.progress() as on_event:
+        summary = corpus(
+            options.tasks,
+            options.out,
+            data=options.data,
+            model=options.model,
+            settings=settings_of(options),
+            corpus_settings=CorpusSettings(
+                format=options.format, licence=options.licence, adapters=options.adapters, ray=options.ray
+            ),
+            on_event=on_event,
+        )
+    terminal.result("result", summary)
+    terminal.corpus(summary)
+    terminal.say(f"{summary.rows} texts in {summary.folder}; README.md there says what they are.")
+    return max((_exit_code(one.error) for one in summary.classes if one.error), default=0)
+
+
 def _demo(options: argparse.Namespace, terminal: "Terminal") -> int:
     from pipeline.commandline import DEMO_FOLDER, DEMO_TASK
     from serving.local import LocalClassifier
@@ -469,6 +531,7 @@ _COMMANDS: dict[str, "Callable[[argparse.Namespace, Terminal], int]"] = {
     "run": _run,
     "train": _train,
     "compare": _compare,
+    "corpus": _corpus,
     "demo": _demo,
     "tasks_list": _tasks_list,
     "tasks_new": _tasks_new,

@@ -65,18 +65,24 @@ class VllmEngine:
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
     ) -> Generator[Completion, None, None]:
-        """See `engine.core.Engine.sample`. Raises InputError at once; closing the iterator drops what is unfinished."""
+        """See `engine.core.Engine.sample`. Raises InputError at once; closing the iterator drops what is unfinished.
+
+        The requests are queued before this returns: they run from then on, whichever call it is that steps the engine.
+        """
         self._check_open()
         started = time.perf_counter()
         ids = encode_prompts(self._tokenizer, prompts)
         check_lengths(ids, sampling.max_tokens, self.settings.max_model_len)
         loras = self._lora_requests(adapter, len(ids))
         self._busy_s += time.perf_counter() - started
-        return self._sample(ids, sampling, loras)
+        running = self._sample(ids, sampling, loras)
+        next(running)
+        return running
 
     def _sample(
         self, prompts: list[list[int]], sampling: Sampling, loras: "list[LoRARequest | None]"
-    ) -> Generator[Completion, None, None]:
+    ) -> Generator[Any, None, None]:
+        """Yields nothing once the requests are queued, then completions."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -98,6 +104,7 @@ class VllmEngine:
                     )
                     pending[self._add(ids, params, loras[i], done)] = (i, j)
             self._busy_s += time.perf_counter() - started
+            yield
             while pending:
                 while not done:
                     self._step()

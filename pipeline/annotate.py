@@ -10,7 +10,7 @@ from engine.calibration import Calibration
 from engine.core import Adapter, Engine
 from engine.errors import InputError
 from pipeline.nouns import Candidate, Example, Task, Verdict
-from pipeline.prompts import Wording, classification_prompt, reading_prompt
+from pipeline.prompts import Wording, context, question, reading_prompt
 from pipeline.settings import AnnotateSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ class InContextAnnotator:
     def __init__(
         self, engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings, calibration: Calibration
     ) -> None:
-        self._engine, self._task, self._shots = engine, task, shots
-        self._words, self._calibration = settings.max_text_words, calibration
+        self._engine, self._task, self._calibration = engine, task, calibration
+        self._context = context(task, shots, max_text_words=settings.max_text_words)
+        self._words = settings.max_text_words
 
     def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
         import numpy as np
@@ -45,7 +46,7 @@ class InContextAnnotator:
 
     def scores(self, texts: Sequence[str]) -> "np.ndarray":
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""
-        prompts = [classification_prompt(self._task, text, self._shots, max_text_words=self._words) for text in texts]
+        prompts = [self._context + question(text, max_text_words=self._words) for text in texts]
         return self._engine.score(prompts, self._task.label_words)
 
 

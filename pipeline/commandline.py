@@ -16,6 +16,7 @@ from pipeline.options import add_options
 
 DEMO_TASK = "support_tickets"
 RAY_HELP = "train over Ray: 'local', 'auto' or a cluster's address; without it one adapter after another, without Ray"
+CORPUS_RAY_HELP = "an engine on each device of a Ray cluster: 'local', 'auto' or a cluster's address"
 MERGE_HELP = "write base and adapter as one checkpoint too, for servers that know no LoRA"
 TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
 GPUS_HELP = "GPUs that share each training; without GPUs, processes that share the cores (default: %(default)s)"
@@ -69,6 +70,7 @@ def _parser(version: str, more: Sequence[AddCommands]) -> argparse.ArgumentParse
     parser.add_argument("--version", action="version", version=f"fourshot {version}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_runs(commands)
+    _add_corpus(commands)
     _add_predict(commands)
     _add_demo(commands)
     tasks = commands.add_parser("tasks", help="list, make and check tasks", description="List, make and check tasks.")
@@ -106,6 +108,23 @@ def _add_runs(commands: Any) -> None:
     added.add_argument("--methods", help="comma-separated, such as icl,lora,fourshot; an unknown one lists them all")
     added.add_argument("--seeds", default="1", help="a count, or a list such as 0,1,2; each draws its own shots")
     add_options(added, without=["--seed"])
+
+
+def _add_corpus(commands: Any) -> None:
+    help_text = "write many texts for many tasks, as a data set"
+    added = add_command(commands, "corpus", "corpus", help_text)
+    added.add_argument(
+        "--tasks", nargs="+", metavar="PATH", required=True, help="names, task files, or folders of them"
+    )
+    added.add_argument("--data", metavar="FOLDER", help="a folder for each task, named as it, in place of its own data")
+    _model_option(added)
+    added.add_argument("--out", metavar="FOLDER", required=True, help="of the data set; one in use is continued")
+    added.add_argument("--format", choices=["jsonl", "parquet"], default="jsonl", help="of its files (default: jsonl)")
+    added.add_argument("--adapters", metavar="FOLDER", default="", help="trained ones, for --annotator adapters")
+    added.add_argument("--ray", metavar="WHERE", default="", help=CORPUS_RAY_HELP)
+    added.add_argument("--licence", default="unknown", help="for the data card (default: unknown)")
+    unused = ["--loss", "--test-limit"]  # nothing is trained or measured
+    add_options(added, without=unused, preset="corpus")
 
 
 def _task_options(added: "Parser") -> None:

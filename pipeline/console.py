@@ -44,6 +44,19 @@ OUTCOMES = {  # key of `pipeline.many.TaskOutcome` -> heading
 }
 
 
+CLASSES = {  # key of `pipeline.corpus.summary.ClassOutcome` -> heading
+    "task": "task",
+    "label": "label",
+    "state": "state",
+    "kept": "kept",
+    "drawn": "drawn",
+    "acceptance": "accepted",
+    "rejected": "rejected",
+    "faults": "errors",
+    "message": "why",
+}
+
+
 class Terminal:
     """Where a command says what it has to say. A context manager.
 
@@ -129,6 +142,21 @@ class Terminal:
         self.table(
             [{head: row[key] for key, head in OUTCOMES.items() if row[key] not in ("", None)} for row in documents]
         )
+
+    def corpus(self, summary: Any) -> None:
+        """Print what became of each class, and how fast: ``summary`` is a `pipeline.corpus.summary.CorpusSummary`."""
+        rows = []
+        for one in map(msgspec.to_builtins, summary.classes):
+            one["rejected"] = ", ".join(f"{reason} {count}" for reason, count in one["rejected"].items())
+            rows.append({head: one[key] for key, head in CLASSES.items() if one[key] not in ("", None)})
+        self.table(rows)
+        rates = summary.rates
+        if rates.seconds and not self._json:
+            cached = f", {rates.cached_share:.0%} of prompt tokens cached" if rates.cached_share is not None else ""
+            print(
+                f"{span(rates.seconds)}: {_rate(rates.rows_per_s)} texts/s kept, "
+                f"{_rate(rates.output_tokens_per_s)} tokens/s{cached}"
+            )
 
     def table(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Print ``rows``, heading -> value, for people; a column appears where any row has it."""
@@ -272,8 +300,9 @@ class Lines:
 
 
 def figures(event: Event) -> str:
-    """The figures of an event as ``loss 0.31, kept 120``."""
-    return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in event.figures.items())
+    """The figures of an event as ``loss 0.31, kept 120``, and its detail."""
+    told = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in event.figures.items())
+    return "; ".join(part for part in (told, event.detail) if part)
 
 
 def span(seconds: float) -> str:

@@ -8,8 +8,9 @@ import msgspec
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One line of progress."""
 
-    stage: str  # "shots", "annotators", "generate", "train", "evaluate", "report"
-    message: str = ""
+    stage: str  # "shots", "annotators", "generate", "train", "evaluate", "report", "corpus"
+    message: str = ""  # names the step: another message is another step
+    detail: str = ""  # for people; changes from event to event of a step
     done: float = 0.0
     total: float = 0.0  # 0: no measure of progress
     unit: str = ""  # "texts", "steps"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from engine.errors import InputError
-from pipeline.neardup import NearDuplicates, comparable, similar
+from pipeline.neardup import NearDuplicates, comparable, similar_to_any
 from pipeline.nouns import Candidate, Example, Reason, Task
 from pipeline.tables import normalise
 
@@ -74,6 +74,8 @@ class TextFilter:
         self.settings = settings or FilterSettings()
         self.bounds = length_bounds(shots, self.settings)
         self._shots = [comparable(shot.text) for shot in shots]
+        self._long_shots = [f" {shot} " for shot in self._shots if _is_long(shot)]
+        self._all_shots = "".join(f" {shot} \n" for shot in self._shots)
         self._instruction = normalise(task.instruction)
         nouns = normalise(task.noun_plural or f"{task.noun}s")
         # The words around the shots in the generation prompt, in the parts that a real text does not hold by chance.
@@ -93,12 +95,23 @@ class TextFilter:
 
     def check(self, candidate: Candidate) -> Reason | None:
         """Why the candidate is rejected, or None: it passes, and later ones are compared with it too."""
-        if reason := self._form(candidate) or self._copies(candidate.text):
-            return reason
-        if self._near_passed.find_or_add(candidate.text):
-            return "near_duplicate"
-        self._passed.add(comparable(candidate.text))
-        return None
+        reason = self.alone(candidate) or self.beside_others(candidate.text)
+        if reason is None:
+            self.remember(candidate.text)
+        return reason
+
+    def alone(self, candidate: Candidate) -> Reason | None:
+        """What speaks against the candidate whatever other texts there are: its form, or that it copies a shot."""
+        return self._form(candidate) or self._copies_shot(candidate.text)
+
+    def beside_others(self, text: str) -> Reason | None:
+        """Whether the text repeats one of the test split, or one that was remembered."""
+        plain = comparable(text)
+        if plain in self._test or (self._test and self._near_test.find(text)):
+            return "in_test_set"
+        if plain in self._passed:
+            return "exact_duplicate"
+        return "near_duplicate" if self._near_passed.find(text) else None
 
     def remember(self, text: str) -> None:
         """Take a text as passed without checking it."""
@@ -129,27 +142,26 @@ class TextFilter:
         # A text shorter than the instruction is looked for in it: a model often repeats only its beginning.
         return fuzz.partial_ratio(self._instruction, text, score_cutoff=90) > 0
 
-    def _copies(self, text: str) -> Reason | None:
+    def _copies_shot(self, text: str) -> Reason | None:
+        """Nearly a shot, or word for word in one, or the other way round."""
         plain = comparable(text)
-        if any(_embeds(plain, shot) or similar(plain, shot, self.settings.near_shot) for shot in self._shots):
+        spaced = f" {plain} "
+        if any(shot in spaced for shot in self._long_shots) or (_is_long(plain) and spaced in self._all_shots):
             return "copies_shot"
-        if plain in self._test or (self._test and self._near_test.find(text)):
-            return "in_test_set"
-        return "exact_duplicate" if plain in self._passed else None
+        return "copies_shot" if similar_to_any(plain, self._shots, self.settings.near_shot) else None
 
 
-def _embeds(one: str, other: str) -> bool:
-    """Whether one comparable text stands word for word inside the other. Under four words that happens by chance."""
-    shorter, longer = sorted((one, other), key=len)
-    return shorter.count(" ") >= 3 and f" {shorter} " in f" {longer} "
+def _is_long(plain: str) -> bool:
+    """Whether a comparable text stands inside another by no chance: that of under four words may."""
+    return plain.count(" ") >= 3
 
 
 def is_malformed(text: str, settings: FilterSettings) -> bool:
     """Empty, broken characters, mostly digits and signs, or the same few words over and over."""
-    solid = [character for character in text if not character.isspace()]
+    solid = "".join(text.split())
     if not solid or "\ufffd" in text:
         return True
-    if sum(character.isalpha() for character in solid) < settings.min_letters * len(solid):
+    if sum(map(str.isalpha, solid)) < settings.min_letters * len(solid):
         return True
     words = comparable(text).split()
     return len(words) >= 12 and len(set(words)) < settings.min_distinct_words * len(words)
@@ -173,10 +185,12 @@ def clean_text(raw: str, first_line_only: bool = True) -> str:
 def _unwrap(text: str) -> str:
     text = _BULLET.sub("", text, count=1).strip()
     for opening, closing in _QUOTES.items():
+        if not text.startswith(opening):
+            continue
         inner = text[len(opening) : len(text) - len(closing)]
-        if len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing):
+        if len(text) > len(opening) + len(closing) and text.endswith(closing):
             # "Yes" and "no" is not one quoted text: its quotation marks close before the end.
             return inner.strip() if closing not in inner else text
-        if text.startswith(opening) and closing not in text[len(opening) :] and opening not in "'‘`":  # noqa: RUF001
+        if closing not in text[len(opening) :] and opening not in "'‘`":  # noqa: RUF001
             return text[len(opening) :].strip()  # opened and cut off before it closed
     return text[:-1].strip() if text.count('"') == 1 and re.search(r'[.!?]"$', text) else text

@@ -6,11 +6,11 @@ model finds likelier stays.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from engine.core import Completion, Engine
+from engine.core import Completion, Engine, Sampling
 from pipeline.events import Event, OnEvent, ignore
 from pipeline.filters import clean_text
 from pipeline.nouns import Candidate, Example, Task
@@ -52,22 +52,11 @@ def draw_round(
                 )
             )
             drawn_for.append((label.name, order))
-    sampling = msgspec.structs.replace(
-        settings.sampling,
-        n=settings.generate.keep_likelier_of,
-        stop=(END_OF_TEXT,),
-        max_tokens=settings.generate.max_tokens or _token_bound(engine, shots, settings),
-        seed=random.Random(f"{settings.seed}/{round_number}").getrandbits(31),
+    sampling = draw_sampling(
+        engine, shots, settings, seed=random.Random(f"{settings.seed}/{round_number}").getrandbits(31)
     )
-    best: dict[int, Completion] = {}
-    total = len(prompts) * sampling.n
-    for done, completion in enumerate(engine.sample(prompts, sampling), start=1):
-        if done % max(1, total // EVENTS_PER_ROUND) == 0 or done == total:
-            message = f"{task.name}, sampling round {round_number + 1}"
-            on_event(Event(stage="generate", message=message, done=done, total=total, unit="draws"))
-        rival = best.get(completion.prompt_index)
-        if rival is None or _preference(completion) > _preference(rival):
-            best[completion.prompt_index] = completion
+    message = f"{task.name}, sampling round {round_number + 1}"
+    best = likeliest(_told(engine.sample(prompts, sampling), len(prompts) * sampling.n, message, on_event))
     return [
         Candidate(
             id=f"r{round_number:02d}-{index:06d}",
@@ -82,6 +71,34 @@ def draw_round(
         )
         for index, (label_name, order) in enumerate(drawn_for)
     ]
+
+
+def draw_sampling(engine: Engine, shots: Sequence[Example], settings: RunSettings, seed: int) -> Sampling:
+    """How texts are drawn: one line each, at most half as long again as the longest shot."""
+    return msgspec.structs.replace(
+        settings.sampling,
+        n=settings.generate.keep_likelier_of,
+        stop=(END_OF_TEXT,),
+        max_tokens=settings.generate.max_tokens or _token_bound(engine, shots, settings),
+        seed=seed,
+    )
+
+
+def likeliest(completions: Iterable[Completion]) -> dict[int, Completion]:
+    """By prompt index, the completion that is taken of those drawn for it."""
+    best: dict[int, Completion] = {}
+    for completion in completions:
+        rival = best.get(completion.prompt_index)
+        if rival is None or _preference(completion) > _preference(rival):
+            best[completion.prompt_index] = completion
+    return best
+
+
+def _told(completions: Iterable[Completion], total: int, message: str, on_event: OnEvent) -> Iterator[Completion]:
+    for done, completion in enumerate(completions, start=1):
+        if done % max(1, total // EVENTS_PER_ROUND) == 0 or done == total:
+            on_event(Event(stage="generate", message=message, done=done, total=total, unit="draws"))
+        yield completion
 
 
 def _preference(completion: Completion) -> tuple[bool, float, int]:

@@ -44,17 +44,21 @@ class TaskOutcome(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
-def load_tasks(paths: Iterable[str | Path]) -> dict[str, Task | FourshotError]:
+def load_tasks(paths: Iterable[str | Path], data: str | Path | None = None) -> dict[str, Task | FourshotError]:
     """The tasks that names, files and folders stand for, by name; where a file is faulty, the error, by its path.
 
-    A folder stands for the task files in it and in the folders directly below it. Raises InputError where a path
-    stands for nothing, or two tasks have the same name.
+    A folder stands for the task files in it and in the folders directly below it. ``data`` takes the place of the
+    tasks' own data: a folder with a folder for each task, named as it, or with the files themselves. Raises InputError
+    where a path stands for nothing, or two tasks have the same name.
     """
     tasks: dict[str, Task | FourshotError] = {}
     origin: dict[str, Path] = {}
     for file in dict.fromkeys(file.resolve() for path in paths for file in _task_files(path)):
         try:
             task = load_task(file)
+            if data is not None:
+                own = Path(data) / task.name
+                task = load_task(file, own if own.is_dir() else data)
         except FourshotError as error:
             tasks[str(file)] = error
             continue

@@ -1,23 +1,29 @@
 """Near duplicates among many short texts: MinHash proposes, a string distance decides.
 
-Importing this module loads neither torch nor vllm; numpy and datasketch are loaded when the first index is made.
+Importing this module loads neither torch nor vllm; numpy is loaded when the first index is made.
 """
 
 import re
 import zlib
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datasketch import MinHash
+    import numpy as np
 
 _WORD = re.compile(r"\w+")
 # 16 bands of 4 rows: texts that share 80 % of their shingles are proposed with probability 0.9998, 60 % 0.89, 30 %
 # 0.12.
 # Source: Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, section 3.4 (1 - (1 - s^r)^b).
 _BANDS, _ROWS = 16, 4
-# Texts of one pattern ("What is the ... of ...") propose each other by the thousand: the likeliest are compared.
+_SEED = 1
+# Texts of one pattern ("What is the ... of ...") share bands by the thousand. Of those that share one, the last are
+# looked at, and of these the likeliest are compared; a text with a twin shares rarer bands with it too.
+_LONGEST_WALK = 16
 _MOST_COMPARED = 20
+_FIRST_SIZE = 64  # texts; doubled whenever it is full
 # token_set_ratio is 100 for a text and any excerpt of it; texts whose lengths differ by more are not duplicates.
 _LENGTH_RATIO = 0.6
 
@@ -25,80 +31,129 @@ _LENGTH_RATIO = 0.6
 class NearDuplicates:
     """Texts seen so far, and whether a new one is nearly one of them.
 
-    Time per text hardly grows with their number: 0.1 ms over 31,000 mixed texts, 0.3 ms over 20,000 of one pattern
-    (one core). The price is recall: on TREC's 5,452 questions it finds 330 of the 401 that a comparison with all
-    earlier ones finds, and misses those that say the same in another word order.
+    A hash table per band, in arrays: the head of a slot is the last text in it, and each text knows the one before. So
+    neither the time for a text nor the memory of one grows with their number (bench/results/neardup-*.json). The price
+    is recall: of TREC's 5,380 different training questions 329 are near an earlier one, and 256 of these are found; the
+    others say the same in another word order.
     """
 
     def __init__(self, threshold: float) -> None:
         """``threshold``: similarity from 0 to 1 at which two texts count as duplicates."""
         import numpy as np
-        from datasketch import MinHash, MinHashLSH
 
-        # crc32 rather than datasketch's SHA-1: the hash need only spread, and this is called for every word.
-        self._empty = MinHash(num_perm=_BANDS * _ROWS, seed=1, hashfunc=zlib.crc32)
-        self._index = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
-        self._texts: list[str] = []
-        self._hashes = np.empty(
-            (1024, _BANDS * _ROWS), dtype=self._empty.hashvalues.dtype
-        )  # a row per text, and spare ones
         self._threshold = threshold
+        self._texts = [""]  # text 0 is none: it ends every walk
+        # All flat, for `take` is several times faster than an index of two arrays: [texts * bands], [bands * slots].
+        self._bands = np.zeros(_FIRST_SIZE * _BANDS, dtype=np.uint32)
+        self._before = np.zeros(_FIRST_SIZE * _BANDS, dtype=np.int32)  # the text before with the same slot
+        self._heads = np.zeros(_BANDS * _FIRST_SIZE, dtype=np.int32)
+        self._columns = np.arange(_BANDS)
+        self._size = _FIRST_SIZE  # texts there is room for, and slots per band
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._texts) - 1
 
     def find(self, text: str) -> str | None:
         """A text added before that is nearly the same (as `comparable` writes it), or None."""
-        return self._nearest(comparable(text))[0]
+        plain = comparable(text)
+        for key in self._likeliest(_bands_of(plain)):
+            if similar(plain, self._texts[key], self._threshold):
+                return self._texts[key]
+        return None
 
     def add(self, text: str) -> None:
         """Remember a text."""
+        key = len(self._texts)
+        if key == self._size:
+            self._grow()
         plain = comparable(text)
-        self._insert(plain, self._hash(plain))
+        bands = _bands_of(plain)
+        slots = self._slots(bands)
+        self._bands[key * _BANDS : (key + 1) * _BANDS] = bands
+        self._before[key * _BANDS : (key + 1) * _BANDS] = self._heads.take(slots)
+        self._heads[slots] = key
+        self._texts.append(plain)
 
     def find_or_add(self, text: str) -> str | None:
         """As `find`; where nothing is found the text is remembered."""
-        plain = comparable(text)
-        found, hashed = self._nearest(plain)
+        found = self.find(text)
         if found is None:
-            self._insert(plain, hashed)
+            self.add(text)
         return found
 
-    def _nearest(self, plain: str) -> "tuple[str | None, MinHash]":
-        hashed = self._hash(plain)
-        for key in self._likeliest(hashed):
-            if similar(plain, self._texts[key], self._threshold):
-                return self._texts[key], hashed
-        return None, hashed
+    def _slots(self, bands: "np.ndarray") -> "np.ndarray":
+        """Where the heads of the bands' slots are."""
+        return (bands & (self._size - 1)) + self._columns * self._size
 
-    def _likeliest(self, hashed: "MinHash") -> list[int]:
-        """Keys of the texts that MinHash proposes, those that share most first."""
+    def _likeliest(self, bands: "np.ndarray") -> list[int]:
+        """Texts that share bands, those that share most first, of these the oldest."""
         import numpy as np
 
-        keys = np.array(sorted(self._index.query(hashed)), dtype=np.int64)
-        shared = (self._hashes[keys] == hashed.hashvalues).sum(axis=1)
-        return keys[np.argsort(-shared, kind="stable")[:_MOST_COMPARED]].tolist()
+        at = self._heads.take(self._slots(bands))
+        shared: Counter[int] = Counter()
+        for _ in range(_LONGEST_WALK):
+            if not np.count_nonzero(at):
+                break
+            places = at * _BANDS + self._columns
+            same = self._bands.take(places) == bands
+            if np.count_nonzero(same):
+                shared.update(at[same].tolist())
+            at = self._before.take(places)
+        del shared[0]
+        return sorted(shared, key=lambda key: (-shared[key], key))[:_MOST_COMPARED]
 
-    def _insert(self, plain: str, hashed: "MinHash") -> None:
+    def _grow(self) -> None:
+        """Twice the room, and twice the slots."""
         import numpy as np
 
-        key = len(self._texts)
-        if key == len(self._hashes):
-            self._hashes = np.concatenate([self._hashes, np.empty_like(self._hashes)])
-        self._hashes[key] = hashed.hashvalues
-        self._index.insert(key, hashed, check_duplication=False)
-        self._texts.append(plain)
-
-    def _hash(self, plain: str) -> "MinHash":
-        words = plain.split()
-        shingles = {*words, *map(" ".join, pairwise(words))}  # pairs too: patterns share words, but few neighbours
-        if len(words) < 4:  # too few to compare sets of; also scripts without spaces between words
-            shingles = {plain[i : i + 3] for i in range(max(1, len(plain) - 2))}
-        hashed = self._empty.copy()
-        hashed.update_batch([shingle.encode() for shingle in shingles])
-        return hashed
+        size = self._size
+        self._size *= 2
+        self._bands = np.concatenate([self._bands, np.zeros_like(self._bands)])
+        self._before = np.zeros(self._size * _BANDS, dtype=np.int32)
+        self._heads = np.zeros(_BANDS * self._size, dtype=np.int32)
+        keys = np.arange(1, size)
+        for band in range(_BANDS):
+            slots = self._bands[_BANDS + band : size * _BANDS : _BANDS] & (self._size - 1)
+            order = np.argsort(slots, kind="stable")
+            follows = slots[order[1:]] == slots[order[:-1]]
+            self._before[keys[order[1:][follows]] * _BANDS + band] = keys[order[:-1][follows]]
+            self._heads[slots + np.uint64(band * self._size)] = keys  # of several in a slot the last one stays
 
 
+@lru_cache(maxsize=2)
+def _bands_of(plain: str) -> "np.ndarray":
+    """A hash of each band of a text's MinHash, uint32 [_BANDS]. Kept for the call after a `find`, which is an `add`."""
+    import numpy as np
+
+    words = plain.encode().split(b" ")
+    if len(words) < 4:  # too few to compare sets of; also scripts without spaces between words
+        words = [plain[i : i + 3].encode() for i in range(max(1, len(plain) - 2))]
+    hashes = np.fromiter(map(zlib.crc32, words), dtype=np.uint64, count=len(words))
+    factors, addends, pair, mix = _constants()
+    # Pairs too: patterns share words, but few neighbours.
+    shingles = np.concatenate([hashes, (hashes[:-1] * pair + hashes[1:]) * mix]) if len(words) >= 4 else hashes
+    rows = ((factors * shingles[:, None] + addends) >> np.uint64(32)).min(axis=0)
+    combined = (rows.reshape(_BANDS, _ROWS) * factors[:_ROWS]).sum(axis=1)
+    return (combined >> np.uint64(32)).astype(np.uint32)
+
+
+@lru_cache(maxsize=1)
+def _constants() -> "tuple[np.ndarray, np.ndarray, np.uint64, np.uint64]":
+    """Odd factors and addends [_BANDS * _ROWS] of the hash functions, and two factors more.
+
+    Source: Dietzfelbinger 1996, "Universal hashing and k-wise independent random variables via integer arithmetic
+    without primes" (multiply, add, shift).
+    """
+    import numpy as np
+
+    draw = np.random.RandomState(_SEED)
+    words = draw.randint(0, 1 << 32, size=(4 * _BANDS * _ROWS + 4), dtype=np.uint64)
+    numbers = (words[0::2] << np.uint64(32)) | words[1::2]
+    factors, addends = numbers[: _BANDS * _ROWS] | np.uint64(1), numbers[_BANDS * _ROWS : 2 * _BANDS * _ROWS]
+    return factors, addends, numbers[-2] | np.uint64(1), numbers[-1] | np.uint64(1)
+
+
+@lru_cache(maxsize=4)
 def comparable(text: str) -> str:
     """A text without what two duplicates may differ in: case, punctuation, whitespace."""
     return " ".join(_WORD.findall(text.casefold()))
@@ -109,9 +164,16 @@ def similar(one: str, other: str, threshold: float) -> bool:
 
     Source: the ratio is rapidfuzz's ``fuzz.token_set_ratio``: word order and repeated words do not count.
     """
-    from rapidfuzz import fuzz
+    return similar_to_any(one, (other,), threshold)
 
-    shorter, longer = sorted((len(one), len(other)))
-    if shorter < _LENGTH_RATIO * longer:
-        return False
-    return fuzz.token_set_ratio(one, other, score_cutoff=100 * threshold) > 0
+
+def similar_to_any(one: str, others: Iterable[str], threshold: float) -> bool:
+    """Whether ``one`` is `similar` to any of ``others``: faster than asking for each."""
+    from rapidfuzz import fuzz, process
+
+    length = len(one)
+    alike = [other for other in others if _LENGTH_RATIO * length <= len(other) <= length / _LENGTH_RATIO]
+    return (
+        bool(alike)
+        and process.extractOne(one, alike, scorer=fuzz.token_set_ratio, score_cutoff=100 * threshold) is not None
+    )

@@ -43,15 +43,20 @@ OPTIONS = (
 )
 
 
-def add_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
-    """Add an option for every entry of `OPTIONS` but those named in ``without``, and the ways to set the rest."""
+def add_options(parser: argparse.ArgumentParser, without: Sequence[str] = (), preset: str = "default") -> None:
+    """Add an option for every entry of `OPTIONS` but those named in ``without``, and the ways to set the rest.
+
+    ``preset``: what settings start from unless the user says otherwise.
+    """
     group = parser.add_argument_group("settings")
-    group.add_argument("--preset", choices=list(PRESETS), default="default", help="what all settings start from")
+    group.add_argument(
+        "--preset", choices=list(PRESETS), default=preset, help="what all settings start from (default: %(default)s)"
+    )
     group.add_argument("--settings", metavar="FILE", help="TOML file with settings, over the preset")
     group.add_argument(
         "--set", dest="sets", metavar="KEY=VALUE", action="append", default=[], help="any setting: --set train.rank=16"
     )
-    defaults = dict(flat(msgspec.to_builtins(PRESETS["default"])))
+    defaults = dict(flat(msgspec.to_builtins(PRESETS[preset])))
     for option in OPTIONS:
         if option.flag in without:
             continue

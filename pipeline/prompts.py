@@ -22,9 +22,19 @@ def classification_prompt(task: Task, text: str, shots: Sequence[Example] = (), 
 
     Without shots it is the zero-shot prompt. Texts above ``max_text_words`` words are cut at the end.
     """
+    return context(task, shots, max_text_words=max_text_words) + question(text, max_text_words=max_text_words)
+
+
+def context(task: Task, shots: Sequence[Example], *, max_text_words: int = 300) -> str:
+    """What `classification_prompt` says before the text: the same for all texts, so it is cached, by the engine too."""
     words = {label.name: label.read_as for label in task.labels}
     answered = "".join(f"Text: {one_line(shot.text, max_text_words)}\nLabel: {words[shot.label]}\n\n" for shot in shots)
-    return f"{task.instruction}\n\n{answered}Text: {one_line(text, max_text_words)}\nLabel:"
+    return f"{task.instruction}\n\n{answered}"
+
+
+def question(text: str, *, max_text_words: int = 300) -> str:
+    """What `classification_prompt` says after the shots: the text and an open label."""
+    return f"Text: {one_line(text, max_text_words)}\nLabel:"
 
 
 def reading_prompt(
@@ -39,7 +49,7 @@ def reading_prompt(
     if shots:
         return classification_prompt(task, text, shots, max_text_words=max_text_words)
     if wording == "bare":
-        return f"Text: {one_line(text, max_text_words)}\nLabel:"
+        return question(text, max_text_words=max_text_words)
     if wording == "answer":
         return f"{task.instruction}\n\n{one_line(text, max_text_words)}\n\nThe answer is"
     return classification_prompt(task, text, max_text_words=max_text_words)

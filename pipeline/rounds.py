@@ -238,7 +238,7 @@ def _is_open(label: str, progress: Progress, settings: RunSettings) -> bool:
 
 
 def _stalled(label: str, progress: Progress, settings: RunSettings) -> bool:
-    if progress.drawn[label] >= settings.generate.max_candidates:
+    if progress.drawn[label] >= settings.generate.most_candidates:
         return True
     enough = progress.drawn[label] >= ROUNDS_BEFORE_STALL * settings.generate.draws_per_round
     return enough and progress.acceptance(label) < settings.generate.min_acceptance

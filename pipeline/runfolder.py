@@ -14,7 +14,7 @@ import platform
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -29,6 +29,14 @@ SCHEMA = 1
 MANIFEST_FILE = "manifest.json"
 OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # what the folder of a run or comparison has
 T = TypeVar("T")
+
+
+class Manifest(Protocol):
+    """A struct that says what a folder holds."""
+
+    def identity(self) -> dict[str, Any]:
+        """All that has to be equal for two to be the same."""
+        ...
 
 
 class RunManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,12 +67,12 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def claim(self, manifest: RunManifest) -> None:
+    def claim(self, manifest: Manifest) -> None:
         """Make the folder this run's, or continue it. Raises RunFolderError if it belongs to another configuration."""
         file = self.path / MANIFEST_FILE
         if file.exists():
             try:
-                theirs = self.manifest()
+                theirs = self.read(MANIFEST_FILE, type(manifest))
             except msgspec.DecodeError as error:
                 raise RunFolderError(
                     f"{file} is of another version of fourshot, or broken; this one cannot read it: {error}. Give "

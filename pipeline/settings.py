@@ -3,6 +3,7 @@
 Importing this module loads neither torch nor vllm.
 """
 
+import math
 from typing import Literal
 
 import msgspec
@@ -21,16 +22,27 @@ class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     per_class: int = 50  # N: synthetic texts to keep per class
     draws_per_round: int = 64  # candidates per class and round, for classes that still need some
     keep_likelier_of: Literal[1, 2] = 1  # completions per candidate, of which the likelier is taken (docs/design.md)
-    max_candidates: int = 640  # per class; a class that has drawn this many without reaching N has stalled
+    # Per class; one that has drawn this many without reaching N has stalled. 0: as many as N needs at min_acceptance.
+    max_candidates: int = 640
     min_acceptance: float = 0.02  # a class below this after two rounds has stalled
     max_tokens: int = 0  # per text; 0 takes it from the longest shot
 
     def __post_init__(self) -> None:
-        if self.per_class < 1 or self.draws_per_round < 1 or self.max_candidates < 1:
+        if self.per_class < 1 or self.draws_per_round < 1 or self.max_candidates < 0:
             raise InputError(
-                "per_class, draws_per_round and max_candidates must be at least 1; got "
+                "per_class and draws_per_round must be at least 1, max_candidates at least 0; got "
                 f"{self.per_class}, {self.draws_per_round} and {self.max_candidates}."
             )
+        if not (self.min_acceptance or self.max_candidates) or not 0 <= self.min_acceptance <= 1:
+            raise InputError(
+                "min_acceptance is a share from 0 to 1, and not 0 where max_candidates is 0, or a class could be drawn "
+                f"for without end; got {self.min_acceptance} and {self.max_candidates}."
+            )
+
+    @property
+    def most_candidates(self) -> int:
+        """Draws per class after which it has stalled."""
+        return self.max_candidates or math.ceil(self.per_class / self.min_acceptance)
 
 
 class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,5 +110,10 @@ PRESETS: dict[str, RunSettings] = {
         generate=GenerateSettings(per_class=21, max_candidates=256, keep_likelier_of=2),
         annotate=AnnotateSettings(annotator="icl"),
         train=TRAINING_PRESETS["paper"],
+    ),
+    # Many texts for their own sake: read by the base model, so that nothing has to be trained first.
+    "corpus": RunSettings(
+        generate=GenerateSettings(per_class=1000, max_candidates=0),
+        annotate=AnnotateSettings(annotator="icl", calibration="batch"),
     ),
 }

@@ -54,7 +54,7 @@ def run_in_process(order: Order, log: Path, on_event: OnEvent) -> tuple[FailedJo
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,
-            env=_environment(order),
+            env=environment(TRAIN_SPINS if isinstance(order, TrainOrder) else ENGINE_SPINS),
         )
         try:
             assert child.stdin and child.stdout
@@ -64,20 +64,26 @@ def run_in_process(order: Order, log: Path, on_event: OnEvent) -> tuple[FailedJo
             outcome = _listen(child.stdout, on_event)
             code = child.wait()
         except BaseException:
-            _end(child)
+            end(child)
             raise
     if isinstance(outcome, Failure):
-        kind = getattr(errors, outcome.kind, FourshotError)
-        if kind is errors.TaskFileError:  # it is made from a path and a list, which the message has already
-            kind = errors.InputError
-        raise kind(outcome.message)
+        raise error_of(outcome)
     if outcome is None:
         raise FourshotError(_died(code, log))
     return outcome.failed
 
 
-def _environment(order: Order) -> dict[str, str]:
-    spins = TRAIN_SPINS if isinstance(order, TrainOrder) else ENGINE_SPINS
+def error_of(failure: Failure) -> FourshotError:
+    """The error that a child told of."""
+    kind = getattr(errors, failure.kind, FourshotError)
+    if kind is errors.TaskFileError:  # it is made from a path and a list, which the message has already
+        kind = errors.InputError
+    error: FourshotError = kind(failure.message)
+    return error
+
+
+def environment(spins: str) -> dict[str, str]:
+    """Of a child that computes; it imports what its parent imports."""
     return waiting_briefly({**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, spins)
 
 
@@ -93,7 +99,8 @@ def _listen(stream: IO[bytes], on_event: OnEvent) -> Failure | Done | None:
     return outcome
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
+def end(child: "subprocess.Popen[bytes]") -> None:
+    """Have a child end, by force if it does not."""
     child.terminate()
     try:
         child.wait(timeout=5)
@@ -105,11 +112,15 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
 def _died(code: int, log: Path) -> str:
     how = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     hint = " It may have run out of memory." if code == -signal.SIGKILL else ""
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
     return (
         f"The process of this stage {how}.{hint} Finished work is kept; run the same command again to go on. "
-        f"The end of its log ({log}):\n{tail}"
+        f"The end of its log ({log}):\n{log_tail(log)}"
     )
+
+
+def log_tail(log: Path) -> str:
+    """The last lines of what a child's libraries printed."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
 
 
 def main() -> int:

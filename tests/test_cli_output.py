@@ -67,6 +67,7 @@ def test_json_has_standard_output_for_itself(capfd: pytest.CaptureFixture[str]) 
         "type": "progress",
         "stage": "train",
         "message": "adapter 1",
+        "detail": "",
         "done": 1,
         "total": 40,
         "unit": "steps",

@@ -108,3 +108,13 @@ def test_stats_count_what_was_done(vllm_engine: Engine) -> None:
     assert after.prompt_tokens - before.prompt_tokens == 2 * sum(vllm_engine.count_tokens(ZERO_SHOT[:2]))
     assert 4 <= after.output_tokens - before.output_tokens <= 12
     assert after.busy_s > before.busy_s
+
+
+def test_a_sample_runs_from_when_it_is_asked_for(vllm_engine: Engine) -> None:
+    """Whoever steps the engine: here it is `score`."""
+    before = vllm_engine.stats()
+    running = vllm_engine.sample([PROMPT] * 4, Sampling(max_tokens=1, seed=2))
+    vllm_engine.score(ZERO_SHOT, LABELS)
+    assert vllm_engine.stats().requests - before.requests == 4 + len(ZERO_SHOT)
+    assert len(list(running)) == 4
+    assert vllm_engine.stats().requests - before.requests == 4 + len(ZERO_SHOT)

@@ -1,0 +1,141 @@
+"""What `fourshot corpus` costs beside the engine: 100,000 rows for 20 tasks, with an engine that answers at once.
+
+    python -m bench.corpus_overhead --out bench/results/corpus-overhead-<hardware>.json
+
+All is real but the model: two processes, prompts, filters, shards on the disk. The stand-in's own time counts as ours.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline.corpus.run import make_corpus
+from pipeline.corpus.settings import CorpusSettings
+from pipeline.events import Event
+from pipeline.hardware import describe_hardware, source_commit
+from pipeline.nouns import Task
+from pipeline.settings import PRESETS
+from pipeline.taskfile import load_task
+
+SCHEMA = 1
+STAND_IN = "bench.stand_in:open_stand_in"
+TASK = "support_tickets"
+ROW_GOAL_US = 100.0
+GROWTH_GOAL = 1.1  # memory at the end over that when a fifth of the rows were there
+
+
+class Watch:
+    """Listens to events and notes memory and processor time of the driver and its child."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def __call__(self, event: Event) -> None:
+        import psutil  # type: ignore[import-untyped]
+
+        if event.unit != "rows":
+            return
+        driver = psutil.Process()
+        children = driver.children(recursive=True)
+        self.rows.append(
+            {
+                "at_s": time.perf_counter(),
+                "rows": event.done,
+                "driver_bytes": driver.memory_info().rss,
+                "worker_bytes": sum(child.memory_info().rss for child in children),
+                "driver_cpu_s": sum(driver.cpu_times()[:2]),
+                "worker_cpu_s": sum(sum(child.cpu_times()[:2]) for child in children),
+            }
+        )
+
+
+def measure(tasks: int, rows: int, kind: str, folder: Path) -> dict[str, Any]:
+    """Make a corpus of ``rows`` rows for ``tasks`` tasks of one shape."""
+    shape = load_task(TASK)
+    made: dict[str, Any] = {}
+    for number in range(tasks):
+        task = msgspec.structs.replace(shape, name=f"{TASK}_{number:02d}")
+        assert isinstance(task, Task)
+        made[task.name] = task
+    corpus = PRESETS["corpus"]
+    generate = msgspec.structs.replace(corpus.generate, per_class=rows // (tasks * len(shape.labels)))
+    settings = msgspec.structs.replace(corpus, generate=generate)
+    watch = Watch()
+    started = time.perf_counter()
+    written = CorpusSettings(opener=STAND_IN, format="parquet" if kind == "parquet" else "jsonl")
+    summary = make_corpus(made, None, folder, settings, written, watch)
+    seconds = time.perf_counter() - started
+    first, last = watch.rows[0], watch.rows[-1]
+    early = next(row for row in watch.rows if row["rows"] >= 0.2 * summary.rows)
+    counted = last["rows"] - first["rows"]
+    return {
+        "tasks": tasks,
+        "rows": summary.rows,
+        "drawn": sum(one.drawn for one in summary.classes),
+        "shards": summary.shards,
+        "format": kind,
+        "seconds": round(seconds, 2),  # with reading the tasks, starting the worker and writing the card
+        "us_per_row": round(1e6 * (last["at_s"] - first["at_s"]) / counted, 1),
+        "driver_us_per_row": round(1e6 * (last["driver_cpu_s"] - first["driver_cpu_s"]) / counted, 1),
+        "worker_us_per_row": round(1e6 * (last["worker_cpu_s"] - first["worker_cpu_s"]) / counted, 1),
+        "driver_bytes_early": early["driver_bytes"],
+        "driver_bytes": last["driver_bytes"],
+        "worker_bytes_early": early["worker_bytes"],
+        "worker_bytes": last["worker_bytes"],
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m bench.corpus_overhead", description=__doc__.partition("\n")[0])
+    parser.add_argument("--tasks", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--format", choices=["jsonl", "parquet"], default="jsonl")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        row = measure(options.tasks, options.rows, options.format, Path(folder) / "corpus")
+    print(json.dumps(row, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(report(row), indent=1) + "\n")
+
+
+def report(row: dict[str, Any]) -> dict[str, Any]:
+    """The document that is kept."""
+    growth = max(row[f"{who}_bytes"] / row[f"{who}_bytes_early"] for who in ("driver", "worker"))
+    return {
+        "suite": "corpus-overhead",
+        "schema": SCHEMA,
+        "commit": source_commit(),
+        "hardware": {**describe_hardware(), "cores_used": len(os.sched_getaffinity(0))},
+        "versions": {name: version(name) for name in ("numpy", "msgspec", "rapidfuzz")},
+        "settings": {"task": TASK, "preset": "corpus"},
+        "rows": [row],
+        "targets": [
+            {
+                "name": "overhead per row",
+                "unit": "us",
+                "measured": row["us_per_row"],
+                "goal": ROW_GOAL_US,
+                "met": row["us_per_row"] < ROW_GOAL_US,
+            },
+            {
+                "name": "memory at the end over that after a fifth of the rows",
+                "unit": "times",
+                "measured": round(growth, 3),
+                "goal": GROWTH_GOAL,
+                "met": growth <= GROWTH_GOAL,
+            },
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The process of a worker: opens an engine and does units, which come on standard input; results go out."""
+
+import os
+import queue
+import signal
+import sys
+import threading
+from importlib import import_module
+from typing import Any
+
+import msgspec
+
+from engine.core import Engine
+from engine.errors import FourshotError
+from engine.processes import die_with_parent
+from pipeline.corpus.units import Opening, TaskBrief, Unit, UnitResult
+from pipeline.worker import Failure
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """The engine is open."""
+
+
+def open_with(opening: Opening) -> Engine:
+    """The engine that a worker is to have."""
+    module, _, function = opening.opener.partition(":")
+    engine: Engine = getattr(import_module(module), function)(opening.engine)
+    return engine
+
+
+def main() -> int:
+    """Open the engine, then do units until standard input ends."""
+    parent = int(sys.argv[1])
+    die_with_parent()
+    if os.getppid() != parent:  # it ended before we asked to be told
+        return 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which knows what is to be saved
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what libraries print must not come between our lines
+    encode = msgspec.json.Encoder().encode
+
+    def tell(said: Ready | UnitResult | Failure) -> None:
+        out.write(encode(said) + b"\n")
+
+    opening = msgspec.json.decode(sys.stdin.buffer.readline(), type=Opening)
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    try:
+        engine = open_with(opening)
+        tell(Ready())
+        from pipeline.corpus.drawing import work
+
+        threading.Thread(target=_receive, args=(inbox,), daemon=True).start()
+        work(engine, inbox, tell)
+    except FourshotError as error:  # an adapter that cannot be loaded, say: another start would not help
+        tell(Failure(kind=type(error).__name__, message=str(error)))
+        return error.exit_code
+    return 0
+
+
+def _receive(inbox: "queue.SimpleQueue[Any]") -> None:
+    decode = msgspec.json.Decoder(TaskBrief | Unit).decode
+    for line in sys.stdin.buffer:
+        inbox.put(decode(line))
+    inbox.put(None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""The data card: README.md of a corpus, from which `datasets` and the Hugging Face hub learn what the folder holds."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from engine.files import replace_file
+from pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord
+from pipeline.corpus.settings import CorpusSettings
+from pipeline.corpus.summary import ClassOutcome, CorpusSummary
+from pipeline.diversity import unique_trigram_curve, words
+
+SAMPLE = 1_000  # texts per task that diversity is told of
+SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
+COLUMNS = {
+    "text, label": "what a classifier is trained on; the label is the one that the text was written for",
+    "task, id": "`id` is unique within the task: the class and the number of the draw",
+    "unit": "draws that were made together, numbered within the task",
+    "prompt_hash, shots, seed": "the prompt (its hash, and which rows of `tasks/<task>/shots.json` it showed, in their "
+    "order) and the seed of the request",
+    "num_tokens, cumulative_logprob, finish_reason": "of the sampled text; log-probability in nats",
+    "probabilities": "the annotator's, calibrated, in the order of the task's labels below; empty where none was asked",
+    "model, revision": "the base model",
+}
+RISKS = """\
+- **The texts are a language model's.** They may state falsehoods, repeat what the model was trained on, and carry its
+  biases.
+- **The labels are a model's too.** A text was written for its class and kept where the annotator agreed; both can be
+  wrong, and an annotator that misunderstands a class lets pass what is wrong in the same way.
+- **They vary less than real texts.** All descend from a few examples per class, and the more are drawn, the more they
+  repeat themselves. Near duplicates within a task were dropped; what is alike in content but not in words was not.
+- **The classes are as frequent as they were asked for**, not as they are in the world.
+- Texts near one of the test split were dropped where the task had one. Nobody has looked for personal data: names and
+  numbers in the texts are made up by the model, or come from its training data or the examples.
+"""
+
+
+def write_card(
+    folder: CorpusFolder, summary: CorpusSummary, journal: Sequence[ShardRecord], corpus: CorpusSettings
+) -> None:
+    """Write README.md, from what is on disk."""
+    by_task: dict[str, list[ShardRecord]] = {}
+    for shard in journal:
+        if shard.file:
+            by_task.setdefault(shard.task, []).append(shard)
+    manifest = folder.manifest()
+    parts = [
+        _front_matter(list(by_task), summary.rows, corpus),
+        _introduction(list(by_task), summary, manifest),
+        _counts(summary.classes),
+        _diversity(folder, by_task),
+        _columns(folder, list(by_task)),
+        f"## Known risks\n\n{RISKS}",
+        _making(manifest),
+    ]
+    replace_file(folder.path / "README.md", "\n".join(parts).encode())
+
+
+def _front_matter(tasks: Sequence[str], rows: int, corpus: CorpusSettings) -> str:
+    """YAML; strings are written as JSON, which YAML contains."""
+    size = next((name for most, name in SIZES.items() if rows < most), "n>10M")
+    lines = [
+        "---",
+        f"license: {json.dumps(corpus.licence)}",
+        "task_categories:",
+        "- text-classification",
+        "tags:",
+        "- synthetic",
+        "size_categories:",
+        f"- {size}",
+    ]
+    if tasks:
+        lines.append("configs:")
+    for task in tasks:
+        files = json.dumps(f"data/{task}/*.{corpus.format}")
+        lines += [f"- config_name: {json.dumps(task)}", "  data_files:", "  - split: train", f"    path: {files}"]
+    return "\n".join([*lines, "---", ""])
+
+
+def _introduction(tasks: Sequence[str], summary: CorpusSummary, manifest: CorpusManifest) -> str:
+    states = Counter(one.state for one in summary.classes)
+    unfinished = ", ".join(f"{count} {state}" for state, count in states.items() if state != "finished")
+    example = f"\n    load_dataset({json.dumps('this folder')}, {json.dumps(tasks[0])})\n" if tasks else ""
+    return (
+        f"# Synthetic texts for {len(tasks)} classification task{'s' if len(tasks) != 1 else ''}\n\n"
+        f"{summary.rows:,} texts, written by {manifest.model_name} from {manifest.settings.k} real examples per class "
+        f"and re-labelled by {_annotator(manifest)}. Made with fourshot. One configuration per task, one split.\n"
+        + (f"\nNot all classes are finished: {unfinished}.\n" if unfinished else "")
+        + example
+    )
+
+
+def _annotator(manifest: CorpusManifest) -> str:
+    annotate = manifest.settings.annotate
+    if annotate.annotator == "none":
+        return "nobody: every well-formed text is believed to be what it was written for"
+    if annotate.annotator == "adapters":
+        return "adapters of the same model that were trained for each task"
+    calibrated = "without calibration" if annotate.calibration == "none" else f"with {annotate.calibration} calibration"
+    return f"the same model, shown the examples of all classes ({calibrated})"
+
+
+def _counts(classes: Sequence[ClassOutcome]) -> str:
+    lines = [
+        "## Counts",
+        "",
+        "| task | label | state | kept | drawn | accepted | rejected | errors |",
+        "| --- | --- | --- | ---: | ---: | ---: | --- | ---: |",
+    ]
+    for one in classes:
+        accepted = "" if one.acceptance is None else f"{one.acceptance:.1%}"
+        ordered = sorted(one.rejected.items(), key=lambda item: -item[1])
+        rejected = ", ".join(f"{reason} {count:,}" for reason, count in ordered) or one.message.replace("|", "/")
+        lines.append(
+            f"| {one.task} | {one.label} | {one.state} | {one.kept:,} | {one.drawn:,} | {accepted} | {rejected} "
+            f"| {one.faults:,} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _diversity(folder: CorpusFolder, by_task: dict[str, list[ShardRecord]]) -> str:
+    lines = [
+        "## Diversity",
+        "",
+        f"Of up to {SAMPLE:,} texts per task, drawn at random. Distinct-n: different word n-grams over all of them.",
+        "",
+        "| task | texts | distinct-1 | distinct-2 | distinct-3 | different tri-grams in 100 texts | in all of them |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for task, shards in by_task.items():
+        texts = _sample(folder.texts(shards))
+        few, all_of_them = unique_trigram_curve(texts, [min(100, len(texts)), len(texts)])
+        shares = " | ".join(f"{distinct(texts, n):.3f}" for n in (1, 2, 3))
+        lines.append(f"| {task} | {len(texts):,} | {shares} | {few:,.0f} | {all_of_them:,.0f} |")
+    return "\n".join([*lines, ""])
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Different word n-grams over all of them; 0 where no text has n words.
+
+    Source: Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models", section 5.
+    """
+    grams = [
+        gram for text in texts if (found := words(text)) for gram in zip(*(found[i:] for i in range(n)), strict=False)
+    ]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _sample(texts: Iterable[str]) -> list[str]:
+    """`SAMPLE` of the texts, each with the same chance, the same ones every time; no more than that is held."""
+    draw, chosen = random.Random(0), list[str]()
+    for number, text in enumerate(texts):
+        if number < SAMPLE:
+            chosen.append(text)
+        elif (place := draw.randrange(number + 1)) < SAMPLE:
+            chosen[place] = text
+    return chosen
+
+
+def _columns(folder: CorpusFolder, tasks: Sequence[str]) -> str:
+    lines = ["## Columns", "", "| columns | are |", "| --- | --- |"]
+    lines += [f"| `{names}` | {told} |" for names, told in COLUMNS.items()]
+    lines += ["", "Labels, in the order of `probabilities`:", ""]
+    lines += [f"- {task}: {', '.join(folder.task(task).label_names)}" for task in tasks]
+    return "\n".join([*lines, ""])
+
+
+def _making(manifest: CorpusManifest) -> str:
+    settings = msgspec.to_builtins(manifest.settings)
+    for name in ("train", "shot_weight", "test_limit"):  # of runs that train a classifier
+        del settings[name]
+    return "\n".join(
+        [
+            "## How it was made",
+            "",
+            f"- Base model: {manifest.model_name}, revision {manifest.model_revision}",
+            f"- Versions: {', '.join(f'{name} {number}' for name, number in manifest.versions.items())}",
+            f"- Prompts: version {manifest.prompt_version}",
+            "",
+            "```json",
+            json.dumps(settings, indent=1),
+            "```",
+            "",
+        ]
+    )

@@ -1,0 +1,163 @@
+"""A corpus on disk. A shard is there, whole, once its line is in the journal; what has none never happened.
+
+README.md            the data card; `datasets` reads from it which files belong to which task
+manifest.json        what this corpus is: settings, model, format
+journal.jsonl        one line per shard: its file, and the units it covers
+data/<task>/         shards of rows
+errors.jsonl         draws that came to nothing, with the reason
+tasks/<task>/        the task, its shots, and the annotator's calibration
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.calibration import Calibration
+from engine.errors import RunFolderError
+from engine.files import replace_file
+from pipeline.corpus.book import Entry
+from pipeline.corpus.plan import UnitRecord
+from pipeline.corpus.rows import Format, encode_rows, read_rows
+from pipeline.corpus.units import RowFault
+from pipeline.nouns import Example, Task
+from pipeline.prompts import PROMPT_VERSION
+from pipeline.runfolder import MANIFEST_FILE, RunFolder
+from pipeline.settings import RunSettings
+
+JOURNAL_FILE = "journal.jsonl"
+ERRORS_FILE = "errors.jsonl"
+SCHEMA = 1
+_OURS = re.compile(r"\.?\d{6}\.(?:jsonl|parquet)")  # names of shards, and of those that were being written
+
+
+class CorpusManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Says which corpus a folder holds. Two are the same if all of this is equal but the versions."""
+
+    schema: int = SCHEMA
+    kind: str = "corpus"
+    prompt_version: str = PROMPT_VERSION
+    settings: RunSettings
+    model_name: str
+    model_revision: str
+    format: Format
+    versions: dict[str, str] = {}
+
+    def identity(self) -> dict[str, Any]:
+        known: dict[str, Any] = msgspec.to_builtins(self)
+        known.pop("versions")
+        known["settings"].pop("allow_short")
+        return known
+
+
+class TaskManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Says which task a task's folder is of. Others may be added to a corpus, none can be changed."""
+
+    task: Task
+    adapters: tuple[str, ...] = ()  # names of those that re-label
+
+    def identity(self) -> dict[str, Any]:
+        known: dict[str, Any] = msgspec.to_builtins(self)
+        known["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
+        return known
+
+
+class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the journal."""
+
+    task: str
+    file: str = ""  # relative to the folder; "" where the units gave no row
+    rows: int = 0
+    faults: int = 0  # lines added to errors.jsonl
+    units: tuple[UnitRecord, ...]
+
+
+class CorpusFolder:
+    """The shards of a corpus, and what is known of its tasks."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.files = RunFolder(path)
+
+    def claim(self, manifest: CorpusManifest) -> None:
+        """Make the folder this corpus's, or continue it. Raises RunFolderError if it holds something else."""
+        self.files.claim(manifest)
+
+    def manifest(self) -> CorpusManifest:
+        return self.files.read(MANIFEST_FILE, CorpusManifest)
+
+    def tasks(self) -> list[str]:
+        """Names of all tasks that were begun, in this call or an earlier one."""
+        return sorted(file.parent.name for file in self.path.glob(f"tasks/*/{MANIFEST_FILE}"))
+
+    def task(self, name: str) -> Task:
+        return self._of(name).read(MANIFEST_FILE, TaskManifest).task
+
+    def begin(self, manifest: TaskManifest, shots: Sequence[Example]) -> None:
+        """Add a task, or go on with it. Raises RunFolderError if the corpus has another one of that name."""
+        folder = self._of(manifest.task.name)
+        folder.claim(manifest)
+        if not folder.has("shots.json"):
+            folder.write("shots.json", shots)
+
+    def journal(self) -> list[ShardRecord]:
+        return self.files.lines(JOURNAL_FILE, ShardRecord)
+
+    def resume(self) -> dict[str, list[ShardRecord]]:
+        """Shards by task, with all that belongs to none cut away. Raises RunFolderError where one is missing."""
+        shards = self.journal()
+        self.files.keep_lines(JOURNAL_FILE, len(shards))
+        self.files.keep_lines(ERRORS_FILE, sum(shard.faults for shard in shards))
+        known = {shard.file for shard in shards if shard.file}
+        there = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if _OURS.match(file.name)}
+        if missing := sorted(known - there):
+            raise RunFolderError(
+                f"{self.path} lacks {len(missing)} of its {len(known)} shards ({', '.join(missing[:3])}). Put them "
+                "back, or make the corpus anew in another folder (--out)."
+            )
+        for stranger in there - known:  # written, and not yet in the journal when the process was killed
+            (self.path / stranger).unlink()
+        by_task: dict[str, list[ShardRecord]] = {}
+        for shard in shards:
+            by_task.setdefault(shard.task, []).append(shard)
+        return by_task
+
+    def add_shard(self, task: str, number: int, entries: Sequence[Entry], kind: Format) -> ShardRecord:
+        """Write the rows of ``entries`` as shard ``number`` of the task, whole, and then their line in the journal."""
+        rows = [row for entry in entries for row in entry.rows]
+        faults = [fault for entry in entries for fault in entry.faults]
+        name = f"data/{task}/{number:06d}.{kind}" if rows else ""
+        if rows:
+            replace_file(self.path / name, encode_rows(rows, kind))
+        if faults:
+            self.files.append(ERRORS_FILE, faults)
+        units = tuple(entry.record for entry in entries)
+        shard = ShardRecord(task=task, file=name, rows=len(rows), faults=len(faults), units=units)
+        self.files.append(JOURNAL_FILE, [shard])
+        return shard
+
+    def texts(self, shards: Sequence[ShardRecord]) -> Iterator[str]:
+        """The texts of all rows, shard by shard."""
+        for shard in shards:
+            if shard.file:
+                yield from (row.text for row in read_rows(self.path / shard.file))
+
+    def faults(self) -> list[RowFault]:
+        return self.files.lines(ERRORS_FILE, RowFault)
+
+    def shots(self, task: str) -> list[Example] | None:
+        """The shots of a task, or None where it was not begun."""
+        folder = self._of(task)
+        return folder.shots() if folder.has("shots.json") else None
+
+    def calibration(self, task: str) -> Calibration | None:
+        folder = self._of(task)
+        return folder.read("annotator.json", Calibration) if folder.has("annotator.json") else None
+
+    def keep_calibration(self, task: str, calibration: Calibration) -> None:
+        self._of(task).write("annotator.json", calibration)
+
+    def _of(self, task: str) -> RunFolder:
+        return RunFolder(self.path / "tasks" / task)

@@ -1,0 +1,202 @@
+"""Engines on a Ray cluster: one per GPU, or per two cores where there is none. The one module here that imports ray.
+
+Each actor holds a `LocalWorker`, so an engine that dies is started again where it was. What an actor had when its
+machine left is given to others. Machines that join are used as soon as they are seen.
+"""
+
+import contextlib
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.errors import FourshotError
+from pipeline.corpus.local import BATCHES_AHEAD, MOST_DEATHS, LocalWorker
+from pipeline.corpus.units import Opening, TaskBrief, Unit, UnitResult
+from pipeline.worker import Failure, error_of
+from training.ray_jobs import CORES_PER_JOB, cluster
+
+ASK_S = 0.5  # how long an actor waits for results before it says that there are none
+LOOK_S = 5.0  # between two looks for machines that have joined
+ALONE_S = 600.0  # without any engine, after which the corpus is given up for now
+
+
+class _Hand(msgspec.Struct):
+    """One actor as the driver sees it."""
+
+    actor: Any
+    call: Any = None  # the reference of what it was asked last
+    has_answered: bool = False
+    told: set[str] = msgspec.field(default_factory=set)  # tasks that it knows
+    units: dict[tuple[str, int], Unit] = {}  # it was given, or will be with the next call
+    new: list[Unit] = []  # of these, those that it has not heard of
+
+    @property
+    def draws(self) -> int:
+        return sum(unit.draws for unit in self.units.values())
+
+
+class RayWorkers:
+    """Actors that come and go, and the units that each has."""
+
+    def __init__(self, opening: Opening, address: str) -> None:
+        """``address``: "local", "auto" or a cluster's. Raises InputError where there is none."""
+        self._opening, self._briefs = opening, dict[str, TaskBrief]()
+        self._most_draws = BATCHES_AHEAD * opening.engine.max_num_seqs
+        self._hands: list[_Hand] = []
+        self._again: list[Unit] = []  # that an actor had that is gone
+        self.starts = 0  # of actors
+        self._faults = 0  # actors that could do nothing, since anything came back: one bad machine does not end all
+        self._looked_s = float("-inf")
+        self._connection = contextlib.ExitStack()
+        self._connection.enter_context(cluster(address))
+        try:
+            self._last_hand_s = time.monotonic()
+            self._look()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def has_room(self) -> bool:
+        """Whether an actor that has been heard of has too little to do. Back-pressure: nobody gets more."""
+        return not self._again and any(self._has_room(hand) for hand in self._hands)
+
+    def give(self, unit: Unit, brief: TaskBrief) -> None:
+        """Give a unit to the actor that has least to do."""
+        self._briefs[unit.task] = brief
+        hand = min(self._hands, key=lambda one: (not self._has_room(one), one.draws))
+        hand.units[unit.task, unit.number] = unit
+        hand.new.append(unit)
+        if hand.call is None:
+            self._ask(hand)
+
+    def wait(self, timeout_s: float) -> list[UnitResult]:
+        """Results since the last time. Raises what opening an engine raised, FourshotError without any for long."""
+        import ray
+
+        self._look()
+        calls = {hand.call: hand for hand in self._hands if hand.call is not None}
+        if not calls:
+            time.sleep(timeout_s)
+            return []
+        results: list[UnitResult] = []
+        first, _ = ray.wait(list(calls), timeout=timeout_s)
+        ended, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0) if first else ([], [])
+        for call in ended:
+            results += self._hear(calls[call])
+        while self._again and any(self._has_room(hand) for hand in self._hands):
+            unit = self._again.pop(0)
+            self.give(unit, self._briefs[unit.task])
+        return results
+
+    def close(self) -> None:
+        """End all actors, and Ray where it was started for this."""
+        import ray
+
+        for hand in self._hands:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(hand.actor)
+        self._hands = []
+        self._connection.close()
+
+    def _has_room(self, hand: _Hand) -> bool:
+        return hand.has_answered and hand.draws < self._most_draws
+
+    def _ask(self, hand: _Hand) -> None:
+        """Give an actor what is new, and ask for what is finished."""
+        briefs = [self._briefs[name] for name in dict.fromkeys(unit.task for unit in hand.new) if name not in hand.told]
+        hand.told |= {brief.task.name for brief in briefs}
+        hand.call = hand.actor.exchange.remote(msgspec.json.encode(briefs), msgspec.json.encode(hand.new))
+        hand.new = []
+
+    def _hear(self, hand: _Hand) -> list[UnitResult]:
+        import ray
+
+        try:
+            said = msgspec.json.decode(ray.get(hand.call), type=list[UnitResult] | Failure)
+        except ray.exceptions.RayError as error:  # the actor died, or its machine left
+            why = FourshotError(f"An actor died before it had answered: {str(error).splitlines()[0]}")
+            self._lose(hand, why, is_fault=not hand.has_answered)
+            return []
+        if isinstance(said, Failure):
+            self._lose(hand, error_of(said), is_fault=True)
+            return []
+        hand.has_answered = True
+        results = [result for result in said if hand.units.pop((result.unit.task, result.unit.number), None)]
+        if results:
+            self._faults = 0
+        self._ask(hand)
+        return results
+
+    def _lose(self, hand: _Hand, why: FourshotError, *, is_fault: bool) -> None:
+        """Do without an actor; what it had goes to others. Raises ``why`` if faults are all that happens."""
+        import ray
+
+        ray.kill(hand.actor)
+        self._hands.remove(hand)
+        self._again += hand.units.values()
+        self._faults += is_fault
+        if self._faults >= MOST_DEATHS:
+            raise why
+
+    def _look(self) -> None:
+        """See which devices there are, and have an actor on each."""
+        now = time.monotonic()
+        if self._hands:
+            self._last_hand_s = now
+        elif now - self._last_hand_s > ALONE_S:
+            raise FourshotError(
+                f"The Ray cluster has had no machine with a GPU, or with {CORES_PER_JOB} cores, for {ALONE_S:.0f} s. "
+                "Finished shards are kept; run the same command again when it has (`ray status`)."
+            )
+        if now - self._looked_s < LOOK_S and self._hands:
+            return
+        self._looked_s = now
+        for _ in range(_devices() - len(self._hands)):
+            self._hands.append(self._start())
+            self._ask(self._hands[-1])
+
+    def _start(self) -> _Hand:
+        import ray
+
+        self.starts += 1
+        on = {"num_gpus": 1, "num_cpus": 0} if _gpus() else {"num_cpus": CORES_PER_JOB}
+        # Ray does not restart it: what it had goes to whoever has room.
+        actor = ray.remote(max_restarts=0, max_task_retries=0, **on)(_Actor)
+        return _Hand(actor=actor.remote(msgspec.json.encode(self._opening)))
+
+
+class _Actor:
+    """On a worker: an engine, in a process of its own."""
+
+    def __init__(self, opening: bytes) -> None:
+        log = Path(tempfile.mkdtemp(prefix="fourshot-corpus-")) / "log.txt"
+        self._worker = LocalWorker(msgspec.json.decode(opening, type=Opening), log)
+        self._briefs: dict[str, TaskBrief] = {}
+
+    def exchange(self, briefs: bytes, units: bytes) -> bytes:
+        """Take units, give back results; a `Failure` where the engine cannot be opened."""
+        for brief in msgspec.json.decode(briefs, type=list[TaskBrief]):
+            self._briefs[brief.task.name] = brief
+        for unit in msgspec.json.decode(units, type=list[Unit]):
+            self._worker.give(unit, self._briefs[unit.task])
+        try:
+            return msgspec.json.encode(self._worker.wait(ASK_S))
+        except FourshotError as error:
+            return msgspec.json.encode(Failure(kind=type(error).__name__, message=str(error)))
+
+
+def _gpus() -> int:
+    import ray
+
+    return int(sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]))
+
+
+def _devices() -> int:
+    """Engines that the cluster has room for: its GPUs, or so many cores each where it has none."""
+    import ray
+
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return _gpus() or int(sum(machine.get("CPU", 0) // CORES_PER_JOB for machine in machines))

@@ -1,0 +1,29 @@
+"""What can be set about a corpus beside how its texts are made (`pipeline.settings.RunSettings`).
+
+Importing this module loads neither torch nor vllm.
+"""
+
+import msgspec
+
+from engine.errors import InputError
+from pipeline.corpus.rows import Format
+from pipeline.corpus.units import OPEN_ENGINE
+
+
+class CorpusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a corpus is written and who makes it."""
+
+    format: Format = "jsonl"
+    licence: str = "unknown"  # for the data card; the user knows what the base model's licence says of its output
+    adapters: str = ""  # folder of trained adapters, for the annotator of that name
+    rows_per_shard: int = 10_000
+    shard_s: float = 30.0  # a smaller shard is written after this time: more would be lost by a kill
+    ray: str = ""  # "local", "auto" or a cluster's address; "" is one engine on this machine
+    opener: str = OPEN_ENGINE  # see `pipeline.corpus.units.Opening`
+
+    def __post_init__(self) -> None:
+        if self.rows_per_shard < 1 or self.shard_s < 0:
+            raise InputError(
+                f"rows_per_shard must be at least 1 and shard_s not negative; got {self.rows_per_shard} and "
+                f"{self.shard_s}."
+            )

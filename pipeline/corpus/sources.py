@@ -1,0 +1,57 @@
+"""What a corpus starts from: for each task its shots, the test texts to keep out, and the adapters that re-label."""
+
+from pathlib import Path
+
+from engine.core import Adapter
+from engine.errors import AdapterError, InputError
+from engine.models import ResolvedModel
+from pipeline.annotate import Reader
+from pipeline.card import CARD_FILE, load_card
+from pipeline.nouns import Example, Task
+from pipeline.settings import RunSettings
+from pipeline.shots import load_chosen_shots, take_shots
+from pipeline.tables import drop_overlap, find_split_file, load_split
+
+CARDS = (CARD_FILE, f"*/{CARD_FILE}", f"*/*/{CARD_FILE}")
+
+
+def texts_kept_out(task: Task) -> list[str]:
+    """Texts of the test split; none where the task's folder has no such file."""
+    if task.data.folder and find_split_file(Path(task.data.folder), task.data.test_split) is None:
+        return []
+    return [example.text for example in load_split(task, "test").examples]
+
+
+def first_shots(task: Task, settings: RunSettings) -> list[Example]:
+    """The shots that the user chose, else drawn from the train split, never a text of the test split."""
+    train = None
+    if load_chosen_shots(task) is None:
+        train = drop_overlap(load_split(task, "train"), texts_kept_out(task)).examples
+    return take_shots(task, settings.k, settings.seed, settings.allow_fewer_shots, train)
+
+
+def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, ...]:
+    """The adapters in ``folder`` that were trained for ``task`` on this base model, all of which will re-label.
+
+    ``folder`` is that of a finished run or of many (`fourshot train --tasks`), or an adapter's own. Raises InputError
+    where there is none, AdapterError for a card that cannot be read.
+    """
+    found = {}
+    for card_file in sorted(card for pattern in CARDS for card in folder.glob(pattern)):
+        card = load_card(card_file.parent)
+        same_base = (card.model_name, card.model_revision) == (model.name, model.revision)
+        if card.task.name != task.name or not same_base:
+            continue
+        if card.task.label_words != task.label_words:
+            raise AdapterError(
+                f"The adapter {card_file.parent} was trained for {task.name} with the label words "
+                f"{', '.join(card.task.label_words)}; the task file now has {', '.join(task.label_words)}. Train it "
+                "again, or name another folder (--adapters)."
+            )
+        found[card.name] = Reader(adapter=Adapter(name=card.name, path=str(card_file.parent.resolve())))
+    if not found:
+        raise InputError(
+            f"{folder} has no adapter for {task.name} on {model.name} ({model.revision}). Train one (fourshot train), "
+            "name another folder (--adapters), or have the base model re-label (--annotator icl)."
+        )
+    return tuple(found.values())

@@ -1,0 +1,23 @@
+"""The measurements of corpora run, and say what was measured; what they measured lies in bench/results."""
+
+from pathlib import Path
+
+from bench import corpus_overhead, neardup
+
+
+def test_near_duplicates_are_found_among_texts_that_are_alike_by_chance() -> None:
+    row = neardup.measure(5_000)
+    assert row["changed_found"] >= 0.98 * row["changed"] > 100
+    assert row["others_found"] < 5
+    targets = {target["name"]: target for target in neardup.report([row])["targets"]}
+    assert targets["changed texts found, largest"]["met"]
+
+
+def test_the_overhead_of_a_corpus_is_measured_on_all_its_rows(tmp_path: Path) -> None:
+    row = corpus_overhead.measure(tasks=2, rows=2_000, kind="parquet", folder=tmp_path / "corpus")
+    assert (row["rows"], row["tasks"], row["format"]) == (2_000, 2, "parquet")
+    assert row["us_per_row"] > 0 and row["driver_bytes"] > 10_000_000 and row["worker_bytes"] > 10_000_000
+    assert {target["name"] for target in corpus_overhead.report(row)["targets"]} == {
+        "overhead per row",
+        "memory at the end over that after a fifth of the rows",
+    }

@@ -1,0 +1,237 @@
+"""A corpus from end to end with a stand-in engine: what lies in the folder, and that nothing ends it but its end."""
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import fourshot
+from bench import corpus_kills
+from engine.core import Engine
+from engine.errors import FourshotError, InputError, RunFolderError, ShortRunError
+from pipeline.corpus.folder import CorpusFolder
+from pipeline.corpus.rows import Row
+from pipeline.events import Event
+from pipeline.runfolder import RunFolder
+from pipeline.settings import AnnotateSettings
+from tests.pipeline.corpus.made import TASK, InThisProcess, make, named, rows_of, settings, wait_for
+
+HERE = "tests.pipeline.corpus.made"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
+    """A corpus of two tasks that was left alone, and what was told of it."""
+    folder, told = tmp_path_factory.mktemp("whole") / "corpus", list[Event]()
+    make(folder, named("one", "two"), on_event=told.append)
+    return folder, told
+
+
+def test_every_class_of_every_task_has_its_rows(whole: tuple[Path, list[Event]]) -> None:
+    rows = rows_of(whole[0])
+    assert Counter((row.task, row.label) for row in rows) == {
+        (task, label): 12 for task in ("one", "two") for label in TASK.label_names
+    }
+    assert {len(row.probabilities) for row in rows} == {5}
+
+
+def test_progress_is_rows_of_rows_and_ends_at_all_of_them(whole: tuple[Path, list[Event]]) -> None:
+    counted = [event for event in whole[1] if event.unit == "rows"]
+    assert (counted[-1].done, counted[-1].total) == (120, 120)
+    assert {event.message for event in counted} <= {"one", "two"}
+    assert "billing 12 kept of " in counted[-1].detail and "tokens_per_s" in counted[-1].figures
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_datasets_loads_it_with_the_lineage_of_every_row(
+    kind: str, whole: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
+    from datasets import load_dataset
+
+    folder = whole[0]
+    if kind == "parquet":
+        folder = tmp_path / "corpus"
+        make(folder, named("one", "two"), format="parquet", rows_per_shard=20, shard_s=0)
+        assert [row.id for row in rows_of(folder)] == [row.id for row in rows_of(whole[0])]
+    loaded = load_dataset(str(folder), "two", split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded.column_names == list(Row.__struct_fields__)
+    assert loaded["text"] == [row.text for row in rows_of(folder) if row.task == "two"]
+    assert loaded[0]["probabilities"] == pytest.approx(list(rows_of(folder)[60].probabilities))
+
+
+def test_the_data_card_says_what_is_in_it(whole: tuple[Path, list[Event]], tmp_path: Path) -> None:
+    card = (whole[0] / "README.md").read_text()
+    assert card.startswith("---\nlicense: ")
+    for said in ("120 texts", "| one | bug | finished | 12 |", "label_disagrees", "distinct-2", "## Known risks"):
+        assert said in card
+    assert '"per_class": 12' in card and "SmolLM2-135M-Instruct" in card
+    make(tmp_path / "other", licence="cc-by-4.0")
+    assert 'license: "cc-by-4.0"' in (tmp_path / "other" / "README.md").read_text()
+
+
+def test_the_same_call_again_adds_nothing_and_starts_nothing(whole: tuple[Path, list[Event]]) -> None:
+    before = (whole[0] / "journal.jsonl").read_bytes()
+    summary = make(whole[0], named("one", "two"), opener=f"{HERE}:open_dead")
+    assert (summary.rows, summary.rates.engine_starts) == (120, 0)
+    assert (whole[0] / "journal.jsonl").read_bytes() == before
+
+
+def test_another_task_may_join_later_and_another_setting_may_not(tmp_path: Path) -> None:
+    make(tmp_path / "corpus", named("one"))
+    assert make(tmp_path / "corpus", named("two")).rows == 120
+    with pytest.raises(RunFolderError, match="per_class"):
+        make(tmp_path / "corpus", named("one"), settings(per_class=13))
+    changed = {"one": msgspec.structs.replace(named("one")["one"], instruction="Sort these.")}
+    with pytest.raises(RunFolderError, match="instruction"):
+        make(tmp_path / "corpus", changed)
+
+
+def test_what_a_kill_left_half_done_is_cut_away_and_done_again(whole: tuple[Path, list[Event]], tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    make(folder, named("one", "two"), rows_per_shard=15, shard_s=0)
+    journal = (folder / "journal.jsonl").read_bytes()
+    lines = journal.splitlines(keepends=True)
+    assert len(lines) > 3
+    (folder / "journal.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:30])
+    (folder / "data" / "one" / ".000009.jsonl.77").write_text("half a shard")
+    make(folder, named("one", "two"))
+    assert rows_of(folder) == rows_of(whole[0])
+    assert not [file for file in folder.glob("data/*/*") if file.name.startswith(".")]
+
+
+def test_a_disk_that_is_full_costs_the_shard_at_hand(
+    whole: tuple[Path, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, append = 3, RunFolder.append
+
+    def fill_up(folder: RunFolder, name: str, values: Iterable[Any]) -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            append(folder, name, values)
+            return
+        with (folder.path / name).open("ab") as file:
+            file.write(msgspec.json.encode(values)[:40])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "append", fill_up)
+    with pytest.raises(OSError, match="No space"):
+        make(tmp_path, named("one", "two"), rows_per_shard=15, shard_s=0)
+    monkeypatch.undo()
+    (tmp_path / "data" / "one" / "notes.txt").write_text("not ours")
+    assert 0 < len(rows_of(tmp_path)) < 120
+    make(tmp_path, named("one", "two"))
+    assert rows_of(tmp_path) == rows_of(whole[0])
+    assert (tmp_path / "data" / "one" / "notes.txt").exists()
+
+
+def test_a_shard_that_is_gone_is_not_passed_over(tmp_path: Path) -> None:
+    make(tmp_path)
+    next(tmp_path.glob("data/one/*")).unlink()
+    with pytest.raises(RunFolderError, match="lacks 1 of its 1 shards"):
+        make(tmp_path)
+
+
+def test_a_text_that_cannot_be_read_is_an_error_row_and_another_is_drawn(tmp_path: Path) -> None:
+    summary = make(tmp_path, opener=f"{HERE}:open_unreadable", wanted=settings(per_class=40))
+    faults = CorpusFolder(tmp_path).faults()
+    assert faults and {(fault.task, fault.step) for fault in faults} == {("one", "score")}
+    assert sum(one.faults for one in summary.classes) == len(faults)
+    assert summary.rows == 200 and not [row for row in rows_of(tmp_path) if "bafi" in row.text]
+
+
+def test_units_that_the_engine_dies_of_are_given_up_and_the_rest_is_made(tmp_path: Path) -> None:
+    """Its process ends at one class's first unit each time: after a while the unit is done alone, and then left."""
+    wanted = settings(per_class=8, max_candidates=8)
+    with pytest.raises(ShortRunError, match=r"one, bug: 0 of 8 kept from 8 draws"):
+        make(tmp_path, wanted=wanted, opener=f"{HERE}:open_deadly")
+    kept = Counter(row.label for row in rows_of(tmp_path))
+    assert all(kept[label] > 4 for label in TASK.label_names if label != "bug") and not kept["bug"]
+    faults = CorpusFolder(tmp_path).faults()
+    assert [fault.draw for fault in faults] == list(range(8)) and {fault.label for fault in faults} == {"bug"}
+
+
+def test_an_engine_that_never_opens_ends_the_corpus_with_its_log(tmp_path: Path) -> None:
+    with pytest.raises(FourshotError, match=r"died 3 times(.|\n)*no memory for weights"):
+        make(tmp_path, opener=f"{HERE}:open_dead")
+
+
+def test_a_class_that_stalls_is_told_and_everything_else_is_there(tmp_path: Path) -> None:
+    hopeless = settings(per_class=20)
+    strict = fourshot.RunSettings(
+        generate=hopeless.generate, annotate=AnnotateSettings(annotator="icl", calibration="batch", confidence=1.0)
+    )
+    with pytest.raises(ShortRunError, match=r"(?s)bug: 0 of 20 kept from .* draws; none was accepted.*--allow-short"):
+        make(tmp_path, wanted=strict)
+    assert "| one | bug | stalled | 0 |" in (tmp_path / "README.md").read_text()
+
+
+def test_a_task_with_a_fault_drops_out_and_the_others_are_made(tmp_path: Path) -> None:
+    tasks = {**named("one"), "broken.toml": InputError("the file is broken")}
+    summary = make(tmp_path, tasks)
+    (failed,) = [one for one in summary.classes if one.state == "failed"]
+    assert (failed.task, failed.error) == ("broken.toml", "InputError") and summary.rows == 60
+    with pytest.raises(InputError, match="the file is broken"):
+        make(tmp_path / "other", {"broken.toml": InputError("the file is broken")})
+
+
+def test_adapters_have_to_be_named_and_only_where_they_are_asked(tmp_path: Path) -> None:
+    by_adapters = fourshot.RunSettings(generate=settings().generate)
+    with pytest.raises(InputError, match="--adapters"):
+        make(tmp_path / "a", wanted=by_adapters)
+    with pytest.raises(InputError, match="--annotator adapters"):
+        make(tmp_path / "b", adapters=str(tmp_path))
+    with pytest.raises(InputError, match="has no adapter for one on SmolLM2"):
+        make(tmp_path / "c", wanted=by_adapters, adapters=str(tmp_path))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_ctrl_c_leaves_whole_shards_and_a_card_and_the_next_call_goes_on(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.corpus_kills", "--drive", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    wait_for(lambda: len(CorpusFolder(tmp_path).journal()) > 1, "the first shards")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    found = corpus_kills.rows_of(tmp_path)
+    assert 0 < len(found) < 400
+    assert "Not all classes are finished" in (tmp_path / "README.md").read_text()
+    corpus_kills.make(tmp_path)
+    rows = corpus_kills.rows_of(tmp_path)
+    assert len(rows) == 400 and [row for row in rows if row in found] == found
+
+
+def test_killed_again_and_again_it_ends_as_one_left_alone(tmp_path: Path) -> None:
+    corpus_kills.make(tmp_path / "alone")
+    killed = corpus_kills.Killed(tmp_path, seed=1)
+    killed.until(5)
+    faults = corpus_kills.check(killed.finished, corpus_kills.rows_of(tmp_path / "alone"))
+    assert faults == {"lost": 0, "twice": 0, "different": 0}
+    assert killed.kills["driver"] and killed.kills["engine"]
+
+
+def test_the_command_makes_a_corpus_of_a_real_model(
+    vllm_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One command from end to end; the engine is the one that all tests share, in this process."""
+    monkeypatch.setattr("pipeline.corpus.run.LocalWorker", lambda opening, log: InThisProcess(vllm_engine))
+    words = ["corpus", "--tasks", "support_tickets", "--per-class", "2", "--out", str(tmp_path / "c"), "--allow-short"]
+    brief = ["--json", "--set", "generate.max_candidates=8", "--set", "generate.max_tokens=24"]
+    assert fourshot.main([*words, *brief]) == 0
+    summary = json.loads(capfd.readouterr().out.splitlines()[-1])
+    rows = rows_of(tmp_path / "c")
+    assert summary["type"] == "result" and summary["rows"] == len(rows) > 0
+    assert summary["rates"]["prompt_tokens"] > 1_000 and summary["rates"]["engine_starts"] == 1
+    assert {row.model for row in rows} == {"SmolLM2-135M-Instruct"}
+    assert (tmp_path / "c" / "README.md").exists()

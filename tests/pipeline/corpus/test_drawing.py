@@ -1,0 +1,109 @@
+"""A worker's side: a unit asks the same whenever it is done, and a text that cannot be read takes no other with it."""
+
+import math
+import queue
+from collections import Counter
+
+import msgspec
+import pytest
+
+from bench.stand_in import StandIn
+from engine.core import Adapter, Engine, EngineSettings
+from pipeline.annotate import Reader
+from pipeline.corpus.drawing import Drawer, work
+from pipeline.corpus.units import TaskBrief, Unit, UnitResult
+from pipeline.settings import AnnotateSettings
+from tests.pipeline.corpus.made import TASK, Faulty, brief, settings
+
+BUG = Unit(task=TASK.name, number=2, label="bug", first_draw=32, draws=8)
+LOGIN = Unit(task=TASK.name, number=3, label="login", first_draw=0, draws=8)
+
+
+def stand_in() -> StandIn:
+    return StandIn(EngineSettings(model=""))
+
+
+def done(engine: Engine, *units: Unit, made: TaskBrief | None = None) -> list[UnitResult]:
+    """The units' results in the order they came, without the engine's counters."""
+    inbox: queue.SimpleQueue[TaskBrief | Unit | None] = queue.SimpleQueue()
+    for one in (made or brief(), *units, None):
+        inbox.put(one)
+    results: list[UnitResult] = []
+    work(engine, inbox, results.append)
+    return results
+
+
+def test_a_unit_gives_the_same_alone_and_among_others() -> None:
+    (alone,) = done(stand_in(), BUG)
+    login, among = done(stand_in(), LOGIN, BUG)
+    assert among.draws == alone.draws and login.unit == LOGIN
+    assert not {draw.candidate.text for draw in login.draws} & {draw.candidate.text for draw in alone.draws}
+
+
+def test_draws_are_numbered_and_show_the_shots_of_their_class_in_changing_order() -> None:
+    (result,) = done(stand_in(), BUG)
+    assert [draw.candidate.id for draw in result.draws] == [f"bug-{number:08d}" for number in range(32, 40)]
+    assert len({draw.candidate.shots for draw in result.draws}) > 1
+    assert len({draw.seed for draw in result.draws}) == 8
+
+
+def test_other_draws_of_the_same_class_are_others() -> None:
+    later = msgspec.structs.replace(BUG, first_draw=40)
+    first, second = done(stand_in(), BUG, later)
+    assert not {draw.candidate.text for draw in first.draws} & {draw.candidate.text for draw in second.draws}
+
+
+def test_a_text_that_cannot_be_read_is_told_and_the_others_are_read() -> None:
+    (whole,) = done(stand_in(), BUG)
+    word = whole.draws[3].candidate.text.split()[0]
+    (result,) = done(Faulty(EngineSettings(model=""), unreadable=word), BUG)
+    (fault,) = result.faults
+    assert (fault.task, fault.label, fault.draw, fault.step) == (TASK.name, "bug", 35, "score")
+    assert "too many tokens" in fault.message
+    assert result.draws == (*whole.draws[:3], *whole.draws[4:])
+
+
+def test_a_real_engine_draws_several_units_at_once_and_reads_them(vllm_engine: Engine) -> None:
+    wanted = msgspec.structs.replace(
+        settings(max_tokens=20), annotate=AnnotateSettings(annotator="icl", calibration="contextual")
+    )
+    first = msgspec.structs.replace(LOGIN, number=0)
+    results = done(vllm_engine, first, BUG, made=brief(TASK, wanted))
+    assert [result.unit for result in results] == [first, BUG]
+    for result in results:
+        assert len(result.draws) == 8 and not result.faults
+        read = [draw for draw in result.draws if draw.reason is None]
+        assert read and all(len(draw.scores) == 5 and max(draw.scores) < 0 for draw in read)
+        assert all(draw.scores == () for draw in result.draws if draw.reason)
+        assert all(0 < draw.candidate.num_tokens <= 20 for draw in result.draws)
+    assert len(results[0].content_free) == 3 and results[1].content_free == ()
+    assert results[1].stats.requests >= results[0].stats.requests
+    assert Counter(draw.candidate.label for draw in results[0].draws) == {"login": 8}
+
+
+def test_a_real_engine_has_the_requests_of_a_unit_before_its_texts_are_asked_for(vllm_engine: Engine) -> None:
+    drawer = Drawer(vllm_engine)
+    drawer.introduce(brief(TASK, settings(max_tokens=8)))
+    before = vllm_engine.stats().requests
+    drawer.begin(BUG)
+    drawer.begin(LOGIN)
+    first = drawer.finish(lambda: None)
+    finished = vllm_engine.stats().requests - before
+    read = sum(draw.reason is None for draw in first.draws)
+    assert finished > 8 + read, "texts of the second unit were drawn while the first was drawn and read"
+    assert drawer.finish(lambda: None).unit == LOGIN and not drawer.is_busy
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_of_two_tries_one_is_taken(keep: int) -> None:
+    (result,) = done(stand_in(), BUG, made=brief(TASK, settings(keep_likelier_of=keep)))
+    assert len(result.draws) == 8 and result.stats.output_tokens == 12 * 8 * keep + 8
+
+
+def test_adapters_read_what_the_base_has_drawn(vllm_engine: Engine, adapters: tuple[Adapter, Adapter]) -> None:
+    wanted = msgspec.structs.replace(settings(max_tokens=20), annotate=AnnotateSettings())
+    readers = tuple(Reader(adapter=adapter) for adapter in adapters)
+    made = msgspec.structs.replace(brief(TASK, wanted), readers=readers)
+    first, _ = done(vllm_engine, LOGIN, BUG, made=made)
+    read = [draw for draw in first.draws if draw.reason is None]
+    assert read and all(sum(map(math.exp, draw.scores)) == pytest.approx(1, abs=1e-3) for draw in read)

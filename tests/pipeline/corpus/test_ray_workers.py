@@ -1,0 +1,47 @@
+"""Engines over Ray: the rows are those of one engine alone, also where one of them leaves in the middle."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import InputError
+from pipeline.corpus.ray_workers import RayWorkers
+from pipeline.corpus.units import UnitResult
+from tests.pipeline.corpus.made import make, named, rows_of, settings
+
+
+def test_a_worker_that_leaves_costs_no_row_and_the_rows_are_those_of_one_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    wanted = settings(per_class=60)
+    tasks = named("one", "two", "three")
+    make(tmp_path / "alone", tasks, wanted)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")  # so many cores Ray has: two engines
+    monkeypatch.setattr("pipeline.corpus.ray_workers.LOOK_S", 0.0)
+    heard: list[str] = []
+    killed: list[object] = []
+    wait = RayWorkers.wait
+
+    def kill_one_in_between(workers: RayWorkers, timeout_s: float) -> list[UnitResult]:
+        results = wait(workers, timeout_s)
+        heard.extend(result.engine for result in results)
+        if len(set(heard)) == 2 and not killed:
+            busiest = max(workers._hands, key=lambda hand: hand.draws)
+            assert busiest.units, "nothing to lose"
+            killed.append(busiest)
+            ray.kill(busiest.actor)
+        return results
+
+    monkeypatch.setattr(RayWorkers, "wait", kill_one_in_between)
+    summary = make(tmp_path / "spread", tasks, wanted, ray="local", opener="tests.pipeline.corpus.made:open_slow")
+    assert summary.rates.engine_starts >= 3, "nobody took the place of the one that left"
+    assert killed and len(set(heard)) >= 2
+    assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")
+    assert not ray.is_initialized()
+
+
+def test_a_cluster_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
+        make(tmp_path, ray="127.0.0.1:1")

@@ -1,0 +1,76 @@
+"""What a corpus starts from: shots that are no test texts, and adapters that fit the task and the base model."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.errors import AdapterError, InputError
+from engine.models import ResolvedModel
+from pipeline.card import CARD_FILE, AdapterCard
+from pipeline.corpus.sources import first_shots, readers_of, texts_kept_out
+from pipeline.many import load_tasks
+from pipeline.nouns import Label, Task
+from pipeline.settings import PRESETS
+from pipeline.taskfile import load_task
+from tests.pipeline.corpus.made import TASK
+from tests.pipeline.task_folders import write_task
+from training.settings import LoraSettings
+
+MODEL = ResolvedModel(path="/models/a", name="a/model", revision="abc")
+
+
+def put_card(folder: Path, name: str = "tickets-0123", task: Task = TASK, revision: str = "abc") -> None:
+    """An adapter's card in a folder of its own."""
+    card = AdapterCard(
+        name=name,
+        task=task,
+        model_name="a/model",
+        model_revision=revision,
+        training=LoraSettings(),
+        real_examples=20,
+        synthetic_examples=250,
+        steps=40,
+        train_tokens=5000,
+        train_s=12.5,
+    )
+    folder.mkdir(parents=True)
+    (folder / CARD_FILE).write_bytes(msgspec.json.encode(card))
+
+
+def test_adapters_of_the_task_and_the_base_are_found_where_trainings_leave_them(tmp_path: Path) -> None:
+    put_card(tmp_path / "adapters" / "one")
+    put_card(tmp_path / "adapters" / "other_base", name="tickets-9", revision="def")
+    put_card(tmp_path / "adapters" / "other_task", name="x-1", task=msgspec.structs.replace(TASK, name="x"))
+    for place in (tmp_path, tmp_path / "adapters", tmp_path / "adapters" / "one"):
+        (reader,) = readers_of(TASK, place, MODEL)
+        assert (reader.adapter.name, reader.adapter.path) == ("tickets-0123", str(tmp_path / "adapters" / "one"))
+
+
+def test_an_adapter_of_other_label_words_is_refused_and_none_at_all_too(tmp_path: Path) -> None:
+    put_card(tmp_path / "one")
+    renamed = msgspec.structs.replace(TASK, labels=(Label(name="bug", word="fault"), *TASK.labels[1:]))
+    with pytest.raises(AdapterError, match="label words"):
+        readers_of(renamed, tmp_path, MODEL)
+    with pytest.raises(InputError, match="no adapter for support_tickets"):
+        readers_of(TASK, tmp_path, ResolvedModel(path="", name="b/model", revision="abc"))
+
+
+def test_a_task_without_a_test_split_has_shots_and_keeps_nothing_out(tmp_path: Path) -> None:
+    write_task(tmp_path)
+    (tmp_path / "test.jsonl").unlink()
+    task = load_task(tmp_path)
+    assert texts_kept_out(task) == [] and texts_kept_out(TASK)
+    shots = first_shots(task, msgspec.structs.replace(PRESETS["corpus"], k=2))
+    assert {shot.label for shot in shots} == set(task.label_names) and len(shots) == 4
+
+
+def test_data_may_lie_in_a_folder_for_each_task(tmp_path: Path) -> None:
+    for name in ("sst2", "trec"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_text('{"text": "a", "label": "b"}\n')
+    tasks = load_tasks(["sst2", "trec"], tmp_path)
+    folders = [task.data.folder for task in tasks.values() if isinstance(task, Task)]
+    assert folders == [str(tmp_path / "sst2"), str(tmp_path / "trec")]
+    (alone,) = load_tasks(["sst2"], tmp_path / "trec").values()
+    assert isinstance(alone, Task) and alone.data.folder == str(tmp_path / "trec")
