@@ -61,14 +61,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
     """Raises InputError for results of different suites, or without a cell and two repeats in common."""
     suite = before["suite"]
-    if not before.get("cells") or not after.get("cells"):
-        raise InputError(
-            "a result without cells was given: its measurement was cut off before the first. Measure again."
-        )
     if suite != after["suite"] or suite not in SUITES:
         raise InputError(
             f"got results of {before['suite']!r} and {after['suite']!r}. Both must be of one of these suites: "
             f"{', '.join(SUITES)}."
+        )
+    if not before.get("cells") or not after.get("cells"):
+        raise InputError(
+            "a result without cells was given: its measurement was cut off before the first. Measure again."
         )
     ours, theirs = _values(before, suite), _values(after, suite)
     both = [key for key in ours if key in theirs and min(len(ours[key]), len(theirs[key])) > 1]
