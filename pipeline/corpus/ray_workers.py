@@ -59,7 +59,7 @@ class RayWorkers:
             raise
 
     def has_room(self) -> bool:
-        """Whether an engine that is known to be open has too little to do. Back-pressure: nobody gets more."""
+        """Whether an actor that has been heard of has too little to do. Back-pressure: nobody gets more."""
         return not self._again and any(self._has_room(hand) for hand in self._hands)
 
     def give(self, unit: Unit, brief: TaskBrief) -> None:
