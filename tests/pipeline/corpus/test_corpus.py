@@ -227,7 +227,7 @@ def test_the_command_makes_a_corpus_of_a_real_model(
     """One command from end to end; the engine is the one that all tests share, in this process."""
     monkeypatch.setattr("pipeline.corpus.run.LocalWorker", lambda opening, log: InThisProcess(vllm_engine))
     words = ["corpus", "--tasks", "support_tickets", "--per-class", "2", "--out", str(tmp_path / "c"), "--allow-short"]
-    brief = ["--json", "--set", "generate.max_candidates=8", "--set", "generate.max_tokens=24"]
+    brief = ["--json", "--set", "generate.max_candidates=8", "--set", "generate.max_tokens=40"]
     assert fourshot.main([*words, *brief]) == 0
     summary = json.loads(capfd.readouterr().out.splitlines()[-1])
     rows = rows_of(tmp_path / "c")

@@ -65,7 +65,7 @@ def test_a_text_that_cannot_be_read_is_told_and_the_others_are_read() -> None:
 
 def test_a_real_engine_draws_several_units_at_once_and_reads_them(vllm_engine: Engine) -> None:
     wanted = msgspec.structs.replace(
-        settings(max_tokens=20), annotate=AnnotateSettings(annotator="icl", calibration="contextual")
+        settings(max_tokens=48), annotate=AnnotateSettings(annotator="icl", calibration="contextual")
     )
     first = msgspec.structs.replace(LOGIN, number=0)
     results = done(vllm_engine, first, BUG, made=brief(TASK, wanted))
@@ -75,7 +75,7 @@ def test_a_real_engine_draws_several_units_at_once_and_reads_them(vllm_engine: E
         read = [draw for draw in result.draws if draw.reason is None]
         assert read and all(len(draw.scores) == 5 and max(draw.scores) < 0 for draw in read)
         assert all(draw.scores == () for draw in result.draws if draw.reason)
-        assert all(0 < draw.candidate.num_tokens <= 20 for draw in result.draws)
+        assert all(0 < draw.candidate.num_tokens <= 48 for draw in result.draws)
     assert len(results[0].content_free) == 3 and results[1].content_free == ()
     assert results[1].stats.requests >= results[0].stats.requests
     assert Counter(draw.candidate.label for draw in results[0].draws) == {"login": 8}
@@ -101,7 +101,7 @@ def test_of_two_tries_one_is_taken(keep: int) -> None:
 
 
 def test_adapters_read_what_the_base_has_drawn(vllm_engine: Engine, adapters: tuple[Adapter, Adapter]) -> None:
-    wanted = msgspec.structs.replace(settings(max_tokens=20), annotate=AnnotateSettings())
+    wanted = msgspec.structs.replace(settings(max_tokens=48), annotate=AnnotateSettings())
     readers = tuple(Reader(adapter=adapter) for adapter in adapters)
     made = msgspec.structs.replace(brief(TASK, wanted), readers=readers)
     first, _ = done(vllm_engine, LOGIN, BUG, made=made)
