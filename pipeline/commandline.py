@@ -190,8 +190,11 @@ def _add_doctor(commands: Any) -> None:
 
 def _add_bench(commands: Any) -> None:
     added = add_command(commands, "bench", "bench", "measure throughput and latency")
-    added.add_argument("suite", choices=list(BENCH_SUITES), help="; ".join(map(": ".join, BENCH_SUITES.items())))
+    added.add_argument("suite", choices=list(BENCH_SUITES), metavar="SUITE", help="one of those below")
     added.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="of the suite; --help shows them")
+    added.formatter_class = argparse.RawDescriptionHelpFormatter
+    width = max(map(len, BENCH_SUITES))
+    added.epilog = "suites:\n" + "\n".join(f"  {name:<{width}}  {told}" for name, told in BENCH_SUITES.items())
 
 
 def add_command(commands: Any, name: str, command: str, help_text: str, **more: Any) -> "Parser":

@@ -84,7 +84,7 @@ def missing_split(source: DataSource, stem: str) -> str:
             "the task says neither a hub data set nor a folder. Set $.data.hub or $.data.folder, or give --data FOLDER."
         )
     if not folder.is_dir():
-        return f"no such data folder: {folder}. Set $.data.folder or give --data FOLDER."
+        return f"no such data folder: {folder}. Set $.data.folder, or give a folder that is there with --data."
     there = shorten(sorted(path.name for path in folder.iterdir()), 8) or "nothing"
     kinds = ", ".join(f"{stem}{suffix}" for suffix in EXTENSIONS)
     return f"no file for the split {stem!r} in {folder}: allowed are {kinds}; there is {there}."
