@@ -6,6 +6,7 @@ of a request's time. A request is begun with the step of the model that answers 
 
 import time
 from collections.abc import Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +15,13 @@ from bench.workload import Request
 from engine import lora_loads
 
 if TYPE_CHECKING:
+    import torch
+
     from engine.vllm_engine import Scoring
+
+YARD_LAYERS, YARD_ROWS, YARD_PASSES = 30, 32, 3
+YARD_SHAPES = ((1536, 576), (576, 1536), (1536, 576), (576, 1536))  # out, in: 3.5 million weights a layer
+_weights: "list[list[torch.Tensor]]" = []
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -75,22 +82,28 @@ def run_cell(engine: Any, adapters: Sequence[Any], order: CellOrder) -> CellResu
 
 
 def yardstick() -> float:
-    """Seconds of matrix products and of reading memory that have nothing to do with an engine; the better of two."""
+    """Median seconds of a pass that is like an engine's on a short text and has nothing to do with one.
+
+    Many small matrix products one after the other over weights that no cache holds: what slows those on a machine that
+    others use too (memory, shared caches, a core taken away) slows this alike. Large products alone do not feel it.
+    """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not _weights:
+        for _ in range(YARD_LAYERS):
+            _weights.append([torch.ones(out, width, dtype=torch.bfloat16, device=device) for out, width in YARD_SHAPES])
+    took = []
     with torch.inference_mode():
-        x = torch.ones(256, 2048, dtype=torch.bfloat16, device=device)
-        weights = torch.ones(2048, 2048, dtype=torch.bfloat16, device=device)
-        much = torch.ones(1 << 24, dtype=torch.float32, device=device)
-        found = []
-        for _ in range(2):
+        for _ in range(YARD_PASSES):
             started = time.perf_counter()
-            for _ in range(4):
-                torch.nn.functional.linear(x, weights)
-                float(much.sum())
-            found.append(time.perf_counter() - started)
-    return min(found)
+            x = torch.ones(YARD_ROWS, YARD_SHAPES[0][1], dtype=torch.bfloat16, device=device)
+            for layer in _weights:
+                for weights in layer:
+                    x = torch.nn.functional.linear(x, weights).clamp_(-1, 1)
+            float(x.sum())
+            took.append(time.perf_counter() - started)
+    return median(took)
 
 
 def _closed_loop(engine: Any, adapters: Sequence[Any], requests: Sequence[Request], order: CellOrder) -> list[Answered]:
