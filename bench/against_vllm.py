@@ -21,7 +21,7 @@ from bench.intervals import estimate, ratio
 from bench.load import Plan, Shot, generate
 from bench.random_adapters import make_adapter, task_of
 from bench.running import Running, running
-from bench.suite import at_most, check_data, check_out, header, positive, tell, write_json
+from bench.suite import at_most, check_data, check_out, header, positive, target_lines, tell, write_json
 from bench.workload import material
 
 SCHEMA = 1
@@ -165,10 +165,7 @@ def main() -> None:
     options = parser.parse_args()
     result = measure(options)
     write_json(options.out, result)
-    for one in result["targets"]:
-        print(
-            f"{one['name']}: {one['measured']:g}, at most {one['goal']:g} wanted, {'met' if one['met'] else 'not met'}"
-        )
+    print("\n".join(target_lines(result)))
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from typing import Any
 
 import msgspec
 
+from bench.intervals import students_t
 from bench.suite import read_result
 from engine.errors import InputError
 
 CHANCE = 0.01  # of one false alarm among all cells
 DRIFT = 0.05  # share
-YARD_S = 0.02
 SUITES = {"latency": ("route", "way", "task", "load"), "adapters": ("kind", "spread", "number")}
 MEASURES = {"requests_per_s": -1.0, "p50_ms": 1.0}  # sign of what is slower
 
@@ -70,7 +70,8 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
         raise InputError(
             "a result without cells was given: its measurement was cut off before the first. Measure again."
         )
-    ours, theirs = _values(before, suite), _values(after, suite)
+    yard_s = _usual_yardstick(before)
+    ours, theirs = _values(before, suite, yard_s), _values(after, suite, yard_s)
     both = [key for key in ours if key in theirs and min(len(ours[key]), len(theirs[key])) > 1]
     if not both:
         raise InputError(
@@ -79,7 +80,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
     logs = [(key, _logs(ours[key]), _logs(theirs[key])) for key in both]
     freedom = sum(len(one) + len(other) - 2 for _, one, other in logs)
     scatter = math.sqrt(sum(_squares(one) + _squares(other) for _, one, other in logs) / freedom)
-    quantile = _t(1 - CHANCE / len(both) / 2, freedom)
+    quantile = students_t(1 - CHANCE / len(both) / 2, freedom)
     changes = []
     for (cell, measure), one, other in logs:
         sign = MEASURES[measure]
@@ -132,22 +133,28 @@ def table(found: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _values(result: Mapping[str, Any], suite: str) -> dict[tuple[str, str], Sequence[float]]:
+def _values(result: Mapping[str, Any], suite: str, yard_s: float) -> dict[tuple[str, str], Sequence[float]]:
     names = SUITES[suite]
     return {
-        ("/".join(str(cell[name]) for name in names), measure): _at_equal_speed(cell, measure)
+        ("/".join(str(cell[name]) for name in names), measure): _at_equal_speed(cell, measure, yard_s)
         for cell in result["cells"]
         for measure in MEASURES
         if measure in cell
     }
 
 
-def _at_equal_speed(cell: Mapping[str, Any], measure: str) -> list[float]:
-    """The repeats' values as they would be on a machine whose yardstick takes `YARD_S`."""
+def _usual_yardstick(result: Mapping[str, Any]) -> float:
+    """Median seconds of the yardstick in a result; 0 where it was not timed."""
+    found = [yard for cell in result["cells"] for yard in cell.get("yardstick_s") or [] if yard]
+    return median(found) if found else 0.0
+
+
+def _at_equal_speed(cell: Mapping[str, Any], measure: str, yard_s: float) -> list[float]:
+    """The repeats' values as they would be on a machine whose yardstick takes ``yard_s``, that of the first result."""
     values, yards = cell[measure]["values"], cell.get("yardstick_s") or []
-    if len(yards) != len(values) or not all(yards):
+    if not yard_s or len(yards) != len(values) or not all(yards):
         return list(values)
-    return [value * (yard / YARD_S) ** -MEASURES[measure] for value, yard in zip(values, yards, strict=True)]
+    return [value * (yard / yard_s) ** -MEASURES[measure] for value, yard in zip(values, yards, strict=True)]
 
 
 def _logs(values: Sequence[float]) -> list[float]:
@@ -157,12 +164,6 @@ def _logs(values: Sequence[float]) -> list[float]:
 def _squares(values: Sequence[float]) -> float:
     mean = fmean(values)
     return sum((value - mean) ** 2 for value in values)
-
-
-def _t(share: float, freedom: int) -> float:
-    from scipy.stats import t  # type: ignore[import-untyped]
-
-    return float(t.ppf(share, freedom))
 
 
 def main() -> None:

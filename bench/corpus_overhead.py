@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from bench.suite import at_most
 from pipeline.corpus.run import make_corpus
 from pipeline.corpus.settings import CorpusSettings
 from pipeline.events import Event
@@ -119,20 +120,8 @@ def report(row: dict[str, Any]) -> dict[str, Any]:
         "settings": {"task": TASK, "preset": "corpus"},
         "rows": [row],
         "targets": [
-            {
-                "name": "overhead per row",
-                "unit": "us",
-                "measured": row["us_per_row"],
-                "goal": ROW_GOAL_US,
-                "met": row["us_per_row"] < ROW_GOAL_US,
-            },
-            {
-                "name": "memory at the end over that after a fifth of the rows",
-                "unit": "times",
-                "measured": round(growth, 3),
-                "goal": GROWTH_GOAL,
-                "met": growth <= GROWTH_GOAL,
-            },
+            at_most("overhead per row", "us", row["us_per_row"], ROW_GOAL_US),
+            at_most("memory at the end over that after a fifth of the rows", "times", growth, GROWTH_GOAL),
         ],
     }
 

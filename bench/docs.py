@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import adapters_report, breakeven, latency_report
-from bench.suite import read_result
+from bench.suite import read_result, target_lines
 from bench.workload import WAYS
 from engine.errors import InputError
 
@@ -22,7 +22,7 @@ SHOWN_LOADS = (1, 16, "saturated")
 def latency(result: Mapping[str, Any]) -> str:
     """Ratios at three loads, what else the page has, and the targets."""
     few = {**result, "against_icl": [one for one in result["against_icl"] if one["concurrency"] in SHOWN_LOADS]}
-    return "\n".join([_where(result), "", latency_report.ratio_table(few), "", *targets(result)])
+    return "\n".join([_where(result), "", latency_report.ratio_table(few), "", *target_lines(result)])
 
 
 def gain(result: Mapping[str, Any]) -> str:
@@ -65,7 +65,7 @@ def against_vllm(result: Mapping[str, Any]) -> str:
     lines = ["| | ours | `vllm bench serve` |", "| --- | ---: | ---: |"]
     lines.append(f"| requests/s | {ours['requests_per_s']:.2f} | {theirs['requests_per_s']:.2f} |")
     lines.append(f"| mean latency, ms | {ours['mean_latency_ms']:.1f} | {theirs['mean_latency_ms']:.1f} |")
-    return "\n".join([_where(result), "", *lines, "", *targets(result)])
+    return "\n".join([_where(result), "", *lines, "", *target_lines(result)])
 
 
 def noise(result: Mapping[str, Any]) -> str:
@@ -79,16 +79,7 @@ def noise(result: Mapping[str, Any]) -> str:
         scatter = sum(row["scatter"] for row in rows) / len(rows)
         low, high = (100 * pick(row["overall"] for row in rows) for pick in (min, max))
         lines.append(f"| {name} | {len(rows)} | {flagged} | {100 * scatter:.1f} % | {low:+.1f} to {high:+.1f} % |")
-    return "\n".join([_where(result), "", *lines, "", *targets(result)])
-
-
-def targets(result: Mapping[str, Any]) -> list[str]:
-    """The targets as a list; a bound from above says so by its wording."""
-    return [
-        f"- {one['name']}: {one['measured']:g}{' ' + one['unit'] if one['unit'] else ''}, goal {one['goal']:g}, "
-        f"{'met' if one['met'] else '**not met**'}"
-        for one in result["targets"]
-    ]
+    return "\n".join([_where(result), "", *lines, "", *target_lines(result)])
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {

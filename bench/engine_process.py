@@ -33,7 +33,6 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     """It is ready."""
 
     start_s: float
-    memory_bytes: int
 
 
 class EngineProcess:
@@ -109,7 +108,7 @@ def _serve(lines: IO[bytes], out: IO[bytes]) -> None:
         out.write(msgspec.json.encode(value) + b"\n")
         out.flush()
 
-    answer(Started(start_s=time.perf_counter() - started, memory_bytes=_memory_bytes()))
+    answer(Started(start_s=time.perf_counter() - started))
     for line in lines:
         answer(run_cell(engine, adapters, msgspec.json.decode(line, type=CellOrder)))
     engine.close()
@@ -123,17 +122,6 @@ def _plant(engine: Any, sleep_s: float) -> None:
         advance()
 
     engine.advance = slowly
-
-
-def _memory_bytes() -> int:
-    """Of this process; of the GPU where the model is there."""
-    import torch
-
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        return total - free
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:

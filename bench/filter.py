@@ -18,7 +18,7 @@ import msgspec
 from bench.driver import CellOrder, CellResult
 from bench.latency import Base, engine_orders, engines
 from bench.latency_plan import LatencySettings
-from bench.suite import Rows, at_least, check_data, check_out, header, positive, tell, write_json
+from bench.suite import Rows, at_least, check_data, check_out, header, positive, target_lines, tell, write_json
 from bench.workload import Material, Request, material
 from engine.errors import InputError
 from engine.models import resolve_model
@@ -118,9 +118,7 @@ def table(result: dict[str, Any]) -> str:
         f"{one['computed_tokens'] / needed:.2f} times | {one['hit_rate']:.3f} |"
         for one in result["ways"]
     ]
-    goal = result["targets"][0]
-    told = "met" if goal["met"] else "**not met**"
-    return "\n".join([*lines, "", f"- {goal['name']}: {goal['measured']:g} times, goal {goal['goal']:g}, {told}"])
+    return "\n".join([*lines, "", *target_lines(result)])
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = fmean(values)
     if len(values) == 1:
         return Estimate(mean=mean)
-    half = _t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    half = students_t((1 + CONFIDENCE) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return Estimate(mean=mean, low=mean - half, high=mean + half, repeats=len(values))
 
 
@@ -44,7 +44,8 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
     )
 
 
-def _t(freedom: int) -> float:
+def students_t(share: float, freedom: int) -> float:
+    """The value that Student's t with ``freedom`` degrees of freedom stays below with probability ``share``."""
     from scipy.stats import t  # type: ignore[import-untyped]
 
-    return float(t.ppf((1 + CONFIDENCE) / 2, freedom))
+    return float(t.ppf(share, freedom))

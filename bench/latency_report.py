@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.html import Section, Table, provenance, targets, write_page
 from bench.plots import Bars, Curve, bar_plot, line_plot
+from bench.suite import target_lines
 from bench.workload import WAYS
 
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}
@@ -20,7 +21,7 @@ def console_table(result: Mapping[str, Any]) -> str:
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += ["| " + " | ".join(row) + " |" for row in _cells(result)]
-    lines += ["", ratio_table(result), "", *_targets(result)]
+    lines += ["", ratio_table(result), "", *target_lines(result)]
     return "\n".join(lines)
 
 
@@ -122,14 +123,6 @@ def _estimate(found: Mapping[str, Any], digits: int = 1) -> str:
     if found.get("low") is None:
         return f"{found['mean']:.{digits}f}"
     return f"{found['mean']:.{digits}f} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
-
-
-def _targets(result: Mapping[str, Any]) -> list[str]:
-    return [
-        f"- {one['name']}: {one['measured']:g} {one['unit']}, at least {one['goal']:g} wanted, "
-        f"{'met' if one['met'] else '**not met**'}"
-        for one in result["targets"]
-    ]
 
 
 def _gain_text(result: Mapping[str, Any]) -> str:

@@ -10,6 +10,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -36,9 +38,8 @@ def measure(model: str) -> Machine:
     shape = shape_of(model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def rate(work: float, run: "torch.Tensor | object") -> float:
+    def rate(work: float, run: Callable[[], object]) -> float:
         best, began = 0.0, time.perf_counter()
-        assert callable(run)
         while time.perf_counter() - began < SECONDS:
             started = time.perf_counter()
             run()
@@ -55,7 +56,7 @@ def measure(model: str) -> Machine:
     ):
         x = torch.randn(rows, width, dtype=torch.bfloat16, device=device)
         weights = torch.randn(out, width, dtype=torch.bfloat16, device=device)
-        rates.append(rate(2 * rows * width * out, lambda x=x, weights=weights: torch.nn.functional.linear(x, weights)))
+        rates.append(rate(2 * rows * width * out, partial(torch.nn.functional.linear, x, weights)))
     much = torch.zeros(BYTES // 4, dtype=torch.float32, device=device)
     return Machine(flops=max(rates), bytes_per_s=rate(BYTES, lambda: much.sum()))
 

@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare import compare
-from bench.suite import at_least, at_most, check_data, check_out, header, positive, read_result, tell, write_json
+from bench.suite import (
+    at_least,
+    at_most,
+    check_data,
+    check_out,
+    header,
+    positive,
+    read_result,
+    target_lines,
+    tell,
+    write_json,
+)
 
 SCHEMA = 1
 SETTINGS: dict[str, Any] = {
@@ -91,8 +102,7 @@ def main() -> None:
     options = parser.parse_args()
     result = measure(options)
     write_json(options.out, result)
-    for one in result["targets"]:
-        print(f"{one['name']}: {one['measured']:g}, goal {one['goal']:g}, {'met' if one['met'] else 'not met'}")
+    print("\n".join(target_lines(result)))
 
 
 if __name__ == "__main__":

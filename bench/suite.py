@@ -5,15 +5,15 @@ Importing this module loads neither torch nor vllm.
 
 import argparse
 import json
-import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.errors import InputError
+from engine.files import replace_file
 
 
 def header(suite: str, schema: int, settings: dict[str, Any], *, load_format: str = "auto") -> dict[str, Any]:
@@ -42,12 +42,19 @@ def at_most(name: str, unit: str, measured: float, goal: float) -> dict[str, Any
     return {"name": name, "unit": unit, "measured": round(measured, 3), "goal": goal, "met": measured <= goal}
 
 
+def target_lines(result: Mapping[str, Any]) -> list[str]:
+    """The targets of a result as Markdown, a line each."""
+    return [
+        f"- {one['name']}: {one['measured']:g}{' ' + one['unit'] if one['unit'] else ''}, goal {one['goal']:g}, "
+        f"{'met' if one['met'] else '**not met**'}"
+        for one in result["targets"]
+    ]
+
+
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    half_written = path.with_name(f".{path.name}.{os.getpid()}")
-    half_written.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    half_written.replace(path)
+    replace_file(path, json.dumps(result, indent=1).encode() + b"\n")
 
 
 def read_result(path: Path, suite: str = "") -> dict[str, Any]:

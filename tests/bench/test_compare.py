@@ -97,3 +97,17 @@ def run(arguments: list[str]) -> int:
         return fourshot.main(arguments)
     except SystemExit as end:
         return int(end.code or 0)
+
+
+def test_a_slower_machine_is_not_a_slower_engine_and_values_stay_those_of_the_first_result() -> None:
+    before, after = result(1), result(1, slower=1.5)
+    for cell, yard in [(cell, 0.01) for cell in before["cells"]] + [(cell, 0.015) for cell in after["cells"]]:
+        cell["yardstick_s"] = [yard] * 3
+    found = compare(before, after)
+    assert not found.slower
+    assert found.overall == pytest.approx(0, abs=1e-9)
+    first = next(one for one in found.changes if one.cell.endswith("/0") and one.measure == "requests_per_s")
+    assert first.before == pytest.approx(100, rel=0.1)
+    for cell in after["cells"]:
+        cell["yardstick_s"] = [0.01] * 3
+    assert compare(before, after).slower
