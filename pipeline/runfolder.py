@@ -101,11 +101,13 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder. Raises InputError where another process works in it.
+        """Hold the folder. Raises InputError where another process works in it, or a file is in its place.
 
         A folder that no run was begun in is left as it was: not there, or without our lock file.
         """
         missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        if file := next((place for place in (self.path, *self.path.parents) if place.is_file()), None):
+            raise InputError(f"{file} is a file, and what is made needs a folder. Give another place (--out).")
         self.path.mkdir(parents=True, exist_ok=True)
         held = FileLock(self.path / ".lock")
         try:

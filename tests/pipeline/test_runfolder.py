@@ -194,3 +194,12 @@ def test_a_folder_in_which_another_process_works_is_refused(tmp_path: Path) -> N
         holder.communicate()
     with RunFolder(tmp_path).lock():  # the lock of a process that was killed is free
         pass
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    with pytest.raises(InputError, match=r"notes\.txt is a file"), RunFolder(file / below).lock():
+        pass
+    assert file.read_text() == "mine"
