@@ -90,7 +90,7 @@ class Killed:
 
     def _kill(self, driver: "subprocess.Popen[bytes]", folder: Path) -> "subprocess.Popen[bytes]":
         """Kill the driver, or the engine's process where there is one."""
-        engines = _children(driver.pid)
+        engines = children(driver.pid)
         if engines and self._draw.random() < 0.5:
             os.kill(engines[0], signal.SIGKILL)
             self.kills["engine"] += 1
@@ -104,7 +104,8 @@ class Killed:
         return subprocess.Popen([sys.executable, "-m", "bench.corpus_kills", "--drive", str(folder)])
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Process ids of what a process has started."""
     import psutil  # type: ignore[import-untyped]
 
     try:

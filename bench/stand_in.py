@@ -20,7 +20,7 @@ SYLLABLES = ("ba", "do", "fi", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "
 WORDS = tuple(a + b + c for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES)  # 4,096: twelve bits of a seed
 NUM_WORDS = 12
 DISAGREES = 8  # one text of so many is read as another class
-_ASKED = re.compile(r"Label: ([^\n]*)\n\nText:$")
+_ASKED = re.compile(r"Label: ([^\n]*)\n\n(?:[A-Z][a-z]+: [^\n]*\n)*Text:$")  # lines between: attributes
 
 
 class StandIn:

@@ -25,6 +25,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     n: int = 1  # completions per prompt
     stop: tuple[str, ...] = ()
     seed: int | None = None  # prompt i, completion j is drawn from a generator of its own made from (seed, i, j)
+    # Nats added to the logit of a word. Words of several tokens stay as they are: their first begins others too.
+    bias: tuple[tuple[str, float], ...] = ()
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.errors import InputError
-from engine.tokens import encode_prompt
+from engine.tokens import ANCHOR, encode_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ANCHOR = "Label:"  # what stands before a label in every prompt of the paper (Patwa et al. 2024, figures 2 and 3)
 TERMINATOR = "\n"
 
 

@@ -1,6 +1,6 @@
 """Text to token ids: the one way, shared by both engines and the trainer, so that what is trained is what is scored."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,8 @@ from engine.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+ANCHOR = "Label:"  # what stands before a label in every prompt of the paper (Patwa et al. 2024, figures 2 and 3)
 
 
 def load_tokenizer(model: str | Path) -> "PreTrainedTokenizerBase":
@@ -61,3 +63,16 @@ def check_lengths(prompts: Sequence[Sequence[int]], extra_tokens: int, max_model
         f"{len(prompts[worst])} tokens, plus {extra_tokens} for the answer. Allowed are {max_model_len} tokens in all "
         f"(max_model_len). Shorten the texts, show fewer shots, or raise max_model_len up to what the model can do."
     )
+
+
+def word_biases(tokenizer: "PreTrainedTokenizerBase", biases: Iterable[tuple[str, float]]) -> dict[int, float]:
+    """Token id -> nats, of those words that are one token where they follow another word."""
+    words = dict(biases)
+    if not words:
+        return {}
+    anchor, *whole = encode_prompts(tokenizer, [ANCHOR, *(f"{ANCHOR} {word}" for word in words)])
+    found: dict[int, float] = {}
+    for ids, nats in zip(whole, words.values(), strict=True):
+        if len(ids) == len(anchor) + 1 and ids[:-1] == anchor:
+            found[ids[-1]] = nats
+    return found

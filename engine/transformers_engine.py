@@ -15,7 +15,7 @@ from engine.core import Adapter, Completion, EngineSettings, EngineStats, PerPro
 from engine.errors import AdapterError, FourshotError
 from engine.labels import LabelTokens, label_tokens
 from engine.threads import available_cores
-from engine.tokens import check_lengths, encode_prompts, load_tokenizer
+from engine.tokens import check_lengths, encode_prompts, load_tokenizer, word_biases
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,12 +85,14 @@ class TransformersEngine:
         ids, mask = self._padded(rows)
         end = self._tokenizer.eos_token_id
         warm = sampling.temperature > 0
+        biases = word_biases(self._tokenizer, sampling.bias)
         config = GenerationConfig(
             do_sample=warm,
             temperature=sampling.temperature if warm else None,
             top_k=sampling.top_k if warm else None,
             top_p=sampling.top_p if warm else None,
             max_new_tokens=sampling.max_tokens,
+            sequence_bias={(token,): nats for token, nats in biases.items()} or None,
             stop_strings=list(sampling.stop) or None,
             eos_token_id=end,
             pad_token_id=self._pad_id(),

@@ -14,7 +14,7 @@ from engine.adapters import per_prompt
 from engine.core import Adapter, Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
 from engine.errors import AdapterError, FourshotError, InputError
 from engine.labels import LabelTokens, Question, label_tokens
-from engine.tokens import check_lengths, encode_prompts, load_tokenizer
+from engine.tokens import check_lengths, encode_prompts, load_tokenizer, word_biases
 from engine.vllm_start import MAX_LABEL_IDS, start, stop
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class VllmEngine:
         pending: dict[str, tuple[int, int]] = {}
         try:
             started = time.perf_counter()
+            biases = word_biases(self._tokenizer, sampling.bias) or None
             for i, ids in enumerate(prompts):
                 for j in range(sampling.n):
                     params = SamplingParams(
@@ -99,6 +100,7 @@ class VllmEngine:
                         max_tokens=sampling.max_tokens,
                         stop=list(sampling.stop),
                         seed=None if sampling.seed is None else seeds.derive(sampling.seed, i, j),
+                        logit_bias=biases,
                         logprobs=0,  # of the sampled token only: what cumulative_logprob is made from
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     )

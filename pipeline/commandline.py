@@ -21,6 +21,7 @@ MERGE_HELP = "write base and adapter as one checkpoint too, for servers that kno
 TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
 GPUS_HELP = "GPUs that share each training; without GPUs, processes that share the cores (default: %(default)s)"
 BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a command line of its own
+    "diversity": "how varied synthetic texts are, and what adapters learn from them, by how they are asked for",
     "filter": "the in-context filter with and without the prefix cache",
     "latency": "adapters against in-context learning, each beside the limit of this machine",
     "adapters": "1 to 1,024 adapters on one base, beside as many tasks in context",

@@ -22,6 +22,17 @@ def trigrams(text: str) -> set[tuple[str, str, str]]:
     return set(zip(found, found[1:], found[2:], strict=False))
 
 
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Different word n-grams over all of them; 0 where no text has n words.
+
+    Source: Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models", section 5.
+    """
+    grams = [
+        gram for text in texts if (found := words(text)) for gram in zip(*(found[i:] for i in range(n)), strict=False)
+    ]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
 def unique_trigram_curve(texts: Sequence[str], sizes: Sequence[int]) -> list[float]:
     """Expected number of distinct tri-grams among ``size`` of the texts, for each of ``sizes`` (0 .. len(texts)).
 

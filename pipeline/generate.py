@@ -6,20 +6,23 @@ model finds likelier stays.
 """
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from engine.core import Completion, Engine, Sampling
+from pipeline.attributes import Attributes
 from pipeline.events import Event, OnEvent, ignore
 from pipeline.filters import clean_text
-from pipeline.nouns import Candidate, Example, Task
+from pipeline.nouns import Candidate, Example, Label, Task
+from pipeline.overuse import WordUse
 from pipeline.prompts import END_OF_TEXT, generation_prompt, prompt_hash
 from pipeline.settings import RunSettings
 
 TOKENS_OVER_LONGEST_SHOT = 1.5
 FEWEST_MAX_TOKENS = 32
 EVENTS_PER_ROUND = 20
+MOST_PROMPTS = 4096  # kept per class; with many shots every draw has an order of its own
 
 
 def draw_round(
@@ -30,47 +33,116 @@ def draw_round(
     round_number: int,
     open_labels: Sequence[str],
     on_event: OnEvent = ignore,
+    *,
+    attributes: Mapping[str, Attributes] | None = None,
+    kept: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Candidate]:
     """``draws_per_round`` candidates for each of ``open_labels``, class by class.
 
-    Each prompt shows the class's shots in an order of its own. The same seed, round and class give the same prompts
-    and the same random numbers, whatever ran before: so a round that was cut short is drawn again, not continued. The
-    caller empties the prefix cache first.
+    The same seed, round and class give the same prompts and the same random numbers, whatever ran before: so a round
+    that was cut short is drawn again, not continued. The caller empties the prefix cache first. ``attributes`` and
+    ``kept``, the texts of earlier rounds, by class: for the settings of `VarietySettings` that need them.
     """
-    prompts: list[str] = []
-    drawn_for: list[tuple[str, tuple[int, ...]]] = []
-    for label in task.labels:
-        if label.name not in open_labels:
-            continue
-        own = [index for index, shot in enumerate(shots) if shot.label == label.name]
-        orders = random.Random(f"{settings.seed}/{round_number}/{label.name}")
-        for _ in range(settings.generate.draws_per_round):
-            order = tuple(orders.sample(own, len(own)))
-            prompts.append(
-                generation_prompt(
-                    task, label, [shots[index] for index in order], max_text_words=settings.max_text_words
-                )
-            )
-            drawn_for.append((label.name, order))
+    asked: list[Asked] = []
+    groups: list[tuple[int, int, Sampling]] = []  # first, last + 1: requests that are sampled alike
     sampling = draw_sampling(
         engine, shots, settings, seed=random.Random(f"{settings.seed}/{round_number}").getrandbits(31)
     )
+    for label in task.labels:
+        if label.name not in open_labels:
+            continue
+        numbers = random.Random(f"{settings.seed}/{round_number}/{label.name}")
+        first = len(asked)
+        asker = Asker(task, label, shots, settings, (attributes or {}).get(label.name))
+        asked += [asker.ask(numbers) for _ in range(settings.generate.draws_per_round)]
+        if settings.variety.suppress:
+            use = WordUse(shots, label.name, settings.variety.suppress)
+            use.add((kept or {}).get(label.name, ()))
+            own = msgspec.structs.replace(sampling, seed=numbers.getrandbits(31), bias=use.biases())
+            groups.append((first, len(asked), own))
+    completions = _sampled(engine, [one.prompt for one in asked], groups or [(0, len(asked), sampling)])
     message = f"{task.name}, sampling round {round_number + 1}"
-    best = likeliest(_told(engine.sample(prompts, sampling), len(prompts) * sampling.n, message, on_event))
+    best = likeliest(_told(completions, len(asked) * sampling.n, message, on_event))
     return [
         Candidate(
             id=f"r{round_number:02d}-{index:06d}",
             text=clean_text(best[index].text),
-            label=label_name,
+            label=one.label,
             round=round_number,
-            prompt_hash=prompt_hash(prompts[index]),
-            shots=order,
+            prompt_hash=one.prompt_hash,
+            shots=one.shots,
             num_tokens=best[index].num_tokens,
             cumulative_logprob=best[index].cumulative_logprob,
             finish_reason=best[index].finish_reason,
+            attributes=one.attributes,
         )
-        for index, (label_name, order) in enumerate(drawn_for)
+        for index, one in enumerate(asked)
     ]
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What one draw asks for."""
+
+    label: str
+    shots: tuple[int, ...]  # that the prompt shows, in its order
+    attributes: dict[str, str]
+    prompt: str
+    prompt_hash: str
+
+
+class Asker:
+    """Makes the prompts of one class."""
+
+    def __init__(
+        self,
+        task: Task,
+        label: Label,
+        shots: Sequence[Example],
+        settings: RunSettings,
+        attributes: Attributes | None = None,
+    ) -> None:
+        self._task, self._label, self._shots, self._settings = task, label, shots, settings
+        self._attributes = attributes
+        self._own = [index for index, shot in enumerate(shots) if shot.label == label.name]
+        self._made: dict[tuple[object, ...], Asked] = {}  # few shots have few orders
+
+    def ask(self, numbers: random.Random) -> Asked:
+        """The next prompt; shots, their order and attributes follow from ``numbers``."""
+        variety = self._settings.variety
+        count = min(variety.shots_shown or len(self._own), len(self._own))
+        order = tuple(numbers.sample(self._own, count))
+        if variety.order == "fixed":
+            order = tuple(sorted(order))
+        wanted = self._attributes.draw(numbers) if self._attributes else {}
+        key = (order, *wanted.items())
+        if key not in self._made:
+            if len(self._made) >= MOST_PROMPTS:
+                self._made.clear()
+            self._made[key] = self._render(order, wanted)
+        return self._made[key]
+
+    def _render(self, order: tuple[int, ...], wanted: dict[str, str]) -> Asked:
+        prompt = generation_prompt(
+            self._task,
+            self._label,
+            [self._shots[index] for index in order],
+            max_text_words=self._settings.max_text_words,
+            of_shots=[self._attributes.of_shots[index] for index in order] if self._attributes else (),
+            wanted=wanted,
+        )
+        return Asked(
+            label=self._label.name, shots=order, attributes=wanted, prompt=prompt, prompt_hash=prompt_hash(prompt)
+        )
+
+
+def _sampled(
+    engine: Engine, prompts: Sequence[str], groups: Sequence[tuple[int, int, Sampling]]
+) -> Iterator[Completion]:
+    """The completions of all groups, numbered through; the engine has them all from the start."""
+    running = [(first, engine.sample(prompts[first:end], sampling)) for first, end, sampling in groups]
+    for first, completions in running:
+        for completion in completions:
+            yield msgspec.structs.replace(completion, prompt_index=first + completion.prompt_index)
 
 
 def draw_sampling(engine: Engine, shots: Sequence[Example], settings: RunSettings, seed: int) -> Sampling:

@@ -49,6 +49,13 @@ def _annotated(**changes: Any) -> Callable[[RunSettings], RunSettings]:
     return changed
 
 
+def _varied(**changes: Any) -> Callable[[RunSettings], RunSettings]:
+    def changed(base: RunSettings) -> RunSettings:
+        return msgspec.structs.replace(base, variety=msgspec.structs.replace(base.variety, **changes), allow_short=True)
+
+    return changed
+
+
 def _bare(base: RunSettings) -> RunSettings:
     return msgspec.structs.replace(base, wording="bare")
 
@@ -133,5 +140,40 @@ METHODS: dict[str, Method] = {
         trained=True,
         synthetic=True,
         changed=_annotated(annotator="icl", calibration="batch"),
+    ),
+    "fixed_order": Method(
+        display_name="shots in one order",
+        explanation="as fourshot, the shots in the same order in all prompts",
+        trained=True,
+        synthetic=True,
+        changed=_varied(order="fixed"),
+    ),
+    "redrawn": Method(
+        display_name="two shots, drawn anew",
+        explanation="as fourshot, each prompt shows two of the class's shots",
+        trained=True,
+        synthetic=True,
+        changed=_varied(shots_shown=2),
+    ),
+    "attributes": Method(
+        display_name="attributes",
+        explanation="as fourshot, each prompt asks for a topic, a style and a length",
+        trained=True,
+        synthetic=True,
+        changed=_varied(attributes=True),
+    ),
+    "suppressed": Method(
+        display_name="suppressed words",
+        explanation="as fourshot, words that a class over-uses are pushed down",
+        trained=True,
+        synthetic=True,
+        changed=_varied(suppress=1.0),
+    ),
+    "attributes_suppressed": Method(
+        display_name="attributes, suppressed words",
+        explanation="both",
+        trained=True,
+        synthetic=True,
+        changed=_varied(attributes=True, suppress=1.0),
     ),
 }

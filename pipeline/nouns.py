@@ -91,6 +91,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     num_tokens: int
     cumulative_logprob: float
     finish_reason: Literal["stop", "length"]
+    attributes: dict[str, str] = {}  # that the prompt asked for, value by dimension
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from pipeline.annotate import (
     judge,
     surplus,
 )
+from pipeline.attributes import Attributes, list_attributes
 from pipeline.events import Event, OnEvent, ignore
 from pipeline.filters import TextFilter
 from pipeline.generate import draw_round
@@ -27,6 +28,7 @@ from pipeline.settings import RunSettings
 
 ROUNDS_BEFORE_STALL = 2
 CALIBRATION_FILE = "annotator.json"
+ATTRIBUTES_FILE = "attributes.json"
 READ_BY_ANNOTATOR = ("kept", "label_disagrees", "low_confidence", "surplus")
 
 
@@ -87,7 +89,17 @@ def run_rounds(
         number = progress.rounds
         started, tokens = time.perf_counter(), engine.stats().output_tokens
         engine.reset_prefix_cache()  # a round gives the same bytes, whatever ran before
-        new = pooled.get(number) or draw_round(engine, task, shots, settings, number, open_labels, on_event)
+        new = pooled.get(number) or draw_round(
+            engine,
+            task,
+            shots,
+            settings,
+            number,
+            open_labels,
+            on_event,
+            attributes=_attributes(pool or folder, engine, task, shots, settings),
+            kept=_kept_texts(candidates, verdicts),
+        )
         sampled, sampled_tokens = time.perf_counter(), engine.stats().output_tokens - tokens
         judged = _filter(task, new, text_filter, annotator_for(new), settings, progress.kept)
         record = Round(
@@ -162,6 +174,26 @@ def pool_folds(pool: RunFolder, num_folds: int) -> dict[str, int]:
             folds[candidate.id] = seen[candidate.label] % num_folds
             seen[candidate.label] += 1
     return folds
+
+
+def _attributes(
+    folder: RunFolder, engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings
+) -> dict[str, Attributes]:
+    """By class, as the model listed them when they were first needed; none where nobody asks for them."""
+    if not settings.variety.attributes:
+        return {}
+    if not folder.has(ATTRIBUTES_FILE):
+        folder.write(ATTRIBUTES_FILE, list_attributes(engine, task, shots, settings))
+        engine.reset_prefix_cache()
+    return folder.read(ATTRIBUTES_FILE, dict[str, Attributes])
+
+
+def _kept_texts(candidates: Sequence[Candidate], verdicts: Sequence[Verdict]) -> dict[str, list[str]]:
+    texts: dict[str, list[str]] = {}
+    for candidate, verdict in zip(candidates, verdicts, strict=True):
+        if verdict.kept:
+            texts.setdefault(candidate.label, []).append(candidate.text)
+    return texts
 
 
 def _pool_rounds(pool: RunFolder | None) -> dict[int, list[Candidate]]:

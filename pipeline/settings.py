@@ -45,6 +45,22 @@ class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return self.max_candidates or math.ceil(self.per_class / self.min_acceptance)
 
 
+class VarietySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the draws for a class are made to differ from each other (docs/diversity.md says what each gains)."""
+
+    order: Literal["drawn", "fixed"] = "drawn"  # of the shots in a prompt: drawn anew for each, or the same in all
+    shots_shown: int = 0  # of the class's shots, drawn anew for each prompt; 0 shows all
+    attributes: bool = False  # each prompt asks for a topic, a style and a length (`pipeline.attributes`)
+    suppress: float = 0.0  # how strongly words that a class over-uses are pushed down (`pipeline.overuse`); 0: not
+
+    def __post_init__(self) -> None:
+        if self.shots_shown < 0 or not 0 <= self.suppress < math.inf:
+            raise InputError(
+                f"variety.shots_shown and variety.suppress must be at least 0; got {self.shots_shown} and "
+                f"{self.suppress}."
+            )
+
+
 class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who re-labels the candidates, and when a label is believed (docs/design.md says why).
 
@@ -92,6 +108,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     seed: int = 0  # draws the shots, the texts and the batches
     sampling: Sampling = Sampling()
     generate: GenerateSettings = GenerateSettings()
+    variety: VarietySettings = VarietySettings()
     filter: FilterSettings = FilterSettings()
     annotate: AnnotateSettings = AnnotateSettings()
     train: LoraSettings = TRAINING_PRESETS["default"]

@@ -6,6 +6,7 @@ disk: a book that is opened again is as it was.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.corpus.rows import Row, row_of
 from pipeline.corpus.units import RowFault, TaskBrief, Unit, UnitResult
 from pipeline.filters import TextFilter
 from pipeline.nouns import Candidate, Verdict
+from pipeline.overuse import WordUse
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,13 +48,20 @@ class Book:
         self.plan = Plan(brief.task.name, brief.task.label_names, brief.settings.generate)
         self.calibration = calibration if calibration is not None else self._known_calibration()
         self._filter = TextFilter(brief.shots, brief.settings.filter, test_texts, task=brief.task)
-        for text in kept_texts:
-            self._filter.remember(text)
+        strength = brief.settings.variety.suppress
+        self._use = {
+            name: WordUse(brief.shots, name, strength) for name in (brief.task.label_names if strength else ())
+        }
         self._results: dict[int, UnitResult] = {}  # that wait for an earlier one
-        self._units = {unit.number: unit for unit in self.plan.next_units()}  # that nobody was given yet
+        self._units: dict[int, Unit] = {}  # that nobody was given yet
+        self._add_units()
+        texts = iter(kept_texts)
         for record in records:
             self._units.pop(record.number)
-            self._finish(record)
+            kept = list(islice(texts, record.kept))
+            for text in kept:
+                self._filter.remember(text)
+            self._finish(record, kept)
 
     @property
     def is_done(self) -> bool:
@@ -68,12 +77,20 @@ class Book:
         entries = []
         while self.plan.finished in self._results and self._is_calibrated():
             entries.append(self._judge(self._results.pop(self.plan.finished)))
-            self._finish(entries[-1].record)
+            self._finish(entries[-1].record, [row.text for row in entries[-1].rows])
         return entries
 
-    def _finish(self, record: UnitRecord) -> None:
+    def _finish(self, record: UnitRecord, kept: Sequence[str]) -> None:
+        """Take note of a unit. Words of its texts count for the units that come, not for those that were asked for."""
+        if self._use:
+            self._use[record.label].add(kept)
         self.plan.finish(record)
-        self._units |= {unit.number: unit for unit in self.plan.next_units()}
+        self._add_units()
+
+    def _add_units(self) -> None:
+        for unit in self.plan.next_units():
+            bias = self._use[unit.label].biases() if self._use else ()
+            self._units[unit.number] = msgspec.structs.replace(unit, bias=bias)
 
     def _judge(self, result: UnitResult) -> Entry:
         verdicts = self._verdicts(result)

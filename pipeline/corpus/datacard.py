@@ -11,7 +11,7 @@ from engine.files import replace_file
 from pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord
 from pipeline.corpus.settings import CorpusSettings
 from pipeline.corpus.summary import ClassOutcome, CorpusSummary
-from pipeline.diversity import unique_trigram_curve, words
+from pipeline.diversity import distinct, unique_trigram_curve
 
 SAMPLE = 1_000  # texts per task that diversity is told of
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
@@ -22,6 +22,7 @@ COLUMNS = {
     "prompt_hash, shots, seed": "the prompt (its hash, and which rows of `tasks/<task>/shots.json` it showed, in their "
     "order) and the seed of the request",
     "num_tokens, cumulative_logprob, finish_reason": "of the sampled text; log-probability in nats",
+    "attributes": "that the prompt asked for (topic, style, length); empty where it asked for none",
     "probabilities": "the annotator's, calibrated, in the order of the task's labels below; empty where none was asked",
     "model, revision": "the base model",
 }
@@ -136,17 +137,6 @@ def _diversity(folder: CorpusFolder, by_task: dict[str, list[ShardRecord]]) -> s
         shares = " | ".join(f"{distinct(texts, n):.3f}" for n in (1, 2, 3))
         lines.append(f"| {task} | {len(texts):,} | {shares} | {few:,.0f} | {all_of_them:,.0f} |")
     return "\n".join([*lines, ""])
-
-
-def distinct(texts: Sequence[str], n: int) -> float:
-    """Different word n-grams over all of them; 0 where no text has n words.
-
-    Source: Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models", section 5.
-    """
-    grams = [
-        gram for text in texts if (found := words(text)) for gram in zip(*(found[i:] for i in range(n)), strict=False)
-    ]
-    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _sample(texts: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from engine import calibration, seeds
@@ -19,30 +20,20 @@ from engine.calibration import CONTENT_FREE
 from engine.core import Completion, Engine
 from engine.errors import InputError
 from pipeline.annotate import Committee, InContextAnnotator
+from pipeline.attributes import list_attributes
 from pipeline.corpus.units import Draw, RowFault, TaskBrief, Unit, UnitResult, all_faulty
 from pipeline.filters import TextFilter, clean_text
-from pipeline.generate import draw_sampling, likeliest
+from pipeline.generate import Asked, Asker, draw_sampling, likeliest
 from pipeline.nouns import Candidate
-from pipeline.prompts import generation_prompt, prompt_hash
 
-MOST_PROMPTS = 4096  # kept per task; with many shots every draw has an order of its own
 Inbox = queue.SimpleQueue[TaskBrief | Unit | None]  # None: nothing more will come
-
-
-class _Asked(NamedTuple):
-    """One prompt of a unit."""
-
-    draw: int
-    shots: tuple[int, ...]
-    prompt: str
-    hash: str
 
 
 class _Running(NamedTuple):
     """A unit whose requests are in the engine."""
 
     unit: Unit
-    asked: list[_Asked]
+    asked: list[tuple[int, Asked]]  # by number of the draw, in the order of the requests
     seed: int
     completions: Generator[Completion, None, None]
 
@@ -96,7 +87,8 @@ class Drawer:
         seed = random.Random(f"{settings.seed}/{unit.task}/{unit.label}/{unit.first_draw}").getrandbits(31)
         try:
             sampling = draw_sampling(self._engine, desk.brief.shots, settings, seed)
-            completions = self._engine.sample([one.prompt for one in asked], sampling)
+            sampling = msgspec.structs.replace(sampling, bias=unit.bias)
+            completions = self._engine.sample([one.prompt for _, one in asked], sampling)
         except InputError as error:
             return all_faulty(unit, "sample", str(error))
         self._running.append(_Running(unit, asked, seed, completions))
@@ -108,7 +100,7 @@ class Drawer:
         best = likeliest(_each(completions, meanwhile))
         self._running.popleft()
         desk = self._desks[unit.task]
-        drawn = [_draw(unit, asked[index], seed, best[index]) for index in range(len(asked))]
+        drawn = [_draw(unit, number, one, seed, best[index]) for index, (number, one) in enumerate(asked)]
         draws, faults = desk.read(unit, sorted(drawn, key=lambda draw: draw.candidate.id))
         content_free = desk.content_free() if unit.number == 0 else ()
         return UnitResult(
@@ -125,9 +117,9 @@ class _Desk:
     """What is made once for all units of a task."""
 
     def __init__(self, engine: Engine, brief: TaskBrief) -> None:
-        self.brief = brief
+        self.brief, self._engine = brief, engine
         self._filter = TextFilter(brief.shots, brief.settings.filter, task=brief.task)
-        self._prompts: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {}
+        self._askers: dict[str, Asker] = {}
         self._in_context: InContextAnnotator | None = None
         self._committee: Committee | None = None
         if brief.settings.annotate.annotator == "icl":
@@ -135,27 +127,24 @@ class _Desk:
         elif brief.settings.annotate.annotator == "adapters":
             self._committee = Committee(engine, brief.task, brief.readers, brief.settings)
 
-    def prompts(self, unit: Unit) -> list[_Asked]:
-        """One per draw, equal ones side by side; each shows the shots of the class in an order of its own."""
-        own = [index for index, shot in enumerate(self.brief.shots) if shot.label == unit.label]
-        orders = random.Random(f"{self.brief.settings.seed}/{unit.task}/{unit.label}/{unit.first_draw}/shots")
-        asked = []
-        for draw in range(unit.first_draw, unit.first_draw + unit.draws):
-            order = tuple(orders.sample(own, len(own)))
-            asked.append(_Asked(draw, order, *self._prompt(unit.label, order)))
-        return sorted(asked, key=lambda one: one.shots)
+    def prompts(self, unit: Unit) -> list[tuple[int, Asked]]:
+        """One per draw, those that begin alike side by side."""
+        numbers = random.Random(f"{self.brief.settings.seed}/{unit.task}/{unit.label}/{unit.first_draw}/shots")
+        asker = self._asker(unit.label)
+        asked = [(draw, asker.ask(numbers)) for draw in range(unit.first_draw, unit.first_draw + unit.draws)]
+        return sorted(asked, key=lambda one: one[1].shots)
 
-    def _prompt(self, label: str, order: tuple[int, ...]) -> tuple[str, str]:
-        """The prompt and its hash; kept, for there are few orders of few shots."""
-        found = self._prompts.get((label, order))
-        if found is None:
-            task, shots = self.brief.task, [self.brief.shots[index] for index in order]
-            (meant,) = (one for one in task.labels if one.name == label)
-            prompt = generation_prompt(task, meant, shots, max_text_words=self.brief.settings.max_text_words)
-            if len(self._prompts) >= MOST_PROMPTS:
-                self._prompts.clear()
-            found = self._prompts[label, order] = prompt, prompt_hash(prompt)
-        return found
+    def _asker(self, label: str) -> Asker:
+        if not self._askers:
+            brief = self.brief
+            # Every worker lists them for itself: what they are follows from the task, its shots and the seed.
+            varied = brief.settings.variety.attributes
+            listed = list_attributes(self._engine, brief.task, brief.shots, brief.settings) if varied else {}
+            self._askers = {
+                one.name: Asker(brief.task, one, brief.shots, brief.settings, listed.get(one.name))
+                for one in brief.task.labels
+            }
+        return self._askers[label]
 
     def read(self, unit: Unit, drawn: Sequence[Draw]) -> tuple[tuple[Draw, ...], tuple[RowFault, ...]]:
         """The draws with what is wrong with their form, or with scores; and those that could not be read."""
@@ -205,17 +194,18 @@ def draw_number(candidate: Candidate) -> int:
     return int(candidate.id.rpartition("-")[2])
 
 
-def _draw(unit: Unit, asked: _Asked, seed: int, completion: Completion) -> Draw:
+def _draw(unit: Unit, number: int, asked: Asked, seed: int, completion: Completion) -> Draw:
     candidate = Candidate(
-        id=f"{unit.label}-{asked.draw:08d}",
+        id=f"{unit.label}-{number:08d}",
         text=clean_text(completion.text),
         label=unit.label,
         round=unit.number,
-        prompt_hash=asked.hash,
+        prompt_hash=asked.prompt_hash,
         shots=asked.shots,
         num_tokens=completion.num_tokens,
         cumulative_logprob=completion.cumulative_logprob,
         finish_reason=completion.finish_reason,
+        attributes=asked.attributes,
     )
     return Draw(candidate=candidate, seed=seeds.derive(seed, completion.prompt_index, completion.sample_index))
 

@@ -33,6 +33,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     num_tokens: int
     cumulative_logprob: float  # nats
     finish_reason: str
+    attributes: tuple[str, ...] = ()  # that the prompt asked for, "dimension: value"; empty where it asked for none
     probabilities: tuple[float, ...]  # the annotator's, in the order of the task's labels; empty where nobody read
     model: str
     revision: str
@@ -53,6 +54,7 @@ def row_of(task: str, draw: Draw, verdict: Verdict, model: str, revision: str) -
         num_tokens=candidate.num_tokens,
         cumulative_logprob=round(candidate.cumulative_logprob, 4),
         finish_reason=candidate.finish_reason,
+        attributes=tuple(f"{dimension}: {value}" for dimension, value in candidate.attributes.items()),
         probabilities=tuple(verdict.probabilities.values()),
         model=model,
         revision=revision,
@@ -87,7 +89,11 @@ def read_rows(file: Path) -> list[Row]:
 def _schema() -> "pyarrow.Schema":
     import pyarrow
 
-    kinds = {"shots": pyarrow.list_(pyarrow.int32()), "probabilities": pyarrow.list_(pyarrow.float64())}
+    kinds = {
+        "shots": pyarrow.list_(pyarrow.int32()),
+        "attributes": pyarrow.list_(pyarrow.string()),
+        "probabilities": pyarrow.list_(pyarrow.float64()),
+    }
     numbers = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
     fields = msgspec.structs.fields(Row)
     return pyarrow.schema([(field.name, kinds.get(field.name) or numbers[field.type]) for field in fields])

@@ -38,6 +38,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True, tag="unit"):
     label: str
     first_draw: int
     draws: int
+    bias: tuple[tuple[str, float], ...] = ()  # nats by word, for words that the class has over-used so far
 
 
 class Draw(msgspec.Struct, frozen=True, kw_only=True):

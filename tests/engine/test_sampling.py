@@ -118,3 +118,18 @@ def test_a_sample_runs_from_when_it_is_asked_for(vllm_engine: Engine) -> None:
     assert vllm_engine.stats().requests - before.requests == 4 + len(ZERO_SHOT)
     assert len(list(running)) == 4
     assert vllm_engine.stats().requests - before.requests == 4 + len(ZERO_SHOT)
+
+
+@pytest.mark.parametrize("name", ["vllm_engine", "reference_engine"])
+def test_a_bias_raises_and_lowers_a_word(name: str, request: pytest.FixtureRequest) -> None:
+    engine: Engine = request.getfixturevalue(name)
+
+    def said(*bias: tuple[str, float]) -> list[str]:
+        drawn = engine.sample([PROMPT, ZERO_SHOT[0]], Sampling(max_tokens=3, seed=4, bias=bias))
+        return [completion.text for completion in in_order(list(drawn))]
+
+    plain = said()
+    assert said(("mountain", 200.0)) == [" mountain mountain mountain"] * 2
+    word = plain[0].split()[0]
+    assert said((word, -200.0))[0].split()[0] != word
+    assert said(("floccinaucinihilipilification", 200.0)) == plain, "a word of several tokens stays as it is"

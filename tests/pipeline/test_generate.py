@@ -4,11 +4,12 @@ from collections import Counter
 
 import msgspec
 
-from engine.core import Engine
+from bench.stand_in import StandIn
+from engine.core import Engine, EngineSettings
 from pipeline.events import Event
 from pipeline.generate import draw_round
 from pipeline.nouns import Candidate
-from pipeline.settings import GenerateSettings, RunSettings
+from pipeline.settings import GenerateSettings, RunSettings, VarietySettings
 from pipeline.shots import take_shots
 from pipeline.taskfile import load_task
 
@@ -53,3 +54,31 @@ def test_of_two_tries_the_likelier_is_kept(vllm_engine: Engine) -> None:
     once, twice = (draw(vllm_engine, settings(keep_likelier_of=tries, draws_per_round=24)) for tries in (1, 2))
     assert len(once) == len(twice) == 48
     assert likelihood(twice) > likelihood(once)
+
+
+def test_shots_can_keep_one_order_or_be_drawn_anew() -> None:
+    engine = StandIn(EngineSettings(model=""))
+
+    def shown(**variety: object) -> set[tuple[int, ...]]:
+        wanted = msgspec.structs.replace(settings(draws_per_round=40), variety=VarietySettings(**variety))  # type: ignore[arg-type]
+        return {one.shots for one in draw_round(engine, TASK, SHOTS, wanted, 0, TWO[:1])}
+
+    own = tuple(index for index, shot in enumerate(SHOTS) if shot.label == TWO[0])
+    assert shown(order="fixed") == {own}
+    assert {tuple(sorted(order)) for order in shown()} == {own} and len(shown()) > 10
+    pairs = shown(shots_shown=2)
+    assert {len(order) for order in pairs} == {2} and len(pairs) == 12
+    assert len(shown(shots_shown=2, order="fixed")) == 6
+    assert shown(shots_shown=9) == shown()
+
+
+def test_words_that_earlier_rounds_over_used_are_pushed_down(vllm_engine: Engine) -> None:
+    def with_word(kept: list[str]) -> int:
+        strong = msgspec.structs.replace(
+            settings(draws_per_round=32, max_tokens=24), variety=VarietySettings(suppress=20.0)
+        )
+        vllm_engine.reset_prefix_cache()
+        drawn = draw_round(vllm_engine, TASK, SHOTS, strong, 1, TWO[:1], kept={TWO[0]: kept})
+        return sum(" I " in f" {one.text} " for one in drawn)
+
+    assert with_word([]) > with_word(["I"] * 40)

@@ -13,8 +13,8 @@ from engine.core import EngineSettings
 from engine.models import ResolvedModel
 from pipeline.corpus.book import Book, Entry
 from pipeline.corpus.drawing import Drawer
-from pipeline.corpus.units import UnitResult, all_faulty
-from pipeline.settings import AnnotateSettings, RunSettings
+from pipeline.corpus.units import Unit, UnitResult, all_faulty
+from pipeline.settings import AnnotateSettings, RunSettings, VarietySettings
 from tests.pipeline.corpus.made import SHOTS, TASK, brief, settings
 
 MODEL = ResolvedModel(path="", name="stand-in", revision="1")
@@ -24,16 +24,19 @@ def filled(
     wanted: RunSettings,
     pick: Callable[[int], int] = lambda waiting: 0,
     spoil: Callable[[UnitResult], UnitResult] | None = None,
+    given: list[Unit] | None = None,
 ) -> tuple[Book, list[Entry]]:
-    """A book whose units come back in the order that ``pick`` picks among those given."""
+    """A book whose units come back in the order that ``pick`` picks among those given; all of them, in ``given``."""
     made = brief(TASK, wanted)
     drawer, book = Drawer(StandIn(EngineSettings(model=""))), Book(made, MODEL)
     drawer.introduce(made)
-    given, entries = [], []
+    waiting, entries = [], []
     while not book.is_done:
         while unit := book.next_unit():
-            given.append(unit)
-        drawer.begin(given.pop(pick(len(given))))
+            waiting.append(unit)
+            if given is not None:
+                given.append(unit)
+        drawer.begin(waiting.pop(pick(len(waiting))))
         result = drawer.finish(lambda: None)
         entries += book.take(spoil(result) if spoil else result)
     return book, entries
@@ -71,9 +74,12 @@ def test_a_row_says_where_it_comes_from() -> None:
     assert TASK.label_names[chosen] == row.label and sum(row.probabilities) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_book_that_is_opened_again_goes_on_as_if_never_closed() -> None:
-    wanted = settings(per_class=60)
-    _, entries = filled(wanted)
+@pytest.mark.parametrize("suppress", [0.0, 1.0])
+def test_a_book_that_is_opened_again_goes_on_as_if_never_closed(suppress: float) -> None:
+    variety = VarietySettings(suppress=suppress)
+    wanted = msgspec.structs.replace(settings(per_class=60), variety=variety)
+    given: list[Unit] = []
+    _, entries = filled(wanted, given=given)
     half = len(entries) // 2
     made = brief(TASK, wanted)
     book = Book(
@@ -86,10 +92,23 @@ def test_a_book_that_is_opened_again_goes_on_as_if_never_closed() -> None:
     drawer = Drawer(StandIn(EngineSettings(model="")))
     drawer.introduce(made)
     rest: list[Entry] = []
+    units = []
     while unit := book.next_unit():
+        units.append(unit)
         drawer.begin(unit)
         rest += book.take(drawer.finish(lambda: None))
     assert rest == entries[half:]
+    assert units == given[half:]
+
+
+def test_what_a_class_over_uses_is_told_to_the_units_that_come_after() -> None:
+    wanted = msgspec.structs.replace(settings(per_class=200), variety=VarietySettings(suppress=1.0))
+    given: list[Unit] = []
+    filled(wanted, given=given)
+    assert not any(unit.bias for unit in given[:16]), "nothing was kept when they were asked for"
+    later = [unit for unit in given[16:] if unit.label == "bug"]
+    # The stand-in's texts all end in the word of their class.
+    assert later and all("bug" in dict(unit.bias) and dict(unit.bias)["bug"] < 0 for unit in later[5:])
 
 
 def test_a_text_that_was_kept_is_not_kept_again() -> None:

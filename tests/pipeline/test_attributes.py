@@ -1,0 +1,98 @@
+"""Attributes: what is read from the lists that a model writes, and what a prompt makes of them."""
+
+import random
+from collections.abc import Generator, Sequence
+
+import msgspec
+import numpy as np
+
+from bench.stand_in import StandIn
+from engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
+from pipeline.attributes import MOST_VALUES, Attributes, lengths_of, list_attributes, listed_values
+from pipeline.generate import draw_round
+from pipeline.settings import RunSettings, VarietySettings
+from pipeline.shots import take_shots
+from pipeline.taskfile import load_task
+
+TASK = load_task("support_tickets")
+SHOTS = take_shots(TASK, k=4, seed=0)
+VARIED = RunSettings(variety=VarietySettings(attributes=True))
+
+
+class Listing(StandIn):
+    """Writes lists when it is asked for them, and finds that the last value fits every text."""
+
+    prompts: list[str]
+
+    def sample(
+        self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
+    ) -> Generator[Completion, None, None]:
+        self.prompts = list(prompts)
+        for one in super().sample(prompts, sampling, adapter):
+            asked = prompts[one.prompt_index]
+            if asked.endswith("Text:"):
+                yield one
+            elif asked.startswith("Topics"):
+                yield msgspec.structs.replace(one, text=" a refund, late parcels, cut o", finish_reason="length")
+            else:
+                yield msgspec.structs.replace(one, text=" curt, polite")
+
+    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> np.ndarray:
+        return np.tile(np.arange(len(labels), dtype=np.float32), (len(prompts), 1)) * np.array(
+            [["N/A" not in prompt] for prompt in prompts]
+        )
+
+
+def listing() -> Listing:
+    return Listing(EngineSettings(model=""))
+
+
+def test_values_that_several_lists_have_are_taken_the_most_frequent_first() -> None:
+    lists = [" cats, Dogs, x1, ox", "dogs, cats, cats.", "dogs, an item of far too many words, ox", "birds, x1, ox"]
+    assert listed_values(lists) == ("dogs", "cats")
+    many = ", ".join(chr(97 + n) * 3 for n in range(20))
+    assert len(listed_values([many] * 2)) == MOST_VALUES
+
+
+def test_no_value_names_a_class() -> None:
+    assert listed_values(["very positive, music"] * 2, forbidden=["positive"]) == ("music",)
+
+
+def test_lengths_are_told_beside_the_median() -> None:
+    assert lengths_of(["a b", "a b c d", "a b c d e f g"]) == ["short", "medium", "long"]
+    assert set(lengths_of(["a b", "c d"])) == {"medium"}
+
+
+def test_every_class_gets_its_values_and_every_shot_the_one_that_fits() -> None:
+    found = list_attributes(listing(), TASK, SHOTS, VARIED)
+    assert set(found) == set(TASK.label_names)
+    for label, attributes in found.items():
+        assert attributes.values["topic"] == ("a refund", "late parcels")
+        assert attributes.values["style"] == ("curt", "polite")
+        assert set(attributes.of_shots) == {index for index, shot in enumerate(SHOTS) if shot.label == label}
+        assert {one["topic"] for one in attributes.of_shots.values()} == {"late parcels"}
+
+
+def test_a_dimension_without_values_is_left_out() -> None:
+    found = list_attributes(StandIn(EngineSettings(model="")), TASK, SHOTS, VARIED)
+    assert all("topic" not in one.values and "style" not in one.values for one in found.values())
+
+
+def test_a_prompt_shows_shots_with_their_attributes_and_asks_for_others() -> None:
+    engine, label = listing(), TASK.label_names[0]
+    attributes = list_attributes(engine, TASK, SHOTS, VARIED)
+    drawn = draw_round(engine, TASK, SHOTS, VARIED, 0, [label], attributes=attributes)
+    assert {one.attributes["topic"] for one in drawn} == {"a refund", "late parcels"}
+    for candidate, prompt in zip(drawn, engine.prompts, strict=True):
+        *shown, asked = prompt.split("\n\n")[1:]
+        assert asked == "".join(f"{name.capitalize()}: {value}\n" for name, value in candidate.attributes.items()) + (
+            "Text:"
+        )
+        assert all(one.startswith("Topic: late parcels\nStyle: polite\n") for one in shown) and len(shown) == 4
+
+
+def test_all_combinations_are_drawn() -> None:
+    attributes = Attributes(values={"topic": ("a", "b"), "style": ("c", "d")}, of_shots={})
+    numbers = random.Random(0)
+    drawn = {tuple(attributes.draw(numbers).items()) for _ in range(60)}
+    assert len(drawn) == 4
