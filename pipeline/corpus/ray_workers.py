@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import FourshotError
-from pipeline.corpus.local import BATCHES_AHEAD, LocalWorker
+from pipeline.corpus.local import BATCHES_AHEAD, MOST_DEATHS, LocalWorker
 from pipeline.corpus.units import Opening, TaskBrief, Unit, UnitResult
 from pipeline.worker import Failure, error_of
 from training.ray_jobs import CORES_PER_JOB, cluster
@@ -48,6 +48,7 @@ class RayWorkers:
         self._hands: list[_Hand] = []
         self._again: list[Unit] = []  # that an actor had that is gone
         self.starts = 0  # of actors
+        self._faults = 0  # actors that could do nothing, since anything came back: one bad machine does not end all
         self._looked_s = float("-inf")
         self._connection = contextlib.ExitStack()
         self._connection.enter_context(cluster(address))
@@ -115,16 +116,30 @@ class RayWorkers:
 
         try:
             said = msgspec.json.decode(ray.get(hand.call), type=list[UnitResult] | Failure)
-        except ray.exceptions.RayError:  # the actor died, or its machine left
-            self._hands.remove(hand)
-            self._again += hand.units.values()
+        except ray.exceptions.RayError as error:  # the actor died, or its machine left
+            why = FourshotError(f"An actor died before it had answered: {str(error).splitlines()[0]}")
+            self._lose(hand, why, is_fault=not hand.has_answered)
             return []
         if isinstance(said, Failure):
-            raise error_of(said)
+            self._lose(hand, error_of(said), is_fault=True)
+            return []
         hand.has_answered = True
         results = [result for result in said if hand.units.pop((result.unit.task, result.unit.number), None)]
+        if results:
+            self._faults = 0
         self._ask(hand)
         return results
+
+    def _lose(self, hand: _Hand, why: FourshotError, *, is_fault: bool) -> None:
+        """Do without an actor; what it had goes to others. Raises ``why`` if faults are all that happens."""
+        import ray
+
+        ray.kill(hand.actor)
+        self._hands.remove(hand)
+        self._again += hand.units.values()
+        self._faults += is_fault
+        if self._faults >= MOST_DEATHS:
+            raise why
 
     def _look(self) -> None:
         """See which devices there are, and have an actor on each."""

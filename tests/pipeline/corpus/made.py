@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.stand_in import StandIn
 from engine.core import Completion, Engine, EngineSettings, PerPromptAdapter, Sampling
-from engine.errors import InputError
+from engine.errors import FourshotError, InputError
 from pipeline.corpus.drawing import Drawer
 from pipeline.corpus.folder import CorpusFolder
 from pipeline.corpus.rows import Row, read_rows
@@ -96,6 +96,19 @@ def open_dead(engine: EngineSettings) -> StandIn:
     """Its process dies at once."""
     print("no memory for weights", flush=True)
     os._exit(3)
+
+
+def open_bad_first(engine: EngineSettings) -> StandIn:
+    """The first that is opened has no driver; the others are as `open_slow`."""
+    try:
+        Path(os.environ["FOURSHOT_TEST_BAD"]).mkdir()  # by one of them
+    except FileExistsError:
+        return open_slow(engine)
+    raise FourshotError("this machine has no driver")
+
+
+def open_bad(engine: EngineSettings) -> StandIn:
+    raise FourshotError("this machine has no driver")
 
 
 def open_slow(engine: EngineSettings) -> StandIn:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import InputError
+from engine.errors import FourshotError, InputError
 from pipeline.corpus.ray_workers import RayWorkers
 from pipeline.corpus.units import UnitResult
 from tests.pipeline.corpus.made import make, named, rows_of, settings
@@ -40,6 +40,20 @@ def test_a_worker_that_leaves_costs_no_row_and_the_rows_are_those_of_one_engine(
     assert killed and len(set(heard)) >= 2
     assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")
     assert not ray.is_initialized()
+
+
+def test_a_machine_that_cannot_open_its_engine_ends_no_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    monkeypatch.setenv("FOURSHOT_TEST_BAD", str(tmp_path / "bad"))
+    opener = "tests.pipeline.corpus.made:open_bad_first"
+    summary = make(tmp_path / "spread", wanted=settings(per_class=60), ray="local", opener=opener)
+    assert (tmp_path / "bad").exists(), "no engine was refused"
+    assert {one.state for one in summary.classes} == {"finished"}
+
+
+def test_machines_none_of_which_can_open_an_engine_end_it_with_their_reason(tmp_path: Path) -> None:
+    with pytest.raises(FourshotError, match="this machine has no driver"):
+        make(tmp_path, ray="local", opener="tests.pipeline.corpus.made:open_bad")
 
 
 def test_a_cluster_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
