@@ -5,6 +5,7 @@ shots.json           the examples it starts from
 candidates.jsonl     every synthetic text, in the order drawn
 verdicts.jsonl       what became of each
 rounds.jsonl         one line for each finished round; candidates and verdicts beyond the last one are redone
+attributes.json      what the model listed, where prompts are varied by it
 adapters/<job>/      finished trainings
 scores.json, report.html, report.md
 """

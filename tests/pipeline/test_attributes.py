@@ -1,7 +1,9 @@
 """Attributes: what is read from the lists that a model writes, and what a prompt makes of them."""
 
+import queue
 import random
 from collections.abc import Generator, Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -9,8 +11,13 @@ import numpy as np
 from bench.stand_in import StandIn
 from engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
 from pipeline.attributes import MOST_VALUES, Attributes, lengths_of, list_attributes, listed_values
+from pipeline.corpus.drawing import Inbox, work
+from pipeline.corpus.units import TaskBrief, Unit, UnitResult
 from pipeline.generate import draw_round
-from pipeline.settings import RunSettings, VarietySettings
+from pipeline.nouns import Candidate
+from pipeline.rounds import run_rounds
+from pipeline.runfolder import RunFolder
+from pipeline.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings, VarietySettings
 from pipeline.shots import take_shots
 from pipeline.taskfile import load_task
 
@@ -96,3 +103,32 @@ def test_all_combinations_are_drawn() -> None:
     numbers = random.Random(0)
     drawn = {tuple(attributes.draw(numbers).items()) for _ in range(60)}
     assert len(drawn) == 4
+
+
+def test_a_run_lists_its_attributes_once_and_a_later_call_takes_them_over(tmp_path: Path) -> None:
+    def fill(engine: StandIn, per_class: int) -> list[Candidate]:
+        wanted = msgspec.structs.replace(
+            VARIED,
+            generate=GenerateSettings(per_class=per_class, draws_per_round=4),
+            annotate=AnnotateSettings(annotator="none"),
+        )
+        return [candidate for candidate, _ in run_rounds(RunFolder(tmp_path), engine, TASK, SHOTS, wanted)]
+
+    assert len(fill(listing(), per_class=4)) == 4 * len(TASK.labels)
+    listed = RunFolder(tmp_path).read("attributes.json", dict[str, Attributes])
+    assert listed == list_attributes(listing(), TASK, SHOTS, VARIED)
+    more = fill(StandIn(EngineSettings(model="")), per_class=12)  # this one would list nothing
+    assert len(more) == 12 * len(TASK.labels) and all("topic" in one.attributes for one in more)
+
+
+def test_a_corpus_says_of_each_row_what_was_asked_for() -> None:
+    engine, results = listing(), list[UnitResult]()
+    inbox: Inbox = queue.SimpleQueue()
+    wanted = msgspec.structs.replace(PRESETS["corpus"], variety=VARIED.variety)
+    brief = TaskBrief(task=TASK, shots=tuple(SHOTS), settings=wanted)
+    unit = Unit(task=TASK.name, number=1, label=TASK.label_names[0], first_draw=0, draws=8)
+    for one in (brief, unit, None):
+        inbox.put(one)
+    work(engine, inbox, results.append)
+    asked = [draw.candidate.attributes for draw in results[0].draws]
+    assert len(asked) == 8 and {one["topic"] for one in asked} == {"a refund", "late parcels"}
