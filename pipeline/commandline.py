@@ -22,6 +22,7 @@ TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trai
 GPUS_HELP = "GPUs that share each training; without GPUs, processes that share the cores (default: %(default)s)"
 BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a command line of its own
     "filter": "the in-context filter with and without the prefix cache",
+    "throughput": "texts drawn per second, beside vLLM alone, transformers, and the limit of this machine",
     "latency": "adapters against in-context learning, each beside the limit of this machine",
     "adapters": "1 to 1,024 adapters on one base, beside as many tasks in context",
     "breakeven": "after how many requests an adapter has paid for itself",
