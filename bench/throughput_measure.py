@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
@@ -32,7 +33,6 @@ CEILINGS: dict[str, dict[str, Any]] = {
         "max_num_batched_tokens": 4096,
         "enable_chunked_prefill": True,
     },
-    "256 at a time, 2,048 tokens a step": {"max_num_seqs": 256, "enable_chunked_prefill": True},
 }
 BATCHES = (1, 8, 32, 64)  # of transformers
 TRIAL_TEXTS = 32  # for each of these, or one batch
@@ -46,11 +46,11 @@ class ThroughputSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     task: str = "trec"
     k: int = 4
-    draws_per_class: int = 200
+    draws_per_class: int = 160
     repeats: int = 3
-    batch_texts: int = 192  # of transformers, in a repeat
-    corpus_rows: int = 100  # per class
-    filter_texts: int = 256
+    batch_texts: int = 96  # of transformers, in a repeat
+    corpus_rows: int = 80  # per class
+    filter_texts: int = 192
 
 
 class _Listener(StandIn):
@@ -199,7 +199,7 @@ class Measuring:
                 self.measure("distilabel/0", process, self.draws(0))
             reason = ""
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = re.sub(r"^\[rank\d+\]: ", "", str(error).strip().splitlines()[-1])
         self._rows.add("distilabel", {"reason": reason, "versions": _versions(python)})
 
 

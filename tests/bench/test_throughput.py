@@ -118,6 +118,7 @@ def test_the_table_says_what_was_measured_and_why_something_was_not(stuff: Mater
     assert [one["met"] for one in result["targets"]] == [True, True, True]
     shown = table(result)
     assert "| fourshot, drawing | 50.0 (50.0 to 50.0) |" in shown
+    assert "repeat by repeat, times: 1.000 (1.000 to 1.000); against transformers: 5.5 (5.5 to 5.5)" in shown
     assert "distilabel with vLLM: n/a (distilabel 1.0): `TypeError: no`" in shown
     slower = summarise(ThroughputSettings(repeats=3), stuff, SHAPES["tiny"], _rows(ours_s=2.3))
     assert [one["met"] for one in slower["targets"]] == [False, True, False]
