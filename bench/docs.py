@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import adapters_report, breakeven, latency_report
+from bench import adapters_report, breakeven, latency_report, throughput_report
+from bench import filter as filter_bench
 from bench.suite import read_result, target_lines
 from bench.workload import WAYS
 from engine.errors import InputError
@@ -68,6 +69,16 @@ def against_vllm(result: Mapping[str, Any]) -> str:
     return "\n".join([_where(result), "", *lines, "", *target_lines(result)])
 
 
+def throughput(result: Mapping[str, Any]) -> str:
+    return "\n".join([_where(result), "", throughput_report.table(result)])
+
+
+def reading(result: Mapping[str, Any]) -> str:
+    told = result["settings"]
+    shown = f"{told['task']}, {told['k']} examples per class, {told['candidates']:,} texts."
+    return "\n".join([_where(result), shown, "", filter_bench.table(result)])
+
+
 def noise(result: Mapping[str, Any]) -> str:
     lines = [
         "| | comparisons | flagged | scatter of a repeat | median change, all cells |",
@@ -88,6 +99,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "adapters": ("adapters", adapters),
     "breakeven": ("breakeven", break_even),
     "against-vllm": ("against-vllm", against_vllm),
+    "throughput": ("throughput", throughput),
+    "filter": ("filter", reading),
     "noise": ("noise", noise),
 }
 

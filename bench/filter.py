@@ -10,6 +10,7 @@ keeps whole blocks.
 import argparse
 import random
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ GOAL = 4.0
 ENGINES = {"uncached": "cache off", "base": "cache on"}
 
 
-def order_of(stuff: Material, candidates: int) -> CellOrder:
-    """Candidates stand for themselves by real texts of the train split, in a seeded order, each once.
+def train_texts(stuff: Material, candidates: int) -> list[str]:
+    """Real texts of the train split that stand for candidates, in a seeded order, each once.
 
     Raises InputError where there are too few.
     """
@@ -40,14 +41,49 @@ def order_of(stuff: Material, candidates: int) -> CellOrder:
     if len(texts) < candidates:
         raise InputError(f"{stuff.task.name} has {len(texts)} train texts, {candidates} are asked for. Ask for fewer.")
     random.Random(0).shuffle(texts)
+    return texts[:candidates]
+
+
+def order_of(stuff: Material, texts: Sequence[str]) -> CellOrder:
+    """Every text read with all shots, all of them queued at once."""
     return CellOrder(
-        requests=tuple(
-            Request(prompt=classification_prompt(stuff.task, text, stuff.shots)) for text in texts[:candidates]
-        ),
+        requests=tuple(Request(prompt=classification_prompt(stuff.task, text, stuff.shots)) for text in texts),
         warmup=(),
         labels=stuff.task.label_words,
         concurrency=0,
     )
+
+
+def read_both_ways(base: Base, order: CellOrder, rows: Rows, log: Path) -> None:
+    """Both measurements of ``order``, as far as ``rows`` lacks them."""
+    if all(name in rows.found for name in ENGINES):
+        return
+    with engines(engine_orders(base, LatencySettings(ways=("icl_off", "icl_warm"))), log) as running:
+        few = msgspec.structs.replace(order, requests=order.requests[-24:])
+        for name in ENGINES:
+            running[name].run(few)  # kernels are built
+        for name in ENGINES:
+            if name not in rows.found:
+                read = running[name].run(order)
+                rows.add(name, msgspec.to_builtins(msgspec.structs.replace(read, rows=())))
+                tell(f"{ENGINES[name]}: {len(order.requests) / read.seconds:.1f} candidates/s")
+
+
+def summarise(rows: Mapping[str, Any], candidates: int) -> dict[str, Any]:
+    """What `read_both_ways` left, as the keys ``ways`` and ``targets`` of a result."""
+    found = {name: msgspec.convert(rows[name], CellResult) for name in ENGINES}
+    ways = [
+        {
+            "way": ENGINES[name],
+            "seconds": one.seconds,
+            "candidates_per_s": candidates / one.seconds,
+            "computed_tokens": one.prompt_tokens - one.cached_tokens,
+            "hit_rate": one.cached_tokens / one.prompt_tokens,
+        }
+        for name, one in found.items()
+    ]
+    gain = found["uncached"].seconds / found["base"].seconds
+    return {"ways": ways, "targets": [at_least("filter with the prefix cache, against without", "times", gain, GOAL)]}
 
 
 def needed_tokens(model: str, stuff: Material, order: CellOrder) -> dict[str, int]:
@@ -66,50 +102,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     check_data(options.data, [options.task])
     model = resolve_model(options.model)
     stuff = material(options.task, options.data, options.shots)
-    order = order_of(stuff, options.candidates)
+    order = order_of(stuff, train_texts(stuff, options.candidates))
     told = {"task": options.task, "k": options.shots, "candidates": options.candidates, "model": model.name}
     rows = Rows(options.out.with_suffix(".rows.jsonl"), told)
-    settings = LatencySettings(ways=("icl_off", "icl_warm"))
-    orders = engine_orders(Base(path=model.path, name=model.name), settings)
-    if any(name not in rows.found for name in ENGINES):
-        with tempfile.TemporaryDirectory() as folder, engines(orders, Path(folder) / "log") as running:
-            few = msgspec.structs.replace(order, requests=order.requests[-24:])
-            for name in ENGINES:
-                running[name].run(few)  # kernels are built
-            for name in ENGINES:
-                if name not in rows.found:
-                    read = running[name].run(order)
-                    rows.add(name, msgspec.to_builtins(msgspec.structs.replace(read, rows=())))
-                    tell(f"{ENGINES[name]}: {options.candidates / read.seconds:.1f} candidates/s")
-    found = {name: msgspec.convert(rows.found[name], CellResult) for name in ENGINES}
-    tokens = needed_tokens(model.path, stuff, order)
+    with tempfile.TemporaryDirectory() as folder:
+        read_both_ways(Base(path=model.path, name=model.name), order, rows, Path(folder) / "log")
     result = {
         **header("filter", SCHEMA, told),
-        "tokens": tokens,
-        "ways": [
-            {
-                "way": ENGINES[name],
-                "seconds": one.seconds,
-                "candidates_per_s": options.candidates / one.seconds,
-                "computed_tokens": one.prompt_tokens - one.cached_tokens,
-                "hit_rate": one.cached_tokens / one.prompt_tokens,
-            }
-            for name, one in found.items()
-        ],
-        "targets": [
-            at_least(
-                "filter with the prefix cache, against without",
-                "times",
-                found["uncached"].seconds / found["base"].seconds,
-                GOAL,
-            )
-        ],
+        "tokens": needed_tokens(model.path, stuff, order),
+        **summarise(rows.found, options.candidates),
     }
     write_json(options.out, result)
     return result
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The result as Markdown."""
     needed = result["tokens"]["needed"]
     lines = ["| | candidates/s | tokens computed | of those needed | hit rate |", "| --- | ---: | ---: | ---: | ---: |"]

@@ -23,6 +23,7 @@ GPUS_HELP = "GPUs that share each training; without GPUs, processes that share t
 BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a command line of its own
     "diversity": "how varied synthetic texts are, and what adapters learn from them, by how they are asked for",
     "filter": "the in-context filter with and without the prefix cache",
+    "throughput": "texts drawn per second, beside vLLM alone, transformers, and the limit of this machine",
     "latency": "adapters against in-context learning, each beside the limit of this machine",
     "adapters": "1 to 1,024 adapters on one base, beside as many tasks in context",
     "breakeven": "after how many requests an adapter has paid for itself",
