@@ -36,9 +36,9 @@ def start(settings: EngineSettings) -> "LLMEngine":
 
     on_cpu = current_platform.is_cpu()
     if on_cpu:
-        from engine import sampled_logprobs
+        from engine import cpu_sampling
 
-        sampled_logprobs.apply()
+        cpu_sampling.apply()
         _set_num_threads.setdefault("torch", torch.set_num_threads)
         torch.set_num_threads(available_cores())
     arguments = EngineArgs(**engine_arguments(settings, on_cpu))

@@ -1,4 +1,4 @@
-"""Log-probabilities without the table are those of vLLM's own sampler, token by token."""
+"""Log-probabilities without the table are those of vLLM's own sampler; what is drawn is as likely as it should be."""
 
 from typing import Any
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 from vllm.v1.sample.logits_processor import LogitsProcessors
 from vllm.v1.sample.metadata import SamplingMetadata
+from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 from vllm.v1.sample.sampler import Sampler
 
-from engine import sampled_logprobs
+from engine import cpu_sampling
 
 ROWS, VOCABULARY = 5, 96
 
@@ -51,7 +52,7 @@ def test_they_are_those_of_vllms_table(
     asked: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vllm.v1.sample.sampler.batched_count_greater_than", lambda x, values: (x >= values).sum(-1))
-    sampled_logprobs.apply()
+    cpu_sampling.apply()
     torch.manual_seed(0)
     logits = (3 * torch.randn(ROWS, VOCABULARY)).to(dtype)
     sampler = Sampler()
@@ -71,10 +72,59 @@ def test_the_table_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a table was made")
 
     monkeypatch.setattr("vllm.v1.sample.sampler.batched_count_greater_than", lambda x, values: (x >= values).sum(-1))
-    sampled_logprobs.apply()
+    cpu_sampling.apply()
     sampler = Sampler()
     monkeypatch.setattr(sampler, "compute_logprobs", made)
     found = sampler(torch.randn(ROWS, VOCABULARY), metadata(max_num_logprobs=0))
     assert (found.logprobs_tensors.logprobs < 0).all()
     with pytest.raises(AssertionError, match="a table"):
         sampler(torch.randn(ROWS, VOCABULARY), metadata(max_num_logprobs=-1))
+
+
+def drawn(logits: torch.Tensor, k: list[int], generators: dict[int, torch.Generator] | None = None) -> torch.Tensor:
+    cpu_sampling.apply()
+    sampler = TopKTopPSampler()
+    tokens, _ = sampler.forward_cpu(logits.clone(), generators or {}, torch.tensor(k, dtype=torch.int32), None)
+    return tokens
+
+
+def seeded(*seeds: int) -> dict[int, torch.Generator]:
+    return {row: torch.Generator().manual_seed(seed) for row, seed in enumerate(seeds)}
+
+
+def test_tokens_are_drawn_among_the_k_likeliest_as_often_as_they_are_likely() -> None:
+    torch.manual_seed(1)
+    row, rows, k = 2 * torch.randn(VOCABULARY), 40_000, 7
+    tokens = drawn(row.repeat(rows, 1), [k] * rows)
+    found = torch.bincount(tokens, minlength=VOCABULARY) / rows
+    likeliest = row.topk(k)
+    expected = torch.zeros(VOCABULARY).scatter(0, likeliest.indices, likeliest.values.softmax(0))
+    torch.testing.assert_close(found, expected, atol=4 * (0.25 / rows) ** 0.5, rtol=0)  # four standard errors
+    assert not found[expected == 0].any()
+
+
+def test_rows_keep_their_own_k_and_their_own_seed_whatever_shares_the_batch() -> None:
+    torch.manual_seed(2)
+    logits = torch.randn(6, VOCABULARY)
+    ks = [3, VOCABULARY, 20, 1, VOCABULARY, 3]  # those without top-k, as rows that are scored, in between
+    first = drawn(logits, ks, seeded(*range(6)))
+    assert torch.equal(first, drawn(logits, ks, seeded(*range(6))))
+    generators = seeded(*range(6))
+    twice = [drawn(logits, ks, generators) for _ in range(2)][1]
+    for row in (0, 2, 3, 5):
+        alone = {0: torch.Generator().manual_seed(row)}
+        assert [drawn(logits[[row]], [ks[row]], alone)[0] for _ in range(2)] == [first[row], twice[row]]
+        assert first[row] in logits[row].topk(ks[row]).indices
+    others = [drawn(logits, ks, seeded(*range(10 * n, 10 * n + 6))).tolist() for n in range(1, 9)]
+    assert len({tuple(one) for one in others}) == 8
+
+
+def test_without_top_k_vllm_draws_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise AssertionError("the likeliest were looked for")
+
+    cpu_sampling.apply()
+    monkeypatch.setattr(cpu_sampling, "_draw", refused)
+    assert len(drawn(torch.randn(3, VOCABULARY), [VOCABULARY] * 3)) == 3
+    with pytest.raises(AssertionError, match="likeliest"):
+        drawn(torch.randn(3, VOCABULARY), [4] * 3)

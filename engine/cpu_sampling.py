@@ -1,0 +1,113 @@
+"""vLLM's sampling on the CPU with less work per step: no table of log-probabilities, no noise for what cannot be drawn.
+
+Importing this module loads vllm and torch: only `engine.vllm_start` names it.
+
+vLLM 0.32 (v1/sample) makes a table of log-probabilities [rows, vocabulary] in every step in which a request wants one,
+and takes a few columns of it. Here the columns are taken from the logits, and each row's normaliser is subtracted.
+
+For top-k it finds the k-th logit, masks what is below, and draws noise for the whole vocabulary. Here noise is drawn
+for the k that were found. What is drawn with which probability is the same; a seed draws other texts than in vLLM.
+docs/engine.md has the measurement.
+"""
+
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+import torch
+from vllm.platforms import current_platform
+from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+from vllm.v1.sample.sampler import Sampler
+
+EVERY_TOKEN = -1  # vLLM's number for log-probabilities of the whole vocabulary
+MOST_LIKELIEST = 1024  # k from which looking for them is no gain
+
+Generators = dict[int, torch.Generator]
+
+
+def apply() -> None:
+    """For engines opened from now on. Idempotent."""
+    if not hasattr(Sampler.forward, "__wrapped__"):
+        Sampler.forward = _without_table(Sampler.forward)
+    if not hasattr(TopKTopPSampler.forward_cpu, "__wrapped__"):
+        TopKTopPSampler.forward_cpu = _among_the_likeliest(TopKTopPSampler.forward_cpu)
+
+
+def _without_table(forward: Any) -> Any:
+    @wraps(forward)
+    def sampled(
+        sampler: Any,
+        logits: torch.Tensor,
+        sampling_metadata: Any,
+        predict_bonus_token: bool = False,
+        logprobs_mode_override: Any = None,
+    ) -> Any:
+        asked = sampling_metadata
+        wanted, ids = asked.max_num_logprobs, asked.logprob_token_ids
+        mode = logprobs_mode_override or sampler.logprobs_mode
+        if (wanted is None and not ids) or wanted == EVERY_TOKEN or mode != "raw_logprobs":
+            return forward(sampler, logits, asked, predict_bonus_token, logprobs_mode_override)
+        raw = logits.clone() if logits.dtype == torch.float32 else logits  # what is float32 is changed in place
+        found = forward(
+            sampler,
+            logits,
+            replace(asked, max_num_logprobs=None, logprob_token_ids=None),
+            predict_bonus_token,
+            logprobs_mode_override,
+        )
+        tokens = found.sampled_token_ids.squeeze(-1).long()
+        if ids:
+            taken = sampler.gather_specific_token_logprobs(raw, ids, tokens)
+        else:
+            taken = sampler.gather_logprobs(raw, wanted, token_ids=tokens)
+        torch._dynamo.decorators.mark_unbacked(raw, 0)  # one kernel for any number of rows
+        return replace(found, logprobs_tensors=taken._replace(logprobs=taken.logprobs.float() - _normalisers(raw)))
+
+    return sampled
+
+
+@torch.compile(backend=current_platform.simple_compile_backend)
+def _normalisers(logits: torch.Tensor) -> torch.Tensor:
+    """Float32 [rows, 1]: the logarithm of the sum of exponentials. Compiled, or it would write three tables."""
+    return torch.logsumexp(logits.to(torch.float32), dim=-1, keepdim=True)
+
+
+def _among_the_likeliest(forward_cpu: Any) -> Any:
+    @wraps(forward_cpu)
+    def drawn(
+        sampler: Any, logits: torch.Tensor, generators: Generators, k: torch.Tensor | None, p: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if k is None or p is not None or sampler.use_fp64_gumbel or sampler.logprobs_mode != "raw_logprobs":
+            return forward_cpu(sampler, logits, generators, k, p)
+        few = k <= min(MOST_LIKELIEST, logits.shape[1] - 1)
+        if bool(few.all()):
+            return _draw(logits, generators, k), None
+        # Rows without top-k: those that are scored have none, and share steps with those that are drawn.
+        tokens = torch.empty(len(logits), dtype=torch.int64)
+        for rows, is_few in ((few.nonzero().flatten(), True), ((~few).nonzero().flatten(), False)):
+            if len(rows):
+                place = {row: new for new, row in enumerate(rows.tolist())}
+                own = {place[row]: generator for row, generator in generators.items() if row in place}
+                some, its_k = logits[rows], k[rows]
+                tokens[rows] = (
+                    _draw(some, own, its_k) if is_few else forward_cpu(sampler, some, own, its_k, None)[0].long()
+                )
+        return tokens, None
+
+    return drawn
+
+
+def _draw(logits: torch.Tensor, generators: Generators, k: torch.Tensor) -> torch.Tensor:
+    """One token per row, int64 [rows], of its ``k`` likeliest, int [rows], with the probabilities of ``logits``.
+
+    The largest of the logits, each with Gumbel noise of its own (minus the logarithm of an exponential variable).
+    """
+    own_k = k.tolist()
+    most = max(own_k)
+    values, tokens = logits.topk(most, dim=1)
+    noise = torch.empty(values.shape, dtype=torch.float32).exponential_()
+    for row, generator in generators.items():  # no more than its own, so that it goes on alike in any batch
+        noise[row, : own_k[row]].exponential_(generator=generator)
+    scores = values.float() - noise.log_()
+    scores.masked_fill_(torch.arange(most) >= k[:, None], -torch.inf)
+    return tokens.gather(1, scores.argmax(dim=1, keepdim=True)).squeeze(1)
