@@ -1,4 +1,4 @@
-"""Two results of one suite beside each other: what changed by more than the noise of both.
+"""Two results of the suite latency, or two of adapters: what changed by more than the noise of both.
 
     fourshot bench compare BEFORE.json AFTER.json
 
@@ -126,8 +126,9 @@ def table(found: Comparison) -> str:
         f"{100 * found.scatter:.1f} %, so a change counts from {100 * found.bound:.0f} % on)."
     )
     told = "beyond noise" if found.overall_flagged else "within noise"
+    direction = "slower" if found.overall > 0 else "faster"
     lines.append(
-        f"Everything together: {100 * found.overall:+.1f} % slower, {told} (it counts from "
+        f"Everything together: {abs(100 * found.overall):.1f} % {direction}, {told} (it counts from "
         f"{100 * found.overall_bound:.1f} % on)."
     )
     return "\n".join(lines)

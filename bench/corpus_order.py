@@ -1,6 +1,6 @@
 """What the order of a corpus's units gains: tasks one after the other, as a corpus does it, or by turns.
 
-    python -m bench.corpus_order --data FOLDER --out FILE.json
+    fourshot bench corpus-order --data FOLDER --out FILE.json
 
 The same units, once in each order, for a memory of keys and values that holds the examples of all tasks and for one
 that does not. The prefix cache answers what prompts have in common with those before; where memory is short it keeps

@@ -1,6 +1,6 @@
 """A corpus of a real model on real tasks, made by the command as a user would, killed on the way, and looked through.
 
-    python -m bench.corpus_real --data FOLDER --out FILE.json
+    fourshot bench corpus-real --data FOLDER --out FILE.json
 
 The driver is killed once (kill -9) and the engine once, after so many rows; the same command then goes on. What comes
 out must have every row once, as many per class as were asked for, and load with `datasets`. The corpus lies in a folder

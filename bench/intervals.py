@@ -18,15 +18,16 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     repeats: int = 1
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Raises ValueError for no values."""
+def estimate(values: Sequence[float], *, signed: bool = False) -> Estimate:
+    """``signed``: what is estimated may be below nothing although no value is. Raises ValueError for no values."""
     if not values:
         raise ValueError("an estimate of nothing")
     mean = fmean(values)
     if len(values) == 1:
         return Estimate(mean=mean)
     half = students_t((1 + CONFIDENCE) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return Estimate(mean=mean, low=mean - half, high=mean + half, repeats=len(values))
+    least = 0.0 if min(values) >= 0 and not signed else -math.inf  # no rate or time is below nothing
+    return Estimate(mean=mean, low=max(least, mean - half), high=mean + half, repeats=len(values))
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
@@ -35,7 +36,7 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
     Raises ValueError for no values, values of 0 or less, and sides of different lengths.
     """
     logs = [math.log(one / other) for one, other in zip(above, below, strict=True)]
-    found = estimate(logs)
+    found = estimate(logs, signed=True)
     return Estimate(
         mean=math.exp(found.mean),
         low=None if found.low is None else math.exp(found.low),

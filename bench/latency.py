@@ -58,7 +58,7 @@ def engine_orders(base: Base, settings: LatencySettings, sleep_s: float = 0.0) -
         "merged": EngineOrder(settings=replaced(plain, model=base.merged)),
         "transformers": EngineOrder(settings=replaced(plain, kind="transformers"), adapters=base.adapters[:1]),
     }
-    wanted = {WAYS[way].engine for way in settings.ways}
+    wanted = {WAYS[way].engine for way in settings.measured_ways}
     return {name: replaced(order, sleep_s=sleep_s) for name, order in engines.items() if name in wanted}
 
 
@@ -170,7 +170,8 @@ def settings_of(options: argparse.Namespace) -> LatencySettings:
             raise InputError(f"--settings {options.settings} cannot be read: {error.strerror}.") from error
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise InputError(
-                f"{options.settings}: {error}. Allowed are {', '.join(LatencySettings.__struct_fields__)}."
+                f"{options.settings}: {str(error).rstrip('.')}. It may have the keys "
+                f"{', '.join(LatencySettings.__struct_fields__)}."
             ) from error
     changed: dict[str, Any] = {}
     if options.tasks is not None:

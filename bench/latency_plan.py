@@ -4,13 +4,15 @@ Importing this module loads neither torch nor vllm.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
 
 from bench.workload import WAYS
+from engine.errors import InputError
 
+FLOOR = "floor"  # a request without a text: the limits need it, so it is measured whatever else is
 SATURATED = 0  # the concurrency of a cell whose requests are all there at once
 DEFAULT_WAYS = tuple(WAYS)
 REQUESTS = {1: 12, 4: 24, 16: 32, 64: 64, SATURATED: 96}
@@ -19,7 +21,7 @@ SLOW_REQUESTS = {
     "icl_cold": {1: 6, SATURATED: 16},
     "transformers_icl": {1: 2},
     "transformers_lora": {1: 4},
-    "floor": {1: 24, SATURATED: 96},
+    FLOOR: {1: 24, SATURATED: 96},
 }
 HTTP_SECONDS = {1: 1.5, 16: 2.0}
 
@@ -49,6 +51,36 @@ class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     kv_cache_mib: int = 512  # of each engine, on the CPU
     gpu_kv_cache_mib: int = 8192
     seed: int = 0  # shuffles the cells
+
+    def __post_init__(self) -> None:
+        counts = {
+            "repeats": self.repeats,
+            "k": self.k,
+            "many_adapters": self.many_adapters,
+            **{f"requests[{load}]": number for load, number in self.requests.items()},
+            **{
+                f"slow_requests[{way}][{load}]": number
+                for way, some in self.slow_requests.items()
+                for load, number in some.items()
+            },
+        }
+        if wrong := {name: number for name, number in counts.items() if number < 1}:
+            raise InputError(f"{_listed(wrong)}: at least 1 is allowed.")
+        loads = [*self.requests, *self.http_seconds, *(load for some in self.slow_requests.values() for load in some)]
+        if not self.requests or min(loads) < 0:
+            raise InputError(
+                f"requests are told by how many are sent at a time: 1 or more, or {SATURATED} for all at once; got "
+                f"{sorted(set(loads)) or 'none'}."
+            )
+        spans = {"http_seconds": min(self.http_seconds.values(), default=1.0), "open_seconds": self.open_seconds}
+        spans |= {"slo_ms": self.slo_ms, "open_shares": min(self.open_shares, default=1.0)}
+        if nothing := {name: value for name, value in spans.items() if not value > 0}:
+            raise InputError(f"{_listed(nothing)}: more than 0 is allowed.")
+
+    @property
+    def measured_ways(self) -> tuple[str, ...]:
+        """`ways`, and what the limits are computed with."""
+        return tuple(dict.fromkeys((*self.ways, FLOOR)))
 
     @property
     def most_requests(self) -> int:
@@ -84,8 +116,8 @@ def in_process_cells(settings: LatencySettings) -> list[Cell]:
     for repeat in range(settings.repeats):
         block = [
             Cell(route="in-process", way=way, task=task, repeat=repeat, concurrency=concurrency, requests=number)
-            for way in settings.ways
-            for task in (settings.tasks[:1] if way == "floor" else settings.tasks)
+            for way in settings.measured_ways
+            for task in (settings.tasks[:1] if way == FLOOR else settings.tasks)
             for concurrency, number in settings.slow_requests.get(way, settings.requests).items()
         ]
         random.Random(f"{settings.seed}/{repeat}").shuffle(block)
@@ -115,3 +147,7 @@ def open_cells(settings: LatencySettings) -> Iterator[Cell]:
             for way in settings.http_ways:
                 for share in settings.open_shares:
                     yield Cell(route="http-open", way=way, task=task, repeat=repeat, share=share)
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return "got " + ", ".join(f"{name} = {value}" for name, value in values.items())

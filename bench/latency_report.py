@@ -111,9 +111,9 @@ def _ratios(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 f"{off['prompt_tokens']:.1f}" if off else "-",
                 f"{off['roof']:.1f}" if off else "-",
                 _estimate(off["throughput"]) if off else "-",
-                _estimate(off["p50"]) if off else "-",
+                _estimate(off["p50"]) if off and "p50" in off else "-",
                 _estimate(warm["throughput"], 2) if warm else "-",
-                _estimate(warm["p50"], 2) if warm else "-",
+                _estimate(warm["p50"], 2) if warm and "p50" in warm else "-",
             )
         )
     return rows

@@ -23,6 +23,7 @@ from bench.workload import WAYS
 
 SHARE_GOAL, ALONE_GOAL, WARM_GOAL = 0.8, 2.0, 1.0
 LORA, BARE = "lora", "lora_bare"
+ROUTES = ("in-process", "http", "http-open")
 MANY_ADAPTERS, MANY_GOAL = 32, 0.9
 
 Group = tuple[str, str, str, float]  # route, way, task, load
@@ -57,13 +58,19 @@ def summarise(settings: LatencySettings, found: Mapping[str, Any]) -> dict[str, 
 
 
 def collect(settings: LatencySettings, found: Mapping[str, Any]) -> dict[Group, list[Result]]:
-    """The repeats of every cell, in their order."""
+    """The repeats of every cell, in their order; cells by route, task, way and load."""
     groups: dict[Group, list[Result]] = defaultdict(list)
     for cells, kind in _planned(settings):
         for cell in sorted(cells, key=lambda one: one.repeat):
             if cell.name in found:
                 groups[cell.group].append(msgspec.convert(found[cell.name], kind))
-    return dict(groups)
+    return dict(sorted(groups.items(), key=lambda item: _place(item[0], settings)))
+
+
+def _place(group: Group, settings: LatencySettings) -> tuple[Any, ...]:
+    route, way, task, load = group
+    is_last = route != "http-open" and load == SATURATED
+    return ROUTES.index(route), settings.tasks.index(task), settings.measured_ways.index(way), is_last, load
 
 
 def _planned(settings: LatencySettings) -> list[tuple[Sequence[Cell], type]]:
@@ -158,12 +165,14 @@ def ratios_to_icl(
         their_tokens, their_cached = computed_tokens(theirs)
         row[other] = {
             "throughput": msgspec.to_builtins(ratio([rate(one) for one in own], [rate(one) for one in theirs])),
-            "p50": msgspec.to_builtins(
-                ratio([median(latencies_ms(one)) for one in theirs], [median(latencies_ms(one)) for one in own])
-            ),
             "prompt_tokens": their_tokens / tokens,
             "roof": limit(their_tokens, their_cached) / limit(tokens, cached),
         }
+        # Where all come at once, each waits for those before it: p50 of another number of requests says nothing.
+        if concurrency != SATURATED or [len(one.rows) for one in own] == [len(one.rows) for one in theirs]:
+            row[other]["p50"] = msgspec.to_builtins(
+                ratio([median(latencies_ms(one)) for one in theirs], [median(latencies_ms(one)) for one in own])
+            )
     return row
 
 

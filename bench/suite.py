@@ -91,8 +91,10 @@ class Rows:
         before: dict[str, Any] = lines[0]["settings"]
         if before != told:
             changed = sorted(key for key in {*before, *told} if before.get(key) != told.get(key))
+            few = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+            what = "with other settings" if before.keys() == told.keys() else "of another suite, or of another version"
             raise InputError(
-                f"{path} holds a measurement with other settings ({', '.join(changed)}). Name another --out, delete "
+                f"{path} holds a measurement {what} ({few}). Name another --out, delete "
                 "that file, or give the settings it was begun with to go on with it."
             )
         self.found = {line["piece"]: line["value"] for line in lines[1:]}

@@ -7,6 +7,7 @@ token ids made beforehand and the fastest of a few batch sizes, is the ceiling f
 """
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bench.suite import Rows, check_data, check_out, header, positive, write_jso
 from bench.throughput_measure import Measuring, ThroughputSettings
 from bench.throughput_report import summarise, table
 from bench.workload import material
+from engine.errors import InputError
 from engine.models import resolve_model
 
 SCHEMA = 1
@@ -32,6 +34,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     )
     check_out(options.out)
     check_data(options.data, [settings.task])
+    if options.distilabel and not shutil.which(options.distilabel):
+        raise InputError(f"--distilabel {options.distilabel} is no program. Name a Python interpreter.")
     model = resolve_model(options.model)
     base = Base(path=model.path, name=model.name)
     told = {**msgspec.to_builtins(settings), "model": model.name}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
+from engine.errors import InputError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -27,6 +29,15 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     seed: int | None = None  # prompt i, completion j is drawn from a generator of its own made from (seed, i, j)
     # Nats added to the logit of a word. Words of several tokens stay as they are: their first begins others too.
     bias: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.temperature >= 0 and 0 < self.top_p <= 1 and self.top_k >= 0):
+            raise InputError(
+                "temperature must be at least 0, top_p above 0 and at most 1, top_k at least 0 (0: all tokens); got "
+                f"{self.temperature}, {self.top_p} and {self.top_k}."
+            )
+        if self.max_tokens < 1 or self.n < 1:
+            raise InputError(f"max_tokens and n must be at least 1; got {self.max_tokens} and {self.n}.")
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):

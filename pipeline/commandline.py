@@ -21,6 +21,8 @@ MERGE_HELP = "write base and adapter as one checkpoint too, for servers that kno
 TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
 GPUS_HELP = "GPUs that share each training; without GPUs, processes that share the cores (default: %(default)s)"
 BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a command line of its own
+    "corpus-order": "what it gains that a corpus is made task by task",
+    "corpus-real": "a corpus of real tasks, with kills on the way, looked through",
     "diversity": "how varied synthetic texts are, and what adapters learn from them, by how they are asked for",
     "filter": "the in-context filter with and without the prefix cache",
     "throughput": "texts drawn per second, beside vLLM alone, transformers, and the limit of this machine",
@@ -28,7 +30,7 @@ BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a 
     "adapters": "1 to 1,024 adapters on one base, beside as many tasks in context",
     "breakeven": "after how many requests an adapter has paid for itself",
     "all": "latency, adapters, breakeven and paper, one after the other",
-    "compare": "two results beside each other: what changed by more than noise",
+    "compare": "two results of latency, or of adapters: what changed by more than noise",
     "noise": "whether `compare` flags a slowdown that is planted, and nothing where nothing changed",
     "against-vllm": "our load generator beside vLLM's own",
     "engine-start": "our start of vLLM beside vLLM's own",

@@ -21,6 +21,8 @@ from pipeline.orders import GenerateItem, GenerateOrder, Order, ProbeOrder, Trai
 from pipeline.run import prepare
 from pipeline.runfolder import RunFolder
 from pipeline.settings import RunSettings
+from pipeline.shots import SHOTS_STEM
+from pipeline.tables import find_split_file
 from pipeline.taskfile import find_task_file, load_task, shipped_tasks
 from pipeline.trainings import check_cluster
 from pipeline.worker import run_in_process
@@ -56,9 +58,6 @@ def load_tasks(paths: Iterable[str | Path], data: str | Path | None = None) -> d
     for file in dict.fromkeys(file.resolve() for path in paths for file in _task_files(path)):
         try:
             task = load_task(file)
-            if data is not None:
-                own = Path(data) / task.name
-                task = load_task(file, own if own.is_dir() else data)
         except FourshotError as error:
             tasks[str(file)] = error
             continue
@@ -67,8 +66,24 @@ def load_tasks(paths: Iterable[str | Path], data: str | Path | None = None) -> d
                 f"Two tasks are called {task.name!r}: {origin[task.name]} and {file}. Adapters and folders are named "
                 "after tasks: give each a name of its own."
             )
-        tasks[task.name], origin[task.name] = task, file
+        origin[task.name] = file
+        try:
+            tasks[task.name] = task if data is None else load_task(file, _data_of(task.name, Path(data)))
+        except FourshotError as error:
+            tasks[task.name] = error
     return tasks
+
+
+def _data_of(name: str, data: Path) -> Path:
+    """The task's own folder in ``data``, or ``data`` itself where the files are there."""
+    if (data / name).is_dir():
+        return data / name
+    if data.is_dir() and not any(find_split_file(data, stem) for stem in ("train", "test", SHOTS_STEM)):
+        raise InputError(
+            f"{data} has no folder {name!r}, and no train file itself. Put the task's files into {data / name}, or "
+            "give the folder that has them (--data)."
+        )
+    return data
 
 
 def train_tasks(

@@ -194,7 +194,14 @@ def command(*words: str, **settings: object) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.parametrize(
-    "wrong", [("--model", "nobody/nothing"), ("--shots", "20"), ("--ray", "127.0.0.1:1"), ("--per-class", "0")]
+    "wrong",
+    [
+        ("--model", "nobody/nothing"),
+        ("--shots", "20"),
+        ("--ray", "127.0.0.1:1"),
+        ("--per-class", "0"),
+        ("--set", "sampling.temperature=-1"),
+    ],
 )
 @pytest.mark.parametrize("before", ["nothing", "a stranger's file"])
 def test_bad_input_leaves_nothing_behind(

@@ -22,7 +22,7 @@ COLUMNS = {
     "prompt_hash, shots, seed": "the prompt (its hash, and which rows of `tasks/<task>/shots.json` it showed, in their "
     "order) and the seed of the request",
     "num_tokens, cumulative_logprob, finish_reason": "of the sampled text; log-probability in nats",
-    "attributes": "that the prompt asked for (topic, style, length); empty where it asked for none",
+    "attributes": "that the prompt asked for, as far as the class has them (topic, style, length)",
     "probabilities": "the annotator's, calibrated, in the order of the task's labels below; empty where none was asked",
     "model, revision": "the base model",
 }

@@ -57,6 +57,8 @@ def make_corpus(
                 failed[name] = error
         if not briefs:
             raise next(iter(failed.values()))
+        for name, fault in failed.items():  # now: the others may take hours
+            on_event(Event(stage="corpus", message=f"{name} drops out: {' '.join(str(fault).split())}"))
         files.claim(_manifest(settings, corpus, base))
         for brief in briefs.values():
             adapters = tuple(reader.adapter.name for reader in brief.readers)

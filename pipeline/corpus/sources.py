@@ -36,6 +36,8 @@ def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, 
     ``folder`` is that of a finished run or of many (`fourshot train --tasks`), or an adapter's own. Raises InputError
     where there is none, AdapterError for a card that cannot be read.
     """
+    if not folder.is_dir():
+        raise InputError(f"no such folder of adapters: {folder}. Name one that is there (--adapters).")
     found = {}
     for card_file in sorted(card for pattern in CARDS for card in folder.glob(pattern)):
         card = load_card(card_file.parent)

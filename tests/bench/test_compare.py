@@ -59,6 +59,7 @@ def test_what_became_faster_is_told_and_is_no_alarm() -> None:
     found = compare(result(1, slower=1.3), result(2))
     assert found.overall_flagged
     assert not found.slower
+    assert "% faster, beyond noise" in table(found)
 
 
 def test_results_of_different_suites_cannot_be_compared() -> None:

@@ -12,6 +12,7 @@ import pytest
 import fourshot
 from bench.breakeven import rows as breakeven_rows
 from bench.driver import Answered, CellOrder, CellResult, run_cell
+from bench.latency import Base, engine_orders
 from bench.latency_plan import SATURATED, Cell, LatencySettings, http_cells, in_process_cells, open_cells
 from bench.latency_report import console_table, write_report
 from bench.latency_summary import summarise
@@ -114,6 +115,42 @@ def test_the_summary_pairs_repeats_and_stands_beside_the_roof() -> None:
     cell = next(one for one in found["cells"] if one["way"] == "icl_warm")
     assert cell["hit_rate"] == pytest.approx(200 / 260)
     assert cell["tpot_ms"] is None
+
+
+def test_cells_stand_in_the_order_of_ways_and_loads_not_in_that_of_their_measurement() -> None:
+    found = summarise(SETTINGS, measured(times))
+    told = [(cell["way"], cell["load"]) for cell in found["cells"]]
+    assert told[:5] == [("icl_off", load) for load in (1, 4, 16, 64, "saturated")]
+    assert [way for way, _ in told] == sorted((way for way, _ in told), key=SETTINGS.ways.index)
+
+
+def test_p50_is_not_compared_where_other_numbers_come_at_once() -> None:
+    rows = {one["concurrency"]: one for one in summarise(SETTINGS, measured(times))["against_icl"]}
+    assert rows["saturated"]["icl_warm"]["p50"]["mean"] == pytest.approx(1.2), "8 requests and 8"
+    assert "p50" not in rows["saturated"]["icl_off"], "8 requests and 24"
+    assert rows[1]["icl_off"]["p50"]["mean"] == pytest.approx(6.0), "one at a time"
+
+
+def test_what_the_limits_need_is_measured_without_being_asked_for() -> None:
+    few = LatencySettings(tasks=("sst2",), ways=("lora",))
+    assert {cell.way for cell in in_process_cells(few)} == {"lora", "floor"}
+    assert set(engine_orders(Base(path="", name=""), few)) == {"lora", "base"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"repeats": 0}, "repeats = 0"),
+        ({"requests": {1: -3}}, r"requests\[1\] = -3"),
+        ({"requests": {-1: 3}}, "for all at once; got"),
+        ({"requests": {}}, "for all at once; got"),
+        ({"slow_requests": {"lora": {1: 0}}}, r"slow_requests\[lora\]\[1\] = 0"),
+        ({"open_seconds": 0.0}, "open_seconds = 0.0: more than 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        LatencySettings(**wrong)
 
 
 def test_an_adapter_that_is_slower_misses_its_targets() -> None:

@@ -30,8 +30,10 @@ def test_rows_are_there_again_and_a_torn_last_one_is_not(tmp_path: Path) -> None
 
 def test_rows_of_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     Rows(tmp_path / "rows", {"repeats": 3, "k": 4}).add("one", 1)
-    with pytest.raises(InputError, match="repeats"):
+    with pytest.raises(InputError, match="with other settings"):
         Rows(tmp_path / "rows", {"repeats": 5, "k": 4})
+    with pytest.raises(InputError, match="of another suite, or of another version"):
+        Rows(tmp_path / "rows", {f"a{n}": n for n in range(9)})
 
 
 def test_a_result_is_read_back_and_another_suite_refused(tmp_path: Path) -> None:

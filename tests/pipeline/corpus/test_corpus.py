@@ -176,7 +176,10 @@ def test_a_class_that_stalls_is_told_and_everything_else_is_there(tmp_path: Path
 
 def test_a_task_with_a_fault_drops_out_and_the_others_are_made(tmp_path: Path) -> None:
     tasks = {**named("one"), "broken.toml": InputError("the file is broken")}
-    summary = make(tmp_path, tasks)
+    events: list[Event] = []
+    summary = make(tmp_path, tasks, on_event=events.append)
+    told = [event.message for event in events]
+    assert told.index("broken.toml drops out: the file is broken") < told.index("starting the engine")
     (failed,) = [one for one in summary.classes if one.state == "failed"]
     assert (failed.task, failed.error) == ("broken.toml", "InputError") and summary.rows == 60
     with pytest.raises(InputError, match="the file is broken"):
@@ -191,6 +194,8 @@ def test_adapters_have_to_be_named_and_only_where_they_are_asked(tmp_path: Path)
         make(tmp_path / "b", adapters=str(tmp_path))
     with pytest.raises(InputError, match="has no adapter for one on SmolLM2"):
         make(tmp_path / "c", wanted=by_adapters, adapters=str(tmp_path))
+    with pytest.raises(InputError, match="no such folder of adapters"):
+        make(tmp_path / "d", wanted=by_adapters, adapters=str(tmp_path / "nowhere"))
     assert not [*tmp_path.iterdir()]
 
 

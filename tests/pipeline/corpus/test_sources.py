@@ -72,5 +72,7 @@ def test_data_may_lie_in_a_folder_for_each_task(tmp_path: Path) -> None:
     tasks = load_tasks(["sst2", "trec"], tmp_path)
     folders = [task.data.folder for task in tasks.values() if isinstance(task, Task)]
     assert folders == [str(tmp_path / "sst2"), str(tmp_path / "trec")]
+    missing = load_tasks(["sst2", "ag_news"], tmp_path)["ag_news"]
+    assert isinstance(missing, InputError) and "no folder 'ag_news'" in str(missing)
     (alone,) = load_tasks(["sst2"], tmp_path / "trec").values()
     assert isinstance(alone, Task) and alone.data.folder == str(tmp_path / "trec")
