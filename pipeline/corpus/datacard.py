@@ -158,6 +158,18 @@ def _columns(folder: CorpusFolder, tasks: Sequence[str]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _varied(manifest: CorpusManifest) -> str:
+    variety, told = manifest.settings.variety, ""
+    if variety.attributes:
+        told += "; each asks for a topic, a style and, where the examples differ in it, a length"
+        told += " (`tasks/<task>/attributes.json`)"
+    if variety.shots_shown:
+        told += f"; each shows {variety.shots_shown} examples of its class"
+    if variety.suppress:
+        told += "; words that a class over-used were made less likely"
+    return told
+
+
 def _making(manifest: CorpusManifest) -> str:
     settings = msgspec.to_builtins(manifest.settings)
     for name in ("train", "shot_weight", "test_limit"):  # of runs that train a classifier
@@ -168,7 +180,7 @@ def _making(manifest: CorpusManifest) -> str:
             "",
             f"- Base model: {manifest.model_name}, revision {manifest.model_revision}",
             f"- Versions: {', '.join(f'{name} {number}' for name, number in manifest.versions.items())}",
-            f"- Prompts: version {manifest.prompt_version}",
+            f"- Prompts: version {manifest.prompt_version}{_varied(manifest)}",
             "",
             "```json",
             json.dumps(settings, indent=1),

@@ -20,7 +20,7 @@ from engine.calibration import CONTENT_FREE
 from engine.core import Completion, Engine
 from engine.errors import InputError
 from pipeline.annotate import Committee, InContextAnnotator
-from pipeline.attributes import list_attributes
+from pipeline.attributes import Attributes, list_attributes
 from pipeline.corpus.units import Draw, RowFault, TaskBrief, Unit, UnitResult, all_faulty
 from pipeline.filters import TextFilter, clean_text
 from pipeline.generate import Asked, Asker, draw_sampling, likeliest
@@ -102,12 +102,13 @@ class Drawer:
         desk = self._desks[unit.task]
         drawn = [_draw(unit, number, one, seed, best[index]) for index, (number, one) in enumerate(asked)]
         draws, faults = desk.read(unit, sorted(drawn, key=lambda draw: draw.candidate.id))
-        content_free = desk.content_free() if unit.number == 0 else ()
+        is_first = unit.number == 0
         return UnitResult(
             unit=unit,
             draws=draws,
             faults=faults,
-            content_free=content_free,
+            content_free=desk.content_free() if is_first else (),
+            attributes=desk.listed if is_first else {},
             engine=self._name,
             stats=self._engine.stats(),
         )
@@ -120,6 +121,7 @@ class _Desk:
         self.brief, self._engine = brief, engine
         self._filter = TextFilter(brief.shots, brief.settings.filter, task=brief.task)
         self._askers: dict[str, Asker] = {}
+        self.listed: dict[str, Attributes] = {}  # by class, from the first prompt on
         self._in_context: InContextAnnotator | None = None
         self._committee: Committee | None = None
         if brief.settings.annotate.annotator == "icl":
@@ -138,10 +140,10 @@ class _Desk:
         if not self._askers:
             brief = self.brief
             # Every worker lists them for itself: what they are follows from the task, its shots and the seed.
-            varied = brief.settings.variety.attributes
-            listed = list_attributes(self._engine, brief.task, brief.shots, brief.settings) if varied else {}
+            if brief.settings.variety.attributes:
+                self.listed = list_attributes(self._engine, brief.task, brief.shots, brief.settings)
             self._askers = {
-                one.name: Asker(brief.task, one, brief.shots, brief.settings, listed.get(one.name))
+                one.name: Asker(brief.task, one, brief.shots, brief.settings, self.listed.get(one.name))
                 for one in brief.task.labels
             }
         return self._askers[label]

@@ -9,7 +9,7 @@ tasks/<task>/        the task, its shots, and the annotator's calibration
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import msgspec
 from engine.calibration import Calibration
 from engine.errors import RunFolderError
 from engine.files import replace_file
+from pipeline.attributes import Attributes
 from pipeline.corpus.book import Entry
 from pipeline.corpus.plan import UnitRecord
 from pipeline.corpus.rows import Format, encode_rows, read_rows
@@ -158,6 +159,10 @@ class CorpusFolder:
 
     def keep_calibration(self, task: str, calibration: Calibration) -> None:
         self._of(task).write("annotator.json", calibration)
+
+    def keep_attributes(self, task: str, attributes: Mapping[str, Attributes]) -> None:
+        """What the first worker listed; others list for themselves, from the same seed."""
+        self._of(task).write("attributes.json", attributes)
 
     def _of(self, task: str) -> RunFolder:
         return RunFolder(self.path / "tasks" / task)

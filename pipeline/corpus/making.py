@@ -117,6 +117,8 @@ class Making:
     def _take(self, result: UnitResult) -> None:
         name = result.unit.task
         task = self._open[name]
+        if result.attributes:
+            self._folder.keep_attributes(name, result.attributes)
         entries = task.book.take(result)
         if entries and not task.entries:
             task.since_s = self._clock()

@@ -8,6 +8,7 @@ import msgspec
 
 from engine.core import EngineSettings, EngineStats
 from pipeline.annotate import Reader
+from pipeline.attributes import Attributes
 from pipeline.nouns import Candidate, Example, Reason, Task
 from pipeline.settings import RunSettings
 
@@ -67,6 +68,7 @@ class UnitResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     draws: tuple[Draw, ...] = ()
     faults: tuple[RowFault, ...] = ()
     content_free: tuple[tuple[float, ...], ...] = ()  # scores of prompts that say nothing, with a task's first unit
+    attributes: dict[str, Attributes] = {}  # by class, as this worker listed them, with a task's first unit
     engine: str = ""  # which one, among all that were ever opened
     stats: EngineStats = EngineStats()  # of that engine so far
 

@@ -12,6 +12,8 @@ from bench.stand_in import StandIn
 from engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
 from pipeline.attributes import MOST_VALUES, Attributes, lengths_of, list_attributes, listed_values
 from pipeline.corpus.drawing import Inbox, work
+from pipeline.corpus.run import make_corpus
+from pipeline.corpus.settings import CorpusSettings
 from pipeline.corpus.units import TaskBrief, Unit, UnitResult
 from pipeline.generate import draw_round
 from pipeline.nouns import Candidate
@@ -52,6 +54,10 @@ class Listing(StandIn):
 
 def listing() -> Listing:
     return Listing(EngineSettings(model=""))
+
+
+def open_listing(settings: EngineSettings) -> Listing:
+    return Listing(settings)
 
 
 def test_values_that_several_lists_have_are_taken_the_most_frequent_first() -> None:
@@ -132,3 +138,19 @@ def test_a_corpus_says_of_each_row_what_was_asked_for() -> None:
     work(engine, inbox, results.append)
     asked = [draw.candidate.attributes for draw in results[0].draws]
     assert len(asked) == 8 and {one["topic"] for one in asked} == {"a refund", "late parcels"}
+
+
+def test_a_corpus_keeps_what_was_listed_and_says_so_on_its_card(tmp_path: Path) -> None:
+    corpus = PRESETS["corpus"]
+    generate = msgspec.structs.replace(corpus.generate, per_class=4, draws_per_round=8)
+    varied = VarietySettings(attributes=True, shots_shown=2, suppress=1.0)
+    wanted = msgspec.structs.replace(
+        corpus, generate=generate, variety=varied, annotate=AnnotateSettings(annotator="none")
+    )
+    settings = CorpusSettings(opener="tests.pipeline.test_attributes:open_listing")
+    make_corpus({"one": msgspec.structs.replace(TASK, name="one")}, None, tmp_path, wanted, settings)
+    listed = RunFolder(tmp_path / "tasks" / "one").read("attributes.json", dict[str, Attributes])
+    assert {one.values["topic"] for one in listed.values()} == {("a refund", "late parcels")}
+    card = (tmp_path / "README.md").read_text()
+    for told in ("asks for a topic", "shows 2 examples", "over-used were made less likely"):
+        assert told in card
