@@ -1,5 +1,6 @@
 """The measures of varied texts, and the table that is drawn from them."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 
 from bench.diversity import REAL, WAYS, gains, table
 from bench.diversity_measures import coverage, self_bleu
+from bench.suite import read_result
+from bench.tables import RESULTS, fill
 
 
 def unit(*angles: float) -> np.ndarray:
@@ -64,3 +67,11 @@ def test_the_table_has_every_way_and_what_it_gains() -> None:
     assert "| shots in one order | +2.0 ± 1.0 | +20 ± 0 % |" in drawn
     (real,) = (line for line in drawn.splitlines() if line.startswith("| as many real texts"))
     assert real.endswith("|  |  |"), "nothing was accepted of real texts, and nothing trained on them here"
+
+
+def test_the_page_says_what_was_measured() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "diversity.md").read_text(encoding="utf-8")
+    drawn = table(read_result(RESULTS / "diversity-epyc-zen5-2cores.json", "diversity"))
+    assert fill(page, {"diversity": drawn}) == page, (
+        "run: fourshot bench diversity --out RESULT --write docs/diversity.md"
+    )
