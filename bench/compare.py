@@ -5,9 +5,10 @@
 Compared are the repeats' own values, cell by cell, each against a yardstick: a fixed piece of arithmetic that was timed
 around the cell, so that a machine that was slower in one of the runs is not taken for a slower engine. How far repeats
 scatter is pooled over all cells of both results, because three repeats of one cell say little about it. Two questions
-are asked. Did a cell change? Its difference must exceed what the scatter gives one of that many cells by chance. Did
-everything change? The median over all cells must exceed what the scatter gives such a median, and `DRIFT`: two runs of
-the same code minutes apart differ by as much on a machine that others use too.
+are asked. Did everything change? The median over all cells must exceed what the scatter gives such a median, and
+`DRIFT`: two runs of the same code minutes apart differ by as much on a machine that others use too. Did a cell change?
+Its difference must exceed what the scatter gives one of that many cells by chance, and `LEAST`; where not everything
+changed, what all have in common is drift and taken off first.
 
 Exit code 1 where something became slower, 0 otherwise, 2 for files that cannot be compared.
 """
@@ -26,7 +27,8 @@ from bench.suite import read_result
 from engine.errors import InputError
 
 CHANCE = 0.01  # of one false alarm among all cells
-DRIFT = 0.05  # share
+DRIFT = 0.10  # share; more than twice the standard deviation over pairs of unchanged runs (docs/benchmarks.md)
+LEAST = 0.05  # of a cell, whatever its bound
 SUITES = {"latency": ("route", "way", "task", "load"), "adapters": ("kind", "spread", "number")}
 MEASURES = {"requests_per_s": -1.0, "p50_ms": 1.0}  # sign of what is slower
 
@@ -81,10 +83,15 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
     freedom = sum(len(one) + len(other) - 2 for _, one, other in logs)
     scatter = math.sqrt(sum(_squares(one) + _squares(other) for _, one, other in logs) / freedom)
     quantile = students_t(1 - CHANCE / len(both) / 2, freedom)
+    repeats = min(min(len(one), len(other)) for _, one, other in logs)
+    slower = [MEASURES[measure] * (fmean(other) - fmean(one)) for (_, measure), one, other in logs]
+    overall = median(slower)
+    # A median over many cells scatters far less than a cell; what is left is what the repeats of all share.
+    overall_bound = max(math.log1p(DRIFT), 3 * scatter * math.sqrt(2 / repeats / len(logs)) * 1.25)
+    overall_flagged = abs(overall) > overall_bound
+    drift = 0.0 if overall_flagged else overall
     changes = []
-    for (cell, measure), one, other in logs:
-        sign = MEASURES[measure]
-        change = sign * (fmean(other) - fmean(one))
+    for ((cell, measure), one, other), change in zip(logs, slower, strict=True):
         bound = quantile * scatter * math.sqrt(1 / len(one) + 1 / len(other))
         changes.append(
             Change(
@@ -93,20 +100,16 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
                 before=math.exp(fmean(one)),
                 after=math.exp(fmean(other)),
                 slower=math.expm1(change),
-                flagged=abs(change) > max(bound, math.log1p(DRIFT)),
+                flagged=abs(change - drift) > max(bound, math.log1p(LEAST)),
             )
         )
-    repeats = min(min(len(one), len(other)) for _, one, other in logs)
-    overall = median(math.log1p(one.slower) for one in changes)
-    # A median over many cells scatters far less than a cell; what is left is what the repeats of all share.
-    overall_bound = max(math.log1p(DRIFT), 3 * scatter * math.sqrt(2 / repeats / len(changes)) * 1.25)
     return Comparison(
         changes=tuple(changes),
         scatter=scatter,
         bound=math.expm1(quantile * scatter * math.sqrt(2 / repeats)),
         overall=math.expm1(overall),
         overall_bound=math.expm1(overall_bound),
-        overall_flagged=abs(overall) > overall_bound,
+        overall_flagged=overall_flagged,
     )
 
 

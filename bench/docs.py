@@ -90,7 +90,12 @@ def noise(result: Mapping[str, Any]) -> str:
         scatter = sum(row["scatter"] for row in rows) / len(rows)
         low, high = (100 * pick(row["overall"] for row in rows) for pick in (min, max))
         lines.append(f"| {name} | {len(rows)} | {flagged} | {100 * scatter:.1f} % | {low:+.1f} to {high:+.1f} % |")
-    return "\n".join([_where(result), "", *lines, "", *target_lines(result)])
+    every = result["pairs"]
+    told = (
+        f"All runs with all others: {every['flagged']} of {every['unchanged']} pairs of unchanged runs flagged, "
+        f"{every['found']} of {every['slowed']} with a slowed one found."
+    )
+    return "\n".join([_where(result), "", *lines, "", told, "", *target_lines(result)])
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {

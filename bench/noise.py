@@ -3,13 +3,16 @@
     fourshot bench noise --data FOLDER --out FILE.json
 
 A small latency suite is run many times over: as it is, and with a sleep before every step of the model. Each clean run
-is compared with the next clean one, and with a slowed one. Runs lie beside the result; a killed call goes on with them.
+is compared with the next clean one, and with a slowed one; and all with all. Runs lie beside the result; a killed call
+goes on with them.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +64,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     folder = options.out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     clean = [run_once("clean-0", 0.0, options, folder)]
+    slow = []
     rows = []
     for number in range(1, options.repeats + 1):
         clean.append(run_once(f"clean-{number}", 0.0, options, folder))
-        slowed = run_once(f"slowed-{number}", options.sleep_ms, options, folder)
-        for kind, pair in (("noise", clean[-2:]), ("planted", [clean[-1], slowed])):
+        slow.append(run_once(f"slowed-{number}", options.sleep_ms, options, folder))
+        for kind, pair in (("noise", clean[-2:]), ("planted", [clean[-1], slow[-1]])):
             found = compare(*pair)
             rows.append(
                 {
@@ -86,10 +90,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         **header("noise", SCHEMA, told),
         "comparisons": rows,
+        "pairs": pairs(clean, slow),
         "targets": [
             at_most("comparisons of unchanged code that were flagged", "", noise, 0),
             at_least("planted slowdowns that were found", "", planted, options.repeats),
         ],
+    }
+
+
+def pairs(clean: Sequence[Mapping[str, Any]], slow: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How often `compare` is right and wrong over all pairs, which share runs and so are fewer than they look."""
+    unchanged = [compare(*pair) for pair in combinations(clean, 2)]
+    changed = [compare(*pair) for pair in product(clean, slow)]
+    return {
+        "unchanged": len(unchanged),
+        "flagged": sum(found.overall_flagged or any(one.flagged for one in found.changes) for found in unchanged),
+        "slowed": len(changed),
+        "found": sum(found.slower for found in changed),
     }
 
 
