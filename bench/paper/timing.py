@@ -51,6 +51,7 @@ def measure(order: TimingOrder) -> list[Timing]:
     from engine.models import resolve_model
     from engine.threads import available_cores
     from engine.tokens import load_tokenizer
+    from engine.transformers_engine import quick_output
 
     torch.set_num_threads(available_cores())
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,8 +66,11 @@ def measure(order: TimingOrder) -> list[Timing]:
         found = timed("zero_shot", model, order.prompts) + timed("icl", model, order.prompts_in_context)
         # In the base's number type, as vLLM has it: PEFT would compute bfloat16 adapters in float32.
         adapted = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).to(device).eval()
+        quick_output(adapted)
         found += timed("lora", adapted, order.prompts)
-        found += timed(MERGED, adapted.merge_and_unload(), order.prompts)
+        merged = adapted.merge_and_unload()
+        quick_output(merged)
+        found += timed(MERGED, merged, order.prompts)
     return found
 
 
