@@ -77,7 +77,7 @@ def measure(made: Sequence[TaskBrief], order: str, model: str, kv_mib: int) -> d
 
     for one in made:
         inbox.put(one)
-    for _ in range(AHEAD):
+    for _ in range(min(AHEAD, len(waiting))):
         inbox.put(waiting.pop(0))
     started = time.perf_counter()
     work(engine, inbox, take)

@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from bench import tables
-from bench.diversity_measures import Encoder, check_installed, coverage, self_bleu
+from bench.diversity_measures import NEIGHBOURS, Encoder, check_installed, coverage, self_bleu
 from bench.suite import check_data, check_out, header, positive, read_result, tell, write_json
+from engine.errors import InputError, ShortRunError
 from engine.models import resolve_model
 from pipeline.compare import Comparison, compare
 from pipeline.diversity import distinct, unique_trigram_curve
@@ -64,10 +65,20 @@ def measure_task(name: str, options: argparse.Namespace, encoder: Encoder) -> li
     for seed in range(options.seeds):
         pairs = {way: finished_pairs(RunFolder(folder / f"seed{seed}" / way)) for way in WAYS}
         kept = {way: [candidate.text for candidate, verdict in pairs[way] if verdict.kept] for way in WAYS}
-        size = min(map(len, kept.values()))
+        fewest, size = min(((way, len(texts)) for way, texts in kept.items()), key=lambda pair: pair[1])
+        if size < 2:
+            raise ShortRunError(
+                f"{name}, seed {seed}: {fewest} kept {size} texts, and at least 2 are needed to tell how varied they "
+                "are. Ask for more (--per-class)."
+            )
         draw = random.Random(f"{name}/{seed}")
         drawn_real = draw.sample(pool, min(len(pool), size + REAL_TEXTS))
         kept[REAL], real = drawn_real[:size], drawn_real[size:]
+        if len(real) <= NEIGHBOURS:
+            raise InputError(
+                f"{name} has {len(pool)} training texts; more than {size + NEIGHBOURS} are needed: {size} to stand "
+                "beside the synthetic ones, the others to be covered. Give more, or ask for fewer (--per-class)."
+            )
         vectors = encoder.encode(real)
         for way, texts in kept.items():
             chosen = draw.sample(texts, size)
