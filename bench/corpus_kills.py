@@ -22,11 +22,11 @@ from typing import Any
 
 import msgspec
 
+from bench.suite import at_most, check_out, header, write_json
 from pipeline.corpus.folder import CorpusFolder
 from pipeline.corpus.rows import Row, read_rows
 from pipeline.corpus.run import make_corpus
 from pipeline.corpus.settings import CorpusSettings
-from pipeline.hardware import describe_hardware, source_commit
 from pipeline.settings import PRESETS
 from pipeline.taskfile import load_task
 
@@ -139,6 +139,8 @@ def main() -> None:
     if options.drive:
         make(options.drive)
         return
+    if options.out:
+        check_out(options.out)
     with tempfile.TemporaryDirectory() as root:
         make(Path(root) / "alone")
         expected = rows_of(Path(root) / "alone")
@@ -155,24 +157,19 @@ def main() -> None:
     }
     print(json.dumps(row))
     if options.out:
-        options.out.write_text(json.dumps(report(row), indent=1) + "\n")
+        write_json(options.out, report(row))
 
 
 def report(row: dict[str, Any]) -> dict[str, Any]:
     """The document that is kept."""
-    targets = [
-        {"name": f"rows {fault} after {sum(row['kills'].values())} kills", "unit": "rows", "measured": row[fault]}
-        for fault in ("lost", "twice")
-    ]
-    targets.append({"name": "corpora unlike one left alone", "unit": "corpora", "measured": row["different"]})
+    kills = sum(row["kills"].values())
     return {
-        "suite": "corpus-kills",
-        "schema": SCHEMA,
-        "commit": source_commit(),
-        "hardware": describe_hardware(),
-        "settings": {"tasks": NUM_TASKS, "per_class": PER_CLASS, "task": TASK},
+        **header("corpus-kills", SCHEMA, {"tasks": NUM_TASKS, "per_class": PER_CLASS, "task": TASK}),
         "rows": [row],
-        "targets": [{**target, "goal": 0, "met": target["measured"] == 0} for target in targets],
+        "targets": [
+            *(at_most(f"rows {fault} after {kills} kills", "rows", row[fault], 0) for fault in ("lost", "twice")),
+            at_most("corpora unlike one left alone", "corpora", row["different"], 0),
+        ],
     }
 
 

@@ -7,20 +7,17 @@ All is real but the model: two processes, prompts, filters, shards on the disk. 
 
 import argparse
 import json
-import os
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bench.suite import at_most
+from bench.suite import at_most, check_out, header, write_json
 from pipeline.corpus.run import make_corpus
 from pipeline.corpus.settings import CorpusSettings
 from pipeline.events import Event
-from pipeline.hardware import describe_hardware, source_commit
 from pipeline.nouns import Task
 from pipeline.settings import PRESETS
 from pipeline.taskfile import load_task
@@ -101,23 +98,20 @@ def main() -> None:
     parser.add_argument("--format", choices=["jsonl", "parquet"], default="jsonl")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.out:
+        check_out(options.out)
     with tempfile.TemporaryDirectory() as folder:
         row = measure(options.tasks, options.rows, options.format, Path(folder) / "corpus")
     print(json.dumps(row, indent=1))
     if options.out:
-        options.out.write_text(json.dumps(report(row), indent=1) + "\n")
+        write_json(options.out, report(row))
 
 
 def report(row: dict[str, Any]) -> dict[str, Any]:
     """The document that is kept."""
     growth = max(row[f"{who}_bytes"] / row[f"{who}_bytes_early"] for who in ("driver", "worker"))
     return {
-        "suite": "corpus-overhead",
-        "schema": SCHEMA,
-        "commit": source_commit(),
-        "hardware": {**describe_hardware(), "cores_used": len(os.sched_getaffinity(0))},
-        "versions": {name: version(name) for name in ("numpy", "msgspec", "rapidfuzz")},
-        "settings": {"task": TASK, "preset": "corpus"},
+        **header("corpus-overhead", SCHEMA, {"task": TASK, "preset": "corpus"}),
         "rows": [row],
         "targets": [
             at_most("overhead per row", "us", row["us_per_row"], ROW_GOAL_US),

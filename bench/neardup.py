@@ -16,13 +16,11 @@ import time
 from bisect import bisect
 from collections import deque
 from collections.abc import Iterator
-from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from bench.suite import at_least, at_most
-from pipeline.hardware import describe_hardware, source_commit
+from bench.suite import at_least, at_most, check_out, header, write_json
 from pipeline.neardup import NearDuplicates
 
 SCHEMA = 1
@@ -101,6 +99,8 @@ def main() -> None:
     if options.only:
         print(json.dumps(measure(options.only)))
         return
+    if options.out:
+        check_out(options.out)
     rows = []
     for size in options.sizes:
         command = [sys.executable, "-m", "bench.neardup", "--only", str(size)]
@@ -108,7 +108,7 @@ def main() -> None:
         rows.append(json.loads(done.stdout))
         print(json.dumps(rows[-1]))
     if options.out:
-        options.out.write_text(json.dumps(report(rows), indent=1) + "\n")
+        write_json(options.out, report(rows))
 
 
 def report(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -116,13 +116,9 @@ def report(rows: list[dict[str, Any]]) -> dict[str, Any]:
     slower = rows[-1]["us_per_text_last_tenth"] / rows[0]["us_per_text_last_tenth"]
     per_text = rows[-1]["memory_bytes"] / rows[-1]["texts"]
     share = rows[-1]["changed_found"] / rows[-1]["changed"]
+    settings = {"threshold": THRESHOLD, "patterned": PATTERNED, "changed": CHANGED, "vocabulary": VOCABULARY}
     return {
-        "suite": "neardup",
-        "schema": SCHEMA,
-        "commit": source_commit(),
-        "hardware": {**describe_hardware(), "cores_used": 1},
-        "versions": {name: version(name) for name in ("numpy", "rapidfuzz")},
-        "settings": {"threshold": THRESHOLD, "patterned": PATTERNED, "changed": CHANGED, "vocabulary": VOCABULARY},
+        **header("neardup", SCHEMA, settings),
         "rows": rows,
         "targets": [
             at_most("time per text, largest over smallest", "times", slower, SLOWER_GOAL),
