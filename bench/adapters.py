@@ -17,17 +17,17 @@ from typing import Any
 
 import msgspec
 
-from bench.adapters_report import console_table, write_report
-from bench.driver import CellOrder, CellResult
-from bench.engine_process import EngineOrder
-from bench.intervals import estimate
-from bench.latency import Base, engines
-from bench.load import percentile
-from bench.suite import Rows, check_data, check_out, header, positive, tell, write_json
-from bench.workload import Material, Request, material
-from engine.core import EngineSettings
-from engine.models import resolve_model
-from pipeline.prompts import classification_prompt
+from fourshot.bench.adapters_report import console_table, write_report
+from fourshot.bench.driver import CellOrder, CellResult
+from fourshot.bench.engine_process import EngineOrder
+from fourshot.bench.intervals import estimate
+from fourshot.bench.latency import Base, engines
+from fourshot.bench.load import percentile
+from fourshot.bench.suite import Rows, check_data, check_out, header, positive, tell, write_json
+from fourshot.bench.workload import Material, Request, material
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.models import resolve_model
+from fourshot.pipeline.synthesis.prompts import classification_prompt
 
 SCHEMA = 1
 KINDS = ("adapters", "in context")
@@ -165,7 +165,7 @@ def _numbers(kind: str, number: int, zipf: float, results: Sequence[CellResult])
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what is missing, and write everything."""
-    from bench.random_adapters import make_adapter, task_of
+    from fourshot.bench.random_adapters import make_adapter, task_of
 
     settings = AdaptersSettings()
     check_out(options.out)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.html import Section, Table, provenance, write_page
-from bench.plots import Curve, line_plot
+from fourshot.bench.html import Section, Table, provenance, write_page
+from fourshot.bench.plots import Curve, line_plot
 
 HEAD = (
     "kind",

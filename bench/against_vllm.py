@@ -17,12 +17,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bench.intervals import estimate, ratio
-from bench.load import Plan, Shot, generate
-from bench.random_adapters import make_adapter, task_of
-from bench.running import Running, running
-from bench.suite import at_most, check_data, check_out, header, positive, target_lines, tell, write_json
-from bench.workload import material
+from fourshot.bench.intervals import estimate, ratio
+from fourshot.bench.load import Plan, Shot, generate
+from fourshot.bench.random_adapters import make_adapter, task_of
+from fourshot.bench.running import Running, running
+from fourshot.bench.suite import at_most, check_data, check_out, header, positive, target_lines, tell, write_json
+from fourshot.bench.workload import material
 
 SCHEMA = 1
 AGREEMENT_GOAL = 0.05
@@ -106,7 +106,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Both harnesses by turns, so many times."""
     import os
 
-    from engine.models import resolve_model
+    from fourshot.engine.models import resolve_model
 
     base = resolve_model(options.model)
     check_out(options.out)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.suite import check_data, tell
+from fourshot.bench.suite import check_data, tell
 
 SUITES = ("latency", "adapters", "breakeven", "paper")
 

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.html import Section, Table, provenance, write_page
-from bench.suite import Rows, check_data, check_out, header, read_result, tell, write_json
-from engine.errors import InputError
+from fourshot.bench.html import Section, Table, provenance, write_page
+from fourshot.bench.suite import Rows, check_data, check_out, header, read_result, tell, write_json
+from fourshot.engine.errors import InputError
 
 SCHEMA = 1
 STATES = {"icl_off": "cache off", "icl_cold": "shots drawn per request", "icl_warm": "cache warm"}

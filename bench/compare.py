@@ -22,9 +22,9 @@ from typing import Any
 
 import msgspec
 
-from bench.intervals import students_t
-from bench.suite import read_result
-from engine.errors import InputError
+from fourshot.bench.intervals import students_t
+from fourshot.bench.suite import read_result
+from fourshot.engine.errors import InputError
 
 CHANCE = 0.01  # of one false alarm among all cells
 DRIFT = 0.10  # share; more than twice the standard deviation over pairs of unchanged runs (docs/benchmarks.md)

@@ -1,6 +1,6 @@
 """kill -9 at random moments: does a corpus lose a row, or get one twice?
 
-    python -m bench.corpus_kills --kills 50 --out bench/results/corpus-kills-<hardware>.json
+    python -m fourshot.bench.corpus_kills --kills 50 --out bench/results/corpus-kills-<hardware>.json
 
 Small corpora are made with a stand-in engine, and either the driver or the engine's process is killed at a random
 moment, again and again. A driver that was killed is started again. Whatever happened, the finished corpus must have the
@@ -22,16 +22,16 @@ from typing import Any
 
 import msgspec
 
-from bench.suite import at_most, check_out, header, write_json
-from pipeline.corpus.folder import CorpusFolder
-from pipeline.corpus.rows import Row, read_rows
-from pipeline.corpus.run import make_corpus
-from pipeline.corpus.settings import CorpusSettings
-from pipeline.settings import PRESETS
-from pipeline.taskfile import load_task
+from fourshot.bench.suite import at_most, check_out, header, write_json
+from fourshot.pipeline.corpus.folder import CorpusFolder
+from fourshot.pipeline.corpus.rows import Row, read_rows
+from fourshot.pipeline.corpus.run import make_corpus
+from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.synthesis.settings import PRESETS
+from fourshot.pipeline.tasks.task_file import load_task
 
 SCHEMA = 1
-SLOW = "bench.stand_in:open_slow_stand_in"
+SLOW = "fourshot.bench.stand_in:open_slow_stand_in"
 TASK = "support_tickets"
 NUM_TASKS, PER_CLASS = 2, 40
 LONGEST_S = 2.5  # after which a process is killed at the latest; an undisturbed corpus takes about as long
@@ -101,7 +101,7 @@ class Killed:
         return self._start(folder)
 
     def _start(self, folder: Path) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen([sys.executable, "-m", "bench.corpus_kills", "--drive", str(folder)])
+        return subprocess.Popen([sys.executable, "-m", "fourshot.bench.corpus_kills", "--drive", str(folder)])
 
 
 def children(pid: int) -> list[int]:
@@ -130,7 +130,9 @@ def check(finished: list[Path], expected: list[Row]) -> dict[str, int]:
 
 def main() -> None:
     """Kill, compare, print and write."""
-    parser = argparse.ArgumentParser(prog="python -m bench.corpus_kills", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m fourshot.bench.corpus_kills", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)  # be the driver

@@ -16,15 +16,15 @@ from typing import Any
 
 import msgspec
 
-from bench.suite import Rows, at_least, check_data, check_out, header, positive, target_lines, tell, write_json
-from engine.core import EngineSettings, Sampling
-from engine.models import resolve_model
-from engine.opening import open_engine
-from pipeline.corpus.drawing import Inbox, work
-from pipeline.corpus.units import TaskBrief, Unit, UnitResult
-from pipeline.settings import PRESETS
-from pipeline.shots import take_shots
-from pipeline.taskfile import load_task
+from fourshot.bench.suite import Rows, at_least, check_data, check_out, header, positive, target_lines, tell, write_json
+from fourshot.engine.core import EngineSettings, Sampling
+from fourshot.engine.models import resolve_model
+from fourshot.engine.opening import open_engine
+from fourshot.pipeline.corpus.drawing import Inbox, work
+from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
+from fourshot.pipeline.synthesis.settings import PRESETS
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.task_file import load_task
 
 SCHEMA = 1
 TASKS = ("trec", "sst2", "ag_news")

@@ -1,6 +1,6 @@
 """What `fourshot corpus` costs beside the engine: 100,000 rows for 20 tasks, with an engine that answers at once.
 
-    python -m bench.corpus_overhead --out bench/results/corpus-overhead-<hardware>.json
+    python -m fourshot.bench.corpus_overhead --out bench/results/corpus-overhead-<hardware>.json
 
 All is real but the model: two processes, prompts, filters, shards on the disk. The stand-in's own time counts as ours.
 """
@@ -14,16 +14,16 @@ from typing import Any
 
 import msgspec
 
-from bench.suite import at_most, check_out, header, write_json
-from pipeline.corpus.run import make_corpus
-from pipeline.corpus.settings import CorpusSettings
-from pipeline.events import Event
-from pipeline.nouns import Task
-from pipeline.settings import PRESETS
-from pipeline.taskfile import load_task
+from fourshot.bench.suite import at_most, check_out, header, write_json
+from fourshot.pipeline.corpus.run import make_corpus
+from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.synthesis.settings import PRESETS
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Task
 
 SCHEMA = 1
-STAND_IN = "bench.stand_in:open_stand_in"
+STAND_IN = "fourshot.bench.stand_in:open_stand_in"
 TASK = "support_tickets"
 ROW_GOAL_US = 100.0
 GROWTH_GOAL = 1.1  # memory at the end over that when a fifth of the rows were there
@@ -92,7 +92,9 @@ def measure(tasks: int, rows: int, kind: str, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(prog="python -m bench.corpus_overhead", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m fourshot.bench.corpus_overhead", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--format", choices=["jsonl", "parquet"], default="jsonl")

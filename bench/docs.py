@@ -1,7 +1,7 @@
 """The numbers of docs/benchmarks.md, drawn from the results in bench/results.
 
-python -m bench.docs --write docs/benchmarks.md        puts each table between its markers
-python -m bench.docs --write README.md --only gain     the same with one of them; without --write, prints
+python -m fourshot.bench.docs --write docs/benchmarks.md        puts each table between its markers
+python -m fourshot.bench.docs --write README.md --only gain     the same with one of them; without --write, prints
 """
 
 import argparse
@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import adapters_report, breakeven, latency_report, throughput_report
-from bench import filter as filter_bench
-from bench.suite import read_result, target_lines
-from bench.workload import WAYS
-from engine.errors import InputError
+from fourshot.bench import adapters_report, breakeven, latency_report, throughput_report
+from fourshot.bench import filter as filter_bench
+from fourshot.bench.suite import read_result, target_lines
+from fourshot.bench.workload import WAYS
+from fourshot.engine.errors import InputError
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN_LOADS = (1, 16, "saturated")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.workload import Request
-from engine import lora_loads
+from fourshot.bench.workload import Request
+from fourshot.engine.vllm_seams import lora_loads
 
 if TYPE_CHECKING:
     import torch
 
-    from engine.vllm_engine import Scoring
+    from fourshot.engine.vllm_engine import Scoring
 
 YARD_LAYERS, YARD_ROWS, YARD_PASSES = 30, 32, 3
 YARD_SHAPES = ((1536, 576), (576, 1536), (1536, 576), (576, 1536))  # out, in: 3.5 million weights a layer
@@ -54,7 +54,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    adapter_loads: dict[str, tuple[int, float]] = {}  # kind -> uses, seconds: `engine.lora_loads`
+    adapter_loads: dict[str, tuple[int, float]] = {}  # kind -> uses, seconds: `engine.vllm_seams.lora_loads`
     yardstick_s: float = 0.0  # what a fixed piece of arithmetic took around the cell: how fast the machine was then
 
 
@@ -144,9 +144,9 @@ def _one_by_one(engine: Any, adapters: Sequence[Any], requests: Sequence[Request
 
     Source: Patwa et al. 2024, section 4 (Hugging Face generation).
     """
-    from engine.core import Sampling
-    from engine.labels import label_tokens
-    from engine.tokens import load_tokenizer
+    from fourshot.engine.core import Sampling
+    from fourshot.engine.labels import label_tokens
+    from fourshot.engine.tokens import load_tokenizer
 
     longest = label_tokens(load_tokenizer(engine.settings.model), order.labels).longest
     sampling = Sampling(temperature=0.0, max_tokens=longest, stop=("\n",))

@@ -3,7 +3,7 @@
 So all engines of a suite can be there at once and the order of its cells be shuffled over them: what the machine does
 to one, it does to all.
 
-    python -m bench.engine_process      reads an `EngineOrder`, then `CellOrder`s, one JSON document per line
+    python -m fourshot.bench.engine_process      reads an `EngineOrder`, then `CellOrder`s, one JSON document per line
 """
 
 import time
@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from bench.driver import CellOrder, CellResult, run_cell
-from bench.process import MeasuringProcess, lines_in_and_out
-from engine.core import EngineSettings
+from fourshot.bench.driver import CellOrder, CellResult, run_cell
+from fourshot.bench.process import MeasuringProcess, lines_in_and_out
+from fourshot.engine.core import EngineSettings
 
 
 class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +36,7 @@ class EngineProcess(MeasuringProcess):
 
     def __init__(self, order: EngineOrder, log: Path) -> None:
         """Starts it and waits. Raises RuntimeError, with the end of its log, where it does not start."""
-        super().__init__("bench.engine_process", order, log)
+        super().__init__("fourshot.bench.engine_process", order, log)
         self.started = self.answer(Started)
 
     def run(self, order: CellOrder) -> CellResult:
@@ -55,8 +55,8 @@ def _plant(engine: Any, sleep_s: float) -> None:
 
 
 def main() -> None:
-    from engine.core import Adapter
-    from engine.opening import open_engine
+    from fourshot.engine.core import Adapter
+    from fourshot.engine.opening import open_engine
 
     with lines_in_and_out() as (lines, answer):
         order = msgspec.json.decode(next(lines), type=EngineOrder)

@@ -1,6 +1,6 @@
 """How fast our start of vLLM samples beside vLLM's own, and what the LoRA plugin gains on the CPU.
 
-    python -m bench.engine_start --out bench/results/engine-start-<hardware>.json
+    python -m fourshot.bench.engine_start --out bench/results/engine-start-<hardware>.json
 
 Each start runs in a process of its own, ours and vLLM's in turn, on the same cores, prompts and sampling. Both open
 the same model with the same KV cache; everything else of vLLM's start is vLLM's default.
@@ -36,9 +36,9 @@ KERNEL_GOAL = 10.0
 
 def ours(rounds: int) -> dict[str, Any]:
     """Sample with `VllmEngine`."""
-    from engine.core import EngineSettings, Sampling
-    from engine.embedded import embedded_model
-    from engine.opening import open_engine
+    from fourshot.engine.core import EngineSettings, Sampling
+    from fourshot.engine.embedded import embedded_model
+    from fourshot.engine.opening import open_engine
 
     settings = EngineSettings(
         model=str(embedded_model()),
@@ -63,7 +63,7 @@ def vllm_default(rounds: int) -> dict[str, Any]:
     """Sample with ``vllm.LLM`` as vLLM starts it by itself: the engine in a second process, its worker in a third."""
     from vllm import LLM, SamplingParams
 
-    from engine.embedded import embedded_model
+    from fourshot.engine.embedded import embedded_model
 
     started = time.perf_counter()
     llm = LLM(
@@ -104,8 +104,8 @@ def kernels() -> list[dict[str, Any]]:
     from vllm.lora.layers import LoRAMapping
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-    from engine.lora_kernels import GroupedPunicaWrapper
-    from engine.threads import available_cores
+    from fourshot.engine.threads import available_cores
+    from fourshot.engine.vllm_seams.lora_kernels import GroupedPunicaWrapper
 
     torch.set_num_threads(available_cores())
     width, rank, slots = 2048, 16, 4
@@ -148,7 +148,7 @@ def in_a_process(name: str, rounds: int) -> Any:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VLLM_")}
     with tempfile.TemporaryDirectory() as folder:  # not standard output: vLLM's processes write there as they end
         out = Path(folder) / "found.json"
-        command = [sys.executable, "-m", "bench.engine_start", "--child", name, "--rounds", str(rounds)]
+        command = [sys.executable, "-m", "fourshot.bench.engine_start", "--child", name, "--rounds", str(rounds)]
         subprocess.run([*command, "--out", str(out)], env=environment, stdout=sys.stderr, check=True)
         return json.loads(out.read_text(encoding="utf-8"))
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import msgspec
 
-from bench.driver import CellOrder, CellResult
-from bench.latency import Base, engine_orders, engines
-from bench.latency_plan import LatencySettings
-from bench.suite import Rows, at_least, check_data, check_out, header, positive, target_lines, tell, write_json
-from bench.workload import Material, Request, material
-from engine.errors import InputError
-from engine.models import resolve_model
-from engine.tokens import encode_prompts, load_tokenizer
-from pipeline.prompts import classification_prompt
+from fourshot.bench.driver import CellOrder, CellResult
+from fourshot.bench.latency import Base, engine_orders, engines
+from fourshot.bench.latency_plan import LatencySettings
+from fourshot.bench.suite import Rows, at_least, check_data, check_out, header, positive, target_lines, tell, write_json
+from fourshot.bench.workload import Material, Request, material
+from fourshot.engine.errors import InputError
+from fourshot.engine.models import resolve_model
+from fourshot.engine.tokens import encode_prompts, load_tokenizer
+from fourshot.pipeline.synthesis.prompts import classification_prompt
 
 SCHEMA = 1
 GOAL = 4.0

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from engine.files import replace_file
-from pipeline.report import write
-from pipeline.report.text import flatten
+from fourshot.engine.files import replace_file
+from fourshot.pipeline.report import write
+from fourshot.pipeline.report.text import flatten
 
 TEMPLATE = "page.html.j2"
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import msgspec
 
-from bench.driver import CellOrder, CellResult
-from bench.engine_process import EngineOrder, EngineProcess
-from bench.latency_plan import Cell, LatencySettings, in_process_cells
-from bench.suite import Rows, check_data, check_out, header, positive, tell, write_json
-from bench.workload import WAYS, Material, Request, material
-from engine.core import EngineSettings
-from engine.errors import InputError
-from pipeline.taskfile import shipped_tasks
+from fourshot.bench.driver import CellOrder, CellResult
+from fourshot.bench.engine_process import EngineOrder, EngineProcess
+from fourshot.bench.latency_plan import Cell, LatencySettings, in_process_cells
+from fourshot.bench.suite import Rows, check_data, check_out, header, positive, tell, write_json
+from fourshot.bench.workload import WAYS, Material, Request, material
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.task_file import shipped_tasks
 
 SCHEMA = 1
 ENGINE_WARMUP = {"icl_off": 4, "icl_cold": 4, "transformers_icl": 1, "transformers_lora": 1}  # requests; others: 24
@@ -129,9 +129,9 @@ def _rounded(result: CellResult) -> CellResult:
 
 def prepare(options: argparse.Namespace, folder: Path, settings: LatencySettings) -> Base:
     """Base model or shape, adapters of random weights, and the first of them merged."""
-    from bench.model_shape import SHAPES, write_shape
-    from bench.random_adapters import make_adapter, task_of
-    from engine.models import resolve_model
+    from fourshot.bench.model_shape import SHAPES, write_shape
+    from fourshot.bench.random_adapters import make_adapter, task_of
+    from fourshot.engine.models import resolve_model
 
     if options.shape:
         path = write_shape(SHAPES[options.shape], folder / options.shape, resolve_model(None).path)
@@ -155,7 +155,7 @@ def _merged(model: str, adapter: str, out: Path) -> Path:
     import subprocess
     import sys
 
-    code = "import sys; from training.merging import merge; merge(*sys.argv[1:])"
+    code = "import sys; from fourshot.training.lora.merging import merge; merge(*sys.argv[1:])"
     subprocess.run([sys.executable, "-c", code, model, adapter, str(out)], check=True, stdout=sys.stderr)
     return out
 
@@ -192,7 +192,7 @@ def settings_of(options: argparse.Namespace) -> LatencySettings:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what is missing, and write everything; with --no-measure, write what there is."""
-    from bench.latency_summary import summarise
+    from fourshot.bench.latency_summary import summarise
 
     settings = settings_of(options)
     check_out(options.out)
@@ -210,9 +210,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace, settings: LatencySettings, rows: Rows) -> None:
     """All cells that ``rows`` lacks. The machine is described first: whoever sums up later may sit at another."""
-    from bench.latency_http import measure_http
-    from bench.machine import measured
-    from bench.model_shape import shape_of
+    from fourshot.bench.latency_http import measure_http
+    from fourshot.bench.machine import measured
+    from fourshot.bench.model_shape import shape_of
 
     check_data(options.data, settings.tasks)
     stuff = {name: material(name, options.data, settings.k) for name in settings.tasks}
@@ -248,8 +248,8 @@ def main() -> None:
     parser.add_argument("--no-measure", action="store_true", help="sum up the rows of a run, finished or not")
     parser.add_argument("--plant-sleep-ms", type=float, default=0.0, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    from bench.latency_report import console_table, write_report
-    from bench.model_shape import SHAPES
+    from fourshot.bench.latency_report import console_table, write_report
+    from fourshot.bench.model_shape import SHAPES
 
     if options.shape and options.model:
         raise InputError("--shape and --model are two bases. Give one of them.")

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import msgspec
 
-from bench.driver import Answered
-from bench.intervals import estimate
-from bench.latency_plan import Cell, LatencySettings, http_cells, open_cells
-from bench.load import Plan, Row, Shot, generate
-from bench.running import Running, running
-from bench.suite import Rows, tell
-from bench.workload import Material
+from fourshot.bench.driver import Answered
+from fourshot.bench.intervals import estimate
+from fourshot.bench.latency_plan import Cell, LatencySettings, http_cells, open_cells
+from fourshot.bench.load import Plan, Row, Shot, generate
+from fourshot.bench.running import Running, running
+from fourshot.bench.suite import Rows, tell
+from fourshot.bench.workload import Material
 
 TIMEOUT_S = 60.0
 PATIENCE = ("--max-queue-s", "1000")  # nobody is sent away: a closed loop that tries again would hide its waiting
@@ -41,8 +41,8 @@ def servers(
     settings: LatencySettings, stuff: dict[str, Material], log: Path, options: argparse.Namespace
 ) -> Iterator[dict[str, Running]]:
     """The servers that the ways need: "served" and "uncached"."""
-    from bench.random_adapters import make_adapter
-    from engine.models import resolve_model
+    from fourshot.bench.random_adapters import make_adapter
+    from fourshot.engine.models import resolve_model
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         adapters = Path(folder) / "served"

@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from bench.workload import WAYS
-from engine.errors import InputError
+from fourshot.bench.workload import WAYS
+from fourshot.engine.errors import InputError
 
 FLOOR = "floor"  # a request without a text: the limits need it, so it is measured whatever else is
 SATURATED = 0  # the concurrency of a cell whose requests are all there at once

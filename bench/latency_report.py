@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.html import Section, Table, provenance, targets, write_page
-from bench.plots import Bars, Curve, bar_plot, line_plot
-from bench.suite import target_lines
-from bench.workload import WAYS
+from fourshot.bench.html import Section, Table, provenance, targets, write_page
+from fourshot.bench.plots import Bars, Curve, bar_plot, line_plot
+from fourshot.bench.suite import target_lines
+from fourshot.bench.workload import WAYS
 
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}
 ROUTES = {"in-process": "in process", "http": "over HTTP", "http-open": "over HTTP, Poisson arrivals"}

@@ -10,16 +10,16 @@ from typing import Any
 
 import msgspec
 
-from bench.driver import Answered, CellResult
-from bench.intervals import estimate, ratio
-from bench.latency_http import HttpResult
-from bench.latency_plan import SATURATED, Cell, LatencySettings, http_cells, in_process_cells, open_cells
-from bench.load import percentile
-from bench.machine import Machine
-from bench.model_shape import ModelShape
-from bench.roofline import Roof
-from bench.suite import at_least
-from bench.workload import WAYS
+from fourshot.bench.driver import Answered, CellResult
+from fourshot.bench.intervals import estimate, ratio
+from fourshot.bench.latency_http import HttpResult
+from fourshot.bench.latency_plan import SATURATED, Cell, LatencySettings, http_cells, in_process_cells, open_cells
+from fourshot.bench.load import percentile
+from fourshot.bench.machine import Machine
+from fourshot.bench.model_shape import ModelShape
+from fourshot.bench.roofline import Roof
+from fourshot.bench.suite import at_least
+from fourshot.bench.workload import WAYS
 
 SHARE_GOAL, ALONE_GOAL, WARM_GOAL = 0.8, 2.0, 1.0
 LORA, BARE = "lora", "lora_bare"

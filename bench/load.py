@@ -4,7 +4,7 @@ Open loop: arrivals are a Poisson process, drawn before it starts, and do not wa
 moment a request was meant to be sent, so a server that stalls is not spared the requests that it would have had
 (coordinated omission). Closed loop: so many clients, each sending its next request when it has its answer.
 
-    python -m bench.load < plan.json > rows.jsonl
+    python -m fourshot.bench.load < plan.json > rows.jsonl
 """
 
 import asyncio
@@ -134,7 +134,7 @@ async def fire(plan: Plan) -> list[Row]:
 
 def generate(plan: Plan, cores: str = "") -> list[Row]:
     """Run ``plan`` in a process of its own, on ``cores`` (as taskset names them) where given."""
-    command = [*(["taskset", "-c", cores] if cores else []), sys.executable, "-m", "bench.load"]
+    command = [*(["taskset", "-c", cores] if cores else []), sys.executable, "-m", "fourshot.bench.load"]
     done = subprocess.run(command, input=msgspec.json.encode(plan), stdout=subprocess.PIPE, check=True)
     return msgspec.json.decode(done.stdout, type=list[Row])
 

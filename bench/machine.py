@@ -1,6 +1,6 @@
 """What this machine can do at best: the two numbers that a roofline is made of.
 
-    python -m bench.machine --model FOLDER
+    python -m fourshot.bench.machine --model FOLDER
 
 Run in a process of its own, before and after a suite: if the two differ, the machine changed under the measurement.
 """
@@ -31,8 +31,8 @@ def measure(model: str) -> Machine:
     """Measure here, with as many threads as an engine takes."""
     import torch
 
-    from bench.model_shape import shape_of
-    from engine.threads import available_cores
+    from fourshot.bench.model_shape import shape_of
+    from fourshot.engine.threads import available_cores
 
     torch.set_num_threads(available_cores())
     shape = shape_of(model)
@@ -63,7 +63,7 @@ def measure(model: str) -> Machine:
 
 def measured(model: str) -> Machine:
     """Measure in a process of its own."""
-    command = [sys.executable, "-m", "bench.machine", "--model", model]
+    command = [sys.executable, "-m", "fourshot.bench.machine", "--model", model]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return msgspec.json.decode(done.stdout, type=Machine)
 
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="checkpoint folder; the embedded model if left out")
     options = parser.parse_args()
-    from engine.models import resolve_model
+    from fourshot.engine.models import resolve_model
 
     model = options.model or resolve_model(None).path
     if not Path(model, "config.json").is_file():

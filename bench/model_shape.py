@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine.errors import InputError
+from fourshot.engine.errors import InputError
 
 BF16_BYTES = 2
 

@@ -1,6 +1,6 @@
 """How long telling near duplicates takes, and how much memory, as the number of texts grows.
 
-    python -m bench.neardup --out bench/results/neardup-<hardware>.json
+    python -m fourshot.bench.neardup --out bench/results/neardup-<hardware>.json
 
 Each size is measured in a process of its own, on one core. The texts are made up: words as frequent as in a language
 (Zipf), a fifth of them of one pattern, and one in twenty an earlier text with a word changed, which is to be found.
@@ -20,8 +20,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from bench.suite import at_least, at_most, check_out, header, write_json
-from pipeline.neardup import NearDuplicates
+from fourshot.bench.suite import at_least, at_most, check_out, header, write_json
+from fourshot.pipeline.synthesis.neardup import NearDuplicates
 
 SCHEMA = 1
 SIZES = (10_000, 100_000, 1_000_000)
@@ -30,7 +30,7 @@ SYLLABLES = ("ba", "do", "fi", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "
 WORDS = tuple("".join((a, b, c, d)) for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES for d in SYLLABLES)
 PATTERN = "what is the {} of the {} in {}"
 PATTERNED, CHANGED = 0.2, 0.05  # shares
-THRESHOLD = 0.9  # that of `pipeline.filters.FilterSettings`
+THRESHOLD = 0.9  # that of `pipeline.synthesis.filters.FilterSettings`
 SLOWER_GOAL = 2.0  # times as long for a text among a million as for one among ten thousand
 BYTES_GOAL = 1024  # per text
 
@@ -91,7 +91,7 @@ def measure(count: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure every size, print and write."""
-    parser = argparse.ArgumentParser(prog="python -m bench.neardup", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m fourshot.bench.neardup", description=__doc__.partition("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)  # one size, in this process
     parser.add_argument("--out", type=Path)
@@ -103,7 +103,7 @@ def main() -> None:
         check_out(options.out)
     rows = []
     for size in options.sizes:
-        command = [sys.executable, "-m", "bench.neardup", "--only", str(size)]
+        command = [sys.executable, "-m", "fourshot.bench.neardup", "--only", str(size)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         rows.append(json.loads(done.stdout))
         print(json.dumps(rows[-1]))

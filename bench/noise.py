@@ -16,8 +16,8 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from bench.compare import compare
-from bench.suite import (
+from fourshot.bench.compare import compare
+from fourshot.bench.suite import (
     at_least,
     at_most,
     check_data,
@@ -47,7 +47,7 @@ def run_once(name: str, sleep_ms: float, options: argparse.Namespace, folder: Pa
     if not out.exists():
         settings = folder / "settings.json"
         settings.write_text(json.dumps(SETTINGS), encoding="utf-8")
-        command = [sys.executable, "-m", "bench.latency", "--data", str(options.data), "--out", str(out)]
+        command = [sys.executable, "-m", "fourshot.bench.latency", "--data", str(options.data), "--out", str(out)]
         command += ["--settings", str(settings), "--plant-sleep-ms", str(sleep_ms)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

@@ -7,8 +7,8 @@ from xml.etree.ElementTree import SubElement
 
 from markupsafe import Markup
 
-from pipeline.report import plots, svg
-from pipeline.report.plots import Curve, colour_class
+from fourshot.pipeline.report import plots, svg
+from fourshot.pipeline.report.plots import Curve, colour_class
 
 BAR_HEIGHT = 18  # px, the gap included; the numbers beside the bars have this line height
 NO_BAR = "\u2013"

@@ -11,13 +11,13 @@ import msgspec
 import torch
 from safetensors.torch import save_file
 
-from engine.models import ResolvedModel, resolve_model
-from pipeline.card import CARD_FILE, AdapterCard
-from pipeline.nouns import Example, Label, Task
-from pipeline.prompts import Wording
-from serving.admission import checkpoint_shapes
-from training.saving import content_hash
-from training.settings import LoraSettings
+from fourshot.engine.models import ResolvedModel, resolve_model
+from fourshot.pipeline.runs.card import CARD_FILE, AdapterCard
+from fourshot.pipeline.synthesis.prompts import Wording
+from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.serving.app.admission import checkpoint_shapes
+from fourshot.training.lora.saving import content_hash
+from fourshot.training.lora.settings import LoraSettings
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RANK = 8

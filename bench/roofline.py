@@ -7,8 +7,8 @@ without a text costs beyond that reading. Caching is in the computed tokens: tho
 
 import msgspec
 
-from bench.machine import Machine
-from bench.model_shape import ModelShape
+from fourshot.bench.machine import Machine
+from fourshot.bench.model_shape import ModelShape
 
 
 class Roof(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,9 +23,9 @@ from typing import Any
 
 import httpx
 
-from bench.load import Plan, Row, Shot, generate, percentile
-from bench.running import Running, running
-from bench.serving_scene import BAD_SHARE, CHURN_S, STABLE, TASKS, ZIPF, Churn, Expected, Memory, Scene, put
+from fourshot.bench.load import Plan, Row, Shot, generate, percentile
+from fourshot.bench.running import Running, running
+from fourshot.bench.serving_scene import BAD_SHARE, CHURN_S, STABLE, TASKS, ZIPF, Churn, Expected, Memory, Scene, put
 
 SCHEMA = 1
 SHARE, OVER = 0.7, 5.0  # of capacity
@@ -83,8 +83,8 @@ def served(scene: Scene, cores: str) -> Iterator[tuple[Running, Path]]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All parts; each is told on standard error as it ends."""
-    from pipeline.hardware import describe_hardware, source_commit
-    from pipeline.runfolder import installed_versions
+    from fourshot.pipeline.runs.hardware import describe_hardware, source_commit
+    from fourshot.pipeline.runs.run_folder import installed_versions
 
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(Path(folder), options.data, options.model)
@@ -202,9 +202,9 @@ def overload(
 
 def multi_lora(scene: Scene) -> list[dict[str, Any]]:
     """Time of a batch of the base alone, of one adapter, and of several, in turn, in an engine of our own."""
-    from engine.core import Adapter, EngineSettings
-    from engine.opening import open_engine
-    from pipeline.prompts import classification_prompt
+    from fourshot.engine.core import Adapter, EngineSettings
+    from fourshot.engine.opening import open_engine
+    from fourshot.pipeline.synthesis.prompts import classification_prompt
 
     task = scene.tasks[0]
     texts = [text for one in scene.tasks if one.name.startswith("sst2") for text in scene.texts[one.name]]

@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.load import Shot
-from bench.random_adapters import make_adapter
-from bench.running import Running
-from pipeline.nouns import Task
+from fourshot.bench.load import Shot
+from fourshot.bench.random_adapters import make_adapter
+from fourshot.bench.running import Running
+from fourshot.pipeline.tasks.types import Task
 
 TASKS, VERSIONS, TEXTS = 10, 2, 40
 STABLE = 7  # tasks that always have a version; the others come and go
@@ -40,9 +40,9 @@ class Scene:
     """Tasks, their texts, their versions' folders, and what each version answers."""
 
     def __init__(self, root: Path, data: Path, model: str | None) -> None:
-        from engine.models import resolve_model
-        from pipeline.tables import load_split
-        from pipeline.taskfile import load_task
+        from fourshot.engine.models import resolve_model
+        from fourshot.pipeline.tasks.tables import load_split
+        from fourshot.pipeline.tasks.task_file import load_task
 
         self.base = resolve_model(model)
         self.model = model
@@ -63,9 +63,9 @@ class Scene:
 
     def expected(self) -> Expected:
         """Asked of an engine of our own, one version after the other."""
-        from engine.core import Adapter, EngineSettings
-        from engine.opening import open_engine
-        from pipeline.card import load_card
+        from fourshot.engine.core import Adapter, EngineSettings
+        from fourshot.engine.opening import open_engine
+        from fourshot.pipeline.runs.card import load_card
 
         engine = open_engine(EngineSettings(model=self.base.path, max_loras=1, compile=False, kv_cache_bytes=256 << 20))
         found: Expected = {}

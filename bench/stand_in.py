@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
-from engine import seeds
-from engine.core import Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
+from fourshot.engine import seeds
+from fourshot.engine.core import Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
 
 if TYPE_CHECKING:
     import numpy as np

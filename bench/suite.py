@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.errors import InputError
-from engine.files import replace_file
+from fourshot.engine.errors import InputError
+from fourshot.engine.files import replace_file
 
 
 def header(suite: str, schema: int, settings: dict[str, Any], *, load_format: str = "auto") -> dict[str, Any]:
     """The first keys of a result."""
-    from pipeline.hardware import describe_hardware, source_commit
-    from pipeline.runfolder import installed_versions
+    from fourshot.pipeline.runs.hardware import describe_hardware, source_commit
+    from fourshot.pipeline.runs.run_folder import installed_versions
 
     return {
         "schema": schema,

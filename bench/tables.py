@@ -1,8 +1,8 @@
 """The README's number and table, and the targets, drawn from the results of `fourshot compare` in bench/results.
 
-    python -m bench.tables                          prints the table
-    python -m bench.tables --write README.md        puts number and table between their markers
-    python -m bench.tables --targets                prints the targets; --out FILE writes them as JSON
+    python -m fourshot.bench.tables                          prints the table
+    python -m fourshot.bench.tables --write README.md        puts number and table between their markers
+    python -m fourshot.bench.tables --targets                prints the targets; --out FILE writes them as JSON
 
 A result is the ``comparison.json`` of a comparison, copied to bench/results/compare-<task>-<hardware>.json.
 """
@@ -18,9 +18,9 @@ from typing import Any
 
 import msgspec
 
-from engine.errors import InputError
-from pipeline.nouns import Scores
-from pipeline.report.data import MethodRow
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.report.data import MethodRow
+from fourshot.pipeline.scores import Scores
 
 SCHEMA = 1
 MISSING = "-"
@@ -39,7 +39,7 @@ class SeedScores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What is needed of a `pipeline.compare.Comparison`. Settings stay unread: results outlive changes of those."""
+    """What is needed of a `Comparison`. Settings stay unread: results outlive changes of those."""
 
     schema: int
     task: str
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(table(results))
     except InputError as error:
-        print(f"bench.tables: {error}", file=sys.stderr)
+        print(f"fourshot.bench.tables: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 

@@ -13,21 +13,21 @@ from typing import Any
 
 import msgspec
 
-from bench.latency import Base
-from bench.suite import Rows, check_data, check_out, header, positive, write_json
-from bench.throughput_measure import Measuring, ThroughputSettings
-from bench.throughput_report import summarise, table
-from bench.workload import material
-from engine.errors import InputError
-from engine.models import resolve_model
+from fourshot.bench.latency import Base
+from fourshot.bench.suite import Rows, check_data, check_out, header, positive, write_json
+from fourshot.bench.throughput_measure import Measuring, ThroughputSettings
+from fourshot.bench.throughput_report import summarise, table
+from fourshot.bench.workload import material
+from fourshot.engine.errors import InputError
+from fourshot.engine.models import resolve_model
 
 SCHEMA = 1
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what is missing, and write everything."""
-    from bench.machine import measured
-    from bench.model_shape import shape_of
+    from fourshot.bench.machine import measured
+    from fourshot.bench.model_shape import shape_of
 
     settings = msgspec.convert(
         {name: getattr(options, name) for name in ThroughputSettings.__struct_fields__}, ThroughputSettings

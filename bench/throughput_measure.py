@@ -12,18 +12,18 @@ from typing import Any
 
 import msgspec
 
-from bench import filter as reading
-from bench.latency import Base
-from bench.process import MeasuringProcess
-from bench.stand_in import StandIn
-from bench.suite import Rows, tell
-from bench.throughput_orders import Drawn, Draws, Ready, WayOrder
-from bench.throughput_ways import OPEN_COMPILED
-from bench.workload import Material
-from engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
-from engine.tokens import encode_prompts, load_tokenizer
-from pipeline.generate import draw_round
-from pipeline.settings import PRESETS
+from fourshot.bench import filter as reading
+from fourshot.bench.latency import Base
+from fourshot.bench.process import MeasuringProcess
+from fourshot.bench.stand_in import StandIn
+from fourshot.bench.suite import Rows, tell
+from fourshot.bench.throughput_orders import Drawn, Draws, Ready, WayOrder
+from fourshot.bench.throughput_ways import OPEN_COMPILED
+from fourshot.bench.workload import Material
+from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.tokens import encode_prompts, load_tokenizer
+from fourshot.pipeline.synthesis.generate import draw_round
+from fourshot.pipeline.synthesis.settings import PRESETS
 
 # Arguments of vLLM alone, in place of ours; the fastest is the ceiling. The second are vLLM's own for a CPU.
 CEILINGS: dict[str, dict[str, Any]] = {
@@ -117,7 +117,7 @@ class Measuring:
         """A way's process, ready and warm."""
         order = WayOrder(way=way, engine=self._engine, **more)
         interpreter = {"python": python} if python else {}
-        process = MeasuringProcess("bench.throughput_ways", order, self._log, **interpreter)
+        process = MeasuringProcess("fourshot.bench.throughput_ways", order, self._log, **interpreter)
         try:
             ready = process.answer(Ready)
             if warm:

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from engine.core import EngineSettings, Sampling
-from pipeline.corpus.units import OPEN_ENGINE
-from pipeline.nouns import Example, Task
-from pipeline.settings import RunSettings
+from fourshot.engine.core import EngineSettings, Sampling
+from fourshot.pipeline.corpus.units import OPEN_ENGINE
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.types import Example, Task
 
 
 class WayOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +25,7 @@ class WayOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Draws(msgspec.Struct, frozen=True, kw_only=True):
-    """What to draw. ``prompts`` are those that `pipeline.generate.draw_round` makes for this round."""
+    """What to draw. ``prompts`` are those that `pipeline.synthesis.generate.draw_round` makes for this round."""
 
     task: Task
     shots: tuple[Example, ...]

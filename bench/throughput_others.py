@@ -5,10 +5,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from bench.throughput_orders import Draw, Drawn, Draws, WayOrder, drawn_from
-from engine.threads import available_cores
-from engine.tokens import load_tokenizer
-from engine.vllm_start import engine_arguments
+from fourshot.bench.throughput_orders import Draw, Drawn, Draws, WayOrder, drawn_from
+from fourshot.engine.threads import available_cores
+from fourshot.engine.tokens import load_tokenizer
+from fourshot.engine.vllm_start import engine_arguments
 
 
 def transformers_batches(order: WayOrder) -> Draw:

@@ -5,17 +5,17 @@ from typing import Any
 
 import msgspec
 
-from bench import filter as reading
-from bench.intervals import Estimate, estimate, ratio
-from bench.machine import Machine
-from bench.model_shape import ModelShape
-from bench.suite import at_least, target_lines
-from bench.throughput_measure import CEILINGS, ThroughputSettings
-from bench.throughput_orders import Drawn
-from bench.workload import Material
-from engine.core import EngineSettings
-from pipeline.filters import TextFilter, clean_text
-from pipeline.nouns import Candidate
+from fourshot.bench import filter as reading
+from fourshot.bench.intervals import Estimate, estimate, ratio
+from fourshot.bench.machine import Machine
+from fourshot.bench.model_shape import ModelShape
+from fourshot.bench.suite import at_least, target_lines
+from fourshot.bench.throughput_measure import CEILINGS, ThroughputSettings
+from fourshot.bench.throughput_orders import Drawn
+from fourshot.bench.workload import Material
+from fourshot.engine.core import EngineSettings
+from fourshot.pipeline.synthesis.filters import TextFilter, clean_text
+from fourshot.pipeline.synthesis.types import Candidate
 
 NAMES = {
     "vllm": "vLLM alone",

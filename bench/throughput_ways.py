@@ -1,6 +1,6 @@
 """Ways of drawing texts, each in a process of its own: vLLM alone, ours, a whole corpus, and those of others.
 
-    python -m bench.throughput_ways      reads a `WayOrder`, then `Draws`, one JSON document per line
+    python -m fourshot.bench.throughput_ways      reads a `WayOrder`, then `Draws`, one JSON document per line
 
 Each gets the same prompts and the same sampling, and gives the texts back as they were said. A text ends with its line.
 """
@@ -15,16 +15,16 @@ from pathlib import Path
 
 import msgspec
 
-from bench.process import lines_in_and_out
-from bench.throughput_orders import Draw, Drawn, Draws, Ready, WayOrder, drawn_from, peak_bytes
-from bench.throughput_others import distilabel, transformers_batches
-from engine.core import Engine, EngineSettings
-from engine.threads import available_cores
-from engine.tokens import encode_prompts, load_tokenizer
-from engine.vllm_start import engine_arguments
+from fourshot.bench.process import lines_in_and_out
+from fourshot.bench.throughput_orders import Draw, Drawn, Draws, Ready, WayOrder, drawn_from, peak_bytes
+from fourshot.bench.throughput_others import distilabel, transformers_batches
+from fourshot.engine.core import Engine, EngineSettings
+from fourshot.engine.threads import available_cores
+from fourshot.engine.tokens import encode_prompts, load_tokenizer
+from fourshot.engine.vllm_start import engine_arguments
 
 READY = "engine ready at "
-OPEN_COMPILED = "bench.throughput_ways:open_compiled"
+OPEN_COMPILED = "fourshot.bench.throughput_ways:open_compiled"
 
 
 def vllm_alone(order: WayOrder) -> Draw:
@@ -66,8 +66,8 @@ def vllm_alone(order: WayOrder) -> Draw:
 
 
 def ours(order: WayOrder) -> Draw:
-    """`pipeline.generate.draw_round`: prompts, token ids, seeds, log-probabilities, cleaned texts and their lineage."""
-    from pipeline.generate import draw_round
+    """`draw_round`: prompts, token ids, seeds, log-probabilities, cleaned texts and their lineage."""
+    from fourshot.pipeline.synthesis.generate import draw_round
 
     engine = _open(order)
 
@@ -91,10 +91,10 @@ def ours(order: WayOrder) -> Draw:
 
 def corpus(order: WayOrder) -> Draw:
     """`fourshot corpus` into a folder. Its time is counted from when its engine is open to the last row on disk."""
-    from pipeline.corpus.folder import CorpusFolder
-    from pipeline.corpus.run import make_corpus
-    from pipeline.corpus.settings import CorpusSettings
-    from pipeline.events import Event
+    from fourshot.pipeline.corpus.folder import CorpusFolder
+    from fourshot.pipeline.corpus.run import make_corpus
+    from fourshot.pipeline.corpus.settings import CorpusSettings
+    from fourshot.pipeline.events import Event
 
     def draw(draws: Draws) -> Drawn:
         first: list[float] = []
@@ -128,7 +128,7 @@ def corpus(order: WayOrder) -> Draw:
 
 def open_compiled(settings: EngineSettings) -> Engine:
     """The engine of a corpus as a large one has it; says on standard error when it was open."""
-    from engine.opening import open_engine
+    from fourshot.engine.opening import open_engine
 
     engine = open_engine(msgspec.structs.replace(settings, compile=True))
     print(f"{READY}{time.perf_counter()}", file=sys.stderr, flush=True)

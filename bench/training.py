@@ -60,9 +60,9 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ours(job: Job) -> Trained:
-    """Train with `training.lora.LoraTrainer`."""
-    from training.examples import TrainingExample
-    from training.lora import LoraTrainer
+    """Train with `training.lora.train.LoraTrainer`."""
+    from fourshot.training.lora.examples import TrainingExample
+    from fourshot.training.lora.train import LoraTrainer
 
     examples = [
         TrainingExample(prompt=prompt, target=target) for prompt, target in zip(job.prompts, job.targets, strict=True)
@@ -151,7 +151,7 @@ def hf_trainer(job: Job) -> Trained:
 
 def _settings(job: Job) -> Any:
     """The default preset, for exactly ``epochs`` passes."""
-    from training.settings import PRESETS
+    from fourshot.training.lora.settings import PRESETS
 
     steps = job.epochs * -(-len(job.prompts) // PRESETS["default"].batch_size)
     return msgspec.structs.replace(
@@ -211,7 +211,7 @@ def in_a_process(job: Job) -> Trained:
     with tempfile.TemporaryDirectory() as folder:
         asked, said = Path(folder) / "job.json", Path(folder) / "trained.json"
         asked.write_bytes(msgspec.json.encode(job))
-        command = [sys.executable, "-m", "bench.training", "--child", str(asked), str(said)]
+        command = [sys.executable, "-m", "fourshot.bench.training", "--child", str(asked), str(said)]
         root = Path(__file__).resolve().parent.parent
         path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
         subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "PYTHONPATH": path})
@@ -222,8 +222,8 @@ def accuracies(
     model: str, adapters: Sequence[Trained], prompts: Sequence[str], gold: Sequence[int], labels: Sequence[str]
 ) -> list[float]:
     """Share of ``prompts`` that each adapter answers right, all through one vLLM engine."""
-    from engine.core import Adapter, EngineSettings
-    from engine.opening import open_engine
+    from fourshot.engine.core import Adapter, EngineSettings
+    from fourshot.engine.opening import open_engine
 
     settings = EngineSettings(model=model, max_loras=1, max_lora_rank=8, compile=False)
     engine = open_engine(settings)
@@ -239,14 +239,14 @@ def accuracies(
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The whole result; each training is told on standard error as it ends."""
-    from engine.models import resolve_model
-    from engine.tokens import encode_prompts, load_tokenizer
-    from pipeline.hardware import describe_hardware, source_commit
-    from pipeline.prompts import classification_prompt
-    from pipeline.run import more_real
-    from pipeline.runfolder import installed_versions
-    from pipeline.tables import load_split
-    from pipeline.taskfile import load_task
+    from fourshot.engine.models import resolve_model
+    from fourshot.engine.tokens import encode_prompts, load_tokenizer
+    from fourshot.pipeline.runs.hardware import describe_hardware, source_commit
+    from fourshot.pipeline.runs.run import more_real
+    from fourshot.pipeline.runs.run_folder import installed_versions
+    from fourshot.pipeline.synthesis.prompts import classification_prompt
+    from fourshot.pipeline.tasks.tables import load_split
+    from fourshot.pipeline.tasks.task_file import load_task
 
     task, model = load_task(options.task, options.data), resolve_model(options.model)
     test = load_split(task, "test", limit=options.test_limit or None).examples

@@ -1,7 +1,7 @@
 """What the instruction in a classifier's prompt is worth: the table in docs/training.md.
 
-    python -m bench.wordings                             prints it
-    python -m bench.wordings --write docs/training.md    puts it between its markers
+    python -m fourshot.bench.wordings                             prints it
+    python -m fourshot.bench.wordings --write docs/training.md    puts it between its markers
 
 Drawn from bench/results/bare-<task>-<hardware>.json, the ``comparison.json`` of comparisons of `PAIRS`, and for the
 prompt in context from compare-<task>-<hardware>.json.
@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from bench import tables
-from bench.tables import RESULTS, TASKS, Result
-from engine.errors import InputError
-from pipeline.report.data import MethodRow
+from fourshot.bench import tables
+from fourshot.bench.tables import RESULTS, TASKS, Result
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.report.data import MethodRow
 
 PAIRS = {"lora": "lora_bare", "fourshot": "fourshot_bare", "lora25": "lora25_bare"}  # with the instruction, without
 
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(drawn)
     except InputError as error:
-        print(f"bench.wordings: {error}", file=sys.stderr)
+        print(f"fourshot.bench.wordings: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 

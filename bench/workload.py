@@ -11,9 +11,9 @@ from typing import Literal
 
 import msgspec
 
-from engine.errors import InputError
-from pipeline.nouns import Example, Task
-from pipeline.prompts import classification_prompt, reading_prompt
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.synthesis.prompts import classification_prompt, reading_prompt
+from fourshot.pipeline.tasks.types import Example, Task
 
 FLOOR_PROMPT = "Label:"
 MANY = -1
@@ -107,9 +107,9 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
 
 def material(name: str, data: Path, k: int) -> Material:
     """A shipped task with its data in ``data / name``."""
-    from pipeline.shots import draw_shots
-    from pipeline.tables import load_split
-    from pipeline.taskfile import load_task
+    from fourshot.pipeline.tasks.shots import draw_shots
+    from fourshot.pipeline.tasks.tables import load_split
+    from fourshot.pipeline.tasks.task_file import load_task
 
     task = load_task(name, data / name)
     train = load_split(task, "train").examples

@@ -3,9 +3,9 @@
 Value types only: importing this loads neither torch nor vllm. `engine.opening.open_engine` loads a model.
 """
 
-from engine.calibration import Calibration
-from engine.core import Adapter, Completion, Engine, EngineSettings, EngineStats, PerPromptAdapter, Sampling
-from engine.errors import (
+from fourshot.engine.calibration import Calibration
+from fourshot.engine.core import Adapter, Completion, Engine, EngineSettings, EngineStats, PerPromptAdapter, Sampling
+from fourshot.engine.errors import (
     AdapterError,
     FourshotError,
     InputError,

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from engine.errors import AdapterError
+from fourshot.engine.errors import AdapterError
 
 LARGEST_RANK = 512  # the largest that vLLM has kernels for
 

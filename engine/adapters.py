@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from engine.core import Adapter, PerPromptAdapter
-from engine.errors import InputError
+from fourshot.engine.core import Adapter, PerPromptAdapter
+from fourshot.engine.errors import InputError
 
 
 def per_prompt(adapter: PerPromptAdapter, num_prompts: int) -> list[Adapter | None]:

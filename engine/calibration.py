@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from engine.errors import InputError
+from fourshot.engine.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
-from engine.errors import InputError
+from fourshot.engine.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,12 +13,12 @@ from typing import Literal
 
 import msgspec
 
-from engine.embedded import GGUF_SHA256, NAME, PACKAGE, PACKAGE_VERSION, SPACE_BYTES, is_whole
-from engine.errors import FourshotError
-from engine.home import HOME_VARIABLE, home
-from engine.models import resolve_model
-from engine.threads import available_cores
-from engine.vllm_plugin import SWITCH
+from fourshot.engine.embedded import GGUF_SHA256, NAME, PACKAGE, PACKAGE_VERSION, SPACE_BYTES, is_whole
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.home import HOME_VARIABLE, home
+from fourshot.engine.models import resolve_model
+from fourshot.engine.threads import available_cores
+from fourshot.engine.vllm_seams.plugin import SWITCH
 
 GIB = 1 << 30
 LEAST_MEMORY_BYTES = 4 * GIB  # vLLM with the embedded model and its 1 GiB KV cache needs about 2.5 GiB
@@ -194,15 +194,15 @@ def _load_torch(model: str | None) -> str:
 def _load_plugin(model: str | None) -> str:
     import vllm
 
-    from engine import vllm_plugin
+    from fourshot.engine.vllm_seams import plugin as vllm_plugin
 
     wanted = "in" if vllm_plugin.apply(wanted=True) else "not needed, or switched off"
     return f"vLLM {vllm.__version__}: {wanted}"
 
 
 def _open_engine(model: str | None) -> str:
-    from engine.core import EngineSettings, Sampling
-    from engine.opening import open_engine
+    from fourshot.engine.core import EngineSettings, Sampling
+    from fourshot.engine.opening import open_engine
 
     started = time.perf_counter()
     engine = open_engine(EngineSettings(model=resolve_model(model).path, kv_cache_bytes=256 << 20))

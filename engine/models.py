@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from engine.embedded import GGUF_SHA256, NAME, embedded_model
-from engine.errors import ModelNotFoundError
+from fourshot.engine.embedded import GGUF_SHA256, NAME, embedded_model
+from fourshot.engine.errors import ModelNotFoundError
 
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 WEIGHTS = ("*.safetensors", "*.bin")

@@ -1,14 +1,14 @@
 """Opening an engine: the one place that knows which class stands behind which ``kind``."""
 
-from engine.core import Engine, EngineSettings
+from fourshot.engine.core import Engine, EngineSettings
 
 
 def open_engine(settings: EngineSettings) -> Engine:
     """Load the base model and return the engine, ready. The caller closes it."""
     if settings.kind == "vllm":
-        from engine.vllm_engine import VllmEngine
+        from fourshot.engine.vllm_engine import VllmEngine
 
         return VllmEngine(settings)
-    from engine.transformers_engine import TransformersEngine
+    from fourshot.engine.transformers_engine import TransformersEngine
 
     return TransformersEngine(settings)

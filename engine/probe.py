@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.calibration import normalise
-from engine.core import Adapter, Engine
-from engine.errors import AdapterError
+from fourshot.engine.calibration import normalise
+from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.errors import AdapterError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import InputError
+from fourshot.engine.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,13 +9,13 @@ import time
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine import seeds
-from engine.adapters import per_prompt
-from engine.core import Adapter, Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
-from engine.errors import AdapterError, FourshotError
-from engine.labels import LabelTokens, label_tokens
-from engine.threads import available_cores
-from engine.tokens import check_lengths, encode_prompts, load_tokenizer, word_biases
+from fourshot.engine import seeds
+from fourshot.engine.adapters import per_prompt
+from fourshot.engine.core import Adapter, Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
+from fourshot.engine.errors import AdapterError, FourshotError
+from fourshot.engine.labels import LabelTokens, label_tokens
+from fourshot.engine.threads import available_cores
+from fourshot.engine.tokens import check_lengths, encode_prompts, load_tokenizer, word_biases
 
 if TYPE_CHECKING:
     import numpy as np
@@ -258,7 +258,9 @@ class TransformersEngine:
 
     def _check_open(self) -> None:
         if self._model is None:
-            raise FourshotError("This engine is closed. Open another one with engine.opening.open_engine(settings).")
+            raise FourshotError(
+                "This engine is closed. Open another one with fourshot.engine.opening.open_engine(settings)."
+            )
 
 
 def quick_output(model: Any) -> None:

@@ -9,13 +9,13 @@ from collections.abc import Generator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from engine import seeds
-from engine.adapters import per_prompt
-from engine.core import Adapter, Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
-from engine.errors import AdapterError, FourshotError, InputError
-from engine.labels import LabelTokens, Question, label_tokens
-from engine.tokens import check_lengths, encode_prompts, load_tokenizer, word_biases
-from engine.vllm_start import MAX_LABEL_IDS, start, stop
+from fourshot.engine import seeds
+from fourshot.engine.adapters import per_prompt
+from fourshot.engine.core import Adapter, Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
+from fourshot.engine.errors import AdapterError, FourshotError, InputError
+from fourshot.engine.labels import LabelTokens, Question, label_tokens
+from fourshot.engine.tokens import check_lengths, encode_prompts, load_tokenizer, word_biases
+from fourshot.engine.vllm_start import MAX_LABEL_IDS, start, stop
 
 if TYPE_CHECKING:
     import numpy as np
@@ -249,7 +249,9 @@ class VllmEngine:
 
     def _check_open(self) -> None:
         if self._llm is None:
-            raise FourshotError("This engine is closed. Open another one with engine.opening.open_engine(settings).")
+            raise FourshotError(
+                "This engine is closed. Open another one with fourshot.engine.opening.open_engine(settings)."
+            )
 
     def _lora_requests(self, adapter: PerPromptAdapter, num_prompts: int) -> "list[LoRARequest | None]":
         return [self._lora_request(one) for one in per_prompt(adapter, num_prompts)]

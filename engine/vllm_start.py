@@ -7,9 +7,9 @@ import gc
 import os
 from typing import TYPE_CHECKING, Any
 
-from engine import vllm_plugin
-from engine.core import EngineSettings
-from engine.threads import available_cores
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.threads import available_cores
+from fourshot.engine.vllm_seams import plugin as vllm_plugin
 
 if TYPE_CHECKING:
     from vllm import LLMEngine
@@ -36,7 +36,7 @@ def start(settings: EngineSettings) -> "LLMEngine":
 
     on_cpu = current_platform.is_cpu()
     if on_cpu:
-        from engine import cpu_sampling
+        from fourshot.engine.vllm_seams import cpu_sampling
 
         cpu_sampling.apply()
         _set_num_threads.setdefault("torch", torch.set_num_threads)

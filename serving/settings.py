@@ -23,7 +23,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that a server needs. Zero means: computed from the adapters and the memory (`serving.slots`)."""
+    """Everything that a server needs. Zero means: computed from the adapters and the memory (`serving.app.slots`)."""
 
     adapters: str  # folder that is watched
     base: str | None = None  # None: the embedded model

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.core import Adapter, Engine, EngineSettings
+from fourshot.engine.core import Adapter, Engine, EngineSettings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Before torch is loaded. Threads that spin while they wait starve each other where the cores are shared.
@@ -18,7 +18,7 @@ ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 @pytest.fixture(scope="session")
 def model() -> str:
     """Folder of the embedded model's checkpoint."""
-    from engine.embedded import embedded_model
+    from fourshot.engine.embedded import embedded_model
 
     return str(embedded_model())
 
@@ -72,7 +72,7 @@ def adapters(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adap
 @pytest.fixture(scope="session")
 def vllm_engine(model: str) -> Iterator[Engine]:
     """The one vLLM engine of the session: LoRA on, two adapters per batch."""
-    from engine.opening import open_engine
+    from fourshot.engine.opening import open_engine
 
     engine = open_engine(EngineSettings(model=model, max_loras=2, kv_cache_bytes=256 << 20, max_model_len=1024))
     yield engine
@@ -82,7 +82,7 @@ def vllm_engine(model: str) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def reference_engine(model: str) -> Iterator[Engine]:
     """The reference: transformers and PEFT."""
-    from engine.opening import open_engine
+    from fourshot.engine.opening import open_engine
 
     engine = open_engine(EngineSettings(model=model, kind="transformers", max_model_len=1024))
     yield engine

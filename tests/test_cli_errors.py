@@ -167,7 +167,7 @@ def test_a_fault_of_our_own_says_how_to_see_it(
     def broken(*_: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr("pipeline.run.load_shots", broken)
+    monkeypatch.setattr("fourshot.pipeline.runs.run.load_shots", broken)
     error = said(capfd, 1, "run", str(task))
     assert "unexpected KeyError" in error and "FOURSHOT_DEBUG=1" in error
     monkeypatch.setenv("FOURSHOT_DEBUG", "1")

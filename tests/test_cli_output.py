@@ -7,8 +7,8 @@ import os
 import pytest
 from rich.console import Console
 
-from pipeline.console import Bars, Lines, Terminal, span
-from pipeline.events import Event
+from fourshot.cli.console import Bars, Lines, Terminal, span
+from fourshot.pipeline.events import Event
 
 
 def steps(done: float, total: float = 40, stage: str = "train") -> Event:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import InputError
-from pipeline.commandline import choose_methods, read_command, read_seeds
-from pipeline.options import OPTIONS, settings_of
-from pipeline.settings import PRESETS, RunSettings
+from fourshot.cli.options import OPTIONS, settings_of
+from fourshot.cli.pipeline_parsers import choose_methods, read_command, read_seeds
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 
 DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
 

@@ -1,4 +1,4 @@
-"""The house has rooms, and imports between them point one way: engine <- training <- pipeline <- serving <- bench."""
+"""The house has rooms and wings, and imports between them point one way; no circle of files; one import name."""
 
 import ast
 import subprocess
@@ -10,10 +10,32 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "fourshot"  # the one import name; `fourshot/<room>` leads to the room's folder at the top
 ROOMS = ("engine", "training", "pipeline", "serving", "bench")  # each may import those before it
-FRONT_DOOR = "fourshot"
+# Of each room the wings, and what each may import of its own room beside the modules at the room's root.
+WINGS = {
+    "training": {"lora": (), "jobs": ("lora",)},
+    "pipeline": {
+        "tasks": (),
+        "synthesis": ("tasks",),
+        "corpus": ("tasks", "synthesis"),
+        "report": ("tasks", "synthesis"),
+        "runs": ("tasks", "synthesis", "report"),
+    },
+    "serving": {"clients": (), "app": (), "fleet": ("app",)},
+    "bench": {"core": (), "suites": ("core",)},
+}
 HEAVY = ("torch", "vllm", "ray", "transformers", "peft", "datasets", "sklearn", "matplotlib", "numpy")
-VALUE_TYPES = ("engine.core", "engine.errors", "training.settings", "pipeline.nouns", "serving.settings", "bench.rows")
+VALUE_TYPES = (
+    "fourshot",
+    "fourshot.engine.core",
+    "fourshot.engine.errors",
+    "fourshot.training.lora.settings",
+    "fourshot.pipeline.tasks.types",
+    "fourshot.pipeline.synthesis.types",
+    "fourshot.pipeline.scores",
+    "fourshot.serving.settings",
+)
 
 
 class Import(NamedTuple):
@@ -22,14 +44,25 @@ class Import(NamedTuple):
     file: Path
     line: int
     name: str
+    at_import: bool  # not in a function, and not for type checkers alone
 
     @property
     def top(self) -> str:
         return self.name.split(".")[0]
 
     @property
-    def room(self) -> str:
-        return self.file.parts[0].removesuffix(".py")
+    def place(self) -> tuple[str, str]:
+        """Room and wing of the file; the wing is "" for a module at the room's root."""
+        parts = self.file.parts
+        return parts[0], parts[1] if len(parts) > 2 else ""
+
+    @property
+    def asked(self) -> tuple[str, str]:
+        """Room and wing that are imported; the room is "" for other packages."""
+        if self.top != PACKAGE:
+            return "", ""
+        _, room, wing, *_ = [*self.name.split("."), "", ""]
+        return (room, wing if wing in WINGS.get(room, ()) else "") if room in ROOMS else (PACKAGE, "")
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} imports {self.name}"
@@ -37,71 +70,118 @@ class Import(NamedTuple):
 
 def imports_of(root: Path, file: Path) -> Iterator[Import]:
     """Every import of a module: at the top, in functions, for type checkers, relative, and by import_module."""
-    package = file.relative_to(root).parent.parts
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
+    relative = file.relative_to(root)
+    package = relative.parent.parts
+    package = package if package[:1] == (PACKAGE,) else (PACKAGE, *package)
+    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    at_import = set(_run_at_import(tree))
+    for node in ast.walk(tree):
         names: list[str] = []
         match node:
             case ast.Import():
                 names = [alias.name for alias in node.names]
             case ast.ImportFrom(level=0, module=str(module)):
-                names = [module]
+                names = [f"{module}.{alias.name}" for alias in node.names]
             case ast.ImportFrom(level=level, module=module):
                 base = package[: len(package) - level + 1]
-                tails = [module] if module else [alias.name for alias in node.names]
-                names = [".".join((*base, tail)) for tail in tails]
+                names = [".".join((*base, *([module] if module else []), alias.name)) for alias in node.names]
             case ast.Call(
                 func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__"),
                 args=[ast.Constant(value=str(name)), *_],
             ):
                 names = [name]
         for name in names:
-            yield Import(file.relative_to(root), node.lineno, name)  # type: ignore[attr-defined]
+            yield Import(relative, node.lineno, name, node in at_import)  # type: ignore[attr-defined]
+
+
+def _run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from _run_at_import(child)
 
 
 def all_imports(root: Path) -> list[Import]:
-    files = [file for room in ROOMS for file in sorted((root / room).rglob("*.py"))]
-    front_door = root / f"{FRONT_DOOR}.py"
-    return [
-        found for file in [*files, *([front_door] if front_door.exists() else [])] for found in imports_of(root, file)
-    ]
+    files = [file for folder in (*ROOMS, PACKAGE) for file in sorted((root / folder).rglob("*.py"))]  # follows no links
+    return [found for file in files for found in imports_of(root, file)]
 
 
 def arrow_faults(imports: list[Import]) -> list[str]:
     """Imports that point back, or that bring a library into a room where it may not be."""
     faults = []
     for found in imports:
-        if found.room in ROOMS:
-            closed = (*ROOMS[ROOMS.index(found.room) + 1 :], FRONT_DOOR)
-            if found.top in closed:
+        (room, wing), (asked_room, asked_wing) = found.place, found.asked
+        if room in ROOMS:
+            if asked_room in (*ROOMS[ROOMS.index(room) + 1 :], PACKAGE):
                 faults.append(f"{found}: an arrow that points back")
-        if found.top == "vllm" and found.room not in ("engine", "serving", "bench"):
+            other = wing and asked_wing and wing != asked_wing and room == asked_room
+            if other and asked_wing not in WINGS[room].get(wing, ()):
+                faults.append(f"{found}: an arrow that points back, between wings")
+        if found.top in ROOMS:
+            faults.append(f"{found}: a room is imported as {PACKAGE}.{found.top}")
+        if found.top == "vllm" and room not in ("engine", "serving", "bench"):
             faults.append(f"{found}: vllm belongs to engine/ and serving/")
         in_reference_engine = found.file == Path("engine/transformers_engine.py")
-        if found.top == "peft" and found.room not in ("training", "bench") and not in_reference_engine:
+        if found.top == "peft" and room not in ("training", "bench") and not in_reference_engine:
             faults.append(f"{found}: peft belongs to training/ and the reference engine")
-    for room in (*ROOMS, FRONT_DOOR):
-        users = sorted({str(found.file) for found in imports if found.room == room and found.top == "ray"})
+    for room in (*ROOMS, PACKAGE):
+        users = sorted({str(found.file) for found in imports if found.place[0] == room and found.top == "ray"})
         if len(users) > 1:
             faults.append(f"{' and '.join(users)} import ray: one module of a room does")
     return faults
 
 
-def test_imports_between_rooms_point_one_way() -> None:
+def circles(root: Path, imports: list[Import]) -> list[str]:
+    """Groups of files each of which needs all others of its group, imports in functions included."""
+    module_of = {}
+    for file in {found.file for found in imports}:
+        parts = file.with_suffix("").parts
+        parts = parts if parts[0] == PACKAGE else (PACKAGE, *parts)
+        module_of[".".join(parts).removesuffix(".__init__")] = file
+    needs: dict[Path, set[Path]] = {file: set() for file in module_of.values()}
+    for found in imports:
+        name = found.name if found.name in module_of else found.name.rpartition(".")[0]
+        if name in module_of and module_of[name] != found.file:
+            needs[found.file].add(module_of[name])
+    reach: dict[Path, set[Path]] = {}
+    for file in needs:
+        seen: set[Path] = set()
+        todo = [*needs[file]]
+        while todo:
+            if (other := todo.pop()) not in seen:
+                seen.add(other)
+                todo += needs[other]
+        reach[file] = seen
+    groups = {tuple(sorted(str(o) for o in reach[file] if file in reach[o])) for file in needs if file in reach[file]}
+    return [" -> ".join(group) for group in sorted(groups)]
+
+
+def test_imports_between_rooms_and_wings_point_one_way() -> None:
     imports = all_imports(ROOT)
-    assert {found.room for found in imports} >= {"engine", "pipeline"}, "the reader of imports found no house to read"
+    assert {found.place[0] for found in imports} >= {*ROOMS, PACKAGE}, "the reader of imports found no house to read"
     assert arrow_faults(imports) == []
+
+
+def test_there_is_no_circle_of_files() -> None:
+    assert circles(ROOT, all_imports(ROOT)) == []
 
 
 @pytest.mark.parametrize(
     ("file", "source", "fault"),
     [
-        ("engine/a.py", "import pipeline.nouns", "points back"),
-        ("engine/a.py", "from pipeline import nouns", "points back"),
-        ("training/a.py", "def lazy():\n    from serving.app import App", "points back"),
-        ("pipeline/report/a.py", "from importlib import import_module\nimport_module('bench.rows')", "points back"),
+        ("engine/a.py", "import fourshot.pipeline.tasks.types", "points back"),
+        ("engine/a.py", "from fourshot import pipeline", "points back"),
+        ("training/a.py", "def lazy():\n    from fourshot.serving.app import App", "points back"),
+        ("training/lora/a.py", "from fourshot.training.jobs.a import run", "between wings"),
+        ("pipeline/tasks/a.py", "from ..synthesis import a", "between wings"),
+        ("pipeline/report/a.py", "from importlib import import_module\nimport_module('fourshot.bench.rows')", "points"),
         ("serving/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import fourshot", "points back"),
+        ("serving/a.py", "import engine.core", "imported as fourshot.engine"),
         ("training/a.py", "import vllm", "vllm belongs"),
-        ("fourshot.py", "def main():\n    from vllm import LLM", "vllm belongs"),
+        ("fourshot/cli/a.py", "def main():\n    from vllm import LLM", "vllm belongs"),
         ("engine/vllm_engine.py", "import peft", "peft belongs"),
         ("pipeline/a.py", "from peft import LoraConfig", "peft belongs"),
     ],
@@ -122,14 +202,21 @@ def test_ray_in_a_second_module_of_a_room_is_found(tmp_path: Path) -> None:
     assert found.startswith("training/second.py and training/spread.py import ray")
 
 
+def test_a_planted_circle_is_found(tmp_path: Path) -> None:
+    plant(tmp_path, "engine/a.py", "from fourshot.engine import b")
+    plant(tmp_path, "engine/b.py", "def lazy():\n    from fourshot.engine.c import run")
+    plant(tmp_path, "engine/c.py", "import fourshot.engine.a")
+    assert circles(tmp_path, all_imports(tmp_path)) == ["engine/a.py -> engine/b.py -> engine/c.py"]
+
+
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("pipeline/a.py", "from engine.core import Engine\nimport training.job"),
-        ("pipeline/report/a.py", "from ..nouns import Task\nfrom . import bench"),
+        ("pipeline/a.py", "from fourshot.engine.core import Engine\nimport fourshot.training.jobs.job"),
+        ("pipeline/synthesis/a.py", "from ..tasks.types import Task\nfrom . import bench"),
         ("engine/transformers_engine.py", "def lazy():\n    from peft import PeftModel"),
-        ("bench/a.py", "import serving.app, vllm, peft, ray"),
-        ("fourshot.py", "def main():\n    import bench.run, serving.app"),
+        ("bench/a.py", "import fourshot.serving.app, vllm, peft, ray"),
+        ("fourshot/cli/a.py", "def main():\n    import fourshot.bench.run, fourshot.serving.app"),
     ],
 )
 def test_what_is_allowed_is_not_called_a_fault(tmp_path: Path, file: str, source: str) -> None:
@@ -143,9 +230,7 @@ def plant(root: Path, file: str, source: str) -> None:
     path.write_text(source)
 
 
-@pytest.mark.parametrize(
-    "module", [name for name in VALUE_TYPES if (ROOT / name.replace(".", "/")).with_suffix(".py").exists()]
-)
+@pytest.mark.parametrize("module", VALUE_TYPES)
 def test_value_types_load_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({set(HEAVY)!r} & sys.modules.keys()))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -16,11 +16,11 @@ def main() -> None:
     options = _parser().parse_args()
     import msgspec
 
-    from bench.paper.measure import Result, Suite, ask
-    from bench.paper.page import read_result, write
-    from engine.errors import InputError
-    from engine.files import replace_file
-    from training.jobs import Placement
+    from fourshot.bench.paper.measure import Result, Suite, ask
+    from fourshot.bench.paper.page import read_result, write
+    from fourshot.engine.errors import InputError
+    from fourshot.engine.files import replace_file
+    from fourshot.training.jobs.jobs import Placement
 
     if options.draw:
         if not options.report:

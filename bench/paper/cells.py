@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from bench.paper.plan import Job
-from engine.errors import InputError
-from pipeline.compare import SCHEMA, SeedResult
-from pipeline.methods import METHODS
+from fourshot.bench.paper.plan import Job
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.runs.compare import SCHEMA, SeedResult
+from fourshot.pipeline.runs.methods import METHODS
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +46,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What is needed of a `pipeline.compare.Comparison`. Settings stay loose: results outlive changes of those."""
+    """What is needed of a `pipeline.runs.compare.Comparison`. Settings stay loose: results outlive changes of those."""
 
     schema: int
     task: str

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from bench.paper.cells import Cell, Identity, Mean, means
-from bench.paper.timing import MERGED, Timing
-from bench.tables import Target
+from fourshot.bench.paper.cells import Cell, Identity, Mean, means
+from fourshot.bench.paper.timing import MERGED, Timing
+from fourshot.bench.tables import Target
 
 DEFAULT_SHOTS, DEFAULT_SYNTHETIC, PAPER_SYNTHETIC, MANY_REAL = 4, 50, 21, 25
 Row = tuple[str, int, int]  # method, real and synthetic texts per class

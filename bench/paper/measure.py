@@ -13,27 +13,36 @@ from typing import Any
 
 import msgspec
 
-from bench.paper import findings
-from bench.paper.cells import Cell, Measured, Source, cells_of, identity_of, missing, on_more_texts, read_comparison
-from bench.paper.plan import Fact, Job, Plan, jobs, load_settings
-from bench.paper.texts import METHOD as TEXTS_OF
-from bench.paper.texts import Texts, count_texts
-from bench.paper.timing import BATCH, Timing, TimingOrder
-from bench.tables import Target
-from engine.errors import InputError
-from engine.files import replace_file
-from engine.models import ResolvedModel, resolve_model
-from pipeline.compare import compare as run_comparison
-from pipeline.events import Event, OnEvent
-from pipeline.hardware import describe_hardware, source_commit
-from pipeline.methods import METHODS
-from pipeline.nouns import Task
-from pipeline.runfolder import installed_versions
-from pipeline.taskfile import load_task
-from training.jobs import HERE, Placement
+from fourshot.bench.paper import findings
+from fourshot.bench.paper.cells import (
+    Cell,
+    Measured,
+    Source,
+    cells_of,
+    identity_of,
+    missing,
+    on_more_texts,
+    read_comparison,
+)
+from fourshot.bench.paper.plan import Fact, Job, Plan, jobs, load_settings
+from fourshot.bench.paper.texts import METHOD as TEXTS_OF
+from fourshot.bench.paper.texts import Texts, count_texts
+from fourshot.bench.paper.timing import BATCH, Timing, TimingOrder
+from fourshot.bench.tables import Target
+from fourshot.engine.errors import InputError
+from fourshot.engine.files import replace_file
+from fourshot.engine.models import ResolvedModel, resolve_model
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.compare import compare as run_comparison
+from fourshot.pipeline.runs.hardware import describe_hardware, source_commit
+from fourshot.pipeline.runs.methods import METHODS
+from fourshot.pipeline.runs.run_folder import installed_versions
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Task
+from fourshot.training.jobs.jobs import HERE, Placement
 
 SCHEMA = 1
-Compare = Callable[..., object]  # `pipeline.compare.compare`: writes comparison.json into its folder
+Compare = Callable[..., object]  # `pipeline.runs.compare.compare`: writes comparison.json into its folder
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,9 +224,9 @@ class Suite:
 
 def timed_in_a_process(suite: Suite, task: Task) -> list[Timing]:
     """Times of ``task``, from a fresh process on our cores."""
-    from pipeline.prompts import classification_prompt
-    from pipeline.shots import take_shots
-    from pipeline.tables import load_split
+    from fourshot.pipeline.synthesis.prompts import classification_prompt
+    from fourshot.pipeline.tasks.shots import take_shots
+    from fourshot.pipeline.tasks.tables import load_split
 
     limit, seed = suite.asked.plan.timed_texts, suite.asked.seeds[0]
     texts = [example.text for example in load_split(task, "test", limit=limit).examples]
@@ -233,7 +242,7 @@ def timed_in_a_process(suite: Suite, task: Task) -> list[Timing]:
     replace_file(asked, msgspec.json.encode(order))
     root = Path(__file__).resolve().parent.parent.parent
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "bench.paper.timing", str(asked), str(said)]
+    command = [sys.executable, "-m", "fourshot.bench.paper.timing", str(asked), str(said)]
     subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "PYTHONPATH": path})
     return msgspec.json.decode(said.read_bytes(), type=list[Timing])
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import msgspec
 from markupsafe import Markup
 
-from bench.html import Section, Table, link, provenance, targets, write_page
-from bench.paper import findings
-from bench.paper.cells import Identity, Mean, means
-from bench.paper.findings import FOURSHOT, ICL
-from bench.paper.measure import SCHEMA, Result
-from bench.paper.results import ablation, accuracies, sizes, times
-from bench.paper.timing import MERGED
-from bench.paper.variety import clouds, trigrams
-from bench.paper.wording import listed, task_name
-from engine.errors import InputError
+from fourshot.bench.html import Section, Table, link, provenance, targets, write_page
+from fourshot.bench.paper import findings
+from fourshot.bench.paper.cells import Identity, Mean, means
+from fourshot.bench.paper.findings import FOURSHOT, ICL
+from fourshot.bench.paper.measure import SCHEMA, Result
+from fourshot.bench.paper.results import ablation, accuracies, sizes, times
+from fourshot.bench.paper.timing import MERGED
+from fourshot.bench.paper.variety import clouds, trigrams
+from fourshot.bench.paper.wording import listed, task_name
+from fourshot.engine.errors import InputError
 
 PAPER = "https://aclanthology.org/2024.lrec-main.533/"
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from engine.errors import InputError
-from pipeline.methods import METHODS
-from pipeline.settings import RunSettings
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.runs.methods import METHODS
+from fourshot.pipeline.synthesis.settings import RunSettings
 
 SETTINGS = Path(__file__).parent / "settings.toml"
 Size = Literal["small", "full"]

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from bench.html import Part, Section, Table
-from bench.paper.cells import Cell, Identity, Mean, means, shared_seeds
-from bench.paper.findings import (
+from fourshot.bench.html import Part, Section, Table
+from fourshot.bench.paper.cells import Cell, Identity, Mean, means, shared_seeds
+from fourshot.bench.paper.findings import (
     ABLATION,
     DEFAULT_SHOTS,
     FOURSHOT,
@@ -17,10 +17,10 @@ from bench.paper.findings import (
     in_context_over,
     mean_over_tasks,
 )
-from bench.paper.timing import BATCH, MERGED, Timing
-from bench.paper.wording import NOT_MEASURED, accuracy, draws, measured_on, per_cent, row_name, task_name
-from bench.plots import Bars, Curve, bar_plot, line_plot
-from pipeline.report.text import count, duration
+from fourshot.bench.paper.timing import BATCH, MERGED, Timing
+from fourshot.bench.paper.wording import NOT_MEASURED, accuracy, draws, measured_on, per_cent, row_name, task_name
+from fourshot.bench.plots import Bars, Curve, bar_plot, line_plot
+from fourshot.pipeline.report.text import count, duration
 
 TIMED = (ZERO_SHOT, ICL, LORA, (MERGED, DEFAULT_SHOTS, 0))
 HOW = {1: "one at a time", BATCH: f"{BATCH} at a time"}  # batch size -> in words

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.diversity import unique_trigram_curve, word_frequencies
-from pipeline.nouns import Task
-from pipeline.rounds import finished_pairs
-from pipeline.run import train_pool
-from pipeline.runfolder import RunFolder
+from fourshot.pipeline.runs.run import train_pool
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.synthesis.diversity import unique_trigram_curve, word_frequencies
+from fourshot.pipeline.synthesis.rounds import finished_pairs
+from fourshot.pipeline.tasks.types import Task
 
 METHOD = "fourshot"
 NUM_POINTS = 40

@@ -34,7 +34,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """One method at one batch size."""
 
     task: str
-    method: str  # of `pipeline.methods`, or `MERGED`
+    method: str  # of `pipeline.runs.methods`, or `MERGED`
     batch: int  # prompts at a time
     num_texts: int
     s_per_text: float  # median over calls, through the batch
@@ -47,11 +47,11 @@ def measure(order: TimingOrder) -> list[Timing]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from bench.random_adapters import make_adapter, task_of
-    from engine.models import resolve_model
-    from engine.threads import available_cores
-    from engine.tokens import load_tokenizer
-    from engine.transformers_engine import quick_output
+    from fourshot.bench.random_adapters import make_adapter, task_of
+    from fourshot.engine.models import resolve_model
+    from fourshot.engine.threads import available_cores
+    from fourshot.engine.tokens import load_tokenizer
+    from fourshot.engine.transformers_engine import quick_output
 
     torch.set_num_threads(available_cores())
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -75,7 +75,7 @@ def measure(order: TimingOrder) -> list[Timing]:
 
 
 def _time(model: Any, tokenizer: Any, task: str, method: str, prompts: Sequence[str], batch: int) -> Timing:
-    from engine.tokens import encode_prompts
+    from fourshot.engine.tokens import encode_prompts
 
     ids = encode_prompts(tokenizer, prompts)
     by_length = sorted(ids, key=len)  # batches of like lengths, as an evaluation makes them
@@ -112,7 +112,7 @@ def _answer(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[i
 
 
 def main(order: str, out: str) -> None:
-    from engine.files import replace_file
+    from fourshot.engine.files import replace_file
 
     asked = msgspec.json.decode(Path(order).read_bytes(), type=TimingOrder)
     replace_file(Path(out), msgspec.json.encode(measure(asked)))

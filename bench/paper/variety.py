@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from bench.html import Part, Section
-from bench.paper.texts import Texts
-from bench.paper.wording import NOT_MEASURED, task_name
-from bench.plots import Curve, line_plot
-from pipeline.report.cloud import word_cloud
-from pipeline.report.text import count
+from fourshot.bench.html import Part, Section
+from fourshot.bench.paper.texts import Texts
+from fourshot.bench.paper.wording import NOT_MEASURED, task_name
+from fourshot.bench.plots import Curve, line_plot
+from fourshot.pipeline.report.cloud import word_cloud
+from fourshot.pipeline.report.text import count
 
 SIDES = {"real": "real", "written": "synthetic, as written", "kept": "synthetic, kept"}  # side -> in words
 NONE = f"{NOT_MEASURED.capitalize()}: no comparison that wrote texts was made here."

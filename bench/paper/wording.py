@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from bench.paper.cells import Identity, Mean
-from bench.paper.findings import DEFAULT_SHOTS, Row
-from pipeline.methods import METHODS
-from pipeline.report.text import count
+from fourshot.bench.paper.cells import Identity, Mean
+from fourshot.bench.paper.findings import DEFAULT_SHOTS, Row
+from fourshot.pipeline.report.text import count
+from fourshot.pipeline.runs.methods import METHODS
 
 NOT_MEASURED = "not measured"
 TASKS = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}

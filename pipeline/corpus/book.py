@@ -11,16 +11,16 @@ from itertools import islice
 import msgspec
 import numpy as np
 
-from engine import calibration as calibrations
-from engine.calibration import NONE, Calibration
-from engine.models import ResolvedModel
-from pipeline.annotate import judge, surplus
-from pipeline.corpus.plan import Plan, UnitRecord
-from pipeline.corpus.rows import Row, row_of
-from pipeline.corpus.units import RowFault, TaskBrief, Unit, UnitResult
-from pipeline.filters import TextFilter
-from pipeline.nouns import Candidate, Verdict
-from pipeline.overuse import WordUse
+from fourshot.engine import calibration as calibrations
+from fourshot.engine.calibration import NONE, Calibration
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.corpus.plan import Plan, UnitRecord
+from fourshot.pipeline.corpus.rows import Row, row_of
+from fourshot.pipeline.corpus.units import RowFault, TaskBrief, Unit, UnitResult
+from fourshot.pipeline.synthesis.annotate import judge, surplus
+from fourshot.pipeline.synthesis.filters import TextFilter
+from fourshot.pipeline.synthesis.overuse import WordUse
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

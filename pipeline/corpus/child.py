@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from engine.core import Engine
-from engine.errors import FourshotError
-from engine.processes import die_with_parent
-from pipeline.corpus.units import Opening, TaskBrief, Unit, UnitResult
-from pipeline.worker import Failure
+from fourshot.engine.core import Engine
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.processes import die_with_parent
+from fourshot.pipeline.corpus.units import Opening, TaskBrief, Unit, UnitResult
+from fourshot.pipeline.synthesis.worker import Failure
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
@@ -47,7 +47,7 @@ def main() -> int:
     try:
         engine = open_with(opening)
         tell(Ready())
-        from pipeline.corpus.drawing import work
+        from fourshot.pipeline.corpus.drawing import work
 
         threading.Thread(target=_receive, args=(inbox,), daemon=True).start()
         work(engine, inbox, tell)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from engine.files import replace_file
-from pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord
-from pipeline.corpus.settings import CorpusSettings
-from pipeline.corpus.summary import ClassOutcome, CorpusSummary
-from pipeline.diversity import distinct, unique_trigram_curve
+from fourshot.engine.files import replace_file
+from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord
+from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary
+from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
 
 SAMPLE = 1_000  # texts per task that diversity is told of
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}

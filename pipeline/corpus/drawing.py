@@ -15,16 +15,16 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from engine import calibration, seeds
-from engine.calibration import CONTENT_FREE
-from engine.core import Completion, Engine
-from engine.errors import InputError
-from pipeline.annotate import Committee, InContextAnnotator
-from pipeline.attributes import Attributes, list_attributes
-from pipeline.corpus.units import Draw, RowFault, TaskBrief, Unit, UnitResult, all_faulty
-from pipeline.filters import TextFilter, clean_text
-from pipeline.generate import Asked, Asker, draw_sampling, likeliest
-from pipeline.nouns import Candidate
+from fourshot.engine import calibration, seeds
+from fourshot.engine.calibration import CONTENT_FREE
+from fourshot.engine.core import Completion, Engine
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.corpus.units import Draw, RowFault, TaskBrief, Unit, UnitResult, all_faulty
+from fourshot.pipeline.synthesis.annotate import Committee, InContextAnnotator
+from fourshot.pipeline.synthesis.attributes import Attributes, list_attributes
+from fourshot.pipeline.synthesis.filters import TextFilter, clean_text
+from fourshot.pipeline.synthesis.generate import Asked, Asker, draw_sampling, likeliest
+from fourshot.pipeline.synthesis.types import Candidate
 
 Inbox = queue.SimpleQueue[TaskBrief | Unit | None]  # None: nothing more will come
 

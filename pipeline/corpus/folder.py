@@ -15,18 +15,18 @@ from typing import Any
 
 import msgspec
 
-from engine.calibration import Calibration
-from engine.errors import RunFolderError
-from engine.files import replace_file
-from pipeline.attributes import Attributes
-from pipeline.corpus.book import Entry
-from pipeline.corpus.plan import UnitRecord
-from pipeline.corpus.rows import Format, encode_rows, read_rows
-from pipeline.corpus.units import RowFault
-from pipeline.nouns import Example, Task
-from pipeline.prompts import PROMPT_VERSION
-from pipeline.runfolder import MANIFEST_FILE, RunFolder
-from pipeline.settings import RunSettings
+from fourshot.engine.calibration import Calibration
+from fourshot.engine.errors import RunFolderError
+from fourshot.engine.files import replace_file
+from fourshot.pipeline.corpus.book import Entry
+from fourshot.pipeline.corpus.plan import UnitRecord
+from fourshot.pipeline.corpus.rows import Format, encode_rows, read_rows
+from fourshot.pipeline.corpus.units import RowFault
+from fourshot.pipeline.runs.run_folder import MANIFEST_FILE, RunFolder
+from fourshot.pipeline.synthesis.attributes import Attributes
+from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.types import Example, Task
 
 JOURNAL_FILE = "journal.jsonl"
 ERRORS_FILE = "errors.jsonl"

@@ -11,11 +11,11 @@ from typing import IO
 
 import msgspec
 
-from engine.errors import FourshotError
-from engine.threads import ENGINE_SPINS
-from pipeline.corpus.child import Ready
-from pipeline.corpus.units import Opening, TaskBrief, Unit, UnitResult, all_faulty
-from pipeline.worker import Failure, end, environment, error_of, log_tail
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.threads import ENGINE_SPINS
+from fourshot.pipeline.corpus.child import Ready
+from fourshot.pipeline.corpus.units import Opening, TaskBrief, Unit, UnitResult, all_faulty
+from fourshot.pipeline.synthesis.worker import Failure, end, environment, error_of, log_tail
 
 BATCHES_AHEAD = 3  # draws that an engine is given, in its largest batches: one runs, one waits, one is read
 MOST_DEATHS = 3  # in a row: of an engine before it was open, and of one that had a single unit
@@ -126,7 +126,7 @@ class LocalWorker:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.corpus.child", str(os.getpid())],
+                [sys.executable, "-m", "fourshot.pipeline.corpus.child", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

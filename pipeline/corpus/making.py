@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from engine.errors import FourshotError
-from engine.models import ResolvedModel
-from pipeline.corpus.book import Book, Entry
-from pipeline.corpus.folder import CorpusFolder, ShardRecord
-from pipeline.corpus.plan import Plan
-from pipeline.corpus.progress import Progress
-from pipeline.corpus.settings import CorpusSettings
-from pipeline.corpus.sources import texts_kept_out
-from pipeline.corpus.units import TaskBrief, Unit, UnitResult
-from pipeline.corpus.workers import Workers
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.corpus.book import Book, Entry
+from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
+from fourshot.pipeline.corpus.plan import Plan
+from fourshot.pipeline.corpus.progress import Progress
+from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.sources import texts_kept_out
+from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
+from fourshot.pipeline.corpus.workers import Workers
 
 WAIT_S = 0.5
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pipeline.corpus.units import Unit
-from pipeline.rounds import ROUNDS_BEFORE_STALL
-from pipeline.settings import GenerateSettings
+from fourshot.pipeline.corpus.units import Unit
+from fourshot.pipeline.synthesis.rounds import ROUNDS_BEFORE_STALL
+from fourshot.pipeline.synthesis.settings import GenerateSettings
 
 # Units of a task that are given before the first is finished: enough for an engine to be busy with one task alone, and
 # in a large task for several. What is drawn in vain at the end is bounded by the forecast, not by this.

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable
 
-from engine.core import EngineStats
-from pipeline.corpus.plan import Plan
-from pipeline.corpus.summary import Rates
-from pipeline.corpus.units import UnitResult
-from pipeline.events import Event, OnEvent
+from fourshot.engine.core import EngineStats
+from fourshot.pipeline.corpus.plan import Plan
+from fourshot.pipeline.corpus.summary import Rates
+from fourshot.pipeline.corpus.units import UnitResult
+from fourshot.pipeline.events import Event, OnEvent
 
 TELL_EVERY_S = 0.5
 SHOWN_CLASSES = 2  # a line has room for no more

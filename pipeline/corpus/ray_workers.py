@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from engine.errors import FourshotError
-from pipeline.corpus.local import BATCHES_AHEAD, MOST_DEATHS, LocalWorker
-from pipeline.corpus.units import Opening, TaskBrief, Unit, UnitResult
-from pipeline.worker import Failure, error_of
-from training.ray_jobs import CORES_PER_JOB, cluster
+from fourshot.engine.errors import FourshotError
+from fourshot.pipeline.corpus.local import BATCHES_AHEAD, MOST_DEATHS, LocalWorker
+from fourshot.pipeline.corpus.units import Opening, TaskBrief, Unit, UnitResult
+from fourshot.pipeline.synthesis.worker import Failure, error_of
+from fourshot.training.jobs.ray_jobs import CORES_PER_JOB, cluster
 
 ASK_S = 0.5  # how long an actor waits for results before it says that there are none
 LOOK_S = 5.0  # between two looks for machines that have joined

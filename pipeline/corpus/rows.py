@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from pipeline.corpus.units import Draw
-from pipeline.nouns import Verdict
+from fourshot.pipeline.corpus.units import Draw
+from fourshot.pipeline.synthesis.types import Verdict
 
 if TYPE_CHECKING:
     import pyarrow

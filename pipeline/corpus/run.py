@@ -4,25 +4,25 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from engine.adapters import slot_rank
-from engine.core import EngineSettings
-from engine.errors import FourshotError, InputError, ShortRunError
-from engine.models import ResolvedModel, resolve_model
-from pipeline.corpus.datacard import write_card
-from pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord, TaskManifest
-from pipeline.corpus.local import LocalWorker
-from pipeline.corpus.making import Making
-from pipeline.corpus.progress import Progress
-from pipeline.corpus.settings import CorpusSettings
-from pipeline.corpus.sources import first_shots, readers_of
-from pipeline.corpus.summary import ClassOutcome, CorpusSummary, Rates, class_outcomes, replayed
-from pipeline.corpus.units import Opening, TaskBrief
-from pipeline.corpus.workers import Workers
-from pipeline.events import Event, OnEvent, ignore
-from pipeline.nouns import Task
-from pipeline.orders import rank_of
-from pipeline.runfolder import installed_versions
-from pipeline.settings import PRESETS, RunSettings
+from fourshot.engine.adapters import slot_rank
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import FourshotError, InputError, ShortRunError
+from fourshot.engine.models import ResolvedModel, resolve_model
+from fourshot.pipeline.corpus.datacard import write_card
+from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord, TaskManifest
+from fourshot.pipeline.corpus.local import LocalWorker
+from fourshot.pipeline.corpus.making import Making
+from fourshot.pipeline.corpus.progress import Progress
+from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.sources import first_shots, readers_of
+from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, Rates, class_outcomes, replayed
+from fourshot.pipeline.corpus.units import Opening, TaskBrief
+from fourshot.pipeline.corpus.workers import Workers
+from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.runs.orders import rank_of
+from fourshot.pipeline.runs.run_folder import installed_versions
+from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.tasks.types import Task
 
 COMPILE_FROM_ROWS = 2_000  # torch.compile takes a minute, and then samples twice as fast
 MOST_LORAS = 8  # distinct adapters in a batch
@@ -38,7 +38,7 @@ def make_corpus(
 ) -> CorpusSummary:
     """Make the corpus of ``tasks`` in ``folder``, or go on where an earlier call was stopped.
 
-    ``tasks`` is what `pipeline.many.load_tasks` gives; a task that fails is an outcome, and the others go on. Raises
+    ``tasks`` is what `load_tasks` gives; a task that fails is an outcome, and the others go on. Raises
     InputError for what the user gave, RunFolderError for a folder that holds something else, ShortRunError where
     classes stall and ``allow_short`` is not set; finished shards stay on disk whatever is raised.
     """
@@ -142,7 +142,7 @@ def _workers(
     )
     opening = Opening(engine=engine, opener=corpus.opener)
     if corpus.ray:
-        from pipeline.corpus.ray_workers import RayWorkers
+        from fourshot.pipeline.corpus.ray_workers import RayWorkers
 
         return RayWorkers(opening, corpus.ray)
     return LocalWorker(opening, root / "log.txt")

@@ -1,13 +1,13 @@
-"""What can be set about a corpus beside how its texts are made (`pipeline.settings.RunSettings`).
+"""What can be set about a corpus beside how its texts are made (`pipeline.synthesis.settings.RunSettings`).
 
 Importing this module loads neither torch nor vllm.
 """
 
 import msgspec
 
-from engine.errors import InputError
-from pipeline.corpus.rows import Format
-from pipeline.corpus.units import OPEN_ENGINE
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.corpus.rows import Format
+from fourshot.pipeline.corpus.units import OPEN_ENGINE
 
 
 class CorpusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from engine.core import Adapter
-from engine.errors import AdapterError, InputError
-from engine.models import ResolvedModel
-from pipeline.annotate import Reader
-from pipeline.card import CARD_FILE, load_card
-from pipeline.nouns import Example, Task
-from pipeline.settings import RunSettings
-from pipeline.shots import load_chosen_shots, take_shots
-from pipeline.tables import drop_overlap, find_split_file, load_split
+from fourshot.engine.core import Adapter
+from fourshot.engine.errors import AdapterError, InputError
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.runs.card import CARD_FILE, load_card
+from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.shots import load_chosen_shots, take_shots
+from fourshot.pipeline.tasks.tables import drop_overlap, find_split_file, load_split
+from fourshot.pipeline.tasks.types import Example, Task
 
 CARDS = (CARD_FILE, f"*/{CARD_FILE}", f"*/*/{CARD_FILE}")
 

@@ -5,10 +5,10 @@ from typing import Literal
 
 import msgspec
 
-from pipeline.corpus.folder import ShardRecord
-from pipeline.corpus.plan import Plan
-from pipeline.nouns import Task
-from pipeline.settings import GenerateSettings
+from fourshot.pipeline.corpus.folder import ShardRecord
+from fourshot.pipeline.corpus.plan import Plan
+from fourshot.pipeline.synthesis.settings import GenerateSettings
+from fourshot.pipeline.tasks.types import Task
 
 State = Literal["finished", "stalled", "unfinished", "failed"]
 

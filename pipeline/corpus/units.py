@@ -6,13 +6,14 @@ may be done anywhere, at any time, and again. Importing this module loads neithe
 
 import msgspec
 
-from engine.core import EngineSettings, EngineStats
-from pipeline.annotate import Reader
-from pipeline.attributes import Attributes
-from pipeline.nouns import Candidate, Example, Reason, Task
-from pipeline.settings import RunSettings
+from fourshot.engine.core import EngineSettings, EngineStats
+from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.attributes import Attributes
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.types import Candidate, Reason
+from fourshot.pipeline.tasks.types import Example, Task
 
-OPEN_ENGINE = "engine.opening:open_engine"
+OPEN_ENGINE = "fourshot.engine.opening:open_engine"
 
 
 class Opening(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from pipeline.corpus.units import TaskBrief, Unit, UnitResult
+from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
 
 
 class Workers(Protocol):

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report.data import Lineage, MethodRow, ReportData, method_row
+from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
 
 if TYPE_CHECKING:
-    from pipeline.report.write import write_report
+    from fourshot.pipeline.report.write import write_report
 
 __all__ = ["Lineage", "MethodRow", "ReportData", "method_row", "write_report"]
 
@@ -13,7 +13,7 @@ __all__ = ["Lineage", "MethodRow", "ReportData", "method_row", "write_report"]
 def __getattr__(name: str) -> Any:
     """Load the writer on first use: the value types above must stay cheap to import."""
     if name == "write_report":
-        from pipeline.report.write import write_report
+        from fourshot.pipeline.report.write import write_report
 
         return write_report
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

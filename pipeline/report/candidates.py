@@ -4,10 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.report.data import ReportData
-from pipeline.report.plots import share_bar, stacked_bar
-from pipeline.report.selection import Judged, pick_examples
-from pipeline.report.text import REASON_NAMES, per_cent
+from fourshot.pipeline.report.data import ReportData
+from fourshot.pipeline.report.plots import share_bar, stacked_bar
+from fourshot.pipeline.report.selection import Judged, pick_examples
+from fourshot.pipeline.report.text import REASON_NAMES, per_cent
 
 NUM_EXAMPLES = 12  # kept, and as many rejected
 NUM_PROBABILITIES = 3  # shown per example

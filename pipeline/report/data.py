@@ -10,7 +10,9 @@ from typing import Any
 
 import msgspec
 
-from pipeline.nouns import Candidate, Example, Scores, Task, Verdict
+from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.tasks.types import Example, Task
 
 
 class MethodRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +77,7 @@ def method_row(
     The interval is Wilson's at the mean accuracy with the n of one test split: the seeds answer the same texts, so
     adding up their n would claim a precision that the test set does not have.
     """
-    from pipeline.scores import wilson_interval
+    from fourshot.pipeline.runs.metrics import wilson_interval
 
     if not scores:
         raise ValueError(f"no scores for method {method!r}: give one `Scores` per seed")

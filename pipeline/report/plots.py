@@ -7,9 +7,9 @@ from xml.etree.ElementTree import Element, SubElement
 
 from markupsafe import Markup
 
-from pipeline.report import svg
-from pipeline.report.data import MethodRow
-from pipeline.report.svg import Axis, axis_from_zero, axis_over, log_axis
+from fourshot.pipeline.report import svg
+from fourshot.pipeline.report.data import MethodRow
+from fourshot.pipeline.report.svg import Axis, axis_from_zero, axis_over, log_axis
 
 PLOT_HEIGHT = 220  # px
 ROW_HEIGHT = 34  # px

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pipeline.report.data import MethodRow, ReportData
-from pipeline.report.plots import accuracy_axis, accuracy_mark, accuracy_scale
-from pipeline.report.text import count, per_cent
+from fourshot.pipeline.report.data import MethodRow, ReportData
+from fourshot.pipeline.report.plots import accuracy_axis, accuracy_mark, accuracy_scale
+from fourshot.pipeline.report.text import count, per_cent
 
 
 def headline(data: ReportData) -> dict[str, str] | None:

@@ -4,7 +4,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from pipeline.nouns import Candidate, Verdict
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
 
 Judged = tuple[Candidate, Verdict]
 

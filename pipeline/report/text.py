@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.nouns import Reason
+from fourshot.pipeline.synthesis.types import Reason
 
 MISSING = "\u2013"
 

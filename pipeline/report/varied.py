@@ -4,11 +4,11 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.diversity import unique_trigram_curve, word_frequencies
-from pipeline.report.cloud import word_cloud
-from pipeline.report.data import ReportData
-from pipeline.report.plots import Curve, line_plot
-from pipeline.report.text import count
+from fourshot.pipeline.report.cloud import word_cloud
+from fourshot.pipeline.report.data import ReportData
+from fourshot.pipeline.report.plots import Curve, line_plot
+from fourshot.pipeline.report.text import count
+from fourshot.pipeline.synthesis.diversity import unique_trigram_curve, word_frequencies
 
 MAX_TEXTS = 2000  # per side and cloud; more would cost seconds and change no picture visibly
 NUM_POINTS = 40  # per curve

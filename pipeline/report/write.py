@@ -11,9 +11,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pipeline.report import candidates, results, text, varied
-from pipeline.report.data import ReportData
-from pipeline.report.plots import Curve, line_plot, share_bar
+from fourshot.pipeline.report import candidates, results, text, varied
+from fourshot.pipeline.report.data import ReportData
+from fourshot.pipeline.report.plots import Curve, line_plot, share_bar
 
 TEMPLATES = Path(__file__).parent
 MAX_CURVE_POINTS = 150  # per loss curve; more are averaged, which also takes the noise of single steps out

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import fourshot
-from bench.compare import compare, table
-from engine.errors import InputError
+from fourshot.bench.compare import compare, table
+from fourshot.engine.errors import InputError
 
 
 def result(seed: int, slower: float = 1.0, cells: int = 12, only: int | None = None) -> dict[str, Any]:

@@ -10,17 +10,17 @@ import msgspec
 import pytest
 
 import fourshot
-from bench.breakeven import rows as breakeven_rows
-from bench.driver import Answered, CellOrder, CellResult, run_cell
-from bench.latency import Base, engine_orders
-from bench.latency_plan import SATURATED, Cell, LatencySettings, http_cells, in_process_cells, open_cells
-from bench.latency_report import console_table, write_report
-from bench.latency_summary import summarise
-from bench.model_shape import SHAPES
-from bench.workload import WAYS, Material, Request, material
-from engine.core import Adapter
-from engine.errors import InputError
-from pipeline.nouns import Example, Label, Task
+from fourshot.bench.breakeven import rows as breakeven_rows
+from fourshot.bench.driver import Answered, CellOrder, CellResult, run_cell
+from fourshot.bench.latency import Base, engine_orders
+from fourshot.bench.latency_plan import SATURATED, Cell, LatencySettings, http_cells, in_process_cells, open_cells
+from fourshot.bench.latency_report import console_table, write_report
+from fourshot.bench.latency_summary import summarise
+from fourshot.bench.model_shape import SHAPES
+from fourshot.bench.workload import WAYS, Material, Request, material
+from fourshot.engine.core import Adapter
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.types import Example, Label, Task
 
 SETTINGS = LatencySettings(
     tasks=("sst2",), ways=("icl_off", "icl_warm", "lora", "floor"), http=False, requests={1: 4, SATURATED: 8}

@@ -10,22 +10,24 @@ import msgspec
 import pytest
 
 import fourshot
-from bench.paper import findings
-from bench.paper.cells import Cell, Measured, cells_of, means, missing, read_comparison, shared_seeds
-from bench.paper.measure import Asked, Result, Suite, ask
-from bench.paper.page import read_result, write
-from bench.paper.plan import SETTINGS, Job, jobs, load_settings
-from bench.paper.texts import count_texts
-from bench.paper.timing import MERGED, Timing, TimingOrder, measure
-from engine.errors import InputError
-from engine.models import resolve_model
-from pipeline.compare import Comparison, SeedResult
-from pipeline.methods import METHODS
-from pipeline.nouns import Candidate, DataSource, Label, Scores, Task, Verdict
-from pipeline.report.data import method_row
-from pipeline.rounds import Round
-from pipeline.runfolder import RunFolder
-from pipeline.settings import RunSettings
+from fourshot.bench.paper import findings
+from fourshot.bench.paper.cells import Cell, Measured, cells_of, means, missing, read_comparison, shared_seeds
+from fourshot.bench.paper.measure import Asked, Result, Suite, ask
+from fourshot.bench.paper.page import read_result, write
+from fourshot.bench.paper.plan import SETTINGS, Job, jobs, load_settings
+from fourshot.bench.paper.texts import count_texts
+from fourshot.bench.paper.timing import MERGED, Timing, TimingOrder, measure
+from fourshot.engine.errors import InputError
+from fourshot.engine.models import resolve_model
+from fourshot.pipeline.report.data import method_row
+from fourshot.pipeline.runs.compare import Comparison, SeedResult
+from fourshot.pipeline.runs.methods import METHODS
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.synthesis.rounds import Round
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.tasks.types import DataSource, Label, Task
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 ACCURACIES = {

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.intervals import estimate, ratio
-from bench.load import Plan, Shot, choices
-from bench.machine import Machine
-from bench.model_shape import SHAPES, shape_of, write_shape
-from bench.roofline import Roof
-from bench.suite import Rows, check_data, check_out, read_result, write_json
-from engine.errors import InputError
-from engine.models import resolve_model
+from fourshot.bench.intervals import estimate, ratio
+from fourshot.bench.load import Plan, Shot, choices
+from fourshot.bench.machine import Machine
+from fourshot.bench.model_shape import SHAPES, shape_of, write_shape
+from fourshot.bench.roofline import Roof
+from fourshot.bench.suite import Rows, check_data, check_out, read_result, write_json
+from fourshot.engine.errors import InputError
+from fourshot.engine.models import resolve_model
 
 
 def test_rows_are_there_again_and_a_torn_last_one_is_not(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import tables
-from engine.errors import InputError
-from pipeline.compare import Comparison, SeedResult
-from pipeline.nouns import Scores
-from pipeline.report.data import method_row
-from pipeline.runfolder import RunFolder
-from pipeline.settings import RunSettings
+from fourshot.bench import tables
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.report.data import method_row
+from fourshot.pipeline.runs.compare import Comparison, SeedResult
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.synthesis.settings import RunSettings
 
 ACCURACIES = {  # method -> per task, per seed
     "zero_shot": {"sst2": (0.5, 0.5), "trec": (0.2, 0.2), "ag_news": (0.4, 0.4)},

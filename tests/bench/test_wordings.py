@@ -5,10 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import tables, wordings
-from engine.errors import InputError
-from pipeline.report.data import method_row
-from pipeline.runfolder import RunFolder
+from fourshot.bench import tables, wordings
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.report.data import method_row
+from fourshot.pipeline.runs.run_folder import RunFolder
 from tests.bench.test_tables import comparison, scores
 
 METHODS = {

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from engine import calibration
-from engine.errors import InputError
+from fourshot.engine import calibration
+from fourshot.engine.errors import InputError
 
 BIASED = np.log(np.array([[0.08, 0.02], [0.06, 0.04], [0.07, 0.03], [0.05, 0.05]]))  # the first label is liked too well
 

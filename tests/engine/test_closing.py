@@ -12,8 +12,8 @@ KV_CACHE_BYTES = 1 << 30
 SCRIPT = f"""
 import json, sys
 import psutil
-from engine.core import EngineSettings
-from engine.opening import open_engine
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.opening import open_engine
 
 assert not {{"vllm", "torch"}} & set(sys.modules), "opening's import must stay light"
 settings = EngineSettings(model=sys.argv[1], max_model_len=256, max_loras=1, kv_cache_bytes={KV_CACHE_BYTES})

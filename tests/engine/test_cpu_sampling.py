@@ -9,7 +9,7 @@ from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 from vllm.v1.sample.sampler import Sampler
 
-from engine import cpu_sampling
+from fourshot.engine.vllm_seams import cpu_sampling
 
 ROWS, VOCABULARY = 5, 96
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.embedded import embedded_model, is_whole
+from fourshot.engine.embedded import embedded_model, is_whole
 
-UNPACK = "from engine.embedded import embedded_model; print(embedded_model())"
+UNPACK = "from fourshot.engine.embedded import embedded_model; print(embedded_model())"
 REPOSITORY = Path(__file__).parents[2]
 
 

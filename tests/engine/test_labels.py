@@ -4,9 +4,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from engine.errors import InputError
-from engine.labels import label_tokens
-from engine.tokens import encode_prompt, encode_prompts, load_tokenizer
+from fourshot.engine.errors import InputError
+from fourshot.engine.labels import label_tokens
+from fourshot.engine.tokens import encode_prompt, encode_prompts, load_tokenizer
 
 
 @pytest.fixture(scope="module")

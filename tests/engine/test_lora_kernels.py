@@ -6,7 +6,7 @@ import torch
 vllm = pytest.importorskip("vllm")
 from vllm.platforms import current_platform  # noqa: E402
 
-from engine import vllm_plugin  # noqa: E402
+from fourshot.engine.vllm_seams import plugin as vllm_plugin  # noqa: E402
 
 if not current_platform.is_cpu():
     pytest.skip("mends the CPU build only", allow_module_level=True)
@@ -14,8 +14,8 @@ if not current_platform.is_cpu():
 from vllm.lora.layers import LoRAMapping  # noqa: E402
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # noqa: E402
 
-from engine import lora_kernels  # noqa: E402
-from engine.lora_kernels import GroupedPunicaWrapper, stretches  # noqa: E402
+from fourshot.engine.vllm_seams import lora_kernels  # noqa: E402
+from fourshot.engine.vllm_seams.lora_kernels import GroupedPunicaWrapper, stretches  # noqa: E402
 
 SLOTS, RANK, WIDTH = 3, 8, 32
 OUT = (16, 24)

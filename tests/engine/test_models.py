@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from engine.embedded import GGUF_SHA256, NAME
-from engine.errors import InputError, ModelNotFoundError
-from engine.home import home
-from engine.models import resolve_model
+from fourshot.engine.embedded import GGUF_SHA256, NAME
+from fourshot.engine.errors import InputError, ModelNotFoundError
+from fourshot.engine.home import home
+from fourshot.engine.models import resolve_model
 
 
 @pytest.fixture

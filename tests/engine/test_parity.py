@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.core import Adapter, Engine
+from fourshot.engine.core import Adapter, Engine
 from tests.engine.prompts import IN_CONTEXT, LABELS, LONG_LABELS, ZERO_SHOT
 
 WORST_NATS = 0.5

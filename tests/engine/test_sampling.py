@@ -2,8 +2,8 @@
 
 import pytest
 
-from engine.core import Adapter, Completion, Engine, Sampling
-from engine.errors import AdapterError, FourshotError, InputError
+from fourshot.engine.core import Adapter, Completion, Engine, Sampling
+from fourshot.engine.errors import AdapterError, FourshotError, InputError
 from tests.engine.prompts import IN_CONTEXT, LABELS, ZERO_SHOT
 
 PROMPT = "Here are some movie reviews.\nText: a joy from start to end\nText:"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.threads import TRAIN_SPINS, waiting_briefly
+from fourshot.engine.threads import TRAIN_SPINS, waiting_briefly
 
 
 def test_a_process_that_computes_spins_briefly() -> None:

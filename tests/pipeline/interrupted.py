@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.events import Event
+from fourshot.pipeline.events import Event
 
 BRIEF = (
     *("--per-class", "3", "--allow-short", "--test-limit", "12", "--json", "--set", "annotate.pool_per_class=3"),

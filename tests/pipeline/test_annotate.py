@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from engine import calibration as calibrations
-from engine.core import Adapter, Engine
-from engine.errors import InputError
-from pipeline.annotate import DOUBT, Committee, Reader, judge
-from pipeline.nouns import Candidate
-from pipeline.prompts import Wording, reading_prompt
-from pipeline.settings import AnnotateSettings, RunSettings
-from pipeline.taskfile import load_task
+from fourshot.engine import calibration as calibrations
+from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.synthesis.annotate import DOUBT, Committee, Reader, judge
+from fourshot.pipeline.synthesis.prompts import Wording, reading_prompt
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
+from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.tasks.task_file import load_task
 
 TASK = load_task("support_tickets")
 SETTINGS = RunSettings()

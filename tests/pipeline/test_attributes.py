@@ -8,20 +8,26 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from bench.stand_in import StandIn
-from engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
-from pipeline.attributes import MOST_VALUES, Attributes, lengths_of, list_attributes, listed_values
-from pipeline.corpus.drawing import Inbox, work
-from pipeline.corpus.run import make_corpus
-from pipeline.corpus.settings import CorpusSettings
-from pipeline.corpus.units import TaskBrief, Unit, UnitResult
-from pipeline.generate import draw_round
-from pipeline.nouns import Candidate
-from pipeline.rounds import run_rounds
-from pipeline.runfolder import RunFolder
-from pipeline.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings, VarietySettings
-from pipeline.shots import take_shots
-from pipeline.taskfile import load_task
+from fourshot.bench.stand_in import StandIn
+from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.pipeline.corpus.drawing import Inbox, work
+from fourshot.pipeline.corpus.run import make_corpus
+from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.synthesis.attributes import MOST_VALUES, Attributes, lengths_of, list_attributes, listed_values
+from fourshot.pipeline.synthesis.generate import draw_round
+from fourshot.pipeline.synthesis.rounds import run_rounds
+from fourshot.pipeline.synthesis.settings import (
+    PRESETS,
+    AnnotateSettings,
+    GenerateSettings,
+    RunSettings,
+    VarietySettings,
+)
+from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.task_file import load_task
 
 TASK = load_task("support_tickets")
 SHOTS = take_shots(TASK, k=4, seed=0)

@@ -5,12 +5,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.errors import AdapterError
-from pipeline.card import CARD_FILE, AdapterCard, load_card
-from pipeline.nouns import Example
-from pipeline.prompts import classification_prompt
-from pipeline.taskfile import load_task
-from training.settings import LoraSettings
+from fourshot.engine.errors import AdapterError
+from fourshot.pipeline.runs.card import CARD_FILE, AdapterCard, load_card
+from fourshot.pipeline.synthesis.prompts import classification_prompt
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Example
+from fourshot.training.lora.settings import LoraSettings
 
 CARD = AdapterCard(
     name="tickets-0123",

@@ -4,10 +4,10 @@ from collections import Counter
 
 from rapidfuzz import fuzz, process, utils
 
-from pipeline.nouns import Example
-from pipeline.shots import load_chosen_shots
-from pipeline.tables import load_split
-from pipeline.taskfile import load_task
+from fourshot.pipeline.tasks.shots import load_chosen_shots
+from fourshot.pipeline.tasks.tables import load_split
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Example
 
 TASK = load_task("support_tickets")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.nouns import Example
-from pipeline.runfolder import RunFolder
-from training.saving import save_adapter
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.tasks.types import Example
+from fourshot.training.lora.saving import save_adapter
 
 
 @pytest.fixture

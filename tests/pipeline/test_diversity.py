@@ -3,7 +3,7 @@ from statistics import fmean
 
 import pytest
 
-from pipeline.diversity import trigrams, unique_trigram_curve, word_frequencies, words
+from fourshot.pipeline.synthesis.diversity import trigrams, unique_trigram_curve, word_frequencies, words
 
 TEXTS = [
     "the film is a quiet joy",

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from engine.core import Engine
-from engine.errors import InputError
-from pipeline.evaluate import Answers, answer, measure
-from pipeline.nouns import Example, Label, Task
+from fourshot.engine.core import Engine
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.runs.evaluate import Answers, answer, measure
+from fourshot.pipeline.tasks.types import Example, Label, Task
 
 TASK = Task(
     name="mood",

@@ -5,22 +5,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.errors import RunFolderError
-from engine.models import ResolvedModel
-from pipeline.card import AdapterCard, load_card
-from pipeline.events import ignore
-from pipeline.experiment import Experiment
-from pipeline.nouns import Candidate, Verdict
-from pipeline.prompts import Wording
-from pipeline.rounds import Round
-from pipeline.run import train_pool
-from pipeline.runfolder import RunFolder
-from pipeline.settings import AnnotateSettings, RunSettings
-from pipeline.summary import report_data
-from pipeline.taskfile import load_task
+from fourshot.engine.errors import RunFolderError
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.events import ignore
+from fourshot.pipeline.runs.card import AdapterCard, load_card
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.run import train_pool
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.summary import report_data
+from fourshot.pipeline.synthesis.prompts import Wording
+from fourshot.pipeline.synthesis.rounds import Round
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.training.jobs.jobs import RESULT_FILE, TrainingJob
+from fourshot.training.lora.examples import TrainingResult
 from tests.pipeline.task_folders import write_task
-from training.examples import TrainingResult
-from training.jobs import RESULT_FILE, TrainingJob
 
 METHODS = ("zero_shot", "icl", "lora", "lora_bare", "fourshot", "fourshot_bare", "lora25_bare")
 MODEL = ResolvedModel(path="/models/base", name="base", revision="abc")

@@ -6,13 +6,14 @@ import time
 import msgspec
 import pytest
 
-from engine.errors import InputError
-from pipeline.filters import FilterSettings, TextFilter, clean_text, length_bounds
-from pipeline.neardup import NearDuplicates
-from pipeline.nouns import Candidate, Example, Reason
-from pipeline.shots import take_shots
-from pipeline.tables import load_split
-from pipeline.taskfile import load_task
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.synthesis.filters import FilterSettings, TextFilter, clean_text, length_bounds
+from fourshot.pipeline.synthesis.neardup import NearDuplicates
+from fourshot.pipeline.synthesis.types import Candidate, Reason
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.tables import load_split
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Example
 
 TASK = load_task("support_tickets")
 SHOTS = take_shots(TASK, 4, seed=0)

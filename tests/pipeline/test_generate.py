@@ -4,14 +4,14 @@ from collections import Counter
 
 import msgspec
 
-from bench.stand_in import StandIn
-from engine.core import Engine, EngineSettings
-from pipeline.events import Event
-from pipeline.generate import draw_round
-from pipeline.nouns import Candidate
-from pipeline.settings import GenerateSettings, RunSettings, VarietySettings
-from pipeline.shots import take_shots
-from pipeline.taskfile import load_task
+from fourshot.bench.stand_in import StandIn
+from fourshot.engine.core import Engine, EngineSettings
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.synthesis.generate import draw_round
+from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings, VarietySettings
+from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.task_file import load_task
 
 TASK = load_task("support_tickets")
 SHOTS = take_shots(TASK, k=4, seed=0)

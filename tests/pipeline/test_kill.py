@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.probe import Probed
-from pipeline.card import PROBED_FILE
-from pipeline.evaluate import Evaluation
-from pipeline.events import Event
-from pipeline.runfolder import RunFolder
+from fourshot.engine.probe import Probed
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.runs.card import PROBED_FILE
+from fourshot.pipeline.runs.evaluate import Evaluation
+from fourshot.pipeline.runs.run_folder import RunFolder
 from tests.pipeline import interrupted
 
 TEXTS = ("shots.json", "candidates.jsonl", "verdicts.jsonl", "pool/candidates.jsonl", "pool/verdicts.jsonl")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import fourshot
-from engine.errors import InputError, TaskFileError
-from pipeline.card import load_card
-from pipeline.many import load_tasks
-from pipeline.rounds import finished_pairs
-from pipeline.runfolder import RunFolder
-from serving.local import find_adapter
+from fourshot.engine.errors import InputError, TaskFileError
+from fourshot.pipeline.runs.card import load_card
+from fourshot.pipeline.runs.many import load_tasks
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.synthesis.rounds import finished_pairs
+from fourshot.serving.clients.local import find_adapter
 from tests.pipeline.task_folders import TASK, write_task
 
 BRIEF = (

@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from engine.errors import InputError
-from pipeline.methods import METHODS
-from pipeline.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
-from training.settings import LoraSettings
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.runs.methods import METHODS
+from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
+from fourshot.training.lora.settings import LoraSettings
 
 TUNED = RunSettings(train=LoraSettings(learning_rate=1e-3, rank=16), seed=3)
 

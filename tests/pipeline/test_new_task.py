@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import InputError
-from pipeline.new_task import label_word, new_task
-from pipeline.shots import take_shots
-from pipeline.tables import load_split
-from pipeline.taskfile import check_task, load_task
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.new_task import label_word, new_task
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.tables import load_split
+from fourshot.pipeline.tasks.task_file import check_task, load_task
 
 NAMES = ("billing_issue", "bugReport", "Sci/Tech")
 

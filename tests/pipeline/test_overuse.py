@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from pipeline.nouns import Example
-from pipeline.overuse import FEWEST_TEXTS, WordUse
+from fourshot.pipeline.synthesis.overuse import FEWEST_TEXTS, WordUse
+from fourshot.pipeline.tasks.types import Example
 
 SHOTS = [Example(text=text, label="good") for text in ("the film sings", "the cast", "a joy", "the end")]
 OTHERS = [Example(text=f"no {n} of it", label="bad") for n in range(4)]

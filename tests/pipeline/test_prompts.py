@@ -1,8 +1,14 @@
 """The prompts, letter for letter: adapters are trained on them, so a changed blank is another classifier."""
 
-from pipeline.nouns import Example, Label, Task
-from pipeline.prompts import classification_prompt, generation_prompt, one_line, prompt_hash, reading_prompt
-from pipeline.taskfile import load_task
+from fourshot.pipeline.synthesis.prompts import (
+    classification_prompt,
+    generation_prompt,
+    one_line,
+    prompt_hash,
+    reading_prompt,
+)
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Example, Label, Task
 
 SST2 = load_task("sst2")
 SHOTS = [

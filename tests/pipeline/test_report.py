@@ -7,11 +7,13 @@ from typing import get_args
 import msgspec
 import pytest
 
-import pipeline.report
-from pipeline.nouns import Candidate, Example, Label, Reason, Scores, Task, Verdict
-from pipeline.report import Lineage, MethodRow, ReportData, method_row, write_report
-from pipeline.report.selection import Judged, pick_examples
-from pipeline.report.text import REASON_NAMES, duration, flatten
+import fourshot.pipeline.report
+from fourshot.pipeline.report import Lineage, MethodRow, ReportData, method_row, write_report
+from fourshot.pipeline.report.selection import Judged, pick_examples
+from fourshot.pipeline.report.text import REASON_NAMES, duration, flatten
+from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
+from fourshot.pipeline.tasks.types import Example, Label, Task
 
 HOSTILE = '<script>alert(1)</script> | a "quoted" text\nLabel: *bad* & <img src=https://example.org/x.png>'
 TASK = Task(
@@ -246,7 +248,7 @@ def test_the_same_data_give_the_same_bytes(written: tuple[Path, Path], tmp_path:
 
 def test_every_reason_has_a_name_and_a_colour() -> None:
     assert set(REASON_NAMES) == set(get_args(Reason))
-    style = (Path(pipeline.report.__file__).parent / "report.css").read_text(encoding="utf-8")
+    style = (Path(fourshot.pipeline.report.__file__).parent / "report.css").read_text(encoding="utf-8")
     assert not [reason for reason in REASON_NAMES if f".r-{reason} {{ --r: var(" not in style]
 
 
@@ -297,6 +299,7 @@ def test_nested_settings_become_dotted_keys() -> None:
 
 
 def test_the_value_types_load_without_numpy_or_templates() -> None:
-    code = "import sys, pipeline.report; print(sorted({'numpy', 'jinja2', 'matplotlib', 'torch'} & sys.modules.keys()))"
+    code = "import sys, fourshot.pipeline.report\n"
+    code += "print(sorted({'numpy', 'jinja2', 'matplotlib', 'torch'} & sys.modules.keys()))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"

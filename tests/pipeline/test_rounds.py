@@ -7,16 +7,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.core import Adapter, Engine
-from engine.errors import InputError, ShortRunError
-from pipeline.annotate import Reader
-from pipeline.events import Event
-from pipeline.nouns import Candidate, Task, Verdict
-from pipeline.rounds import Round, draw_pool, finished_pairs, run_rounds
-from pipeline.runfolder import RunFolder
-from pipeline.settings import AnnotateSettings, GenerateSettings, RunSettings
-from pipeline.shots import take_shots
-from pipeline.taskfile import load_task
+from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.errors import InputError, ShortRunError
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.rounds import Round, draw_pool, finished_pairs, run_rounds
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Task
 
 TASK = load_task("support_tickets")
 SHOTS = take_shots(TASK, k=4, seed=0)

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.core import Sampling
-from engine.errors import InputError, RunFolderError
-from pipeline.nouns import DataSource, Example, Label, Task
-from pipeline.runfolder import RunFolder, RunManifest
-from pipeline.settings import PRESETS, GenerateSettings, RunSettings
+from fourshot.engine.core import Sampling
+from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.pipeline.runs.run_folder import RunFolder, RunManifest
+from fourshot.pipeline.synthesis.settings import PRESETS, GenerateSettings, RunSettings
+from fourshot.pipeline.tasks.types import DataSource, Example, Label, Task
 
 TASK = Task(name="colours", instruction="Warm or cold?", noun="note", labels=(Label(name="warm"), Label(name="cold")))
 
@@ -75,7 +75,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_neighbour(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pipeline.runfolder.os.fsync", full)
+    monkeypatch.setattr("fourshot.pipeline.runs.run_folder.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         folder.write("value.json", {"n": 2})
     assert folder.read("value.json", dict) == {"n": 1}
@@ -85,7 +85,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_neighbour(
 def test_a_write_that_a_kill_cut_short_is_not_seen_and_the_next_one_stands(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     program = (
-        "import os, sys, pipeline.runfolder as module\n"
+        "import os, sys, fourshot.pipeline.runs.run_folder as module\n"
         "module.os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
         "module.RunFolder(sys.argv[1]).write(sys.argv[2], {'n': 1})\n"
     )
@@ -179,7 +179,7 @@ def test_a_manifest_that_this_version_cannot_read_is_refused_in_words(tmp_path: 
 
 def test_a_folder_in_which_another_process_works_is_refused(tmp_path: Path) -> None:
     program = (
-        "import sys; from pipeline.runfolder import RunFolder\n"
+        "import sys; from fourshot.pipeline.runs.run_folder import RunFolder\n"
         "with RunFolder(sys.argv[1]).lock():\n    print('held', flush=True); sys.stdin.read()\n"
     )
     holder = subprocess.Popen(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import InputError
-from pipeline.readers import read_table
-from pipeline.tables import drop_overlap, load_split
-from pipeline.taskfile import load_task
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.table_files import read_table
+from fourshot.pipeline.tasks.tables import drop_overlap, load_split
+from fourshot.pipeline.tasks.task_file import load_task
 from tests.pipeline.task_folders import COLD, TASK, WARM, rows_of, write_jsonl, write_task
 
 ROWS = rows_of(WARM, "warm") + rows_of(COLD, "cold")
@@ -187,8 +187,9 @@ def test_a_text_that_is_no_string_and_a_label_the_task_does_not_know_are_refused
 
 def test_a_hub_data_set_without_a_network_names_the_way_round_it(tmp_path: Path) -> None:
     code = (
-        "from pipeline.taskfile import load_task\nfrom pipeline.tables import load_split\n"
-        "from engine.errors import InputError\n"
+        "from fourshot.pipeline.tasks.task_file import load_task\n"
+        "from fourshot.pipeline.tasks.tables import load_split\n"
+        "from fourshot.engine.errors import InputError\n"
         "try:\n    load_split(load_task('trec'), 'train')\nexcept InputError as error:\n    print(error)"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path)}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import InputError, TaskFileError
-from pipeline.taskfile import check_task, load_task, shipped_tasks
+from fourshot.engine.errors import InputError, TaskFileError
+from fourshot.pipeline.tasks.task_file import check_task, load_task, shipped_tasks
 from tests.pipeline.task_folders import COLD, TASK, WARM, rows_of, write_jsonl, write_task
 
 
@@ -239,7 +239,8 @@ def test_label_words_as_a_tokenizer_sees_them(tmp_path: Path) -> None:
 
 def test_importing_the_task_modules_loads_nothing_heavy() -> None:
     code = (
-        "import sys, pipeline.taskfile, pipeline.shots, pipeline.new_task, pipeline.filters;"
+        "import sys\nfrom fourshot.pipeline.tasks import new_task, shots, task_file\n"
+        "from fourshot.pipeline.synthesis import filters\n"
         "print([name for name in ('torch', 'vllm', 'ray', 'numpy', 'pyarrow', 'datasets') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,15 +6,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.errors import InputError
-from pipeline.events import Event
-from pipeline.nouns import Example
-from pipeline.prompts import classification_prompt
-from pipeline.taskfile import load_task
-from pipeline.trainings import classification_examples, run_jobs, try_jobs
-from training.examples import TrainingResult
-from training.jobs import FailedJob, TrainingJob, finished
-from training.settings import LoraSettings
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.runs.trainings import classification_examples, run_jobs, try_jobs
+from fourshot.pipeline.synthesis.prompts import classification_prompt
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Example
+from fourshot.training.jobs.jobs import FailedJob, TrainingJob, finished
+from fourshot.training.lora.examples import TrainingResult
+from fourshot.training.lora.settings import LoraSettings
 
 TASK = load_task("support_tickets")
 EXAMPLES = (

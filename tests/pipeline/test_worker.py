@@ -13,29 +13,29 @@ from pathlib import Path
 
 import pytest
 
-from engine import errors
-from engine.errors import FourshotError, InputError
-from pipeline.events import Event
-from pipeline.orders import TrainOrder
-from pipeline.worker import run_in_process
-from training.examples import TrainingExample
-from training.jobs import TrainingJob
-from training.settings import LoraSettings
+from fourshot.engine import errors
+from fourshot.engine.errors import FourshotError, InputError
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.runs.orders import TrainOrder
+from fourshot.pipeline.synthesis.worker import run_in_process
+from fourshot.training.jobs.jobs import TrainingJob
+from fourshot.training.lora.examples import TrainingExample
+from fourshot.training.lora.settings import LoraSettings
 
 PATIENCE_S = 30
 
 # Python imports this by itself at start, in every process that has its folder in the path.
 AT_START = """\
 import os, signal, sys, time
-import pipeline.orders
-from engine.errors import *
-from pipeline.events import Event
+import fourshot.pipeline.runs.orders
+from fourshot.engine.errors import *
+from fourshot.pipeline.events import Event
 
 def execute(order, on_event):
 {work}
     return []
 
-pipeline.orders.execute = execute
+fourshot.pipeline.runs.orders.execute = execute
 {early}
 """
 
@@ -43,8 +43,8 @@ PARENT = """\
 import os, sys
 from pathlib import Path
 import msgspec
-import pipeline.worker as worker
-from pipeline.orders import Order
+import fourshot.pipeline.synthesis.worker as worker
+from fourshot.pipeline.runs.orders import Order
 order = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Order)
 {early}
 worker.run_in_process(order, Path(sys.argv[2]), lambda event: None)
@@ -213,9 +213,8 @@ def test_a_child_whose_parent_was_killed_before_it_was_ready_does_nothing(
 ) -> None:
     """Its order is in the pipe by then: it would write into a folder that another run may have taken."""
     noted, worked = tmp_path / "pid", tmp_path / "worked"
-    starting = (
-        f"if 'pipeline.worker' in sys.orig_argv: open({str(noted)!r}, 'w').write(f'{{os.getpid()}}\\n'); time.sleep(1)"
-    )
+    module = "fourshot.pipeline.synthesis.worker"
+    starting = f"if {module!r} in sys.orig_argv: open({str(noted)!r}, 'w').write(f'{{os.getpid()}}\\n'); time.sleep(1)"
     child_does(monkeypatch, tmp_path, f"open({str(worked)!r}, 'w')", starting)
     dies = "worker._listen = lambda *_: os.kill(os.getpid(), 9)"
     parent = start_parent(tmp_path, order, log, dies)

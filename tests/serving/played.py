@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from serving.api import Classified, ClassifyRequest, ClassifyResponse, ErrorAnswer, Fault, TaskInfo, TaskList, Usage
+from fourshot.serving.api import (
+    Classified,
+    ClassifyRequest,
+    ClassifyResponse,
+    ErrorAnswer,
+    Fault,
+    TaskInfo,
+    TaskList,
+    Usage,
+)
 
 HANG_S = 10.0  # far longer than any test waits
 

@@ -279,6 +279,6 @@ def test_when_one_part_fails_the_others_are_given_up(service: Service) -> None:
 
 def test_importing_it_loads_no_model_library() -> None:
     heavy = {"torch", "vllm", "transformers", "numpy", "ray", "peft", "datasets"}
-    code = f"import sys, serving.client; print(*sorted({heavy!r} & sys.modules.keys()))"
+    code = f"import sys, fourshot.serving.clients.client; print(*sorted({heavy!r} & sys.modules.keys()))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fourshot
-from bench.random_adapters import make_adapter, task_of
+from fourshot.bench.random_adapters import make_adapter, task_of
 
 
 def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:

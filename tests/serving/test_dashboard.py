@@ -6,7 +6,7 @@ from importlib import resources
 
 from prometheus_client import CollectorRegistry
 
-from serving.metrics import Metrics
+from fourshot.serving.app.metrics import Metrics
 
 
 def test_every_metric_of_the_dashboard_is_one_of_the_service() -> None:
@@ -15,7 +15,7 @@ def test_every_metric_of_the_dashboard_is_one_of_the_service() -> None:
     known = {
         name for metric in registry.collect() for name in (metric.name, f"{metric.name}_total", f"{metric.name}_bucket")
     }
-    dashboard = json.loads(resources.files("serving").joinpath("grafana.json").read_text(encoding="utf-8"))
+    dashboard = json.loads(resources.files("fourshot.serving.app").joinpath("grafana.json").read_text(encoding="utf-8"))
     asked = {
         name
         for panel in dashboard["panels"]

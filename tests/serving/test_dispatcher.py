@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from serving.dispatcher import BASE, Dispatcher, OverloadedError
+from fourshot.serving.app.dispatcher import BASE, Dispatcher, OverloadedError
 
 
 class Clock:

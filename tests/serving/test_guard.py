@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from engine.errors import InputError
-from serving.guard import ACCESS, Guard, json_depth
-from serving.keys import Keys, add_key, read_keys, remove_key
-from serving.settings import Limits
+from fourshot.engine.errors import InputError
+from fourshot.serving.app.guard import ACCESS, Guard, json_depth
+from fourshot.serving.app.keys import Keys, add_key, read_keys, remove_key
+from fourshot.serving.settings import Limits
 
 Answer = tuple[int, Any, dict[str, str]]
 
@@ -102,7 +102,7 @@ def test_a_key_for_some_tasks_may_nothing_else(file: Path) -> None:
 
 
 def test_a_key_that_is_taken_out_stops_working(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.guard.READ_KEYS_EVERY_S", 0.0)
+    monkeypatch.setattr("fourshot.serving.app.guard.READ_KEYS_EVERY_S", 0.0)
     first, second = add_key(file, "first"), add_key(file, "second")
     guard = Guard(App(), Limits(), Keys(file))
     assert asyncio.run(ask(guard, headers=bearer(first)))[0] == 200
@@ -174,7 +174,7 @@ def test_deep_nesting_is_refused_and_brackets_in_texts_are_not() -> None:
     ],
 )
 def test_depth_is_that_of_brackets_outside_strings(monkeypatch: pytest.MonkeyPatch, text: str, depth: int) -> None:
-    monkeypatch.setattr("serving.guard.SHALLOW", 0)
+    monkeypatch.setattr("fourshot.serving.app.guard.SHALLOW", 0)
     assert json_depth(text.encode()) == depth
 
 

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 import fourshot
-from engine.calibration import Calibration
-from engine.core import Adapter, Engine
-from engine.errors import AdapterError, InputError
-from engine.models import resolve_model
-from pipeline.card import CARD_FILE, AdapterCard
-from pipeline.nouns import Example
-from pipeline.prompts import Wording, classification_prompt
-from pipeline.taskfile import load_task
-from pipeline.trainings import classification_examples
-from serving.local import LocalClassifier, find_adapter
-from training.settings import LoraSettings
+from fourshot.engine.calibration import Calibration
+from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.errors import AdapterError, InputError
+from fourshot.engine.models import resolve_model
+from fourshot.pipeline.runs.card import CARD_FILE, AdapterCard
+from fourshot.pipeline.runs.trainings import classification_examples
+from fourshot.pipeline.synthesis.prompts import Wording, classification_prompt
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Example
+from fourshot.serving.clients.local import LocalClassifier, find_adapter
+from fourshot.training.lora.settings import LoraSettings
 
 TEXTS = ["I was charged twice.", "Where is my parcel?", "The app crashes when I add a picture."]
 
@@ -90,7 +90,7 @@ def test_it_asks_in_the_wording_of_the_card(
             asked.extend(prompts)
             return reference_engine.score(prompts, labels, adapter)
 
-    monkeypatch.setattr("serving.local.open_engine", lambda settings: Overheard())
+    monkeypatch.setattr("fourshot.serving.clients.local.open_engine", lambda settings: Overheard())
     told = LocalClassifier(put(tmp_path / "adapter", card, adapters[0])).predict(TEXTS)
     trained_on = classification_examples(
         card.task, [Example(text=text, label=card.task.label_names[0]) for text in TEXTS], wording=wording

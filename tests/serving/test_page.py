@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from serving.api import (
+from fourshot.serving.api import (
     Classified,
     ClassifyRequest,
     ClassifyResponse,
@@ -22,8 +22,8 @@ from serving.api import (
     TaskList,
     Usage,
 )
-from serving.metrics import Metrics
-from serving.plugin import PAGE, PAGE_HEADERS
+from fourshot.serving.app.metrics import Metrics
+from fourshot.serving.app.plugin import PAGE, PAGE_HEADERS
 from tests.serving.browser import CONTROL, DOWN, ENTER, TAB, Browser, missing, wait_for
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -96,7 +96,7 @@ class Service:
     def answer(self, seen: Seen) -> tuple[int, dict[str, str], bytes]:
         self.seen.append(seen)
         if seen.path == "/":
-            page = resources.files("serving").joinpath(PAGE).read_bytes()
+            page = resources.files("fourshot.serving.app").joinpath(PAGE).read_bytes()
             return 200, {**PAGE_HEADERS, "Content-Type": "text/html; charset=utf-8"}, page
         fault = next((one for start, one in self.faults.items() if seen.path.startswith(start)), None)
         if self.key and seen.key != self.key:

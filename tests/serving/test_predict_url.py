@@ -19,7 +19,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause between the attempts of the command."""
-    monkeypatch.setattr("serving.calls.FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("fourshot.serving.clients.calls.FIRST_PAUSE_S", 0.0)
 
 
 def test_the_command_asks_a_service(service: Service, capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from bench.random_adapters import make_adapter, task_of
-from bench.running import running
+from fourshot.bench.random_adapters import make_adapter, task_of
+from fourshot.bench.running import running
 
 TASKS = 6
 OPTIONS = ("--replicas", "2", "--ray", "local", "--kv-cache-mib", "128", "--max-loras", "2", "--max-model-len", "512")

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from serving.api import TaskInfo, TaskList
-from serving.guard import ACCESS
-from serving.keys import Key
-from serving.router import Replica, Router, labelled
-from serving.settings import Limits
+from fourshot.serving.api import TaskInfo, TaskList
+from fourshot.serving.app.guard import ACCESS
+from fourshot.serving.app.keys import Key
+from fourshot.serving.fleet.router import Replica, Router, labelled
+from fourshot.serving.settings import Limits
 
 KEY = "router-key"
 

@@ -17,14 +17,14 @@ import numpy as np
 import openai
 import pytest
 
-from bench.random_adapters import make_adapter, task_of
-from bench.running import Running, running
-from engine.calibration import CONTENT_FREE, apply, contextual
-from engine.core import Adapter, Engine
-from pipeline.card import AdapterCard, load_card
-from pipeline.nouns import Example, Task
-from pipeline.prompts import Wording, classification_prompt
-from serving.registry import InContext, write_in_context
+from fourshot.bench.random_adapters import make_adapter, task_of
+from fourshot.bench.running import Running, running
+from fourshot.engine.calibration import CONTENT_FREE, apply, contextual
+from fourshot.engine.core import Adapter, Engine
+from fourshot.pipeline.runs.card import AdapterCard, load_card
+from fourshot.pipeline.synthesis.prompts import Wording, classification_prompt
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.serving.app.registry import InContext, write_in_context
 
 WORDS = [
     ("good", "bad"),

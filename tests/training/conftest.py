@@ -1,6 +1,6 @@
 import pytest
 
-from training.lora import LoraTrainer
+from fourshot.training.lora.train import LoraTrainer
 
 
 @pytest.fixture(scope="session")

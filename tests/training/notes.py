@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from training.examples import TrainingExample
+from fourshot.training.lora.examples import TrainingExample
 
 WORDS = ("warm", "cold")
 WARM = (

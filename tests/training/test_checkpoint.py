@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
-from training.lora import LoraTrainer
-from training.settings import LoraSettings
 
 HELD_OUT = notes.examples(("Toast.",), ("Sleet.",))
 SETTINGS = LoraSettings(min_steps=6, max_steps=6, batch_size=4, dropout=0.1)

@@ -6,12 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.errors import InputError
+from fourshot.engine.errors import InputError
+from fourshot.training.jobs.jobs import CHECKPOINT_FILE, Placement, TrainingJob, do_job, finished
+from fourshot.training.lora.data_parallel import Share, do_job_over_processes
+from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
-from training.data_parallel import Share, do_job_over_processes
-from training.jobs import CHECKPOINT_FILE, Placement, TrainingJob, do_job, finished
-from training.lora import LoraTrainer
-from training.settings import LoraSettings
 
 JOB = TrainingJob(
     name="notes",

@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.errors import InputError
-from pipeline.nouns import Example
-from pipeline.trainings import hold_out
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.runs.trainings import hold_out
+from fourshot.pipeline.tasks.types import Example
+from fourshot.training.lora.examples import TrainingExample, TrainingResult
+from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
-from training.examples import TrainingExample, TrainingResult
-from training.lora import LoraTrainer
-from training.settings import LoraSettings
 
 SETTINGS = LoraSettings(min_steps=12, max_steps=12, batch_size=4)
 GIVEN = notes.examples()

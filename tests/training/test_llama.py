@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from fourshot.training.lora.llama import GROUPS, LlamaDecoder, fits
+from fourshot.training.lora.packing import PackedRow, pack
+from fourshot.training.lora.projection import pays_to_pack
 from tests.training.test_fast import tiny
-from training.llama import GROUPS, LlamaDecoder, fits
-from training.packing import PackedRow, pack
-from training.projection import pays_to_pack
 
 TEXTS = {
     "prefix and texts": ([5, 9, 11, 3], [[7, 8], [1, 2, 3, 4, 5, 6], [9]]),
@@ -79,7 +79,7 @@ def test_packed_weights_give_what_the_weights_give(monkeypatch: pytest.MonkeyPat
     row, found = packed("prefix and texts"), []
     weights = torch.randn(used_tokens(row), 32, generator=torch.Generator().manual_seed(2))
     for packs in (True, False):
-        monkeypatch.setattr("training.llama.pays_to_pack", lambda weights, packs=packs: packs)
+        monkeypatch.setattr("fourshot.training.lora.llama.pays_to_pack", lambda weights, packs=packs: packs)
         decoder = LlamaDecoder(tiny().bfloat16())
         hidden = decoder(row)[: used_tokens(row)]
         (hidden * weights).sum().backward()
@@ -91,7 +91,7 @@ def test_packed_weights_give_what_the_weights_give(monkeypatch: pytest.MonkeyPat
 def test_only_bfloat16_on_the_cpu_is_packed_and_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.zeros(8, 8)
     assert not pays_to_pack([weight]) and not pays_to_pack([weight.bfloat16().to("meta")])
-    monkeypatch.setattr("training.projection.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("fourshot.training.lora.projection.free_bytes", lambda device: 1000)
     assert not pays_to_pack([weight.bfloat16()] * 2)
 
 

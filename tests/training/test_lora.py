@@ -6,13 +6,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.adapter_check import check_adapter
-from engine.errors import FourshotError, InputError
+from fourshot.engine.adapter_check import check_adapter
+from fourshot.engine.errors import FourshotError, InputError
+from fourshot.training.lora.examples import TrainingExample
+from fourshot.training.lora.saving import content_hash
+from fourshot.training.lora.settings import PRESETS, LoraSettings
+from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
-from training.examples import TrainingExample
-from training.lora import LoraTrainer
-from training.saving import content_hash
-from training.settings import PRESETS, LoraSettings
 
 BRIEF = LoraSettings(max_steps=2, batch_size=4)
 

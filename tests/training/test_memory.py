@@ -8,16 +8,22 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig
 
-from engine.errors import FourshotError
-from engine.labels import label_tokens
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.labels import label_tokens
+from fourshot.training.lora import memory
+from fourshot.training.lora.label_loss import LabelLoss
+from fourshot.training.lora.llama import LlamaDecoder
+from fourshot.training.lora.memory import (
+    MOST_ROW_TOKENS,
+    bytes_per_token,
+    check_base_fits,
+    is_out_of_memory,
+    row_tokens,
+)
+from fourshot.training.lora.packing import PackedRow, pack
+from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
 from tests.training.test_fast import tiny
-from training import memory
-from training.label_loss import LabelLoss
-from training.llama import LlamaDecoder
-from training.lora import LoraTrainer
-from training.memory import MOST_ROW_TOKENS, bytes_per_token, check_base_fits, is_out_of_memory, row_tokens
-from training.packing import PackedRow, pack
 
 GIVEN = notes.examples()
 

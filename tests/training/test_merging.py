@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from engine.core import Engine, EngineSettings
-from engine.errors import AdapterError
-from engine.opening import open_engine
-from engine.probe import check_probe
+from fourshot.engine.core import Engine, EngineSettings
+from fourshot.engine.errors import AdapterError
+from fourshot.engine.opening import open_engine
+from fourshot.engine.probe import check_probe
+from fourshot.training.lora.examples import TrainingResult
+from fourshot.training.lora.merging import merge
+from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
-from training.examples import TrainingResult
-from training.lora import LoraTrainer
-from training.merging import merge
-from training.settings import LoraSettings
 
 
 @pytest.fixture(scope="module")

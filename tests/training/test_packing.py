@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from engine.labels import label_tokens
+from fourshot.engine.labels import label_tokens
+from fourshot.training.lora.examples import TrainingExample
+from fourshot.training.lora.label_loss import LabelLoss
+from fourshot.training.lora.packing import micro_batches, shared_prefix_length
+from fourshot.training.lora.precision import Precision
+from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
-from training.examples import TrainingExample
-from training.label_loss import LabelLoss
-from training.lora import LoraTrainer
-from training.packing import micro_batches, shared_prefix_length
-from training.precision import Precision
 
 LONG_WORDS = ("pleasantly warm", "bitterly cold")
 
@@ -35,7 +35,7 @@ def test_rows_hold_no_more_tokens_than_allowed_and_every_text_once() -> None:
 def exact_trainer(model: str) -> LoraTrainer:
     """The embedded model in float32, where packed and unpacked may differ by rounding only."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("training.lora.choose_precision", lambda *_: Precision(base="float32"))
+    patch.setattr("fourshot.training.lora.train.choose_precision", lambda *_: Precision(base="float32"))
     trainer = LoraTrainer(model)
     patch.undo()
     return trainer
@@ -114,7 +114,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_rows_of_their_own(
 ) -> None:
     import torch
 
-    monkeypatch.setattr("training.memory.MOST_ROW_TOKENS", most_tokens)
+    monkeypatch.setattr("fourshot.training.lora.memory.MOST_ROW_TOKENS", most_tokens)
     given = notes.examples(notes.WARM[:2], notes.COLD[:2])
     given[1] = TrainingExample(prompt=given[1].prompt, target=given[1].target, weight=3.0)
     wrapped = adapted(exact_trainer)

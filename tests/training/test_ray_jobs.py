@@ -14,12 +14,12 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import ray
 
-from engine.errors import InputError
+from fourshot.engine.errors import InputError
+from fourshot.training.jobs.jobs import CHECKPOINT_FILE, FailedJob, Placement, TrainingJob, finished
+from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
+from fourshot.training.lora.examples import TrainingExample, TrainingResult
+from fourshot.training.lora.settings import LoraSettings
 from tests.training import notes
-from training.examples import TrainingExample, TrainingResult
-from training.jobs import CHECKPOINT_FILE, FailedJob, Placement, TrainingJob, finished
-from training.ray_jobs import run_jobs_over_ray
-from training.settings import LoraSettings
 
 AUTO = Placement(ray="auto")
 NUM_JOBS = 12
@@ -124,8 +124,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 import msgspec
-from training.jobs import Placement, TrainingJob
-from training.ray_jobs import run_jobs_over_ray
+from fourshot.training.jobs.jobs import Placement, TrainingJob
+from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
 
 model, jobs, store = sys.argv[1:]
 decoded = msgspec.json.decode(Path(jobs).read_bytes(), type=list[TrainingJob])

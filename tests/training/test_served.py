@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.calibration import normalise
-from engine.core import Adapter, Engine
-from engine.errors import AdapterError
-from engine.probe import check_probe
+from fourshot.engine.calibration import normalise
+from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.errors import AdapterError
+from fourshot.engine.probe import check_probe
+from fourshot.training.lora.examples import TrainingResult
+from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
-from training.examples import TrainingResult
-from training.lora import LoraTrainer
-from training.settings import LoraSettings
 
 
 @pytest.fixture(scope="module")

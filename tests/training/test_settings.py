@@ -1,8 +1,8 @@
 import pytest
 
-from engine.errors import InputError
-from training.precision import Precision, choose_precision
-from training.settings import PRESETS, LoraSettings
+from fourshot.engine.errors import InputError
+from fourshot.training.lora.precision import Precision, choose_precision
+from fourshot.training.lora.settings import PRESETS, LoraSettings
 
 BF16 = Precision(base="bfloat16")
 FP16 = Precision(base="float16", loss_scaling=True)

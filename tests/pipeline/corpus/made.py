@@ -9,24 +9,24 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from bench.stand_in import StandIn
-from engine.core import Completion, Engine, EngineSettings, PerPromptAdapter, Sampling
-from engine.errors import FourshotError, InputError
-from pipeline.corpus.drawing import Drawer
-from pipeline.corpus.folder import CorpusFolder
-from pipeline.corpus.rows import Row, read_rows
-from pipeline.corpus.run import make_corpus
-from pipeline.corpus.settings import CorpusSettings
-from pipeline.corpus.summary import CorpusSummary
-from pipeline.corpus.units import TaskBrief, Unit, UnitResult
-from pipeline.nouns import Task
-from pipeline.settings import PRESETS, RunSettings
-from pipeline.shots import take_shots
-from pipeline.taskfile import load_task
+from fourshot.bench.stand_in import StandIn
+from fourshot.engine.core import Completion, Engine, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.errors import FourshotError, InputError
+from fourshot.pipeline.corpus.drawing import Drawer
+from fourshot.pipeline.corpus.folder import CorpusFolder
+from fourshot.pipeline.corpus.rows import Row, read_rows
+from fourshot.pipeline.corpus.run import make_corpus
+from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.summary import CorpusSummary
+from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
+from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Task
 
 TASK = load_task("support_tickets")
 SHOTS = tuple(take_shots(TASK, k=4, seed=0))
-STAND_IN = "bench.stand_in:open_stand_in"
+STAND_IN = "fourshot.bench.stand_in:open_stand_in"
 
 
 def named(*names: str) -> dict[str, Any]:

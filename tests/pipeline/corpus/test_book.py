@@ -7,14 +7,14 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from bench.stand_in import StandIn
-from engine.calibration import Calibration
-from engine.core import EngineSettings
-from engine.models import ResolvedModel
-from pipeline.corpus.book import Book, Entry
-from pipeline.corpus.drawing import Drawer
-from pipeline.corpus.units import Unit, UnitResult, all_faulty
-from pipeline.settings import AnnotateSettings, RunSettings, VarietySettings
+from fourshot.bench.stand_in import StandIn
+from fourshot.engine.calibration import Calibration
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.corpus.book import Book, Entry
+from fourshot.pipeline.corpus.drawing import Drawer
+from fourshot.pipeline.corpus.units import Unit, UnitResult, all_faulty
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings, VarietySettings
 from tests.pipeline.corpus.made import SHOTS, TASK, brief, settings
 
 MODEL = ResolvedModel(path="", name="stand-in", revision="1")

@@ -14,14 +14,14 @@ import msgspec
 import pytest
 
 import fourshot
-from bench import corpus_kills
-from engine.core import Engine
-from engine.errors import FourshotError, InputError, RunFolderError, ShortRunError
-from pipeline.corpus.folder import CorpusFolder
-from pipeline.corpus.rows import Row
-from pipeline.events import Event
-from pipeline.runfolder import RunFolder
-from pipeline.settings import AnnotateSettings
+from fourshot.bench import corpus_kills
+from fourshot.engine.core import Engine
+from fourshot.engine.errors import FourshotError, InputError, RunFolderError, ShortRunError
+from fourshot.pipeline.corpus.folder import CorpusFolder
+from fourshot.pipeline.corpus.rows import Row
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from tests.pipeline.corpus.made import TASK, InThisProcess, make, named, rows_of, settings, wait_for
 
 HERE = "tests.pipeline.corpus.made"
@@ -201,7 +201,7 @@ def test_adapters_have_to_be_named_and_only_where_they_are_asked(tmp_path: Path)
 
 def test_ctrl_c_leaves_whole_shards_and_a_card_and_the_next_call_goes_on(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.corpus_kills", "--drive", str(tmp_path)],
+        [sys.executable, "-m", "fourshot.bench.corpus_kills", "--drive", str(tmp_path)],
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
@@ -230,7 +230,7 @@ def test_the_command_makes_a_corpus_of_a_real_model(
     vllm_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One command from end to end; the engine is the one that all tests share, in this process."""
-    monkeypatch.setattr("pipeline.corpus.run.LocalWorker", lambda opening, log: InThisProcess(vllm_engine))
+    monkeypatch.setattr("fourshot.pipeline.corpus.run.LocalWorker", lambda opening, log: InThisProcess(vllm_engine))
     words = ["corpus", "--tasks", "support_tickets", "--per-class", "2", "--out", str(tmp_path / "c"), "--allow-short"]
     brief = ["--json", "--set", "generate.max_candidates=8", "--set", "generate.max_tokens=40"]
     assert fourshot.main([*words, *brief]) == 0

@@ -7,12 +7,12 @@ from collections import Counter
 import msgspec
 import pytest
 
-from bench.stand_in import StandIn
-from engine.core import Adapter, Engine, EngineSettings
-from pipeline.annotate import Reader
-from pipeline.corpus.drawing import Drawer, work
-from pipeline.corpus.units import TaskBrief, Unit, UnitResult
-from pipeline.settings import AnnotateSettings
+from fourshot.bench.stand_in import StandIn
+from fourshot.engine.core import Adapter, Engine, EngineSettings
+from fourshot.pipeline.corpus.drawing import Drawer, work
+from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
+from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from tests.pipeline.corpus.made import TASK, Faulty, brief, settings
 
 BUG = Unit(task=TASK.name, number=2, label="bug", first_draw=32, draws=8)

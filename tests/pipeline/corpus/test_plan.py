@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from pipeline.corpus.plan import FEWEST_DRAWS, SHARE_AHEAD, UNITS_AHEAD, Plan, UnitRecord
-from pipeline.corpus.units import Unit
-from pipeline.settings import GenerateSettings
+from fourshot.pipeline.corpus.plan import FEWEST_DRAWS, SHARE_AHEAD, UNITS_AHEAD, Plan, UnitRecord
+from fourshot.pipeline.corpus.units import Unit
+from fourshot.pipeline.synthesis.settings import GenerateSettings
 
 LABELS = ("warm", "cold", "mild")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import FourshotError, InputError
-from pipeline.corpus.ray_workers import RayWorkers
-from pipeline.corpus.units import UnitResult
+from fourshot.engine.errors import FourshotError, InputError
+from fourshot.pipeline.corpus.ray_workers import RayWorkers
+from fourshot.pipeline.corpus.units import UnitResult
 from tests.pipeline.corpus.made import make, named, rows_of, settings
 
 
@@ -19,7 +19,7 @@ def test_a_worker_that_leaves_costs_no_row_and_the_rows_are_those_of_one_engine(
     tasks = named("one", "two", "three")
     make(tmp_path / "alone", tasks, wanted)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")  # so many cores Ray has: two engines
-    monkeypatch.setattr("pipeline.corpus.ray_workers.LOOK_S", 0.0)
+    monkeypatch.setattr("fourshot.pipeline.corpus.ray_workers.LOOK_S", 0.0)
     heard: list[str] = []
     killed: list[object] = []
     wait = RayWorkers.wait

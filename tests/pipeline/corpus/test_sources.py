@@ -5,17 +5,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.errors import AdapterError, InputError
-from engine.models import ResolvedModel
-from pipeline.card import CARD_FILE, AdapterCard
-from pipeline.corpus.sources import first_shots, readers_of, texts_kept_out
-from pipeline.many import load_tasks
-from pipeline.nouns import Label, Task
-from pipeline.settings import PRESETS
-from pipeline.taskfile import load_task
+from fourshot.engine.errors import AdapterError, InputError
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.corpus.sources import first_shots, readers_of, texts_kept_out
+from fourshot.pipeline.runs.card import CARD_FILE, AdapterCard
+from fourshot.pipeline.runs.many import load_tasks
+from fourshot.pipeline.synthesis.settings import PRESETS
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Label, Task
+from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.made import TASK
 from tests.pipeline.task_folders import write_task
-from training.settings import LoraSettings
 
 MODEL = ResolvedModel(path="/models/a", name="a/model", revision="abc")
 

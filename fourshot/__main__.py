@@ -1,0 +1,7 @@
+"""``python -m fourshot``."""
+
+import sys
+
+from fourshot.cli.main import main
+
+sys.exit(main())

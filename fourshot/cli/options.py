@@ -1,0 +1,190 @@
+"""`RunSettings` from what a user gives: a preset, a settings file, ``--set key=value``, and options, in this order.
+
+Options carry no defaults of their own: types, choices and defaults are read off `RunSettings`.
+Importing this module loads neither torch nor vllm.
+"""
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+
+
+class Option(NamedTuple):
+    """A setting that has an option of its own on the command line."""
+
+    flag: str
+    key: str  # of the setting, dotted
+    help: str
+    metavar: str | None = None
+    spelled: Mapping[str, str] = {}  # what the option says -> the setting's value, where they differ
+
+
+OPTIONS = (
+    Option("--shots", "k", "real examples per class to start from", "K"),
+    Option("--seed", "seed", "draws the shots, the texts and the batches", "S"),
+    Option("--per-class", "generate.per_class", "synthetic texts to keep per class", "N"),
+    Option(
+        "--candidates-per-draw", "generate.keep_likelier_of", "completions per draw, of which the likelier is taken"
+    ),
+    Option("--annotator", "annotate.annotator", "who re-labels the synthetic texts"),
+    Option("--confidence", "annotate.confidence", "least probability of the intended label, 0 to 1", "P"),
+    Option("--loss", "train.loss", "train on the label only, or on the full text", spelled={"full": "text"}),
+    Option("--allow-short", "allow_short", "go on with what there is where a class stalls below N"),
+    Option("--allow-fewer-shots", "allow_fewer_shots", "go on where a class has fewer than K examples"),
+    Option("--test-limit", "test_limit", "test texts to measure on, 0 for all", "N"),
+)
+
+
+def add_options(parser: argparse.ArgumentParser, without: Sequence[str] = (), preset: str = "default") -> None:
+    """Add an option for every entry of `OPTIONS` but those named in ``without``, and the ways to set the rest.
+
+    ``preset``: what settings start from unless the user says otherwise.
+    """
+    group = parser.add_argument_group("settings")
+    group.add_argument(
+        "--preset", choices=list(PRESETS), default=preset, help="what all settings start from (default: %(default)s)"
+    )
+    group.add_argument("--settings", metavar="FILE", help="TOML file with settings, over the preset")
+    group.add_argument(
+        "--set", dest="sets", metavar="KEY=VALUE", action="append", default=[], help="any setting: --set train.rank=16"
+    )
+    defaults = dict(flat(msgspec.to_builtins(PRESETS[preset])))
+    for option in OPTIONS:
+        if option.flag in without:
+            continue
+        kind = _type_of(option.key)
+        back = {value: said for said, value in option.spelled.items()}
+        default = defaults[option.key]
+        if kind is bool:
+            group.add_argument(option.flag, dest=option.key, action="store_const", const=True, help=option.help)
+            continue
+        choices = list(get_args(kind)) if get_origin(kind) is Literal else None
+        group.add_argument(
+            option.flag,
+            dest=option.key,
+            type=type(choices[0]) if choices else kind,
+            choices=[back.get(choice, choice) for choice in choices] if choices else None,
+            metavar=option.metavar,
+            help=f"{option.help} (default: {back.get(default, default)})",
+        )
+
+
+def settings_of(arguments: argparse.Namespace) -> RunSettings:
+    """The settings that parsed ``arguments`` say. Raises `InputError` that names the file or option at fault."""
+    given = {key: value for key, value in vars(arguments).items() if value is not None}
+    settings = PRESETS[given["preset"]]
+    if file := given.get("settings"):
+        settings = with_file(settings, Path(file))
+    for assignment in given["sets"]:
+        key, sign, value = assignment.partition("=")
+        if not sign:
+            raise InputError(f"--set {assignment}: expected KEY=VALUE, such as train.rank=16.")
+        settings = with_values(settings, _nested(key.strip(), _toml_value(value.strip())), f"--set {assignment}")
+    for option in OPTIONS:
+        if option.key in given:
+            value = given[option.key]
+            settings = with_values(
+                settings, _nested(option.key, option.spelled.get(value, value)), f"{option.flag} {value}"
+            )
+    return settings
+
+
+def with_file(settings: RunSettings, file: Path) -> RunSettings:
+    """``settings`` with those of a TOML file put over them. Raises `InputError`."""
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the settings file {file} cannot be read: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"the settings file {file} is not valid TOML: {error}.") from error
+    return with_values(settings, document, str(file))
+
+
+def with_values(settings: RunSettings, values: Mapping[str, Any], source: str) -> RunSettings:
+    """``settings`` with nested ``values`` put over them; ``source`` is what an error names. Raises `InputError`."""
+    known = msgspec.to_builtins(settings)
+    _check_keys(values, known, source)
+    try:
+        return msgspec.convert(_merged(known, values), RunSettings)
+    except msgspec.ValidationError as error:
+        said, _, place = str(error).partition(" - at `$.")
+        place = place.rstrip("`")
+        named = said.endswith(".") or place in source  # sentences of ours name the setting
+        raise InputError(f"{source}: {said if named else f'{place}: {said}'}{_allowed(place)}") from error
+
+
+def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every setting in a nested document."""
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    for key, value in values.items():
+        if key not in known:
+            raise InputError(f"{source}: there is no setting {prefix + key!r}. {_near(prefix + key)}")
+        if isinstance(value, Mapping) and isinstance(known[key], Mapping):
+            _check_keys(value, known[key], source, f"{prefix}{key}.")
+
+
+def _allowed(place: str) -> str:
+    """What may stand at ``place``, where that is one of a few words; "" elsewhere."""
+    kind = _type_of(place.partition("[")[0]) if place else None
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+    return f". Allowed are {', '.join(get_args(kind))}." if get_origin(kind) is Literal else ""
+
+
+def _near(key: str) -> str:
+    every = [name for name, _ in flat(msgspec.to_builtins(PRESETS["default"]))]
+    last = key.rpartition(".")[2]
+    near = [name for name in every if name.rpartition(".")[2] == last]
+    near = near or difflib.get_close_matches(key, every, n=1, cutoff=0.8)
+    near = near or [
+        name
+        for part in difflib.get_close_matches(last, [name.rpartition(".")[2] for name in every], n=1)
+        for name in every
+        if name.rpartition(".")[2] == part
+    ]
+    if near:
+        return f"Did you mean {' or '.join(repr(name) for name in near)}?"
+    return f"Settings are {', '.join(every)}."
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(under.get(key), Mapping)
+        merged[key] = _merged(under[key], value) if both else value
+    return merged
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    first, dot, rest = key.partition(".")
+    return {first: _nested(rest, value) if dot else value}
+
+
+def _toml_value(text: str) -> Any:
+    """``text`` as TOML reads it; a bare word is a string, as on any command line."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _type_of(key: str) -> Any:
+    kind: Any = RunSettings
+    for name in key.split("."):
+        kind = get_type_hints(kind)[name]
+    return kind

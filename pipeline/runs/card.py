@@ -1,0 +1,63 @@
+"""The card that lies beside an adapter: all that is needed to answer with it, and where it comes from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.calibration import NONE, Calibration
+from fourshot.engine.errors import AdapterError
+from fourshot.engine.probe import Probe, Probed
+from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, Wording, reading_prompt
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.training.lora.settings import LoraSettings
+
+CARD_FILE = "card.json"
+PROBED_FILE = "probed.json"  # beside the card: that the served adapter was found to answer as in training
+LINK = "adapter"  # in a run folder whose adapters lie elsewhere: leads to its own
+
+
+class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about an adapter but its weights."""
+
+    schema: int = 1
+    name: str  # content-hashed
+    task: Task
+    model_name: str
+    model_revision: str
+    prompt_version: str = PROMPT_VERSION
+    wording: Wording = "task"  # of the prompts it was trained on
+    max_text_words: int = 300
+    calibration: Calibration = NONE
+    training: LoraSettings
+    shots: tuple[Example, ...] = ()  # in the order of the prompt; a server can answer in context with them
+    real_examples: int
+    synthetic_examples: int
+    steps: int
+    train_tokens: int
+    train_flops: float = 0.0
+    train_s: float
+    probe: Probe | None = None  # what the trainer answered, to compare a server with
+    probed: Probed | None = None  # how vLLM compared; None: it was not asked yet
+    scores: Scores | None = None
+    lineage: dict[str, str] = {}  # what -> content hash
+
+    def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
+        """What the adapter is asked about ``text``, as in training; with ``shots``, what the base is asked."""
+        return reading_prompt(self.task, text, self.wording, shots, max_text_words=self.max_text_words)
+
+
+def load_card(adapter: str | Path) -> AdapterCard:
+    """Read the card in an adapter folder. Raises AdapterError where there is none or it is not one."""
+    file = Path(adapter) / CARD_FILE
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=AdapterCard)
+    except FileNotFoundError:
+        raise AdapterError(
+            f"{adapter} has no {CARD_FILE}, so fourshot did not make it. Give an adapter's folder, or a run's."
+        ) from None
+    except msgspec.DecodeError as error:
+        raise AdapterError(
+            f"{file} is not a card that this version reads: {error}. Train the adapter again."
+        ) from error

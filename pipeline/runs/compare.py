@@ -1,0 +1,121 @@
+"""The paper's Table 1 for one task: methods beside each other over several draws of shots."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.engine.models import resolve_model
+from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.report.data import MethodRow
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.methods import METHODS as PLANS
+from fourshot.pipeline.runs.run import more_real, train_pool
+from fourshot.pipeline.runs.run_folder import RunFolder, installed_versions
+from fourshot.pipeline.runs.summary import report_data, table
+from fourshot.pipeline.runs.trainings import check_cluster
+from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.types import Task
+from fourshot.training.jobs.jobs import HERE, Placement
+
+SCHEMA = 1
+METHODS: dict[str, str] = {name: plan.explanation for name, plan in PLANS.items()}
+DEFAULT_METHODS = ("zero_shot", "icl", "lora", "fourshot", "lora25")
+
+
+class SeedResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One method on one seed, as it is kept in the result file."""
+
+    method: str
+    seed: int
+    scores: Scores
+    real_examples: int
+    synthetic_examples: int
+    train_s: float = 0.0
+    train_steps: int = 0
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """The result file, ``comparison.json``."""
+
+    schema: int = SCHEMA
+    task: str
+    model_name: str
+    model_revision: str
+    seeds: list[int]
+    rows: list[MethodRow]
+    results: list[SeedResult]
+    settings: dict[str, RunSettings]  # by method, seed left at the first
+    versions: dict[str, str]
+    hardware: dict[str, Any] = {}
+    commit: str = ""
+
+
+def compare(
+    task: Task,
+    model: str | None,
+    settings: RunSettings,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    on_event: OnEvent = ignore,
+    placement: Placement = HERE,
+) -> Comparison:
+    """Measure ``methods`` on every seed, each with shots of its own. Resumes; writes comparison.json and the report."""
+    unknown = [method for method in methods if method not in PLANS]
+    if unknown or not methods:
+        raise InputError(f"Unknown methods {unknown}. The methods are {', '.join(PLANS)}.")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"Seeds must be at least one and all different, got {list(seeds)}.")
+    check_cluster(placement)
+    run_folder = RunFolder(folder)
+    with run_folder.lock():
+        on_event(Event(stage="shots", message="reading the data"))
+        pool = train_pool(task)
+        shots = {seed: take_shots(task, settings.k, seed, settings.allow_fewer_shots, pool) for seed in seeds}
+        most = max((PLANS[method].real_per_class for method in methods), default=0)
+        real = {seed: more_real(task, most, seed) for seed in seeds} if most else {}
+        experiment = Experiment(
+            task, resolve_model(model), settings, methods, shots, real, folder, on_event, placement=placement
+        )
+        experiment.run("evaluate")
+        result = _result(experiment, seeds)
+        run_folder.write("comparison.json", result)
+        from fourshot.pipeline.report import write_report
+
+        write_report(report_data(experiment, f"{task.name}: {len(seeds)} draws of shots"), folder)
+        return result
+
+
+def _result(experiment: Experiment, seeds: Sequence[int]) -> Comparison:
+    from fourshot.pipeline.runs.hardware import describe_hardware, source_commit
+
+    results = [
+        SeedResult(
+            method=outcome.method,
+            seed=outcome.seed,
+            scores=outcome.evaluation.scores,
+            real_examples=outcome.real_examples,
+            synthetic_examples=outcome.synthetic_examples,
+            train_s=outcome.training.seconds if outcome.training else 0.0,
+            train_steps=outcome.training.steps if outcome.training else 0,
+        )
+        for outcome in experiment.outcomes()
+        if outcome.evaluation is not None
+    ]
+    return Comparison(
+        task=experiment.task.name,
+        model_name=experiment.model.name,
+        model_revision=experiment.model.revision,
+        seeds=list(seeds),
+        rows=table(experiment),
+        results=results,
+        settings={name: experiment.settings(name, experiment.seeds[0]) for name in experiment.methods},
+        versions=installed_versions(),
+        hardware=describe_hardware(),
+        commit=source_commit(),
+    )

@@ -1,0 +1,106 @@
+"""Measuring one way of classifying on a test split."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from fourshot.engine import calibration as calibrations
+from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.runs.metrics import score_predictions
+from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.synthesis.prompts import Wording, reading_prompt
+from fourshot.pipeline.tasks.types import Example, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """Scores, and every answer behind them."""
+
+    scores: Scores
+    predicted: tuple[int, ...]  # index of the label answered, per test text
+    gold: tuple[int, ...]
+    confidence: tuple[float, ...]  # probability of the label answered
+
+
+class Answers(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine said about every test text, before calibration."""
+
+    logprobs: "np.ndarray"  # float32 [num_texts, num_labels]
+    content_free: "np.ndarray | None"  # float32 [num_content_free_texts, num_labels]
+    seconds: float
+    prompt_tokens: int
+    cached_tokens: int
+
+
+def answer(
+    engine: Engine,
+    task: Task,
+    test: Sequence[Example],
+    *,
+    shots: Sequence[Example] = (),
+    adapter: Adapter | None = None,
+    wording: Wording = "task",
+    content_free: bool = False,
+    max_text_words: int = 300,
+) -> Answers:
+    """Score every text of ``test``. ``shots`` go into the prompt, so they are empty for adapters.
+
+    ``wording``: of the prompts that the adapter was trained on.
+
+    The prefix cache is emptied first, so that the seconds do not depend on what was measured before. ``content_free``:
+    score the texts that contextual calibration needs, too. Raises InputError for an empty test split.
+    """
+    if not test:
+        raise InputError("There is nothing to measure on: the test split is empty. Give one with at least one text.")
+
+    def score(texts: Sequence[str]) -> "np.ndarray":
+        prompts = [reading_prompt(task, text, wording, shots, max_text_words=max_text_words) for text in texts]
+        return engine.score(prompts, task.label_words, adapter)
+
+    engine.reset_prefix_cache()
+    before = engine.stats()
+    logprobs = score([example.text for example in test])
+    after = engine.stats()
+    return Answers(
+        logprobs=logprobs,
+        content_free=score(list(calibrations.CONTENT_FREE)) if content_free else None,
+        seconds=after.busy_s - before.busy_s,
+        prompt_tokens=after.prompt_tokens - before.prompt_tokens,
+        cached_tokens=after.cached_tokens - before.cached_tokens,
+    )
+
+
+def measure(
+    answers: Answers,
+    task: Task,
+    test: Sequence[Example],
+    calibration: Literal["none", "contextual", "batch"] = "none",
+) -> Evaluation:
+    """Compare answers with the labels. ``batch`` calibration looks at the test texts, never at their labels."""
+    import numpy as np
+
+    fitted = calibrations.NONE
+    if calibration == "batch":
+        fitted = calibrations.batch(answers.logprobs)
+    elif calibration == "contextual":
+        if answers.content_free is None:
+            raise ValueError("contextual calibration needs answers with content_free=True")
+        fitted = calibrations.contextual(answers.content_free)
+    probabilities = np.exp(calibrations.apply(fitted, answers.logprobs))
+    gold = [task.label_names.index(example.label) for example in test]
+    return Evaluation(
+        scores=score_predictions(
+            probabilities,
+            gold,
+            seconds=answers.seconds,
+            prompt_tokens=answers.prompt_tokens,
+            cached_tokens=answers.cached_tokens,
+        ),
+        predicted=tuple(int(index) for index in probabilities.argmax(axis=1)),
+        gold=tuple(gold),
+        confidence=tuple(round(float(value), 5) for value in probabilities.max(axis=1)),
+    )

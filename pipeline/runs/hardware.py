@@ -1,0 +1,39 @@
+"""What a number was measured on: which machine, and which state of this project."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+def describe_hardware() -> dict[str, Any]:
+    """Processor, cores this process may use, memory. Loads nothing heavy."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    known: dict[str, Any] = {"machine": platform.machine(), "cores": cores}
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        known["processor"] = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        flags = next(line for line in lines if line.startswith("flags")).split()
+        known["bf16"] = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
+        memory = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+        known["memory_gib"] = round(int(memory.split()[1]) / (1 << 20), 1)
+    except (OSError, StopIteration):
+        known["processor"] = platform.processor()
+    return known
+
+
+def source_commit() -> str:
+    """Commit of the checkout this runs from, "+" behind it where files differ; empty for an installed package."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,286 @@
+"""Work that needs the model, as values that can be handed to another process.
+
+Each order is idempotent: what it finds finished it leaves alone, so an order that was killed is simply given again.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from fourshot.engine.adapters import slot_rank
+from fourshot.engine.core import Adapter, Engine, EngineSettings
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.probe import Probe, check_probe
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.card import PROBED_FILE
+from fourshot.pipeline.runs.evaluate import Answers, answer, measure
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.trainings import run_jobs, try_jobs
+from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.prompts import Wording
+from fourshot.pipeline.synthesis.rounds import draw_pool, run_rounds
+from fourshot.pipeline.tasks.tables import load_split
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.training.jobs.jobs import HERE, FailedJob, Placement, TrainingJob
+
+WARM_UP_TEXTS = 16
+
+
+class TrainOrder(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
+    model_path: str
+    store: str
+    jobs: tuple[TrainingJob, ...]
+    placement: Placement = HERE
+    keep_going: bool = False  # a job that fails does not stop the others, and is told instead of raised
+    what: str = "adapter"  # what is trained, for people
+
+
+class GenerateItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One run folder to fill: its pool, or its verdicts."""
+
+    folder: str
+    readers: tuple[Reader, ...] = ()
+    draw_pool: bool = False  # only draw the candidates that annotators will be trained on
+
+
+class GenerateOrder(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
+    model_path: str
+    items: tuple[GenerateItem, ...]
+    keep_going: bool = False  # as for trainings: a folder that cannot be filled does not stop the others
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One method on one seed, to be measured into ``out``."""
+
+    out: str
+    title: str
+    shots: tuple[Example, ...] = ()
+    adapter: Adapter | None = None
+    wording: Wording = "task"
+    calibration: Literal["none", "contextual", "batch"] = "none"
+
+
+class ProbeItem(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter that is to answer as it did in training."""
+
+    adapter: Adapter
+    probe: Probe
+
+
+class ProbeOrder(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
+    """Serve adapters and ask them what their trainer asked; `PROBED_FILE` beside the weights says how it went."""
+
+    model_path: str
+    items: tuple[ProbeItem, ...]
+    keep_going: bool = False  # as for trainings; a failure's key is the adapter's name
+
+
+class MergeOrder(msgspec.Struct, frozen=True, kw_only=True, tag="merge"):
+    """Write base and adapter as one checkpoint, and see that it answers as the trainer did."""
+
+    model_path: str
+    adapter: Adapter
+    out: str
+    probe: Probe | None = None
+
+
+class EvaluateOrder(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
+    model_path: str
+    task: Task
+    cells: tuple[Cell, ...]
+    test_limit: int
+    max_text_words: int
+    probes: tuple[ProbeItem, ...] = ()  # before anything is measured
+
+
+Order = TrainOrder | GenerateOrder | EvaluateOrder | ProbeOrder | MergeOrder
+NeedsEngine = GenerateOrder | EvaluateOrder | ProbeOrder
+
+
+def execute(order: Order, on_event: OnEvent, engine: Engine | None = None) -> list[FailedJob]:
+    """Do the work in this process. ``engine``: an open one to use; else one is opened where needed, and closed.
+
+    Returns what failed of an order that keeps going; of another order the failure is raised.
+    """
+    if isinstance(order, TrainOrder):
+        return _train(order, on_event)
+    if isinstance(order, MergeOrder):
+        return _merge(order, on_event)
+    if is_done(order):
+        return []
+    if engine is not None:
+        return _with_engine(order, engine, on_event)
+    from fourshot.engine.opening import open_engine
+
+    on_event(Event(stage=_stage(order), message="starting the engine"))
+    opened = open_engine(_engine_settings(order))
+    try:
+        return _with_engine(order, opened, on_event)
+    finally:
+        opened.close()
+
+
+def is_done(order: Order) -> bool:
+    """Whether nothing is left to do, told without loading a model. A generation is asked again: its rounds know."""
+    if isinstance(order, TrainOrder):
+        return all(RunFolder(Path(order.store) / job.key).has("result.json") for job in order.jobs)
+    if isinstance(order, MergeOrder):
+        return RunFolder(order.out).has(PROBED_FILE)
+    if isinstance(order, GenerateOrder):
+        return all(RunFolder(item.folder).has(_generated(item)) for item in order.items)
+    if isinstance(order, ProbeOrder):
+        return all(RunFolder(item.adapter.path).has(PROBED_FILE) for item in order.items)
+    return all(Path(cell.out).exists() for cell in order.cells)
+
+
+def _train(order: TrainOrder, on_event: OnEvent) -> list[FailedJob]:
+    if not order.keep_going:
+        run_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.placement, order.what)
+        return []
+    outcomes = try_jobs(order.model_path, order.jobs, Path(order.store), on_event, order.placement, order.what)
+    return [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
+
+
+def _merge(order: MergeOrder, on_event: OnEvent) -> list[FailedJob]:
+    from fourshot.engine.opening import open_engine
+    from fourshot.training.lora.merging import merge
+
+    on_event(Event(stage="merge", message=f"writing {order.out}"))
+    out = merge(order.model_path, order.adapter.path, order.out)
+    if order.probe:
+        engine = open_engine(EngineSettings(model=str(out), kind="transformers"))
+        try:
+            RunFolder(out).write(PROBED_FILE, check_probe(engine, None, order.probe))
+        finally:
+            engine.close()
+    return []
+
+
+def _with_engine(order: NeedsEngine, engine: Engine, on_event: OnEvent) -> list[FailedJob]:
+    if isinstance(order, EvaluateOrder):
+        for item in order.probes:
+            _probe(item, engine)
+        _evaluate(order, engine, on_event)
+        return []
+    work: dict[str, Callable[[], None]]
+    if isinstance(order, GenerateOrder):
+        work = {item.folder: partial(_generate, item, engine, on_event) for item in order.items}
+    else:
+        work = {item.adapter.name: partial(_probe, item, engine) for item in order.items}
+    failed = []
+    for key, do in work.items():
+        try:
+            do()
+        except FourshotError as error:
+            if not order.keep_going:
+                raise
+            failed.append(FailedJob(key=key, kind=type(error).__name__, message=str(error)))
+    return failed
+
+
+def _probe(item: ProbeItem, engine: Engine) -> None:
+    folder = RunFolder(item.adapter.path)
+    if not folder.has(PROBED_FILE):
+        folder.write(PROBED_FILE, check_probe(engine, item.adapter, item.probe))
+
+
+def _evaluate(order: EvaluateOrder, engine: Engine, on_event: OnEvent) -> None:
+    test = load_split(order.task, "test", limit=order.test_limit or None).examples
+    last: tuple[object, Answers] | None = None  # cells that differ only in calibration stand beside each other
+    is_warm = False
+    for number, cell in enumerate(sorted(order.cells, key=_answers_key), start=1):
+        out = Path(cell.out)
+        if not out.exists():
+            if not is_warm:
+                _warm_up(order, engine, test)
+                is_warm = True
+            if last is None or last[0] != _answers_key(cell):
+                answers = answer(
+                    engine,
+                    order.task,
+                    test,
+                    shots=cell.shots,
+                    adapter=cell.adapter,
+                    wording=cell.wording,
+                    content_free=any(other.calibration == "contextual" for other in order.cells),
+                    max_text_words=order.max_text_words,
+                )
+                last = (_answers_key(cell), answers)
+            RunFolder(out.parent).write(out.name, measure(last[1], order.task, test, cell.calibration))
+        on_event(Event(stage="evaluate", message=cell.title, done=number, total=len(order.cells), unit="methods"))
+
+
+def _warm_up(order: EvaluateOrder, engine: Engine, test: Sequence[Example]) -> None:
+    """Answer some texts for nothing: an engine's first answers take longer, which would be held against one method."""
+    few, words = test[:WARM_UP_TEXTS], order.max_text_words
+    for adapter, wording in {(cell.adapter, cell.wording) for cell in order.cells}:
+        answer(engine, order.task, few, adapter=adapter, wording=wording, max_text_words=words)
+
+
+def _answers_key(cell: Cell) -> bytes:
+    """Equal for cells whose raw answers are the same."""
+    return msgspec.json.encode((cell.shots, cell.adapter, cell.wording))
+
+
+def _generate(item: GenerateItem, engine: Engine, on_event: OnEvent) -> None:
+    folder, pool = RunFolder(item.folder), pool_of(item.folder)
+    if folder.has(_generated(item)):
+        return
+    manifest = folder.manifest()
+    task, settings, shots = manifest.task, manifest.settings, folder.shots()
+    test_texts = [example.text for example in load_split(task, "test").examples]
+    if item.draw_pool:
+        pool.path.mkdir(exist_ok=True)
+        draw_pool(pool, engine, task, shots, settings, test_texts=test_texts, on_event=on_event)
+        folder.write(_generated(item), {})
+        return
+    kept = run_rounds(
+        folder,
+        engine,
+        task,
+        shots,
+        settings,
+        readers=item.readers,
+        pool=pool if settings.annotate.has_pool else None,
+        test_texts=test_texts,
+        on_event=on_event,
+    )
+    folder.write(_generated(item), {"kept": len(kept)})
+
+
+def pool_of(folder: str | Path) -> RunFolder:
+    """Where a run keeps the candidates that its annotators are trained on."""
+    return RunFolder(Path(folder) / "pool")
+
+
+def _generated(item: GenerateItem) -> str:
+    return "pool/drawn.json" if item.draw_pool else "generated.json"
+
+
+def _engine_settings(order: NeedsEngine) -> EngineSettings:
+    if isinstance(order, GenerateOrder):
+        adapters = {reader.adapter for item in order.items for reader in item.readers}
+    elif isinstance(order, ProbeOrder):
+        adapters = {item.adapter for item in order.items}
+    else:
+        adapters = {cell.adapter for cell in order.cells if cell.adapter is not None}
+    ranks = [rank_of(adapter) for adapter in adapters]
+    return EngineSettings(
+        model=order.model_path,
+        max_loras=1 if adapters else 0,  # one adapter answers at a time here
+        max_lora_rank=slot_rank(max(ranks, default=8)),
+        compile=False,  # a run samples for less time than compiling takes
+    )
+
+
+def rank_of(adapter: Adapter) -> int:
+    """The rank that an adapter on disk has."""
+    config = msgspec.json.decode((Path(adapter.path) / "adapter_config.json").read_bytes())
+    return int(config["r"])
+
+
+def _stage(order: NeedsEngine) -> str:
+    return {GenerateOrder: "generate", EvaluateOrder: "evaluate", ProbeOrder: "probe"}[type(order)]

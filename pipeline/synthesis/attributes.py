@@ -1,0 +1,128 @@
+"""Attributes: what the texts of a class can differ in. Each draw is given a combination of them.
+
+The model lists topics and styles itself. To each shot it assigns those that fit best, and lengths are counted, so that
+a prompt shows shots with their attributes and asks for a text with others: a small model follows examples, not orders.
+Source: Yu et al. 2023, "Large Language Model as Attributed Training Data Generator", section 3 (attributes that a model
+lists, drawn at random for each prompt).
+"""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+
+import msgspec
+
+from fourshot.engine.core import Engine
+from fourshot.pipeline.synthesis.prompts import END_OF_TEXT, LISTS, attribute_list_prompt, attribute_prompt
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.types import Example, Label, Task
+
+LENGTH = "length"  # counted; the other dimensions are listed by the model
+NUM_LISTS = 32  # that the model writes per class and dimension
+LIST_TOKENS = 40
+LIST_TEMPERATURE = 0.7  # what a class can be about is asked for, not what it might be about just once
+FEWEST_LISTS, MOST_VALUES = 2, 12  # a value is in so many of the lists; the most frequent ones are taken
+MOST_WORDS, FEWEST_LETTERS = 3, 3
+SHORTER, LONGER = 0.75, 1.33  # times the median length of the class's shots
+CONTENT_FREE = "N/A"
+_VALUE = re.compile(r"[^\W\d_]+(?:[ '\u2019-][^\W\d_]+)*")
+
+
+class Attributes(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one class."""
+
+    values: dict[str, tuple[str, ...]]  # dimension -> at least two values
+    of_shots: dict[int, dict[str, str]]  # index of a shot -> its value in each of these dimensions
+
+    def draw(self, numbers: random.Random) -> dict[str, str]:
+        """A value in each dimension, all equally likely."""
+        return {dimension: numbers.choice(values) for dimension, values in self.values.items()}
+
+
+def list_attributes(
+    engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings
+) -> dict[str, Attributes]:
+    """The attributes of every class by its name. Raises InputError where a prompt does not fit into the model."""
+    asked = [(label, dimension) for label in task.labels for dimension in LISTS]
+    prompts = [attribute_list_prompt(task, label, dimension) for label, dimension in asked]
+    seed = random.Random(f"{settings.seed}/{task.name}/attributes").getrandbits(31)
+    sampling = msgspec.structs.replace(
+        settings.sampling,
+        n=NUM_LISTS,
+        max_tokens=LIST_TOKENS,
+        temperature=LIST_TEMPERATURE,
+        stop=(END_OF_TEXT,),
+        seed=seed,
+    )
+    completions = sorted(engine.sample(prompts, sampling), key=lambda one: (one.prompt_index, one.sample_index))
+    lists: dict[tuple[str, str], list[str]] = {(label.name, dimension): [] for label, dimension in asked}
+    for completion in completions:
+        label, dimension = asked[completion.prompt_index]
+        whole = completion.finish_reason == "stop"
+        lists[label.name, dimension].append(completion.text if whole else completion.text.rpartition(",")[0])
+    return {label.name: _of_class(engine, task, label, _own(shots, label), settings, lists) for label in task.labels}
+
+
+def listed_values(lists: Iterable[str], forbidden: Iterable[str] = ()) -> tuple[str, ...]:
+    """The items that most of the comma-separated lists have, none with a word of ``forbidden`` in it."""
+    never = {word for phrase in forbidden for word in phrase.lower().split()}
+    counts: Counter[str] = Counter()
+    for text in lists:
+        items = {item.strip(" .:\"'").lower() for item in text.split(",")}
+        counts.update(item for item in items if _is_value(item) and not never & set(item.split()))
+    often = [item for item, count in counts.items() if count >= FEWEST_LISTS]
+    return tuple(sorted(often, key=lambda item: (-counts[item], item))[:MOST_VALUES])
+
+
+def _is_value(item: str) -> bool:
+    return bool(_VALUE.fullmatch(item)) and len(item) >= FEWEST_LETTERS and len(item.split()) <= MOST_WORDS
+
+
+def _of_class(
+    engine: Engine,
+    task: Task,
+    label: Label,
+    own: Mapping[int, Example],
+    settings: RunSettings,
+    lists: Mapping[tuple[str, str], Sequence[str]],
+) -> Attributes:
+    values: dict[str, tuple[str, ...]] = {}
+    of_shots: dict[int, dict[str, str]] = {index: {} for index in own}
+    names = [word for one in task.labels for word in (one.name, one.read_as)]
+    for dimension in LISTS:
+        copied = {value for values in LISTS[dimension].values() for value in values}
+        found = tuple(value for value in listed_values(lists[label.name, dimension], names) if value not in copied)
+        if len(found) < 2:
+            continue
+        values[dimension] = found
+        fitting = _fitting(engine, dimension, found, [shot.text for shot in own.values()], settings.max_text_words)
+        for index, value in zip(own, fitting, strict=True):
+            of_shots[index][dimension] = value
+    lengths = dict(zip(own, lengths_of([shot.text for shot in own.values()]), strict=True))
+    if len(set(lengths.values())) > 1:
+        values[LENGTH] = tuple(sorted(set(lengths.values())))
+        for index, length in lengths.items():
+            of_shots[index][LENGTH] = length
+    return Attributes(values=values, of_shots=of_shots)
+
+
+def lengths_of(texts: Sequence[str]) -> list[str]:
+    """short, medium or long, by the number of words beside the median of ``texts``."""
+    counts = [len(text.split()) for text in texts]
+    middle = median(counts)
+    return ["short" if n < SHORTER * middle else "long" if n > LONGER * middle else "medium" for n in counts]
+
+
+def _fitting(
+    engine: Engine, dimension: str, values: Sequence[str], texts: Sequence[str], max_text_words: int
+) -> list[str]:
+    """Of ``values``, the one that the model finds likeliest after each text, beside after a text that says nothing."""
+    prompts = [attribute_prompt(dimension, text, max_text_words) for text in (*texts, CONTENT_FREE)]
+    scores = engine.score(prompts, values)
+    return [values[int(row.argmax())] for row in scores[:-1] - scores[-1]]
+
+
+def _own(shots: Sequence[Example], label: Label) -> dict[int, Example]:
+    return {index: shot for index, shot in enumerate(shots) if shot.label == label.name}

@@ -1,0 +1,197 @@
+"""What can be told of a synthetic text without the model: malformed, copied, repeated, too short, too long.
+
+A text that passes goes on to the annotator. The checks are cheap (about 0.3 ms a text) and run in the order of `check`,
+so that a verdict names the plainest reason. Importing this module loads neither torch nor vllm.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.synthesis.neardup import NearDuplicates, comparable, similar_to_any
+from fourshot.pipeline.synthesis.types import Candidate, Reason
+from fourshot.pipeline.tasks.tables import normalise
+from fourshot.pipeline.tasks.types import Example, Task
+
+_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]\s]*$")  # noqa: RUF001 - full-width marks end sentences too
+_FIELD = re.compile(r"(?:^|[\s\"'(\[])(?:text|label)\s*:", re.IGNORECASE)
+_BULLET = re.compile(r"^(?:[-*•–]\s+|\(?\d{1,3}[.)]\s+)")  # noqa: RUF001 - an en dash opens list items
+_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`", "**": "**"}  # noqa: RUF001
+
+
+class FilterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds of the text filter. Lengths are characters; the bounds follow the shots, whatever the task."""
+
+    min_length_factor: float = 0.5  # times the shortest shot
+    max_length_factor: float = 2.0  # times the longest shot
+    shortest_chars: int = 8  # nothing shorter passes, unless a shot is shorter
+    longest_chars: int = 80  # nothing up to this length is too long, even where all shots are very short
+    near_duplicate: float = 0.9  # similarity to a text kept before, 0 to 1
+    near_shot: float = 0.9  # similarity to a shot, 0 to 1
+    near_test: float = 0.85  # similarity to a test text; stricter, for such a text would flatter the score
+    min_letters: float = 0.5  # share of letters among the characters that are not blank
+    min_distinct_words: float = 0.4  # distinct words / words, in texts of at least 12 words
+
+    def __post_init__(self) -> None:
+        for name in ("near_duplicate", "near_shot", "near_test", "min_letters", "min_distinct_words"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise InputError(f"filter setting {name} is a share from 0 to 1, got {value}.")
+        if not 0 <= self.min_length_factor <= 1 <= self.max_length_factor:
+            raise InputError(
+                f"min_length_factor must be from 0 to 1 and max_length_factor at least 1, got {self.min_length_factor} "
+                f"and {self.max_length_factor}: otherwise the shots themselves would be too short or too long."
+            )
+
+
+def length_bounds(shots: Sequence[Example], settings: FilterSettings) -> tuple[int, int]:
+    """The fewest and the most characters a text may have. Every shot lies within. Raises `InputError` for no shots."""
+    if not shots:
+        raise InputError("the length bounds come from the shots, and there are none. Give at least one shot per class.")
+    lengths = [len(shot.text) for shot in shots]
+    fewest = min(min(lengths), max(settings.shortest_chars, round(settings.min_length_factor * min(lengths))))
+    most = max(settings.longest_chars, round(settings.max_length_factor * max(lengths)))
+    return fewest, most
+
+
+class TextFilter:
+    """Checks candidates one after another and remembers the texts it let pass, over all rounds and classes of a run.
+
+    After a restart, `remember` the texts that had passed, in order: the filter is then as it was.
+    """
+
+    def __init__(
+        self,
+        shots: Sequence[Example],
+        settings: FilterSettings | None = None,
+        test_texts: Iterable[str] | None = None,
+        *,
+        task: Task,
+    ) -> None:
+        """``test_texts``: texts of the test split where it is known; no labels. Raises `InputError` for no shots."""
+        self.settings = settings or FilterSettings()
+        self.bounds = length_bounds(shots, self.settings)
+        self._shots = [comparable(shot.text) for shot in shots]
+        self._long_shots = [f" {shot} " for shot in self._shots if _is_long(shot)]
+        self._all_shots = "".join(f" {shot} \n" for shot in self._shots)
+        self._instruction = normalise(task.instruction)
+        nouns = normalise(task.noun_plural or f"{task.noun}s")
+        # The words around the shots in the generation prompt, in the parts that a real text does not hold by chance.
+        self._prompt_parts = [f"few examples of {nouns}", f"generate more {nouns}"]
+        self._prompt_parts += [f"generate more {normalise(label.plural)}" for label in task.labels if label.plural]
+        names = {comparable(name) for label in task.labels for name in (label.name, label.read_as)}
+        self._label_names = names
+        alternatives = "|".join(re.escape(name) for label in task.labels for name in (label.name, label.read_as))
+        self._label_first = re.compile(rf"(?:{alternatives})\s*:", re.IGNORECASE)
+        self._passed: set[str] = set()
+        self._near_passed = NearDuplicates(self.settings.near_duplicate)
+        self._test: set[str] = set()
+        self._near_test = NearDuplicates(self.settings.near_test)
+        for text in test_texts or ():
+            self._test.add(comparable(text))
+            self._near_test.add(text)
+
+    def check(self, candidate: Candidate) -> Reason | None:
+        """Why the candidate is rejected, or None: it passes, and later ones are compared with it too."""
+        reason = self.alone(candidate) or self.beside_others(candidate.text)
+        if reason is None:
+            self.remember(candidate.text)
+        return reason
+
+    def alone(self, candidate: Candidate) -> Reason | None:
+        """What speaks against the candidate whatever other texts there are: its form, or that it copies a shot."""
+        return self._form(candidate) or self._copies_shot(candidate.text)
+
+    def beside_others(self, text: str) -> Reason | None:
+        """Whether the text repeats one of the test split, or one that was remembered."""
+        plain = comparable(text)
+        if plain in self._test or (self._test and self._near_test.find(text)):
+            return "in_test_set"
+        if plain in self._passed:
+            return "exact_duplicate"
+        return "near_duplicate" if self._near_passed.find(text) else None
+
+    def remember(self, text: str) -> None:
+        """Take a text as passed without checking it."""
+        self._passed.add(comparable(text))
+        self._near_passed.add(text)
+
+    def _form(self, candidate: Candidate) -> Reason | None:
+        text = candidate.text
+        if is_malformed(text, self.settings):
+            return "malformed"
+        if comparable(text) in self._label_names or _FIELD.search(text) or self._label_first.match(text):
+            return "leaks_label"
+        if self._repeats_prompt(normalise(text)):
+            return "repeats_prompt"
+        if candidate.finish_reason == "length" and not _SENTENCE_END.search(text):
+            return "unfinished"
+        if len(text) < self.bounds[0]:
+            return "too_short"
+        if len(text) > self.bounds[1]:
+            return "too_long"
+        return None
+
+    def _repeats_prompt(self, text: str) -> bool:
+        from rapidfuzz import fuzz
+
+        if any(part in text for part in self._prompt_parts):
+            return True
+        # A text shorter than the instruction is looked for in it: a model often repeats only its beginning.
+        return fuzz.partial_ratio(self._instruction, text, score_cutoff=90) > 0
+
+    def _copies_shot(self, text: str) -> Reason | None:
+        """Nearly a shot, or word for word in one, or the other way round."""
+        plain = comparable(text)
+        spaced = f" {plain} "
+        if any(shot in spaced for shot in self._long_shots) or (_is_long(plain) and spaced in self._all_shots):
+            return "copies_shot"
+        return "copies_shot" if similar_to_any(plain, self._shots, self.settings.near_shot) else None
+
+
+def _is_long(plain: str) -> bool:
+    """Whether a comparable text stands inside another by no chance: that of under four words may."""
+    return plain.count(" ") >= 3
+
+
+def is_malformed(text: str, settings: FilterSettings) -> bool:
+    """Empty, broken characters, mostly digits and signs, or the same few words over and over."""
+    solid = "".join(text.split())
+    if not solid or "\ufffd" in text:
+        return True
+    if sum(map(str.isalpha, solid)) < settings.min_letters * len(solid):
+        return True
+    words = comparable(text).split()
+    return len(words) >= 12 and len(set(words)) < settings.min_distinct_words * len(words)
+
+
+def clean_text(raw: str, first_line_only: bool = True) -> str:
+    """A completion without what models put around a text: outer quotes, a bullet or number, blanks and line breaks.
+
+    ``first_line_only`` drops all after the first line that is not blank; otherwise line breaks become spaces, as they
+    do in every prompt. Cleaning twice changes nothing more.
+    """
+    text = unicodedata.normalize("NFC", raw)
+    if first_line_only:
+        text = next((line for line in text.splitlines() if line.strip()), "")
+    text = " ".join(text.split())
+    while (shorter := _unwrap(text)) != text:
+        text = shorter
+    return text
+
+
+def _unwrap(text: str) -> str:
+    text = _BULLET.sub("", text, count=1).strip()
+    for opening, closing in _QUOTES.items():
+        if not text.startswith(opening):
+            continue
+        inner = text[len(opening) : len(text) - len(closing)]
+        if len(text) > len(opening) + len(closing) and text.endswith(closing):
+            # "Yes" and "no" is not one quoted text: its quotation marks close before the end.
+            return inner.strip() if closing not in inner else text
+        if closing not in text[len(opening) :] and opening not in "'‘`":  # noqa: RUF001
+            return text[len(opening) :].strip()  # opened and cut off before it closed
+    return text[:-1].strip() if text.count('"') == 1 and re.search(r'[.!?]"$', text) else text

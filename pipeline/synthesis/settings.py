@@ -1,0 +1,138 @@
+"""Everything that can be set about a run, in one place: the command line, the file and the API share it.
+
+Importing this module loads neither torch nor vllm.
+"""
+
+import math
+from typing import Literal
+
+import msgspec
+
+from fourshot.engine.core import Sampling
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.synthesis.filters import FilterSettings
+from fourshot.pipeline.synthesis.prompts import Wording
+from fourshot.training.lora.settings import PRESETS as TRAINING_PRESETS
+from fourshot.training.lora.settings import LoraSettings
+
+
+class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many texts, and how they are drawn."""
+
+    per_class: int = 50  # N: synthetic texts to keep per class
+    draws_per_round: int = 64  # candidates per class and round, for classes that still need some
+    keep_likelier_of: Literal[1, 2] = 1  # completions per candidate, of which the likelier is taken (docs/design.md)
+    # Per class; one that has drawn this many without reaching N has stalled. 0: as many as N needs at min_acceptance.
+    max_candidates: int = 640
+    min_acceptance: float = 0.02  # a class below this after two rounds has stalled
+    max_tokens: int = 0  # per text; 0 takes it from the longest shot
+
+    def __post_init__(self) -> None:
+        if self.per_class < 1 or self.draws_per_round < 1 or self.max_candidates < 0:
+            raise InputError(
+                "per_class and draws_per_round must be at least 1, max_candidates at least 0; got "
+                f"{self.per_class}, {self.draws_per_round} and {self.max_candidates}."
+            )
+        if not (self.min_acceptance or self.max_candidates) or not 0 <= self.min_acceptance <= 1:
+            raise InputError(
+                "min_acceptance is a share from 0 to 1, and not 0 where max_candidates is 0, or a class could be drawn "
+                f"for without end; got {self.min_acceptance} and {self.max_candidates}."
+            )
+
+    @property
+    def most_candidates(self) -> int:
+        """Draws per class after which it has stalled."""
+        return self.max_candidates or math.ceil(self.per_class / self.min_acceptance)
+
+
+class VarietySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the draws for a class are made to differ from each other (docs/diversity.md says what each gains)."""
+
+    order: Literal["drawn", "fixed"] = "drawn"  # of the shots in a prompt: drawn anew for each, or the same in all
+    shots_shown: int = 0  # of the class's shots, drawn anew for each prompt; 0 shows all
+    attributes: bool = False  # each prompt asks for a topic, a style and a length (`pipeline.synthesis.attributes`)
+    suppress: float = (
+        0.0  # how strongly words that a class over-uses are pushed down (`pipeline.synthesis.overuse`); 0: not
+    )
+
+    def __post_init__(self) -> None:
+        if self.shots_shown < 0 or not 0 <= self.suppress < math.inf:
+            raise InputError(
+                f"variety.shots_shown and variety.suppress must be at least 0; got {self.shots_shown} and "
+                f"{self.suppress}."
+            )
+
+
+class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who re-labels the candidates, and when a label is believed (docs/design.md says why).
+
+    adapters: a committee. ``num_adapters`` of its members are trained on the shots alone, in turn with each of
+    ``wordings``. ``folds`` more are trained on shots and candidates: a pool of candidates is drawn first and dealt into
+    folds, and the adapter that did not see a fold reads it. icl: the base model, shown the shots. none: nobody.
+    """
+
+    annotator: Literal["adapters", "icl", "none"] = "adapters"
+    num_adapters: int = 3  # trained on the shots alone; 0 leaves the folds to decide
+    wordings: tuple[Wording, ...] = ("task", "bare", "answer")
+    folds: int = 2  # 0: no adapters but those of the shots, and no pool
+    fold_weight: float = 0.5  # what a fold adapter's log-probability counts, where the mean of the others counts 1
+    fold_passes: float = 2.0  # over the data; what is learnt later is which labels are wrong, by heart
+    pool_per_class: int = 80  # well-formed candidates that the fold adapters are trained on
+    confidence: float = 0.0  # least probability of the intended label
+    calibration: Literal["none", "contextual", "batch"] = "none"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.confidence <= 1 or self.num_adapters < 0 or self.folds < 0 or self.folds == 1:
+            raise InputError(
+                "confidence must be from 0 to 1, num_adapters at least 0, folds 0 or at least 2; got "
+                f"{self.confidence}, {self.num_adapters} and {self.folds}."
+            )
+        if self.pool_per_class < 2 or not self.fold_weight > 0 or not self.wordings:
+            raise InputError(
+                "pool_per_class must be at least 2, fold_weight above 0, wordings one or more; got "
+                f"{self.pool_per_class}, {self.fold_weight} and {list(self.wordings)}."
+            )
+        if self.annotator == "adapters" and not self.num_adapters and not self.folds:
+            raise InputError(
+                "num_adapters and folds are both 0, so nobody would re-label. Set one of them, or annotator to 'none'."
+            )
+
+    @property
+    def has_pool(self) -> bool:
+        """Whether candidates are drawn before there is anyone to read them."""
+        return self.annotator == "adapters" and self.folds > 0
+
+
+class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One run: from shots to a measured adapter."""
+
+    k: int = 4  # shots per class
+    seed: int = 0  # draws the shots, the texts and the batches
+    sampling: Sampling = Sampling()
+    generate: GenerateSettings = GenerateSettings()
+    variety: VarietySettings = VarietySettings()
+    filter: FilterSettings = FilterSettings()
+    annotate: AnnotateSettings = AnnotateSettings()
+    train: LoraSettings = TRAINING_PRESETS["default"]
+    wording: Wording = "task"  # of the classifier's prompt, in training and serving; "bare" leaves out the instruction
+    shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
+    max_text_words: int = 300  # longer texts are cut, the same in training and serving
+    test_limit: int = 0  # test texts to measure on; 0 means all
+    allow_short: bool = False  # go on with what there is where a class stalls below N
+    allow_fewer_shots: bool = False
+
+
+PRESETS: dict[str, RunSettings] = {
+    "default": RunSettings(),
+    # The recipe of Patwa et al. 2024 taken literally: in-context re-labelling without calibration, 21 + 4 per class.
+    "paper": RunSettings(
+        generate=GenerateSettings(per_class=21, max_candidates=256, keep_likelier_of=2),
+        annotate=AnnotateSettings(annotator="icl"),
+        train=TRAINING_PRESETS["paper"],
+    ),
+    # Many texts for their own sake: read by the base model, so that nothing has to be trained first.
+    "corpus": RunSettings(
+        generate=GenerateSettings(per_class=1000, max_candidates=0),
+        annotate=AnnotateSettings(annotator="icl", calibration="batch"),
+    ),
+}

@@ -1,0 +1,51 @@
+"""What flows through synthesis: a candidate with its lineage, and the verdict on it.
+
+Importing this module loads neither torch nor vllm.
+"""
+
+from typing import Literal
+
+import msgspec
+
+Reason = Literal[
+    "kept",
+    "exact_duplicate",  # same text, whitespace and case ignored, as an earlier candidate
+    "near_duplicate",  # token-set similarity above the bound
+    "too_short",
+    "too_long",
+    "unfinished",  # ran into max_tokens
+    "repeats_prompt",
+    "leaks_label",  # carries a label line of its own
+    "malformed",  # empty, mostly signs and digits, or the same words over and over
+    "copies_shot",
+    "in_test_set",
+    "label_disagrees",  # the annotator predicts another label
+    "low_confidence",  # the annotator agrees, below the bound
+    "surplus",  # good, but its class already has N
+]
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A synthetic text with its whole lineage."""
+
+    id: str  # "r02-000137": round, position
+    text: str
+    label: str  # intended: the class it was generated for
+    round: int
+    prompt_hash: str
+    shots: tuple[int, ...]  # indices into the run's shots that the prompt showed
+    num_tokens: int
+    cumulative_logprob: float
+    finish_reason: Literal["stop", "length"]
+    attributes: dict[str, str] = {}  # that the prompt asked for, value by dimension
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a candidate."""
+
+    candidate_id: str
+    kept: bool
+    reason: Reason
+    predicted: str = ""  # the annotator's label; "" where the candidate never reached it
+    probabilities: dict[str, float] = {}  # the annotator's, by label name
+    train_label: str = ""  # the label it is trained with where kept; may differ from the intended one

@@ -1,0 +1,126 @@
+"""Task files: find one by name or path, load it, and explain every fault in it at once.
+
+Importing this module loads neither torch, pyarrow nor datasets.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.errors import InputError, TaskFileError
+from fourshot.pipeline.tasks.data_check import data_faults
+from fourshot.pipeline.tasks.faults import Fault, Severity, errors_in
+from fourshot.pipeline.tasks.table_files import scan_table
+from fourshot.pipeline.tasks.tables import find_split_file, missing_split
+from fourshot.pipeline.tasks.task_check import convert, read_document, shape_faults, word_faults
+from fourshot.pipeline.tasks.types import DataSource, Task
+
+__all__ = ["Fault", "Severity", "check_task", "find_task_file", "load_task", "shipped_tasks"]
+
+TABLES = {".csv", ".tsv", ".jsonl", ".parquet"}
+SHIPPED_FOLDER = Path(__file__).parent / "shipped"
+
+
+def shipped_tasks() -> dict[str, Path]:
+    """Name -> task file of every task that comes with fourshot, by name."""
+    return {path.stem: path for path in sorted(SHIPPED_FOLDER.glob("*.toml"))}
+
+
+def load_task(name_or_path: str | Path, data_folder: str | Path | None = None) -> Task:
+    """Load a shipped task by name ("sst2"), or a task file by path. The data itself is not read.
+
+    The folder in the task comes back as an absolute path. ``data_folder`` takes the place of the file's data source: a
+    folder with train and test files, in the task's own columns or, where the task names a hub data set, in columns
+    ``text`` and ``label``.
+
+    Raises `TaskFileError` with all the file's errors, `InputError` for an unknown name or a missing folder.
+    """
+    path = find_task_file(name_or_path)
+    document, faults = read_document(path)
+    faults = faults or shape_faults(document, needs_source=data_folder is None)
+    if errors := errors_in(faults):
+        raise TaskFileError(str(path), [str(error) for error in errors])
+    task = convert(document)
+    source = _with_folder(task.data, Path(data_folder)) if data_folder is not None else _absolute(task.data, path)
+    return msgspec.structs.replace(task, data=source)
+
+
+def check_task(
+    name_or_path: str | Path,
+    model_tokenizer: Any = None,
+    deep: bool = True,
+    k: int = 4,
+    data_folder: str | Path | None = None,
+) -> list[Fault]:
+    """Every fault of a task file: errors, warnings and notes, in the order of the file, then of its data.
+
+    ``deep`` reads the data too (hub data sets may be downloaded for it); ``k`` is the number of shots per class that a
+    run will draw; ``model_tokenizer`` (a Hugging Face tokenizer) shows the label words as that model sees them.
+    Raises `InputError` only where there is no such file.
+    """
+    path = find_task_file(name_or_path)
+    document, faults = read_document(path)
+    faults = faults or shape_faults(document, needs_source=data_folder is None)
+    if errors_in(faults):
+        return faults
+    task = load_task(path, data_folder)
+    if model_tokenizer is not None:
+        faults += word_faults(task, model_tokenizer)
+    return faults + data_faults(task, k) if deep else faults
+
+
+def find_task_file(name_or_path: str | Path) -> Path:
+    """The file that a name or path stands for; a folder stands for the one task file in it. Raises `InputError`."""
+    text = str(name_or_path)
+    shipped = shipped_tasks()
+    if text in shipped:
+        return shipped[text]
+    path = Path(text)
+    if path.is_file():
+        if path.suffix.lower() in TABLES:
+            raise InputError(
+                f"{text} is a table of texts, not a task file. To make a task of it: fourshot tasks new {text}"
+            )
+        return path
+    if path.is_dir():
+        found = sorted(path.glob("*.toml"))
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise InputError(
+                f"the folder {text} holds no .toml task file. To write one from a table: fourshot tasks new TABLE."
+            )
+        there = ", ".join(file.name for file in found)
+        raise InputError(f"the folder {text} must hold exactly one .toml task file; there is {there}. Name the file.")
+    near = difflib.get_close_matches(text, shipped, n=2, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise InputError(
+        f"no task {text!r}: it is neither a task file nor a task that comes with fourshot ({', '.join(shipped)})."
+        f"{hint} To write a task file from a table: fourshot tasks new TABLE."
+    )
+
+
+def _absolute(source: DataSource, task_file: Path) -> DataSource:
+    if not source.folder:
+        return source
+    return msgspec.structs.replace(source, folder=str((task_file.parent / source.folder).resolve()))
+
+
+def _with_folder(source: DataSource, folder: Path) -> DataSource:
+    folder = folder.resolve()
+    local = msgspec.structs.replace(source, folder=str(folder), hub="", hub_config="")
+    if not folder.is_dir():
+        raise InputError(missing_split(local, source.train_split))
+    if not source.hub:
+        return local
+    # The hub's columns and split names need not be the folder's: use them only where the folder has them.
+    local = msgspec.structs.replace(local, train_split="train", test_split="test")
+    path = find_split_file(folder, "train") or find_split_file(folder, "test")
+    columns = scan_table(path)[0].columns if path else ()
+    return msgspec.structs.replace(
+        local,
+        text_column=source.text_column if source.text_column in columns else "text",
+        label_column=source.label_column if source.label_column in columns else "label",
+    )

@@ -1,0 +1,58 @@
+"""What a task is: its labels, where its examples are, and an example.
+
+All frozen; unknown keys in a user's file are an error. Importing this module loads neither torch nor vllm.
+"""
+
+import msgspec
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One class. ``word`` is what the model reads and answers; ``name`` is what the data and the user say."""
+
+    name: str
+    word: str = ""  # "" means: the name
+    description: str = ""  # completes "Few examples of {noun}s ... are given"
+    plural: str = ""  # completes "Generate more ..."; "" means: {word} {noun}s
+
+    @property
+    def read_as(self) -> str:
+        return self.word or self.name
+
+
+class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the examples are: exactly one of ``hub`` (a data set) and ``folder`` (train and test files)."""
+
+    hub: str = ""  # e.g. "stanfordnlp/sst2"
+    hub_config: str = ""
+    folder: str = ""  # relative to the task file; train.{jsonl,csv,parquet} and test.{jsonl,csv,parquet}
+    text_column: str = "text"
+    label_column: str = "label"
+    train_split: str = "train"
+    test_split: str = "test"
+    label_values: dict[str, str] = {}  # value in the data -> label name, where they differ
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A text classification task, as one TOML file says it."""
+
+    name: str
+    instruction: str
+    noun: str  # of one text: "movie review"
+    noun_plural: str = ""  # "" means: {noun}s
+    labels: tuple[Label, ...]
+    data: DataSource = DataSource()
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
+    @property
+    def label_words(self) -> tuple[str, ...]:
+        return tuple(label.read_as for label in self.labels)
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True):
+    """A text and the name of its label."""
+
+    text: str
+    label: str

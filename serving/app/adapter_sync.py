@@ -1,0 +1,252 @@
+"""Keeps what the engine serves true to the adapters' folder: new versions in, old ones out, nobody interrupted.
+
+A version answers from the moment it is loaded and has answered once; until then the one before it does. A version that
+is gone from the folder answers what it was already asked, then its memory and its copy are given back.
+"""
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fourshot.engine.calibration import CONTENT_FREE, NONE, Calibration, contextual
+from fourshot.engine.errors import AdapterError, FourshotError
+from fourshot.engine.labels import LabelTokens, label_tokens
+from fourshot.engine.tokens import encode_prompts
+from fourshot.pipeline.runs.card import AdapterCard
+from fourshot.serving.api import Method, Refused, TaskInfo
+from fourshot.serving.app.admission import Shapes, stage
+from fourshot.serving.app.registry import Found, InContext, Look, Registry, Signature
+from fourshot.serving.app.scorer import InFlight, Scorer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+    from vllm.lora.request import LoRARequest
+
+logger = logging.getLogger("fourshot.serving")
+WARM_UP_TEXT = "N/A"
+GRACE_S = 30.0  # a request of vLLM's own routes may have looked an adapter up and not come to the engine yet
+
+
+class Version:
+    """What a task is answered with: an adapter that the engine has, or examples alone."""
+
+    def __init__(
+        self, source: AdapterCard | InContext, labels: LabelTokens, lora: "LoRARequest | None", folder: Path | None
+    ) -> None:
+        """``lora`` and ``folder`` are None where there are examples alone."""
+        self.labels, self.lora, self.folder = labels, lora, folder
+        self.name = lora.lora_name if lora else ""
+        self.task, self.shots, self.prompt = source.task, source.shots, source.prompt
+        self.calibration = source.calibration if isinstance(source, AdapterCard) else NONE
+        self.icl_calibration: Calibration | None = None  # fitted when it is first asked for
+        self.pinned = False  # in its slot
+        self.left_at = 0.0  # when it ceased to be what answers; monotonic seconds
+        self.in_use = 0  # requests that were promised an answer of this version
+
+    @property
+    def methods(self) -> list[Method]:
+        """How it can answer, the usual way first."""
+        methods: list[Method] = ["adapter"] if self.lora else []
+        return [*methods, "icl"] if self.shots else methods
+
+
+class Keeper:
+    """Owns the versions. Everything but the reading of files happens on the server's event loop."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        engine: Any,
+        models: Any,
+        tokenizer: "PreTrainedTokenizerBase",
+        scorer: Scorer,
+        staging: Path,
+        base_shapes: Shapes,
+        largest_rank: int,
+        hot: Sequence[str] = (),
+    ) -> None:
+        """``engine`` is vLLM's ``EngineClient``, ``models`` its ``OpenAIServingModels``, which lists adapters, too."""
+        self._registry, self._engine, self._models, self._tokenizer = registry, engine, models, tokenizer
+        self._scorer, self._staging, self._shapes, self._rank = scorer, staging, base_shapes, largest_rank
+        self._hot = set(hot)
+        self._in_flight = InFlight(engine)
+        self._ids = count(1)
+        self._ready: dict[str, Version] = {}  # by adapter name
+        self._bad: dict[Path, tuple[Signature, str]] = {}  # by folder: why its files were refused
+        self._leaving: dict[str, Version] = {}
+        self._look: Look | None = None
+        self._told: list[Refused] = []  # refusals that the log has already
+        self.current: dict[str, Version] = {}  # by task: what answers
+        self.on_change: Callable[[str, str], None] = lambda task, name: None
+
+    @property
+    def num_in_engine(self) -> int:
+        """Requests inside the engine, whichever route they came by."""
+        return self._in_flight.total
+
+    async def refresh(self) -> None:
+        """Look at the folder and act on it. Returns when all that is new answers."""
+        try:
+            look = await asyncio.to_thread(self._registry.look)
+        except OSError as error:  # a network disk that is away for a moment takes no task away
+            logger.warning("the adapters' folder cannot be read: %s", error)
+            return
+        for one in look.refused:
+            if one not in self._told:
+                logger.warning("%s is refused: %s", one.path, one.reason)
+        self._told = look.refused
+        self._look = look
+        for task in sorted({*look.tasks, *look.in_context, *self.current}):
+            await self._choose(task, look)
+        await self._clear_out()
+        await self._pin_hot()
+
+    async def _pin_hot(self) -> None:
+        """Keep the adapters of hot tasks in their slots; a task's old version must be out first, or slots run out."""
+        leaving = {version.task.name for version in self._leaving.values()}
+        for task in self._hot & self.current.keys() - leaving:
+            version = self.current[task]
+            if version.lora is not None and not version.pinned:
+                version.pinned = await self._engine.pin_lora(version.lora.lora_int_id)
+
+    async def _choose(self, task: str, look: Look) -> None:
+        """Have the first version of ``task`` that can answer do so."""
+        now = self.current.get(task)
+        for found in look.versions(task):
+            if now is not None and now.name == found.name:
+                return
+            version = self._ready.get(found.name) or await self._admit(found)
+            if version is not None:
+                self._answer_with(task, version)
+                return
+        entry = look.in_context.get(task)
+        if entry is not None:
+            if now is None or now.lora is not None or (now.task, now.shots) != (entry.task, entry.shots):
+                await self._in_context(task, entry)
+        elif now is not None:
+            self._retire(task)
+
+    async def _in_context(self, task: str, entry: InContext) -> None:
+        try:
+            labels = label_tokens(self._tokenizer, entry.task.label_words)
+        except FourshotError as error:
+            logger.warning("task %s cannot be answered in context: %s", task, error)
+            return
+        self._answer_with(task, Version(entry, labels, None, None))
+
+    def _answer_with(self, task: str, version: Version) -> None:
+        now = self.current.get(task)
+        if now is not None:
+            self._leave(now)
+        self._leaving.pop(version.name, None)
+        self.current[task] = version
+        if version.lora is not None:
+            self._models.lora_requests[version.name] = version.lora  # so that it is a model of the OpenAI routes, too
+        logger.info("task %s is answered %s", task, f"by {version.name}" if version.lora else "in context")
+        self.on_change(task, version.name)
+
+    async def _admit(self, found: Found) -> Version | None:
+        """Copy, check, load and try an adapter; None where it is refused."""
+        known = self._bad.get(found.folder)
+        if known is not None and known[0] == found.signature:
+            return None
+        try:
+            labels = label_tokens(self._tokenizer, found.card.task.label_words)
+            folder = await asyncio.to_thread(stage, found.folder, found.card, self._staging, self._shapes, self._rank)
+            version = Version(found.card, labels, await self._load(found.name, folder), folder)
+            await self._warm_up(version)
+        except FourshotError as error:
+            self._bad[found.folder] = (found.signature, str(error))
+            logger.warning("adapter %s is refused: %s", found.name, error)
+            return None
+        self._bad.pop(found.folder, None)
+        self._ready[found.name] = version
+        return version
+
+    async def _load(self, name: str, folder: Path) -> "LoRARequest":
+        from vllm.lora.request import LoRARequest
+
+        lora = LoRARequest(name, next(self._ids), str(folder))
+        try:
+            await self._engine.add_lora(lora)
+        except Exception as error:  # of any type: it crossed a process
+            raise AdapterError(f"vLLM cannot load it: {error}") from error
+        return lora
+
+    async def _warm_up(self, version: Version) -> None:
+        """One answer before the first request: the instruction is in the prefix cache, and the adapter works."""
+        (ids,) = encode_prompts(self._tokenizer, [version.prompt(WARM_UP_TEXT)])
+        await self._scorer.score(ids, version.labels, version.lora)
+
+    def _retire(self, task: str) -> None:
+        self._leave(self.current.pop(task))
+        logger.info("task %s is no longer served", task)
+        self.on_change(task, "")
+
+    def _leave(self, version: Version) -> None:
+        """Nobody new gets to ``version``; those who have it may finish."""
+        if version.lora is not None:
+            version.left_at = time.monotonic()
+            self._leaving[version.name] = version
+            self._models.lora_requests.pop(version.name, None)
+
+    async def _clear_out(self) -> None:
+        """Give back what nobody uses any more."""
+        for name, version in list(self._leaving.items()):
+            if self._in_flight.of(name) or version.in_use or time.monotonic() < version.left_at + GRACE_S:
+                continue
+            del self._leaving[name]
+            self._ready.pop(name, None)
+            if version.lora is not None and version.folder is not None:
+                await self._engine.remove_lora(version.lora.lora_int_id)
+                await asyncio.to_thread(shutil.rmtree, version.folder, ignore_errors=True)
+
+    async def icl_calibration(self, version: Version) -> Calibration:
+        """Contextual calibration of a task's in-context prompt; three short requests, once per version."""
+        if version.icl_calibration is None:
+            import numpy as np
+
+            asked = [version.prompt(text, version.shots) for text in CONTENT_FREE]
+            prompts = encode_prompts(self._tokenizer, asked)
+            scored = await self._scorer.score_all(prompts, version.labels, None)
+            version.icl_calibration = contextual(np.array([one.logprobs for one in scored]))
+        return version.icl_calibration
+
+    def tasks(self) -> list[TaskInfo]:
+        """What is served, in the order of the tasks' names."""
+        look = self._look
+        return [
+            TaskInfo(
+                task=task,
+                labels=list(version.task.label_names),
+                adapter=version.name,
+                versions=_names(look, task),
+                pinned=bool(look and version.name and look.pins.get(task) == version.name),
+                methods=version.methods,
+            )
+            for task, version in sorted(self.current.items())
+        ]
+
+    def refused(self) -> list[Refused]:
+        """What lies in the folder and is not served, and why."""
+        look = self._look
+        if look is None:
+            return []
+        bad = [
+            Refused(path=str(one.folder.relative_to(self._registry.root)), reason=known[1])
+            for one in look.found
+            if (known := self._bad.get(one.folder)) is not None and known[0] == one.signature
+        ]
+        return [*look.refused, *bad]
+
+
+def _names(look: Look | None, task: str) -> list[str]:
+    """Of the versions in the folder, the newest first, each once."""
+    found = sorted(look.versions(task), key=lambda one: -one.made) if look else []
+    return list(dict.fromkeys(one.name for one in found))

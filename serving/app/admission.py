@@ -1,0 +1,150 @@
+"""What an adapter must be before the engine may see it, and the copy that the engine then reads.
+
+The engine reads adapters while it computes; a file that is gone or half written at that moment would take every request
+with it. So it never reads the watched folder: an adapter is copied, the copy is checked, and the copy is served.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from fourshot.engine.adapter_check import check_adapter
+from fourshot.engine.adapters import slot_rank
+from fourshot.engine.errors import AdapterError
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.runs.card import CARD_FILE, AdapterCard, load_card
+from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
+from fourshot.training.lora.saving import content_hash
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+FILES = (CARD_FILE, CONFIG, WEIGHTS)
+MOST_CARD_BYTES = 16 << 20
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # what may stand in a path without being escaped
+LORA_WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+
+Shapes = dict[str, list[int]]  # of a checkpoint's weights, by their names
+
+
+def read_card(folder: Path, root: Path, base: ResolvedModel) -> AdapterCard:
+    """The card of an adapter that may be served on ``base``. Raises AdapterError, with the reason, for another."""
+    check_inside(folder, root)
+    for name in FILES:
+        check_inside(folder / name, root)
+    if not (folder / WEIGHTS).is_file():
+        pickled = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt")]
+        why = f"only {pickled[0]}, which is pickled: reading it would run its code" if pickled else "no weights"
+        raise AdapterError(f"it has {why}. Save it as {WEIGHTS}.")
+    if (folder / CARD_FILE).stat().st_size > MOST_CARD_BYTES:
+        raise AdapterError(f"its {CARD_FILE} is larger than {MOST_CARD_BYTES >> 20} MiB")
+    card = load_card(folder)
+    if card.prompt_version != PROMPT_VERSION:
+        raise AdapterError(
+            f"it was trained on prompts of version {card.prompt_version}; this fourshot renders version "
+            f"{PROMPT_VERSION}. Train it again."
+        )
+    if card.model_revision != base.revision:
+        raise AdapterError(
+            f"it was trained on {card.model_name} revision {card.model_revision}; the base here is {base.name} "
+            f"revision {base.revision}"
+        )
+    check_task_name(card.task.name)
+    check_hash(folder, card)
+    return card
+
+
+def check_hash(folder: Path, card: AdapterCard) -> None:
+    """Raise AdapterError where the weights are not those that the card's name says."""
+    try:
+        same = card.name.endswith(f"-{content_hash(folder)}")
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"it cannot be read: {error}") from error
+    if not same:
+        raise AdapterError(
+            "its weights are not those that its card names: changed since training, or not copied whole. Copy it again."
+        )
+
+
+def check_task_name(name: str) -> None:
+    """Raise AdapterError for a name that cannot stand in an address as it is."""
+    if not TASK_NAME.fullmatch(name):
+        raise AdapterError(f"its task is called {name!r}, which cannot stand in an address")
+
+
+def check_inside(path: Path, root: Path) -> None:
+    """Raise AdapterError where ``path``, its links followed, lies outside ``root``."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise AdapterError(f"{path.name} is a link that leads out of the adapters' folder")
+
+
+def stage(folder: Path, card: AdapterCard, staging: Path, base_shapes: Shapes, largest_rank: int) -> Path:
+    """Copy an adapter to ``staging``/<its name>, checked. Raises AdapterError where it is not what its card says."""
+    final = staging / card.name
+    if Path(card.name).name != card.name or card.name.startswith("."):
+        raise AdapterError(f"its card calls it {card.name!r}, which is no file name")
+    if final.is_dir():
+        return final
+    making = staging / f".{card.name}.{os.getpid()}"
+    shutil.rmtree(making, ignore_errors=True)
+    try:
+        making.mkdir(parents=True)
+        for name in FILES:
+            shutil.copyfile(folder / name, making / name)
+        check_weights(making, card, base_shapes, largest_rank)
+        os.rename(making, final)
+    except OSError as error:
+        raise AdapterError(f"it cannot be read: {error}") from error
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return final
+
+
+def check_weights(folder: Path, card: AdapterCard, base_shapes: Shapes, largest_rank: int) -> None:
+    """Raise AdapterError where the weights are not those of the card, or do not fit the base model."""
+    check_hash(folder, card)
+    check_adapter(folder)
+    rank = card.training.rank
+    if slot_rank(rank) > largest_rank:
+        raise AdapterError(f"its rank is {rank}; the server was started for at most {largest_rank} (--max-lora-rank)")
+    for name, shape in _shapes_of(folder / WEIGHTS):
+        found = LORA_WEIGHT.fullmatch(name)
+        if not found:
+            raise AdapterError(f"it holds {name}, which is no LoRA weight")
+        whole = base_shapes.get(f"{found[1]}.weight")
+        if whole is None:
+            raise AdapterError(f"it adapts {found[1]}, which the base model does not have")
+        needed = [shape[0], whole[1]] if found[2] == "A" else [whole[0], shape[1]]
+        if shape != needed or shape[0 if found[2] == "A" else 1] > slot_rank(rank):
+            raise AdapterError(f"its {name} has shape {shape}; the base model needs {needed}")
+    _check_finite(folder / WEIGHTS)
+
+
+def _check_finite(file: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    for name, weights in load_file(str(file)).items():
+        if not bool(torch.isfinite(weights).all()):
+            raise AdapterError(f"its {name} holds values that are not finite")
+
+
+def checkpoint_shapes(folder: Path) -> Shapes:
+    """Shapes of all weights of a safetensors checkpoint, from the files' headers alone."""
+    return {name: shape for file in sorted(folder.glob("*.safetensors")) for name, shape in _shapes_of(file)}
+
+
+def _shapes_of(file: Path) -> Iterator[tuple[str, list[int]]]:
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        header_bytes = int.from_bytes(opened.read(8), "little")
+        if header_bytes > size:
+            raise AdapterError(f"{file.name} is cut short")
+        try:
+            header = json.loads(opened.read(header_bytes))
+        except ValueError as error:
+            raise AdapterError(f"{file.name} is no safetensors file: {error}") from error
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            yield name, list(tensor["shape"])

@@ -1,0 +1,171 @@
+"""Who may ask, how much, and how long they may take: an ASGI middleware around all of vLLM's routes.
+
+vLLM's own key check knows one kind of key and bounds no body. Here every request first shows its key, then sends its
+body within bounds of size, depth and time; only then does an application see it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.serving.api import ErrorAnswer, Fault
+from fourshot.serving.app.keys import Key, Keys
+from fourshot.serving.settings import ENVIRONMENT, Limits, from_json
+
+logger = logging.getLogger("fourshot.serving")
+ACCESS = "fourshot.access"  # in the scope of a request: its `Key`
+OPEN_PATHS = ("/", "/health", "/ping")  # answer without a key: they tell nothing about anybody's data
+LIMITED_PATHS = ("/v1/classify/", "/v1/tasks")  # what a key for some tasks may ask at all
+READ_KEYS_EVERY_S = 2.0
+NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+SHALLOW = 16  # brackets, below which nobody need count how deep they are
+
+Scope = dict[str, Any]
+
+
+class TurnedAwayError(Exception):
+    """A request that goes no further."""
+
+    def __init__(self, code: int, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.kind = code, kind
+
+
+class Guard:
+    """Pure ASGI; made by vLLM's server for its ``--middleware``."""
+
+    def __init__(self, app: Any, limits: Limits | None = None, keys: Keys | None = None) -> None:
+        """Limits and keys are those of `serving.settings.ENVIRONMENT` where they are not given."""
+        self._app = app
+        if limits is None:
+            settings = from_json(os.environ[ENVIRONMENT])
+            limits, keys = settings.limits, Keys(settings.keys) if settings.keys else None
+        self._limits, self._keys = limits, keys
+        self._read_keys_at = 0.0
+        self._busy: Counter[str] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        name = None
+        try:
+            key = self._admit(scope)
+            if scope["type"] == "http":
+                receive = await self._body(scope, receive)
+            name = key.name if key else ""
+            most = (key.max_concurrent if key else 0) or self._limits.max_concurrent
+            if self._busy[name] >= most:
+                name = None
+                raise TurnedAwayError(
+                    429, "too_many_requests", f"This key has {most} requests on their way, which is its limit."
+                )
+            self._busy[name] += 1
+            await self._app({**scope, ACCESS: key}, receive, send)
+        except TurnedAwayError as turned:
+            await _turn_away(scope, send, turned)
+        finally:
+            if name is not None:
+                self._busy[name] -= 1
+
+    def _admit(self, scope: Scope) -> Key | None:
+        """The key that the request showed; None where none is needed. Raises `TurnedAwayError`."""
+        path = scope["path"]
+        if self._keys is None or (path in OPEN_PATHS and scope.get("method") in ("GET", "HEAD")):
+            return None
+        if scope.get("method") == "OPTIONS":  # a browser asks so before it asks; there is no key in it
+            return None
+        self._refresh_keys()
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        key = self._keys.find(given.decode("latin-1"))
+        if key is None:
+            raise TurnedAwayError(401, "no_key", "Give a key that is known here: Authorization: Bearer KEY.")
+        if key.tasks and not path.startswith(LIMITED_PATHS):
+            raise TurnedAwayError(
+                403, "forbidden", f"This key is for the tasks {', '.join(key.tasks)} and nothing else."
+            )
+        return key
+
+    def _refresh_keys(self) -> None:
+        now = time.monotonic()
+        if self._keys is not None and now - self._read_keys_at >= READ_KEYS_EVERY_S:
+            self._read_keys_at = now
+            try:
+                self._keys.refresh()
+            except InputError as error:
+                logger.warning("%s; the keys that were known stay in force", error)
+
+    async def _body(self, scope: Scope, receive: Any) -> Any:
+        """A ``receive`` that gives the whole body at once. Raises `TurnedAwayError` for one too large, slow or deep."""
+        limits = self._limits
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if declared.isdigit() and int(declared) > limits.max_body_bytes:
+            raise TurnedAwayError(
+                413, "too_large", f"The body has {int(declared)} bytes; at most {limits.max_body_bytes}."
+            )
+        parts, size, disconnected = [], 0, False
+        deadline = time.monotonic() + limits.body_timeout_s
+        while True:
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                raise TurnedAwayError(
+                    408, "timeout", f"The body did not come within {limits.body_timeout_s:g} s."
+                ) from None
+            if message["type"] == "http.disconnect":
+                disconnected = True
+                break
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limits.max_body_bytes:
+                raise TurnedAwayError(413, "too_large", f"The body has more than {limits.max_body_bytes} bytes.")
+            if not message.get("more_body", False):
+                break
+        body = b"".join(parts)
+        if json_depth(body) > limits.max_json_depth:
+            raise TurnedAwayError(400, "too_deep", f"The body is nested deeper than {limits.max_json_depth} levels.")
+        waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Any:
+            if disconnected:
+                return {"type": "http.disconnect"}
+            return waiting.pop() if waiting else await receive()
+
+        return replay
+
+
+def json_depth(body: bytes) -> int:
+    """How deep the brackets of a JSON text are nested, those inside strings left out. Linear in its length."""
+    if body.count(b"[") + body.count(b"{") <= SHALLOW:
+        return 0
+    unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    outside = b"".join(unescaped.split(b'"')[::2]).translate(None, NO_BRACKETS)
+    depth = deepest = 0
+    for byte in outside:
+        depth += 1 if byte in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+async def _turn_away(scope: Scope, send: Any, turned: TurnedAwayError) -> None:
+    with contextlib.suppress(OSError):
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": str(turned)[:120]})
+            return
+        body = msgspec.json.encode(ErrorAnswer(error=Fault(message=str(turned), type=turned.kind, code=turned.code)))
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if turned.code == 429:
+            headers.append((b"retry-after", b"1"))
+        if turned.code == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if turned.code in (408, 413):
+            headers.append((b"connection", b"close"))  # what is left of the body is not waited for
+        await send({"type": "http.response.start", "status": turned.code, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

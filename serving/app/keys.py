@@ -1,0 +1,126 @@
+"""API keys: several, each known by its hash only, each for all tasks or for some.
+
+A key file is TOML. `fourshot keys add` writes it; the key itself is shown once and kept nowhere.
+
+    [[key]]
+    name = "support-team"
+    sha256 = "…"
+    tasks = ["support_tickets"]     # left out: everything, vLLM's own routes too
+    max_concurrent = 16             # requests at a time; left out: the service's limit
+"""
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.engine.files import replace_file
+
+PREFIX = "fs-"
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One line of the key file, and what its holder may do."""
+
+    name: str
+    sha256: str
+    tasks: tuple[str, ...] = ()
+    max_concurrent: int = 0
+
+    def may_ask(self, task: str) -> bool:
+        return not self.tasks or task in self.tasks
+
+
+class KeyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    key: tuple[Key, ...] = ()
+
+
+class Keys:
+    """The keys of a file, read again when it changes: a key that is taken out stops working within seconds."""
+
+    def __init__(self, file: str | Path) -> None:
+        """Raises InputError for a file that is no key file, or holds no key."""
+        self._file = Path(file).expanduser()
+        self._stamp = (0, 0)
+        self._keys: tuple[Key, ...] = ()
+        if self._file.exists():
+            self.refresh()
+        if not self._keys:
+            what = "holds no key" if self._file.exists() else "is not there"
+            raise InputError(f"the key file {file} {what}. Make a key: fourshot keys add {file} --name NAME")
+
+    def refresh(self) -> None:
+        """Read the file if it changed. Raises InputError, with the old keys in force, where it cannot be read."""
+        try:
+            stat = self._file.stat()
+            if (stamp := (stat.st_mtime_ns, stat.st_size)) == self._stamp:
+                return
+            keys = read_keys(self._file)
+        except OSError as error:
+            raise InputError(f"the key file cannot be read: {error}") from error
+        self._stamp, self._keys = stamp, keys
+
+    def find(self, authorization: str) -> Key | None:
+        """The key of an ``Authorization`` header, in a time that tells nothing about the keys."""
+        scheme, _, given = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        hashed = hash_key(given.strip())
+        found = None
+        for key in self._keys:
+            if secrets.compare_digest(hashed, key.sha256):
+                found = key
+        return found
+
+
+def hash_key(key: str) -> str:
+    """Keys are random and long, so a plain hash of one cannot be turned back."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def read_keys(file: Path) -> tuple[Key, ...]:
+    """All keys of ``file``, none where there is no file. Raises InputError where it is no key file."""
+    if not file.exists():
+        return ()
+    try:
+        keys = msgspec.toml.decode(file.read_bytes(), type=KeyFile).key
+    except msgspec.DecodeError as error:
+        raise InputError(f"{file} is no key file: {error}. See the head of serving/keys.py for its form.") from error
+    names = [key.name for key in keys]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{file} has several keys called {twice[0]!r}. Give each a name of its own.")
+    return keys
+
+
+def add_key(file: Path, name: str, tasks: tuple[str, ...] = (), max_concurrent: int = 0) -> str:
+    """Add a key and return it: the only time that it is seen."""
+    keys = read_keys(file)
+    if any(key.name == name for key in keys):
+        raise InputError(f"{file} has a key called {name!r} already. Remove it first, or take another name.")
+    secret = PREFIX + secrets.token_urlsafe(32)
+    _write(file, (*keys, Key(name=name, sha256=hash_key(secret), tasks=tasks, max_concurrent=max_concurrent)))
+    return secret
+
+
+def remove_key(file: Path, name: str) -> None:
+    """Take a key out."""
+    keys = read_keys(file)
+    if not any(key.name == name for key in keys):
+        known = ", ".join(key.name for key in keys) or "none"
+        raise InputError(f"{file} has no key called {name!r}. It has: {known}.")
+    _write(file, tuple(key for key in keys if key.name != name))
+
+
+def _write(file: Path, keys: tuple[Key, ...]) -> None:
+    blocks = []
+    for key in keys:
+        lines = [
+            f"{field} = {msgspec.json.encode(value).decode()}" for field, value in msgspec.to_builtins(key).items()
+        ]
+        blocks.append("[[key]]\n" + "\n".join(lines) + "\n")
+    replace_file(file, "\n".join(blocks).encode())
+    os.chmod(file, 0o600)

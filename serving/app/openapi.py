@@ -1,0 +1,83 @@
+"""Our routes in the service's OpenAPI document; the types are those of `serving.api`."""
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+
+from fourshot.serving.api import ClassifyRequest, ClassifyResponse, ErrorAnswer, TaskList
+from fourshot.serving.settings import Limits
+
+REF = "#/components/schemas/{name}"
+TYPES = (ClassifyRequest, ClassifyResponse, TaskList, ErrorAnswer)
+
+
+def _refers(to: type) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": {"$ref": REF.format(name=to.__name__)}}}}
+
+
+def _errors(**told: str) -> dict[str | int, Any]:
+    return {code.removeprefix("e"): {"description": why, **_refers(ErrorAnswer)} for code, why in told.items()}
+
+
+GUARDED = {"e401": "No key, or one that is not known.", "e403": "A key that may not do this."}
+CLASSIFY: dict[str, Any] = {
+    "operation_id": "classify",
+    "summary": "The label of one text or of many.",
+    "response_model": None,
+    "openapi_extra": {
+        "requestBody": {"required": True, **_refers(ClassifyRequest)},
+        "parameters": [
+            {"name": "task", "in": "path", "required": True, "schema": {"type": "string"}, "description": "Its name."}
+        ],
+    },
+    "responses": {
+        200: {"description": "One result per text, in their order.", **_refers(ClassifyResponse)},
+        **_errors(
+            e400="Not a request of this form, too many texts, or one that is blank or too long.",
+            **GUARDED,
+            e404="No such task.",
+            e408="The body did not come in time.",
+            e413="A body beyond the limit.",
+            e429="Too busy, or too many requests with this key; Retry-After says when to come back.",
+            e503="The engine is not up; Retry-After says when to come back.",
+            e504="No answer in time.",
+        ),
+    },
+}
+TASKS: dict[str, Any] = {
+    "operation_id": "tasks",
+    "summary": "What is served.",
+    "response_model": None,
+    "openapi_extra": {
+        "parameters": [
+            {
+                "name": "all",
+                "in": "query",
+                "required": False,
+                "schema": {"type": "string", "enum": ["0", "1"]},
+                "description": "1: with what is refused, and why",
+            }
+        ]
+    },
+    "responses": {
+        200: {"description": "The tasks.", **_refers(TaskList)},
+        **_errors(e400="A value of `all` other than 0 and 1.", **GUARDED),
+    },
+}
+
+
+def describe(app: FastAPI, limits: Limits) -> None:
+    """Add our types to the document that the app gives."""
+    given = app.openapi
+    _, components = msgspec.json.schema_components(TYPES, ref_template=REF)
+    text = {"type": "string", "pattern": r"\S", "maxLength": limits.max_text_chars}
+    texts = {"type": "array", "items": text, "minItems": 1, "maxItems": limits.max_texts}
+    components["ClassifyRequest"]["properties"]["input"] = {"anyOf": [text, texts]}
+
+    def openapi() -> dict[str, Any]:
+        document = given()
+        document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

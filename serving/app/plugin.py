@@ -1,0 +1,248 @@
+"""A vLLM endpoint plugin: our routes beside the OpenAI ones, on the same engine.
+
+vLLM's server loads it where ``VLLM_PLUGINS`` names ``fourshot`` and `serving.settings.ENVIRONMENT` says what to serve;
+`fourshot serve` sets both.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, Response
+
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.models import resolve_model
+from fourshot.engine.tokens import load_tokenizer
+from fourshot.engine.vllm_seams.lora_loads import WORKER_METHOD
+from fourshot.serving.api import ErrorAnswer, Fault
+from fourshot.serving.app.adapter_sync import Keeper
+from fourshot.serving.app.admission import checkpoint_shapes
+from fourshot.serving.app.dispatcher import Dispatcher
+from fourshot.serving.app.guard import ACCESS
+from fourshot.serving.app.metrics import Metrics
+from fourshot.serving.app.openapi import CLASSIFY, TASKS, describe
+from fourshot.serving.app.registry import Registry
+from fourshot.serving.app.scorer import Scorer
+from fourshot.serving.app.service import RefusalError, Service
+from fourshot.serving.settings import ENVIRONMENT, from_json
+
+logger = logging.getLogger("fourshot.serving")
+encode = msgspec.json.Encoder().encode
+PAGE = "page.html"
+LOOK_AT_ENGINE_S = 0.2
+LAST_ANSWERS_S = 1.0
+ENGINE_DIED = 70  # exit code: EX_SOFTWARE of sysexits.h
+
+
+class AtStart:
+    """What the process that runs vLLM's server knows and vLLM does not hand on."""
+
+    restarts = 0  # how often the server was started before
+    supervised = False  # standard input says when to stop, by its end at the latest
+    staging: Path | None = None  # where copies of adapters go
+    ready: Callable[[], None] = staticmethod(lambda: None)  # called when adapters are loaded and requests may come
+
+
+at_start = AtStart()
+
+
+class FourshotPlugin:
+    """Implements vLLM's ``EndpointPlugin``."""
+
+    name = "fourshot"
+    required_tasks: tuple[str, ...] | None = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Add the routes. The first request waits for `init_state`."""
+        app.get("/", include_in_schema=False)(_page)
+        app.post("/v1/classify/{task}", **CLASSIFY)(_classify)
+        app.get("/v1/tasks", **TASKS)(_tasks)
+        describe(app, from_json(os.environ[ENVIRONMENT]).limits)
+
+    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+        """Load the adapters that are there, then watch their folder."""
+        settings = from_json(os.environ[ENVIRONMENT])
+        limits = settings.limits
+        base = resolve_model(settings.base)
+        tokenizer = load_tokenizer(base.path)
+        lora, scheduler = engine_client.vllm_config.lora_config, engine_client.vllm_config.scheduler_config
+        metrics = Metrics()
+        dispatcher = Dispatcher(
+            slots=lora.max_loras,
+            window_tokens=2 * scheduler.max_num_batched_tokens,
+            max_wait_s=limits.max_wait_ms / 1000,
+            max_queue_s=limits.max_queue_s,
+        )
+        scorer = Scorer(engine_client, dispatcher)
+        keeper = Keeper(
+            Registry(settings.adapters, base),
+            engine=engine_client,
+            models=state.openai_serving_models,
+            tokenizer=tokenizer,
+            scorer=scorer,
+            staging=at_start.staging or Path(tempfile.mkdtemp(prefix="fourshot-serving-")),
+            base_shapes=checkpoint_shapes(Path(base.path)),
+            largest_rank=lora.max_lora_rank,
+            hot=settings.hot,
+        )
+        state.fourshot = Service(
+            base_name=base.name,
+            keeper=keeper,
+            scorer=scorer,
+            dispatcher=dispatcher,
+            tokenizer=tokenizer,
+            limits=limits,
+            metrics=metrics,
+            max_model_len=engine_client.model_config.max_model_len,
+        )
+        keeper.on_change = _counting(metrics)
+        metrics.restarts.set(at_start.restarts)
+        await keeper.refresh()
+        beside = [
+            asyncio.create_task(_mind(engine_client)),
+            asyncio.create_task(_watch(state.fourshot, dispatcher, engine_client, settings.poll_s)),
+        ]
+        state.fourshot_beside = [*beside, asyncio.create_task(_obey(state.fourshot, settings.drain_s, beside))]
+        at_start.ready()
+
+
+def plugin() -> FourshotPlugin:
+    """The entry point."""
+    return FourshotPlugin()
+
+
+async def _watch(service: Service, dispatcher: Dispatcher, engine: Any, poll_s: float) -> None:
+    """Look at the folder every ``poll_s`` seconds, as long as the server runs."""
+    keeper, metrics = service.keeper, service.metrics
+    while True:
+        metrics.tasks.set(len(keeper.current))
+        metrics.refused.set(len(keeper.refused()))
+        metrics.waiting.set(dispatcher.num_waiting)
+        metrics.rate.set(dispatcher.tokens_per_s)
+        await asyncio.sleep(poll_s)
+        try:
+            await keeper.refresh()
+            await _count_loads(engine, metrics)
+        except asyncio.CancelledError:
+            raise
+        except Exception:  # whatever lies in the folder, the service goes on with what it has
+            if not engine.errored:
+                logger.exception("the adapters' folder could not be followed; trying again")
+
+
+async def _obey(service: Service, drain_s: float, beside: "list[asyncio.Task[None]]") -> None:
+    """Wait to be told to stop, answer what was accepted, then have vLLM end. Without a supervisor nobody tells us."""
+    if not at_start.supervised:
+        return
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.readline()
+    logger.info("stopping")
+    for one in beside:
+        one.cancel()
+    await service.drain(drain_s)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _mind(engine: Any) -> None:
+    """Wait until the engine has died, let those who wait be told, and end; the supervisor starts another server.
+
+    A task of its own: whoever waits for a dead engine's answer waits for ever.
+    """
+    while not engine.errored:
+        await asyncio.sleep(LOOK_AT_ENGINE_S)
+    logger.error("the engine has died")
+    await asyncio.sleep(LAST_ANSWERS_S)
+    os._exit(ENGINE_DIED)
+
+
+def _counting(metrics: Metrics) -> Callable[[str, str], None]:
+    def changed(task: str, name: str) -> None:
+        metrics.changes.labels(task).inc()
+        if not name:
+            metrics.forget(task)
+
+    return changed
+
+
+async def _count_loads(engine: Any, metrics: Metrics) -> None:
+    for counts in await engine.collective_rpc(WORKER_METHOD):
+        for kind, (uses, seconds) in counts.items():
+            metrics.loads.labels(kind).set(uses)
+            metrics.load_seconds.labels(kind).set(seconds)
+
+
+async def _classify(task: str, request: Request) -> Response:
+    service: Service = request.app.state.fourshot
+    access = request.scope.get(ACCESS)
+    try:
+        if access is not None and not access.may_ask(task):
+            raise RefusalError(403, "forbidden", f"This key may not ask {task!r}.")
+        body = await request.body()
+        answering = asyncio.create_task(service.classify(task, body))
+        leaving = asyncio.create_task(_left(request))
+        try:
+            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                return Response(status_code=499)  # nobody reads it: the client has gone
+            return Response(encode(answering.result()), media_type="application/json")
+        finally:
+            for one in (answering, leaving):
+                one.cancel()
+                with contextlib.suppress(asyncio.CancelledError, RefusalError, FourshotError):
+                    await one
+    except RefusalError as refusal:
+        return refused(refusal)
+
+
+async def _left(request: Request) -> None:
+    """Returns when the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _tasks(request: Request) -> Response:
+    service: Service = request.app.state.fourshot
+    access = request.scope.get(ACCESS)
+    wanted = request.query_params.get("all", "0")
+    if wanted not in ("0", "1"):
+        return refused(RefusalError(400, "bad_request", f"all={wanted!r}: 1 tells what is refused, too; 0 does not."))
+    told = service.tasks(wanted == "1")
+    if access is not None and access.tasks:
+        told = msgspec.structs.replace(told, tasks=[one for one in told.tasks if access.may_ask(one.task)], refused=[])
+    return Response(encode(told), media_type="application/json")
+
+
+async def _page() -> HTMLResponse:
+    return HTMLResponse(
+        resources.files("fourshot.serving.app").joinpath(PAGE).read_text(encoding="utf-8"), headers=PAGE_HEADERS
+    )
+
+
+# The page is one file: nothing is fetched from elsewhere, and no other site may frame it.
+PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+        "img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def refused(refusal: RefusalError) -> Response:
+    """A refusal as an answer."""
+    fault = Fault(message=str(refusal), type=refusal.kind, code=refusal.code)
+    headers = {"Retry-After": str(max(1, round(refusal.retry_after_s)))} if refusal.code in (429, 503) else {}
+    return Response(encode(ErrorAnswer(error=fault)), refusal.code, headers, media_type="application/json")

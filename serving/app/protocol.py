@@ -1,0 +1,57 @@
+"""Uvicorn's HTTP, with bounds on what a client may send before a request is whole: headers' size, and their time."""
+
+import asyncio
+from typing import Any
+
+from fourshot.serving.settings import Limits
+
+
+def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
+    """A protocol class for ``uvicorn.Config(http=...)``: parses as uvicorn does, hangs up on who overstays."""
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class Bounded(HttpToolsProtocol):
+        """Hangs up where headers are longer or slower than the limits."""
+
+        _header_bytes = 0
+        _waiting: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._await_headers()
+
+        def _await_headers(self) -> None:
+            self._header_bytes = 0
+            self._waiting = self.loop.call_later(limits.header_timeout_s, self._hang_up)
+
+        def _hang_up(self) -> None:
+            self._waiting = None
+            self.transport.abort()
+
+        def data_received(self, data: bytes) -> None:
+            if self._waiting is not None:
+                self._header_bytes += len(data) if b"\r\n\r\n" not in data else data.index(b"\r\n\r\n")
+                if self._header_bytes > limits.max_header_bytes:
+                    self._waiting.cancel()
+                    self._hang_up()
+                    return
+            super().data_received(data)
+
+        def on_message_begin(self) -> None:
+            if self._waiting is None:
+                self._await_headers()
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            if self._waiting is not None:
+                self._waiting.cancel()
+                self._waiting = None
+            super().on_headers_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._waiting is not None:
+                self._waiting.cancel()
+                self._waiting = None
+            super().connection_lost(exc)
+
+    return Bounded

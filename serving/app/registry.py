@@ -1,0 +1,191 @@
+"""The adapters' folder: what lies in it, which version of each task answers, and what is refused and why.
+
+No engine and no HTTP here. `serving.app.adapter_sync` acts on what `look` finds.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.errors import AdapterError, FourshotError, InputError
+from fourshot.engine.files import replace_file
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.runs.card import CARD_FILE, LINK, AdapterCard
+from fourshot.pipeline.runs.run_folder import MANIFEST_FILE
+from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, classification_prompt
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.serving.api import Refused
+from fourshot.serving.app.admission import FILES, check_task_name, read_card
+from fourshot.serving.clients.local import find_adapter
+
+PINS_FILE = "pins.json"
+IN_CONTEXT = ".in-context.json"  # how the file of a task without adapter ends
+STORE = "adapters"  # of `fourshot train --tasks`: its adapters are linked to from the tasks' folders
+SEARCH_EVERY_S = 10.0  # for adapters deep inside run folders, which takes longer than looking at one
+
+Signature = tuple[tuple[int, int, int], ...]
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter in the folder whose card is in order. Its weights were not looked at yet."""
+
+    card: AdapterCard
+    folder: Path
+    made: float  # when its card was written, seconds since the epoch: the newest version of a task answers
+    signature: Signature
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+
+class InContext(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that is answered by the base and its shots, for as long as it has no adapter."""
+
+    task: Task
+    shots: tuple[Example, ...]
+    max_text_words: int = 300
+    prompt_version: str = PROMPT_VERSION
+
+    def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
+        """What the base is asked about ``text``."""
+        return classification_prompt(self.task, text, shots, max_text_words=self.max_text_words)
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """What was in the folder at one moment."""
+
+    found: list[Found]  # the same adapter may be there twice, and one of the two be broken
+    refused: list[Refused]
+    pins: dict[str, str]  # task -> the name of the adapter that is to answer
+    in_context: dict[str, InContext] = {}  # by task
+
+    def versions(self, task: str) -> list[Found]:
+        """Of ``task``: the pinned one first, then the newest first."""
+        own = [one for one in self.found if one.card.task.name == task]
+        return sorted(own, key=lambda one: (self.pins.get(task) != one.name, -one.made, one.name))
+
+    @property
+    def tasks(self) -> list[str]:
+        return sorted({one.card.task.name for one in self.found})
+
+
+class Registry:
+    """Reads the folder again and again; what did not change is not read twice."""
+
+    def __init__(self, root: str | Path, base: ResolvedModel) -> None:
+        """Raises InputError where there is no such folder."""
+        self.root = Path(os.path.normpath(Path(root).expanduser().absolute()))
+        if not self.root.is_dir():
+            raise InputError(f"there is no folder {root}. Make it, or name the one your adapters are in (--adapters).")
+        self._base = base
+        self._seen: dict[Path, tuple[Signature, Found | str]] = {}
+        self._searched: dict[Path, tuple[float, Path | str]] = {}
+
+    def look(self) -> Look:
+        """Look at the folder now. Raises OSError only where the folder itself cannot be read."""
+        found: dict[Path, Found] = {}  # by where it is, links followed
+        refused: list[Refused] = []
+        for folder in self._places():
+            at = str(folder.relative_to(self.root)) if folder != self.root else "."
+            one = self._examine(folder)
+            if isinstance(one, str):
+                refused.append(Refused(path=at, reason=one))
+            else:
+                found.setdefault(one.folder.resolve(), one)
+        in_context = {}
+        for file in sorted(self.root.glob(f"*{IN_CONTEXT}")):
+            try:
+                one_more = read_in_context(file)
+                in_context[one_more.task.name] = one_more
+            except AdapterError as error:
+                refused.append(Refused(path=file.name, reason=str(error)))
+        return Look(found=list(found.values()), refused=refused, pins=read_pins(self.root), in_context=in_context)
+
+    def _places(self) -> Iterator[Path]:
+        if (self.root / CARD_FILE).is_file() or (self.root / MANIFEST_FILE).is_file():
+            yield self.root
+            return
+        for folder in sorted(self.root.iterdir()):
+            if folder.is_dir() and not folder.name.startswith(".") and folder.name != STORE:
+                yield folder
+
+    def _examine(self, place: Path) -> Found | str:
+        """The adapter at ``place``, or why there is none that can be served."""
+        try:
+            if not place.resolve().is_relative_to(self.root.resolve()):
+                return "a link that leads out of the adapters' folder"
+            folder = self._adapter_in(place)
+            signature = tuple((s.st_mtime_ns, s.st_size, s.st_ino) for s in map(Path.stat, _files(folder)))
+            known = self._seen.get(folder)
+            if known is None or known[0] != signature:
+                try:
+                    card = read_card(folder, self.root, self._base)
+                    made = (folder / CARD_FILE).stat().st_mtime
+                    outcome: Found | str = Found(card=card, folder=folder, made=made, signature=signature)
+                except AdapterError as error:
+                    outcome = str(error)
+                self._seen[folder] = known = (signature, outcome)
+            return known[1]
+        except FourshotError as error:
+            return str(error)
+        except OSError as error:
+            return f"it cannot be read: {error}"
+
+    def _adapter_in(self, place: Path) -> Path:
+        if (place / CARD_FILE).is_file():
+            return place
+        if (place / LINK / CARD_FILE).is_file():
+            return place / LINK
+        when, outcome = self._searched.get(place, (-SEARCH_EVERY_S, ""))
+        if time.monotonic() - when >= SEARCH_EVERY_S:
+            try:
+                outcome = find_adapter(place)
+            except FourshotError as error:
+                outcome = str(error)
+            self._searched[place] = (time.monotonic(), outcome)
+        if isinstance(outcome, str):
+            raise AdapterError(outcome)
+        return outcome
+
+
+def read_in_context(file: Path) -> InContext:
+    """Raises AdapterError, with the reason, for a file that cannot be answered from."""
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=InContext)
+    except (OSError, msgspec.DecodeError) as error:
+        raise AdapterError(f"it cannot be read: {error}") from error
+    if found.prompt_version != PROMPT_VERSION:
+        raise AdapterError(f"it is for prompts of version {found.prompt_version}; this one is {PROMPT_VERSION}")
+    if not found.shots or {shot.label for shot in found.shots} - set(found.task.label_names):
+        raise AdapterError("it has no examples, or examples of labels that its task does not have")
+    check_task_name(found.task.name)
+    return found
+
+
+def write_in_context(root: Path, entry: InContext) -> Path:
+    """Have ``entry`` answered in context by whoever serves ``root``."""
+    check_task_name(entry.task.name)
+    file = root / f"{entry.task.name}{IN_CONTEXT}"
+    replace_file(file, msgspec.json.format(msgspec.json.encode(entry), indent=1))
+    return file
+
+
+def _files(folder: Path) -> list[Path]:
+    return [folder / name for name in FILES if (folder / name).exists()]
+
+
+def read_pins(root: Path) -> dict[str, str]:
+    """Which adapter each pinned task keeps to. A file that is no such thing pins nothing."""
+    try:
+        return msgspec.json.decode((root / PINS_FILE).read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+def write_pins(root: Path, pins: dict[str, str]) -> None:
+    """Replace the pins of the folder."""
+    replace_file(root / PINS_FILE, msgspec.json.format(msgspec.json.encode(pins, order="sorted"), indent=1))

@@ -1,0 +1,180 @@
+"""Label probabilities out of a running vLLM server: `engine.vllm_engine.VllmEngine.score`, one text at a time.
+
+Importing this module loads no vllm.
+"""
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from itertools import accumulate, count
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fourshot.engine.labels import LabelTokens, Question
+from fourshot.serving.app.dispatcher import BASE, Dispatcher
+
+if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
+
+MAX_LABEL_IDS = 128  # vLLM's bound on `logprob_token_ids`
+BEGINNING_TOKENS, MOST_BEGINNINGS = 32, 4096  # one block of the cache; beginnings that are remembered
+
+
+class EngineDownError(Exception):
+    """The engine's process has ended; nothing that was asked of it will be answered."""
+
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True):
+    """One text, scored."""
+
+    logprobs: tuple[float, ...]  # nats, one per label, under the model's whole vocabulary
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    queue_s: float  # until the engine began
+    model_s: float
+
+
+class Scorer:
+    """Scores prompts on ``engine``, a vLLM ``EngineClient``."""
+
+    def __init__(self, engine: Any, dispatcher: Dispatcher) -> None:
+        self._engine, self._dispatcher = engine, dispatcher
+        self._ids = count()
+        self._cached = ExpectedHits()
+
+    async def score_all(
+        self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None"
+    ) -> list[Scored]:
+        """Score the prompts of one request, in their order. See `score`."""
+        before = [0, *accumulate(map(len, prompts))]
+        return await asyncio.gather(
+            *(self.score(prompt, labels, lora, after) for prompt, after in zip(prompts, before, strict=False))
+        )
+
+    async def score(
+        self, prompt: Sequence[int], labels: LabelTokens, lora: "LoRARequest | None", after_tokens: int = 0
+    ) -> Scored:
+        """Score one prompt, token ids, for every label. Cancelling it takes what waits out of the queue.
+
+        ``after_tokens`` of the same request come first. Raises EngineDownError where there will be no answer.
+        """
+        from vllm import SamplingParams
+
+        arrived = time.monotonic()
+        scores = [0.0] * len(labels.ids)
+        answers = await asyncio.gather(
+            *(
+                self._ask(
+                    [*prompt, *question.prefix],
+                    SamplingParams(
+                        max_tokens=1, temperature=0.0, logprob_token_ids=list(question.tokens), detokenize=False
+                    ),
+                    question,
+                    lora,
+                    after_tokens,
+                )
+                for question in labels.questions(MAX_LABEL_IDS)
+            )
+        )
+        prompt_tokens = cached_tokens = 0
+        began, ended = float("inf"), arrived
+        for question, output, turn, done in answers:
+            said = output.outputs[0].logprobs[0]
+            for token, columns in zip(question.tokens, question.columns, strict=True):
+                for column in columns:
+                    scores[column] += said[token].logprob
+            prompt_tokens += len(output.prompt_token_ids)
+            cached_tokens += output.num_cached_tokens or 0
+            began, ended = min(began, _began(output, turn, done)), max(ended, done)
+        return Scored(
+            logprobs=tuple(scores),
+            prompt_tokens=prompt_tokens,
+            cached_tokens=cached_tokens,
+            completion_tokens=len(answers),
+            queue_s=began - arrived,
+            model_s=ended - began,
+        )
+
+    async def _ask(
+        self, ids: list[int], params: Any, question: Question, lora: "LoRARequest | None", after_tokens: int
+    ) -> tuple[Question, Any, float, float]:
+        """The engine's answer, when its turn came, and when it was answered."""
+        adapter = lora.lora_name if lora else BASE
+        work_tokens = len(ids) - self._cached.of(adapter, ids)
+        await self._dispatcher.turn(adapter, work_tokens, after_tokens)
+        turn = time.monotonic()
+        try:
+            last = None
+            async for output in self._engine.generate(
+                {"type": "token", "prompt_token_ids": ids}, params, f"classify-{next(self._ids)}", lora_request=lora
+            ):
+                last = output
+        except Exception as error:
+            if self._engine.errored:
+                raise EngineDownError from error
+            raise
+        else:
+            if last is None or last.outputs[0].finish_reason == "abort":  # it is being stopped
+                raise EngineDownError
+        finally:
+            self._dispatcher.done(work_tokens)
+        self._cached.saw(adapter, ids, last.num_cached_tokens or 0)
+        return question, last, turn, time.monotonic()
+
+
+def _began(output: Any, turn: float, done: float) -> float:
+    """When the engine began with it: its own measure where it keeps one, by the same clock."""
+    scheduled = getattr(output.metrics, "scheduled_ts", 0.0) if output.metrics else 0.0
+    return min(max(scheduled, turn), done) if scheduled else turn
+
+
+class ExpectedHits:
+    """How many tokens of a prompt the prefix cache will answer, guessed from the last prompt that began like it.
+
+    What the model need not compute is no work: counted as such, it would keep prompts with examples waiting.
+    """
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[tuple[str, tuple[int, ...]], int] = OrderedDict()
+
+    def of(self, adapter: str, ids: Sequence[int]) -> int:
+        return min(self._last.get((adapter, tuple(ids[:BEGINNING_TOKENS])), 0), len(ids) - 1)
+
+    def saw(self, adapter: str, ids: Sequence[int], cached_tokens: int) -> None:
+        key = adapter, tuple(ids[:BEGINNING_TOKENS])
+        self._last[key] = cached_tokens
+        self._last.move_to_end(key)
+        if len(self._last) > MOST_BEGINNINGS:
+            self._last.popitem(last=False)
+
+
+class InFlight:
+    """How many requests of each adapter are inside the engine, whichever route they came by.
+
+    An adapter may be taken away only when nobody uses it: the engine would look for its files and, not finding them,
+    take every other request with it.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        """Counts what goes through ``engine.generate`` from now on."""
+        self._counts: Counter[str] = Counter()
+        self.total = 0  # with those of the base
+        self._generate = engine.generate
+        engine.generate = self._counted
+
+    def of(self, adapter: str) -> int:
+        return self._counts[adapter]
+
+    async def _counted(self, *args: Any, lora_request: Any = None, **more: Any) -> AsyncIterator[Any]:
+        name = lora_request.lora_name if lora_request else ""
+        self._counts[name] += 1
+        self.total += 1
+        try:
+            async for output in self._generate(*args, lora_request=lora_request, **more):
+                yield output
+        finally:
+            self._counts[name] -= 1
+            self.total -= 1

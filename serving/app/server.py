@@ -1,0 +1,124 @@
+"""The process that serves: vLLM's own API server with our plugins in it, on a socket that somebody else has opened.
+
+The supervisor starts it, and starts it again where it ends. It hands over the file descriptor of the socket, the
+number of starts before, and an empty folder; the settings are in `serving.settings.ENVIRONMENT`. A line on standard
+input, or its end, asks to stop.
+"""
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.processes import TOGETHER, die_with_parent
+from fourshot.engine.threads import ENGINE_SPINS, available_cores, waiting_briefly
+from fourshot.engine.vllm_start import engine_arguments
+from fourshot.serving.app.logs import log_to
+from fourshot.serving.settings import ENVIRONMENT, ServeSettings, from_json
+
+READY = "fourshot: ready"  # on standard output: the next connection is ours
+ON_BY_DEFAULT = ("enable_chunked_prefill",)  # switches of vLLM that have a --no- form, which is wanted
+
+
+def environment(given: dict[str, str], settings_json: str) -> dict[str, str]:
+    """Of vLLM's processes: our plugins named, all cores for the engine, no words to anybody."""
+    named = [name for name in given.get("VLLM_PLUGINS", "").split(",") if name and name != "fourshot"]
+    return {
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "OMP_NUM_THREADS": str(available_cores()),
+        **waiting_briefly(given, ENGINE_SPINS),
+        "VLLM_PLUGINS": ",".join(["fourshot", *named]),
+        # One process for the engine and its worker: on a CPU vLLM would make two, and leave one core to the first.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",  # it would load any path that a request names
+        TOGETHER: "1",  # an engine without its server is of use to nobody
+        ENVIRONMENT: settings_json,
+    }
+
+
+def vllm_arguments(settings: ServeSettings, engine: EngineSettings, base_name: str, on_cpu: bool) -> list[str]:
+    """The command line of ``vllm serve``; the user's own come last and win."""
+    given: dict[str, Any] = {
+        **engine_arguments(engine, on_cpu),
+        "max_cpu_loras": settings.max_cpu_loras,
+        "disable_log_stats": False,  # the metrics page is made from these
+        "host": settings.host,
+        "port": settings.port,
+        "served_model_name": base_name,
+        "middleware": "fourshot.serving.app.guard.Guard",
+        "uvicorn_log_level": "warning",
+        "disable_uvicorn_access_log": True,  # addresses hold task names; texts are in bodies, which nobody logs
+        "shutdown_timeout": int(settings.drain_s),
+    }
+    del given["use_tqdm_on_load"]
+    arguments = []
+    for name, value in given.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments += [f"--{option}"] if value else [f"--no-{option}"] if name in ON_BY_DEFAULT else []
+        else:
+            arguments += [f"--{option}", str(value)]
+    return [*arguments, *settings.vllm_arguments]
+
+
+async def serve(settings: ServeSettings, listening: socket.socket) -> None:
+    """Serve until a signal asks to stop."""
+    from vllm.entrypoints.openai.api_server import run_server_worker
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from fourshot.engine.models import resolve_model
+    from fourshot.serving.app.protocol import bounded_protocol
+
+    try:
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    except ImportError:  # vLLM 0.26
+        from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
+
+    base = resolve_model(settings.base)
+    engine = EngineSettings(
+        model=base.path,
+        max_model_len=settings.max_model_len,
+        max_loras=settings.max_loras,
+        max_lora_rank=settings.max_lora_rank,
+        kv_cache_bytes=settings.kv_cache_bytes,
+        max_num_seqs=settings.max_num_seqs,
+        compile=False,
+    )
+    arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(
+        vllm_arguments(settings, engine, base.name, current_platform.is_cpu())
+    )
+    validate_parsed_serve_args(arguments)
+    await run_server_worker(
+        f"{settings.host}:{settings.port}",
+        listening,
+        arguments,
+        http=bounded_protocol(settings.limits),
+        limit_concurrency=settings.limits.max_connections,
+        backlog=settings.limits.max_connections,
+    )
+
+
+def main() -> None:
+    die_with_parent()
+    tell = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print goes to the log, and does not come between our lines
+    log_to(tell)
+    settings = from_json(os.environ[ENVIRONMENT])
+    listening = socket.socket(fileno=int(sys.argv[1]))
+    import uvloop
+
+    from fourshot.serving.app import plugin
+
+    plugin.at_start.restarts, plugin.at_start.staging = int(sys.argv[2]), Path(sys.argv[3])
+    plugin.at_start.supervised = True
+    plugin.at_start.ready = lambda: print(READY, file=tell)
+    uvloop.run(serve(settings, listening))
+
+
+if __name__ == "__main__":
+    main()

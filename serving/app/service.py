@@ -1,0 +1,219 @@
+"""Answers requests: from a request's bytes to the answer's struct. HTTP is `serving.app.plugin`'s."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fourshot.engine.calibration import Calibration, apply
+from fourshot.engine.errors import InputError
+from fourshot.engine.tokens import check_lengths, encode_prompts
+from fourshot.serving.api import Classified, ClassifyRequest, ClassifyResponse, Method, TaskList, Usage
+from fourshot.serving.app.adapter_sync import Keeper, Version
+from fourshot.serving.app.dispatcher import Dispatcher, OverloadedError
+from fourshot.serving.app.metrics import Metrics
+from fourshot.serving.app.scorer import EngineDownError, Scored, Scorer
+from fourshot.serving.settings import Limits
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase
+
+
+class RefusalError(Exception):
+    """A request that is not answered: ``code`` is HTTP's, ``kind`` a word for machines, the message for people."""
+
+    def __init__(self, code: int, kind: str, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.code, self.kind, self.retry_after_s = code, kind, retry_after_s
+
+
+class Service:
+    """The tasks of one server. All methods run on its event loop."""
+
+    def __init__(
+        self,
+        *,
+        base_name: str,
+        keeper: Keeper,
+        scorer: Scorer,
+        dispatcher: Dispatcher,
+        tokenizer: "PreTrainedTokenizerBase",
+        limits: Limits,
+        metrics: Metrics,
+        max_model_len: int,
+    ) -> None:
+        self.keeper, self.metrics = keeper, metrics
+        self._base_name, self._scorer, self._dispatcher, self._tokenizer = base_name, scorer, dispatcher, tokenizer
+        self._limits, self._max_model_len = limits, max_model_len
+        self._requests: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()
+        self._stopping = False
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more requests, and wait until those that were taken are answered, for ``seconds`` at most."""
+        self._stopping = True
+        end = time.monotonic() + seconds
+        while (self._in_flight.total() or self.keeper.num_in_engine) and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)  # for the last answers to leave
+
+    def tasks(self, everything: bool) -> TaskList:
+        """What is served, with what is refused where ``everything``."""
+        served = [
+            msgspec.structs.replace(one, requests=self._requests[one.task], in_flight=self._in_flight[one.task])
+            for one in self.keeper.tasks()
+        ]
+        refused = self.keeper.refused() if everything else []
+        return TaskList(base_model=self._base_name, tasks=served, refused=refused)
+
+    async def classify(self, task: str, body: bytes) -> ClassifyResponse:
+        """Answer one request. Raises `RefusalError`."""
+        arrived = time.monotonic()
+        code, method = 500, "adapter"
+        version = self.keeper.current.get(task)
+        try:
+            if self._stopping:
+                raise RefusalError(503, "stopping", "The service is being stopped.", 5.0)
+            request = read_request(body, self._limits)
+            if version is None:
+                known = ", ".join(sorted(self.keeper.current)) or "none yet"
+                raise RefusalError(404, "unknown_task", f"There is no task {task!r} here. Tasks are: {known}.")
+            method = request.method or version.methods[0]
+            answer = await asyncio.wait_for(self._answer(version, request, method, arrived), self._limits.timeout_s)
+            code = 200
+            return answer
+        except RefusalError as refusal:
+            code = refusal.code
+            raise
+        except EngineDownError:
+            code = 503
+            raise RefusalError(503, "engine_down", "The engine has stopped; it is being started again.", 5.0) from None
+        except TimeoutError:
+            code = 504
+            raise RefusalError(
+                504, "timeout", f"There was no answer within {self._limits.timeout_s:g} s. Send fewer texts at once."
+            ) from None
+        finally:
+            # Only names that exist become labels of metrics: a client must not be able to make new ones.
+            if version is not None:
+                self._requests[task] += 1
+                self.metrics.requests.labels(task, method, code).inc()
+                self.metrics.latency.labels(task, method).observe(time.monotonic() - arrived)
+
+    async def _answer(
+        self, version: Version, request: ClassifyRequest, method: Method, arrived: float
+    ) -> ClassifyResponse:
+        texts = [request.input] if isinstance(request.input, str) else request.input
+        shots = version.shots if method == "icl" else ()
+        if method not in version.methods:
+            why = "has no adapter yet" if method == "adapter" else "holds no examples to show"
+            raise RefusalError(
+                400, f"no_{method}", f"{version.name or version.task.name} {why}; it answers with {version.methods[0]}."
+            )
+        try:
+            self._dispatcher.check()
+        except OverloadedError as full:
+            self.metrics.rejected.labels("queue").inc()
+            raise RefusalError(429, "overloaded", f"Too busy: {full}.", full.retry_after_s) from None
+        async with self._promised(version, len(texts)):
+            prompts = encode_prompts(self._tokenizer, [version.prompt(text, shots) for text in texts])
+            try:
+                check_lengths(prompts, version.labels.longest, self._max_model_len)
+            except InputError as error:
+                raise RefusalError(400, "too_long", str(error)) from None
+            lora = version.lora if method == "adapter" else None
+            calibration = version.calibration
+            if method == "icl":
+                calibration = await self.keeper.icl_calibration(version)
+            scored = await self._scorer.score_all(prompts, version.labels, lora)
+        return self._told(version, method, scored, calibration, arrived)
+
+    def _told(
+        self, version: Version, method: Method, scored: list[Scored], calibration: Calibration, arrived: float
+    ) -> ClassifyResponse:
+        import numpy as np
+
+        task, names = version.task.name, version.task.label_names
+        probabilities = np.exp(apply(calibration, np.array([one.logprobs for one in scored])))
+        results = [_classified(names, row, one) for row, one in zip(probabilities, scored, strict=True)]
+        for result in results:
+            self.metrics.labels.labels(task, method, result.label).inc()
+            self.metrics.queue.labels(task, method).observe(result.queue_ms / 1000)
+        prompt_tokens = sum(one.prompt_tokens for one in scored)
+        cached_tokens = sum(one.cached_tokens for one in scored)
+        said = sum(one.completion_tokens for one in scored)
+        self.metrics.prompt_tokens.labels(task, method).inc(prompt_tokens)
+        self.metrics.cached_tokens.labels(task, method).inc(cached_tokens)
+        return ClassifyResponse(
+            task=task,
+            method=method,
+            adapter=version.name if method == "adapter" else "",
+            results=results,
+            usage=Usage(
+                prompt_tokens=prompt_tokens,
+                cached_tokens=cached_tokens,
+                completion_tokens=said,
+                total_tokens=prompt_tokens + said,
+            ),
+            total_ms=round(1000 * (time.monotonic() - arrived), 3),
+        )
+
+    @asynccontextmanager
+    async def _promised(self, version: Version, texts: int) -> AsyncIterator[None]:
+        """While a request is on its way, its version is not taken away."""
+        task = version.task.name
+        version.in_use += 1
+        self._in_flight[task] += texts
+        self.metrics.in_flight.labels(task).inc(texts)
+        try:
+            yield
+        finally:
+            version.in_use -= 1
+            self._in_flight[task] -= texts
+            self.metrics.in_flight.labels(task).dec(texts)
+
+
+def read_request(body: bytes, limits: Limits) -> ClassifyRequest:
+    """The request in ``body``. Raises `RefusalError` for what is none, or asks for too much."""
+    try:
+        request = msgspec.json.decode(body, type=ClassifyRequest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RefusalError(
+            400, "bad_request", f'The body is not {{"input": text or [texts], "method": "adapter" or "icl"}}: {error}.'
+        ) from None
+    texts = [request.input] if isinstance(request.input, str) else request.input
+    if not texts:
+        raise RefusalError(400, "no_text", "There is nothing to classify: input is an empty list.")
+    if len(texts) > limits.max_texts:
+        raise RefusalError(
+            400, "too_many_texts", f"{len(texts)} texts in one request; at most {limits.max_texts}. Send several."
+        )
+    blank = [index for index, text in enumerate(texts) if not text.strip()]
+    if blank:
+        raise RefusalError(
+            400, "blank_text", f"There is nothing to classify in the texts at {blank[:5]}. Leave them out."
+        )
+    long = [index for index, text in enumerate(texts) if len(text) > limits.max_text_chars]
+    if long:
+        raise RefusalError(
+            400, "too_long", f"The texts at {long[:5]} have more than {limits.max_text_chars} characters. Cut them."
+        )
+    return request
+
+
+def _classified(names: tuple[str, ...], row: "np.ndarray", scored: Scored) -> Classified:
+    best = int(row.argmax())
+    return Classified(
+        label=names[best],
+        probability=float(row[best]),
+        probabilities={name: float(value) for name, value in zip(names, row, strict=True)},
+        prompt_tokens=scored.prompt_tokens,
+        cached_tokens=scored.cached_tokens,
+        queue_ms=round(1000 * scored.queue_s, 3),
+        model_ms=round(1000 * scored.model_s, 3),
+    )

@@ -1,0 +1,201 @@
+"""One request to the service as data: what is sent, how its answer is read, when it is sent again.
+
+`serving.clients.client` sends it, blocking or awaiting; nothing here does either.
+"""
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from fourshot.engine.errors import InputError, RequestError, ServiceError
+from fourshot.serving.api import ClassifyRequest, ClassifyResponse, ErrorAnswer, Method, TaskList
+from fourshot.serving.clients.local import Prediction
+
+KEY_VARIABLE = "FOURSHOT_API_KEY"
+BATCH = 64  # texts in one request
+MAX_PART_BYTES = 512 << 10  # of texts in one request: half of what the service takes unless told otherwise
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+MAX_CONNECT_S = 10.0
+
+BUSY = 429
+RETRIED_CODES = frozenset({408, BUSY, 502, 503, 504})
+# Classifying changes nothing, so a connection that broke after the request was sent may be tried again, too.
+RETRIED_ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0  # before the second attempt; before any, where the service names no time
+LONGEST_RETRY_AFTER_S = 30.0
+
+Answer = TypeVar("Answer")
+Outcome = httpx.Response | httpx.RequestError  # what came of sending a request once
+
+
+class Call(msgspec.Struct, Generic[Answer], frozen=True, kw_only=True):
+    """A request, and the type of its answer."""
+
+    answer: type[Answer]
+    method: str
+    path: str  # below the service's address, quoted, with its query
+    body: bytes = b""
+    first: int = 0  # position of its first text in the list that it is a part of
+
+    def request(self) -> dict[str, Any]:
+        """The arguments of httpx's ``request``."""
+        headers = {"Content-Type": "application/json"} if self.body else {}
+        return {"method": self.method, "url": self.path, "content": self.body or None, "headers": headers}
+
+
+class Tries:
+    """How often one call has been sent, and whether it is to be sent again."""
+
+    def __init__(self, retries: int) -> None:
+        self._retries = retries
+        self._done = 0
+        self._waited_s = 0.0
+
+    def wait_s(self, outcome: Outcome) -> float | None:
+        """Seconds until the call is to be sent again, after ``outcome``; None where there is nothing to wait for."""
+        self._done += 1
+        if isinstance(outcome, httpx.Response):
+            again = outcome.status_code in RETRIED_CODES
+        else:
+            again = isinstance(outcome, RETRIED_ERRORS)
+        if not again or self._done > self._retries:
+            return None
+        pause_s = min(FIRST_PAUSE_S * 2 ** min(self._done - 1, 16), LONGEST_PAUSE_S)
+        told_s = retry_after_s(outcome) if isinstance(outcome, httpx.Response) else None
+        # Those who were turned away together must not come back together.
+        if told_s is None:
+            wait_s = pause_s * random.uniform(0.5, 1.0)
+        else:
+            wait_s = min(told_s, LONGEST_RETRY_AFTER_S) + pause_s * random.uniform(0.0, 0.5)
+        self._waited_s += wait_s
+        return wait_s
+
+    def __str__(self) -> str:
+        return f" (tried {self._done} times, {self._waited_s:.1f} s of waiting between)" if self._done > 1 else ""
+
+
+def retry_after_s(response: httpx.Response) -> float | None:
+    """Seconds that the answer asks to wait; None where it does not say, or says it as a date."""
+    told = response.headers.get("Retry-After", "").strip()
+    return float(told) if told.isascii() and told.isdigit() else None
+
+
+def read(call: Call[Answer], outcome: Outcome, tries: Tries, url: str) -> Answer:
+    """The answer of the last attempt. Raises `ServiceError`, and `RequestError` for an answer of 4xx not retried."""
+    if isinstance(outcome, httpx.Response):
+        return _read_response(call, outcome, tries, url)
+    said = str(outcome) or type(outcome).__name__
+    if isinstance(outcome, httpx.ReadTimeout | httpx.WriteTimeout):
+        raise ServiceError(
+            f"{url} has not answered in time{tries}: {said}. Send fewer texts at once, or wait longer (timeout_s).",
+            kind="timeout",
+        ) from outcome
+    raise ServiceError(
+        f"no service answers at {url}{tries}: {said}. Start one with `fourshot serve --adapters FOLDER`, or say where "
+        "it is (--url, or url=).",
+        kind="unreachable",
+    ) from outcome
+
+
+def _read_response(call: Call[Answer], response: httpx.Response, tries: Tries, url: str) -> Answer:
+    code = response.status_code
+    strange = f"{url} answered {code} {response.reason_phrase} to {call.method} {call.path}{tries}"
+    strange += ", and not as a fourshot service does. Is this its address?"
+    if response.is_success:
+        try:
+            return msgspec.json.decode(response.content, type=call.answer)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ServiceError(f"{strange} ({error})", code, "strange_answer") from error
+    try:
+        fault = msgspec.json.decode(response.content, type=ErrorAnswer).error
+        kind, message = fault.type, f"{fault.message}{tries}"
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        kind, message = "strange_answer", strange
+    if not response.is_client_error or code in RETRIED_CODES:
+        raise ServiceError(message, code, kind)
+    if call.first:
+        message = f"In the texts from number {call.first} on, counted from there: {message}"
+    raise RequestError(message, code, kind)
+
+
+def classify_call(
+    task: str, texts: str | Sequence[str], method: Method | None, first: int = 0
+) -> Call[ClassifyResponse]:
+    """The call for one request. Raises InputError for a task without a name, and for text that is no Unicode."""
+    if not task:
+        raise InputError("there is no task to ask. Give its name.")
+    request = ClassifyRequest(input=texts if isinstance(texts, str) else list(texts), method=method)
+    path = f"/v1/classify/{quote(task, safe='')}"
+    return Call(answer=ClassifyResponse, method="POST", path=path, body=_encoded(request), first=first)
+
+
+def predict_calls(task: str, texts: Sequence[str], method: Method | None, batch: int) -> list[Call[ClassifyResponse]]:
+    """The calls that classify ``texts`` in order. Raises InputError, before any is sent, for a blank text."""
+    if isinstance(texts, str):
+        raise InputError("predict takes a list of texts, got one string. Put it in a list.")
+    if batch < 1:
+        raise InputError(f"batch is {batch}; a request needs at least 1 text.")
+    blank = [index for index, text in enumerate(texts) if not text.strip()]
+    if blank:
+        raise InputError(f"there is nothing to classify in the texts at {blank[:5]}. Leave blank texts out.")
+    return [classify_call(task, texts[first:end], method, first) for first, end in _parts(texts, batch)]
+
+
+def _parts(texts: Sequence[str], batch: int) -> Iterator[tuple[int, int]]:
+    """Beginning and end of each part: at most ``batch`` texts, and MAX_PART_BYTES unless one text alone has more."""
+    first = size = 0
+    for index, text in enumerate(texts):
+        added = len(_encoded(text))
+        if index > first and (index - first >= batch or size + added > MAX_PART_BYTES):
+            yield first, index
+            first, size = index, 0
+        size += added
+    if len(texts):
+        yield first, len(texts)
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError as error:
+        raise InputError(f"a text has characters that are no Unicode: {error}. Decode it as UTF-8 first.") from None
+
+
+def predictions(answers: Sequence[ClassifyResponse]) -> list[Prediction]:
+    """One per text, as `serving.clients.local.LocalClassifier` gives them."""
+    return [
+        Prediction(label=one.label, probability=one.probability, probabilities=one.probabilities)
+        for answer in answers
+        for one in answer.results
+    ]
+
+
+def tasks_call(everything: bool) -> Call[TaskList]:
+    return Call(answer=TaskList, method="GET", path="/v1/tasks?all=1" if everything else "/v1/tasks")
+
+
+def http_options(url: str, key: str | None, timeout_s: float) -> dict[str, Any]:
+    """The arguments of httpx's clients. Raises InputError for an address, a key or a time that cannot be one."""
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise InputError(f"{url!r} is no address: {error}. Give one such as http://127.0.0.1:8000.") from None
+    if address.scheme not in ("http", "https") or not address.host:
+        raise InputError(f"{url!r} is no address of a service. Give one such as http://127.0.0.1:8000.")
+    if timeout_s <= 0:
+        raise InputError(f"timeout_s is {timeout_s:g}; give more than 0 seconds.")
+    key = (os.environ.get(KEY_VARIABLE, "") if key is None else key).strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"the key has characters that no key has. Give it as it was shown, or set {KEY_VARIABLE}.")
+    return {
+        "base_url": address,
+        "headers": {"Authorization": f"Bearer {key}"} if key else {},
+        # Waiting for a free connection is our own doing, and bounded by the answers before it.
+        "timeout": httpx.Timeout(timeout_s, connect=min(timeout_s, MAX_CONNECT_S), pool=None),
+        "mounts": {f"all://{host}": None for host in LOCAL},  # a proxy cannot reach what is on this machine
+    }

@@ -1,0 +1,249 @@
+"""A client of `fourshot serve`: what a service answers, as the types of `serving.api`.
+
+    with Client("http://127.0.0.1:8000") as client:
+        client.classify("sst2", "a fine film").results[0].label
+        client.predict("sst2", texts)  # any number of them
+
+`Client` blocks, `AsyncClient` awaits; what they send, read and repeat is `calls`'. Importing this module loads
+none of the model libraries.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+
+import httpx
+
+from fourshot.engine.errors import InputError
+from fourshot.serving.api import ClassifyResponse, Method, TaskList
+from fourshot.serving.clients.calls import (
+    BATCH,
+    BUSY,
+    Answer,
+    Call,
+    Outcome,
+    Tries,
+    classify_call,
+    http_options,
+    predict_calls,
+    predictions,
+    read,
+    tasks_call,
+)
+from fourshot.serving.clients.local import Prediction
+
+URL = "http://127.0.0.1:8000"
+TIMEOUT_S = 60.0
+RETRIES = 4
+CONCURRENCY = 8
+HEALTH = "/health"
+
+
+class Client:
+    """Asks a service, blocking. May be shared by threads. A context manager: leaving it closes the connections.
+
+    All methods but `healthy` raise `ServiceError` where the service does not answer, or answers with an error that
+    trying again has not mended, and `RequestError`, which is an InputError too, where the request is wrong.
+    """
+
+    def __init__(
+        self,
+        url: str = URL,
+        key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        retries: int = RETRIES,
+        *,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """``url`` is the service's address; ``key`` None takes the environment's FOURSHOT_API_KEY, if it is set.
+
+        ``timeout_s`` is how long one attempt may be silent. A request is sent again up to ``retries`` times where the
+        connection fails or the answer is 408, 429, 502, 503 or 504: after as many seconds as the service names, 30 at
+        most, else after pauses that double from 0.25 s to 8 s. ``sleep`` waits that many seconds.
+        Raises InputError for what cannot be an address, a key or a number of these.
+        """
+        self.url = url
+        self._retries, self._sleep = _checked(retries), sleep
+        self._http = httpx.Client(**http_options(url, key, timeout_s))
+
+    def classify(self, task: str, texts: str | Sequence[str], method: Method | None = None) -> ClassifyResponse:
+        """The service's answer to one request: one result per text, in their order.
+
+        ``method`` None leaves the choice to the service. For more texts than one request may have: `predict`.
+        """
+        return self._ask(classify_call(task, texts, method))
+
+    def predict(
+        self, task: str, texts: Sequence[str], method: Method | None = None, *, batch: int = BATCH
+    ) -> list[Prediction]:
+        """One prediction per text, in their order, ``batch`` texts to a request, one request after another.
+
+        Raises InputError for a blank text, before anything is sent.
+        """
+        return predictions([self._ask(call) for call in predict_calls(task, texts, method, batch)])
+
+    def tasks(self, everything: bool = False) -> TaskList:
+        """What is served; with ``everything`` what is refused, too, and why."""
+        return self._ask(tasks_call(everything))
+
+    def healthy(self) -> bool:
+        """Whether the service is up, asked once. Raises nothing where it is not."""
+        try:
+            return self._http.get(HEALTH).is_success
+        except httpx.RequestError:
+            return False
+
+    def _ask(self, call: Call[Answer]) -> Answer:
+        tries = Tries(self._retries)
+        while True:
+            outcome: Outcome
+            try:
+                outcome = self._http.request(**call.request())
+            except httpx.RequestError as error:
+                outcome = error
+            wait_s = tries.wait_s(outcome)
+            if wait_s is None:
+                return read(call, outcome, tries, self.url)
+            self._sleep(wait_s)
+
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        self._http.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """`Client` for one event loop: the same methods, awaited; `predict` has several requests on their way."""
+
+    def __init__(
+        self,
+        url: str = URL,
+        key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        retries: int = RETRIES,
+        *,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        """As `Client`."""
+        self.url = url
+        self._retries, self._sleep = _checked(retries), sleep
+        self._http = httpx.AsyncClient(**http_options(url, key, timeout_s))
+
+    async def classify(self, task: str, texts: str | Sequence[str], method: Method | None = None) -> ClassifyResponse:
+        """As `Client.classify`."""
+        return await self._ask(classify_call(task, texts, method))
+
+    async def predict(
+        self,
+        task: str,
+        texts: Sequence[str],
+        method: Method | None = None,
+        *,
+        batch: int = BATCH,
+        concurrency: int = CONCURRENCY,
+    ) -> list[Prediction]:
+        """As `Client.predict`, with up to ``concurrency`` requests on their way, fewer while the service is busy.
+
+        Where one fails for good, those that are left are given up and its error is raised.
+        """
+        if concurrency < 1:
+            raise InputError(f"concurrency is {concurrency}; at least 1 request must be on its way.")
+        pace = Pace(concurrency)
+        asked = [asyncio.ensure_future(self._ask(call, pace)) for call in predict_calls(task, texts, method, batch)]
+        try:
+            return predictions(await asyncio.gather(*asked))
+        finally:
+            for one in asked:
+                one.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def tasks(self, everything: bool = False) -> TaskList:
+        """As `Client.tasks`."""
+        return await self._ask(tasks_call(everything))
+
+    async def healthy(self) -> bool:
+        """As `Client.healthy`."""
+        try:
+            return (await self._http.get(HEALTH)).is_success
+        except httpx.RequestError:
+            return False
+
+    async def _ask(self, call: Call[Answer], pace: "Pace | None" = None) -> Answer:
+        tries, pace = Tries(self._retries), pace or Pace(1)
+        while True:
+            outcome: Outcome
+            async with pace.turn():
+                try:
+                    outcome = await self._http.request(**call.request())
+                except httpx.RequestError as error:
+                    outcome = error
+                pace.learn(outcome)
+            wait_s = tries.wait_s(outcome)
+            if wait_s is None:
+                return read(call, outcome, tries, self.url)
+            await self._sleep(wait_s)
+
+    async def close(self) -> None:
+        """Close the connections. Idempotent."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Pace:
+    """How many requests of one list are on their way at a time.
+
+    The service turns away what would wait long, and a list's own requests are each other's load: sent all at once
+    again and again, the last of them would use up their attempts. So a refusal halves the number, and ``SURE`` answers
+    in a row add one.
+    """
+
+    SURE = 8
+
+    def __init__(self, most: int) -> None:
+        self._most = self._now = most
+        self._sending = self._answers = 0
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Waits until one more request may be sent; inside, it is on its way."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._sending < self._now)
+            self._sending += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._sending -= 1
+                self._changed.notify_all()
+
+    def learn(self, outcome: Outcome) -> None:
+        """Take in what came of a request."""
+        if isinstance(outcome, httpx.Response) and outcome.status_code == BUSY:
+            self._now, self._answers = max(1, self._now // 2), 0
+            return
+        self._answers += 1
+        if self._answers >= self.SURE:
+            self._now, self._answers = min(self._most, self._now + 1), 0
+
+
+def _checked(retries: int) -> int:
+    if retries < 0:
+        raise InputError(f"retries is {retries}; give 0 or more.")
+    return retries

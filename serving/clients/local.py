@@ -1,0 +1,136 @@
+"""A finished classifier in this process: the card beside its adapter says everything else that is needed.
+
+Importing this module loads neither torch nor vllm.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import msgspec
+
+from fourshot.engine.adapters import slot_rank
+from fourshot.engine.calibration import apply
+from fourshot.engine.core import Adapter, EngineSettings
+from fourshot.engine.errors import AdapterError, InputError
+from fourshot.engine.models import broken_shards, resolve_model
+from fourshot.engine.opening import open_engine
+from fourshot.pipeline.runs.card import CARD_FILE, LINK, load_card
+from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
+
+FEW_TEXTS = 128  # up to this many the reference engine is done before vLLM is ready (docs/cli.md has the times)
+EngineKind = Literal["vllm", "transformers"]
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer for one text."""
+
+    label: str  # the name, as the data and the user say it
+    probability: float  # of that label, among the labels
+    probabilities: dict[str, float]  # of every label, in the task's order; sums to one
+
+
+class LocalClassifier:
+    """A trained adapter on its base model. A context manager: leaving it gives the model's memory back."""
+
+    def __init__(self, adapter_folder: str | Path, model: str | None = None, kind: EngineKind = "vllm") -> None:
+        """Open the adapter in ``adapter_folder`` (or in the run folder of that name) on its base model.
+
+        ``model`` names the base where it is not where it was in training; it must be the same one. ``kind`` is the
+        engine: "vllm" for many texts, "transformers" opens faster and answers a few (`engine_for`).
+        Raises `InputError` where there is no adapter, `ModelNotFoundError`, and `AdapterError` for another base model.
+        """
+        folder = find_adapter(adapter_folder)
+        self.card = load_card(folder)
+        if self.card.prompt_version != PROMPT_VERSION:
+            raise AdapterError(
+                f"The adapter {folder} was trained on prompts of version {self.card.prompt_version}; this fourshot "
+                f"renders version {PROMPT_VERSION}. Train again, or install the fourshot it was made with."
+            )
+        if faults := broken_shards(folder):
+            raise AdapterError(f"The adapter {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
+        base = resolve_model(self.card.model_name if model is None else model)
+        if base.revision != self.card.model_revision:
+            raise AdapterError(
+                f"The adapter {folder} was trained on {self.card.model_name} revision {self.card.model_revision}; "
+                f"{base.name} here is revision {base.revision}. Name the base it was trained on (--model), or train "
+                "again on this one."
+            )
+        self._adapter = Adapter(name=self.card.name, path=str(folder.resolve()))
+        self._engine = open_engine(
+            EngineSettings(model=base.path, kind=kind, max_loras=1, max_lora_rank=slot_rank(self.card.training.rank))
+        )
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """One prediction per text, in their order. Raises InputError for a blank text."""
+        if isinstance(texts, str):
+            raise InputError("predict takes a list of texts, got one string. Put it in a list.")
+        blank = [index for index, text in enumerate(texts) if not text.strip()]
+        if blank:
+            raise InputError(f"there is nothing to classify in the texts at {blank[:5]}. Leave blank texts out.")
+        if not texts:
+            return []
+        import numpy as np
+
+        task = self.card.task
+        scores = self._engine.score([self.card.prompt(text) for text in texts], task.label_words, self._adapter)
+        return [
+            Prediction(
+                label=task.label_names[int(row.argmax())],
+                probability=float(row.max()),
+                probabilities={name: float(value) for name, value in zip(task.label_names, row, strict=True)},
+            )
+            for row in np.exp(apply(self.card.calibration, scores))
+        ]
+
+    def close(self) -> None:
+        """Give the memory back. Idempotent."""
+        self._engine.close()
+
+    def __enter__(self) -> "LocalClassifier":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def engine_for(num_texts: int) -> EngineKind:
+    """The engine that has answered ``num_texts`` texts first, opening included.
+
+    Both give the same labels but where two are about equally likely: they round differently.
+    """
+    return "transformers" if num_texts <= FEW_TEXTS else "vllm"
+
+
+def find_adapter(folder: str | Path) -> Path:
+    """The adapter folder that ``folder`` is, or the one adapter in a run folder that saw synthetic texts.
+
+    A task's folder of `fourshot train --tasks` links to its adapter.
+    Raises `InputError` where there is none, or where several might be meant.
+    """
+    folder = Path(folder)
+    if (folder / CARD_FILE).is_file():
+        return folder
+    if (folder / LINK / CARD_FILE).is_file():
+        return (folder / LINK).resolve()
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}. Give an adapter's folder, or that of a finished run.")
+    cards = {file.parent: load_card(file.parent) for file in sorted(folder.rglob(CARD_FILE))}
+    if not cards:
+        raise InputError(
+            f"{folder} holds no adapter with a {CARD_FILE}. Give an adapter's folder, or that of a finished run; the "
+            "command that made a run finishes it where it was stopped."
+        )
+    # A run also trains on the shots alone, to compare with.
+    likely = [path for path, card in cards.items() if card.synthetic_examples] or list(cards)
+    if len(likely) == 1:
+        return likely[0]
+    listed = "\n".join(
+        f"  {path} ({card.real_examples} real and {card.synthetic_examples} synthetic texts, "
+        f"training seed {card.training.seed})"
+        for path, card in cards.items()
+    )
+    raise InputError(f"{folder} holds {len(cards)} adapters. Name one of them:\n{listed}")

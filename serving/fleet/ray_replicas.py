@@ -1,0 +1,97 @@
+"""Replicas as Ray actors. The one module of serving that imports ray."""
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from fourshot.engine.errors import FourshotError
+from fourshot.serving.settings import ServeSettings
+
+WAIT_S = 60.0  # for an actor's first address
+
+
+class RayReplicas:
+    """``number`` servers on a cluster, one GPU each where it has any, else a share of a machine's cores."""
+
+    def __init__(self, settings: ServeSettings, number: int, address: str, keys: str) -> None:
+        """``address`` is "local", "auto" or a cluster's; ``keys`` is the text of the replicas' key file."""
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(
+                address=None if address == "local" else address,
+                include_dashboard=False,
+                log_to_driver=False,
+                **({"object_store_memory": 200 << 20} if address == "local" else {}),
+            )
+        gpus, cores = ray.cluster_resources().get("GPU", 0), ray.cluster_resources().get("CPU", 1)
+        share = max(1, int(cores // number))
+        actor = ray.remote(_Actor).options(
+            num_gpus=1 if gpus else 0, num_cpus=1 if gpus else share, max_restarts=-1, max_task_retries=-1
+        )
+        self._ray = ray
+        self._actors = [actor.remote(settings, keys, 0 if gpus else share) for _ in range(number)]
+
+    def addresses(self) -> list[str]:
+        """Of every replica, "" where it is not up just now. Raises FourshotError where none could be placed at all."""
+        found = []
+        for actor in self._actors:
+            try:
+                found.append(str(self._ray.get(actor.address.remote(), timeout=WAIT_S)))
+            except (self._ray.exceptions.RayError, TimeoutError):
+                found.append("")
+        if not any(found):
+            raise FourshotError(
+                f"the cluster has no room for a replica within {WAIT_S:.0f} s. `ray status` shows what it has."
+            )
+        return found
+
+    def close(self) -> None:
+        """End all of them."""
+        for actor in self._actors:
+            with contextlib.suppress(self._ray.exceptions.RayError, TimeoutError):
+                self._ray.get(actor.stop.remote(), timeout=30)
+            self._ray.kill(actor)
+
+
+class _Actor:
+    """Runs a `Supervisor` in a thread of its own."""
+
+    def __init__(self, settings: ServeSettings, keys: str, threads: int) -> None:
+        import ray
+
+        from fourshot.serving.fleet.replicas import replica_settings
+        from fourshot.serving.fleet.supervisor import Supervisor, listen
+
+        folder = Path(tempfile.mkdtemp(prefix="fourshot-replica-"))
+        file = folder / "keys.toml"
+        file.touch(mode=0o600)
+        file.write_text(keys, encoding="utf-8")
+        host = ray.util.get_node_ip_address()
+        listening = listen(host, 0)
+        own = replica_settings(settings, host, listening, file)
+        environment: dict[str, str] = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+        self._address = f"http://{host}:{own.port}"
+        self._supervisor: Any = None
+        made = threading.Event()
+
+        async def run() -> None:
+            self._loop = asyncio.get_running_loop()
+            self._supervisor = Supervisor(own, listening, folder / "serve.log", print, environment)
+            made.set()
+            await self._supervisor.run()
+
+        self._thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
+        self._thread.start()
+        made.wait(30)
+
+    def address(self) -> str:
+        return self._address
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._supervisor.stop)
+        self._thread.join(25)

@@ -1,0 +1,207 @@
+"""The process behind `fourshot serve`: holds the socket, starts the server, starts it again where it dies.
+
+The socket is opened once and handed down, so a client that comes while there is no server is answered by this process:
+503, with when to come back. It loads neither torch nor vllm.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.errors import FourshotError, InputError
+from fourshot.serving.api import ErrorAnswer, Fault
+from fourshot.serving.app.server import READY, environment
+from fourshot.serving.settings import ServeSettings, to_json
+
+LONG_ENOUGH_S = 60.0  # a server that lived so long is started again at once
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+MOST_FAILED_STARTS = 3  # in a row, none of them ever ready: something is wrong that will not go away
+GRACE_S = 10.0  # after the time to drain
+LOG_LINES = 15
+
+STAGING = "fourshot-serving-"  # how the folders of adapters' copies begin; then the process id of their supervisor
+
+Say = Callable[[str], None]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket that children inherit; port 0 takes a free one. Raises InputError where it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise InputError(
+            f"cannot listen on {host} port {port}: {error.strerror}. Name another port (--port), or end what uses it."
+        ) from error
+    listening.listen(socket.SOMAXCONN)
+    listening.set_inheritable(True)
+    return listening
+
+
+def sweep() -> None:
+    """Remove the copies of adapters that a supervisor which was killed has left behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{STAGING}*-*"):
+        owner = folder.name.removeprefix(STAGING).split("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class Supervisor:
+    """One server, kept alive."""
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        listening: socket.socket,
+        log: Path,
+        say: Say,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        """``log`` gets all that the server's processes print; ``say`` what its owner should know."""
+        self._settings, self._listening, self._log, self._say = settings, listening, log, say
+        self._environment = dict(environment)
+        self._stopping = asyncio.Event()
+        self._child: asyncio.subprocess.Process | None = None
+        self._stand_in: asyncio.Server | None = None
+        self.restarts = 0
+        self.ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until `stop`. Raises FourshotError where the server cannot be started at all."""
+        failed, pause_s = 0, FIRST_PAUSE_S
+        sweep()
+        try:
+            while not self._stopping.is_set():
+                await self._answer_instead()
+                started = time.monotonic()
+                was_ready, code = await self._one_server()
+                if self._stopping.is_set():
+                    break
+                failed = 0 if was_ready else failed + 1
+                if failed >= MOST_FAILED_STARTS or (failed and not self.restarts):
+                    raise FourshotError(
+                        f"the server cannot be started (exit code {code}). It said:\n{self._last_words()}\n"
+                        f"All of it is in {self._log}."
+                    )
+                self.restarts += 1
+                pause_s = (
+                    FIRST_PAUSE_S if time.monotonic() - started > LONG_ENOUGH_S else min(2 * pause_s, LONGEST_PAUSE_S)
+                )
+                self._say(f"the server ended with exit code {code}; starting it again (log: {self._log})")
+                await self._answer_instead()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), pause_s if not was_ready else 0.1)
+        finally:
+            await self._no_longer()
+            self._listening.close()
+
+    def stop(self) -> None:
+        """Have the server answer what it has accepted, then end."""
+        self._stopping.set()
+        child = self._child
+        if child is None or child.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError, ConnectionError):
+            if self.ready.is_set() and child.stdin is not None:
+                child.stdin.write(b"stop\n")
+            else:  # nobody reads it yet
+                child.send_signal(signal.SIGTERM)
+
+    async def _one_server(self) -> tuple[bool, int]:
+        """Start a server and wait for its end. Whether it was ever ready, and its exit code."""
+        descriptor = self._listening.fileno()
+        staging = tempfile.mkdtemp(prefix=f"{STAGING}{os.getpid()}-")
+        with self._log.open("ab") as log:
+            self._child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "fourshot.serving.app.server",
+                str(descriptor),
+                str(self.restarts),
+                staging,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=environment(self._environment, to_json(self._settings)),
+                pass_fds=(descriptor,),
+                start_new_session=True,  # so that all of its processes can be ended together
+            )
+        child, was_ready = self._child, False
+        assert child.stdout is not None
+        try:
+            async for line in child.stdout:
+                text = line.decode("utf-8", "replace").rstrip()
+                if text == READY:
+                    was_ready = True
+                    await self._no_longer()
+                    self.ready.set()
+                elif text:
+                    self._say(text)
+                if self._stopping.is_set():
+                    break
+            return was_ready, await self._end(child)
+        finally:
+            self.ready.clear()
+            self._end_all(child.pid)
+            shutil.rmtree(staging, ignore_errors=True)
+
+    async def _end(self, child: asyncio.subprocess.Process) -> int:
+        wait_s = self._settings.drain_s + GRACE_S if self._stopping.is_set() else GRACE_S
+        try:
+            return await asyncio.wait_for(child.wait(), wait_s)
+        except TimeoutError:
+            self._end_all(child.pid)
+            return await child.wait()
+
+    @staticmethod
+    def _end_all(group: int) -> None:
+        """The engine is a process of its own; without its server it is of no use to anybody."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+
+    async def _answer_instead(self) -> None:
+        """Tell whoever comes that there is no server just now."""
+        if self._stand_in is None:
+            self._stand_in = await asyncio.start_server(
+                self._not_now, sock=socket.socket(fileno=os.dup(self._listening.fileno()))
+            )
+
+    async def _no_longer(self) -> None:
+        if self._stand_in is not None:
+            self._stand_in.close()
+            self._stand_in = None
+
+    async def _not_now(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        state = "restarting" if self.restarts else "starting"
+        fault = Fault(message=f"The server is {state}.", type=state, code=503)
+        body = msgspec.json.encode(ErrorAnswer(error=fault))
+        head = (
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            writer.write(head.encode() + body)
+            writer.write_eof()
+            await asyncio.wait_for(reader.read(), 1)  # what else it sends: hanging up on it would take the answer along
+        writer.close()
+
+    def _last_words(self) -> str:
+        try:
+            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return ""
+        return "\n".join(lines[-LOG_LINES:])

@@ -1,0 +1,90 @@
+"""Trainings by content: a job that was done before, with the same examples and settings, is not done again."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.engine.files import replace_file
+from fourshot.training.lora.examples import TrainingExample, TrainingResult
+from fourshot.training.lora.settings import LoraSettings
+
+if TYPE_CHECKING:
+    from fourshot.training.lora.train import LoraTrainer
+
+RESULT_FILE = "result.json"
+CHECKPOINT_FILE = "unfinished.pt"
+
+
+class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
+    """One adapter to train."""
+
+    name: str  # what the adapter's name begins with
+    model_revision: str
+    examples: tuple[TrainingExample, ...]
+    held_out: tuple[TrainingExample, ...] = ()  # never trained on: they choose the pass whose weights are saved
+    labels: tuple[str, ...]  # words
+    settings: LoraSettings
+
+    @property
+    def key(self) -> str:
+        """Content hash: all that decides the adapter's bytes."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """Where trainings are done. It decides nothing about what comes out, but for rounding."""
+
+    ray: str = ""  # address of the cluster: "local", "auto", HOST:PORT; empty: one after another, here
+    gpus_per_job: int = 1  # that share each training; without GPUs, processes with an equal part of the cores
+
+    def __post_init__(self) -> None:
+        if self.gpus_per_job < 1:
+            raise InputError(f"gpus_per_job must be at least 1, got {self.gpus_per_job}.")
+
+
+HERE = Placement()
+
+
+class FailedJob(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a piece of work came to nothing."""
+
+    key: str  # of the training; elsewhere the folder that was to be filled
+    kind: str  # class name of the error
+    message: str
+
+
+OnStep = Callable[[int, int, float], None]  # step, planned steps, loss in nats
+# The number of the job among those given, from 0; step; planned steps; loss in nats.
+OnJobStep = Callable[[int, int, int, float], None]
+
+
+def finished(store: Path, job: TrainingJob) -> TrainingResult | None:
+    """The result of a job that the store has, with its path as it is now: stores may be moved."""
+    file = store / job.key / RESULT_FILE
+    if not file.exists():
+        return None
+    result = msgspec.json.decode(file.read_bytes(), type=TrainingResult)
+    return msgspec.structs.replace(result, path=str((store / job.key / result.name).resolve()))
+
+
+def do_job(trainer: "LoraTrainer", job: TrainingJob, store: Path, on_step: OnStep | None = None) -> TrainingResult:
+    """Train ``job`` into ``store``, from its checkpoint if there is one. It is finished once its result is written."""
+    folder = store / job.key
+    result = trainer.train(
+        job.examples,
+        job.labels,
+        job.settings,
+        folder,
+        prefix=job.name,
+        on_step=on_step,
+        checkpoint=folder / CHECKPOINT_FILE,
+        held_out=job.held_out,
+    )
+    if trainer.share.rank:
+        return result  # another process writes it
+    replace_file(folder / RESULT_FILE, msgspec.json.format(msgspec.json.encode(result), indent=1))
+    return result

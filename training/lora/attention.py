@@ -1,0 +1,112 @@
+"""Rotation and attention within the segments of a packed row, forward and backward.
+
+Each text attends to the instruction and to itself only.
+"""
+
+import torch
+from torch import Tensor
+
+from fourshot.training.lora.packing import PackedRow
+
+# Softmax takes a third of the time, or less, where a row of weights is a whole number of vector registers.
+KEY_MULTIPLE = 32
+
+
+class Segments:
+    """Which tokens of a row see which: the prefix itself, each tail the prefix and itself.
+
+    S segments of at most L queries and K keys, the prefix first among these. Everything is a choice of rows, one row
+    per token and head; padding points at some row and is masked.
+    """
+
+    def __init__(self, row: PackedRow, dtype: torch.dtype, heads: int, kv_heads: int) -> None:
+        prefix, device = row.prefix_length, row.input_ids.device
+        spans = [(0, prefix)] if prefix else []
+        spans += list(zip(row.starts, row.lengths, strict=True))
+        longest, num_tokens = max(length for _, length in spans), row.input_ids.shape[1]
+        every, offsets = heads + 2 * kv_heads, torch.arange(longest)
+        starts, lengths = (torch.tensor(part)[:, None] for part in zip(*spans, strict=True))
+        inside = offsets < lengths  # [S, L]
+        queries = torch.where(inside, starts + offsets, 0)  # [S, L]: places in the row
+        unused = torch.zeros(len(spans), -(prefix + longest) % KEY_MULTIPLE, dtype=torch.long)
+        keys = torch.cat([torch.arange(prefix).expand(len(spans), prefix), queries, unused], dim=1)  # [S, K]
+        before = (starts > 0).expand(len(spans), prefix)  # the prefix is its own segment, and does not precede itself
+        seen = torch.cat([before, inside, unused.bool()], dim=1)  # [S, K]
+        earlier = torch.ones(longest, keys.shape[1]).tril(prefix).bool()  # [L, K]
+        allowed = seen[:, None, :] & earlier  # [S, L, K]
+        mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
+        self.prefix, self.heads, self.kv_heads = prefix, heads, kv_heads
+        self.used = prefix + sum(row.lengths)  # tokens; after them comes padding
+        group, self.shape = heads // kv_heads, (len(spans), kv_heads, longest, keys.shape[1])
+        # [S * kv_heads, group * L, K]: the heads that share keys are rows of one product.
+        self.mask = mask[:, None, None].expand(-1, kv_heads, group, -1, -1).flatten(0, 1).flatten(1, 2).to(device)
+        q = queries[:, None, None, :] * every + torch.arange(heads).view(kv_heads, group, 1)  # [S, kv, group, L]
+        k = keys[:, None, :] * every + heads + torch.arange(kv_heads)[:, None]  # [S, kv, K]
+        self.counts = q.numel(), k.numel()
+        self.rows = torch.cat([q.flatten(), k.flatten(), k.flatten() + kv_heads]).to(device)  # of queries, keys, values
+        # Padding takes its gradient from a row of zeros after the last token.
+        answers = torch.where(inside, queries, num_tokens)[:, None, None, :]
+        answers = answers * heads + torch.arange(heads).view(kv_heads, group, 1)
+        self.answer_rows = answers.flatten().to(device)
+        # The other way round: where each token's query, key and value lie. Padding of the row points anywhere.
+        segment, offset = (torch.zeros(num_tokens, dtype=torch.long) for _ in range(2))
+        segment[queries[inside]] = torch.arange(len(spans))[:, None].expand(inside.shape)[inside]
+        offset[queries[inside]] = offsets.expand(inside.shape)[inside]
+        back_q = (segment[:, None] * heads + torch.arange(heads)) * longest + offset[:, None]  # [T, heads]
+        back_k = (segment[:, None] * kv_heads + torch.arange(kv_heads)) * keys.shape[1] + prefix + offset[:, None]
+        back = [back_q, back_k + q.numel(), back_k + q.numel() + k.numel()]
+        self.back_q, self.back = back_q.to(device), torch.cat(back, dim=1).flatten().to(device)
+
+
+def attend(qkv: Tensor, cos: Tensor, sin: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotation of q and k in place, then attention. ``qkv`` is [T, (heads + 2 * kv_heads) * size].
+
+    Returns the answers [S * heads * L, size], of which `Segments.back_q` says where a token's are; and the chosen rows
+    and the weights, for `attend_backward`.
+    """
+    x = qkv.view(len(qkv), -1, cos.shape[-1])
+    _turn(x[:, : segments.heads + segments.kv_heads], cos, sin)
+    rows = x.view(-1, cos.shape[-1]).index_select(0, segments.rows)
+    q, k, v = _split(rows, segments)
+    weights = torch.baddbmm(segments.mask, q, k.transpose(1, 2)).softmax(-1)
+    return torch.bmm(weights, v).view(-1, cos.shape[-1]), rows, weights
+
+
+def attend_backward(
+    g: Tensor, rows: Tensor, weights: Tensor, cos: Tensor, sin: Tensor, segments: Segments, out: Tensor
+) -> None:
+    """Write the gradient of qkv to ``out``, shaped like it, from that of the answers, ``g`` [T + 1, heads * size].
+
+    The last row of ``g`` is zero.
+    """
+    (q, k, v), size = _split(rows, segments), cos.shape[-1]
+    g = g.view(-1, size).index_select(0, segments.answer_rows).view(q.shape)
+    of_rows = torch.empty_like(rows)
+    of_q, of_k, of_v = _split(of_rows, segments)
+    torch.bmm(weights.transpose(1, 2), g, out=of_v)
+    of_weights = torch.bmm(g, v.transpose(1, 2))
+    of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+    torch.bmm(of_scores, k, out=of_q)
+    torch.bmm(of_scores.transpose(1, 2), q, out=of_k)
+    torch.index_select(of_rows, 0, segments.back, out=out.view(-1, size))
+    out = out.view(len(out), -1, size)
+    if prefix := segments.prefix:  # its keys and values are seen by every segment
+        s, kv_heads, _, num_keys = segments.shape
+        seen = of_rows[segments.counts[0] :].view(2, s, kv_heads, num_keys, size)[:, :, :, :prefix]
+        out[:prefix, segments.heads :] += seen.sum(1).permute(2, 0, 1, 3).flatten(1, 2)
+    out[segments.used :] = 0
+    _turn(out[:, : segments.heads + segments.kv_heads], cos, sin, back=True)
+
+
+def _split(rows: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [S * kv_heads, group * L, size], keys and values [S * kv_heads, K, size]: views of rows."""
+    s, kv_heads, _, num_keys = segments.shape
+    q, k, v = rows.split([segments.counts[0], segments.counts[1], segments.counts[1]])
+    size = rows.shape[1]
+    return q.view(s * kv_heads, -1, size), k.view(-1, num_keys, size), v.view(-1, num_keys, size)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:
+    """Rotate in place, x [T, heads, size]; ``back`` gives gradients their way back."""
+    swapped = x.roll(x.shape[-1] // 2, -1)
+    x.mul_(cos).addcmul_(swapped, sin, value=-1 if back else 1)

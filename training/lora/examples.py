@@ -1,0 +1,30 @@
+"""What the trainer is given and what it gives back. Loads neither torch nor peft."""
+
+import msgspec
+
+from fourshot.engine.probe import Probe
+
+
+class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt that ends where the label is to be said."""
+
+    prompt: str
+    target: int  # index into the label words
+    weight: float = 1.0  # of its loss, relative to the other examples
+
+
+class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one training did."""
+
+    name: str  # content-hashed
+    path: str
+    steps: int
+    planned_steps: int
+    losses: tuple[float, ...]  # one per step, nats
+    tokens: int  # through the model, forward and backward, padding included
+    seconds: float  # of the training loop, without loading the model
+    examples: int
+    held_out_losses: tuple[tuple[int, float], ...] = ()  # step, mean label loss on held-out examples, nats
+    best_step: int = 0  # whose weights were saved
+    flops: float = 0.0  # of the training loop, by the rule in docs/training.md
+    probe: Probe | None = None  # what the finished adapter answers on a few of the examples

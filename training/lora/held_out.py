@@ -1,0 +1,52 @@
+"""Keeps the weights that did best on examples the training did not see: the last steps are not always the best ones."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fourshot.training.lora.label_loss import LabelLoss
+
+if TYPE_CHECKING:
+    import torch
+
+
+class HeldOut:
+    """Looks at the held-out loss after every pass. Without held-out examples it does nothing: the last weights stay."""
+
+    def __init__(
+        self, wrapped: Any, loss_of: LabelLoss, examples: Sequence[int], targets: Sequence[int], masters: "list[Any]"
+    ) -> None:
+        """``examples`` are indices into those of ``loss_of``, ``targets`` their labels; ``masters`` the weights."""
+        self.curve: list[tuple[int, float]] = []  # step, mean label loss in nats
+        self._wrapped, self._loss_of, self._masters = wrapped, loss_of, masters
+        self._examples, self._targets = list(examples), list(targets)
+        self._best: list[torch.Tensor] = []
+
+    @property
+    def best_step(self) -> int:
+        """The step whose weights are kept; 0 where nothing is held out."""
+        return min(self.curve, key=lambda point: point[1])[0] if self.curve else 0
+
+    def look(self, step: int) -> None:
+        """Measure the weights of now, and remember them if they are the best so far."""
+        if not self._examples:
+            return
+        self._wrapped.eval()
+        said = self._loss_of.probabilities(self._examples)
+        self._wrapped.train()
+        right = said[range(len(self._targets)), self._targets].clamp_min(1e-6)
+        loss = float(-right.log().mean())
+        if not self.curve or loss < min(value for _, value in self.curve):
+            self._best = [master.detach().clone() for master in self._masters]
+        self.curve.append((step, loss if math.isfinite(loss) else math.inf))
+
+    def restore(self) -> None:
+        """Make the best weights those that are saved."""
+        for master, best in zip(self._masters, self._best, strict=False):
+            master.detach().copy_(best)
+
+    def state(self) -> dict[str, Any]:
+        return {"curve": self.curve, "best": self._best}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.curve, self._best = [(step, loss) for step, loss in state["curve"]], state["best"]

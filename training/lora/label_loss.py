@@ -1,0 +1,189 @@
+"""The loss of a batch and its gradients, and what the labels' probabilities are: through packed rows."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.labels import LabelTokens
+from fourshot.engine.tokens import encode_prompts
+from fourshot.training.lora.data_parallel import ALL, Share
+from fourshot.training.lora.examples import TrainingExample
+from fourshot.training.lora.memory import free_bytes, give_back, is_out_of_memory, row_tokens
+from fourshot.training.lora.packing import PackedRow, micro_batches, pack, shared_prefix_length
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from fourshot.training.lora.llama import LlamaDecoder
+
+
+class LabelLoss:
+    """Mean cross-entropy of a batch, and its gradients: through ``decoder`` where there is one, else ``wrapped``."""
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        wrapped: Any,
+        examples: Sequence[TrainingExample],
+        tokens: LabelTokens,
+        *,
+        whole_text: bool,
+        decoder: "LlamaDecoder | None" = None,
+    ) -> None:
+        import torch
+
+        model = wrapped.get_base_model()
+        self._device, self._dtype = str(model.device), model.dtype
+        self._written_out, self._decoder, self._head = decoder, model.get_decoder(), model.get_output_embeddings()
+        self._whole_text = whole_text
+        self._weights = [example.weight for example in examples]
+        prompts = encode_prompts(tokenizer, [example.prompt for example in examples])
+        answers = [tokens.ids[example.target] for example in examples]
+        # The last token of the label is predicted, never read.
+        sequences = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
+        shared = 0 if whole_text else shared_prefix_length(prompts)
+        self._prefix = sequences[0][:shared]
+        self._tails = [sequence[shared:] for sequence in sequences]
+        self._answers = answers
+        self._prompts = [prompt[shared:] for prompt in prompts]
+        self._labels = tokens.ids
+        self._parameters = decoder.parameters() if decoder else [p for p in wrapped.parameters() if p.requires_grad]
+        sees = shared + max(len(tail) for tail in self._tails)
+        self.most_tokens = row_tokens(model.config, sees, free_bytes(model.device.type))
+        # One softmax over the labels where one token tells them apart: it is what scoring compares. Words of several
+        # tokens are scored by whole-vocabulary probabilities at every step, so they are trained on those.
+        self._choices = torch.tensor([label[0] for label in tokens.ids], device=self._device) if tokens.single else None
+        self._targets = [example.target for example in examples]
+
+    def backward(
+        self, batch: Sequence[int], scaler: "torch.amp.GradScaler", share: Share = ALL
+    ) -> tuple[float, float, int]:
+        """Accumulate the gradients of the batch's mean loss, from none; of ``share``, the part that is its own.
+
+        Returns that loss, its part on label tokens (both nats, means over the batch) and the number of tokens computed.
+        Raises FourshotError where not even one text fits into memory.
+        """
+        while True:
+            try:
+                return self._backward(batch, scaler, share)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = str(error).splitlines()[0]
+            give_back(self._parameters)
+            self._make_room(batch, said)
+
+    def _make_room(self, batch: Sequence[int], said: str) -> None:
+        """Halve the rows, or keep less per token where a row has one text; raises FourshotError where that is done."""
+        longest = len(self._prefix) + max(len(self._tails[index]) for index in batch)
+        if self.most_tokens > longest:
+            self.most_tokens = max(longest, self.most_tokens // 2)
+        elif self._written_out and not self._written_out.checkpointing:
+            self._written_out.checkpointing = True
+        else:
+            raise FourshotError(
+                f"Memory runs out with a single text of {longest} tokens: {said}. Nothing was saved. Cut texts "
+                "shorter (max_text_words), close other programs, or take a smaller base."
+            )
+
+    def _backward(self, whole: Sequence[int], scaler: "torch.amp.GradScaler", share: Share) -> tuple[float, float, int]:
+        import torch
+
+        total_weight = sum(self._weights[index] for index in whole)
+        batch = share.of(whole)
+        lengths = [len(self._tails[index]) for index in batch]
+        loss_value, label_value, num_tokens = 0.0, 0.0, 0
+        for run in micro_batches(lengths, len(self._prefix), self.most_tokens):
+            chosen = [batch[position] for position in run]
+            row = pack(self._prefix, [self._tails[index] for index in chosen], self._device)
+            positions, targets, weights, label_weights = self._aims(chosen, row.starts)
+            logits = self._logits(self._hidden(row, positions))
+            each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+            loss = (each * weights).sum() / total_weight
+            scaler.scale(loss).backward()
+            loss_value += float(loss.detach())
+            label_value += float((each.detach() * label_weights).sum() / total_weight)
+            num_tokens += row.input_ids.shape[1]
+        return loss_value, label_value, num_tokens
+
+    def probabilities(self, chosen: Sequence[int]) -> "torch.Tensor":
+        """Of the labels, as scoring compares them: float32 [num_chosen, num_labels], rows sum to one."""
+        import torch
+
+        # One text per prompt where one token tells labels apart, else one per prompt and label.
+        beginnings = [()] if self._choices is not None else [label[:-1] for label in self._labels]
+        tails = [[*self._prompts[index], *begun] for index in chosen for begun in beginnings]
+        found: list[torch.Tensor] = []
+        with torch.no_grad():
+            for run in micro_batches([len(tail) for tail in tails], len(self._prefix), self.most_tokens):
+                row = pack(self._prefix, [tails[number] for number in run], self._device)
+                hidden = self._hidden(row)
+                for number, start in zip(run, row.starts, strict=True):
+                    prompt = self._prompts[chosen[number // len(beginnings)]]
+                    found.append(self._label_scores(hidden, start + len(prompt) - 1, number % len(beginnings)))
+            return torch.cat(found).view(len(chosen), -1).softmax(dim=1).cpu()
+
+    def _label_scores(self, hidden: "torch.Tensor", last: int, label: int) -> "torch.Tensor":
+        """Logits of all labels at the prompt's ``last`` token, or the log-probability [1] of one label of several."""
+        import torch
+
+        if self._choices is not None:
+            return torch.nn.functional.linear(hidden[last], self._head.weight[self._choices]).float()
+        said = torch.tensor(self._labels[label], device=self._device)
+        logits = self._head(hidden[last : last + len(said)]).float()
+        return logits.log_softmax(dim=1).gather(1, said[:, None]).sum()[None]
+
+    def _hidden(self, row: PackedRow, positions: "torch.Tensor | None" = None) -> "torch.Tensor":
+        """Last hidden states [N, hidden_size] at N ``positions`` of the row, or of all its tokens."""
+        if self._written_out:
+            return self._written_out(row, positions)
+        output = self._decoder(
+            input_ids=row.input_ids,
+            position_ids=row.position_ids,
+            attention_mask=row.mask(self._dtype),
+            use_cache=False,
+        )
+        hidden: torch.Tensor = output.last_hidden_state[0]
+        return hidden if positions is None else hidden[positions]
+
+    def _logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
+        """Float32 logits [num_positions, num_labels or vocabulary] of hidden states [num_positions, hidden_size]."""
+        if self._choices is None or self._whole_text:
+            return self._head(hidden).float()
+        import torch
+
+        return torch.nn.functional.linear(hidden, self._head.weight[self._choices]).float()
+
+    def _aims(
+        self, chosen: Sequence[int], starts: Sequence[int]
+    ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor", "torch.Tensor"]:
+        """Where in the row something is predicted, what, how much it counts, and how much as a label token.
+
+        Each [num_positions]; both kinds of weights of one text sum to the text's weight.
+        """
+        import torch
+
+        positions: list[int] = []
+        targets: list[int] = []
+        weights: list[float] = []
+        label_weights: list[float] = []
+        for index, start in zip(chosen, starts, strict=True):
+            tail, answer, weight = self._tails[index], self._answers[index], self._weights[index]
+            last = start + len(tail) - len(answer)  # the prompt's last token: it predicts the label's first
+            if self._whole_text:
+                at, said = range(start, start + len(tail)), [*tail[1:], answer[-1]]
+            else:
+                at = range(last, last + len(answer))
+                said = [self._targets[index]] if self._choices is not None else list(answer)
+            positions.extend(at)
+            targets.extend(said)
+            weights.extend([weight / len(said)] * len(said))
+            label_weights.extend(weight / len(answer) if position >= last else 0.0 for position in at)
+        place = self._device
+        return (
+            torch.tensor(positions, device=place),
+            torch.tensor(targets, device=place),
+            torch.tensor(weights, device=place),
+            torch.tensor(label_weights, device=place),
+        )

@@ -1,0 +1,76 @@
+"""How much memory a training needs, told before it starts, and what to do when it was more.
+
+Rows are made as long as fit. Where even so memory runs out, rows are halved; a row of a single text is then computed
+with gradient checkpointing, which keeps one layer's values at a time and computes the rest twice.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fourshot.engine.errors import FourshotError
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_ROW_TOKENS = 2048  # attention inside a packed row grows with its square, and longer rows are not faster
+SHARE = 0.7  # of the free memory that rows may take by the estimate
+GB = 1e9
+
+
+def free_bytes(device: str) -> int:
+    """Memory that can still be had on ``device``, "cpu" or "cuda"."""
+    if device == "cpu":
+        import psutil  # type: ignore[import-untyped]
+
+        return int(psutil.virtual_memory().available)
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0])
+
+
+def bytes_per_token(config: Any, sees: int, number_bytes: int = 2) -> int:
+    """What the forward pass keeps for the backward pass, per token, where a token attends to ``sees`` others.
+
+    Counted for `llama`: per layer six rows of the hidden size, queries, keys and values, attention weights,
+    four rows of the inner size.
+    """
+    heads, kv_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", config.num_attention_heads)
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    per_layer = 6 * config.hidden_size + (heads + 2 * kv_heads) * size + heads * sees + 4 * config.intermediate_size
+    return int(number_bytes * config.num_hidden_layers * per_layer)
+
+
+def row_tokens(config: Any, sees: int, free: int) -> int:
+    """The longest packed row that fits by the estimate, `MOST_ROW_TOKENS` at most."""
+    return max(1, min(MOST_ROW_TOKENS, int(SHARE * free / bytes_per_token(config, sees))))
+
+
+def check_base_fits(model: str | Path, device: str) -> None:
+    """Raise FourshotError where the base alone takes more memory than there is."""
+    needed, free = sum(file.stat().st_size for file in Path(model).glob("*.safetensors")), free_bytes(device)
+    if needed > free:
+        raise FourshotError(
+            f"The base model {model} needs {needed / GB:.1f} GB of memory, and {free / GB:.1f} GB are free on this "
+            f"{'machine' if device == 'cpu' else 'GPU'}. Close other programs, take a larger machine, or another base "
+            "with --model."
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` is how torch says that memory ran out, on a GPU or on the CPU."""
+    import torch
+
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and ("allocate memory" in said or "not enough memory" in said)
+    )
+
+
+def give_back(parameters: "list[torch.Tensor]") -> None:
+    """Drop half-made gradients, and what the GPU's allocator holds."""
+    import torch
+
+    for parameter in parameters:
+        parameter.grad = None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

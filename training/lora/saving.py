@@ -1,0 +1,67 @@
+"""Adapters on disk: named by what is in them, checked by vLLM's own rules before anyone relies on them."""
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fourshot.engine.adapter_check import check_adapter
+
+NAME_DIGITS = 12  # of the hash; 48 bits tell apart any number of adapters that a disk holds
+
+
+def save_adapter(wrapped: Any, parent: Path, prefix: str) -> tuple[str, Path]:
+    """Save a PEFT model's adapter as ``parent``/<prefix>-<hash>; a folder of that name already holds the same weights.
+
+    The folder appears whole or not at all. Raises AdapterError if vLLM would not load it, OSError if the disk is full.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(dir=parent, prefix=".making-"))
+    try:
+        _save(wrapped, making)
+        (making / "README.md").unlink(missing_ok=True)  # an empty model card template
+        _settle(making / "adapter_config.json")
+        check_adapter(making)
+        name = f"{prefix}-{content_hash(making)}"
+        final = parent / name
+        if not final.exists():
+            os.chmod(making, 0o755)
+            os.rename(making, final)
+        return name, final
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _settle(config_file: Path) -> None:
+    """PEFT writes the target modules in the order of a set, which differs from process to process."""
+    import msgspec
+
+    config = msgspec.json.decode(config_file.read_bytes())
+    config["target_modules"] = sorted(config["target_modules"])
+    config_file.write_bytes(msgspec.json.format(msgspec.json.encode(config, order="sorted"), indent=2))
+
+
+def _save(wrapped: Any, folder: Path) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        wrapped.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    except SafetensorError as error:  # the library has no other way to say that the disk is full
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if not code:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder.parent)) from error
+
+
+def content_hash(adapter: Path) -> str:
+    """Hash of the weights and of the configuration less where the base happened to lie."""
+    import msgspec
+
+    config = msgspec.json.decode((adapter / "adapter_config.json").read_bytes())
+    config.pop("base_model_name_or_path", None)
+    digest = hashlib.sha256(msgspec.json.encode(config, order="sorted"))
+    digest.update((adapter / "adapter_model.safetensors").read_bytes())
+    return digest.hexdigest()[:NAME_DIGITS]

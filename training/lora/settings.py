@@ -1,0 +1,77 @@
+"""How a LoRA adapter is trained. LoRA settings are called what PEFT calls them. Loads neither torch nor peft."""
+
+from typing import Literal
+
+import msgspec
+
+from fourshot.engine.adapter_check import LARGEST_RANK
+from fourshot.engine.errors import InputError
+
+ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The default preset. Chosen by measurement (docs/training.md)."""
+
+    rank: int = 8
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ALL_PROJECTIONS
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.0
+    batch_size: int = 8
+    epochs: int = 100  # upper bound; training stops earlier, see below
+    min_steps: int = 40  # steps planned for a handful of texts
+    max_steps: int = 160  # steps planned at most, however many texts
+    passes: float = 4.0  # planned passes over the data, between the two bounds
+    warmup: float = 0.1  # share of the planned steps
+    decay: bool = True  # learning rate falls linearly to zero at the last planned step
+    converged_loss: float = 0.0  # stop once the label loss of a pass is below this, in nats; 0 keeps to the plan
+    held_out: float = 0.0  # share of the synthetic texts that chooses the pass whose weights are saved
+    loss: Literal["label", "text"] = "label"  # "text": on every token of prompt and label, as the paper does
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "alpha", "batch_size", "epochs", "min_steps", "max_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.rank > LARGEST_RANK:
+            raise InputError(f"rank must be at most {LARGEST_RANK}, the largest that vLLM serves; got {self.rank}.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be from 0 to below 1, got {self.dropout}.")
+        if not 0 < self.learning_rate < float("inf"):
+            raise InputError(f"learning_rate must be a number above 0, got {self.learning_rate}.")
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"held_out is a share of the synthetic texts, from 0 to below 1; got {self.held_out}.")
+        if not 0 <= self.warmup <= 1:
+            raise InputError(f"warmup is a share of the planned steps, from 0 to 1; got {self.warmup}.")
+        unknown = set(self.target_modules) - set(ALL_PROJECTIONS)
+        if unknown or not self.target_modules:
+            raise InputError(
+                f"target_modules must be some of {', '.join(ALL_PROJECTIONS)}, the layers that vLLM serves LoRA for; "
+                f"got {list(self.target_modules)}."
+            )
+
+    def planned_steps(self, num_examples: int) -> int:
+        """Optimizer steps for a data set of this size."""
+        per_pass = max(1, -(-num_examples // self.batch_size))
+        wanted = min(self.max_steps, max(self.min_steps, round(self.passes * per_pass)))
+        return min(wanted, self.epochs * per_pass)
+
+
+PRESETS: dict[str, LoraSettings] = {
+    "default": LoraSettings(),
+    # Source: Patwa et al. 2024, section 4: r=8, alpha=32, dropout 0.1, Adam, 100 epochs, batch 8. Which projections and
+    # which learning rate is not said there: PEFT's own choice for Llama models, and a usual rate for LoRA.
+    "paper": LoraSettings(
+        dropout=0.1,
+        target_modules=("q_proj", "v_proj"),
+        learning_rate=3e-4,
+        loss="text",
+        passes=100.0,
+        max_steps=1_000_000,
+        warmup=0.0,
+        decay=False,
+        converged_loss=0.05,
+    ),
+}
