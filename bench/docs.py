@@ -16,7 +16,7 @@ from fourshot.bench.suite import read_result, target_lines
 from fourshot.bench.workload import WAYS
 from fourshot.engine.errors import InputError
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 SHOWN_LOADS = (1, 16, "saturated")
 
 

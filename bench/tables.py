@@ -24,7 +24,7 @@ from fourshot.pipeline.scores import Scores
 
 SCHEMA = 1
 MISSING = "-"
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 TASKS = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> heading, in the table's order
 HOW_TO_MEASURE = (
     "Run `fourshot compare TASK --methods zero_shot,icl,lora,fourshot,lora25 --seeds 3` and copy its comparison.json "

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fourshot
+from fourshot.cli import main as cli
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOTS = [{"text": f"{label} text number {i}", "label": label} for label in ("good", "bad") for i in range(4)]
@@ -47,7 +48,7 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
 def said(capfd: pytest.CaptureFixture[str], code: int, *words: str) -> str:
     """Run the command in this process, expect ``code``, a message and no traceback; returns the message."""
     try:
-        got = fourshot.main(words)
+        got = cli.main(words)
     except SystemExit as usage:
         got = int(usage.code or 0)
     out, err = capfd.readouterr()
@@ -172,11 +173,11 @@ def test_a_fault_of_our_own_says_how_to_see_it(
     assert "unexpected KeyError" in error and "FOURSHOT_DEBUG=1" in error
     monkeypatch.setenv("FOURSHOT_DEBUG", "1")
     with pytest.raises(KeyError):
-        fourshot.main(["run", str(task)])
+        cli.main(["run", str(task)])
 
 
 def test_machines_get_the_error_as_json(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert fourshot.main(["run", str(task), "--shots", "0", "--json"]) == 2
+    assert cli.main(["run", str(task), "--shots", "0", "--json"]) == 2
     out, err = capfd.readouterr()
     last = json.loads(out.splitlines()[-1])
     assert (last["type"], last["error"], last["exit_code"]) == ("error", "InputError", 2)

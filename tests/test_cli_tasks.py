@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import fourshot
+from fourshot.cli import main as cli
 
 TABLE = "message,team\n" + "".join(
     f"{kind} question number {i} about it,{team}\n"
@@ -23,24 +23,24 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_table_becomes_a_task_without_faults(table: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert fourshot.main(["tasks", "new", str(table), "--label-column", "team"]) == 0
+    assert cli.main(["tasks", "new", str(table), "--label-column", "team"]) == 0
     assert "fourshot tasks check inbox/inbox.toml" in capfd.readouterr().out
-    assert fourshot.main(["tasks", "check", "inbox", "--no-model"]) == 0
+    assert cli.main(["tasks", "check", "inbox", "--no-model"]) == 0
     assert "0 errors" in capfd.readouterr().out
 
 
 def test_a_check_lists_every_fault_and_fails(table: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    fourshot.main(["tasks", "new", str(table), "--label-column", "team"])
+    cli.main(["tasks", "new", str(table), "--label-column", "team"])
     file = Path("inbox/inbox.toml")
     file.write_text(file.read_text().replace("noun =", "non =").replace('name = "sales"', "name = 3"))
     capfd.readouterr()
-    assert fourshot.main(["tasks", "check", "inbox", "--no-model", "--json"]) == 2
+    assert cli.main(["tasks", "check", "inbox", "--no-model", "--json"]) == 2
     result = json.loads(capfd.readouterr().out)
     assert result["errors"] >= 3
     assert {"error"} <= {fault["severity"] for fault in result["faults"]}
 
 
 def test_the_list_names_what_comes_with_fourshot(capfd: pytest.CaptureFixture[str]) -> None:
-    assert fourshot.main(["tasks", "list"]) == 0
+    assert cli.main(["tasks", "list"]) == 0
     shown = capfd.readouterr().out
     assert all(name in shown for name in ("support_tickets", "sst2", "trec", "ag_news"))

@@ -25,7 +25,7 @@ def test_help_loads_no_model_library() -> None:
     code = (
         "import contextlib, io, sys, fourshot\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
-        "    fourshot.main(['--help'])\n"
+        "    cli.main(['--help'])\n"
         "print(*sorted({'torch', 'vllm', 'transformers', 'ray', 'peft', 'datasets'} & sys.modules.keys()))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-import fourshot
 from fourshot.bench.compare import compare, table
+from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
 
 
@@ -95,7 +95,7 @@ def test_the_command_refuses_what_is_no_result(tmp_path: Path, capsys: Any) -> N
 
 def run(arguments: list[str]) -> int:
     try:
-        return fourshot.main(arguments)
+        return cli.main(arguments)
     except SystemExit as end:
         return int(end.code or 0)
 

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-import fourshot
 from fourshot.bench.breakeven import rows as breakeven_rows
 from fourshot.bench.driver import Answered, CellOrder, CellResult, run_cell
 from fourshot.bench.latency import Base, engine_orders
@@ -18,6 +17,7 @@ from fourshot.bench.latency_report import console_table, write_report
 from fourshot.bench.latency_summary import summarise
 from fourshot.bench.model_shape import SHAPES
 from fourshot.bench.workload import WAYS, Material, Request, material
+from fourshot.cli import main as cli
 from fourshot.engine.core import Adapter
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.types import Example, Label, Task
@@ -223,15 +223,15 @@ def test_bad_settings_are_refused_with_what_is_allowed(tmp_path: Path, capsys: A
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"repeat": 3}))
     given = ["bench", "latency", "--data", str(tmp_path), "--out", str(tmp_path / "out.json")]
-    assert fourshot.main([*given, "--settings", str(settings)]) == 2
+    assert cli.main([*given, "--settings", str(settings)]) == 2
     assert "repeats" in capsys.readouterr().err
-    assert fourshot.main([*given, "--shape", "vicuna-70b"]) == 2
+    assert cli.main([*given, "--shape", "vicuna-70b"]) == 2
     assert "vicuna-13b" in capsys.readouterr().err
-    assert fourshot.main([*given, "--tasks", ""]) == 2
+    assert cli.main([*given, "--tasks", ""]) == 2
     assert "ag_news" in capsys.readouterr().err
-    assert fourshot.main([*given, "--no-measure"]) == 2
+    assert cli.main([*given, "--no-measure"]) == 2
     assert "no cell" in capsys.readouterr().err
-    assert fourshot.main(given) == 2
+    assert cli.main(given) == 2
     assert "no folder sst2, trec, ag_news" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
 

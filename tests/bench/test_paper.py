@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-import fourshot
 from fourshot.bench.paper import findings
 from fourshot.bench.paper.cells import Cell, Measured, cells_of, means, missing, read_comparison, shared_seeds
 from fourshot.bench.paper.measure import Asked, Result, Suite, ask
@@ -17,6 +16,7 @@ from fourshot.bench.paper.page import read_result, write
 from fourshot.bench.paper.plan import SETTINGS, Job, jobs, load_settings
 from fourshot.bench.paper.texts import count_texts
 from fourshot.bench.paper.timing import MERGED, Timing, TimingOrder, measure
+from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
 from fourshot.pipeline.report.data import method_row
@@ -348,12 +348,12 @@ def test_the_page_is_drawn_from_a_result_on_the_command_line(
     file, page = tmp_path / "result.json", tmp_path / "page.html"
     result: Result = Suite(asked(timed=False), lambda _: None, StandIn()).result()
     file.write_bytes(msgspec.json.encode(result))
-    assert fourshot.main(["bench", "paper", "--draw", str(file), "--report", str(page)]) == 0
+    assert cli.main(["bench", "paper", "--draw", str(file), "--report", str(page)]) == 0
     assert "Table 1" in page.read_text("utf-8")
     file.write_text('{"schema": 1}')
-    assert fourshot.main(["bench", "paper", "--draw", str(file), "--report", str(page)]) == 2
+    assert cli.main(["bench", "paper", "--draw", str(file), "--report", str(page)]) == 2
     assert "no result of `fourshot bench paper`" in capsys.readouterr().err
-    assert fourshot.main(["bench", "paper"]) == 2
+    assert cli.main(["bench", "paper"]) == 2
     assert "--out FILE.json is needed" in capsys.readouterr().err
 
 

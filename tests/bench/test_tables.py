@@ -174,6 +174,6 @@ def test_a_document_without_markers_is_left_alone(document: str) -> None:
 
 
 def test_the_readme_has_a_place_for_both() -> None:
-    readme = (Path(tables.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (Path(tables.__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
     filled = tables.fill(readme, {"number": "THE NUMBER", "results": "THE TABLE"})
     assert filled.index("THE NUMBER") < filled.index("make demo") < filled.index("THE TABLE")

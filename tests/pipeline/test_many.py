@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import fourshot
+from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError, TaskFileError
 from fourshot.pipeline.runs.card import load_card
 from fourshot.pipeline.runs.many import load_tasks
@@ -148,5 +148,5 @@ def test_paths_that_stand_for_nothing_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [[], ["sst2", "--tasks", "trec"], ["--tasks", "trec", "--data", "."]])
 def test_a_task_or_several_not_both_nor_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert fourshot.main(["train", *words]) == 2
+    assert cli.main(["train", *words]) == 2
     assert "--tasks" in capsys.readouterr().err

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import fourshot
 from fourshot.bench.random_adapters import make_adapter, task_of
+from fourshot.cli import main as cli
 
 
 def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     """Exit code and all that the command printed."""
-    code = fourshot.main(list(words))
+    code = cli.main(list(words))
     out = capfd.readouterr()
     return code, out.out + out.err
 

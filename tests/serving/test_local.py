@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-import fourshot
+from fourshot.cli import main as cli
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import AdapterError, InputError
@@ -130,5 +130,5 @@ def test_a_folder_without_adapter_is_refused(tmp_path: Path) -> None:
 
 def test_nothing_to_classify_is_bad_input(tmp_path: Path, card: AdapterCard, capfd: pytest.CaptureFixture[str]) -> None:
     folder = put(tmp_path / "adapter", card)
-    assert fourshot.main(["predict", str(folder), "  "]) == 2
+    assert cli.main(["predict", str(folder), "  "]) == 2
     assert "all texts are blank" in capfd.readouterr().err

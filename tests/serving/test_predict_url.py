@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-import fourshot
+from fourshot.cli import main as cli
 from tests.serving.played import Service, nobody, playing, refusal
 
 
@@ -24,10 +24,10 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_command_asks_a_service(service: Service, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["predict", "--url", service.url, "--key", "secret", "--method", "icl", "tone", "so good", "so bad"]
-    assert fourshot.main(words) == 0
+    assert cli.main(words) == 0
     assert capfd.readouterr().out == "good\t0.750\tso good\nbad\t0.750\tso bad\n"
     assert (service.asked[0].method, service.asked[0].headers["Authorization"]) == ("icl", "Bearer secret")
-    assert fourshot.main(["predict", "tone", "so good", "--url", service.url, "--json"]) == 0
+    assert cli.main(["predict", "tone", "so good", "--url", service.url, "--json"]) == 0
     first, last = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert first == {
         "type": "prediction", "text": "so good", "label": "good", "probability": 0.75,
@@ -39,11 +39,11 @@ def test_the_command_asks_a_service(service: Service, capfd: pytest.CaptureFixtu
 @pytest.mark.usefixtures("at_once")
 def test_the_command_says_what_is_wrong(service: Service, capfd: pytest.CaptureFixture[str]) -> None:
     service.plays = [refusal(404, "unknown_task", "There is no task 'tune' here.")]
-    assert fourshot.main(["predict", "--url", service.url, "tune", "good"]) == 2
+    assert cli.main(["predict", "--url", service.url, "tune", "good"]) == 2
     assert "There is no task 'tune' here." in capfd.readouterr().err
-    assert fourshot.main(["predict", "--url", nobody(), "tone", "good"]) == 1
+    assert cli.main(["predict", "--url", nobody(), "tone", "good"]) == 1
     assert "`fourshot serve" in capfd.readouterr().err
-    assert fourshot.main(["predict", "--url", "nowhere", "tone", "good"]) == 2
+    assert cli.main(["predict", "--url", "nowhere", "tone", "good"]) == 2
     assert "'nowhere' is no address" in capfd.readouterr().err
 
 
@@ -57,5 +57,5 @@ def test_the_command_says_what_is_wrong(service: Service, capfd: pytest.CaptureF
     ],
 )
 def test_options_of_the_other_way_are_bad_input(words: list[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert fourshot.main(["predict", "tone", "good", *words]) == 2
+    assert cli.main(["predict", "tone", "good", *words]) == 2
     assert told in capfd.readouterr().err

@@ -15,6 +15,7 @@ import pytest
 
 import fourshot
 from fourshot.bench import corpus_kills
+from fourshot.cli import main as cli
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import FourshotError, InputError, RunFolderError, ShortRunError
 from fourshot.pipeline.corpus.folder import CorpusFolder
@@ -233,7 +234,7 @@ def test_the_command_makes_a_corpus_of_a_real_model(
     monkeypatch.setattr("fourshot.pipeline.corpus.run.LocalWorker", lambda opening, log: InThisProcess(vllm_engine))
     words = ["corpus", "--tasks", "support_tickets", "--per-class", "2", "--out", str(tmp_path / "c"), "--allow-short"]
     brief = ["--json", "--set", "generate.max_candidates=8", "--set", "generate.max_tokens=40"]
-    assert fourshot.main([*words, *brief]) == 0
+    assert cli.main([*words, *brief]) == 0
     summary = json.loads(capfd.readouterr().out.splitlines()[-1])
     rows = rows_of(tmp_path / "c")
     assert summary["type"] == "result" and summary["rows"] == len(rows) > 0
