@@ -23,7 +23,7 @@ def test_help_answers_in_half_a_second() -> None:
 
 def test_help_loads_no_model_library() -> None:
     code = (
-        "import contextlib, io, sys, fourshot\n"
+        "import contextlib, io, sys\nfrom fourshot.cli import main as cli\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         "    cli.main(['--help'])\n"
         "print(*sorted({'torch', 'vllm', 'transformers', 'ray', 'peft', 'datasets'} & sys.modules.keys()))"
