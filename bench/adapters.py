@@ -165,7 +165,7 @@ def _numbers(kind: str, number: int, zipf: float, results: Sequence[CellResult])
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what is missing, and write everything."""
-    from fourshot.bench.random_adapters import make_adapter, task_of
+    from fourshot.serving.testing.adapters import make_adapter, task_of
 
     settings = AdaptersSettings()
     check_out(options.out)

@@ -19,17 +19,17 @@ from typing import Any
 
 from fourshot.bench.intervals import estimate, ratio
 from fourshot.bench.load import Plan, Shot, generate
-from fourshot.bench.random_adapters import make_adapter, task_of
-from fourshot.bench.running import Running, running
 from fourshot.bench.suite import at_most, check_data, check_out, header, positive, target_lines, tell, write_json
 from fourshot.bench.workload import material
+from fourshot.serving.testing.adapters import make_adapter, task_of
+from fourshot.serving.testing.server import RunningService, running_service
 
 SCHEMA = 1
 AGREEMENT_GOAL = 0.05
 MAX_TOKENS = 16
 
 
-def ours(server: Running, model: str, prompts: Sequence[str], clients: int, load_cores: str) -> dict[str, float]:
+def ours(server: RunningService, model: str, prompts: Sequence[str], clients: int, load_cores: str) -> dict[str, float]:
     """Requests per second and mean latency, by `bench.load`."""
     shots = tuple(
         Shot(
@@ -66,7 +66,7 @@ def ours(server: Running, model: str, prompts: Sequence[str], clients: int, load
 
 
 def theirs(
-    server: Running, model: str, tokenizer: str, prompts: Sequence[str], clients: int, load_cores: str
+    server: RunningService, model: str, tokenizer: str, prompts: Sequence[str], clients: int, load_cores: str
 ) -> dict[str, float]:
     """The same by vLLM's own harness."""
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +119,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         adapters = Path(folder) / "served"
         make_adapter(adapters, task_of("random"), base=base)
         more = ["--base", options.model] if options.model else []
-        with running(adapters, Path(folder) / "log", *more, cores=options.cores) as server:
+        with running_service(adapters, Path(folder) / "log", *more, cores=options.cores) as server:
             ours(server, base.name, prompts[:32], options.clients, options.load_cores)  # warm-up
             for turn in range(options.repeats):
                 pair = {}

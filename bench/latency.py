@@ -130,8 +130,8 @@ def _rounded(result: CellResult) -> CellResult:
 def prepare(options: argparse.Namespace, folder: Path, settings: LatencySettings) -> Base:
     """Base model or shape, adapters of random weights, and the first of them merged."""
     from fourshot.bench.model_shape import SHAPES, write_shape
-    from fourshot.bench.random_adapters import make_adapter, task_of
     from fourshot.engine.models import resolve_model
+    from fourshot.serving.testing.adapters import make_adapter, task_of
 
     if options.shape:
         path = write_shape(SHAPES[options.shape], folder / options.shape, resolve_model(None).path)

@@ -18,9 +18,9 @@ from fourshot.bench.driver import Answered
 from fourshot.bench.intervals import estimate
 from fourshot.bench.latency_plan import Cell, LatencySettings, http_cells, open_cells
 from fourshot.bench.load import Plan, Row, Shot, generate
-from fourshot.bench.running import Running, running
 from fourshot.bench.suite import Rows, tell
 from fourshot.bench.workload import Material
+from fourshot.serving.testing.server import RunningService, running_service
 
 TIMEOUT_S = 60.0
 PATIENCE = ("--max-queue-s", "1000")  # nobody is sent away: a closed loop that tries again would hide its waiting
@@ -39,10 +39,10 @@ class HttpResult(msgspec.Struct, frozen=True, kw_only=True):
 @contextmanager
 def servers(
     settings: LatencySettings, stuff: dict[str, Material], log: Path, options: argparse.Namespace
-) -> Iterator[dict[str, Running]]:
+) -> Iterator[dict[str, RunningService]]:
     """The servers that the ways need: "served" and "uncached"."""
-    from fourshot.bench.random_adapters import make_adapter
     from fourshot.engine.models import resolve_model
+    from fourshot.serving.testing.adapters import make_adapter
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         adapters = Path(folder) / "served"
@@ -57,7 +57,7 @@ def servers(
         for name, more in {"served": [], "uncached": off}.items():
             if name == "served" or "icl_off" in settings.http_ways:
                 found[name] = stack.enter_context(
-                    running(adapters, log.with_suffix(f".{name}.log"), *wanted, *more, cores=options.cores)
+                    running_service(adapters, log.with_suffix(f".{name}.log"), *wanted, *more, cores=options.cores)
                 )
                 tell(f"server {name}: ready")
         yield found
@@ -83,7 +83,7 @@ def measure_http(
 
 
 def _measure(
-    server: Running, cell: Cell, settings: LatencySettings, stuff: Material, rows: Rows, load_cores: str
+    server: RunningService, cell: Cell, settings: LatencySettings, stuff: Material, rows: Rows, load_cores: str
 ) -> HttpResult:
     server.http.post("/reset_prefix_cache").raise_for_status()
     method = "adapter" if cell.way == "lora" else "icl"
@@ -155,7 +155,7 @@ def _result(sent: Sequence[Row]) -> HttpResult:
     )
 
 
-def _warm_up(server: Running, settings: LatencySettings, stuff: dict[str, Material], load_cores: str) -> None:
+def _warm_up(server: RunningService, settings: LatencySettings, stuff: dict[str, Material], load_cores: str) -> None:
     """Kernels are built, adapters loaded."""
     for one in stuff.values():
         for method in ("adapter", "icl"):

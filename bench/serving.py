@@ -24,8 +24,8 @@ from typing import Any
 import httpx
 
 from fourshot.bench.load import Plan, Row, Shot, generate, percentile
-from fourshot.bench.running import Running, running
 from fourshot.bench.serving_scene import BAD_SHARE, CHURN_S, STABLE, TASKS, ZIPF, Churn, Expected, Memory, Scene, put
+from fourshot.serving.testing.server import RunningService, running_service
 
 SCHEMA = 1
 SHARE, OVER = 0.7, 5.0  # of capacity
@@ -69,7 +69,7 @@ def judge(rows: Sequence[Row], shots: Sequence[Shot], expected: Expected, stable
 
 
 @contextmanager
-def served(scene: Scene, cores: str) -> Iterator[tuple[Running, Path]]:
+def served(scene: Scene, cores: str) -> Iterator[tuple[RunningService, Path]]:
     """The service with the first version of every task."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "served"
@@ -77,7 +77,7 @@ def served(scene: Scene, cores: str) -> Iterator[tuple[Running, Path]]:
         for versions in scene.versions.values():
             put(versions[0], root)
         options = ["--base", scene.model] if scene.model else []
-        with running(root, Path(folder) / "log", *options, cores=cores) as service:
+        with running_service(root, Path(folder) / "log", *options, cores=cores) as service:
             yield service, root
 
 

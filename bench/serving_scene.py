@@ -13,9 +13,9 @@ from statistics import median
 from typing import Any
 
 from fourshot.bench.load import Shot
-from fourshot.bench.random_adapters import make_adapter
-from fourshot.bench.running import Running
 from fourshot.pipeline.tasks.types import Task
+from fourshot.serving.testing.adapters import make_adapter
+from fourshot.serving.testing.server import RunningService
 
 TASKS, VERSIONS, TEXTS = 10, 2, 40
 STABLE = 7  # tasks that always have a version; the others come and go
@@ -160,7 +160,7 @@ def put(folder: Path, served: Path) -> None:
 class Memory(threading.Thread):
     """Samples the service's memory, all its processes together."""
 
-    def __init__(self, service: Running, every_s: float = 2.0) -> None:
+    def __init__(self, service: RunningService, every_s: float = 2.0) -> None:
         super().__init__(daemon=True)
         self._service, self._every_s, self._over = service, every_s, threading.Event()
         self.samples: list[tuple[float, int]] = []  # seconds, bytes

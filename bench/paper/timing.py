@@ -47,11 +47,11 @@ def measure(order: TimingOrder) -> list[Timing]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from fourshot.bench.random_adapters import make_adapter, task_of
     from fourshot.engine.models import resolve_model
     from fourshot.engine.threads import available_cores
     from fourshot.engine.tokens import load_tokenizer
     from fourshot.engine.transformers_engine import quick_output
+    from fourshot.serving.testing.adapters import make_adapter, task_of
 
     torch.set_num_threads(available_cores())
     device = "cuda" if torch.cuda.is_available() else "cpu"

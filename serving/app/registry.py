@@ -17,9 +17,9 @@ from fourshot.pipeline.runs.card import CARD_FILE, LINK, AdapterCard
 from fourshot.pipeline.runs.run_folder import MANIFEST_FILE
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, classification_prompt
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import Refused
 from fourshot.serving.app.admission import FILES, check_task_name, read_card
-from fourshot.serving.clients.local import find_adapter
 
 PINS_FILE = "pins.json"
 IN_CONTEXT = ".in-context.json"  # how the file of a task without adapter ends

@@ -64,8 +64,7 @@ class _Actor:
     def __init__(self, settings: ServeSettings, keys: str, threads: int) -> None:
         import ray
 
-        from fourshot.serving.fleet.replicas import replica_settings
-        from fourshot.serving.fleet.supervisor import Supervisor, listen
+        from fourshot.serving.fleet.supervisor import Supervisor, listen, replica_settings
 
         folder = Path(tempfile.mkdtemp(prefix="fourshot-replica-"))
         file = folder / "keys.toml"

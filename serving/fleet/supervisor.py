@@ -51,6 +51,12 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+def replica_settings(settings: ServeSettings, host: str, listening: socket.socket, keys: Path) -> ServeSettings:
+    """Of one replica: what it is asked by is the router alone."""
+    port = listening.getsockname()[1]
+    return msgspec.structs.replace(settings, host=host, port=port, keys=str(keys))
+
+
 def sweep() -> None:
     """Remove the copies of adapters that a supervisor which was killed has left behind."""
     for folder in Path(tempfile.gettempdir()).glob(f"{STAGING}*-*"):

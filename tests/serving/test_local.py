@@ -18,7 +18,8 @@ from fourshot.pipeline.runs.trainings import classification_examples
 from fourshot.pipeline.synthesis.prompts import Wording, classification_prompt
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
-from fourshot.serving.clients.local import LocalClassifier, find_adapter
+from fourshot.serving.adapter_lookup import find_adapter
+from fourshot.serving.clients.local import LocalClassifier
 from fourshot.training.lora.settings import LoraSettings
 
 TEXTS = ["I was charged twice.", "Where is my parcel?", "The app crashes when I add a picture."]

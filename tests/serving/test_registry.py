@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.bench.random_adapters import make_adapter, task_of
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import resolve_model
 from fourshot.pipeline.runs.card import load_card
 from fourshot.serving.app.admission import check_weights, checkpoint_shapes, stage
 from fourshot.serving.app.registry import Registry, write_pins
+from fourshot.serving.testing.adapters import make_adapter, task_of
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from fourshot.bench.random_adapters import make_adapter, task_of
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
 from fourshot.serving.app.registry import Look, Registry
 from fourshot.serving.app.slots import GIB, MIB, MOST_SLOTS, fit
 from fourshot.serving.settings import ServeSettings
+from fourshot.serving.testing.adapters import make_adapter, task_of
 
 FREE = 16 * GIB
 
