@@ -106,7 +106,7 @@ class Killed:
 
 def children(pid: int) -> list[int]:
     """Process ids of what a process has started."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     try:
         return [child.pid for child in psutil.Process(pid).children()]

@@ -36,7 +36,7 @@ class Watch:
         self.rows: list[dict[str, float]] = []
 
     def __call__(self, event: Event) -> None:
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         if event.unit != "rows":
             return

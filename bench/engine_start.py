@@ -85,7 +85,7 @@ def vllm_default(rounds: int) -> dict[str, Any]:
 
 def timed(sample: Callable[[int], int], rounds: int, start_s: float) -> dict[str, Any]:
     """Rates of ``rounds`` calls after one that is not counted, and the memory of this process and its children."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     sample(0)
     rows = []

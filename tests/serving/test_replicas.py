@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import running_service
