@@ -6,22 +6,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.machine import Machine
-from fourshot.bench.model_shape import SHAPES
-from fourshot.bench.process import MeasuringProcess
-from fourshot.bench.throughput_measure import BATCHES, CEILINGS, ThroughputSettings, draws_of, thinned
-from fourshot.bench.throughput_orders import Drawn, Draws, Ready, Said, WayOrder
-from fourshot.bench.throughput_others import transformers_batches
-from fourshot.bench.throughput_report import limit, passing, summarise, table
-from fourshot.bench.throughput_ways import corpus, ours
-from fourshot.bench.workload import Material
+from fourshot.bench.core.machine import Machine
+from fourshot.bench.core.model_shape import SHAPES
+from fourshot.bench.core.processes import MeasuringProcess
+from fourshot.bench.core.workload import Material
+from fourshot.bench.suites.throughput.measure import BATCHES, CEILINGS, ThroughputSettings, draws_of, thinned
+from fourshot.bench.suites.throughput.orders import Drawn, Draws, Ready, Said, WayOrder
+from fourshot.bench.suites.throughput.others import transformers_batches
+from fourshot.bench.suites.throughput.report import limit, passing, summarise, table
+from fourshot.bench.suites.throughput.ways import corpus, ours
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 
-STAND_IN = "fourshot.bench.stand_in:open_stand_in"
+STAND_IN = "fourshot.bench.core.stand_in:open_stand_in"
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_process_answers_and_its_end_is_told_with_what_it_printed(
 ) -> None:
     draws = draws_of(stuff, model, per_class=1, round_number=0)
     order = WayOrder(way="ours", engine=EngineSettings(model=model), opener=STAND_IN)
-    process = MeasuringProcess("fourshot.bench.throughput_ways", order, tmp_path / "log")
+    process = MeasuringProcess("fourshot.bench.suites.throughput.ways", order, tmp_path / "log")
     try:
         process.answer(Ready)
         assert len(process.ask(draws, Drawn).texts) == len(draws.prompts)

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from fourshot.bench.stand_in import StandIn
+from fourshot.bench.core.stand_in import StandIn
 from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.pipeline.corpus.drawing import Inbox, work
 from fourshot.pipeline.corpus.run import make_corpus

@@ -4,7 +4,7 @@ from collections import Counter
 
 import msgspec
 
-from fourshot.bench.stand_in import StandIn
+from fourshot.bench.core.stand_in import StandIn
 from fourshot.engine.core import Engine, EngineSettings
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.synthesis.generate import draw_round

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fourshot.bench.stand_in import StandIn
+from fourshot.bench.core.stand_in import StandIn
 from fourshot.engine.core import Completion, Engine, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.corpus.drawing import Drawer
@@ -26,7 +26,7 @@ from fourshot.pipeline.tasks.types import Task
 
 TASK = load_task("support_tickets")
 SHOTS = tuple(take_shots(TASK, k=4, seed=0))
-STAND_IN = "fourshot.bench.stand_in:open_stand_in"
+STAND_IN = "fourshot.bench.core.stand_in:open_stand_in"
 
 
 def named(*names: str) -> dict[str, Any]:

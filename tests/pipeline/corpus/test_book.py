@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from fourshot.bench.stand_in import StandIn
+from fourshot.bench.core.stand_in import StandIn
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.models import ResolvedModel

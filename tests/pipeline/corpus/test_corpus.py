@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 import fourshot
-from fourshot.bench import corpus_kills
+from fourshot.bench.suites import corpus_kills
 from fourshot.cli import main as cli
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import FourshotError, InputError, RunFolderError, ShortRunError
@@ -202,7 +202,7 @@ def test_adapters_have_to_be_named_and_only_where_they_are_asked(tmp_path: Path)
 
 def test_ctrl_c_leaves_whole_shards_and_a_card_and_the_next_call_goes_on(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "fourshot.bench.corpus_kills", "--drive", str(tmp_path)],
+        [sys.executable, "-m", "fourshot.bench.suites.corpus_kills", "--drive", str(tmp_path)],
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )

@@ -7,7 +7,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from fourshot.bench.stand_in import StandIn
+from fourshot.bench.core.stand_in import StandIn
 from fourshot.engine.core import Adapter, Engine, EngineSettings
 from fourshot.pipeline.corpus.drawing import Drawer, work
 from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
