@@ -38,17 +38,17 @@ class RayReplicas:
 
     def addresses(self) -> list[str]:
         """Of every replica, "" where it is not up just now. Raises FourshotError where none could be placed at all."""
-        found = []
+        addresses = []
         for actor in self._actors:
             try:
-                found.append(str(self._ray.get(actor.address.remote(), timeout=WAIT_S)))
+                addresses.append(str(self._ray.get(actor.address.remote(), timeout=WAIT_S)))
             except (self._ray.exceptions.RayError, TimeoutError):
-                found.append("")
-        if not any(found):
+                addresses.append("")
+        if not any(addresses):
             raise FourshotError(
                 f"the cluster has no room for a replica within {WAIT_S:.0f} s. `ray status` shows what it has."
             )
-        return found
+        return addresses
 
     def close(self) -> None:
         """End all of them."""

@@ -38,7 +38,7 @@ async def serve_replicas(
             try:
                 while not ready.is_set() and not serving.done():
                     await asyncio.sleep(0.1)
-                    if any(one.well for one in replicas):
+                    if any(replica.well for replica in replicas):
                         ready.set()
                 await serving
             finally:
