@@ -72,8 +72,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `engine.open_engine` needs. One home, one default."""
 
-    model: str  # folder of a Hugging Face checkpoint (see `engine.models.resolve_model`)
-    kind: Literal["vllm", "transformers"] = "vllm"
+    model: str  # folder of a Hugging Face checkpoint (see `engine.models.resolve_model`), or "fake"
+    kind: Literal["vllm", "transformers", "fake"] = "vllm"
     max_model_len: int = 2048  # tokens, prompt and completion
     max_loras: int = 0  # distinct adapters in one batch; 0 turns LoRA off
     max_lora_rank: int = 8
@@ -83,7 +83,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_num_seqs: int = 128
     seed: int = 0
     prefix_caching: bool = True  # off only to measure what it gains
-    lora_plugin: bool = True  # mend vLLM's CPU LoRA kernels (engine/vllm_plugin.py)
+    lora_plugin: bool = True  # mend vLLM's CPU LoRA kernels (engine/vllm_seams/plugin.py)
     compile: bool = True  # torch.compile on the CPU, without LoRA: starts a minute later, samples twice as fast
     load_format: str = "auto"  # "dummy": real shapes, random weights, for latency without a download
 

@@ -31,7 +31,7 @@ from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.task_file import load_task
 
 SCHEMA = 1
-SLOW = "fourshot.bench.core.stand_in:open_slow_stand_in"
+SLOW = "fake:delay_s=0.002"  # long enough to be killed in the middle
 TASK = "support_tickets"
 NUM_TASKS, PER_CLASS = 2, 40
 LONGEST_S = 2.5  # after which a process is killed at the latest; an undisturbed corpus takes about as long
@@ -45,7 +45,7 @@ def make(folder: Path) -> None:
     generate = msgspec.structs.replace(corpus.generate, per_class=PER_CLASS, draws_per_round=16)
     tasks = {name: msgspec.structs.replace(shape, name=name) for name in (f"{TASK}_{n}" for n in range(NUM_TASKS))}
     settings = msgspec.structs.replace(corpus, generate=generate)
-    make_corpus(dict(tasks), None, folder, settings, CorpusSettings(opener=SLOW, shard_s=0.1))
+    make_corpus(dict(tasks), SLOW, folder, settings, CorpusSettings(shard_s=0.1))
 
 
 def rows_of(folder: Path) -> list[Row]:

@@ -23,7 +23,6 @@ from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Task
 
 SCHEMA = 1
-STAND_IN = "fourshot.bench.core.stand_in:open_stand_in"
 TASK = "support_tickets"
 ROW_GOAL_US = 100.0
 GROWTH_GOAL = 1.1  # memory at the end over that when a fifth of the rows were there
@@ -67,8 +66,8 @@ def measure(tasks: int, rows: int, kind: str, folder: Path) -> dict[str, Any]:
     settings = msgspec.structs.replace(corpus, generate=generate)
     watch = Watch()
     started = time.perf_counter()
-    written = CorpusSettings(opener=STAND_IN, format="parquet" if kind == "parquet" else "jsonl")
-    summary = make_corpus(made, None, folder, settings, written, watch)
+    written = CorpusSettings(format="parquet" if kind == "parquet" else "jsonl")
+    summary = make_corpus(made, "fake", folder, settings, written, watch)
     seconds = time.perf_counter() - started
     first, last = watch.rows[0], watch.rows[-1]
     early = next(row for row in watch.rows if row["rows"] >= 0.2 * summary.rows)

@@ -13,14 +13,13 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.processes import MeasuringProcess
-from fourshot.bench.core.stand_in import StandIn
 from fourshot.bench.core.suite import Rows, tell
 from fourshot.bench.core.workload import Material
 from fourshot.bench.suites import filter as reading
 from fourshot.bench.suites.latency import Base
 from fourshot.bench.suites.throughput.orders import Drawn, Draws, Ready, WayOrder
-from fourshot.bench.suites.throughput.ways import OPEN_COMPILED
 from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.pipeline.synthesis.generate import draw_round
 from fourshot.pipeline.synthesis.settings import PRESETS
@@ -53,7 +52,7 @@ class ThroughputSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     filter_texts: int = 192
 
 
-class _Listener(StandIn):
+class _Listener(FakeEngine):
     """An engine that notes what it is asked."""
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -179,7 +178,7 @@ class Measuring:
         settings = PRESETS["corpus"]
         generate = msgspec.structs.replace(settings.generate, per_class=self._settings.corpus_rows)
         settings = msgspec.structs.replace(settings, k=self._settings.k, generate=generate, allow_short=True)
-        with tempfile.TemporaryDirectory() as folder, self.opened("corpus", opener=OPEN_COMPILED) as process:
+        with tempfile.TemporaryDirectory() as folder, self.opened("corpus") as process:
             draws = msgspec.structs.replace(self.draws(0), settings=settings, folder=str(Path(folder) / "corpus"))
             self.measure("corpus/0", process, draws)
 

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.core import EngineSettings, Sampling
-from fourshot.pipeline.corpus.units import OPEN_ENGINE
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
 
@@ -21,7 +20,6 @@ class WayOrder(msgspec.Struct, frozen=True, kw_only=True):
     way: str
     engine: EngineSettings
     vllm: dict[str, Any] = {}  # of vLLM alone: arguments in place of ours
-    opener: str = OPEN_ENGINE  # of ours: see `pipeline.corpus.units.Opening`
 
 
 class Draws(msgspec.Struct, frozen=True, kw_only=True):

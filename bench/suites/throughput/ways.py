@@ -7,10 +7,8 @@ Each gets the same prompts and the same sampling, and gives the texts back as th
 
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -18,13 +16,10 @@ import msgspec
 from fourshot.bench.core.processes import lines_in_and_out
 from fourshot.bench.suites.throughput.orders import Draw, Drawn, Draws, Ready, WayOrder, drawn_from, peak_bytes
 from fourshot.bench.suites.throughput.others import distilabel, transformers_batches
-from fourshot.engine.core import Engine, EngineSettings
+from fourshot.engine.opening import open_engine
 from fourshot.engine.threads import available_cores
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.engine.vllm_start import engine_arguments
-
-READY = "engine ready at "
-OPEN_COMPILED = "fourshot.bench.suites.throughput.ways:open_compiled"
 
 
 def vllm_alone(order: WayOrder) -> Draw:
@@ -69,7 +64,7 @@ def ours(order: WayOrder) -> Draw:
     """`draw_round`: prompts, token ids, seeds, log-probabilities, cleaned texts and their lineage."""
     from fourshot.pipeline.synthesis.generate import draw_round
 
-    engine = _open(order)
+    engine = open_engine(order.engine)
 
     def draw(draws: Draws) -> Drawn:
         engine.reset_prefix_cache()
@@ -91,10 +86,13 @@ def ours(order: WayOrder) -> Draw:
 
 def corpus(order: WayOrder) -> Draw:
     """`fourshot corpus` into a folder. Its time is counted from when its engine is open to the last row on disk."""
+    from fourshot.pipeline.corpus import run
+    from fourshot.pipeline.corpus.child import READY
     from fourshot.pipeline.corpus.folder import CorpusFolder
     from fourshot.pipeline.corpus.run import make_corpus
-    from fourshot.pipeline.corpus.settings import CorpusSettings
     from fourshot.pipeline.events import Event
+
+    run.COMPILE_FROM_ROWS = 0  # the engine as a large corpus has it
 
     def draw(draws: Draws) -> Drawn:
         first: list[float] = []
@@ -105,8 +103,7 @@ def corpus(order: WayOrder) -> Draw:
 
         folder = Path(draws.folder)
         began = time.perf_counter()
-        written = CorpusSettings(opener=order.opener)
-        made = make_corpus({draws.task.name: draws.task}, order.engine.model, folder, draws.settings, written, hear)
+        made = make_corpus({draws.task.name: draws.task}, order.engine.model, folder, draws.settings, on_event=hear)
         ended = time.perf_counter()
         lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
         ready = next((float(line.removeprefix(READY)) for line in lines if line.startswith(READY)), began)
@@ -126,15 +123,6 @@ def corpus(order: WayOrder) -> Draw:
     return draw
 
 
-def open_compiled(settings: EngineSettings) -> Engine:
-    """The engine of a corpus as a large one has it; says on standard error when it was open."""
-    from fourshot.engine.opening import open_engine
-
-    engine = open_engine(msgspec.structs.replace(settings, compile=True))
-    print(f"{READY}{time.perf_counter()}", file=sys.stderr, flush=True)
-    return engine
-
-
 WAYS: dict[str, Callable[[WayOrder], Draw]] = {
     "vllm": vllm_alone,
     "ours": ours,
@@ -142,12 +130,6 @@ WAYS: dict[str, Callable[[WayOrder], Draw]] = {
     "distilabel": distilabel,
     "corpus": corpus,
 }
-
-
-def _open(order: WayOrder) -> Engine:
-    module, _, function = order.opener.partition(":")
-    engine: Engine = getattr(import_module(module), function)(order.engine)
-    return engine
 
 
 def main() -> None:
