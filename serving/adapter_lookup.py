@@ -30,8 +30,7 @@ def find_adapter(folder: str | Path) -> Path:
     if len(likely) == 1:
         return likely[0]
     listed = "\n".join(
-        f"  {path} ({card.real_examples} real and {card.synthetic_examples} synthetic texts, "
-        f"training seed {card.training.seed})"
+        f"  {path} ({card.real_examples} real and {card.synthetic_examples} synthetic texts, training seed {card.seed})"
         for path, card in cards.items()
     )
     raise InputError(f"{folder} holds {len(cards)} adapters. Name one of them:\n{listed}")

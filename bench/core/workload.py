@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.synthesis.prompts import classification_prompt, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task
 
 FLOOR_PROMPT = "Label:"
@@ -87,7 +87,7 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
             return FLOOR_PROMPT
         text = self.texts[number]
         if way.wording == "bare":
-            return reading_prompt(self.task, text, "bare")
+            return reading_prompt(self.task, text, PromptFormat(wording="bare"))
         shots: Sequence[Example] = ()
         if way.shots == "fixed":
             shots = self.shots

@@ -68,7 +68,7 @@ def ours(job: Job) -> Trained:
         TrainingExample(prompt=prompt, target=target) for prompt, target in zip(job.prompts, job.targets, strict=True)
     ]
     trainer = LoraTrainer(job.model)
-    result = trainer.train(examples, job.labels, _settings(job), job.out)
+    result = trainer.train(examples, job.labels, _settings(job), job.out, seed=job.seed)
     per_pass = -(-len(examples) // _settings(job).batch_size)
     return Trained(
         adapter=result.path,
@@ -103,9 +103,9 @@ def hf_trainer(job: Job) -> Trained:
         rows.append({"input_ids": asked + said, "labels": [-100] * len(asked) + said})
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype="auto")
     config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
         target_modules=list(settings.target_modules),
         task_type="CAUSAL_LM",
     )
@@ -154,9 +154,7 @@ def _settings(job: Job) -> Any:
     from fourshot.training.lora.settings import PRESETS
 
     steps = job.epochs * -(-len(job.prompts) // PRESETS["default"].batch_size)
-    return msgspec.structs.replace(
-        PRESETS["default"], passes=float(job.epochs), min_steps=steps, max_steps=steps, seed=job.seed
-    )
+    return msgspec.structs.replace(PRESETS["default"], num_epochs=float(job.epochs), min_steps=steps, max_steps=steps)
 
 
 def _peak_rss() -> int:

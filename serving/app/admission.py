@@ -105,7 +105,7 @@ def check_weights(folder: Path, card: AdapterCard, base_shapes: Shapes, largest_
     """Raise AdapterError where the weights are not those of the card, or do not fit the base model."""
     check_hash(folder, card)
     check_adapter(folder)
-    rank = card.training.rank
+    rank = card.training.r
     if slot_rank(rank) > largest_rank:
         raise AdapterError(f"its rank is {rank}; the server was started for at most {largest_rank} (--max-lora-rank)")
     for name, shape in _shapes_of(folder / WEIGHTS):

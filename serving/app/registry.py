@@ -15,7 +15,7 @@ from fourshot.engine.files import replace_file
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.runs.card import CARD_FILE, LINK, AdapterCard
 from fourshot.pipeline.runs.run_folder import MANIFEST_FILE
-from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, classification_prompt
+from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, PROMPT_VERSION, classification_prompt
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import Refused
@@ -47,7 +47,7 @@ class InContext(msgspec.Struct, frozen=True, kw_only=True):
 
     task: Task
     shots: tuple[Example, ...]
-    max_text_words: int = 300
+    max_text_words: int = MAX_TEXT_WORDS
     prompt_version: str = PROMPT_VERSION
 
     def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:

@@ -61,7 +61,7 @@ def fit(settings: ServeSettings, base: ResolvedModel, contents: FolderContents, 
     config = json.loads((Path(base.path) / "config.json").read_text(encoding="utf-8"))
     free = free_bytes() if free is None else free
     base_bytes = sum(file.stat().st_size for file in Path(base.path).glob("*.safetensors"))
-    ranks = [slot_rank(adapter.card.training.rank) for adapter in contents.adapters]
+    ranks = [slot_rank(adapter.card.training.r) for adapter in contents.adapters]
     rank = settings.max_lora_rank or max(ranks, default=8)
     each_bytes = adapter_bytes(config, rank)
     tasks = len(contents.tasks)

@@ -60,7 +60,7 @@ class LocalClassifier:
             )
         self._adapter = Adapter(name=self.card.name, path=str(folder.resolve()))
         self._engine = open_engine(
-            EngineSettings(model=base.path, kind=kind, max_loras=1, max_lora_rank=slot_rank(self.card.training.rank))
+            EngineSettings(model=base.path, kind=kind, max_loras=1, max_lora_rank=slot_rank(self.card.training.r))
         )
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:

@@ -69,7 +69,7 @@ def make_adapter(
         model_name=base.name,
         model_revision=base.revision,
         wording=wording,
-        training=LoraSettings(rank=rank),
+        training=LoraSettings(r=rank),
         shots=tuple(shots)
         or tuple(Example(text=f"an example of {label.name}", label=label.name) for label in task.labels),
         real_examples=8,
