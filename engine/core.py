@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to sample. Names are vLLM's ``SamplingParams``.
+class SamplingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The distribution that tokens are drawn from: what a user may choose. Names are vLLM's ``SamplingParams``.
 
     The defaults are the paper's (Patwa et al. 2024, section 4: temperature 1.0, top-k 50).
     """
@@ -23,10 +23,6 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     temperature: float = 1.0
     top_k: int = 50
     top_p: float = 1.0
-    max_tokens: int = 64
-    n: int = 1  # completions per prompt
-    stop: tuple[str, ...] = ()
-    seed: int | None = None  # prompt i, completion j is drawn from a generator of its own made from (seed, i, j)
     # Nats added to the logit of a word. Words of several tokens stay as they are: their first begins others too.
     bias: tuple[tuple[str, float], ...] = ()
 
@@ -36,6 +32,18 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 "temperature must be at least 0, top_p above 0 and at most 1, top_k at least 0 (0: all tokens); got "
                 f"{self.temperature}, {self.top_p} and {self.top_k}."
             )
+
+
+class Sampling(SamplingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to sample. Names are vLLM's ``SamplingParams``."""
+
+    max_tokens: int = 64
+    n: int = 1  # completions per prompt
+    stop: tuple[str, ...] = ()
+    seed: int | None = None  # prompt i, completion j is drawn from a generator of its own made from (seed, i, j)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.max_tokens < 1 or self.n < 1:
             raise InputError(f"max_tokens and n must be at least 1; got {self.max_tokens} and {self.n}.")
 
@@ -72,8 +80,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `engine.open_engine` needs. One home, one default."""
 
-    model: str  # folder of a Hugging Face checkpoint (see `engine.models.resolve_model`)
-    kind: Literal["vllm", "transformers"] = "vllm"
+    model: str  # folder of a Hugging Face checkpoint (see `engine.models.resolve_model`), or "fake"
+    kind: Literal["vllm", "transformers", "fake"] = "vllm"
     max_model_len: int = 2048  # tokens, prompt and completion
     max_loras: int = 0  # distinct adapters in one batch; 0 turns LoRA off
     max_lora_rank: int = 8
@@ -83,7 +91,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_num_seqs: int = 128
     seed: int = 0
     prefix_caching: bool = True  # off only to measure what it gains
-    lora_plugin: bool = True  # mend vLLM's CPU LoRA kernels (engine/vllm_plugin.py)
+    lora_plugin: bool = True  # mend vLLM's CPU LoRA kernels (engine/vllm_seams/plugin.py)
     compile: bool = True  # torch.compile on the CPU, without LoRA: starts a minute later, samples twice as fast
     load_format: str = "auto"  # "dummy": real shapes, random weights, for latency without a download
 

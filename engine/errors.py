@@ -63,3 +63,17 @@ class ServiceError(FourshotError):
 
 class RequestError(ServiceError, InputError):
     """The service refuses the request, and would again: no such task, a text too long, a key that may not."""
+
+
+def from_name(kind: str, message: str) -> FourshotError:
+    """The error that another process raised, from its class's name; a FourshotError where the name is none of ours."""
+    error = error_class(kind)
+    if error is TaskFileError:  # it is made from a path and a list, which the message has already
+        error = InputError
+    return error(message)
+
+
+def error_class(kind: str) -> type[FourshotError]:
+    """The class of that name; FourshotError where it is none of ours."""
+    found = globals().get(kind)
+    return found if isinstance(found, type) and issubclass(found, FourshotError) else FourshotError

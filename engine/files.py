@@ -1,7 +1,20 @@
-"""Files that are whole or not there."""
+"""Files and folders that are whole or not there, and files of JSON lines that a kill may cut short."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from fourshot.engine.errors import RunFolderError
+
+STAGED = ".partial"  # how the name of a folder ends that is being filled
+
+T = TypeVar("T")
 
 
 def replace_file(target: Path, content: bytes) -> None:
@@ -10,12 +23,97 @@ def replace_file(target: Path, content: bytes) -> None:
     Makes the folder. Raises OSError, for a full disk say, with the old file as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    making = target.with_name(f".{target.name}.{os.getpid()}")
+    staged = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with making.open("wb") as file:
+        with staged.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(making, target)
+        os.replace(staged, target)
     finally:
-        making.unlink(missing_ok=True)
+        staged.unlink(missing_ok=True)
+
+
+def write_json(target: Path, value: Any) -> None:
+    """`replace_file` with ``value``, a struct say, as indented JSON."""
+    replace_file(target, msgspec.json.format(msgspec.json.encode(value), indent=1))
+
+
+def read_json(file: Path, kind: type[T]) -> T:
+    """Raises OSError, and msgspec.DecodeError with the path inside the file."""
+    return msgspec.json.decode(file.read_bytes(), type=kind)
+
+
+@contextmanager
+def staged_folder(parent: Path, name: str = "") -> Iterator[Path]:
+    """An empty folder in ``parent``, hidden, to be filled and then put in its place with `settle`.
+
+    Makes ``parent``. What was not settled when the block is left is removed.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}-" if name else ".", suffix=STAGED))
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def settle(staged: Path, target: Path, *, replace: bool = False, sync: bool = False) -> None:
+    """Rename a filled `staged_folder` to ``target``, readable as a folder made by hand would be.
+
+    ``replace`` removes what was there before; ``sync`` has every file on the disk first, for what is costly to make.
+    """
+    staged.chmod(0o755)  # mkdtemp makes folders that only their owner may read
+    if sync:
+        for path in staged.iterdir():
+            path.chmod(0o644)  # safetensors writes private files
+            _sync(path)
+        _sync(staged)
+    if replace:
+        shutil.rmtree(target, ignore_errors=True)
+    staged.rename(target)
+    if sync:
+        _sync(target.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that it is gone at once for whoever looks at this moment."""
+    with staged_folder(folder.parent) as staged:
+        folder.rename(staged)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def append_lines(file: Path, values: Iterable[Any]) -> None:
+    """Add one line of JSON per value and have them on the disk before returning."""
+    with file.open("ab") as opened:
+        opened.write(b"".join(msgspec.json.encode(value) + b"\n" for value in values))
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def read_lines(file: Path, kind: type[T]) -> list[T]:
+    """All whole lines; a torn last one, left by a kill, is not there yet. None at all where there is no file."""
+    if not file.exists():
+        return []
+    decode = msgspec.json.Decoder(kind).decode
+    return [decode(line) for line in file.read_bytes().split(b"\n")[:-1]]
+
+
+def keep_lines(file: Path, count: int) -> None:
+    """Cut the file after ``count`` whole lines. Raises RunFolderError where it has fewer."""
+    content = file.read_bytes() if file.exists() else b""
+    lines = content.split(b"\n", count)
+    if len(lines) <= count:
+        raise RunFolderError(
+            f"{file} has {len(lines) - 1} whole lines where {count} were finished: it was changed after the run wrote "
+            "it. Put it back, or start anew in another folder (--out)."
+        )
+    if lines[count]:
+        os.truncate(file, len(content) - len(lines[count]))

@@ -8,6 +8,7 @@ import msgspec
 
 from fourshot.engine.embedded import GGUF_SHA256, NAME, embedded_model
 from fourshot.engine.errors import ModelNotFoundError
+from fourshot.engine.fake_engine import FAKE, fake_settings, is_fake
 
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -31,11 +32,15 @@ class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
 def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
     """Find a base model: None is the embedded one, a folder is checked, anything else is a Hugging Face id.
 
+    "fake" is no model at all (`engine.fake_engine`).
     ``weights=False`` does without weights, for engines that are opened with ``load_format="dummy"``.
     Raises ModelNotFoundError, an InputError.
     """
     if name is None or name == NAME:
         return ResolvedModel(path=str(embedded_model()), name=NAME, revision=GGUF_SHA256[:12])
+    if is_fake(name):
+        fake_settings(name)
+        return ResolvedModel(path=name, name=FAKE, revision="0")
     folder = Path(name).expanduser()
     if folder.is_dir():
         check_folder(folder, weights=weights)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fourshot.engine.errors import InputError
+from fourshot.engine.fake_engine import is_fake
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -13,7 +14,12 @@ ANCHOR = "Label:"  # what stands before a label in every prompt of the paper (Pa
 
 
 def load_tokenizer(model: str | Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a checkpoint folder. Loads transformers, not torch's models."""
+    """The tokenizer of a checkpoint folder. Loads transformers, not torch's models. Raises InputError for a fake."""
+    if is_fake(str(model)):
+        raise InputError(
+            f"The fake base model ({model}) has no tokenizer and no weights: it draws and re-labels texts, and cannot "
+            "be trained, served or evaluated. Name another with --model."
+        )
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(str(model))

@@ -11,7 +11,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_body_bytes: int = 1 << 20
     max_texts: int = 256  # in one request
     max_text_chars: int = 100_000  # of one text; the prompt is cut to the card's max_text_words anyway
-    max_queue_s: float = 0.5  # work waiting for the model beyond this: come back later (429)
+    max_queue_s: float = 0.5  # work waiting for the model beyond this: rejected (429)
     max_concurrent: int = 256  # requests of one key at a time; a key's own limit goes before it
     max_connections: int = 1000
     timeout_s: float = 60.0  # from arrival to answer

@@ -90,7 +90,7 @@ def test_a_missing_class(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bad_input_leaves_no_run_behind(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    said(capfd, 2, "run", str(task), "--set", "train.rank=0")
+    said(capfd, 2, "run", str(task), "--set", "train.r=0")
     assert not Path("runs").exists()
 
 

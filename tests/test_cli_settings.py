@@ -33,10 +33,10 @@ def test_every_option_reaches_its_setting() -> None:
 
 def test_file_goes_over_preset_and_options_over_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text("k = 6\n[train]\nrank = 16\n[generate]\nper_class = 5\n")
-    chosen = settings("--preset", "paper", "--settings", str(file), "--set", "train.rank=32", "--per-class", "9")
-    assert (chosen.k, chosen.train.rank, chosen.generate.per_class) == (6, 32, 9)
-    assert chosen.train.dropout == PRESETS["paper"].train.dropout
+    file.write_text("k = 6\n[train]\nr = 16\n[generate]\nper_class = 5\n")
+    chosen = settings("--preset", "paper", "--settings", str(file), "--set", "train.r=32", "--per-class", "9")
+    assert (chosen.k, chosen.train.r, chosen.generate.per_class) == (6, 32, 9)
+    assert chosen.train.lora_dropout == PRESETS["paper"].train.lora_dropout
 
 
 def test_set_takes_lists_and_bare_words() -> None:
@@ -51,8 +51,10 @@ def test_set_takes_lists_and_bare_words() -> None:
         (["--set", "generate.perclass=3"], "Did you mean 'generate.per_class'?"),
         (["--set", "per_class=3"], "Did you mean 'generate.per_class'?"),
         (["--set", "quux=3"], "Settings are k, seed,"),
-        (["--set", "train.rank"], "expected KEY=VALUE"),
-        (["--set", "train.rank=lots"], "--set train.rank=lots: Expected `int`, got `str`"),
+        (["--set", "train.rank=16"], "there is no setting 'train.rank'. It is called 'train.r' now."),
+        (["--set", "sampling.seed=1"], "It was never read; texts are seeded by 'seed'."),
+        (["--set", "train.r"], "expected KEY=VALUE"),
+        (["--set", "train.r=lots"], "--set train.r=lots: Expected `int`, got `str`"),
         (["--set", "train=3"], "--set train=3: Expected `object`, got `int`"),
         (
             ["--set", "wording=short"],
@@ -74,7 +76,8 @@ def test_a_wrong_setting_is_named_with_the_way_out(words: list[str], said: str) 
     [
         ("k = ", "is not valid TOML"),
         ("[train]\nlearning_rat = 0.1", "Did you mean 'train.learning_rate'?"),
-        ("[train]\nrank = 8.5", "train.rank: Expected `int`, got `float`"),
+        ("[train]\nepochs = 3", "A training's length is 'train.num_epochs', between"),
+        ("[train]\nr = 8.5", "train.r: Expected `int`, got `float`"),
     ],
 )
 def test_a_wrong_settings_file_is_named(tmp_path: Path, content: str, said: str) -> None:

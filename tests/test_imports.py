@@ -22,7 +22,7 @@ WINGS = {
         "report": ("tasks", "synthesis"),
         "runs": ("tasks", "synthesis", "report"),
     },
-    "serving": {"clients": (), "app": (), "fleet": ("app",)},
+    "serving": {"clients": (), "app": (), "fleet": ("app",), "testing": ("app",)},
     "bench": {"core": (), "suites": ("core",)},
 }
 HEAVY = ("torch", "vllm", "ray", "transformers", "peft", "datasets", "sklearn", "matplotlib", "numpy")

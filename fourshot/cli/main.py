@@ -127,7 +127,7 @@ def _doctor(options: argparse.Namespace, terminal: "Terminal") -> int:
 def _bench(options: argparse.Namespace, terminal: "Terminal") -> int:
     from importlib import import_module
 
-    suite = import_module(f"fourshot.bench.{options.suite.replace('-', '_')}")
+    suite = import_module(f"fourshot.bench.suites.{options.suite.replace('-', '_')}")
     sys.argv = [f"fourshot bench {options.suite}", *options.arguments]
     suite.main()
     return 0

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 import msgspec
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.synthesis.earlier_names import EARLIER_NAMES
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 
 
@@ -54,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser, without: Sequence[str] = (), pr
     )
     group.add_argument("--settings", metavar="FILE", help="TOML file with settings, over the preset")
     group.add_argument(
-        "--set", dest="sets", metavar="KEY=VALUE", action="append", default=[], help="any setting: --set train.rank=16"
+        "--set", dest="sets", metavar="KEY=VALUE", action="append", default=[], help="any setting: --set train.r=16"
     )
     defaults = dict(flat(msgspec.to_builtins(PRESETS[preset])))
     for option in OPTIONS:
@@ -86,7 +87,7 @@ def settings_of(arguments: argparse.Namespace) -> RunSettings:
     for assignment in given["sets"]:
         key, sign, value = assignment.partition("=")
         if not sign:
-            raise InputError(f"--set {assignment}: expected KEY=VALUE, such as train.rank=16.")
+            raise InputError(f"--set {assignment}: expected KEY=VALUE, such as train.r=16.")
         settings = with_values(settings, _nested(key.strip(), _toml_value(value.strip())), f"--set {assignment}")
     for option in OPTIONS:
         if option.key in given:
@@ -133,7 +134,9 @@ def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], source: str, prefix: str = "") -> None:
     for key, value in values.items():
         if key not in known:
-            raise InputError(f"{source}: there is no setting {prefix + key!r}. {_near(prefix + key)}")
+            name = prefix + key
+            hint = EARLIER_NAMES[name] if name in EARLIER_NAMES else _near(name)
+            raise InputError(f"{source}: there is no setting {name!r}. {hint}")
         if isinstance(value, Mapping) and isinstance(known[key], Mapping):
             _check_keys(value, known[key], source, f"{prefix}{key}.")
 

@@ -19,12 +19,13 @@ from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.home import home
 from fourshot.engine.models import resolve_model
 from fourshot.pipeline.runs.card import load_card
+from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.app import keys
 from fourshot.serving.app.admission import check_hash
 from fourshot.serving.app.logs import json_line
-from fourshot.serving.app.registry import IN_CONTEXT, Found, Look, Registry, read_pins, write_pins
+from fourshot.serving.app.registry import IN_CONTEXT, FolderContents, Registry, StoredAdapter, read_pins, write_pins
 from fourshot.serving.app.slots import Fit, fit, free_bytes
-from fourshot.serving.clients.local import LocalClassifier, Prediction, engine_for, find_adapter
+from fourshot.serving.clients.local import LocalClassifier, Prediction, engine_for
 from fourshot.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def serve(options: argparse.Namespace, terminal: "Terminal") -> int:
         keys.Keys(settings.keys)  # a fault in it is told before a model is loaded
     if options.replicas < 1:
         raise InputError(f"--replicas {options.replicas}: give at least 1.")
-    settings, _, look = ready_settings(settings, 1 if options.ray else options.replicas)
+    settings, _, contents = ready_settings(settings, 1 if options.ray else options.replicas)
     if len(settings.hot) >= settings.max_loras:
         raise InputError(
             f"--hot names {len(settings.hot)} tasks and there are {settings.max_loras} slots; the other tasks, and new "
@@ -102,12 +103,12 @@ def serve(options: argparse.Namespace, terminal: "Terminal") -> int:
     def say(line: str) -> None:
         print(line if line.startswith("{") else json_line("warning", line), file=sys.stderr, flush=True)
 
-    refused = f", {len(look.refused)} refused (fourshot adapters list says why)" if look.refused else ""
-    number = len({*look.tasks, *look.in_context})
+    refused = f", {len(contents.refused)} refused (fourshot adapters list says why)" if contents.refused else ""
+    number = len({*contents.tasks, *contents.in_context})
     what = f"{number} task{'s' if number != 1 else ''}{refused}"
 
     def told_ready() -> None:
-        terminal.result("ready", {"address": address, "tasks": look.tasks, "pid": os.getpid()})
+        terminal.result("ready", {"address": address, "tasks": contents.tasks, "pid": os.getpid()})
         terminal.say(f"Serving {what} at {address} (Ctrl-C ends it)")
         sys.stdout.flush()
 
@@ -149,14 +150,14 @@ async def _serve_one(supervisor: "Supervisor", ready: asyncio.Event, stopping: a
             one.cancel()
 
 
-def ready_settings(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSettings, Fit, Look]:
+def ready_settings(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSettings, Fit, FolderContents]:
     """``settings`` with everything computed, for each of ``replicas`` that share this machine.
 
     Raises InputError for a folder that is not there, or what cannot fit.
     """
     base = resolve_model(settings.base)
-    look = Registry(settings.adapters, base).look()
-    found = fit(settings, base, look, free_bytes() // replicas)
+    contents = Registry(settings.adapters, base).read()
+    found = fit(settings, base, contents, free_bytes() // replicas)
     filled = msgspec.structs.replace(
         settings,
         max_loras=found.max_loras,
@@ -164,34 +165,34 @@ def ready_settings(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSet
         max_lora_rank=found.max_lora_rank,
         kv_cache_bytes=found.kv_cache_bytes,
     )
-    return filled, found, look
+    return filled, found, contents
 
 
 def doctor(options: argparse.Namespace, terminal: "Terminal") -> int:
     """What a server of a folder would be started with, and why."""
-    _, found, look = ready_settings(ServeSettings(adapters=options.serve, base=options.model))
+    _, found, contents = ready_settings(ServeSettings(adapters=options.serve, base=options.model))
     terminal.result("fit", found)
     for what, why in found.lines():
         terminal.say(f"{what:<24}{why}")
-    for one in look.refused:
+    for one in contents.refused:
         terminal.say(f"{'refused':<24}{one.path}: {one.reason}")
     return 0
 
 
 def adapters_list(options: argparse.Namespace, terminal: "Terminal") -> int:
     """Every adapter in the folder, and what is refused by its card or its place; weights are looked at in serving."""
-    look = Registry(options.adapters, resolve_model(options.base)).look()
+    contents = Registry(options.adapters, resolve_model(options.base)).read()
     rows = [
         {
             "task": task,
             "adapter": one.name,
-            "answers": "pinned" if look.pins.get(task) == one.name else "yes" if first else "",
+            "answers": "pinned" if contents.pins.get(task) == one.name else "yes" if first else "",
             "accuracy": f"{100 * one.card.scores.accuracy:.1f}" if one.card.scores else "",
-            "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(one.made)),
+            "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(one.written_at)),
             "folder": str(one.folder),
         }
-        for task in look.tasks
-        for first, one in zip([True] + [False] * len(look.found), look.versions(task), strict=False)
+        for task in contents.tasks
+        for first, one in zip([True] + [False] * len(contents.adapters), contents.versions(task), strict=False)
     ]
     rows += [
         {
@@ -202,15 +203,15 @@ def adapters_list(options: argparse.Namespace, terminal: "Terminal") -> int:
             "made": "",
             "folder": f"{task}{IN_CONTEXT}",
         }
-        for task in look.in_context
-        if task not in look.tasks
+        for task in contents.in_context
+        if task not in contents.tasks
     ]
-    terminal.result("result", {"adapters": rows, "refused": look.refused})
+    terminal.result("result", {"adapters": rows, "refused": contents.refused})
     if rows:
         terminal.table(rows)
-    for fault in look.refused:
+    for fault in contents.refused:
         terminal.say(f"refused: {fault.path}: {fault.reason}")
-    if not rows and not look.refused:
+    if not rows and not contents.refused:
         terminal.say(f"{options.adapters} holds no adapter. Add one: fourshot adapters add ADAPTER --adapters FOLDER")
     return 0
 
@@ -262,13 +263,17 @@ def _add_in_context(options: argparse.Namespace, terminal: "Terminal", root: Pat
 def adapters_remove(options: argparse.Namespace, terminal: "Terminal") -> int:
     """Take an adapter out of the folder: all copies of it; or what is refused, or answered in context."""
     root = Path(options.adapters)
-    look = Registry(root, resolve_model(options.base)).look()
-    folders = [one.folder for one in look.found if one.name == options.name]
-    folders += [root / one.path for one in look.refused if one.path == options.name]
-    if options.name in look.in_context:
+    contents = Registry(root, resolve_model(options.base)).read()
+    folders = [one.folder for one in contents.adapters if one.name == options.name]
+    folders += [root / one.path for one in contents.refused if one.path == options.name]
+    if options.name in contents.in_context:
         folders.append(root / f"{options.name}{IN_CONTEXT}")
     if not folders:
-        names = [*(one.name for one in look.found), *(one.path for one in look.refused), *look.in_context]
+        names = [
+            *(one.name for one in contents.adapters),
+            *(one.path for one in contents.refused),
+            *contents.in_context,
+        ]
         raise InputError(f"there is no {options.name!r} in {root}. There are: {', '.join(names) or 'none'}.")
     for folder in folders:
         if folder.is_symlink() or folder.is_file():
@@ -303,8 +308,8 @@ def adapters_unpin(options: argparse.Namespace, terminal: "Terminal") -> int:
     return 0
 
 
-def _named(options: argparse.Namespace) -> Found:
-    found = {one.name: one for one in Registry(options.adapters, resolve_model(options.base)).look().found}
+def _named(options: argparse.Namespace) -> StoredAdapter:
+    found = {one.name: one for one in Registry(options.adapters, resolve_model(options.base)).read().adapters}
     if options.name not in found:
         known = ", ".join(found) or "none"
         raise InputError(f"there is no adapter {options.name!r} in {options.adapters}. There are: {known}.")

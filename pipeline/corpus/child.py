@@ -5,27 +5,22 @@ import queue
 import signal
 import sys
 import threading
-from importlib import import_module
+import time
 from typing import Any
 
 import msgspec
 
-from fourshot.engine.core import Engine
 from fourshot.engine.errors import FourshotError
+from fourshot.engine.opening import open_engine
 from fourshot.engine.processes import die_with_parent
 from fourshot.pipeline.corpus.units import Opening, TaskBrief, Unit, UnitResult
 from fourshot.pipeline.synthesis.worker import Failure
 
+READY = "engine ready at "  # in the log, with the seconds of the monotonic clock
+
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """The engine is open."""
-
-
-def open_with(opening: Opening) -> Engine:
-    """The engine that a worker is to have."""
-    module, _, function = opening.opener.partition(":")
-    engine: Engine = getattr(import_module(module), function)(opening.engine)
-    return engine
 
 
 def main() -> int:
@@ -45,7 +40,8 @@ def main() -> int:
     opening = msgspec.json.decode(sys.stdin.buffer.readline(), type=Opening)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     try:
-        engine = open_with(opening)
+        engine = open_engine(opening.engine)
+        print(f"{READY}{time.perf_counter()}", flush=True)
         tell(Ready())
         from fourshot.pipeline.corpus.drawing import work
 

@@ -87,7 +87,7 @@ class Drawer:
         seed = random.Random(f"{settings.seed}/{unit.task}/{unit.label}/{unit.first_draw}").getrandbits(31)
         try:
             sampling = draw_sampling(self._engine, desk.brief.shots, settings, seed)
-            sampling = msgspec.structs.replace(sampling, bias=unit.bias)
+            sampling = msgspec.structs.replace(sampling, bias=(*sampling.bias, *unit.bias))
             completions = self._engine.sample([one.prompt for _, one in asked], sampling)
         except InputError as error:
             return all_faulty(unit, "sample", str(error))

@@ -140,7 +140,7 @@ def _workers(
         max_lora_rank=slot_rank(max(map(rank_of, adapters.values()), default=8)),
         compile=rows >= COMPILE_FROM_ROWS,
     )
-    opening = Opening(engine=engine, opener=corpus.opener)
+    opening = Opening(engine=engine)
     if corpus.ray:
         from fourshot.pipeline.corpus.ray_workers import RayWorkers
 

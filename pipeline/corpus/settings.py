@@ -7,7 +7,6 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.corpus.rows import Format
-from fourshot.pipeline.corpus.units import OPEN_ENGINE
 
 
 class CorpusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -19,7 +18,6 @@ class CorpusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     rows_per_shard: int = 10_000
     shard_s: float = 30.0  # a smaller shard is written after this time: more would be lost by a kill
     ray: str = ""  # "local", "auto" or a cluster's address; "" is one engine on this machine
-    opener: str = OPEN_ENGINE  # see `pipeline.corpus.units.Opening`
 
     def __post_init__(self) -> None:
         if self.rows_per_shard < 1 or self.shard_s < 0:

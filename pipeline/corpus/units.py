@@ -13,14 +13,11 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Reason
 from fourshot.pipeline.tasks.types import Example, Task
 
-OPEN_ENGINE = "fourshot.engine.opening:open_engine"
-
 
 class Opening(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is started with."""
 
     engine: EngineSettings
-    opener: str = OPEN_ENGINE  # module:function that opens the engine; measurements put another in its place
 
 
 class TaskBrief(msgspec.Struct, frozen=True, kw_only=True, tag="task"):

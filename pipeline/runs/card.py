@@ -9,7 +9,8 @@ from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.probe import Probe, Probed
 from fourshot.pipeline.scores import Scores
-from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, Wording, reading_prompt
+from fourshot.pipeline.synthesis.earlier_names import decode_stored
+from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, PROMPT_VERSION, PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.lora.settings import LoraSettings
 
@@ -28,9 +29,10 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     model_revision: str
     prompt_version: str = PROMPT_VERSION
     wording: Wording = "task"  # of the prompts it was trained on
-    max_text_words: int = 300
+    max_text_words: int = MAX_TEXT_WORDS
     calibration: Calibration = NONE
     training: LoraSettings
+    seed: int = 0  # of the training
     shots: tuple[Example, ...] = ()  # in the order of the prompt; a server can answer in context with them
     real_examples: int
     synthetic_examples: int
@@ -43,16 +45,20 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     scores: Scores | None = None
     lineage: dict[str, str] = {}  # what -> content hash
 
+    @property
+    def prompt_format(self) -> PromptFormat:
+        return PromptFormat(wording=self.wording, max_text_words=self.max_text_words)
+
     def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
         """What the adapter is asked about ``text``, as in training; with ``shots``, what the base is asked."""
-        return reading_prompt(self.task, text, self.wording, shots, max_text_words=self.max_text_words)
+        return reading_prompt(self.task, text, self.prompt_format, shots)
 
 
 def load_card(adapter: str | Path) -> AdapterCard:
     """Read the card in an adapter folder. Raises AdapterError where there is none or it is not one."""
     file = Path(adapter) / CARD_FILE
     try:
-        return msgspec.json.decode(file.read_bytes(), type=AdapterCard)
+        return decode_stored(file.read_bytes(), AdapterCard)
     except FileNotFoundError:
         raise AdapterError(
             f"{adapter} has no {CARD_FILE}, so fourshot did not make it. Give an adapter's folder, or a run's."

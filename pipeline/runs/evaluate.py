@@ -10,7 +10,7 @@ from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.runs.metrics import score_predictions
 from fourshot.pipeline.scores import Scores
-from fourshot.pipeline.synthesis.prompts import Wording, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task
 
 if TYPE_CHECKING:
@@ -41,15 +41,14 @@ def answer(
     task: Task,
     test: Sequence[Example],
     *,
+    form: PromptFormat,
     shots: Sequence[Example] = (),
     adapter: Adapter | None = None,
-    wording: Wording = "task",
     content_free: bool = False,
-    max_text_words: int = 300,
 ) -> Answers:
     """Score every text of ``test``. ``shots`` go into the prompt, so they are empty for adapters.
 
-    ``wording``: of the prompts that the adapter was trained on.
+    ``form``: of the prompts that the adapter was trained on.
 
     The prefix cache is emptied first, so that the seconds do not depend on what was measured before. ``content_free``:
     score the texts that contextual calibration needs, too. Raises InputError for an empty test split.
@@ -58,7 +57,7 @@ def answer(
         raise InputError("There is nothing to measure on: the test split is empty. Give one with at least one text.")
 
     def score(texts: Sequence[str]) -> "np.ndarray":
-        prompts = [reading_prompt(task, text, wording, shots, max_text_words=max_text_words) for text in texts]
+        prompts = [reading_prompt(task, text, form, shots) for text in texts]
         return engine.score(prompts, task.label_words, adapter)
 
     engine.reset_prefix_cache()

@@ -35,7 +35,7 @@ from fourshot.pipeline.runs.orders import (
 from fourshot.pipeline.runs.run_folder import RunFolder, RunManifest, installed_versions
 from fourshot.pipeline.runs.trainings import classification_examples, hold_out
 from fourshot.pipeline.synthesis.annotate import Reader
-from fourshot.pipeline.synthesis.prompts import Wording
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -210,16 +210,15 @@ class Experiment:
             for candidate, _ in finished_pairs(pool)
             if folds.get(candidate.id, fold) != fold
         ]
-        brief = msgspec.structs.replace(settings.train, passes=settings.annotate.fold_passes)
+        brief = msgspec.structs.replace(settings.train, num_epochs=settings.annotate.fold_epochs)
         examples = self._mixed(settings, seed, believed, "task")
         return self._as_job(examples, msgspec.structs.replace(settings, train=brief), seed)
 
     def _mixed(
         self, settings: RunSettings, seed: int, synthetic: Sequence[Example], wording: Wording
     ) -> tuple[TrainingExample, ...]:
-        as_prompts = partial(
-            classification_examples, self.task, max_text_words=settings.max_text_words, wording=wording
-        )
+        form = PromptFormat(wording=wording, max_text_words=settings.max_text_words)
+        as_prompts = partial(classification_examples, self.task, form=form)
         return as_prompts(self.shots[seed], weight=settings.shot_weight) + as_prompts(synthetic)
 
     def annotator_results(self, method: str, seed: int) -> list[TrainingResult]:
@@ -228,9 +227,8 @@ class Experiment:
         return [result for result in results if result is not None]
 
     def _shots_job(self, settings: RunSettings, seed: int, training_seed: int, wording: Wording) -> TrainingJob:
-        examples = classification_examples(
-            self.task, self.shots[seed], max_text_words=settings.max_text_words, wording=wording
-        )
+        form = PromptFormat(wording=wording, max_text_words=settings.max_text_words)
+        examples = classification_examples(self.task, self.shots[seed], form)
         return self._as_job(examples, settings, training_seed)
 
     def _as_job(self, examples: tuple[TrainingExample, ...], settings: RunSettings, training_seed: int) -> TrainingJob:
@@ -239,7 +237,8 @@ class Experiment:
             model_revision=self.model.revision,
             examples=examples,
             labels=self.task.label_words,
-            settings=msgspec.structs.replace(settings.train, seed=training_seed),
+            settings=settings.train,
+            seed=training_seed,
         )
 
     def _real_jobs(self) -> list[TrainingJob]:
@@ -248,9 +247,8 @@ class Experiment:
 
     def _job(self, method: str, seed: int) -> TrainingJob:
         settings, plan, wording = self.settings(method, seed), self.methods[method], self.wording(method, seed)
-        as_prompts = partial(
-            classification_examples, self.task, max_text_words=settings.max_text_words, wording=wording
-        )
+        form = PromptFormat(wording=wording, max_text_words=settings.max_text_words)
+        as_prompts = partial(classification_examples, self.task, form=form)
         if not plan.synthetic:
             if not plan.real_per_class:
                 return self._shots_job(settings, seed, training_seed=seed, wording=wording)
@@ -361,7 +359,8 @@ class Experiment:
                 model_revision=self.model.revision,
                 wording=self.wording(outcome.method, outcome.seed),
                 max_text_words=settings.max_text_words,
-                training=msgspec.structs.replace(settings.train, seed=outcome.seed),
+                training=settings.train,
+                seed=outcome.seed,
                 shots=tuple(self.shots[outcome.seed]),
                 real_examples=outcome.real_examples,
                 synthetic_examples=outcome.synthetic_examples,

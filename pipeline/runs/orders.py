@@ -20,7 +20,7 @@ from fourshot.pipeline.runs.evaluate import Answers, answer, measure
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.trainings import run_jobs, try_jobs
 from fourshot.pipeline.synthesis.annotate import Reader
-from fourshot.pipeline.synthesis.prompts import Wording
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.rounds import draw_pool, run_rounds
 from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.types import Example, Task
@@ -204,9 +204,8 @@ def _evaluate(order: EvaluateOrder, engine: Engine, on_event: OnEvent) -> None:
                     test,
                     shots=cell.shots,
                     adapter=cell.adapter,
-                    wording=cell.wording,
+                    form=PromptFormat(wording=cell.wording, max_text_words=order.max_text_words),
                     content_free=any(other.calibration == "contextual" for other in order.cells),
-                    max_text_words=order.max_text_words,
                 )
                 last = (_answers_key(cell), answers)
             RunFolder(out.parent).write(out.name, measure(last[1], order.task, test, cell.calibration))
@@ -215,9 +214,9 @@ def _evaluate(order: EvaluateOrder, engine: Engine, on_event: OnEvent) -> None:
 
 def _warm_up(order: EvaluateOrder, engine: Engine, test: Sequence[Example]) -> None:
     """Answer some texts for nothing: an engine's first answers take longer, which would be held against one method."""
-    few, words = test[:WARM_UP_TEXTS], order.max_text_words
     for adapter, wording in {(cell.adapter, cell.wording) for cell in order.cells}:
-        answer(engine, order.task, few, adapter=adapter, wording=wording, max_text_words=words)
+        form = PromptFormat(wording=wording, max_text_words=order.max_text_words)
+        answer(engine, order.task, test[:WARM_UP_TEXTS], adapter=adapter, form=form)
 
 
 def _answers_key(cell: Cell) -> bytes:

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.files import replace_file
+from fourshot.pipeline.synthesis.earlier_names import decode_stored
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
@@ -137,7 +138,7 @@ class RunFolder:
         replace_file(self.path / name, msgspec.json.format(msgspec.json.encode(value), indent=1))
 
     def read(self, name: str, kind: type[T]) -> T:
-        return msgspec.json.decode((self.path / name).read_bytes(), type=kind)
+        return decode_stored((self.path / name).read_bytes(), kind)
 
     def shots(self) -> list[Example]:
         return self.read("shots.json", list[Example])

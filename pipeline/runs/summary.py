@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
+from typing import get_args
 
 import msgspec
 
@@ -10,7 +11,7 @@ from fourshot.pipeline.runs.experiment import Experiment, Outcome
 from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.runs.orders import pool_of
 from fourshot.pipeline.runs.run_folder import installed_versions
-from fourshot.pipeline.synthesis.prompts import Wording, generation_prompt, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.rounds import Round
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example
@@ -121,18 +122,22 @@ def _seconds(experiment: Experiment, main: str, seed: int) -> dict[str, float]:
 
 def _prompts(experiment: Experiment, seed: int) -> dict[str, str]:
     """One of each kind; what a text is classified with once for every wording that a method uses."""
-    task, shots = experiment.task, experiment.shots[seed]
+    task, shots, words = experiment.task, experiment.shots[seed], experiment.base.max_text_words
     label = task.labels[0]
+    own = [shot for shot in shots if shot.label == label.name]
+    forms = {wording: PromptFormat(wording=wording, max_text_words=words) for wording in get_args(Wording)}
     users: dict[Wording, list[str]] = defaultdict(list)
     for name, method in experiment.methods.items():
         if not method.shots_in_prompt:
             users[experiment.wording(name, seed)].append(method.display_name)
     several = len(users) > 1
     return {
-        "generation": generation_prompt(task, label, [shot for shot in shots if shot.label == label.name]),
+        "generation": generation_prompt(task, label, own, max_text_words=words),
         **{
-            f"classification ({', '.join(names)})" if several else "classification": reading_prompt(task, "…", wording)
+            f"classification ({', '.join(names)})" if several else "classification": reading_prompt(
+                task, "…", forms[wording]
+            )
             for wording, names in users.items()
         },
-        "in context": reading_prompt(task, "…", "task", shots),
+        "in context": reading_prompt(task, "…", forms["task"], shots),
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fourshot.engine import errors
 from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.synthesis.prompts import Wording, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.jobs.jobs import HERE, FailedJob, OnJobStep, OnStep, Placement, TrainingJob, do_job, finished
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
@@ -21,16 +21,15 @@ if TYPE_CHECKING:
 def classification_examples(
     task: Task,
     examples: Sequence[Example],
+    form: PromptFormat,
     *,
     weight: float = 1.0,
-    max_text_words: int = 300,
-    wording: Wording = "task",
 ) -> tuple[TrainingExample, ...]:
-    """Prompts without shots, each with the label to be said. They are served in the same ``wording`` later."""
+    """Prompts without shots, each with the label to be said. They are served in the same ``form`` later."""
     names = task.label_names
     return tuple(
         TrainingExample(
-            prompt=reading_prompt(task, example.text, wording, max_text_words=max_text_words),
+            prompt=reading_prompt(task, example.text, form),
             target=names.index(example.label),
             weight=weight,
         )

@@ -9,7 +9,7 @@ from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.synthesis.prompts import Wording, context, question, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, context, question, reading_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example, Task
@@ -36,7 +36,7 @@ class InContextAnnotator:
         self, engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings, calibration: Calibration
     ) -> None:
         self._engine, self._task, self._calibration = engine, task, calibration
-        self._context = context(task, shots, max_text_words=settings.max_text_words)
+        self._context = context(task, shots, settings.max_text_words)
         self._words = settings.max_text_words
 
     def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
@@ -47,7 +47,7 @@ class InContextAnnotator:
 
     def scores(self, texts: Sequence[str]) -> "np.ndarray":
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""
-        prompts = [self._context + question(text, max_text_words=self._words) for text in texts]
+        prompts = [self._context + question(text, self._words) for text in texts]
         return self._engine.score(prompts, self._task.label_words)
 
 
@@ -112,10 +112,8 @@ class Committee:
 
     def _read(self, reader: Reader, candidates: Sequence[Candidate]) -> "np.ndarray":
         """Float64 [num_candidates, num_labels]."""
-        prompts = [
-            reading_prompt(self._task, candidate.text, reader.wording, max_text_words=self._words)
-            for candidate in candidates
-        ]
+        form = PromptFormat(wording=reader.wording, max_text_words=self._words)
+        prompts = [reading_prompt(self._task, candidate.text, form) for candidate in candidates]
         return calibrations.normalise(self._engine.score(prompts, self._task.label_words, reader.adapter))
 
 

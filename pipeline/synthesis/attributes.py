@@ -14,7 +14,7 @@ from statistics import median
 
 import msgspec
 
-from fourshot.engine.core import Engine
+from fourshot.engine.core import Engine, Sampling
 from fourshot.pipeline.synthesis.prompts import END_OF_TEXT, LISTS, attribute_list_prompt, attribute_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Label, Task
@@ -48,13 +48,9 @@ def list_attributes(
     asked = [(label, dimension) for label in task.labels for dimension in LISTS]
     prompts = [attribute_list_prompt(task, label, dimension) for label, dimension in asked]
     seed = random.Random(f"{settings.seed}/{task.name}/attributes").getrandbits(31)
-    sampling = msgspec.structs.replace(
-        settings.sampling,
-        n=NUM_LISTS,
-        max_tokens=LIST_TOKENS,
-        temperature=LIST_TEMPERATURE,
-        stop=(END_OF_TEXT,),
-        seed=seed,
+    drawn_from = msgspec.structs.replace(settings.sampling, temperature=LIST_TEMPERATURE)
+    sampling = Sampling(
+        **msgspec.structs.asdict(drawn_from), n=NUM_LISTS, max_tokens=LIST_TOKENS, stop=(END_OF_TEXT,), seed=seed
     )
     completions = sorted(engine.sample(prompts, sampling), key=lambda one: (one.prompt_index, one.sample_index))
     lists: dict[tuple[str, str], list[str]] = {(label.name, dimension): [] for label, dimension in asked}

@@ -59,7 +59,8 @@ def draw_round(
         if settings.variety.suppress:
             use = WordUse(shots, label.name, settings.variety.suppress)
             use.add((kept or {}).get(label.name, ()))
-            own = msgspec.structs.replace(sampling, seed=numbers.getrandbits(31), bias=use.biases())
+            bias = (*sampling.bias, *use.biases())
+            own = msgspec.structs.replace(sampling, seed=numbers.getrandbits(31), bias=bias)
             groups.append((first, len(asked), own))
     completions = _sampled(engine, [one.prompt for one in asked], groups or [(0, len(asked), sampling)])
     message = f"{task.name}, sampling round {round_number + 1}"
@@ -148,8 +149,8 @@ def _sampled(
 
 def draw_sampling(engine: Engine, shots: Sequence[Example], settings: RunSettings, seed: int) -> Sampling:
     """How texts are drawn: one line each, at most half as long again as the longest shot."""
-    return msgspec.structs.replace(
-        settings.sampling,
+    return Sampling(
+        **msgspec.structs.asdict(settings.sampling),
         n=settings.generate.keep_likelier_of,
         stop=(END_OF_TEXT,),
         max_tokens=settings.generate.max_tokens or _token_bound(engine, shots, settings),

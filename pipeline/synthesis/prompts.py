@@ -8,11 +8,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import msgspec
+
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 PROMPT_VERSION = "1"  # goes up with every change of what is rendered; lies on every card
 
 Wording = Literal["task", "bare", "answer"]  # of a prompt without shots; an adapter is asked in the one it learnt
+MAX_TEXT_WORDS = 300  # longer texts are cut at the end
 
 LISTS: dict[str, dict[str, tuple[str, ...]]] = {  # dimension -> of what -> values: a small model goes by examples
     "topic": {
@@ -30,42 +33,47 @@ LISTS: dict[str, dict[str, tuple[str, ...]]] = {  # dimension -> of what -> valu
 END_OF_TEXT = "\n"  # a generated text ends here
 
 
-def classification_prompt(task: Task, text: str, shots: Sequence[Example] = (), *, max_text_words: int = 300) -> str:
+class PromptFormat(msgspec.Struct, frozen=True, kw_only=True):
+    """How a text is put to a model: the same in training, measuring and serving."""
+
+    wording: Wording = "task"
+    max_text_words: int = MAX_TEXT_WORDS
+
+
+def classification_prompt(
+    task: Task, text: str, shots: Sequence[Example] = (), *, max_text_words: int = MAX_TEXT_WORDS
+) -> str:
     """The instruction, the shots of all classes in the order given, then ``text`` and an open label.
 
     Without shots it is the zero-shot prompt. Texts above ``max_text_words`` words are cut at the end.
     """
-    return context(task, shots, max_text_words=max_text_words) + question(text, max_text_words=max_text_words)
+    return context(task, shots, max_text_words) + question(text, max_text_words)
 
 
-def context(task: Task, shots: Sequence[Example], *, max_text_words: int = 300) -> str:
+def context(task: Task, shots: Sequence[Example], max_text_words: int) -> str:
     """What `classification_prompt` says before the text: the same for all texts, so it is cached, by the engine too."""
     words = {label.name: label.read_as for label in task.labels}
     answered = "".join(f"Text: {one_line(shot.text, max_text_words)}\nLabel: {words[shot.label]}\n\n" for shot in shots)
     return f"{task.instruction}\n\n{answered}"
 
 
-def question(text: str, *, max_text_words: int = 300) -> str:
+def question(text: str, max_text_words: int) -> str:
     """What `classification_prompt` says after the shots: the text and an open label."""
     return f"Text: {one_line(text, max_text_words)}\nLabel:"
 
 
-def reading_prompt(
-    task: Task, text: str, wording: Wording, shots: Sequence[Example] = (), *, max_text_words: int = 300
-) -> str:
-    """What a text is classified with: the prompt of an adapter in the ``wording`` of its training, or one with shots.
+def reading_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Example] = ()) -> str:
+    """What a text is classified with: the prompt of an adapter in the form of its training, or one with shots.
 
-    task: the instruction, then text and label (`classification_prompt`). bare: text and label alone. answer: the
-    instruction, the text, "The answer is". With ``shots`` it is the instruction in any case: they are for a model that
-    was not trained.
+    Wordings: task is the instruction, then text and label (`classification_prompt`); bare is text and label alone;
+    answer is the instruction, the text, "The answer is". With ``shots`` it is the instruction in any case: they are for
+    a model that was not trained.
     """
-    if shots:
-        return classification_prompt(task, text, shots, max_text_words=max_text_words)
-    if wording == "bare":
-        return question(text, max_text_words=max_text_words)
-    if wording == "answer":
-        return f"{task.instruction}\n\n{one_line(text, max_text_words)}\n\nThe answer is"
-    return classification_prompt(task, text, max_text_words=max_text_words)
+    if form.wording == "bare" and not shots:
+        return question(text, form.max_text_words)
+    if form.wording == "answer" and not shots:
+        return f"{task.instruction}\n\n{one_line(text, form.max_text_words)}\n\nThe answer is"
+    return classification_prompt(task, text, shots, max_text_words=form.max_text_words)
 
 
 def generation_prompt(
@@ -73,7 +81,7 @@ def generation_prompt(
     label: Label,
     shots: Sequence[Example],
     *,
-    max_text_words: int = 300,
+    max_text_words: int,
     of_shots: Sequence[Mapping[str, str]] = (),
     wanted: Mapping[str, str] | None = None,
 ) -> str:
@@ -102,7 +110,7 @@ def attribute_list_prompt(task: Task, label: Label, dimension: str) -> str:
     return f"{lists}{title} of {_plural(task, label)}:"
 
 
-def attribute_prompt(dimension: str, text: str, max_text_words: int = 300) -> str:
+def attribute_prompt(dimension: str, text: str, max_text_words: int) -> str:
     """A text and an open attribute."""
     return f"Text: {one_line(text, max_text_words)}\n{dimension.capitalize()}:"
 

@@ -8,10 +8,10 @@ from typing import Literal
 
 import msgspec
 
-from fourshot.engine.core import Sampling
+from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.filters import FilterSettings
-from fourshot.pipeline.synthesis.prompts import Wording
+from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, Wording
 from fourshot.training.lora.settings import PRESETS as TRAINING_PRESETS
 from fourshot.training.lora.settings import LoraSettings
 
@@ -76,7 +76,7 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     wordings: tuple[Wording, ...] = ("task", "bare", "answer")
     folds: int = 2  # 0: no adapters but those of the shots, and no pool
     fold_weight: float = 0.5  # what a fold adapter's log-probability counts, where the mean of the others counts 1
-    fold_passes: float = 2.0  # over the data; what is learnt later is which labels are wrong, by heart
+    fold_epochs: float = 2.0  # what is learnt later is which labels are wrong, by heart
     pool_per_class: int = 80  # well-formed candidates that the fold adapters are trained on
     confidence: float = 0.0  # least probability of the intended label
     calibration: Literal["none", "contextual", "batch"] = "none"
@@ -108,7 +108,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     k: int = 4  # shots per class
     seed: int = 0  # draws the shots, the texts and the batches
-    sampling: Sampling = Sampling()
+    sampling: SamplingSettings = SamplingSettings()
     generate: GenerateSettings = GenerateSettings()
     variety: VarietySettings = VarietySettings()
     filter: FilterSettings = FilterSettings()
@@ -116,7 +116,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     train: LoraSettings = TRAINING_PRESETS["default"]
     wording: Wording = "task"  # of the classifier's prompt, in training and serving; "bare" leaves out the instruction
     shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
-    max_text_words: int = 300  # longer texts are cut, the same in training and serving
+    max_text_words: int = MAX_TEXT_WORDS  # longer texts are cut, the same in training and serving
     test_limit: int = 0  # test texts to measure on; 0 means all
     allow_short: bool = False  # go on with what there is where a class stalls below N
     allow_fewer_shots: bool = False

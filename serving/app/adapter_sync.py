@@ -20,7 +20,7 @@ from fourshot.engine.tokens import encode_prompts
 from fourshot.pipeline.runs.card import AdapterCard
 from fourshot.serving.api import Method, Refused, TaskInfo
 from fourshot.serving.app.admission import Shapes, stage
-from fourshot.serving.app.registry import Found, InContext, Look, Registry, Signature
+from fourshot.serving.app.registry import FolderContents, InContext, Registry, Signature, StoredAdapter
 from fourshot.serving.app.scorer import InFlight, Scorer
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class Version:
         return [*methods, "icl"] if self.shots else methods
 
 
-class Keeper:
-    """Owns the versions. Everything but the reading of files happens on the server's event loop."""
+class AdapterSync:
+    """Owns the versions that answer. Everything but the reading of files happens on the server's event loop."""
 
     def __init__(
         self,
@@ -80,8 +80,8 @@ class Keeper:
         self._ready: dict[str, Version] = {}  # by adapter name
         self._bad: dict[Path, tuple[Signature, str]] = {}  # by folder: why its files were refused
         self._leaving: dict[str, Version] = {}
-        self._look: Look | None = None
-        self._told: list[Refused] = []  # refusals that the log has already
+        self._contents: FolderContents | None = None
+        self._logged: list[Refused] = []  # refusals that the log has already
         self.current: dict[str, Version] = {}  # by task: what answers
         self.on_change: Callable[[str, str], None] = lambda task, name: None
 
@@ -93,17 +93,17 @@ class Keeper:
     async def refresh(self) -> None:
         """Look at the folder and act on it. Returns when all that is new answers."""
         try:
-            look = await asyncio.to_thread(self._registry.look)
+            contents = await asyncio.to_thread(self._registry.read)
         except OSError as error:  # a network disk that is away for a moment takes no task away
             logger.warning("the adapters' folder cannot be read: %s", error)
             return
-        for one in look.refused:
-            if one not in self._told:
-                logger.warning("%s is refused: %s", one.path, one.reason)
-        self._told = look.refused
-        self._look = look
-        for task in sorted({*look.tasks, *look.in_context, *self.current}):
-            await self._choose(task, look)
+        for refused in contents.refused:
+            if refused not in self._logged:
+                logger.warning("%s is refused: %s", refused.path, refused.reason)
+        self._logged = contents.refused
+        self._contents = contents
+        for task in sorted({*contents.tasks, *contents.in_context, *self.current}):
+            await self._choose(task, contents)
         await self._clear_out()
         await self._pin_hot()
 
@@ -115,17 +115,17 @@ class Keeper:
             if version.lora is not None and not version.pinned:
                 version.pinned = await self._engine.pin_lora(version.lora.lora_int_id)
 
-    async def _choose(self, task: str, look: Look) -> None:
+    async def _choose(self, task: str, contents: FolderContents) -> None:
         """Have the first version of ``task`` that can answer do so."""
         now = self.current.get(task)
-        for found in look.versions(task):
-            if now is not None and now.name == found.name:
+        for stored in contents.versions(task):
+            if now is not None and now.name == stored.name:
                 return
-            version = self._ready.get(found.name) or await self._admit(found)
+            version = self._ready.get(stored.name) or await self._admit(stored)
             if version is not None:
                 self._answer_with(task, version)
                 return
-        entry = look.in_context.get(task)
+        entry = contents.in_context.get(task)
         if entry is not None:
             if now is None or now.lora is not None or (now.task, now.shots) != (entry.task, entry.shots):
                 await self._in_context(task, entry)
@@ -151,22 +151,22 @@ class Keeper:
         logger.info("task %s is answered %s", task, f"by {version.name}" if version.lora else "in context")
         self.on_change(task, version.name)
 
-    async def _admit(self, found: Found) -> Version | None:
+    async def _admit(self, stored: StoredAdapter) -> Version | None:
         """Copy, check, load and try an adapter; None where it is refused."""
-        known = self._bad.get(found.folder)
-        if known is not None and known[0] == found.signature:
+        known = self._bad.get(stored.folder)
+        if known is not None and known[0] == stored.signature:
             return None
         try:
-            labels = label_tokens(self._tokenizer, found.card.task.label_words)
-            folder = await asyncio.to_thread(stage, found.folder, found.card, self._staging, self._shapes, self._rank)
-            version = Version(found.card, labels, await self._load(found.name, folder), folder)
+            labels = label_tokens(self._tokenizer, stored.card.task.label_words)
+            folder = await asyncio.to_thread(stage, stored.folder, stored.card, self._staging, self._shapes, self._rank)
+            version = Version(stored.card, labels, await self._load(stored.name, folder), folder)
             await self._warm_up(version)
         except FourshotError as error:
-            self._bad[found.folder] = (found.signature, str(error))
-            logger.warning("adapter %s is refused: %s", found.name, error)
+            self._bad[stored.folder] = (stored.signature, str(error))
+            logger.warning("adapter %s is refused: %s", stored.name, error)
             return None
-        self._bad.pop(found.folder, None)
-        self._ready[found.name] = version
+        self._bad.pop(stored.folder, None)
+        self._ready[stored.name] = version
         return version
 
     async def _load(self, name: str, folder: Path) -> "LoRARequest":
@@ -215,19 +215,19 @@ class Keeper:
             asked = [version.prompt(text, version.shots) for text in CONTENT_FREE]
             prompts = encode_prompts(self._tokenizer, asked)
             scored = await self._scorer.score_all(prompts, version.labels, None)
-            version.icl_calibration = contextual(np.array([one.logprobs for one in scored]))
+            version.icl_calibration = contextual(np.array([text.logprobs for text in scored]))
         return version.icl_calibration
 
     def tasks(self) -> list[TaskInfo]:
         """What is served, in the order of the tasks' names."""
-        look = self._look
+        contents = self._contents
         return [
             TaskInfo(
                 task=task,
                 labels=list(version.task.label_names),
                 adapter=version.name,
-                versions=_names(look, task),
-                pinned=bool(look and version.name and look.pins.get(task) == version.name),
+                versions=_names(contents, task),
+                pinned=bool(contents and version.name and contents.pins.get(task) == version.name),
                 methods=version.methods,
             )
             for task, version in sorted(self.current.items())
@@ -235,18 +235,18 @@ class Keeper:
 
     def refused(self) -> list[Refused]:
         """What lies in the folder and is not served, and why."""
-        look = self._look
-        if look is None:
+        contents = self._contents
+        if contents is None:
             return []
         bad = [
-            Refused(path=str(one.folder.relative_to(self._registry.root)), reason=known[1])
-            for one in look.found
-            if (known := self._bad.get(one.folder)) is not None and known[0] == one.signature
+            Refused(path=str(stored.folder.relative_to(self._registry.root)), reason=known[1])
+            for stored in contents.adapters
+            if (known := self._bad.get(stored.folder)) is not None and known[0] == stored.signature
         ]
-        return [*look.refused, *bad]
+        return [*contents.refused, *bad]
 
 
-def _names(look: Look | None, task: str) -> list[str]:
+def _names(contents: FolderContents | None, task: str) -> list[str]:
     """Of the versions in the folder, the newest first, each once."""
-    found = sorted(look.versions(task), key=lambda one: -one.made) if look else []
-    return list(dict.fromkeys(one.name for one in found))
+    stored = sorted(contents.versions(task), key=lambda adapter: -adapter.written_at) if contents else []
+    return list(dict.fromkeys(adapter.name for adapter in stored))

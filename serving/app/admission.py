@@ -105,18 +105,18 @@ def check_weights(folder: Path, card: AdapterCard, base_shapes: Shapes, largest_
     """Raise AdapterError where the weights are not those of the card, or do not fit the base model."""
     check_hash(folder, card)
     check_adapter(folder)
-    rank = card.training.rank
+    rank = card.training.r
     if slot_rank(rank) > largest_rank:
         raise AdapterError(f"its rank is {rank}; the server was started for at most {largest_rank} (--max-lora-rank)")
     for name, shape in _shapes_of(folder / WEIGHTS):
-        found = LORA_WEIGHT.fullmatch(name)
-        if not found:
+        parts = LORA_WEIGHT.fullmatch(name)
+        if not parts:
             raise AdapterError(f"it holds {name}, which is no LoRA weight")
-        whole = base_shapes.get(f"{found[1]}.weight")
+        whole = base_shapes.get(f"{parts[1]}.weight")
         if whole is None:
-            raise AdapterError(f"it adapts {found[1]}, which the base model does not have")
-        needed = [shape[0], whole[1]] if found[2] == "A" else [whole[0], shape[1]]
-        if shape != needed or shape[0 if found[2] == "A" else 1] > slot_rank(rank):
+            raise AdapterError(f"it adapts {parts[1]}, which the base model does not have")
+        needed = [shape[0], whole[1]] if parts[2] == "A" else [whole[0], shape[1]]
+        if shape != needed or shape[0 if parts[2] == "A" else 1] > slot_rank(rank):
             raise AdapterError(f"its {name} has shape {shape}; the base model needs {needed}")
     _check_finite(folder / WEIGHTS)
 

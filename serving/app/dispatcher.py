@@ -1,4 +1,4 @@
-"""Who goes to the model next, and who is told to come back later.
+"""Who goes to the model next, and who is rejected because too much waits already.
 
 vLLM takes requests in their order and skips those whose adapter finds no free slot in the batch. With more adapters in
 demand than slots, that order swaps adapters all the time. Here requests wait outside the engine. Those whose adapter is
@@ -20,18 +20,12 @@ from bisect import insort
 from collections import OrderedDict
 from collections.abc import Callable
 
+from fourshot.serving.answers import RefusalError
+
 BASE = ""  # key of work without an adapter: it needs no slot
 WINDOW_S = 0.2
 LEAST_WINDOW_TOKENS = 256  # always let in, so that the rate goes on being measured however low it was found to be
 MEMORY_S = 5.0  # busy time after which a measurement counts for a third
-
-
-class OverloadedError(Exception):
-    """Too much work waits already; ``retry_after_s`` is about when it will be done."""
-
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(f"the model has {retry_after_s:.1f} s of work waiting")
-        self.retry_after_s = retry_after_s
 
 
 class _Waiting:
@@ -80,16 +74,17 @@ class Dispatcher:
         return self._num_waiting
 
     def check(self) -> None:
-        """Raise `OverloadedError` where new work would wait too long."""
+        """Raise `RefusalError` where new work would wait too long, with the time that what waits will take."""
         now, ahead = self._clock(), self._running_tokens
         for queue in self._waiting.values():
-            for one in queue:
-                if one.due > now:
+            for work in queue:
+                if work.due > now:
                     break
-                ahead += one.tokens
+                ahead += work.tokens
         rate = self.tokens_per_s
         if rate and ahead > LEAST_WINDOW_TOKENS and ahead / rate > self._max_queue_s:
-            raise OverloadedError(ahead / rate)
+            wait_s = ahead / rate
+            raise RefusalError(429, "overloaded", f"Too busy: the model has {wait_s:.1f} s of work waiting.", wait_s)
 
     async def turn(self, adapter: str, tokens: int, after_tokens: int = 0) -> None:
         """Wait until work of ``tokens`` tokens with ``adapter`` may go to the engine; then `done` must follow.
@@ -97,17 +92,17 @@ class Dispatcher:
         ``after_tokens`` is how many tokens of the same request come before these.
         """
         rate = self.tokens_per_s
-        one = _Waiting(adapter, tokens, self._clock() + (after_tokens / rate if rate else 0.0))
-        insort(self._waiting.setdefault(adapter, []), one, key=lambda other: other.due)
+        work = _Waiting(adapter, tokens, self._clock() + (after_tokens / rate if rate else 0.0))
+        insort(self._waiting.setdefault(adapter, []), work, key=lambda waiting: waiting.due)
         self._num_waiting += 1
         self._fill()
         try:
-            await one.ready
+            await work.ready
         except asyncio.CancelledError:
-            if one.ready.done() and not one.ready.cancelled():  # its turn came as it was given up
+            if work.ready.done() and not work.ready.cancelled():  # its turn came as it was given up
                 self.done(tokens)
             else:
-                self._take(one)
+                self._take(work)
             raise
 
     def done(self, tokens: int) -> None:
@@ -124,37 +119,37 @@ class Dispatcher:
 
     def _fill(self) -> None:
         while self._num_waiting:
-            one = self._next()
-            if self._running_tokens and self._running_tokens + one.tokens > self._window:
+            work = self._next()
+            if self._running_tokens and self._running_tokens + work.tokens > self._window:
                 return
-            self._take(one)
+            self._take(work)
             if not self._running_tokens:
                 self._measured = self._clock()
-            self._running_tokens += one.tokens
-            if one.adapter != BASE:
-                self._recent[one.adapter] = None
-                self._recent.move_to_end(one.adapter)
+            self._running_tokens += work.tokens
+            if work.adapter != BASE:
+                self._recent[work.adapter] = None
+                self._recent.move_to_end(work.adapter)
                 while len(self._recent) > self._slots:
                     self._recent.popitem(last=False)
-            one.ready.set_result(None)
+            work.ready.set_result(None)
 
     def _next(self) -> _Waiting:
         heads = [queue[0] for queue in self._waiting.values()]
-        first = min(heads, key=lambda one: one.due)
+        first = min(heads, key=lambda work: work.due)
         now = self._clock()
         if now - first.due >= self._max_wait_s:
             return first
         # What is not due yet takes no turn from what is.
         held = [
-            one
-            for one in heads
-            if (one.adapter == BASE or one.adapter in self._recent) and (one.due <= now or first.due > now)
+            work
+            for work in heads
+            if (work.adapter == BASE or work.adapter in self._recent) and (work.due <= now or first.due > now)
         ]
-        return min(held, key=lambda one: one.due) if held else first
+        return min(held, key=lambda work: work.due) if held else first
 
-    def _take(self, one: _Waiting) -> None:
-        queue = self._waiting[one.adapter]
-        queue.remove(one)
+    def _take(self, work: _Waiting) -> None:
+        queue = self._waiting[work.adapter]
+        queue.remove(work)
         if not queue:
-            del self._waiting[one.adapter]
+            del self._waiting[work.adapter]
         self._num_waiting -= 1

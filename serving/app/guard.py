@@ -12,10 +12,8 @@ import time
 from collections import Counter
 from typing import Any
 
-import msgspec
-
 from fourshot.engine.errors import InputError
-from fourshot.serving.api import ErrorAnswer, Fault
+from fourshot.serving.answers import RefusalError, send_refusal
 from fourshot.serving.app.keys import Key, Keys
 from fourshot.serving.settings import ENVIRONMENT, Limits, from_json
 
@@ -28,14 +26,6 @@ NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 SHALLOW = 16  # brackets, below which nobody need count how deep they are
 
 Scope = dict[str, Any]
-
-
-class TurnedAwayError(Exception):
-    """A request that goes no further."""
-
-    def __init__(self, code: int, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.code, self.kind = code, kind
 
 
 class Guard:
@@ -64,19 +54,23 @@ class Guard:
             most = (key.max_concurrent if key else 0) or self._limits.max_concurrent
             if self._busy[name] >= most:
                 name = None
-                raise TurnedAwayError(
-                    429, "too_many_requests", f"This key has {most} requests on their way, which is its limit."
+                raise RefusalError(
+                    429, "too_many_requests", f"This key has {most} requests on their way, which is its limit.", 1.0
                 )
             self._busy[name] += 1
             await self._app({**scope, ACCESS: key}, receive, send)
-        except TurnedAwayError as turned:
-            await _turn_away(scope, send, turned)
+        except RefusalError as refusal:
+            with contextlib.suppress(OSError):
+                if scope["type"] == "websocket":
+                    await send({"type": "websocket.close", "code": 1008, "reason": str(refusal)[:120]})
+                else:
+                    await send_refusal(send, refusal)
         finally:
             if name is not None:
                 self._busy[name] -= 1
 
     def _admit(self, scope: Scope) -> Key | None:
-        """The key that the request showed; None where none is needed. Raises `TurnedAwayError`."""
+        """The key that the request showed; None where none is needed. Raises `RefusalError`."""
         path = scope["path"]
         if self._keys is None or (path in OPEN_PATHS and scope.get("method") in ("GET", "HEAD")):
             return None
@@ -86,11 +80,9 @@ class Guard:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         key = self._keys.find(given.decode("latin-1"))
         if key is None:
-            raise TurnedAwayError(401, "no_key", "Give a key that is known here: Authorization: Bearer KEY.")
+            raise RefusalError(401, "no_key", "Give a key that is known here: Authorization: Bearer KEY.")
         if key.tasks and not path.startswith(LIMITED_PATHS):
-            raise TurnedAwayError(
-                403, "forbidden", f"This key is for the tasks {', '.join(key.tasks)} and nothing else."
-            )
+            raise RefusalError(403, "forbidden", f"This key is for the tasks {', '.join(key.tasks)} and nothing else.")
         return key
 
     def _refresh_keys(self) -> None:
@@ -103,11 +95,11 @@ class Guard:
                 logger.warning("%s; the keys that were known stay in force", error)
 
     async def _body(self, scope: Scope, receive: Any) -> Any:
-        """A ``receive`` that gives the whole body at once. Raises `TurnedAwayError` for one too large, slow or deep."""
+        """A ``receive`` that gives the whole body at once. Raises `RefusalError` for one too large, slow or deep."""
         limits = self._limits
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if declared.isdigit() and int(declared) > limits.max_body_bytes:
-            raise TurnedAwayError(
+            raise RefusalError(
                 413, "too_large", f"The body has {int(declared)} bytes; at most {limits.max_body_bytes}."
             )
         parts, size, disconnected = [], 0, False
@@ -116,7 +108,7 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
             except TimeoutError:
-                raise TurnedAwayError(
+                raise RefusalError(
                     408, "timeout", f"The body did not come within {limits.body_timeout_s:g} s."
                 ) from None
             if message["type"] == "http.disconnect":
@@ -125,12 +117,12 @@ class Guard:
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > limits.max_body_bytes:
-                raise TurnedAwayError(413, "too_large", f"The body has more than {limits.max_body_bytes} bytes.")
+                raise RefusalError(413, "too_large", f"The body has more than {limits.max_body_bytes} bytes.")
             if not message.get("more_body", False):
                 break
         body = b"".join(parts)
         if json_depth(body) > limits.max_json_depth:
-            raise TurnedAwayError(400, "too_deep", f"The body is nested deeper than {limits.max_json_depth} levels.")
+            raise RefusalError(400, "too_deep", f"The body is nested deeper than {limits.max_json_depth} levels.")
         waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Any:
@@ -152,20 +144,3 @@ def json_depth(body: bytes) -> int:
         depth += 1 if byte in b"[{" else -1
         deepest = max(deepest, depth)
     return deepest
-
-
-async def _turn_away(scope: Scope, send: Any, turned: TurnedAwayError) -> None:
-    with contextlib.suppress(OSError):
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": str(turned)[:120]})
-            return
-        body = msgspec.json.encode(ErrorAnswer(error=Fault(message=str(turned), type=turned.kind, code=turned.code)))
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        if turned.code == 429:
-            headers.append((b"retry-after", b"1"))
-        if turned.code == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
-        if turned.code in (408, 413):
-            headers.append((b"connection", b"close"))  # what is left of the body is not waited for
-        await send({"type": "http.response.start", "status": turned.code, "headers": headers})
-        await send({"type": "http.response.body", "body": body})

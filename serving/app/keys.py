@@ -18,6 +18,8 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import replace_file
+from fourshot.serving.answers import RefusalError
+from fourshot.serving.api import TaskList
 
 PREFIX = "fs-"
 
@@ -32,6 +34,18 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
     def may_ask(self, task: str) -> bool:
         return not self.tasks or task in self.tasks
+
+    def require(self, task: str) -> None:
+        """Raise RefusalError for a task that its holder may not ask."""
+        if not self.may_ask(task):
+            raise RefusalError(403, "forbidden", f"This key may not ask {task!r}.")
+
+    def visible(self, listed: TaskList) -> TaskList:
+        """What its holder may know of ``listed``."""
+        if not self.tasks:
+            return listed
+        tasks = [info for info in listed.tasks if self.may_ask(info.task)]
+        return msgspec.structs.replace(listed, tasks=tasks, refused=[])
 
 
 class KeyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,11 +83,11 @@ class Keys:
         if scheme.lower() != "bearer":
             return None
         hashed = hash_key(given.strip())
-        found = None
+        matching = None
         for key in self._keys:
             if secrets.compare_digest(hashed, key.sha256):
-                found = key
-        return found
+                matching = key
+        return matching
 
 
 def hash_key(key: str) -> str:
@@ -88,10 +102,11 @@ def read_keys(file: Path) -> tuple[Key, ...]:
     try:
         keys = msgspec.toml.decode(file.read_bytes(), type=KeyFile).key
     except msgspec.DecodeError as error:
-        raise InputError(f"{file} is no key file: {error}. See the head of serving/keys.py for its form.") from error
+        raise InputError(
+            f"{file} is no key file: {error}. It holds [[key]] tables, each with a name and a sha256."
+        ) from error
     names = [key.name for key in keys]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{file} has several keys called {twice[0]!r}. Give each a name of its own.")
     return keys
 

@@ -12,33 +12,33 @@ class Metrics:
     """Counters of one server."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        def made(kind: Any, name: str, told: str, labels: tuple[str, ...] = (), **more: Any) -> Any:
-            return kind(f"fourshot_{name}", told, labels, registry=registry, **more)
+        def add(kind: Any, name: str, documentation: str, labels: tuple[str, ...] = (), **more: Any) -> Any:
+            return kind(f"fourshot_{name}", documentation, labels, registry=registry, **more)
 
         by_task = ("task", "method")
-        self.requests = made(Counter, "requests", "Classification requests, by HTTP status.", (*by_task, "code"))
-        self.latency = made(Histogram, "latency_seconds", "From arrival to answer.", by_task, buckets=LATENCY_BUCKETS_S)
-        self.queue = made(
+        self.requests = add(Counter, "requests", "Classification requests, by HTTP status.", (*by_task, "code"))
+        self.latency = add(Histogram, "latency_seconds", "From arrival to answer.", by_task, buckets=LATENCY_BUCKETS_S)
+        self.queue = add(
             Histogram, "queue_seconds", "From arrival until the model began.", by_task, buckets=LATENCY_BUCKETS_S
         )
-        self.labels = made(Counter, "labels", "Answers by label: drift shows here.", (*by_task, "label"))
-        self.prompt_tokens = made(Counter, "prompt_tokens", "Prompt tokens of classified texts.", by_task)
-        self.cached_tokens = made(Counter, "cached_tokens", "Of these, answered by the prefix cache.", by_task)
-        self.in_flight = made(Gauge, "in_flight_texts", "Texts that wait or are in the model.", ("task",))
-        self.rejected = made(Counter, "rejected", "Requests turned away before the model.", ("reason",))
-        self.waiting = made(Gauge, "waiting_texts", "Texts that wait for their turn.")
-        self.rate = made(Gauge, "model_tokens_per_second", "Prompt tokens per second while the model was busy.")
-        self.restarts = made(Gauge, "restarts", "How often the server was started again.")
-        self.tasks = made(Gauge, "tasks", "Tasks that are served.")
-        self.refused = made(Gauge, "refused_adapters", "Things in the adapters' folder that are not served.")
-        self.changes = made(Counter, "adapter_changes", "Tasks that got another version, or went.", ("task",))
-        self.loads = made(
+        self.labels = add(Counter, "labels", "Answers by label: drift shows here.", (*by_task, "label"))
+        self.prompt_tokens = add(Counter, "prompt_tokens", "Prompt tokens of classified texts.", by_task)
+        self.cached_tokens = add(Counter, "cached_tokens", "Of these, answered by the prefix cache.", by_task)
+        self.in_flight = add(Gauge, "in_flight_texts", "Texts that wait or are in the model.", ("task",))
+        self.rejected = add(Counter, "rejected", "Requests turned away before the model.", ("reason",))
+        self.waiting = add(Gauge, "waiting_texts", "Texts that wait for their turn.")
+        self.rate = add(Gauge, "model_tokens_per_second", "Prompt tokens per second while the model was busy.")
+        self.restarts = add(Gauge, "restarts", "How often the server was started again.")
+        self.tasks = add(Gauge, "tasks", "Tasks that are served.")
+        self.refused = add(Gauge, "refused_adapters", "Things in the adapters' folder that are not served.")
+        self.changes = add(Counter, "adapter_changes", "Tasks that got another version, or went.", ("task",))
+        self.loads = add(
             Gauge,
             "adapter_uses",
             "Uses of adapters by the engine: cold (read from disk), memory (copied into a slot), slot (in place).",
             ("kind",),
         )
-        self.load_seconds = made(Gauge, "adapter_use_seconds", "Seconds spent on these.", ("kind",))
+        self.load_seconds = add(Gauge, "adapter_use_seconds", "Seconds spent on these.", ("kind",))
 
     def forget(self, task: str) -> None:
         """A task that is no longer served has no gauge."""

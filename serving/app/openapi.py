@@ -16,8 +16,8 @@ def _refers(to: type) -> dict[str, Any]:
     return {"content": {"application/json": {"schema": {"$ref": REF.format(name=to.__name__)}}}}
 
 
-def _errors(**told: str) -> dict[str | int, Any]:
-    return {code.removeprefix("e"): {"description": why, **_refers(ErrorAnswer)} for code, why in told.items()}
+def _errors(**descriptions: str) -> dict[str | int, Any]:
+    return {code.removeprefix("e"): {"description": why, **_refers(ErrorAnswer)} for code, why in descriptions.items()}
 
 
 GUARDED = {"e401": "No key, or one that is not known.", "e403": "A key that may not do this."}
@@ -39,8 +39,8 @@ CLASSIFY: dict[str, Any] = {
             e404="No such task.",
             e408="The body did not come in time.",
             e413="A body beyond the limit.",
-            e429="Too busy, or too many requests with this key; Retry-After says when to come back.",
-            e503="The engine is not up; Retry-After says when to come back.",
+            e429="Too busy, or too many requests with this key; Retry-After says when to ask again.",
+            e503="The engine is not up; Retry-After says when to ask again.",
             e504="No answer in time.",
         ),
     },

@@ -25,16 +25,17 @@ from fourshot.engine.errors import FourshotError
 from fourshot.engine.models import resolve_model
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.engine.vllm_seams.lora_loads import WORKER_METHOD
-from fourshot.serving.api import ErrorAnswer, Fault
-from fourshot.serving.app.adapter_sync import Keeper
+from fourshot.serving.answers import JSON, RefusalError
+from fourshot.serving.app.adapter_sync import AdapterSync
 from fourshot.serving.app.admission import checkpoint_shapes
 from fourshot.serving.app.dispatcher import Dispatcher
 from fourshot.serving.app.guard import ACCESS
+from fourshot.serving.app.keys import Key
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.openapi import CLASSIFY, TASKS, describe
 from fourshot.serving.app.registry import Registry
 from fourshot.serving.app.scorer import Scorer
-from fourshot.serving.app.service import RefusalError, Service
+from fourshot.serving.app.service import Service
 from fourshot.serving.settings import ENVIRONMENT, from_json
 
 logger = logging.getLogger("fourshot.serving")
@@ -85,7 +86,7 @@ class FourshotPlugin:
             max_queue_s=limits.max_queue_s,
         )
         scorer = Scorer(engine_client, dispatcher)
-        keeper = Keeper(
+        adapters = AdapterSync(
             Registry(settings.adapters, base),
             engine=engine_client,
             models=state.openai_serving_models,
@@ -98,7 +99,7 @@ class FourshotPlugin:
         )
         state.fourshot = Service(
             base_name=base.name,
-            keeper=keeper,
+            adapters=adapters,
             scorer=scorer,
             dispatcher=dispatcher,
             tokenizer=tokenizer,
@@ -106,9 +107,9 @@ class FourshotPlugin:
             metrics=metrics,
             max_model_len=engine_client.model_config.max_model_len,
         )
-        keeper.on_change = _counting(metrics)
+        adapters.on_change = _counting(metrics)
         metrics.restarts.set(at_start.restarts)
-        await keeper.refresh()
+        await adapters.refresh()
         beside = [
             asyncio.create_task(_mind(engine_client)),
             asyncio.create_task(_watch(state.fourshot, dispatcher, engine_client, settings.poll_s)),
@@ -124,15 +125,15 @@ def plugin() -> FourshotPlugin:
 
 async def _watch(service: Service, dispatcher: Dispatcher, engine: Any, poll_s: float) -> None:
     """Look at the folder every ``poll_s`` seconds, as long as the server runs."""
-    keeper, metrics = service.keeper, service.metrics
+    adapters, metrics = service.adapters, service.metrics
     while True:
-        metrics.tasks.set(len(keeper.current))
-        metrics.refused.set(len(keeper.refused()))
+        metrics.tasks.set(len(adapters.current))
+        metrics.refused.set(len(adapters.refused()))
         metrics.waiting.set(dispatcher.num_waiting)
         metrics.rate.set(dispatcher.tokens_per_s)
         await asyncio.sleep(poll_s)
         try:
-            await keeper.refresh()
+            await adapters.refresh()
             await _count_loads(engine, metrics)
         except asyncio.CancelledError:
             raise
@@ -142,21 +143,21 @@ async def _watch(service: Service, dispatcher: Dispatcher, engine: Any, poll_s: 
 
 
 async def _obey(service: Service, drain_s: float, beside: "list[asyncio.Task[None]]") -> None:
-    """Wait to be told to stop, answer what was accepted, then have vLLM end. Without a supervisor nobody tells us."""
+    """Wait for the supervisor to ask for the end, answer what was accepted, then have vLLM end."""
     if not at_start.supervised:
         return
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await reader.readline()
     logger.info("stopping")
-    for one in beside:
-        one.cancel()
+    for task in beside:
+        task.cancel()
     await service.drain(drain_s)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _mind(engine: Any) -> None:
-    """Wait until the engine has died, let those who wait be told, and end; the supervisor starts another server.
+    """Wait until the engine has died, let those who wait be answered, and end; the supervisor starts another server.
 
     A task of its own: whoever waits for a dead engine's answer waits for ever.
     """
@@ -185,10 +186,10 @@ async def _count_loads(engine: Any, metrics: Metrics) -> None:
 
 async def _classify(task: str, request: Request) -> Response:
     service: Service = request.app.state.fourshot
-    access = request.scope.get(ACCESS)
+    key: Key | None = request.scope.get(ACCESS)
     try:
-        if access is not None and not access.may_ask(task):
-            raise RefusalError(403, "forbidden", f"This key may not ask {task!r}.")
+        if key is not None:
+            key.require(task)
         body = await request.body()
         answering = asyncio.create_task(service.classify(task, body))
         leaving = asyncio.create_task(_left(request))
@@ -196,14 +197,18 @@ async def _classify(task: str, request: Request) -> Response:
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
                 return Response(status_code=499)  # nobody reads it: the client has gone
-            return Response(encode(answering.result()), media_type="application/json")
+            return Response(encode(answering.result()), media_type=JSON)
         finally:
-            for one in (answering, leaving):
-                one.cancel()
+            for waiting in (answering, leaving):
+                waiting.cancel()
                 with contextlib.suppress(asyncio.CancelledError, RefusalError, FourshotError):
-                    await one
+                    await waiting
     except RefusalError as refusal:
-        return refused(refusal)
+        return _refused(refusal)
+
+
+def _refused(refusal: RefusalError) -> Response:
+    return Response(refusal.body, refusal.code, refusal.headers, media_type=JSON)
 
 
 async def _left(request: Request) -> None:
@@ -214,14 +219,12 @@ async def _left(request: Request) -> None:
 
 async def _tasks(request: Request) -> Response:
     service: Service = request.app.state.fourshot
-    access = request.scope.get(ACCESS)
+    key: Key | None = request.scope.get(ACCESS)
     wanted = request.query_params.get("all", "0")
     if wanted not in ("0", "1"):
-        return refused(RefusalError(400, "bad_request", f"all={wanted!r}: 1 tells what is refused, too; 0 does not."))
-    told = service.tasks(wanted == "1")
-    if access is not None and access.tasks:
-        told = msgspec.structs.replace(told, tasks=[one for one in told.tasks if access.may_ask(one.task)], refused=[])
-    return Response(encode(told), media_type="application/json")
+        return _refused(RefusalError(400, "bad_request", f"all={wanted!r}: 1 tells what is refused, too; 0 does not."))
+    listed = service.tasks(wanted == "1")
+    return Response(encode(key.visible(listed) if key else listed), media_type=JSON)
 
 
 async def _page() -> HTMLResponse:
@@ -239,10 +242,3 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-
-
-def refused(refusal: RefusalError) -> Response:
-    """A refusal as an answer."""
-    fault = Fault(message=str(refusal), type=refusal.kind, code=refusal.code)
-    headers = {"Retry-After": str(max(1, round(refusal.retry_after_s)))} if refusal.code in (429, 503) else {}
-    return Response(encode(ErrorAnswer(error=fault)), refusal.code, headers, media_type="application/json")

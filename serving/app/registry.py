@@ -1,6 +1,6 @@
 """The adapters' folder: what lies in it, which version of each task answers, and what is refused and why.
 
-No engine and no HTTP here. `serving.app.adapter_sync` acts on what `look` finds.
+No engine and no HTTP here. `serving.app.adapter_sync` acts on what `Registry.read` finds.
 """
 
 import os
@@ -15,11 +15,11 @@ from fourshot.engine.files import replace_file
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.runs.card import CARD_FILE, LINK, AdapterCard
 from fourshot.pipeline.runs.run_folder import MANIFEST_FILE
-from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, classification_prompt
+from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, PROMPT_VERSION, classification_prompt
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import Refused
 from fourshot.serving.app.admission import FILES, check_task_name, read_card
-from fourshot.serving.clients.local import find_adapter
 
 PINS_FILE = "pins.json"
 IN_CONTEXT = ".in-context.json"  # how the file of a task without adapter ends
@@ -29,12 +29,12 @@ SEARCH_EVERY_S = 10.0  # for adapters deep inside run folders, which takes longe
 Signature = tuple[tuple[int, int, int], ...]
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter in the folder whose card is in order. Its weights were not looked at yet."""
 
     card: AdapterCard
     folder: Path
-    made: float  # when its card was written, seconds since the epoch: the newest version of a task answers
+    written_at: float  # when its card was written, seconds since the epoch: the newest version of a task answers
     signature: Signature
 
     @property
@@ -47,7 +47,7 @@ class InContext(msgspec.Struct, frozen=True, kw_only=True):
 
     task: Task
     shots: tuple[Example, ...]
-    max_text_words: int = 300
+    max_text_words: int = MAX_TEXT_WORDS
     prompt_version: str = PROMPT_VERSION
 
     def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
@@ -55,22 +55,22 @@ class InContext(msgspec.Struct, frozen=True, kw_only=True):
         return classification_prompt(self.task, text, shots, max_text_words=self.max_text_words)
 
 
-class Look(msgspec.Struct, frozen=True, kw_only=True):
+class FolderContents(msgspec.Struct, frozen=True, kw_only=True):
     """What was in the folder at one moment."""
 
-    found: list[Found]  # the same adapter may be there twice, and one of the two be broken
+    adapters: list[StoredAdapter]  # the same adapter may be there twice, and one of the two be broken
     refused: list[Refused]
     pins: dict[str, str]  # task -> the name of the adapter that is to answer
     in_context: dict[str, InContext] = {}  # by task
 
-    def versions(self, task: str) -> list[Found]:
+    def versions(self, task: str) -> list[StoredAdapter]:
         """Of ``task``: the pinned one first, then the newest first."""
-        own = [one for one in self.found if one.card.task.name == task]
-        return sorted(own, key=lambda one: (self.pins.get(task) != one.name, -one.made, one.name))
+        own = [adapter for adapter in self.adapters if adapter.card.task.name == task]
+        return sorted(own, key=lambda adapter: (self.pins.get(task) != adapter.name, -adapter.written_at, adapter.name))
 
     @property
     def tasks(self) -> list[str]:
-        return sorted({one.card.task.name for one in self.found})
+        return sorted({adapter.card.task.name for adapter in self.adapters})
 
 
 class Registry:
@@ -82,28 +82,30 @@ class Registry:
         if not self.root.is_dir():
             raise InputError(f"there is no folder {root}. Make it, or name the one your adapters are in (--adapters).")
         self._base = base
-        self._seen: dict[Path, tuple[Signature, Found | str]] = {}
+        self._seen: dict[Path, tuple[Signature, StoredAdapter | str]] = {}
         self._searched: dict[Path, tuple[float, Path | str]] = {}
 
-    def look(self) -> Look:
-        """Look at the folder now. Raises OSError only where the folder itself cannot be read."""
-        found: dict[Path, Found] = {}  # by where it is, links followed
+    def read(self) -> FolderContents:
+        """FolderContents at the folder now. Raises OSError only where the folder itself cannot be read."""
+        adapters: dict[Path, StoredAdapter] = {}  # by where it is, links followed
         refused: list[Refused] = []
         for folder in self._places():
             at = str(folder.relative_to(self.root)) if folder != self.root else "."
-            one = self._examine(folder)
-            if isinstance(one, str):
-                refused.append(Refused(path=at, reason=one))
+            adapter = self._examine(folder)
+            if isinstance(adapter, str):
+                refused.append(Refused(path=at, reason=adapter))
             else:
-                found.setdefault(one.folder.resolve(), one)
+                adapters.setdefault(adapter.folder.resolve(), adapter)
         in_context = {}
         for file in sorted(self.root.glob(f"*{IN_CONTEXT}")):
             try:
-                one_more = read_in_context(file)
-                in_context[one_more.task.name] = one_more
+                entry = read_in_context(file)
+                in_context[entry.task.name] = entry
             except AdapterError as error:
                 refused.append(Refused(path=file.name, reason=str(error)))
-        return Look(found=list(found.values()), refused=refused, pins=read_pins(self.root), in_context=in_context)
+        return FolderContents(
+            adapters=list(adapters.values()), refused=refused, pins=read_pins(self.root), in_context=in_context
+        )
 
     def _places(self) -> Iterator[Path]:
         if (self.root / CARD_FILE).is_file() or (self.root / MANIFEST_FILE).is_file():
@@ -113,7 +115,7 @@ class Registry:
             if folder.is_dir() and not folder.name.startswith(".") and folder.name != STORE:
                 yield folder
 
-    def _examine(self, place: Path) -> Found | str:
+    def _examine(self, place: Path) -> StoredAdapter | str:
         """The adapter at ``place``, or why there is none that can be served."""
         try:
             if not place.resolve().is_relative_to(self.root.resolve()):
@@ -124,11 +126,13 @@ class Registry:
             if known is None or known[0] != signature:
                 try:
                     card = read_card(folder, self.root, self._base)
-                    made = (folder / CARD_FILE).stat().st_mtime
-                    outcome: Found | str = Found(card=card, folder=folder, made=made, signature=signature)
+                    written_at = (folder / CARD_FILE).stat().st_mtime
+                    adapter: StoredAdapter | str = StoredAdapter(
+                        card=card, folder=folder, written_at=written_at, signature=signature
+                    )
                 except AdapterError as error:
-                    outcome = str(error)
-                self._seen[folder] = known = (signature, outcome)
+                    adapter = str(error)
+                self._seen[folder] = known = (signature, adapter)
             return known[1]
         except FourshotError as error:
             return str(error)
@@ -140,30 +144,30 @@ class Registry:
             return place
         if (place / LINK / CARD_FILE).is_file():
             return place / LINK
-        when, outcome = self._searched.get(place, (-SEARCH_EVERY_S, ""))
+        when, adapter = self._searched.get(place, (-SEARCH_EVERY_S, ""))
         if time.monotonic() - when >= SEARCH_EVERY_S:
             try:
-                outcome = find_adapter(place)
+                adapter = find_adapter(place)
             except FourshotError as error:
-                outcome = str(error)
-            self._searched[place] = (time.monotonic(), outcome)
-        if isinstance(outcome, str):
-            raise AdapterError(outcome)
-        return outcome
+                adapter = str(error)
+            self._searched[place] = (time.monotonic(), adapter)
+        if isinstance(adapter, str):
+            raise AdapterError(adapter)
+        return adapter
 
 
 def read_in_context(file: Path) -> InContext:
     """Raises AdapterError, with the reason, for a file that cannot be answered from."""
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=InContext)
+        entry = msgspec.json.decode(file.read_bytes(), type=InContext)
     except (OSError, msgspec.DecodeError) as error:
         raise AdapterError(f"it cannot be read: {error}") from error
-    if found.prompt_version != PROMPT_VERSION:
-        raise AdapterError(f"it is for prompts of version {found.prompt_version}; this one is {PROMPT_VERSION}")
-    if not found.shots or {shot.label for shot in found.shots} - set(found.task.label_names):
+    if entry.prompt_version != PROMPT_VERSION:
+        raise AdapterError(f"it is for prompts of version {entry.prompt_version}; this one is {PROMPT_VERSION}")
+    if not entry.shots or {shot.label for shot in entry.shots} - set(entry.task.label_names):
         raise AdapterError("it has no examples, or examples of labels that its task does not have")
-    check_task_name(found.task.name)
-    return found
+    check_task_name(entry.task.name)
+    return entry
 
 
 def write_in_context(root: Path, entry: InContext) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fourshot.engine.labels import LabelTokens, Question
+from fourshot.serving.answers import RefusalError
 from fourshot.serving.app.dispatcher import BASE, Dispatcher
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 
 MAX_LABEL_IDS = 128  # vLLM's bound on `logprob_token_ids`
 BEGINNING_TOKENS, MOST_BEGINNINGS = 32, 4096  # one block of the cache; beginnings that are remembered
-
-
-class EngineDownError(Exception):
-    """The engine's process has ended; nothing that was asked of it will be answered."""
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +56,7 @@ class Scorer:
     ) -> Scored:
         """Score one prompt, token ids, for every label. Cancelling it takes what waits out of the queue.
 
-        ``after_tokens`` of the same request come first. Raises EngineDownError where there will be no answer.
+        ``after_tokens`` of the same request come first. Raises RefusalError where there will be no answer.
         """
         from vllm import SamplingParams
 
@@ -82,10 +79,10 @@ class Scorer:
         prompt_tokens = cached_tokens = 0
         began, ended = float("inf"), arrived
         for question, output, turn, done in answers:
-            said = output.outputs[0].logprobs[0]
+            logprobs = output.outputs[0].logprobs[0]
             for token, columns in zip(question.tokens, question.columns, strict=True):
                 for column in columns:
-                    scores[column] += said[token].logprob
+                    scores[column] += logprobs[token].logprob
             prompt_tokens += len(output.prompt_token_ids)
             cached_tokens += output.num_cached_tokens or 0
             began, ended = min(began, _began(output, turn, done)), max(ended, done)
@@ -114,15 +111,20 @@ class Scorer:
                 last = output
         except Exception as error:
             if self._engine.errored:
-                raise EngineDownError from error
+                raise _engine_down() from error
             raise
         else:
             if last is None or last.outputs[0].finish_reason == "abort":  # it is being stopped
-                raise EngineDownError
+                raise _engine_down()
         finally:
             self._dispatcher.done(work_tokens)
         self._cached.saw(adapter, ids, last.num_cached_tokens or 0)
         return question, last, turn, time.monotonic()
+
+
+def _engine_down() -> RefusalError:
+    """The engine's process has ended; nothing that was asked of it will be answered."""
+    return RefusalError(503, "engine_down", "The engine has stopped; it is being started again.", 5.0)
 
 
 def _began(output: Any, turn: float, done: float) -> float:

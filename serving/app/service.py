@@ -12,24 +12,17 @@ import msgspec
 from fourshot.engine.calibration import Calibration, apply
 from fourshot.engine.errors import InputError
 from fourshot.engine.tokens import check_lengths, encode_prompts
+from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import Classified, ClassifyRequest, ClassifyResponse, Method, TaskList, Usage
-from fourshot.serving.app.adapter_sync import Keeper, Version
-from fourshot.serving.app.dispatcher import Dispatcher, OverloadedError
+from fourshot.serving.app.adapter_sync import AdapterSync, Version
+from fourshot.serving.app.dispatcher import Dispatcher
 from fourshot.serving.app.metrics import Metrics
-from fourshot.serving.app.scorer import EngineDownError, Scored, Scorer
+from fourshot.serving.app.scorer import Scored, Scorer
 from fourshot.serving.settings import Limits
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
-
-
-class RefusalError(Exception):
-    """A request that is not answered: ``code`` is HTTP's, ``kind`` a word for machines, the message for people."""
-
-    def __init__(self, code: int, kind: str, message: str, retry_after_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.code, self.kind, self.retry_after_s = code, kind, retry_after_s
 
 
 class Service:
@@ -39,7 +32,7 @@ class Service:
         self,
         *,
         base_name: str,
-        keeper: Keeper,
+        adapters: AdapterSync,
         scorer: Scorer,
         dispatcher: Dispatcher,
         tokenizer: "PreTrainedTokenizerBase",
@@ -47,7 +40,7 @@ class Service:
         metrics: Metrics,
         max_model_len: int,
     ) -> None:
-        self.keeper, self.metrics = keeper, metrics
+        self.adapters, self.metrics = adapters, metrics
         self._base_name, self._scorer, self._dispatcher, self._tokenizer = base_name, scorer, dispatcher, tokenizer
         self._limits, self._max_model_len = limits, max_model_len
         self._requests: Counter[str] = Counter()
@@ -58,30 +51,30 @@ class Service:
         """Take no more requests, and wait until those that were taken are answered, for ``seconds`` at most."""
         self._stopping = True
         end = time.monotonic() + seconds
-        while (self._in_flight.total() or self.keeper.num_in_engine) and time.monotonic() < end:
+        while (self._in_flight.total() or self.adapters.num_in_engine) and time.monotonic() < end:
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.1)  # for the last answers to leave
 
     def tasks(self, everything: bool) -> TaskList:
         """What is served, with what is refused where ``everything``."""
         served = [
-            msgspec.structs.replace(one, requests=self._requests[one.task], in_flight=self._in_flight[one.task])
-            for one in self.keeper.tasks()
+            msgspec.structs.replace(info, requests=self._requests[info.task], in_flight=self._in_flight[info.task])
+            for info in self.adapters.tasks()
         ]
-        refused = self.keeper.refused() if everything else []
+        refused = self.adapters.refused() if everything else []
         return TaskList(base_model=self._base_name, tasks=served, refused=refused)
 
     async def classify(self, task: str, body: bytes) -> ClassifyResponse:
         """Answer one request. Raises `RefusalError`."""
         arrived = time.monotonic()
         code, method = 500, "adapter"
-        version = self.keeper.current.get(task)
+        version = self.adapters.current.get(task)
         try:
             if self._stopping:
                 raise RefusalError(503, "stopping", "The service is being stopped.", 5.0)
             request = read_request(body, self._limits)
             if version is None:
-                known = ", ".join(sorted(self.keeper.current)) or "none yet"
+                known = ", ".join(sorted(self.adapters.current)) or "none yet"
                 raise RefusalError(404, "unknown_task", f"There is no task {task!r} here. Tasks are: {known}.")
             method = request.method or version.methods[0]
             answer = await asyncio.wait_for(self._answer(version, request, method, arrived), self._limits.timeout_s)
@@ -90,9 +83,6 @@ class Service:
         except RefusalError as refusal:
             code = refusal.code
             raise
-        except EngineDownError:
-            code = 503
-            raise RefusalError(503, "engine_down", "The engine has stopped; it is being started again.", 5.0) from None
         except TimeoutError:
             code = 504
             raise RefusalError(
@@ -117,9 +107,9 @@ class Service:
             )
         try:
             self._dispatcher.check()
-        except OverloadedError as full:
+        except RefusalError:
             self.metrics.rejected.labels("queue").inc()
-            raise RefusalError(429, "overloaded", f"Too busy: {full}.", full.retry_after_s) from None
+            raise
         async with self._promised(version, len(texts)):
             prompts = encode_prompts(self._tokenizer, [version.prompt(text, shots) for text in texts])
             try:
@@ -129,24 +119,24 @@ class Service:
             lora = version.lora if method == "adapter" else None
             calibration = version.calibration
             if method == "icl":
-                calibration = await self.keeper.icl_calibration(version)
+                calibration = await self.adapters.icl_calibration(version)
             scored = await self._scorer.score_all(prompts, version.labels, lora)
-        return self._told(version, method, scored, calibration, arrived)
+        return self._response(version, method, scored, calibration, arrived)
 
-    def _told(
+    def _response(
         self, version: Version, method: Method, scored: list[Scored], calibration: Calibration, arrived: float
     ) -> ClassifyResponse:
         import numpy as np
 
         task, names = version.task.name, version.task.label_names
-        probabilities = np.exp(apply(calibration, np.array([one.logprobs for one in scored])))
-        results = [_classified(names, row, one) for row, one in zip(probabilities, scored, strict=True)]
+        probabilities = np.exp(apply(calibration, np.array([text.logprobs for text in scored])))
+        results = [_classified(names, row, text) for row, text in zip(probabilities, scored, strict=True)]
         for result in results:
             self.metrics.labels.labels(task, method, result.label).inc()
             self.metrics.queue.labels(task, method).observe(result.queue_ms / 1000)
-        prompt_tokens = sum(one.prompt_tokens for one in scored)
-        cached_tokens = sum(one.cached_tokens for one in scored)
-        said = sum(one.completion_tokens for one in scored)
+        prompt_tokens = sum(text.prompt_tokens for text in scored)
+        cached_tokens = sum(text.cached_tokens for text in scored)
+        completion_tokens = sum(text.completion_tokens for text in scored)
         self.metrics.prompt_tokens.labels(task, method).inc(prompt_tokens)
         self.metrics.cached_tokens.labels(task, method).inc(cached_tokens)
         return ClassifyResponse(
@@ -157,8 +147,8 @@ class Service:
             usage=Usage(
                 prompt_tokens=prompt_tokens,
                 cached_tokens=cached_tokens,
-                completion_tokens=said,
-                total_tokens=prompt_tokens + said,
+                completion_tokens=completion_tokens,
+                total_tokens=prompt_tokens + completion_tokens,
             ),
             total_ms=round(1000 * (time.monotonic() - arrived), 3),
         )

@@ -13,7 +13,7 @@ import msgspec
 from fourshot.engine.adapters import slot_rank
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import ResolvedModel
-from fourshot.serving.app.registry import Look
+from fourshot.serving.app.registry import FolderContents
 from fourshot.serving.settings import ServeSettings
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -56,34 +56,35 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
-def fit(settings: ServeSettings, base: ResolvedModel, look: Look, free: int | None = None) -> Fit:
+def fit(settings: ServeSettings, base: ResolvedModel, contents: FolderContents, free: int | None = None) -> Fit:
     """Fill in what ``settings`` leave to be computed. Raises InputError where it cannot fit, with what would."""
     config = json.loads((Path(base.path) / "config.json").read_text(encoding="utf-8"))
     free = free_bytes() if free is None else free
     base_bytes = sum(file.stat().st_size for file in Path(base.path).glob("*.safetensors"))
-    ranks = [slot_rank(one.card.training.rank) for one in look.found]
+    ranks = [slot_rank(adapter.card.training.r) for adapter in contents.adapters]
     rank = settings.max_lora_rank or max(ranks, default=8)
-    adapter = adapter_bytes(config, rank)
-    tasks = len(look.tasks)
+    each_bytes = adapter_bytes(config, rank)
+    tasks = len(contents.tasks)
     slots = settings.max_loras or min(max(tasks, 1) + SPARE_SLOTS, MOST_SLOTS)
-    room = free - base_bytes - PROCESS_BYTES - slots * adapter
+    room = free - base_bytes - PROCESS_BYTES - slots * each_bytes
     kv = settings.kv_cache_bytes or _kv_bytes(config, settings.max_model_len, int(room * SHARE_FOR_KV))
     room -= kv
-    in_memory = settings.max_cpu_loras or max(slots, min(tasks + SPARE_ADAPTERS, room // adapter))
-    needed = base_bytes + PROCESS_BYTES + (slots + in_memory) * adapter + kv
+    in_memory = settings.max_cpu_loras or max(slots, min(tasks + SPARE_ADAPTERS, room // each_bytes))
+    needed = base_bytes + PROCESS_BYTES + (slots + in_memory) * each_bytes + kv
     if needed > free:
         raise InputError(
             f"This does not fit: {needed / GIB:.1f} GiB are needed, {free / GIB:.1f} GiB are free. Of these the base "
             f"takes {base_bytes / GIB:.1f}, the KV cache {kv / GIB:.1f}, {slots} slots and {in_memory} adapters in "
-            f"memory {(slots + in_memory) * adapter / GIB:.1f}. Lower --kv-cache-mib, --max-loras or --max-cpu-loras."
+            f"memory {(slots + in_memory) * each_bytes / GIB:.1f}. "
+            "Lower --kv-cache-mib, --max-loras or --max-cpu-loras."
         )
     return Fit(
         max_loras=slots,
         max_cpu_loras=in_memory,
         max_lora_rank=rank,
         kv_cache_bytes=kv,
-        adapters=len(look.found),
-        adapter_bytes=adapter,
+        adapters=len(contents.adapters),
+        adapter_bytes=each_bytes,
         base_bytes=base_bytes,
         free_bytes=free,
         needed_bytes=needed,

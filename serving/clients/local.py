@@ -16,8 +16,9 @@ from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import broken_shards, resolve_model
 from fourshot.engine.opening import open_engine
-from fourshot.pipeline.runs.card import CARD_FILE, LINK, load_card
+from fourshot.pipeline.runs.card import load_card
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
+from fourshot.serving.adapter_lookup import find_adapter
 
 FEW_TEXTS = 128  # up to this many the reference engine is done before vLLM is ready (docs/cli.md has the times)
 EngineKind = Literal["vllm", "transformers"]
@@ -59,7 +60,7 @@ class LocalClassifier:
             )
         self._adapter = Adapter(name=self.card.name, path=str(folder.resolve()))
         self._engine = open_engine(
-            EngineSettings(model=base.path, kind=kind, max_loras=1, max_lora_rank=slot_rank(self.card.training.rank))
+            EngineSettings(model=base.path, kind=kind, max_loras=1, max_lora_rank=slot_rank(self.card.training.r))
         )
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
@@ -103,34 +104,3 @@ def engine_for(num_texts: int) -> EngineKind:
     Both give the same labels but where two are about equally likely: they round differently.
     """
     return "transformers" if num_texts <= FEW_TEXTS else "vllm"
-
-
-def find_adapter(folder: str | Path) -> Path:
-    """The adapter folder that ``folder`` is, or the one adapter in a run folder that saw synthetic texts.
-
-    A task's folder of `fourshot train --tasks` links to its adapter.
-    Raises `InputError` where there is none, or where several might be meant.
-    """
-    folder = Path(folder)
-    if (folder / CARD_FILE).is_file():
-        return folder
-    if (folder / LINK / CARD_FILE).is_file():
-        return (folder / LINK).resolve()
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}. Give an adapter's folder, or that of a finished run.")
-    cards = {file.parent: load_card(file.parent) for file in sorted(folder.rglob(CARD_FILE))}
-    if not cards:
-        raise InputError(
-            f"{folder} holds no adapter with a {CARD_FILE}. Give an adapter's folder, or that of a finished run; the "
-            "command that made a run finishes it where it was stopped."
-        )
-    # A run also trains on the shots alone, to compare with.
-    likely = [path for path, card in cards.items() if card.synthetic_examples] or list(cards)
-    if len(likely) == 1:
-        return likely[0]
-    listed = "\n".join(
-        f"  {path} ({card.real_examples} real and {card.synthetic_examples} synthetic texts, "
-        f"training seed {card.training.seed})"
-        for path, card in cards.items()
-    )
-    raise InputError(f"{folder} holds {len(cards)} adapters. Name one of them:\n{listed}")

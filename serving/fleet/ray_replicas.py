@@ -38,17 +38,17 @@ class RayReplicas:
 
     def addresses(self) -> list[str]:
         """Of every replica, "" where it is not up just now. Raises FourshotError where none could be placed at all."""
-        found = []
+        addresses = []
         for actor in self._actors:
             try:
-                found.append(str(self._ray.get(actor.address.remote(), timeout=WAIT_S)))
+                addresses.append(str(self._ray.get(actor.address.remote(), timeout=WAIT_S)))
             except (self._ray.exceptions.RayError, TimeoutError):
-                found.append("")
-        if not any(found):
+                addresses.append("")
+        if not any(addresses):
             raise FourshotError(
                 f"the cluster has no room for a replica within {WAIT_S:.0f} s. `ray status` shows what it has."
             )
-        return found
+        return addresses
 
     def close(self) -> None:
         """End all of them."""
@@ -64,8 +64,7 @@ class _Actor:
     def __init__(self, settings: ServeSettings, keys: str, threads: int) -> None:
         import ray
 
-        from fourshot.serving.fleet.replicas import replica_settings
-        from fourshot.serving.fleet.supervisor import Supervisor, listen
+        from fourshot.serving.fleet.supervisor import Supervisor, listen, replica_settings
 
         folder = Path(tempfile.mkdtemp(prefix="fourshot-replica-"))
         file = folder / "keys.toml"

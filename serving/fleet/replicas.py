@@ -9,12 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
-
 from fourshot.engine.threads import available_cores
 from fourshot.serving.app.keys import Keys, add_key
 from fourshot.serving.fleet.router import Replica, Router
-from fourshot.serving.fleet.supervisor import Say, Supervisor, listen
+from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
 
 
@@ -40,7 +38,7 @@ async def serve_replicas(
             try:
                 while not ready.is_set() and not serving.done():
                     await asyncio.sleep(0.1)
-                    if any(one.well for one in replicas):
+                    if any(replica.well for replica in replicas):
                         ready.set()
                 await serving
             finally:
@@ -133,9 +131,3 @@ async def over_ray(
     finally:
         following.cancel()
         await asyncio.to_thread(started.close)
-
-
-def replica_settings(settings: ServeSettings, host: str, listening: socket.socket, keys: Path) -> ServeSettings:
-    """Of one replica: what it is asked by is the router alone."""
-    port = listening.getsockname()[1]
-    return msgspec.structs.replace(settings, host=host, port=port, keys=str(keys))

@@ -10,16 +10,19 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
 import msgspec
+from prometheus_client import Metric, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
-from fourshot.serving.api import ErrorAnswer, Fault, TaskList
+from fourshot.serving.answers import RefusalError, send_answer, send_refusal
+from fourshot.serving.api import TaskList
 from fourshot.serving.app.guard import ACCESS
+from fourshot.serving.app.keys import Key
 from fourshot.serving.settings import Limits
 
 logger = logging.getLogger("fourshot.serving")
@@ -28,8 +31,8 @@ LOOK_EVERY_S = 0.5
 BOUND = 1.25  # of the mean load, above which a task's own replica is passed over
 SPARE = 8  # requests more than that, so that few requests do not move at all
 AGAIN = (502, 503)  # what a replica that is going down or coming up answers
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"te", b"upgrade", b"host", b"authorization"}
-SAMPLE = re.compile(rb"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{)?", re.MULTILINE)
 
 
 class Replica:
@@ -82,13 +85,13 @@ class Router:
 
     def order(self, path: str) -> list[Replica]:
         """Where to try a request, the best first."""
-        well = [one for one in self.replicas if one.well]
+        well = [replica for replica in self.replicas if replica.well]
         if not path.startswith(CLASSIFY):
-            return sorted(well, key=lambda one: one.in_flight)
+            return sorted(well, key=lambda replica: replica.in_flight)
         task = path.removeprefix(CLASSIFY)
-        ranked = sorted(well, key=lambda one: _affinity(task, one.number), reverse=True)
-        most = BOUND * sum(one.in_flight for one in well) / max(1, len(well)) + SPARE
-        return sorted(ranked, key=lambda one: one.in_flight > most)  # a stable sort: the busy ones go last
+        ranked = sorted(well, key=lambda replica: _affinity(task, replica.number), reverse=True)
+        most = BOUND * sum(replica.in_flight for replica in well) / max(1, len(well)) + SPARE
+        return sorted(ranked, key=lambda replica: replica.in_flight > most)  # a stable sort: the busy ones go last
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -99,15 +102,18 @@ class Router:
             return
         path = scope["path"]
         if path == "/health":
-            state = "well" if any(one.well for one in self.replicas) else "starting"
-            await _answer(send, 200 if state == "well" else 503, msgspec.json.encode({"status": state}))
+            state = "well" if any(replica.well for replica in self.replicas) else "starting"
+            await send_answer(send, 200 if state == "well" else 503, msgspec.json.encode({"status": state}))
             return
-        access = scope.get(ACCESS)
-        if access is not None and path.startswith(CLASSIFY) and not access.may_ask(path.removeprefix(CLASSIFY)):
-            await _refuse(send, 403, "forbidden", f"This key may not ask {path.removeprefix(CLASSIFY)!r}.")
-            return
+        key: Key | None = scope.get(ACCESS)
+        if key is not None and path.startswith(CLASSIFY):
+            try:
+                key.require(path.removeprefix(CLASSIFY))
+            except RefusalError as refusal:
+                await send_refusal(send, refusal)
+                return
         if path == "/metrics":
-            await _answer(send, 200, await self._metrics(), b"text/plain; version=0.0.4; charset=utf-8")
+            await send_answer(send, 200, await self._metrics(), content_type=METRICS_TYPE)
             return
         body = (await receive()).get("body", b"")
         await self._forward(scope, body, send)
@@ -117,9 +123,9 @@ class Router:
         deadline = time.monotonic() + self._limits.timeout_s
         tried: set[int] = set()
         while time.monotonic() < deadline:
-            replica = next((one for one in self.order(scope["path"]) if one.number not in tried), None)
+            replica = next((home for home in self.order(scope["path"]) if home.number not in tried), None)
             if replica is None:
-                if not tried and not any(one.well for one in self.replicas):
+                if not tried and not any(replica.well for replica in self.replicas):
                     break
                 tried.clear()
                 await asyncio.sleep(LOOK_EVERY_S / 2)
@@ -127,7 +133,7 @@ class Router:
             tried.add(replica.number)
             if await self._ask(replica, scope, body, send):
                 return
-        await _refuse(send, 503, "no_replica", "No replica is up just now.", retry_after_s=5)
+        await send_refusal(send, RefusalError(503, "no_replica", "No replica is up just now.", 5.0))
 
     async def _ask(self, replica: Replica, scope: dict[str, Any], body: bytes, send: Any) -> bool:
         """Whether ``replica`` answered; where not, nothing was sent to the client."""
@@ -151,8 +157,10 @@ class Router:
             ) as answer:
                 if answer.status in AGAIN and answer.headers.get("Retry-After"):
                     return False
-                if scope["path"] == "/v1/tasks" and scope.get(ACCESS) is not None and scope[ACCESS].tasks:
-                    await _answer(send, answer.status, _only(await answer.read(), scope[ACCESS]))
+                key: Key | None = scope.get(ACCESS)
+                if scope["path"] == "/v1/tasks" and key is not None and key.tasks:
+                    listed = msgspec.json.decode(await answer.read(), type=TaskList)
+                    await send_answer(send, answer.status, msgspec.json.encode(key.visible(listed)))
                     return True
                 given = [
                     (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()
@@ -180,43 +188,38 @@ class Router:
     async def _metrics(self) -> bytes:
         """The metrics of all replicas, each sample with the number of its replica."""
         assert self._session is not None
-        pages: list[bytes] = []
+        pages: dict[int, str] = {}
         for replica in self.replicas:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
                 headers = {"Authorization": f"Bearer {self._key}"}
-                async with self._session.get(f"{replica.address}/metrics", headers=headers) as answer:
-                    pages.append(labelled(await answer.read(), replica.number, comments=not pages))
-        return b"".join(pages)
+                address = f"{replica.address}/metrics"
+                async with self._session.get(address, headers=headers, raise_for_status=True) as answer:
+                    pages[replica.number] = await answer.text()
+        return await asyncio.to_thread(merged, pages)
 
 
-def labelled(page: bytes, replica: int, *, comments: bool) -> bytes:
-    """A page of metrics with ``replica`` as a label of every sample; without its comments where they stand already."""
-    lines = []
-    for line in page.splitlines():
-        if line.startswith(b"#") or not line:
-            lines += [line] if comments else []
-            continue
-        name = SAMPLE.match(line)
-        assert name is not None, line
-        label = b'{replica="%d"' % replica
-        rest = line[name.end() :]
-        if not name[2]:
-            rest = b"}" + rest
-        elif not rest.startswith(b"}"):
-            rest = b"," + rest
-        lines.append(name[1] + label + rest)
-    return b"\n".join(lines) + b"\n"
+def merged(pages: Mapping[int, str]) -> bytes:
+    """Metrics pages of replicas, by their numbers, as one: each sample has its replica as a label.
+
+    Samples of one metric stand together, as the format asks.
+    Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (grouping and sorting).
+    """
+    families: dict[str, Metric] = {}
+    for replica, page in pages.items():
+        for family in text_string_to_metric_families(page):
+            samples = [sample._replace(labels={"replica": str(replica), **sample.labels}) for sample in family.samples]
+            family.samples = [*families[family.name].samples, *samples] if family.name in families else samples
+            families[family.name] = family
+
+    class Pages:
+        def collect(self) -> Iterable[Metric]:
+            return families.values()
+
+    return generate_latest(Pages())
 
 
 def _affinity(task: str, replica: int) -> bytes:
     return hashlib.sha256(f"{task}\n{replica}".encode()).digest()
-
-
-def _only(body: bytes, access: Any) -> bytes:
-    told = msgspec.json.decode(body, type=TaskList)
-    return msgspec.json.encode(
-        msgspec.structs.replace(told, tasks=[one for one in told.tasks if access.may_ask(one.task)], refused=[])
-    )
 
 
 async def _parts(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -230,17 +233,3 @@ async def _lifespan(receive: Any, send: Any) -> None:
         await send({"type": f"{kind}.complete"})
         if kind == "lifespan.shutdown":
             return
-
-
-async def _refuse(send: Any, code: int, kind: str, message: str, retry_after_s: int = 0) -> None:
-    body = msgspec.json.encode(ErrorAnswer(error=Fault(message=message, type=kind, code=code)))
-    more = [(b"retry-after", str(retry_after_s).encode())] if retry_after_s else []
-    await _answer(send, code, body, more=more)
-
-
-async def _answer(
-    send: Any, code: int, body: bytes, kind: bytes = b"application/json", more: Sequence[tuple[bytes, bytes]] = ()
-) -> None:
-    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *more]
-    await send({"type": "http.response.start", "status": code, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.serving.api import ErrorAnswer, Fault
+from fourshot.serving.answers import JSON, RefusalError
 from fourshot.serving.app.server import READY, environment
 from fourshot.serving.settings import ServeSettings, to_json
 
@@ -49,6 +49,12 @@ def listen(host: str, port: int) -> socket.socket:
     listening.listen(socket.SOMAXCONN)
     listening.set_inheritable(True)
     return listening
+
+
+def replica_settings(settings: ServeSettings, host: str, listening: socket.socket, keys: Path) -> ServeSettings:
+    """Of one replica: what it is asked by is the router alone."""
+    port = listening.getsockname()[1]
+    return msgspec.structs.replace(settings, host=host, port=port, keys=str(keys))
 
 
 def sweep() -> None:
@@ -186,15 +192,13 @@ class Supervisor:
 
     async def _not_now(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         state = "restarting" if self.restarts else "starting"
-        fault = Fault(message=f"The server is {state}.", type=state, code=503)
-        body = msgspec.json.encode(ErrorAnswer(error=fault))
-        head = (
-            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
+        refusal = RefusalError(503, state, f"The server is {state}.", 5.0)
+        body = refusal.body
+        headers = {"Content-Type": JSON, "Content-Length": len(body), "Connection": "close", **refusal.headers}
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-            writer.write(head.encode() + body)
+            writer.write(f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body)
             writer.write_eof()
             await asyncio.wait_for(reader.read(), 1)  # what else it sends: hanging up on it would take the answer along
         writer.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.bench.all import SUITES, command
+from fourshot.bench.suites.all import SUITES, command
 from fourshot.cli.pipeline_parsers import BENCH_SUITES
 
 
@@ -15,10 +15,10 @@ def test_every_suite_understands_what_it_is_asked(suite: str, monkeypatch: pytes
     given = command(suite, Path("/nowhere"), Path("/nowhere/out"), None)
     monkeypatch.setattr("sys.argv", [suite, *given[given.index(suite) + 1 :], "--help"])
     with pytest.raises(SystemExit) as end:
-        import_module(f"fourshot.bench.{suite}").main()
+        import_module(f"fourshot.bench.suites.{suite}").main()
     assert end.value.code == 0
 
 
 @pytest.mark.parametrize("suite", BENCH_SUITES)
 def test_every_suite_that_is_offered_is_there(suite: str) -> None:
-    assert callable(import_module(f"fourshot.bench.{suite.replace('-', '_')}").main)
+    assert callable(import_module(f"fourshot.bench.suites.{suite.replace('-', '_')}").main)

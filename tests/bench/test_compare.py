@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fourshot.bench.compare import compare, table
+from fourshot.bench.suites.compare import compare, table
 from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
 

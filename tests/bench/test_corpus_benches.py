@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fourshot.bench import corpus_overhead, neardup
+from fourshot.bench.suites import corpus_overhead, neardup
 
 
 def test_near_duplicates_are_found_among_texts_that_are_alike_by_chance() -> None:

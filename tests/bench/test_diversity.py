@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fourshot.bench.diversity import REAL, WAYS, gains, table
-from fourshot.bench.diversity_measures import coverage, self_bleu
-from fourshot.bench.suite import read_result
-from fourshot.bench.tables import RESULTS, fill
+from fourshot.bench.core.suite import read_result
+from fourshot.bench.suites.diversity import REAL, WAYS, gains, table
+from fourshot.bench.suites.diversity.measures import coverage, self_bleu
+from fourshot.bench.suites.tables import RESULTS, fill
 
 
 def unit(*angles: float) -> np.ndarray:

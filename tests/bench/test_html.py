@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 from markupsafe import Markup
 
-from fourshot.bench.html import Code, Folded, Part, Section, Table, link, provenance, targets, write_page
-from fourshot.bench.plots import Bars, Curve, bar_plot, line_plot
+from fourshot.bench.core.page import Code, Folded, Part, Section, Table, link, provenance, targets, write_page
+from fourshot.bench.core.plots import Bars, Curve, bar_plot, line_plot
 
 EVIL = '<script>alert("1")</script>&'
 RESULT = {

@@ -9,14 +9,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.breakeven import rows as breakeven_rows
-from fourshot.bench.driver import Answered, CellOrder, CellResult, run_cell
-from fourshot.bench.latency import Base, engine_orders
-from fourshot.bench.latency_plan import SATURATED, Cell, LatencySettings, http_cells, in_process_cells, open_cells
-from fourshot.bench.latency_report import console_table, write_report
-from fourshot.bench.latency_summary import summarise
-from fourshot.bench.model_shape import SHAPES
-from fourshot.bench.workload import WAYS, Material, Request, material
+from fourshot.bench.core.driver import Answered, CellOrder, CellResult, run_cell
+from fourshot.bench.core.model_shape import SHAPES
+from fourshot.bench.core.workload import WAYS, Material, Request, material
+from fourshot.bench.suites.breakeven import rows as breakeven_rows
+from fourshot.bench.suites.latency import Base, engine_orders
+from fourshot.bench.suites.latency.plan import (
+    SATURATED,
+    Cell,
+    LatencySettings,
+    http_cells,
+    in_process_cells,
+    open_cells,
+)
+from fourshot.bench.suites.latency.report import console_table, write_report
+from fourshot.bench.suites.latency.summary import summarise
 from fourshot.cli import main as cli
 from fourshot.engine.core import Adapter
 from fourshot.engine.errors import InputError

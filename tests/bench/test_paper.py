@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.paper import findings
-from fourshot.bench.paper.cells import Cell, Measured, cells_of, means, missing, read_comparison, shared_seeds
-from fourshot.bench.paper.measure import Asked, Result, Suite, ask
-from fourshot.bench.paper.page import read_result, write
-from fourshot.bench.paper.plan import SETTINGS, Job, jobs, load_settings
-from fourshot.bench.paper.texts import count_texts
-from fourshot.bench.paper.timing import MERGED, Timing, TimingOrder, measure
+from fourshot.bench.suites.paper import findings
+from fourshot.bench.suites.paper.cells import Cell, Measured, cells_of, means, missing, read_comparison, shared_seeds
+from fourshot.bench.suites.paper.measure import Asked, Result, Suite, ask
+from fourshot.bench.suites.paper.page import read_result, write
+from fourshot.bench.suites.paper.plan import SETTINGS, Job, jobs, load_settings
+from fourshot.bench.suites.paper.texts import count_texts
+from fourshot.bench.suites.paper.timing import MERGED, Timing, TimingOrder, measure
 from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model

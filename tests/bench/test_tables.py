@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.bench import tables
+from fourshot.bench.suites import tables
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.report.data import method_row
 from fourshot.pipeline.runs.compare import Comparison, SeedResult
@@ -174,6 +174,6 @@ def test_a_document_without_markers_is_left_alone(document: str) -> None:
 
 
 def test_the_readme_has_a_place_for_both() -> None:
-    readme = (Path(tables.__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (Path(tables.__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
     filled = tables.fill(readme, {"number": "THE NUMBER", "results": "THE TABLE"})
     assert filled.index("THE NUMBER") < filled.index("make demo") < filled.index("THE TABLE")

@@ -6,22 +6,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.machine import Machine
-from fourshot.bench.model_shape import SHAPES
-from fourshot.bench.process import MeasuringProcess
-from fourshot.bench.throughput_measure import BATCHES, CEILINGS, ThroughputSettings, draws_of, thinned
-from fourshot.bench.throughput_orders import Drawn, Draws, Ready, Said, WayOrder
-from fourshot.bench.throughput_others import transformers_batches
-from fourshot.bench.throughput_report import limit, passing, summarise, table
-from fourshot.bench.throughput_ways import corpus, ours
-from fourshot.bench.workload import Material
+from fourshot.bench.core.machine import Machine
+from fourshot.bench.core.model_shape import SHAPES
+from fourshot.bench.core.processes import MeasuringProcess
+from fourshot.bench.core.workload import Material
+from fourshot.bench.suites.throughput.measure import BATCHES, CEILINGS, ThroughputSettings, draws_of, thinned
+from fourshot.bench.suites.throughput.orders import Drawn, Draws, Ready, Said, WayOrder
+from fourshot.bench.suites.throughput.others import transformers_batches
+from fourshot.bench.suites.throughput.report import limit, passing, summarise, table
+from fourshot.bench.suites.throughput.ways import corpus, ours
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
-
-STAND_IN = "fourshot.bench.stand_in:open_stand_in"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,7 @@ def test_all_ways_get_what_a_round_asks_an_engine_for(stuff: Material, model: st
     assert draws.labels == tuple(label for label in stuff.task.label_names for _ in range(3))
     assert draws.sampling.stop == ("\n",) and draws.sampling.max_tokens >= 32
     tokens = encode_prompts(load_tokenizer(model), draws.prompts)
-    found = ours(WayOrder(way="ours", engine=EngineSettings(model=model), opener=STAND_IN))(draws)
+    found = ours(WayOrder(way="ours", engine=EngineSettings(model="fake")))(draws)
     assert found.prompt_tokens == sum(len(prompt) // 4 for prompt in draws.prompts)  # as the stand-in counts them
     assert [one.label for one in found.texts] == list(draws.labels)
     assert len({tuple(ids) for ids in tokens}) > len(stuff.task.labels)  # the orders of the shots differ
@@ -71,7 +69,7 @@ def test_a_corpus_is_counted_by_what_lies_on_the_disk(stuff: Material, model: st
     draws = msgspec.structs.replace(
         draws_of(stuff, model, per_class=1, round_number=0), settings=few, folder=str(tmp_path / "corpus")
     )
-    found = corpus(WayOrder(way="corpus", engine=EngineSettings(model=model), opener=STAND_IN))(draws)
+    found = corpus(WayOrder(way="corpus", engine=EngineSettings(model="fake")))(draws)
     lines = [line for file in (tmp_path / "corpus").glob("data/*/*") for line in file.read_text().splitlines()]
     assert found.kept == len(lines) == 40 * len(stuff.task.labels)
     assert found.drawn > found.kept and found.output_tokens == 12 * found.drawn
@@ -82,8 +80,8 @@ def test_a_process_answers_and_its_end_is_told_with_what_it_printed(
     stuff: Material, model: str, tmp_path: Path
 ) -> None:
     draws = draws_of(stuff, model, per_class=1, round_number=0)
-    order = WayOrder(way="ours", engine=EngineSettings(model=model), opener=STAND_IN)
-    process = MeasuringProcess("fourshot.bench.throughput_ways", order, tmp_path / "log")
+    order = WayOrder(way="ours", engine=EngineSettings(model="fake"))
+    process = MeasuringProcess("fourshot.bench.suites.throughput.ways", order, tmp_path / "log")
     try:
         process.answer(Ready)
         assert len(process.ask(draws, Drawn).texts) == len(draws.prompts)

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fourshot.bench import tables, wordings
+from fourshot.bench.suites import tables, wordings
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.report.data import method_row
 from fourshot.pipeline.runs.run_folder import RunFolder
@@ -50,7 +50,7 @@ def test_a_method_that_was_not_measured_is_named(folder: Path, capsys: pytest.Ca
 
 
 def test_the_documentation_has_its_place(folder: Path) -> None:
-    page = Path(wordings.__file__).resolve().parent.parent / "docs" / "training.md"
+    page = Path(wordings.__file__).resolve().parents[2] / "docs" / "training.md"
     written = folder / "training.md"
     written.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
     assert wordings.main(["--results", str(folder), "--write", str(written)]) == 0

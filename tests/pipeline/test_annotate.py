@@ -9,7 +9,7 @@ from fourshot.engine import calibration as calibrations
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.annotate import DOUBT, Committee, Reader, judge
-from fourshot.pipeline.synthesis.prompts import Wording, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.tasks.task_file import load_task
@@ -37,7 +37,7 @@ def candidates(texts: Sequence[str] = TEXTS, label: str = TASK.label_names[0]) -
 
 
 def read_alone(engine: Engine, adapter: Adapter, wording: Wording = "task") -> np.ndarray:
-    prompts = [reading_prompt(TASK, text, wording) for text in TEXTS]
+    prompts = [reading_prompt(TASK, text, PromptFormat(wording=wording)) for text in TEXTS]
     return calibrations.normalise(engine.score(prompts, TASK.label_words, adapter))
 
 
@@ -47,7 +47,9 @@ def weighted(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
 
 
 def test_the_wordings_differ_and_the_one_that_is_served_is_among_them() -> None:
-    prompts = {wording: reading_prompt(TASK, TEXTS[0], wording) for wording in SETTINGS.annotate.wordings}
+    prompts = {
+        wording: reading_prompt(TASK, TEXTS[0], PromptFormat(wording=wording)) for wording in SETTINGS.annotate.wordings
+    }
     assert len(set(prompts.values())) == len(prompts) == 3
     assert prompts["task"].startswith(TASK.instruction) and prompts["task"].endswith("Label:")
     assert TASK.instruction not in prompts["bare"]
@@ -56,7 +58,8 @@ def test_the_wordings_differ_and_the_one_that_is_served_is_among_them() -> None:
 
 def test_a_long_text_is_cut_in_every_wording() -> None:
     for wording in SETTINGS.annotate.wordings:
-        assert reading_prompt(TASK, "word " * 50, wording, max_text_words=3).count("word") == 3
+        form = PromptFormat(wording=wording, max_text_words=3)
+        assert reading_prompt(TASK, "word " * 50, form).count("word") == 3
 
 
 def test_adapters_of_the_shots_are_averaged_each_asked_in_its_own_wording(

@@ -8,11 +8,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from fourshot.bench.stand_in import StandIn
 from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.corpus.drawing import Inbox, work
 from fourshot.pipeline.corpus.run import make_corpus
-from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.attributes import MOST_VALUES, Attributes, lengths_of, list_attributes, listed_values
@@ -34,7 +33,7 @@ SHOTS = take_shots(TASK, k=4, seed=0)
 VARIED = RunSettings(variety=VarietySettings(attributes=True))
 
 
-class Listing(StandIn):
+class Listing(FakeEngine):
     """Writes lists when it is asked for them, and finds that the last value fits every text."""
 
     prompts: list[str]
@@ -60,10 +59,6 @@ class Listing(StandIn):
 
 def listing() -> Listing:
     return Listing(EngineSettings(model=""))
-
-
-def open_listing(settings: EngineSettings) -> Listing:
-    return Listing(settings)
 
 
 def test_values_that_several_lists_have_are_taken_the_most_frequent_first() -> None:
@@ -93,7 +88,7 @@ def test_every_class_gets_its_values_and_every_shot_the_one_that_fits() -> None:
 
 
 def test_a_dimension_without_values_is_left_out() -> None:
-    found = list_attributes(StandIn(EngineSettings(model="")), TASK, SHOTS, VARIED)
+    found = list_attributes(FakeEngine(EngineSettings(model="fake")), TASK, SHOTS, VARIED)
     assert all("topic" not in one.values and "style" not in one.values for one in found.values())
 
 
@@ -118,7 +113,7 @@ def test_all_combinations_are_drawn() -> None:
 
 
 def test_a_run_lists_its_attributes_once_and_a_later_call_takes_them_over(tmp_path: Path) -> None:
-    def fill(engine: StandIn, per_class: int) -> list[Candidate]:
+    def fill(engine: FakeEngine, per_class: int) -> list[Candidate]:
         wanted = msgspec.structs.replace(
             VARIED,
             generate=GenerateSettings(per_class=per_class, draws_per_round=4),
@@ -129,7 +124,7 @@ def test_a_run_lists_its_attributes_once_and_a_later_call_takes_them_over(tmp_pa
     assert len(fill(listing(), per_class=4)) == 4 * len(TASK.labels)
     listed = RunFolder(tmp_path).read("attributes.json", dict[str, Attributes])
     assert listed == list_attributes(listing(), TASK, SHOTS, VARIED)
-    more = fill(StandIn(EngineSettings(model="")), per_class=12)  # this one would list nothing
+    more = fill(FakeEngine(EngineSettings(model="fake")), per_class=12)  # this one would list nothing
     assert len(more) == 12 * len(TASK.labels) and all("topic" in one.attributes for one in more)
 
 
@@ -153,8 +148,8 @@ def test_a_corpus_keeps_what_was_listed_and_says_so_on_its_card(tmp_path: Path) 
     wanted = msgspec.structs.replace(
         corpus, generate=generate, variety=varied, annotate=AnnotateSettings(annotator="none")
     )
-    settings = CorpusSettings(opener="tests.pipeline.test_attributes:open_listing")
-    make_corpus({"one": msgspec.structs.replace(TASK, name="one")}, None, tmp_path, wanted, settings)
+    task = msgspec.structs.replace(TASK, name="one")
+    make_corpus({"one": task}, "fake:otherwise=a refund, late parcels", tmp_path, wanted)
     listed = RunFolder(tmp_path / "tasks" / "one").read("attributes.json", dict[str, Attributes])
     assert {one.values["topic"] for one in listed.values()} == {("a refund", "late parcels")}
     card = (tmp_path / "README.md").read_text()

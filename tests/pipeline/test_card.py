@@ -17,7 +17,7 @@ CARD = AdapterCard(
     task=load_task("support_tickets"),
     model_name="a/model",
     model_revision="abc",
-    training=LoraSettings(rank=16),
+    training=LoraSettings(r=16),
     real_examples=20,
     synthetic_examples=250,
     steps=40,

@@ -6,8 +6,10 @@ import pytest
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.runs.evaluate import Answers, answer, measure
+from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
+PLAIN = PromptFormat()
 TASK = Task(
     name="mood",
     instruction="Say whether the text is good or bad.",
@@ -49,12 +51,12 @@ def test_contextual_calibration_divides_by_what_is_said_of_nothing() -> None:
 
 def test_an_empty_test_split_is_bad_input(vllm_engine: Engine) -> None:
     with pytest.raises(InputError, match="test split is empty"):
-        answer(vllm_engine, TASK, [])
+        answer(vllm_engine, TASK, [], form=PLAIN)
 
 
 def test_shots_lengthen_the_prompt_and_are_counted(vllm_engine: Engine) -> None:
-    alone = answer(vllm_engine, TASK, TEST, content_free=True)
-    shown = answer(vllm_engine, TASK, TEST, shots=TEST[:2])
+    alone = answer(vllm_engine, TASK, TEST, form=PLAIN, content_free=True)
+    shown = answer(vllm_engine, TASK, TEST, form=PLAIN, shots=TEST[:2])
     assert alone.logprobs.shape == shown.logprobs.shape == (3, 2)
     assert alone.content_free is not None and alone.content_free.shape[1] == 2
     assert shown.content_free is None
@@ -63,8 +65,9 @@ def test_shots_lengthen_the_prompt_and_are_counted(vllm_engine: Engine) -> None:
 
 
 def test_what_was_trained_without_the_instruction_is_measured_without_it(vllm_engine: Engine) -> None:
-    asked = answer(vllm_engine, TASK, TEST, wording="bare")
+    bare = PromptFormat(wording="bare")
+    asked = answer(vllm_engine, TASK, TEST, form=bare)
     prompts = [f"Text: {example.text}\nLabel:" for example in TEST]
     assert np.allclose(asked.logprobs, vllm_engine.score(prompts, TASK.label_words), atol=0.05)
-    shown = answer(vllm_engine, TASK, TEST, shots=TEST[:2], wording="bare")
-    assert shown.prompt_tokens == answer(vllm_engine, TASK, TEST, shots=TEST[:2]).prompt_tokens > asked.prompt_tokens
+    shown, plain = (answer(vllm_engine, TASK, TEST, form=form, shots=TEST[:2]) for form in (bare, PLAIN))
+    assert shown.prompt_tokens == plain.prompt_tokens > asked.prompt_tokens

@@ -4,8 +4,8 @@ from collections import Counter
 
 import msgspec
 
-from fourshot.bench.stand_in import StandIn
 from fourshot.engine.core import Engine, EngineSettings
+from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.synthesis.generate import draw_round
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings, VarietySettings
@@ -57,7 +57,7 @@ def test_of_two_tries_the_likelier_is_kept(vllm_engine: Engine) -> None:
 
 
 def test_shots_can_keep_one_order_or_be_drawn_anew() -> None:
-    engine = StandIn(EngineSettings(model=""))
+    engine = FakeEngine(EngineSettings(model="fake"))
 
     def shown(**variety: object) -> set[tuple[int, ...]]:
         wanted = msgspec.structs.replace(settings(draws_per_round=40), variety=VarietySettings(**variety))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from fourshot.pipeline.runs.card import load_card
 from fourshot.pipeline.runs.many import load_tasks
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.rounds import finished_pairs
-from fourshot.serving.clients.local import find_adapter
+from fourshot.serving.adapter_lookup import find_adapter
 from tests.pipeline.task_folders import TASK, write_task
 
 BRIEF = (

@@ -8,7 +8,7 @@ from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.training.lora.settings import LoraSettings
 
-TUNED = RunSettings(train=LoraSettings(learning_rate=1e-3, rank=16), seed=3)
+TUNED = RunSettings(train=LoraSettings(learning_rate=1e-3, r=16), seed=3)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_every_trained_method_but_the_paper_s_is_trained_with_the_run_s_settings
 def test_the_paper_s_recipe_does_not_follow_the_run_s_training_settings() -> None:
     settings = METHODS["paper"].settings(msgspec.structs.replace(TUNED, wording="bare"))
     assert settings.train == PRESETS["paper"].train
-    assert (settings.train.rank, settings.train.alpha, settings.train.dropout) == (8, 32, 0.1)
+    assert (settings.train.r, settings.train.lora_alpha, settings.train.lora_dropout) == (8, 32, 0.1)
     assert settings.train.loss == "text" and settings.wording == "task"
     assert settings.annotate.annotator == "icl" and settings.annotate.calibration == "none"
 

@@ -1,6 +1,7 @@
 """The prompts, letter for letter: adapters are trained on them, so a changed blank is another classifier."""
 
 from fourshot.pipeline.synthesis.prompts import (
+    PromptFormat,
     classification_prompt,
     generation_prompt,
     one_line,
@@ -54,7 +55,7 @@ Label:"""
 
 def test_generation_is_the_papers_figure_2() -> None:
     label = next(label for label in SST2.labels if label.name == "positive")
-    assert generation_prompt(SST2, label, [SHOTS[0], SHOTS[2]]) == GENERATION
+    assert generation_prompt(SST2, label, [SHOTS[0], SHOTS[2]], max_text_words=300) == GENERATION
 
 
 def test_classification_is_the_papers_figure_3_with_the_shots_in_the_order_given() -> None:
@@ -79,7 +80,7 @@ def test_no_prompt_ends_in_a_blank() -> None:
     for prompt in (
         classification_prompt(SST2, "x"),
         classification_prompt(SST2, ""),
-        generation_prompt(SST2, label, []),
+        generation_prompt(SST2, label, [], max_text_words=300),
     ):
         assert prompt == prompt.rstrip()
 
@@ -104,7 +105,7 @@ def test_the_model_reads_the_word_of_a_label_and_not_its_name() -> None:
     assert (
         classification_prompt(task, "alas", shots) == "Which mood?\n\nText: hurrah\nLabel: happy\n\nText: alas\nLabel:"
     )
-    assert generation_prompt(task, task.labels[0], shots) == (
+    assert generation_prompt(task, task.labels[0], shots, max_text_words=300) == (
         "Few examples of lines labelled happy are given. Generate more happy lines.\n\n"
         "Text: hurrah\nLabel: happy\n\nText:"
     )
@@ -116,11 +117,12 @@ def test_the_hash_tells_prompts_apart() -> None:
 
 def test_an_adapter_s_prompt_by_wording() -> None:
     text = " a film\nlike any other"
-    assert reading_prompt(SST2, text, "task") == ZERO_SHOT
-    assert reading_prompt(SST2, text, "bare") == "Text: a film like any other\nLabel:"
-    assert reading_prompt(SST2, text, "answer") == f"{SST2.instruction}\n\na film like any other\n\nThe answer is"
-    assert reading_prompt(SST2, text, "bare", max_text_words=2) == "Text: a film\nLabel:"
+    assert reading_prompt(SST2, text, PromptFormat(wording="task")) == ZERO_SHOT
+    assert reading_prompt(SST2, text, PromptFormat(wording="bare")) == "Text: a film like any other\nLabel:"
+    answered = reading_prompt(SST2, text, PromptFormat(wording="answer"))
+    assert answered == f"{SST2.instruction}\n\na film like any other\n\nThe answer is"
+    assert reading_prompt(SST2, text, PromptFormat(wording="bare", max_text_words=2)) == "Text: a film\nLabel:"
 
 
 def test_shots_are_never_shown_without_the_instruction() -> None:
-    assert reading_prompt(SST2, "a film like any other", "bare", SHOTS) == CLASSIFICATION
+    assert reading_prompt(SST2, "a film like any other", PromptFormat(wording="bare"), SHOTS) == CLASSIFICATION

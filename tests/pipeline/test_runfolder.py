@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.engine.core import Sampling
+from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.runs.run_folder import RunFolder, RunManifest
 from fourshot.pipeline.synthesis.settings import PRESETS, GenerateSettings, RunSettings
@@ -117,7 +117,7 @@ def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
     [
         ({"model_revision": "def"}, "model_revision: the folder has 'abc', this run has 'def'"),
         ({"settings": RunSettings(seed=1)}, "settings.seed: the folder has 0, this run has 1"),
-        ({"settings": RunSettings(sampling=Sampling(top_k=5))}, "settings.sampling.top_k"),
+        ({"settings": RunSettings(sampling=SamplingSettings(top_k=5))}, "settings.sampling.top_k"),
         ({"settings": RunSettings(generate=GenerateSettings(per_class=5))}, "settings.generate.per_class"),
         ({"settings": PRESETS["paper"]}, "settings.annotate.annotator"),
         ({"task": msgspec.structs.replace(TASK, instruction="Hot?")}, "task.instruction"),

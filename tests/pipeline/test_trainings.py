@@ -9,7 +9,7 @@ import pytest
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs.trainings import classification_examples, run_jobs, try_jobs
-from fourshot.pipeline.synthesis.prompts import classification_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
 from fourshot.training.jobs.jobs import FailedJob, TrainingJob, finished
@@ -17,6 +17,7 @@ from fourshot.training.lora.examples import TrainingResult
 from fourshot.training.lora.settings import LoraSettings
 
 TASK = load_task("support_tickets")
+PLAIN = PromptFormat()
 EXAMPLES = (
     Example(text="The parcel never came", label=TASK.label_names[0]),
     Example(text="I was charged twice", label=TASK.label_names[1]),
@@ -28,7 +29,7 @@ def job(**changes: object) -> TrainingJob:
     plain = TrainingJob(
         name="tickets",
         model_revision="abc",
-        examples=classification_examples(TASK, EXAMPLES),
+        examples=classification_examples(TASK, EXAMPLES, PLAIN),
         labels=TASK.label_words,
         settings=settings,
     )
@@ -36,7 +37,7 @@ def job(**changes: object) -> TrainingJob:
 
 
 def test_examples_are_prompted_as_they_are_served() -> None:
-    first, second = classification_examples(TASK, EXAMPLES, weight=2.0)
+    first, second = classification_examples(TASK, EXAMPLES, PLAIN, weight=2.0)
     assert first.prompt == classification_prompt(TASK, EXAMPLES[0].text)
     assert (first.target, second.target, first.weight) == (0, 1, 2.0)
 
@@ -45,10 +46,11 @@ def test_examples_are_prompted_as_they_are_served() -> None:
     "changes",
     [
         {"model_revision": "abd"},
-        {"examples": classification_examples(TASK, EXAMPLES[::-1])},
-        {"examples": classification_examples(TASK, EXAMPLES, weight=0.5)},
-        {"examples": classification_examples(TASK, EXAMPLES, wording="bare")},
-        {"settings": LoraSettings(min_steps=2, max_steps=2, seed=1)},
+        {"examples": classification_examples(TASK, EXAMPLES[::-1], PLAIN)},
+        {"examples": classification_examples(TASK, EXAMPLES, PLAIN, weight=0.5)},
+        {"examples": classification_examples(TASK, EXAMPLES, PromptFormat(wording="bare"))},
+        {"settings": LoraSettings(min_steps=2, max_steps=2, learning_rate=1e-3)},
+        {"seed": 1},
         {"labels": TASK.label_words[::-1]},
     ],
 )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.bench.random_adapters import make_adapter, task_of
 from fourshot.cli import main as cli
+from fourshot.serving.testing.adapters import make_adapter, task_of
 
 
 def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:

@@ -1,11 +1,12 @@
-"""The queue in front of the engine: who goes first, who is told to come back, and that nothing is lost."""
+"""The queue in front of the engine: who goes first, who is rejected, and that nothing is lost."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from fourshot.serving.app.dispatcher import BASE, Dispatcher, OverloadedError
+from fourshot.serving.answers import RefusalError
+from fourshot.serving.app.dispatcher import BASE, Dispatcher
 
 
 class Clock:
@@ -129,7 +130,7 @@ def test_too_much_work_is_refused_with_a_time_to_come_back() -> None:
             dispatcher.check()
             tasks.append(asyncio.create_task(dispatcher.turn("a", 1000)))
             await settle()
-        with pytest.raises(OverloadedError) as refused:
+        with pytest.raises(RefusalError) as refused:
             dispatcher.check()
         assert refused.value.retry_after_s == pytest.approx(3.0)
         clock.now += 1

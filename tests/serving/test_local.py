@@ -15,10 +15,11 @@ from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import resolve_model
 from fourshot.pipeline.runs.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.runs.trainings import classification_examples
-from fourshot.pipeline.synthesis.prompts import Wording, classification_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
-from fourshot.serving.clients.local import LocalClassifier, find_adapter
+from fourshot.serving.adapter_lookup import find_adapter
+from fourshot.serving.clients.local import LocalClassifier
 from fourshot.training.lora.settings import LoraSettings
 
 TEXTS = ["I was charged twice.", "Where is my parcel?", "The app crashes when I add a picture."]
@@ -92,9 +93,8 @@ def test_it_asks_in_the_wording_of_the_card(
 
     monkeypatch.setattr("fourshot.serving.clients.local.open_engine", lambda settings: Overheard())
     told = LocalClassifier(put(tmp_path / "adapter", card, adapters[0])).predict(TEXTS)
-    trained_on = classification_examples(
-        card.task, [Example(text=text, label=card.task.label_names[0]) for text in TEXTS], wording=wording
-    )
+    examples = [Example(text=text, label=card.task.label_names[0]) for text in TEXTS]
+    trained_on = classification_examples(card.task, examples, PromptFormat(wording=wording))
     assert asked == [example.prompt for example in trained_on]
     assert len(told) == len(TEXTS)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.bench.random_adapters import make_adapter, task_of
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import resolve_model
 from fourshot.pipeline.runs.card import load_card
 from fourshot.serving.app.admission import check_weights, checkpoint_shapes, stage
 from fourshot.serving.app.registry import Registry, write_pins
+from fourshot.serving.testing.adapters import make_adapter, task_of
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def copy(adapter: Path, root: Path, name: str = "") -> Path:
 
 
 def reasons(root: Path) -> dict[str, str]:
-    return {one.path: one.reason for one in Registry(root, resolve_model(None)).look().refused}
+    return {one.path: one.reason for one in Registry(root, resolve_model(None)).read().refused}
 
 
 def test_the_newest_version_answers_unless_one_is_pinned(tmp_path: Path) -> None:
@@ -33,22 +33,22 @@ def test_the_newest_version_answers_unless_one_is_pinned(tmp_path: Path) -> None
     old, new = make_adapter(tmp_path, task, 1), make_adapter(tmp_path, task, 2)
     os.utime(old / "card.json", (1000, 1000))
     registry = Registry(tmp_path, resolve_model(None))
-    look = registry.look()
-    assert look.tasks == ["mood"]
-    assert [one.name for one in look.versions("mood")] == [new.name, old.name]
+    contents = registry.read()
+    assert contents.tasks == ["mood"]
+    assert [one.name for one in contents.versions("mood")] == [new.name, old.name]
     write_pins(tmp_path, {"mood": old.name})
-    assert [one.name for one in registry.look().versions("mood")] == [old.name, new.name]
+    assert [one.name for one in registry.read().versions("mood")] == [old.name, new.name]
     shutil.rmtree(old)
-    assert [one.name for one in registry.look().versions("mood")] == [new.name]
+    assert [one.name for one in registry.read().versions("mood")] == [new.name]
 
 
 def test_a_folder_of_many_trainings_is_served_through_its_links(tmp_path: Path, made: Path) -> None:
     stored = copy(made, tmp_path / "adapters" / "job")
     (tmp_path / "mood").mkdir()
     (tmp_path / "mood" / "adapter").symlink_to(stored)
-    look = Registry(tmp_path, resolve_model(None)).look()
-    assert [one.name for one in look.found] == [made.name]
-    assert look.refused == []
+    contents = Registry(tmp_path, resolve_model(None)).read()
+    assert [one.name for one in contents.adapters] == [made.name]
+    assert contents.refused == []
 
 
 def test_what_cannot_be_served_is_refused_with_the_reason(tmp_path: Path, made: Path) -> None:

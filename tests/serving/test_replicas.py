@@ -6,10 +6,10 @@ import threading
 import time
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
-from fourshot.bench.random_adapters import make_adapter, task_of
-from fourshot.bench.running import running
+from fourshot.serving.testing.adapters import make_adapter, task_of
+from fourshot.serving.testing.server import running_service
 
 TASKS = 6
 OPTIONS = ("--replicas", "2", "--ray", "local", "--kv-cache-mib", "128", "--max-loras", "2", "--max-model-len", "512")
@@ -19,7 +19,7 @@ def test_a_replica_that_dies_takes_no_request_with_it(tmp_path: Path) -> None:
     root = tmp_path / "adapters"
     for number in range(TASKS):
         make_adapter(root, task_of(f"task-{number}"), seed=number)
-    with running(root, tmp_path / "serve.log", *OPTIONS) as service:
+    with running_service(root, tmp_path / "serve.log", *OPTIONS) as service:
         page = wait_for_replicas(service.http, 2)
         assert page.count("fourshot_tasks{") == 2
         codes: list[int] = []
@@ -49,10 +49,8 @@ def test_a_replica_that_dies_takes_no_request_with_it(tmp_path: Path) -> None:
         engines = service.engines()
     assert before > 5 and len(codes) > before + 5
     assert set(codes) <= {200, 429}
-    end = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in engines) and time.monotonic() < end:
-        time.sleep(0.2)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in engines)
+    _, alive = psutil.wait_procs(engines, timeout=10)
+    assert alive == []
 
 
 def wait_for_replicas(http: object, number: int) -> str:

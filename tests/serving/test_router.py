@@ -13,7 +13,7 @@ from aiohttp import web
 from fourshot.serving.api import TaskInfo, TaskList
 from fourshot.serving.app.guard import ACCESS
 from fourshot.serving.app.keys import Key
-from fourshot.serving.fleet.router import Replica, Router, labelled
+from fourshot.serving.fleet.router import Replica, Router, merged
 from fourshot.serving.settings import Limits
 
 KEY = "router-key"
@@ -51,7 +51,9 @@ class Played:
             return web.Response()
         await asyncio.sleep(self.wait_s)
         if request.path == "/metrics":
-            return web.Response(text='# HELP a b\nfourshot_tasks 3\nfourshot_x{task="a"} 1\nfourshot_y{} 2\n')
+            return web.Response(
+                text='# HELP fourshot_tasks b\nfourshot_tasks 3\nfourshot_x{task="a"} 1\nfourshot_y{} 2\n'
+            )
         if request.path == "/v1/tasks":
             tasks = [
                 TaskInfo(task=name, labels=[], adapter="", versions=[], pinned=False, methods=[]) for name in ("a", "b")
@@ -180,16 +182,20 @@ def test_paths_and_queries_arrive_as_they_were_sent() -> None:
 
 
 def test_metrics_say_which_replica() -> None:
-    page = b'# HELP a b\na 3\nb{task="a"} 1\nc{} 2\n'
-    assert (
-        labelled(page, 1, comments=True)
-        == b'# HELP a b\na{replica="1"} 3\nb{replica="1",task="a"} 1\nc{replica="1"} 2\n'
-    )
-    assert labelled(page, 1, comments=False).startswith(b'a{replica="1"} 3')
+    page = '# HELP a b\n# TYPE a gauge\na 3\nb{task="a"} 1\n# TYPE c_total counter\nc_total{} 2\n'
+    lines = [line for line in merged({0: page, 1: page}).decode().splitlines() if not line.startswith("#")]
+    assert lines == [
+        'a{replica="0"} 3.0',  # samples of one metric stand together
+        'a{replica="1"} 3.0',
+        'b{replica="0",task="a"} 1.0',
+        'b{replica="1",task="a"} 1.0',
+        'c_total{replica="0"} 2.0',
+        'c_total{replica="1"} 2.0',
+    ]
 
     async def test(router: Router, played: list[Played], ask: Ask) -> None:
         text = (await ask("/metrics"))[1]
-        assert text.count("# HELP") == 1
+        assert text.count("# HELP fourshot_tasks b") == 1
         assert 'fourshot_tasks{replica="0"} 3' in text and 'fourshot_tasks{replica="1"} 3' in text
 
     routed(test)

@@ -17,14 +17,14 @@ import numpy as np
 import openai
 import pytest
 
-from fourshot.bench.random_adapters import make_adapter, task_of
-from fourshot.bench.running import Running, running
 from fourshot.engine.calibration import CONTENT_FREE, apply, contextual
 from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.runs.card import AdapterCard, load_card
 from fourshot.pipeline.synthesis.prompts import Wording, classification_prompt
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.serving.app.registry import InContext, write_in_context
+from fourshot.serving.testing.adapters import make_adapter, task_of
+from fourshot.serving.testing.server import RunningService, running_service
 
 WORDS = [
     ("good", "bad"),
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     log = tmp_path_factory.mktemp("log") / "serve.log"
     limits = (
         "--max-body-bytes",
@@ -67,7 +67,7 @@ def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "--header-timeout-s",
         "2",
     )
-    with running(folder, log, *limits) as started:
+    with running_service(folder, log, *limits) as started:
         yield started
 
 
@@ -94,7 +94,7 @@ def probabilities(answer: httpx.Response, task: Task) -> np.ndarray:
     return np.array([[one["probabilities"][name] for name in task.label_names] for one in results])
 
 
-def test_all_adapters_of_the_folder_are_tasks(service: Running, cards: dict[str, AdapterCard]) -> None:
+def test_all_adapters_of_the_folder_are_tasks(service: RunningService, cards: dict[str, AdapterCard]) -> None:
     told = service.tasks()
     assert {one["task"]: one["adapter"] for one in told["tasks"]} == {name: card.name for name, card in cards.items()}
     assert told["tasks"][0]["labels"] == ["good-label", "bad-label"]
@@ -105,7 +105,7 @@ def test_adapters_differ_so_that_a_mixed_up_one_would_show(offline: dict[str, np
 
 
 def test_each_answers_alone_as_it_does_offline(
-    service: Running, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray]
+    service: RunningService, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray]
 ) -> None:
     for name, card in cards.items():
         found = np.concatenate([probabilities(service.classify(name, {"input": text}), card.task) for text in TEXTS])
@@ -118,7 +118,7 @@ def test_each_answers_alone_as_it_does_offline(
 
 
 def test_each_answers_the_same_among_others_and_the_base(
-    service: Running, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray]
+    service: RunningService, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray]
 ) -> None:
     base = service.http.get("/v1/models").json()["data"][0]["id"]
     prompt = {"model": base, "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
@@ -143,7 +143,7 @@ def test_each_answers_the_same_among_others_and_the_base(
 
 
 def test_in_context_it_answers_with_the_base_and_the_shots_of_the_card(
-    service: Running, cards: dict[str, AdapterCard], vllm_engine: Engine
+    service: RunningService, cards: dict[str, AdapterCard], vllm_engine: Engine
 ) -> None:
     card = cards["task-1"]
 
@@ -158,7 +158,7 @@ def test_in_context_it_answers_with_the_base_and_the_shots_of_the_card(
     assert (answer.json()["method"], answer.json()["adapter"]) == ("icl", "")
 
 
-def test_times_and_counts_are_told(service: Running) -> None:
+def test_times_and_counts_are_told(service: RunningService) -> None:
     answer = service.classify("task-0", {"input": TEXTS}).json()
     for one in answer["results"]:
         assert 0 <= one["queue_ms"] <= answer["total_ms"]
@@ -170,7 +170,7 @@ def test_times_and_counts_are_told(service: Running) -> None:
     assert "vllm:" in lines  # its own are still there
 
 
-def test_the_openai_client_still_works(service: Running, cards: dict[str, AdapterCard]) -> None:
+def test_the_openai_client_still_works(service: RunningService, cards: dict[str, AdapterCard]) -> None:
     client = openai.OpenAI(base_url=f"{service.address}/v1", api_key="none")
     models = [model.id for model in client.models.list()]
     assert models[0] == "SmolLM2-135M-Instruct"
@@ -189,7 +189,9 @@ def test_the_openai_client_still_works(service: Running, cards: dict[str, Adapte
     assert adapted.choices[0].text and plain.choices[0].text
 
 
-def test_versions_come_and_go_without_a_restart(service: Running, folder: Path, cards: dict[str, AdapterCard]) -> None:
+def test_versions_come_and_go_without_a_restart(
+    service: RunningService, folder: Path, cards: dict[str, AdapterCard]
+) -> None:
     first = cards["task-9"].name
     second = make_adapter(folder, cards["task-9"].task, seed=99)
     assert wait_for(lambda: version_of(service, "task-9") == second.name)
@@ -207,7 +209,9 @@ def test_versions_come_and_go_without_a_restart(service: Running, folder: Path, 
     assert service.classify("extra", {"input": "x"}).status_code == 404
 
 
-def test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one(service: Running, folder: Path) -> None:
+def test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one(
+    service: RunningService, folder: Path
+) -> None:
     task = task_of("young", ("warm", "cold"))
     shots = tuple(Example(text=f"a {label.word} day", label=label.name) for label in task.labels)
     file = write_in_context(folder, InContext(task=task, shots=shots))
@@ -227,7 +231,7 @@ def test_a_task_without_an_adapter_is_answered_in_context_until_it_has_one(servi
 
 
 def test_a_broken_adapter_harms_nothing_and_is_listed(
-    service: Running, folder: Path, cards: dict[str, AdapterCard]
+    service: RunningService, folder: Path, cards: dict[str, AdapterCard]
 ) -> None:
     broken = make_adapter(folder, cards["task-8"].task, seed=77)
     with (broken / "adapter_model.safetensors").open("r+b") as file:
@@ -241,7 +245,7 @@ def test_a_broken_adapter_harms_nothing_and_is_listed(
 
 
 def test_a_broken_copy_of_an_adapter_does_not_hide_the_whole_one(
-    service: Running, folder: Path, tmp_path: Path
+    service: RunningService, folder: Path, tmp_path: Path
 ) -> None:
     whole = make_adapter(tmp_path, task_of("twice"), seed=55)
     copy = Path(shutil.copytree(whole, folder / "a-copy"))  # stands before the whole one in the folder
@@ -256,7 +260,7 @@ def test_a_broken_copy_of_an_adapter_does_not_hide_the_whole_one(
     assert wait_for(lambda: version_of(service, "twice") == "")
 
 
-def version_of(service: Running, task: str) -> str:
+def version_of(service: RunningService, task: str) -> str:
     return next((str(one["adapter"]) for one in service.tasks()["tasks"] if one["task"] == task), "")
 
 
@@ -283,7 +287,7 @@ def wait_for(holds: Any, seconds: float = 15) -> bool:
     ],
 )
 def test_a_request_that_cannot_be_answered_says_why(
-    service: Running, task: str, body: Any, code: int, kind: str
+    service: RunningService, task: str, body: Any, code: int, kind: str
 ) -> None:
     answer = service.classify(task, body)
     assert (answer.status_code, answer.json()["error"]["type"]) == (code, kind)
@@ -293,7 +297,7 @@ def test_a_request_that_cannot_be_answered_says_why(
     "body",
     [b"", b"{", b"\xff\xfe", b'{"input": "\xff"}', b"null", b"[" * 30_000, b'{"input": "\\ud800"}', b"0" * 30_000],
 )
-def test_what_is_no_request_is_told_so(service: Running, body: bytes) -> None:
+def test_what_is_no_request_is_told_so(service: RunningService, body: bytes) -> None:
     answer = service.http.post("/v1/classify/task-0", content=body)
     assert answer.status_code in (200, 400, 413)
     assert answer.status_code != 200 or b"ud800" in body
@@ -304,13 +308,13 @@ def test_what_is_no_request_is_told_so(service: Running, body: bytes) -> None:
     "path",
     ["..%2f..%2fetc%2fpasswd", "%2e%2e", "task-0%00", "task-0/../task-1", "%ff", "a" * 5000, "task-0%0d%0aX: y"],
 )
-def test_a_path_leads_to_a_task_or_nowhere(service: Running, path: str) -> None:
+def test_a_path_leads_to_a_task_or_nowhere(service: RunningService, path: str) -> None:
     head = f"POST /v1/classify/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\nConnection: close\r\n\r\n"
     answer = raw(service, head.encode() + b'{"input": "x"}')
     assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400")), answer[:200]
 
 
-def test_no_route_takes_an_adapter_by_its_path(service: Running) -> None:
+def test_no_route_takes_an_adapter_by_its_path(service: RunningService) -> None:
     for route in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
         answer = service.http.post(route, json={"lora_name": "x", "lora_path": "/tmp"})
         assert answer.status_code == 404
@@ -318,7 +322,7 @@ def test_no_route_takes_an_adapter_by_its_path(service: Running) -> None:
     assert answer.status_code == 404
 
 
-def raw(service: Running, sent: bytes, wait_s: float = 20) -> bytes:
+def raw(service: RunningService, sent: bytes, wait_s: float = 20) -> bytes:
     """What comes back for these bytes until the service hangs up."""
     host, port = service.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=wait_s) as connection:
@@ -332,19 +336,19 @@ def raw(service: Running, sent: bytes, wait_s: float = 20) -> bytes:
         return b"".join(parts)
 
 
-def test_a_flood_of_headers_is_hung_up_on(service: Running) -> None:
+def test_a_flood_of_headers_is_hung_up_on(service: RunningService) -> None:
     sent = b"GET /health HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (n, b"y" * 1000) for n in range(200))
     assert raw(service, sent) == b""
     assert service.http.get("/health").status_code == 200
 
 
-def test_a_client_that_sends_its_headers_slowly_is_hung_up_on(service: Running) -> None:
+def test_a_client_that_sends_its_headers_slowly_is_hung_up_on(service: RunningService) -> None:
     started = time.monotonic()
     assert raw(service, b"GET /health HTTP/1.1\r\nHost: x\r\n") == b""
     assert time.monotonic() - started < 10
 
 
-def test_openapi_describes_our_routes(service: Running) -> None:
+def test_openapi_describes_our_routes(service: RunningService) -> None:
     document = service.http.get("/openapi.json").json()
     classify = document["paths"]["/v1/classify/{task}"]["post"]
     assert classify["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/ClassifyRequest")
@@ -355,7 +359,7 @@ def test_openapi_describes_our_routes(service: Running) -> None:
     assert "/v1/chat/completions" in document["paths"]
 
 
-def test_the_page_is_there(service: Running) -> None:
+def test_the_page_is_there(service: RunningService) -> None:
     answer = service.http.get("/")
     assert answer.status_code == 200 and "<!doctype html>" in answer.text.lower()
     assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -365,7 +369,7 @@ def test_the_page_is_there(service: Running) -> None:
 
 
 def test_an_engine_that_is_killed_is_started_again_and_no_answer_is_wrong(
-    service: Running, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray]
+    service: RunningService, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray]
 ) -> None:
     task = cards["task-2"].task
 
@@ -392,7 +396,7 @@ def test_an_engine_that_is_killed_is_started_again_and_no_answer_is_wrong(
             asking = [asyncio.create_task(ask(client, enough)) for _ in range(4)]
             await asyncio.sleep(2)
             (engine,) = service.engines()
-            os.kill(engine, signal.SIGKILL)
+            engine.kill()
             killed = time.monotonic()
             await asyncio.sleep(0.5)
             assert (await client.get("/health")).status_code == 503
@@ -410,7 +414,7 @@ def test_an_engine_that_is_killed_is_started_again_and_no_answer_is_wrong(
     assert "fourshot_restarts 1.0" in service.http.get("/metrics").text
 
 
-def test_a_shutdown_answers_what_was_accepted(service: Running) -> None:
+def test_a_shutdown_answers_what_was_accepted(service: RunningService) -> None:
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(service.classify, f"task-{n}", {"input": TEXTS * 4}) for n in range(8)]
         engines = service.engines()
@@ -425,4 +429,4 @@ def test_a_shutdown_answers_what_was_accepted(service: Running) -> None:
     assert set(codes) <= {200, 429}
     assert 200 in codes
     assert service.process.wait(30) == 0
-    assert not any(Path(f"/proc/{pid}").exists() for pid in engines)
+    assert not any(engine.is_running() for engine in engines)

@@ -5,61 +5,61 @@ from typing import Any
 
 import pytest
 
-from fourshot.bench.random_adapters import make_adapter, task_of
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
-from fourshot.serving.app.registry import Look, Registry
+from fourshot.serving.app.registry import FolderContents, Registry
 from fourshot.serving.app.slots import GIB, MIB, MOST_SLOTS, fit
 from fourshot.serving.settings import ServeSettings
+from fourshot.serving.testing.adapters import make_adapter, task_of
 
 FREE = 16 * GIB
 
 
 @pytest.fixture(scope="module")
-def look(tmp_path_factory: pytest.TempPathFactory) -> Look:
+def contents(tmp_path_factory: pytest.TempPathFactory) -> FolderContents:
     root = tmp_path_factory.mktemp("adapters")
     for number in range(3):
         make_adapter(root, task_of(f"task{number}"), rank=16 if number == 2 else 8)
-    return Registry(root, resolve_model(None)).look()
+    return Registry(root, resolve_model(None)).read()
 
 
 def settings(**given: Any) -> ServeSettings:
     return ServeSettings(adapters="unused", **given)
 
 
-def test_slots_and_rank_follow_the_adapters(look: Look) -> None:
-    found = fit(settings(), resolve_model(None), look, FREE)
+def test_slots_and_rank_follow_the_adapters(contents: FolderContents) -> None:
+    found = fit(settings(), resolve_model(None), contents, FREE)
     assert (found.adapters, found.max_loras, found.max_lora_rank) == (3, 4, 16)
     assert found.max_cpu_loras >= found.max_loras
     assert found.needed_bytes < FREE
     # SmolLM2-135M: 30 layers, 576 and 1,536 wide, 9 heads of which 3 for keys: 4,884,480 weights at rank 16 x 2 bytes
-    on_disk = (look.found[0].folder / "adapter_model.safetensors").stat().st_size
+    on_disk = (contents.adapters[0].folder / "adapter_model.safetensors").stat().st_size
     assert found.adapter_bytes == pytest.approx(2 * on_disk, rel=0.02)
 
 
-def test_what_is_given_is_kept(look: Look) -> None:
+def test_what_is_given_is_kept(contents: FolderContents) -> None:
     given = settings(max_loras=7, max_cpu_loras=9, max_lora_rank=32, kv_cache_bytes=300 * MIB)
-    found = fit(given, resolve_model(None), look, FREE)
+    found = fit(given, resolve_model(None), contents, FREE)
     assert (found.max_loras, found.max_cpu_loras, found.max_lora_rank) == (7, 9, 32)
     assert found.kv_cache_bytes == 300 * MIB
 
 
-def test_many_adapters_do_not_mean_many_slots(look: Look) -> None:
-    crowd = Look(found=[look.found[0]] * 500, refused=[], pins={})
+def test_many_adapters_do_not_mean_many_slots(contents: FolderContents) -> None:
+    crowd = FolderContents(adapters=[contents.adapters[0]] * 500, refused=[], pins={})
     assert fit(settings(), resolve_model(None), crowd, FREE).max_loras <= MOST_SLOTS
 
 
-def test_little_memory_keeps_fewer_adapters_in_it(look: Look) -> None:
-    small = fit(settings(), resolve_model(None), look, 2 * GIB)
-    assert small.kv_cache_bytes < fit(settings(), resolve_model(None), look, FREE).kv_cache_bytes
+def test_little_memory_keeps_fewer_adapters_in_it(contents: FolderContents) -> None:
+    small = fit(settings(), resolve_model(None), contents, 2 * GIB)
+    assert small.kv_cache_bytes < fit(settings(), resolve_model(None), contents, FREE).kv_cache_bytes
 
 
-def test_what_cannot_fit_is_refused_with_what_takes_the_room(look: Look) -> None:
+def test_what_cannot_fit_is_refused_with_what_takes_the_room(contents: FolderContents) -> None:
     with pytest.raises(InputError, match=r"6\.\d GiB are needed, 2\.0 GiB are free.*KV cache 5\.0.*--kv-cache-mib"):
-        fit(settings(kv_cache_bytes=5 * GIB), resolve_model(None), look, 2 * GIB)
+        fit(settings(kv_cache_bytes=5 * GIB), resolve_model(None), contents, 2 * GIB)
 
 
 def test_an_empty_folder_can_be_served(tmp_path: Path) -> None:
-    found = fit(settings(), resolve_model(None), Registry(tmp_path, resolve_model(None)).look(), FREE)
+    found = fit(settings(), resolve_model(None), Registry(tmp_path, resolve_model(None)).read(), FREE)
     assert (found.adapters, found.max_lora_rank) == (0, 8)
     assert found.max_loras >= 1

@@ -10,7 +10,7 @@ from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
 
 HELD_OUT = notes.examples(("Toast.",), ("Sleet.",))
-SETTINGS = LoraSettings(min_steps=6, max_steps=6, batch_size=4, dropout=0.1)
+SETTINGS = LoraSettings(min_steps=6, max_steps=6, batch_size=4, lora_dropout=0.1)
 
 
 class Killed(BaseException):

@@ -23,7 +23,7 @@ def weights_of(path: str) -> str:
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(trainer: LoraTrainer, tmp_path: Path) -> None:
     first = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "a")
-    other = trainer.train(notes.examples(), notes.WORDS, msgspec.structs.replace(BRIEF, seed=1), tmp_path / "b")
+    other = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "b", seed=1)
     again = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "c")
     assert first.losses == again.losses
     assert first.name == again.name
@@ -41,7 +41,7 @@ def test_the_bytes_do_not_depend_on_what_the_trainer_did_before(
 
 
 def test_dropout_is_drawn_from_the_seed_too(trainer: LoraTrainer, tmp_path: Path) -> None:
-    settings = msgspec.structs.replace(BRIEF, dropout=0.3)
+    settings = msgspec.structs.replace(BRIEF, lora_dropout=0.3)
     first = trainer.train(notes.examples(), notes.WORDS, settings, tmp_path / "a")
     assert trainer.train(notes.examples(), notes.WORDS, settings, tmp_path / "b").name == first.name
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 import ray
 
@@ -32,7 +32,8 @@ def job(seed: int, **changes: object) -> TrainingJob:
         model_revision="tiny",
         examples=tuple(notes.examples()),
         labels=notes.WORDS,
-        settings=LoraSettings(min_steps=STEPS, max_steps=STEPS, batch_size=4, seed=seed),
+        settings=LoraSettings(min_steps=STEPS, max_steps=STEPS, batch_size=4),
+        seed=seed,
     )
     return msgspec.structs.replace(plain, **changes)
 
@@ -175,7 +176,7 @@ def wait_for(done: Callable[[], bool], process: "subprocess.Popen[bytes]", secon
 
 
 def test_a_job_that_fails_says_why_and_the_others_go_on(four_gpus: None, tiny_model: str, tmp_path: Path) -> None:
-    not_a_number = job(0, settings=LoraSettings(min_steps=9, max_steps=9, learning_rate=1e30, seed=0))
+    not_a_number = job(0, settings=LoraSettings(min_steps=9, max_steps=9, learning_rate=1e30))
     one_class = job(0, labels=("warm",), examples=(TrainingExample(prompt="Label:", target=0),))
     outcomes = run_jobs_over_ray(tiny_model, [not_a_number, JOBS[0], one_class], tmp_path, AUTO)
     first, good, last = outcomes

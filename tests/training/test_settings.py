@@ -54,29 +54,26 @@ def test_the_paper_plans_a_hundred_epochs_of_batches_of_eight(num_examples: int,
     assert PRESETS["paper"].planned_steps(num_examples) == steps
 
 
-def test_epochs_bound_the_plan() -> None:
-    assert LoraSettings(epochs=3).planned_steps(8) == 3
-
-
-def test_max_steps_wins_over_min_steps() -> None:
+def test_max_steps_wins_over_min_steps_and_0_is_no_bound() -> None:
     assert LoraSettings(max_steps=4).planned_steps(1000) == 4
+    assert LoraSettings(max_steps=0).planned_steps(100_000) == 50_000
 
 
 def test_the_papers_preset_is_what_the_paper_says() -> None:
     paper = PRESETS["paper"]
-    assert (paper.rank, paper.alpha, paper.dropout, paper.batch_size, paper.epochs) == (8, 32, 0.1, 8, 100)
+    assert (paper.r, paper.lora_alpha, paper.lora_dropout, paper.batch_size, paper.num_epochs) == (8, 32, 0.1, 8, 100)
     assert paper.loss == "text"
 
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"rank": 0}, "rank"),
-        ({"rank": 1024}, "at most 512"),
+        ({"r": 0}, "^r must"),
+        ({"r": 1024}, "at most 512"),
         ({"batch_size": 0}, "batch_size"),
-        ({"epochs": 0}, "epochs"),
-        ({"max_steps": 0}, "max_steps"),
-        ({"dropout": 1.0}, "dropout"),
+        ({"num_epochs": -1.0}, "num_epochs"),
+        ({"max_steps": -1}, "max_steps"),
+        ({"lora_dropout": 1.0}, "lora_dropout"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"warmup": 1.5}, "warmup"),

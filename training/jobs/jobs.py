@@ -28,6 +28,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     held_out: tuple[TrainingExample, ...] = ()  # never trained on: they choose the pass whose weights are saved
     labels: tuple[str, ...]  # words
     settings: LoraSettings
+    seed: int = 0
 
     @property
     def key(self) -> str:
@@ -79,6 +80,7 @@ def do_job(trainer: "LoraTrainer", job: TrainingJob, store: Path, on_step: OnSte
         job.labels,
         job.settings,
         folder,
+        seed=job.seed,
         prefix=job.name,
         on_step=on_step,
         checkpoint=folder / CHECKPOINT_FILE,

@@ -20,7 +20,7 @@ GB = 1e9
 def free_bytes(device: str) -> int:
     """Memory that can still be had on ``device``, "cpu" or "cuda"."""
     if device == "cpu":
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         return int(psutil.virtual_memory().available)
     import torch

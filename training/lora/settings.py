@@ -13,32 +13,35 @@ ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj
 class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The default preset. Chosen by measurement (docs/training.md)."""
 
-    rank: int = 8
-    alpha: int = 32
-    dropout: float = 0.0
+    r: int = 8
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
     target_modules: tuple[str, ...] = ALL_PROJECTIONS
     learning_rate: float = 5e-4
     weight_decay: float = 0.0
     batch_size: int = 8
-    epochs: int = 100  # upper bound; training stops earlier, see below
-    min_steps: int = 40  # steps planned for a handful of texts
-    max_steps: int = 160  # steps planned at most, however many texts
-    passes: float = 4.0  # planned passes over the data, between the two bounds
+    num_epochs: float = 4.0  # planned passes over the data, between the two bounds
+    min_steps: int = 40  # planned at least, for a handful of texts
+    max_steps: int = 160  # planned at most, however many texts; 0: no bound
     warmup: float = 0.1  # share of the planned steps
     decay: bool = True  # learning rate falls linearly to zero at the last planned step
     converged_loss: float = 0.0  # stop once the label loss of a pass is below this, in nats; 0 keeps to the plan
     held_out: float = 0.0  # share of the synthetic texts that chooses the pass whose weights are saved
     loss: Literal["label", "text"] = "label"  # "text": on every token of prompt and label, as the paper does
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "alpha", "batch_size", "epochs", "min_steps", "max_steps"):
+        for name in ("r", "lora_alpha", "batch_size", "min_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.rank > LARGEST_RANK:
-            raise InputError(f"rank must be at most {LARGEST_RANK}, the largest that vLLM serves; got {self.rank}.")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be from 0 to below 1, got {self.dropout}.")
+        if self.r > LARGEST_RANK:
+            raise InputError(f"r must be at most {LARGEST_RANK}, the largest rank that vLLM serves; got {self.r}.")
+        if not 0 <= self.lora_dropout < 1:
+            raise InputError(f"lora_dropout must be from 0 to below 1, got {self.lora_dropout}.")
+        if self.max_steps < 0 or not 0 <= self.num_epochs < float("inf"):
+            raise InputError(
+                "max_steps must be at least 0 (0: no bound), num_epochs a number of at least 0; got "
+                f"{self.max_steps} and {self.num_epochs}."
+            )
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"learning_rate must be a number above 0, got {self.learning_rate}.")
         if not 0 <= self.held_out < 1:
@@ -55,8 +58,8 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def planned_steps(self, num_examples: int) -> int:
         """Optimizer steps for a data set of this size."""
         per_pass = max(1, -(-num_examples // self.batch_size))
-        wanted = min(self.max_steps, max(self.min_steps, round(self.passes * per_pass)))
-        return min(wanted, self.epochs * per_pass)
+        wanted = max(self.min_steps, round(self.num_epochs * per_pass))
+        return min(wanted, self.max_steps or wanted)
 
 
 PRESETS: dict[str, LoraSettings] = {
@@ -64,12 +67,12 @@ PRESETS: dict[str, LoraSettings] = {
     # Source: Patwa et al. 2024, section 4: r=8, alpha=32, dropout 0.1, Adam, 100 epochs, batch 8. Which projections and
     # which learning rate is not said there: PEFT's own choice for Llama models, and a usual rate for LoRA.
     "paper": LoraSettings(
-        dropout=0.1,
+        lora_dropout=0.1,
         target_modules=("q_proj", "v_proj"),
         learning_rate=3e-4,
         loss="text",
-        passes=100.0,
-        max_steps=1_000_000,
+        num_epochs=100.0,
+        max_steps=0,
         warmup=0.0,
         decay=False,
         converged_loss=0.05,

@@ -59,6 +59,7 @@ class LoraTrainer:
         settings: LoraSettings,
         out_dir: str | Path,
         *,
+        seed: int = 0,
         prefix: str = "adapter",
         on_step: OnStep | None = None,
         checkpoint: Path | None = None,
@@ -67,10 +68,10 @@ class LoraTrainer:
     ) -> TrainingResult:
         """Train and save under ``out_dir``/<prefix>-<content hash>. Label words as in `engine.core.Engine.score`.
 
-        Same examples, settings, machine and thread count give the same bytes. With ``checkpoint``, a file, the state
-        goes there every ``checkpoint_s`` seconds; a training that finds one there goes on from it, to the same bytes,
-        and removes it at the end. With ``held_out`` examples, the weights of the pass that did best on those are
-        saved. Raises InputError for no examples or a target that is no label, FourshotError where the loss is no
+        Same examples, settings, seed, machine and thread count give the same bytes. With ``checkpoint``, a file, the
+        state goes there every ``checkpoint_s`` seconds; a training that finds one there goes on from it, to the same
+        bytes, and removes it at the end. With ``held_out`` examples, the weights of the pass that did best on those
+        are saved. Raises InputError for no examples or a target that is no label, FourshotError where the loss is no
         longer a number.
         """
         import torch
@@ -81,12 +82,12 @@ class LoraTrainer:
 
         _check(examples, held_out, labels)
         tokens = label_tokens(self.tokenizer, labels)
-        random.seed(settings.seed)
-        torch.manual_seed(settings.seed)
+        random.seed(seed)
+        torch.manual_seed(seed)
         config = LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
+            r=settings.r,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
             target_modules=list(settings.target_modules),
             task_type="CAUSAL_LM",
         )
@@ -106,7 +107,7 @@ class LoraTrainer:
             )
             targets = [example.target for example in held_out]
             losses, num_tokens, planned, seconds, unseen = self._loop(
-                wrapped, decoder, loss_of, len(examples), targets, settings, on_step, saved
+                wrapped, decoder, loss_of, len(examples), targets, settings, seed, on_step, saved
             )
             wrapped.eval()
             probe = _probe(loss_of, examples, labels)
@@ -140,6 +141,7 @@ class LoraTrainer:
         num_examples: int,
         unseen_targets: Sequence[int],
         settings: LoraSettings,
+        seed: int,
         on_step: OnStep | None,
         checkpoint: Checkpoint | None,
     ) -> tuple[list[float], int, int, float, HeldOut]:
@@ -160,7 +162,7 @@ class LoraTrainer:
         )
         scaler = torch.amp.GradScaler(self.device, enabled=self.precision.loss_scaling)
         planned = settings.planned_steps(num_examples)
-        order = _Order(num_examples, settings.batch_size, settings.seed)
+        order = _Order(num_examples, settings.batch_size, seed)
         losses: list[float] = []
         label_losses: list[float] = []  # a text keeps being surprising; whether the task is learnt shows on the label
         held = range(num_examples, num_examples + len(unseen_targets))

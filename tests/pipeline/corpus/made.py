@@ -1,17 +1,13 @@
 """Small corpora of a stand-in engine, and engines with faults, for the tests of this folder."""
 
-import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from fourshot.bench.stand_in import StandIn
-from fourshot.engine.core import Completion, Engine, EngineSettings, PerPromptAdapter, Sampling
-from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.core import Engine
 from fourshot.pipeline.corpus.drawing import Drawer
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.rows import Row, read_rows
@@ -19,6 +15,7 @@ from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
+from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
@@ -26,7 +23,6 @@ from fourshot.pipeline.tasks.types import Task
 
 TASK = load_task("support_tickets")
 SHOTS = tuple(take_shots(TASK, k=4, seed=0))
-STAND_IN = "fourshot.bench.stand_in:open_stand_in"
 
 
 def named(*names: str) -> dict[str, Any]:
@@ -46,73 +42,21 @@ def brief(task: Task = TASK, wanted: RunSettings | None = None) -> TaskBrief:
 
 
 def make(
-    folder: Path, tasks: dict[str, Any] | None = None, wanted: RunSettings | None = None, **corpus: Any
+    folder: Path,
+    tasks: dict[str, Any] | None = None,
+    wanted: RunSettings | None = None,
+    model: str = "fake",
+    on_event: OnEvent = ignore,
+    **corpus: Any,
 ) -> CorpusSummary:
-    """A corpus of the stand-in, or of the engine that ``opener`` opens."""
-    told = corpus.pop("on_event", lambda event: None)
-    written = CorpusSettings(**{"opener": STAND_IN, **corpus})
-    return make_corpus(tasks or named("one"), None, folder, wanted or settings(), written, told)
+    """A corpus of a fake engine."""
+    return make_corpus(tasks or named("one"), model, folder, wanted or settings(), CorpusSettings(**corpus), on_event)
 
 
 def rows_of(folder: Path) -> list[Row]:
     """All rows, by task and in their order."""
     shards = [shard for shard in CorpusFolder(folder).journal() if shard.file]
     return sorted((row for shard in shards for row in read_rows(folder / shard.file)), key=lambda row: row.task)
-
-
-class Faulty(StandIn):
-    """Refuses to read some texts, and dies, or does something else, when asked to draw for some class."""
-
-    def __init__(
-        self, engine: EngineSettings, unreadable: str = "", deadly: str = "", die: Callable[[], None] = os.abort
-    ):
-        super().__init__(engine)
-        self._unreadable, self._deadly, self._die = unreadable, deadly, die
-
-    def sample(
-        self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
-    ) -> Generator[Completion, None, None]:
-        if self._deadly and f"Label: {self._deadly}\n" in prompts[0]:
-            self._die()
-        return super().sample(prompts, sampling, adapter)
-
-    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> np.ndarray:
-        if self._unreadable and any(self._unreadable in prompt.rpartition("Text:")[2] for prompt in prompts):
-            raise InputError("a prompt has too many tokens")
-        return super().score(prompts, labels, adapter)
-
-
-def open_unreadable(engine: EngineSettings) -> StandIn:
-    """Cannot read texts with a certain syllable: about one in twenty."""
-    return Faulty(engine, unreadable="bafi")
-
-
-def open_deadly(engine: EngineSettings) -> StandIn:
-    """Its process dies whenever it is to draw for one class."""
-    return Faulty(engine, deadly="bug", die=lambda: os._exit(1))
-
-
-def open_dead(engine: EngineSettings) -> StandIn:
-    """Its process dies at once."""
-    print("no memory for weights", flush=True)
-    os._exit(3)
-
-
-def open_bad_first(engine: EngineSettings) -> StandIn:
-    """The first that is opened has no driver; the others are as `open_slow`."""
-    try:
-        Path(os.environ["FOURSHOT_TEST_BAD"]).mkdir()  # by one of them
-    except FileExistsError:
-        return open_slow(engine)
-    raise FourshotError("this machine has no driver")
-
-
-def open_bad(engine: EngineSettings) -> StandIn:
-    raise FourshotError("this machine has no driver")
-
-
-def open_slow(engine: EngineSettings) -> StandIn:
-    return StandIn(engine, pause_s=0.005)
 
 
 class InThisProcess:

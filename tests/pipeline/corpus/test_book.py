@@ -7,9 +7,9 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from fourshot.bench.stand_in import StandIn
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.core import EngineSettings
+from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.corpus.book import Book, Entry
 from fourshot.pipeline.corpus.drawing import Drawer
@@ -28,7 +28,7 @@ def filled(
 ) -> tuple[Book, list[Entry]]:
     """A book whose units come back in the order that ``pick`` picks among those given; all of them, in ``given``."""
     made = brief(TASK, wanted)
-    drawer, book = Drawer(StandIn(EngineSettings(model=""))), Book(made, MODEL)
+    drawer, book = Drawer(FakeEngine(EngineSettings(model="fake"))), Book(made, MODEL)
     drawer.introduce(made)
     waiting, entries = [], []
     while not book.is_done:
@@ -89,7 +89,7 @@ def test_a_book_that_is_opened_again_goes_on_as_if_never_closed(suppress: float)
         kept_texts=[row.text for entry in entries[:half] for row in entry.rows],
         calibration=filled(wanted)[0].calibration,
     )
-    drawer = Drawer(StandIn(EngineSettings(model="")))
+    drawer = Drawer(FakeEngine(EngineSettings(model="fake")))
     drawer.introduce(made)
     rest: list[Entry] = []
     units = []

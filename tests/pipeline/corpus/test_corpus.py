@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 import fourshot
-from fourshot.bench import corpus_kills
+from fourshot.bench.suites import corpus_kills
 from fourshot.cli import main as cli
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import FourshotError, InputError, RunFolderError, ShortRunError
@@ -24,8 +24,6 @@ from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from tests.pipeline.corpus.made import TASK, InThisProcess, make, named, rows_of, settings, wait_for
-
-HERE = "tests.pipeline.corpus.made"
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +71,14 @@ def test_the_data_card_says_what_is_in_it(whole: tuple[Path, list[Event]], tmp_p
     assert card.startswith("---\nlicense: ")
     for said in ("120 texts", "| one | bug | finished | 12 |", "label_disagrees", "distinct-2", "## Known risks"):
         assert said in card
-    assert '"per_class": 12' in card and "SmolLM2-135M-Instruct" in card
+    assert '"per_class": 12' in card and "fake" in card
     make(tmp_path / "other", licence="cc-by-4.0")
     assert 'license: "cc-by-4.0"' in (tmp_path / "other" / "README.md").read_text()
 
 
 def test_the_same_call_again_adds_nothing_and_starts_nothing(whole: tuple[Path, list[Event]]) -> None:
     before = (whole[0] / "journal.jsonl").read_bytes()
-    summary = make(whole[0], named("one", "two"), opener=f"{HERE}:open_dead")
+    summary = make(whole[0], named("one", "two"), model="fake:dies_on_opening=true")
     assert (summary.rows, summary.rates.engine_starts) == (120, 0)
     assert (whole[0] / "journal.jsonl").read_bytes() == before
 
@@ -142,7 +140,7 @@ def test_a_shard_that_is_gone_is_not_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_text_that_cannot_be_read_is_an_error_row_and_another_is_drawn(tmp_path: Path) -> None:
-    summary = make(tmp_path, opener=f"{HERE}:open_unreadable", wanted=settings(per_class=40))
+    summary = make(tmp_path, model="fake:unreadable=bafi", wanted=settings(per_class=40))
     faults = CorpusFolder(tmp_path).faults()
     assert faults and {(fault.task, fault.step) for fault in faults} == {("one", "score")}
     assert sum(one.faults for one in summary.classes) == len(faults)
@@ -153,7 +151,7 @@ def test_units_that_the_engine_dies_of_are_given_up_and_the_rest_is_made(tmp_pat
     """Its process ends at one class's first unit each time: after a while the unit is done alone, and then left."""
     wanted = settings(per_class=8, max_candidates=8)
     with pytest.raises(ShortRunError, match=r"one, bug: 0 of 8 kept from 8 draws"):
-        make(tmp_path, wanted=wanted, opener=f"{HERE}:open_deadly")
+        make(tmp_path, wanted=wanted, model="fake:dies_of=bug")
     kept = Counter(row.label for row in rows_of(tmp_path))
     assert all(kept[label] > 4 for label in TASK.label_names if label != "bug") and not kept["bug"]
     faults = CorpusFolder(tmp_path).faults()
@@ -162,7 +160,7 @@ def test_units_that_the_engine_dies_of_are_given_up_and_the_rest_is_made(tmp_pat
 
 def test_an_engine_that_never_opens_ends_the_corpus_with_its_log(tmp_path: Path) -> None:
     with pytest.raises(FourshotError, match=r"died 3 times(.|\n)*no memory for weights"):
-        make(tmp_path, opener=f"{HERE}:open_dead")
+        make(tmp_path, model="fake:dies_on_opening=true")
 
 
 def test_a_class_that_stalls_is_told_and_everything_else_is_there(tmp_path: Path) -> None:
@@ -193,7 +191,7 @@ def test_adapters_have_to_be_named_and_only_where_they_are_asked(tmp_path: Path)
         make(tmp_path / "a", wanted=by_adapters)
     with pytest.raises(InputError, match="--annotator adapters"):
         make(tmp_path / "b", adapters=str(tmp_path))
-    with pytest.raises(InputError, match="has no adapter for one on SmolLM2"):
+    with pytest.raises(InputError, match="has no adapter for one on fake"):
         make(tmp_path / "c", wanted=by_adapters, adapters=str(tmp_path))
     with pytest.raises(InputError, match="no such folder of adapters"):
         make(tmp_path / "d", wanted=by_adapters, adapters=str(tmp_path / "nowhere"))
@@ -202,7 +200,7 @@ def test_adapters_have_to_be_named_and_only_where_they_are_asked(tmp_path: Path)
 
 def test_ctrl_c_leaves_whole_shards_and_a_card_and_the_next_call_goes_on(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "fourshot.bench.corpus_kills", "--drive", str(tmp_path)],
+        [sys.executable, "-m", "fourshot.bench.suites.corpus_kills", "--drive", str(tmp_path)],
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )

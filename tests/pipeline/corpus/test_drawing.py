@@ -7,20 +7,20 @@ from collections import Counter
 import msgspec
 import pytest
 
-from fourshot.bench.stand_in import StandIn
 from fourshot.engine.core import Adapter, Engine, EngineSettings
+from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.corpus.drawing import Drawer, work
 from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
-from tests.pipeline.corpus.made import TASK, Faulty, brief, settings
+from tests.pipeline.corpus.made import TASK, brief, settings
 
 BUG = Unit(task=TASK.name, number=2, label="bug", first_draw=32, draws=8)
 LOGIN = Unit(task=TASK.name, number=3, label="login", first_draw=0, draws=8)
 
 
-def stand_in() -> StandIn:
-    return StandIn(EngineSettings(model=""))
+def fake_engine(model: str = "fake") -> FakeEngine:
+    return FakeEngine(EngineSettings(model=model))
 
 
 def done(engine: Engine, *units: Unit, made: TaskBrief | None = None) -> list[UnitResult]:
@@ -34,14 +34,14 @@ def done(engine: Engine, *units: Unit, made: TaskBrief | None = None) -> list[Un
 
 
 def test_a_unit_gives_the_same_alone_and_among_others() -> None:
-    (alone,) = done(stand_in(), BUG)
-    login, among = done(stand_in(), LOGIN, BUG)
+    (alone,) = done(fake_engine(), BUG)
+    login, among = done(fake_engine(), LOGIN, BUG)
     assert among.draws == alone.draws and login.unit == LOGIN
     assert not {draw.candidate.text for draw in login.draws} & {draw.candidate.text for draw in alone.draws}
 
 
 def test_draws_are_numbered_and_show_the_shots_of_their_class_in_changing_order() -> None:
-    (result,) = done(stand_in(), BUG)
+    (result,) = done(fake_engine(), BUG)
     assert [draw.candidate.id for draw in result.draws] == [f"bug-{number:08d}" for number in range(32, 40)]
     assert len({draw.candidate.shots for draw in result.draws}) > 1
     assert len({draw.seed for draw in result.draws}) == 8
@@ -49,14 +49,14 @@ def test_draws_are_numbered_and_show_the_shots_of_their_class_in_changing_order(
 
 def test_other_draws_of_the_same_class_are_others() -> None:
     later = msgspec.structs.replace(BUG, first_draw=40)
-    first, second = done(stand_in(), BUG, later)
+    first, second = done(fake_engine(), BUG, later)
     assert not {draw.candidate.text for draw in first.draws} & {draw.candidate.text for draw in second.draws}
 
 
 def test_a_text_that_cannot_be_read_is_told_and_the_others_are_read() -> None:
-    (whole,) = done(stand_in(), BUG)
+    (whole,) = done(fake_engine(), BUG)
     word = whole.draws[3].candidate.text.split()[0]
-    (result,) = done(Faulty(EngineSettings(model=""), unreadable=word), BUG)
+    (result,) = done(fake_engine(f"fake:unreadable={word}"), BUG)
     (fault,) = result.faults
     assert (fault.task, fault.label, fault.draw, fault.step) == (TASK.name, "bug", 35, "score")
     assert "too many tokens" in fault.message
@@ -96,7 +96,7 @@ def test_a_real_engine_has_the_requests_of_a_unit_before_its_texts_are_asked_for
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_of_two_tries_one_is_taken(keep: int) -> None:
-    (result,) = done(stand_in(), BUG, made=brief(TASK, settings(keep_likelier_of=keep)))
+    (result,) = done(fake_engine(), BUG, made=brief(TASK, settings(keep_likelier_of=keep)))
     assert len(result.draws) == 8 and result.stats.output_tokens == 12 * 8 * keep + 8
 
 

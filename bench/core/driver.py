@@ -1,0 +1,168 @@
+"""Sending requests to an engine in this process, and noting when each was queued, begun and answered.
+
+Closed loop: so many requests are in the engine at any time; when one is answered the next is queued. Tokenizing is part
+of a request's time. A request is begun with the step of the model that answers it: prompts are never cut in pieces.
+"""
+
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fourshot.bench.core.workload import Request
+from fourshot.engine.vllm_seams import lora_loads
+
+if TYPE_CHECKING:
+    import torch
+
+    from fourshot.engine.vllm_engine import Scoring
+
+YARD_LAYERS, YARD_ROWS, YARD_PASSES = 30, 32, 3
+YARD_SHAPES = ((1536, 576), (576, 1536), (1536, 576), (576, 1536))  # out, in: 3.5 million weights a layer
+_weights: "list[list[torch.Tensor]]" = []
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One request; seconds since the cell began."""
+
+    sent_s: float
+    begun_s: float
+    done_s: float
+    prompt_tokens: int
+    cached_tokens: int
+
+    @property
+    def latency_s(self) -> float:
+        return self.done_s - self.sent_s
+
+
+class CellOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What to send."""
+
+    requests: tuple[Request, ...]
+    warmup: tuple[Request, ...]  # sent before, not counted; what they leave in the cache is there
+    labels: tuple[str, ...]  # words
+    concurrency: int  # 0: all at once
+
+
+class CellResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it. The engine's own counters, as differences, stand beside the rows."""
+
+    rows: tuple[Answered, ...]
+    seconds: float
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    adapter_loads: dict[str, tuple[int, float]] = {}  # kind -> uses, seconds: `engine.vllm_seams.lora_loads`
+    yardstick_s: float = 0.0  # what a fixed piece of arithmetic took around the cell: how fast the machine was then
+
+
+def run_cell(engine: Any, adapters: Sequence[Any], order: CellOrder) -> CellResult:
+    """Reset the cache, warm up, measure."""
+    engine.reset_prefix_cache()
+    yard_s = yardstick()
+    send = _closed_loop if hasattr(engine, "begin_score") else _one_by_one
+    send(engine, adapters, order.warmup, order)
+    before, loads = engine.stats(), lora_loads.counts()
+    started = time.perf_counter()
+    rows = send(engine, adapters, order.requests, order)
+    seconds, after = time.perf_counter() - started, engine.stats()
+    return CellResult(
+        rows=tuple(rows),
+        seconds=seconds,
+        prompt_tokens=after.prompt_tokens - before.prompt_tokens,
+        cached_tokens=after.cached_tokens - before.cached_tokens,
+        adapter_loads={
+            kind: (uses - loads[kind][0], seconds - loads[kind][1])
+            for kind, (uses, seconds) in lora_loads.counts().items()
+        },
+        yardstick_s=(yard_s + yardstick()) / 2,
+    )
+
+
+def yardstick() -> float:
+    """Median seconds of a pass that is like an engine's on a short text and has nothing to do with one.
+
+    Many small matrix products one after the other over weights that no cache holds: what slows those on a machine that
+    others use too (memory, shared caches, a core taken away) slows this alike. Large products alone do not feel it.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not _weights:
+        for _ in range(YARD_LAYERS):
+            _weights.append([torch.ones(out, width, dtype=torch.bfloat16, device=device) for out, width in YARD_SHAPES])
+    took = []
+    with torch.inference_mode():
+        for _ in range(YARD_PASSES):
+            started = time.perf_counter()
+            x = torch.ones(YARD_ROWS, YARD_SHAPES[0][1], dtype=torch.bfloat16, device=device)
+            for layer in _weights:
+                for weights in layer:
+                    x = torch.nn.functional.linear(x, weights).clamp_(-1, 1)
+            float(x.sum())
+            took.append(time.perf_counter() - started)
+    return median(took)
+
+
+def _closed_loop(engine: Any, adapters: Sequence[Any], requests: Sequence[Request], order: CellOrder) -> list[Answered]:
+    labels = engine.label_tokens(order.labels)
+    most = order.concurrency or len(requests)
+    waiting = list(reversed(requests))
+    live: list[tuple[float, Scoring]] = []
+    rows: list[Answered] = []
+    began = time.perf_counter()
+    while waiting or live:
+        while waiting and len(live) < most:
+            one = waiting.pop()
+            sent_s = time.perf_counter() - began
+            prompt = engine.encode([one.prompt])[0]
+            live.append(
+                (sent_s, engine.begin_score(prompt, labels, adapters[one.adapter] if one.adapter >= 0 else None))
+            )
+        begun_s = time.perf_counter() - began
+        engine.advance()
+        done_s = time.perf_counter() - began
+        for sent_s, scoring in live:
+            if scoring.done:
+                rows.append(
+                    Answered(
+                        sent_s=sent_s,
+                        begun_s=begun_s,
+                        done_s=done_s,
+                        prompt_tokens=scoring.prompt_tokens,
+                        cached_tokens=scoring.cached_tokens,
+                    )
+                )
+        live = [one for one in live if not one[1].done]
+    return rows
+
+
+def _one_by_one(engine: Any, adapters: Sequence[Any], requests: Sequence[Request], order: CellOrder) -> list[Answered]:
+    """Generation of the label, one request after the other: how the paper measured.
+
+    Source: Patwa et al. 2024, section 4 (Hugging Face generation).
+    """
+    from fourshot.engine.core import Sampling
+    from fourshot.engine.labels import label_tokens
+    from fourshot.engine.tokens import load_tokenizer
+
+    longest = label_tokens(load_tokenizer(engine.settings.model), order.labels).longest
+    sampling = Sampling(temperature=0.0, max_tokens=longest, stop=("\n",))
+    rows = []
+    began = time.perf_counter()
+    for one in requests:
+        sent_s = time.perf_counter() - began
+        tokens_before = engine.stats().prompt_tokens
+        list(engine.sample([one.prompt], sampling, adapters[one.adapter] if one.adapter >= 0 else None))
+        rows.append(
+            Answered(
+                sent_s=sent_s,
+                begun_s=sent_s,
+                done_s=time.perf_counter() - began,
+                prompt_tokens=engine.stats().prompt_tokens - tokens_before,
+                cached_tokens=0,
+            )
+        )
+    return rows

@@ -1,0 +1,99 @@
+"""A suite's options, declared once as a struct and read from words of the command line.
+
+    class Options(msgspec.Struct, frozen=True, kw_only=True):
+        data: Annotated[Path, "a folder with trec/"]          # --data DATA, must be given: it has no default
+        repeats: Annotated[Positive, "of every cell"] = 3     # --repeats N, at least 1
+        tasks: Annotated[tuple[str, ...], "which"] = ("trec",)  # --tasks trec sst2, or --tasks trec,sst2
+        no_http: Annotated[bool, "in process only"] = False   # --no-http
+
+A text in the annotation is the option's help; `POSITIONAL`, `REPEATED` and `HIDDEN` change how it is given.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+
+POSITIONAL, REPEATED, HIDDEN = object(), object(), object()  # REPEATED: once per value, which may hold a comma
+T = TypeVar("T")
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Out = Annotated[Path, "where the result goes; .rows.jsonl and, where there is one, a page beside it"]
+Model = Annotated[str | None, "base model; the embedded one if left out"]
+ThreeTasks = Annotated[Path, "a folder with sst2/, trec/ and ag_news/"]
+TaskFolders = Annotated[Path, "a folder with a folder for each task"]
+
+
+def read_options(kind: type[T], words: Sequence[str], program: str, description: str = "") -> T:
+    """The struct ``kind`` with the values in ``words``. Raises InputError for what is unknown, missing or wrong."""
+    parser = _Parser(prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    hints = get_type_hints(kind, include_extras=True)
+    for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]
+        _add(parser, field, hints[field.name])
+    given = {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}
+    try:
+        return msgspec.convert(given, kind, strict=False, dec_hook=lambda wanted, value: wanted(value))
+    except msgspec.ValidationError as error:
+        fault, _, where = str(error).partition(" - at `$.")
+        name = where.rstrip("`").partition("[")[0]
+        raise InputError(f"--{name.replace('_', '-')} {_shown(given.get(name))}: {fault.lower()}.") from error
+
+
+def _add(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None:
+    marks = getattr(hint, "__metadata__", ())
+    default = None if field.default is msgspec.NODEFAULT else field.default
+    text = next((mark for mark in marks if isinstance(mark, str)), "").replace("%", "%%")
+    if default not in (None, False, "", ()):
+        text += f" (default: {_shown(default)})"
+    wanted: dict[str, Any] = {"help": argparse.SUPPRESS if HIDDEN in marks else text}
+    plain = _plain(hint)
+    if plain is bool:
+        wanted |= {"action": "store_true", "default": None}
+    elif REPEATED in marks:
+        wanted["action"] = "append"
+    elif get_origin(plain) is tuple:
+        wanted |= {"nargs": "+", "action": _Listed}
+    elif get_origin(plain) is Literal:
+        wanted["choices"] = get_args(plain)
+    name = field.encode_name
+    if POSITIONAL in marks:
+        parser.add_argument(name, nargs="?" if field.default is not msgspec.NODEFAULT else None, **wanted)
+    else:
+        required = field.default is msgspec.NODEFAULT
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, required=required, **wanted)
+
+
+def _plain(hint: Any) -> Any:
+    """The type without annotations and without None."""
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if get_origin(hint) in (Union, UnionType):
+        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+        return _plain(hint)
+    return hint
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+class _Listed(argparse.Action):
+    """Values with blanks or commas between them."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, [part.strip() for value in values for part in value.split(",")])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{self.prog}: {message}. `{self.prog} --help` shows its options.")
+
+
+def as_settings(options: Any, *names: str) -> Mapping[str, Any]:
+    """The options ``names`` as JSON has them: for the settings of a result."""
+    return {name: msgspec.to_builtins(getattr(options, name), enc_hook=str) for name in names}

@@ -1,0 +1,124 @@
+"""The ways of classifying that are compared, and the prompts that each of them sends: real texts of real tasks.
+
+No text is sent twice between two resets of the prefix cache: a prompt sent again would be answered by the cache whole,
+text included, which flatters whoever has long prompts.
+"""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, reading_prompt
+from fourshot.pipeline.tasks.types import Example, Task
+
+FLOOR_PROMPT = "Label:"
+MANY = -1
+
+
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """One way of getting a label out of a model."""
+
+    display_name: str
+    engine: str  # which of the suite's engines answers
+    shots: Literal["none", "fixed", "drawn"] = "none"  # in the prompt: none, the task's, or others for each request
+    wording: Literal["task", "bare"] = "task"
+    adapters: int = 0  # distinct ones, taken by turns; MANY: as many as the suite has
+    text: bool = True  # without: what a request costs before it has any tokens
+    one_by_one: bool = False  # knows no more than one request at a time
+
+
+WAYS = {
+    "zero_shot": Way(display_name="Zero-shot, base model", engine="base"),
+    "icl_off": Way(display_name="In context, cache off", engine="uncached", shots="fixed"),
+    "icl_cold": Way(display_name="In context, shots drawn per request", engine="base", shots="drawn"),
+    "icl_warm": Way(display_name="In context, cache warm", engine="base", shots="fixed"),
+    "lora": Way(display_name="LoRA, one adapter", engine="lora", adapters=1),
+    "lora_bare": Way(display_name="LoRA, bare text", engine="lora", adapters=1, wording="bare"),
+    "lora_many": Way(display_name="LoRA, many adapters", engine="lora", adapters=MANY),
+    "lora_merged": Way(display_name="LoRA merged into the base", engine="merged"),
+    "transformers_icl": Way(
+        display_name="In context, transformers one by one", engine="transformers", shots="fixed", one_by_one=True
+    ),
+    "transformers_lora": Way(
+        display_name="LoRA, transformers one by one", engine="transformers", adapters=1, one_by_one=True
+    ),
+    "floor": Way(display_name="A request without a text", engine="base", text=False),
+}
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One prompt, and which of the engine's adapters answers; -1 for none."""
+
+    prompt: str
+    adapter: int = -1
+
+
+class Material(msgspec.Struct, frozen=True, kw_only=True):
+    """A task with the texts that are sent and the examples that are shown."""
+
+    task: Task
+    texts: tuple[str, ...]  # of the test split, in a seeded order, each once
+    shots: tuple[Example, ...]
+    pools: dict[str, tuple[Example, ...]]  # of the train split, by label: where other examples are drawn from
+    k: int
+
+    def requests(self, way: Way, start: int, number: int, many: int = 1) -> list[Request]:
+        """``number`` requests from text ``start`` on; ``many`` is what MANY adapters are.
+
+        Raises InputError where the texts do not reach that far.
+        """
+        if start + number > len(self.texts):
+            raise InputError(
+                f"{self.task.name} has {len(self.texts)} different test texts; {start + number} are needed, because no "
+                "text is sent twice. Give a larger test file, or measure fewer requests."
+            )
+        adapters = many if way.adapters == MANY else way.adapters
+        return [
+            Request(prompt=self._prompt(way, start + n), adapter=n % adapters if adapters else -1)
+            for n in range(number)
+        ]
+
+    def _prompt(self, way: Way, number: int) -> str:
+        if not way.text:
+            return FLOOR_PROMPT
+        text = self.texts[number]
+        if way.wording == "bare":
+            return reading_prompt(self.task, text, PromptFormat(wording="bare"))
+        shots: Sequence[Example] = ()
+        if way.shots == "fixed":
+            shots = self.shots
+        elif way.shots == "drawn":
+            shots = self.drawn_shots(number)
+        return classification_prompt(self.task, text, shots)
+
+    def drawn_shots(self, number: int) -> list[Example]:
+        """Other examples for each request, as when the nearest neighbours of a text are shown, or for each task."""
+        draw = random.Random(number)
+        shots = []
+        for pool in self.pools.values():
+            shots += draw.sample(pool, self.k)
+        draw.shuffle(shots)
+        return shots
+
+
+def material(name: str, data: Path, k: int) -> Material:
+    """A shipped task with its data in ``data / name``."""
+    from fourshot.pipeline.tasks.shots import draw_shots
+    from fourshot.pipeline.tasks.tables import load_split
+    from fourshot.pipeline.tasks.task_file import load_task
+
+    task = load_task(name, data / name)
+    train = load_split(task, "train").examples
+    texts = list(dict.fromkeys(one.text for one in load_split(task, "test").examples))
+    random.Random(0).shuffle(texts)
+    return Material(
+        task=task,
+        texts=tuple(texts),
+        shots=tuple(draw_shots(train, task.label_names, k, 0)),
+        pools={label: tuple(one for one in train if one.label == label) for label in task.label_names},
+        k=k,
+    )

@@ -1,0 +1,184 @@
+"""Two results of the suite latency, or two of adapters: what changed by more than the noise of both.
+
+    fourshot bench compare BEFORE.json AFTER.json
+
+Compared are the repeats' own values, cell by cell, each against a yardstick: a fixed piece of arithmetic that was timed
+around the cell, so that a machine that was slower in one of the runs is not taken for a slower engine. How far repeats
+scatter is pooled over all cells of both results, because three repeats of one cell say little about it. Two questions
+are asked. Did everything change? The median over all cells must exceed what the scatter gives such a median, and
+`DRIFT`: two runs of the same code minutes apart differ by as much on a machine that others use too. Did a cell change?
+Its difference must exceed what the scatter gives one of that many cells by chance, and `LEAST`; where not everything
+changed, what all have in common is drift and taken off first.
+
+Exit code 1 where something became slower, 0 otherwise, 2 for files that cannot be compared.
+"""
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import msgspec
+
+from fourshot.bench.core.statistics import students_t
+from fourshot.bench.core.suite import read_result
+from fourshot.engine.errors import InputError
+
+CHANCE = 0.01  # of one false alarm among all cells
+DRIFT = 0.10  # share; more than twice the standard deviation over pairs of unchanged runs (docs/benchmarks.md)
+LEAST = 0.05  # of a cell, whatever its bound
+SUITES = {"latency": ("route", "way", "task", "load"), "adapters": ("kind", "spread", "number")}
+MEASURES = {"requests_per_s": -1.0, "p50_ms": 1.0}  # sign of what is slower
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One value of one cell."""
+
+    cell: str
+    measure: str
+    before: float
+    after: float
+    slower: float  # as a share of before, in its own direction: 0.1 is ten per cent slower, below zero is faster
+    flagged: bool
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """What `compare` found."""
+
+    changes: tuple[Change, ...]
+    scatter: float  # standard deviation of the logarithm of a repeat
+    bound: float  # of a cell's change, as a share
+    overall: float  # median change over all cells, as a share; above zero is slower
+    overall_bound: float
+    overall_flagged: bool
+
+    @property
+    def slower(self) -> bool:
+        flagged = any(one.flagged and one.slower > 0 for one in self.changes)
+        return flagged or (self.overall_flagged and self.overall > 0)
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
+    """Raises InputError for results of different suites, or without a cell and two repeats in common."""
+    suite = before["suite"]
+    if suite != after["suite"] or suite not in SUITES:
+        raise InputError(
+            f"got results of {before['suite']!r} and {after['suite']!r}. Both must be of one of these suites: "
+            f"{', '.join(SUITES)}."
+        )
+    if not before.get("cells") or not after.get("cells"):
+        raise InputError(
+            "a result without cells was given: its measurement was cut off before the first. Measure again."
+        )
+    yard_s = _usual_yardstick(before)
+    ours, theirs = _values(before, suite, yard_s), _values(after, suite, yard_s)
+    both = [key for key in ours if key in theirs and min(len(ours[key]), len(theirs[key])) > 1]
+    if not both:
+        raise InputError(
+            "the two results have no cell with two repeats in common: measure both with the same settings."
+        )
+    logs = [(key, _logs(ours[key]), _logs(theirs[key])) for key in both]
+    freedom = sum(len(one) + len(other) - 2 for _, one, other in logs)
+    scatter = math.sqrt(sum(_squares(one) + _squares(other) for _, one, other in logs) / freedom)
+    quantile = students_t(1 - CHANCE / len(both) / 2, freedom)
+    repeats = min(min(len(one), len(other)) for _, one, other in logs)
+    slower = [MEASURES[measure] * (fmean(other) - fmean(one)) for (_, measure), one, other in logs]
+    overall = median(slower)
+    # A median over many cells scatters far less than a cell; what is left is what the repeats of all share.
+    overall_bound = max(math.log1p(DRIFT), 3 * scatter * math.sqrt(2 / repeats / len(logs)) * 1.25)
+    overall_flagged = abs(overall) > overall_bound
+    drift = 0.0 if overall_flagged else overall
+    changes = []
+    for ((cell, measure), one, other), change in zip(logs, slower, strict=True):
+        bound = quantile * scatter * math.sqrt(1 / len(one) + 1 / len(other))
+        changes.append(
+            Change(
+                cell=cell,
+                measure=measure,
+                before=math.exp(fmean(one)),
+                after=math.exp(fmean(other)),
+                slower=math.expm1(change),
+                flagged=abs(change - drift) > max(bound, math.log1p(LEAST)),
+            )
+        )
+    return Comparison(
+        changes=tuple(changes),
+        scatter=scatter,
+        bound=math.expm1(quantile * scatter * math.sqrt(2 / repeats)),
+        overall=math.expm1(overall),
+        overall_bound=math.expm1(overall_bound),
+        overall_flagged=overall_flagged,
+    )
+
+
+def table(found: Comparison) -> str:
+    """What is flagged, and the sum of it, as Markdown."""
+    lines = []
+    flagged = sorted((one for one in found.changes if one.flagged), key=lambda one: -one.slower)
+    if flagged:
+        lines += ["| cell | | before | after | slower by |", "| --- | --- | ---: | ---: | ---: |"]
+        lines += [
+            f"| {one.cell} | {one.measure} | {one.before:.2f} | {one.after:.2f} | {100 * one.slower:+.1f} % |"
+            for one in flagged
+        ]
+        lines.append("")
+    lines.append(
+        f"{len(flagged)} of {len(found.changes)} values changed beyond noise (a repeat scatters by "
+        f"{100 * found.scatter:.1f} %, so a change counts from {100 * found.bound:.0f} % on)."
+    )
+    told = "beyond noise" if found.overall_flagged else "within noise"
+    direction = "slower" if found.overall > 0 else "faster"
+    lines.append(
+        f"Everything together: {abs(100 * found.overall):.1f} % {direction}, {told} (it counts from "
+        f"{100 * found.overall_bound:.1f} % on)."
+    )
+    return "\n".join(lines)
+
+
+def _values(result: Mapping[str, Any], suite: str, yard_s: float) -> dict[tuple[str, str], Sequence[float]]:
+    names = SUITES[suite]
+    return {
+        ("/".join(str(cell[name]) for name in names), measure): _at_equal_speed(cell, measure, yard_s)
+        for cell in result["cells"]
+        for measure in MEASURES
+        if measure in cell
+    }
+
+
+def _usual_yardstick(result: Mapping[str, Any]) -> float:
+    """Median seconds of the yardstick in a result; 0 where it was not timed."""
+    found = [yard for cell in result["cells"] for yard in cell.get("yardstick_s") or [] if yard]
+    return median(found) if found else 0.0
+
+
+def _at_equal_speed(cell: Mapping[str, Any], measure: str, yard_s: float) -> list[float]:
+    """The repeats' values as they would be on a machine whose yardstick takes ``yard_s``, that of the first result."""
+    values, yards = cell[measure]["values"], cell.get("yardstick_s") or []
+    if not yard_s or len(yards) != len(values) or not all(yards):
+        return list(values)
+    return [value * (yard / yard_s) ** -MEASURES[measure] for value, yard in zip(values, yards, strict=True)]
+
+
+def _logs(values: Sequence[float]) -> list[float]:
+    return [math.log(value) for value in values]
+
+
+def _squares(values: Sequence[float]) -> float:
+    mean = fmean(values)
+    return sum((value - mean) ** 2 for value in values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    options = parser.parse_args()
+    found = compare(read_result(options.before), read_result(options.after))
+    print(table(found))
+    raise SystemExit(1 if found.slower else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""How long a text takes in transformers, one prompt at a time and in batches: zero-shot, in context, LoRA, LoRA merged.
+
+One forward pass per prompt and the likeliest first token of a label, without a prefix cache. That is less than
+generating an answer, for every method alike. The adapter has random weights, which cost what trained ones do. Times are
+medians over the prompts, so one that was disturbed does not count.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+
+BATCH = 16
+MERGED = "lora_merged"  # the adapter added to the base's weights
+WARM_UP = 2  # calls per method that are not counted
+
+
+class TimingOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process is to measure."""
+
+    model: str  # folder of the checkpoint
+    task: str
+    prompts: tuple[str, ...]  # zero-shot, and LoRA's
+    prompts_in_context: tuple[str, ...]  # the same texts
+    batches: tuple[int, ...] = (1, BATCH)
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """One method at one batch size."""
+
+    task: str
+    method: str  # of `pipeline.runs.methods`, or `MERGED`
+    batch: int  # prompts at a time
+    num_texts: int
+    s_per_text: float  # median over calls, through the batch
+    prompt_tokens: float  # mean per text, padding not counted
+
+
+def measure(order: TimingOrder) -> list[Timing]:
+    """Load the model and time all methods at all batch sizes."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from fourshot.engine.models import resolve_model
+    from fourshot.engine.threads import available_cores
+    from fourshot.engine.tokens import load_tokenizer
+    from fourshot.engine.transformers_engine import quick_output
+    from fourshot.serving.testing.adapters import make_adapter, task_of
+
+    torch.set_num_threads(available_cores())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = load_tokenizer(order.model)
+    model = AutoModelForCausalLM.from_pretrained(order.model, dtype="auto").to(device).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = make_adapter(Path(folder), task_of("timed"), base=resolve_model(order.model))
+
+        def timed(method: str, model: Any, prompts: Sequence[str]) -> list[Timing]:
+            return [_time(model, tokenizer, order.task, method, prompts, batch) for batch in order.batches]
+
+        found = timed("zero_shot", model, order.prompts) + timed("icl", model, order.prompts_in_context)
+        # In the base's number type, as vLLM has it: PEFT would compute bfloat16 adapters in float32.
+        adapted = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).to(device).eval()
+        quick_output(adapted)
+        found += timed("lora", adapted, order.prompts)
+        merged = adapted.merge_and_unload()
+        quick_output(merged)
+        found += timed(MERGED, merged, order.prompts)
+    return found
+
+
+def _time(model: Any, tokenizer: Any, task: str, method: str, prompts: Sequence[str], batch: int) -> Timing:
+    from fourshot.engine.tokens import encode_prompts
+
+    ids = encode_prompts(tokenizer, prompts)
+    by_length = sorted(ids, key=len)  # batches of like lengths, as an evaluation makes them
+    chunks = [by_length[start : start + batch] for start in range(0, len(by_length), batch)]
+    for chunk in chunks[:WARM_UP]:
+        _answer(model, tokenizer, chunk)
+    took = []
+    for chunk in chunks:
+        started = time.perf_counter()
+        _answer(model, tokenizer, chunk)
+        took.append((time.perf_counter() - started) / len(chunk))
+    return Timing(
+        task=task,
+        method=method,
+        batch=batch,
+        num_texts=len(ids),
+        s_per_text=median(took),
+        prompt_tokens=sum(map(len, ids)) / len(ids),
+    )
+
+
+def _answer(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[int]:
+    """The likeliest next token of each row."""
+    import torch
+
+    longest, pad = max(map(len, rows)), tokenizer.pad_token_id or 0
+    ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
+    answers: list[int] = output.logits[:, -1].argmax(dim=-1).tolist()
+    return answers
+
+
+def main(order: str, out: str) -> None:
+    from fourshot.engine.files import replace_file
+
+    asked = msgspec.json.decode(Path(order).read_bytes(), type=TimingOrder)
+    replace_file(Path(out), msgspec.json.encode(measure(asked)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,182 @@
+"""What the serving benchmark serves: ten tasks in two versions each, requests good and bad, adapters come and go."""
+
+import json
+import os
+import random
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from fourshot.bench.core.load import Shot
+from fourshot.pipeline.tasks.types import Task
+from fourshot.serving.testing.adapters import make_adapter
+from fourshot.serving.testing.server import RunningService
+
+TASKS, VERSIONS, TEXTS = 10, 2, 40
+STABLE = 7  # tasks that always have a version; the others come and go
+ZIPF = 1.1
+MARGIN = 0.1  # where the two likeliest labels are nearer, rounding may decide between them
+CHURN_S, BAD_SHARE = 3.0, 0.05
+BAD = (
+    ("/v1/classify/nothing", '{"input": "x"}'),
+    ("/v1/classify/..%2f..%2fetc", '{"input": "x"}'),
+    ("/v1/classify/{task}", '{"input": '),
+    ("/v1/classify/{task}", "[" * 5000),
+    ("/v1/classify/{task}", '{"input": ["", "x"]}'),
+    ("/v1/classify/{task}", '{"input": "x", "adapter": "/etc"}'),
+    ("/v1/completions", '{"model": "../../x", "prompt": "x", "max_tokens": 1}'),
+)
+
+
+Expected = dict[str, dict[str, str]]  # adapter name -> text -> its label, "" where it is too near a call
+
+
+class Scene:
+    """Tasks, their texts, their versions' folders, and what each version answers."""
+
+    def __init__(self, root: Path, data: Path, model: str | None) -> None:
+        from fourshot.engine.models import resolve_model
+        from fourshot.pipeline.tasks.tables import load_split
+        from fourshot.pipeline.tasks.task_file import load_task
+
+        self.base = resolve_model(model)
+        self.model = model
+        sources = [load_task(name, data / name) for name in ("sst2", "trec", "ag_news")]
+        self.tasks: list[Task] = []
+        self.texts: dict[str, list[str]] = {}
+        self.versions: dict[str, list[Path]] = {}
+        for number in range(TASKS):
+            source = sources[number % len(sources)]
+            task = _renamed(source, f"{source.name}-{number}")
+            texts = [one.text for one in load_split(source, "test").examples]
+            self.tasks.append(task)
+            self.texts[task.name] = texts[number * TEXTS : (number + 1) * TEXTS]
+            self.versions[task.name] = [
+                make_adapter(root, task, seed=number * VERSIONS + version, base=self.base)
+                for version in range(VERSIONS)
+            ]
+
+    def expected(self) -> Expected:
+        """Asked of an engine of our own, one version after the other."""
+        from fourshot.engine.core import Adapter, EngineSettings
+        from fourshot.engine.opening import open_engine
+        from fourshot.pipeline.runs.card import load_card
+
+        engine = open_engine(EngineSettings(model=self.base.path, max_loras=1, compile=False, kv_cache_bytes=256 << 20))
+        found: Expected = {}
+        try:
+            for task in self.tasks:
+                for folder in self.versions[task.name]:
+                    card = load_card(folder)
+                    prompts = [card.prompt(text) for text in self.texts[task.name]]
+                    adapter = Adapter(name=folder.name, path=str(folder))
+                    scores = engine.score(prompts, task.label_words, adapter)
+                    found[folder.name] = {
+                        text: _decided(task.label_names, row)
+                        for text, row in zip(self.texts[task.name], scores, strict=True)
+                    }
+        finally:
+            engine.close()
+        return found
+
+    def shots(self) -> tuple[list[Shot], list[float]]:
+        """Good requests, the tasks by Zipf's law, and a few bad ones; with their weights."""
+        shots, weights = [], []
+        for rank, task in enumerate(self.tasks, start=1):
+            for text in self.texts[task.name]:
+                shots.append(Shot(kind=task.name, path=f"/v1/classify/{task.name}", body=json.dumps({"input": text})))
+                weights.append(rank**-ZIPF)
+        good = sum(weights)
+        for path, body in BAD:
+            shots.append(Shot(kind="bad", path=path.format(task=self.tasks[0].name), body=body))
+            weights.append(good * BAD_SHARE / (1 - BAD_SHARE) / len(BAD))
+        return shots, weights
+
+
+def _renamed(task: Task, name: str) -> Task:
+    import msgspec
+
+    return msgspec.structs.replace(task, name=name)
+
+
+def _decided(names: Sequence[str], scores: Any) -> str:
+    import numpy as np
+
+    shares = np.exp(scores - scores.max())
+    shares /= shares.sum()
+    first, second = sorted(shares)[-1:-3:-1]
+    return names[int(scores.argmax())] if first - second > MARGIN else ""
+
+
+class Churn(threading.Thread):
+    """Adds, replaces and removes adapters, and leaves broken ones about, until it is told to stop."""
+
+    def __init__(self, scene: Scene, served: Path) -> None:
+        super().__init__(daemon=True)
+        self._scene, self._served, self._over = scene, served, threading.Event()
+        self._draw = random.Random(0)
+        self.done: Counter[str] = Counter()
+
+    def run(self) -> None:
+        while not self._over.wait(CHURN_S):
+            task = self._draw.choice(self._scene.tasks).name
+            others = self._scene.versions[task]
+            there = [folder for folder in others if (self._served / folder.name).exists()]
+            new = self._draw.choice(others)
+            if self._draw.random() < 0.2:
+                self._break(new)
+            if new not in there:
+                put(new, self._served)
+                self.done["added" if not there else "replaced"] += 1
+            elif len(there) > 1 or task not in {one.name for one in self._scene.tasks[:STABLE]}:
+                shutil.rmtree(self._served / new.name)
+                self.done["removed"] += 1
+
+    def _break(self, folder: Path) -> None:
+        broken = self._served / "broken"
+        shutil.rmtree(broken, ignore_errors=True)
+        shutil.copytree(folder, broken)
+        os.truncate(broken / "adapter_model.safetensors", self._draw.randrange(1, 100_000))
+        self.done["broken"] += 1
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def put(folder: Path, served: Path) -> None:
+    """Copy an adapter into the served folder, whole at once, as the newest of its task."""
+    making = served / f".making-{folder.name}"
+    shutil.copytree(folder, making)
+    os.utime(making / "card.json")
+    os.rename(making, served / folder.name)
+
+
+class Memory(threading.Thread):
+    """Samples the service's memory, all its processes together."""
+
+    def __init__(self, service: RunningService, every_s: float = 2.0) -> None:
+        super().__init__(daemon=True)
+        self._service, self._every_s, self._over = service, every_s, threading.Event()
+        self.samples: list[tuple[float, int]] = []  # seconds, bytes
+
+    def run(self) -> None:
+        began = time.monotonic()
+        while not self._over.wait(self._every_s):
+            self.samples.append((time.monotonic() - began, self._service.memory_bytes()))
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+    def growth(self) -> float:
+        """From the second to the last quarter, as a share: the first quarter fills caches."""
+        quarter = len(self.samples) // 4
+        second = median(size for _, size in self.samples[quarter : 2 * quarter])
+        last = median(size for _, size in self.samples[3 * quarter :])
+        return last / second - 1

@@ -1,0 +1,149 @@
+"""`FakeEngine`: answers at once, without a model. For tests of what is around an engine, and to measure its cost.
+
+Its texts follow from the request's seed and the class that the prompt asks for, and from nothing else, so they are the
+same whatever shares their batch. It re-labels by a word that the text carries, and is sometimes of another opinion.
+
+It stands behind ``EngineSettings(kind="fake")`` and behind the base model "fake", also for users: a corpus of the fake
+model shows in seconds what its files look like. "fake:delay_s=0.01;unreadable=ba" sets a field of `FakeSettings` each;
+how it is slow or fails changes no text, so all of these count as one model.
+"""
+
+import os
+import re
+import time
+import zlib
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fourshot.engine import seeds
+from fourshot.engine.core import Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
+from fourshot.engine.errors import FourshotError, InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FAKE = "fake"  # as a base model's name
+SYLLABLES = ("ba", "do", "fi", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "wa", "xe", "zu")
+WORDS = tuple(a + b + c for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES)  # 4,096: twelve bits of a seed
+NUM_WORDS = 12
+DISAGREES = 8  # one text of so many is read as another class
+_ASKED = re.compile(r"Label: ([^\n]*)\n\n(?:[A-Z][a-z]+: [^\n]*\n)*Text:$")  # lines between: attributes
+
+
+class FakeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How it is slow, and how it fails."""
+
+    delay_s: float = 0.0  # for a text
+    otherwise: str = ""  # what it says to a prompt that does not ask for a text of a class; "" for words like any
+    unreadable: str = ""  # a text that holds this is refused as too long when it is to be scored
+    dies_of: str = ""  # the class at whose first prompt the process ends, as a crash would end it
+    dies_on_opening: bool = False
+    fails_on_opening: bool = False
+    first_fails: str = ""  # a folder to make: whoever makes it fails on opening, later ones do not
+
+
+def is_fake(model: str) -> bool:
+    """Whether a base model's name is the fake engine's."""
+    return model == FAKE or model.startswith(f"{FAKE}:")
+
+
+def fake_settings(model: str) -> FakeSettings:
+    """Of a name like "fake:delay_s=0.01;unreadable=ba". Raises InputError for a field that is none."""
+    pairs = [pair.partition("=")[::2] for pair in model.removeprefix(f"{FAKE}:").split(";")] if ":" in model else []
+    try:
+        return msgspec.convert(dict(pairs), FakeSettings, strict=False)
+    except msgspec.ValidationError as error:
+        allowed = ", ".join(FakeSettings.__struct_fields__)
+        raise InputError(f"The fake model {model!r} is not set up rightly: {error}. It may set {allowed}.") from error
+
+
+class FakeEngine:
+    """Instead of a base model."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self._fake = fake_settings(settings.model) if is_fake(settings.model) else FakeSettings()
+        self._requests = self._prompt_tokens = self._output_tokens = 0
+        if self._fake.dies_on_opening:
+            print("no memory for weights", flush=True)
+            os._exit(3)
+        if self._fake.fails_on_opening or (self._fake.first_fails and _is_first(Path(self._fake.first_fails))):
+            raise FourshotError("this machine has no driver")
+
+    def sample(
+        self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
+    ) -> Generator[Completion, None, None]:
+        if self._fake.dies_of and any(f"Label: {self._fake.dies_of}\n" in prompt for prompt in prompts):
+            os._exit(1)
+        return self._sample(prompts, sampling)
+
+    def _sample(self, prompts: Sequence[str], sampling: Sampling) -> Generator[Completion, None, None]:
+        for i, prompt in enumerate(prompts):
+            asked = _ASKED.search(prompt)
+            for j in range(sampling.n):
+                self._count(prompt, NUM_WORDS)
+                if self._fake.delay_s:
+                    time.sleep(self._fake.delay_s)
+                text = _text(seeds.derive(sampling.seed or 0, i, j), asked[1] if asked else "")
+                yield Completion(
+                    prompt_index=i,
+                    sample_index=j,
+                    text=f" {text}" if asked or not self._fake.otherwise else f" {self._fake.otherwise}",
+                    num_tokens=NUM_WORDS,
+                    cumulative_logprob=-3.0 * NUM_WORDS,
+                    finish_reason="stop",
+                )
+
+    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> "np.ndarray":
+        import numpy as np
+
+        scores = np.full((len(prompts), len(labels)), -4.0, dtype=np.float32)
+        for i, prompt in enumerate(prompts):
+            self._count(prompt, 1)
+            text = prompt[prompt.rfind("\nText:") : -len("\nLabel:")].rstrip(".")
+            if self._fake.unreadable and self._fake.unreadable in text:
+                raise InputError("a prompt has too many tokens")
+            meant = next((k for k, label in enumerate(labels) if text.endswith(f" {label}")), 0)
+            checksum = zlib.crc32(text.encode())
+            if checksum % DISAGREES == 0:
+                meant = checksum // DISAGREES % len(labels)
+            scores[i, meant] = -0.5
+        return scores
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(text) // 4 for text in texts]
+
+    def reset_prefix_cache(self) -> None:
+        pass
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            prompt_tokens=self._prompt_tokens, output_tokens=self._output_tokens, requests=self._requests
+        )
+
+    def close(self) -> None:
+        pass
+
+    def _count(self, prompt: str, output_tokens: int) -> None:
+        self._requests += 1
+        self._prompt_tokens += len(prompt) // 4
+        self._output_tokens += output_tokens
+
+
+def _is_first(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _text(seed: int, word: str) -> str:
+    """Twelve words; a number of 63 bits gives five, its neighbours' mixtures the rest."""
+    mixed = (
+        seed | (seed * 0x9E3779B97F4A7C15 & (1 << 64) - 1) << 64 | (seed * 0xC2B2AE3D27D4EB4F & (1 << 64) - 1) << 128
+    )
+    return " ".join([WORDS[mixed >> 12 * k & 4095] for k in range(NUM_WORDS)]) + f" {word}."

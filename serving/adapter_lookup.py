@@ -1,0 +1,36 @@
+"""Which adapter a folder stands for: its own, or that of a finished run. Loads no heavy library."""
+
+from pathlib import Path
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.runs.card import CARD_FILE, LINK, load_card
+
+
+def find_adapter(folder: str | Path) -> Path:
+    """The adapter folder that ``folder`` is, or the one adapter in a run folder that saw synthetic texts.
+
+    A task's folder of `fourshot train --tasks` links to its adapter.
+    Raises `InputError` where there is none, or where several might be meant.
+    """
+    folder = Path(folder)
+    if (folder / CARD_FILE).is_file():
+        return folder
+    if (folder / LINK / CARD_FILE).is_file():
+        return (folder / LINK).resolve()
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}. Give an adapter's folder, or that of a finished run.")
+    cards = {file.parent: load_card(file.parent) for file in sorted(folder.rglob(CARD_FILE))}
+    if not cards:
+        raise InputError(
+            f"{folder} holds no adapter with a {CARD_FILE}. Give an adapter's folder, or that of a finished run; the "
+            "command that made a run finishes it where it was stopped."
+        )
+    # A run also trains on the shots alone, to compare with.
+    likely = [path for path, card in cards.items() if card.synthetic_examples] or list(cards)
+    if len(likely) == 1:
+        return likely[0]
+    listed = "\n".join(
+        f"  {path} ({card.real_examples} real and {card.synthetic_examples} synthetic texts, training seed {card.seed})"
+        for path, card in cards.items()
+    )
+    raise InputError(f"{folder} holds {len(cards)} adapters. Name one of them:\n{listed}")

@@ -1,0 +1,91 @@
+"""Adapters with random weights that are otherwise whole: a card, a content-hashed name, all seven projections.
+
+What a service costs does not depend on what its adapters have learnt, so benchmarks and tests need not train any.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors.torch import save_file
+
+from fourshot.engine.models import ResolvedModel, resolve_model
+from fourshot.pipeline.runs.card import CARD_FILE, AdapterCard
+from fourshot.pipeline.synthesis.prompts import Wording
+from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.serving.app.admission import checkpoint_shapes
+from fourshot.training.lora.saving import content_hash
+from fourshot.training.lora.settings import LoraSettings
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+RANK = 8
+
+
+def task_of(name: str, words: Sequence[str] = ("good", "bad")) -> Task:
+    """A task whose labels are single words."""
+    labels = tuple(Label(name=f"{word}-label", word=word) for word in words)
+    return Task(name=name, instruction=f"Sort each text of {name}: {', '.join(words)}.", noun="text", labels=labels)
+
+
+def make_adapter(
+    root: Path,
+    task: Task,
+    seed: int = 0,
+    *,
+    size: float = 0.05,
+    rank: int = RANK,
+    wording: Wording = "task",
+    base: ResolvedModel | None = None,
+    shots: Sequence[Example] = (),
+) -> Path:
+    """An adapter of ``task`` in a folder of its own in ``root``; another seed is another version."""
+    base = base or resolve_model(None)
+    random = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, shape in (checkpoint_shapes(Path(base.path)) or config_shapes(Path(base.path))).items():
+        if name.removesuffix(".weight").rsplit(".", 1)[-1] in PROJECTIONS:
+            at = f"base_model.model.{name.removesuffix('.weight')}"
+            weights[f"{at}.lora_A.weight"] = torch.randn(rank, shape[1], generator=random) * shape[1] ** -0.5
+            weights[f"{at}.lora_B.weight"] = torch.randn(shape[0], rank, generator=random) * size
+    making = root / f".making-{task.name}-{seed}"
+    making.mkdir(parents=True)
+    save_file({name: value.to(torch.bfloat16) for name, value in weights.items()}, making / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": 32,
+        "target_modules": sorted(PROJECTIONS),
+        "bias": "none",
+        "base_model_name_or_path": base.path,
+    }
+    (making / "adapter_config.json").write_text(json.dumps(config))
+    name = f"{task.name}-{content_hash(making)}"
+    card = AdapterCard(
+        name=name,
+        task=task,
+        model_name=base.name,
+        model_revision=base.revision,
+        wording=wording,
+        training=LoraSettings(r=rank),
+        shots=tuple(shots)
+        or tuple(Example(text=f"an example of {label.name}", label=label.name) for label in task.labels),
+        real_examples=8,
+        synthetic_examples=20,
+        steps=1,
+        train_tokens=1,
+        train_s=1.0,
+    )
+    (making / CARD_FILE).write_bytes(msgspec.json.encode(card))
+    return making.rename(root / name)
+
+
+def config_shapes(folder: Path) -> dict[str, list[int]]:
+    """Shapes of the projections of a checkpoint folder without weights, as its architecture has them."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    return {name: list(weights.shape) for name, weights in model.named_parameters()}

@@ -1,0 +1,93 @@
+"""A real service in a process of its own, as a user starts it: `fourshot serve` until the block is left."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+START_S, STOP_S = 180, 60
+
+
+class RunningService:
+    """`fourshot serve`, ready; ``http`` talks to it."""
+
+    def __init__(self, process: "subprocess.Popen[str]", address: str) -> None:
+        self.process, self.address = process, address
+        self.http = httpx.Client(base_url=address, timeout=60)
+
+    def classify(self, task: str, body: Any, **more: Any) -> httpx.Response:
+        return self.http.post(f"/v1/classify/{task}", json=body, **more)
+
+    def tasks(self, everything: bool = False) -> dict[str, Any]:
+        listed: dict[str, Any] = self.http.get("/v1/tasks", params={"all": "1"} if everything else {}).json()
+        return listed
+
+    def processes(self) -> list[psutil.Process]:
+        """Of its own and all below it."""
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
+    def engines(self) -> list[psutil.Process]:
+        """Its engines: what runs below it and calls itself so."""
+        engines = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if "EngineCore" in " ".join(process.cmdline()):
+                    engines.append(process)
+        return engines
+
+    def memory_bytes(self) -> int:
+        """Of all its processes; what they share counts once."""
+        total = 0
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_full_info().pss
+        return total
+
+
+@contextmanager
+def running_service(adapters: Path, log: Path, *options: str, cores: str = "") -> Iterator[RunningService]:
+    """Start `fourshot serve` on a free port, on ``cores`` ("0,1") where given; ends it with SIGTERM.
+
+    Raises RuntimeError, with the end of ``log``, where it does not get ready.
+    """
+    pinned = ["taskset", "-c", cores] if cores else []
+    command = [*pinned, sys.executable, "-m", "fourshot", "serve", "--adapters", str(adapters)]
+    command += ["--port", "0", "--json", "--log", str(log), *options]
+    # In a session of its own: Ctrl-C on the tests does not reach it before they end it themselves.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    try:
+        yield RunningService(process, _address(process, log))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+def _address(process: "subprocess.Popen[str]", log: Path) -> str:
+    assert process.stdout is not None
+    late = threading.Timer(START_S, process.kill)
+    late.start()
+    try:
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["type"] == "ready":
+                return str(event["address"])
+    finally:
+        late.cancel()
+    end_of_log = log.read_text(errors="replace")[-3000:] if log.exists() else ""
+    raise RuntimeError(f"the service did not start: exit code {process.wait()}\n{end_of_log}")

@@ -1,0 +1,85 @@
+"""Files and folders are whole or not there."""
+
+from pathlib import Path
+
+import pytest
+
+from fourshot.engine.errors import RunFolderError
+from fourshot.engine.files import (
+    append_lines,
+    keep_lines,
+    read_json,
+    read_lines,
+    remove_folder,
+    replace_file,
+    settle,
+    staged_folder,
+    write_json,
+)
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "new" / "file"
+    replace_file(file, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "file.json", {"a": [1]})
+    assert (tmp_path / "file.json").read_text() == '{\n "a": [\n  1\n ]\n}'
+    assert read_json(tmp_path / "file.json", dict[str, list[int]]) == {"a": [1]}
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_folder_is_there_once_it_is_whole(tmp_path: Path, sync: bool) -> None:
+    target = tmp_path / "new" / "target"
+    with staged_folder(target.parent, "target") as staged:
+        (staged / "file").write_text("whole")
+        assert not target.exists()
+        settle(staged, target, sync=sync)
+    assert (target / "file").read_text() == "whole"
+    assert target.stat().st_mode & 0o777 == 0o755
+    with staged_folder(target.parent) as staged:
+        (staged / "file").write_text("another")
+        settle(staged, target, replace=True)
+    assert (target / "file").read_text() == "another"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_folder_that_was_not_finished_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), staged_folder(tmp_path) as staged:
+        settle(staged / "broken", tmp_path / "target")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_removed_folder_is_gone_with_what_it_held(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    remove_folder(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_survive_a_cut_and_are_kept_by_number(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    assert read_lines(file, int) == []
+    keep_lines(file, 0)
+    append_lines(file, [1, 2])
+    append_lines(file, [3])
+    with file.open("ab") as opened:
+        opened.write(b"4")
+    assert read_lines(file, int) == [1, 2, 3]
+    keep_lines(file, 3)
+    assert file.read_bytes() == b"1\n2\n3\n"
+    keep_lines(file, 1)
+    assert read_lines(file, int) == [1]
+    with pytest.raises(RunFolderError, match="has 1 whole lines where 2 were finished"):
+        keep_lines(file, 2)
+    keep_lines(file, 0)
+    assert file.read_bytes() == b""
