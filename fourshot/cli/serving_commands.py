@@ -17,6 +17,7 @@ from fourshot.cli.pipeline_parsers import read_texts
 from fourshot.cli.serving_parsers import settings_of
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.home import home
+from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import resolve_model
 from fourshot.pipeline.runs.card import load_card
 from fourshot.serving.adapter_lookup import find_adapter
@@ -24,7 +25,7 @@ from fourshot.serving.app import keys
 from fourshot.serving.app.admission import check_hash
 from fourshot.serving.app.logs import json_line
 from fourshot.serving.app.registry import IN_CONTEXT, FolderContents, Registry, StoredAdapter, read_pins, write_pins
-from fourshot.serving.app.slots import Fit, fit, free_bytes
+from fourshot.serving.app.slots import Fit, fit
 from fourshot.serving.clients.local import LocalClassifier, Prediction, engine_for
 from fourshot.serving.settings import ServeSettings
 

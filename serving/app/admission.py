@@ -5,7 +5,6 @@ with it. So it never reads the watched folder: an adapter is copied, the copy is
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from fourshot.engine.adapter_check import check_adapter
 from fourshot.engine.adapters import slot_rank
 from fourshot.engine.errors import AdapterError
+from fourshot.engine.files import settle, staged_folder
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.runs.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
@@ -86,18 +86,14 @@ def stage(folder: Path, card: AdapterCard, staging: Path, base_shapes: Shapes, l
         raise AdapterError(f"its card calls it {card.name!r}, which is no file name")
     if final.is_dir():
         return final
-    making = staging / f".{card.name}.{os.getpid()}"
-    shutil.rmtree(making, ignore_errors=True)
     try:
-        making.mkdir(parents=True)
-        for name in FILES:
-            shutil.copyfile(folder / name, making / name)
-        check_weights(making, card, base_shapes, largest_rank)
-        os.rename(making, final)
+        with staged_folder(staging) as copy:
+            for name in FILES:
+                shutil.copyfile(folder / name, copy / name)
+            check_weights(copy, card, base_shapes, largest_rank)
+            settle(copy, final)
     except OSError as error:
         raise AdapterError(f"it cannot be read: {error}") from error
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
     return final
 
 

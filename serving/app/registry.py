@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import AdapterError, FourshotError, InputError
-from fourshot.engine.files import replace_file
+from fourshot.engine.files import read_json, write_json
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.runs.card import CARD_FILE, LINK, AdapterCard
 from fourshot.pipeline.runs.run_folder import MANIFEST_FILE
@@ -159,7 +159,7 @@ class Registry:
 def read_in_context(file: Path) -> InContext:
     """Raises AdapterError, with the reason, for a file that cannot be answered from."""
     try:
-        entry = msgspec.json.decode(file.read_bytes(), type=InContext)
+        entry = read_json(file, InContext)
     except (OSError, msgspec.DecodeError) as error:
         raise AdapterError(f"it cannot be read: {error}") from error
     if entry.prompt_version != PROMPT_VERSION:
@@ -174,7 +174,7 @@ def write_in_context(root: Path, entry: InContext) -> Path:
     """Have ``entry`` answered in context by whoever serves ``root``."""
     check_task_name(entry.task.name)
     file = root / f"{entry.task.name}{IN_CONTEXT}"
-    replace_file(file, msgspec.json.format(msgspec.json.encode(entry), indent=1))
+    write_json(file, entry)
     return file
 
 
@@ -185,11 +185,11 @@ def _files(folder: Path) -> list[Path]:
 def read_pins(root: Path) -> dict[str, str]:
     """Which adapter each pinned task keeps to. A file that is no such thing pins nothing."""
     try:
-        return msgspec.json.decode((root / PINS_FILE).read_bytes(), type=dict[str, str])
+        return read_json(root / PINS_FILE, dict[str, str])
     except (OSError, msgspec.DecodeError):
         return {}
 
 
 def write_pins(root: Path, pins: dict[str, str]) -> None:
     """Replace the pins of the folder."""
-    replace_file(root / PINS_FILE, msgspec.json.format(msgspec.json.encode(pins, order="sorted"), indent=1))
+    write_json(root / PINS_FILE, dict(sorted(pins.items())))

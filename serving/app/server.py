@@ -8,11 +8,12 @@ input, or its end, asks to stop.
 import os
 import socket
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.processes import TOGETHER, die_with_parent
+from fourshot.engine.processes import TOGETHER, die_with_parent, take_stdout
 from fourshot.engine.threads import ENGINE_SPINS, available_cores, waiting_briefly
 from fourshot.engine.vllm_start import engine_arguments
 from fourshot.serving.app.logs import log_to
@@ -105,9 +106,8 @@ async def serve(settings: ServeSettings, listening: socket.socket) -> None:
 
 def main() -> None:
     die_with_parent()
-    tell = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print goes to the log, and does not come between our lines
-    log_to(tell)
+    out = TextIOWrapper(take_stdout(), encoding="utf-8", write_through=True)
+    log_to(out)
     settings = from_json(os.environ[ENVIRONMENT])
     listening = socket.socket(fileno=int(sys.argv[1]))
     import uvloop
@@ -116,7 +116,7 @@ def main() -> None:
 
     plugin.at_start.restarts, plugin.at_start.staging = int(sys.argv[2]), Path(sys.argv[3])
     plugin.at_start.supervised = True
-    plugin.at_start.ready = lambda: print(READY, file=tell)
+    plugin.at_start.ready = lambda: print(READY, file=out)
     uvloop.run(serve(settings, listening))
 
 

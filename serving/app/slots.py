@@ -5,13 +5,13 @@ Importing this module loads neither torch nor vllm.
 """
 
 import json
-import os
 from pathlib import Path
 
 import msgspec
 
 from fourshot.engine.adapters import slot_rank
 from fourshot.engine.errors import InputError
+from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import ResolvedModel
 from fourshot.serving.app.registry import FolderContents
 from fourshot.serving.settings import ServeSettings
@@ -116,18 +116,3 @@ def _kv_bytes(config: dict[str, object], max_model_len: int, room: int) -> int:
     per_token = 2 * read("num_hidden_layers", 1) * read("num_key_value_heads", heads) * size * BYTES_PER_WEIGHT
     wanted = min(KV_REQUESTS * max_model_len * per_token, LARGEST_KV_BYTES, room)
     return max(wanted, LEAST_KV_BYTES, 2 * max_model_len * per_token)
-
-
-def free_bytes() -> int:
-    """Memory that this process and its children may still take: the machine's, or what its container is allowed."""
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        if limit.isdigit():
-            available = min(available, int(limit) - int((group / "memory.current").read_text(encoding="ascii")))
-    except (OSError, StopIteration, ValueError):
-        pass  # not Linux, or no limit: what was read before stands
-    return available

@@ -6,11 +6,13 @@
 import os
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import httpx
 import msgspec
+import tenacity
 
 from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.serving.api import ClassifyRequest, ClassifyResponse, ErrorAnswer, Method, TaskList
@@ -30,7 +32,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0  # before the second attempt; before 
 LONGEST_RETRY_AFTER_S = 30.0
 
 Answer = TypeVar("Answer")
-Outcome = httpx.Response | httpx.RequestError  # what came of sending a request once
 
 
 class Call(msgspec.Struct, Generic[Answer], frozen=True, kw_only=True):
@@ -48,62 +49,60 @@ class Call(msgspec.Struct, Generic[Answer], frozen=True, kw_only=True):
         return {"method": self.method, "url": self.path, "content": self.body or None, "headers": headers}
 
 
-class Tries:
-    """How often one call has been sent, and whether it is to be sent again."""
-
-    def __init__(self, retries: int) -> None:
-        self._retries = retries
-        self._done = 0
-        self._waited_s = 0.0
-
-    def wait_s(self, outcome: Outcome) -> float | None:
-        """Seconds until the call is to be sent again, after ``outcome``; None where there is nothing to wait for."""
-        self._done += 1
-        if isinstance(outcome, httpx.Response):
-            again = outcome.status_code in RETRIED_CODES
-        else:
-            again = isinstance(outcome, RETRIED_ERRORS)
-        if not again or self._done > self._retries:
-            return None
-        pause_s = min(FIRST_PAUSE_S * 2 ** min(self._done - 1, 16), LONGEST_PAUSE_S)
-        told_s = retry_after_s(outcome) if isinstance(outcome, httpx.Response) else None
-        # Those who were turned away together must not come back together.
-        if told_s is None:
-            wait_s = pause_s * random.uniform(0.5, 1.0)
-        else:
-            wait_s = min(told_s, LONGEST_RETRY_AFTER_S) + pause_s * random.uniform(0.0, 0.5)
-        self._waited_s += wait_s
-        return wait_s
-
-    def __str__(self) -> str:
-        return f" (tried {self._done} times, {self._waited_s:.1f} s of waiting between)" if self._done > 1 else ""
+def retry_policy(retries: int) -> dict[str, Any]:
+    """The arguments of tenacity's ``Retrying`` and ``AsyncRetrying``; what the last attempt came to is the outcome."""
+    again = tenacity.retry_if_result(lambda response: response.status_code in RETRIED_CODES)
+    return {
+        "retry": tenacity.retry_if_exception_type(RETRIED_ERRORS) | again,
+        "stop": tenacity.stop_after_attempt(retries + 1),
+        "wait": _wait_s,
+        "retry_error_callback": lambda state: state.outcome.result(),
+    }
 
 
-def retry_after_s(response: httpx.Response) -> float | None:
-    """Seconds that the answer asks to wait; None where it does not say, or says it as a date."""
-    told = response.headers.get("Retry-After", "").strip()
-    return float(told) if told.isascii() and told.isdigit() else None
+def _wait_s(state: tenacity.RetryCallState) -> float:
+    """Clients that were rejected together must not ask again together: every wait has a random part."""
+    assert state.outcome is not None
+    pause_s = tenacity.wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)(state)
+    asked_s = None if state.outcome.failed else _retry_after_s(state.outcome.result())
+    if asked_s is None:
+        return pause_s * random.uniform(0.5, 1.0)
+    return min(asked_s, LONGEST_RETRY_AFTER_S) + pause_s * random.uniform(0.0, 0.5)
 
 
-def read(call: Call[Answer], outcome: Outcome, tries: Tries, url: str) -> Answer:
-    """The answer of the last attempt. Raises `ServiceError`, and `RequestError` for an answer of 4xx not retried."""
-    if isinstance(outcome, httpx.Response):
-        return _read_response(call, outcome, tries, url)
-    said = str(outcome) or type(outcome).__name__
-    if isinstance(outcome, httpx.ReadTimeout | httpx.WriteTimeout):
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """Seconds that an answer asks to wait; None where it does not say, or says it as a date."""
+    value = response.headers.get("Retry-After", "").strip()
+    return float(value) if value.isascii() and value.isdigit() else None
+
+
+def _tries(retrying: tenacity.BaseRetrying) -> str:
+    attempts, waited_s = retrying.statistics["attempt_number"], retrying.statistics["idle_for"]
+    return f" (tried {attempts} times, {waited_s:.1f} s of waiting between)" if attempts > 1 else ""
+
+
+@contextmanager
+def explained(retrying: tenacity.BaseRetrying, url: str) -> Iterator[None]:
+    """Inside, an error of the last attempt is raised as a `ServiceError` that says what to do."""
+    try:
+        yield
+    except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
         raise ServiceError(
-            f"{url} has not answered in time{tries}: {said}. Send fewer texts at once, or wait longer (timeout_s).",
+            f"{url} has not answered in time{_tries(retrying)}: {str(error) or type(error).__name__}. Send fewer texts "
+            "at once, or wait longer (timeout_s).",
             kind="timeout",
-        ) from outcome
-    raise ServiceError(
-        f"no service answers at {url}{tries}: {said}. Start one with `fourshot serve --adapters FOLDER`, or say where "
-        "it is (--url, or url=).",
-        kind="unreachable",
-    ) from outcome
+        ) from error
+    except httpx.RequestError as error:
+        raise ServiceError(
+            f"no service answers at {url}{_tries(retrying)}: {str(error) or type(error).__name__}. Start one with "
+            "`fourshot serve --adapters FOLDER`, or say where it is (--url, or url=).",
+            kind="unreachable",
+        ) from error
 
 
-def _read_response(call: Call[Answer], response: httpx.Response, tries: Tries, url: str) -> Answer:
-    code = response.status_code
+def read(call: Call[Answer], response: httpx.Response, retrying: tenacity.BaseRetrying, url: str) -> Answer:
+    """The answer of the last attempt. Raises `ServiceError`, and `RequestError` for an answer of 4xx not retried."""
+    code, tries = response.status_code, _tries(retrying)
     strange = f"{url} answered {code} {response.reason_phrase} to {call.method} {call.path}{tries}"
     strange += ", and not as a fourshot service does. Is this its address?"
     if response.is_success:
@@ -169,9 +168,9 @@ def _encoded(value: Any) -> bytes:
 def predictions(answers: Sequence[ClassifyResponse]) -> list[Prediction]:
     """One per text, as `serving.clients.local.LocalClassifier` gives them."""
     return [
-        Prediction(label=one.label, probability=one.probability, probabilities=one.probabilities)
+        Prediction(label=result.label, probability=result.probability, probabilities=result.probabilities)
         for answer in answers
-        for one in answer.results
+        for result in answer.results
     ]
 
 

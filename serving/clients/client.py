@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 
 import httpx
+import tenacity
 
 from fourshot.engine.errors import InputError
 from fourshot.serving.api import ClassifyResponse, Method, TaskList
@@ -23,13 +24,13 @@ from fourshot.serving.clients.calls import (
     BUSY,
     Answer,
     Call,
-    Outcome,
-    Tries,
     classify_call,
+    explained,
     http_options,
     predict_calls,
     predictions,
     read,
+    retry_policy,
     tasks_call,
 )
 from fourshot.serving.clients.local import Prediction
@@ -55,7 +56,7 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         retries: int = RETRIES,
         *,
-        sleep: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """``url`` is the service's address; ``key`` None takes the environment's FOURSHOT_API_KEY, if it is set.
 
@@ -96,17 +97,10 @@ class Client:
             return False
 
     def _ask(self, call: Call[Answer]) -> Answer:
-        tries = Tries(self._retries)
-        while True:
-            outcome: Outcome
-            try:
-                outcome = self._http.request(**call.request())
-            except httpx.RequestError as error:
-                outcome = error
-            wait_s = tries.wait_s(outcome)
-            if wait_s is None:
-                return read(call, outcome, tries, self.url)
-            self._sleep(wait_s)
+        retrying = tenacity.Retrying(sleep=self._sleep, **retry_policy(self._retries))
+        with explained(retrying, self.url):
+            response = retrying(self._http.request, **call.request())
+        return read(call, response, retrying, self.url)
 
     def close(self) -> None:
         """Close the connections. Idempotent."""
@@ -131,7 +125,7 @@ class AsyncClient:
         timeout_s: float = TIMEOUT_S,
         retries: int = RETRIES,
         *,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """As `Client`."""
         self.url = url
@@ -162,8 +156,8 @@ class AsyncClient:
         try:
             return predictions(await asyncio.gather(*asked))
         finally:
-            for one in asked:
-                one.cancel()
+            for request in asked:
+                request.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
 
     async def tasks(self, everything: bool = False) -> TaskList:
@@ -178,19 +172,18 @@ class AsyncClient:
             return False
 
     async def _ask(self, call: Call[Answer], pace: "Pace | None" = None) -> Answer:
-        tries, pace = Tries(self._retries), pace or Pace(1)
-        while True:
-            outcome: Outcome
+        pace = pace or Pace(1)
+
+        async def send() -> httpx.Response:
             async with pace.turn():
-                try:
-                    outcome = await self._http.request(**call.request())
-                except httpx.RequestError as error:
-                    outcome = error
-                pace.learn(outcome)
-            wait_s = tries.wait_s(outcome)
-            if wait_s is None:
-                return read(call, outcome, tries, self.url)
-            await self._sleep(wait_s)
+                response = await self._http.request(**call.request())
+                pace.learn(response)
+                return response
+
+        retrying = tenacity.AsyncRetrying(sleep=self._sleep, **retry_policy(self._retries))
+        with explained(retrying, self.url):
+            response: httpx.Response = await retrying(send)
+        return read(call, response, retrying, self.url)
 
     async def close(self) -> None:
         """Close the connections. Idempotent."""
@@ -233,9 +226,9 @@ class Pace:
                 self._sending -= 1
                 self._changed.notify_all()
 
-    def learn(self, outcome: Outcome) -> None:
-        """Take in what came of a request."""
-        if isinstance(outcome, httpx.Response) and outcome.status_code == BUSY:
+    def learn(self, response: httpx.Response) -> None:
+        """Take in the answer to a request."""
+        if response.status_code == BUSY:
             self._now, self._answers = max(1, self._now // 2), 0
             return
         self._answers += 1
