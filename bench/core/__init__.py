@@ -1,0 +1,37 @@
+"""What every benchmark stands on. A new one is one file: a module, or a package, in `bench.suites`.
+
+Its name on the command line is the module's, with ``-`` for ``_``; the first line of its docstring is what
+`fourshot bench` lists. It defines `Options`, a struct whose fields are the options, and `SUITE`:
+
+    class Options(msgspec.Struct, frozen=True, kw_only=True):
+        data: TaskFolders                                   # options.py: types with their help
+        out: Out
+        model: Model = None
+        task: Annotated[str, "whose texts are read"] = "trec"
+        repeats: Annotated[Positive, "of every cell"] = 3
+
+    def measure(options: Options, rows: Rows) -> dict[str, Any]:      # what `rows` lacks; the result behind its header
+        for cell in cells(options):
+            if cell.name not in rows.found:
+                rows.add(cell.name, measure_cell(cell))
+        return {"cells": [...], "targets": [at_least("rate", "times", rate, 2.0)]}
+
+    def report(result: Mapping[str, Any]) -> list[Part]:              # for the console and for docs/*.md, as Markdown
+        return ["What was measured.", Table(["task", "rate"], [...])]
+
+    SUITE = Suite(options=Options, measure=measure, report=report, settings=..., tasks=..., page=...)
+
+`fourshot bench NAME` reads the options, checks --out and --data, writes header and result to --out, a page beside it
+where there is a `page`, and prints the report and the targets. What computes rather than measures is a `Command`.
+
+    suite.py      Suite, Command, the registry                  engines.py      vLLM and transformers, each in a process
+    options.py    options as a struct                           closed_loop.py  requests to such an engine
+    results.py    header, result files, checks                  load.py         requests over HTTP
+    rows.py       finished pieces that outlive a kill           workload.py     the prompts of compared variants
+    targets.py    what was set out to be reached                model_shape.py  operations and bytes by a model's shape
+    parts.py      paragraphs, tables, sections; as Markdown     roofline.py     what this machine can do at best
+    page.py       the same as an HTML page                      processes.py    functions in processes of their own
+    plots.py      figures of a page                             statistics.py   means with intervals, paired ratios
+
+Importing these loads neither torch nor vllm.
+"""

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.driver import CellOrder, CellResult, run_cell
-from fourshot.bench.core.processes import MeasuringProcess, lines_in_and_out
+from fourshot.bench.core.old_processes import MeasuringProcess, lines_in_and_out
 from fourshot.engine.core import EngineSettings
 
 

@@ -91,7 +91,7 @@ class _Listed(argparse.Action):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{self.prog}: {message}. `{self.prog} --help` shows its options.")
+        raise InputError(f"{message}. `{self.prog} --help` shows the options.")
 
 
 def as_settings(options: Any, *names: str) -> Mapping[str, Any]:

@@ -1,19 +1,39 @@
-"""Figures of a benchmark's page: curves and grouped bars, each with a legend, the names of its axes and error bars."""
+"""Figures of a benchmark's page, drawn by matplotlib as inline SVG: curves and grouped bars with error bars.
 
+Words stay words, and colours are those of the page's style sheet, so that dark mode reaches into a figure.
+"""
+
+import io
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
-from xml.etree.ElementTree import SubElement
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
-from fourshot.pipeline.report import plots, svg
-from fourshot.pipeline.report.plots import Curve, colour_class
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-BAR_HEIGHT = 18  # px, the gap included; the numbers beside the bars have this line height
-NO_BAR = "\u2013"
+XLINK = "http://www.w3.org/1999/xlink"
+NO_VALUE = "\u2013"
+MAX_MARKED = 16  # points of a curve that get a dot each; more would run into one another
+WIDTH, HEIGHT, BAR = 5.4, 3.0, 0.21  # inches; what a phone shows at full size
+# Stand-ins, put into the drawing and replaced by the style sheet's; the second six of the curves are dashed.
+INK, COLOURS = "#010203", {f"#0{n}0{n}0{n}": f"var(--{name})" for n, name in enumerate(("accent", *"12345"), start=4)}
+STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "fourshot", "font.family": "sans-serif", "font.size": 9,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15, "axes.axisbelow": True,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "grid.color": INK, "xtick.color": INK,
+    "ytick.color": INK,
+}  # fmt: skip
 
-__all__ = ["Bars", "Curve", "bar_plot", "line_plot"]
+
+class Curve(NamedTuple):
+    """A named line. Points are (x, y), x ascending; ``intervals`` are of y, none at all or one per point."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    intervals: Sequence[tuple[float, float] | None] = ()
 
 
 class Bars(NamedTuple):
@@ -34,86 +54,124 @@ def line_plot(
     y_from_zero: bool = True,
     note: str = "",
 ) -> Markup:
-    """A figure of curves, with a dot at each point where there are few. Names and note are escaped.
+    """A figure of curves, with a dot at each point where there are few.
 
-    Raises ValueError where `pipeline.report.plots.line_plot` does: nothing to draw, NaN, log of 0.
+    Raises ValueError for nothing to draw, for values that are not finite, for intervals that do not match the points,
+    and for a logarithm of what has none.
     """
-    curves = [curve._replace(marked=curve.marked or len(curve.points) <= plots.MAX_MARKED) for curve in curves]
-    ends = "; ".join(
-        f"{c.name}: {svg.number(c.points[-1][1])} at {svg.number(c.points[-1][0])}" for c in curves if c.points
-    )
-    label = f"{y_name} against {x_name}. {ends}"
-    plot = plots.line_plot(curves, label, log_x=log_x, log_y=log_y, y_from_zero=y_from_zero)
-    return Markup(
-        '<figure class="lines">{legend}<div class="frame">{plot}</div><p class="axis-name">{x_name}</p>{note}</figure>'
-    ).format(legend=_legend(y_name, [c.name for c in curves]), plot=plot, x_name=x_name, note=_note(note))
+    if not curves or not all(curve.points for curve in curves):
+        raise ValueError("a plot of nothing: give at least one curve, and each at least one point")
+    for curve in curves:
+        _check(curve.name, len(curve.points), curve.intervals, [value for point in curve.points for value in point])
+        if (log_x and min(x for x, _ in curve.points) <= 0) or (log_y and min(y for _, y in curve.points) <= 0):
+            raise ValueError(f"{curve.name} has a value that is not above 0, which a logarithmic axis cannot show")
+
+    def draw(axes: "Axes") -> None:
+        for number, curve in enumerate(curves):
+            xs, ys = zip(*curve.points, strict=True)
+            colour, dashed = list(COLOURS)[number % 6], number >= 6
+            marker = "o" if len(xs) <= MAX_MARKED else ""
+            axes.plot(xs, ys, color=colour, ls="--" if dashed else "-", marker=marker, ms=3.5, label=curve.name)
+            for (x, _), interval in zip(curve.points, curve.intervals, strict=False):
+                if interval:
+                    axes.plot((x, x), interval, color=colour, lw=1, gid="error")
+        all_xs = sorted({x for curve in curves for x, _ in curve.points})
+        _scale(axes.xaxis, log_x, all_xs)
+        _scale(axes.yaxis, log_y, ())
+        axes.set(xlabel=x_name, ylabel=y_name)
+        if y_from_zero and not log_y and axes.get_ylim()[0] < min(y for curve in curves for _, y in curve.points):
+            axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
+
+    ends = "; ".join(f"{curve.name}: {curve.points[-1][1]:g} at {curve.points[-1][0]:g}" for curve in curves)
+    return _figure(draw, HEIGHT, f"{y_name} against {x_name}. {ends}", note, len(curves))
 
 
 def bar_plot(
     groups: Sequence[str], series: Sequence[Bars], *, value_name: str, digits: int = 1, note: str = ""
 ) -> Markup:
-    """A figure of horizontal bars from zero, a row of ``series`` for each of ``groups``; the numbers stand beside them.
+    """A figure of horizontal bars from zero, one of each of ``series`` for each of ``groups``, with their numbers.
 
     Raises ValueError for no groups, no value at all, values below zero or not finite, and lengths that do not match.
     """
-    highest = _highest(groups, series)
-    axis = svg.axis_from_zero(highest, integer=False)
-    rows = [
-        Markup('<div class="track"><span class="name">{}</span>{}<span class="number">{}</span></div>').format(
-            group, _group_bars(number, group, series, axis), _numbers(number, series, digits)
-        )
+    for one in series:
+        _check(one.name, len(groups), one.intervals, [value for value in one.values if value is not None])
+        if len(one.values) != len(groups) or any(value < 0 for value in one.values if value is not None):
+            raise ValueError(f"{one.name}: give a value from zero on, or None, for each of {len(groups)} groups")
+    if not any(value is not None for one in series for value in one.values):
+        raise ValueError("a plot of nothing: give at least one group and one value")
+
+    def draw(axes: "Axes") -> None:
+        thick = 0.8 / len(series)
+        for number, one in enumerate(series):
+            places = [group + (number + 0.5) * thick - 0.4 for group in range(len(groups))]
+            axes.barh(places, [value or 0 for value in one.values], 0.8 * thick, label=one.name,
+                      color=list(COLOURS)[number % 6], alpha=1 if number < 6 else 0.5)  # fmt: skip
+            bounds = one.intervals or [None] * len(groups)
+            for place, value, interval in zip(places, one.values, bounds, strict=True):
+                if interval:
+                    axes.plot(interval, (place, place), color=INK, lw=1, gid="error")
+                text = NO_VALUE if value is None else f"{value:,.{digits}f}"
+                axes.annotate(text, (max(value or 0, *(interval or (0,))), place), (3, 0), va="center",
+                              textcoords="offset points", fontsize=8)  # fmt: skip
+        axes.set_yticks(range(len(groups)), groups)
+        axes.invert_yaxis()
+        axes.margins(x=0.1)
+        axes.set(xlabel=value_name, xlim=(0, None))
+        axes.grid(axis="y", visible=False)
+
+    def value_of(value: float | None) -> str:
+        return NO_VALUE if value is None else f"{value:.4g}"
+
+    said = [
+        f"{group}: {', '.join(f'{one.name} {value_of(one.values[number])}' for one in series)}"
         for number, group in enumerate(groups)
     ]
-    return Markup('<figure class="bars">{legend}{rows}{note}</figure>').format(
-        legend=_legend(value_name, [one.name for one in series]), rows=Markup("\n").join(rows), note=_note(note)
-    )
+    height = 0.7 + BAR * (len(groups) * (len(series) + 0.6))
+    return _figure(draw, height, f"{value_name}. {'; '.join(said)}", note, len(series))
 
 
-def _highest(groups: Sequence[str], series: Sequence[Bars]) -> float:
-    for one in series:
-        if len(one.values) != len(groups) or (one.intervals and len(one.intervals) != len(groups)):
-            raise ValueError(f"{one.name} has {len(one.values)} values for {len(groups)} groups: give one for each")
-    values = [value for one in series for value in one.values if value is not None]
-    if not values:
-        raise ValueError("a plot of nothing: give at least one group and one value")
-    drawn = [*values, *(bound for one in series for interval in one.intervals if interval for bound in interval)]
-    if not all(math.isfinite(value) and value >= 0 for value in drawn):
-        raise ValueError("bars begin at zero: values must be finite and not below it")
-    return max(drawn)
+def _check(name: str, number: int, intervals: Sequence[Any], values: Iterable[float]) -> None:
+    if intervals and len(intervals) != number:
+        raise ValueError(f"{name} has {number} values and {len(intervals)} intervals")
+    if not all(math.isfinite(value) for value in (*values, *(b for pair in intervals if pair for b in pair))):
+        raise ValueError(f"{name} has a value that is not finite, which cannot be drawn: leave it out")
 
 
-def _group_bars(number: int, group: str, series: Sequence[Bars], axis: svg.Axis) -> Markup:
-    words = "; ".join(f"{one.name}: {_value(one.values[number], 4)}" for one in series)
-    plot = svg.root(BAR_HEIGHT * len(series), "group", f"{group}. {words}")
-    for tick in axis.ticks:
-        svg.line(plot, "grid", axis.per_cent(tick), axis.per_cent(tick), "0", "100%")
-    for row, one in enumerate(series):
-        value, top = one.values[number], BAR_HEIGHT * row
-        if value is None:
-            continue
-        place = {"x": "0", "y": str(top + 3), "width": svg.share(axis.per_cent(value)), "height": str(BAR_HEIGHT - 6)}
-        SubElement(plot, "rect", {"class": colour_class(row), **place})
-        interval = one.intervals[number] if one.intervals else None
-        if interval:
-            middle = str(top + BAR_HEIGHT // 2)
-            svg.line(plot, "error", axis.per_cent(interval[0]), axis.per_cent(interval[1]), middle, middle)
-    return svg.markup(plot)
+def _scale(axis: Any, log: bool, ticks: Sequence[float]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if log:
+        axis._set_axes_scale("log")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        if ticks and len(ticks) <= MAX_MARKED:
+            apart = math.log(ticks[-1] / ticks[0]) / 11  # room for four digits on a phone
+            kept: list[float] = []
+            for tick in ticks:
+                if not kept or math.log(tick / kept[-1]) >= apart:
+                    kept.append(tick)
+            axis.set_ticks(kept)
+        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
-def _numbers(number: int, series: Sequence[Bars], digits: int) -> Markup:
-    return Markup("<br/>").join(_value(one.values[number], digits) for one in series)
+def _figure(draw: Any, height: float, words: str, note: str, entries: int) -> Markup:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-
-def _value(value: float | None, digits: int) -> str:
-    return NO_BAR if value is None else f"{value:,.{digits}f}"
-
-
-def _legend(axis_name: str, names: Sequence[str]) -> Markup:
-    entries = [
-        Markup('<span><i class="{}"></i>{}</span>').format(colour_class(n), name) for n, name in enumerate(names)
-    ]
-    return Markup('<figcaption class="legend"><b>{}</b>{}</figcaption>').format(axis_name, Markup("").join(entries))
-
-
-def _note(note: str) -> Markup:
-    return Markup('<p class="aside">{}</p>').format(note) if note else Markup("")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height + 0.18 * math.ceil(entries / 2)), layout="constrained")
+        draw(figure.subplots())
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True,
+                       metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))  # fmt: skip
+    svg = out.getvalue()
+    view = re.search(r'viewBox="[^"]*"', svg)
+    assert view
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    body = re.sub(r' id="[A-Za-z]+[A-Za-z0-9]*_\d+"', "", body)  # the same in every figure
+    for stand_in, colour in {INK: "currentColor", **COLOURS}.items():
+        body = body.replace(stand_in, colour)
+    head = Markup('<figure><svg class="drawn" role="img" aria-label="{}" xmlns:xlink="{}" {}>')
+    aside = Markup('<p class="aside">{}</p>').format(note) if note else Markup("")
+    return head.format(words, XLINK, Markup(view[0])) + Markup(body) + aside + Markup("</figure>")

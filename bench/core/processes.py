@@ -1,89 +1,126 @@
-"""A process that measures: told first what to be, then again and again what to do, one JSON document per line.
+"""Functions in processes of their own: called once, or opened and then asked again and again.
 
-So several can be there at once, each with its engine, and only one at work: what the machine does to one, it does to
-all.
+Several openers can be there at once, each with its engine, and only one at work: what the machine does to one, it does
+to all. Types that go between are those of the functions' annotations.
+
+    python -m fourshot.bench.core.processes module:function call|open [cores]
 """
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import msgspec
 
-STOP_S = 60
-T = TypeVar("T")
+from fourshot.engine.processes import ChildProcess, ParentLink, run_child
+
+STOP_S = 60.0
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
 
 
-class MeasuringProcess:
-    """The parent's end."""
+class Call(msgspec.Struct, frozen=True):
+    """What a function is called with."""
 
-    def __init__(self, module: str, order: Any, log: Path, python: str = sys.executable) -> None:
-        """Starts ``python -m module`` and hands it ``order``. What libraries print goes to the end of ``log``."""
-        self._log = log.open("ab")
-        self._began = self._log.tell()
-        self._path = log
-        self._process = subprocess.Popen(
-            [python, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
-        )
-        self.send(order)
+    arguments: tuple[msgspec.Raw, ...]
 
-    def ask(self, question: Any, kind: type[T]) -> T:
-        """Raises RuntimeError, with the end of what it printed, where the process ended."""
-        self.send(question)
-        return self.answer(kind)
 
-    def send(self, value: Any) -> None:
-        """Raises RuntimeError as `ask` does."""
-        pipe = self._process.stdin
-        assert pipe is not None
-        try:
-            pipe.write(msgspec.json.encode(value) + b"\n")
-            pipe.flush()
-        except BrokenPipeError:
-            raise RuntimeError(self._said()) from None
+class Returned(msgspec.Struct, frozen=True):
+    """What it returned, and how long that took."""
 
-    def answer(self, kind: type[T]) -> T:
-        """Wait for the next answer. Raises RuntimeError as `ask` does."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(self._said())
-        return msgspec.json.decode(line, type=kind)
+    value: msgspec.Raw
+    seconds: float
+
+
+def call_apart(
+    function: Callable[..., Answer], *arguments: Any, cores: str = "", environment: Mapping[str, str] | None = None
+) -> Answer:
+    """What ``function``, of a module's top level, returns in a fresh process.
+
+    ``cores``: those it may use, as taskset names them. Raises what the function raised, or FourshotError with the end
+    of what it printed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with _child(function, "call", Path(folder) / "log", cores=cores, environment=environment) as child:
+            child.send(Call(arguments=tuple(msgspec.Raw(msgspec.json.encode(value)) for value in arguments)))
+            returned = child.receive(Returned)
+        answer: Answer = msgspec.json.decode(returned.value, type=get_type_hints(function)["return"])
+        return answer
+
+
+class Opened(Generic[Question, Answer]):
+    """An opener's process: ``opener(spec)`` is called there, and what it returned answers every `ask`."""
+
+    def __init__(
+        self, opener: Callable[[Any], Callable[[Question], Answer]], spec: Any, log: Path, python: str = sys.executable
+    ) -> None:
+        """Starts it and waits. Raises FourshotError, with the end of ``log``, where it does not start."""
+        self._child = _child(opener, "open", log, python=python)
+        self._kind = get_args(get_type_hints(opener)["return"])[1]
+        self._child.send(Call(arguments=(msgspec.Raw(msgspec.json.encode(spec)),)))
+        self.start_s = self._child.receive(Returned).seconds
+
+    def ask(self, question: Question) -> Answer:
+        """Raises FourshotError, with the end of what it printed, where the process ended."""
+        self._child.send(question)
+        answer: Answer = msgspec.json.decode(self._child.receive(Returned).value, type=self._kind)
+        return answer
 
     def close(self) -> None:
         """End it. Idempotent."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            try:
-                pipe.close()
-            except OSError:
-                continue
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
-
-    def _said(self) -> str:
-        code = self._process.wait()
-        said = self._path.read_bytes()[self._began :].decode(errors="replace")[-3000:]
-        return f"an engine of the benchmark ended with code {code}; the end of {self._path}:\n{said}"
+        self._child.finish(STOP_S)
 
 
-@contextmanager
-def lines_in_and_out() -> Iterator[tuple[IO[bytes], Callable[[Any], None]]]:
-    """The child's end: the lines that come, and how to answer. What libraries print does not come between."""
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+def _child(
+    function: Callable[..., Any],
+    how: str,
+    log: Path,
+    *,
+    cores: str = "",
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+) -> ChildProcess:
+    given = os.environ if environment is None else environment  # as a user's shell has it, not as our stages have it
+    given = {**given, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))} if python == sys.executable else given
+    name = f"{function.__module__}:{function.__name__}"
+    return ChildProcess("fourshot.bench.core.processes", log, name, how, cores, environment=given, python=python)
 
-    def answer(value: Any) -> None:
-        out.write(msgspec.json.encode(value) + b"\n")
-        out.flush()
 
-    with out:
-        yield sys.stdin.buffer, answer
+def main(name: str, how: str, cores: str = "") -> int:
+    """The child's end."""
+    if cores:
+        subprocess.run(["taskset", "-acp", cores, str(os.getpid())], stdout=subprocess.DEVNULL, check=True)
+
+    def work(parent: ParentLink) -> None:
+        module, _, attribute = name.partition(":")
+        function = getattr(import_module(module), attribute)
+        hints = get_type_hints(function)
+        returns = hints.pop("return")
+        given = parent.receive(Call).arguments
+        arguments = [msgspec.json.decode(raw, type=hint) for raw, hint in zip(given, hints.values(), strict=False)]
+        answer = _timed(parent, partial(function, *arguments), how == "call")
+        if how == "open":
+            (asked,), _ = get_args(returns)
+            for question in parent.messages(asked):
+                _timed(parent, partial(answer, question), True)
+
+    return run_child(work)
+
+
+def _timed(parent: ParentLink, function: Callable[[], Any], send_value: bool) -> Any:
+    started = time.perf_counter()
+    value = function()
+    seconds = time.perf_counter() - started
+    parent.send(Returned(value=msgspec.Raw(msgspec.json.encode(value if send_value else None)), seconds=seconds))
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

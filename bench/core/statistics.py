@@ -1,8 +1,9 @@
-"""Means over repeats with their intervals, and ratios of what was measured in the same repeat."""
+"""Means over repeats with their intervals, ratios of what was measured in the same repeat, percentiles."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 import msgspec
 
@@ -25,7 +26,9 @@ def estimate(values: Sequence[float], *, signed: bool = False) -> Estimate:
     mean = fmean(values)
     if len(values) == 1:
         return Estimate(mean=mean)
-    half = students_t((1 + CONFIDENCE) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    from scipy.stats import t  # type: ignore[import-untyped]
+
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     least = 0.0 if min(values) >= 0 and not signed else -math.inf  # no rate or time is below nothing
     return Estimate(mean=mean, low=max(least, mean - half), high=mean + half, repeats=len(values))
 
@@ -35,18 +38,29 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
 
     Raises ValueError for no values, values of 0 or less, and sides of different lengths.
     """
-    logs = [math.log(one / other) for one, other in zip(above, below, strict=True)]
-    found = estimate(logs, signed=True)
-    return Estimate(
-        mean=math.exp(found.mean),
-        low=None if found.low is None else math.exp(found.low),
-        high=None if found.high is None else math.exp(found.high),
-        repeats=found.repeats,
-    )
+    of_logs = estimate([math.log(one / other) for one, other in zip(above, below, strict=True)], signed=True)
+    low, high = (None if bound is None else math.exp(bound) for bound in (of_logs.low, of_logs.high))
+    return Estimate(mean=math.exp(of_logs.mean), low=low, high=high, repeats=of_logs.repeats)
 
 
-def students_t(share: float, freedom: int) -> float:
-    """The value that Student's t with ``freedom`` degrees of freedom stays below with probability ``share``."""
-    from scipy.stats import t  # type: ignore[import-untyped]
+def with_values(values: Sequence[float]) -> dict[str, Any]:
+    """An estimate and the repeats' own values, as a result has them."""
+    return {**msgspec.to_builtins(estimate(values)), "values": list(values)}
 
-    return float(t.ppf(share, freedom))
+
+def shown(found: Estimate | Mapping[str, Any] | None, digits: int = 1) -> str:
+    """An estimate as a table has it: the mean, and its interval where there is one; a dash for None."""
+    if found is None:
+        return "-"
+    one = msgspec.convert(msgspec.to_builtins(found), Estimate)
+    interval = "" if one.low is None or one.high is None else f" ({one.low:,.{digits}f} to {one.high:,.{digits}f})"
+    return f"{one.mean:,.{digits}f}{interval}"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least ``share`` of ``values`` do not exceed. Raises ValueError for no values."""
+    if not values:
+        raise ValueError("a percentile of nothing")
+    import numpy as np
+
+    return float(np.quantile(values, share, method="inverted_cdf"))

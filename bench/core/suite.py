@@ -1,168 +1,107 @@
-"""What every suite's result is made of: what was measured where, targets, and rows that outlive a kill.
+"""Suites and commands of `fourshot bench`: how they are declared, found and run."""
 
-Importing this module loads neither torch nor vllm.
-"""
-
-import argparse
-import json
-import platform
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import ast
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from fourshot.bench.core.options import read_options
+from fourshot.bench.core.page import write_page
+from fourshot.bench.core.parts import Page, Part, markdown
+from fourshot.bench.core.results import check_data, check_out, header, to_json, write_result
+from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.targets import target_lines, targets_of
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import replace_file
+
+SUITES = "fourshot.bench.suites"
 
 
-def header(suite: str, schema: int, settings: dict[str, Any], *, load_format: str = "auto") -> dict[str, Any]:
-    """The first keys of a result."""
-    from fourshot.pipeline.runs.hardware import describe_hardware, source_commit
-    from fourshot.pipeline.runs.run_folder import installed_versions
+class Suite(msgspec.Struct, frozen=True, kw_only=True):
+    """A measurement. Its functions are given the options; ``out``, ``data``, ``model`` and ``shape`` mean the same
+    in all of them."""
 
-    return {
-        "schema": schema,
-        "suite": suite,
-        "commit": source_commit(),
-        "hardware": {**describe_hardware(), **_cards()},
-        "versions": {"python": platform.python_version(), **installed_versions()},
-        "settings": settings,
-        "dummy_weights": load_format == "dummy",
-    }
+    options: type
+    measure: Callable[[Any, Rows], dict[str, Any]]  # what the rows lack -> the result behind its header
+    settings: Callable[[Any], dict[str, Any]]  # what the result says it was measured with, beside the model
+    tasks: Callable[[Any], Sequence[str]] = lambda options: ()  # that --data must have
+    report: Callable[[Mapping[str, Any]], list[Part]] = lambda result: []  # on the console and in docs/
+    page: Callable[[Mapping[str, Any]], Page] | None = None
+    schema: int = 1
 
+    def run(self, name: str, options: Any) -> int:
+        """Measure what is missing, write everything, print the report."""
+        out, model, shape = (getattr(options, field, None) for field in ("out", "model", "shape"))
+        if out:
+            check_out(out)
+        if data := getattr(options, "data", None):
+            check_data(data, self.tasks(options))
+        settings = self.settings(options)
+        named = {"model": shape or model or "embedded"} if hasattr(options, "model") else {}
 
-def at_least(name: str, unit: str, measured: float, goal: float) -> dict[str, Any]:
-    """A target: more is better."""
-    return {"name": name, "unit": unit, "measured": round(measured, 3), "goal": goal, "met": measured >= goal}
-
-
-def at_most(name: str, unit: str, measured: float, goal: float) -> dict[str, Any]:
-    """A target: less is better."""
-    return {"name": name, "unit": unit, "measured": round(measured, 3), "goal": goal, "met": measured <= goal}
-
-
-def target_lines(result: Mapping[str, Any]) -> list[str]:
-    """The targets of a result as Markdown, a line each."""
-    return [
-        f"- {one['name']}: {one['measured']:g}{' ' + one['unit'] if one['unit'] else ''}, goal {one['goal']:g}, "
-        f"{'met' if one['met'] else '**not met**'}"
-        for one in result["targets"]
-    ]
-
-
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps(result, indent=1).encode() + b"\n")
-
-
-def read_result(path: Path, suite: str = "") -> dict[str, Any]:
-    """A result that `write_json` wrote. Raises InputError for a file that is none, or another suite's."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}. Give a JSON file that `fourshot bench` wrote."
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON file: {error}. Give one that `fourshot bench` wrote.") from error
-    if not isinstance(result, dict) or not isinstance(result.get("suite"), str):
-        raise InputError(
-            f"{path} is no result of a benchmark: it names no suite. Give a file that `fourshot bench` wrote."
-        )
-    found = result["suite"]
-    if suite and found != suite:
-        raise InputError(f"{path} is a result of the suite {found!r}; one of {suite!r} is needed.")
-    return dict(result)
-
-
-class Rows:
-    """Finished pieces of a long measurement, one JSON line each; a run that was killed goes on behind the last."""
-
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        """Raises InputError where the file holds pieces of another configuration. Writes nothing yet."""
-        self.path = path
-        self.found: dict[str, Any] = {}
-        self._settings = told = json.loads(json.dumps(settings))
-        lines = list(self._whole_lines()) if path.exists() else []
-        if len(lines) < 2:  # nothing that could be lost
-            return
-        before: dict[str, Any] = lines[0]["settings"]
-        if before != told:
-            changed = sorted(key for key in {*before, *told} if before.get(key) != told.get(key))
-            few = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-            what = "with other settings" if before.keys() == told.keys() else "of another suite, or of another version"
-            raise InputError(
-                f"{path} holds a measurement {what} ({few}). Name another --out, delete "
-                "that file, or give the settings it was begun with to go on with it."
+        def describe() -> dict[str, Any]:
+            return header(
+                name, self.schema, {**settings, **(_resolved(shape, model) if named else {})}, dummy_weights=bool(shape)
             )
-        self.found = {line["piece"]: line["value"] for line in lines[1:]}
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
-    def _whole_lines(self) -> Iterator[dict[str, Any]]:
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:  # torn by a kill: it was the last one
-                return
+        rows = Rows(out.with_suffix(".rows.jsonl") if out else None, {**settings, **named}, describe)
+        measured = self.measure(options, rows)
+        result: dict[str, Any] = msgspec.to_builtins({**rows.header, **measured})
+        if not out:
+            print(to_json(result), end="")
+            return 0
+        write_result(out, result)
+        if self.page:
+            write_page(out.with_suffix(".html"), self.page(result), result)
+        print(self.markdown(result))
+        return 0
 
-    def add(self, piece: str, value: Any) -> None:
-        if not self.found:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps({"settings": self._settings}) + "\n", encoding="utf-8")
-        self.found[piece] = value
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"piece": piece, "value": value}) + "\n")
-
-
-def check_out(path: Path) -> None:
-    """Before an hour is spent: raise InputError where ``path`` cannot become a file."""
-    if path.is_dir():
-        raise InputError(f"--out {path} is a folder. Name a file in it, such as {path / 'result.json'}.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise InputError(f"nothing can be written to {path.parent}: {error.strerror}. Name another --out.") from error
+    def markdown(self, result: Mapping[str, Any]) -> str:
+        """The report of a result, and its targets."""
+        lines = target_lines(targets_of(result))
+        return markdown([*self.report(result), *(["\n".join(lines)] if lines else [])])
 
 
-def check_data(folder: Path, tasks: Sequence[str]) -> None:
-    """Raise InputError where ``folder`` lacks the folder of a task."""
-    missing = [name for name in tasks if not (folder / name).is_dir()]
-    if missing:
-        raise InputError(
-            f"--data {folder} has no folder {', '.join(missing)}. Each task's train and test files are in a folder "
-            "that is named as the task."
-        )
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """What measures nothing itself: compares results, draws from them, runs suites."""
+
+    options: type
+    command: Callable[[Any], int]  # returns the exit code
+
+    def run(self, name: str, options: Any) -> int:
+        return self.command(options)
 
 
-def positive(text: str) -> int:
-    """The type of an option that counts something."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not allowed: at least 1")
-    return number
+def suites() -> dict[str, str]:
+    """Names and what each is about, without importing any."""
+    (folder,) = import_module(SUITES).__path__
+    found = {}
+    for module in pkgutil.iter_modules([folder]):
+        file = Path(folder, module.name, "__init__.py") if module.ispkg else Path(folder, f"{module.name}.py")
+        about = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        found[module.name.replace("_", "-")] = about.partition("\n")[0].rstrip(".")
+    return found
 
 
-def tell(text: str) -> None:
-    """A line of progress."""
-    print(text, file=sys.stderr, flush=True)
+def load_suite(name: str) -> tuple[Suite | Command, str]:
+    """A suite and its documentation. Raises InputError for a name that none has."""
+    known = suites()
+    if name not in known:
+        raise InputError(f"unknown suite {name!r}. There are {', '.join(known)}.")
+    module = import_module(f"{SUITES}.{name.replace('-', '_')}")
+    return module.SUITE, module.__doc__ or ""
 
 
-def _cards() -> dict[str, Any]:
-    """GPUs that this process would use. Asks the driver, so that no CUDA context is made here."""
-    import subprocess
+def run_suite(name: str, words: Sequence[str]) -> int:
+    """`fourshot bench NAME WORDS`; the exit code. Raises InputError for wrong options, SystemExit for --help."""
+    suite, about = load_suite(name)
+    return suite.run(name, read_options(suite.options, words, f"fourshot bench {name}", about))
 
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"gpus": done.stdout.strip().splitlines()}
+
+def _resolved(shape: str | None, model: str | None) -> dict[str, str]:
+    from fourshot.engine.models import resolve_model
+
+    return {"model": shape or resolve_model(model).name}

@@ -20,8 +20,8 @@ import msgspec
 from fourshot.bench.core.driver import CellOrder, CellResult
 from fourshot.bench.core.engine_process import EngineOrder
 from fourshot.bench.core.load import percentile
+from fourshot.bench.core.old import Rows, check_data, check_out, header, positive, tell, write_json
 from fourshot.bench.core.statistics import estimate
-from fourshot.bench.core.suite import Rows, check_data, check_out, header, positive, tell, write_json
 from fourshot.bench.core.workload import Material, Request, material
 from fourshot.bench.suites.adapters_report import console_table, write_report
 from fourshot.bench.suites.latency import Base, engines

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fourshot.bench.core.page import Section, Table, provenance, write_page
+from fourshot.bench.core.old_page import Section, Table, provenance, write_page
 from fourshot.bench.core.plots import Curve, line_plot
 
 HEAD = (

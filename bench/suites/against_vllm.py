@@ -18,8 +18,8 @@ from statistics import fmean
 from typing import Any
 
 from fourshot.bench.core.load import Plan, Shot, generate
+from fourshot.bench.core.old import at_most, check_data, check_out, header, positive, target_lines, tell, write_json
 from fourshot.bench.core.statistics import estimate, ratio
-from fourshot.bench.core.suite import at_most, check_data, check_out, header, positive, target_lines, tell, write_json
 from fourshot.bench.core.workload import material
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import RunningService, running_service

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fourshot.bench.core.suite import check_data, tell
+from fourshot.bench.core.old import check_data, tell
 
 SUITES = ("latency", "adapters", "breakeven", "paper")
 

@@ -8,7 +8,6 @@ context against the adapter, from the latency suite's result of the same machine
 made again by the next call.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -16,15 +15,27 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fourshot.bench.core.page import Section, Table, provenance, write_page
-from fourshot.bench.core.suite import Rows, check_data, check_out, header, read_result, tell, write_json
+import msgspec
+
+from fourshot.bench.core.options import Model, Out, ThreeTasks
+from fourshot.bench.core.parts import Page, Part, Section, Table
+from fourshot.bench.core.results import read_result, tell
+from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.suite import Suite
 from fourshot.engine.errors import InputError
 
-SCHEMA = 1
 STATES = {"icl_off": "cache off", "icl_cold": "shots drawn per request", "icl_warm": "cache warm"}
-WAY = "lora"
+VARIANT = "lora"
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    data: ThreeTasks
+    latency: Annotated[Path, "a result of `fourshot bench latency`"]
+    out: Out
+    model: Model = None
+    tasks: Annotated[tuple[str, ...], "default: those of the latency result"] = ()
 
 
 def make(task: str, data: Path, folder: Path, model: str | None) -> dict[str, Any]:
@@ -55,10 +66,10 @@ def saved(latency: Mapping[str, Any], task: str) -> dict[str, dict[str, float]]:
     Raises InputError where the latency result has no saturated cell of the adapter for this task.
     """
     cells = {(one["way"], one["task"]): one for one in latency["cells"] if _saturated(one)}
-    own = cells.get((WAY, task))
+    own = cells.get((VARIANT, task))
     if own is None:
         raise InputError(
-            f"the latency result has no saturated cell of {WAY!r} for {task!r}. Measure it: fourshot bench latency."
+            f"the latency result has no saturated cell of {VARIANT!r} for {task!r}. Measure it: fourshot bench latency."
         )
     return {
         state: {
@@ -74,97 +85,74 @@ def _saturated(cell: Mapping[str, Any]) -> bool:
     return bool(cell["route"] == "in-process" and cell["load"] == "saturated")
 
 
-def rows(made: Mapping[str, Any], latency: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per task and cache state; ``requests`` is None where a request saves nothing: it never pays."""
-    found = []
-    for task, cost in made.items():
-        for state, gain in saved(latency, task).items():
-            found.append(
-                {
-                    "task": task,
-                    "state": state,
-                    "make_s": cost["seconds"],
-                    "saved_ms": 1000 * gain["seconds"],
-                    "saved_prompt_tokens": gain["prompt_tokens"],
-                    "requests": cost["seconds"] / gain["seconds"] if gain["seconds"] > 0 else None,
-                }
-            )
-    return found
+def tasks(options: Options) -> list[str]:
+    """The tasks that are made."""
+    return list(options.tasks) or list(read_result(options.latency, "latency")["settings"]["tasks"])
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """The result as Markdown."""
-    lines = [
-        "| task | in context with | making it, s | a request saves, ms | and prompt tokens | pays after requests |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-    ]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in _cells(result))])
-
-
-def _cells(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    return [
-        (
-            one["task"],
-            STATES[one["state"]],
-            f"{one['make_s']:.0f}",
-            f"{one['saved_ms']:.1f}",
-            f"{one['saved_prompt_tokens']:.0f}",
-            f"{one['requests']:,.0f}" if one["requests"] is not None else "never, by time",
-        )
-        for one in result["rows"]
-    ]
-
-
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Make what is missing, and write everything."""
-    check_out(options.out)
+def measure(options: Options, rows: Rows) -> dict[str, Any]:
+    """Make what is missing."""
     latency = read_result(options.latency, "latency")
-    tasks = options.tasks.split(",") if options.tasks else latency["settings"]["tasks"]
-    check_data(options.data, tasks)
-    for task in tasks:
+    names = tasks(options)
+    for task in names:
         saved(latency, task)  # before an hour is spent
-    told = {"tasks": tasks, "model": options.model or "embedded"}
-    pieces = Rows(options.out.with_suffix(".rows.jsonl"), told)
-    for task in tasks:
-        if task not in pieces.found:
-            pieces.add(task, make(task, options.data, options.out.with_suffix("") / task, options.model))
-            tell(f"{task}: made in {pieces.found[task]['seconds']:.0f} s")
-    made = {task: pieces.found[task] for task in tasks}
-    result = {
-        **header("breakeven", SCHEMA, told),
+    for task in names:
+        if task not in rows.found:
+            rows.add(task, make(task, options.data, options.out.with_suffix("") / task, options.model))
+            tell(f"{task}: made in {rows.found[task]['seconds']:.0f} s")
+    made = {task: rows.found[task] for task in names}
+    return {
         "latency": {"commit": latency["commit"], "hardware": latency["hardware"], "file": options.latency.name},
         "made": made,
-        "rows": rows(made, latency),
+        "rows": break_even(made, latency),
         "targets": [],
     }
-    write_json(options.out, result)
-    head = (
-        "task",
-        "in context with",
-        "making it, s",
-        "a request saves, ms",
-        "and prompt tokens",
-        "pays after requests",
-    )
-    write_page(
-        options.out.with_suffix(".html"),
-        "When an adapter has paid",
-        [Section("Requests until then", [Table(head, _cells(result))]), provenance(result)],
-        lead="What making it costs, against what each request then saves, on one machine.",
-        suite="breakeven",
-    )
-    return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder with sst2/, trec/ and ag_news/")
-    parser.add_argument("--latency", type=Path, required=True, help="a result of `fourshot bench latency`")
-    parser.add_argument("--out", type=Path, required=True, help="where the result goes; a page and the runs beside it")
-    parser.add_argument("--model", help="base model; the embedded one if left out")
-    parser.add_argument("--tasks", help="comma-separated (default: those of the latency result)")
-    print(table(run(parser.parse_args())))
+def break_even(made: Mapping[str, Any], latency: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per task and cache state; ``requests`` is None where a request saves nothing: it never pays."""
+    return [
+        {
+            "task": task,
+            "state": state,
+            "make_s": cost["seconds"],
+            "saved_ms": 1000 * gain["seconds"],
+            "saved_prompt_tokens": gain["prompt_tokens"],
+            "requests": cost["seconds"] / gain["seconds"] if gain["seconds"] > 0 else None,
+        }
+        for task, cost in made.items()
+        for state, gain in saved(latency, task).items()
+    ]
 
 
-if __name__ == "__main__":
-    main()
+def report(result: Mapping[str, Any]) -> list[Part]:
+    """A row per task and cache state."""
+    headings = ["task", "in context with", "making it, s", "a request saves, ms", "and prompt tokens"]
+    rows = [
+        (
+            row["task"],
+            STATES[row["state"]],
+            f"{row['make_s']:.0f}",
+            f"{row['saved_ms']:.1f}",
+            f"{row['saved_prompt_tokens']:.0f}",
+            f"{row['requests']:,.0f}" if row["requests"] is not None else "never, by time",
+        )
+        for row in result["rows"]
+    ]
+    return [Table([*headings, "pays after requests"], rows, left=2)]
+
+
+def page(result: Mapping[str, Any]) -> Page:
+    """The report as a page."""
+    lead = "What making it costs, against what each request then saves, on one machine."
+    return Page("When an adapter has paid", [Section("Requests until then", report(result))], lead)
+
+
+SUITE = Suite(
+    options=Options,
+    settings=lambda options: {"tasks": tasks(options)},
+    tasks=tasks,
+    measure=measure,
+    report=report,
+    page=page,
+)

@@ -21,9 +21,9 @@ from statistics import fmean, median
 from typing import Any
 
 import msgspec
+from scipy.stats import t  # type: ignore[import-untyped]
 
-from fourshot.bench.core.statistics import students_t
-from fourshot.bench.core.suite import read_result
+from fourshot.bench.core.old import read_result
 from fourshot.engine.errors import InputError
 
 CHANCE = 0.01  # of one false alarm among all cells
@@ -82,7 +82,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
     logs = [(key, _logs(ours[key]), _logs(theirs[key])) for key in both]
     freedom = sum(len(one) + len(other) - 2 for _, one, other in logs)
     scatter = math.sqrt(sum(_squares(one) + _squares(other) for _, one, other in logs) / freedom)
-    quantile = students_t(1 - CHANCE / len(both) / 2, freedom)
+    quantile = t.ppf(1 - CHANCE / len(both) / 2, freedom)
     repeats = min(min(len(one), len(other)) for _, one, other in logs)
     slower = [MEASURES[measure] * (fmean(other) - fmean(one)) for (_, measure), one, other in logs]
     overall = median(slower)

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.suite import at_most, check_out, header, write_json
+from fourshot.bench.core.old import at_most, check_out, header, write_json
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.rows import Row, read_rows
 from fourshot.pipeline.corpus.run import make_corpus

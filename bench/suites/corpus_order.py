@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.suite import (
+from fourshot.bench.core.old import (
     Rows,
     at_least,
     check_data,

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.suite import at_most, check_out, header, write_json
+from fourshot.bench.core.old import at_most, check_out, header, write_json
 from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.events import Event

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.suite import (
+from fourshot.bench.core.old import (
     at_least,
     at_most,
     check_data,

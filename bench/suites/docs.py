@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fourshot.bench.core.suite import read_result, target_lines
+from fourshot.bench.core.old import read_result, target_lines
 from fourshot.bench.core.workload import WAYS
 from fourshot.bench.suites import adapters_report, breakeven
 from fourshot.bench.suites import filter as filter_bench
@@ -60,7 +60,7 @@ def adapters(result: Mapping[str, Any]) -> str:
 
 
 def break_even(result: Mapping[str, Any]) -> str:
-    return "\n".join([_where(result), "", breakeven.table(result)])
+    return "\n".join([_where(result), "", breakeven.SUITE.markdown(result)])
 
 
 def against_vllm(result: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.driver import CellOrder, CellResult
-from fourshot.bench.core.suite import (
+from fourshot.bench.core.old import (
     Rows,
     at_least,
     check_data,

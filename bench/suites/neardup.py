@@ -20,7 +20,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from fourshot.bench.core.suite import at_least, at_most, check_out, header, write_json
+from fourshot.bench.core.old import at_least, at_most, check_out, header, write_json
 from fourshot.pipeline.synthesis.neardup import NearDuplicates
 
 SCHEMA = 1

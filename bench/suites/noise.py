@@ -16,7 +16,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from fourshot.bench.core.suite import (
+from fourshot.bench.core.old import (
     at_least,
     at_most,
     check_data,

@@ -127,7 +127,11 @@ def _doctor(options: argparse.Namespace, terminal: "Terminal") -> int:
 def _bench(options: argparse.Namespace, terminal: "Terminal") -> int:
     from importlib import import_module
 
+    from fourshot.bench.core.suite import run_suite
+
     suite = import_module(f"fourshot.bench.suites.{options.suite.replace('-', '_')}")
+    if hasattr(suite, "SUITE"):
+        return run_suite(options.suite, options.arguments)
     sys.argv = [f"fourshot bench {options.suite}", *options.arguments]
     suite.main()
     return 0

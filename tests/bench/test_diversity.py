@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fourshot.bench.core.suite import read_result
+from fourshot.bench.core.old import read_result
 from fourshot.bench.suites.diversity import REAL, WAYS, gains, table
 from fourshot.bench.suites.diversity.measures import coverage, self_bleu
 from fourshot.bench.suites.tables import RESULTS, fill

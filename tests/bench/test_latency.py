@@ -12,7 +12,7 @@ import pytest
 from fourshot.bench.core.driver import Answered, CellOrder, CellResult, run_cell
 from fourshot.bench.core.model_shape import SHAPES
 from fourshot.bench.core.workload import WAYS, Material, Request, material
-from fourshot.bench.suites.breakeven import rows as breakeven_rows
+from fourshot.bench.suites.breakeven import break_even as breakeven_rows
 from fourshot.bench.suites.latency import Base, engine_orders
 from fourshot.bench.suites.latency.plan import (
     SATURATED,

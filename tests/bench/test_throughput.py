@@ -8,7 +8,7 @@ import pytest
 
 from fourshot.bench.core.machine import Machine
 from fourshot.bench.core.model_shape import SHAPES
-from fourshot.bench.core.processes import MeasuringProcess
+from fourshot.bench.core.old_processes import MeasuringProcess
 from fourshot.bench.core.workload import Material
 from fourshot.bench.suites.throughput.measure import BATCHES, CEILINGS, ThroughputSettings, draws_of, thinned
 from fourshot.bench.suites.throughput.orders import Drawn, Draws, Ready, Said, WayOrder

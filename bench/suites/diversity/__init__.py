@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.suite import check_data, check_out, header, positive, read_result, tell, write_json
+from fourshot.bench.core.old import check_data, check_out, header, positive, read_result, tell, write_json
 from fourshot.bench.suites import tables
 from fourshot.bench.suites.diversity.measures import NEIGHBOURS, Encoder, check_installed, coverage, self_bleu
 from fourshot.engine.errors import InputError, ShortRunError

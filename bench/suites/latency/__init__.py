@@ -17,7 +17,7 @@ import msgspec
 
 from fourshot.bench.core.driver import CellOrder, CellResult
 from fourshot.bench.core.engine_process import EngineOrder, EngineProcess
-from fourshot.bench.core.suite import Rows, check_data, check_out, header, positive, tell, write_json
+from fourshot.bench.core.old import Rows, check_data, check_out, header, positive, tell, write_json
 from fourshot.bench.core.workload import WAYS, Material, Request, material
 from fourshot.bench.suites.latency.plan import Cell, LatencySettings, in_process_cells
 from fourshot.engine.core import EngineSettings

@@ -16,8 +16,8 @@ import msgspec
 
 from fourshot.bench.core.driver import Answered
 from fourshot.bench.core.load import Plan, Row, Shot, generate
+from fourshot.bench.core.old import Rows, tell
 from fourshot.bench.core.statistics import estimate
-from fourshot.bench.core.suite import Rows, tell
 from fourshot.bench.core.workload import Material
 from fourshot.bench.suites.latency.plan import Cell, LatencySettings, http_cells, open_cells
 from fourshot.serving.testing.server import RunningService, running_service

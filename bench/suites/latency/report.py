@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fourshot.bench.core.page import Section, Table, provenance, targets, write_page
+from fourshot.bench.core.old import target_lines
+from fourshot.bench.core.old_page import Section, Table, provenance, targets, write_page
 from fourshot.bench.core.plots import Bars, Curve, bar_plot, line_plot
-from fourshot.bench.core.suite import target_lines
 from fourshot.bench.core.workload import WAYS
 
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}

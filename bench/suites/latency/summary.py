@@ -14,9 +14,9 @@ from fourshot.bench.core.driver import Answered, CellResult
 from fourshot.bench.core.load import percentile
 from fourshot.bench.core.machine import Machine
 from fourshot.bench.core.model_shape import ModelShape
+from fourshot.bench.core.old import at_least
 from fourshot.bench.core.roofline import Roof
 from fourshot.bench.core.statistics import estimate, ratio
-from fourshot.bench.core.suite import at_least
 from fourshot.bench.core.workload import WAYS
 from fourshot.bench.suites.latency.http import HttpResult
 from fourshot.bench.suites.latency.plan import (

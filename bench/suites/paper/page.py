@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 from markupsafe import Markup
 
-from fourshot.bench.core.page import Section, Table, link, provenance, targets, write_page
+from fourshot.bench.core.old_page import Section, Table, link, provenance, targets, write_page
 from fourshot.bench.suites.paper import findings
 from fourshot.bench.suites.paper.cells import Identity, Mean, means
 from fourshot.bench.suites.paper.findings import FOURSHOT, ICL

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from fourshot.bench.core.page import Part, Section, Table
+from fourshot.bench.core.old_page import Part, Section, Table
 from fourshot.bench.core.plots import Bars, Curve, bar_plot, line_plot
 from fourshot.bench.suites.paper.cells import Cell, Identity, Mean, means, shared_seeds
 from fourshot.bench.suites.paper.findings import (

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from fourshot.bench.core.page import Part, Section
+from fourshot.bench.core.old_page import Part, Section
 from fourshot.bench.core.plots import Curve, line_plot
 from fourshot.bench.suites.paper.texts import Texts
 from fourshot.bench.suites.paper.wording import NOT_MEASURED, task_name

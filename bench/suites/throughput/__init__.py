@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.suite import Rows, check_data, check_out, header, positive, write_json
+from fourshot.bench.core.old import Rows, check_data, check_out, header, positive, write_json
 from fourshot.bench.core.workload import material
 from fourshot.bench.suites.latency import Base
 from fourshot.bench.suites.throughput.measure import Measuring, ThroughputSettings

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.processes import MeasuringProcess
-from fourshot.bench.core.suite import Rows, tell
+from fourshot.bench.core.old import Rows, tell
+from fourshot.bench.core.old_processes import MeasuringProcess
 from fourshot.bench.core.workload import Material
 from fourshot.bench.suites import filter as reading
 from fourshot.bench.suites.latency import Base

@@ -7,8 +7,8 @@ import msgspec
 
 from fourshot.bench.core.machine import Machine
 from fourshot.bench.core.model_shape import ModelShape
+from fourshot.bench.core.old import at_least, target_lines
 from fourshot.bench.core.statistics import Estimate, estimate, ratio
-from fourshot.bench.core.suite import at_least, target_lines
 from fourshot.bench.core.workload import Material
 from fourshot.bench.suites import filter as reading
 from fourshot.bench.suites.throughput.measure import CEILINGS, ThroughputSettings

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from fourshot.bench.core.processes import lines_in_and_out
+from fourshot.bench.core.old_processes import lines_in_and_out
 from fourshot.bench.suites.throughput.orders import Draw, Drawn, Draws, Ready, WayOrder, drawn_from, peak_bytes
 from fourshot.bench.suites.throughput.others import distilabel, transformers_batches
 from fourshot.engine.opening import open_engine

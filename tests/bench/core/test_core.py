@@ -8,9 +8,9 @@ import pytest
 from fourshot.bench.core.load import Plan, Shot, choices
 from fourshot.bench.core.machine import Machine
 from fourshot.bench.core.model_shape import SHAPES, shape_of, write_shape
+from fourshot.bench.core.old import Rows, check_data, check_out, read_result, write_json
 from fourshot.bench.core.roofline import Roof
 from fourshot.bench.core.statistics import estimate, ratio
-from fourshot.bench.core.suite import Rows, check_data, check_out, read_result, write_json
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
 

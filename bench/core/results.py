@@ -1,0 +1,99 @@
+"""Result files: what was measured where, written whole and read back; checks before an hour is spent."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.engine.files import replace_file
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"  # those that are committed
+TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> as it is printed
+
+
+def header(suite: str, schema: int, settings: dict[str, Any], *, dummy_weights: bool = False) -> dict[str, Any]:
+    """The first keys of a result."""
+    from fourshot.pipeline.runs.hardware import describe_hardware, source_commit
+    from fourshot.pipeline.runs.run_folder import installed_versions
+
+    return {
+        "schema": schema,
+        "suite": suite,
+        "commit": source_commit(),
+        "hardware": {**describe_hardware(), **_gpus()},
+        "versions": installed_versions(),
+        "settings": settings,
+        "dummy_weights": dummy_weights,
+    }
+
+
+def _gpus() -> dict[str, Any]:
+    """GPUs that this process would use. Asks the driver, so that no CUDA context is made here."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"gpus": done.stdout.strip().splitlines()}
+
+
+def to_json(result: Any) -> str:
+    """As a result file has it."""
+    return json.dumps(msgspec.to_builtins(result), indent=1) + "\n"
+
+
+def write_result(path: Path, result: Any) -> None:
+    """Whole or not at all."""
+    replace_file(path, to_json(result).encode())
+
+
+def read_result(path: Path, suite: str = "") -> dict[str, Any]:
+    """A result that `write_result` wrote. Raises InputError for a file that is none, or another suite's."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}. Give a JSON file that `fourshot bench` wrote."
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON file: {error}. Give one that `fourshot bench` wrote.") from error
+    if not isinstance(result, dict) or not isinstance(result.get("suite"), str):
+        raise InputError(
+            f"{path} is no result of a benchmark: it names no suite. Give a file that `fourshot bench` wrote."
+        )
+    if suite and result["suite"] != suite:
+        raise InputError(f"{path} is a result of the suite {result['suite']!r}; one of {suite!r} is needed.")
+    return dict(result)
+
+
+def check_out(path: Path) -> None:
+    """Raise InputError where ``path`` cannot become a file."""
+    if path.is_dir():
+        raise InputError(f"--out {path} is a folder. Name a file in it, such as {path / 'result.json'}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"nothing can be written to {path.parent}: {error.strerror}. Name another --out.") from error
+
+
+def check_data(folder: Path, tasks: Sequence[str]) -> None:
+    """Raise InputError where ``folder`` lacks the folder of a task."""
+    missing = [name for name in tasks if not (folder / name).is_dir()]
+    if missing:
+        raise InputError(
+            f"--data {folder} has no folder {', '.join(missing)}. Each task's train and test files are in a folder "
+            "that is named as the task."
+        )
+
+
+def tell(text: str) -> None:
+    """A line of progress."""
+    print(text, file=sys.stderr, flush=True)
