@@ -1,6 +1,9 @@
 """Which adapter goes with which prompt."""
 
 from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
 
 from fourshot.engine.core import Adapter, PerPromptAdapter
 from fourshot.engine.errors import InputError
@@ -21,3 +24,9 @@ def per_prompt(adapter: PerPromptAdapter, num_prompts: int) -> list[Adapter | No
 def slot_rank(rank: int) -> int:
     """The smallest rank that vLLM has kernels for and that holds an adapter of ``rank``."""
     return max(8, 1 << (rank - 1).bit_length())
+
+
+def rank_of(adapter: Adapter) -> int:
+    """The rank that an adapter on disk has."""
+    config = msgspec.json.decode((Path(adapter.path) / "adapter_config.json").read_bytes())
+    return int(config["r"])

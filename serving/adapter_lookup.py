@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.runs.card import CARD_FILE, LINK, load_card
+from fourshot.pipeline.card import CARD_FILE, LINK, load_card
 
 
 def find_adapter(folder: str | Path) -> Path:

@@ -18,8 +18,7 @@ from fourshot.engine.files import replace_file
 
 def header(suite: str, schema: int, settings: dict[str, Any], *, load_format: str = "auto") -> dict[str, Any]:
     """The first keys of a result."""
-    from fourshot.pipeline.runs.hardware import describe_hardware, source_commit
-    from fourshot.pipeline.runs.run_folder import installed_versions
+    from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
 
     return {
         "schema": schema,

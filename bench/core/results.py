@@ -19,8 +19,7 @@ TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> as i
 
 def header(suite: str, schema: int, settings: dict[str, Any], *, dummy_weights: bool = False) -> dict[str, Any]:
     """The first keys of a result."""
-    from fourshot.pipeline.runs.hardware import describe_hardware, source_commit
-    from fourshot.pipeline.runs.run_folder import installed_versions
+    from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
 
     return {
         "schema": schema,

@@ -239,9 +239,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The whole result; each training is told on standard error as it ends."""
     from fourshot.engine.models import resolve_model
     from fourshot.engine.tokens import encode_prompts, load_tokenizer
-    from fourshot.pipeline.runs.hardware import describe_hardware, source_commit
+    from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
     from fourshot.pipeline.runs.run import more_real
-    from fourshot.pipeline.runs.run_folder import installed_versions
     from fourshot.pipeline.synthesis.prompts import classification_prompt
     from fourshot.pipeline.tasks.tables import load_split
     from fourshot.pipeline.tasks.task_file import load_task

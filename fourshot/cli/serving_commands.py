@@ -19,7 +19,7 @@ from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.home import home
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import resolve_model
-from fourshot.pipeline.runs.card import load_card
+from fourshot.pipeline.card import load_card
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.app import keys
 from fourshot.serving.app.admission import check_hash

@@ -22,11 +22,11 @@ from fourshot.pipeline.corpus.book import Entry
 from fourshot.pipeline.corpus.plan import UnitRecord
 from fourshot.pipeline.corpus.rows import Format, encode_rows, read_rows
 from fourshot.pipeline.corpus.units import RowFault
-from fourshot.pipeline.runs.run_folder import MANIFEST_FILE, RunFolder
 from fourshot.pipeline.synthesis.attributes import Attributes
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.work_folder import MANIFEST_FILE, WorkFolder
 
 JOURNAL_FILE = "journal.jsonl"
 ERRORS_FILE = "errors.jsonl"
@@ -80,7 +80,7 @@ class CorpusFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.files = RunFolder(path)
+        self.files = WorkFolder(path)
 
     def claim(self, manifest: CorpusManifest) -> None:
         """Make the folder this corpus's, or continue it. Raises RunFolderError if it holds something else."""
@@ -151,7 +151,7 @@ class CorpusFolder:
     def shots(self, task: str) -> list[Example] | None:
         """The shots of a task, or None where it was not begun."""
         folder = self._of(task)
-        return folder.shots() if folder.has("shots.json") else None
+        return folder.read("shots.json", list[Example]) if folder.has("shots.json") else None
 
     def calibration(self, task: str) -> Calibration | None:
         folder = self._of(task)
@@ -164,5 +164,5 @@ class CorpusFolder:
         """What the first worker listed; others list for themselves, from the same seed."""
         self._of(task).write("attributes.json", attributes)
 
-    def _of(self, task: str) -> RunFolder:
-        return RunFolder(self.path / "tasks" / task)
+    def _of(self, task: str) -> WorkFolder:
+        return WorkFolder(self.path / "tasks" / task)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from fourshot.engine.adapters import slot_rank
+from fourshot.engine.adapters import rank_of, slot_rank
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError, InputError, ShortRunError
 from fourshot.engine.models import ResolvedModel, resolve_model
@@ -19,8 +19,7 @@ from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, Rates,
 from fourshot.pipeline.corpus.units import Opening, TaskBrief
 from fourshot.pipeline.corpus.workers import Workers
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.runs.orders import rank_of
-from fourshot.pipeline.runs.run_folder import installed_versions
+from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.tasks.types import Task
 

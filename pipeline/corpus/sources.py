@@ -5,7 +5,7 @@ from pathlib import Path
 from fourshot.engine.core import Adapter
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import ResolvedModel
-from fourshot.pipeline.runs.card import CARD_FILE, load_card
+from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.shots import load_chosen_shots, take_shots

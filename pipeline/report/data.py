@@ -77,7 +77,7 @@ def method_row(
     The interval is Wilson's at the mean accuracy with the n of one test split: the seeds answer the same texts, so
     adding up their n would claim a precision that the test set does not have.
     """
-    from fourshot.pipeline.runs.metrics import wilson_interval
+    from fourshot.pipeline.metrics import wilson_interval
 
     if not scores:
         raise ValueError(f"no scores for method {method!r}: give one `Scores` per seed")

@@ -9,11 +9,12 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import MethodRow
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.methods import METHODS as PLANS
 from fourshot.pipeline.runs.run import more_real, train_pool
-from fourshot.pipeline.runs.run_folder import RunFolder, installed_versions
+from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.summary import report_data, table
 from fourshot.pipeline.runs.trainings import check_cluster
 from fourshot.pipeline.scores import Scores
@@ -92,7 +93,7 @@ def compare(
 
 
 def _result(experiment: Experiment, seeds: Sequence[int]) -> Comparison:
-    from fourshot.pipeline.runs.hardware import describe_hardware, source_commit
+    from fourshot.pipeline.provenance import describe_hardware, source_commit
 
     results = [
         SeedResult(

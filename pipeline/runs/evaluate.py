@@ -8,7 +8,7 @@ import msgspec
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.runs.metrics import score_predictions
+from fourshot.pipeline.metrics import score_predictions
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task

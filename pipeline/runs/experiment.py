@@ -17,8 +17,9 @@ import msgspec
 from fourshot.engine.core import Adapter
 from fourshot.engine.models import ResolvedModel
 from fourshot.engine.probe import Probed
+from fourshot.pipeline.card import CARD_FILE, PROBED_FILE, AdapterCard
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.runs.card import CARD_FILE, PROBED_FILE, AdapterCard
+from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.runs.evaluate import Evaluation
 from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.runs.orders import (
@@ -32,7 +33,7 @@ from fourshot.pipeline.runs.orders import (
     TrainOrder,
     pool_of,
 )
-from fourshot.pipeline.runs.run_folder import RunFolder, RunManifest, installed_versions
+from fourshot.pipeline.runs.run_folder import RunFolder, RunManifest
 from fourshot.pipeline.runs.trainings import classification_examples, hold_out
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording

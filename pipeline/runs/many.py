@@ -13,8 +13,8 @@ import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.models import resolve_model
+from fourshot.pipeline.card import LINK
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.runs.card import LINK
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.orders import GenerateItem, GenerateOrder, Order, ProbeOrder, TrainOrder
 from fourshot.pipeline.runs.run import prepare

@@ -10,12 +10,12 @@ from typing import Literal
 
 import msgspec
 
-from fourshot.engine.adapters import slot_rank
+from fourshot.engine.adapters import rank_of, slot_rank
 from fourshot.engine.core import Adapter, Engine, EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.probe import Probe, check_probe
+from fourshot.pipeline.card import PROBED_FILE
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.runs.card import PROBED_FILE
 from fourshot.pipeline.runs.evaluate import Answers, answer, measure
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.trainings import run_jobs, try_jobs
@@ -273,12 +273,6 @@ def _engine_settings(order: NeedsEngine) -> EngineSettings:
         max_lora_rank=slot_rank(max(ranks, default=8)),
         compile=False,  # a run samples for less time than compiling takes
     )
-
-
-def rank_of(adapter: Adapter) -> int:
-    """The rank that an adapter on disk has."""
-    config = msgspec.json.decode((Path(adapter.path) / "adapter_config.json").read_bytes())
-    return int(config["r"])
 
 
 def _stage(order: NeedsEngine) -> str:

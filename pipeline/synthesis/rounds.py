@@ -10,7 +10,6 @@ from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import ShortRunError
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.annotate import (
     Annotator,
     Committee,
@@ -26,6 +25,7 @@ from fourshot.pipeline.synthesis.generate import draw_round
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.work_folder import WorkFolder
 
 ROUNDS_BEFORE_STALL = 2
 CALIBRATION_FILE = "annotator.json"
@@ -58,14 +58,14 @@ class Progress(msgspec.Struct, kw_only=True):
 
 
 def run_rounds(
-    folder: RunFolder,
+    folder: WorkFolder,
     engine: Engine,
     task: Task,
     shots: Sequence[Example],
     settings: RunSettings,
     *,
     readers: Sequence[Reader] = (),
-    pool: RunFolder | None = None,
+    pool: WorkFolder | None = None,
     test_texts: Sequence[str] = (),
     on_event: OnEvent = ignore,
     is_pool: bool = False,
@@ -123,7 +123,7 @@ def run_rounds(
     return [(c, v) for c, v in zip(candidates, verdicts, strict=True) if v.kept]
 
 
-def resume(folder: RunFolder) -> tuple[list[Round], list[Candidate], list[Verdict]]:
+def resume(folder: WorkFolder) -> tuple[list[Round], list[Candidate], list[Verdict]]:
     """What finished rounds left, with the lines of an unfinished one cut away."""
     finished = folder.lines("rounds.jsonl", Round)
     folder.keep_lines("rounds.jsonl", len(finished))
@@ -136,7 +136,7 @@ def resume(folder: RunFolder) -> tuple[list[Round], list[Candidate], list[Verdic
     return finished, folder.lines("candidates.jsonl", Candidate), folder.lines("verdicts.jsonl", Verdict)
 
 
-def finished_pairs(folder: RunFolder) -> list[tuple[Candidate, Verdict]]:
+def finished_pairs(folder: WorkFolder) -> list[tuple[Candidate, Verdict]]:
     """Candidates and verdicts of the finished rounds; changes nothing in the folder."""
     count = sum(record.num_candidates for record in folder.lines("rounds.jsonl", Round))
     candidates = folder.lines("candidates.jsonl", Candidate)[:count]
@@ -144,7 +144,7 @@ def finished_pairs(folder: RunFolder) -> list[tuple[Candidate, Verdict]]:
 
 
 def draw_pool(
-    pool: RunFolder,
+    pool: WorkFolder,
     engine: Engine,
     task: Task,
     shots: Sequence[Example],
@@ -166,7 +166,7 @@ def draw_pool(
     run_rounds(pool, engine, task, shots, believed, test_texts=test_texts, on_event=on_event, is_pool=True)
 
 
-def pool_folds(pool: RunFolder, num_folds: int) -> dict[str, int]:
+def pool_folds(pool: WorkFolder, num_folds: int) -> dict[str, int]:
     """Candidate id -> fold, for the candidates of the pool; each class is dealt out evenly, in the order drawn."""
     seen: Counter[str] = Counter()
     folds = {}
@@ -178,7 +178,7 @@ def pool_folds(pool: RunFolder, num_folds: int) -> dict[str, int]:
 
 
 def _attributes(
-    folder: RunFolder, engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings
+    folder: WorkFolder, engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings
 ) -> dict[str, Attributes]:
     """By class, as the model listed them when they were first needed; none where nobody asks for them."""
     if not settings.variety.attributes:
@@ -197,7 +197,7 @@ def _kept_texts(candidates: Sequence[Candidate], verdicts: Sequence[Verdict]) ->
     return texts
 
 
-def _pool_rounds(pool: RunFolder | None) -> dict[int, list[Candidate]]:
+def _pool_rounds(pool: WorkFolder | None) -> dict[int, list[Candidate]]:
     rounds: dict[int, list[Candidate]] = {}
     for candidate, _ in finished_pairs(pool) if pool else ():
         rounds.setdefault(candidate.round, []).append(candidate)
@@ -231,13 +231,13 @@ def _filter(
 
 
 def _annotators(
-    folder: RunFolder,
+    folder: WorkFolder,
     engine: Engine,
     task: Task,
     shots: Sequence[Example],
     settings: RunSettings,
     readers: Sequence[Reader],
-    pool: RunFolder | None,
+    pool: WorkFolder | None,
 ) -> Callable[[Sequence[Candidate]], Annotator | None]:
     """Gives the annotator for a round. A calibration is fitted once, on the first round, and kept in the folder."""
     if settings.annotate.annotator == "none":
@@ -301,7 +301,7 @@ def _event(task: Task, progress: Progress, record: Round, wanted: int, verb: str
     )
 
 
-def _check_short(folder: RunFolder, task: Task, progress: Progress, settings: RunSettings) -> None:
+def _check_short(folder: WorkFolder, task: Task, progress: Progress, settings: RunSettings) -> None:
     wanted = settings.generate.per_class
     short = [name for name in task.label_names if progress.kept[name] < wanted]
     if not short or settings.allow_short:

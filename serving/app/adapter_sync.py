@@ -17,7 +17,7 @@ from fourshot.engine.calibration import CONTENT_FREE, NONE, Calibration, context
 from fourshot.engine.errors import AdapterError, FourshotError
 from fourshot.engine.labels import LabelTokens, label_tokens
 from fourshot.engine.tokens import encode_prompts
-from fourshot.pipeline.runs.card import AdapterCard
+from fourshot.pipeline.card import AdapterCard
 from fourshot.serving.api import Method, Refused, TaskInfo
 from fourshot.serving.app.admission import Shapes, stage
 from fourshot.serving.app.registry import FolderContents, InContext, Registry, Signature, StoredAdapter

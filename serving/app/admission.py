@@ -15,7 +15,7 @@ from fourshot.engine.adapters import slot_rank
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.files import settle, staged_folder
 from fourshot.engine.models import ResolvedModel
-from fourshot.pipeline.runs.card import CARD_FILE, AdapterCard, load_card
+from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.training.lora.saving import content_hash
 

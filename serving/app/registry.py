@@ -13,10 +13,10 @@ import msgspec
 from fourshot.engine.errors import AdapterError, FourshotError, InputError
 from fourshot.engine.files import read_json, write_json
 from fourshot.engine.models import ResolvedModel
-from fourshot.pipeline.runs.card import CARD_FILE, LINK, AdapterCard
-from fourshot.pipeline.runs.run_folder import MANIFEST_FILE
+from fourshot.pipeline.card import CARD_FILE, LINK, AdapterCard
 from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, PROMPT_VERSION, classification_prompt
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import Refused
 from fourshot.serving.app.admission import FILES, check_task_name, read_card

@@ -16,7 +16,7 @@ from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import broken_shards, resolve_model
 from fourshot.engine.opening import open_engine
-from fourshot.pipeline.runs.card import load_card
+from fourshot.pipeline.card import load_card
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.serving.adapter_lookup import find_adapter
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from fourshot.engine.models import ResolvedModel, resolve_model
-from fourshot.pipeline.runs.card import CARD_FILE, AdapterCard
+from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.synthesis.prompts import Wording
 from fourshot.pipeline.tasks.types import Example, Label, Task
 from fourshot.serving.app.admission import checkpoint_shapes

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import AdapterError
-from fourshot.pipeline.runs.card import CARD_FILE, AdapterCard, load_card
+from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.synthesis.prompts import classification_prompt
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example

@@ -13,7 +13,7 @@ from fourshot.engine.calibration import Calibration
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import resolve_model
-from fourshot.pipeline.runs.card import CARD_FILE, AdapterCard
+from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.runs.trainings import classification_examples
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt
 from fourshot.pipeline.tasks.task_file import load_task

@@ -19,7 +19,7 @@ import pytest
 
 from fourshot.engine.calibration import CONTENT_FREE, apply, contextual
 from fourshot.engine.core import Adapter, Engine
-from fourshot.pipeline.runs.card import AdapterCard, load_card
+from fourshot.pipeline.card import AdapterCard, load_card
 from fourshot.pipeline.synthesis.prompts import Wording, classification_prompt
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.serving.app.registry import InContext, write_in_context

@@ -33,10 +33,9 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.files import replace_file
 from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
 from fourshot.pipeline.runs.compare import compare as run_comparison
-from fourshot.pipeline.runs.hardware import describe_hardware, source_commit
 from fourshot.pipeline.runs.methods import METHODS
-from fourshot.pipeline.runs.run_folder import installed_versions
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Task
 from fourshot.training.jobs.jobs import HERE, Placement

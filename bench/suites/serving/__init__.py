@@ -94,8 +94,7 @@ def served(scene: Scene, cores: str) -> Iterator[tuple[RunningService, Path]]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All parts; each is told on standard error as it ends."""
-    from fourshot.pipeline.runs.hardware import describe_hardware, source_commit
-    from fourshot.pipeline.runs.run_folder import installed_versions
+    from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
 
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(Path(folder), options.data, options.model)

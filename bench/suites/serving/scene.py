@@ -65,7 +65,7 @@ class Scene:
         """Asked of an engine of our own, one version after the other."""
         from fourshot.engine.core import Adapter, EngineSettings
         from fourshot.engine.opening import open_engine
-        from fourshot.pipeline.runs.card import load_card
+        from fourshot.pipeline.card import load_card
 
         engine = open_engine(EngineSettings(model=self.base.path, max_loras=1, compile=False, kv_cache_bytes=256 << 20))
         found: Expected = {}

@@ -7,8 +7,8 @@ import pytest
 
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.corpus.sources import first_shots, readers_of, texts_kept_out
-from fourshot.pipeline.runs.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.runs.many import load_tasks
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.task_file import load_task

@@ -10,7 +10,7 @@ import pytest
 
 from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError, TaskFileError
-from fourshot.pipeline.runs.card import load_card
+from fourshot.pipeline.card import load_card
 from fourshot.pipeline.runs.many import load_tasks
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.rounds import finished_pairs

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from fourshot.pipeline.runs.metrics import expected_calibration_error, macro_f1, score_predictions, wilson_interval
+from fourshot.pipeline.metrics import expected_calibration_error, macro_f1, score_predictions, wilson_interval
 
 
 def random_predictions(n: int, num_labels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,8 @@ import pytest
 
 from fourshot.engine.errors import RunFolderError
 from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.card import AdapterCard, load_card
 from fourshot.pipeline.events import ignore
-from fourshot.pipeline.runs.card import AdapterCard, load_card
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run import train_pool
 from fourshot.pipeline.runs.run_folder import RunFolder

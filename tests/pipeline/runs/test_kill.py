@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.probe import Probed
+from fourshot.pipeline.card import PROBED_FILE
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.runs.card import PROBED_FILE
 from fourshot.pipeline.runs.evaluate import Evaluation
 from fourshot.pipeline.runs.run_folder import RunFolder
-from tests.pipeline import interrupted
+from tests.pipeline.runs import interrupted
 
 TEXTS = ("shots.json", "candidates.jsonl", "verdicts.jsonl", "pool/candidates.jsonl", "pool/verdicts.jsonl")
 

@@ -75,7 +75,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_neighbour(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("fourshot.pipeline.runs.run_folder.os.fsync", full)
+    monkeypatch.setattr("fourshot.engine.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         folder.write("value.json", {"n": 2})
     assert folder.read("value.json", dict) == {"n": 1}
@@ -85,9 +85,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_neighbour(
 def test_a_write_that_a_kill_cut_short_is_not_seen_and_the_next_one_stands(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     program = (
-        "import os, sys, fourshot.pipeline.runs.run_folder as module\n"
+        "import os, sys, fourshot.engine.files as module\n"
+        "from fourshot.pipeline.runs.run_folder import RunFolder\n"
         "module.os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
-        "module.RunFolder(sys.argv[1]).write(sys.argv[2], {'n': 1})\n"
+        "RunFolder(sys.argv[1]).write(sys.argv[2], {'n': 1})\n"
     )
 
     def killed_while_writing(name: str) -> None:

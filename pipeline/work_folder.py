@@ -1,0 +1,125 @@
+"""A folder of our own on disk: claimed by a manifest, locked while in use, and whole after a kill at any moment."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.engine.files import append_lines, keep_lines, read_lines, write_json
+from fourshot.pipeline.synthesis.earlier_names import decode_stored
+
+MANIFEST_FILE = "manifest.json"
+OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # what the folder of a run or comparison has
+T = TypeVar("T")
+
+
+class Manifest(Protocol):
+    """A struct that says what a folder holds."""
+
+    def identity(self) -> dict[str, Any]:
+        """All that has to be equal for two to be the same."""
+        ...
+
+
+class WorkFolder:
+    """A folder that one piece of work owns."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def claim(self, manifest: Manifest) -> None:
+        """Make the folder this run's, or continue it. Raises RunFolderError if it belongs to another configuration."""
+        file = self.path / MANIFEST_FILE
+        if file.exists():
+            try:
+                theirs = self.read(MANIFEST_FILE, type(manifest))
+            except msgspec.DecodeError as error:
+                raise RunFolderError(
+                    f"{file} is of another version of fourshot, or broken; this one cannot read it: {error}. Give "
+                    "another folder (--out), or remove this one to start anew."
+                ) from error
+            differences = list(_differences(theirs.identity(), manifest.identity()))
+            if differences:
+                shown = "\n".join(f"  - {difference}" for difference in differences[:8])
+                raise RunFolderError(
+                    f"{self.path} holds a run of another configuration:\n{shown}\n"
+                    "Give another folder (--out), the settings it was made with, or remove it to start anew."
+                )
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            ours = (".lock", ".manifest.json.")  # the second: a manifest that a kill cut short
+            strangers = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(ours))
+            if strangers:
+                raise RunFolderError(
+                    f"{self.path} is not empty and holds no run (found {', '.join(strangers[:5])}). "
+                    "Give an empty or a new folder (--out)."
+                )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write("manifest.json", manifest)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder. Raises InputError where another process works in it, or a file is in its place.
+
+        A folder that no run was begun in is left as it was: not there, or without our lock file.
+        """
+        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        if file := next((place for place in (self.path, *self.path.parents) if place.is_file()), None):
+            raise InputError(f"{file} is a file, and what is made needs a folder. Give another place (--out).")
+        self.path.mkdir(parents=True, exist_ok=True)
+        held = FileLock(self.path / ".lock")
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"Another fourshot process works in {self.path}. Wait for it, or give another folder (--out)."
+            ) from None
+        try:
+            yield
+        finally:
+            begun = {entry.name for entry in self.path.iterdir()} - {".lock"}
+            ours = [name for name in begun if name.startswith(OURS)]
+            if not (begun if missing else ours):
+                (self.path / ".lock").unlink(missing_ok=True)
+            held.release()
+            for folder in missing:
+                with suppress(OSError):  # it holds something
+                    folder.rmdir()
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def write(self, name: str, value: Any) -> None:
+        """Write JSON so that the file is whole or not there."""
+        write_json(self.path / name, value)
+
+    def read(self, name: str, kind: type[T]) -> T:
+        return decode_stored((self.path / name).read_bytes(), kind)
+
+    def append(self, name: str, values: Iterable[Any]) -> None:
+        """Add lines and have them on the disk before returning."""
+        append_lines(self.path / name, values)
+
+    def lines(self, name: str, kind: type[T]) -> list[T]:
+        """All whole lines; a torn last one, left by a kill, is not there yet."""
+        return read_lines(self.path / name, kind)
+
+    def keep_lines(self, name: str, count: int) -> None:
+        """Cut the file after ``count`` whole lines. Raises RunFolderError where it has fewer."""
+        keep_lines(self.path / name, count)
+
+
+def _differences(theirs: Any, ours: Any, at: str = "") -> Iterator[str]:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in sorted(theirs.keys() | ours.keys()):
+            yield from _differences(theirs.get(key), ours.get(key), f"{at}.{key}" if at else key)
+    elif theirs != ours:
+        yield f"{at}: the folder has {_short(theirs)}, this run has {_short(ours)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
