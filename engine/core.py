@@ -91,7 +91,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_num_seqs: int = 128
     seed: int = 0
     prefix_caching: bool = True  # off only to measure what it gains
-    lora_plugin: bool = True  # mend vLLM's CPU LoRA kernels (engine/vllm_seams/plugin.py)
+    lora_plugin: bool = True  # mend vLLM's CPU LoRA kernels (`engine.vllm_seams.lora_kernels`)
     compile: bool = True  # torch.compile on the CPU, without LoRA: starts a minute later, samples twice as fast
     load_format: str = "auto"  # "dummy": real shapes, random weights, for latency without a download
 

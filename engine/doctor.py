@@ -18,7 +18,7 @@ from fourshot.engine.errors import FourshotError
 from fourshot.engine.home import HOME_VARIABLE, home
 from fourshot.engine.models import resolve_model
 from fourshot.engine.threads import available_cores
-from fourshot.engine.vllm_seams.plugin import SWITCH
+from fourshot.engine.vllm_seams import lora_kernels
 
 GIB = 1 << 30
 LEAST_MEMORY_BYTES = 4 * GIB  # vLLM with the embedded model and its 1 GiB KV cache needs about 2.5 GiB
@@ -165,9 +165,12 @@ def _gpu() -> Finding:
 
 
 def _plugin() -> Finding:
-    if os.environ.get(SWITCH, "1") == "0":
+    if os.environ.get(lora_kernels.SWITCH, "1") == "0":
         return Finding(
-            name="LoRA plugin", state="note", found=f"switched off by {SWITCH}=0", remedy="Unset it to have it back."
+            name="LoRA plugin",
+            state="note",
+            found=f"switched off by {lora_kernels.SWITCH}=0",
+            remedy="Unset it to have it back.",
         )
     registered = any(entry.name == "fourshot" for entry in entry_points(group="vllm.general_plugins"))
     found = "registered with vLLM" if registered else "applied by our own engine; other vLLM processes do not load it"
@@ -194,9 +197,7 @@ def _load_torch(model: str | None) -> str:
 def _load_plugin(model: str | None) -> str:
     import vllm
 
-    from fourshot.engine.vllm_seams import plugin as vllm_plugin
-
-    wanted = "in" if vllm_plugin.apply(wanted=True) else "not needed, or switched off"
+    wanted = "in" if lora_kernels.apply(wanted=True) else "not needed, or switched off"
     return f"vLLM {vllm.__version__}: {wanted}"
 
 

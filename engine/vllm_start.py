@@ -3,13 +3,11 @@
 Everything is set here rather than at import, and only when an engine is opened.
 """
 
-import gc
 import os
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.threads import available_cores
-from fourshot.engine.vllm_seams import plugin as vllm_plugin
+from fourshot.engine.vllm_seams import in_process, lora_kernels
 
 if TYPE_CHECKING:
     from vllm import LLMEngine
@@ -21,16 +19,12 @@ CPU_BATCHED_TOKENS, GPU_BATCHED_TOKENS = 2048, 8192
 MAX_LABEL_IDS = 128  # vLLM's bound on `logprob_token_ids`
 
 
-_set_num_threads: dict[str, Any] = {}  # torch's own function, while a vLLM engine has it replaced
-
-
 def start(settings: EngineSettings) -> "LLMEngine":
     """Start vLLM in this process. On the CPU all cores compute; vLLM's own multi-process start idles one of them."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    import torch
     from vllm import EngineArgs, LLMEngine
     from vllm.platforms import current_platform
 
@@ -39,10 +33,9 @@ def start(settings: EngineSettings) -> "LLMEngine":
         from fourshot.engine.vllm_seams import cpu_sampling
 
         cpu_sampling.apply()
-        _set_num_threads.setdefault("torch", torch.set_num_threads)
-        torch.set_num_threads(available_cores())
+        in_process.compute_on_all_cores()
     arguments = EngineArgs(**engine_arguments(settings, on_cpu))
-    vllm_plugin.apply(wanted=settings.lora_plugin)  # after EngineArgs, which loads installed plugins, this one too
+    lora_kernels.apply(wanted=settings.lora_plugin)  # after EngineArgs, which loads installed plugins, this one too
     return LLMEngine.from_engine_args(arguments)
 
 
@@ -51,16 +44,10 @@ def stop(held: "list[LLMEngine]") -> None:
 
     Takes the engine out of a list, because as an argument its caller would keep it, and its weights, alive.
     """
-    import torch
-    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-
     llm = held.pop()
     llm.engine_core.shutdown()
     del llm
-    # vLLM forbids it for the rest of the process; a trainer that follows here needs it.
-    torch.set_num_threads = _set_num_threads.pop("torch", torch.set_num_threads)
-    cleanup_dist_env_and_memory()
-    gc.collect()
+    in_process.leave_as_it_was()
 
 
 def engine_arguments(settings: EngineSettings, on_cpu: bool) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def kernels() -> list[dict[str, Any]]:
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
     from fourshot.engine.threads import available_cores
-    from fourshot.engine.vllm_seams.lora_kernels import GroupedPunicaWrapper
+    from fourshot.engine.vllm_seams.grouped_lora import GroupedPunicaWrapper
 
     torch.set_num_threads(available_cores())
     width, rank, slots = 2048, 16, 4

@@ -1,0 +1,11 @@
+"""Every place where fourshot touches what vLLM does not promise to keep; see `contract` for what guards them.
+
+plugin           what vLLM loads in each of its processes: lora_kernels, lora_loads
+lora_kernels     when the CPU's LoRA arithmetic is replaced;  grouped_lora: by what
+lora_loads       how often adapters are fetched, and when a slot gets other weights
+cpu_sampling     sampling on the CPU with less work per step
+in_process       an engine in this process: threads, and the end of it
+adapter_check    vLLM's own check of an adapter's files
+api_server       vLLM's server, started from Python
+client           an engine's client inside that server: requests in flight, model names, times
+"""

@@ -1,28 +1,45 @@
 """How often, and for how long, vLLM's engine fetched adapters: from disk, from memory, or not at all.
 
-Part of our general plugin: it wraps vLLM's adapter manager in the process where the model runs. Importing this module
-does not load vllm.
+Replaces: ``add_adapter`` and ``activate_adapter`` of vLLM's adapter managers, by themselves with a count around them,
+in the process where the model runs; adds a method to its worker, which the server asks. Left out, the metrics of
+loads stay at zero, and our LoRA arithmetic, which has to know when weights change, is left out too.
+
+Importing this module does not load vllm.
 """
 
 import time
 from typing import Any
 
+from fourshot.engine.vllm_seams.contract import Seam
+
 WORKER_METHOD = "fourshot_adapter_loads"  # of vLLM's workers, for ``collective_rpc``
 KINDS = ("cold", "memory", "slot")
+SEAM = Seam(
+    name="the count of adapter loads",
+    relies_on=(
+        "vllm.lora.worker_manager:LRUCacheWorkerLoRAManager.add_adapter(self, lora_request)",
+        "vllm.lora.worker_manager:LRUCacheWorkerLoRAManager.list_adapters(self)",
+        "vllm.lora.model_manager:LoRAModelManager.activate_adapter(self, lora_id)",
+        "vllm.v1.worker.worker_base:WorkerBase",
+    ),
+    without="The metrics of adapter loads stay at zero.",
+)
 
 _slot_changes = 0
 _uses = dict.fromkeys(KINDS, 0)
 _seconds = dict.fromkeys(KINDS, 0.0)
 
 
-def register() -> None:
-    """Count from now on, and let the server ask. Idempotent."""
+def register() -> bool:
+    """Count from now on, and let the server ask. Idempotent. Returns whether `SEAM` holds."""
+    if not SEAM.holds():
+        return False
     from vllm.lora.model_manager import LoRAModelManager
     from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
     from vllm.v1.worker.worker_base import WorkerBase
 
     if hasattr(WorkerBase, WORKER_METHOD):
-        return
+        return True
     add_adapter = LRUCacheWorkerLoRAManager.add_adapter
 
     def counted(manager: Any, lora_request: Any) -> bool:
@@ -44,6 +61,7 @@ def register() -> None:
     LoRAModelManager.activate_adapter = activated
     LRUCacheWorkerLoRAManager.add_adapter = counted
     setattr(WorkerBase, WORKER_METHOD, lambda worker: counts())
+    return True
 
 
 def _kind(manager: Any, adapter_id: int) -> str:

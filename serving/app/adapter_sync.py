@@ -17,11 +17,12 @@ from fourshot.engine.calibration import CONTENT_FREE, NONE, Calibration, context
 from fourshot.engine.errors import AdapterError, FourshotError
 from fourshot.engine.labels import LabelTokens, label_tokens
 from fourshot.engine.tokens import encode_prompts
+from fourshot.engine.vllm_seams.client import InFlight, add_model, remove_model
 from fourshot.pipeline.card import AdapterCard
 from fourshot.serving.api import Method, Refused, TaskInfo
 from fourshot.serving.app.admission import Shapes, stage
 from fourshot.serving.app.registry import FolderContents, InContext, Registry, Signature, StoredAdapter
-from fourshot.serving.app.scorer import InFlight, Scorer
+from fourshot.serving.app.scorer import Scorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -147,7 +148,7 @@ class AdapterSync:
         self._leaving.pop(version.name, None)
         self.current[task] = version
         if version.lora is not None:
-            self._models.lora_requests[version.name] = version.lora  # so that it is a model of the OpenAI routes, too
+            add_model(self._models, version.lora)  # so that it is a model of the OpenAI routes, too
         logger.info("task %s is answered %s", task, f"by {version.name}" if version.lora else "in context")
         self.on_change(task, version.name)
 
@@ -194,7 +195,7 @@ class AdapterSync:
         if version.lora is not None:
             version.left_at = time.monotonic()
             self._leaving[version.name] = version
-            self._models.lora_requests.pop(version.name, None)
+            remove_model(self._models, version.name)
 
     async def _clear_out(self) -> None:
         """Give back what nobody uses any more."""

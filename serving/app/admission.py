@@ -10,11 +10,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from fourshot.engine.adapter_check import check_adapter
 from fourshot.engine.adapters import slot_rank
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.files import settle, staged_folder
 from fourshot.engine.models import ResolvedModel
+from fourshot.engine.vllm_seams.adapter_check import check_adapter
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.training.lora.saving import content_hash

@@ -5,14 +5,15 @@ Importing this module loads no vllm.
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import accumulate, count
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from fourshot.engine.labels import LabelTokens, Question
+from fourshot.engine.vllm_seams.client import began_s
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.app.dispatcher import BASE, Dispatcher
 
@@ -129,7 +130,7 @@ def _engine_down() -> RefusalError:
 
 def _began(output: Any, turn: float, done: float) -> float:
     """When the engine began with it: its own measure where it keeps one, by the same clock."""
-    scheduled = getattr(output.metrics, "scheduled_ts", 0.0) if output.metrics else 0.0
+    scheduled = began_s(output)
     return min(max(scheduled, turn), done) if scheduled else turn
 
 
@@ -151,32 +152,3 @@ class ExpectedHits:
         self._last.move_to_end(key)
         if len(self._last) > MOST_BEGINNINGS:
             self._last.popitem(last=False)
-
-
-class InFlight:
-    """How many requests of each adapter are inside the engine, whichever route they came by.
-
-    An adapter may be taken away only when nobody uses it: the engine would look for its files and, not finding them,
-    take every other request with it.
-    """
-
-    def __init__(self, engine: Any) -> None:
-        """Counts what goes through ``engine.generate`` from now on."""
-        self._counts: Counter[str] = Counter()
-        self.total = 0  # with those of the base
-        self._generate = engine.generate
-        engine.generate = self._counted
-
-    def of(self, adapter: str) -> int:
-        return self._counts[adapter]
-
-    async def _counted(self, *args: Any, lora_request: Any = None, **more: Any) -> AsyncIterator[Any]:
-        name = lora_request.lora_name if lora_request else ""
-        self._counts[name] += 1
-        self.total += 1
-        try:
-            async for output in self._generate(*args, lora_request=lora_request, **more):
-                yield output
-        finally:
-            self._counts[name] -= 1
-            self.total -= 1

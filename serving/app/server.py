@@ -15,6 +15,7 @@ from typing import Any
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.processes import TOGETHER, die_with_parent, take_stdout
 from fourshot.engine.threads import ENGINE_SPINS, available_cores, waiting_briefly
+from fourshot.engine.vllm_seams import api_server
 from fourshot.engine.vllm_start import engine_arguments
 from fourshot.serving.app.logs import log_to
 from fourshot.serving.settings import ENVIRONMENT, ServeSettings, from_json
@@ -68,17 +69,8 @@ def vllm_arguments(settings: ServeSettings, engine: EngineSettings, base_name: s
 
 async def serve(settings: ServeSettings, listening: socket.socket) -> None:
     """Serve until a signal asks to stop."""
-    from vllm.entrypoints.openai.api_server import run_server_worker
-    from vllm.platforms import current_platform
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
     from fourshot.engine.models import resolve_model
     from fourshot.serving.app.protocol import bounded_protocol
-
-    try:
-        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-    except ImportError:  # vLLM 0.26
-        from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
 
     base = resolve_model(settings.base)
     engine = EngineSettings(
@@ -90,14 +82,10 @@ async def serve(settings: ServeSettings, listening: socket.socket) -> None:
         max_num_seqs=settings.max_num_seqs,
         compile=False,
     )
-    arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(
-        vllm_arguments(settings, engine, base.name, current_platform.is_cpu())
-    )
-    validate_parsed_serve_args(arguments)
-    await run_server_worker(
+    await api_server.run(
+        vllm_arguments(settings, engine, base.name, api_server.on_cpu()),
         f"{settings.host}:{settings.port}",
         listening,
-        arguments,
         http=bounded_protocol(settings.limits),
         limit_concurrency=settings.limits.max_connections,
         backlog=settings.limits.max_connections,

@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fourshot.engine.adapter_check import check_adapter
 from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.vllm_seams.adapter_check import check_adapter
 from fourshot.training.lora.examples import TrainingExample
 from fourshot.training.lora.saving import content_hash
 from fourshot.training.lora.settings import PRESETS, LoraSettings

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fourshot.engine.adapter_check import check_adapter
+from fourshot.engine.vllm_seams.adapter_check import check_adapter
 
 NAME_DIGITS = 12  # of the hash; 48 bits tell apart any number of adapters that a disk holds
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 import msgspec
 
-from fourshot.engine.adapter_check import LARGEST_RANK
 from fourshot.engine.errors import InputError
+from fourshot.engine.vllm_seams.adapter_check import LARGEST_RANK
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

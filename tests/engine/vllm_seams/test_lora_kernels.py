@@ -6,7 +6,7 @@ import torch
 vllm = pytest.importorskip("vllm")
 from vllm.platforms import current_platform  # noqa: E402
 
-from fourshot.engine.vllm_seams import plugin as vllm_plugin  # noqa: E402
+from fourshot.engine.vllm_seams import lora_kernels  # noqa: E402
 
 if not current_platform.is_cpu():
     pytest.skip("mends the CPU build only", allow_module_level=True)
@@ -14,8 +14,8 @@ if not current_platform.is_cpu():
 from vllm.lora.layers import LoRAMapping  # noqa: E402
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # noqa: E402
 
-from fourshot.engine.vllm_seams import lora_kernels  # noqa: E402
-from fourshot.engine.vllm_seams.lora_kernels import GroupedPunicaWrapper, stretches  # noqa: E402
+from fourshot.engine.vllm_seams import grouped_lora  # noqa: E402
+from fourshot.engine.vllm_seams.grouped_lora import GroupedPunicaWrapper, stretches  # noqa: E402
 
 SLOTS, RANK, WIDTH = 3, 8, 32
 OUT = (16, 24)
@@ -46,7 +46,7 @@ def test_every_row_gets_its_own_adapter_and_base_rows_none(adapters: list[int], 
     assert run(GroupedPunicaWrapper, adapters, prefill).max() < 1e-4
 
 
-@pytest.mark.skipif(not vllm_plugin.base_rows_get_an_adapter(), reason="this vLLM has it right")
+@pytest.mark.skipif(not lora_kernels.base_rows_get_an_adapter(), reason="this vLLM has it right")
 def test_without_the_plugin_base_rows_get_an_adapter() -> None:
     errors = run(PunicaWrapperCPU, [0, 2, 1], prefill=False)
     assert errors[0] > 1.0
@@ -61,7 +61,7 @@ def test_stretches_are_rows_of_one_adapter_that_lie_together() -> None:
 
 @pytest.mark.parametrize("long_rows", [1, 1000])
 def test_both_ways_to_multiply_give_the_same(monkeypatch: pytest.MonkeyPatch, long_rows: int) -> None:
-    monkeypatch.setattr(lora_kernels, "LONG_ROWS", long_rows)
+    monkeypatch.setattr(grouped_lora, "LONG_ROWS", long_rows)
     adapters = [1, 1, 1, 0, 2, 2, 3, 0, 0, 1, 3, 3]
     assert run(GroupedPunicaWrapper, adapters, prefill=True).max() < 1e-4
 
@@ -69,12 +69,12 @@ def test_both_ways_to_multiply_give_the_same(monkeypatch: pytest.MonkeyPatch, lo
 def test_the_switch_takes_the_plugin_out(monkeypatch: pytest.MonkeyPatch) -> None:
     before = current_platform.get_punica_wrapper()
     try:
-        assert vllm_plugin.apply(wanted=True)
-        assert current_platform.get_punica_wrapper() == vllm_plugin.WRAPPER
-        monkeypatch.setenv(vllm_plugin.SWITCH, "0")
-        assert not vllm_plugin.apply(wanted=True)
-        assert current_platform.get_punica_wrapper() != vllm_plugin.WRAPPER
-        monkeypatch.delenv(vllm_plugin.SWITCH)
-        assert not vllm_plugin.apply(wanted=False)
+        assert lora_kernels.apply(wanted=True)
+        assert current_platform.get_punica_wrapper() == lora_kernels.WRAPPER
+        monkeypatch.setenv(lora_kernels.SWITCH, "0")
+        assert not lora_kernels.apply(wanted=True)
+        assert current_platform.get_punica_wrapper() != lora_kernels.WRAPPER
+        monkeypatch.delenv(lora_kernels.SWITCH)
+        assert not lora_kernels.apply(wanted=False)
     finally:
-        vllm_plugin.apply(wanted=before == vllm_plugin.WRAPPER)
+        lora_kernels.apply(wanted=before == lora_kernels.WRAPPER)

@@ -1,0 +1,46 @@
+"""vLLM's OpenAI server, started from Python on a socket of ours and with HTTP settings of ours.
+
+Relies on: ``run_server_worker``, which ``vllm serve`` runs, and on the parser of its command line; both moved
+between 0.26 and 0.32.
+Nothing is replaced. Without it there is no server.
+"""
+
+import socket
+from importlib import import_module
+from typing import Any
+
+from fourshot.engine.vllm_seams import client
+from fourshot.engine.vllm_seams.contract import Seam, vllm_version
+
+_MOVED = not vllm_version().startswith("0.26.")
+_ARGUMENTS = "vllm.entrypoints.launchers.cli_args" if _MOVED else "vllm.entrypoints.openai.cli_args"
+_WORKER = "vllm.entrypoints.launchers.api_server.entry" if _MOVED else "vllm.entrypoints.openai.api_server"
+SEAM = Seam(
+    name="vLLM's server",
+    relies_on=(
+        f"{_WORKER}:run_server_worker(listen_address, sock, args, client_config, uvicorn_kwargs)",
+        "vllm.utils.argparse_utils:FlexibleArgumentParser",
+        f"{_ARGUMENTS}:make_arg_parser(parser)",
+        f"{_ARGUMENTS}:validate_parsed_serve_args(args)",
+    ),
+    without="Nothing can be served.",
+)
+
+
+async def run(arguments: list[str], address: str, listening: socket.socket, **uvicorn: Any) -> None:
+    """Serve until a signal asks to stop. ``arguments`` are those of ``vllm serve``, ``uvicorn`` its ``Config``'s."""
+    SEAM.require()
+    client.SEAM.require()
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    command_line = import_module(_ARGUMENTS)
+    parsed = command_line.make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
+    command_line.validate_parsed_serve_args(parsed)
+    await import_module(_WORKER).run_server_worker(address, listening, parsed, **uvicorn)
+
+
+def on_cpu() -> bool:
+    """Whether this is vLLM's CPU build."""
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())

@@ -1,0 +1,74 @@
+"""The engine's client inside vLLM's server (``AsyncLLM``): who is in flight, what is a model, when a request began.
+
+Replaces: ``generate`` of the one client, by itself with a count around it. Relies on: ``pin_lora`` and ``remove_lora``
+of the client, ``lora_requests`` of the OpenAI routes (what is in it is a model there), ``scheduled_ts`` of a request's
+statistics. Without it adapters could not be taken away while others are in use, so a server is not started.
+
+Importing this module loads no vllm.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fourshot.engine.vllm_seams.contract import Seam
+
+_CLIENT = "vllm.v1.engine.async_llm:AsyncLLM"
+SEAM = Seam(
+    name="adapters in vLLM's server",
+    relies_on=(
+        f"{_CLIENT}.generate",
+        f"{_CLIENT}.add_lora(self, lora_request)",
+        f"{_CLIENT}.remove_lora(self, lora_id)",
+        f"{_CLIENT}.pin_lora(self, lora_id)",
+        f"{_CLIENT}.collective_rpc(self, method, timeout, args, kwargs)",
+        f"{_CLIENT}.errored",
+        "vllm.entrypoints.openai.models.serving:OpenAIServingModels",
+        "vllm.v1.metrics.stats:RequestStateStats.scheduled_ts",
+    ),
+    without="Adapters cannot be served.",
+)
+
+
+class InFlight:
+    """How many requests of each adapter are inside the engine, whichever route they came by.
+
+    An adapter may be taken away only when nobody uses it: the engine would look for its files and, not finding them,
+    take every other request with it.
+    """
+
+    def __init__(self, client: Any) -> None:
+        """Counts what goes through ``client.generate`` from now on."""
+        self._counts: Counter[str] = Counter()
+        self.total = 0  # with those of the base
+        self._generate = client.generate
+        client.generate = self._counted
+
+    def of(self, adapter: str) -> int:
+        return self._counts[adapter]
+
+    async def _counted(self, *args: Any, lora_request: Any = None, **more: Any) -> AsyncIterator[Any]:
+        name = lora_request.lora_name if lora_request else ""
+        self._counts[name] += 1
+        self.total += 1
+        try:
+            async for output in self._generate(*args, lora_request=lora_request, **more):
+                yield output
+        finally:
+            self._counts[name] -= 1
+            self.total -= 1
+
+
+def add_model(models: Any, lora: Any) -> None:
+    """Make an adapter a model of the OpenAI routes, by its name. ``models`` is the server's ``OpenAIServingModels``."""
+    models.lora_requests[lora.lora_name] = lora
+
+
+def remove_model(models: Any, name: str) -> None:
+    """Undo `add_model`; requests that have it go on."""
+    models.lora_requests.pop(name, None)
+
+
+def began_s(output: Any) -> float:
+    """When the engine began with a request, by the monotonic clock; 0 where it keeps no such statistics."""
+    return float(getattr(output.metrics, "scheduled_ts", 0.0)) if output.metrics else 0.0

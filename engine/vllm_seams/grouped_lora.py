@@ -1,0 +1,218 @@
+"""vLLM's CPU LoRA arithmetic, mended: few large matrix products instead of one copy per token; base rows left alone.
+
+Importing this module loads vllm and torch: vLLM does, by the name that `engine.vllm_seams.lora_kernels` gives it.
+
+vLLM 0.32 (lora/ops/torch_ops/lora_ops.py) copies the adapter's matrices once per token, and takes a token without
+adapter (slot -1) for a token of the last slot (-1 counts from the end).
+
+Here a step's tokens are looked at once. Where long stretches of them share an adapter, each stretch is multiplied with
+its own. Where adapters alternate after some tens of tokens, products so thin cost more in overhead than in arithmetic:
+then all tokens are multiplied with all adapters of the batch side by side, and what is not theirs is set to zero in
+between, where a token is ``adapters x rank`` numbers wide. That is more arithmetic (for 8 adapters of rank 8 on
+SmolLM2-135M a fifth of the base's) in a fifth of the time (docs/engine.md has the measurement).
+"""
+
+from itertools import accumulate
+from typing import Any, TypeAlias
+
+import torch
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+from fourshot.engine.vllm_seams import lora_loads
+
+Stretches: TypeAlias = "list[tuple[int, slice]]"
+
+LONG_ROWS = 128  # mean length of stretches from which they are worth products of their own
+FEW_ROWS = 768  # up to which the slices of a layer are one product
+MOST_SIDE_BY_SIDE = 32  # adapters; with more of them the arithmetic outgrows what it saves
+
+
+def stretches(slots: torch.Tensor) -> Stretches:
+    """Adapter slot and rows of each stretch of rows that share one. ``slots`` is int [num_rows], negative for none."""
+    if not len(slots):
+        return []
+    values, lengths = torch.unique_consecutive(slots, return_counts=True)
+    found, start = [], 0
+    for slot, length in zip(values.tolist(), lengths.tolist(), strict=True):
+        if slot >= 0:
+            found.append((slot, slice(start, start + length)))
+        start += length
+    return found
+
+
+Stacked: TypeAlias = (
+    "tuple[torch.Tensor, ...]"  # one per slice of the output: [slots, 1, rank, in], [slots, 1, out, rank]
+)
+
+
+class Layer:
+    """The slices of one layer's adapters, moved so that those of a slot lie beside each other.
+
+    A layer of several slices (q, k and v) reads one input, and vLLM keeps their weights apart. One product for all of
+    them is as quick as each alone where rows are few: there a product costs its start, not its arithmetic. ``a`` and
+    ``b`` become views of the joined memory, so what vLLM writes into a slot is in here at once.
+    """
+
+    def __init__(self, a: Stacked, b: Stacked) -> None:
+        slots, _, rank, width = a[0].shape
+        outs = [one.shape[2] for one in b]
+        downs = a[0].new_zeros(slots, len(a) * rank, width)
+        ups = b[0].new_zeros(slots, sum(outs), len(b) * rank)  # what belongs to another slice stays zero
+        offset = 0
+        for number, (down, up, out) in enumerate(zip(a, b, outs, strict=True)):
+            columns = slice(number * rank, (number + 1) * rank)
+            _move(down, downs[:, columns].unsqueeze(1))
+            _move(up, ups[:, offset : offset + out, columns].unsqueeze(1))
+            offset += out
+        self.slots = [(down.t(), up.t()) for down, up in zip(downs, ups, strict=True)]
+        self.parts = [
+            (slice(end - out, end), slice(number * rank, (number + 1) * rank))
+            for number, (end, out) in enumerate(zip(accumulate(outs), outs, strict=True))
+        ]
+
+    def add(self, slot: int, y: torch.Tensor, x: torch.Tensor, scale: float) -> None:
+        """``y += scale * x A^T B^T`` of a slot, all slices of it. y [num_rows, all outs], x [num_rows, in]."""
+        down, up = self.slots[slot]
+        low = x @ down
+        if len(x) <= FEW_ROWS or len(self.parts) == 1:
+            _add_product(y, low, up, scale)
+            return
+        for outs, columns in self.parts:  # many rows: multiplying with the zeros would cost more than a start
+            _add_product(y[:, outs], low[:, columns], up[columns, outs], scale)
+
+
+def _move(tensor: torch.Tensor, place: torch.Tensor) -> None:
+    """Copy ``tensor`` to ``place`` and make it a view of that."""
+    place.copy_(tensor)
+    tensor.set_(place.untyped_storage(), place.storage_offset(), place.shape, place.stride())
+
+
+class Layers:
+    """Every layer that was met, by where its weights are."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, Layer] = {}
+
+    def of(self, a: Stacked, b: Stacked) -> Layer:
+        found = self._met.get(a[0].data_ptr())
+        if found is None:
+            found = Layer(a, b)
+            self._met[a[0].data_ptr()] = found
+        return found
+
+
+class Arranged:
+    """Adapters' weights as products side by side need them: arranged once, until a slot gets other weights."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[int, tuple[int, ...], torch.Tensor, list[torch.Tensor]]] = {}  # by layer
+
+    def of(self, active: tuple[int, ...], a: Stacked, b: Stacked) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Of the ``active`` slots: all A's [slices * active * rank, in], and of each slice B [out, active * rank]."""
+        layer, changes = a[0].data_ptr(), lora_loads.slot_changes()
+        kept = self._kept.get(layer)
+        if kept is None or kept[:2] != (changes, active):
+            slots = torch.tensor(active)
+            downs = torch.cat([one[:, 0].index_select(0, slots).flatten(0, 1) for one in a])
+            ups = [one[:, 0].index_select(0, slots).transpose(0, 1).flatten(1) for one in b]
+            self._kept[layer] = kept = (changes, active, downs, ups)
+        return kept[2], kept[3]
+
+
+class SideBySide:
+    """The adapters of a batch, all multiplied with all rows; what is not a row's own is zero in between."""
+
+    def __init__(self, slots: torch.Tensor, arranged: Arranged) -> None:
+        self._slots, self._arranged = slots, arranged
+        self._active = tuple(torch.unique(slots[slots >= 0]).tolist())
+        self._masks: dict[tuple[int, int], torch.Tensor] = {}
+
+    def _mask(self, slices: int, rank: int, dtype: torch.dtype) -> torch.Tensor:
+        """[num_rows, slices * active * rank]: one where a row's adapter is."""
+        found = self._masks.get((slices, rank))
+        if found is None:
+            own = (self._slots[:, None] == torch.tensor(self._active)).to(dtype)
+            wide = own[:, None, :, None].expand(-1, slices, -1, rank)
+            found = self._masks[slices, rank] = wide.reshape(len(own), -1)
+        return found
+
+    def add(self, y: torch.Tensor, x: torch.Tensor, a: Stacked, b: Stacked, scale: float) -> None:
+        """Add every row's own ``scale * x A^T B^T`` to y, slice by slice."""
+        downs, ups = self._arranged.of(self._active, a, b)
+        low = (x @ downs.t()).mul_(self._mask(len(a), a[0].shape[2], x.dtype))
+        offset = 0
+        for up, part in zip(ups, low.chunk(len(a), dim=1), strict=True):
+            _add_product(y[:, offset : offset + len(up)], part, up.t(), scale)
+            offset += len(up)
+
+
+def _add_product(y: torch.Tensor, low: torch.Tensor, b: torch.Tensor, scale: float) -> None:
+    """``y += scale * low b``, in place: y [num_rows, out], low [num_rows, rank], b [rank, out].
+
+    Products accumulate in float32; ``low`` was rounded to the weights' type, which is what PEFT does in the trainer.
+    """
+    if y.dtype == low.dtype:
+        y.addmm_(low, b, alpha=scale)
+    else:  # the output layer's logits may be wider than the weights
+        y.add_(low @ b, alpha=scale)
+
+
+class GroupedPunicaWrapper(PunicaWrapperCPU):
+    """vLLM's punica wrapper with the products done per stretch or side by side instead of per token."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._arranged = Arranged()
+        self._layers = Layers()
+        self._stretches: Stretches = []
+        self._side_by_side: SideBySide | None = None
+        self._sampled: Stretches = []
+
+    def update_metadata(self, *args: Any, **kwargs: Any) -> None:
+        super().update_metadata(*args, **kwargs)
+        slots = self.token_lora_indices
+        self._stretches = stretches(slots)
+        adapted, active = sum(rows.stop - rows.start for _, rows in self._stretches), {s for s, _ in self._stretches}
+        short = len(self._stretches) > 1 and adapted < LONG_ROWS * len(self._stretches)
+        self._side_by_side = SideBySide(slots, self._arranged) if short and len(active) <= MOST_SIDE_BY_SIDE else None
+        self._sampled = stretches(self.sampler_indices)
+
+    def add_lora_linear(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        lora_a_stacked: tuple[torch.Tensor, ...],
+        lora_b_stacked: tuple[torch.Tensor, ...],
+        scale: float,
+        output_slices: tuple[int, ...],
+        **kwargs: Any,
+    ) -> None:
+        """Slice i of y: ``lora_a_stacked[i]`` [slots, 1, rank, in], ``lora_b_stacked[i]`` [slots, 1, out_i, rank]."""
+        x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
+        if self._side_by_side is not None:
+            self._side_by_side.add(y, x.to(lora_a_stacked[0].dtype), lora_a_stacked, lora_b_stacked, scale)
+            return
+        if not self._stretches:
+            return
+        layer, x = self._layers.of(lora_a_stacked, lora_b_stacked), x.to(lora_a_stacked[0].dtype)
+        for slot, rows in self._stretches:
+            whole = rows.stop - rows.start == len(x)
+            layer.add(slot, y if whole else y[rows], x if whole else x[rows], scale)
+
+    def add_lora_logits(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        lora_a_stacked: torch.Tensor,
+        lora_b_stacked: torch.Tensor,
+        scale: float,
+        **kwargs: Any,
+    ) -> None:
+        x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
+        changed: dict[int, bool] = {}
+        for slot, rows in self._sampled:
+            a, b = lora_a_stacked[slot, 0], lora_b_stacked[slot, 0]
+            if slot not in changed:  # vLLM calls this for every adapter; most leave the output layer alone, the widest
+                changed[slot] = bool(a.any())
+            if changed[slot]:
+                _add_product(y[rows], x[rows].to(a.dtype) @ a.t(), b.t(), scale)
