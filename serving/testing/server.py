@@ -1,12 +1,14 @@
 """A real service in a process of its own, as a user starts it: `fourshot serve` until the block is left."""
 
 import contextlib
+import inspect
 import json
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,15 @@ class RunningService:
             with contextlib.suppress(psutil.Error):
                 total += process.memory_full_info().pss
         return total
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 30) -> None:
+    """Return once ``condition()`` holds. Raises TimeoutError."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it does not hold within {timeout_s:g} s: {inspect.getsource(condition).strip()}")
+        time.sleep(0.05)
 
 
 @contextmanager
