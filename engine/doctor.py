@@ -13,9 +13,10 @@ from typing import Literal
 
 import msgspec
 
-from fourshot.engine.embedded import GGUF_SHA256, NAME, PACKAGE, PACKAGE_VERSION, SPACE_BYTES, is_whole
+from fourshot.engine.embedded import NAME, PACKAGE, PACKAGE_VERSION, SPACE_BYTES, embedded_folder, is_whole
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.home import HOME_VARIABLE, home
+from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import resolve_model
 from fourshot.engine.threads import available_cores
 from fourshot.engine.vllm_seams import lora_kernels
@@ -23,7 +24,6 @@ from fourshot.engine.vllm_seams import lora_kernels
 GIB = 1 << 30
 LEAST_MEMORY_BYTES = 4 * GIB  # vLLM with the embedded model and its 1 GiB KV cache needs about 2.5 GiB
 LEAST_DISK_BYTES = 1 * GIB
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 State = Literal["ok", "note", "fail"]
 
@@ -88,7 +88,7 @@ def _version(package: str) -> str:
 
 
 def _embedded() -> Finding:
-    folder = home() / "models" / f"{NAME}-{GGUF_SHA256[:12]}"
+    folder = embedded_folder()
     if is_whole(folder):
         return Finding(name="model", state="ok", found=f"{NAME}, unpacked in {folder}")
     if _version(PACKAGE):
@@ -116,14 +116,7 @@ def _cores() -> Finding:
 
 
 def _memory() -> Finding:
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        limit = CGROUP_LIMIT.read_text(encoding="ascii").strip()
-        available = min(available, int(limit)) if limit.isdigit() else available
-    except (OSError, StopIteration):
-        pass  # not Linux, or no limit: what was read before stands
+    available = free_bytes()
     enough = available >= LEAST_MEMORY_BYTES
     return Finding(
         name="memory",

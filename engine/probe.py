@@ -31,7 +31,6 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True):
 
     difference: float  # the largest, in probability
     texts: int
-    tolerance: float = TOLERANCE
 
 
 def check_probe(engine: Engine, adapter: Adapter | None, probe: Probe) -> Probed:
