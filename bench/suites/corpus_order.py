@@ -7,26 +7,20 @@ that does not. The prefix cache answers what prompts have in common with those b
 what was used last.
 """
 
-import argparse
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.old import (
-    Rows,
-    at_least,
-    check_data,
-    check_out,
-    header,
-    positive,
-    target_lines,
-    tell,
-    write_json,
-)
+from fourshot.bench.core.options import Model, Out, Positive, as_settings
+from fourshot.bench.core.parts import Part, Table
+from fourshot.bench.core.results import tell
+from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.suite import Suite
+from fourshot.bench.core.targets import at_least
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.models import resolve_model
 from fourshot.engine.opening import open_engine
@@ -36,45 +30,54 @@ from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 
-SCHEMA = 1
 TASKS = ("trec", "sst2", "ag_news")
 ORDERS = ("task by task", "by turns")
 UNITS_PER_TASK, DRAWS = 3, 16
 AHEAD = 12  # units in the engine
 
 
-def briefs(data: Path, draws_of_shots: int) -> list[TaskBrief]:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of the command."""
+
+    data: Annotated[Path, f"a folder with {', '.join(TASKS)}"]
+    out: Out
+    draws_of_shots: Annotated[Positive, "tasks of each kind"] = 3
+    kv_mib: Annotated[tuple[Positive, ...], "memory of keys and values"] = (1024, 48)
+    model: Model = None
+
+
+def task_briefs(data: Path, draws_of_shots: int) -> list[TaskBrief]:
     """Each of `TASKS` with so many different draws of shots: as many tasks."""
-    made = []
+    briefs = []
     for name in TASKS:
         task = load_task(name, data / name)
         for seed in range(draws_of_shots):
             named = msgspec.structs.replace(task, name=f"{name}-{seed}")
             shots = tuple(take_shots(task, 4, seed))
-            made.append(TaskBrief(task=named, shots=shots, settings=PRESETS["corpus"]))
-    return made
+            briefs.append(TaskBrief(task=named, shots=shots, settings=PRESETS["corpus"]))
+    return briefs
 
 
-def ordered(made: Sequence[TaskBrief], order: str) -> list[Unit]:
+def ordered_units(briefs: Sequence[TaskBrief], order: str) -> list[Unit]:
     """The units of all tasks; number 0 is left out, for it asks for more than its draws."""
-    units = [
+    by_task = [
         [
             Unit(
-                task=one.task.name,
+                task=brief.task.name,
                 number=turn + 1,
-                label=one.task.label_names[turn % len(one.task.labels)],
+                label=brief.task.label_names[turn % len(brief.task.labels)],
                 first_draw=DRAWS * turn,
                 draws=DRAWS,
             )
             for turn in range(UNITS_PER_TASK)
         ]
-        for one in made
+        for brief in briefs
     ]
-    lists = units if order == ORDERS[0] else zip(*units, strict=True)
-    return [unit for some in lists for unit in some]
+    groups = by_task if order == ORDERS[0] else zip(*by_task, strict=True)
+    return [unit for group in groups for unit in group]
 
 
-def measure(made: Sequence[TaskBrief], order: str, model: str, kv_mib: int) -> dict[str, Any]:
+def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: int) -> dict[str, Any]:
     """One pass through all units, by an engine whose kernels are built."""
     engine = open_engine(EngineSettings(model=model, kv_cache_bytes=kv_mib << 20, compile=False))
     for _ in engine.sample(["Text:"] * AHEAD, Sampling(max_tokens=8, seed=0)):
@@ -83,15 +86,15 @@ def measure(made: Sequence[TaskBrief], order: str, model: str, kv_mib: int) -> d
     engine.reset_prefix_cache()
     before = engine.stats()
     inbox: Inbox = queue.SimpleQueue()
-    waiting = ordered(made, order)
+    waiting = ordered_units(briefs, order)
     results: list[UnitResult] = []
 
     def take(result: UnitResult) -> None:
         results.append(result)
         inbox.put(waiting.pop(0) if waiting else None)
 
-    for one in made:
-        inbox.put(one)
+    for brief in briefs:
+        inbox.put(brief)
     for _ in range(min(AHEAD, len(waiting))):
         inbox.put(waiting.pop(0))
     started = time.perf_counter()
@@ -99,61 +102,44 @@ def measure(made: Sequence[TaskBrief], order: str, model: str, kv_mib: int) -> d
     seconds, after = time.perf_counter() - started, engine.stats()
     engine.close()
     prompt, cached = after.prompt_tokens - before.prompt_tokens, after.cached_tokens - before.cached_tokens
-    draws = sum(len(result.draws) for result in results)
     return {
         "order": order,
         "kv_mib": kv_mib,
         "seconds": seconds,
-        "draws_per_s": draws / seconds,
+        "draws_per_s": sum(len(result.draws) for result in results) / seconds,
         "prompt_tokens": prompt,
         "computed_prompt_tokens": prompt - cached,
         "hit_rate": cached / prompt,
     }
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what is missing, and write everything."""
-    check_out(options.out)
-    check_data(options.data, TASKS)
-    model = resolve_model(options.model)
-    made = briefs(options.data, options.draws_of_shots)
-    told = {"model": model.name, "tasks": len(made), "kv_mib": options.kv_mib}
-    rows = Rows(options.out.with_suffix(".rows.jsonl"), told)
-    for kv_mib in options.kv_mib:
-        for order in ORDERS:
-            piece = f"{order}, {kv_mib} MiB"
-            if piece not in rows.found:
-                rows.add(piece, measure(made, order, model.path, kv_mib))
-                tell(f"{piece}: {rows.found[piece]['draws_per_s']:.1f} draws/s")
-    found = list(rows.found.values())
-    one, other = found[-2:]
-    gain = at_least("draws/s task by task, smallest memory", "times", one["draws_per_s"] / other["draws_per_s"], 1.0)
-    result = {**header("corpus-order", SCHEMA, told), "rows": found, "targets": [gain]}
-    write_json(options.out, result)
-    return result
+def measure(options: Options, rows: Rows) -> dict[str, Any]:
+    """Both orders in each memory."""
+    model, briefs = resolve_model(options.model), task_briefs(options.data, options.draws_of_shots)
+    pieces = {f"{order}, {kv_mib} MiB": (order, kv_mib) for kv_mib in options.kv_mib for order in ORDERS}
+    for piece, (order, kv_mib) in pieces.items():
+        if piece not in rows.found:
+            rows.add(piece, measure_order(briefs, order, model.path, kv_mib))
+            tell(f"{piece}: {rows.found[piece]['draws_per_s']:.1f} draws/s")
+    measured = [rows.found[piece] for piece in pieces]
+    by_task, by_turns = (row["draws_per_s"] for row in measured[-2:])
+    target = at_least("draws/s task by task, smallest memory", "times", by_task / by_turns, 1.0)
+    return {"rows": measured, "targets": [target]}
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result as Markdown."""
-    lines = ["| memory, MiB | order | draws/s | prompt tokens from the cache |", "| ---: | --- | ---: | ---: |"]
-    lines += [
-        f"| {one['kv_mib']:,} | {one['order']} | {one['draws_per_s']:.1f} | {one['hit_rate']:.1%} |"
-        for one in result["rows"]
+def report(result: Mapping[str, Any]) -> list[Part]:
+    """A line for each order and memory."""
+    rows = [
+        (f"{row['kv_mib']:,}", row["order"], f"{row['draws_per_s']:.1f}", f"{row['hit_rate']:.1%}")
+        for row in result["rows"]
     ]
-    return "\n".join([*lines, "", *target_lines(result)])
+    return [Table(["memory, MiB", "order", "draws/s", "prompt tokens from the cache"], rows, left=2)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help=f"a folder with {', '.join(TASKS)}")
-    parser.add_argument("--out", type=Path, required=True, help="where the result goes; .rows.jsonl beside it")
-    parser.add_argument(
-        "--draws-of-shots", type=positive, default=3, metavar="N", help="tasks of each kind (%(default)s)"
-    )
-    parser.add_argument("--kv-mib", type=positive, nargs="+", default=[1024, 48], help="default: 1024 48")
-    parser.add_argument("--model", help="base model; the embedded one if left out")
-    print(table(run(parser.parse_args())))
-
-
-if __name__ == "__main__":
-    main()
+SUITE = Suite(
+    options=Options,
+    measure=measure,
+    settings=lambda options: {"tasks": len(TASKS) * options.draws_of_shots, **as_settings(options, "kv_mib")},
+    tasks=lambda options: TASKS,
+    report=report,
+)

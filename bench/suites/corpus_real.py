@@ -7,7 +7,6 @@ out must have every row once, as many per class as were asked for, and load with
 beside the result; its data card is copied beside it as FILE.md.
 """
 
-import argparse
 import os
 import shutil
 import signal
@@ -16,35 +15,38 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.old import (
-    at_least,
-    at_most,
-    check_data,
-    check_out,
-    header,
-    positive,
-    target_lines,
-    tell,
-    write_json,
-)
-from fourshot.bench.suites.corpus_kills import children, rows_of
-from fourshot.engine.models import resolve_model
+from fourshot.bench.core.options import REPEATED, Model, Positive, TaskFolders, as_settings
+from fourshot.bench.core.results import tell
+from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.suite import Suite
+from fourshot.bench.core.targets import at_least, at_most
+from fourshot.bench.suites.corpus_kills import child_pids, rows_of
 from fourshot.pipeline.corpus.folder import CorpusFolder
-from fourshot.pipeline.corpus.summary import ClassOutcome
+from fourshot.pipeline.corpus.summary import ClassOutcome, class_outcomes, replayed
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.task_file import load_task
 
-SCHEMA = 1
 ROWS_GOAL = 5_000
 KILLS = {"engine": 0.15, "driver": 0.4}  # who dies -> at which share of the rows
 PATIENCE_S = 7200.0
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of the command."""
+
+    data: TaskFolders
+    out: Annotated[Path, "where the result goes; card and corpus beside it"]
+    tasks: Annotated[tuple[str, ...], "of the corpus"] = ("sst2", "trec")
+    per_class: Positive = 640
+    set: Annotated[tuple[str, ...], "a setting, as of `corpus`", REPEATED] = ()
+    model: Model = None
+
+
+class CommandCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of the command."""
 
     seconds: float
@@ -52,32 +54,33 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     ended: str  # "finished", or who was killed
 
 
-def command(options: argparse.Namespace, folder: Path) -> list[str]:
+def command(options: Options, folder: Path) -> list[str]:
     """What a user would type."""
-    given = [sys.executable, "-m", "fourshot", "corpus", "--json", "--data", str(options.data), "--out", str(folder)]
-    given += ["--per-class", str(options.per_class), "--tasks", *options.tasks]
+    words = [sys.executable, "-m", "fourshot", "corpus", "--json", "--data", str(options.data), "--out", str(folder)]
+    words += ["--per-class", str(options.per_class), "--tasks", *options.tasks]
     for setting in options.set:
-        given += ["--set", setting]
-    return [*given, *(["--model", options.model] if options.model else [])]
+        words += ["--set", setting]
+    return [*words, *(["--model", options.model] if options.model else [])]
 
 
-def make(options: argparse.Namespace, folder: Path, wanted: int) -> tuple[list[Call], dict[str, int]]:
+def make(options: Options, folder: Path, wanted: int) -> tuple[list[CommandCall], dict[str, int]]:
     """Make the corpus in as many calls as it takes. The engine dies within a call, which goes on by itself.
 
     Gives the calls, and after how many rows who was killed.
     """
-    calls: list[Call] = []
+    calls: list[CommandCall] = []
     killed: dict[str, int] = {}
-    kills = dict(KILLS) if not _rows(folder) else {}  # a corpus that was begun is finished without
+    kills = dict(KILLS) if not _num_rows(folder) else {}  # a corpus that was begun is finished without
+    log = folder.parent / f"{folder.name}.log"
     while True:
-        before, started = _rows(folder), time.monotonic()
-        with (folder.parent / f"{folder.name}.log").open("ab") as log:
-            driver = subprocess.Popen(command(options, folder), stdout=subprocess.DEVNULL, stderr=log)
+        before, started = _num_rows(folder), time.monotonic()
+        with log.open("ab") as log_file:
+            driver = subprocess.Popen(command(options, folder), stdout=subprocess.DEVNULL, stderr=log_file)
         while driver.poll() is None:
             time.sleep(0.2)
             for who, share in list(kills.items()):
-                pids = children(driver.pid) if who == "engine" else [driver.pid]
-                if (rows := _rows(folder)) >= share * wanted and pids:
+                pids = child_pids(driver.pid) if who == "engine" else [driver.pid]
+                if (rows := _num_rows(folder)) >= share * wanted and pids:
                     del kills[who]
                     killed[who] = rows
                     tell(f"killing the {who} after {rows} rows")
@@ -87,96 +90,74 @@ def make(options: argparse.Namespace, folder: Path, wanted: int) -> tuple[list[C
                 driver.kill()
                 raise RuntimeError(f"{folder} is not finished after {PATIENCE_S:.0f} s")
         was_killed = driver.returncode == -signal.SIGKILL
-        seconds = time.monotonic() - started
-        calls.append(
-            Call(seconds=seconds, rows=_rows(folder) - before, ended="driver killed" if was_killed else "finished")
-        )
-        if driver.returncode == 0:
-            return calls, killed
+        if driver.returncode and not was_killed:
+            raise RuntimeError(f"the command ended with {driver.returncode}; see {log}")
+        seconds, ended = time.monotonic() - started, "driver killed" if was_killed else "finished"
+        calls.append(CommandCall(seconds=seconds, rows=_num_rows(folder) - before, ended=ended))
         if not was_killed:
-            raise RuntimeError(f"the command ended with {driver.returncode}; see {folder.parent / folder.name}.log")
+            return calls, killed
 
 
-def _rows(folder: Path) -> int:
+def _num_rows(folder: Path) -> int:
     return sum(shard.rows for shard in CorpusFolder(folder).journal()) if folder.exists() else 0
 
 
-def looked_through(folder: Path, tasks: list[str]) -> dict[str, Any]:
+def inspect(folder: Path, tasks: tuple[str, ...]) -> dict[str, Any]:
     """Rows per class, and what should be nowhere: rows twice, texts twice."""
     from datasets import load_dataset
 
     rows = rows_of(folder)
     ids = Counter((row.task, row.id) for row in rows)
     texts = Counter((row.task, row.text) for row in rows)
-    loaded = {name: load_dataset(str(folder), name, split="train").num_rows for name in tasks}
+    classes = Counter((row.task, row.label) for row in rows)
     return {
         "rows": len(rows),
-        "loaded_rows": loaded,
-        "per_class": {f"{task}, {label}": n for (task, label), n in Counter((r.task, r.label) for r in rows).items()},
+        "loaded_rows": {name: load_dataset(str(folder), name, split="train").num_rows for name in tasks},
+        "per_class": {f"{task}, {label}": n for (task, label), n in classes.items()},
         "rows_twice": sum(n - 1 for n in ids.values()),
         "texts_twice": sum(n - 1 for n in texts.values()),
         "words_per_text": sum(len(row.text.split()) for row in rows) / len(rows),
     }
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Make what is missing of the corpus, look through it, and write everything."""
-    check_out(options.out)
-    check_data(options.data, options.tasks)
-    folder = options.out.with_suffix("")
-    classes = {name: len(load_task(name, options.data / name).labels) for name in options.tasks}
-    wanted = options.per_class * sum(classes.values())
-    calls, killed = make(options, folder, wanted)
-    found = looked_through(folder, options.tasks)
-    shutil.copyfile(folder / "README.md", options.out.with_suffix(".md"))
-    told = {
-        "model": resolve_model(options.model).name,
-        "tasks": options.tasks,
-        "per_class": options.per_class,
-        "set": options.set,
-        "k": PRESETS["corpus"].k,
-    }
-    result = {
-        **header("corpus-real", SCHEMA, told),
-        "calls": msgspec.to_builtins(calls),
-        "killed_after_rows": killed,
-        "corpus": found,
-        "classes": msgspec.to_builtins(_outcomes(folder, options)),
-        "rows_per_s": found["rows"] / sum(call.seconds for call in calls),
-        "targets": [
-            at_least("rows", "", found["rows"], ROWS_GOAL),
-            at_most("rows that are there twice", "", found["rows_twice"], 0),
-            at_most("rows that were asked for and are not there", "", wanted - found["rows"], 0),
-            at_most("rows that `datasets` does not load", "", found["rows"] - sum(found["loaded_rows"].values()), 0),
-        ],
-    }
-    write_json(options.out, result)
-    return result
-
-
-def _outcomes(folder: Path, options: argparse.Namespace) -> list[ClassOutcome]:
-    from fourshot.pipeline.corpus.summary import class_outcomes, replayed
-
+def outcomes(folder: Path, tasks: tuple[str, ...]) -> list[ClassOutcome]:
+    """Of each class, from the journal."""
     files = CorpusFolder(folder)
     settings = files.manifest().settings.generate
-    outcomes: list[ClassOutcome] = []
-    for name in options.tasks:
+    by_class: list[ClassOutcome] = []
+    for name in tasks:
         shards = [shard for shard in files.journal() if shard.task == name]
-        outcomes += class_outcomes(files.task(name), settings, replayed(files.task(name), settings, shards))
-    return outcomes
+        by_class += class_outcomes(files.task(name), settings, replayed(files.task(name), settings, shards))
+    return by_class
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder with a folder for each task")
-    parser.add_argument("--out", type=Path, required=True, help="where the result goes; card and corpus beside it")
-    parser.add_argument("--tasks", nargs="+", default=["sst2", "trec"], help="default: sst2 trec")
-    parser.add_argument("--per-class", type=positive, default=640, metavar="N", help="default: %(default)s")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as of `corpus`")
-    parser.add_argument("--model", help="base model; the embedded one if left out")
-    result = run(parser.parse_args())
-    print("\n".join(target_lines(result)))
+def measure(options: Options, rows: Rows) -> dict[str, Any]:
+    """Make what is missing of the corpus, and look through it."""
+    folder = options.out.with_suffix("")
+    labels = sum(len(load_task(name, options.data / name).labels) for name in options.tasks)
+    wanted = options.per_class * labels
+    calls, killed = make(options, folder, wanted)
+    corpus = inspect(folder, options.tasks)
+    shutil.copyfile(folder / "README.md", options.out.with_suffix(".md"))
+    not_loaded = corpus["rows"] - sum(corpus["loaded_rows"].values())
+    return {
+        "calls": calls,
+        "killed_after_rows": killed,
+        "corpus": corpus,
+        "classes": outcomes(folder, options.tasks),
+        "rows_per_s": corpus["rows"] / sum(call.seconds for call in calls),
+        "targets": [
+            at_least("rows", "", corpus["rows"], ROWS_GOAL),
+            at_most("rows that are there twice", "", corpus["rows_twice"], 0),
+            at_most("rows that were asked for and are not there", "", wanted - corpus["rows"], 0),
+            at_most("rows that `datasets` does not load", "", not_loaded, 0),
+        ],
+    }
 
 
-if __name__ == "__main__":
-    main()
+SUITE = Suite(
+    options=Options,
+    measure=measure,
+    settings=lambda options: {**as_settings(options, "tasks", "per_class", "set"), "k": PRESETS["corpus"].k},
+    tasks=lambda options: options.tasks,
+)

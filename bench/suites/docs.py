@@ -1,87 +1,128 @@
-"""The numbers of docs/benchmarks.md, drawn from the results in bench/results.
+"""Every measured number in README.md and docs/, and the README's picture, drawn from the results in bench/results.
 
-python -m fourshot.bench.suites.docs --write docs/benchmarks.md        puts each table between its markers
-python -m fourshot.bench.suites.docs --write README.md --only gain     only one of them; without --write, prints
+    fourshot bench docs --write README.md docs/*.md     puts each block between its markers: <!-- NAME:start --> and :end
+    fourshot bench docs --only results                  prints it
+    fourshot bench docs --targets --out FILE.json       the targets of `fourshot compare`
+
+A result is what a suite wrote, copied to bench/results/<suite>-<hardware>.json; of `fourshot compare` its
+comparison.json, as compare-<task>-<hardware>.json. A document with the block "picture" gets the picture's files in
+docs/ beside it.
 """
 
-import argparse
-import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
-from fourshot.bench.core.old import read_result, target_lines
+import msgspec
+
+from fourshot.bench.core.comparisons import Comparisons, load_comparisons
+from fourshot.bench.core.results import TITLES
+from fourshot.bench.core.markers import fill_file, marked_blocks
+from fourshot.bench.core.options import read_options
+from fourshot.bench.core.suite import read_result, target_lines, tell, write_json
 from fourshot.bench.core.workload import WAYS
-from fourshot.bench.suites import adapters_report, breakeven
+from fourshot.bench.suites import adapters_report, breakeven, diversity, serving
 from fourshot.bench.suites import filter as filter_bench
+from fourshot.bench.suites.accuracy_picture import accuracy_bars, description, draw_pictures
 from fourshot.bench.suites.latency import report as latency_report
+from fourshot.bench.suites.method_tables import headline, results_table, targets, targets_result, wordings_table
 from fourshot.bench.suites.throughput import report as throughput_report
 from fourshot.engine.errors import InputError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SHOWN_LOADS = (1, 16, "saturated")
+Result = Mapping[str, Any]
 
 
-def latency(result: Mapping[str, Any]) -> str:
-    """Ratios at three loads, what else the page has, and the targets."""
-    few = {**result, "against_icl": [one for one in result["against_icl"] if one["concurrency"] in SHOWN_LOADS]}
-    return "\n".join([_where(result), "", latency_report.ratio_table(few), "", *target_lines(result)])
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of the command."""
+
+    write: Annotated[tuple[Path, ...], "Markdown files with markers, to be filled; without it, blocks are printed"] = ()
+    only: Annotated[tuple[str, ...], "blocks, in place of all"] = ()
+    results: Annotated[Path, "folder of results"] = RESULTS
+    hardware: Annotated[str, "last part of the results' names, where there are several"] = "*"
+    targets: Annotated[bool, "the targets of `fourshot compare`, and nothing else"] = False
+    out: Annotated[Path | None, "with --targets: write them there as JSON too"] = None
 
 
-def gain(result: Mapping[str, Any]) -> str:
+class ResultFolder(NamedTuple):
+    """Where results lie, and of which machine they are to be."""
+
+    folder: Path
+    hardware: str
+
+    def files(self, prefix: str) -> list[Path]:
+        return sorted(self.folder.glob(f"{prefix}-{self.hardware}.json"))
+
+    def comparisons(self, prefix: str = "compare") -> Comparisons:
+        return load_comparisons(self.folder, self.hardware, prefix)
+
+    def suite(self, name: str) -> dict[str, Any]:
+        """Raises `InputError` where there is more than one."""
+        files = self.files(name)
+        if len(files) > 1:
+            raise InputError(f"{name} is there {len(files)} times in {self.folder}. Name one with --hardware.")
+        return read_result(files[0], name)
+
+
+def latency(result: Result) -> str:
+    """Ratios at three loads, and the targets."""
+    few = {**result, "against_icl": [row for row in result["against_icl"] if row["concurrency"] in SHOWN_LOADS]}
+    return _section(result, "", latency_report.ratio_table(few), "", *target_lines(result))
+
+
+def gain(result: Result) -> str:
     """The headline: what a served adapter gains over each kind of in-context learning."""
-    found = {(one["way"], one["task"], one["concurrency"]): one for one in result["against_icl"]}
+    ratios = {(row["way"], row["task"], row["concurrency"]): row for row in result["against_icl"]}
     lines = [
-        "| a served adapter answers, times what in context does | cache off, saturated | cache off, alone (p50) "
+        "| a served adapter, relative to in-context prompts | cache off, saturated | cache off, alone (p50) "
         "| cache warm, saturated | cache warm, alone (p50) |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for task in result["settings"]["tasks"]:
         for way in ("lora", "lora_bare"):
-            full, alone = found.get((way, task, "saturated")), found.get((way, task, 1))
-            if full and alone:
+            saturated, alone = ratios.get((way, task, "saturated")), ratios.get((way, task, 1))
+            if saturated and alone:
                 numbers = [
-                    one[state][measure]["mean"]
+                    f"{row[state][measure]['mean']:.1f}"
                     for state in ("icl_off", "icl_warm")
-                    for one, measure in ((full, "throughput"), (alone, "p50"))
+                    for row, measure in ((saturated, "throughput"), (alone, "p50"))
                 ]
-                name = f"{latency_report.TITLES[task]}: {WAYS[way].display_name}"
-                lines.append(f"| {name} | " + " | ".join(f"{number:.1f}" for number in numbers) + " |")
+                lines.append(f"| {TITLES[task]}: {WAYS[way].display_name} | {' | '.join(numbers)} |")
     return "\n".join(lines)
 
 
-def adapters(result: Mapping[str, Any]) -> str:
+def adapters(result: Result) -> str:
     settings = result["settings"]
-    told = (
+    intro = (
         f"{settings['slots']} adapters in slots, {settings['memory_adapters']} in memory; {settings['kv_cache_mib']} "
         f"MiB for cached examples; {settings['concurrency']} requests at a time."
     )
-    return "\n".join([_where(result), told, "", adapters_report.console_table(result)])
+    return _section(result, intro, "", adapters_report.console_table(result))
 
 
-def break_even(result: Mapping[str, Any]) -> str:
-    return "\n".join([_where(result), "", breakeven.SUITE.markdown(result)])
-
-
-def against_vllm(result: Mapping[str, Any]) -> str:
+def against_vllm(result: Result) -> str:
     ours, theirs = result["ours"], result["vllm"]
-    lines = ["| | ours | `vllm bench serve` |", "| --- | ---: | ---: |"]
-    lines.append(f"| requests/s | {ours['requests_per_s']:.2f} | {theirs['requests_per_s']:.2f} |")
-    lines.append(f"| mean latency, ms | {ours['mean_latency_ms']:.1f} | {theirs['mean_latency_ms']:.1f} |")
-    return "\n".join([_where(result), "", *lines, "", *target_lines(result)])
+    return _section(
+        result,
+        "",
+        "| | ours | `vllm bench serve` |",
+        "| --- | ---: | ---: |",
+        f"| requests/s | {ours['requests_per_s']:.2f} | {theirs['requests_per_s']:.2f} |",
+        f"| mean latency, ms | {ours['mean_latency_ms']:.1f} | {theirs['mean_latency_ms']:.1f} |",
+        "",
+        *target_lines(result),
+    )
 
 
-def throughput(result: Mapping[str, Any]) -> str:
-    return "\n".join([_where(result), "", throughput_report.table(result)])
+def in_context_filter(result: Result) -> str:
+    settings = result["settings"]
+    intro = f"{settings['task']}, {settings['k']} examples per class, {settings['candidates']:,} texts."
+    return _section(result, intro, "", filter_bench.table(result))
 
 
-def reading(result: Mapping[str, Any]) -> str:
-    told = result["settings"]
-    shown = f"{told['task']}, {told['k']} examples per class, {told['candidates']:,} texts."
-    return "\n".join([_where(result), shown, "", filter_bench.table(result)])
-
-
-def noise(result: Mapping[str, Any]) -> str:
+def noise(result: Result) -> str:
     lines = [
         "| | comparisons | flagged | scatter of a repeat | median change, all cells |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -93,72 +134,97 @@ def noise(result: Mapping[str, Any]) -> str:
         low, high = (100 * pick(row["overall"] for row in rows) for pick in (min, max))
         lines.append(f"| {name} | {len(rows)} | {flagged} | {100 * scatter:.1f} % | {low:+.1f} to {high:+.1f} % |")
     every = result["pairs"]
-    told = (
+    pairs = (
         f"All runs with all others: {every['flagged']} of {every['unchanged']} pairs of unchanged runs flagged, "
         f"{every['found']} of {every['slowed']} with a slowed one found."
     )
-    return "\n".join([_where(result), "", *lines, "", told, "", *target_lines(result)])
+    return _section(result, "", *lines, "", pairs, "", *target_lines(result))
 
 
-SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
-    "gain": ("latency", gain),
-    "latency": ("latency", latency),
-    "adapters": ("adapters", adapters),
-    "breakeven": ("breakeven", break_even),
-    "against-vllm": ("against-vllm", against_vllm),
-    "throughput": ("throughput", throughput),
-    "filter": ("filter", reading),
-    "noise": ("noise", noise),
-}
+def picture(comparisons: Comparisons) -> str:
+    """How a README shows the picture, with the numbers for those who cannot see it."""
+    return (
+        '<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="docs/accuracy-dark.svg">\n'
+        f'  <img src="docs/accuracy-light.svg" width="830" alt="{description(accuracy_bars(comparisons))}">\n</picture>'
+    )
 
 
-def sections(folder: Path, hardware: str) -> dict[str, str]:
-    """Every section whose result is there. Raises InputError where a result is there twice."""
-    found = {}
-    for name, (suite, draw) in SECTIONS.items():
-        files = sorted(folder.glob(f"{suite}-{hardware}.json"))
-        if len(files) > 1:
-            raise InputError(f"{suite} is there {len(files)} times in {folder}. Name one with --hardware.")
-        if files:
-            found[name] = draw(read_result(files[0], suite))
-    return found
-
-
-def put(text: str, drawn: Mapping[str, str]) -> str:
-    """``text`` with each section between its markers. Raises InputError where a marker is missing."""
-    for name, section in drawn.items():
-        marks = re.compile(rf"(<!-- {name}:start -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
-        if not marks.search(text):
-            raise InputError(
-                f"there is no place for {name}: <!-- {name}:start --> and <!-- {name}:end --> are missing."
-            )
-        text = marks.sub(lambda found, section=section: f"{found[1]}{section}\n{found[2]}", text)  # type: ignore[misc]
-    return text
-
-
-def _where(result: Mapping[str, Any]) -> str:
+def _section(result: Result, *lines: str) -> str:
+    """``lines`` below the machine, the model and the commit that they are of."""
     hardware = result["hardware"]
     gpus = hardware.get("gpus")
     machine = ", ".join(gpus) if gpus else f"{hardware.get('processor', '?')}, {hardware.get('cores', '?')} cores"
-    return f"{machine}; {result['settings'].get('model', '')}; commit {result['commit']}."
+    return "\n".join([f"{machine}; {result['settings'].get('model', '')}; commit {result['commit']}.", *lines])
+
+
+def _of_suite(name: str, draw: Callable[[Result], str]) -> tuple[str, Callable[[ResultFolder], str]]:
+    return name, lambda results: draw(results.suite(name))
+
+
+# Block -> the beginning of its results' names, and how it is drawn.
+BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
+    "number": ("compare-*", lambda results: headline(results.comparisons())),
+    "picture": ("compare-*", lambda results: picture(results.comparisons())),
+    "results": ("compare-*", lambda results: results_table(results.comparisons())),
+    "wordings": ("bare-*", lambda results: wordings_table(results.comparisons("bare"), results.comparisons())),
+    "gain": _of_suite("latency", gain),
+    "latency": _of_suite("latency", latency),
+    "adapters": _of_suite("adapters", adapters),
+    "breakeven": _of_suite("breakeven", lambda result: _section(result, "", breakeven.table(result))),
+    "against-vllm": _of_suite("against-vllm", against_vllm),
+    "throughput": _of_suite("throughput", lambda result: _section(result, "", throughput_report.table(result))),
+    "filter": _of_suite("filter", in_context_filter),
+    "noise": _of_suite("noise", noise),
+    "diversity": _of_suite("diversity", diversity.table),
+    "serving": _of_suite("serving", lambda result: serving.table(dict(result))),
+}
+
+
+def known_blocks(names: Sequence[str]) -> Sequence[str]:
+    """``names``. Raises `InputError` for one that is no block."""
+    if unknown := [name for name in names if name not in BLOCKS]:
+        raise InputError(f"There is no block {', '.join(unknown)}. There are {', '.join(BLOCKS)}.")
+    return names
+
+
+def draw_blocks(results: ResultFolder, names: Sequence[str], required: bool = False) -> dict[str, str]:
+    """Each block by name. One that was not measured is left out, unless ``required``: then `InputError` is raised."""
+    drawn = {}
+    for name in names:
+        prefix, draw = BLOCKS[name]
+        if results.files(prefix):
+            drawn[name] = draw(results)
+        elif required:
+            raise InputError(
+                f"{results.folder} has no result {prefix}-{results.hardware}.json. Measure, or name others."
+            )
+        else:
+            tell(f"{name} was not measured: there is no {prefix}-{results.hardware}.json in {results.folder}")
+    return drawn
+
+
+def run(options: Options) -> None:
+    """Print or write. Raises `InputError` for missing results, unknown blocks and documents without their markers."""
+    results, only = ResultFolder(options.results, options.hardware), known_blocks(options.only)
+    if options.out and not options.targets:
+        raise InputError("--out goes with --targets.")
+    if options.targets:
+        comparisons = results.comparisons()
+        print("\n".join(target_lines({"targets": targets(comparisons)})))
+        if options.out:
+            write_json(options.out, targets_result(comparisons))
+    for path in options.write:
+        names = only or known_blocks(marked_blocks(path.read_text(encoding="utf-8")))
+        drawn = draw_blocks(results, names, required=bool(only))
+        fill_file(path, drawn)
+        if "picture" in drawn:
+            draw_pictures(results.comparisons(), path.parent / "docs")
+    if not options.write and not options.targets:
+        print("\n\n".join(draw_blocks(results, only or list(BLOCKS), required=bool(only)).values()))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, help="a Markdown file with the markers")
-    parser.add_argument("--only", choices=SECTIONS, help="one section")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--hardware", default="epyc-zen5-2cores", help="last part of the files' names (%(default)s)")
-    options = parser.parse_args()
-    drawn = sections(options.results, options.hardware)
-    if not drawn:
-        raise InputError(f"there is no result *-{options.hardware}.json in {options.results}. Measure, or name others.")
-    if options.only:
-        drawn = {name: section for name, section in drawn.items() if name == options.only}
-    if options.write:
-        options.write.write_text(put(options.write.read_text(encoding="utf-8"), drawn), encoding="utf-8")
-    else:
-        print("\n\n".join(drawn.values()))
+    run(read_options(Options, sys.argv[1:], "fourshot bench docs", __doc__ or ""))
 
 
 if __name__ == "__main__":

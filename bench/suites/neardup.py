@@ -1,42 +1,52 @@
 """How long telling near duplicates takes, and how much memory, as the number of texts grows.
 
-    python -m fourshot.bench.suites.neardup --out bench/results/neardup-<hardware>.json
+    fourshot bench neardup --out FILE.json
 
 Each size is measured in a process of its own, on one core. The texts are made up: words as frequent as in a language
 (Zipf), a fifth of them of one pattern, and one in twenty an earlier text with a word changed, which is to be found.
 """
 
-import argparse
 import json
 import random
 import resource
-import subprocess
-import sys
 import time
 from bisect import bisect
 from collections import deque
-from collections.abc import Iterator
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fourshot.bench.core.old import at_least, at_most, check_out, header, write_json
+import msgspec
+
+from fourshot.bench.core.options import Positive
+from fourshot.bench.core.processes import call_apart
+from fourshot.bench.core.results import tell
+from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.suite import Suite
+from fourshot.bench.core.targets import Target, at_least, at_most
 from fourshot.pipeline.synthesis.neardup import NearDuplicates
 
-SCHEMA = 1
-SIZES = (10_000, 100_000, 1_000_000)
 VOCABULARY = 30_000
 SYLLABLES = ("ba", "do", "fi", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "wa", "xe", "zu")
-WORDS = tuple("".join((a, b, c, d)) for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES for d in SYLLABLES)
+WORDS = tuple(map("".join, product(SYLLABLES, repeat=4)))
 PATTERN = "what is the {} of the {} in {}"
 PATTERNED, CHANGED = 0.2, 0.05  # shares
 THRESHOLD = 0.9  # that of `pipeline.synthesis.filters.FilterSettings`
 SLOWER_GOAL = 2.0  # times as long for a text among a million as for one among ten thousand
 BYTES_GOAL = 1024  # per text
+SETTINGS = {"threshold": THRESHOLD, "patterned": PATTERNED, "changed": CHANGED, "vocabulary": VOCABULARY}
 
 
-def texts(count: int, seed: int = 0) -> Iterator[tuple[str, bool]]:
-    """``count`` texts, and whether each is an earlier one with a word changed."""
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of the command."""
+
+    sizes: Annotated[tuple[Positive, ...], "numbers of texts"] = (10_000, 100_000, 1_000_000)
+    out: Annotated[Path | None, "where the JSON goes; without it, standard output"] = None
+
+
+def texts(number: int, seed: int = 0) -> Iterator[tuple[str, bool]]:
+    """``number`` texts, and whether each is an earlier one with a word changed."""
     draw = random.Random(seed)
     up_to = list(accumulate(1 / rank for rank in range(1, VOCABULARY + 1)))
     vocabulary = draw.sample(WORDS, VOCABULARY)
@@ -45,90 +55,66 @@ def texts(count: int, seed: int = 0) -> Iterator[tuple[str, bool]]:
         return vocabulary[bisect(up_to, draw.random() * up_to[-1])]
 
     recent: deque[str] = deque(maxlen=5_000)
-    for _ in range(count):
+    for _ in range(number):
         kind = draw.random()
         if kind < CHANGED and recent:
             changed = draw.choice(recent).split()
             changed[draw.randrange(len(changed))] = draw.choice(vocabulary)
             yield " ".join(changed), True
-            continue
-        if kind < CHANGED + PATTERNED:
+        elif kind < CHANGED + PATTERNED:
             yield PATTERN.format(*draw.choices(vocabulary, k=3)), False
-            continue
-        text = " ".join([word() for _ in range(draw.randint(10, 24))])
-        recent.append(text)
-        yield text, False
+        else:
+            recent.append(" ".join([word() for _ in range(draw.randint(10, 24))]))
+            yield recent[-1], False
 
 
-def measure(count: int) -> dict[str, Any]:
-    """Look up and remember ``count`` texts."""
-    made = list(texts(count))
+def measure_size(number: int) -> dict[str, Any]:
+    """Look up and remember ``number`` texts."""
+    made = list(texts(number))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     index = NearDuplicates(THRESHOLD)
-    found = planted = also = 0
-    tenths = []
-    part = count // 10
-    started = time.process_time()
-    for number, (text, is_changed) in enumerate(made, start=1):
+    changed = changed_found = others_found = 0
+    part = number // 10
+    times = [time.process_time()]  # at the start, and after each tenth
+    for position, (text, is_changed) in enumerate(made, start=1):
         near = index.find_or_add(text) is not None
-        found += near and is_changed
-        planted += is_changed
-        also += near and not is_changed
-        if number % part == 0:
-            tenths.append(time.process_time())
-    seconds = tenths[-1] - started
+        changed += is_changed
+        changed_found += near and is_changed
+        others_found += near and not is_changed
+        if position % part == 0:
+            times.append(time.process_time())
+    seconds = times[-1] - times[0]
     return {
-        "texts": count,
+        "texts": number,
         "seconds": round(seconds, 3),
-        "us_per_text": round(1e6 * seconds / count, 1),
-        "us_per_text_last_tenth": round(1e6 * (tenths[-1] - tenths[-2]) / part, 1),
+        "us_per_text": round(1e6 * seconds / number, 1),
+        "us_per_text_last_tenth": round(1e6 * (times[-1] - times[-2]) / part, 1),
         "memory_bytes": 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before),
-        "changed": planted,
-        "changed_found": found,
-        "others_found": also,
+        "changed": changed,
+        "changed_found": changed_found,
+        "others_found": others_found,
     }
 
 
-def main() -> None:
-    """Measure every size, print and write."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fourshot.bench.suites.neardup", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)  # one size, in this process
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    if options.only:
-        print(json.dumps(measure(options.only)))
-        return
-    if options.out:
-        check_out(options.out)
-    rows = []
+def measure(options: Options, rows: Rows) -> dict[str, Any]:
+    """Every size."""
     for size in options.sizes:
-        command = [sys.executable, "-m", "fourshot.bench.suites.neardup", "--only", str(size)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        rows.append(json.loads(done.stdout))
-        print(json.dumps(rows[-1]))
-    if options.out:
-        write_json(options.out, report(rows))
+        if str(size) not in rows.found:
+            rows.add(str(size), call_apart(measure_size, size))
+            tell(json.dumps(rows.found[str(size)]))
+    sizes = [rows.found[str(size)] for size in options.sizes]
+    return {"rows": sizes, "targets": targets(sizes)}
 
 
-def report(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The document that is kept."""
+def targets(rows: Sequence[dict[str, Any]]) -> list[Target]:
+    """Of rows by ascending size."""
     slower = rows[-1]["us_per_text_last_tenth"] / rows[0]["us_per_text_last_tenth"]
-    per_text = rows[-1]["memory_bytes"] / rows[-1]["texts"]
     share = rows[-1]["changed_found"] / rows[-1]["changed"]
-    settings = {"threshold": THRESHOLD, "patterned": PATTERNED, "changed": CHANGED, "vocabulary": VOCABULARY}
-    return {
-        **header("neardup", SCHEMA, settings),
-        "rows": rows,
-        "targets": [
-            at_most("time per text, largest over smallest", "times", slower, SLOWER_GOAL),
-            at_most("memory per text, largest", "bytes", per_text, BYTES_GOAL),
-            at_least("changed texts found, largest", "share", share, 0.9),
-        ],
-    }
+    return [
+        at_most("time per text, largest over smallest", "times", slower, SLOWER_GOAL),
+        at_most("memory per text, largest", "bytes", rows[-1]["memory_bytes"] / rows[-1]["texts"], BYTES_GOAL),
+        at_least("changed texts found, largest", "share", share, 0.9),
+    ]
 
 
-if __name__ == "__main__":
-    main()
+SUITE = Suite(options=Options, measure=measure, settings=lambda options: SETTINGS)

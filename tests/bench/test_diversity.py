@@ -1,15 +1,12 @@
 """The measures of varied texts, and the table that is drawn from them."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fourshot.bench.core.old import read_result
-from fourshot.bench.suites.diversity import REAL, WAYS, gains, table
+from fourshot.bench.suites.diversity import REAL, RECIPES, gains, table
 from fourshot.bench.suites.diversity.measures import coverage, self_bleu
-from fourshot.bench.suites.tables import RESULTS, fill
 
 
 def unit(*angles: float) -> np.ndarray:
@@ -41,24 +38,24 @@ def rows() -> list[dict[str, Any]]:
     """Two seeds; every way beyond the first gains a point of accuracy on one seed and three on the other."""
     made = []
     for seed in range(2):
-        for place, way in enumerate((*WAYS, REAL)):
+        for place, way in enumerate((*RECIPES, REAL)):
             row: dict[str, Any] = {"task": "sst2", "seed": seed, "way": way, "texts": 100, "trigrams": 500.0}
             row |= {f"distinct_{n}": 0.5 for n in (1, 2, 3)} | {"self_bleu": 0.3, "coverage": 0.4}
             if way != REAL:
                 row |= {"acceptance": 0.7, "accuracy": 0.8 + bool(place) * (0.01 + 0.02 * seed)}
             made.append(row)
-    made[1]["trigrams"] = made[len(WAYS) + 2]["trigrams"] = 600.0  # of the second way
+    made[1]["trigrams"] = made[len(RECIPES) + 2]["trigrams"] = 600.0  # of the second way
     return made
 
 
 def test_gains_are_paired_by_task_and_seed() -> None:
     first = gains(rows())[0]
-    assert first["way"] == WAYS[1]
+    assert first["way"] == RECIPES[1]
     assert first["accuracy"]["mean"] == pytest.approx(0.02) and first["accuracy"]["standard_error"] == pytest.approx(
         0.01
     )
     assert first["trigrams"]["mean"] == pytest.approx(0.2)
-    assert gains(rows()[: len(WAYS) + 1])[0]["accuracy"]["standard_error"] is None
+    assert gains(rows()[: len(RECIPES) + 1])[0]["accuracy"]["standard_error"] is None
 
 
 def test_the_table_has_every_way_and_what_it_gains() -> None:
@@ -67,11 +64,3 @@ def test_the_table_has_every_way_and_what_it_gains() -> None:
     assert "| shots in one order | +2.0 ± 1.0 | +20 ± 0 % |" in drawn
     (real,) = (line for line in drawn.splitlines() if line.startswith("| as many real texts"))
     assert real.endswith("|  |  |"), "nothing was accepted of real texts, and nothing trained on them here"
-
-
-def test_the_page_says_what_was_measured() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "diversity.md").read_text(encoding="utf-8")
-    drawn = table(read_result(RESULTS / "diversity-epyc-zen5-2cores.json", "diversity"))
-    assert fill(page, {"diversity": drawn}) == page, (
-        "run: fourshot bench diversity --out RESULT --write docs/diversity.md"
-    )

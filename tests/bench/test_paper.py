@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.suites.paper import findings
-from fourshot.bench.suites.paper.cells import Cell, Measured, cells_of, means, missing, read_comparison, shared_seeds
-from fourshot.bench.suites.paper.measure import Asked, Result, Suite, ask
+from fourshot.bench.core.comparisons import MeasuredComparison, read_comparison
+from fourshot.bench.suites.paper import scores as paper_scores
+from fourshot.bench.suites.paper.measure import PaperOptions, PaperResult, PaperSuite, paper_options
 from fourshot.bench.suites.paper.page import read_result, write
-from fourshot.bench.suites.paper.plan import SETTINGS, Job, jobs, load_settings
+from fourshot.bench.suites.paper.plan import SETTINGS, PlannedComparison, load_settings, planned_comparisons
+from fourshot.bench.suites.paper.scores import PaperScore, mean_scores, scores_of, shared_seeds
 from fourshot.bench.suites.paper.texts import count_texts
-from fourshot.bench.suites.paper.timing import MERGED, Timing, TimingOrder, measure
+from fourshot.bench.suites.paper.timing import MERGED, Timing, TimingRequest, measure_timings
 from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
@@ -85,12 +86,12 @@ def scores(method: str, seed: int) -> Scores:
     )
 
 
-def cells(task: str, methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+def cells(task: str, methods: Sequence[str], seeds: Sequence[int]) -> list[PaperScore]:
     written = msgspec.json.encode(comparison(task, methods, seeds))
-    return cells_of(msgspec.json.decode(written, type=Measured), 0)
+    return scores_of(msgspec.json.decode(written, type=MeasuredComparison), 0)
 
 
-class StandIn:
+class FakeCompare:
     """A `compare` that measures nothing; ``dies_at`` is the call that is killed."""
 
     def __init__(self, dies_at: int = 0) -> None:
@@ -113,7 +114,7 @@ class StandIn:
         RunFolder(folder).write("comparison.json", comparison(task.name, methods, seeds, settings, model))
 
 
-def times(suite: Suite, task: Task) -> list[Timing]:
+def times(suite: PaperSuite, task: Task) -> list[Timing]:
     took = {"zero_shot": 0.05, "icl": 0.3, "lora": 0.1, MERGED: 0.05}
     return [
         Timing(task=task.name, method=method, batch=batch, num_texts=8, s_per_text=seconds, prompt_tokens=40)
@@ -123,16 +124,18 @@ def times(suite: Suite, task: Task) -> list[Timing]:
 
 
 @pytest.fixture
-def asked(tmp_path: Path, model: str) -> Callable[..., Asked]:
+def asked(tmp_path: Path, model: str) -> Callable[..., PaperOptions]:
     """The small size on two tasks, in folders of their own."""
     for task in ("sst2", "trec"):
         (tmp_path / "data" / task).mkdir(parents=True)
         for split in ("train", "test"):
             (tmp_path / "data" / task / f"{split}.jsonl").touch()
 
-    def make(**more: Any) -> Asked:
+    def make(**more: Any) -> PaperOptions:
         runs = tmp_path / "runs"
-        return ask("small", ("sst2", "trec"), **{"data": tmp_path / "data", "model": None, "runs": runs, **more})
+        return paper_options(
+            "small", ("sst2", "trec"), **{"data": tmp_path / "data", "model": None, "runs": runs, **more}
+        )
 
     return make
 
@@ -142,9 +145,9 @@ def test_both_sizes_name_what_every_table_and_figure_needs() -> None:
     for plan in (settings.small, settings.full):
         shown = {shows for run in plan.runs for shows in run.shows}
         assert shown == {"Table 1", "the ablation", "figures 5 and 6", "figure 7", "figure 4"}
-        needed = {row[0] for row in (*findings.TABLE, *findings.ABLATION)}
+        needed = {row[0] for row in (*paper_scores.TABLE, *paper_scores.ABLATION)}
         assert needed <= {method for run in plan.runs for method in run.methods}
-        folders = [job.folder for job in jobs(plan, plan.tasks, range(plan.seeds))]
+        folders = [job.folder for job in planned_comparisons(plan, plan.tasks, range(plan.seeds))]
         assert len(folders) == len(set(folders)), "two comparisons would share a folder"
 
 
@@ -160,63 +163,63 @@ def test_a_settings_file_with_faults_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=told):
             load_settings(broken)
     with pytest.raises(InputError, match="at least 1"):
-        ask("small", seeds=0)
+        paper_options("small", seeds=0)
     with pytest.raises(InputError, match="no task snips"):
-        ask("small", ("sst2", "snips"))
+        paper_options("small", ("sst2", "snips"))
 
 
 def test_only_what_no_result_has_is_missing() -> None:
-    def job(methods: tuple[str, ...], **settings: Any) -> Job:
-        return Job(folder="f", task="trec", methods=methods, seeds=(0, 1), settings=RunSettings(**settings))
+    def missing(*methods: str, **settings: Any) -> tuple[str, ...]:
+        planned = PlannedComparison(
+            folder="f", task="trec", methods=methods, seeds=(0, 1), settings=RunSettings(**settings)
+        )
+        return missing_methods(planned, measured)
 
-    there = [
-        *cells("trec", ("lora", "lora25"), (0, 1)),
-        *cells("trec", ("icl",), (0,)),
-    ]
-    assert missing(job(("lora", "icl", "zero_shot")), there) == ("icl", "zero_shot"), "icl lacks the second draw"
-    assert missing(job(("lora",), k=25), there) == (), "LoRA on 25 real texts was measured as lora25"
-    assert missing(job(("lora",), k=10), there) == ("lora",)
-    limited = [msgspec.structs.replace(cell, test_limit=500) for cell in there]
-    assert missing(job(("lora",), test_limit=500), limited) == ()
-    assert missing(job(("lora",), test_limit=1000), limited) == ("lora",)
-    assert missing(job(("lora",)), limited) == ("lora",)
+    measured = [*cells("trec", ("lora", "lora25"), (0, 1)), *cells("trec", ("icl",), (0,))]
+    assert missing("lora", "icl", "zero_shot") == ("icl", "zero_shot"), "icl lacks the second draw"
+    assert missing("lora", k=25) == (), "LoRA on 25 real texts was measured as lora25"
+    assert missing("lora", k=10) == ("lora",)
+    measured = [msgspec.structs.replace(score, test_limit=500) for score in measured]
+    assert missing("lora", test_limit=500) == ()
+    assert missing("lora", test_limit=1000) == ("lora",)
+    assert missing("lora") == ("lora",)
 
 
-def test_a_stopped_suite_goes_on_and_a_finished_one_measures_nothing(asked: Callable[..., Asked]) -> None:
-    kept: list[Result] = []
-    first = StandIn(dies_at=3)
+def test_a_stopped_suite_goes_on_and_a_finished_one_measures_nothing(asked: Callable[..., PaperOptions]) -> None:
+    kept: list[PaperResult] = []
+    first = FakeCompare(dies_at=3)
     with pytest.raises(KeyboardInterrupt):
-        Suite(asked(), kept.append, first, times).run()
+        PaperSuite(asked(), kept.append, first, times).run()
     assert len(kept[-1].timings) == 16 and {cell.task for cell in kept[-1].cells} == {"sst2", "trec"}
-    second = StandIn()
-    result = Suite(asked(), kept.append, second, times).run()
+    second = FakeCompare()
+    result = PaperSuite(asked(), kept.append, second, times).run()
     assert [name for name, _ in second.made] == [
         "trec/real-k10-n50",
         "trec/real-k50-n50",
         "trec/synthetic-k4-n10",
         "trec/synthetic-k4-n21",
     ]
-    third = StandIn()
-    again = Suite(asked(), kept.append, third, _no_times).run()
+    third = FakeCompare()
+    again = PaperSuite(asked(), kept.append, third, _no_times).run()
     assert third.made == [] and again.cells == result.cells and again.timings == result.timings
 
 
-def _no_times(suite: Suite, task: Task) -> list[Timing]:
+def _no_times(suite: PaperSuite, task: Task) -> list[Timing]:
     raise AssertionError("it was timed already")
 
 
-def test_other_settings_are_measured_anew(asked: Callable[..., Asked], tmp_path: Path) -> None:
-    Suite(asked(), lambda _: None, StandIn(), times).run()
+def test_other_settings_are_measured_anew(asked: Callable[..., PaperOptions], tmp_path: Path) -> None:
+    PaperSuite(asked(), lambda _: None, FakeCompare(), times).run()
     file = tmp_path / "runs" / "sst2" / "table-k4-n50" / "comparison.json"
     changed = json.loads(file.read_text())
     changed["settings"]["lora"]["train"]["rank"] = 16
     file.write_text(json.dumps(changed))
-    again = StandIn()
-    Suite(asked(), lambda _: None, again, times).run()
+    again = FakeCompare()
+    PaperSuite(asked(), lambda _: None, again, times).run()
     assert [name for name, _ in again.made] == ["sst2/table-k4-n50"]
 
 
-def test_results_that_exist_are_taken(asked: Callable[..., Asked], tmp_path: Path) -> None:
+def test_results_that_exist_are_taken(asked: Callable[..., PaperOptions], tmp_path: Path) -> None:
     known = []
     for task in ("sst2", "trec"):
         file = tmp_path / f"compare-{task}.json"
@@ -225,62 +228,62 @@ def test_results_that_exist_are_taken(asked: Callable[..., Asked], tmp_path: Pat
     few = tmp_path / "few.json"  # was measured on too few test texts: gives way
     limited = RunSettings(test_limit=50, allow_short=True)
     few.write_bytes(msgspec.json.encode(comparison("sst2", ("icl_filter",), (0,), limited)))
-    made = StandIn()
-    result = Suite(asked(known=(*known, few)), lambda _: None, made, times).run()
+    made = FakeCompare()
+    result = PaperSuite(asked(known=(*known, few)), lambda _: None, made, times).run()
     assert {cell.test_limit for cell in result.cells} == {0}
     assert made.made[:2] == [("sst2/table-k4-n50", ("icl_filter",)), ("trec/table-k4-n50", ("icl_filter",))]
-    assert means(result.cells)["trec", "lora", 4, 0].seeds == 3
+    assert mean_scores(result.cells)["trec", "lora", 4, 0].seeds == 3
     assert [source.name for source in result.sources][:2] == ["compare-sst2.json", "compare-trec.json"]
 
 
-def test_results_of_another_model_are_refused(asked: Callable[..., Asked], tmp_path: Path) -> None:
+def test_results_of_another_model_are_refused(asked: Callable[..., PaperOptions], tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_bytes(msgspec.json.encode(msgspec.structs.replace(comparison("sst2", ("lora",)), model_name="vicuna")))
     with pytest.raises(InputError, match="measured with vicuna"):
-        Suite(asked(known=(other,)), lambda _: None, StandIn(), times).run()
+        PaperSuite(asked(known=(other,)), lambda _: None, FakeCompare(), times).run()
     other.write_text("{}")
     with pytest.raises(InputError, match="no result of `fourshot compare`"):
         read_comparison(other)
 
 
 def test_points_of_one_curve_stand_on_the_same_draws() -> None:
-    def cell(seed: int, real: int, accuracy: float) -> Cell:
+    def cell(seed: int, real: int, accuracy: float) -> PaperScore:
         measured = cells("trec", ("lora",), (seed,))[0]
         return msgspec.structs.replace(measured, real_per_class=real, accuracy=accuracy)
 
     points = [cell(0, 4, 0.5), cell(1, 4, 0.9), cell(0, 10, 0.6)]
     keys = [("trec", "lora", 4, 0), ("trec", "lora", 10, 0)]
     assert shared_seeds(points, keys) == (0,)
-    assert means(points, (0,))[keys[0]].accuracy == 0.5
-    assert means(points)[keys[0]].accuracy == pytest.approx(0.7)
-    assert keys[1] not in means(points, (0, 1)), "it lacks the second draw"
+    assert mean_scores(points, (0,))[keys[0]].accuracy == 0.5
+    assert mean_scores(points)[keys[0]].accuracy == pytest.approx(0.7)
+    assert keys[1] not in mean_scores(points, (0, 1)), "it lacks the second draw"
 
 
-def test_targets_stand_on_whole_numbers_only(asked: Callable[..., Asked]) -> None:
-    result = Suite(asked(), lambda _: None, StandIn(), times).run()
-    measured = {target.name: target.measured for target in result.targets}
+def test_targets_stand_on_whole_numbers_only(asked: Callable[..., PaperOptions]) -> None:
+    result = PaperSuite(asked(), lambda _: None, FakeCompare(), times).run()
+    measured = {target["name"]: target["measured"] for target in result.targets}
     assert measured["in context over LoRA, time of one text in transformers, least task"] == 3.0
     assert measured["in context over merged LoRA, time of one text in transformers, least task"] == 6.0
     assert measured["the default recipe above in context, mean"] == 30.0
     assert measured["the filter on above off, mean"] == 5.0
-    assert all(target.met for target in result.targets)
+    assert all(target["met"] for target in result.targets)
     without = [cell for cell in result.cells if (cell.task, cell.method) != ("sst2", "icl")]
-    named = {target.name for target in findings.targets(without, (), ("sst2", "trec"))}
+    named = {target["name"] for target in paper_scores.paper_targets(without, (), ("sst2", "trec"))}
     assert named == {"the default recipe above LoRA on the shots, mean", "the filter on above off, mean"}
 
 
-def test_the_page_says_what_was_not_measured(asked: Callable[..., Asked], tmp_path: Path) -> None:
-    suite = Suite(asked(timed=False), lambda _: None, StandIn())
+def test_the_page_says_what_was_not_measured(asked: Callable[..., PaperOptions], tmp_path: Path) -> None:
+    suite = PaperSuite(asked(timed=False), lambda _: None, FakeCompare())
     page = write(suite.result(), tmp_path / "empty.html").read_text("utf-8")
     assert page.count("not measured") > 20 and "Figures 5 and 6" in page
-    full = Suite(asked(), lambda _: None, StandIn(), times).run()
+    full = PaperSuite(asked(), lambda _: None, FakeCompare(), times).run()
     page = write(full, tmp_path / "full.html").read_text("utf-8")
     assert "the filter on above off" in page and "LoRA on 25 real" in page and "<script" not in page
     assert "the prompt with examples takes 6.0 times as long" in page
 
 
-def test_the_result_file_has_what_every_suite_writes(asked: Callable[..., Asked]) -> None:
-    result = json.loads(msgspec.json.encode(Suite(asked(), lambda _: None, StandIn(), times).run()))
+def test_the_result_file_has_what_every_suite_writes(asked: Callable[..., PaperOptions]) -> None:
+    result = json.loads(msgspec.json.encode(PaperSuite(asked(), lambda _: None, FakeCompare(), times).run()))
     assert (result["schema"], result["suite"]) == (1, "paper")
     assert {"commit", "hardware", "versions", "settings", "cells", "targets"} <= result.keys()
     assert all(target.keys() == {"name", "unit", "measured", "goal", "met"} for target in result["targets"])
@@ -326,14 +329,14 @@ def test_texts_are_counted_up_to_the_last_finished_round(tmp_path: Path) -> None
 
 
 def test_every_method_is_timed_at_every_batch_size(tiny_model: str) -> None:
-    order = TimingOrder(
+    order = TimingRequest(
         model=tiny_model,
         task="mood",
         prompts=tuple(f"Text: number {n}\nLabel:" for n in range(3)),
         prompts_in_context=tuple(f"Text: good\nLabel: good\nText: number {n}\nLabel:" for n in range(3)),
         batches=(1, 2),
     )
-    found = measure(order)
+    found = measure_timings(order)
     assert [(one.method, one.batch) for one in found] == [
         (method, batch) for method in ("zero_shot", "icl", "lora", MERGED) for batch in (1, 2)
     ]
@@ -342,11 +345,14 @@ def test_every_method_is_timed_at_every_batch_size(tiny_model: str) -> None:
 
 
 def test_the_page_is_drawn_from_a_result_on_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: Callable[..., Asked]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: Callable[..., PaperOptions],
 ) -> None:
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     file, page = tmp_path / "result.json", tmp_path / "page.html"
-    result: Result = Suite(asked(timed=False), lambda _: None, StandIn()).result()
+    result: PaperResult = PaperSuite(asked(timed=False), lambda _: None, FakeCompare()).result()
     file.write_bytes(msgspec.json.encode(result))
     assert cli.main(["bench", "paper", "--draw", str(file), "--report", str(page)]) == 0
     assert "Table 1" in page.read_text("utf-8")
@@ -361,10 +367,12 @@ def test_the_page_is_drawn_from_a_result_on_the_command_line(
 def test_a_kept_result_and_its_page_say_the_same(file: Path, tmp_path: Path) -> None:
     result = read_result(file)
     page = file.with_suffix(".html").read_text("utf-8")
-    for (task, method, real, synthetic), mean in means(result.cells).items():
-        if (method, real, synthetic) in findings.TABLE and task in result.settings["tasks"]:
+    for (task, method, real, synthetic), mean in mean_scores(result.cells).items():
+        if (method, real, synthetic) in paper_scores.TABLE and task in result.settings["tasks"]:
             assert f"<td>{100 * mean.accuracy:.1f}" in page, f"{task}, {method} is not in the page"
-    known = [target.name for target in findings.targets(result.cells, result.timings, result.settings["tasks"])]
-    assert known == [target.name for target in result.targets]
+    known = [
+        target["name"] for target in paper_scores.paper_targets(result.cells, result.timings, result.settings["tasks"])
+    ]
+    assert known == [target["name"] for target in result.targets]
     drawn = write(result, tmp_path / "again.html").read_text("utf-8")
     assert drawn.count("<tr") == page.count("<tr"), "draw the page again: `fourshot bench paper --draw`"

@@ -2,27 +2,28 @@
 
     fourshot bench diversity --data FOLDER --out FILE.json
 
-For every task and seed each of `WAYS` writes its texts, has them re-labelled, and trains an adapter, which is measured
-on the test split: `fourshot compare`, in a folder beside the result, which a call that was killed goes on with. All
-ways of a task and seed are measured on as many texts, drawn from those that each kept, beside as many real ones.
+For every task and seed each of `RECIPES` writes its texts, has them re-labelled, and trains an adapter, which is
+measured on the test split: `fourshot compare`, in a folder beside the result, which a call that was killed goes on with. All
+recipes of a task and seed are measured on as many texts, drawn from those that each kept, beside as many real ones.
 """
 
-import argparse
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.old import check_data, check_out, header, positive, read_result, tell, write_json
-from fourshot.bench.suites import tables
+from fourshot.bench.core.options import Model, Positive, TaskFolders, as_settings
+from fourshot.bench.core.parts import Part, Table, fill_or_print
+from fourshot.bench.core.results import TITLES, read_result, tell
+from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.suite import Command, Suite
 from fourshot.bench.suites.diversity.measures import NEIGHBOURS, Encoder, check_installed, coverage, self_bleu
 from fourshot.engine.errors import InputError, ShortRunError
-from fourshot.engine.models import resolve_model
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.runs.compare import Comparison, compare
+from fourshot.pipeline.runs.compare import compare
 from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.runs.run import train_pool
 from fourshot.pipeline.runs.run_folder import RunFolder
@@ -33,7 +34,7 @@ from fourshot.pipeline.tasks.task_file import load_task
 
 SCHEMA = 1
 BASELINE = "fourshot"
-WAYS = (BASELINE, "fixed_order", "redrawn", "attributes", "suppressed", "attributes_suppressed")
+RECIPES = (BASELINE, "fixed_order", "redrawn", "attributes", "suppressed", "attributes_suppressed")
 REAL = "real"
 REAL_TEXTS = 1_000  # that coverage is a share of
 MEASURES = {  # key -> heading, factor, format
@@ -45,27 +46,41 @@ MEASURES = {  # key -> heading, factor, format
     "acceptance": ("accepted, %", 100, ".0f"),
     "accuracy": ("accuracy, %", 100, ".1f"),
 }
+GAINS = {  # key -> heading, factor, format, unit
+    "accuracy": ("accuracy, points", 100, ".1f", ""),
+    "trigrams": ("different tri-grams", 100, ".0f", " %"),
+    "coverage": ("coverage, points", 100, ".1f", ""),
+    "self_bleu": ("self-BLEU", 1, ".3f", ""),
+}
 
 
-def run_settings(per_class: int, draws_per_round: int) -> RunSettings:
-    """Rounds are small, so that what one round over-uses is known in the next."""
-    return RunSettings(
-        generate=GenerateSettings(per_class=per_class, draws_per_round=draws_per_round), allow_short=True
-    )
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of the command."""
+
+    out: Annotated[Path, "where the result goes; the runs in a folder beside it"]
+    data: TaskFolders | None = None
+    tasks: Annotated[tuple[str, ...], "measured"] = ("sst2", "trec")
+    seeds: Annotated[Positive, "draws of shots"] = 3
+    per_class: Positive = 50
+    draws_per_round: Annotated[Positive, "small, so that what one round over-uses is known in the next"] = 16
+    model: Model = None
+    write: Annotated[Path | None, "put the table of --out, a result, between this file's markers"] = None
 
 
-def measure_task(name: str, options: argparse.Namespace, encoder: Encoder) -> list[dict[str, Any]]:
-    """A row for each way and seed, and one for real texts per seed."""
-    task = load_task(name, options.data / name)
+def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> list[dict[str, Any]]:
+    """A row for each recipe and seed, and one for real texts per seed."""
+    task = load_task(name, data / name)
     folder = options.out.with_suffix("") / name
-    settings = run_settings(options.per_class, options.draws_per_round)
-    found = compare(task, options.model, settings, WAYS, range(options.seeds), folder, on_event=_told)
+    generate = GenerateSettings(per_class=options.per_class, draws_per_round=options.draws_per_round)
+    settings = RunSettings(generate=generate, allow_short=True)
+    comparison = compare(task, options.model, settings, RECIPES, range(options.seeds), folder, on_event=_on_event)
+    accuracies = {(result.method, result.seed): result.scores.accuracy for result in comparison.results}
     pool = [example.text for example in train_pool(task)]
     rows = []
     for seed in range(options.seeds):
-        pairs = {way: finished_pairs(RunFolder(folder / f"seed{seed}" / way)) for way in WAYS}
-        kept = {way: [candidate.text for candidate, verdict in pairs[way] if verdict.kept] for way in WAYS}
-        fewest, size = min(((way, len(texts)) for way, texts in kept.items()), key=lambda pair: pair[1])
+        pairs = {recipe: finished_pairs(RunFolder(folder / f"seed{seed}" / recipe)) for recipe in RECIPES}
+        kept = {recipe: [candidate.text for candidate, verdict in pairs[recipe] if verdict.kept] for recipe in RECIPES}
+        fewest, size = min(((recipe, len(texts)) for recipe, texts in kept.items()), key=lambda pair: pair[1])
         if size < 2:
             raise ShortRunError(
                 f"{name}, seed {seed}: {fewest} kept {size} texts, and at least 2 are needed to tell how varied they "
@@ -80,151 +95,114 @@ def measure_task(name: str, options: argparse.Namespace, encoder: Encoder) -> li
                 "beside the synthetic ones, the others to be covered. Give more, or ask for fewer (--per-class)."
             )
         vectors = encoder.encode(real)
-        for way, texts in kept.items():
+        for recipe, texts in kept.items():
             chosen = draw.sample(texts, size)
-            row = {"task": name, "seed": seed, "way": way, "texts": size, "kept": len(texts)}
-            row |= _varied(chosen)
-            row["coverage"] = coverage(vectors, encoder.encode(chosen))
-            if way != REAL:
-                drawn = [verdict.reason for _, verdict in pairs[way]]
-                row["drawn"] = len(drawn)
-                row["acceptance"] = sum(reason in ("kept", "surplus") for reason in drawn) / len(drawn)
-                row["accuracy"] = _accuracy(found, way, seed)
+            row = {"task": name, "seed": seed, "way": recipe, "texts": size, "kept": len(texts)}
+            row["trigrams"] = unique_trigram_curve(chosen, [size])[0]
+            row |= {f"distinct_{n}": distinct(chosen, n) for n in (1, 2, 3)}
+            row |= {"self_bleu": self_bleu(chosen), "coverage": coverage(vectors, encoder.encode(chosen))}
+            if recipe != REAL:
+                reasons = [verdict.reason for _, verdict in pairs[recipe]]
+                accepted = sum(reason in ("kept", "surplus") for reason in reasons) / len(reasons)
+                row |= {"drawn": len(reasons), "acceptance": accepted, "accuracy": accuracies[recipe, seed]}
             rows.append(row)
-        tell(f"{name}, seed {seed}: measured on {size} texts of each way")
+        tell(f"{name}, seed {seed}: measured on {size} texts of each recipe")
     return rows
 
 
-def _varied(texts: Sequence[str]) -> dict[str, float]:
-    return {
-        "trigrams": unique_trigram_curve(texts, [len(texts)])[0],
-        **{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)},
-        "self_bleu": self_bleu(texts),
-    }
-
-
-def _accuracy(found: Comparison, way: str, seed: int) -> float:
-    (result,) = (one for one in found.results if (one.method, one.seed) == (way, seed))
-    return result.scores.accuracy
-
-
 def gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each way, by how much it differs from the baseline on the same task and seed: mean and standard error."""
-    of = {(row["task"], row["seed"], row["way"]): row for row in rows}
+    """Of each recipe, by how much it differs from the baseline on the same task and seed: mean and standard error.
+
+    Tri-grams as a share of the baseline's, the others as differences.
+    """
+    by_place = {(row["task"], row["seed"], row["way"]): row for row in rows}
     places = sorted({(row["task"], row["seed"]) for row in rows})
-    found = []
-    for way in WAYS[1:]:
-        gain: dict[str, Any] = {"way": way}
-        for measure in ("accuracy", "trigrams", "coverage", "self_bleu"):
-            ours, before = ([of[(*place, one)][measure] for place in places] for one in (way, BASELINE))
-            differences = [
-                one / other - 1 if measure == "trigrams" else one - other
-                for one, other in zip(ours, before, strict=True)
-            ]
+    recipe_gains = []
+    for recipe in RECIPES[1:]:
+        gain: dict[str, Any] = {"way": recipe}
+        for measure in GAINS:
+            pairs = [(by_place[*place, recipe][measure], by_place[*place, BASELINE][measure]) for place in places]
+            differences = [ours / base - 1 if measure == "trigrams" else ours - base for ours, base in pairs]
             error = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else None
             gain[measure] = {"mean": fmean(differences), "standard_error": error}
-        found.append(gain)
-    return found
+        recipe_gains.append(gain)
+    return recipe_gains
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """Means over the seeds, task by task, and the differences over all, as Markdown."""
-    lines = []
+def report(result: Mapping[str, Any]) -> list[Part]:
+    """Means over the seeds, task by task, and the differences over all."""
+    parts: list[Part] = []
     for name in result["settings"]["tasks"]:
         rows = [row for row in result["rows"] if row["task"] == name]
         sizes = sorted({row["texts"] for row in rows})
-        lines += [
-            f"**{tables.TASKS.get(name, name)}**, {' to '.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))} texts:",
-            "",
-            f"| | {' | '.join(heading for heading, _, _ in MEASURES.values())} |",
-            f"| --- |{' ---: |' * len(MEASURES)}",
+        size = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
+        lines = [_cells(recipe, [row for row in rows if row["way"] == recipe]) for recipe in (*RECIPES, REAL)]
+        headings = ["", *(heading for heading, _, _ in MEASURES.values())]
+        parts += [f"**{TITLES.get(name, name)}**, {size} texts:", Table(headings, lines)]
+    places = len(result["settings"]["tasks"]) * result["settings"]["seeds"]
+    lines = [
+        [
+            _name(gain["way"]),
+            *(_gain(gain[key], factor, digits) + unit for key, (_, factor, digits, unit) in GAINS.items()),
         ]
-        lines += [_line(way, [row for row in rows if row["way"] == way]) for way in (*WAYS, REAL)]
-        lines.append("")
-    lines += [
-        f"Against {_name(BASELINE)}, same task and seed, mean and standard error over "
-        f"{len(result['settings']['tasks']) * result['settings']['seeds']}:",
-        "",
-        "| | accuracy, points | different tri-grams | coverage, points | self-BLEU |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        for gain in result["gains"]
     ]
-    for gain in result["gains"]:
-        cells = [
-            _difference(gain[measure], factor, digits)
-            for measure, factor, digits in (
-                ("accuracy", 100, ".1f"),
-                ("trigrams", 100, ".0f"),
-                ("coverage", 100, ".1f"),
-                ("self_bleu", 1, ".3f"),
-            )
-        ]
-        cells[1] += " %"
-        lines.append(f"| {_name(gain['way'])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return [
+        *parts,
+        f"Against {_name(BASELINE)}, same task and seed, mean and standard error over {places}:",
+        Table(["", *(heading for heading, _, _, _ in GAINS.values())], lines),
+    ]
 
 
-def _line(way: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = []
+def _cells(recipe: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    cells = [_name(recipe)]
     for measure, (_, factor, digits) in MEASURES.items():
         values = [factor * row[measure] for row in rows if measure in row]
         spread = f" ± {stdev(values):{digits}}" if measure == "accuracy" and len(values) > 1 else ""
         cells.append(f"{fmean(values):{digits}}{spread}" if values else "")
-    return f"| {_name(way)} | {' | '.join(cells)} |"
+    return cells
 
 
-def _name(way: str) -> str:
-    return "as many real texts" if way == REAL else METHODS[way].display_name
+def _name(recipe: str) -> str:
+    return "as many real texts" if recipe == REAL else METHODS[recipe].display_name
 
 
-def _difference(gain: Mapping[str, Any], factor: float, digits: str) -> str:
+def _gain(gain: Mapping[str, Any], factor: float, digits: str) -> str:
     error = gain["standard_error"]
     return f"{factor * gain['mean']:+{digits}}" + (f" ± {factor * error:{digits}}" if error is not None else "")
 
 
-def _told(event: Event) -> None:
+def _on_event(event: Event) -> None:
     if event.done == event.total:
         tell(f"{event.stage}: {event.message}")
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what is missing, and write everything."""
-    check_out(options.out)
-    check_data(options.data, options.tasks)
+def measure(options: Options, rows: Rows) -> dict[str, Any]:
+    """Measure what the folder of the comparisons lacks."""
+    if not options.data:
+        raise InputError("--data is needed: a folder with a folder for each task.")
     check_installed()
     encoder = Encoder()
-    rows = [row for name in options.tasks for row in measure_task(name, options, encoder)]
-    told = {
-        "model": resolve_model(options.model).name,
-        "tasks": options.tasks,
-        "seeds": options.seeds,
-        "per_class": options.per_class,
-        "draws_per_round": options.draws_per_round,
-        "ways": {way: msgspec.to_builtins(METHODS[way].settings(RunSettings()).variety) for way in WAYS},
-    }
-    result = {**header("diversity", SCHEMA, told), "rows": rows, "gains": gains(rows)}
-    write_json(options.out, result)
-    return result
+    measured = [row for name in options.tasks for row in measure_task(name, options.data, options, encoder)]
+    return {"rows": measured, "gains": gains(measured)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a folder with a folder for each task")
-    parser.add_argument("--out", type=Path, required=True, help="where the result goes; the runs in a folder beside it")
-    parser.add_argument("--tasks", nargs="+", default=["sst2", "trec"], help="default: sst2 trec")
-    parser.add_argument("--seeds", type=positive, default=3, help="draws of shots (default: %(default)s)")
-    parser.add_argument("--per-class", type=positive, default=50, metavar="N", help="default: %(default)s")
-    parser.add_argument("--draws-per-round", type=positive, default=16, metavar="N", help="default: %(default)s")
-    parser.add_argument("--model", help="base model; the embedded one if left out")
-    parser.add_argument("--write", type=Path, help="put the table of --out, a result, between this file's markers")
-    options = parser.parse_args()
-    if options.write:
-        drawn = table(read_result(options.out, "diversity"))
-        options.write.write_text(tables.fill(options.write.read_text("utf-8"), {"diversity": drawn}), "utf-8")
-        return
-    if not options.data:
-        parser.error("--data is needed: a folder with a folder for each task")
-    print(table(run(options)))
+def settings(options: Options) -> dict[str, Any]:
+    variety = {recipe: msgspec.to_builtins(METHODS[recipe].settings(RunSettings()).variety) for recipe in RECIPES}
+    return {**as_settings(options, "tasks", "seeds", "per_class", "draws_per_round"), "ways": variety}
 
 
-if __name__ == "__main__":
-    main()
+MEASUREMENT = Suite(
+    options=Options, measure=measure, settings=settings, tasks=lambda options: options.tasks, report=report
+)
+
+
+def command(options: Options) -> int:
+    """Measure, or fill a document."""
+    if not options.write:
+        return MEASUREMENT.run("diversity", options)
+    fill_or_print(options.write, {"diversity": MEASUREMENT.markdown(read_result(options.out, "diversity"))})
+    return 0
+
+
+SUITE = Command(options=Options, command=command)

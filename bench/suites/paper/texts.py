@@ -17,7 +17,7 @@ NUM_POINTS = 40
 MAX_TEXTS = 2000  # per side
 
 
-class Texts(msgspec.Struct, frozen=True, kw_only=True):
+class CountedTexts(msgspec.Struct, frozen=True, kw_only=True):
     """The texts of one task and seed, counted. Sides are "real", "written" and "kept"; real ones as many as written."""
 
     task: str
@@ -27,21 +27,19 @@ class Texts(msgspec.Struct, frozen=True, kw_only=True):
     words: dict[str, dict[str, int]]  # side -> word -> how often
 
 
-def count_texts(task: Task, folder: Path, seed: int) -> Texts | None:
+def count_texts(task: Task, folder: Path, seed: int) -> CountedTexts | None:
     """Count the texts of a finished comparison in ``folder``; None where it has none of `METHOD`."""
     pairs = finished_pairs(RunFolder(folder / f"seed{seed}" / METHOD))
     if not pairs:
         return None
-    written = [candidate.text for candidate, _ in pairs]
-    kept = [candidate.text for candidate, verdict in pairs if verdict.kept]
     real = [example.text for example in train_pool(task)]
     sides = {
-        "real": sampled(real, min(len(written), MAX_TEXTS), seed),
-        "written": sampled(written, MAX_TEXTS, seed),
-        "kept": sampled(kept, MAX_TEXTS, seed),
+        "real": sampled(real, min(len(pairs), MAX_TEXTS), seed),
+        "written": sampled([candidate.text for candidate, _ in pairs], MAX_TEXTS, seed),
+        "kept": sampled([candidate.text for candidate, verdict in pairs if verdict.kept], MAX_TEXTS, seed),
     }
     sides = {side: texts for side, texts in sides.items() if texts}
-    return Texts(
+    return CountedTexts(
         task=task.name,
         seed=seed,
         num={side: len(texts) for side, texts in sides.items()},

@@ -5,7 +5,6 @@ generating an answer, for every method alike. The adapter has random weights, wh
 medians over the prompts, so one that was disturbed does not count.
 """
 
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ MERGED = "lora_merged"  # the adapter added to the base's weights
 WARM_UP = 2  # calls per method that are not counted
 
 
-class TimingOrder(msgspec.Struct, frozen=True, kw_only=True):
+class TimingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a process is to measure."""
 
     model: str  # folder of the checkpoint
@@ -41,7 +40,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: float  # mean per text, padding not counted
 
 
-def measure(order: TimingOrder) -> list[Timing]:
+def measure_timings(request: TimingRequest) -> list[Timing]:
     """Load the model and time all methods at all batch sizes."""
     import torch
     from peft import PeftModel
@@ -55,23 +54,22 @@ def measure(order: TimingOrder) -> list[Timing]:
 
     torch.set_num_threads(available_cores())
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = load_tokenizer(order.model)
-    model = AutoModelForCausalLM.from_pretrained(order.model, dtype="auto").to(device).eval()
+    tokenizer = load_tokenizer(request.model)
+    model = AutoModelForCausalLM.from_pretrained(request.model, dtype="auto").to(device).eval()
     with tempfile.TemporaryDirectory() as folder:
-        adapter = make_adapter(Path(folder), task_of("timed"), base=resolve_model(order.model))
+        adapter = make_adapter(Path(folder), task_of("timed"), base=resolve_model(request.model))
 
         def timed(method: str, model: Any, prompts: Sequence[str]) -> list[Timing]:
-            return [_time(model, tokenizer, order.task, method, prompts, batch) for batch in order.batches]
+            return [_time(model, tokenizer, request.task, method, prompts, batch) for batch in request.batches]
 
-        found = timed("zero_shot", model, order.prompts) + timed("icl", model, order.prompts_in_context)
+        timings = timed("zero_shot", model, request.prompts) + timed("icl", model, request.prompts_in_context)
         # In the base's number type, as vLLM has it: PEFT would compute bfloat16 adapters in float32.
         adapted = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).to(device).eval()
         quick_output(adapted)
-        found += timed("lora", adapted, order.prompts)
+        timings += timed("lora", adapted, request.prompts)
         merged = adapted.merge_and_unload()
         quick_output(merged)
-        found += timed(MERGED, merged, order.prompts)
-    return found
+        return timings + timed(MERGED, merged, request.prompts)
 
 
 def _time(model: Any, tokenizer: Any, task: str, method: str, prompts: Sequence[str], batch: int) -> Timing:
@@ -81,11 +79,11 @@ def _time(model: Any, tokenizer: Any, task: str, method: str, prompts: Sequence[
     by_length = sorted(ids, key=len)  # batches of like lengths, as an evaluation makes them
     chunks = [by_length[start : start + batch] for start in range(0, len(by_length), batch)]
     for chunk in chunks[:WARM_UP]:
-        _answer(model, tokenizer, chunk)
+        _likeliest_tokens(model, tokenizer, chunk)
     took = []
     for chunk in chunks:
         started = time.perf_counter()
-        _answer(model, tokenizer, chunk)
+        _likeliest_tokens(model, tokenizer, chunk)
         took.append((time.perf_counter() - started) / len(chunk))
     return Timing(
         task=task,
@@ -97,8 +95,8 @@ def _time(model: Any, tokenizer: Any, task: str, method: str, prompts: Sequence[
     )
 
 
-def _answer(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[int]:
-    """The likeliest next token of each row."""
+def _likeliest_tokens(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[int]:
+    """The likeliest next token of each row; what an answer costs ends with it on the host."""
     import torch
 
     longest, pad = max(map(len, rows)), tokenizer.pad_token_id or 0
@@ -109,14 +107,3 @@ def _answer(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[i
         output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
     answers: list[int] = output.logits[:, -1].argmax(dim=-1).tolist()
     return answers
-
-
-def main(order: str, out: str) -> None:
-    from fourshot.engine.files import replace_file
-
-    asked = msgspec.json.decode(Path(order).read_bytes(), type=TimingOrder)
-    replace_file(Path(out), msgspec.json.encode(measure(asked)))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,0 +1,99 @@
+"""Results of `fourshot compare`: its ``comparison.json``, kept as bench/results/compare-<task>-<hardware>.json."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.bench.core.results import TITLES
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.report.data import MethodRow
+from fourshot.pipeline.runs.compare import SCHEMA, SeedResult
+
+HOW_TO_MEASURE = (
+    "Run `fourshot compare TASK --methods zero_shot,icl,lora,fourshot,lora25 --seeds 3` and copy its comparison.json "
+    "to bench/results/compare-TASK-<hardware>.json"
+)
+
+
+class MeasuredComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """A `Comparison` as it is read again. Its settings stay loose: a result outlives changes of those."""
+
+    schema: int
+    task: str
+    model_name: str
+    model_revision: str
+    seeds: tuple[int, ...]
+    rows: tuple[MethodRow, ...]
+    results: tuple[SeedResult, ...]
+    settings: dict[str, dict[str, Any]]  # by method
+    versions: dict[str, str] = {}
+    hardware: dict[str, Any] = {}
+    commit: str = ""
+
+    @property
+    def num_test(self) -> int:
+        return self.results[0].scores.n
+
+    def row(self, method: str) -> MethodRow | None:
+        return next((row for row in self.rows if row.method == method), None)
+
+
+Comparisons = Mapping[str, MeasuredComparison]  # by task, in the order of `TITLES`
+
+
+def read_comparison(path: Path) -> MeasuredComparison:
+    """Raises `InputError` for a file that is no result of a comparison."""
+    try:
+        comparison = msgspec.json.decode(path.read_bytes(), type=MeasuredComparison)
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path} is no result of `fourshot compare`: {error}. {HOW_TO_MEASURE}.") from error
+    if comparison.schema != SCHEMA or not comparison.results:
+        raise InputError(
+            f"{path} has schema {comparison.schema} and {len(comparison.results)} scores; needed are schema {SCHEMA} "
+            f"and at least one. {HOW_TO_MEASURE}."
+        )
+    return comparison
+
+
+def load_comparisons(folder: Path, hardware: str = "*", prefix: str = "compare") -> Comparisons:
+    """The results ``<prefix>-<task>-<hardware>.json`` of all tasks.
+
+    Raises `InputError` where a task is missing or there twice, and where models or seeds of the tasks differ.
+    """
+    by_task: dict[str, tuple[Path, MeasuredComparison]] = {}
+    for path in sorted(folder.glob(f"{prefix}-*-{hardware}.json")):
+        comparison = read_comparison(path)
+        if comparison.task in by_task:
+            raise InputError(
+                f"{folder} has two results for {comparison.task}: {by_task[comparison.task][0].name} and {path.name}. "
+                "Choose with --hardware, the last part of the names, or remove one."
+            )
+        by_task[comparison.task] = path, comparison
+    missing = [task for task in TITLES if task not in by_task]
+    if missing:
+        raise InputError(
+            f"{folder} has no result for {', '.join(missing)} (looked for {prefix}-<task>-{hardware}.json). "
+            f"{HOW_TO_MEASURE}."
+        )
+    comparisons = {task: by_task[task][1] for task in TITLES}
+    for what in ("model_name", "seeds"):
+        values = {task: getattr(comparison, what) for task, comparison in comparisons.items()}
+        if len(set(values.values())) > 1:
+            raise InputError(f"The results do not belong together: {what} is {values}. Measure them alike.")
+    return comparisons
+
+
+def method_rows(comparisons: Comparisons, method: str) -> list[MethodRow]:
+    """The row of ``method``, one per task. Raises `InputError` where a task lacks it."""
+    rows = {task: comparison.row(method) for task, comparison in comparisons.items()}
+    missing = [task for task, row in rows.items() if row is None]
+    if missing:
+        raise InputError(f"The method {method} was not measured on {', '.join(missing)}. {HOW_TO_MEASURE}.")
+    return [row for row in rows.values() if row is not None]
+
+
+def in_words(items: Sequence[str]) -> str:
+    """``["a", "b", "c"]`` -> "a, b and c"."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -1,0 +1,134 @@
+"""What is drawn from results of `fourshot compare`: the README's table and targets, docs/training.md's table."""
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from fourshot.bench.core.comparisons import Comparisons, in_words, method_rows
+from fourshot.bench.core.parts import MISSING, Table, markdown
+from fourshot.bench.core.results import TITLES
+from fourshot.bench.core.targets import Target, at_least, target_lines
+from fourshot.pipeline.report.data import MethodRow
+from fourshot.pipeline.provenance import source_commit
+
+WORDING_PAIRS = {"lora": "lora_bare", "fourshot": "fourshot_bare", "lora25": "lora25_bare"}  # instruction, none
+
+
+def targets(comparisons: Comparisons) -> list[Target]:
+    """fourshot against its goals. Points are per cent of accuracy; a goal below zero allows to be worse."""
+    accuracies = [row.accuracy for row in method_rows(comparisons, "fourshot")]
+
+    def points_above(method: str) -> list[float]:
+        others = method_rows(comparisons, method)
+        return [100 * (own - other.accuracy) for own, other in zip(accuracies, others, strict=True)]
+
+    return [
+        at_least(name, unit, round(measured, 6), goal, digits=6)  # rounded first: equal ones may differ in the last bit
+        for name, unit, measured, goal in (
+            ("fourshot, mean accuracy", "share", fmean(accuracies), 0.84),
+            ("fourshot above icl, mean", "points", fmean(points_above("icl")), 10),
+            ("fourshot above lora, mean", "points", fmean(points_above("lora")), 2),
+            ("fourshot above lora, worst task", "points", min(points_above("lora")), 0),
+            ("fourshot above lora25, mean", "points", fmean(points_above("lora25")), -4),
+        )
+    ]
+
+
+def targets_result(comparisons: Comparisons) -> dict[str, Any]:
+    """The content of compare-targets.json."""
+    first = next(iter(comparisons.values()))
+    return {
+        "schema": 1,
+        "suite": "compare",
+        "commit": source_commit(),
+        "hardware": {task: comparison.hardware for task, comparison in comparisons.items()},
+        "versions": first.versions,
+        "settings": {"model": first.model_name, "seeds": first.seeds},
+        "summary": {
+            task: {row.method: row.accuracy for row in comparison.rows} for task, comparison in comparisons.items()
+        },
+        "targets": targets(comparisons),
+    }
+
+
+def headline(comparisons: Comparisons) -> str:
+    """The number, in two sentences, with what it is to be compared with."""
+    first = next(iter(comparisons.values()))
+    ours, in_context = (method_rows(comparisons, method) for method in ("fourshot", "icl"))
+    tasks, real = in_words(list(TITLES.values())), in_words([str(row.real_examples) for row in ours])
+    return (
+        f"**{100 * fmean(row.accuracy for row in ours):.1f} %** of the test texts of {tasks} "
+        f"are classified correctly (mean of the three tasks, {len(first.seeds)} draws of the examples each) by "
+        f"{first.model_name} with an adapter made from {real} labelled texts. The same model with the same texts in "
+        f"its prompt: {100 * fmean(row.accuracy for row in in_context):.1f} %, and {fmean(_tokens(in_context)):.0f} "
+        f"prompt tokens per text instead of {fmean(_tokens(ours)):.0f}."
+    )
+
+
+def results_table(comparisons: Comparisons) -> str:
+    """Methods by tasks as Markdown, then the targets. A method that a task lacks has a dash there and no mean."""
+    first = next(iter(comparisons.values()))
+    names = {row.method: row.display_name for comparison in comparisons.values() for row in comparison.rows}
+    sizes = in_words([f"{comparison.num_test:,}" for comparison in comparisons.values()])
+    intro = (
+        f"Accuracy in per cent: mean ± sample standard deviation over {len(first.seeds)} draws of the shots. "
+        f"{first.model_name}; {sizes} test texts. The last three columns have one number per task."
+    )
+    lines = []
+    for method, name in names.items():
+        rows = [comparison.row(method) for comparison in comparisons.values()]
+        mean = f"{100 * fmean(row.accuracy for row in rows if row):.1f}" if all(rows) else MISSING
+        counts = [
+            ", ".join(_whole(getattr(row, field, None)) for row in rows)
+            for field in ("prompt_tokens_per_example", "real_examples", "synthetic_examples")
+        ]
+        lines.append([name, *map(_accuracy, rows), mean, *counts])
+    headings = ["", *TITLES.values(), "mean", "prompt tokens per text", "real texts", "synthetic texts"]
+    return markdown([intro, Table(headings, lines), "Targets:", "\n".join(target_lines(targets(comparisons), 3))])
+
+
+def wordings_table(compared: Comparisons, in_context: Comparisons) -> str:
+    """What the instruction in a classifier's prompt is worth, by task, as Markdown.
+
+    Every cell has the number with the instruction, then that without it: accuracy, prompt tokens, and how many times
+    as many a prompt with the shots in it has. Raises `InputError` where a method is missing.
+    """
+    lines = []
+    for plain, bare in WORDING_PAIRS.items():
+        pairs = list(zip(method_rows(compared, plain), method_rows(compared, bare), strict=True))
+        means = [fmean(row.accuracy for row in rows) for rows in zip(*pairs, strict=True)]
+        mean = f"{_two(means, 100)} ({100 * (means[1] - means[0]):+.1f})"
+        lines.append([pairs[0][0].display_name, *(_accuracies(*pair) for pair in pairs), mean])
+    tokens = [_tokens(method_rows(compared, method)) for method in ("fourshot", "fourshot_bare")]
+    shown = _tokens(method_rows(in_context, "icl"))
+    ratios = [[theirs / own for theirs, own in zip(shown, column, strict=True)] for column in tokens]
+    for name, columns in (("prompt tokens per text", tokens), ("in context, times as many", ratios)):
+        with_means = [[*column, fmean(column)] for column in columns]
+        lines.append([name, *map(_two, zip(*with_means, strict=True))])
+    return markdown([Table(["", *TITLES.values(), "mean"], lines)])
+
+
+def _accuracy(row: MethodRow | None) -> str:
+    if row is None:
+        return MISSING
+    deviation = f" ± {100 * row.accuracy_deviation:.1f}" if row.accuracy_deviation else ""
+    return f"{100 * row.accuracy:.1f}{deviation}"
+
+
+def _accuracies(plain: MethodRow, bare: MethodRow) -> str:
+    """Both, and by how much the second is better: mean and sample standard deviation over the draws."""
+    gains = [100 * (b - a) for a, b in zip(plain.seed_accuracies, bare.seed_accuracies, strict=True)]
+    spread = f" ± {stdev(gains):.1f}" if len(gains) > 1 else ""
+    return f"{_two((plain.accuracy, bare.accuracy), 100)} ({fmean(gains):+.1f}{spread})"
+
+
+def _tokens(rows: list[MethodRow]) -> list[float]:
+    return [row.prompt_tokens_per_example or 0.0 for row in rows]
+
+
+def _whole(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.0f}"
+
+
+def _two(values: Sequence[float], factor: float = 1.0) -> str:
+    return ", ".join(f"{factor * value:.1f}" for value in values)

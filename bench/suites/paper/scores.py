@@ -1,0 +1,207 @@
+"""The suite's numbers: a score per task, method, seed and amount of data, their means, and the paper's findings."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+import msgspec
+
+from fourshot.bench.core.comparisons import MeasuredComparison
+from fourshot.bench.core.targets import Target, at_least
+from fourshot.bench.suites.paper.plan import PlannedComparison
+from fourshot.bench.suites.paper.timing import MERGED, Timing
+from fourshot.pipeline.runs.methods import METHODS
+
+DEFAULT_SHOTS, DEFAULT_SYNTHETIC, PAPER_SYNTHETIC, MANY_REAL = 4, 50, 21, 25
+Setup = tuple[str, int, int]  # method, real and synthetic texts per class
+TaskSetup = tuple[str, str, int, int]  # task, then a `Setup`
+ZERO_SHOT: Setup = ("zero_shot", 0, 0)
+ICL: Setup = ("icl", DEFAULT_SHOTS, 0)
+LORA: Setup = ("lora", DEFAULT_SHOTS, 0)
+PAPER: Setup = ("paper", DEFAULT_SHOTS, PAPER_SYNTHETIC)
+FOURSHOT: Setup = ("fourshot", DEFAULT_SHOTS, DEFAULT_SYNTHETIC)
+LORA_25: Setup = ("lora", MANY_REAL, 0)
+UNFILTERED: Setup = ("unfiltered", DEFAULT_SHOTS, DEFAULT_SYNTHETIC)
+TABLE = (ZERO_SHOT, ICL, LORA, PAPER, FOURSHOT, LORA_25)
+ABLATION: dict[Setup, str] = {  # -> who re-labels; the default last
+    UNFILTERED: "off",
+    ("icl_filter", DEFAULT_SHOTS, DEFAULT_SYNTHETIC): "on: the base model in context, calibrated",
+    FOURSHOT: "on: a committee of adapters, the default",
+}
+TIMES_GOAL = 2.0  # the lower end of what is reported of the paper
+COMPARABLE = -1.0  # points of accuracy that still count as comparable
+
+
+class PaperScore(msgspec.Struct, frozen=True, kw_only=True):
+    """One method on one seed of one task; a cell of the result file."""
+
+    task: str
+    method: str
+    seed: int
+    real_per_class: int  # labelled texts per class that it was given, in the prompt or to be trained on
+    synthetic_per_class: int  # asked for; 0 for methods that write none
+    n: int  # test texts
+    accuracy: float
+    macro_f1: float
+    seconds: float  # inside vLLM, for all test texts, prefix cache on
+    prompt_tokens: int
+    cached_tokens: int
+    synthetic_examples: int  # kept, of all classes together
+    train_s: float
+    test_limit: int  # 0: all test texts
+    source: int  # index into the result's sources
+
+    @property
+    def setup(self) -> TaskSetup:
+        return same_setup(self.task, self.method, self.real_per_class, self.synthetic_per_class)
+
+    def on_more_texts(self, other: "PaperScore") -> bool:
+        """Whether this was measured on more test texts than ``other``."""
+        return other.test_limit != 0 and (self.test_limit == 0 or self.test_limit > other.test_limit)
+
+
+class ScoreSource(msgspec.Struct, frozen=True, kw_only=True):
+    """The comparison that scores come from."""
+
+    name: str
+    commit: str
+    model_revision: str
+    task: str
+    seeds: tuple[int, ...]
+    hardware: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+
+
+class MeanScore(msgspec.Struct, frozen=True, kw_only=True):
+    """The scores of one task and setup, over their seeds."""
+
+    accuracy: float
+    deviation: float | None  # sample standard deviation; None for one seed
+    seeds: int
+    n: int
+    seconds: float  # inside vLLM, all test texts
+    prompt_tokens: float  # per text
+    synthetic_examples: float
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """One standard deviation to both sides, in per cent, inside 0 to 100."""
+        if self.deviation is None:
+            return None
+        return 100 * max(0.0, self.accuracy - self.deviation), 100 * min(1.0, self.accuracy + self.deviation)
+
+
+MeanScores = Mapping[TaskSetup, MeanScore]
+
+
+def scores_of(comparison: MeasuredComparison, source: int) -> list[PaperScore]:
+    """The scores of one comparison; methods that this version does not know are left out."""
+    scores = []
+    for result in comparison.results:
+        if result.method not in METHODS:
+            continue
+        settings = comparison.settings[result.method]
+        real, synthetic = amounts(result.method, settings["k"], settings["generate"]["per_class"])
+        scores.append(
+            msgspec.convert(
+                {
+                    **msgspec.to_builtins(result.scores),
+                    **msgspec.to_builtins(result),
+                    "task": comparison.task,
+                    "real_per_class": real,
+                    "synthetic_per_class": synthetic,
+                    "test_limit": settings["test_limit"],
+                    "source": source,
+                },
+                PaperScore,
+            )
+        )
+    return scores
+
+
+def amounts(method: str, k: int, per_class: int) -> tuple[int, int]:
+    """Real and synthetic texts per class that ``method`` is given where shots are ``k`` and synthetic ``per_class``."""
+    used = METHODS[method]
+    uses_real = used.trained or used.shots_in_prompt
+    return (used.real_per_class or k) if uses_real else 0, per_class if used.synthetic else 0
+
+
+def same_setup(task: str, method: str, real: int, synthetic: int) -> TaskSetup:
+    """Scores of one such key and seed measure the same: LoRA on 25 real texts is LoRA on 25 shots."""
+    return task, "lora" if METHODS[method].real_per_class else method, real, synthetic
+
+
+def missing_methods(planned: PlannedComparison, scores: Iterable[PaperScore]) -> tuple[str, ...]:
+    """The methods of ``planned`` that lack a score for one of its seeds, on at least as many test texts."""
+    limit = planned.settings.test_limit
+    measured = {
+        (*score.setup, score.seed) for score in scores if score.test_limit == 0 or (limit and score.test_limit >= limit)
+    }
+    lacking = []
+    for method in planned.methods:
+        per_class = METHODS[method].settings(planned.settings).generate.per_class
+        setup = same_setup(planned.task, method, *amounts(method, planned.settings.k, per_class))
+        if not all((*setup, seed) in measured for seed in planned.seeds):
+            lacking.append(method)
+    return tuple(lacking)
+
+
+def mean_scores(scores: Sequence[PaperScore], seeds: Sequence[int] = ()) -> dict[TaskSetup, MeanScore]:
+    """The mean of each setup over ``seeds``, or over all that it has. Those that lack a seed are left out."""
+    by_setup: dict[TaskSetup, dict[int, PaperScore]] = {}
+    for score in scores:
+        by_setup.setdefault(score.setup, {})[score.seed] = score
+    means = {}
+    for setup, by_seed in by_setup.items():
+        chosen = [by_seed[seed] for seed in seeds or sorted(by_seed) if seed in by_seed]
+        if not seeds or len(chosen) == len(seeds):
+            accuracies = [score.accuracy for score in chosen]
+            means[setup] = MeanScore(
+                accuracy=fmean(accuracies),
+                deviation=stdev(accuracies) if len(chosen) > 1 else None,
+                seeds=len(chosen),
+                n=min(score.n for score in chosen),
+                seconds=fmean(score.seconds for score in chosen),
+                prompt_tokens=fmean(score.prompt_tokens / score.n for score in chosen),
+                synthetic_examples=fmean(score.synthetic_examples for score in chosen),
+            )
+    return means
+
+
+def shared_seeds(scores: Sequence[PaperScore], setups: Iterable[TaskSetup]) -> tuple[int, ...]:
+    """The seeds that every one of ``setups`` was measured on: points of one curve must stand on the same draws."""
+    seeds = [{score.seed for score in scores if score.setup == setup} for setup in set(setups)]
+    return tuple(sorted(set.intersection(*seeds))) if seeds else ()
+
+
+def paper_targets(scores: Sequence[PaperScore], timings: Sequence[Timing], tasks: Sequence[str]) -> list[Target]:
+    """The paper's findings on this model. One whose numbers are not all measured is left out."""
+    targets = []
+    for name, method in (("LoRA", LORA[0]), ("merged LoRA", MERGED)):
+        ratios = [in_context_over(method, timings, task, 1) for task in tasks]
+        if all(ratios):
+            title = f"in context over {name}, time of one text in transformers, least task"
+            targets.append(at_least(title, "times", round(min(filter(None, ratios)), 3), TIMES_GOAL))
+    means = mean_scores(scores)
+    for title, setup, other, goal in (
+        ("the default recipe above in context, mean", FOURSHOT, ICL, COMPARABLE),
+        ("the paper's recipe above in context, mean", PAPER, ICL, COMPARABLE),
+        ("the default recipe above LoRA on the shots, mean", FOURSHOT, LORA, 0.0),
+        ("the filter on above off, mean", FOURSHOT, UNFILTERED, 0.0),
+    ):
+        ours, theirs = mean_over_tasks(means, setup, tasks), mean_over_tasks(means, other, tasks)
+        if ours is not None and theirs is not None:
+            targets.append(at_least(title, "points", round(100 * (ours - theirs), 3), goal))
+    return targets
+
+
+def in_context_over(method: str, timings: Sequence[Timing], task: str, batch: int) -> float | None:
+    """How many times as long a text takes in context as with ``method``; None where either was not measured."""
+    took = {timing.method: timing.s_per_text for timing in timings if (timing.task, timing.batch) == (task, batch)}
+    return took[ICL[0]] / took[method] if {ICL[0], method} <= took.keys() else None
+
+
+def mean_over_tasks(means: MeanScores, setup: Setup, tasks: Sequence[str]) -> float | None:
+    """Mean accuracy over ``tasks``, None where one was not measured."""
+    by_task = [means.get((task, *setup)) for task in tasks]
+    return fmean(mean.accuracy for mean in by_task if mean) if by_task and all(by_task) else None
