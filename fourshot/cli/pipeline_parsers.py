@@ -21,6 +21,8 @@ MERGE_HELP = "write base and adapter as one checkpoint too, for servers that kno
 TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
 GPUS_HELP = "GPUs that share each training; without GPUs, processes that share the cores (default: %(default)s)"
 BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a command line of its own
+    "corpus-kills": "whether a corpus loses a row, or gets one twice, when its processes are killed",
+    "corpus-overhead": "what a corpus costs beside the engine",
     "corpus-order": "what it gains that a corpus is made task by task",
     "corpus-real": "a corpus of real tasks, with kills on the way, looked through",
     "diversity": "how varied synthetic texts are, and what adapters learn from them, by how they are asked for",
@@ -33,6 +35,8 @@ BENCH_SUITES = {  # name -> what it measures; each is a module of bench/ with a 
     "compare": "two results of latency, or of adapters: what changed by more than noise",
     "noise": "whether `compare` flags a slowdown that is planted, and nothing where nothing changed",
     "against-vllm": "our load generator beside vLLM's own",
+    "docs": "no measurement: the numbers in README and docs, and the README's picture, from results",
+    "neardup": "time and memory of telling near duplicates",
     "engine-start": "our start of vLLM beside vLLM's own",
     "paper": "the tables and figures of the paper, from comparisons",
     "serving": "the service under load, over its capacity, and with many adapters in a batch",

@@ -6,27 +6,27 @@ from pathlib import Path
 import pytest
 
 from fourshot.bench.core.comparisons import load_comparisons
-from fourshot.bench.core.markers import fill, marked_blocks
+from fourshot.bench.core.parts import fill
+from fourshot.bench.core.results import RESULTS
 from fourshot.bench.suites import docs
-from fourshot.bench.suites.accuracy_picture import THEMES, accuracy_bars, description, draw_pictures, picture
+from fourshot.bench.suites.docs.accuracy_picture import THEMES, accuracy_bars, description, draw_pictures, picture
 from fourshot.engine.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-RESULTS = docs.ResultFolder(docs.RESULTS, "epyc-zen5-2cores")
-DOCUMENTS = [
-    path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if ":start -->" in path.read_text()
-]
+MEASURED = docs.ResultFolder(RESULTS, "epyc-zen5-2cores")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [path for path in PAGES if ":start -->" in path.read_text("utf-8")]
 REDRAW = "run: fourshot bench docs --write README.md docs/*.md"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_a_document_says_what_was_measured(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert fill(text, docs.draw_blocks(RESULTS, marked_blocks(text), required=True)) == text, REDRAW
+    assert fill(text, docs.draw_blocks(MEASURED, docs.marked_blocks(text), required=True)) == text, REDRAW
 
 
 def test_every_block_stands_in_a_document() -> None:
-    assert {name for path in DOCUMENTS for name in marked_blocks(path.read_text("utf-8"))} == set(docs.BLOCKS)
+    assert {name for path in DOCUMENTS for name in docs.marked_blocks(path.read_text("utf-8"))} == set(docs.BLOCKS)
 
 
 def test_the_readme_begins_with_the_number() -> None:
@@ -35,7 +35,7 @@ def test_the_readme_begins_with_the_number() -> None:
 
 
 def test_the_picture_shows_the_numbers_of_today() -> None:
-    words = description(accuracy_bars(load_comparisons(docs.RESULTS)))
+    words = description(accuracy_bars(load_comparisons(RESULTS)))
     for theme in THEMES:
         drawn = (ROOT / "docs" / f"accuracy-{theme}.svg").read_text("utf-8")
         assert words in drawn, REDRAW
@@ -43,7 +43,7 @@ def test_the_picture_shows_the_numbers_of_today() -> None:
 
 
 def test_the_picture_has_its_numbers_and_is_the_same_each_time(tmp_path: Path) -> None:
-    bars = accuracy_bars(load_comparisons(docs.RESULTS))
+    bars = accuracy_bars(load_comparisons(RESULTS))
     ours = {bar.group: bar for bar in bars if bar.method == "fourshot"}
     assert list(ours) == ["SST-2", "TREC", "AG News", "Mean"] and len(bars) == 4 * 5
     # Means over tasks of the three draws: 71.7, 76.1 and 80.2.
@@ -53,7 +53,7 @@ def test_the_picture_has_its_numbers_and_is_the_same_each_time(tmp_path: Path) -
     assert next(bar for bar in bars if bar.method == "Zero-shot, calibrated").deviation is None, (
         "nothing is drawn there"
     )
-    light, dark = (path.read_bytes() for path in draw_pictures(load_comparisons(docs.RESULTS), tmp_path))
+    light, dark = (path.read_bytes() for path in draw_pictures(load_comparisons(RESULTS), tmp_path))
     assert light == picture(bars, "light") and dark != light
     for word in (b">SST-2<", b">Mean<", b">LoRA on 25 real<", b">test texts classified correctly, %<"):
         assert word in light
@@ -68,7 +68,7 @@ def test_a_document_is_filled_between_its_markers_and_filling_again_changes_noth
         "<!-- picture:start -->\nnone yet\n<!-- picture:end -->\n\n"
         "<!-- noise:start -->\nkept\n<!-- noise:end -->\nend\n"
     )
-    for file in docs.RESULTS.glob("compare-*-*.json"):
+    for file in RESULTS.glob("compare-*-*.json"):
         shutil.copy(file, tmp_path)
     options = docs.Options(results=tmp_path, write=(document,))
     docs.run(options)
@@ -93,7 +93,7 @@ def test_blocks_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="no block weather"):
         docs.run(docs.Options(only=("weather",)))
     with pytest.raises(InputError, match="no block weather"):
-        docs.known_blocks(marked_blocks("<!-- weather:start -->"))
+        docs.marked_blocks("<!-- weather:start -->")
 
 
 @pytest.mark.parametrize("document", ["", "<!-- results:end -->", "<!-- results:end --> <!-- results:start -->"])

@@ -3,15 +3,15 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from fourshot.bench.core.comparisons import load_comparisons
 from fourshot.bench.core.results import TITLES
+from fourshot.bench.core.targets import Target
 from fourshot.bench.suites import docs
-from fourshot.bench.suites.method_tables import results_table, targets, wordings_table
+from fourshot.bench.suites.docs.method_tables import results_table, targets, wordings_table
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.report.data import method_row
 from fourshot.pipeline.runs.compare import Comparison, SeedResult
@@ -77,27 +77,27 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def targets_by_name(folder: Path) -> dict[str, dict[str, Any]]:
-    return {target["name"]: target for target in targets(load_comparisons(folder))}
+def targets_by_name(folder: Path) -> dict[str, Target]:
+    return {target.name: target for target in targets(load_comparisons(folder))}
 
 
 def test_targets_by_hand(folder: Path) -> None:
     by_name = targets_by_name(folder)
-    assert by_name["fourshot, mean accuracy"]["measured"] == pytest.approx(0.84)  # (0.90 + 0.75 + 0.87) / 3
-    assert by_name["fourshot above icl, mean"]["measured"] == pytest.approx(34.0)  # (30 + 45 + 27) / 3
-    assert by_name["fourshot above lora, mean"]["measured"] == pytest.approx(17 / 3, abs=1e-5)  # (5 + 5 + 7) / 3
-    assert by_name["fourshot above lora, worst task"]["measured"] == pytest.approx(5.0)
-    assert by_name["fourshot above lora25, mean"]["measured"] == pytest.approx(-5.0)  # (0 - 15 + 0) / 3
-    assert [target["met"] for target in by_name.values()] == [True, True, True, True, False]
+    assert by_name["fourshot, mean accuracy"].measured == pytest.approx(0.84)  # (0.90 + 0.75 + 0.87) / 3
+    assert by_name["fourshot above icl, mean"].measured == pytest.approx(34.0)  # (30 + 45 + 27) / 3
+    assert by_name["fourshot above lora, mean"].measured == pytest.approx(17 / 3, abs=1e-5)  # (5 + 5 + 7) / 3
+    assert by_name["fourshot above lora, worst task"].measured == pytest.approx(5.0)
+    assert by_name["fourshot above lora25, mean"].measured == pytest.approx(-5.0)  # (0 - 15 + 0) / 3
+    assert [target.met for target in by_name.values()] == [True, True, True, True, False]
 
 
 def test_one_task_below_lora_misses_its_target_whatever_the_mean(folder: Path) -> None:
     methods = {method: values["trec"] for method, values in ACCURACIES.items()} | {"lora": (0.76, 0.76)}
     write(folder, comparison("trec", methods))
     by_name = targets_by_name(folder)
-    assert by_name["fourshot above lora, mean"]["met"]
-    assert not by_name["fourshot above lora, worst task"]["met"]
-    assert by_name["fourshot above lora, worst task"]["measured"] == pytest.approx(-1.0)
+    assert by_name["fourshot above lora, mean"].met
+    assert not by_name["fourshot above lora, worst task"].met
+    assert by_name["fourshot above lora, worst task"].measured == pytest.approx(-1.0)
 
 
 def test_the_table_has_a_row_per_method_and_a_column_per_task(folder: Path) -> None:

@@ -14,7 +14,7 @@ from fourshot.bench.suites.paper import scores as paper_scores
 from fourshot.bench.suites.paper.measure import PaperOptions, PaperResult, PaperSuite, paper_options
 from fourshot.bench.suites.paper.page import read_result, write
 from fourshot.bench.suites.paper.plan import SETTINGS, PlannedComparison, load_settings, planned_comparisons
-from fourshot.bench.suites.paper.scores import PaperScore, mean_scores, scores_of, shared_seeds
+from fourshot.bench.suites.paper.scores import PaperScore, mean_scores, missing_methods, scores_of, shared_seeds
 from fourshot.bench.suites.paper.texts import count_texts
 from fourshot.bench.suites.paper.timing import MERGED, Timing, TimingRequest, measure_timings
 from fourshot.cli import main as cli
@@ -261,14 +261,14 @@ def test_points_of_one_curve_stand_on_the_same_draws() -> None:
 
 def test_targets_stand_on_whole_numbers_only(asked: Callable[..., PaperOptions]) -> None:
     result = PaperSuite(asked(), lambda _: None, FakeCompare(), times).run()
-    measured = {target["name"]: target["measured"] for target in result.targets}
+    measured = {target.name: target.measured for target in result.targets}
     assert measured["in context over LoRA, time of one text in transformers, least task"] == 3.0
     assert measured["in context over merged LoRA, time of one text in transformers, least task"] == 6.0
     assert measured["the default recipe above in context, mean"] == 30.0
     assert measured["the filter on above off, mean"] == 5.0
-    assert all(target["met"] for target in result.targets)
+    assert all(target.met for target in result.targets)
     without = [cell for cell in result.cells if (cell.task, cell.method) != ("sst2", "icl")]
-    named = {target["name"] for target in paper_scores.paper_targets(without, (), ("sst2", "trec"))}
+    named = {target.name for target in paper_scores.paper_targets(without, (), ("sst2", "trec"))}
     assert named == {"the default recipe above LoRA on the shots, mean", "the filter on above off, mean"}
 
 
@@ -371,8 +371,8 @@ def test_a_kept_result_and_its_page_say_the_same(file: Path, tmp_path: Path) -> 
         if (method, real, synthetic) in paper_scores.TABLE and task in result.settings["tasks"]:
             assert f"<td>{100 * mean.accuracy:.1f}" in page, f"{task}, {method} is not in the page"
     known = [
-        target["name"] for target in paper_scores.paper_targets(result.cells, result.timings, result.settings["tasks"])
+        target.name for target in paper_scores.paper_targets(result.cells, result.timings, result.settings["tasks"])
     ]
-    assert known == [target["name"] for target in result.targets]
+    assert known == [target.name for target in result.targets]
     drawn = write(result, tmp_path / "again.html").read_text("utf-8")
     assert drawn.count("<tr") == page.count("<tr"), "draw the page again: `fourshot bench paper --draw`"

@@ -3,8 +3,9 @@
     fourshot bench diversity --data FOLDER --out FILE.json
 
 For every task and seed each of `RECIPES` writes its texts, has them re-labelled, and trains an adapter, which is
-measured on the test split: `fourshot compare`, in a folder beside the result, which a call that was killed goes on with. All
-recipes of a task and seed are measured on as many texts, drawn from those that each kept, beside as many real ones.
+measured on the test split: `fourshot compare`, in a folder beside the result, which a call that was killed goes on
+with. All recipes of a task and seed are measured on as many texts, drawn from those that each kept, beside as many real
+ones.
 """
 
 import random

@@ -1,6 +1,6 @@
 """Every measured number in README.md and docs/, and the README's picture, drawn from the results in bench/results.
 
-    fourshot bench docs --write README.md docs/*.md     puts each block between its markers: <!-- NAME:start --> and :end
+    fourshot bench docs --write README.md docs/*.md     puts each block between its markers, <!-- NAME:start -->
     fourshot bench docs --only results                  prints it
     fourshot bench docs --targets --out FILE.json       the targets of `fourshot compare`
 
@@ -9,7 +9,8 @@ comparison.json, as compare-<task>-<hardware>.json. A document with the block "p
 docs/ beside it.
 """
 
-import sys
+import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -17,20 +18,20 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from fourshot.bench.core.comparisons import Comparisons, load_comparisons
-from fourshot.bench.core.results import TITLES
-from fourshot.bench.core.markers import fill_file, marked_blocks
-from fourshot.bench.core.options import read_options
-from fourshot.bench.core.suite import read_result, target_lines, tell, write_json
+from fourshot.bench.core.parts import fill
+from fourshot.bench.core.results import RESULTS, TITLES, read_result, tell, write_result
+from fourshot.bench.core.suite import Command
+from fourshot.bench.core.targets import target_lines, targets_of
 from fourshot.bench.core.workload import WAYS
 from fourshot.bench.suites import adapters_report, breakeven, diversity, serving
 from fourshot.bench.suites import filter as filter_bench
-from fourshot.bench.suites.accuracy_picture import accuracy_bars, description, draw_pictures
+from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
+from fourshot.bench.suites.docs.method_tables import headline, results_table, targets, targets_result, wordings_table
 from fourshot.bench.suites.latency import report as latency_report
-from fourshot.bench.suites.method_tables import headline, results_table, targets, targets_result, wordings_table
 from fourshot.bench.suites.throughput import report as throughput_report
 from fourshot.engine.errors import InputError
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+LINE_LENGTH = 120
 SHOWN_LOADS = (1, 16, "saturated")
 Result = Mapping[str, Any]
 
@@ -69,7 +70,7 @@ class ResultFolder(NamedTuple):
 def latency(result: Result) -> str:
     """Ratios at three loads, and the targets."""
     few = {**result, "against_icl": [row for row in result["against_icl"] if row["concurrency"] in SHOWN_LOADS]}
-    return _section(result, "", latency_report.ratio_table(few), "", *target_lines(result))
+    return _section(result, "", latency_report.ratio_table(few), "", *target_lines(targets_of(result)))
 
 
 def gain(result: Result) -> str:
@@ -112,7 +113,7 @@ def against_vllm(result: Result) -> str:
         f"| requests/s | {ours['requests_per_s']:.2f} | {theirs['requests_per_s']:.2f} |",
         f"| mean latency, ms | {ours['mean_latency_ms']:.1f} | {theirs['mean_latency_ms']:.1f} |",
         "",
-        *target_lines(result),
+        *target_lines(targets_of(result)),
     )
 
 
@@ -138,14 +139,14 @@ def noise(result: Result) -> str:
         f"All runs with all others: {every['flagged']} of {every['unchanged']} pairs of unchanged runs flagged, "
         f"{every['found']} of {every['slowed']} with a slowed one found."
     )
-    return _section(result, "", *lines, "", pairs, "", *target_lines(result))
+    return _section(result, "", *lines, "", pairs, "", *target_lines(targets_of(result)))
 
 
 def picture(comparisons: Comparisons) -> str:
     """How a README shows the picture, with the numbers for those who cannot see it."""
     return (
         '<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="docs/accuracy-dark.svg">\n'
-        f'  <img src="docs/accuracy-light.svg" width="830" alt="{description(accuracy_bars(comparisons))}">\n</picture>'
+        f'<img src="docs/accuracy-light.svg" alt="{description(accuracy_bars(comparisons))}">\n</picture>'
     )
 
 
@@ -170,21 +171,26 @@ BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "gain": _of_suite("latency", gain),
     "latency": _of_suite("latency", latency),
     "adapters": _of_suite("adapters", adapters),
-    "breakeven": _of_suite("breakeven", lambda result: _section(result, "", breakeven.table(result))),
+    "breakeven": _of_suite("breakeven", lambda result: _section(result, "", breakeven.SUITE.markdown(result))),
     "against-vllm": _of_suite("against-vllm", against_vllm),
     "throughput": _of_suite("throughput", lambda result: _section(result, "", throughput_report.table(result))),
     "filter": _of_suite("filter", in_context_filter),
     "noise": _of_suite("noise", noise),
-    "diversity": _of_suite("diversity", diversity.table),
+    "diversity": _of_suite("diversity", diversity.MEASUREMENT.markdown),
     "serving": _of_suite("serving", lambda result: serving.table(dict(result))),
 }
 
 
-def known_blocks(names: Sequence[str]) -> Sequence[str]:
+def marked_blocks(document: str) -> list[str]:
+    """The names of the blocks that ``document`` has markers for, in their order."""
+    return known_blocks(list(dict.fromkeys(re.findall(r"<!-- ([\w-]+):(?:start|end) -->", document))))
+
+
+def known_blocks(names: Sequence[str]) -> list[str]:
     """``names``. Raises `InputError` for one that is no block."""
     if unknown := [name for name in names if name not in BLOCKS]:
         raise InputError(f"There is no block {', '.join(unknown)}. There are {', '.join(BLOCKS)}.")
-    return names
+    return list(names)
 
 
 def draw_blocks(results: ResultFolder, names: Sequence[str], required: bool = False) -> dict[str, str]:
@@ -193,7 +199,7 @@ def draw_blocks(results: ResultFolder, names: Sequence[str], required: bool = Fa
     for name in names:
         prefix, draw = BLOCKS[name]
         if results.files(prefix):
-            drawn[name] = draw(results)
+            drawn[name] = wrapped(draw(results).strip())
         elif required:
             raise InputError(
                 f"{results.folder} has no result {prefix}-{results.hardware}.json. Measure, or name others."
@@ -203,29 +209,35 @@ def draw_blocks(results: ResultFolder, names: Sequence[str], required: bool = Fa
     return drawn
 
 
-def run(options: Options) -> None:
+def wrapped(block: str) -> str:
+    """``block`` in lines of at most 120 characters, but for its tables."""
+    lines = []
+    for line in block.splitlines():
+        indent = "  " if line.startswith(("- ", "<img")) else ""
+        wraps = len(line) > LINE_LENGTH and not line.startswith("|")
+        lines += textwrap.wrap(line, LINE_LENGTH, subsequent_indent=indent) if wraps else [line]
+    return "\n".join(lines)
+
+
+def run(options: Options) -> int:
     """Print or write. Raises `InputError` for missing results, unknown blocks and documents without their markers."""
     results, only = ResultFolder(options.results, options.hardware), known_blocks(options.only)
     if options.out and not options.targets:
         raise InputError("--out goes with --targets.")
     if options.targets:
         comparisons = results.comparisons()
-        print("\n".join(target_lines({"targets": targets(comparisons)})))
+        print("\n".join(target_lines(targets(comparisons))))
         if options.out:
-            write_json(options.out, targets_result(comparisons))
+            write_result(options.out, targets_result(comparisons))
     for path in options.write:
-        names = only or known_blocks(marked_blocks(path.read_text(encoding="utf-8")))
-        drawn = draw_blocks(results, names, required=bool(only))
-        fill_file(path, drawn)
+        document = path.read_text(encoding="utf-8")
+        drawn = draw_blocks(results, only or marked_blocks(document), required=bool(only))
+        path.write_text(fill(document, drawn), encoding="utf-8")
         if "picture" in drawn:
             draw_pictures(results.comparisons(), path.parent / "docs")
     if not options.write and not options.targets:
         print("\n\n".join(draw_blocks(results, only or list(BLOCKS), required=bool(only)).values()))
+    return 0
 
 
-def main() -> None:
-    run(read_options(Options, sys.argv[1:], "fourshot bench docs", __doc__ or ""))
-
-
-if __name__ == "__main__":
-    main()
+SUITE = Command(options=Options, command=run)

@@ -8,8 +8,8 @@ from fourshot.bench.core.comparisons import Comparisons, in_words, method_rows
 from fourshot.bench.core.parts import MISSING, Table, markdown
 from fourshot.bench.core.results import TITLES
 from fourshot.bench.core.targets import Target, at_least, target_lines
-from fourshot.pipeline.report.data import MethodRow
 from fourshot.pipeline.provenance import source_commit
+from fourshot.pipeline.report.data import MethodRow
 
 WORDING_PAIRS = {"lora": "lora_bare", "fourshot": "fourshot_bare", "lora25": "lora25_bare"}  # instruction, none
 
@@ -52,13 +52,13 @@ def targets_result(comparisons: Comparisons) -> dict[str, Any]:
 
 
 def headline(comparisons: Comparisons) -> str:
-    """The number, in two sentences, with what it is to be compared with."""
+    """The number, in three sentences, with what it is to be compared with."""
     first = next(iter(comparisons.values()))
     ours, in_context = (method_rows(comparisons, method) for method in ("fourshot", "icl"))
     tasks, real = in_words(list(TITLES.values())), in_words([str(row.real_examples) for row in ours])
     return (
-        f"**{100 * fmean(row.accuracy for row in ours):.1f} %** of the test texts of {tasks} "
-        f"are classified correctly (mean of the three tasks, {len(first.seeds)} draws of the examples each) by "
+        f"**{100 * fmean(row.accuracy for row in ours):.1f} %** of the test texts of {tasks} are classified correctly: "
+        f"the mean of the three tasks and of {len(first.seeds)} draws of the examples. The classifier is "
         f"{first.model_name} with an adapter made from {real} labelled texts. The same model with the same texts in "
         f"its prompt: {100 * fmean(row.accuracy for row in in_context):.1f} %, and {fmean(_tokens(in_context)):.0f} "
         f"prompt tokens per text instead of {fmean(_tokens(ours)):.0f}."
