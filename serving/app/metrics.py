@@ -25,7 +25,7 @@ class Metrics:
         self.prompt_tokens = add(Counter, "prompt_tokens", "Prompt tokens of classified texts.", by_task)
         self.cached_tokens = add(Counter, "cached_tokens", "Of these, answered by the prefix cache.", by_task)
         self.in_flight = add(Gauge, "in_flight_texts", "Texts that wait or are in the model.", ("task",))
-        self.rejected = add(Counter, "rejected", "Requests turned away before the model.", ("reason",))
+        self.rejected = add(Counter, "rejected", "Requests rejected before the model.", ("reason",))
         self.waiting = add(Gauge, "waiting_texts", "Texts that wait for their turn.")
         self.rate = add(Gauge, "model_tokens_per_second", "Prompt tokens per second while the model was busy.")
         self.restarts = add(Gauge, "restarts", "How often the server was started again.")

@@ -16,7 +16,7 @@ import tenacity
 
 from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.serving.api import ClassifyRequest, ClassifyResponse, ErrorAnswer, Method, TaskList
-from fourshot.serving.clients.local import Prediction
+from fourshot.serving.clients.local import Prediction, check_texts
 
 KEY_VARIABLE = "FOURSHOT_API_KEY"
 BATCH = 64  # texts in one request
@@ -135,13 +135,9 @@ def classify_call(
 
 def predict_calls(task: str, texts: Sequence[str], method: Method | None, batch: int) -> list[Call[ClassifyResponse]]:
     """The calls that classify ``texts`` in order. Raises InputError, before any is sent, for a blank text."""
-    if isinstance(texts, str):
-        raise InputError("predict takes a list of texts, got one string. Put it in a list.")
+    check_texts(texts)
     if batch < 1:
         raise InputError(f"batch is {batch}; a request needs at least 1 text.")
-    blank = [index for index, text in enumerate(texts) if not text.strip()]
-    if blank:
-        raise InputError(f"there is nothing to classify in the texts at {blank[:5]}. Leave blank texts out.")
     return [classify_call(task, texts[first:end], method, first) for first, end in _parts(texts, batch)]
 
 

@@ -5,8 +5,7 @@ Importing this module loads neither torch nor vllm.
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -65,11 +64,7 @@ class LocalClassifier:
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """One prediction per text, in their order. Raises InputError for a blank text."""
-        if isinstance(texts, str):
-            raise InputError("predict takes a list of texts, got one string. Put it in a list.")
-        blank = [index for index, text in enumerate(texts) if not text.strip()]
-        if blank:
-            raise InputError(f"there is nothing to classify in the texts at {blank[:5]}. Leave blank texts out.")
+        check_texts(texts)
         if not texts:
             return []
         import numpy as np
@@ -89,13 +84,19 @@ class LocalClassifier:
         """Give the memory back. Idempotent."""
         self._engine.close()
 
-    def __enter__(self) -> "LocalClassifier":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raise InputError where ``texts`` is one text instead of a list, or has a blank one."""
+    if isinstance(texts, str):
+        raise InputError("predict takes a list of texts, got one string. Put it in a list.")
+    if blank := [index for index, text in enumerate(texts) if not text.strip()]:
+        raise InputError(f"there is nothing to classify in the texts at {blank[:5]}. Leave blank texts out.")
 
 
 def engine_for(num_texts: int) -> EngineKind:

@@ -6,10 +6,11 @@ import os
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
 
 from fourshot.engine.errors import FourshotError
+from fourshot.serving.fleet.supervisor import Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
+from fourshot.training.jobs.ray_jobs import cluster
 
 WAIT_S = 60.0  # for an actor's first address
 
@@ -21,13 +22,8 @@ class RayReplicas:
         """``address`` is "local", "auto" or a cluster's; ``keys`` is the text of the replicas' key file."""
         import ray
 
-        if not ray.is_initialized():
-            ray.init(
-                address=None if address == "local" else address,
-                include_dashboard=False,
-                log_to_driver=False,
-                **({"object_store_memory": 200 << 20} if address == "local" else {}),
-            )
+        self._connection = contextlib.ExitStack()
+        self._connection.enter_context(cluster(address))
         gpus, cores = ray.cluster_resources().get("GPU", 0), ray.cluster_resources().get("CPU", 1)
         share = max(1, int(cores // number))
         actor = ray.remote(_Actor).options(
@@ -56,6 +52,7 @@ class RayReplicas:
             with contextlib.suppress(self._ray.exceptions.RayError, TimeoutError):
                 self._ray.get(actor.stop.remote(), timeout=30)
             self._ray.kill(actor)
+        self._connection.close()
 
 
 class _Actor:
@@ -63,8 +60,6 @@ class _Actor:
 
     def __init__(self, settings: ServeSettings, keys: str, threads: int) -> None:
         import ray
-
-        from fourshot.serving.fleet.supervisor import Supervisor, listen, replica_settings
 
         folder = Path(tempfile.mkdtemp(prefix="fourshot-replica-"))
         file = folder / "keys.toml"
@@ -75,18 +70,17 @@ class _Actor:
         own = replica_settings(settings, host, listening, file)
         environment: dict[str, str] = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
         self._address = f"http://{host}:{own.port}"
-        self._supervisor: Any = None
-        made = threading.Event()
+        running = threading.Event()
 
         async def run() -> None:
             self._loop = asyncio.get_running_loop()
             self._supervisor = Supervisor(own, listening, folder / "serve.log", print, environment)
-            made.set()
+            running.set()
             await self._supervisor.run()
 
         self._thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
         self._thread.start()
-        made.wait(30)
+        running.wait(30)
 
     def address(self) -> str:
         return self._address

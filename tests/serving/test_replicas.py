@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from fourshot.engine.models import resolve_model
 from fourshot.serving.testing.adapters import make_adapter, task_of
@@ -14,11 +15,33 @@ TASKS = 6
 OPTIONS = ("--replicas", "2", "--ray", "local", "--kv-cache-mib", "64", "--max-loras", "2", "--max-model-len", "512")
 
 
-def test_a_replica_that_dies_takes_no_request_with_it(tmp_path: Path, tiny_model: str) -> None:
+@pytest.fixture(scope="module")
+def narrow_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two random layers with heads of a size that vLLM computes: what this test holds does not depend on answers."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("narrow")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_replica_that_dies_takes_no_request_with_it(tmp_path: Path, narrow_model: str) -> None:
     root = tmp_path / "adapters"
     for number in range(TASKS):
-        make_adapter(root, task_of(f"task-{number}"), seed=number, base=resolve_model(tiny_model))
-    with running_service(root, tmp_path / "serve.log", *OPTIONS, "--base", tiny_model) as service:
+        make_adapter(root, task_of(f"task-{number}"), seed=number, base=resolve_model(narrow_model))
+    with running_service(root, tmp_path / "serve.log", *OPTIONS, "--base", narrow_model) as service:
         wait_for(lambda: service.http.get("/metrics").text.count("fourshot_tasks{") == 2, 120)
         codes: list[int] = []
         over = threading.Event()
