@@ -4,13 +4,13 @@ Everything is computed from the adapters that lie in the folder, the base model'
 Importing this module loads neither torch nor vllm.
 """
 
-import json
 from pathlib import Path
 
 import msgspec
 
 from fourshot.engine.adapters import slot_rank
 from fourshot.engine.errors import InputError
+from fourshot.engine.files import read_json
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import ResolvedModel
 from fourshot.serving.app.registry import FolderContents
@@ -58,16 +58,16 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 def fit(settings: ServeSettings, base: ResolvedModel, contents: FolderContents, free: int | None = None) -> Fit:
     """Fill in what ``settings`` leave to be computed. Raises InputError where it cannot fit, with what would."""
-    config = json.loads((Path(base.path) / "config.json").read_text(encoding="utf-8"))
+    decoder = read_json(Path(base.path) / "config.json", _Decoder)
     free = free_bytes() if free is None else free
     base_bytes = sum(file.stat().st_size for file in Path(base.path).glob("*.safetensors"))
     ranks = [slot_rank(adapter.card.training.r) for adapter in contents.adapters]
     rank = settings.max_lora_rank or max(ranks, default=8)
-    each_bytes = adapter_bytes(config, rank)
+    each_bytes = decoder.adapter_bytes(rank)
     tasks = len(contents.tasks)
     slots = settings.max_loras or min(max(tasks, 1) + SPARE_SLOTS, MOST_SLOTS)
     room = free - base_bytes - PROCESS_BYTES - slots * each_bytes
-    kv = settings.kv_cache_bytes or _kv_bytes(config, settings.max_model_len, int(room * SHARE_FOR_KV))
+    kv = settings.kv_cache_bytes or decoder.kv_bytes(settings.max_model_len, int(room * SHARE_FOR_KV))
     room -= kv
     in_memory = settings.max_cpu_loras or max(slots, min(tasks + SPARE_ADAPTERS, room // each_bytes))
     needed = base_bytes + PROCESS_BYTES + (slots + in_memory) * each_bytes + kv
@@ -91,28 +91,32 @@ def fit(settings: ServeSettings, base: ResolvedModel, contents: FolderContents, 
     )
 
 
-def adapter_bytes(config: dict[str, object], rank: int) -> int:
-    """Of an adapter of ``rank`` on all seven projections of a decoder with this configuration."""
+class _Decoder(msgspec.Struct, frozen=True):
+    """What a checkpoint's config.json says about sizes, under its names."""
 
-    def read(name: str, otherwise: int = 0) -> int:
-        value = config.get(name)
-        return value if isinstance(value, int) else otherwise
+    hidden_size: int = 1
+    num_hidden_layers: int = 1
+    intermediate_size: int = 0
+    num_attention_heads: int = 1
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
 
-    hidden, layers, inner = read("hidden_size"), read("num_hidden_layers"), read("intermediate_size")
-    heads = read("num_attention_heads", 1)
-    size = read("head_dim", hidden // heads)
-    query, key = heads * size, read("num_key_value_heads", heads) * size
-    per_layer = (hidden + query) * 2 + (hidden + key) * 2 + (hidden + inner) * 3
-    return layers * per_layer * rank * BYTES_PER_WEIGHT
+    @property
+    def _head(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_attention_heads
 
+    @property
+    def _keys(self) -> int:
+        return (self.num_key_value_heads or self.num_attention_heads) * self._head
 
-def _kv_bytes(config: dict[str, object], max_model_len: int, room: int) -> int:
-    def read(name: str, otherwise: int) -> int:
-        value = config.get(name)
-        return value if isinstance(value, int) else otherwise
+    def adapter_bytes(self, rank: int) -> int:
+        """Of an adapter of ``rank`` on all seven projections."""
+        hidden, query = self.hidden_size, self.num_attention_heads * self._head
+        per_layer = (hidden + query) * 2 + (hidden + self._keys) * 2 + (hidden + self.intermediate_size) * 3
+        return self.num_hidden_layers * per_layer * rank * BYTES_PER_WEIGHT
 
-    heads = read("num_attention_heads", 1)
-    size = read("head_dim", read("hidden_size", 1) // heads)
-    per_token = 2 * read("num_hidden_layers", 1) * read("num_key_value_heads", heads) * size * BYTES_PER_WEIGHT
-    wanted = min(KV_REQUESTS * max_model_len * per_token, LARGEST_KV_BYTES, room)
-    return max(wanted, LEAST_KV_BYTES, 2 * max_model_len * per_token)
+    def kv_bytes(self, max_model_len: int, room: int) -> int:
+        """Of a cache that takes no more than ``room``, unless two prompts of ``max_model_len`` tokens need more."""
+        per_token = 2 * self.num_hidden_layers * self._keys * BYTES_PER_WEIGHT
+        wanted = min(KV_REQUESTS * max_model_len * per_token, LARGEST_KV_BYTES, room)
+        return max(wanted, LEAST_KV_BYTES, 2 * max_model_len * per_token)

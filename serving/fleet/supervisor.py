@@ -1,7 +1,7 @@
 """The process behind `fourshot serve`: holds the socket, starts the server, starts it again where it dies.
 
 The socket is opened once and handed down, so a client that comes while there is no server is answered by this process:
-503, with when to come back. It loads neither torch nor vllm.
+503, with the time after which to ask again. It loads neither torch nor vllm.
 """
 
 import asyncio

@@ -11,11 +11,12 @@ import msgspec
 import torch
 from safetensors.torch import save_file
 
+from fourshot.engine.files import settle, staged_folder
 from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.synthesis.prompts import Wording
 from fourshot.pipeline.tasks.types import Example, Label, Task
-from fourshot.serving.app.admission import checkpoint_shapes
+from fourshot.serving.app.admission import WEIGHTS, checkpoint_shapes
 from fourshot.training.lora.saving import content_hash
 from fourshot.training.lora.settings import LoraSettings
 
@@ -49,37 +50,37 @@ def make_adapter(
             at = f"base_model.model.{name.removesuffix('.weight')}"
             weights[f"{at}.lora_A.weight"] = torch.randn(rank, shape[1], generator=random) * shape[1] ** -0.5
             weights[f"{at}.lora_B.weight"] = torch.randn(shape[0], rank, generator=random) * size
-    making = root / f".making-{task.name}-{seed}"
-    making.mkdir(parents=True)
-    save_file({name: value.to(torch.bfloat16) for name, value in weights.items()}, making / "adapter_model.safetensors")
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": rank,
-        "lora_alpha": 32,
-        "target_modules": sorted(PROJECTIONS),
-        "bias": "none",
-        "base_model_name_or_path": base.path,
-    }
-    (making / "adapter_config.json").write_text(json.dumps(config))
-    name = f"{task.name}-{content_hash(making)}"
-    card = AdapterCard(
-        name=name,
-        task=task,
-        model_name=base.name,
-        model_revision=base.revision,
-        wording=wording,
-        training=LoraSettings(r=rank),
-        shots=tuple(shots)
-        or tuple(Example(text=f"an example of {label.name}", label=label.name) for label in task.labels),
-        real_examples=8,
-        synthetic_examples=20,
-        steps=1,
-        train_tokens=1,
-        train_s=1.0,
-    )
-    (making / CARD_FILE).write_bytes(msgspec.json.encode(card))
-    return making.rename(root / name)
+    with staged_folder(root) as staged:
+        save_file({name: value.to(torch.bfloat16) for name, value in weights.items()}, staged / WEIGHTS)
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "r": rank,
+            "lora_alpha": 32,
+            "target_modules": sorted(PROJECTIONS),
+            "bias": "none",
+            "base_model_name_or_path": base.path,
+        }
+        (staged / "adapter_config.json").write_text(json.dumps(config))
+        name = f"{task.name}-{content_hash(staged)}"
+        card = AdapterCard(
+            name=name,
+            task=task,
+            model_name=base.name,
+            model_revision=base.revision,
+            wording=wording,
+            training=LoraSettings(r=rank),
+            shots=tuple(shots)
+            or tuple(Example(text=f"an example of {label.name}", label=label.name) for label in task.labels),
+            real_examples=8,
+            synthetic_examples=20,
+            steps=1,
+            train_tokens=1,
+            train_s=1.0,
+        )
+        (staged / CARD_FILE).write_bytes(msgspec.json.encode(card))
+        settle(staged, root / name)
+    return root / name
 
 
 def config_shapes(folder: Path) -> dict[str, list[int]]:

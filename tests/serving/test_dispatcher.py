@@ -10,7 +10,7 @@ from fourshot.serving.app.dispatcher import BASE, Dispatcher
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ Answer = tuple[int, Any, dict[str, str]]
 
 
 class App:
-    """Says what it was asked; waits where it is told to."""
+    """Says what it was asked; waits until its test lets it go."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, bytes, Any]] = []
@@ -43,20 +43,26 @@ async def ask(
 ) -> Answer:
     """What comes back for one request; ``stop_sending`` never sends the last part."""
     given = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
-    waiting, told = list(parts), []
+    waiting, sent = list(parts), []
 
     async def receive() -> dict[str, Any]:
         if not waiting or (stop_sending and len(waiting) == 1):
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         body = waiting.pop(0)
         return {"type": "http.request", "body": body, "more_body": bool(waiting)}
 
     async def send(message: dict[str, Any]) -> None:
-        told.append(message)
+        sent.append(message)
 
     await guard({"type": "http", "path": path, "method": method, "headers": given}, receive, send)
-    status, body = told[0]["status"], b"".join(one.get("body", b"") for one in told[1:])
-    return status, json.loads(body), {name.decode(): value.decode() for name, value in told[0]["headers"]}
+    status, body = sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+    return status, json.loads(body), {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -185,11 +191,11 @@ def test_one_key_has_only_so_many_requests_on_their_way(file: Path) -> None:
         guard = Guard(app := App(), Limits(max_concurrent=5), Keys(file))
         app.wait.clear()
         asked = [asyncio.create_task(ask(guard, headers=bearer(few))) for _ in range(4)]
-        await asyncio.sleep(0.01)
+        await until(lambda: len(app.asked) == 2 and sum(task.done() for task in asked) == 2)
         other = asyncio.create_task(ask(guard, headers=bearer(many)))
-        await asyncio.sleep(0.01)
+        await until(lambda: len(app.asked) == 3)
         app.wait.set()
-        codes = [(await one)[0] for one in asked]
+        codes = [(await task)[0] for task in asked]
         return codes, (await other)[0], (await ask(guard, headers=bearer(few)))[0]
 
     codes, other, later = asyncio.run(run())

@@ -92,11 +92,11 @@ def test_it_asks_in_the_wording_of_the_card(
             return reference_engine.score(prompts, labels, adapter)
 
     monkeypatch.setattr("fourshot.serving.clients.local.open_engine", lambda settings: Overheard())
-    told = LocalClassifier(put(tmp_path / "adapter", card, adapters[0])).predict(TEXTS)
+    predictions = LocalClassifier(put(tmp_path / "adapter", card, adapters[0])).predict(TEXTS)
     examples = [Example(text=text, label=card.task.label_names[0]) for text in TEXTS]
     trained_on = classification_examples(card.task, examples, PromptFormat(wording=wording))
     assert asked == [example.prompt for example in trained_on]
-    assert len(told) == len(TEXTS)
+    assert len(predictions) == len(TEXTS)
 
 
 def test_another_base_model_is_refused(tmp_path: Path, card: AdapterCard) -> None:

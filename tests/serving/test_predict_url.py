@@ -48,7 +48,7 @@ def test_the_command_says_what_is_wrong(service: FakeService, capfd: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--url", "http://127.0.0.1:1", "--model", "m"], "--model is for an adapter on this machine"),
         (["--url", "http://127.0.0.1:1", "--model", "m", "--engine", "vllm"], "--model and --engine are for"),
@@ -56,6 +56,8 @@ def test_the_command_says_what_is_wrong(service: FakeService, capfd: pytest.Capt
         (["--method", "icl"], "--method is for a service (--url)"),
     ],
 )
-def test_options_of_the_other_way_are_bad_input(words: list[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_options_of_the_other_way_are_bad_input(
+    words: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["predict", "tone", "good", *words]) == 2
-    assert told in capfd.readouterr().err
+    assert message in capfd.readouterr().err

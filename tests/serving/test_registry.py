@@ -70,15 +70,15 @@ def test_what_cannot_be_served_is_refused_with_the_reason(tmp_path: Path, made: 
     replace(odd / "card.json", '"mood"', '"../mood"')
     old = copy(made, root, "old-prompts")
     replace(old / "card.json", '"prompt_version":"1"', '"prompt_version":"0"')
-    found = reasons(root)
-    assert set(found) == {path.name for path in root.iterdir()} - {"fine"}
-    assert "leads out of" in found["link-out"] and "leads out of" in found["weights-link-out"]
-    assert "pickled" in found["pickled"]
-    assert "holds no adapter" in found["empty"]
-    assert "not a card" in found["torn-card"]
-    assert "trained on SmolLM2-135M-Instruct revision 0123456789ab" in found["foreign"]
-    assert "'../mood'" in found["odd-task"]
-    assert "prompts of version 0" in found["old-prompts"]
+    refused = reasons(root)
+    assert set(refused) == {path.name for path in root.iterdir()} - {"fine"}
+    assert "leads out of" in refused["link-out"] and "leads out of" in refused["weights-link-out"]
+    assert "pickled" in refused["pickled"]
+    assert "holds no adapter" in refused["empty"]
+    assert "not a card" in refused["torn-card"]
+    assert "trained on SmolLM2-135M-Instruct revision 0123456789ab" in refused["foreign"]
+    assert "'../mood'" in refused["odd-task"]
+    assert "prompts of version 0" in refused["old-prompts"]
 
 
 def replace(file: Path, old: str, new: str) -> None:

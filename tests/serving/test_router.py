@@ -19,7 +19,7 @@ from fourshot.serving.settings import Limits
 KEY = "router-key"
 
 
-class Played:
+class FakeReplica:
     """A replica that says who it is."""
 
     def __init__(self, name: str) -> None:
@@ -27,7 +27,8 @@ class Played:
         self.asked: list[tuple[str, str, bytes]] = []
         self.answer_with = 200
         self.break_next = 0
-        self.wait_s = 0.0
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.runner: web.AppRunner | None = None
 
     async def start(self) -> str:
@@ -49,7 +50,7 @@ class Played:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
-        await asyncio.sleep(self.wait_s)
+        await self.answers.wait()
         if request.path == "/metrics":
             return web.Response(
                 text='# HELP fourshot_tasks b\nfourshot_tasks 3\nfourshot_x{task="a"} 1\nfourshot_y{} 2\n'
@@ -66,44 +67,49 @@ class Played:
 Ask = Callable[..., Awaitable[tuple[int, Any]]]
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 def routed(
-    test: Callable[[Router, list[Played], Ask], Awaitable[None]], number: int = 2, timeout_s: float = 10
+    test: Callable[[Router, list[FakeReplica], Ask], Awaitable[None]], number: int = 2, timeout_s: float = 10
 ) -> None:
-    """Run ``test`` with a router in front of played replicas."""
+    """Run ``test`` with a router in front of fake replicas."""
 
     async def run() -> None:
-        played = [Played(str(index)) for index in range(number)]
-        replicas = [Replica(index, await one.start()) for index, one in enumerate(played)]
+        fakes = [FakeReplica(str(index)) for index in range(number)]
+        replicas = [Replica(index, await one.start()) for index, one in enumerate(fakes)]
         router = Router(replicas, Limits(timeout_s=timeout_s), KEY)
         await router.open()
         watching = asyncio.create_task(router.watch())
 
         async def ask(path: str, *, body: bytes = b"{}", key: Key | None = None, query: bytes = b"") -> tuple[int, Any]:
-            told: list[dict[str, Any]] = []
+            sent: list[dict[str, Any]] = []
 
             async def receive() -> dict[str, Any]:
                 return {"type": "http.request", "body": body, "more_body": False}
 
             async def send(message: dict[str, Any]) -> None:
-                told.append(message)
+                sent.append(message)
 
             headers = [(b"authorization", b"Bearer the-client's-own"), (b"content-type", b"application/json")]
             scope = {"type": "http", "path": path, "method": "POST", "headers": headers, "query_string": query}
             await router({**scope, ACCESS: key}, receive, send)
-            answer = b"".join(one.get("body", b"") for one in told[1:])
+            answer = b"".join(message.get("body", b"") for message in sent[1:])
             try:
-                return told[0]["status"], json.loads(answer)
+                return sent[0]["status"], json.loads(answer)
             except ValueError:
-                return told[0]["status"], answer.decode()
+                return sent[0]["status"], answer.decode()
 
         try:
-            while not all(one.well for one in replicas):
-                await asyncio.sleep(0.02)
-            await test(router, played, ask)
+            await until(lambda: all(replica.well for replica in replicas))
+            await test(router, fakes, ask)
         finally:
             watching.cancel()
             await router.close()
-            for one in played:
+            for one in fakes:
                 if one.runner is not None:
                     await one.runner.cleanup()
 
@@ -111,7 +117,7 @@ def routed(
 
 
 def test_a_task_stays_with_its_replica_and_tasks_are_spread() -> None:
-    async def test(router: Router, played: list[Played], ask: Ask) -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         homes = {}
         for number in range(40):
             answers = {(await ask(f"/v1/classify/task-{number}"))[1]["by"] for _ in range(3)}
@@ -123,10 +129,13 @@ def test_a_task_stays_with_its_replica_and_tasks_are_spread() -> None:
 
 
 def test_a_busy_home_is_passed_over() -> None:
-    async def test(router: Router, played: list[Played], ask: Ask) -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         home = int((await ask("/v1/classify/popular"))[1]["by"])
-        played[home].wait_s = 0.3
-        answers = await asyncio.gather(*(ask("/v1/classify/popular") for _ in range(60)))
+        fakes[home].answers.clear()
+        asking = asyncio.gather(*(ask("/v1/classify/popular") for _ in range(60)))
+        await until(lambda: len(fakes[1 - home].asked) > 5)
+        fakes[home].answers.set()
+        answers = await asking
         by = Counter(answer["by"] for _, answer in answers)
         assert by[str(home)] > by[str(1 - home)] > 5
 
@@ -135,26 +144,26 @@ def test_a_busy_home_is_passed_over() -> None:
 
 @pytest.mark.parametrize("fault", ["breaks", "restarts"])
 def test_no_request_is_lost_with_its_replica(fault: str) -> None:
-    async def test(router: Router, played: list[Played], ask: Ask) -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         home = int((await ask("/v1/classify/a"))[1]["by"])
         if fault == "breaks":
-            played[home].break_next = 5
+            fakes[home].break_next = 5
         else:
-            played[home].answer_with = 503
+            fakes[home].answer_with = 503
         answers = await asyncio.gather(*(ask("/v1/classify/a", body=b'{"input": "x"}') for _ in range(5)))
         assert {(code, answer["by"]) for code, answer in answers} == {(200, str(1 - home))}
-        assert played[1 - home].asked[-1] == ("POST", "/v1/classify/a", b'{"input": "x"}')
+        assert fakes[1 - home].asked[-1] == ("POST", "/v1/classify/a", b'{"input": "x"}')
 
     routed(test)
 
 
 def test_where_all_are_away_it_waits_a_while_then_says_so() -> None:
-    async def test(router: Router, played: list[Played], ask: Ask) -> None:
-        for one in played:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        for one in fakes:
             assert one.runner is not None
             await one.runner.cleanup()
             one.runner = None
-        await asyncio.sleep(1.2)
+        await until(lambda: not any(replica.well for replica in router.replicas))
         assert (await ask("/health"))[0] == 503
         code, answer = await ask("/v1/classify/a")
         assert (code, answer["error"]["type"]) == (503, "no_replica")
@@ -163,7 +172,7 @@ def test_where_all_are_away_it_waits_a_while_then_says_so() -> None:
 
 
 def test_a_key_for_some_tasks_sees_and_asks_no_others() -> None:
-    async def test(router: Router, played: list[Played], ask: Ask) -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         key = Key(name="k", sha256="", tasks=("a",))
         assert (await ask("/v1/classify/b", key=key))[0] == 403
         assert (await ask("/v1/classify/a", key=key))[0] == 200
@@ -174,9 +183,9 @@ def test_a_key_for_some_tasks_sees_and_asks_no_others() -> None:
 
 
 def test_paths_and_queries_arrive_as_they_were_sent() -> None:
-    async def test(router: Router, played: list[Played], ask: Ask) -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         await ask("/v1/tasks", query=b"all=1&x=%2f")
-        assert ("POST", "/v1/tasks?all=1&x=%2f") in {one[:2] for played_one in played for one in played_one.asked}
+        assert ("POST", "/v1/tasks?all=1&x=%2f") in {one[:2] for replica in fakes for one in replica.asked}
 
     routed(test)
 
@@ -193,7 +202,7 @@ def test_metrics_say_which_replica() -> None:
         'c_total{replica="1"} 2.0',
     ]
 
-    async def test(router: Router, played: list[Played], ask: Ask) -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         text = (await ask("/metrics"))[1]
         assert text.count("# HELP fourshot_tasks b") == 1
         assert 'fourshot_tasks{replica="0"} 3' in text and 'fourshot_tasks{replica="1"} 3' in text

@@ -96,9 +96,9 @@ def probabilities(answer: httpx.Response, task: Task) -> np.ndarray:
 
 
 def test_all_adapters_of_the_folder_are_tasks(service: RunningService, cards: dict[str, AdapterCard]) -> None:
-    told = service.tasks()
-    assert {one["task"]: one["adapter"] for one in told["tasks"]} == {name: card.name for name, card in cards.items()}
-    assert told["tasks"][0]["labels"] == ["good-label", "bad-label"]
+    listed = service.tasks()
+    assert {one["task"]: one["adapter"] for one in listed["tasks"]} == {name: card.name for name, card in cards.items()}
+    assert listed["tasks"][0]["labels"] == ["good-label", "bad-label"]
 
 
 def test_adapters_differ_so_that_a_mixed_up_one_would_show(offline: dict[str, np.ndarray]) -> None:
@@ -137,10 +137,10 @@ def test_each_answers_the_same_among_others_and_the_base(
 
     alone = completed(0)
     with ThreadPoolExecutor(24) as pool:
-        said = [pool.submit(completed, number) for number in range(8)]
+        completion = [pool.submit(completed, number) for number in range(8)]
         errors = list(pool.map(asked, list(cards) * 4))
         assert max(errors) < TOLERANCE
-        assert {one.result() for one in said} == {alone}
+        assert {answer.result() for answer in completion} == {alone}
 
 
 def test_in_context_it_answers_with_the_base_and_the_shots_of_the_card(
@@ -159,7 +159,7 @@ def test_in_context_it_answers_with_the_base_and_the_shots_of_the_card(
     assert (answer.json()["method"], answer.json()["adapter"]) == ("icl", "")
 
 
-def test_times_and_counts_are_told(service: RunningService) -> None:
+def test_answers_have_times_and_counts(service: RunningService) -> None:
     answer = service.classify("task-0", {"input": TEXTS}).json()
     for one in answer["results"]:
         assert 0 <= one["queue_ms"] <= answer["total_ms"]
@@ -176,10 +176,10 @@ def test_the_openai_client_still_works(service: RunningService, cards: dict[str,
     models = [model.id for model in client.models.list()]
     assert models[0] == "SmolLM2-135M-Instruct"
     assert {card.name for card in cards.values()} <= set(models)
-    said = client.chat.completions.create(
+    completion = client.chat.completions.create(
         model=models[0], messages=[{"role": "user", "content": "Say hello."}], max_tokens=5
     )
-    assert said.choices[0].message.content
+    assert completion.choices[0].message.content
     card = cards["task-3"]
     adapted = client.completions.create(
         model=card.name, prompt=classification_prompt(card.task, TEXTS[0]), max_tokens=1, temperature=0
@@ -289,7 +289,7 @@ def test_a_request_that_cannot_be_answered_says_why(
     "body",
     [b"", b"{", b"\xff\xfe", b'{"input": "\xff"}', b"null", b"[" * 30_000, b'{"input": "\\ud800"}', b"0" * 30_000],
 )
-def test_what_is_no_request_is_told_so(service: RunningService, body: bytes) -> None:
+def test_what_is_no_request_is_refused(service: RunningService, body: bytes) -> None:
     answer = service.http.post("/v1/classify/task-0", content=body)
     assert answer.status_code in (200, 400, 413)
     assert answer.status_code != 200 or b"ud800" in body

@@ -28,20 +28,20 @@ def settings(**given: Any) -> ServeSettings:
 
 
 def test_slots_and_rank_follow_the_adapters(contents: FolderContents) -> None:
-    found = fit(settings(), resolve_model(None), contents, FREE)
-    assert (found.adapters, found.max_loras, found.max_lora_rank) == (3, 4, 16)
-    assert found.max_cpu_loras >= found.max_loras
-    assert found.needed_bytes < FREE
+    fitted = fit(settings(), resolve_model(None), contents, FREE)
+    assert (fitted.adapters, fitted.max_loras, fitted.max_lora_rank) == (3, 4, 16)
+    assert fitted.max_cpu_loras >= fitted.max_loras
+    assert fitted.needed_bytes < FREE
     # SmolLM2-135M: 30 layers, 576 and 1,536 wide, 9 heads of which 3 for keys: 4,884,480 weights at rank 16 x 2 bytes
     on_disk = (contents.adapters[0].folder / "adapter_model.safetensors").stat().st_size
-    assert found.adapter_bytes == pytest.approx(2 * on_disk, rel=0.02)
+    assert fitted.adapter_bytes == pytest.approx(2 * on_disk, rel=0.02)
 
 
 def test_what_is_given_is_kept(contents: FolderContents) -> None:
     given = settings(max_loras=7, max_cpu_loras=9, max_lora_rank=32, kv_cache_bytes=300 * MIB)
-    found = fit(given, resolve_model(None), contents, FREE)
-    assert (found.max_loras, found.max_cpu_loras, found.max_lora_rank) == (7, 9, 32)
-    assert found.kv_cache_bytes == 300 * MIB
+    fitted = fit(given, resolve_model(None), contents, FREE)
+    assert (fitted.max_loras, fitted.max_cpu_loras, fitted.max_lora_rank) == (7, 9, 32)
+    assert fitted.kv_cache_bytes == 300 * MIB
 
 
 def test_many_adapters_do_not_mean_many_slots(contents: FolderContents) -> None:
@@ -60,6 +60,6 @@ def test_what_cannot_fit_is_refused_with_what_takes_the_room(contents: FolderCon
 
 
 def test_an_empty_folder_can_be_served(tmp_path: Path) -> None:
-    found = fit(settings(), resolve_model(None), Registry(tmp_path, resolve_model(None)).read(), FREE)
-    assert (found.adapters, found.max_lora_rank) == (0, 8)
-    assert found.max_loras >= 1
+    fitted = fit(settings(), resolve_model(None), Registry(tmp_path, resolve_model(None)).read(), FREE)
+    assert (fitted.adapters, fitted.max_lora_rank) == (0, 8)
+    assert fitted.max_loras >= 1
