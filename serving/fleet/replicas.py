@@ -5,10 +5,12 @@ import contextlib
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fourshot.engine.errors import InputError
 from fourshot.engine.threads import available_cores
 from fourshot.serving.app.keys import Keys, add_key
 from fourshot.serving.fleet.router import Replica, Router
@@ -85,7 +87,7 @@ async def here(
 ) -> AsyncIterator[list[Replica]]:
     """Replicas on this machine, which share its cores; each of them is started again where it dies."""
     replicas, supervisors, running = [], [], []
-    for index in range(number):
+    for index, environment in enumerate(environments(number, os.environ, gpus(os.environ))):
         listening = listen("127.0.0.1", 0)
         own = replica_settings(settings, "127.0.0.1", listening, keys)
         supervisor = Supervisor(
@@ -93,7 +95,7 @@ async def here(
             listening,
             log.with_suffix(f".{index}.log"),
             lambda line, index=index: say(f"replica {index}: {line}"),  # type: ignore[misc]
-            {**os.environ, "OMP_NUM_THREADS": str(max(1, available_cores() // number))},
+            environment,
         )
         supervisors.append(supervisor)
         running.append(asyncio.create_task(supervisor.run()))
@@ -104,6 +106,36 @@ async def here(
         for supervisor in supervisors:
             supervisor.stop()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
+    """GPUs that vLLM may use here, as CUDA_VISIBLE_DEVICES names them; none for the CPU build of vLLM."""
+    try:
+        version("vllm")
+    except PackageNotFoundError:
+        return []
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [str(index) for index, _ in enumerate(devices.glob("nvidia[0-9]*"))]
+    return [name.strip() for name in named.split(",") if name.strip()]
+
+
+def environments(number: int, given: Mapping[str, str], gpus: Sequence[str]) -> list[dict[str, str]]:
+    """Of ``number`` replicas on this machine: its cores and its GPUs divided among them.
+
+    Raises InputError for more replicas than GPUs: vLLM takes nearly all memory of the GPUs that it sees.
+    """
+    if gpus and number > len(gpus):
+        raise InputError(
+            f"--replicas {number}: each needs a GPU, and there are {len(gpus)} here. Give at most {len(gpus)}, or use "
+            "more machines (--ray)."
+        )
+    threads, each = str(max(1, available_cores() // number)), len(gpus) // number
+    shares = [gpus[index * each : (index + 1) * each] for index in range(number)]
+    return [
+        {**given, "OMP_NUM_THREADS": threads, **({"CUDA_VISIBLE_DEVICES": ",".join(share)} if share else {})}
+        for share in shares
+    ]
 
 
 @asynccontextmanager

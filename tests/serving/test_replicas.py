@@ -7,7 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
+from fourshot.serving.fleet.replicas import environments, gpus
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import running_service, wait_for
 
@@ -35,6 +37,25 @@ def narrow_model(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     return str(folder)
+
+
+def test_replicas_on_one_machine_divide_its_gpus() -> None:
+    seen = [one["CUDA_VISIBLE_DEVICES"] for one in environments(2, {}, ["0", "1", "2", "3", "4"])]
+    assert seen == ["0,1", "2,3"]
+    assert all("CUDA_VISIBLE_DEVICES" not in one for one in environments(2, {}, []))
+    with pytest.raises(InputError, match="each needs a GPU, and there are 2 here"):
+        environments(3, {}, ["0", "GPU-8a2c"])
+
+
+def test_the_gpus_of_a_machine_are_counted_without_a_model_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr("fourshot.serving.fleet.replicas.version", lambda package: "0.32.0")
+    assert gpus({}, tmp_path) == ["0", "1"]
+    assert gpus({"CUDA_VISIBLE_DEVICES": "3, GPU-8a2c"}, tmp_path) == ["3", "GPU-8a2c"]
+    assert gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == []
 
 
 def test_a_replica_that_dies_takes_no_request_with_it(tmp_path: Path, narrow_model: str) -> None:
