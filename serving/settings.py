@@ -6,39 +6,45 @@ ENVIRONMENT = "FOURSHOT_SERVE"  # holds a `ServeSettings` as JSON for vLLM's pro
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one client may ask for. Beyond it the answer is an error that says so, never a slow collapse."""
+    """What one client may ask for. Beyond it the answer is an error that says so, never a slow collapse.
 
-    max_body_bytes: int = 1 << 20
+    The comments are the help of `fourshot serve`.
+    """
+
+    max_body_bytes: int = 1 << 20  # of a request
     max_texts: int = 256  # in one request
     max_text_chars: int = 100_000  # of one text; the prompt is cut to the card's max_text_words anyway
-    max_queue_s: float = 0.5  # work waiting for the model beyond this: rejected (429)
+    max_queue_s: float = 0.5  # work waiting for the model, in seconds, above which the answer is 429
     max_concurrent: int = 256  # requests of one key at a time; a key's own limit goes before it
-    max_connections: int = 1000
-    timeout_s: float = 60.0  # from arrival to answer
+    max_connections: int = 1000  # of all clients
+    timeout_s: float = 60.0  # from a request's arrival to its answer
     header_timeout_s: float = 10.0  # for a client to send its headers
-    body_timeout_s: float = 20.0  # and its body
-    max_header_bytes: int = 32 << 10
-    max_json_depth: int = 32
+    body_timeout_s: float = 20.0  # for a client to send its body
+    max_header_bytes: int = 32 << 10  # of a request
+    max_json_depth: int = 32  # of objects and lists in each other
     max_wait_ms: float = 250.0  # how long a text may be passed over by texts whose adapter is in a slot
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that a server needs. Zero means: computed from the adapters and the memory (`serving.app.slots`)."""
+    """Everything that a server needs. Zero means: computed from the adapters and the memory (`serving.app.slots`).
+
+    The comments are the help of `fourshot serve`.
+    """
 
     adapters: str  # folder that is watched
     base: str | None = None  # None: the embedded model
-    host: str = "127.0.0.1"
-    port: int = 8000
-    keys: str = ""  # file of API keys; empty: everybody may ask
+    host: str = "127.0.0.1"  # another address opens it to others
+    port: int = 8000  # 0: a free one
+    keys: str = ""  # API keys, made with `fourshot keys add`; without, everybody may ask
     hot: tuple[str, ...] = ()  # tasks whose adapters never leave their slot
-    max_loras: int = 0
-    max_cpu_loras: int = 0
-    max_lora_rank: int = 0
-    kv_cache_bytes: int = 0
-    max_model_len: int = 2048
-    max_num_seqs: int = 128
-    poll_s: float = 1.0  # how often the folder is looked at
-    drain_s: float = 20.0  # how long a shutdown waits for requests in flight
+    max_loras: int = 0  # adapters that may share a batch; 0: computed
+    max_cpu_loras: int = 0  # adapters kept in memory; 0: computed
+    max_lora_rank: int = 0  # largest rank that is accepted; 0: that of the adapters there are
+    kv_cache_bytes: int = 0  # 0: computed
+    max_model_len: int = 2048  # tokens of the longest prompt
+    max_num_seqs: int = 128  # texts in one batch
+    poll_s: float = 1.0  # seconds between two looks at the adapters' folder
+    drain_s: float = 20.0  # seconds that a shutdown waits for requests in flight
     limits: Limits = Limits()
     vllm_arguments: tuple[str, ...] = ()  # passed on to vLLM's server as they are
 

@@ -1,0 +1,24 @@
+"""The suites of `fourshot bench`, each a command line of its own. Loads none of them."""
+
+SUITES = {  # name -> what it measures; each is the module of that name, with _ for -, and has a `main`
+    "corpus-kills": "whether a corpus loses a row, or gets one twice, when its processes are killed",
+    "corpus-overhead": "what a corpus costs beside the engine",
+    "corpus-order": "what it gains that a corpus is made task by task",
+    "corpus-real": "a corpus of real tasks, with kills on the way, looked through",
+    "diversity": "how varied synthetic texts are, and what adapters learn from them, by how they are asked for",
+    "filter": "the in-context filter with and without the prefix cache",
+    "throughput": "texts drawn per second, beside vLLM alone, transformers, and the limit of this machine",
+    "latency": "adapters against in-context learning, each beside the limit of this machine",
+    "adapters": "1 to 1,024 adapters on one base, beside as many tasks in context",
+    "breakeven": "after how many requests an adapter has paid for itself",
+    "all": "latency, adapters, breakeven and paper, one after the other",
+    "compare": "two results of latency, or of adapters: what changed by more than noise",
+    "noise": "whether `compare` flags a slowdown that is planted, and nothing where nothing changed",
+    "against-vllm": "our load generator beside vLLM's own",
+    "docs": "no measurement: the numbers in README and docs, and the README's picture, from results",
+    "neardup": "time and memory of telling near duplicates",
+    "engine-start": "our start of vLLM beside vLLM's own",
+    "paper": "the tables and figures of the paper, from comparisons",
+    "serving": "the service under load, over its capacity, and with many adapters in a batch",
+    "training": "one LoRA training beside Hugging Face Trainer + PEFT",
+}

@@ -1,20 +1,12 @@
 """The `fourshot` command: options in, an exit code and, where something fails, one sentence out."""
 
-import argparse
 import errno
 import os
-import shlex
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from fourshot import __version__, run
+from fourshot import __version__
 
-if TYPE_CHECKING:
-    from fourshot.cli.console import Terminal
-
-DEMO_TEXT = "I paid for the same photo book twice, can I have my money back?"
 DEBUG = "FOURSHOT_DEBUG"
 
 
@@ -23,15 +15,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 1 failed, 2 bad input, 130 stopped with Ctrl-C. Raises SystemExit where argparse does: help, usage errors.
     """
-    from fourshot.cli.pipeline_parsers import read_command
-    from fourshot.cli.serving_parsers import add_commands
-
-    options = read_command(arguments, __version__, add_commands)
+    # Each declares its commands when it is imported; the help lists them in this order.
+    from fourshot.cli import runs, corpus, tasks, predict, serve, adapters, keys, machine, bench  # noqa: F401, I001
     from fourshot.cli.console import Terminal
+    from fourshot.cli.declare import read_command
 
+    options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
     with Terminal(json=options.json, quiet=options.quiet) as terminal:
         try:
-            code = _command(options.command)(options, terminal)
+            code: int = options.action(options, terminal)
             sys.stdout.flush()
         except BrokenPipeError:
             _abandon_output()  # whoever read it has gone
@@ -44,18 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"fourshot: {message}", file=sys.stderr)
             terminal.result("error", {"error": type(error).__name__, "message": message, "exit_code": code})
     return code
-
-
-def _command(name: str) -> "Callable[[argparse.Namespace, Terminal], int]":
-    if name in _COMMANDS:
-        return _COMMANDS[name]
-    from fourshot.cli import pipeline_commands as commands
-
-    if name in commands.COMMANDS:
-        return commands.COMMANDS[name]
-    from fourshot.cli.serving_commands import COMMANDS
-
-    return COMMANDS[name]
 
 
 def _abandon_output() -> None:
@@ -89,56 +69,3 @@ def _explain(error: BaseException) -> tuple[int, str]:
         f"unexpected {type(error).__name__}: {error}\nThis is a fault in fourshot, not in what you gave. "
         f"Set {DEBUG}=1 and run the command again to see where."
     )
-
-
-def _demo(options: argparse.Namespace, terminal: "Terminal") -> int:
-    from fourshot.cli.pipeline_commands import program
-    from fourshot.cli.pipeline_parsers import DEMO_FOLDER, DEMO_TASK
-    from fourshot.serving.clients.local import LocalClassifier
-
-    folder = Path(options.out or DEMO_FOLDER)
-    with terminal.progress() as on_event:
-        summary = run(DEMO_TASK, model=options.model, folder=folder, on_event=on_event)
-    with terminal.hushed(), LocalClassifier(summary.adapter_path, options.model, kind="transformers") as classifier:
-        (answer,) = classifier.predict([DEMO_TEXT])
-    terminal.result("result", {"run": summary, "text": DEMO_TEXT, "answer": answer})
-    terminal.scores(summary.table)
-    terminal.say(f"Report: {Path(summary.report_path).resolve()}")
-    terminal.say(f"Ask the new classifier: {program()} predict {shlex.quote(str(folder))} {shlex.quote(DEMO_TEXT)}")
-    terminal.say(f"{answer.label}\t{answer.probability:.3f}\t{DEMO_TEXT}")
-    return 0
-
-
-def _doctor(options: argparse.Namespace, terminal: "Terminal") -> int:
-    from fourshot.engine.doctor import examine
-
-    if options.serve:
-        from fourshot.cli.serving_commands import doctor
-
-        return doctor(options, terminal)
-    failed = 0
-    for finding in examine(options.model, options.deep):
-        failed += finding.state == "fail"
-        terminal.result("finding", finding)
-        terminal.say(f"{finding.state:<5} {finding.name:<18} {finding.found} {finding.remedy}".rstrip())
-    return 1 if failed else 0
-
-
-def _bench(options: argparse.Namespace, terminal: "Terminal") -> int:
-    from importlib import import_module
-
-    from fourshot.bench.core.suite import run_suite
-
-    suite = import_module(f"fourshot.bench.suites.{options.suite.replace('-', '_')}")
-    if hasattr(suite, "SUITE"):
-        return run_suite(options.suite, options.arguments)
-    sys.argv = [f"fourshot bench {options.suite}", *options.arguments]
-    suite.main()
-    return 0
-
-
-_COMMANDS: dict[str, "Callable[[argparse.Namespace, Terminal], int]"] = {
-    "demo": _demo,
-    "doctor": _doctor,
-    "bench": _bench,
-}

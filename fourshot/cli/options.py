@@ -1,10 +1,9 @@
 """`RunSettings` from what a user gives: a preset, a settings file, ``--set key=value``, and options, in this order.
 
-Options carry no defaults of their own: types, choices and defaults are read off `RunSettings`.
+Options carry no defaults of their own: types, choices, defaults and help are read off `RunSettings`.
 Importing this module loads neither torch nor vllm.
 """
 
-import argparse
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 import msgspec
 
+from fourshot.cli.declare import Argument, Options, argument, setting
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.earlier_names import EARLIER_NAMES
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
@@ -23,78 +23,53 @@ class Option(NamedTuple):
 
     flag: str
     key: str  # of the setting, dotted
-    help: str
-    metavar: str | None = None
+    metavar: str = "N"
     spelled: Mapping[str, str] = {}  # what the option says -> the setting's value, where they differ
 
 
 OPTIONS = (
-    Option("--shots", "k", "real examples per class to start from", "K"),
-    Option("--seed", "seed", "draws the shots, the texts and the batches", "S"),
-    Option("--per-class", "generate.per_class", "synthetic texts to keep per class", "N"),
-    Option(
-        "--candidates-per-draw", "generate.keep_likelier_of", "completions per draw, of which the likelier is taken"
-    ),
-    Option("--annotator", "annotate.annotator", "who re-labels the synthetic texts"),
-    Option("--confidence", "annotate.confidence", "least probability of the intended label, 0 to 1", "P"),
-    Option("--loss", "train.loss", "train on the label only, or on the full text", spelled={"full": "text"}),
-    Option("--allow-short", "allow_short", "go on with what there is where a class stalls below N"),
-    Option("--allow-fewer-shots", "allow_fewer_shots", "go on where a class has fewer than K examples"),
-    Option("--test-limit", "test_limit", "test texts to measure on, 0 for all", "N"),
+    Option("--shots", "k", "K"),
+    Option("--seed", "seed", "S"),
+    Option("--per-class", "generate.per_class"),
+    Option("--candidates-per-draw", "generate.keep_likelier_of"),
+    Option("--annotator", "annotate.annotator"),
+    Option("--confidence", "annotate.confidence", "P"),
+    Option("--loss", "train.loss", spelled={"full": "text"}),
+    Option("--allow-short", "allow_short"),
+    Option("--allow-fewer-shots", "allow_fewer_shots"),
+    Option("--test-limit", "test_limit"),
 )
 
 
-def add_options(parser: argparse.ArgumentParser, without: Sequence[str] = (), preset: str = "default") -> None:
-    """Add an option for every entry of `OPTIONS` but those named in ``without``, and the ways to set the rest.
+def settings_options(without: Sequence[str] = (), preset: str = "default") -> list[Argument]:
+    """An option for every entry of `OPTIONS` but those named in ``without``, and the ways to set the rest.
 
     ``preset``: what settings start from unless the user says otherwise.
     """
-    group = parser.add_argument_group("settings")
-    group.add_argument(
-        "--preset", choices=list(PRESETS), default=preset, help="what all settings start from (default: %(default)s)"
-    )
-    group.add_argument("--settings", metavar="FILE", help="TOML file with settings, over the preset")
-    group.add_argument(
-        "--set", dest="sets", metavar="KEY=VALUE", action="append", default=[], help="any setting: --set train.r=16"
-    )
-    defaults = dict(flat(msgspec.to_builtins(PRESETS[preset])))
-    for option in OPTIONS:
-        if option.flag in without:
-            continue
-        kind = _type_of(option.key)
-        back = {value: said for said, value in option.spelled.items()}
-        default = defaults[option.key]
-        if kind is bool:
-            group.add_argument(option.flag, dest=option.key, action="store_const", const=True, help=option.help)
-            continue
-        choices = list(get_args(kind)) if get_origin(kind) is Literal else None
-        group.add_argument(
-            option.flag,
-            dest=option.key,
-            type=type(choices[0]) if choices else kind,
-            choices=[back.get(choice, choice) for choice in choices] if choices else None,
-            metavar=option.metavar,
-            help=f"{option.help} (default: {back.get(default, default)})",
-        )
+    listed = [
+        argument("--preset", None, "what all settings start from", choices=list(PRESETS), default=preset),
+        argument("--settings", "FILE", "TOML file with settings, over the preset"),
+        argument("--set", "KEY=VALUE", "any setting: --set train.r=16", dest="sets", action="append", default=[]),
+    ]
+    for flag, key, metavar, spelled in OPTIONS:
+        if flag not in without:
+            listed.append(setting(PRESETS[preset], key, metavar, flag, spelled))
+    return [option._replace(heading="settings") for option in listed]
 
 
-def settings_of(arguments: argparse.Namespace) -> RunSettings:
-    """The settings that parsed ``arguments`` say. Raises `InputError` that names the file or option at fault."""
-    given = {key: value for key, value in vars(arguments).items() if value is not None}
-    settings = PRESETS[given["preset"]]
-    if file := given.get("settings"):
-        settings = with_file(settings, Path(file))
-    for assignment in given["sets"]:
+def settings_of(options: Options) -> RunSettings:
+    """The settings that parsed ``options`` say. Raises `InputError` that names the file or option at fault."""
+    settings = PRESETS[options.preset]
+    if options.settings:
+        settings = with_file(settings, Path(options.settings))
+    for assignment in options.sets:
         key, sign, value = assignment.partition("=")
         if not sign:
             raise InputError(f"--set {assignment}: expected KEY=VALUE, such as train.r=16.")
         settings = with_values(settings, _nested(key.strip(), _toml_value(value.strip())), f"--set {assignment}")
-    for option in OPTIONS:
-        if option.key in given:
-            value = given[option.key]
-            settings = with_values(
-                settings, _nested(option.key, option.spelled.get(value, value)), f"{option.flag} {value}"
-            )
+    for flag, key, _, spelled in OPTIONS:
+        if (value := getattr(options, key, None)) is not None:
+            settings = with_values(settings, _nested(key, spelled.get(value, value)), f"{flag} {value}")
     return settings
 
 
@@ -150,19 +125,11 @@ def _allowed(place: str) -> str:
 
 
 def _near(key: str) -> str:
-    every = [name for name, _ in flat(msgspec.to_builtins(PRESETS["default"]))]
-    last = key.rpartition(".")[2]
-    near = [name for name in every if name.rpartition(".")[2] == last]
-    near = near or difflib.get_close_matches(key, every, n=1, cutoff=0.8)
-    near = near or [
-        name
-        for part in difflib.get_close_matches(last, [name.rpartition(".")[2] for name in every], n=1)
-        for name in every
-        if name.rpartition(".")[2] == part
-    ]
+    last_of = {name: name.rpartition(".")[2] for name, _ in flat(msgspec.to_builtins(PRESETS["default"]))}
+    near = difflib.get_close_matches(key.rpartition(".")[2], last_of.values(), n=1)
     if near:
-        return f"Did you mean {' or '.join(repr(name) for name in near)}?"
-    return f"Settings are {', '.join(every)}."
+        return f"Did you mean {' or '.join(repr(name) for name, last in last_of.items() if last == near[0])}?"
+    return f"Settings are {', '.join(last_of)}."
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from fourshot.pipeline.corpus.rows import Format
 
 
 class CorpusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a corpus is written and who makes it."""
+    """How a corpus is written, and where its engines run. The comments are the help of `fourshot corpus`."""
 
-    format: Format = "jsonl"
+    format: Format = "jsonl"  # of its files
     licence: str = "unknown"  # for the data card; the user knows what the base model's licence says of its output
-    adapters: str = ""  # folder of trained adapters, for the annotator of that name
+    adapters: str = ""  # trained ones, for --annotator adapters
     rows_per_shard: int = 10_000
     shard_s: float = 30.0  # a smaller shard is written after this time: more would be lost by a kill
-    ray: str = ""  # "local", "auto" or a cluster's address; "" is one engine on this machine
+    ray: str = ""  # an engine on each device of a Ray cluster: 'local', 'auto' or a cluster's address; "": one, here
 
     def __post_init__(self) -> None:
         if self.rows_per_shard < 1 or self.shard_s < 0:

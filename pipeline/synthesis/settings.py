@@ -1,5 +1,7 @@
 """Everything that can be set about a run, in one place: the command line, the file and the API share it.
 
+The comments behind the fields are the help of the options for them.
+
 Importing this module loads neither torch nor vllm.
 """
 
@@ -19,9 +21,9 @@ from fourshot.training.lora.settings import LoraSettings
 class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many texts, and how they are drawn."""
 
-    per_class: int = 50  # N: synthetic texts to keep per class
+    per_class: int = 50  # synthetic texts to keep per class
     draws_per_round: int = 64  # candidates per class and round, for classes that still need some
-    keep_likelier_of: Literal[1, 2] = 1  # completions per candidate, of which the likelier is taken (docs/design.md)
+    keep_likelier_of: Literal[1, 2] = 1  # completions per draw, of which the likelier is taken
     # Per class; one that has drawn this many without reaching N has stalled. 0: as many as N needs at min_acceptance.
     max_candidates: int = 640
     min_acceptance: float = 0.02  # a class below this after two rounds has stalled
@@ -71,14 +73,14 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     folds, and the adapter that did not see a fold reads it. icl: the base model, shown the shots. none: nobody.
     """
 
-    annotator: Literal["adapters", "icl", "none"] = "adapters"
+    annotator: Literal["adapters", "icl", "none"] = "adapters"  # who re-labels the synthetic texts
     num_adapters: int = 3  # trained on the shots alone; 0 leaves the folds to decide
     wordings: tuple[Wording, ...] = ("task", "bare", "answer")
     folds: int = 2  # 0: no adapters but those of the shots, and no pool
     fold_weight: float = 0.5  # what a fold adapter's log-probability counts, where the mean of the others counts 1
     fold_epochs: float = 2.0  # what is learnt later is which labels are wrong, by heart
     pool_per_class: int = 80  # well-formed candidates that the fold adapters are trained on
-    confidence: float = 0.0  # least probability of the intended label
+    confidence: float = 0.0  # least probability of the intended label, 0 to 1
     calibration: Literal["none", "contextual", "batch"] = "none"
 
     def __post_init__(self) -> None:
@@ -106,7 +108,7 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One run: from shots to a measured adapter."""
 
-    k: int = 4  # shots per class
+    k: int = 4  # real examples per class to start from
     seed: int = 0  # draws the shots, the texts and the batches
     sampling: SamplingSettings = SamplingSettings()
     generate: GenerateSettings = GenerateSettings()
@@ -117,9 +119,9 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     wording: Wording = "task"  # of the classifier's prompt, in training and serving; "bare" leaves out the instruction
     shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
     max_text_words: int = MAX_TEXT_WORDS  # longer texts are cut, the same in training and serving
-    test_limit: int = 0  # test texts to measure on; 0 means all
+    test_limit: int = 0  # test texts to measure on, 0 for all
     allow_short: bool = False  # go on with what there is where a class stalls below N
-    allow_fewer_shots: bool = False
+    allow_fewer_shots: bool = False  # go on where a class has fewer than k examples
 
 
 PRESETS: dict[str, RunSettings] = {

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fourshot.bench.core.options import read_options
+from fourshot.bench.suites import SUITES as BENCH_SUITES
 from fourshot.bench.suites.all import SUITES, command
-from fourshot.cli.pipeline_parsers import BENCH_SUITES
 
 
 @pytest.mark.parametrize("suite", SUITES)

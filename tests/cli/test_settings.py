@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from fourshot.cli.declare import read_command
 from fourshot.cli.options import OPTIONS, settings_of
-from fourshot.cli.pipeline_parsers import choose_methods, read_command, read_seeds
+from fourshot.cli.runs import choose_methods, read_seeds
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 
-DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
+DOCS = Path(__file__).parent.parent.parent / "docs" / "cli.md"
 
 
 def settings(*words: str) -> RunSettings:

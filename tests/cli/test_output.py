@@ -7,7 +7,8 @@ import os
 import pytest
 from rich.console import Console
 
-from fourshot.cli.console import Bars, Lines, Terminal, span
+from fourshot.cli.console import Terminal
+from fourshot.cli.progress import Bars, Lines, span
 from fourshot.pipeline.events import Event
 
 

@@ -13,7 +13,7 @@ import pytest
 import fourshot
 from fourshot.cli import main as cli
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 SHOTS = [{"text": f"{label} text number {i}", "label": label} for label in ("good", "bad") for i in range(4)]
 TASK = """
 name = "opinions"

@@ -8,7 +8,7 @@ import pytest
 
 import fourshot
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_importing_loads_nothing_but_the_standard_library() -> None:

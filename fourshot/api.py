@@ -1,0 +1,129 @@
+"""The public functions of fourshot. `fourshot` hands them out on first use, since this module loads the rooms."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fourshot.pipeline.corpus.run import make_corpus
+from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.summary import CorpusSummary
+from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.runs import compare as comparing
+from fourshot.pipeline.runs.experiment import Stage
+from fourshot.pipeline.runs.many import TaskOutcome, load_tasks, train_tasks
+from fourshot.pipeline.runs.run import RunSummary, run_task
+from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Task
+from fourshot.training.jobs.jobs import Placement
+
+
+def default_folder(task: str, preset: str = "default", seed: int = 0) -> Path:
+    """Where the run of a task lies unless the user names a folder; "tasks" stands for the trainings of many tasks."""
+    return Path("runs") / task / f"{preset}-seed{seed}"
+
+
+def run(
+    task: Task | str | Path,
+    *,
+    model: str | None = None,
+    settings: RunSettings | None = None,
+    folder: str | Path | None = None,
+    on_event: OnEvent | None = None,
+    until: Stage | None = None,
+    ray: str = "",
+    gpus_per_job: int = 1,
+    merge: bool = False,
+) -> RunSummary:
+    """From shots to a measured classifier; a folder with a part of the same run in it is continued.
+
+    ``task`` is a `Task`, a name such as "sst2", or a task file. ``model`` is a Hugging Face id or a folder, None the
+    embedded one. ``folder`` defaults to runs/<task>/default-seed<seed>. ``until`` stops after a stage.
+    ``ray`` is "local", "auto" or the address of the Ray cluster that trains; empty trains in this process tree.
+    ``gpus_per_job`` GPUs share each training. ``merge`` writes base and adapter as one checkpoint, too. Raises
+    `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError` for another run's folder.
+    """
+    task = load_task(task) if isinstance(task, str | Path) else task
+    settings = settings or RunSettings()
+    folder = Path(folder or default_folder(task.name, seed=settings.seed))
+    return run_task(
+        task, model, settings, folder, on_event or ignore, until, Placement(ray=ray, gpus_per_job=gpus_per_job), merge
+    )
+
+
+def compare(
+    task: Task | str | Path,
+    methods: Sequence[str] = (),
+    *,
+    seeds: Sequence[int] = (0,),
+    model: str | None = None,
+    settings: RunSettings | None = None,
+    folder: str | Path | None = None,
+    on_event: OnEvent | None = None,
+    ray: str = "",
+    gpus_per_job: int = 1,
+) -> comparing.Comparison:
+    """Measure ``methods`` on one task, each seed with shots of its own.
+
+    ``methods`` are keys of `METHODS`; none means `DEFAULT_METHODS`. The other arguments are those
+    of `run`; ``folder`` defaults to runs/<task>/compare.
+    """
+    task = load_task(task) if isinstance(task, str | Path) else task
+    return comparing.compare(
+        task,
+        model,
+        settings or RunSettings(),
+        methods or comparing.DEFAULT_METHODS,
+        seeds,
+        Path(folder or f"runs/{task.name}/compare"),
+        on_event or ignore,
+        Placement(ray=ray, gpus_per_job=gpus_per_job),
+    )
+
+
+def train(
+    tasks: Sequence[str | Path],
+    *,
+    model: str | None = None,
+    settings: RunSettings | None = None,
+    folder: str | Path | None = None,
+    on_event: OnEvent | None = None,
+    ray: str = "",
+    gpus_per_job: int = 1,
+) -> list[TaskOutcome]:
+    """One adapter for each of many tasks: names, task files, or folders of them. Nothing is measured.
+
+    A task that fails is an outcome like the others, in the order given; finished ones are kept, so the same call goes
+    on where one was stopped. The other arguments are those of `run`; ``folder`` defaults to
+    runs/tasks/default-seed<seed>. Raises `InputError` where a path stands for no task, or two tasks have the same name.
+    """
+    settings = settings or RunSettings()
+    folder = Path(folder or default_folder("tasks", seed=settings.seed))
+    placement = Placement(ray=ray, gpus_per_job=gpus_per_job)
+    return train_tasks(load_tasks(tasks), model, settings, folder, on_event or ignore, placement)
+
+
+def corpus(
+    tasks: Sequence[str | Path],
+    folder: str | Path,
+    *,
+    data: str | Path | None = None,
+    model: str | None = None,
+    settings: RunSettings | None = None,
+    corpus_settings: CorpusSettings | None = None,
+    on_event: OnEvent | None = None,
+) -> CorpusSummary:
+    """Many texts for each class of many tasks, generated and filtered, in a ``folder`` that `datasets` can load.
+
+    ``tasks`` as for `train`. ``data``: a folder for each task, named as it, in place of its own data. ``settings``
+    default to ``PRESETS["corpus"]``; ``corpus_settings`` say how it is written and where engines run. The same call
+    goes on where one was stopped. Raises `InputError` for bad input, `ShortRunError` where a class stalls,
+    `RunFolderError` for a folder that holds something else.
+    """
+    return make_corpus(
+        load_tasks(tasks, data),
+        model,
+        Path(folder),
+        settings or PRESETS["corpus"],
+        corpus_settings or CorpusSettings(),
+        on_event or ignore,
+    )

@@ -1,0 +1,101 @@
+"""`adapters list`, `add`, `remove`, `pin` and `unpin`: the folder that a server watches."""
+
+import time
+from pathlib import Path
+
+from fourshot.cli.console import Terminal
+from fourshot.cli.declare import Options, argument, command, flag
+
+FOLDER = (
+    argument("--adapters", "FOLDER", "the folder that a server watches", type=Path, required=True),
+    argument("--base", "MODEL", "its base model (default: the embedded one)"),
+)
+HEADINGS = ("task", "adapter", "answers", "accuracy", "made", "folder")
+
+
+@command("adapters list", *FOLDER)
+def list_adapters(options: Options, terminal: Terminal) -> int:
+    """What is there, what answers, what is refused and why."""
+    from fourshot.engine.models import resolve_model
+    from fourshot.serving.app.registry import IN_CONTEXT, Registry
+
+    contents = Registry(options.adapters, resolve_model(options.base)).read()
+    rows = []
+    for task in contents.tasks:
+        for place, adapter in enumerate(contents.versions(task)):
+            answers = "pinned" if contents.pins.get(task) == adapter.name else "" if place else "yes"
+            accuracy = f"{100 * adapter.card.scores.accuracy:.1f}" if adapter.card.scores else ""
+            made = time.strftime("%Y-%m-%d %H:%M", time.localtime(adapter.written_at))
+            rows.append((task, adapter.name, answers, accuracy, made, str(adapter.folder)))
+    rows += [(t, "", "in context", "", "", f"{t}{IN_CONTEXT}") for t in contents.in_context if t not in contents.tasks]
+    documents = [dict(zip(HEADINGS, row, strict=True)) for row in rows]
+    terminal.result("result", {"adapters": documents, "refused": contents.refused})
+    if rows:
+        terminal.table(documents)
+    for fault in contents.refused:
+        terminal.say(f"refused: {fault.path}: {fault.reason}")
+    if not rows and not contents.refused:
+        terminal.say(f"{options.adapters} holds no adapter. Add one: fourshot adapters add ADAPTER --adapters FOLDER")
+    return 0
+
+
+@command(
+    "adapters add",
+    argument("source", "ADAPTER", "an adapter's folder, or that of a finished run"),
+    *FOLDER,
+    flag("--in-context", "ADAPTER is a task without one: answer in context with its examples until it has one"),
+    argument("--data", "FOLDER", "with --in-context: the task's train and test files"),
+    argument("--shots", "K", "with --in-context", type=int, default=4),
+    argument("--seed", "SEED", "with --in-context: draws the examples", type=int, default=0),
+)
+def add(options: Options, terminal: Terminal) -> int:
+    """Copy an adapter there, whole or not at all."""
+    from fourshot.pipeline.tasks.task_file import load_task
+    from fourshot.serving.app.adapters_folder import add_adapter, add_in_context
+
+    root = options.adapters
+    if options.in_context:
+        task = load_task(options.source, options.data)
+        file = add_in_context(root, task, options.shots, options.seed)
+        terminal.result("result", {"task": task.name, "file": file})
+        terminal.say(f"{task.name}: answered in context by whoever serves {root}, until it has an adapter.")
+        return 0
+    card, is_new = add_adapter(root, options.source)
+    if not is_new:
+        terminal.say(f"{card.name} is there already.")
+    terminal.result("result", {"adapter": card.name, "task": card.task.name, "folder": root / card.name})
+    terminal.say(f"{card.task.name}: {card.name} is in {root}. A running server answers with it within seconds.")
+    return 0
+
+
+@command("adapters remove", argument("name", "NAME", "of the adapter, as `list` shows it"), *FOLDER)
+def remove(options: Options, terminal: Terminal) -> int:
+    """Take an adapter away."""
+    from fourshot.serving.app import adapters_folder
+
+    folders = adapters_folder.remove(options.adapters, options.name, options.base)
+    terminal.result("result", {"removed": options.name, "folders": folders})
+    terminal.say(f"{options.name} is gone.")
+    return 0
+
+
+@command("adapters pin", argument("name", "NAME", "of the adapter"), *FOLDER)
+def pin(options: Options, terminal: Terminal) -> int:
+    """Have a task answered by one version, whatever else comes."""
+    from fourshot.serving.app import adapters_folder
+
+    task = adapters_folder.pin(options.adapters, options.name, options.base)
+    terminal.result("result", {"task": task, "adapter": options.name})
+    terminal.say(f"{task} is answered by {options.name} until it is unpinned.")
+    return 0
+
+
+@command("adapters unpin", argument("task", "TASK", "that was pinned"), *FOLDER)
+def unpin(options: Options, terminal: Terminal) -> int:
+    """Have a task answered by its newest version again."""
+    from fourshot.serving.app import adapters_folder
+
+    adapters_folder.unpin(options.adapters, options.task)
+    terminal.result("result", {"task": options.task})
+    terminal.say(f"{options.task} is answered by its newest version.")
+    return 0

@@ -1,0 +1,64 @@
+"""`corpus`: many texts for many tasks."""
+
+import msgspec
+
+from fourshot.cli.console import Terminal, exit_code
+from fourshot.cli.declare import MODEL, Options, argument, command, given, setting
+from fourshot.cli.options import settings_of, settings_options
+from fourshot.pipeline.corpus.settings import CorpusSettings
+
+DEFAULTS = CorpusSettings()
+CLASSES = {  # key of `ClassOutcome` -> heading
+    "task": "task",
+    "label": "label",
+    "state": "state",
+    "kept": "kept",
+    "drawn": "drawn",
+    "acceptance": "accepted",
+    "rejected": "rejected",
+    "faults": "errors",
+    "message": "why",
+}
+
+
+@command(
+    "corpus",
+    argument("--tasks", "PATH", "names, task files, or folders of them", nargs="+", required=True),
+    argument("--data", "FOLDER", "a folder for each task, named as it, in place of its own data"),
+    MODEL,
+    argument("--out", "FOLDER", "of the data set; one in use is continued", required=True),
+    setting(DEFAULTS, "format"),
+    setting(DEFAULTS, "adapters", "FOLDER"),
+    setting(DEFAULTS, "ray", "WHERE"),
+    setting(DEFAULTS, "licence", "LICENCE"),
+    *settings_options(without=["--loss", "--test-limit"], preset="corpus"),  # nothing is trained or measured
+)
+def corpus(options: Options, terminal: Terminal) -> int:
+    """Write many texts for many tasks, as a data set."""
+    from fourshot import api
+    from fourshot.cli.progress import rate, span
+
+    with terminal.progress() as on_event:
+        summary = api.corpus(
+            options.tasks,
+            options.out,
+            data=options.data,
+            model=options.model,
+            settings=settings_of(options),
+            corpus_settings=CorpusSettings(**given(options, CorpusSettings)),
+            on_event=on_event,
+        )
+    terminal.result("result", summary)
+    rows = [msgspec.to_builtins(outcome) for outcome in summary.classes]
+    for row in rows:
+        row["rejected"] = ", ".join(f"{reason} {count}" for reason, count in row["rejected"].items())
+    terminal.table(rows, CLASSES)
+    rates = summary.rates
+    if rates.seconds:
+        cached = f", {rates.cached_share:.0%} of prompt tokens cached" if rates.cached_share is not None else ""
+        terminal.say(
+            f"{span(rates.seconds)}: {rate(rates.rows_per_s)} texts/s kept, "
+            f"{rate(rates.output_tokens_per_s)} tokens/s{cached}"
+        )
+    terminal.say(f"{summary.rows} texts in {summary.folder}; README.md there says what they are.")
+    return max((exit_code(outcome.error) for outcome in summary.classes if outcome.error), default=0)

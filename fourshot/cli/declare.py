@@ -1,0 +1,184 @@
+"""How a command is declared: beside its action, as its words, its help and its arguments.
+
+Importing this module loads the standard library and msgspec alone.
+"""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from fourshot.cli.console import Terminal
+
+Options = argparse.Namespace
+Action = Callable[[Options, Terminal], int]  # returns the exit code
+GROUPS = {  # first word of the commands that have two -> what they are about
+    "tasks": "List, make and check tasks.",
+    "adapters": "What a server answers with: the adapters' folder.",
+    "keys": "API keys of a server.",
+}
+
+
+class Argument(NamedTuple):
+    """What `ArgumentParser.add_argument` takes, and the heading that it stands under in the help."""
+
+    name: str
+    settings: dict[str, Any]
+    heading: str = ""
+
+
+class Command(NamedTuple):
+    """One command; its name is the last of ``words``."""
+
+    words: str
+    about: str
+    arguments: tuple[Argument, ...]
+    defaults: dict[str, Any]  # what the action finds in its options without being asked for
+    parser: Mapping[str, Any]  # more for `add_parser`
+
+
+COMMANDS: list[Command] = []  # in the order of the help
+
+
+def argument(name: str, metavar: str | None, help_text: str, **settings: Any) -> Argument:
+    """An argument as argparse knows it; a default is told."""
+    told = " (default: %(default)s)" if settings.get("default") else ""
+    return Argument(name, {"metavar": metavar, "help": help_text + told, **settings})
+
+
+def flag(name: str, help_text: str) -> Argument:
+    """An option without a value."""
+    return Argument(name, {"action": "store_true", "help": help_text})
+
+
+MODEL = argument("--model", "MODEL", "base model: a Hugging Face id or a folder (default: the embedded one)")
+
+
+def command(
+    words: str, *arguments: Argument, about: str = "", parser: Mapping[str, Any] | None = None, **defaults: Any
+) -> Callable[[Action], Action]:
+    """Make the function below a command, with what every command has. It may stand for several.
+
+    ``about`` is the first line of its docstring unless it is given. ``parser``: more for `add_parser`.
+    """
+    every = (flag("--json", "JSON Lines on standard output, and nothing else there"), flag("--quiet", "no progress"))
+
+    def add(action: Action) -> Action:
+        text = about or (action.__doc__ or "").partition("\n")[0]
+        COMMANDS.append(Command(words, text, (*every, *arguments), defaults | {"action": action}, parser or {}))
+        return action
+
+    return add
+
+
+def setting(
+    defaults: msgspec.Struct,
+    key: str,
+    metavar: str = "N",
+    option: str = "",
+    spelled: Mapping[str, str] = MappingProxyType({}),
+) -> Argument:
+    """An option for a field of ``defaults``: its type, its default and what the comment behind it says.
+
+    ``key`` is dotted where the field is in a struct in it. The option keeps it as its name; its value is None where it
+    is not given. ``spelled``: what the option says -> the value that it means, where they differ.
+    """
+    *path, name = key.split(".")
+    for step in path:
+        defaults = getattr(defaults, step)
+    default, kind = getattr(defaults, name), get_type_hints(type(defaults))[name]
+    more = {"dest": key, "help": _comments(type(defaults))[name]}
+    option = option or f"--{name.replace('_', '-')}"
+    if kind is bool:
+        return Argument(option, {"action": "store_const", "const": True, **more})
+    words = {value: word for word, value in spelled.items()}
+    if default != "":
+        more["help"] += f" (default: {words.get(default, default)})"
+    if get_origin(kind) is Literal:
+        choices = [words.get(value, value) for value in get_args(kind)]
+        return Argument(option, {"type": type(choices[0]), "choices": choices, **more})
+    return Argument(option, {"type": kind, "metavar": metavar, **more})
+
+
+@cache
+def _comments(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """What is said behind each field of ``struct``, where its file has it."""
+    source = Path(str(sys.modules[struct.__module__].__file__)).read_text(encoding="utf-8")
+    body = source.partition(f"\nclass {struct.__name__}(")[2].partition("\n\n\n")[0]
+    return dict(re.findall(r"^    (\w+): .*?  # (.+)$", body, re.MULTILINE))
+
+
+def given(options: Options, struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """Those fields of ``struct`` that ``options`` name: the others keep their defaults."""
+    values = vars(options)
+    return {name: values[name] for name in struct.__struct_fields__ if values.get(name) is not None}
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The names of a comma-separated list."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def read_command(words: Sequence[str], version: str) -> Options:
+    """The parsed command line; ``action`` does what it asks for. Raises SystemExit for help and usage errors."""
+    parser = _parser(version)
+    options, rest = parser.parse_known_args(words or ["--help"])
+    if hasattr(options, "texts"):  # argparse takes no more positional arguments after an option
+        options.texts += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
+    if rest:
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
+
+
+def _parser(version: str) -> argparse.ArgumentParser:
+    parser = Parser(prog="fourshot", description="Four labelled examples per class in, a LoRA text classifier out.")
+    parser.add_argument("--version", action="version", version=f"fourshot {version}")
+    places = {"": parser.add_subparsers(metavar="COMMAND", required=True)}
+    for declared in COMMANDS:
+        group, _, name = declared.words.rpartition(" ")
+        if group not in places:
+            parent = places[""].add_parser(group, help=_clause(GROUPS[group]), description=GROUPS[group])
+            places[group] = parent.add_subparsers(metavar="COMMAND", required=True)
+        about = declared.about
+        added = places[group].add_parser(name, help=_clause(about), description=about, **declared.parser)
+        headings: dict[str, Any] = {"": added}
+        for name, settings, heading in declared.arguments:
+            if heading not in headings:
+                headings[heading] = added.add_argument_group(heading)
+            headings[heading].add_argument(name, **settings)
+        added.set_defaults(parser=added, **declared.defaults)
+    return parser
+
+
+def _clause(sentence: str) -> str:
+    return (sentence[0].lower() + sentence[1:]).removesuffix(".")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors name what was probably meant. Python 3.14 has the like as ``suggest_on_error``."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message with near matches and where to read on; exit with 2."""
+        options = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        near = [
+            match
+            for word in re.findall(r"(?<![\w-])--[\w-]+", message.partition("unrecognized arguments: ")[2])
+            for match in difflib.get_close_matches(word, options, n=2, cutoff=0.5)
+        ]
+        if wrong := re.match(r"argument ([^:]+): invalid choice: '([^']*)'", message):
+            at = [action for action in self._actions if wrong[1] in (action.metavar, "/".join(action.option_strings))]
+            choices = [str(choice) for action in at for choice in action.choices or ()]
+            near += difflib.get_close_matches(wrong[2], choices, n=2, cutoff=0.5)
+        hint = f". Did you mean {' or '.join(near)}?" if near else ""
+        self.exit(2, f"{self.prog}: {message}{hint}\nSee {self.prog} --help.\n")

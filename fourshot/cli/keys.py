@@ -1,0 +1,55 @@
+"""`keys add`, `remove` and `list`: who may ask a server."""
+
+from pathlib import Path
+
+from fourshot.cli.console import Terminal
+from fourshot.cli.declare import Options, argument, command, names_in
+
+FILE = argument("file", "FILE", "the key file", type=Path)
+NAME = argument("--name", "NAME", "whose it is", required=True)
+TASKS_HELP = "comma-separated: the only ones it may ask (default: all, and vLLM's routes)"
+
+
+@command(
+    "keys add",
+    argument("file", "FILE", "the key file; made where there is none", type=Path),
+    NAME,
+    argument("--tasks", "TASKS", TASKS_HELP, type=names_in, default=()),
+    argument("--max-concurrent", "N", "requests at a time", type=int, default=0),
+)
+def add(options: Options, terminal: Terminal) -> int:
+    """Make a key; it is shown once."""
+    from fourshot.serving.app.keys import add_key
+
+    secret = add_key(options.file, options.name, options.tasks, options.max_concurrent)
+    terminal.result("result", {"name": options.name, "key": secret})
+    terminal.say(f"{secret}\nThis is the only time it is shown; {options.file} holds its hash.")
+    return 0
+
+
+@command("keys remove", FILE, NAME)
+def remove(options: Options, terminal: Terminal) -> int:
+    """Take a key away; a running server notices."""
+    from fourshot.serving.app.keys import remove_key
+
+    remove_key(options.file, options.name)
+    terminal.result("result", {"name": options.name})
+    terminal.say(f"The key {options.name!r} is gone.")
+    return 0
+
+
+@command("keys list", FILE)
+def list_keys(options: Options, terminal: Terminal) -> int:
+    """The names of the keys and what they may do."""
+    from fourshot.serving.app.keys import read_keys
+
+    rows = [
+        {"name": key.name, "tasks": ", ".join(key.tasks) or "all", "at a time": key.max_concurrent or "the limit"}
+        for key in read_keys(options.file)
+    ]
+    terminal.result("result", {"keys": rows})
+    if rows:
+        terminal.table(rows)
+    else:
+        terminal.say(f"{options.file} holds no key.")
+    return 0

@@ -1,0 +1,61 @@
+"""`demo` and `doctor`: does it work here, and what is missing."""
+
+import shlex
+from pathlib import Path
+
+from fourshot.cli.console import Terminal, program
+from fourshot.cli.declare import MODEL, Options, argument, command, flag
+
+DEMO_TASK = "support_tickets"
+DEMO_FOLDER = f"runs/{DEMO_TASK}/default-seed0"  # where `fourshot run support_tickets` goes, too
+DEMO_TEXT = "I paid for the same photo book twice, can I have my money back?"
+
+
+@command("demo", MODEL, argument("--out", "FOLDER", "the run's", default=DEMO_FOLDER))
+def demo(options: Options, terminal: Terminal) -> int:
+    """The main job on an embedded task, from nothing to an answered sentence."""
+    from fourshot import api
+    from fourshot.serving.clients.local import LocalClassifier
+
+    with terminal.progress() as on_event:
+        summary = api.run(DEMO_TASK, model=options.model, folder=options.out, on_event=on_event)
+    with terminal.hushed(), LocalClassifier(summary.adapter_path, options.model, kind="transformers") as classifier:
+        (answer,) = classifier.predict([DEMO_TEXT])
+    terminal.result("result", {"run": summary, "text": DEMO_TEXT, "answer": answer})
+    terminal.scores(summary.table)
+    terminal.say(f"Report: {Path(summary.report_path).resolve()}")
+    terminal.say(f"Ask the new classifier: {program()} predict {shlex.quote(options.out)} {shlex.quote(DEMO_TEXT)}")
+    terminal.say(f"{answer.label}\t{answer.probability:.3f}\t{DEMO_TEXT}")
+    return 0
+
+
+@command(
+    "doctor",
+    MODEL,
+    flag("--deep", "load torch and vLLM too, and ask the model something"),
+    argument("--serve", "FOLDER", "what a server of this adapters' folder needs, and what fits"),
+)
+def doctor(options: Options, terminal: Terminal) -> int:
+    """What this machine has of what fourshot needs."""
+    if options.serve:
+        return _fit(options, terminal)
+    from fourshot.engine.doctor import examine
+
+    failed = 0
+    for finding in examine(options.model, options.deep):
+        failed += finding.state == "fail"
+        terminal.result("finding", finding)
+        terminal.say(f"{finding.state:<5} {finding.name:<18} {finding.found} {finding.remedy}".rstrip())
+    return 1 if failed else 0
+
+
+def _fit(options: Options, terminal: Terminal) -> int:
+    """What a server of a folder would be started with, and why."""
+    from fourshot.serving.fleet.launch import complete
+    from fourshot.serving.settings import ServeSettings
+
+    _, fit, contents = complete(ServeSettings(adapters=options.serve, base=options.model))
+    terminal.result("fit", fit)
+    for what, why in [*fit.lines(), *(("refused", f"{fault.path}: {fault.reason}") for fault in contents.refused)]:
+        terminal.say(f"{what:<24}{why}")
+    return 0

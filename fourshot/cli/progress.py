@@ -1,0 +1,141 @@
+"""Progress of a run: bars on a terminal, lines in a log. Importing this module loads rich."""
+
+import time
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from fourshot.pipeline.events import Event
+
+QUIET_S = 10.0  # between two lines about one step, where there is no terminal to draw a bar in
+
+
+class Bars:
+    """A bar for each step that runs, with its rate and the time left; a step that is done stays as a line above.
+
+    Trainings may run at the same time, so each has a bar of its own. Of another stage the last step has one.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._progress = Progress(
+            TextColumn("{task.fields[name]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}"),
+            _Rate(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[figures]}"),
+            console=console or Console(stderr=True),
+        )
+        self._bars: dict[tuple[str, str], Task | None] = {}  # by stage and, of a training, its message; None: done
+        self._last_message = ""
+
+    def __enter__(self) -> "Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        if not event.total:
+            if event.message and event.message != self._last_message:
+                self._print(f"{event.stage}: {event.message}")
+            self._last_message = event.message
+            return
+        key = (event.stage, event.message if event.stage == "train" else "")
+        bar = self._bars.get(key)
+        if bar and (event.done < bar.completed or event.unit != bar.fields["unit"]):
+            bar = None  # the next step of the stage
+        if bar is None:
+            if event.done >= event.total and key in self._bars:
+                return  # the end of a step may be told twice
+            bar = self._bars[key] = self._new_bar(event.unit)
+        name, count, more = f"{event.stage}  {event.message}".rstrip(), _count(event), figures(event)
+        self._progress.update(bar.id, completed=event.done, total=event.total, name=name, count=count, figures=more)
+        if event.done >= event.total:  # of hundreds, those that are done must not fill the screen
+            self._print(f"{name}  {count} in {span(bar.elapsed or 0.0)}  {more}")
+            self._progress.remove_task(bar.id)
+            self._bars[key] = None
+
+    def _new_bar(self, unit: str) -> Task:
+        bar = self._progress.add_task("", name="", count="", unit=unit, figures="")
+        return next(task for task in self._progress.tasks if task.id == bar)
+
+    def _print(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, highlight=False)
+
+
+class _Rate(ProgressColumn):
+    """Units per second, and the time left."""
+
+    def render(self, task: Task) -> Text:
+        if not task.speed:
+            return Text("")
+        left = f", {span(task.time_remaining)} left" if task.time_remaining is not None else ""
+        return Text(f"{rate(task.speed)} {task.fields['unit']}/s{left}")
+
+
+class Lines:
+    """A line when a step begins and ends, and every `QUIET_S` seconds between: for logs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._step: tuple[str, str] = ("", "")
+        self._began_s = self._last_s = 0.0
+        self._first = self._done = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if not event.total:
+            if event.message and (event.stage, event.message) != self._step:
+                self._step = (event.stage, event.message)
+                self._print(f"{event.stage}: {event.message}")
+            return
+        begins = (event.stage, event.message) != self._step or event.done < self._done
+        if begins:
+            self._step = (event.stage, event.message)
+            self._began_s, self._first = now, event.done
+        ends = event.done >= event.total and self._done < event.total
+        self._done = event.done
+        if begins or ends or now - self._last_s >= QUIET_S:
+            self._last_s = now
+            self._print(self._line(event, now - self._began_s))
+
+    def _line(self, event: Event, seconds: float) -> str:
+        parts = [f"{event.stage}: {event.message}".removesuffix(": "), _count(event)]
+        speed = (event.done - self._first) / seconds if seconds > 0 else 0.0
+        if speed > 0:
+            left = (event.total - event.done) / speed
+            parts.append(f"{rate(speed)} {event.unit}/s" + (f", {span(left)} left" if left > 0 else ""))
+        return "  ".join(part for part in (*parts, figures(event)) if part)
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+
+def figures(event: Event) -> str:
+    """The figures of an event as ``loss 0.31, kept 120``, and its detail."""
+    text = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in event.figures.items())
+    return "; ".join(part for part in (text, event.detail) if part)
+
+
+def span(seconds: float) -> str:
+    """A time as a person says it: ``8 s``, ``3 min``, ``1 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _count(event: Event) -> str:
+    return f"{event.done:g}/{event.total:g} {event.unit}".rstrip()
+
+
+def rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.3g}"

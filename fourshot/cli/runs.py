@@ -1,0 +1,164 @@
+"""`run`, `generate`, `train`, `evaluate`, `compare`: one task or many, from shots to scores."""
+
+import difflib
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fourshot.cli.console import Terminal, exit_code, program
+from fourshot.cli.declare import MODEL, Options, argument, command, flag, names_in
+from fourshot.cli.options import settings_of, settings_options
+from fourshot.engine.errors import InputError
+
+TASK_HELP = "a task that comes with fourshot, a task file, or its folder"
+DATA = argument("--data", "FOLDER", "train and test files, in place of the task's own data")
+TASK = (argument("task", "TASK", TASK_HELP), DATA)
+PLACE = (
+    MODEL,
+    argument("--out", "FOLDER", "run folder (default: in runs/TASK/); a used one is continued"),
+    argument("--ray", "WHERE", "train over Ray: 'local', 'auto' or a cluster's address; else without Ray", default=""),
+    argument("--gpus-per-job", "N", "GPUs, or without GPUs processes, that share each training", type=int, default=1),
+)
+MERGE = flag("--merge", "write base and adapter as one checkpoint too, for servers that know no LoRA")
+TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
+OUTCOMES = {  # key of `TaskOutcome` -> heading
+    "task": "task",
+    "state": "state",
+    "synthetic_examples": "synthetic",
+    "steps": "steps",
+    "loss": "loss",
+    "train_s": "train s",
+    "message": "why",
+}
+SETTINGS = settings_options()
+
+
+@command(
+    "evaluate", *TASK, *PLACE, *SETTINGS, until="evaluate", merge=False, about="Run until the classifier is measured."
+)
+@command(
+    "generate", *TASK, *PLACE, *SETTINGS, until="generate", merge=False, parser={"aliases": ["filter"]},
+    about="Write and filter the synthetic texts, and stop there.",
+)  # fmt: skip
+@command("run", *TASK, *PLACE, MERGE, *SETTINGS, until=None)
+def run(options: Options, terminal: Terminal) -> int:
+    """All steps: shots, synthetic texts, training, evaluation, report."""
+    from fourshot import api
+    from fourshot.pipeline.tasks.task_file import load_task
+
+    settings = settings_of(options)
+    task = load_task(options.task, options.data)
+    folder = options.out or api.default_folder(task.name, options.preset, settings.seed)
+    more = {**_place(options), "until": options.until, "merge": options.merge}
+    with terminal.progress() as on_event:
+        summary = api.run(task, settings=settings, folder=folder, on_event=on_event, **more)
+    terminal.result("result", summary)
+    if summary.table:
+        terminal.scores(summary.table)
+    terminal.say(f"Run folder: {folder}")
+    if summary.report_path:
+        terminal.say(f"Report: {summary.report_path}")
+    if summary.merged_path:
+        terminal.say(f"Merged: {summary.merged_path}")
+    if summary.adapter_path:
+        terminal.say(f"Try it: {program()} predict {shlex.quote(str(folder))} 'A text of your own'")
+    return 0
+
+
+@command(
+    "train",
+    argument("task", "TASK", TASK_HELP, nargs="?"),
+    DATA,
+    argument("--tasks", "PATH", TASKS_HELP, nargs="+", default=()),
+    *PLACE,
+    MERGE,
+    *SETTINGS,
+    until="train",
+)
+def train(options: Options, terminal: Terminal) -> int:
+    """Run until the adapter is trained."""
+    if bool(options.task) == bool(options.tasks):
+        raise InputError("train takes a TASK, or --tasks with several; give one of the two.")
+    if not options.tasks:
+        return run(options, terminal)
+    if options.merge:
+        raise InputError("--merge is for one task: a merged checkpoint is as large as the base. Name a TASK.")
+    if options.data:
+        raise InputError("--data is the data of one task. With --tasks, let each task file name its folder ([data]).")
+    from fourshot import api
+
+    settings = settings_of(options)
+    folder = options.out or api.default_folder("tasks", options.preset, settings.seed)
+    with terminal.progress() as on_event:
+        outcomes = api.train(options.tasks, settings=settings, folder=folder, on_event=on_event, **_place(options))
+    for outcome in outcomes:
+        terminal.result("task", outcome)
+    terminal.table(outcomes, OUTCOMES)
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    terminal.result("result", {"folder": folder, "tasks": len(outcomes), "failed": len(failed)})
+    terminal.say(f"{len(outcomes) - len(failed)} of {len(outcomes)} tasks have their adapter. Folder: {folder}")
+    done = next((outcome for outcome in outcomes if outcome.state == "finished"), None)
+    if done:
+        terminal.say(f"Try one: {program()} predict {shlex.quote(done.folder)} 'A text of your own'")
+    return max((exit_code(outcome.error) for outcome in failed), default=0)
+
+
+@command(
+    "compare",
+    *TASK,
+    *PLACE,
+    argument("--methods", "METHODS", "comma-separated, such as icl,lora,fourshot; an unknown one lists them all"),
+    argument("--seeds", "SEEDS", "a count, or a list such as 0,1,2; each draws its own shots", default="1"),
+    *settings_options(without=["--seed"]),
+)
+def compare(options: Options, terminal: Terminal) -> int:
+    """Measure several methods on one task, as a table."""
+    from fourshot import api
+    from fourshot.pipeline.runs.compare import METHODS
+    from fourshot.pipeline.tasks.task_file import load_task
+
+    methods, seeds = choose_methods(options.methods, METHODS) if options.methods else (), read_seeds(options.seeds)
+    settings = settings_of(options)
+    task = load_task(options.task, options.data)
+    folder = Path(options.out or f"runs/{task.name}/compare-{options.preset}")
+    with terminal.progress() as on_event:
+        result = api.compare(
+            task, methods, seeds=seeds, settings=settings, folder=folder, on_event=on_event, **_place(options)
+        )
+    terminal.result("result", {"folder": folder, "rows": result.rows})
+    terminal.scores(result.rows)
+    terminal.say(f"Numbers: {folder / 'comparison.json'}\nReport: {folder / 'report.html'}")
+    return 0
+
+
+def _place(options: Options) -> dict[str, Any]:
+    return {"model": options.model, "ray": options.ray, "gpus_per_job": options.gpus_per_job}
+
+
+def choose_methods(text: str, known: Mapping[str, str]) -> list[str]:
+    """The methods that a comma-separated list names, each once, in its order. Raises `InputError`."""
+    names = list(dict.fromkeys(names_in(text)))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        near = [match for name in unknown for match in difflib.get_close_matches(name, known, n=1)]
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise InputError(
+            f"--methods {text}: {'no such method: ' + ', '.join(unknown) if unknown else 'no method named'}.{hint} "
+            f"Methods are {', '.join(known)}."
+        )
+    return names
+
+
+def read_seeds(text: str) -> list[int]:
+    """``3`` is 0, 1, 2; ``4,7`` is 4 and 7; ``4,`` is 4 alone. Raises `InputError`."""
+    try:
+        numbers = [int(part) for part in names_in(text)]
+    except ValueError:
+        numbers = []
+    seeds = list(range(numbers[0])) if len(numbers) == 1 and "," not in text else numbers
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise InputError(
+            f"--seeds {text}: give a count of at least 1 (3 is 0,1,2), or a list of different seeds such as 0,1,2."
+        )
+    return seeds

@@ -1,0 +1,67 @@
+"""`serve`: every adapter in a folder, over HTTP."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from fourshot.cli.console import Terminal
+from fourshot.cli.declare import Options, argument, command, given, names_in, setting
+from fourshot.serving.settings import Limits, ServeSettings
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+DEFAULTS = ServeSettings(adapters="")
+NUMBERS = (
+    *("port", "max_loras", "max_cpu_loras", "max_lora_rank", "max_model_len", "max_num_seqs", "poll_s", "drain_s"),
+)
+VLLM_HELP = "what follows is for vLLM's server: --vllm --ssl-keyfile KEY --ssl-certfile CERT"
+
+
+@command(
+    "serve",
+    argument("--adapters", "FOLDER", "adapters' folders, or those of runs", required=True),
+    argument("--base", "MODEL", "a Hugging Face id or a folder (default: the embedded one)"),
+    setting(DEFAULTS, "host", "HOST"),
+    *(setting(DEFAULTS, name) for name in NUMBERS),
+    argument("--kv-cache-mib", "N", "default: computed", dest="kv_cache_bytes", type=lambda text: int(text) << 20),
+    *(setting(DEFAULTS.limits, name) for name in Limits.__struct_fields__),
+    argument("--hot", "TASKS", "comma-separated: tasks whose adapters never leave their slot", type=names_in),
+    setting(DEFAULTS, "keys", "FILE"),
+    argument("--replicas", "N", "servers that share the work", type=int, default=1),
+    argument("--ray", "WHERE", "replicas over Ray: 'local', 'auto' or an address", default=""),
+    argument("--log", "FILE", "what the server's processes print (default: in the cache)"),
+    argument("--vllm", "OPTION", VLLM_HELP, dest="vllm_arguments", nargs=argparse.REMAINDER, default=()),
+)
+def serve(options: Options, terminal: Terminal) -> int:
+    """Answer for every adapter in a folder, over HTTP."""
+    import asyncio
+
+    from fourshot.engine.home import home
+    from fourshot.serving.app.logs import json_line
+    from fourshot.serving.fleet.launch import prepare
+
+    options.vllm_arguments = tuple(options.vllm_arguments)
+    settings = ServeSettings(**given(options, ServeSettings), limits=Limits(**given(options, Limits)))
+    launch = prepare(settings, options.replicas, options.ray)
+    if settings.host not in LOCAL and not settings.keys:
+        terminal.warn(
+            f"anybody who reaches {settings.host} may ask: there is no key. Make one with `fourshot keys add`."
+        )
+    log = Path(options.log) if options.log else home() / "logs" / f"serve-{launch.settings.port}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    terminal.say(f"Starting; log: {log}")
+    contents = launch.contents
+    refused = f", {len(contents.refused)} refused (fourshot adapters list says why)" if contents.refused else ""
+    number = len({*contents.tasks, *contents.in_context})
+
+    def say(line: str) -> None:
+        print(line if line.startswith("{") else json_line("warning", line), file=sys.stderr, flush=True)
+
+    def on_ready() -> None:
+        terminal.result("ready", {"address": launch.address, "tasks": contents.tasks, "pid": os.getpid()})
+        tasks = f"{number} task{'s' if number != 1 else ''}{refused}"
+        terminal.say(f"Serving {tasks} at {launch.address} (Ctrl-C ends it)")
+        sys.stdout.flush()
+
+    asyncio.run(launch.run(log, say, on_ready))
+    return 0

@@ -1,0 +1,80 @@
+"""What `fourshot adapters` does to the folder that a server watches. A running server notices within seconds."""
+
+import os
+import shutil
+from pathlib import Path
+
+from fourshot.engine.errors import AdapterError, InputError
+from fourshot.engine.files import remove_folder, settle, staged_folder
+from fourshot.engine.models import resolve_model
+from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
+from fourshot.pipeline.runs.run import train_pool
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.types import Task
+from fourshot.serving.adapter_lookup import find_adapter
+from fourshot.serving.app.admission import check_hash
+from fourshot.serving.app.registry import IN_CONTEXT, InContext, Registry, read_pins, write_in_context, write_pins
+
+
+def add_adapter(root: Path, source: str) -> tuple[AdapterCard, bool]:
+    """Copy the adapter of the folder ``source`` there under its content-hashed name; False where it is there already.
+
+    Raises InputError where there is none, or a damaged one.
+    """
+    folder = find_adapter(source)
+    card = load_card(folder)
+    try:
+        check_hash(folder, card)
+    except AdapterError as error:
+        raise InputError(f"{folder} is not added: {error}") from error
+    final = root / card.name
+    if final.exists():
+        check_hash(final, card)
+        return card, False
+    with staged_folder(root, card.name) as staged:
+        shutil.copytree(folder, staged, dirs_exist_ok=True, symlinks=False)
+        os.utime(staged / CARD_FILE)  # it is the newest now
+        settle(staged, final)
+    return card, True
+
+
+def add_in_context(root: Path, task: Task, shots: int, seed: int) -> Path:
+    """Have ``task`` answered in context, with ``shots`` examples per class, until it has an adapter."""
+    examples = take_shots(task, shots, seed, train=train_pool(task))
+    return write_in_context(root, InContext(task=task, shots=tuple(examples)))
+
+
+def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
+    """Take away all copies of an adapter, or what is refused or answered in context. Raises InputError for no such."""
+    contents = Registry(root, resolve_model(base)).read()
+    folders = [adapter.folder for adapter in contents.adapters if adapter.name == name]
+    folders += [root / fault.path for fault in contents.refused if fault.path == name]
+    if name in contents.in_context:
+        folders.append(root / f"{name}{IN_CONTEXT}")
+    if not folders:
+        names = [adapter.name for adapter in contents.adapters]
+        names += [*(fault.path for fault in contents.refused), *contents.in_context]
+        raise InputError(f"there is no {name!r} in {root}. There are: {', '.join(names) or 'none'}.")
+    for folder in folders:
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+        else:
+            remove_folder(folder)
+    return folders
+
+
+def pin(root: Path, name: str, base: str | None = None) -> str:
+    """Keep a task to the adapter ``name``. Returns the task. Raises InputError for no such adapter."""
+    tasks = {adapter.name: adapter.card.task.name for adapter in Registry(root, resolve_model(base)).read().adapters}
+    if name not in tasks:
+        raise InputError(f"there is no adapter {name!r} in {root}. There are: {', '.join(tasks) or 'none'}.")
+    write_pins(root, {**read_pins(root), tasks[name]: name})
+    return tasks[name]
+
+
+def unpin(root: Path, task: str) -> None:
+    """Let the newest version of ``task`` answer again. Raises InputError where it is not pinned."""
+    pins = read_pins(root)
+    if task not in pins:
+        raise InputError(f"{task!r} is not pinned. Pinned are: {', '.join(pins) or 'none'}.")
+    write_pins(root, {other: name for other, name in pins.items() if other != task})

@@ -1,0 +1,91 @@
+"""From settings to a service that runs: what is computed, the socket, and one server or several, until a signal."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.engine.memory import free_bytes
+from fourshot.engine.models import resolve_model
+from fourshot.serving.app.keys import Keys
+from fourshot.serving.app.registry import FolderContents, Registry
+from fourshot.serving.app.slots import Fit, fit
+from fourshot.serving.fleet.supervisor import Say, Supervisor, listen
+from fourshot.serving.settings import ServeSettings
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """A service that is about to start: it has its address, and nothing of it runs yet."""
+
+    settings: ServeSettings  # complete
+    contents: FolderContents
+    listening: socket.socket
+    replicas: int
+    ray: str
+
+    @property
+    def address(self) -> str:
+        host = self.settings.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}"
+
+    async def run(self, log: Path, say: Say, on_ready: Callable[[], None]) -> None:
+        """Serve until SIGINT or SIGTERM. ``on_ready`` is called once, when the first request can be answered.
+
+        ``log`` gets what the server's processes print; ``say`` what their owner should know. Raises FourshotError
+        where a server cannot be started at all.
+        """
+        ready, stopping = asyncio.Event(), asyncio.Event()
+        if self.replicas > 1 or self.ray:
+            from fourshot.serving.fleet.replicas import serve_replicas
+
+            work = serve_replicas(
+                self.settings, self.listening, self.replicas, self.ray, log, say, ready, stopping
+            )  # fmt: skip
+        else:
+            supervisor = Supervisor(self.settings, self.listening, log, say)
+            work, ready = supervisor.run(), supervisor.ready
+        serving, waiting = asyncio.create_task(work), asyncio.create_task(ready.wait())
+
+        def stop() -> None:
+            stopping.set() if self.replicas > 1 or self.ray else supervisor.stop()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            on_ready()
+        waiting.cancel()
+        await serving
+
+
+def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Launch:
+    """Complete ``settings`` and open the socket. Raises InputError before any model is loaded."""
+    if settings.keys:
+        Keys(settings.keys)  # raises for a file that is none
+    if replicas < 1:
+        raise InputError(f"--replicas {replicas}: give at least 1.")
+    settings, _, contents = complete(settings, 1 if ray else replicas)
+    if len(settings.hot) >= settings.max_loras:
+        raise InputError(
+            f"--hot names {len(settings.hot)} tasks and there are {settings.max_loras} slots; the other tasks, and new "
+            "versions, need at least one. Raise --max-loras."
+        )
+    listening = listen(settings.host, settings.port)
+    settings = msgspec.structs.replace(settings, port=listening.getsockname()[1])
+    return Launch(settings=settings, contents=contents, listening=listening, replicas=replicas, ray=ray)
+
+
+def complete(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSettings, Fit, FolderContents]:
+    """``settings`` with everything computed, for each of ``replicas`` that share this machine.
+
+    Raises InputError for a folder that is not there, or what cannot fit.
+    """
+    base = resolve_model(settings.base)
+    contents = Registry(settings.adapters, base).read()
+    fitted = fit(settings, base, contents, free_bytes() // replicas)
+    computed = ("max_loras", "max_cpu_loras", "max_lora_rank", "kv_cache_bytes")
+    return msgspec.structs.replace(settings, **{name: getattr(fitted, name) for name in computed}), fitted, contents
