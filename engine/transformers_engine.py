@@ -5,17 +5,18 @@ Importing this module does not load torch; opening the engine does.
 """
 
 import gc
-import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine import seeds
 from fourshot.engine.adapters import per_prompt
-from fourshot.engine.core import Adapter, Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
-from fourshot.engine.errors import AdapterError, FourshotError
-from fourshot.engine.labels import LabelTokens, label_tokens
+from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.errors import AdapterError
+from fourshot.engine.labels import LabelTokens
+from fourshot.engine.loaded import LoadedModel
 from fourshot.engine.threads import available_cores
-from fourshot.engine.tokens import check_lengths, encode_prompts, load_tokenizer, word_biases
+from fourshot.engine.tokens import word_biases
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 16
 
 
-class TransformersEngine:
+class TransformersEngine(LoadedModel):
     """One base model in transformers, in the checkpoint's number type. Rows are padded on the left."""
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -32,25 +33,18 @@ class TransformersEngine:
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
-        started = time.perf_counter()
-        self.settings = settings
+        super().__init__(settings)
         torch.set_num_threads(available_cores())
         logging.disable_progress_bar()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._tokenizer = load_tokenizer(settings.model)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(settings.model, dtype="auto").to(self._device).eval()
         self._adapters: dict[str, str] = {}  # adapter name -> PEFT's key for it; PEFT allows no dots in a key
-        self._prompt_tokens = self._output_tokens = self._requests = 0
-        self._busy_s = 0.0
-        self._start_s = time.perf_counter() - started
+        self._is_ready(AutoModelForCausalLM.from_pretrained(settings.model, dtype="auto").to(self._device).eval())
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
     ) -> Generator[Completion, None, None]:
         """See `engine.core.Engine.sample`. With a seed one draw after the other, so that each has its own generator."""
-        self._check_open()
-        ids = encode_prompts(self._tokenizer, prompts)
-        check_lengths(ids, sampling.max_tokens, self.settings.max_model_len)
+        ids = self._checked(prompts, sampling.max_tokens)
         adapters = per_prompt(adapter, len(ids))
         draws = [(i, j) for i in range(len(ids)) for j in range(sampling.n)]
         return self._sample(ids, sampling, adapters, draws)
@@ -68,12 +62,10 @@ class TransformersEngine:
         for adapter, mine in _by_adapter([adapters[i] for i, _ in draws]):
             for start in range(0, len(mine), rows_at_once):
                 chunk = [draws[position] for position in mine[start : start + rows_at_once]]
-                started = time.perf_counter()
-                with torch.random.fork_rng():
+                with self._busy(), torch.random.fork_rng():
                     if sampling.seed is not None:
                         torch.manual_seed(seeds.derive(sampling.seed, *chunk[0]))
                     completions = self._generate([prompts[i] for i, _ in chunk], chunk, sampling, adapter)
-                self._busy_s += time.perf_counter() - started
                 yield from completions
 
     def _generate(
@@ -103,11 +95,11 @@ class TransformersEngine:
             output = model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=config, tokenizer=self._tokenizer
             )
-        said = output.sequences[:, ids.shape[1] :]
-        logprobs = torch.stack(output.logits, dim=1).float().log_softmax(-1).gather(2, said.unsqueeze(2)).squeeze(2)
+        sampled = output.sequences[:, ids.shape[1] :]
+        logprobs = torch.stack(output.logits, dim=1).float().log_softmax(-1).gather(2, sampled.unsqueeze(2)).squeeze(2)
         completions = []
         for row, (i, j) in enumerate(draws):
-            tokens, text, stopped = self._cut(said[row].tolist(), sampling.stop)
+            tokens, text, stopped = self._cut(sampled[row].tolist(), sampling.stop)
             self._count(len(rows[row]), len(tokens))
             completions.append(
                 Completion(
@@ -122,7 +114,7 @@ class TransformersEngine:
         return completions
 
     def _cut(self, tokens: list[int], stops: tuple[str, ...]) -> tuple[list[int], str, bool]:
-        """What a row said, up to the end token or a stop string: tokens, text, and whether it stopped by itself."""
+        """What a row holds up to the end token or a stop string: tokens, text, and whether it stopped by itself."""
         stopped = False
         if self._tokenizer.eos_token_id in tokens:
             tokens, stopped = tokens[: tokens.index(self._tokenizer.eos_token_id) + 1], True
@@ -140,18 +132,15 @@ class TransformersEngine:
         """See `engine.core.Engine.score`. Words of several tokens are scored one by one, each by teacher forcing."""
         import numpy as np
 
-        self._check_open()
-        started = time.perf_counter()
-        tokens = label_tokens(self._tokenizer, labels)
-        ids = encode_prompts(self._tokenizer, prompts)
-        check_lengths(ids, tokens.longest, self.settings.max_model_len)
-        scores = np.zeros((len(ids), len(tokens.ids)), dtype=np.float32)
-        for adapter_, mine in _by_adapter(per_prompt(adapter, len(ids))):
-            by_length = sorted(mine, key=lambda index: len(ids[index]))
-            for start in range(0, len(by_length), BATCH_ROWS):
-                chunk = by_length[start : start + BATCH_ROWS]
-                scores[chunk] = self._score([ids[index] for index in chunk], tokens, adapter_)
-        self._busy_s += time.perf_counter() - started
+        with self._busy():
+            tokens = self.label_tokens(labels)
+            ids = self._checked(prompts, tokens.longest)
+            scores = np.zeros((len(ids), len(tokens.ids)), dtype=np.float32)
+            for adapter_, mine in _by_adapter(per_prompt(adapter, len(ids))):
+                by_length = sorted(mine, key=lambda index: len(ids[index]))
+                for start in range(0, len(by_length), BATCH_ROWS):
+                    chunk = by_length[start : start + BATCH_ROWS]
+                    scores[chunk] = self._score([ids[index] for index in chunk], tokens, adapter_)
         return scores
 
     def _score(self, rows: list[list[int]], tokens: LabelTokens, adapter: Adapter | None) -> "np.ndarray":
@@ -182,21 +171,8 @@ class TransformersEngine:
             self._count(len(row), 1)
         return output.logits.float().log_softmax(-1)
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Number of tokens of each text as a prompt."""
-        return [len(ids) for ids in encode_prompts(self._tokenizer, texts)]
-
     def reset_prefix_cache(self) -> None:
         """Nothing to forget: this engine keeps no prefixes."""
-
-    def stats(self) -> EngineStats:
-        return EngineStats(
-            prompt_tokens=self._prompt_tokens,
-            output_tokens=self._output_tokens,
-            requests=self._requests,
-            busy_s=self._busy_s,
-            start_s=self._start_s,
-        )
 
     def close(self) -> None:
         """Give the memory back. Idempotent."""
@@ -204,16 +180,18 @@ class TransformersEngine:
         self._adapters.clear()
         gc.collect()
 
-    def _adapted(self, adapter: Adapter | None) -> Any:
-        """A context that gives the model with ``adapter`` switched on, or the bare base."""
-        from contextlib import nullcontext
-
+    @contextmanager
+    def _adapted(self, adapter: Adapter | None) -> Iterator[Any]:
+        """Gives the model with ``adapter`` switched on, or the bare base."""
         if adapter is not None:
             key = self._key(adapter)  # first: it may wrap the model
             self._model.set_adapter(key)
+            yield self._model
         elif self._adapters:
-            return _Bare(self._model)
-        return nullcontext(self._model)
+            with self._model.disable_adapter():
+                yield self._model
+        else:
+            yield self._model
 
     def _key(self, adapter: Adapter) -> str:
         """PEFT's key of an adapter, loaded at first sight."""
@@ -251,17 +229,6 @@ class TransformersEngine:
         pad = self._tokenizer.pad_token_id
         return pad if pad is not None else (self._tokenizer.eos_token_id or 0)
 
-    def _count(self, prompt_tokens: int, output_tokens: int) -> None:
-        self._requests += 1
-        self._prompt_tokens += prompt_tokens
-        self._output_tokens += output_tokens
-
-    def _check_open(self) -> None:
-        if self._model is None:
-            raise FourshotError(
-                "This engine is closed. Open another one with fourshot.engine.opening.open_engine(settings)."
-            )
-
 
 def quick_output(model: Any) -> None:
     """Keep the output layer's product quick in a model that PEFT has frozen.
@@ -270,21 +237,6 @@ def quick_output(model: Any) -> None:
     whole weight first where it may not: 37 ms of 70 for one text with SmolLM2-135M on two cores.
     """
     model.get_output_embeddings().weight.requires_grad_(True)
-
-
-class _Bare:
-    """PEFT's ``disable_adapter`` as a context that gives the model."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._context = model.disable_adapter()
-
-    def __enter__(self) -> Any:
-        self._context.__enter__()
-        return self._model
-
-    def __exit__(self, *error: Any) -> None:
-        self._context.__exit__(*error)
 
 
 def _by_adapter(adapters: Sequence[Adapter | None]) -> list[tuple[Adapter | None, list[int]]]:

@@ -3,19 +3,20 @@
 Importing this module does not load vllm; opening the engine does.
 """
 
-import time
 from collections import deque
 from collections.abc import Generator, Sequence
-from itertools import count
+from itertools import count, product
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine import seeds
 from fourshot.engine.adapters import per_prompt
-from fourshot.engine.core import Adapter, Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
+from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.errors import AdapterError, FourshotError, InputError
-from fourshot.engine.labels import LabelTokens, Question, label_tokens
-from fourshot.engine.tokens import check_lengths, encode_prompts, load_tokenizer, word_biases
-from fourshot.engine.vllm_start import MAX_LABEL_IDS, start, stop
+from fourshot.engine.labels import LabelTokens
+from fourshot.engine.loaded import LoadedModel
+from fourshot.engine.tokens import word_biases
+from fourshot.engine.vllm_scoring import Scoring, questions
+from fourshot.engine.vllm_start import start, stop
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,44 +24,15 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 
-class Scoring:
-    """One prompt that is being scored. ``logprobs`` float32 [num_labels], nats, are whole once it is ``done``."""
-
-    def __init__(self, logprobs: "np.ndarray") -> None:
-        self.logprobs = logprobs
-        self.prompt_tokens = self.cached_tokens = 0
-        self.pending: dict[str, Question] = {}  # request id -> what it was asked
-
-    @property
-    def done(self) -> bool:
-        return not self.pending
-
-    def append(self, output: "RequestOutput") -> None:
-        """Take the answer to one of its questions."""
-        question, answers = self.pending.pop(output.request_id), output.outputs[0].logprobs[0]
-        for token, columns in zip(question.tokens, question.columns, strict=True):
-            for column in columns:
-                self.logprobs[column] += answers[token].logprob
-        self.prompt_tokens += len(output.prompt_token_ids)
-        self.cached_tokens += output.num_cached_tokens or 0
-
-
-class VllmEngine:
+class VllmEngine(LoadedModel):
     """One base model in vLLM. `sample` and `score` may be interleaved: an unfinished `sample` keeps running."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        started = time.perf_counter()
-        self.settings = settings
-        self._tokenizer = load_tokenizer(settings.model)
-        self._llm: Any = start(settings)
+        super().__init__(settings)
         self._request_ids = count()
         self._waiting: dict[str, deque[RequestOutput] | Scoring] = {}  # request id -> where its output is waited for
         self._loras: dict[str, LoRARequest] = {}
-        self._labels: dict[tuple[str, ...], LabelTokens] = {}
-        self._asked: dict[LabelTokens, list[tuple[Question, SamplingParams]]] = {}
-        self._prompt_tokens = self._output_tokens = self._cached_tokens = self._requests = 0
-        self._busy_s = 0.0
-        self._start_s = time.perf_counter() - started
+        self._is_ready(start(settings))
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
@@ -69,12 +41,9 @@ class VllmEngine:
 
         The requests are queued before this returns: they run from then on, whichever call it is that steps the engine.
         """
-        self._check_open()
-        started = time.perf_counter()
-        ids = encode_prompts(self._tokenizer, prompts)
-        check_lengths(ids, sampling.max_tokens, self.settings.max_model_len)
-        loras = self._lora_requests(adapter, len(ids))
-        self._busy_s += time.perf_counter() - started
+        with self._busy():
+            ids = self._checked(prompts, sampling.max_tokens)
+            loras = [self._lora_request(of_prompt) for of_prompt in per_prompt(adapter, len(ids))]
         running = self._sample(ids, sampling, loras)
         next(running)
         return running
@@ -89,10 +58,9 @@ class VllmEngine:
         done: deque[RequestOutput] = deque()
         pending: dict[str, tuple[int, int]] = {}
         try:
-            started = time.perf_counter()
-            biases = word_biases(self._tokenizer, sampling.bias) or None
-            for i, ids in enumerate(prompts):
-                for j in range(sampling.n):
+            with self._busy():
+                biases = word_biases(self._tokenizer, sampling.bias) or None
+                for i, j in product(range(len(prompts)), range(sampling.n)):
                     params = SamplingParams(
                         temperature=sampling.temperature,
                         top_k=sampling.top_k,
@@ -104,8 +72,7 @@ class VllmEngine:
                         logprobs=0,  # of the sampled token only: what cumulative_logprob is made from
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     )
-                    pending[self._add(ids, params, loras[i], done)] = (i, j)
-            self._busy_s += time.perf_counter() - started
+                    pending[self._add(prompts[i], params, loras[i], done)] = (i, j)
             yield
             while pending:
                 while not done:
@@ -120,17 +87,13 @@ class VllmEngine:
         """See `engine.core.Engine.score`. One request per prompt if all labels are one token, else per trie node."""
         import numpy as np
 
-        self._check_open()
-        started = time.perf_counter()
-        tokens = self.label_tokens(labels)
-        ids = encode_prompts(self._tokenizer, prompts)
-        check_lengths(ids, tokens.longest, self.settings.max_model_len)
-        adapters = per_prompt(adapter, len(ids))
         scorings: list[Scoring] = []
         try:
-            for prompt, one in zip(ids, adapters, strict=True):
-                scorings.append(self.begin_score(prompt, tokens, one))
-            self._busy_s += time.perf_counter() - started
+            with self._busy():
+                tokens = self.label_tokens(labels)
+                ids = self._checked(prompts, tokens.longest)
+                for prompt, of_prompt in zip(ids, per_prompt(adapter, len(ids)), strict=True):
+                    scorings.append(self.begin_score(prompt, tokens, of_prompt))
             for scoring in scorings:
                 while not scoring.done:
                     self.advance()
@@ -149,69 +112,28 @@ class VllmEngine:
         self._check_open()
         scoring = Scoring(np.zeros(len(labels.ids), dtype=np.float32))
         lora = self._lora_request(adapter)
-        for question, params in self._questions(labels):
+        for question, params in questions(labels):
             scoring.pending[self._add([*prompt, *question.prefix], params, lora, scoring)] = question
         return scoring
-
-    def _questions(self, labels: LabelTokens) -> "list[tuple[Question, SamplingParams]]":
-        from vllm import SamplingParams
-
-        if labels not in self._asked:
-            # The token that vLLM picks is of no interest, so nothing is masked: the log-probabilities are the raw ones.
-            self._asked[labels] = [
-                (
-                    question,
-                    SamplingParams(
-                        max_tokens=1, temperature=0.0, logprob_token_ids=list(question.tokens), detokenize=False
-                    ),
-                )
-                for question in labels.questions(MAX_LABEL_IDS)
-            ]
-        return self._asked[labels]
 
     def advance(self) -> None:
         """Run the model once, for all that is queued."""
         self._step()
 
-    def label_tokens(self, labels: Sequence[str]) -> LabelTokens:
-        """Token ids of the label words; computed once per set of words."""
-        words = tuple(labels)
-        if words not in self._labels:
-            self._labels[words] = label_tokens(self._tokenizer, words)
-        return self._labels[words]
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text as a prompt. Raises InputError as `engine.tokens.encode_prompts` does."""
-        return encode_prompts(self._tokenizer, texts)
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Number of tokens of each text as a prompt."""
-        return [len(ids) for ids in encode_prompts(self._tokenizer, texts)]
-
     def reset_prefix_cache(self) -> None:
         """Forget cached prefixes. Raises FourshotError while a `sample` is unfinished: its prefixes are in use."""
         self._check_open()
-        if not self._llm.reset_prefix_cache():
+        if not self._model.reset_prefix_cache():
             raise FourshotError(
                 "The prefix cache is in use by an unfinished `sample`. Take all its completions or close it first."
             )
 
-    def stats(self) -> EngineStats:
-        return EngineStats(
-            prompt_tokens=self._prompt_tokens,
-            output_tokens=self._output_tokens,
-            cached_tokens=self._cached_tokens,
-            requests=self._requests,
-            busy_s=self._busy_s,
-            start_s=self._start_s,
-        )
-
     def close(self) -> None:
         """Give the memory back. Idempotent."""
-        if self._llm is None:
+        if self._model is None:
             return
-        held = [self._llm]
-        self._llm = None
+        held = [self._model]
+        self._model = None
         self._waiting.clear()
         stop(held)
 
@@ -224,37 +146,24 @@ class VllmEngine:
     ) -> str:
         """Queue one request; its output will be appended to ``done``."""
         request_id = str(next(self._request_ids))
-        self._llm.add_request(request_id, {"type": "token", "prompt_token_ids": ids}, params, lora_request=lora)
+        self._model.add_request(request_id, {"type": "token", "prompt_token_ids": ids}, params, lora_request=lora)
         self._waiting[request_id] = done
         return request_id
 
     def _step(self) -> None:
         """Run the model once and hand what finished to those who wait for it."""
-        started = time.perf_counter()
-        for output in self._llm.step():
-            if not output.finished:
-                continue
-            self._requests += 1
-            self._prompt_tokens += len(output.prompt_token_ids)
-            self._cached_tokens += output.num_cached_tokens or 0
-            self._output_tokens += len(output.outputs[0].token_ids)
-            self._waiting.pop(output.request_id).append(output)
-        self._busy_s += time.perf_counter() - started
+        with self._busy():
+            for output in self._model.step():
+                if output.finished:
+                    num_output_tokens = len(output.outputs[0].token_ids)
+                    self._count(len(output.prompt_token_ids), num_output_tokens, output.num_cached_tokens or 0)
+                    self._waiting.pop(output.request_id).append(output)
 
     def _abort(self, pending: "dict[str, Any]") -> None:
         """Drop what is unfinished of a call that was interrupted. Does nothing after a call that ran to its end."""
         unfinished = [request_id for request_id in pending if self._waiting.pop(request_id, None) is not None]
-        if unfinished and self._llm is not None:
-            self._llm.abort_request(unfinished)
-
-    def _check_open(self) -> None:
-        if self._llm is None:
-            raise FourshotError(
-                "This engine is closed. Open another one with fourshot.engine.opening.open_engine(settings)."
-            )
-
-    def _lora_requests(self, adapter: PerPromptAdapter, num_prompts: int) -> "list[LoRARequest | None]":
-        return [self._lora_request(one) for one in per_prompt(adapter, num_prompts)]
+        if unfinished and self._model is not None:
+            self._model.abort_request(unfinished)
 
     def _lora_request(self, adapter: Adapter | None) -> "LoRARequest | None":
         """The request of an adapter, loaded and checked at first sight. Ids come from a counter, one per name."""
@@ -272,7 +181,7 @@ class VllmEngine:
             )
         request = LoRARequest(adapter.name, len(self._loras) + 1, adapter.path)
         try:
-            self._llm.add_lora(request)
+            self._model.add_lora(request)
         except Exception as error:
             raise AdapterError(
                 f"vLLM cannot load adapter {adapter.name!r} from {adapter.path}: {error}. It must be a LoRA adapter "
@@ -283,12 +192,12 @@ class VllmEngine:
 
 
 def _completion(output: "RequestOutput", prompt_index: int, sample_index: int) -> Completion:
-    said = output.outputs[0]
+    sampled = output.outputs[0]
     return Completion(
         prompt_index=prompt_index,
         sample_index=sample_index,
-        text=said.text,
-        num_tokens=len(said.token_ids),
-        cumulative_logprob=float(said.cumulative_logprob),
-        finish_reason="length" if said.finish_reason == "length" else "stop",
+        text=sampled.text,
+        num_tokens=len(sampled.token_ids),
+        cumulative_logprob=float(sampled.cumulative_logprob),
+        finish_reason="length" if sampled.finish_reason == "length" else "stop",
     )

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.core import EngineSettings
+from fourshot.engine.vllm_scoring import MAX_LABEL_IDS
 from fourshot.engine.vllm_seams import in_process, lora_kernels
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ BLOCK_TOKENS = 32  # the CPU default of 128 is longer than most shared prompts, 
 # Per step; prompts are never cut, so it is also at least max_model_len. On two cores steps of 2,048 tokens are as fast
 # as longer ones, with adapters faster (what is added to stays in the cache), and who comes next waits half as long.
 CPU_BATCHED_TOKENS, GPU_BATCHED_TOKENS = 2048, 8192
-MAX_LABEL_IDS = 128  # vLLM's bound on `logprob_token_ids`
 
 
 def start(settings: EngineSettings) -> "LLMEngine":

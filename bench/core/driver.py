@@ -17,7 +17,7 @@ from fourshot.engine.vllm_seams import lora_loads
 if TYPE_CHECKING:
     import torch
 
-    from fourshot.engine.vllm_engine import Scoring
+    from fourshot.engine.vllm_scoring import Scoring
 
 YARD_LAYERS, YARD_ROWS, YARD_PASSES = 30, 32, 3
 YARD_SHAPES = ((1536, 576), (576, 1536), (1536, 576), (576, 1536))  # out, in: 3.5 million weights a layer

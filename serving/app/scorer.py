@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fourshot.engine.labels import LabelTokens, Question
+from fourshot.engine.vllm_scoring import Scoring, questions
 from fourshot.engine.vllm_seams.client import began_s
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.app.dispatcher import BASE, Dispatcher
@@ -20,7 +21,6 @@ from fourshot.serving.app.dispatcher import BASE, Dispatcher
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
-MAX_LABEL_IDS = 128  # vLLM's bound on `logprob_token_ids`
 BEGINNING_TOKENS, MOST_BEGINNINGS = 32, 4096  # one block of the cache; beginnings that are remembered
 
 
@@ -59,38 +59,22 @@ class Scorer:
 
         ``after_tokens`` of the same request come first. Raises RefusalError where there will be no answer.
         """
-        from vllm import SamplingParams
-
         arrived = time.monotonic()
-        scores = [0.0] * len(labels.ids)
+        scoring = Scoring([0.0] * len(labels.ids))
         answers = await asyncio.gather(
             *(
-                self._ask(
-                    [*prompt, *question.prefix],
-                    SamplingParams(
-                        max_tokens=1, temperature=0.0, logprob_token_ids=list(question.tokens), detokenize=False
-                    ),
-                    question,
-                    lora,
-                    after_tokens,
-                )
-                for question in labels.questions(MAX_LABEL_IDS)
+                self._ask([*prompt, *question.prefix], params, question, lora, after_tokens)
+                for question, params in questions(labels)
             )
         )
-        prompt_tokens = cached_tokens = 0
         began, ended = float("inf"), arrived
         for question, output, turn, done in answers:
-            logprobs = output.outputs[0].logprobs[0]
-            for token, columns in zip(question.tokens, question.columns, strict=True):
-                for column in columns:
-                    scores[column] += logprobs[token].logprob
-            prompt_tokens += len(output.prompt_token_ids)
-            cached_tokens += output.num_cached_tokens or 0
+            scoring.add(question, output)
             began, ended = min(began, _began(output, turn, done)), max(ended, done)
         return Scored(
-            logprobs=tuple(scores),
-            prompt_tokens=prompt_tokens,
-            cached_tokens=cached_tokens,
+            logprobs=tuple(scoring.logprobs),
+            prompt_tokens=scoring.prompt_tokens,
+            cached_tokens=scoring.cached_tokens,
             completion_tokens=len(answers),
             queue_s=began - arrived,
             model_s=ended - began,

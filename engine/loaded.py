@@ -1,0 +1,81 @@
+"""What both engines share: the tokenizer, what is counted, and the refusal of what cannot be answered."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from fourshot.engine.core import EngineSettings, EngineStats
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.labels import LabelTokens, label_tokens
+from fourshot.engine.tokens import check_lengths, encode_prompts, load_tokenizer
+
+
+class LoadedModel:
+    """The base of an engine. A class that extends it loads its model between `__init__` and `_is_ready`."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._started_s = time.perf_counter()
+        self.settings = settings
+        self._tokenizer = load_tokenizer(settings.model)
+        self._labels: dict[tuple[str, ...], LabelTokens] = {}
+        self._prompt_tokens = self._output_tokens = self._cached_tokens = self._requests = 0
+        self._busy_s = self._start_s = 0.0
+        self._model: Any = None  # what is loaded; None once it is closed
+
+    def _is_ready(self, model: Any) -> None:
+        self._model = model
+        self._start_s = time.perf_counter() - self._started_s
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text as a prompt. Raises InputError as `engine.tokens.encode_prompts` does."""
+        return encode_prompts(self._tokenizer, texts)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of each text as a prompt."""
+        return [len(ids) for ids in self.encode(texts)]
+
+    def label_tokens(self, labels: Sequence[str]) -> LabelTokens:
+        """Token ids of the label words; computed once per set of words."""
+        words = tuple(labels)
+        if words not in self._labels:
+            self._labels[words] = label_tokens(self._tokenizer, words)
+        return self._labels[words]
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            prompt_tokens=self._prompt_tokens,
+            output_tokens=self._output_tokens,
+            cached_tokens=self._cached_tokens,
+            requests=self._requests,
+            busy_s=self._busy_s,
+            start_s=self._start_s,
+        )
+
+    def _checked(self, prompts: Sequence[str], extra_tokens: int) -> list[list[int]]:
+        """Token ids of prompts that leave room for ``extra_tokens`` each. Raises InputError where one does not."""
+        self._check_open()
+        ids = self.encode(prompts)
+        check_lengths(ids, extra_tokens, self.settings.max_model_len)
+        return ids
+
+    def _check_open(self) -> None:
+        if self._model is None:
+            raise FourshotError(
+                "This engine is closed. Open another one with fourshot.engine.opening.open_engine(settings)."
+            )
+
+    def _count(self, prompt_tokens: int, output_tokens: int, cached_tokens: int = 0) -> None:
+        """One request is answered."""
+        self._requests += 1
+        self._prompt_tokens += prompt_tokens
+        self._output_tokens += output_tokens
+        self._cached_tokens += cached_tokens
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._busy_s += time.perf_counter() - started
