@@ -16,7 +16,8 @@ from fourshot.engine.labels import LabelTokens
 from fourshot.engine.loaded import LoadedModel
 from fourshot.engine.tokens import word_biases
 from fourshot.engine.vllm_scoring import Scoring, questions
-from fourshot.engine.vllm_start import start, stop
+from fourshot.engine.vllm_seams import in_process
+from fourshot.engine.vllm_start import start
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,12 +131,10 @@ class VllmEngine(LoadedModel):
 
     def close(self) -> None:
         """Give the memory back. Idempotent."""
-        if self._model is None:
-            return
-        held = [self._model]
-        self._model = None
-        self._waiting.clear()
-        stop(held)
+        if self._model is not None:
+            held, self._model = [self._model], None
+            self._waiting.clear()
+            in_process.stop(held)
 
     def _add(
         self,

@@ -39,17 +39,6 @@ def start(settings: EngineSettings) -> "LLMEngine":
     return LLMEngine.from_engine_args(arguments)
 
 
-def stop(held: "list[LLMEngine]") -> None:
-    """Stop vLLM and give its memory back, so that a trainer or another engine can follow.
-
-    Takes the engine out of a list, because as an argument its caller would keep it, and its weights, alive.
-    """
-    llm = held.pop()
-    llm.engine_core.shutdown()
-    del llm
-    in_process.leave_as_it_was()
-
-
 def engine_arguments(settings: EngineSettings, on_cpu: bool) -> dict[str, Any]:
     """The arguments of vLLM's ``EngineArgs``."""
     arguments: dict[str, Any] = {

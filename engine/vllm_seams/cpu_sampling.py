@@ -2,12 +2,11 @@
 
 Importing this module loads vllm and torch: only `engine.vllm_start` names it.
 
-vLLM 0.32 (v1/sample) makes a table of log-probabilities [rows, vocabulary] in every step in which a request wants one,
-and takes a few columns of it. Here the columns are taken from the logits, and each row's normaliser is subtracted.
-
-For top-k it finds the k-th logit, masks what is below, and draws noise for the whole vocabulary. Here noise is drawn
-for the k that were found. What is drawn with which probability is the same; a seed draws other texts than in vLLM.
-docs/engine.md has the measurement.
+Replaces: ``Sampler.forward``, which in every step in which a request wants a log-probability makes a table of them
+[rows, vocabulary] and takes a few columns. Here the columns are taken from the logits, and each row's normaliser is
+subtracted. And ``TopKTopPSampler.forward_cpu``, which for top-k finds the k-th logit, masks what is below, and draws
+noise for the whole vocabulary. Here noise is drawn for the k that were found. What is drawn with which probability is
+the same; a seed draws other texts than in vLLM. docs/engine.md has the measurement.
 """
 
 from dataclasses import replace
@@ -16,8 +15,8 @@ from typing import Any
 
 import torch
 from vllm.platforms import current_platform
-from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
-from vllm.v1.sample.sampler import Sampler
+
+from fourshot.engine.vllm_seams.contract import Seam
 
 EVERY_TOKEN = -1  # vLLM's number for log-probabilities of the whole vocabulary
 MOST_LIKELIEST = 1024  # k from which looking for them is no gain
@@ -25,8 +24,26 @@ MOST_LIKELIEST = 1024  # k from which looking for them is no gain
 Generators = dict[int, torch.Generator]
 
 
+_SAMPLER = "vllm.v1.sample.sampler:Sampler"
+SEAM = Seam(
+    name="our sampling on the CPU",
+    relies_on=(
+        f"{_SAMPLER}.forward(self, logits, sampling_metadata, predict_bonus_token, logprobs_mode_override)",
+        f"{_SAMPLER}.gather_logprobs(logprobs, num_logprobs, token_ids)",
+        f"{_SAMPLER}.gather_specific_token_logprobs(self, logprobs, logprob_token_ids, sampled)",
+        "vllm.v1.sample.ops.topk_topp_sampler:TopKTopPSampler.forward_cpu(self, logits, generators, k, p)",
+    ),
+    without="Sampling is slower, and a seed draws other texts than with this seam.",
+)
+
+
 def apply() -> None:
-    """For engines opened from now on. Idempotent."""
+    """For engines opened from now on, where `SEAM` holds. Idempotent."""
+    if not SEAM.holds():
+        return
+    from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+    from vllm.v1.sample.sampler import Sampler
+
     if not hasattr(Sampler.forward, "__wrapped__"):
         Sampler.forward = _without_table(Sampler.forward)
     if not hasattr(TopKTopPSampler.forward_cpu, "__wrapped__"):

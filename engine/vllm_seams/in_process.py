@@ -1,19 +1,24 @@
 """vLLM in our own process: all cores compute, and its end leaves the process as it was.
 
-Relies on: ``torch.set_num_threads`` as vLLM's CPU worker replaces it (with a function that does nothing), and
-``cleanup_dist_env_and_memory``, which vLLM's own tests call. Left out, what follows an engine in the same process has
-the threads it had, and the memory of its process groups is not given back.
+Relies on: ``torch.set_num_threads`` as vLLM's CPU worker replaces it (with a function that does nothing),
+``shutdown`` of the engine's core, and ``cleanup_dist_env_and_memory``, which vLLM's own tests call.
 """
 
 import gc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.threads import available_cores
 from fourshot.engine.vllm_seams.contract import Seam
 
+if TYPE_CHECKING:
+    from vllm import LLMEngine
+
 SEAM = Seam(
     name="giving back what an engine took",
-    relies_on=("vllm.distributed.parallel_state:cleanup_dist_env_and_memory(shutdown_ray)",),
+    relies_on=(
+        "vllm.distributed.parallel_state:cleanup_dist_env_and_memory(shutdown_ray)",
+        "vllm.v1.engine.core_client:EngineCoreClient.shutdown",
+    ),
     without="Memory of an engine that was closed may stay taken until the process ends.",
 )
 _set_num_threads: dict[str, Any] = {}  # torch's own function, while a vLLM engine has it replaced
@@ -27,10 +32,16 @@ def compute_on_all_cores() -> None:
     torch.set_num_threads(available_cores())
 
 
-def leave_as_it_was() -> None:
-    """After an engine's shutdown, once nothing refers to it any more."""
+def stop(held: "list[LLMEngine]") -> None:
+    """Stop vLLM and give its memory back, so that a trainer or another engine can follow.
+
+    Takes the engine out of a list, because as an argument its caller would keep it, and its weights, alive.
+    """
     import torch
 
+    llm = held.pop()
+    llm.engine_core.shutdown()
+    del llm
     # vLLM forbids it for the rest of the process; a trainer that follows here needs it.
     torch.set_num_threads = _set_num_threads.pop("torch", torch.set_num_threads)
     if SEAM.holds():

@@ -9,7 +9,9 @@ from fourshot.engine.vllm_seams import adapter_check, api_server, client, contra
 from fourshot.engine.vllm_seams.contract import Seam, faults
 
 pytest.importorskip("vllm")
-SEAMS = (adapter_check, api_server, client, in_process, lora_kernels, lora_loads)
+from fourshot.engine.vllm_seams import cpu_sampling
+
+SEAMS = (adapter_check, api_server, client, cpu_sampling, in_process, lora_kernels, lora_loads)
 
 
 def seam(*relies_on: str) -> Seam:
