@@ -8,6 +8,7 @@ Importing this module does not load vllm.
 """
 
 import time
+from functools import wraps
 from typing import Any
 
 from fourshot.engine.vllm_seams.contract import Seam
@@ -42,6 +43,7 @@ def register() -> bool:
         return True
     add_adapter = LRUCacheWorkerLoRAManager.add_adapter
 
+    @wraps(add_adapter)
     def counted(manager: Any, lora_request: Any) -> bool:
         started, kind = time.perf_counter(), _kind(manager, lora_request.lora_int_id)
         try:
@@ -52,6 +54,7 @@ def register() -> bool:
 
     activate_adapter = LoRAModelManager.activate_adapter
 
+    @wraps(activate_adapter)
     def activated(manager: Any, *args: Any, **more: Any) -> bool:
         global _slot_changes
         changed = bool(activate_adapter(manager, *args, **more))
