@@ -1,14 +1,66 @@
-"""The time that a request cannot be faster than, on a machine whose rates were measured, with a model of known shape.
+"""What this machine can do at best, and the time that a request cannot be faster than there.
 
 Saturated: the operations of its computed tokens at the highest rate of matrix products, plus what a request without a
 text costs in a full batch. Alone: the longer of its operations and one reading of the weights, plus what a request
 without a text costs beyond that reading. Caching is in the computed tokens: those that the cache answered are not.
 """
 
+import time
+from collections.abc import Callable
+from functools import partial
+
 import msgspec
 
-from fourshot.bench.core.machine import Machine
-from fourshot.bench.core.model_shape import ModelShape
+from fourshot.bench.core.model_shape import ModelShape, shape_of
+from fourshot.bench.core.processes import call_apart
+
+SECONDS = 1.5  # per number
+BYTES = 1 << 29
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """The roof."""
+
+    flops: float  # bf16 operations per second of large matrix products, the highest of several shapes
+    bytes_per_s: float  # read by all cores together from memory, or by the GPU from its own
+
+
+def measure_machine(model: str) -> Machine:
+    """Measure here, with as many threads as an engine takes."""
+    import torch
+
+    from fourshot.engine.threads import available_cores
+
+    torch.set_num_threads(available_cores())
+    shape = shape_of(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def rate(work: float, run: Callable[[], object]) -> float:
+        best, began = 0.0, time.perf_counter()
+        while time.perf_counter() - began < SECONDS:
+            started = time.perf_counter()
+            run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            best = max(best, work / (time.perf_counter() - started))
+        return best
+
+    rates = []
+    for rows, width, out in (
+        (2048, shape.hidden_size, 2 * shape.intermediate_size),
+        (1024, shape.intermediate_size, shape.hidden_size),
+        (2048, 2048, 2048),
+    ):
+        x = torch.randn(rows, width, dtype=torch.bfloat16, device=device)
+        weights = torch.randn(out, width, dtype=torch.bfloat16, device=device)
+        rates.append(rate(2 * rows * width * out, partial(torch.nn.functional.linear, x, weights)))
+    much = torch.zeros(BYTES // 4, dtype=torch.float32, device=device)
+    return Machine(flops=max(rates), bytes_per_s=rate(BYTES, lambda: much.sum()))
+
+
+def machine_apart(model: str) -> Machine:
+    """Measure in a process of its own; before and after a suite, for a machine may change under a measurement."""
+    return call_apart(measure_machine, model)
 
 
 class Roof(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,6 +54,12 @@ class Rows:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"piece": piece, "value": value}) + "\n")
 
+    def add_once(self, piece: str, make: Callable[[], Any]) -> Any:
+        """The value of ``piece``, made and kept where it is not there yet."""
+        if piece not in self.found:
+            self.add(piece, make())
+        return self.found[piece]
+
     @property
     def header(self) -> dict[str, Any]:
         """The result's header, as it was when the first piece was kept."""

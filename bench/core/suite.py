@@ -1,23 +1,15 @@
-"""Suites and commands of `fourshot bench`: how they are declared, found and run."""
+"""Suites and commands of `fourshot bench`: how they are declared and run. `bench.suites` lists them."""
 
-import ast
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.options import read_options
 from fourshot.bench.core.page import write_page
 from fourshot.bench.core.parts import Page, Part, markdown
 from fourshot.bench.core.results import check_data, check_out, header, to_json, write_result
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.targets import target_lines, targets_of
-from fourshot.engine.errors import InputError
-
-SUITES = "fourshot.bench.suites"
 
 
 class Suite(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,32 +65,6 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self, name: str, options: Any) -> int:
         return self.command(options)
-
-
-def suites() -> dict[str, str]:
-    """Names and what each is about, without importing any."""
-    (folder,) = import_module(SUITES).__path__
-    found = {}
-    for module in pkgutil.iter_modules([folder]):
-        file = Path(folder, module.name, "__init__.py") if module.ispkg else Path(folder, f"{module.name}.py")
-        about = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        found[module.name.replace("_", "-")] = about.partition("\n")[0].rstrip(".")
-    return found
-
-
-def load_suite(name: str) -> tuple[Suite | Command, str]:
-    """A suite and its documentation. Raises InputError for a name that none has."""
-    known = suites()
-    if name not in known:
-        raise InputError(f"unknown suite {name!r}. There are {', '.join(known)}.")
-    module = import_module(f"{SUITES}.{name.replace('-', '_')}")
-    return module.SUITE, module.__doc__ or ""
-
-
-def run_suite(name: str, words: Sequence[str]) -> int:
-    """`fourshot bench NAME WORDS`; the exit code. Raises InputError for wrong options, SystemExit for --help."""
-    suite, about = load_suite(name)
-    return suite.run(name, read_options(suite.options, words, f"fourshot bench {name}", about))
 
 
 def _resolved(shape: str | None, model: str | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The ways of classifying that are compared, and the prompts that each of them sends: real texts of real tasks.
+"""The variants of classifying that are compared, and the prompts that each of them sends: real texts of real tasks.
 
 No text is sent twice between two resets of the prefix cache: a prompt sent again would be answered by the cache whole,
 text included, which flatters whoever has long prompts.
@@ -19,8 +19,8 @@ FLOOR_PROMPT = "Label:"
 MANY = -1
 
 
-class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """One way of getting a label out of a model."""
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """One way of having a model classify a text."""
 
     display_name: str
     engine: str  # which of the suite's engines answers
@@ -31,22 +31,22 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     one_by_one: bool = False  # knows no more than one request at a time
 
 
-WAYS = {
-    "zero_shot": Way(display_name="Zero-shot, base model", engine="base"),
-    "icl_off": Way(display_name="In context, cache off", engine="uncached", shots="fixed"),
-    "icl_cold": Way(display_name="In context, shots drawn per request", engine="base", shots="drawn"),
-    "icl_warm": Way(display_name="In context, cache warm", engine="base", shots="fixed"),
-    "lora": Way(display_name="LoRA, one adapter", engine="lora", adapters=1),
-    "lora_bare": Way(display_name="LoRA, bare text", engine="lora", adapters=1, wording="bare"),
-    "lora_many": Way(display_name="LoRA, many adapters", engine="lora", adapters=MANY),
-    "lora_merged": Way(display_name="LoRA merged into the base", engine="merged"),
-    "transformers_icl": Way(
+VARIANTS = {
+    "zero_shot": Variant(display_name="Zero-shot, base model", engine="base"),
+    "icl_off": Variant(display_name="In context, cache off", engine="uncached", shots="fixed"),
+    "icl_cold": Variant(display_name="In context, shots drawn per request", engine="base", shots="drawn"),
+    "icl_warm": Variant(display_name="In context, cache warm", engine="base", shots="fixed"),
+    "lora": Variant(display_name="LoRA, one adapter", engine="lora", adapters=1),
+    "lora_bare": Variant(display_name="LoRA, bare text", engine="lora", adapters=1, wording="bare"),
+    "lora_many": Variant(display_name="LoRA, many adapters", engine="lora", adapters=MANY),
+    "lora_merged": Variant(display_name="LoRA merged into the base", engine="merged"),
+    "transformers_icl": Variant(
         display_name="In context, transformers one by one", engine="transformers", shots="fixed", one_by_one=True
     ),
-    "transformers_lora": Way(
+    "transformers_lora": Variant(
         display_name="LoRA, transformers one by one", engine="transformers", adapters=1, one_by_one=True
     ),
-    "floor": Way(display_name="A request without a text", engine="base", text=False),
+    "floor": Variant(display_name="A request without a text", engine="base", text=False),
 }
 
 
@@ -57,7 +57,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     adapter: int = -1
 
 
-class Material(msgspec.Struct, frozen=True, kw_only=True):
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """A task with the texts that are sent and the examples that are shown."""
 
     task: Task
@@ -66,7 +66,7 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
     pools: dict[str, tuple[Example, ...]]  # of the train split, by label: where other examples are drawn from
     k: int
 
-    def requests(self, way: Way, start: int, number: int, many: int = 1) -> list[Request]:
+    def requests(self, variant: Variant, start: int, number: int, many: int = 1) -> list[Request]:
         """``number`` requests from text ``start`` on; ``many`` is what MANY adapters are.
 
         Raises InputError where the texts do not reach that far.
@@ -76,22 +76,22 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.task.name} has {len(self.texts)} different test texts; {start + number} are needed, because no "
                 "text is sent twice. Give a larger test file, or measure fewer requests."
             )
-        adapters = many if way.adapters == MANY else way.adapters
+        adapters = many if variant.adapters == MANY else variant.adapters
         return [
-            Request(prompt=self._prompt(way, start + n), adapter=n % adapters if adapters else -1)
+            Request(prompt=self._prompt(variant, start + n), adapter=n % adapters if adapters else -1)
             for n in range(number)
         ]
 
-    def _prompt(self, way: Way, number: int) -> str:
-        if not way.text:
+    def _prompt(self, variant: Variant, number: int) -> str:
+        if not variant.text:
             return FLOOR_PROMPT
         text = self.texts[number]
-        if way.wording == "bare":
+        if variant.wording == "bare":
             return reading_prompt(self.task, text, PromptFormat(wording="bare"))
         shots: Sequence[Example] = ()
-        if way.shots == "fixed":
+        if variant.shots == "fixed":
             shots = self.shots
-        elif way.shots == "drawn":
+        elif variant.shots == "drawn":
             shots = self.drawn_shots(number)
         return classification_prompt(self.task, text, shots)
 
@@ -105,7 +105,7 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
         return shots
 
 
-def material(name: str, data: Path, k: int) -> Material:
+def load_workload(name: str, data: Path, k: int) -> Workload:
     """A shipped task with its data in ``data / name``."""
     from fourshot.pipeline.tasks.shots import draw_shots
     from fourshot.pipeline.tasks.tables import load_split
@@ -113,12 +113,12 @@ def material(name: str, data: Path, k: int) -> Material:
 
     task = load_task(name, data / name)
     train = load_split(task, "train").examples
-    texts = list(dict.fromkeys(one.text for one in load_split(task, "test").examples))
+    texts = list(dict.fromkeys(example.text for example in load_split(task, "test").examples))
     random.Random(0).shuffle(texts)
-    return Material(
+    return Workload(
         task=task,
         texts=tuple(texts),
         shots=tuple(draw_shots(train, task.label_names, k, 0)),
-        pools={label: tuple(one for one in train if one.label == label) for label in task.label_names},
+        pools={label: tuple(example for example in train if example.label == label) for label in task.label_names},
         k=k,
     )

@@ -1,6 +1,15 @@
 """The suites of `fourshot bench`, each a command line of its own. Loads none of them."""
 
-SUITES = {  # name -> what it measures; each is the module of that name, with _ for -, and has a `main`
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from fourshot.engine.errors import InputError
+
+if TYPE_CHECKING:
+    from fourshot.bench.core.suite import Command, Suite
+
+SUITES = {  # name -> what it measures; each is the `SUITE` of the module of that name, with _ for -
     "corpus-kills": "whether a corpus loses a row, or gets one twice, when its processes are killed",
     "corpus-overhead": "what a corpus costs beside the engine",
     "corpus-order": "what it gains that a corpus is made task by task",
@@ -22,3 +31,19 @@ SUITES = {  # name -> what it measures; each is the module of that name, with _ 
     "serving": "the service under load, over its capacity, and with many adapters in a batch",
     "training": "one LoRA training beside Hugging Face Trainer + PEFT",
 }
+
+
+def load_suite(name: str) -> "tuple[Suite | Command, str]":
+    """A suite and its documentation. Raises InputError for a name that none has."""
+    if name not in SUITES:
+        raise InputError(f"unknown suite {name!r}. There are {', '.join(SUITES)}.")
+    module = import_module(f"{__name__}.{name.replace('-', '_')}")
+    return module.SUITE, module.__doc__ or ""
+
+
+def run_suite(name: str, words: Sequence[str]) -> int:
+    """`fourshot bench NAME WORDS`; the exit code. Raises InputError for wrong options, SystemExit for --help."""
+    from fourshot.bench.core.options import read_options
+
+    suite, about = load_suite(name)
+    return suite.run(name, read_options(suite.options, words, f"fourshot bench {name}", about))

@@ -7,33 +7,42 @@ by turns at random, each task as likely as any other or by Zipf's law. Adapters 
 examples are in the prefix cache or are not. Each cell is warmed with as many requests as fill what it can hold.
 """
 
-import argparse
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.driver import CellOrder, CellResult
-from fourshot.bench.core.engine_process import EngineOrder
-from fourshot.bench.core.load import percentile
-from fourshot.bench.core.old import Rows, check_data, check_out, header, positive, tell, write_json
-from fourshot.bench.core.statistics import estimate
-from fourshot.bench.core.workload import Material, Request, material
-from fourshot.bench.suites.adapters_report import console_table, write_report
-from fourshot.bench.suites.latency import Base, engines
-from fourshot.engine.core import EngineSettings
-from fourshot.engine.models import resolve_model
+from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests
+from fourshot.bench.core.engines import Base, EngineSpec, engines
+from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
+from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
+from fourshot.bench.core.plots import Curve, line_plot
+from fourshot.bench.core.results import tell
+from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.statistics import percentile, shown, with_values
+from fourshot.bench.core.suite import Suite
+from fourshot.bench.core.workload import Request, Workload, load_workload
 from fourshot.pipeline.synthesis.prompts import classification_prompt
 
-SCHEMA = 1
 KINDS = ("adapters", "in context")
 
 
-class AdaptersSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    data: TaskFolders
+    out: Out
+    model: Model = None
+    most: Annotated[Positive, "adapters at most"] = 1024
+    repeats: Annotated[Positive, "of every cell"] = 3
+    task: Annotated[str, "whose texts and examples are sent"] = "sst2"
+    kv_cache_mib: Annotated[Positive, "memory for cached examples"] = 512
+    scratch: Annotated[Path | None, "where the adapters are put, 5 GB with the embedded model"] = None
+
+
+class AdaptersSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One home for what can be set."""
 
     task: str = "sst2"
@@ -48,6 +57,14 @@ class AdaptersSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     most_warmup: int = 96  # requests; more tasks than that fit neither in memory nor in the cache
     repeats: int = 3
     seed: int = 0
+
+
+def settings_of(options: Options) -> AdaptersSettings:
+    """The defaults, with what the command line says."""
+    numbers = tuple(number for number in AdaptersSettings().numbers if number <= options.most)
+    return AdaptersSettings(
+        numbers=numbers, repeats=options.repeats, task=options.task, kv_cache_mib=options.kv_cache_mib
+    )
 
 
 class NumberCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +82,7 @@ class NumberCell(msgspec.Struct, frozen=True, kw_only=True):
 
 def cells(settings: AdaptersSettings) -> list[NumberCell]:
     """Each repeat in an order of its own."""
-    found = []
+    planned = []
     for repeat in range(settings.repeats):
         block = [
             NumberCell(kind=kind, number=number, zipf=zipf, repeat=repeat)
@@ -74,88 +91,96 @@ def cells(settings: AdaptersSettings) -> list[NumberCell]:
             for zipf in (settings.zipf if number > 1 else settings.zipf[:1])
         ]
         random.Random(f"{settings.seed}/{repeat}").shuffle(block)
-        found += block
-    return found
+        planned += block
+    return planned
 
 
-def cell_order(cell: NumberCell, stuff: Material, settings: AdaptersSettings) -> CellOrder:
+def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettings) -> CellRequests:
     """Requests of a cell, and as many before as fill memory and cache, each with a text of its own."""
     draw = random.Random(f"{settings.seed}/{cell.name}")
     weights = [rank**-cell.zipf for rank in range(1, cell.number + 1)]
     # Every task once, so that what fits is there, and then as it comes.
     warm = [*range(min(cell.number, settings.most_warmup)), *draw.choices(range(cell.number), weights, k=16)]
     wanted = draw.choices(range(cell.number), weights, k=settings.requests)
-    texts = list(stuff.texts)
+    texts = list(workload.texts)
     draw.shuffle(texts)
 
     def request(task: int, text: str) -> Request:
         if cell.kind == "adapters":
-            return Request(prompt=classification_prompt(stuff.task, text), adapter=task)
-        return Request(prompt=classification_prompt(stuff.task, text, stuff.drawn_shots(task)))
+            return Request(prompt=classification_prompt(workload.task, text), adapter=task)
+        return Request(prompt=classification_prompt(workload.task, text, workload.drawn_shots(task)))
 
-    return CellOrder(
+    return CellRequests(
         requests=tuple(request(task, text) for task, text in zip(wanted, texts, strict=False)),
         warmup=tuple(request(task, text) for task, text in zip(warm, reversed(texts), strict=False)),
-        labels=stuff.task.label_words,
+        labels=workload.task.label_words,
         concurrency=settings.concurrency,
     )
 
 
-def measure(base: Base, settings: AdaptersSettings, stuff: Material, rows: Rows, log: Path) -> None:
-    """Every cell that ``rows`` does not have yet."""
+def measure(options: Options, rows: Rows) -> dict[str, Any]:
+    """Every cell that ``rows`` does not have yet, and what they come to."""
+    from fourshot.engine.models import resolve_model
+    from fourshot.serving.testing.adapters import make_adapter, task_of
+
+    settings = settings_of(options)
     wanted = [cell for cell in cells(settings) if cell.name not in rows.found]
-    plain = EngineSettings(
-        model=base.path,
-        kv_cache_bytes=settings.kv_cache_mib << 20,
-        gpu_kv_cache_bytes=settings.kv_cache_mib << 20,
-        load_format=base.load_format,
-        compile=False,
-    )
+    workload = load_workload(settings.task, options.data, settings.k)
+    model = resolve_model(options.model)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        if wanted:
+            tell(f"{max(settings.numbers)} adapters of random weights")
+            folders = tuple(
+                str(make_adapter(Path(folder), task_of(f"random-{seed}"), seed=seed, base=model))
+                for seed in range(max(settings.numbers))
+            )
+            base = Base(path=model.path, name=model.name, adapters=folders)
+            _measure_cells(wanted, base, settings, workload, rows, options.out.with_suffix(".log"))
+    assert rows.path
+    return {**summarise(settings, rows.found), "targets": [], "rows": rows.path.name}
+
+
+def _measure_cells(
+    wanted: Sequence[NumberCell], base: Base, settings: AdaptersSettings, workload: Workload, rows: Rows, log: Path
+) -> None:
+    plain = base.settings(kv_cache_mib=settings.kv_cache_mib, gpu_kv_cache_mib=settings.kv_cache_mib, compile=False)
     adapted = msgspec.structs.replace(plain, max_loras=settings.slots, memory_loras=settings.memory_adapters)
-    orders = {
-        "adapters": EngineOrder(settings=adapted, adapters=base.adapters),
-        "in context": EngineOrder(settings=plain),
-    }
-    if not wanted:
-        return
-    with engines(orders, log) as running:
-        first = NumberCell(kind="adapters", number=1, zipf=0.0, repeat=-1)
-        for kind in KINDS:
-            running[kind].run(cell_order(msgspec.structs.replace(first, kind=kind), stuff, settings))
+    specs = {KINDS[0]: EngineSpec(settings=adapted, adapters=base.adapters), KINDS[1]: EngineSpec(settings=plain)}
+    with engines(specs, log) as running:
+        for kind in KINDS:  # kernels are built
+            first = NumberCell(kind=kind, number=1, zipf=0.0, repeat=-1)
+            running[kind].ask(cell_requests(first, workload, settings))
         for count, cell in enumerate(wanted, start=1):
-            result = running[cell.kind].run(cell_order(cell, stuff, settings))
-            rows.add(cell.name, msgspec.to_builtins(result))
-            tell(f"{count}/{len(wanted)}  {cell.name}: {len(result.rows) / result.seconds:.1f} requests/s")
+            measured = running[cell.kind].ask(cell_requests(cell, workload, settings))
+            rows.add(cell.name, measured)
+            tell(f"{count}/{len(wanted)}  {cell.name}: {measured.rate:.1f} requests/s")
 
 
-def summarise(settings: AdaptersSettings, rows: Rows) -> dict[str, Any]:
+def summarise(settings: AdaptersSettings, found: Mapping[str, Any]) -> dict[str, Any]:
     """A row per kind, number and spread."""
-    found: dict[tuple[str, int, float], list[CellResult]] = {}
-    for cell in sorted(cells(settings), key=lambda one: one.repeat):
-        result = msgspec.convert(rows.found[cell.name], CellResult)
-        found.setdefault((cell.kind, cell.number, cell.zipf), []).append(result)
-    return {"cells": [_numbers(kind, number, zipf, results) for (kind, number, zipf), results in sorted(found.items())]}
+    groups: dict[tuple[str, int, float], list[CellMeasurement]] = {}
+    for cell in sorted(cells(settings), key=lambda cell: cell.repeat):
+        measured = msgspec.convert(found[cell.name], CellMeasurement)
+        groups.setdefault((cell.kind, cell.number, cell.zipf), []).append(measured)
+    return {"cells": [_numbers(*group, repeats) for group, repeats in sorted(groups.items())]}
 
 
-def _numbers(kind: str, number: int, zipf: float, results: Sequence[CellResult]) -> dict[str, Any]:
-    rates = [len(one.rows) / one.seconds for one in results]
-    medians = [median(1000 * row.latency_s for row in one.rows) for one in results]
-    pooled = [1000 * row.latency_s for one in results for row in one.rows]
-    loads: dict[str, list[float]] = {}
-    for one in results:
+def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurement]) -> dict[str, Any]:
+    latencies = [[1000 * row.latency_s for row in one.rows] for one in repeats]
+    loads: dict[str, tuple[int, float]] = {}
+    for one in repeats:
         for name, (uses, seconds) in one.adapter_loads.items():
-            pair = loads.setdefault(name, [0, 0.0])
-            pair[0] += uses
-            pair[1] += seconds
+            before = loads.get(name, (0, 0.0))
+            loads[name] = before[0] + uses, before[1] + seconds
     return {
         "kind": kind,
         "number": number,
         "spread": f"Zipf {zipf:g}" if zipf else "uniform",
-        "requests_per_s": {**msgspec.to_builtins(estimate(rates)), "values": rates},
-        "p50_ms": {**msgspec.to_builtins(estimate(medians)), "values": medians},
-        "yardstick_s": [one.yardstick_s for one in results],
-        "p99_ms": percentile(pooled, 0.99),
-        "hit_rate": sum(one.cached_tokens for one in results) / sum(one.prompt_tokens for one in results),
+        "requests_per_s": with_values([one.rate for one in repeats]),
+        "p50_ms": with_values([median(some) for some in latencies]),
+        "yardstick_s": [one.yardstick_s for one in repeats],
+        "p99_ms": percentile([latency for some in latencies for latency in some], 0.99),
+        "hit_rate": sum(one.cached_tokens for one in repeats) / sum(one.prompt_tokens for one in repeats),
         "adapter_loads": {
             name: {"uses": uses, "ms_each": 1000 * seconds / uses if uses else None}
             for name, (uses, seconds) in loads.items()
@@ -163,56 +188,63 @@ def _numbers(kind: str, number: int, zipf: float, results: Sequence[CellResult])
     }
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what is missing, and write everything."""
-    from fourshot.serving.testing.adapters import make_adapter, task_of
-
-    settings = AdaptersSettings()
-    check_out(options.out)
-    if options.most:
-        settings = msgspec.structs.replace(settings, numbers=tuple(n for n in settings.numbers if n <= options.most))
-    given = {"repeats": options.repeats, "task": options.task, "kv_cache_mib": options.kv_cache_mib}
-    settings = msgspec.structs.replace(settings, **{name: value for name, value in given.items() if value})
-    check_data(options.data, [settings.task])
-    stuff = material(settings.task, options.data, settings.k)
-    rows_path = options.out.with_suffix(".rows.jsonl")
-    rows = Rows(rows_path, {**msgspec.to_builtins(settings), "model": options.model or "embedded"})
-    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        model = resolve_model(options.model)
-        tell(f"{max(settings.numbers)} adapters of random weights")
-        folders = tuple(
-            str(make_adapter(Path(folder), task_of(f"random-{seed}"), seed=seed, base=model))
-            for seed in range(max(settings.numbers))
+def report(result: Mapping[str, Any]) -> list[Part]:
+    """How it was measured, and every cell."""
+    settings = result["settings"]
+    about = (
+        f"{settings['slots']} adapters in slots, {settings['memory_adapters']} in memory; {settings['kv_cache_mib']} "
+        f"MiB for cached examples; {settings['concurrency']} requests at a time."
+    )
+    rows = []
+    for cell in result["cells"]:
+        cold, memory = (cell["adapter_loads"].get(name, {}) for name in ("cold", "memory"))
+        each = cold.get("ms_each")
+        rows.append(
+            (
+                cell["kind"],
+                f"{cell['number']:,}",
+                cell["spread"],
+                shown(cell["requests_per_s"]),
+                shown(cell["p50_ms"]),
+                f"{cell['p99_ms']:.0f}",
+                f"{cell['hit_rate']:.2f}",
+                cold.get("uses", MISSING),
+                memory.get("uses", MISSING),
+                f"{each:.1f}" if each else MISSING,
+            )
         )
-        base = Base(path=model.path, name=model.name, adapters=folders)
-        measure(base, settings, stuff, rows, options.out.with_suffix(".log"))
-    told = {**msgspec.to_builtins(settings), "model": model.name}
-    result = {**header("adapters", SCHEMA, told), **summarise(settings, rows), "targets": [], "rows": rows_path.name}
-    write_json(options.out, result)
-    return result
+    headings = ["kind", "tasks", "spread", "requests/s", "p50 ms", "p99 ms", "hit rate", "fetched: disk", "memory"]
+    return [about, Table([*headings, "ms per fetch from disk"], rows)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder with a folder for the task")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="where the result goes; .rows.jsonl and .html beside it"
-    )
-    parser.add_argument("--model", help="base model; the embedded one if left out")
-    parser.add_argument("--most", type=positive, metavar="N", help="adapters at most (default: 1,024)")
-    parser.add_argument("--repeats", type=positive, help="of every cell (default: 3)")
-    parser.add_argument("--task", help="whose texts and examples are sent (default: sst2)")
-    parser.add_argument("--kv-cache-mib", type=positive, help="memory for cached examples (default: 512)")
-    parser.add_argument(
-        "--scratch",
-        type=Path,
-        help="where the adapters are put, 5 GB with the embedded model (default: temporary files)",
-    )
-    options = parser.parse_args()
-    result = run(options)
-    write_report(options.out.with_suffix(".html"), result)
-    print(console_table(result))
+def page(result: Mapping[str, Any]) -> Page:
+    """The page beside the JSON."""
+    about, table = report(result)
+    sections = [
+        Section("Throughput", [about, _plot(result, "requests_per_s", "requests/s")]),
+        Section("Latency", [_plot(result, "p99_ms", "p99, ms")]),
+        Section("Hits in the prefix cache", [_plot(result, "hit_rate", "share of prompt tokens")]),
+        Section("Every cell", [table]),
+    ]
+    return Page("Many tasks on one base", sections, str(result["settings"]["model"]))
 
 
-if __name__ == "__main__":
-    main()
+def _plot(result: Mapping[str, Any], value: str, name: str) -> Any:
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for cell in result["cells"]:
+        number = cell[value]["mean"] if isinstance(cell[value], Mapping) else cell[value]
+        spreads = ("uniform", "Zipf 1.1") if cell["number"] == 1 else (cell["spread"],)
+        for spread in spreads:
+            curves.setdefault(f"{cell['kind']}, {spread}", []).append((float(cell["number"]), number))
+    lines = [Curve(label, sorted(points)) for label, points in curves.items()]
+    return line_plot(lines, x_name="tasks", y_name=name, log_x=True)
+
+
+SUITE = Suite(
+    options=Options,
+    settings=lambda options: dict(msgspec.to_builtins(settings_of(options))),
+    tasks=lambda options: [options.task],
+    measure=measure,
+    report=report,
+    page=page,
+)

@@ -6,45 +6,53 @@ Each writes FOLDER/<suite>.json and its page; a run that was killed goes on wher
 suite's own options, run that suite.
 """
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
-from fourshot.bench.core.old import check_data, tell
+import msgspec
 
-SUITES = ("latency", "adapters", "breakeven", "paper")
+from fourshot.bench.core.options import Model, ThreeTasks
+from fourshot.bench.core.results import check_data, tell
+from fourshot.bench.core.suite import Command
+from fourshot.engine.errors import InputError
+
+ALL = ("latency", "adapters", "breakeven", "paper")
 
 
-def command(suite: str, data: Path, out: Path, model: str | None) -> list[str]:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    data: ThreeTasks
+    out: Annotated[Path, "a folder"]
+    model: Model = None
+    suites: Annotated[tuple[str, ...], "some of them"] = ALL
+
+
+def command(suite: str, options: Options) -> list[str]:
     """How a suite is run."""
-    given = [sys.executable, "-m", "fourshot", "bench", suite, "--data", str(data), "--out", str(out / f"{suite}.json")]
+    out = options.out
+    given = ["--data", str(options.data), "--out", str(out / f"{suite}.json")]
     if suite == "breakeven":
         given += ["--latency", str(out / "latency.json")]
     if suite == "paper":
         given += ["--report", str(out / "paper.html"), "--runs", str(out / "paper-runs")]
-    return [*given, *(["--model", model] if model else [])]
+    given += ["--model", options.model] if options.model else []
+    return [sys.executable, "-m", "fourshot", "bench", suite, *given]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder with sst2/, trec/ and ag_news/")
-    parser.add_argument("--out", type=Path, required=True, help="a folder")
-    parser.add_argument("--model", help="base model; the embedded one if left out")
-    parser.add_argument("--suites", default=",".join(SUITES), help="comma-separated (default: %(default)s)")
-    options = parser.parse_args()
-    suites = options.suites.split(",")
-    if unknown := sorted(set(suites) - set(SUITES)):
-        parser.error(f"unknown suites {unknown}; allowed are {', '.join(SUITES)}")
+def run_all(options: Options) -> int:
+    """Run them until one fails."""
+    if unknown := sorted(set(options.suites) - set(ALL)):
+        raise InputError(f"unknown suites {unknown}; allowed are {', '.join(ALL)}.")
     check_data(options.data, ("sst2", "trec", "ag_news"))
-    if "breakeven" in suites and "latency" not in suites and not (options.out / "latency.json").exists():
-        parser.error(f"breakeven needs {options.out / 'latency.json'}, which latency writes: add it to --suites")
-    for suite in suites:
+    latency = options.out / "latency.json"
+    if "breakeven" in options.suites and "latency" not in options.suites and not latency.exists():
+        raise InputError(f"breakeven needs {latency}, which latency writes: add it to --suites.")
+    for suite in options.suites:
         tell(f"== {suite}")
-        done = subprocess.run(command(suite, options.data, options.out, options.model))
-        if done.returncode:
-            raise SystemExit(done.returncode)
+        if code := subprocess.run(command(suite, options)).returncode:
+            return code
+    return 0
 
 
-if __name__ == "__main__":
-    main()
+SUITE = Command(options=Options, command=run_all)

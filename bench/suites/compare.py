@@ -13,23 +13,25 @@ changed, what all have in common is drift and taken off first.
 Exit code 1 where something became slower, 0 otherwise, 2 for files that cannot be compared.
 """
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, median
-from typing import Any
+from statistics import fmean, median, pvariance
+from typing import Annotated, Any
 
 import msgspec
 from scipy.stats import t  # type: ignore[import-untyped]
 
-from fourshot.bench.core.old import read_result
+from fourshot.bench.core.options import POSITIONAL
+from fourshot.bench.core.parts import Part, Table, markdown
+from fourshot.bench.core.results import read_result
+from fourshot.bench.core.suite import Command
 from fourshot.engine.errors import InputError
 
 CHANCE = 0.01  # of one false alarm among all cells
 DRIFT = 0.10  # share; more than twice the standard deviation over pairs of unchanged runs (docs/benchmarks.md)
 LEAST = 0.05  # of a cell, whatever its bound
-SUITES = {"latency": ("route", "way", "task", "load"), "adapters": ("kind", "spread", "number")}
+COMPARED = {"latency": ("route", "way", "task", "load"), "adapters": ("kind", "spread", "number")}
 MEASURES = {"requests_per_s": -1.0, "p50_ms": 1.0}  # sign of what is slower
 
 
@@ -63,10 +65,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
     """Raises InputError for results of different suites, or without a cell and two repeats in common."""
     suite = before["suite"]
-    if suite != after["suite"] or suite not in SUITES:
+    if suite != after["suite"] or suite not in COMPARED:
         raise InputError(
             f"got results of {before['suite']!r} and {after['suite']!r}. Both must be of one of these suites: "
-            f"{', '.join(SUITES)}."
+            f"{', '.join(COMPARED)}."
         )
     if not before.get("cells") or not after.get("cells"):
         raise InputError(
@@ -81,7 +83,8 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
         )
     logs = [(key, _logs(ours[key]), _logs(theirs[key])) for key in both]
     freedom = sum(len(one) + len(other) - 2 for _, one, other in logs)
-    scatter = math.sqrt(sum(_squares(one) + _squares(other) for _, one, other in logs) / freedom)
+    squares = (len(some) * pvariance(some) for _, *both_sides in logs for some in both_sides)
+    scatter = math.sqrt(sum(squares) / freedom)
     quantile = t.ppf(1 - CHANCE / len(both) / 2, freedom)
     repeats = min(min(len(one), len(other)) for _, one, other in logs)
     slower = [MEASURES[measure] * (fmean(other) - fmean(one)) for (_, measure), one, other in logs]
@@ -113,32 +116,26 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
     )
 
 
-def table(found: Comparison) -> str:
-    """What is flagged, and the sum of it, as Markdown."""
-    lines = []
+def report(found: Comparison) -> list[Part]:
+    """What is flagged, and the sum of it."""
     flagged = sorted((one for one in found.changes if one.flagged), key=lambda one: -one.slower)
-    if flagged:
-        lines += ["| cell | | before | after | slower by |", "| --- | --- | ---: | ---: | ---: |"]
-        lines += [
-            f"| {one.cell} | {one.measure} | {one.before:.2f} | {one.after:.2f} | {100 * one.slower:+.1f} % |"
-            for one in flagged
-        ]
-        lines.append("")
-    lines.append(
-        f"{len(flagged)} of {len(found.changes)} values changed beyond noise (a repeat scatters by "
-        f"{100 * found.scatter:.1f} %, so a change counts from {100 * found.bound:.0f} % on)."
-    )
-    told = "beyond noise" if found.overall_flagged else "within noise"
+    rows = [
+        (one.cell, one.measure, f"{one.before:.2f}", f"{one.after:.2f}", f"{100 * one.slower:+.1f} %")
+        for one in flagged
+    ]
+    beyond = "beyond noise" if found.overall_flagged else "within noise"
     direction = "slower" if found.overall > 0 else "faster"
-    lines.append(
-        f"Everything together: {abs(100 * found.overall):.1f} % {direction}, {told} (it counts from "
-        f"{100 * found.overall_bound:.1f} % on)."
-    )
-    return "\n".join(lines)
+    return [
+        *([Table(["cell", "", "before", "after", "slower by"], rows, left=2)] if rows else []),
+        f"{len(flagged)} of {len(found.changes)} values changed beyond noise (a repeat scatters by "
+        f"{100 * found.scatter:.1f} %, so a change counts from {100 * found.bound:.0f} % on).\n"
+        f"Everything together: {abs(100 * found.overall):.1f} % {direction}, {beyond} (it counts from "
+        f"{100 * found.overall_bound:.1f} % on).",
+    ]
 
 
 def _values(result: Mapping[str, Any], suite: str, yard_s: float) -> dict[tuple[str, str], Sequence[float]]:
-    names = SUITES[suite]
+    names = COMPARED[suite]
     return {
         ("/".join(str(cell[name]) for name in names), measure): _at_equal_speed(cell, measure, yard_s)
         for cell in result["cells"]
@@ -165,20 +162,16 @@ def _logs(values: Sequence[float]) -> list[float]:
     return [math.log(value) for value in values]
 
 
-def _squares(values: Sequence[float]) -> float:
-    mean = fmean(values)
-    return sum((value - mean) ** 2 for value in values)
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    before: Annotated[Path, POSITIONAL, "a result"]
+    after: Annotated[Path, POSITIONAL, "a later one of the same suite"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("before", type=Path)
-    parser.add_argument("after", type=Path)
-    options = parser.parse_args()
+def run_compare(options: Options) -> int:
+    """Compare and print; 1 where something became slower."""
     found = compare(read_result(options.before), read_result(options.after))
-    print(table(found))
-    raise SystemExit(1 if found.slower else 0)
+    print(markdown(report(found)))
+    return 1 if found.slower else 0
 
 
-if __name__ == "__main__":
-    main()
+SUITE = Command(options=Options, command=run_compare)

@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.driver import CellOrder, CellResult
+from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests
+from fourshot.bench.core.engines import Base, EngineSpec, engines
 from fourshot.bench.core.old import (
     Rows,
     at_least,
@@ -28,9 +29,7 @@ from fourshot.bench.core.old import (
     tell,
     write_json,
 )
-from fourshot.bench.core.workload import Material, Request, material
-from fourshot.bench.suites.latency import Base, engine_orders, engines
-from fourshot.bench.suites.latency.plan import LatencySettings
+from fourshot.bench.core.workload import Request, Workload, load_workload
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
@@ -41,7 +40,7 @@ GOAL = 4.0
 ENGINES = {"uncached": "cache off", "base": "cache on"}
 
 
-def train_texts(stuff: Material, candidates: int) -> list[str]:
+def train_texts(stuff: Workload, candidates: int) -> list[str]:
     """Real texts of the train split that stand for candidates, in a seeded order, each once.
 
     Raises InputError where there are too few.
@@ -54,9 +53,9 @@ def train_texts(stuff: Material, candidates: int) -> list[str]:
     return texts[:candidates]
 
 
-def order_of(stuff: Material, texts: Sequence[str]) -> CellOrder:
+def order_of(stuff: Workload, texts: Sequence[str]) -> CellRequests:
     """Every text read with all shots, all of them queued at once."""
-    return CellOrder(
+    return CellRequests(
         requests=tuple(Request(prompt=classification_prompt(stuff.task, text, stuff.shots)) for text in texts),
         warmup=(),
         labels=stuff.task.label_words,
@@ -64,24 +63,26 @@ def order_of(stuff: Material, texts: Sequence[str]) -> CellOrder:
     )
 
 
-def read_both_ways(base: Base, order: CellOrder, rows: Rows, log: Path) -> None:
+def read_both_ways(base: Base, order: CellRequests, rows: Rows, log: Path) -> None:
     """Both measurements of ``order``, as far as ``rows`` lacks them."""
     if all(name in rows.found for name in ENGINES):
         return
-    with engines(engine_orders(base, LatencySettings(ways=("icl_off", "icl_warm"))), log) as running:
+    plain = base.settings(kv_cache_mib=512, gpu_kv_cache_mib=8192, compile=False)
+    uncached = msgspec.structs.replace(plain, prefix_caching=False)
+    with engines({"base": EngineSpec(settings=plain), "uncached": EngineSpec(settings=uncached)}, log) as running:
         few = msgspec.structs.replace(order, requests=order.requests[-24:])
         for name in ENGINES:
-            running[name].run(few)  # kernels are built
+            running[name].ask(few)  # kernels are built
         for name in ENGINES:
             if name not in rows.found:
-                read = running[name].run(order)
+                read = running[name].ask(order)
                 rows.add(name, msgspec.to_builtins(msgspec.structs.replace(read, rows=())))
                 tell(f"{ENGINES[name]}: {len(order.requests) / read.seconds:.1f} candidates/s")
 
 
 def summarise(rows: Mapping[str, Any], candidates: int) -> dict[str, Any]:
     """What `read_both_ways` left, as the keys ``ways`` and ``targets`` of a result."""
-    found = {name: msgspec.convert(rows[name], CellResult) for name in ENGINES}
+    found = {name: msgspec.convert(rows[name], CellMeasurement) for name in ENGINES}
     ways = [
         {
             "way": ENGINES[name],
@@ -96,7 +97,7 @@ def summarise(rows: Mapping[str, Any], candidates: int) -> dict[str, Any]:
     return {"ways": ways, "targets": [at_least("filter with the prefix cache, against without", "times", gain, GOAL)]}
 
 
-def needed_tokens(model: str, stuff: Material, order: CellOrder) -> dict[str, int]:
+def needed_tokens(model: str, stuff: Workload, order: CellRequests) -> dict[str, int]:
     """Tokens of the shared beginning, of all prompts together, and of those what cannot be shared."""
     tokenizer = load_tokenizer(model)
     shared = len(encode_prompts(tokenizer, [classification_prompt(stuff.task, "x", stuff.shots)])[0])
@@ -111,7 +112,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     check_out(options.out)
     check_data(options.data, [options.task])
     model = resolve_model(options.model)
-    stuff = material(options.task, options.data, options.shots)
+    stuff = load_workload(options.task, options.data, options.shots)
     order = order_of(stuff, train_texts(stuff, options.candidates))
     told = {"task": options.task, "k": options.shots, "candidates": options.candidates, "model": model.name}
     rows = Rows(options.out.with_suffix(".rows.jsonl"), told)

@@ -7,30 +7,25 @@ is compared with the next clean one, and with a slowed one; and all with all. Ru
 goes on with them.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Annotated, Any
 
-from fourshot.bench.core.old import (
-    at_least,
-    at_most,
-    check_data,
-    check_out,
-    header,
-    positive,
-    read_result,
-    target_lines,
-    tell,
-    write_json,
-)
+import msgspec
+
+from fourshot.bench.core.options import Out, Positive
+from fourshot.bench.core.parts import Part, Table
+from fourshot.bench.core.results import read_result, tell
+from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.suite import Suite
+from fourshot.bench.core.targets import at_least, at_most
 from fourshot.bench.suites.compare import compare
 
-SCHEMA = 1
 SETTINGS: dict[str, Any] = {
     "tasks": ["trec"],
     "ways": ["zero_shot", "icl_warm", "lora"],
@@ -41,23 +36,22 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def run_once(name: str, sleep_ms: float, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    data: Annotated[Path, "a folder with trec/"]
+    out: Out
+    repeats: Annotated[Positive, "comparisons of each kind"] = 10
+    sleep_ms: Annotated[float, "of the planted slowdown"] = 10.0
+
+
+def run_once(name: str, sleep_ms: float, options: Options) -> dict[str, Any]:
     """One small suite, unless its result lies there."""
+    folder = options.out.with_suffix("")
     out = folder / f"{name}.json"
     if not out.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         settings = folder / "settings.json"
         settings.write_text(json.dumps(SETTINGS), encoding="utf-8")
-        command = [
-            sys.executable,
-            "-m",
-            "fourshot",
-            "bench",
-            "latency",
-            "--data",
-            str(options.data),
-            "--out",
-            str(out),
-        ]
+        command = [sys.executable, "-m", "fourshot", "bench", "latency", "--data", str(options.data), "--out", str(out)]
         command += ["--settings", str(settings), "--plant-sleep-ms", str(sleep_ms)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -67,25 +61,21 @@ def run_once(name: str, sleep_ms: float, options: argparse.Namespace, folder: Pa
     return read_result(out, "latency")
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """All runs and comparisons."""
-    check_out(options.out)
-    check_data(options.data, SETTINGS["tasks"])
-    folder = options.out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    clean = [run_once("clean-0", 0.0, options, folder)]
-    slow = []
-    rows = []
+    clean = [run_once("clean-0", 0.0, options)]
+    slowed = []
+    comparisons = []
     for number in range(1, options.repeats + 1):
-        clean.append(run_once(f"clean-{number}", 0.0, options, folder))
-        slow.append(run_once(f"slowed-{number}", options.sleep_ms, options, folder))
-        for kind, pair in (("noise", clean[-2:]), ("planted", [clean[-1], slow[-1]])):
+        clean.append(run_once(f"clean-{number}", 0.0, options))
+        slowed.append(run_once(f"slowed-{number}", options.sleep_ms, options))
+        for kind, pair in (("noise", clean[-2:]), ("planted", [clean[-1], slowed[-1]])):
             found = compare(*pair)
-            rows.append(
+            comparisons.append(
                 {
                     "kind": kind,
                     "number": number,
-                    "flagged": sum(one.flagged for one in found.changes),
+                    "flagged": sum(change.flagged for change in found.changes),
                     "slower": found.slower,
                     "overall": found.overall,
                     "overall_flagged": found.overall_flagged,
@@ -93,14 +83,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     "bound": found.bound,
                 }
             )
-            tell(json.dumps(rows[-1]))
-    noise = sum(bool(row["flagged"] or row["overall_flagged"]) for row in rows if row["kind"] == "noise")
-    planted = sum(bool(row["slower"]) for row in rows if row["kind"] == "planted")
-    told = {"sleep_ms": options.sleep_ms, "repeats": options.repeats, "suite": SETTINGS}
+            tell(json.dumps(comparisons[-1]))
+    noise = sum(bool(row["flagged"] or row["overall_flagged"]) for row in comparisons if row["kind"] == "noise")
+    planted = sum(bool(row["slower"]) for row in comparisons if row["kind"] == "planted")
     return {
-        **header("noise", SCHEMA, told),
-        "comparisons": rows,
-        "pairs": pairs(clean, slow),
+        "comparisons": comparisons,
+        "pairs": pairs(clean, slowed),
         "targets": [
             at_most("comparisons of unchanged code that were flagged", "", noise, 0),
             at_least("planted slowdowns that were found", "", planted, options.repeats),
@@ -108,10 +96,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def pairs(clean: Sequence[Mapping[str, Any]], slow: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def pairs(clean: Sequence[Mapping[str, Any]], slowed: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """How often `compare` is right and wrong over all pairs, which share runs and so are fewer than they look."""
     unchanged = [compare(*pair) for pair in combinations(clean, 2)]
-    changed = [compare(*pair) for pair in product(clean, slow)]
+    changed = [compare(*pair) for pair in product(clean, slowed)]
     return {
         "unchanged": len(unchanged),
         "flagged": sum(found.overall_flagged or any(one.flagged for one in found.changes) for found in unchanged),
@@ -120,17 +108,28 @@ def pairs(clean: Sequence[Mapping[str, Any]], slow: Sequence[Mapping[str, Any]])
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder with trec/")
-    parser.add_argument("--out", type=Path, required=True, help="where the result goes; the runs in a folder beside it")
-    parser.add_argument("--repeats", type=positive, default=10, help="comparisons of each kind (default: %(default)s)")
-    parser.add_argument("--sleep-ms", type=float, default=10.0, help="of the planted slowdown (default: %(default)s)")
-    options = parser.parse_args()
-    result = measure(options)
-    write_json(options.out, result)
-    print("\n".join(target_lines(result)))
+def report(result: Mapping[str, Any]) -> list[Part]:
+    """What was flagged of each kind."""
+    rows = []
+    for kind, name in (("noise", "nothing changed"), ("planted", f"{result['settings']['sleep_ms']:g} ms per step")):
+        some = [row for row in result["comparisons"] if row["kind"] == kind]
+        flagged = sum(bool(row["flagged"] or row["overall_flagged"]) for row in some)
+        low, high = (100 * pick(row["overall"] for row in some) for pick in (min, max))
+        scatter = f"{100 * fmean(row['scatter'] for row in some):.1f} %"
+        rows.append((name, len(some), flagged, scatter, f"{low:+.1f} to {high:+.1f} %"))
+    every = result["pairs"]
+    headings = ["", "comparisons", "flagged", "scatter of a repeat", "median change, all cells"]
+    note = (
+        f"All runs with all others: {every['flagged']} of {every['unchanged']} pairs of unchanged runs flagged, "
+        f"{every['found']} of {every['slowed']} with a slowed one found."
+    )
+    return [Table(headings, rows, note)]
 
 
-if __name__ == "__main__":
-    main()
+SUITE = Suite(
+    options=Options,
+    settings=lambda options: {"sleep_ms": options.sleep_ms, "repeats": options.repeats, "suite": SETTINGS},
+    tasks=lambda options: SETTINGS["tasks"],
+    measure=measure,
+    report=report,
+)

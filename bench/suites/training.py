@@ -13,31 +13,46 @@ without padding, so what packing saves counts as speed; computed operations are 
 the model, and the share of the matmul rate is taken of these.
 """
 
-import argparse
-import json
-import os
-import platform
-import subprocess
-import sys
+import resource
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-SCHEMA = 1
+from fourshot.bench.core.model_shape import shape_of
+from fourshot.bench.core.options import POSITIONAL, Model, Positive
+from fourshot.bench.core.parts import Part, Table
+from fourshot.bench.core.processes import call_apart
+from fourshot.bench.core.results import tell
+from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.suite import Suite
+from fourshot.bench.core.targets import Target, at_least, at_most
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Task
+from fourshot.training.lora.settings import PRESETS, LoraSettings
+
 SPEED_GOAL, SHARE_GOAL, SECONDS_GOAL, ACCURACY_GOAL = 5.0, 0.4, 40.0, -1.0
 MATMUL_SECONDS = 1.0
-TRAINERS = ("ours", "hf_trainer")
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    task: Annotated[str, POSITIONAL, "a task that comes with fourshot, or its file"] = "support_tickets"
+    data: Annotated[str | None, "train and test files, in place of the task's own data"] = None
+    model: Model = None
+    per_class: Annotated[Positive, "real examples per class"] = 25
+    epochs: Positive = 6
+    seeds: Positive = 3
+    test_limit: Annotated[int, "test texts to measure on; 0 means all"] = 500
+    out: Annotated[Path | None, "where the result goes; without it, standard output"] = None
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True):
     """One training, as it is handed to a process."""
 
-    trainer: str
     model: str
     prompts: tuple[str, ...]
     targets: tuple[int, ...]
@@ -45,6 +60,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     epochs: int
     seed: int
     out: str
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.prompts) // PRESETS["default"].batch_size)
+
+    @property
+    def settings(self) -> LoraSettings:
+        """The default preset, for exactly ``epochs`` passes."""
+        steps = self.epochs * self.steps_per_epoch
+        return msgspec.structs.replace(
+            PRESETS["default"], num_epochs=float(self.epochs), min_steps=steps, max_steps=steps
+        )
 
 
 class Trained(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,29 +86,27 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
     computed_tokens: int = 0  # that went through the model, padding included; 0: not counted
 
 
-def ours(job: Job) -> Trained:
+def ours(training: Training) -> Trained:
     """Train with `training.lora.train.LoraTrainer`."""
     from fourshot.training.lora.examples import TrainingExample
     from fourshot.training.lora.train import LoraTrainer
 
-    examples = [
-        TrainingExample(prompt=prompt, target=target) for prompt, target in zip(job.prompts, job.targets, strict=True)
-    ]
-    trainer = LoraTrainer(job.model)
-    result = trainer.train(examples, job.labels, _settings(job), job.out, seed=job.seed)
-    per_pass = -(-len(examples) // _settings(job).batch_size)
+    pairs = zip(training.prompts, training.targets, strict=True)
+    examples = [TrainingExample(prompt=prompt, target=target) for prompt, target in pairs]
+    trainer = LoraTrainer(training.model)
+    result = trainer.train(examples, training.labels, training.settings, training.out, seed=training.seed)
     return Trained(
         adapter=result.path,
         name=result.name,
         seconds=result.seconds,
         steps=result.steps,
-        final_loss=fmean(result.losses[-per_pass:]),
+        final_loss=fmean(result.losses[-training.steps_per_epoch :]),
         peak_rss_bytes=_peak_rss(),
         computed_tokens=result.tokens,
     )
 
 
-def hf_trainer(job: Job) -> Trained:
+def hf_trainer(training: Training) -> Trained:
     """Train with ``transformers.Trainer`` and PEFT."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -94,14 +119,14 @@ def hf_trainer(job: Job) -> Trained:
         set_seed,
     )
 
-    settings = _settings(job)
-    set_seed(job.seed)
-    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    settings = training.settings
+    set_seed(training.seed)
+    tokenizer = AutoTokenizer.from_pretrained(training.model)
     rows = []
-    for prompt, target in zip(job.prompts, job.targets, strict=True):
-        asked, said = tokenizer(prompt)["input_ids"], tokenizer(" " + job.labels[target])["input_ids"]
-        rows.append({"input_ids": asked + said, "labels": [-100] * len(asked) + said})
-    model = AutoModelForCausalLM.from_pretrained(job.model, dtype="auto")
+    for prompt, target in zip(training.prompts, training.targets, strict=True):
+        asked, answer = (tokenizer(text)["input_ids"] for text in (prompt, f" {training.labels[target]}"))
+        rows.append({"input_ids": asked + answer, "labels": [-100] * len(asked) + answer})
+    model = AutoModelForCausalLM.from_pretrained(training.model, dtype="auto")
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.lora_alpha,
@@ -110,16 +135,16 @@ def hf_trainer(job: Job) -> Trained:
         task_type="CAUSAL_LM",
     )
     arguments = TrainingArguments(
-        output_dir=job.out,
+        output_dir=training.out,
         per_device_train_batch_size=settings.batch_size,
-        num_train_epochs=job.epochs,
+        num_train_epochs=training.epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=round(settings.warmup * job.epochs * -(-len(rows) // settings.batch_size)),
+        warmup_steps=round(settings.warmup * training.epochs * training.steps_per_epoch),
         weight_decay=settings.weight_decay,
         bf16=True,
         use_cpu=not torch.cuda.is_available(),
-        seed=job.seed,
+        seed=training.seed,
         save_strategy="no",
         logging_strategy="steps",
         logging_steps=1,
@@ -135,31 +160,23 @@ def hf_trainer(job: Job) -> Trained:
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
-    adapter = Path(job.out) / "adapter"
-    trainer.model.save_pretrained(str(adapter), save_embedding_layers=False)
+    adapter = str(Path(training.out) / "adapter")
+    trainer.model.save_pretrained(adapter, save_embedding_layers=False)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    per_pass = -(-len(rows) // settings.batch_size)
     return Trained(
-        adapter=str(adapter),
-        name=f"hf-trainer-{job.seed}",
+        adapter=adapter,
+        name=f"hf-trainer-{training.seed}",
         seconds=seconds,
         steps=trainer.state.global_step,
-        final_loss=fmean(losses[-per_pass:]),
+        final_loss=fmean(losses[-training.steps_per_epoch :]),
         peak_rss_bytes=_peak_rss(),
     )
 
 
-def _settings(job: Job) -> Any:
-    """The default preset, for exactly ``epochs`` passes."""
-    from fourshot.training.lora.settings import PRESETS
-
-    steps = job.epochs * -(-len(job.prompts) // PRESETS["default"].batch_size)
-    return msgspec.structs.replace(PRESETS["default"], num_epochs=float(job.epochs), min_steps=steps, max_steps=steps)
+TRAINERS = {"ours": ours, "hf_trainer": hf_trainer}
 
 
 def _peak_rss() -> int:
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -170,16 +187,10 @@ def matmul_rates(model: str, rows: int) -> dict[str, float]:
     """
     import torch
 
-    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    shape = shape_of(model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shapes = {
-        f"{rows} x {hidden} x {inner}": (rows, hidden, inner),
-        f"1024 x {hidden} x {inner}": (1024, hidden, inner),
-        "2048 x 2048 x 2048": (2048, 2048, 2048),
-    }
-    found = {}
-    for name, (m, k, n) in shapes.items():
+    measured = {}
+    for m, k, n in (*((m, shape.hidden_size, shape.intermediate_size) for m in (rows, 1024)), (2048, 2048, 2048)):
         x = torch.randn(m, k, dtype=torch.bfloat16, device=device)
         weights = torch.randn(n, k, dtype=torch.bfloat16, device=device)
         rates, began = [], time.perf_counter()
@@ -190,30 +201,8 @@ def matmul_rates(model: str, rows: int) -> dict[str, float]:
             if device == "cuda":
                 torch.cuda.synchronize()
             rates.append(20 * m * k * n / (time.perf_counter() - started) / 1e12)
-        found[name] = median(rates)
-    return found
-
-
-def decoder_parameters(model: str) -> int:
-    """Parameters of the decoder's layers, without embeddings and output layer."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        decoder = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)).get_decoder()
-    return sum(one.numel() for name, one in decoder.named_parameters() if "embed" not in name)
-
-
-def in_a_process(job: Job) -> Trained:
-    """What ``job`` came to, in a fresh process on our cores."""
-    with tempfile.TemporaryDirectory() as folder:
-        asked, said = Path(folder) / "job.json", Path(folder) / "trained.json"
-        asked.write_bytes(msgspec.json.encode(job))
-        command = [sys.executable, "-m", "fourshot.bench.suites.training", "--child", str(asked), str(said)]
-        root = Path(__file__).resolve().parents[2]
-        path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
-        subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "PYTHONPATH": path})
-        return msgspec.json.decode(said.read_bytes(), type=Trained)
+        measured[f"{m} x {k} x {n}"] = median(rates)
+    return measured
 
 
 def accuracies(
@@ -223,42 +212,36 @@ def accuracies(
     from fourshot.engine.core import Adapter, EngineSettings
     from fourshot.engine.opening import open_engine
 
-    settings = EngineSettings(model=model, max_loras=1, max_lora_rank=8, compile=False)
-    engine = open_engine(settings)
+    engine = open_engine(EngineSettings(model=model, max_loras=1, max_lora_rank=8, compile=False))
     try:
-        found = []
+        shares = []
         for trained in adapters:
             scores = engine.score(list(prompts), tuple(labels), Adapter(name=trained.name, path=trained.adapter))
-            found.append(float((scores.argmax(axis=1) == gold).mean()))
-        return found
+            shares.append(float((scores.argmax(axis=1) == gold).mean()))
+        return shares
     finally:
         engine.close()
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """The whole result; each training is told on standard error as it ends."""
+def measure(options: Options, rows: Rows) -> dict[str, Any]:
+    """Train, evaluate, set beside the machine. Nothing is kept: the adapters are measured together."""
     from fourshot.engine.models import resolve_model
     from fourshot.engine.tokens import encode_prompts, load_tokenizer
-    from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
     from fourshot.pipeline.runs.run import more_real
     from fourshot.pipeline.synthesis.prompts import classification_prompt
-    from fourshot.pipeline.tasks.tables import load_split
-    from fourshot.pipeline.tasks.task_file import load_task
 
     task, model = load_task(options.task, options.data), resolve_model(options.model)
-    test = load_split(task, "test", limit=options.test_limit or None).examples
-    gold = [task.label_names.index(example.label) for example in test]
+    test = _test_split(options, task)
     tokenizer = load_tokenizer(model.path)
-    rows: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
     adapters: list[Trained] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
             examples = more_real(task, options.per_class, seed)
             prompts = tuple(classification_prompt(task, example.text) for example in examples)
             tokens = sum(map(len, encode_prompts(tokenizer, prompts)))
-            for name in TRAINERS:
-                job = Job(
-                    trainer=name,
+            for name, trainer in TRAINERS.items():
+                training = Training(
                     model=model.path,
                     prompts=prompts,
                     targets=tuple(task.label_names.index(example.label) for example in examples),
@@ -267,102 +250,85 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     seed=seed,
                     out=str(Path(folder) / f"{name}-{seed}"),
                 )
-                trained = in_a_process(job)
+                trained = call_apart(trainer, training)
                 adapters.append(trained)
-                rows.append(
-                    {"trainer": name, "seed": seed, "tokens_per_epoch": tokens, **_figures(trained, job, tokens)}
-                )
-                print(f"seed {seed}  {name:10}  {trained.seconds:6.1f} s", file=sys.stderr)
+                figures = _figures(trained, options, tokens)
+                runs.append({"trainer": name, "seed": seed, "tokens_per_epoch": tokens, **figures})
+                tell(f"seed {seed}  {name:10}  {trained.seconds:6.1f} s")
         answers = [classification_prompt(task, example.text) for example in test]
-        for row, accuracy in zip(rows, accuracies(model.path, adapters, answers, gold, task.label_words), strict=True):
-            row["accuracy"] = accuracy
-    batch_tokens = round(rows[0]["tokens_per_epoch"] * 8 / len(prompts))
-    rates, parameters = matmul_rates(model.path, batch_tokens), decoder_parameters(model.path)
-    for row in rows:
-        row["useful_tflops"] = 4 * parameters * row["tokens_per_s"] / 1e12
-        row["computed_tflops"] = 4 * parameters * row["computed_tokens"] / row["seconds"] / 1e12
-    mine, theirs = ([row for row in rows if row["trainer"] == name] for name in TRAINERS)
-    speed = median(other["seconds"] / one["seconds"] for one, other in zip(mine, theirs, strict=True))
-    gap = 100 * (fmean(row["accuracy"] for row in mine) - fmean(row["accuracy"] for row in theirs))
-    share = median(row["computed_tflops"] for row in mine) / max(rates.values())
-    useful = median(row["useful_tflops"] for row in mine) / max(rates.values())
+        gold = [task.label_names.index(example.label) for example in test]
+        for run, accuracy in zip(runs, accuracies(model.path, adapters, answers, gold, task.label_words), strict=True):
+            run["accuracy"] = accuracy
+    rates = matmul_rates(model.path, round(runs[0]["tokens_per_epoch"] * 8 / len(prompts)))
+    parameters = shape_of(model.path).decoder_parameters
+    for run in runs:
+        run["useful_tflops"] = 4 * parameters * run["tokens_per_s"] / 1e12
+        run["computed_tflops"] = 4 * parameters * run["computed_tokens"] / run["seconds"] / 1e12
     return {
-        "schema": SCHEMA,
-        "suite": "training",
-        "commit": source_commit(),
-        "hardware": describe_hardware(),
-        "versions": {"python": platform.python_version(), **installed_versions()},
-        "settings": {
-            "task": task.name,
-            "model": model.name,
-            "per_class": options.per_class,
-            "epochs": options.epochs,
-            "seeds": options.seeds,
-            "num_test": len(test),
-        },
         "decoder_parameters": parameters,
         "matmul_tflops": rates,
-        "runs": rows,
-        "targets": [
-            _target("speed over Hugging Face Trainer + PEFT", "times", speed, SPEED_GOAL, speed >= SPEED_GOAL),
-            _target("accuracy against it", "points", gap, ACCURACY_GOAL, gap >= ACCURACY_GOAL),
-            _target("share of the highest measured bf16 matmul rate", "share", share, SHARE_GOAL, share >= SHARE_GOAL),
-            _target("the same of useful operations", "share", useful, SHARE_GOAL, useful >= SHARE_GOAL),
-            _target(
-                "seconds to train",
-                "s",
-                (took := median(row["seconds"] for row in mine)),
-                SECONDS_GOAL,
-                took < SECONDS_GOAL,
-            ),
-        ],
+        "runs": runs,
+        "targets": targets(runs, max(rates.values())),
     }
 
 
-def _figures(trained: Trained, job: Job, tokens: int) -> dict[str, Any]:
+def _test_split(options: Options, task: Task) -> Sequence[Any]:
+    from fourshot.pipeline.tasks.tables import load_split
+
+    return load_split(task, "test", limit=options.test_limit or None).examples
+
+
+def _figures(trained: Trained, options: Options, tokens: int) -> dict[str, Any]:
     return {
         "seconds": trained.seconds,
-        "seconds_per_epoch": trained.seconds / job.epochs,
+        "seconds_per_epoch": trained.seconds / options.epochs,
         "steps": trained.steps,
-        "tokens_per_s": tokens * job.epochs / trained.seconds,
+        "tokens_per_s": tokens * options.epochs / trained.seconds,
         "final_loss": trained.final_loss,
         "peak_rss_bytes": trained.peak_rss_bytes,
         "computed_tokens": trained.computed_tokens,
     }
 
 
-def _target(name: str, unit: str, measured: float, goal: float, met: bool) -> dict[str, Any]:
-    return {"name": name, "unit": unit, "measured": round(measured, 3), "goal": goal, "met": met}
-
-
-CHILDREN: dict[str, Callable[[Job], Trained]] = {"ours": ours, "hf_trainer": hf_trainer}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "task", nargs="?", default="support_tickets", help="a task that comes with fourshot, or its file"
+def targets(runs: Sequence[Mapping[str, Any]], best_tflops: float) -> list[Target]:
+    """Ours against the Trainer, seed by seed, and against the machine."""
+    mine, theirs = ([run for run in runs if run["trainer"] == name] for name in TRAINERS)
+    speed = median(other["seconds"] / run["seconds"] for run, other in zip(mine, theirs, strict=True))
+    gap = 100 * (fmean(run["accuracy"] for run in mine) - fmean(run["accuracy"] for run in theirs))
+    computed, useful = (
+        median(run[f"{count}_tflops"] for run in mine) / best_tflops for count in ("computed", "useful")
     )
-    parser.add_argument("--data", help="train and test files, in place of the task's own data")
-    parser.add_argument("--model", help="base model; the embedded one if left out")
-    parser.add_argument("--per-class", type=int, default=25, help="real examples per class")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--test-limit", type=int, default=500, help="test texts to measure on; 0 means all")
-    parser.add_argument("--out", type=Path, help="where the JSON goes; without it, standard output")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        job = msgspec.json.decode(Path(options.child[0]).read_bytes(), type=Job)
-        Path(options.child[1]).write_bytes(msgspec.json.encode(CHILDREN[job.trainer](job)))
-        return
-    text = json.dumps(measure(options), indent=1) + "\n"
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
+    return [
+        at_least("speed over Hugging Face Trainer + PEFT", "times", speed, SPEED_GOAL),
+        at_least("accuracy against it", "points", gap, ACCURACY_GOAL),
+        at_least("share of the highest measured bf16 matmul rate", "share", computed, SHARE_GOAL),
+        at_least("the same of useful operations", "share", useful, SHARE_GOAL),
+        at_most("seconds to train", "s", median(run["seconds"] for run in mine), SECONDS_GOAL),
+    ]
 
 
-if __name__ == "__main__":
-    main()
+def report(result: Mapping[str, Any]) -> list[Part]:
+    """Every training."""
+    rows = [
+        (
+            run["trainer"],
+            run["seed"],
+            f"{run['seconds']:.1f}",
+            f"{run['tokens_per_s']:,.0f}",
+            f"{run['final_loss']:.4f}",
+            f"{100 * run['accuracy']:.1f}",
+            f"{run['peak_rss_bytes'] / 1e9:.2f}",
+        )
+        for run in result["runs"]
+    ]
+    return [Table(["trainer", "seed", "seconds", "tokens/s", "final loss", "accuracy, %", "memory, GB"], rows)]
+
+
+def settings(options: Options) -> dict[str, Any]:
+    """As the result has them."""
+    task = load_task(options.task, options.data)
+    counts = {name: getattr(options, name) for name in ("per_class", "epochs", "seeds")}
+    return {"task": task.name, **counts, "num_test": len(_test_split(options, task))}
+
+
+SUITE = Suite(options=Options, settings=settings, measure=measure, report=report)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from importlib import import_module
 
-from fourshot.bench.suites import SUITES
+from fourshot.bench.suites import SUITES, run_suite
 from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command
 
@@ -22,8 +22,6 @@ WIDTH = max(map(len, SUITES))
 )
 def bench(options: Options, terminal: Terminal) -> int:
     """Measure throughput and latency."""
-    from fourshot.bench.core.suite import run_suite
-
     suite = import_module(f"fourshot.bench.suites.{options.suite.replace('-', '_')}")
     if hasattr(suite, "SUITE"):
         return run_suite(options.suite, options.arguments)

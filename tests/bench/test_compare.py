@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fourshot.bench.suites.compare import compare, table
+from fourshot.bench.core.parts import markdown
+from fourshot.bench.suites.compare import compare, report
 from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
 
@@ -52,14 +53,14 @@ def test_a_slowdown_of_one_cell_is_flagged_there_and_nowhere_else() -> None:
     assert {one.cell for one in found.changes if one.flagged} == {"in-process/lora/sst2/5"}
     assert found.slower
     assert not found.overall_flagged
-    assert "in-process/lora/sst2/5" in table(found)
+    assert "in-process/lora/sst2/5" in markdown(report(found))
 
 
 def test_what_became_faster_is_told_and_is_no_alarm() -> None:
     found = compare(result(1, slower=1.3), result(2))
     assert found.overall_flagged
     assert not found.slower
-    assert "% faster, beyond noise" in table(found)
+    assert "% faster, beyond noise" in markdown(report(found))
 
 
 def test_results_of_different_suites_cannot_be_compared() -> None:

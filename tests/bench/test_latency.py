@@ -9,20 +9,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.core.driver import Answered, CellOrder, CellResult, run_cell
+from fourshot.bench.core.closed_loop import Answered, CellMeasurement, CellRequests, run_cell
+from fourshot.bench.core.engines import Base
 from fourshot.bench.core.model_shape import SHAPES
-from fourshot.bench.core.workload import WAYS, Material, Request, material
+from fourshot.bench.core.page import write_page
+from fourshot.bench.core.workload import VARIANTS, Request, Workload, load_workload
 from fourshot.bench.suites.breakeven import break_even as breakeven_rows
-from fourshot.bench.suites.latency import Base, engine_orders
+from fourshot.bench.suites.latency import SUITE, engine_specs
 from fourshot.bench.suites.latency.plan import (
     SATURATED,
-    Cell,
+    LatencyCell,
     LatencySettings,
     http_cells,
     in_process_cells,
     open_cells,
 )
-from fourshot.bench.suites.latency.report import console_table, write_report
+from fourshot.bench.suites.latency.report import page
 from fourshot.bench.suites.latency.summary import summarise
 from fourshot.cli import main as cli
 from fourshot.engine.core import Adapter
@@ -30,15 +32,15 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 SETTINGS = LatencySettings(
-    tasks=("sst2",), ways=("icl_off", "icl_warm", "lora", "floor"), http=False, requests={1: 4, SATURATED: 8}
+    tasks=("sst2",), variants=("icl_off", "icl_warm", "lora", "floor"), http=False, requests={1: 4, SATURATED: 8}
 )
 TASK = Task(name="sst2", instruction="Good or bad?", noun="text", labels=(Label(name="good"), Label(name="bad")))
 PROMPT_TOKENS = {"icl_off": 260, "icl_warm": 260, "lora": 40, "floor": 2}
 
 
-def stuff(texts: int = 40) -> Material:
+def stuff(texts: int = 40) -> Workload:
     pools = {label: tuple(Example(text=f"{label} {n}", label=label) for n in range(9)) for label in TASK.label_names}
-    return Material(
+    return Workload(
         task=TASK,
         texts=tuple(f"text {n}" for n in range(texts)),
         shots=tuple(pool[0] for pool in pools.values()),
@@ -47,7 +49,7 @@ def stuff(texts: int = 40) -> Material:
     )
 
 
-def measured(seconds_each: Callable[[Cell], float]) -> dict[str, Any]:
+def measured(seconds_each: Callable[[LatencyCell], float]) -> dict[str, Any]:
     """Rows as a run leaves them; a cell's requests are answered one after the other."""
     found: dict[str, Any] = {
         "shape": msgspec.to_builtins(SHAPES["tiny"]),
@@ -55,15 +57,15 @@ def measured(seconds_each: Callable[[Cell], float]) -> dict[str, Any]:
         "header": {},
     }
     for cell in in_process_cells(SETTINGS):
-        each, tokens = seconds_each(cell), PROMPT_TOKENS[cell.way]
-        cached = 200 if cell.way == "icl_warm" else 0
+        each, tokens = seconds_each(cell), PROMPT_TOKENS[cell.variant]
+        cached = 200 if cell.variant == "icl_warm" else 0
         rows = tuple(
             Answered(
                 sent_s=n * each, begun_s=n * each, done_s=(n + 1) * each, prompt_tokens=tokens, cached_tokens=cached
             )
             for n in range(cell.requests)
         )
-        result = CellResult(
+        result = CellMeasurement(
             rows=rows,
             seconds=each * cell.requests,
             prompt_tokens=tokens * cell.requests,
@@ -73,9 +75,9 @@ def measured(seconds_each: Callable[[Cell], float]) -> dict[str, Any]:
     return found
 
 
-def times(cell: Cell) -> float:
+def times(cell: LatencyCell) -> float:
     slow = 1 + 0.1 * cell.repeat  # a machine that gets slower for all
-    return slow * {"icl_off": 0.6, "icl_warm": 0.12, "lora": 0.1, "floor": 0.001}[cell.way]
+    return slow * {"icl_off": 0.6, "icl_warm": 0.12, "lora": 0.1, "floor": 0.001}[cell.variant]
 
 
 def test_every_repeat_has_every_cell_once_in_an_order_of_its_own() -> None:
@@ -84,7 +86,7 @@ def test_every_repeat_has_every_cell_once_in_an_order_of_its_own() -> None:
     blocks = [[cell.group for cell in cells if cell.repeat == repeat] for repeat in range(3)]
     assert sorted(blocks[0]) == sorted(blocks[1])
     assert blocks[0] != blocks[1]
-    assert {cell.way for cell in cells} == set(WAYS)
+    assert {cell.variant for cell in cells} == set(VARIANTS)
     every = [*cells, *http_cells(LatencySettings()), *open_cells(LatencySettings())]
     assert len({cell.name for cell in every}) == len(every)
 
@@ -92,19 +94,19 @@ def test_every_repeat_has_every_cell_once_in_an_order_of_its_own() -> None:
 def test_all_ways_send_the_same_texts_and_no_text_twice() -> None:
     one = stuff()
     for name in ("lora", "icl_warm"):
-        prompts = [request.prompt for request in one.requests(WAYS[name], 5, 10)]
+        prompts = [request.prompt for request in one.requests(VARIANTS[name], 5, 10)]
         assert [prompt.rsplit("Text: ", 1)[1] for prompt in prompts] == [f"text {n}\nLabel:" for n in range(5, 15)]
     with pytest.raises(InputError, match="40 different test texts"):
-        one.requests(WAYS["lora"], 35, 6)
+        one.requests(VARIANTS["lora"], 35, 6)
 
 
 def test_shots_are_the_same_or_others_for_each_request() -> None:
     one = stuff()
-    fixed = {request.prompt.rsplit("Text: ", 1)[0] for request in one.requests(WAYS["icl_warm"], 0, 8)}
-    drawn = {request.prompt.rsplit("Text: ", 1)[0] for request in one.requests(WAYS["icl_cold"], 0, 8)}
+    fixed = {request.prompt.rsplit("Text: ", 1)[0] for request in one.requests(VARIANTS["icl_warm"], 0, 8)}
+    drawn = {request.prompt.rsplit("Text: ", 1)[0] for request in one.requests(VARIANTS["icl_cold"], 0, 8)}
     assert (len(fixed), len(drawn)) == (1, 8)
-    assert one.requests(WAYS["lora_bare"], 0, 1)[0].prompt == "Text: text 0\nLabel:"
-    assert [request.adapter for request in one.requests(WAYS["lora_many"], 0, 4, many=3)] == [0, 1, 2, 0]
+    assert one.requests(VARIANTS["lora_bare"], 0, 1)[0].prompt == "Text: text 0\nLabel:"
+    assert [request.adapter for request in one.requests(VARIANTS["lora_many"], 0, 4, many=3)] == [0, 1, 2, 0]
 
 
 def test_the_summary_pairs_repeats_and_stands_beside_the_roof() -> None:
@@ -117,7 +119,7 @@ def test_the_summary_pairs_repeats_and_stands_beside_the_roof() -> None:
     assert saturated["icl_off"]["prompt_tokens"] == pytest.approx(6.5)
     assert 1 < saturated["icl_off"]["roof"] < 6.5
     assert saturated["icl_warm"]["throughput"]["mean"] == pytest.approx(1.2)
-    met = {one["name"]: one["met"] for one in found["targets"]}
+    met = {target.name: target.met for target in found["targets"]}
     assert all(met.values()), met
     cell = next(one for one in found["cells"] if one["way"] == "icl_warm")
     assert cell["hit_rate"] == pytest.approx(200 / 260)
@@ -128,7 +130,7 @@ def test_cells_stand_in_the_order_of_ways_and_loads_not_in_that_of_their_measure
     found = summarise(SETTINGS, measured(times))
     told = [(cell["way"], cell["load"]) for cell in found["cells"]]
     assert told[:5] == [("icl_off", load) for load in (1, 4, 16, 64, "saturated")]
-    assert [way for way, _ in told] == sorted((way for way, _ in told), key=SETTINGS.ways.index)
+    assert [way for way, _ in told] == sorted((way for way, _ in told), key=SETTINGS.variants.index)
 
 
 def test_p50_is_not_compared_where_other_numbers_come_at_once() -> None:
@@ -139,9 +141,9 @@ def test_p50_is_not_compared_where_other_numbers_come_at_once() -> None:
 
 
 def test_what_the_limits_need_is_measured_without_being_asked_for() -> None:
-    few = LatencySettings(tasks=("sst2",), ways=("lora",))
-    assert {cell.way for cell in in_process_cells(few)} == {"lora", "floor"}
-    assert set(engine_orders(Base(path="", name=""), few)) == {"lora", "base"}
+    few = LatencySettings(tasks=("sst2",), variants=("lora",))
+    assert {cell.variant for cell in in_process_cells(few)} == {"lora", "floor"}
+    assert set(engine_specs(Base(path="", name=""), few)) == {"lora", "base"}
 
 
 @pytest.mark.parametrize(
@@ -161,8 +163,8 @@ def test_numbers_out_of_range_are_refused_by_name(wrong: dict[str, Any], told: s
 
 
 def test_an_adapter_that_is_slower_misses_its_targets() -> None:
-    slow = summarise(SETTINGS, measured(lambda cell: 0.5 if cell.way == "lora" else times(cell)))
-    assert not any(one["met"] for one in slow["targets"])
+    slow = summarise(SETTINGS, measured(lambda cell: 0.5 if cell.variant == "lora" else times(cell)))
+    assert not any(target.met for target in slow["targets"])
 
 
 def test_a_run_that_was_cut_off_is_summed_up_as_far_as_it_came() -> None:
@@ -184,12 +186,13 @@ def test_the_report_and_the_table_tell_every_cell(tmp_path: Path) -> None:
         "settings": {"tasks": ["sst2"], "model": "a model"},
         **summarise(SETTINGS, measured(times)),
     }
-    page = write_report(tmp_path / "page.html", result).read_text()
-    assert "In context, cache warm" in page
-    assert "<script" not in page
+    result = msgspec.to_builtins(result)
+    drawn = write_page(tmp_path / "page.html", page(result), result).read_text()
+    assert "In context, cache warm" in drawn
+    assert "<script" not in drawn
     without = {**result, "against_icl": [], "targets": []}
-    assert "The gain" not in write_report(tmp_path / "page.html", without).read_text()
-    table = console_table(result)
+    assert "The gain" not in write_page(tmp_path / "page.html", page(without), without).read_text()
+    table = SUITE.markdown(result)
     assert table.count("| in process |") == len(result["cells"])
     assert "n/a" in table
 
@@ -200,7 +203,9 @@ def test_break_even_is_the_price_over_the_gain_and_may_never_come() -> None:
     saved = 1 / (1 / 0.66) - 0.11  # means over the repeats' rates
     assert found["icl_off"]["requests"] == pytest.approx(110 / saved, rel=0.02)
     assert found["icl_off"]["saved_prompt_tokens"] == 220
-    slow = {"cells": summarise(SETTINGS, measured(lambda cell: 0.5 if cell.way == "lora" else times(cell)))["cells"]}
+    slow = {
+        "cells": summarise(SETTINGS, measured(lambda cell: 0.5 if cell.variant == "lora" else times(cell)))["cells"]
+    }
     never = {one["state"]: one for one in breakeven_rows({"sst2": {"seconds": 110.0}}, slow)}
     assert never["icl_warm"]["requests"] is None
 
@@ -214,7 +219,7 @@ def test_a_real_cell_keeps_its_concurrency_and_counts_its_hits(
     result = run_cell(
         vllm_engine,
         adapters,
-        CellOrder(requests=requests, warmup=warmup, labels=("good", "bad"), concurrency=2),
+        CellRequests(requests=requests, warmup=warmup, labels=("good", "bad"), concurrency=2),
     )
     assert len(result.rows) == 6
     ends = sorted([(row.sent_s, 1) for row in result.rows] + [(row.done_s, -1) for row in result.rows])
@@ -246,9 +251,9 @@ def test_bad_settings_are_refused_with_what_is_allowed(tmp_path: Path, capsys: A
 @pytest.mark.skipif("FOURSHOT_DATA" not in os.environ, reason="FOURSHOT_DATA names no folder of data sets")
 def test_the_real_tasks_have_the_token_ratios_that_the_suite_is_about(vllm_engine: Any) -> None:
     for name, least in {"sst2": 5.0, "trec": 10.0, "ag_news": 10.0}.items():
-        one = material(name, Path(os.environ["FOURSHOT_DATA"]), 4)
+        one = load_workload(name, Path(os.environ["FOURSHOT_DATA"]), 4)
         tokens = {
-            way: sum(vllm_engine.count_tokens([request.prompt for request in one.requests(WAYS[way], 0, 50)]))
+            way: sum(vllm_engine.count_tokens([request.prompt for request in one.requests(VARIANTS[way], 0, 50)]))
             for way in ("lora", "icl_off")
         }
         assert tokens["icl_off"] / tokens["lora"] > least

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from fourshot.bench.core.machine import Machine
 from fourshot.bench.core.model_shape import SHAPES
 from fourshot.bench.core.old_processes import MeasuringProcess
-from fourshot.bench.core.workload import Material
+from fourshot.bench.core.roofline import Machine
+from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites.throughput.measure import BATCHES, CEILINGS, ThroughputSettings, draws_of, thinned
 from fourshot.bench.suites.throughput.orders import Drawn, Draws, Ready, Said, WayOrder
 from fourshot.bench.suites.throughput.others import transformers_batches
@@ -23,12 +23,12 @@ from fourshot.pipeline.tasks.task_file import load_task
 
 
 @pytest.fixture(scope="module")
-def stuff() -> Material:
+def stuff() -> Workload:
     task = load_task("support_tickets")
-    return Material(task=task, texts=(), shots=tuple(take_shots(task, 4, 0)), pools={}, k=4)
+    return Workload(task=task, texts=(), shots=tuple(take_shots(task, 4, 0)), pools={}, k=4)
 
 
-def test_all_ways_get_what_a_round_asks_an_engine_for(stuff: Material, model: str) -> None:
+def test_all_ways_get_what_a_round_asks_an_engine_for(stuff: Workload, model: str) -> None:
     draws = draws_of(stuff, model, per_class=3, round_number=0)
     assert draws.labels == tuple(label for label in stuff.task.label_names for _ in range(3))
     assert draws.sampling.stop == ("\n",) and draws.sampling.max_tokens >= 32
@@ -41,14 +41,14 @@ def test_all_ways_get_what_a_round_asks_an_engine_for(stuff: Material, model: st
     assert other.prompts != draws.prompts
 
 
-def test_fewer_texts_are_of_all_classes(stuff: Material, model: str) -> None:
+def test_fewer_texts_are_of_all_classes(stuff: Workload, model: str) -> None:
     draws = draws_of(stuff, model, per_class=4, round_number=0)
     few = thinned(draws, len(stuff.task.labels), batch=8)
     assert few.labels == stuff.task.label_names and few.batch == 8
     assert all(prompt in draws.prompts for prompt in few.prompts)
 
 
-def test_transformers_rows_end_with_their_line(stuff: Material, tiny_model: str) -> None:
+def test_transformers_rows_end_with_their_line(stuff: Workload, tiny_model: str) -> None:
     draws = draws_of(stuff, tiny_model, per_class=2, round_number=0)
     sampling = msgspec.structs.replace(draws.sampling, top_k=0, max_tokens=8, stop=(" ", "\n"))
     found = transformers_batches(WayOrder(way="transformers", engine=EngineSettings(model=tiny_model)))(
@@ -63,7 +63,7 @@ def test_transformers_rows_end_with_their_line(stuff: Material, tiny_model: str)
     assert 0 < found.first_s < found.seconds and found.output_tokens == sum(one.num_tokens for one in found.texts)
 
 
-def test_a_corpus_is_counted_by_what_lies_on_the_disk(stuff: Material, model: str, tmp_path: Path) -> None:
+def test_a_corpus_is_counted_by_what_lies_on_the_disk(stuff: Workload, model: str, tmp_path: Path) -> None:
     settings = PRESETS["corpus"]
     few = msgspec.structs.replace(settings, generate=msgspec.structs.replace(settings.generate, per_class=40))
     draws = msgspec.structs.replace(
@@ -77,7 +77,7 @@ def test_a_corpus_is_counted_by_what_lies_on_the_disk(stuff: Material, model: st
 
 
 def test_a_process_answers_and_its_end_is_told_with_what_it_printed(
-    stuff: Material, model: str, tmp_path: Path
+    stuff: Workload, model: str, tmp_path: Path
 ) -> None:
     draws = draws_of(stuff, model, per_class=1, round_number=0)
     order = WayOrder(way="ours", engine=EngineSettings(model="fake"))
@@ -104,14 +104,14 @@ def test_the_limit_is_operations_or_reading_whichever_takes_longer() -> None:
     assert narrow.seconds == pytest.approx(18 * (shape.weight_bytes / 2 + 105 * shape.kv_bytes_per_token) / 1e9)
 
 
-def test_texts_of_every_way_are_cleaned_and_judged_alike(stuff: Material) -> None:
+def test_texts_of_every_way_are_cleaned_and_judged_alike(stuff: Workload) -> None:
     good = "My parcel was sent to the wrong street and nobody answers my letters."
     said = [_said(f' "{good}"\n'), _said("?"), _said(stuff.shots[0].text), _said(good)]
     drawn = Drawn(seconds=1, first_s=1, prompt_tokens=1, cached_tokens=0, output_tokens=1, texts=tuple(said))
     assert passing(stuff, drawn) == 2
 
 
-def test_the_table_says_what_was_measured_and_why_something_was_not(stuff: Material) -> None:
+def test_the_table_says_what_was_measured_and_why_something_was_not(stuff: Workload) -> None:
     result = summarise(ThroughputSettings(repeats=3), stuff, SHAPES["tiny"], _rows(ours_s=2.0))
     assert [one["met"] for one in result["targets"]] == [True, True, True]
     shown = table(result)
@@ -165,6 +165,6 @@ def _rows(ours_s: float) -> dict[str, Any]:
     }
 
 
-def test_draws_survive_the_way_to_a_process(stuff: Material, model: str) -> None:
+def test_draws_survive_the_way_to_a_process(stuff: Workload, model: str) -> None:
     draws = draws_of(stuff, model, per_class=1, round_number=0)
     assert msgspec.json.decode(msgspec.json.encode(draws), type=Draws) == draws

@@ -18,16 +18,15 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from fourshot.bench.core.comparisons import Comparisons, load_comparisons
-from fourshot.bench.core.parts import fill
-from fourshot.bench.core.results import RESULTS, TITLES, read_result, tell, write_result
-from fourshot.bench.core.suite import Command
+from fourshot.bench.core.parts import fill, markdown
+from fourshot.bench.core.results import RESULTS, read_result, tell, write_result
+from fourshot.bench.core.suite import Command, Suite
 from fourshot.bench.core.targets import target_lines, targets_of
-from fourshot.bench.core.workload import WAYS
-from fourshot.bench.suites import adapters_report, breakeven, diversity, serving
+from fourshot.bench.suites import adapters, against_vllm, breakeven, diversity, noise, serving
 from fourshot.bench.suites import filter as filter_bench
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
 from fourshot.bench.suites.docs.method_tables import headline, results_table, targets, targets_result, wordings_table
-from fourshot.bench.suites.latency import report as latency_report
+from fourshot.bench.suites.latency.report import gain, ratios
 from fourshot.bench.suites.throughput import report as throughput_report
 from fourshot.engine.errors import InputError
 
@@ -69,77 +68,13 @@ class ResultFolder(NamedTuple):
 
 def latency(result: Result) -> str:
     """Ratios at three loads, and the targets."""
-    few = {**result, "against_icl": [row for row in result["against_icl"] if row["concurrency"] in SHOWN_LOADS]}
-    return _section(result, "", latency_report.ratio_table(few), "", *target_lines(targets_of(result)))
-
-
-def gain(result: Result) -> str:
-    """The headline: what a served adapter gains over each kind of in-context learning."""
-    ratios = {(row["way"], row["task"], row["concurrency"]): row for row in result["against_icl"]}
-    lines = [
-        "| a served adapter, relative to in-context prompts | cache off, saturated | cache off, alone (p50) "
-        "| cache warm, saturated | cache warm, alone (p50) |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for task in result["settings"]["tasks"]:
-        for way in ("lora", "lora_bare"):
-            saturated, alone = ratios.get((way, task, "saturated")), ratios.get((way, task, 1))
-            if saturated and alone:
-                numbers = [
-                    f"{row[state][measure]['mean']:.1f}"
-                    for state in ("icl_off", "icl_warm")
-                    for row, measure in ((saturated, "throughput"), (alone, "p50"))
-                ]
-                lines.append(f"| {TITLES[task]}: {WAYS[way].display_name} | {' | '.join(numbers)} |")
-    return "\n".join(lines)
-
-
-def adapters(result: Result) -> str:
-    settings = result["settings"]
-    intro = (
-        f"{settings['slots']} adapters in slots, {settings['memory_adapters']} in memory; {settings['kv_cache_mib']} "
-        f"MiB for cached examples; {settings['concurrency']} requests at a time."
-    )
-    return _section(result, intro, "", adapters_report.console_table(result))
-
-
-def against_vllm(result: Result) -> str:
-    ours, theirs = result["ours"], result["vllm"]
-    return _section(
-        result,
-        "",
-        "| | ours | `vllm bench serve` |",
-        "| --- | ---: | ---: |",
-        f"| requests/s | {ours['requests_per_s']:.2f} | {theirs['requests_per_s']:.2f} |",
-        f"| mean latency, ms | {ours['mean_latency_ms']:.1f} | {theirs['mean_latency_ms']:.1f} |",
-        "",
-        *target_lines(targets_of(result)),
-    )
+    return _section(result, "", markdown([ratios(result, SHOWN_LOADS)]), "", *target_lines(targets_of(result)))
 
 
 def in_context_filter(result: Result) -> str:
     settings = result["settings"]
     intro = f"{settings['task']}, {settings['k']} examples per class, {settings['candidates']:,} texts."
     return _section(result, intro, "", filter_bench.table(result))
-
-
-def noise(result: Result) -> str:
-    lines = [
-        "| | comparisons | flagged | scatter of a repeat | median change, all cells |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for kind, name in (("noise", "nothing changed"), ("planted", f"{result['settings']['sleep_ms']:g} ms per step")):
-        rows = [row for row in result["comparisons"] if row["kind"] == kind]
-        flagged = sum(bool(row["flagged"] or row["overall_flagged"]) for row in rows)
-        scatter = sum(row["scatter"] for row in rows) / len(rows)
-        low, high = (100 * pick(row["overall"] for row in rows) for pick in (min, max))
-        lines.append(f"| {name} | {len(rows)} | {flagged} | {100 * scatter:.1f} % | {low:+.1f} to {high:+.1f} % |")
-    every = result["pairs"]
-    pairs = (
-        f"All runs with all others: {every['flagged']} of {every['unchanged']} pairs of unchanged runs flagged, "
-        f"{every['found']} of {every['slowed']} with a slowed one found."
-    )
-    return _section(result, "", *lines, "", pairs, "", *target_lines(targets_of(result)))
 
 
 def picture(comparisons: Comparisons) -> str:
@@ -162,22 +97,27 @@ def _of_suite(name: str, draw: Callable[[Result], str]) -> tuple[str, Callable[[
     return name, lambda results: draw(results.suite(name))
 
 
+def _report(name: str, suite: Suite) -> tuple[str, Callable[[ResultFolder], str]]:
+    """The suite's own report and targets."""
+    return _of_suite(name, lambda result: _section(result, "", suite.markdown(result)))
+
+
 # Block -> the beginning of its results' names, and how it is drawn.
 BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "number": ("compare-*", lambda results: headline(results.comparisons())),
     "picture": ("compare-*", lambda results: picture(results.comparisons())),
     "results": ("compare-*", lambda results: results_table(results.comparisons())),
     "wordings": ("bare-*", lambda results: wordings_table(results.comparisons("bare"), results.comparisons())),
-    "gain": _of_suite("latency", gain),
+    "gain": _of_suite("latency", lambda result: markdown([gain(result)])),
     "latency": _of_suite("latency", latency),
-    "adapters": _of_suite("adapters", adapters),
-    "breakeven": _of_suite("breakeven", lambda result: _section(result, "", breakeven.SUITE.markdown(result))),
-    "against-vllm": _of_suite("against-vllm", against_vllm),
+    "adapters": _report("adapters", adapters.SUITE),
+    "breakeven": _report("breakeven", breakeven.SUITE),
+    "against-vllm": _report("against-vllm", against_vllm.SUITE),
     "throughput": _of_suite("throughput", lambda result: _section(result, "", throughput_report.table(result))),
     "filter": _of_suite("filter", in_context_filter),
-    "noise": _of_suite("noise", noise),
+    "noise": _report("noise", noise.SUITE),
     "diversity": _of_suite("diversity", diversity.MEASUREMENT.markdown),
-    "serving": _of_suite("serving", lambda result: serving.table(dict(result))),
+    "serving": _of_suite("serving", serving.SUITE.markdown),
 }
 
 

@@ -9,12 +9,11 @@ from typing import Literal
 
 import msgspec
 
-from fourshot.bench.core.workload import WAYS
+from fourshot.bench.core.workload import VARIANTS
 from fourshot.engine.errors import InputError
 
 FLOOR = "floor"  # a request without a text: the limits need it, so it is measured whatever else is
 SATURATED = 0  # the concurrency of a cell whose requests are all there at once
-DEFAULT_WAYS = tuple(WAYS)
 REQUESTS = {1: 12, 4: 24, 16: 32, 64: 64, SATURATED: 96}
 SLOW_REQUESTS = {
     "icl_off": {1: 6, 4: 8, 16: 16, 64: 64, SATURATED: 24},
@@ -31,19 +30,19 @@ class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     tasks: tuple[str, ...] = ("sst2", "trec", "ag_news")
     k: int = 4  # shots per class, as in the paper
-    ways: tuple[str, ...] = DEFAULT_WAYS
+    variants: tuple[str, ...] = msgspec.field(default=tuple(VARIANTS), name="ways")
     repeats: int = 3
-    # Concurrency -> requests. A way that computes its shots for every request has `slow_requests`; where that lacks a
-    # concurrency, it is not measured there.
+    # Concurrency -> requests. A variant that computes its shots for every request has `slow_requests`; where that lacks
+    # a concurrency, it is not measured there.
     requests: dict[int, int] = msgspec.field(default_factory=REQUESTS.copy)
     slow_requests: dict[str, dict[int, int]] = msgspec.field(default_factory=SLOW_REQUESTS.copy)
     warmup_requests: int = 3
     many_adapters: int = 8
     http: bool = True
-    http_ways: tuple[str, ...] = ("lora", "icl_warm", "icl_off")
+    http_variants: tuple[str, ...] = msgspec.field(default=("lora", "icl_warm", "icl_off"), name="http_ways")
     http_seconds: dict[int, float] = msgspec.field(default_factory=HTTP_SECONDS.copy)  # concurrency -> closed loop
     open_tasks: tuple[str, ...] = ("sst2",)
-    open_shares: tuple[float, ...] = (0.5, 0.8)  # of what the way answered at the highest concurrency
+    open_shares: tuple[float, ...] = (0.5, 0.8)  # of what the variant answered at the highest concurrency
     open_seconds: float = 3.0
     slo_ms: float = 250.0  # goodput counts what was answered within it
     compile: bool = False  # torch.compile of engines without adapters, on the CPU: with adapters vLLM has none there
@@ -53,23 +52,16 @@ class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     seed: int = 0  # shuffles the cells
 
     def __post_init__(self) -> None:
-        counts = {
-            "repeats": self.repeats,
-            "k": self.k,
-            "many_adapters": self.many_adapters,
-            **{f"requests[{load}]": number for load, number in self.requests.items()},
-            **{
-                f"slow_requests[{way}][{load}]": number
-                for way, some in self.slow_requests.items()
-                for load, number in some.items()
-            },
-        }
+        counts = {"repeats": self.repeats, "k": self.k, "many_adapters": self.many_adapters}
+        counts |= {f"requests[{load}]": number for load, number in self.requests.items()}
+        for name, some in self.slow_requests.items():
+            counts |= {f"slow_requests[{name}][{load}]": number for load, number in some.items()}
         if wrong := {name: number for name, number in counts.items() if number < 1}:
             raise InputError(f"{_listed(wrong)}: at least 1 is allowed.")
         loads = [*self.requests, *self.http_seconds, *(load for some in self.slow_requests.values() for load in some)]
         if not self.requests or min(loads) < 0:
             raise InputError(
-                f"requests are told by how many are sent at a time: 1 or more, or {SATURATED} for all at once; got "
+                f"keys of requests say how many are sent at a time: 1 or more, or {SATURATED} for all at once; got "
                 f"{sorted(set(loads)) or 'none'}."
             )
         spans = {"http_seconds": min(self.http_seconds.values(), default=1.0), "open_seconds": self.open_seconds}
@@ -78,21 +70,21 @@ class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise InputError(f"{_listed(nothing)}: more than 0 is allowed.")
 
     @property
-    def measured_ways(self) -> tuple[str, ...]:
-        """`ways`, and what the limits are computed with."""
-        return tuple(dict.fromkeys((*self.ways, FLOOR)))
+    def measured_variants(self) -> tuple[str, ...]:
+        """`variants`, and what the limits are computed with."""
+        return tuple(dict.fromkeys((*self.variants, FLOOR)))
 
     @property
     def most_requests(self) -> int:
         """Of one in-process cell; so many texts lie between the first texts of two repeats."""
-        return max(number for one in (self.requests, *self.slow_requests.values()) for number in one.values())
+        return max(number for some in (self.requests, *self.slow_requests.values()) for number in some.values())
 
 
-class Cell(msgspec.Struct, frozen=True, kw_only=True):
+class LatencyCell(msgspec.Struct, frozen=True, kw_only=True):
     """One thing to measure, once."""
 
     route: Literal["in-process", "http", "http-open"]
-    way: str
+    variant: str
     task: str
     repeat: int
     concurrency: int = 0  # of a closed loop; `SATURATED`: everything at once
@@ -102,36 +94,38 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         load = f"share {self.share:g}" if self.route == "http-open" else f"c{self.concurrency}"
-        return f"{self.route}/{self.way}/{self.task}/{load}/{self.repeat}"
+        return f"{self.route}/{self.variant}/{self.task}/{load}/{self.repeat}"
 
     @property
     def group(self) -> tuple[str, str, str, float]:
-        """What its repeats have in common: route, way, task, load."""
-        return self.route, self.way, self.task, self.share if self.route == "http-open" else self.concurrency
+        """What its repeats have in common: route, variant, task, load."""
+        return self.route, self.variant, self.task, self.share if self.route == "http-open" else self.concurrency
 
 
-def in_process_cells(settings: LatencySettings) -> list[Cell]:
+def in_process_cells(settings: LatencySettings) -> list[LatencyCell]:
     """All repeats of all cells; each repeat in an order of its own, so that drift of the machine meets all alike."""
     cells = []
     for repeat in range(settings.repeats):
         block = [
-            Cell(route="in-process", way=way, task=task, repeat=repeat, concurrency=concurrency, requests=number)
-            for way in settings.measured_ways
-            for task in (settings.tasks[:1] if way == FLOOR else settings.tasks)
-            for concurrency, number in settings.slow_requests.get(way, settings.requests).items()
+            LatencyCell(
+                route="in-process", variant=name, task=task, repeat=repeat, concurrency=concurrency, requests=number
+            )
+            for name in settings.measured_variants
+            for task in (settings.tasks[:1] if name == FLOOR else settings.tasks)
+            for concurrency, number in settings.slow_requests.get(name, settings.requests).items()
         ]
         random.Random(f"{settings.seed}/{repeat}").shuffle(block)
         cells += block
     return cells
 
 
-def http_cells(settings: LatencySettings) -> list[Cell]:
+def http_cells(settings: LatencySettings) -> list[LatencyCell]:
     """Closed loops first: open loops need their capacity."""
     cells = []
     for repeat in range(settings.repeats):
         block = [
-            Cell(route="http", way=way, task=task, repeat=repeat, concurrency=concurrency)
-            for way in settings.http_ways
+            LatencyCell(route="http", variant=name, task=task, repeat=repeat, concurrency=concurrency)
+            for name in settings.http_variants
             for task in settings.tasks
             for concurrency in settings.http_seconds
         ]
@@ -140,13 +134,13 @@ def http_cells(settings: LatencySettings) -> list[Cell]:
     return cells
 
 
-def open_cells(settings: LatencySettings) -> Iterator[Cell]:
-    """Poisson arrivals at shares of each way's own capacity."""
+def open_cells(settings: LatencySettings) -> Iterator[LatencyCell]:
+    """Poisson arrivals at shares of each variant's own capacity."""
     for repeat in range(settings.repeats):
         for task in settings.open_tasks:
-            for way in settings.http_ways:
+            for name in settings.http_variants:
                 for share in settings.open_shares:
-                    yield Cell(route="http-open", way=way, task=task, repeat=repeat, share=share)
+                    yield LatencyCell(route="http-open", variant=name, task=task, repeat=repeat, share=share)
 
 
 def _listed(values: Mapping[str, float]) -> str:

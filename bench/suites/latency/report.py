@@ -1,196 +1,148 @@
-"""The latency suite's table on the console, and its page."""
+"""The latency suite's tables, for the console and docs/benchmarks.md, and its page."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from fourshot.bench.core.old import target_lines
-from fourshot.bench.core.old_page import Section, Table, provenance, targets, write_page
+from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
 from fourshot.bench.core.plots import Bars, Curve, bar_plot, line_plot
-from fourshot.bench.core.workload import WAYS
+from fourshot.bench.core.results import TITLES
+from fourshot.bench.core.statistics import shown
+from fourshot.bench.core.workload import VARIANTS
 
-TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}
 ROUTES = {"in-process": "in process", "http": "over HTTP", "http-open": "over HTTP, Poisson arrivals"}
 
 
-def console_table(result: Mapping[str, Any]) -> str:
-    """Every cell, then the ratios and the targets, as Markdown."""
-    lines = [
-        "| route | task | way | load | requests/s | p50 ms | p95 | p99 | goodput/s | queue ms | model ms "
-        "| prompt tokens | hit rate | TPOT |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    lines += ["| " + " | ".join(row) + " |" for row in _cells(result)]
-    lines += ["", ratio_table(result), "", *target_lines(result)]
-    return "\n".join(lines)
+def report(result: Mapping[str, Any]) -> list[Part]:
+    """Every cell, then the ratios."""
+    return [cells(result), ratios(result)]
 
 
-def ratio_table(result: Mapping[str, Any]) -> str:
-    """How much faster each way is than in context, as Markdown: for the console and docs/benchmarks.md."""
-    head = _RATIO_HEAD
-    lines = ["| " + " | ".join(head) + " |", "| --- | --- | --- |" + " ---: |" * (len(head) - 3)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in _ratios(result))])
-
-
-def write_report(path: Path, result: Mapping[str, Any]) -> Path:
-    """The page beside the JSON."""
-    tasks = result["settings"]["tasks"]
-    sections = []
-    if any("icl_off" in one for one in result["against_icl"]):
-        plots = [plot for load in (1, "saturated") if (plot := _gain_plot(result, load)) is not None]
-        sections.append(Section("The gain", [_gain_text(result), *plots]))
-    sections.append(
-        Section(
-            "Beside what is possible",
-            [
-                "The ratio that the tokens alone would give, and the one that the roof of this machine allows: "
-                "operations at the highest measured rate of matrix products, weights read once, and the measured cost "
-                "of a request without a text.",
-                Table(_RATIO_HEAD, _ratios(result)),
-            ],
-        )
-    )
-    for task in tasks:
-        sections.append(Section(TITLES.get(task, task), [_throughput_plot(result, task), _latency_plot(result, task)]))
-    sections += [
-        Section(
-            "Every cell",
-            [Table(_CELL_HEAD, list(_cells(result)), note="TPOT: one token is answered, so there is none.")],
-        )
-    ]
-    if result.get("targets"):
-        sections.append(targets(result))
-    sections.append(provenance(result, _machine(result)))
-    lead = f"{result['settings']['model']}" + (", dummy weights: latency only" if result["dummy_weights"] else "")
-    return write_page(path, "LoRA against in-context learning", sections, lead=lead, suite="latency")
-
-
-_CELL_HEAD = (
-    "route", "task", "way", "load", "requests/s", "p50 ms", "p95", "p99", "goodput/s", "queue ms", "model ms",
-    "prompt tokens", "hit rate", "TPOT",
-)  # fmt: skip
-_RATIO_HEAD = (
-    "task", "way", "concurrency", "limit, ms", "measured, ms", "tokens, times", "roof allows",
-    "throughput against cache off", "p50 against cache off", "throughput against warm", "p50 against warm",
-)  # fmt: skip
-
-
-def _cells(result: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
-    return [
+def cells(result: Mapping[str, Any]) -> Table:
+    """Every cell."""
+    headings = ["route", "task", "way", "load", "requests/s", "p50 ms", "p95", "p99", "goodput/s", "queue ms"]
+    rows = [
         (
             ROUTES[cell["route"]],
             TITLES.get(cell["task"], cell["task"]),
-            WAYS[cell["way"]].display_name,
-            str(cell["load"]),
-            _estimate(cell["requests_per_s"]),
-            _estimate(cell["p50_ms"]),
-            f"{cell['p95_ms']:.0f}",
-            f"{cell['p99_ms']:.0f}",
+            VARIANTS[cell["way"]].display_name,
+            cell["load"],
+            shown(cell["requests_per_s"]),
+            shown(cell["p50_ms"]),
+            *(f"{cell[name]:.0f}" for name in ("p95_ms", "p99_ms")),
             f"{cell['goodput_per_s']['mean']:.1f}",
-            f"{cell['queue_ms']:.0f}",
-            f"{cell['model_ms']:.0f}",
-            f"{cell['prompt_tokens']:.0f}",
+            *(f"{cell[name]:.0f}" for name in ("queue_ms", "model_ms", "prompt_tokens")),
             f"{cell['hit_rate']:.2f}",
             "n/a",
         )
         for cell in result["cells"]
     ]
+    note = "TPOT: one token is answered, so there is no time per further token."
+    return Table([*headings, "model ms", "prompt tokens", "hit rate", "TPOT"], rows, note, left=4)
 
 
-def _ratios(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    for one in result["against_icl"]:
-        off, warm = one.get("icl_off"), one.get("icl_warm")
+def ratios(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
+    """How much faster each variant is than in context, at ``loads`` or at all."""
+    rows = []
+    for row in result["against_icl"]:
+        if loads and row["concurrency"] not in loads:
+            continue
+        off, warm = row.get("icl_off") or {}, row.get("icl_warm") or {}
         rows.append(
             (
-                TITLES.get(one["task"], one["task"]),
-                WAYS[one["way"]].display_name,
-                str(one["concurrency"]),
-                f"{one['limit_ms']:.1f}",
-                f"{one['measured_ms']:.1f}",
-                f"{off['prompt_tokens']:.1f}" if off else "-",
-                f"{off['roof']:.1f}" if off else "-",
-                _estimate(off["throughput"]) if off else "-",
-                _estimate(off["p50"]) if off and "p50" in off else "-",
-                _estimate(warm["throughput"], 2) if warm else "-",
-                _estimate(warm["p50"], 2) if warm and "p50" in warm else "-",
+                TITLES.get(row["task"], row["task"]),
+                VARIANTS[row["way"]].display_name,
+                row["concurrency"],
+                f"{row['limit_ms']:.1f}",
+                f"{row['measured_ms']:.1f}",
+                *(f"{off[name]:.1f}" if off else MISSING for name in ("prompt_tokens", "roof")),
+                *(shown(off.get(name)) for name in ("throughput", "p50")),
+                *(shown(warm.get(name), 2) for name in ("throughput", "p50")),
             )
         )
-    return rows
+    headings = ["task", "way", "concurrency", "limit, ms", "measured, ms", "ratio of tokens", "ratio at the roof"]
+    speed = "speed relative to in-context, cache"
+    headings += [f"{speed} {state}: {what}" for state in ("off", "warm") for what in ("throughput", "p50")]
+    return Table(headings, rows, left=3)
 
 
-def _estimate(found: Mapping[str, Any], digits: int = 1) -> str:
-    if found.get("low") is None:
-        return f"{found['mean']:.{digits}f}"
-    return f"{found['mean']:.{digits}f} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+def gain(result: Mapping[str, Any]) -> Table:
+    """The headline: what a served adapter gains over each kind of in-context learning."""
+    found = {(row["way"], row["task"], row["concurrency"]): row for row in result["against_icl"]}
+    rows = []
+    for task in result["settings"]["tasks"]:
+        for name in ("lora", "lora_bare"):
+            full, alone = found.get((name, task, "saturated")), found.get((name, task, 1))
+            if full and alone:
+                numbers = [
+                    row[state][measure]["mean"]
+                    for state in ("icl_off", "icl_warm")
+                    for row, measure in ((full, "throughput"), (alone, "p50"))
+                ]
+                rows.append(
+                    (f"{TITLES[task]}: {VARIANTS[name].display_name}", *(f"{number:.1f}" for number in numbers))
+                )
+    loads = [f"cache {state}, {load}" for state in ("off", "warm") for load in ("saturated", "alone (p50)")]
+    return Table(["speed relative to in-context", *loads], rows)
+
+
+def page(result: Mapping[str, Any]) -> Page:
+    """The page beside the JSON."""
+    sections = []
+    if any("icl_off" in row for row in result["against_icl"]):
+        plots = [plot for load in (1, "saturated") if (plot := _gain_plot(result, load)) is not None]
+        sections.append(Section("The gain", [_gain_text(result), *plots]))
+    about = (
+        "The ratio that the tokens alone would give, and the one that the roof of this machine allows: operations at "
+        "the highest measured rate of matrix products, weights read once, and the measured cost of a request without "
+        "a text."
+    )
+    sections.append(Section("Beside what is possible", [about, ratios(result)]))
+    for task in result["settings"]["tasks"]:
+        plots = [_curves(result, task, *what) for what in (("requests_per_s", "requests/s"), ("p50_ms", "p50, ms"))]
+        sections.append(Section(TITLES.get(task, task), plots))
+    sections.append(Section("Every cell", [cells(result)]))
+    lead = f"{result['settings']['model']}" + (", dummy weights: latency only" if result["dummy_weights"] else "")
+    return Page("LoRA against in-context learning", sections, lead, [_machine(result)])
 
 
 def _gain_text(result: Mapping[str, Any]) -> str:
-    told = ", ".join(
-        f"{one['icl_off']['throughput']['mean']:.1f} times on {TITLES.get(one['task'], one['task'])}"
-        for one in result["against_icl"]
-        if one["way"] == "lora" and one["concurrency"] == "saturated" and "icl_off" in one
+    gains = ", ".join(
+        f"{row['icl_off']['throughput']['mean']:.1f} times on {TITLES.get(row['task'], row['task'])}"
+        for row in result["against_icl"]
+        if row["way"] == "lora" and row["concurrency"] == "saturated" and "icl_off" in row
     )
     return (
-        f"As many requests per second as the same model in context without a prefix cache, times: {told}. A warm cache "
+        f"Requests per second relative to the same model in context without a prefix cache: {gains}. A warm cache "
         "takes most of that away where few tasks share it; the suite of many adapters shows where it stops."
     )
 
 
 def _gain_plot(result: Mapping[str, Any], load: int | str) -> Any:
-    """Times faster than in context with the cache off, per task and way."""
-    rows = [one for one in result["against_icl"] if one["concurrency"] == load and "icl_off" in one]
+    """Speed relative to in context with the cache off, per task and variant."""
+    rows = [row for row in result["against_icl"] if row["concurrency"] == load and "icl_off" in row]
     if not rows:
         return None
-    ways = list(dict.fromkeys(one["way"] for one in rows))
-    tasks = list(dict.fromkeys(one["task"] for one in rows))
+    names, tasks = (list(dict.fromkeys(row[key] for row in rows)) for key in ("way", "task"))
     key = "p50" if load == 1 else "throughput"
-    found = {(one["way"], one["task"]): one["icl_off"][key] for one in rows}
-    series = [
-        Bars(
-            WAYS[way].display_name,
-            [found[way, task]["mean"] if (way, task) in found else None for task in tasks],
-            [_bounds(found.get((way, task))) for task in tasks],
-        )
-        for way in ways
-    ]
+    found = {(row["way"], row["task"]): row["icl_off"][key] for row in rows}
+    series = []
+    for name in names:
+        of_tasks = [found.get((name, task)) for task in tasks]
+        bounds = [(max(0.0, one["low"]), one["high"]) if one and one["low"] is not None else None for one in of_tasks]
+        series.append(Bars(VARIANTS[name].display_name, [one and one["mean"] for one in of_tasks], bounds))
     what = "p50 of single requests" if load == 1 else "saturated throughput"
-    return bar_plot(
-        [TITLES.get(task, task) for task in tasks], series, value_name=f"{what}, times in context, cache off"
-    )
+    titles = [TITLES.get(task, task) for task in tasks]
+    return bar_plot(titles, series, value_name=f"{what} relative to in-context, cache off")
 
 
-def _bounds(found: Mapping[str, Any] | None) -> tuple[float, float] | None:
-    return None if found is None or found["low"] is None else (max(0.0, found["low"]), found["high"])
-
-
-def _curves(result: Mapping[str, Any], task: str, value: str) -> list[Curve]:
-    by_way: dict[str, list[tuple[float, float]]] = {}
+def _curves(result: Mapping[str, Any], task: str, value: str, y_name: str) -> Any:
+    points: dict[str, list[tuple[float, float]]] = {}
     for cell in result["cells"]:
-        if (
-            cell["route"] == "in-process"
-            and cell["task"] == task
-            and isinstance(cell["load"], int)
-            and cell["way"] != "floor"
-        ):
-            by_way.setdefault(cell["way"], []).append((float(cell["load"]), cell[value]["mean"]))
-    return [Curve(WAYS[way].display_name, sorted(points)) for way, points in by_way.items()]
-
-
-def _throughput_plot(result: Mapping[str, Any], task: str) -> Any:
-    return line_plot(
-        _curves(result, task, "requests_per_s"),
-        x_name="requests at a time",
-        y_name="requests/s",
-        log_x=True,
-        log_y=True,
-    )
-
-
-def _latency_plot(result: Mapping[str, Any], task: str) -> Any:
-    return line_plot(
-        _curves(result, task, "p50_ms"), x_name="requests at a time", y_name="p50, ms", log_x=True, log_y=True
-    )
+        is_loop = cell["route"] == "in-process" and isinstance(cell["load"], int) and cell["way"] != "floor"
+        if is_loop and cell["task"] == task:
+            points.setdefault(cell["way"], []).append((float(cell["load"]), cell[value]["mean"]))
+    curves = [Curve(VARIANTS[name].display_name, sorted(some)) for name, some in points.items()]
+    return line_plot(curves, x_name="requests at a time", y_name=y_name, log_x=True, log_y=True)
 
 
 def _machine(result: Mapping[str, Any]) -> str:

@@ -10,18 +10,16 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.driver import Answered, CellResult
-from fourshot.bench.core.load import percentile
-from fourshot.bench.core.machine import Machine
+from fourshot.bench.core.closed_loop import CellMeasurement
 from fourshot.bench.core.model_shape import ModelShape
-from fourshot.bench.core.old import at_least
-from fourshot.bench.core.roofline import Roof
-from fourshot.bench.core.statistics import estimate, ratio
-from fourshot.bench.core.workload import WAYS
-from fourshot.bench.suites.latency.http import HttpResult
+from fourshot.bench.core.roofline import Machine, Roof
+from fourshot.bench.core.statistics import percentile, ratio, with_values
+from fourshot.bench.core.targets import Target, at_least
+from fourshot.bench.core.workload import VARIANTS
+from fourshot.bench.suites.latency.http import HttpMeasurement
 from fourshot.bench.suites.latency.plan import (
     SATURATED,
-    Cell,
+    LatencyCell,
     LatencySettings,
     http_cells,
     in_process_cells,
@@ -33,23 +31,21 @@ LORA, BARE = "lora", "lora_bare"
 ROUTES = ("in-process", "http", "http-open")
 MANY_ADAPTERS, MANY_GOAL = 32, 0.9
 
-Group = tuple[str, str, str, float]  # route, way, task, load
-Result = CellResult | HttpResult
+Group = tuple[str, str, str, float]  # route, variant, task, load
+Measurement = CellMeasurement | HttpMeasurement
 
 
 def summarise(settings: LatencySettings, found: Mapping[str, Any]) -> dict[str, Any]:
     """All keys of the result that are computed, of the cells that were measured so far."""
     groups = collect(settings, found)
-    cells = [cell_numbers(group, results, settings) for group, results in groups.items()]
     roof = roof_of(msgspec.convert(found["shape"], ModelShape), msgspec.convert(found["machine"], Machine), groups)
     ratios = [
-        one
+        row
         for task in settings.tasks
-        for way in settings.ways
+        for variant in settings.variants
         for concurrency in settings.requests
-        if (one := ratios_to_icl(groups, roof, way, task, concurrency)) is not None
+        if (row := ratios_to_icl(groups, roof, variant, task, concurrency)) is not None
     ]
-    wanted = [cell for cells_, _ in _planned(settings) for cell in cells_]
     return {
         "machine": {"before": found["machine"], "after": found.get("machine after")},
         "roof": {
@@ -57,113 +53,112 @@ def summarise(settings: LatencySettings, found: Mapping[str, Any]) -> dict[str, 
             "floor_alone_ms": 1000 * roof.floor_alone_s,
             "floor_saturated_ms": 1000 * roof.floor_saturated_s,
         },
-        "missing": [cell.name for cell in wanted if cell.name not in found],
-        "cells": cells,
+        "missing": [cell.name for cells, _ in _planned(settings) for cell in cells if cell.name not in found],
+        "cells": [cell_numbers(group, repeats, settings) for group, repeats in groups.items()],
         "against_icl": ratios,
         "targets": [*targets(ratios, settings), *many_targets(groups, settings)],
     }
 
 
-def collect(settings: LatencySettings, found: Mapping[str, Any]) -> dict[Group, list[Result]]:
-    """The repeats of every cell, in their order; cells by route, task, way and load."""
-    groups: dict[Group, list[Result]] = defaultdict(list)
+def collect(settings: LatencySettings, found: Mapping[str, Any]) -> dict[Group, list[Measurement]]:
+    """The repeats of every cell, in their order; cells by route, task, variant and load."""
+    groups: dict[Group, list[Measurement]] = defaultdict(list)
     for cells, kind in _planned(settings):
-        for cell in sorted(cells, key=lambda one: one.repeat):
+        for cell in sorted(cells, key=lambda cell: cell.repeat):
             if cell.name in found:
                 groups[cell.group].append(msgspec.convert(found[cell.name], kind))
     return dict(sorted(groups.items(), key=lambda item: _place(item[0], settings)))
 
 
 def _place(group: Group, settings: LatencySettings) -> tuple[Any, ...]:
-    route, way, task, load = group
+    route, variant, task, load = group
     is_last = route != "http-open" and load == SATURATED
-    return ROUTES.index(route), settings.tasks.index(task), settings.measured_ways.index(way), is_last, load
+    return ROUTES.index(route), settings.tasks.index(task), settings.measured_variants.index(variant), is_last, load
 
 
-def _planned(settings: LatencySettings) -> list[tuple[Sequence[Cell], type]]:
-    planned: list[tuple[Sequence[Cell], type]] = [(in_process_cells(settings), CellResult)]
+def _planned(settings: LatencySettings) -> list[tuple[Sequence[LatencyCell], type]]:
+    planned: list[tuple[Sequence[LatencyCell], type]] = [(in_process_cells(settings), CellMeasurement)]
     if settings.http:
-        planned += [(http_cells(settings), HttpResult), (list(open_cells(settings)), HttpResult)]
+        planned += [(http_cells(settings), HttpMeasurement), (list(open_cells(settings)), HttpMeasurement)]
     return planned
 
 
-def rate(result: Result) -> float:
-    return len(result.rows) / result.seconds
+def latencies_ms(measured: Measurement) -> list[float]:
+    return [1000 * row.latency_s for row in measured.rows]
 
 
-def latencies_ms(result: Result) -> list[float]:
-    return [1000 * one.latency_s for one in result.rows]
+def rates(repeats: Sequence[Measurement]) -> list[float]:
+    return [one.rate for one in repeats]
 
 
-def computed_tokens(results: Sequence[Result]) -> tuple[float, float]:
+def medians_ms(repeats: Sequence[Measurement]) -> list[float]:
+    return [median(latencies_ms(one)) for one in repeats]
+
+
+def computed_tokens(repeats: Sequence[Measurement]) -> tuple[float, float]:
     """Mean prompt tokens and mean cached tokens of a request."""
-    requests = sum(len(one.rows) for one in results)
-    return sum(one.prompt_tokens for one in results) / requests, sum(one.cached_tokens for one in results) / requests
+    requests = sum(len(one.rows) for one in repeats)
+    return sum(one.prompt_tokens for one in repeats) / requests, sum(one.cached_tokens for one in repeats) / requests
 
 
-def cell_numbers(group: Group, results: Sequence[Result], settings: LatencySettings) -> dict[str, Any]:
+def cell_numbers(group: Group, repeats: Sequence[Measurement], settings: LatencySettings) -> dict[str, Any]:
     """One row of the table."""
-    route, way, task, load = group
-    rows: list[Answered] = [row for one in results for row in one.rows]
+    route, variant, task, load = group
+    rows = [row for one in repeats for row in one.rows]
     pooled = [1000 * row.latency_s for row in rows]
-    tokens, cached = computed_tokens(results)
-    within = [sum(latency <= settings.slo_ms for latency in latencies_ms(one)) / one.seconds for one in results]
+    tokens, cached = computed_tokens(repeats)
+    within = [sum(latency <= settings.slo_ms for latency in latencies_ms(one)) / one.seconds for one in repeats]
     return {
         "route": route,
-        "way": way,
+        "way": variant,
         "task": task,
         "load": f"{load:g} of capacity" if route == "http-open" else ("saturated" if load == SATURATED else int(load)),
         "requests": len(rows),
-        "failed": sum(getattr(one, "failed", 0) for one in results),
-        "requests_per_s": _plain([rate(one) for one in results]),
-        "p50_ms": _plain([median(latencies_ms(one)) for one in results]),
+        "failed": sum(getattr(one, "failed", 0) for one in repeats),
+        "requests_per_s": with_values(rates(repeats)),
+        "p50_ms": with_values(medians_ms(repeats)),
         "p95_ms": percentile(pooled, 0.95),
         "p99_ms": percentile(pooled, 0.99),
-        "goodput_per_s": _plain(within),
+        "goodput_per_s": with_values(within),
         "queue_ms": fmean(1000 * (row.begun_s - row.sent_s) for row in rows),
         "model_ms": fmean(1000 * (row.done_s - row.begun_s) for row in rows),
         "prompt_tokens": tokens,
         "hit_rate": cached / tokens if tokens else 0.0,
-        "yardstick_s": [getattr(one, "yardstick_s", 0.0) for one in results],
+        "yardstick_s": [getattr(one, "yardstick_s", 0.0) for one in repeats],
         "tpot_ms": None,  # one token is answered: there is no time per further token
     }
 
 
-def roof_of(shape: ModelShape, machine: Machine, groups: Mapping[Group, Sequence[Result]]) -> Roof:
+def roof_of(shape: ModelShape, machine: Machine, groups: Mapping[Group, Sequence[Measurement]]) -> Roof:
     """The roof, with the floor as the suite measured it; without a floor cell, 0."""
-    alone, saturated = [], []
-    for (route, way, _, load), results in groups.items():
-        if (route, way) == ("in-process", "floor"):
-            if load == 1:
-                alone += [median(latencies_ms(one)) / 1000 for one in results]
-            elif load == SATURATED:
-                saturated += [1 / rate(one) for one in results]
+    floors = {load: one for (route, name, _, load), one in groups.items() if (route, name) == ("in-process", "floor")}
     return Roof(
         machine=machine,
         shape=shape,
-        floor_alone_s=min(alone, default=0.0),
-        floor_saturated_s=min(saturated, default=0.0),
+        floor_alone_s=min((ms / 1000 for ms in medians_ms(floors.get(1, ()))), default=0.0),
+        floor_saturated_s=min((1 / rate for rate in rates(floors.get(SATURATED, ()))), default=0.0),
     )
 
 
 def ratios_to_icl(
-    groups: Mapping[Group, list[Result]], roof: Roof, way: str, task: str, concurrency: int
+    groups: Mapping[Group, list[Measurement]], roof: Roof, variant: str, task: str, concurrency: int
 ) -> dict[str, Any] | None:
-    """How much faster ``way`` is than in context with the cache off and warm, and what its tokens and the roof allow.
+    """How much faster ``variant`` is than in context with the cache off and warm, and what tokens and roof allow.
 
-    None where the way has its shots in the prompt itself, or was not measured at this concurrency.
+    None where it has its shots in the prompt itself, or was not measured at this concurrency.
     """
-    own = groups.get(("in-process", way, task, concurrency))
-    if own is None or WAYS[way].shots != "none" or not WAYS[way].text or WAYS[way].one_by_one:
+    own = groups.get(("in-process", variant, task, concurrency))
+    about = VARIANTS[variant]
+    if own is None or about.shots != "none" or not about.text or about.one_by_one:
         return None
     tokens, cached = computed_tokens(own)
     limit = roof.alone_s if concurrency == 1 else roof.saturated_s
     row: dict[str, Any] = {
-        "way": way,
+        "way": variant,
         "task": task,
         "concurrency": "saturated" if concurrency == SATURATED else concurrency,
         "limit_ms": 1000 * limit(tokens, cached),
-        "measured_ms": 1000 * fmean(1 / rate(one) for one in own),
+        "measured_ms": 1000 * fmean(1 / rate for rate in rates(own)),
     }
     for other in ("icl_off", "icl_warm"):
         theirs = groups.get(("in-process", other, task, concurrency))
@@ -171,72 +166,48 @@ def ratios_to_icl(
             continue
         their_tokens, their_cached = computed_tokens(theirs)
         row[other] = {
-            "throughput": msgspec.to_builtins(ratio([rate(one) for one in own], [rate(one) for one in theirs])),
+            "throughput": msgspec.to_builtins(ratio(rates(own), rates(theirs))),
             "prompt_tokens": their_tokens / tokens,
             "roof": limit(their_tokens, their_cached) / limit(tokens, cached),
         }
         # Where all come at once, each waits for those before it: p50 of another number of requests says nothing.
         if concurrency != SATURATED or [len(one.rows) for one in own] == [len(one.rows) for one in theirs]:
-            row[other]["p50"] = msgspec.to_builtins(
-                ratio([median(latencies_ms(one)) for one in theirs], [median(latencies_ms(one)) for one in own])
-            )
+            row[other]["p50"] = msgspec.to_builtins(ratio(medians_ms(theirs), medians_ms(own)))
     return row
 
 
-def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> list[dict[str, Any]]:
-    """What was asked for, with the better of the two prompts of an adapter and with each."""
+def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> list[Target]:
+    """What was asked for, of each of the two prompts of an adapter."""
     found = []
-    by_cell = {(one["way"], one["task"], one["concurrency"]): one for one in ratios}
-    for way in (LORA, BARE):
-        if way not in settings.ways:
-            continue
-        name = WAYS[way].display_name
-        for task in settings.tasks:
-            full = by_cell.get((way, task, "saturated"))
-            if full and "icl_off" in full:
-                against = full["icl_off"]
-                share = against["throughput"]["mean"] / against["prompt_tokens"]
-                found.append(
-                    at_least(f"{name}, {task}, saturated: share of the ratio of prompt tokens", "", share, SHARE_GOAL)
-                )
-            alone = by_cell.get((way, task, 1))
-            if alone and "icl_off" in alone:
-                found.append(
-                    at_least(
-                        f"{name}, {task}, one at a time: p50 against in context, cache off",
-                        "times",
-                        alone["icl_off"]["p50"]["mean"],
-                        ALONE_GOAL,
-                    )
-                )
+    by_cell = {(row["way"], row["task"], row["concurrency"]): row for row in ratios}
+    for variant in (LORA, BARE):
+        for task in settings.tasks if variant in settings.variants else ():
+            name = f"{VARIANTS[variant].display_name}, {task}"
+            full, alone = (by_cell.get((variant, task, load), {}).get("icl_off") for load in ("saturated", 1))
+            if full:
+                share = full["throughput"]["mean"] / full["prompt_tokens"]
+                found.append(at_least(f"{name}, saturated: share of the ratio of prompt tokens", "", share, SHARE_GOAL))
+            if alone:
+                about = f"{name}, one at a time: p50 against in context, cache off"
+                found.append(at_least(about, "times", alone["p50"]["mean"], ALONE_GOAL))
             warm = [
-                (one["icl_warm"]["throughput"]["mean"], one["concurrency"])
-                for one in ratios
-                if (one["way"], one["task"]) == (way, task) and "icl_warm" in one
+                (row["icl_warm"]["throughput"]["mean"], row["concurrency"])
+                for row in ratios
+                if (row["way"], row["task"]) == (variant, task) and "icl_warm" in row
             ]
             if warm:
                 worst, where = min(warm, key=lambda pair: pair[0])
-                found.append(
-                    at_least(
-                        f"{name}, {task}, against warm in context, worst cell ({where})", "times", worst, WARM_GOAL
-                    )
-                )
+                about = f"{name}, against warm in context, worst cell ({where})"
+                found.append(at_least(about, "times", worst, WARM_GOAL))
     return found
 
 
-def many_targets(groups: Mapping[Group, list[Result]], settings: LatencySettings) -> list[dict[str, Any]]:
+def many_targets(groups: Mapping[Group, list[Measurement]], settings: LatencySettings) -> list[Target]:
     """Many adapters in a batch against the base, where there are as many as the target is about."""
-    if settings.many_adapters < MANY_ADAPTERS:
-        return []
     found = []
-    for task in settings.tasks:
-        pair = [groups.get(("in-process", way, task, SATURATED)) for way in ("lora_many", "zero_shot")]
-        if pair[0] and pair[1]:
-            share = ratio(*([rate(one) for one in side] for side in pair if side)).mean
+    for task in settings.tasks if settings.many_adapters >= MANY_ADAPTERS else ():
+        many, base = (groups.get(("in-process", name, task, SATURATED)) for name in ("lora_many", "zero_shot"))
+        if many and base:
             name = f"{settings.many_adapters} adapters, {task}, saturated: share of the base's throughput"
-            found.append(at_least(name, "", share, MANY_GOAL))
+            found.append(at_least(name, "", ratio(rates(many), rates(base)).mean, MANY_GOAL))
     return found
-
-
-def _plain(values: Sequence[float]) -> dict[str, Any]:
-    return {**msgspec.to_builtins(estimate(values)), "values": list(values)}

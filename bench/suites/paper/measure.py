@@ -14,13 +14,7 @@ from fourshot.bench.core.comparisons import MeasuredComparison, read_comparison
 from fourshot.bench.core.processes import call_apart
 from fourshot.bench.core.results import header, tell
 from fourshot.bench.core.targets import Target
-from fourshot.bench.suites.paper.plan import (
-    Fact,
-    PaperPlan,
-    PlannedComparison,
-    load_settings,
-    planned_comparisons,
-)
+from fourshot.bench.suites.paper.plan import Fact, PaperPlan, PlannedComparison, load_settings, planned_comparisons
 from fourshot.bench.suites.paper.scores import (
     PaperScore,
     ScoreSource,

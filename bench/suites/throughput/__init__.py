@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
+from fourshot.bench.core.engines import Base
 from fourshot.bench.core.old import Rows, check_data, check_out, header, positive, write_json
-from fourshot.bench.core.workload import material
-from fourshot.bench.suites.latency import Base
+from fourshot.bench.core.workload import load_workload
 from fourshot.bench.suites.throughput.measure import Measuring, ThroughputSettings
 from fourshot.bench.suites.throughput.report import summarise, table
 from fourshot.engine.errors import InputError
@@ -26,8 +26,8 @@ SCHEMA = 1
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what is missing, and write everything."""
-    from fourshot.bench.core.machine import measured
     from fourshot.bench.core.model_shape import shape_of
+    from fourshot.bench.core.roofline import machine_apart
 
     settings = msgspec.convert(
         {name: getattr(options, name) for name in ThroughputSettings.__struct_fields__}, ThroughputSettings
@@ -40,17 +40,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     base = Base(path=model.path, name=model.name)
     told = {**msgspec.to_builtins(settings), "model": model.name}
     rows = Rows(options.out.with_suffix(".rows.jsonl"), told)
-    stuff = material(settings.task, options.data, settings.k)
+    stuff = load_workload(settings.task, options.data, settings.k)
     measuring = Measuring(settings, stuff, base, rows, options.out.with_suffix(".log"))
     if "header" not in rows.found:
-        rows.add("machine", msgspec.to_builtins(measured(base.path)))
+        rows.add("machine", msgspec.to_builtins(machine_apart(base.path)))
         rows.add("header", header("throughput", SCHEMA, told))
     measuring.side_by_side(measuring.ceilings())
     measuring.corpus()
     measuring.filter()
     measuring.distilabel(options.distilabel)
     if "machine after" not in rows.found:
-        rows.add("machine after", msgspec.to_builtins(measured(base.path)))
+        rows.add("machine after", msgspec.to_builtins(machine_apart(base.path)))
     result = {**rows.found["header"], **summarise(settings, stuff, shape_of(base.path), rows.found)}
     write_json(options.out, result)
     return result

@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
+from fourshot.bench.core.engines import Base
 from fourshot.bench.core.old import Rows, tell
 from fourshot.bench.core.old_processes import MeasuringProcess
-from fourshot.bench.core.workload import Material
+from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites import filter as reading
-from fourshot.bench.suites.latency import Base
 from fourshot.bench.suites.throughput.orders import Drawn, Draws, Ready, WayOrder
 from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.fake_engine import FakeEngine
@@ -71,7 +71,7 @@ class _Listener(FakeEngine):
         return [len(ids) for ids in encode_prompts(self._tokenizer, list(texts))]
 
 
-def draws_of(stuff: Material, model: str, per_class: int, round_number: int) -> Draws:
+def draws_of(stuff: Workload, model: str, per_class: int, round_number: int) -> Draws:
     """What `draw_round` asks an engine in a round."""
     settings = PRESETS["default"]
     generate = msgspec.structs.replace(settings.generate, draws_per_round=per_class)
@@ -103,7 +103,7 @@ def thinned(draws: Draws, texts: int, batch: int) -> Draws:
 class Measuring:
     """Measures what ``rows`` lacks."""
 
-    def __init__(self, settings: ThroughputSettings, stuff: Material, base: Base, rows: Rows, log: Path) -> None:
+    def __init__(self, settings: ThroughputSettings, stuff: Workload, base: Base, rows: Rows, log: Path) -> None:
         self._settings, self._stuff, self._base, self._rows, self._log = settings, stuff, base, rows, log
         self._engine = EngineSettings(model=base.path, gpu_kv_cache_bytes=GPU_KV_CACHE_BYTES)
 

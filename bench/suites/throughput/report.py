@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.machine import Machine
 from fourshot.bench.core.model_shape import ModelShape
 from fourshot.bench.core.old import at_least, target_lines
+from fourshot.bench.core.roofline import Machine
 from fourshot.bench.core.statistics import Estimate, estimate, ratio
-from fourshot.bench.core.workload import Material
+from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites import filter as reading
 from fourshot.bench.suites.throughput.measure import CEILINGS, ThroughputSettings
 from fourshot.bench.suites.throughput.orders import Drawn
@@ -56,7 +56,7 @@ def limit(shape: ModelShape, machine: Machine, drawn: Drawn, together: int) -> L
     )
 
 
-def passing(stuff: Material, drawn: Drawn) -> int:
+def passing(stuff: Workload, drawn: Drawn) -> int:
     """Texts with nothing wrong in themselves: `TextFilter.alone`, after the cleaning that ours has done already."""
     checks = TextFilter(stuff.shots, task=stuff.task)
     return sum(
@@ -79,7 +79,7 @@ def passing(stuff: Material, drawn: Drawn) -> int:
 
 
 def way(
-    name: str, stuff: Material, repeats: Sequence[Drawn], start_s: float, limits: Sequence[Limit]
+    name: str, stuff: Workload, repeats: Sequence[Drawn], start_s: float, limits: Sequence[Limit]
 ) -> dict[str, Any]:
     """One line of the table."""
 
@@ -107,7 +107,7 @@ def way(
 
 
 def summarise(
-    settings: ThroughputSettings, stuff: Material, shape: ModelShape, found: Mapping[str, Any]
+    settings: ThroughputSettings, stuff: Workload, shape: ModelShape, found: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The result behind its header, from the suite's rows."""
     machines = [msgspec.convert(found[name], Machine) for name in ("machine", "machine after")]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.bench.core.load import Plan, Shot, choices
-from fourshot.bench.core.machine import Machine
+from fourshot.bench.core.load import Load, LoadRequest, choices
 from fourshot.bench.core.model_shape import SHAPES, shape_of, write_shape
-from fourshot.bench.core.old import Rows, check_data, check_out, read_result, write_json
-from fourshot.bench.core.roofline import Roof
+from fourshot.bench.core.results import check_data, check_out, read_result, write_result
+from fourshot.bench.core.roofline import Machine, Roof
+from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.statistics import estimate, ratio
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
@@ -23,7 +23,7 @@ def test_rows_are_there_again_and_a_torn_last_one_is_not(tmp_path: Path) -> None
     with path.open("a") as file:
         file.write('{"piece": "three", "val')
     again = Rows(path, {"repeats": 3})
-    assert again.found == {"one": {"a": 1}, "two": [1, 2]}
+    assert again.found == {"header": {}, "one": {"a": 1}, "two": [1, 2]}
     again.add("three", 3)
     assert Rows(path, {"repeats": 3}).found["three"] == 3
 
@@ -32,12 +32,12 @@ def test_rows_of_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     Rows(tmp_path / "rows", {"repeats": 3, "k": 4}).add("one", 1)
     with pytest.raises(InputError, match="with other settings"):
         Rows(tmp_path / "rows", {"repeats": 5, "k": 4})
-    with pytest.raises(InputError, match="of another suite, or of another version"):
+    with pytest.raises(InputError, match="of another suite, or another version"):
         Rows(tmp_path / "rows", {f"a{n}": n for n in range(9)})
 
 
 def test_a_result_is_read_back_and_another_suite_refused(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"suite": "latency"})
+    write_result(tmp_path / "a.json", {"suite": "latency"})
     assert read_result(tmp_path / "a.json", "latency") == {"suite": "latency"}
     with pytest.raises(InputError, match="latency"):
         read_result(tmp_path / "a.json", "serving")
@@ -90,13 +90,13 @@ def test_the_roof_is_operations_when_saturated_and_weights_when_alone() -> None:
 
 
 def test_a_plan_in_order_sends_each_once_before_any_again() -> None:
-    shots = tuple(Shot(kind="x", path="/", body=str(n)) for n in range(3))
-    plan = Plan(url="http://localhost", shots=shots, weights=(1.0,) * 3, seconds=1, in_order=True)
+    requests = tuple(LoadRequest(kind="x", path="/", body=str(n)) for n in range(3))
+    load = Load(url="http://localhost", requests=requests, seconds=1, in_order=True)
     import random
 
-    chosen = choices(plan, random.Random(0))
+    chosen = choices(load, random.Random(0))
     assert [next(chosen) for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
-    once = Plan(url="http://localhost", shots=shots, weights=(1.0,) * 3, seconds=1, once=True)
+    once = Load(url="http://localhost", requests=requests, seconds=1, once=True)
     assert list(choices(once, random.Random(0))) == [0, 1, 2]
 
 
@@ -106,7 +106,7 @@ def test_a_refused_run_writes_nothing_and_rows_without_a_piece_do_not_block(tmp_
     assert not path.exists()
     path.write_text('{"settings": {"repeats": 3}}\n')  # killed before its first piece
     Rows(path, {"repeats": 5}).add("one", 1)
-    assert Rows(path, {"repeats": 5}).found == {"one": 1}
+    assert Rows(path, {"repeats": 5}).found == {"header": {}, "one": 1}
 
 
 def test_places_that_cannot_be_used_are_said_before_an_hour_is_spent(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         return self.done_s - self.sent_s
 
 
-class CellOrder(msgspec.Struct, frozen=True, kw_only=True):
+class CellRequests(msgspec.Struct, frozen=True, kw_only=True):
     """What to send."""
 
     requests: tuple[Request, ...]
@@ -47,7 +47,7 @@ class CellOrder(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int  # 0: all at once
 
 
-class CellResult(msgspec.Struct, frozen=True, kw_only=True):
+class CellMeasurement(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it. The engine's own counters, as differences, stand beside the rows."""
 
     rows: tuple[Answered, ...]
@@ -57,18 +57,23 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
     adapter_loads: dict[str, tuple[int, float]] = {}  # kind -> uses, seconds: `engine.vllm_seams.lora_loads`
     yardstick_s: float = 0.0  # what a fixed piece of arithmetic took around the cell: how fast the machine was then
 
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return len(self.rows) / self.seconds
 
-def run_cell(engine: Any, adapters: Sequence[Any], order: CellOrder) -> CellResult:
-    """Reset the cache, warm up, measure."""
+
+def run_cell(engine: Any, adapters: Sequence[Any], cell: CellRequests) -> CellMeasurement:
+    """Empty the prefix cache, warm up, measure."""
     engine.reset_prefix_cache()
     yard_s = yardstick()
     send = _closed_loop if hasattr(engine, "begin_score") else _one_by_one
-    send(engine, adapters, order.warmup, order)
+    send(engine, adapters, cell.warmup, cell)
     before, loads = engine.stats(), lora_loads.counts()
     started = time.perf_counter()
-    rows = send(engine, adapters, order.requests, order)
+    rows = send(engine, adapters, cell.requests, cell)
     seconds, after = time.perf_counter() - started, engine.stats()
-    return CellResult(
+    return CellMeasurement(
         rows=tuple(rows),
         seconds=seconds,
         prompt_tokens=after.prompt_tokens - before.prompt_tokens,
@@ -106,40 +111,37 @@ def yardstick() -> float:
     return median(took)
 
 
-def _closed_loop(engine: Any, adapters: Sequence[Any], requests: Sequence[Request], order: CellOrder) -> list[Answered]:
-    labels = engine.label_tokens(order.labels)
-    most = order.concurrency or len(requests)
+def _closed_loop(
+    engine: Any, adapters: Sequence[Any], requests: Sequence[Request], cell: CellRequests
+) -> list[Answered]:
+    labels = engine.label_tokens(cell.labels)
+    most = cell.concurrency or len(requests)
     waiting = list(reversed(requests))
     live: list[tuple[float, Scoring]] = []
     rows: list[Answered] = []
     began = time.perf_counter()
     while waiting or live:
         while waiting and len(live) < most:
-            one = waiting.pop()
+            request = waiting.pop()
             sent_s = time.perf_counter() - began
-            prompt = engine.encode([one.prompt])[0]
-            live.append(
-                (sent_s, engine.begin_score(prompt, labels, adapters[one.adapter] if one.adapter >= 0 else None))
-            )
+            prompt = engine.encode([request.prompt])[0]
+            adapter = adapters[request.adapter] if request.adapter >= 0 else None
+            live.append((sent_s, engine.begin_score(prompt, labels, adapter)))
         begun_s = time.perf_counter() - began
         engine.advance()
         done_s = time.perf_counter() - began
-        for sent_s, scoring in live:
-            if scoring.done:
-                rows.append(
-                    Answered(
-                        sent_s=sent_s,
-                        begun_s=begun_s,
-                        done_s=done_s,
-                        prompt_tokens=scoring.prompt_tokens,
-                        cached_tokens=scoring.cached_tokens,
-                    )
-                )
-        live = [one for one in live if not one[1].done]
+        rows += [
+            answered(sent_s, begun_s, done_s, scoring.prompt_tokens, scoring.cached_tokens)
+            for sent_s, scoring in live
+            if scoring.done
+        ]
+        live = [pair for pair in live if not pair[1].done]
     return rows
 
 
-def _one_by_one(engine: Any, adapters: Sequence[Any], requests: Sequence[Request], order: CellOrder) -> list[Answered]:
+def _one_by_one(
+    engine: Any, adapters: Sequence[Any], requests: Sequence[Request], cell: CellRequests
+) -> list[Answered]:
     """Generation of the label, one request after the other: how the paper measured.
 
     Source: Patwa et al. 2024, section 4 (Hugging Face generation).
@@ -148,21 +150,26 @@ def _one_by_one(engine: Any, adapters: Sequence[Any], requests: Sequence[Request
     from fourshot.engine.labels import label_tokens
     from fourshot.engine.tokens import load_tokenizer
 
-    longest = label_tokens(load_tokenizer(engine.settings.model), order.labels).longest
+    longest = label_tokens(load_tokenizer(engine.settings.model), cell.labels).longest
     sampling = Sampling(temperature=0.0, max_tokens=longest, stop=("\n",))
     rows = []
     began = time.perf_counter()
-    for one in requests:
+    for request in requests:
         sent_s = time.perf_counter() - began
         tokens_before = engine.stats().prompt_tokens
-        list(engine.sample([one.prompt], sampling, adapters[one.adapter] if one.adapter >= 0 else None))
-        rows.append(
-            Answered(
-                sent_s=sent_s,
-                begun_s=sent_s,
-                done_s=time.perf_counter() - began,
-                prompt_tokens=engine.stats().prompt_tokens - tokens_before,
-                cached_tokens=0,
-            )
-        )
+        adapter = adapters[request.adapter] if request.adapter >= 0 else None
+        list(engine.sample([request.prompt], sampling, adapter))
+        done_s, tokens = time.perf_counter() - began, engine.stats().prompt_tokens - tokens_before
+        rows.append(answered(sent_s, sent_s, done_s, tokens, 0))
     return rows
+
+
+def answered(sent_s: float, begun_s: float, done_s: float, prompt_tokens: int, cached_tokens: int) -> Answered:
+    """Microseconds are enough, and shorter."""
+    return Answered(
+        sent_s=round(sent_s, 6),
+        begun_s=round(begun_s, 6),
+        done_s=round(done_s, 6),
+        prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
+    )

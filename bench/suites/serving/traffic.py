@@ -10,13 +10,16 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
-from fourshot.bench.core.load import Shot
+import msgspec
+
+from fourshot.bench.core.load import LoadRequest
 from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.testing.adapters import make_adapter
 from fourshot.serving.testing.server import RunningService
 
+SOURCES = ("sst2", "trec", "ag_news")
 TASKS, VERSIONS, TEXTS = 10, 2, 40
 STABLE = 7  # tasks that always have a version; the others come and go
 ZIPF = 1.1
@@ -36,8 +39,8 @@ BAD = (
 Expected = dict[str, dict[str, str]]  # adapter name -> text -> its label, "" where it is too near a call
 
 
-class Scene:
-    """Tasks, their texts, their versions' folders, and what each version answers."""
+class Traffic:
+    """Tasks, their texts, their versions' folders, and the requests that are sent."""
 
     def __init__(self, root: Path, data: Path, model: str | None) -> None:
         from fourshot.engine.models import resolve_model
@@ -46,13 +49,15 @@ class Scene:
 
         self.base = resolve_model(model)
         self.model = model
-        sources = [load_task(name, data / name) for name in ("sst2", "trec", "ag_news")]
+        sources = [load_task(name, data / name) for name in SOURCES]
         self.tasks: list[Task] = []
+        self.requests: list[LoadRequest] = []
+        self.weights: list[float] = []
         self.texts: dict[str, list[str]] = {}
         self.versions: dict[str, list[Path]] = {}
         for number in range(TASKS):
             source = sources[number % len(sources)]
-            task = _renamed(source, f"{source.name}-{number}")
+            task = msgspec.structs.replace(source, name=f"{source.name}-{number}")
             texts = [one.text for one in load_split(source, "test").examples]
             self.tasks.append(task)
             self.texts[task.name] = texts[number * TEXTS : (number + 1) * TEXTS]
@@ -60,6 +65,7 @@ class Scene:
                 make_adapter(root, task, seed=number * VERSIONS + version, base=self.base)
                 for version in range(VERSIONS)
             ]
+        self._plan_requests()
 
     def expected(self) -> Expected:
         """Asked of an engine of our own, one version after the other."""
@@ -68,7 +74,7 @@ class Scene:
         from fourshot.pipeline.card import load_card
 
         engine = open_engine(EngineSettings(model=self.base.path, max_loras=1, compile=False, kv_cache_bytes=256 << 20))
-        found: Expected = {}
+        labels: Expected = {}
         try:
             for task in self.tasks:
                 for folder in self.versions[task.name]:
@@ -76,32 +82,25 @@ class Scene:
                     prompts = [card.prompt(text) for text in self.texts[task.name]]
                     adapter = Adapter(name=folder.name, path=str(folder))
                     scores = engine.score(prompts, task.label_words, adapter)
-                    found[folder.name] = {
+                    labels[folder.name] = {
                         text: _decided(task.label_names, row)
                         for text, row in zip(self.texts[task.name], scores, strict=True)
                     }
         finally:
             engine.close()
-        return found
+        return labels
 
-    def shots(self) -> tuple[list[Shot], list[float]]:
+    def _plan_requests(self) -> None:
         """Good requests, the tasks by Zipf's law, and a few bad ones; with their weights."""
-        shots, weights = [], []
         for rank, task in enumerate(self.tasks, start=1):
             for text in self.texts[task.name]:
-                shots.append(Shot(kind=task.name, path=f"/v1/classify/{task.name}", body=json.dumps({"input": text})))
-                weights.append(rank**-ZIPF)
-        good = sum(weights)
+                body = json.dumps({"input": text})
+                self.requests.append(LoadRequest(kind=task.name, path=f"/v1/classify/{task.name}", body=body))
+                self.weights.append(rank**-ZIPF)
+        bad_weight = sum(self.weights) * BAD_SHARE / (1 - BAD_SHARE) / len(BAD)
         for path, body in BAD:
-            shots.append(Shot(kind="bad", path=path.format(task=self.tasks[0].name), body=body))
-            weights.append(good * BAD_SHARE / (1 - BAD_SHARE) / len(BAD))
-        return shots, weights
-
-
-def _renamed(task: Task, name: str) -> Task:
-    import msgspec
-
-    return msgspec.structs.replace(task, name=name)
+            self.requests.append(LoadRequest(kind="bad", path=path.format(task=self.tasks[0].name), body=body))
+            self.weights.append(bad_weight)
 
 
 def _decided(names: Sequence[str], scores: Any) -> str:
@@ -113,29 +112,52 @@ def _decided(names: Sequence[str], scores: Any) -> str:
     return names[int(scores.argmax())] if first - second > MARGIN else ""
 
 
-class Churn(threading.Thread):
-    """Adds, replaces and removes adapters, and leaves broken ones about, until it is told to stop."""
+class Background(threading.Thread):
+    """Does something every few seconds while the block runs."""
 
-    def __init__(self, scene: Scene, served: Path) -> None:
+    def __init__(self, every_s: float) -> None:
         super().__init__(daemon=True)
-        self._scene, self._served, self._over = scene, served, threading.Event()
+        self._every_s, self._over = every_s, threading.Event()
+        self.began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._over.wait(self._every_s):
+            self.step()
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+
+class Churn(Background):
+    """Adds, replaces and removes adapters, and leaves broken ones about."""
+
+    def __init__(self, traffic: Traffic, served: Path) -> None:
+        super().__init__(CHURN_S)
+        self._traffic, self._served = traffic, served
         self._draw = random.Random(0)
         self.done: Counter[str] = Counter()
 
-    def run(self) -> None:
-        while not self._over.wait(CHURN_S):
-            task = self._draw.choice(self._scene.tasks).name
-            others = self._scene.versions[task]
-            there = [folder for folder in others if (self._served / folder.name).exists()]
-            new = self._draw.choice(others)
-            if self._draw.random() < 0.2:
-                self._break(new)
-            if new not in there:
-                put(new, self._served)
-                self.done["added" if not there else "replaced"] += 1
-            elif len(there) > 1 or task not in {one.name for one in self._scene.tasks[:STABLE]}:
-                shutil.rmtree(self._served / new.name)
-                self.done["removed"] += 1
+    def step(self) -> None:
+        task = self._draw.choice(self._traffic.tasks).name
+        others = self._traffic.versions[task]
+        there = [folder for folder in others if (self._served / folder.name).exists()]
+        new = self._draw.choice(others)
+        if self._draw.random() < 0.2:
+            self._break(new)
+        if new not in there:
+            put(new, self._served)
+            self.done["added" if not there else "replaced"] += 1
+        elif len(there) > 1 or task not in {stable.name for stable in self._traffic.tasks[:STABLE]}:
+            shutil.rmtree(self._served / new.name)
+            self.done["removed"] += 1
 
     def _break(self, folder: Path) -> None:
         broken = self._served / "broken"
@@ -143,10 +165,6 @@ class Churn(threading.Thread):
         shutil.copytree(folder, broken)
         os.truncate(broken / "adapter_model.safetensors", self._draw.randrange(1, 100_000))
         self.done["broken"] += 1
-
-    def stop(self) -> None:
-        self._over.set()
-        self.join()
 
 
 def put(folder: Path, served: Path) -> None:
@@ -157,22 +175,16 @@ def put(folder: Path, served: Path) -> None:
     os.rename(making, served / folder.name)
 
 
-class Memory(threading.Thread):
+class MemorySampler(Background):
     """Samples the service's memory, all its processes together."""
 
-    def __init__(self, service: RunningService, every_s: float = 2.0) -> None:
-        super().__init__(daemon=True)
-        self._service, self._every_s, self._over = service, every_s, threading.Event()
+    def __init__(self, service: RunningService) -> None:
+        super().__init__(every_s=2.0)
+        self._service = service
         self.samples: list[tuple[float, int]] = []  # seconds, bytes
 
-    def run(self) -> None:
-        began = time.monotonic()
-        while not self._over.wait(self._every_s):
-            self.samples.append((time.monotonic() - began, self._service.memory_bytes()))
-
-    def stop(self) -> None:
-        self._over.set()
-        self.join()
+    def step(self) -> None:
+        self.samples.append((time.monotonic() - self.began, self._service.memory_bytes()))
 
     def growth(self) -> float:
         """From the second to the last quarter, as a share: the first quarter fills caches."""

@@ -1,0 +1,158 @@
+"""Every suite is found, says what it is about, and understands what it is asked."""
+
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+
+from fourshot.bench import suites as registry
+from fourshot.bench.core.options import HIDDEN, POSITIONAL, REPEATED, Positive, read_options
+from fourshot.bench.suites import SUITES, load_suite, run_suite
+from fourshot.bench.suites.all import ALL, Options, command
+from fourshot.cli import main as cli
+from fourshot.engine.errors import InputError
+
+
+def skip_unconverted(name: str) -> None:
+    from importlib import import_module
+
+    if not hasattr(import_module(f"{registry.__name__}.{name.replace('-', '_')}"), "SUITE"):
+        pytest.skip("has a main of its own as yet")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_suite_understands_what_it_is_asked_by_all(name: str) -> None:
+    """An unknown option would raise."""
+    given = command(name, Options(data=Path("/nowhere"), out=Path("/nowhere/out"), model="a-model"))
+    skip_unconverted(name)
+    suite, _ = load_suite(name)
+    options: Any = read_options(suite.options, given[given.index(name) + 1 :], name)
+    assert (options.out, options.model) == (Path(f"/nowhere/out/{name}.json"), "a-model")
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_has_options_and_says_what_it_is_about(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    skip_unconverted(name)
+    with pytest.raises(SystemExit) as end:
+        run_suite(name, ["--help"])
+    assert end.value.code == 0
+    assert "options:" in capsys.readouterr().out
+
+
+def test_every_module_of_suites_is_listed() -> None:
+    modules = {module.name.replace("_", "-") for module in pkgutil.iter_modules(registry.__path__)}
+    assert modules == set(SUITES)
+
+
+def test_an_unknown_suite_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InputError, match="latency"):
+        load_suite("latencies")
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    task: Annotated[str, POSITIONAL, "a task"] = "trec"
+    data: Annotated[Path, "a folder"]
+    repeats: Annotated[Positive, "100 % of them"] = 3
+    sizes: tuple[int, ...] = (1, 2)
+    names: Annotated[tuple[str, ...] | None, "names"] = None
+    set: Annotated[tuple[str, ...], REPEATED, "KEY=VALUE"] = ()
+    no_http: bool = False
+    secret: Annotated[float, HIDDEN] = 0.0
+
+
+def test_options_are_read_as_they_are_declared() -> None:
+    words = "sst2 --data here --repeats 5 --sizes 3,4 5 --set a=1,2 --set b=3 --no-http --secret 0.5 --names x y"
+    options = read_options(Given, words.split(), "bench")
+    assert options == Given(
+        task="sst2",
+        data=Path("here"),
+        repeats=5,
+        sizes=(3, 4, 5),
+        names=("x", "y"),
+        set=("a=1,2", "b=3"),
+        no_http=True,
+        secret=0.5,
+    )
+    assert read_options(Given, ["--data", "here"], "bench") == Given(data=Path("here"))
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        ([], "--data"),
+        (["--data", "x", "--repeats", "0"], "--repeats 0: expected `int` >= 1"),
+        (["--data", "x", "--sizes", "1", "b"], "--sizes 1 b: expected `int`"),
+        (["--data", "x", "--repeat-often"], "--repeat-often.*--help"),
+    ],
+)
+def test_wrong_options_are_one_line_that_says_what_is_wrong(words: list[str], fault: str) -> None:
+    with pytest.raises(InputError, match=fault) as error:
+        read_options(Given, words, "fourshot bench x")
+    assert "\n" not in str(error.value)
+
+
+def test_help_hides_what_is_not_for_users(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_options(Given, ["--help"], "bench", "About it.")
+    shown = capsys.readouterr().out
+    assert "--repeats" in shown and "100 % of them (default: 3)" in shown and "--secret" not in shown
+
+
+def test_a_suite_is_measured_written_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a new suite has to define, and what it gets for it."""
+    from fourshot.bench.core.options import Out
+    from fourshot.bench.core.parts import Page, Section, Table
+    from fourshot.bench.core.results import read_result
+    from fourshot.bench.core.rows import Rows
+    from fourshot.bench.core.suite import Suite
+    from fourshot.bench.core.targets import at_least
+
+    class Toy(msgspec.Struct, frozen=True, kw_only=True):
+        out: Out
+        repeats: Positive = 2
+
+    made = []
+
+    def measure(options: Toy, rows: Rows) -> dict[str, Any]:
+        for number in range(options.repeats):
+            if str(number) not in rows.found:
+                made.append(number)
+                rows.add(str(number), {"rate": 2.0 + number})
+        rates = [rows.found[str(number)]["rate"] for number in range(options.repeats)]
+        return {"rates": rates, "targets": [at_least("rate", "times", max(rates), 5)]}
+
+    def report(result: Any) -> list[Any]:
+        return [Table(["repeat", "rate"], list(enumerate(result["rates"])))]
+
+    module = ModuleType("toy", "A toy.")
+    module.SUITE = Suite(  # type: ignore[attr-defined]
+        options=Toy,
+        settings=lambda options: {"repeats": options.repeats},
+        measure=measure,
+        report=report,
+        page=lambda result: Page("A toy", [Section("Rates", report(result))]),
+    )
+    monkeypatch.setitem(registry.SUITES, "toy", "A toy")
+    monkeypatch.setattr(registry, "import_module", lambda name: module)
+    out = tmp_path / "new" / "toy.json"
+    assert run_suite("toy", ["--out", str(out)]) == 0
+    assert "| 1 | 3.0 |" in (shown := capsys.readouterr().out) and "rate: target 5, measured 3 times (missed)" in shown
+    result = read_result(out, "toy")
+    assert (result["settings"], result["schema"], result["rates"]) == ({"repeats": 2}, 1, [2.0, 3.0])
+    assert result["hardware"]["cores"] and result["versions"]["python"]
+    page = out.with_suffix(".html").read_text()
+    assert "missed" in page and "Where the numbers come from" in page
+    assert run_suite("toy", ["--out", str(out)]) == 0
+    assert made == [0, 1], "what was measured is not measured again"
+    with pytest.raises(InputError, match="repeats"):
+        run_suite("toy", ["--out", str(out), "--repeats", "3"])
+
+
+def test_the_command_ends_with_two_for_wrong_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "breakeven"]) == 2
+    assert "--latency" in capsys.readouterr().err
