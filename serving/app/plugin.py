@@ -5,7 +5,6 @@ vLLM's server loads it where ``VLLM_PLUGINS`` names ``fourshot`` and `serving.se
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -13,34 +12,25 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import msgspec
-from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi import FastAPI
 
-from fourshot.engine.errors import FourshotError
 from fourshot.engine.models import resolve_model
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.engine.vllm_seams.lora_loads import WORKER_METHOD
-from fourshot.serving.answers import JSON, RefusalError
 from fourshot.serving.app.adapter_sync import AdapterSync
 from fourshot.serving.app.admission import checkpoint_shapes
 from fourshot.serving.app.dispatcher import Dispatcher
-from fourshot.serving.app.guard import ACCESS
-from fourshot.serving.app.keys import Key
 from fourshot.serving.app.metrics import Metrics
-from fourshot.serving.app.openapi import CLASSIFY, TASKS, describe
 from fourshot.serving.app.registry import Registry
+from fourshot.serving.app.routes import add_routes
 from fourshot.serving.app.scorer import Scorer
 from fourshot.serving.app.service import Service
 from fourshot.serving.settings import ENVIRONMENT, from_json
 
 logger = logging.getLogger("fourshot.serving")
-encode = msgspec.json.Encoder().encode
-PAGE = "page.html"
 LOOK_AT_ENGINE_S = 0.2
 LAST_ANSWERS_S = 1.0
 ENGINE_DIED = 70  # exit code: EX_SOFTWARE of sysexits.h
@@ -66,10 +56,7 @@ class FourshotPlugin:
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes. The first request waits for `init_state`."""
-        app.get("/", include_in_schema=False)(_page)
-        app.post("/v1/classify/{task}", **CLASSIFY)(_classify)
-        app.get("/v1/tasks", **TASKS)(_tasks)
-        describe(app, from_json(os.environ[ENVIRONMENT]).limits)
+        add_routes(app, from_json(os.environ[ENVIRONMENT]).limits)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Load the adapters that are there, then watch their folder."""
@@ -182,63 +169,3 @@ async def _count_loads(engine: Any, metrics: Metrics) -> None:
         for kind, (uses, seconds) in counts.items():
             metrics.loads.labels(kind).set(uses)
             metrics.load_seconds.labels(kind).set(seconds)
-
-
-async def _classify(task: str, request: Request) -> Response:
-    service: Service = request.app.state.fourshot
-    key: Key | None = request.scope.get(ACCESS)
-    try:
-        if key is not None:
-            key.require(task)
-        body = await request.body()
-        answering = asyncio.create_task(service.classify(task, body))
-        leaving = asyncio.create_task(_left(request))
-        try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                return Response(status_code=499)  # nobody reads it: the client has gone
-            return Response(encode(answering.result()), media_type=JSON)
-        finally:
-            for waiting in (answering, leaving):
-                waiting.cancel()
-                with contextlib.suppress(asyncio.CancelledError, RefusalError, FourshotError):
-                    await waiting
-    except RefusalError as refusal:
-        return _refused(refusal)
-
-
-def _refused(refusal: RefusalError) -> Response:
-    return Response(refusal.body, refusal.code, refusal.headers, media_type=JSON)
-
-
-async def _left(request: Request) -> None:
-    """Returns when the client has gone."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _tasks(request: Request) -> Response:
-    service: Service = request.app.state.fourshot
-    key: Key | None = request.scope.get(ACCESS)
-    wanted = request.query_params.get("all", "0")
-    if wanted not in ("0", "1"):
-        return _refused(RefusalError(400, "bad_request", f"all={wanted!r}: 1 tells what is refused, too; 0 does not."))
-    listed = service.tasks(wanted == "1")
-    return Response(encode(key.visible(listed) if key else listed), media_type=JSON)
-
-
-async def _page() -> HTMLResponse:
-    return HTMLResponse(
-        resources.files("fourshot.serving.app").joinpath(PAGE).read_text(encoding="utf-8"), headers=PAGE_HEADERS
-    )
-
-
-# The page is one file: nothing is fetched from elsewhere, and no other site may frame it.
-PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
-        "img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}

@@ -1,4 +1,4 @@
-"""Answers requests: from a request's bytes to the answer's struct. HTTP is `serving.app.plugin`'s."""
+"""Answers requests: from a request's bytes to the answer's struct. HTTP is `serving.app.routes`'s."""
 
 import asyncio
 import time

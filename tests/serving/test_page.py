@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from fourshot.serving.answers import JSON
 from fourshot.serving.api import Classified, ClassifyResponse, Refused, TaskInfo, TaskList, Usage
 from fourshot.serving.app.metrics import Metrics
-from fourshot.serving.app.plugin import PAGE, PAGE_HEADERS
+from fourshot.serving.app.routes import PAGE, PAGE_HEADERS
 from tests.serving.fake_server import FakeServer, Received, Reply, refusal, served
 
 if TYPE_CHECKING:

@@ -1,0 +1,84 @@
+"""Our routes beside vLLM's own: from HTTP to `serving.app.service` and back, and the page."""
+
+import asyncio
+import contextlib
+from importlib import resources
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, Response
+
+from fourshot.engine.errors import FourshotError
+from fourshot.serving.answers import JSON, RefusalError
+from fourshot.serving.app.guard import ACCESS
+from fourshot.serving.app.keys import Key
+from fourshot.serving.app.openapi import CLASSIFY, TASKS, describe
+from fourshot.serving.app.service import Service
+from fourshot.serving.settings import Limits
+
+PAGE = "page.html"
+# The page is one file: nothing is fetched from elsewhere, and no other site may frame it.
+PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+        "img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+encode = msgspec.json.Encoder().encode
+
+
+def add_routes(app: FastAPI, limits: Limits) -> None:
+    """Add them, with their description; they find the `Service` in the app's state."""
+    app.get("/", include_in_schema=False)(_page)
+    app.post("/v1/classify/{task}", **CLASSIFY)(_classify)
+    app.get("/v1/tasks", **TASKS)(_tasks)
+    app.exception_handler(RefusalError)(_refuse)
+    describe(app, limits)
+
+
+async def _classify(task: str, request: Request) -> Response:
+    service: Service = request.app.state.fourshot
+    key: Key | None = request.scope.get(ACCESS)
+    if key is not None:
+        key.require(task)
+    body = await request.body()
+    answering = asyncio.create_task(service.classify(task, body))
+    leaving = asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            return Response(status_code=499)  # nobody reads it: the client has gone
+        return Response(encode(answering.result()), media_type=JSON)
+    finally:
+        for waiting in (answering, leaving):
+            waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, RefusalError, FourshotError):
+                await waiting
+
+
+async def _left(request: Request) -> None:
+    """Returns when the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _tasks(request: Request) -> Response:
+    service: Service = request.app.state.fourshot
+    key: Key | None = request.scope.get(ACCESS)
+    wanted = request.query_params.get("all", "0")
+    if wanted not in ("0", "1"):
+        raise RefusalError(400, "bad_request", f"all={wanted!r}: 1 lists what is refused, too; 0 does not.")
+    listed = service.tasks(wanted == "1")
+    return Response(encode(key.visible(listed) if key else listed), media_type=JSON)
+
+
+async def _refuse(request: Request, refusal: RefusalError) -> Response:
+    return Response(refusal.body, refusal.code, refusal.headers, media_type=JSON)
+
+
+async def _page() -> HTMLResponse:
+    page = resources.files("fourshot.serving.app").joinpath(PAGE).read_text(encoding="utf-8")
+    return HTMLResponse(page, headers=PAGE_HEADERS)
