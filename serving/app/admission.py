@@ -4,16 +4,14 @@ The engine reads adapters while it computes; a file that is gone or half written
 with it. So it never reads the watched folder: an adapter is copied, the copy is checked, and the copy is served.
 """
 
-import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from fourshot.engine.adapters import slot_rank
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.files import settle, staged_folder
-from fourshot.engine.models import ResolvedModel
+from fourshot.engine.models import ResolvedModel, tensor_shapes
 from fourshot.engine.vllm_seams.adapter_check import check_adapter
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
@@ -104,7 +102,11 @@ def check_weights(folder: Path, card: AdapterCard, base_shapes: Shapes, largest_
     rank = card.training.r
     if slot_rank(rank) > largest_rank:
         raise AdapterError(f"its rank is {rank}; the server was started for at most {largest_rank} (--max-lora-rank)")
-    for name, shape in _shapes_of(folder / WEIGHTS):
+    try:
+        shapes = tensor_shapes(folder / WEIGHTS)
+    except ValueError as error:
+        raise AdapterError(str(error)) from error
+    for name, shape in shapes.items():
         parts = LORA_WEIGHT.fullmatch(name)
         if not parts:
             raise AdapterError(f"it holds {name}, which is no LoRA weight")
@@ -128,19 +130,4 @@ def _check_finite(file: Path) -> None:
 
 def checkpoint_shapes(folder: Path) -> Shapes:
     """Shapes of all weights of a safetensors checkpoint, from the files' headers alone."""
-    return {name: shape for file in sorted(folder.glob("*.safetensors")) for name, shape in _shapes_of(file)}
-
-
-def _shapes_of(file: Path) -> Iterator[tuple[str, list[int]]]:
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        header_bytes = int.from_bytes(opened.read(8), "little")
-        if header_bytes > size:
-            raise AdapterError(f"{file.name} is cut short")
-        try:
-            header = json.loads(opened.read(header_bytes))
-        except ValueError as error:
-            raise AdapterError(f"{file.name} is no safetensors file: {error}") from error
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            yield name, list(tensor["shape"])
+    return {name: shape for file in sorted(folder.glob("*.safetensors")) for name, shape in tensor_shapes(file).items()}

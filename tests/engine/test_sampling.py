@@ -4,6 +4,7 @@ import pytest
 
 from fourshot.engine.core import Adapter, Completion, Engine, Sampling
 from fourshot.engine.errors import AdapterError, FourshotError, InputError
+from fourshot.engine.vllm_start import CPU_BATCHED_TOKENS
 from tests.engine.prompts import IN_CONTEXT, LABELS, ZERO_SHOT
 
 PROMPT = "Here are some movie reviews.\nText: a joy from start to end\nText:"
@@ -34,9 +35,9 @@ def test_the_same_seed_gives_the_same_texts_whatever_ran_before(vllm_engine: Eng
 
 def test_seeded_prompts_longer_than_one_step_do_not_end_the_engine(vllm_engine: Engine) -> None:
     """Prompts of one call that fill more than one step, each with a seed: none is prefilled in pieces."""
-    long = [f"{number} " + "a long story about nothing in particular . " * 90 for number in range(8)]
-    assert sum(vllm_engine.count_tokens(long)) > 4096
-    assert len(list(vllm_engine.sample(long, Sampling(max_tokens=2, seed=3)))) == 8
+    long = [f"{number} " + "a long story about nothing in particular . " * 90 for number in range(4)]
+    assert sum(vllm_engine.count_tokens(long)) > CPU_BATCHED_TOKENS
+    assert len(list(vllm_engine.sample(long, Sampling(max_tokens=2, seed=3)))) == 4
 
 
 def test_a_stop_string_ends_a_text_and_is_not_part_of_it(vllm_engine: Engine) -> None:
@@ -74,7 +75,7 @@ def test_the_most_likely_token_and_its_log_probability_are_the_references(
 
 
 def test_the_reference_repeats_itself_under_a_seed_and_stops_at_stop_strings(reference_engine: Engine) -> None:
-    sampling = Sampling(n=2, max_tokens=12, seed=9, stop=("\n",))
+    sampling = Sampling(n=2, max_tokens=6, seed=9, stop=("\n",))
     first = in_order(list(reference_engine.sample([PROMPT, ZERO_SHOT[0]], sampling)))
     assert in_order(list(reference_engine.sample([ZERO_SHOT[1], PROMPT], Sampling(max_tokens=2, seed=1)))) != first
     assert in_order(list(reference_engine.sample([PROMPT, ZERO_SHOT[0]], sampling))) == first
