@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import fourshot
+
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("engine", "training", "pipeline", "serving", "bench")
 SCRIPT = """
@@ -57,8 +59,9 @@ def build(kind: str, into: Path, source: Path) -> Path:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree as a clone has it, links as links: building leaves folders behind."""
-    copy = tmp_path_factory.mktemp("clone")
-    for entry in (*ROOMS, "fourshot", "README.md", "LICENSE", "pyproject.toml"):
+    copy = tmp_path_factory.mktemp("above") / "fourshot"
+    copy.mkdir()
+    for entry in (*ROOMS, "fourshot", "src", "README.md", "LICENSE", "pyproject.toml"):
         if (ROOT / entry).is_dir():
             ignored = shutil.ignore_patterns("__pycache__", "results")
             shutil.copytree(ROOT / entry, copy / entry, symlinks=True, ignore=ignored)
@@ -105,6 +108,16 @@ def test_it_runs_beside_folders_named_like_its_own(wheel: Path, tmp_path: Path) 
     (project / "mine.py").write_text(SCRIPT.format(site=site))
     assert run(python, "mine.py", cwd=project).splitlines()[-1] == "done"
     assert "support_tickets" in run(python, "-m", "fourshot", "tasks", "list", cwd=project)
+
+
+def test_an_editable_install_is_found_from_the_folder_above_the_clone(source: Path, tmp_path: Path) -> None:
+    python, site = own_environment(tmp_path / "env")
+    (tmp_path / "editable").mkdir()
+    zipfile.ZipFile(build("editable", tmp_path / "editable", source)).extractall(site)
+    code = "import fourshot, sys; print(fourshot.__version__, *fourshot.__path__)"
+    assert run(python, "-c", code, cwd=source.parent).split() == [fourshot.__version__, f"{source}/src/fourshot"]
+    with pytest.raises(AssertionError, match="No module named 'bench'"):
+        run(python, "-c", "import bench", cwd=tmp_path)
 
 
 def own_environment(folder: Path) -> tuple[Path, Path]:
