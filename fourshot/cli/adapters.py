@@ -14,7 +14,7 @@ HEADINGS = ("task", "adapter", "answers", "accuracy", "made", "folder")
 
 
 @command("adapters list", *FOLDER)
-def list_adapters(options: Options, terminal: Terminal) -> int:
+def list_adapters(options: Options, terminal: Terminal) -> None:
     """What is there, what answers, what is refused and why."""
     from fourshot.engine.models import resolve_model
     from fourshot.serving.app.registry import IN_CONTEXT, Registry
@@ -36,7 +36,6 @@ def list_adapters(options: Options, terminal: Terminal) -> int:
         terminal.say(f"refused: {fault.path}: {fault.reason}")
     if not rows and not contents.refused:
         terminal.say(f"{options.adapters} holds no adapter. Add one: fourshot adapters add ADAPTER --adapters FOLDER")
-    return 0
 
 
 @command(
@@ -48,7 +47,7 @@ def list_adapters(options: Options, terminal: Terminal) -> int:
     argument("--shots", "K", "with --in-context", type=int, default=4),
     argument("--seed", "SEED", "with --in-context: draws the examples", type=int, default=0),
 )
-def add(options: Options, terminal: Terminal) -> int:
+def add(options: Options, terminal: Terminal) -> None:
     """Copy an adapter there, whole or not at all."""
     from fourshot.pipeline.tasks.task_file import load_task
     from fourshot.serving.app.adapters_folder import add_adapter, add_in_context
@@ -59,43 +58,39 @@ def add(options: Options, terminal: Terminal) -> int:
         file = add_in_context(root, task, options.shots, options.seed)
         terminal.result("result", {"task": task.name, "file": file})
         terminal.say(f"{task.name}: answered in context by whoever serves {root}, until it has an adapter.")
-        return 0
+        return
     card, is_new = add_adapter(root, options.source)
     if not is_new:
         terminal.say(f"{card.name} is there already.")
     terminal.result("result", {"adapter": card.name, "task": card.task.name, "folder": root / card.name})
     terminal.say(f"{card.task.name}: {card.name} is in {root}. A running server answers with it within seconds.")
-    return 0
 
 
 @command("adapters remove", argument("name", "NAME", "of the adapter, as `list` shows it"), *FOLDER)
-def remove(options: Options, terminal: Terminal) -> int:
+def remove(options: Options, terminal: Terminal) -> None:
     """Take an adapter away."""
     from fourshot.serving.app import adapters_folder
 
     folders = adapters_folder.remove(options.adapters, options.name, options.base)
     terminal.result("result", {"removed": options.name, "folders": folders})
     terminal.say(f"{options.name} is gone.")
-    return 0
 
 
 @command("adapters pin", argument("name", "NAME", "of the adapter"), *FOLDER)
-def pin(options: Options, terminal: Terminal) -> int:
+def pin(options: Options, terminal: Terminal) -> None:
     """Have a task answered by one version, whatever else comes."""
     from fourshot.serving.app import adapters_folder
 
     task = adapters_folder.pin(options.adapters, options.name, options.base)
     terminal.result("result", {"task": task, "adapter": options.name})
     terminal.say(f"{task} is answered by {options.name} until it is unpinned.")
-    return 0
 
 
 @command("adapters unpin", argument("task", "TASK", "that was pinned"), *FOLDER)
-def unpin(options: Options, terminal: Terminal) -> int:
+def unpin(options: Options, terminal: Terminal) -> None:
     """Have a task answered by its newest version again."""
     from fourshot.serving.app import adapters_folder
 
     adapters_folder.unpin(options.adapters, options.task)
     terminal.result("result", {"task": options.task})
     terminal.say(f"{options.task} is answered by its newest version.")
-    return 0

@@ -18,7 +18,7 @@ import msgspec
 from fourshot.cli.console import Terminal
 
 Options = argparse.Namespace
-Action = Callable[[Options, Terminal], int]  # returns the exit code
+Action = Callable[[Options, Terminal], int | None]  # returns the exit code; None is 0, done
 GROUPS = {  # first word of the commands that have two -> what they are about
     "tasks": "List, make and check tasks.",
     "adapters": "What a server answers with: the adapters' folder.",
@@ -159,7 +159,8 @@ def _parser(version: str) -> argparse.ArgumentParser:
 
 
 def _clause(sentence: str) -> str:
-    return (sentence[0].lower() + sentence[1:]).removesuffix(".")
+    first = sentence[0] if sentence[1].isupper() else sentence[0].lower()  # "API" stays as it is
+    return (first + sentence[1:]).removesuffix(".")
 
 
 class Parser(argparse.ArgumentParser):

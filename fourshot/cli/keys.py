@@ -17,29 +17,27 @@ TASKS_HELP = "comma-separated: the only ones it may ask (default: all, and vLLM'
     argument("--tasks", "TASKS", TASKS_HELP, type=names_in, default=()),
     argument("--max-concurrent", "N", "requests at a time", type=int, default=0),
 )
-def add(options: Options, terminal: Terminal) -> int:
+def add(options: Options, terminal: Terminal) -> None:
     """Make a key; it is shown once."""
     from fourshot.serving.app.keys import add_key
 
     secret = add_key(options.file, options.name, options.tasks, options.max_concurrent)
     terminal.result("result", {"name": options.name, "key": secret})
     terminal.say(f"{secret}\nThis is the only time it is shown; {options.file} holds its hash.")
-    return 0
 
 
 @command("keys remove", FILE, NAME)
-def remove(options: Options, terminal: Terminal) -> int:
+def remove(options: Options, terminal: Terminal) -> None:
     """Take a key away; a running server notices."""
     from fourshot.serving.app.keys import remove_key
 
     remove_key(options.file, options.name)
     terminal.result("result", {"name": options.name})
     terminal.say(f"The key {options.name!r} is gone.")
-    return 0
 
 
 @command("keys list", FILE)
-def list_keys(options: Options, terminal: Terminal) -> int:
+def list_keys(options: Options, terminal: Terminal) -> None:
     """The names of the keys and what they may do."""
     from fourshot.serving.app.keys import read_keys
 
@@ -52,4 +50,3 @@ def list_keys(options: Options, terminal: Terminal) -> int:
         terminal.table(rows)
     else:
         terminal.say(f"{options.file} holds no key.")
-    return 0

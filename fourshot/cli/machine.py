@@ -12,7 +12,7 @@ DEMO_TEXT = "I paid for the same photo book twice, can I have my money back?"
 
 
 @command("demo", MODEL, argument("--out", "FOLDER", "the run's", default=DEMO_FOLDER))
-def demo(options: Options, terminal: Terminal) -> int:
+def demo(options: Options, terminal: Terminal) -> None:
     """The main job on an embedded task, from nothing to an answered sentence."""
     from fourshot import api
     from fourshot.serving.clients.local import LocalClassifier
@@ -26,7 +26,6 @@ def demo(options: Options, terminal: Terminal) -> int:
     terminal.say(f"Report: {Path(summary.report_path).resolve()}")
     terminal.say(f"Ask the new classifier: {program()} predict {shlex.quote(options.out)} {shlex.quote(DEMO_TEXT)}")
     terminal.say(f"{answer.label}\t{answer.probability:.3f}\t{DEMO_TEXT}")
-    return 0
 
 
 @command(

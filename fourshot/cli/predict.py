@@ -20,7 +20,7 @@ from fourshot.engine.errors import InputError
     argument("--key", "KEY", "of the service; better as FOURSHOT_API_KEY in the environment, in no process list"),
     argument("--method", None, "how the service answers (default: its choice)", choices=["adapter", "icl"]),
 )
-def predict(options: Options, terminal: Terminal) -> int:
+def predict(options: Options, terminal: Terminal) -> None:
     """Classify texts with a trained adapter."""
     if options.url:
         from fourshot.serving.clients.client import Client
@@ -45,7 +45,6 @@ def predict(options: Options, terminal: Terminal) -> int:
         terminal.result("prediction", {"text": text, **msgspec.structs.asdict(prediction)})
         terminal.say(f"{prediction.label}\t{prediction.probability:.3f}\t{text}")
     terminal.result("result", {**source, "texts": len(texts)})
-    return 0
 
 
 def _refuse(options: Options, what_for: str, *names: str) -> None:

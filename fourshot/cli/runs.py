@@ -42,7 +42,7 @@ SETTINGS = settings_options()
     about="Write and filter the synthetic texts, and stop there.",
 )  # fmt: skip
 @command("run", *TASK, *PLACE, MERGE, *SETTINGS, until=None)
-def run(options: Options, terminal: Terminal) -> int:
+def run(options: Options, terminal: Terminal) -> None:
     """All steps: shots, synthetic texts, training, evaluation, report."""
     from fourshot import api
     from fourshot.pipeline.tasks.task_file import load_task
@@ -63,7 +63,6 @@ def run(options: Options, terminal: Terminal) -> int:
         terminal.say(f"Merged: {summary.merged_path}")
     if summary.adapter_path:
         terminal.say(f"Try it: {program()} predict {shlex.quote(str(folder))} 'A text of your own'")
-    return 0
 
 
 @command(
@@ -76,7 +75,7 @@ def run(options: Options, terminal: Terminal) -> int:
     *SETTINGS,
     until="train",
 )
-def train(options: Options, terminal: Terminal) -> int:
+def train(options: Options, terminal: Terminal) -> int | None:
     """Run until the adapter is trained."""
     if bool(options.task) == bool(options.tasks):
         raise InputError("train takes a TASK, or --tasks with several; give one of the two.")
@@ -112,7 +111,7 @@ def train(options: Options, terminal: Terminal) -> int:
     argument("--seeds", "SEEDS", "a count, or a list such as 0,1,2; each draws its own shots", default="1"),
     *settings_options(without=["--seed"]),
 )
-def compare(options: Options, terminal: Terminal) -> int:
+def compare(options: Options, terminal: Terminal) -> None:
     """Measure several methods on one task, as a table."""
     from fourshot import api
     from fourshot.pipeline.runs.compare import METHODS
@@ -129,7 +128,6 @@ def compare(options: Options, terminal: Terminal) -> int:
     terminal.result("result", {"folder": folder, "rows": result.rows})
     terminal.scores(result.rows)
     terminal.say(f"Numbers: {folder / 'comparison.json'}\nReport: {folder / 'report.html'}")
-    return 0
 
 
 def _place(options: Options) -> dict[str, Any]:

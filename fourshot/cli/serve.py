@@ -17,13 +17,23 @@ NUMBERS = (
 VLLM_HELP = "what follows is for vLLM's server: --vllm --ssl-keyfile KEY --ssl-certfile CERT"
 
 
+def bytes_of_mib(text: str) -> int:
+    return int(text) << 20
+
+
 @command(
     "serve",
     argument("--adapters", "FOLDER", "adapters' folders, or those of runs", required=True),
     argument("--base", "MODEL", "a Hugging Face id or a folder (default: the embedded one)"),
     setting(DEFAULTS, "host", "HOST"),
     *(setting(DEFAULTS, name) for name in NUMBERS),
-    argument("--kv-cache-mib", "N", "default: computed", dest="kv_cache_bytes", type=lambda text: int(text) << 20),
+    argument(
+        "--kv-cache-mib",
+        "N",
+        "memory of the KV cache (default: computed)",
+        dest="kv_cache_bytes",
+        type=lambda text: int(text) << 20,
+    ),
     *(setting(DEFAULTS.limits, name) for name in Limits.__struct_fields__),
     argument("--hot", "TASKS", "comma-separated: tasks whose adapters never leave their slot", type=names_in),
     setting(DEFAULTS, "keys", "FILE"),
@@ -32,7 +42,7 @@ VLLM_HELP = "what follows is for vLLM's server: --vllm --ssl-keyfile KEY --ssl-c
     argument("--log", "FILE", "what the server's processes print (default: in the cache)"),
     argument("--vllm", "OPTION", VLLM_HELP, dest="vllm_arguments", nargs=argparse.REMAINDER, default=()),
 )
-def serve(options: Options, terminal: Terminal) -> int:
+def serve(options: Options, terminal: Terminal) -> None:
     """Answer for every adapter in a folder, over HTTP."""
     import asyncio
 
@@ -64,4 +74,3 @@ def serve(options: Options, terminal: Terminal) -> int:
         sys.stdout.flush()
 
     asyncio.run(launch.run(log, say, on_ready))
-    return 0

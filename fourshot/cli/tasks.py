@@ -8,7 +8,7 @@ from fourshot.cli.runs import TASK
 
 
 @command("tasks list")
-def list_tasks(options: Options, terminal: Terminal) -> int:
+def list_tasks(options: Options, terminal: Terminal) -> None:
     """The tasks that come with fourshot."""
     from fourshot.pipeline.tasks.task_file import load_task, shipped_tasks
 
@@ -18,7 +18,6 @@ def list_tasks(options: Options, terminal: Terminal) -> int:
     ]
     terminal.result("result", {"tasks": rows})
     terminal.table(rows)
-    return 0
 
 
 @command(
@@ -30,7 +29,7 @@ def list_tasks(options: Options, terminal: Terminal) -> int:
     argument("--label-column", "NAME", "default: found by its name or by what is in it"),
     argument("--seed", "SEED", "draws the test split (default: 0)", type=int, default=0),
 )
-def new(options: Options, terminal: Terminal) -> int:
+def new(options: Options, terminal: Terminal) -> None:
     """Write a task folder from a table of texts and labels."""
     from fourshot.pipeline.tasks.new_task import new_task
 
@@ -38,7 +37,6 @@ def new(options: Options, terminal: Terminal) -> int:
     path = new_task(options.table, out, options.name, options.text_column, options.label_column, options.seed)
     terminal.result("result", {"task_file": path})
     terminal.say(f"Wrote {path}. Make its instruction, noun and label words fit, then: {program()} tasks check {path}")
-    return 0
 
 
 @command(

@@ -13,7 +13,7 @@ class CorpusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How a corpus is written, and where its engines run. The comments are the help of `fourshot corpus`."""
 
     format: Format = "jsonl"  # of its files
-    licence: str = "unknown"  # for the data card; the user knows what the base model's licence says of its output
+    licence: str = "unknown"  # for the data card; what the base model's licence says of its output
     adapters: str = ""  # trained ones, for --annotator adapters
     rows_per_shard: int = 10_000
     shard_s: float = 30.0  # a smaller shard is written after this time: more would be lost by a kill

@@ -5,6 +5,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from fourshot.cli import main as cli
+from fourshot.cli.declare import COMMANDS, setting
+from fourshot.pipeline.synthesis.settings import PRESETS
+from fourshot.serving.settings import Limits
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 0.5
 
@@ -30,3 +37,28 @@ def test_help_loads_no_model_library() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []
+
+
+def test_every_command_and_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    listed = capsys.readouterr().out
+    assert all(f"\n    {declared.words.split()[0]} " in listed for declared in COMMANDS)
+    assert [declared.words for declared in COMMANDS if len(declared.about) < 10] == []
+    assert [
+        f"{declared.words} {option.name}"
+        for declared in COMMANDS
+        for option in declared.arguments
+        if not option.settings["help"]
+    ] == []
+
+
+def test_an_option_of_a_setting_has_its_type_its_default_and_its_comment() -> None:
+    option = setting(Limits(max_texts=7), "max_texts")
+    assert (option.name, option.settings["type"], option.settings["help"]) == (
+        "--max-texts",
+        int,
+        "in one request (default: 7)",
+    )
+    assert setting(PRESETS["corpus"], "annotate.annotator").settings["choices"] == ["adapters", "icl", "none"]
+    assert setting(PRESETS["default"], "allow_short").settings["action"] == "store_const"

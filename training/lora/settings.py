@@ -27,7 +27,7 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     decay: bool = True  # learning rate falls linearly to zero at the last planned step
     converged_loss: float = 0.0  # stop once the label loss of a pass is below this, in nats; 0 keeps to the plan
     held_out: float = 0.0  # share of the synthetic texts that chooses the pass whose weights are saved
-    loss: Literal["label", "text"] = "label"  # on the label only, or on all of prompt and label, as the paper does
+    loss: Literal["label", "text"] = "label"  # what is learnt: the label alone, or prompt and label, as in the paper
 
     def __post_init__(self) -> None:
         for name in ("r", "lora_alpha", "batch_size", "min_steps"):
