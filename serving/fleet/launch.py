@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,6 +17,9 @@ from fourshot.serving.app.registry import FolderContents, Registry
 from fourshot.serving.app.slots import Fit, fit
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen
 from fourshot.serving.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from fourshot.serving.fleet.replicas import Replicas
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,28 +42,22 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         ``log`` gets what the server's processes print; ``say`` what their owner should know. Raises FourshotError
         where a server cannot be started at all.
         """
-        ready, stopping = asyncio.Event(), asyncio.Event()
-        if self.replicas > 1 or self.ray:
-            from fourshot.serving.fleet.replicas import serve_replicas
-
-            work = serve_replicas(
-                self.settings, self.listening, self.replicas, self.ray, log, say, ready, stopping
-            )  # fmt: skip
-        else:
-            supervisor = Supervisor(self.settings, self.listening, log, say)
-            work, ready = supervisor.run(), supervisor.ready
-        serving, waiting = asyncio.create_task(work), asyncio.create_task(ready.wait())
-
-        def stop() -> None:
-            stopping.set() if self.replicas > 1 or self.ray else supervisor.stop()
-
+        servers = self._servers(log, say)
+        serving, waiting = asyncio.create_task(servers.run()), asyncio.create_task(servers.ready.wait())
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop)
+            asyncio.get_running_loop().add_signal_handler(number, servers.stop)
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():
             on_ready()
         waiting.cancel()
         await serving
+
+    def _servers(self, log: Path, say: Say) -> "Supervisor | Replicas":
+        if self.replicas == 1 and not self.ray:
+            return Supervisor(self.settings, self.listening, log, say)
+        from fourshot.serving.fleet.replicas import Replicas
+
+        return Replicas(self.settings, self.listening, self.replicas, self.ray, log, say)
 
 
 def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Launch:

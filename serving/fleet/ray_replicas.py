@@ -47,10 +47,10 @@ class RayReplicas:
         return addresses
 
     def close(self) -> None:
-        """End all of them."""
+        """End all of them, each when it has answered what it accepted."""
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            self._ray.wait([actor.stop.remote() for actor in self._actors], num_returns=len(self._actors), timeout=30)
         for actor in self._actors:
-            with contextlib.suppress(self._ray.exceptions.RayError, TimeoutError):
-                self._ray.get(actor.stop.remote(), timeout=30)
             self._ray.kill(actor)
         self._connection.close()
 

@@ -7,6 +7,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,95 +18,123 @@ from fourshot.serving.fleet.router import Replica, Router
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
 
-
-async def serve_replicas(
-    settings: ServeSettings,
-    listening: socket.socket,
-    number: int,
-    ray: str,
-    log: Path,
-    say: Say,
-    ready: asyncio.Event,
-    stopping: asyncio.Event,
-) -> None:
-    """Start ``number`` replicas and route to them until ``stopping``; ``ready`` is set when the first is up."""
-    with tempfile.TemporaryDirectory(prefix="fourshot-keys-") as folder:
-        key = add_key(Path(folder) / "keys.toml", "router")
-        where = over_ray if ray else here
-        async with where(settings, number, ray, Path(folder) / "keys.toml", log, say) as replicas:
-            router = Router(replicas, settings.limits, key)
-            await router.open()
-            watching = asyncio.create_task(router.watch())
-            serving = asyncio.create_task(_serve(router, settings, listening, stopping))
-            try:
-                while not ready.is_set() and not serving.done():
-                    await asyncio.sleep(0.1)
-                    if any(replica.well for replica in replicas):
-                        ready.set()
-                await serving
-            finally:
-                watching.cancel()
-                await router.close()
+FOLLOW_S = 2.0  # how often Ray is asked for the addresses of its actors
 
 
-async def _serve(router: Router, settings: ServeSettings, listening: socket.socket, stopping: asyncio.Event) -> None:
-    import uvicorn
+class Replicas:
+    """``number`` servers, each kept alive, behind one address. Stands where a `Supervisor` stands for one server."""
 
-    from fourshot.serving.app.guard import Guard
-    from fourshot.serving.app.protocol import bounded_protocol
+    def __init__(
+        self, settings: ServeSettings, listening: socket.socket, number: int, ray: str, log: Path, say: Say
+    ) -> None:
+        """``ray`` is where Ray runs, "" for this machine alone; ``log`` and ``say`` as for a `Supervisor`."""
+        self._settings, self._listening, self._number, self._ray = settings, listening, number, ray
+        self._log, self._say = log, say
+        self._stopping = asyncio.Event()
+        self.ready = asyncio.Event()  # set when the first of them is up
 
-    limits = settings.limits
-    app = Guard(router, limits, Keys(settings.keys) if settings.keys else None)
-    config = uvicorn.Config(
-        app,
-        http=bounded_protocol(limits),
-        limit_concurrency=limits.max_connections,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=int(settings.drain_s),
-    )
+    async def run(self) -> None:
+        """Route to them until `stop`."""
+        with tempfile.TemporaryDirectory(prefix="fourshot-keys-") as folder:
+            keys = Path(folder) / "keys.toml"
+            key = add_key(keys, "router")
+            async with self._over_ray(keys) if self._ray else self._here(keys) as replicas:
+                router = Router(replicas, self._settings.limits, key)
+                await router.open()
+                watching = asyncio.create_task(router.watch())
+                serving = asyncio.create_task(self._serve(router))
+                try:
+                    while not self.ready.is_set() and not serving.done():
+                        await asyncio.sleep(0.1)
+                        if any(replica.well for replica in replicas):
+                            self.ready.set()
+                    await serving
+                finally:
+                    watching.cancel()
+                    await router.close()
 
-    class Server(uvicorn.Server):
-        """Leaves signals to whoever started it."""
+    def stop(self) -> None:
+        """Have them answer what they have accepted, then end."""
+        self._stopping.set()
 
-        @contextlib.contextmanager
-        def capture_signals(self):  # type: ignore[no-untyped-def]
-            yield
+    async def _serve(self, router: Router) -> None:
+        import uvicorn
 
-    server = Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    stopped = asyncio.create_task(stopping.wait())
-    await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
-    stopped.cancel()
-    await serving
+        from fourshot.serving.app.guard import Guard
+        from fourshot.serving.app.protocol import bounded_protocol
 
-
-@asynccontextmanager
-async def here(
-    settings: ServeSettings, number: int, ray: str, keys: Path, log: Path, say: Say
-) -> AsyncIterator[list[Replica]]:
-    """Replicas on this machine, which share its cores; each of them is started again where it dies."""
-    replicas, supervisors, running = [], [], []
-    for index, environment in enumerate(environments(number, os.environ, gpus(os.environ))):
-        listening = listen("127.0.0.1", 0)
-        own = replica_settings(settings, "127.0.0.1", listening, keys)
-        supervisor = Supervisor(
-            own,
-            listening,
-            log.with_suffix(f".{index}.log"),
-            lambda line, index=index: say(f"replica {index}: {line}"),  # type: ignore[misc]
-            environment,
+        settings, limits = self._settings, self._settings.limits
+        config = uvicorn.Config(
+            Guard(router, limits, Keys(settings.keys) if settings.keys else None),
+            http=bounded_protocol(limits),
+            limit_concurrency=limits.max_connections,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=int(settings.drain_s),
         )
-        supervisors.append(supervisor)
-        running.append(asyncio.create_task(supervisor.run()))
-        replicas.append(Replica(index, f"http://127.0.0.1:{own.port}"))
-    try:
-        yield replicas
-    finally:
-        for supervisor in supervisors:
-            supervisor.stop()
-        await asyncio.gather(*running, return_exceptions=True)
+
+        class Server(uvicorn.Server):
+            """Leaves signals to whoever started it."""
+
+            @contextlib.contextmanager
+            def capture_signals(self):  # type: ignore[no-untyped-def]
+                yield
+
+        server = Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[self._listening]))
+        stopped = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        stopped.cancel()
+        await serving
+
+    @asynccontextmanager
+    async def _here(self, keys: Path) -> AsyncIterator[list[Replica]]:
+        """On this machine, whose cores and GPUs they share; each is started again where it dies."""
+        replicas, supervisors, running = [], [], []
+        for index, environment in enumerate(environments(self._number, os.environ, gpus(os.environ))):
+            listening = listen("127.0.0.1", 0)
+            own = replica_settings(self._settings, "127.0.0.1", listening, keys)
+            say = partial(_say_of, self._say, index)
+            supervisor = Supervisor(own, listening, self._log.with_suffix(f".{index}.log"), say, environment)
+            supervisors.append(supervisor)
+            running.append(asyncio.create_task(supervisor.run()))
+            replicas.append(Replica(index, f"http://127.0.0.1:{own.port}"))
+        try:
+            yield replicas
+        finally:
+            for supervisor in supervisors:
+                supervisor.stop()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _over_ray(self, keys: Path) -> AsyncIterator[list[Replica]]:
+        """As Ray actors, wherever the cluster has room."""
+        from fourshot.serving.fleet.ray_replicas import RayReplicas
+
+        text = keys.read_text(encoding="utf-8")
+        started = await asyncio.to_thread(RayReplicas, self._settings, self._number, self._ray, text)
+        replicas = [Replica(index, address) for index, address in enumerate(await asyncio.to_thread(started.addresses))]
+
+        async def follow() -> None:
+            """An actor that Ray has started again has another address."""
+            while True:
+                await asyncio.sleep(FOLLOW_S)
+                for replica, address in zip(replicas, await asyncio.to_thread(started.addresses), strict=True):
+                    if address and address != replica.address:
+                        self._say(f"replica {replica.number} is now at {address}")
+                        replica.address = address
+
+        following = asyncio.create_task(follow())
+        try:
+            yield replicas
+        finally:
+            following.cancel()
+            await asyncio.to_thread(started.close)
+
+
+def _say_of(say: Say, replica: int, line: str) -> None:
+    say(f"replica {replica}: {line}")
 
 
 def gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
@@ -136,30 +165,3 @@ def environments(number: int, given: Mapping[str, str], gpus: Sequence[str]) -> 
         {**given, "OMP_NUM_THREADS": threads, **({"CUDA_VISIBLE_DEVICES": ",".join(share)} if share else {})}
         for share in shares
     ]
-
-
-@asynccontextmanager
-async def over_ray(
-    settings: ServeSettings, number: int, ray: str, keys: Path, log: Path, say: Say
-) -> AsyncIterator[list[Replica]]:
-    """Replicas as Ray actors, wherever the cluster has room."""
-    from fourshot.serving.fleet.ray_replicas import RayReplicas
-
-    started = await asyncio.to_thread(RayReplicas, settings, number, ray, keys.read_text(encoding="utf-8"))
-    replicas = [Replica(index, address) for index, address in enumerate(await asyncio.to_thread(started.addresses))]
-
-    async def follow() -> None:
-        """An actor that Ray has started again has another address."""
-        while True:
-            await asyncio.sleep(2)
-            for replica, address in zip(replicas, await asyncio.to_thread(started.addresses), strict=True):
-                if address and address != replica.address:
-                    say(f"replica {replica.number} is now at {address}")
-                    replica.address = address
-
-    following = asyncio.create_task(follow())
-    try:
-        yield replicas
-    finally:
-        following.cancel()
-        await asyncio.to_thread(started.close)

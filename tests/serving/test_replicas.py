@@ -1,20 +1,81 @@
 """Two real replicas over Ray: one is killed under load, and no request is lost."""
 
+import asyncio
+import socket
 import threading
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+from aiohttp import web
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
-from fourshot.serving.fleet.replicas import environments, gpus
+from fourshot.serving.app.keys import Keys
+from fourshot.serving.fleet.replicas import Replicas, environments, gpus
+from fourshot.serving.fleet.supervisor import Say, listen
+from fourshot.serving.settings import ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import running_service, wait_for
 
 TASKS = 6
+THREADS = "OMP_NUM_THREADS"
 OPTIONS = ("--replicas", "2", "--ray", "local", "--kv-cache-mib", "64", "--max-loras", "2", "--max-model-len", "512")
+
+
+class FakeSupervisor:
+    """Stands for a `Supervisor`: its server says which replica it is, and what it was asked with."""
+
+    def __init__(
+        self, settings: ServeSettings, listening: socket.socket, log: Path, say: Say, environment: dict[str, str]
+    ) -> None:
+        self._keys, self._listening, self._log, self._threads = settings.keys, listening, log, environment[THREADS]
+        self._stopping = asyncio.Event()
+        say("started")
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        if request.path == "/health":
+            return web.Response()
+        known = Keys(self._keys).find(request.headers["Authorization"])
+        about = {"log": self._log.name, "threads": self._threads, "key": known.name if known else ""}
+        return web.json_response(about)
+
+    async def run(self) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.SockSite(runner, self._listening).start()
+        await self._stopping.wait()
+        await runner.cleanup()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+
+def test_replicas_of_one_machine_answer_behind_one_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourshot.serving.fleet.replicas.Supervisor", FakeSupervisor)
+    monkeypatch.setattr("fourshot.serving.fleet.replicas.available_cores", lambda: 8)
+    heard: list[str] = []
+
+    async def run() -> list[dict[str, str]]:
+        listening = listen("127.0.0.1", 0)
+        settings = ServeSettings(adapters=str(tmp_path), port=listening.getsockname()[1])
+        replicas = Replicas(settings, listening, 2, "", tmp_path / "serve.log", heard.append)
+        serving = asyncio.create_task(replicas.run())
+        await asyncio.wait_for(replicas.ready.wait(), 10)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port}") as client:
+            answers = [await client.post(f"/v1/classify/task-{number}", json={}) for number in range(20)]
+        replicas.stop()
+        await asyncio.wait_for(serving, 10)
+        return [answer.json() for answer in answers]
+
+    answers = asyncio.run(run())
+    assert {answer["log"] for answer in answers} == {"serve.0.log", "serve.1.log"}
+    assert {(answer["threads"], answer["key"]) for answer in answers} == {("4", "router")}
+    assert heard == ["replica 0: started", "replica 1: started"]
 
 
 @pytest.fixture(scope="module")
