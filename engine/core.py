@@ -41,6 +41,7 @@ class Sampling(SamplingSettings, frozen=True, kw_only=True, forbid_unknown_field
     n: int = 1  # completions per prompt
     stop: tuple[str, ...] = ()
     seed: int | None = None  # prompt i, completion j is drawn from a generator of its own made from (seed, i, j)
+    seed_offset: int = 0  # what is added to i there: a list of prompts may be given in parts
 
     def __post_init__(self) -> None:
         super().__post_init__()

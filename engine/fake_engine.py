@@ -87,7 +87,7 @@ class FakeEngine:
                 self._count(prompt, NUM_WORDS)
                 if self._fake.delay_s:
                     time.sleep(self._fake.delay_s)
-                text = _text(seeds.derive(sampling.seed or 0, i, j), asked[1] if asked else "")
+                text = _text(seeds.derive(sampling.seed or 0, sampling.seed_offset + i, j), asked[1] if asked else "")
                 yield Completion(
                     prompt_index=i,
                     sample_index=j,

@@ -64,7 +64,8 @@ class TransformersEngine(LoadedModel):
                 chunk = [draws[position] for position in mine[start : start + rows_at_once]]
                 with self._busy(), torch.random.fork_rng():
                     if sampling.seed is not None:
-                        torch.manual_seed(seeds.derive(sampling.seed, *chunk[0]))
+                        i, j = chunk[0]
+                        torch.manual_seed(seeds.derive(sampling.seed, sampling.seed_offset + i, j))
                     completions = self._generate([prompts[i] for i, _ in chunk], chunk, sampling, adapter)
                 yield from completions
 

@@ -60,7 +60,7 @@ class VllmEngine(LoadedModel):
         pending: dict[str, tuple[int, int]] = {}
         try:
             with self._busy():
-                biases = word_biases(self._tokenizer, sampling.bias) or None
+                biases, seed = word_biases(self._tokenizer, sampling.bias) or None, sampling.seed
                 for i, j in product(range(len(prompts)), range(sampling.n)):
                     params = SamplingParams(
                         temperature=sampling.temperature,
@@ -68,7 +68,7 @@ class VllmEngine(LoadedModel):
                         top_p=sampling.top_p,
                         max_tokens=sampling.max_tokens,
                         stop=list(sampling.stop),
-                        seed=None if sampling.seed is None else seeds.derive(sampling.seed, i, j),
+                        seed=None if seed is None else seeds.derive(seed, sampling.seed_offset + i, j),
                         logit_bias=biases,
                         logprobs=0,  # of the sampled token only: what cumulative_logprob is made from
                         output_kind=RequestOutputKind.FINAL_ONLY,

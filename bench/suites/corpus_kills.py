@@ -28,7 +28,7 @@ from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import at_most
 from fourshot.pipeline.corpus.folder import CorpusFolder
-from fourshot.pipeline.corpus.rows import Row, read_rows
+from fourshot.pipeline.corpus.rows import CorpusRow, read_rows
 from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.synthesis.settings import PRESETS
@@ -58,7 +58,7 @@ def make_small_corpus(folder: Path) -> None:
     make_corpus(tasks, SLOW, folder, settings, CorpusSettings(shard_s=0.1))
 
 
-def rows_of(folder: Path) -> list[Row]:
+def rows_of(folder: Path) -> list[CorpusRow]:
     """All rows in the order of the journal; raises where a shard cannot be read or holds another number of rows."""
     rows = []
     for shard in CorpusFolder(folder).journal():
@@ -123,7 +123,7 @@ def child_pids(pid: int) -> list[int]:
         return []
 
 
-def check(finished: Sequence[Path], expected: Sequence[Row]) -> dict[str, int]:
+def check(finished: Sequence[Path], expected: Sequence[CorpusRow]) -> dict[str, int]:
     """Rows lost, twice and other, over all corpora; all must be 0."""
     faults: Counter[str] = Counter(lost=0, twice=0, different=0)
     for folder in finished:

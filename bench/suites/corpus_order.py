@@ -24,9 +24,10 @@ from fourshot.bench.core.targets import at_least
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.models import resolve_model
 from fourshot.engine.opening import open_engine
-from fourshot.pipeline.corpus.drawing import Inbox, work
-from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
+from fourshot.pipeline.synthesis.plan import class_slice, in_place_unit
 from fourshot.pipeline.synthesis.settings import PRESETS
+from fourshot.pipeline.synthesis.unit_runner import Inbox, work
+from fourshot.pipeline.synthesis.units import DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 
@@ -54,27 +55,21 @@ def task_briefs(data: Path, draws_of_shots: int) -> list[TaskBrief]:
         for seed in range(draws_of_shots):
             named = msgspec.structs.replace(task, name=f"{name}-{seed}")
             shots = tuple(take_shots(task, 4, seed))
-            briefs.append(TaskBrief(task=named, shots=shots, settings=PRESETS["corpus"]))
+            briefs.append(TaskBrief(key=named.name, task=named, shots=shots, settings=PRESETS["corpus"]))
     return briefs
 
 
-def ordered_units(briefs: Sequence[TaskBrief], order: str) -> list[Unit]:
-    """The units of all tasks; number 0 is left out, for it asks for more than its draws."""
-    by_task = [
-        [
-            Unit(
-                task=brief.task.name,
-                number=turn + 1,
-                label=brief.task.label_names[turn % len(brief.task.labels)],
-                first_draw=DRAWS * turn,
-                draws=DRAWS,
-            )
-            for turn in range(UNITS_PER_TASK)
-        ]
-        for brief in briefs
-    ]
+def ordered_units(briefs: Sequence[TaskBrief], order: str) -> list[DrawUnit]:
+    """The units of all tasks."""
+    by_task = [[unit_of(brief, turn) for turn in range(UNITS_PER_TASK)] for brief in briefs]
     groups = by_task if order == ORDERS[0] else zip(*by_task, strict=True)
     return [unit for group in groups for unit in group]
+
+
+def unit_of(brief: TaskBrief, turn: int) -> DrawUnit:
+    """The classes of a task take turns."""
+    label = brief.task.label_names[turn % len(brief.task.labels)]
+    return in_place_unit(brief.key, turn, class_slice(brief.settings, brief.key, label, DRAWS * turn, DRAWS))
 
 
 def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: int) -> dict[str, Any]:
@@ -89,7 +84,8 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
     waiting = ordered_units(briefs, order)
     results: list[UnitResult] = []
 
-    def take(result: UnitResult) -> None:
+    def take(result: UnitResult | UnitProgress) -> None:
+        assert isinstance(result, UnitResult), "a unit of a corpus asks for no reports"
         results.append(result)
         inbox.put(waiting.pop(0) if waiting else None)
 

@@ -26,7 +26,7 @@ from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import at_least, at_most
 from fourshot.bench.suites.corpus_kills import child_pids, rows_of
 from fourshot.pipeline.corpus.folder import CorpusFolder
-from fourshot.pipeline.corpus.summary import ClassOutcome, class_outcomes, replayed
+from fourshot.pipeline.corpus.summary import ClassOutcome, class_outcomes, counted
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.task_file import load_task
 
@@ -126,8 +126,7 @@ def outcomes(folder: Path, tasks: tuple[str, ...]) -> list[ClassOutcome]:
     settings = files.manifest().settings.generate
     by_class: list[ClassOutcome] = []
     for name in tasks:
-        shards = [shard for shard in files.journal() if shard.task == name]
-        by_class += class_outcomes(files.task(name), settings, replayed(files.task(name), settings, shards))
+        by_class += class_outcomes(name, counted(files.task(name), settings, files.journal()))
     return by_class
 
 

@@ -18,13 +18,12 @@ import msgspec
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.errors import RunFolderError
 from fourshot.engine.files import replace_file
-from fourshot.pipeline.corpus.book import Entry
-from fourshot.pipeline.corpus.plan import UnitRecord
-from fourshot.pipeline.corpus.rows import Format, encode_rows, read_rows
-from fourshot.pipeline.corpus.units import RowFault
+from fourshot.pipeline.corpus.rows import CorpusRow, Format, encode_rows, read_rows
 from fourshot.pipeline.synthesis.attributes import Attributes
+from fourshot.pipeline.synthesis.counts import DrawRecord
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.units import DrawFault
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE, WorkFolder
 
@@ -72,7 +71,7 @@ class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
     file: str = ""  # relative to the folder; "" where the units gave no row
     rows: int = 0
     faults: int = 0  # lines added to errors.jsonl
-    units: tuple[UnitRecord, ...]
+    units: tuple[DrawRecord, ...]
 
 
 class CorpusFolder:
@@ -125,17 +124,22 @@ class CorpusFolder:
             by_task.setdefault(shard.task, []).append(shard)
         return by_task
 
-    def add_shard(self, task: str, number: int, entries: Sequence[Entry], kind: Format) -> ShardRecord:
-        """Write the rows of ``entries`` as shard ``number`` of the task, whole, and then their line in the journal."""
-        rows = [row for entry in entries for row in entry.rows]
-        faults = [fault for entry in entries for fault in entry.faults]
+    def add_shard(
+        self,
+        task: str,
+        number: int,
+        units: Sequence[DrawRecord],
+        rows: Sequence[CorpusRow],
+        faults: Sequence[DrawFault],
+        kind: Format,
+    ) -> ShardRecord:
+        """Write what came of ``units`` as shard ``number`` of the task, whole, and then their line in the journal."""
         name = f"data/{task}/{number:06d}.{kind}" if rows else ""
         if rows:
             replace_file(self.path / name, encode_rows(rows, kind))
         if faults:
             self.files.append(ERRORS_FILE, faults)
-        units = tuple(entry.record for entry in entries)
-        shard = ShardRecord(task=task, file=name, rows=len(rows), faults=len(faults), units=units)
+        shard = ShardRecord(task=task, file=name, rows=len(rows), faults=len(faults), units=tuple(units))
         self.files.append(JOURNAL_FILE, [shard])
         return shard
 
@@ -145,8 +149,8 @@ class CorpusFolder:
             if shard.file:
                 yield from (row.text for row in read_rows(self.path / shard.file))
 
-    def faults(self) -> list[RowFault]:
-        return self.files.lines(ERRORS_FILE, RowFault)
+    def faults(self) -> list[DrawFault]:
+        return self.files.lines(ERRORS_FILE, DrawFault)
 
     def shots(self, task: str) -> list[Example] | None:
         """The shots of a task, or None where it was not begun."""
@@ -157,12 +161,17 @@ class CorpusFolder:
         folder = self._of(task)
         return folder.read("annotator.json", Calibration) if folder.has("annotator.json") else None
 
-    def keep_calibration(self, task: str, calibration: Calibration) -> None:
+    def write_calibration(self, task: str, calibration: Calibration) -> None:
         self._of(task).write("annotator.json", calibration)
 
-    def keep_attributes(self, task: str, attributes: Mapping[str, Attributes]) -> None:
-        """What the first worker listed; others list for themselves, from the same seed."""
+    def write_attributes(self, task: str, attributes: Mapping[str, Attributes]) -> None:
+        """What a worker listed; others list the same for themselves, from the same seed."""
         self._of(task).write("attributes.json", attributes)
+
+    def attributes(self, task: str) -> dict[str, Attributes]:
+        """As an earlier process had them listed."""
+        folder = self._of(task)
+        return folder.read("attributes.json", dict[str, Attributes]) if folder.has("attributes.json") else {}
 
     def _of(self, task: str) -> WorkFolder:
         return WorkFolder(self.path / "tasks" / task)

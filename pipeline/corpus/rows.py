@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from fourshot.pipeline.corpus.units import Draw
 from fourshot.pipeline.synthesis.types import Verdict
+from fourshot.pipeline.synthesis.units import Draw
 
 if TYPE_CHECKING:
     import pyarrow
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Format = Literal["jsonl", "parquet"]
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class CorpusRow(msgspec.Struct, frozen=True, kw_only=True):
     """One text of a corpus with all that it comes from. The fields are the columns."""
 
     text: str
@@ -39,10 +39,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     revision: str
 
 
-def row_of(task: str, draw: Draw, verdict: Verdict, model: str, revision: str) -> Row:
+def row_of(task: str, draw: Draw, verdict: Verdict, model: str, revision: str) -> CorpusRow:
     """The row of a text that is kept."""
     candidate = draw.candidate
-    return Row(
+    return CorpusRow(
         text=candidate.text,
         label=candidate.label,
         task=task,
@@ -61,7 +61,7 @@ def row_of(task: str, draw: Draw, verdict: Verdict, model: str, revision: str) -
     )
 
 
-def encode_rows(rows: Sequence[Row], kind: Format) -> bytes:
+def encode_rows(rows: Sequence[CorpusRow], kind: Format) -> bytes:
     """The content of a shard."""
     if kind == "jsonl":
         encode = msgspec.json.Encoder().encode
@@ -75,15 +75,15 @@ def encode_rows(rows: Sequence[Row], kind: Format) -> bytes:
     return held.getvalue()
 
 
-def read_rows(file: Path) -> list[Row]:
+def read_rows(file: Path) -> list[CorpusRow]:
     """All rows of a shard. Raises msgspec.DecodeError or pyarrow's ArrowInvalid for a file that is none."""
     if file.suffix == ".jsonl":
-        decode = msgspec.json.Decoder(Row).decode
+        decode = msgspec.json.Decoder(CorpusRow).decode
         return [decode(line) for line in file.read_bytes().split(b"\n")[:-1]]
     from pyarrow import parquet
 
     # partitioning=None: the name of its folder is no column.
-    return msgspec.convert(parquet.read_table(file, partitioning=None).to_pylist(), list[Row])
+    return msgspec.convert(parquet.read_table(file, partitioning=None).to_pylist(), list[CorpusRow])
 
 
 def _schema() -> "pyarrow.Schema":
@@ -95,5 +95,5 @@ def _schema() -> "pyarrow.Schema":
         "probabilities": pyarrow.list_(pyarrow.float64()),
     }
     numbers = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
-    fields = msgspec.structs.fields(Row)
+    fields = msgspec.structs.fields(CorpusRow)
     return pyarrow.schema([(field.name, kinds.get(field.name) or numbers[field.type]) for field in fields])

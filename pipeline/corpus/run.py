@@ -4,23 +4,22 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from fourshot.engine.adapters import rank_of, slot_rank
-from fourshot.engine.core import EngineSettings
-from fourshot.engine.errors import FourshotError, InputError, ShortRunError
+from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.corpus.datacard import write_card
 from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord, TaskManifest
-from fourshot.pipeline.corpus.local import LocalWorker
-from fourshot.pipeline.corpus.making import Making
-from fourshot.pipeline.corpus.progress import Progress
 from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.sink import ShardSink, replayed
 from fourshot.pipeline.corpus.sources import first_shots, readers_of
-from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, Rates, class_outcomes, replayed
-from fourshot.pipeline.corpus.units import Opening, TaskBrief
-from fourshot.pipeline.corpus.workers import Workers
+from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, class_outcomes, counted
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.provenance import installed_versions
+from fourshot.pipeline.synthesis.counts import ClassCounts, ShortClass, short_run_error
+from fourshot.pipeline.synthesis.driver import Driver
+from fourshot.pipeline.synthesis.progress import ProgressReporter, Rates
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.synthesis.units import TaskBrief
+from fourshot.pipeline.synthesis.workers import engine_settings, open_workers
 from fourshot.pipeline.tasks.types import Task
 
 COMPILE_FROM_ROWS = 2_000  # torch.compile takes a minute, and then samples twice as fast
@@ -75,24 +74,41 @@ def _make(
     on_event: OnEvent,
 ) -> CorpusSummary:
     shards = files.resume()
-    plans = {name: replayed(brief.task, settings.generate, shards.get(name, ())) for name, brief in briefs.items()}
-    missing = {name: brief for name, brief in briefs.items() if not plans[name].is_done}
-    kept = sum(count.kept for plan in plans.values() for count in plan.classes.values())
-    wanted = sum(settings.generate.per_class * len(plan.classes) for plan in plans.values())
-    progress = Progress(on_event, kept, wanted)
-    making = Making(files, missing, shards, base, corpus, progress)
+    plans = {name: replayed(brief, shards.get(name, ())) for name, brief in briefs.items()}
+    kept = sum(count.kept for plan in plans.values() for count in plan.counts.by_label.values())
+    wanted = sum(plan.counts.wanted * len(plan.counts.by_label) for plan in plans.values())
+    progress = ProgressReporter(on_event, "corpus", "rows", kept, wanted)
+    sinks = {
+        name: ShardSink(files, brief, shards.get(name, ()), base, corpus, progress)
+        for name, brief in briefs.items()
+        if not plans[name].is_done
+    }
+    driver = Driver(sinks, keep_going=True)
     rates = Rates()
     try:
-        if missing:
+        if sinks:
             on_event(Event(stage="corpus", message="starting the engine"))
-            with closing(_workers(missing, base, corpus, files.path, wanted - kept)) as workers:
-                making.run(workers)
+            readers = [reader for name in sinks for reader in briefs[name].readers]
+            engine = engine_settings(base.path, readers, MOST_LORAS, compiled=wanted - kept >= COMPILE_FROM_ROWS)
+            with closing(open_workers(engine, corpus.ray, files.path / "log.txt")) as workers:
+                driver.run(workers)
             rates = progress.rates(workers.starts)
     finally:
+        failed |= driver.failed
         journal = files.journal()
-        summary = _summary(files, failed | making.failed, journal, settings, rates)
+        counts = {name: counted(files.task(name), settings.generate, journal) for name in files.tasks()}
+        summary = _summary(files, failed, journal, counts, rates)
         write_card(files, summary, journal, corpus)
-    _check_short(summary, settings)
+    if briefs.keys() <= failed.keys():
+        raise next(iter(failed.values()))
+    short = [
+        ShortClass(f"{name}, {label}", of_task.by_label[label])
+        for name, of_task in counts.items()
+        for label in of_task.missing
+        if of_task.has_stalled(label)
+    ]
+    if short and not settings.allow_short:
+        raise short_run_error(short, settings.generate.per_class, str(files.path))
     return summary
 
 
@@ -116,7 +132,14 @@ def _brief(
 ) -> TaskBrief:
     readers = readers_of(task, Path(corpus.adapters), base) if corpus.adapters else ()
     shots = files.shots(task.name) or first_shots(task, settings)
-    return TaskBrief(task=task, shots=tuple(shots), settings=settings, readers=readers)
+    return TaskBrief(
+        key=task.name,
+        task=task,
+        shots=tuple(shots),
+        settings=settings,
+        readers=readers,
+        attributes=files.attributes(task.name),
+    )
 
 
 def _manifest(settings: RunSettings, corpus: CorpusSettings, base: ResolvedModel) -> CorpusManifest:
@@ -129,35 +152,14 @@ def _manifest(settings: RunSettings, corpus: CorpusSettings, base: ResolvedModel
     )
 
 
-def _workers(
-    briefs: Mapping[str, TaskBrief], base: ResolvedModel, corpus: CorpusSettings, root: Path, rows: int
-) -> Workers:
-    adapters = {reader.adapter.name: reader.adapter for brief in briefs.values() for reader in brief.readers}
-    engine = EngineSettings(
-        model=base.path,
-        max_loras=min(len(adapters), MOST_LORAS),
-        max_lora_rank=slot_rank(max(map(rank_of, adapters.values()), default=8)),
-        compile=rows >= COMPILE_FROM_ROWS,
-    )
-    opening = Opening(engine=engine)
-    if corpus.ray:
-        from fourshot.pipeline.corpus.ray_workers import RayWorkers
-
-        return RayWorkers(opening, corpus.ray)
-    return LocalWorker(opening, root / "log.txt")
-
-
 def _summary(
     files: CorpusFolder,
     failed: Mapping[str, FourshotError],
     journal: list[ShardRecord],
-    settings: RunSettings,
+    counts: Mapping[str, ClassCounts],
     rates: Rates,
 ) -> CorpusSummary:
-    classes: list[ClassOutcome] = []
-    for task in map(files.task, files.tasks()):
-        plan = replayed(task, settings.generate, [shard for shard in journal if shard.task == task.name])
-        classes += class_outcomes(task, settings.generate, plan)
+    classes = [outcome for name, of_task in counts.items() for outcome in class_outcomes(name, of_task)]
     for name, error in failed.items():
         message = " ".join(str(error).split())
         classes.append(ClassOutcome(task=name, state="failed", error=type(error).__name__, message=message))
@@ -167,20 +169,4 @@ def _summary(
         shards=sum(bool(shard.file) for shard in journal),
         classes=tuple(classes),
         rates=rates,
-    )
-
-
-def _check_short(summary: CorpusSummary, settings: RunSettings) -> None:
-    short = [one for one in summary.classes if one.state == "stalled"]
-    if not short or settings.allow_short:
-        return
-    lines = "\n".join(
-        f"  - {one.task}, {one.label}: {one.kept} of {one.wanted} kept from {one.drawn} draws; {one.message}"
-        for one in short
-    )
-    raise ShortRunError(
-        f"Some classes stalled before they had enough texts:\n{lines}\nAll others are finished, and everything kept is "
-        f"in {summary.folder}. Take it as it is (--allow-short); or make it anew in another folder (--out): ask for "
-        "fewer (--per-class), draw more (--set generate.max_candidates=...), accept a lower rate "
-        "(--set generate.min_acceptance=...), or describe these labels better in the task file."
     )

@@ -1,12 +1,13 @@
 """What a corpus came to, from its journal. Importing this module loads neither torch nor vllm."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
 from fourshot.pipeline.corpus.folder import ShardRecord
-from fourshot.pipeline.corpus.plan import Plan
+from fourshot.pipeline.synthesis.counts import ClassCounts, accepted, more_draws
+from fourshot.pipeline.synthesis.progress import Rates
 from fourshot.pipeline.synthesis.settings import GenerateSettings
 from fourshot.pipeline.tasks.types import Task
 
@@ -29,17 +30,6 @@ class ClassOutcome(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
-class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """How fast the engines were in one call; nothing of earlier ones."""
-
-    seconds: float = 0.0
-    rows_per_s: float = 0.0
-    output_tokens_per_s: float = 0.0  # of an engine, while it was at work
-    prompt_tokens: int = 0
-    cached_share: float | None = None  # of prompt tokens, those that the prefix cache had
-    engine_starts: int = 0
-
-
 class CorpusSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What a call of `make_corpus` left."""
 
@@ -50,38 +40,28 @@ class CorpusSummary(msgspec.Struct, frozen=True, kw_only=True):
     rates: Rates = Rates()
 
 
-def replayed(task: Task, settings: GenerateSettings, shards: Sequence[ShardRecord]) -> Plan:
-    """The plan of a task as far as its shards go."""
-    plan = Plan(task.name, task.label_names, settings)
-    plan.next_units()
-    for shard in shards:
-        for record in shard.units:
-            plan.finish(record)
-            plan.next_units()
-    return plan
+def counted(task: Task, settings: GenerateSettings, journal: Iterable[ShardRecord]) -> ClassCounts:
+    """How far the classes of a task are, as far as its shards go."""
+    counts = ClassCounts(task.label_names, settings)
+    counts.add(record for shard in journal if shard.task == task.name for record in shard.units)
+    return counts
 
 
-def class_outcomes(task: Task, settings: GenerateSettings, plan: Plan) -> Iterable[ClassOutcome]:
+def class_outcomes(task: str, counts: ClassCounts) -> Iterable[ClassOutcome]:
     """One for each class, in the task's order."""
-    for label, count in plan.classes.items():
-        state: State = "finished" if count.kept >= settings.per_class else "unfinished"
-        if plan.has_stalled(label):
+    for label, count in counts.by_label.items():
+        state: State = "finished" if label not in counts.missing else "unfinished"
+        if counts.has_stalled(label):
             state = "stalled"
-        message = ""
-        if state == "stalled" and not count.passed:
-            message = "none was accepted"
-        elif state == "stalled":
-            left = settings.per_class - count.kept
-            message = f"{count.acceptance:.1%} accepted of late: about {round(left / count.acceptance)} more draws"
         yield ClassOutcome(
-            task=task.name,
+            task=task,
             label=label,
             state=state,
-            wanted=settings.per_class,
+            wanted=counts.wanted,
             kept=count.kept,
             drawn=count.drawn,
             acceptance=count.passed / count.drawn if count.drawn else None,
             rejected=dict(sorted(count.rejected.items())),
             faults=count.faults,
-            message=message,
+            message=f"{accepted(count)}; {more_draws(count, counts.wanted)}" if state == "stalled" else "",
         )

@@ -53,7 +53,6 @@ def example_cards(data: ReportData, judged: Sequence[Judged]) -> list[dict[str, 
         shown = likeliest[:NUM_PROBABILITIES]
         if candidate.label in likeliest and candidate.label not in shown:
             shown[-1] = candidate.label
-        trained_as = verdict.train_label if verdict.kept and verdict.train_label != candidate.label else ""
         cards.append(
             {
                 "id": candidate.id,
@@ -61,7 +60,6 @@ def example_cards(data: ReportData, judged: Sequence[Judged]) -> list[dict[str, 
                 "label": candidate.label,
                 "reason": REASON_NAMES[verdict.reason],
                 "reason_class": f"r-{verdict.reason}",
-                "trained_as": trained_as,
                 "probabilities": [
                     {
                         "name": name,

@@ -21,17 +21,15 @@ from fourshot.pipeline.card import CARD_FILE, PROBED_FILE, AdapterCard
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.runs.evaluate import Evaluation
+from fourshot.pipeline.runs.generation import GenerateItem, fill_folders, pool_of
 from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.runs.orders import (
     Cell,
     EvaluateOrder,
-    GenerateItem,
-    GenerateOrder,
     MergeOrder,
     Order,
     ProbeItem,
     TrainOrder,
-    pool_of,
 )
 from fourshot.pipeline.runs.run_folder import RunFolder, RunManifest
 from fourshot.pipeline.runs.trainings import classification_examples, hold_out
@@ -254,7 +252,7 @@ class Experiment:
             if not plan.real_per_class:
                 return self._shots_job(settings, seed, training_seed=seed, wording=wording)
             return self._as_job(as_prompts(self.more_real[seed]), settings, seed)
-        kept = [Example(text=c.text, label=v.train_label) for c, v in self.pairs(method, seed) if v.kept]
+        kept = [Example(text=c.text, label=c.label) for c, v in self.pairs(method, seed) if v.kept]
         seen, held = hold_out(kept, settings.train.held_out)
         job = self._as_job(self._mixed(settings, seed, seen, wording), settings, seed)
         return msgspec.structs.replace(job, held_out=as_prompts(held))
@@ -273,8 +271,7 @@ class Experiment:
             )
 
     def _generate(self, items: Sequence[GenerateItem]) -> None:
-        if items:
-            self._order(GenerateOrder(model_path=self.model.path, items=tuple(items)))
+        fill_folders(self.model.path, items, self.root / "log.txt", self.on_event, self.placement)
 
     def _evaluate(self) -> None:
         cells = {cell.out: cell for cell in (self._cell(name, seed) for name in self.methods for seed in self.seeds)}

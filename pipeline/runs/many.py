@@ -16,7 +16,8 @@ from fourshot.engine.models import resolve_model
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.orders import GenerateItem, GenerateOrder, Order, ProbeOrder, TrainOrder
+from fourshot.pipeline.runs.generation import GenerateItem, fill_folders
+from fourshot.pipeline.runs.orders import Order, ProbeOrder, TrainOrder
 from fourshot.pipeline.runs.run import prepare
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.trainings import check_cluster
@@ -184,10 +185,10 @@ class _Queue:
         )
 
     def _generate(self, wanted: Mapping[str, Sequence[GenerateItem]]) -> None:
-        items = tuple(item for some in wanted.values() for item in some)
-        if items:
-            order = GenerateOrder(model_path=self._model.path, items=items, keep_going=True)
-            self._do(order, {name: {item.folder for item in some} for name, some in wanted.items()})
+        items = [item for some in wanted.values() for item in some]
+        log = self._root / "log.txt"
+        failed = fill_folders(self._model.path, items, log, self._on_event, self._placement, keep_going=True)
+        self._drop_all(failed, {name: {item.folder for item in some} for name, some in wanted.items()})
 
     def _train(self, wanted: Mapping[str, Sequence[TrainingJob]], what: str) -> None:
         jobs = {job.key: job for some in wanted.values() for job in some}
@@ -211,7 +212,11 @@ class _Queue:
 
     def _do(self, order: Order, keys: Mapping[str, set[str]]) -> None:
         """Have ``order`` done; drop the tasks that needed what failed. ``keys``: by task, what it needs."""
-        for failure in run_in_process(order, self._root / "log.txt", self._on_event):
+        self._drop_all(run_in_process(order, self._root / "log.txt", self._on_event), keys)
+
+    def _drop_all(self, failed: Sequence[FailedJob], keys: Mapping[str, set[str]]) -> None:
+        """Drop the tasks that needed what failed."""
+        for failure in failed:
             for name in [name for name, needed in keys.items() if failure.key in needed]:
                 self._drop(name, failure)
 

@@ -3,8 +3,7 @@
 Each order is idempotent: what it finds finished it leaves alone, so an order that was killed is simply given again.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +18,7 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.evaluate import Answers, answer, measure
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.trainings import run_jobs, try_jobs
-from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
-from fourshot.pipeline.synthesis.rounds import draw_pool, run_rounds
 from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement, TrainingJob
@@ -36,20 +33,6 @@ class TrainOrder(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     placement: Placement = HERE
     keep_going: bool = False  # a job that fails does not stop the others, and is told instead of raised
     what: str = "adapter"  # what is trained, for people
-
-
-class GenerateItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One run folder to fill: its pool, or its verdicts."""
-
-    folder: str
-    readers: tuple[Reader, ...] = ()
-    draw_pool: bool = False  # only draw the candidates that annotators will be trained on
-
-
-class GenerateOrder(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
-    model_path: str
-    items: tuple[GenerateItem, ...]
-    keep_going: bool = False  # as for trainings: a folder that cannot be filled does not stop the others
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,8 +79,8 @@ class EvaluateOrder(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
     probes: tuple[ProbeItem, ...] = ()  # before anything is measured
 
 
-Order = TrainOrder | GenerateOrder | EvaluateOrder | ProbeOrder | MergeOrder
-NeedsEngine = GenerateOrder | EvaluateOrder | ProbeOrder
+Order = TrainOrder | EvaluateOrder | ProbeOrder | MergeOrder
+NeedsEngine = EvaluateOrder | ProbeOrder
 
 
 def execute(order: Order, on_event: OnEvent, engine: Engine | None = None) -> list[FailedJob]:
@@ -124,13 +107,11 @@ def execute(order: Order, on_event: OnEvent, engine: Engine | None = None) -> li
 
 
 def is_done(order: Order) -> bool:
-    """Whether nothing is left to do, told without loading a model. A generation is asked again: its rounds know."""
+    """Whether nothing is left to do, told without loading a model."""
     if isinstance(order, TrainOrder):
         return all(RunFolder(Path(order.store) / job.key).has("result.json") for job in order.jobs)
     if isinstance(order, MergeOrder):
         return RunFolder(order.out).has(PROBED_FILE)
-    if isinstance(order, GenerateOrder):
-        return all(RunFolder(item.folder).has(_generated(item)) for item in order.items)
     if isinstance(order, ProbeOrder):
         return all(RunFolder(item.adapter.path).has(PROBED_FILE) for item in order.items)
     return all(Path(cell.out).exists() for cell in order.cells)
@@ -165,19 +146,14 @@ def _with_engine(order: NeedsEngine, engine: Engine, on_event: OnEvent) -> list[
             _probe(item, engine)
         _evaluate(order, engine, on_event)
         return []
-    work: dict[str, Callable[[], None]]
-    if isinstance(order, GenerateOrder):
-        work = {item.folder: partial(_generate, item, engine, on_event) for item in order.items}
-    else:
-        work = {item.adapter.name: partial(_probe, item, engine) for item in order.items}
     failed = []
-    for key, do in work.items():
+    for item in order.items:
         try:
-            do()
+            _probe(item, engine)
         except FourshotError as error:
             if not order.keep_going:
                 raise
-            failed.append(FailedJob(key=key, kind=type(error).__name__, message=str(error)))
+            failed.append(FailedJob(key=item.adapter.name, kind=type(error).__name__, message=str(error)))
     return failed
 
 
@@ -224,45 +200,8 @@ def _answers_key(cell: Cell) -> bytes:
     return msgspec.json.encode((cell.shots, cell.adapter, cell.wording))
 
 
-def _generate(item: GenerateItem, engine: Engine, on_event: OnEvent) -> None:
-    folder, pool = RunFolder(item.folder), pool_of(item.folder)
-    if folder.has(_generated(item)):
-        return
-    manifest = folder.manifest()
-    task, settings, shots = manifest.task, manifest.settings, folder.shots()
-    test_texts = [example.text for example in load_split(task, "test").examples]
-    if item.draw_pool:
-        pool.path.mkdir(exist_ok=True)
-        draw_pool(pool, engine, task, shots, settings, test_texts=test_texts, on_event=on_event)
-        folder.write(_generated(item), {})
-        return
-    kept = run_rounds(
-        folder,
-        engine,
-        task,
-        shots,
-        settings,
-        readers=item.readers,
-        pool=pool if settings.annotate.has_pool else None,
-        test_texts=test_texts,
-        on_event=on_event,
-    )
-    folder.write(_generated(item), {"kept": len(kept)})
-
-
-def pool_of(folder: str | Path) -> RunFolder:
-    """Where a run keeps the candidates that its annotators are trained on."""
-    return RunFolder(Path(folder) / "pool")
-
-
-def _generated(item: GenerateItem) -> str:
-    return "pool/drawn.json" if item.draw_pool else "generated.json"
-
-
 def _engine_settings(order: NeedsEngine) -> EngineSettings:
-    if isinstance(order, GenerateOrder):
-        adapters = {reader.adapter for item in order.items for reader in item.readers}
-    elif isinstance(order, ProbeOrder):
+    if isinstance(order, ProbeOrder):
         adapters = {item.adapter for item in order.items}
     else:
         adapters = {cell.adapter for cell in order.cells if cell.adapter is not None}
@@ -276,4 +215,4 @@ def _engine_settings(order: NeedsEngine) -> EngineSettings:
 
 
 def _stage(order: NeedsEngine) -> str:
-    return {GenerateOrder: "generate", EvaluateOrder: "evaluate", ProbeOrder: "probe"}[type(order)]
+    return {EvaluateOrder: "evaluate", ProbeOrder: "probe"}[type(order)]

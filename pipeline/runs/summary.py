@@ -9,8 +9,8 @@ import msgspec
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
 from fourshot.pipeline.runs.experiment import Experiment, Outcome
+from fourshot.pipeline.runs.generation import pool_of
 from fourshot.pipeline.runs.methods import METHODS
-from fourshot.pipeline.runs.orders import pool_of
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.rounds import Round
 from fourshot.pipeline.synthesis.types import Candidate, Verdict

@@ -1,12 +1,11 @@
 """Re-labelling: who reads a candidate and says which class it is, and when that is believed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from fourshot.engine import calibration as calibrations
-from fourshot.engine.calibration import Calibration
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, context, question, reading_prompt
@@ -22,30 +21,25 @@ DOUBT = 1e-4  # probability that a reader leaves to every label
 
 
 class Annotator(Protocol):
-    """Reads candidates without being told what they were drawn for."""
+    """Reads texts without being told what they were drawn for."""
 
-    def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
-        """Float64 [num_candidates, num_labels]; each row sums to one."""
+    def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
+        """Nats [num_texts, num_labels], uncalibrated.
+
+        ``folds``: of each text, the fold whose adapter did not see it in training; None or left out: none saw it.
+        """
         ...
 
 
 class InContextAnnotator:
     """The base model, shown all shots: what the paper does."""
 
-    def __init__(
-        self, engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings, calibration: Calibration
-    ) -> None:
-        self._engine, self._task, self._calibration = engine, task, calibration
+    def __init__(self, engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings) -> None:
+        self._engine, self._task = engine, task
         self._context = context(task, shots, settings.max_text_words)
         self._words = settings.max_text_words
 
-    def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
-        import numpy as np
-
-        scores = self.scores([candidate.text for candidate in candidates])
-        return np.exp(calibrations.apply(self._calibration, scores))
-
-    def scores(self, texts: Sequence[str]) -> "np.ndarray":
+    def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""
         prompts = [self._context + question(text, self._words) for text in texts]
         return self._engine.score(prompts, self._task.label_words)
@@ -71,50 +65,60 @@ class Committee:
     predictions by cross-validation show label errors).
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        task: Task,
-        readers: Sequence[Reader],
-        settings: RunSettings,
-        fold_of: Mapping[str, int] | None = None,
-    ) -> None:
-        """``fold_of``: candidate id -> fold, for the candidates that fold adapters were trained on."""
+    def __init__(self, engine: Engine, task: Task, readers: Sequence[Reader], settings: RunSettings) -> None:
         if not readers:
             raise InputError("The adapters that re-label candidates are missing: none was given. Train at least one.")
         self._engine, self._task, self._words = engine, task, settings.max_text_words
         self._of_shots = [reader for reader in readers if reader.fold is None]
         self._of_folds = [reader for reader in readers if reader.fold is not None]
-        self._fold_weight, self._fold_of = settings.annotate.fold_weight, fold_of or {}
+        self._fold_weight = settings.annotate.fold_weight
 
-    def probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
+    def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
+        """Log-probabilities, float64 [num_texts, num_labels]."""
         import numpy as np
 
-        logs = np.zeros((len(candidates), len(self._task.labels)))
+        return np.log(self.probabilities(texts, folds))
+
+    def probabilities(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
+        """Float64 [num_texts, num_labels]; each row sums to one."""
+        import numpy as np
+
+        logs = np.zeros((len(texts), len(self._task.labels)))
         for reader in self._of_shots:
-            logs += _bounded_log(self._read(reader, candidates)) / len(self._of_shots)
+            logs += _bounded_log(self._read(reader, texts)) / len(self._of_shots)
         if self._of_folds:
-            logs += self._fold_weight * _bounded_log(self._fold_probabilities(candidates))
+            logs += self._fold_weight * _bounded_log(self._fold_probabilities(texts, folds or [None] * len(texts)))
         return calibrations.normalise(logs)
 
-    def _fold_probabilities(self, candidates: Sequence[Candidate]) -> "np.ndarray":
-        """Of the adapter that did not see the candidate, or the mean of all for one that none saw."""
+    def _fold_probabilities(self, texts: Sequence[str], folds: Sequence[int | None]) -> "np.ndarray":
+        """Of the adapter that did not see the text, or the mean of all for one that none saw."""
         import numpy as np
 
-        total = np.zeros((len(candidates), len(self._task.labels)))
-        count = np.zeros((len(candidates), 1))
+        total = np.zeros((len(texts), len(self._task.labels)))
+        count = np.zeros((len(texts), 1))
         for reader in self._of_folds:
-            chosen = [i for i, one in enumerate(candidates) if self._fold_of.get(one.id, reader.fold) == reader.fold]
+            chosen = [i for i, fold in enumerate(folds) if fold in (None, reader.fold)]
             if chosen:
-                total[chosen] += self._read(reader, [candidates[i] for i in chosen])
+                total[chosen] += self._read(reader, [texts[i] for i in chosen])
                 count[chosen] += 1
         return total / count
 
-    def _read(self, reader: Reader, candidates: Sequence[Candidate]) -> "np.ndarray":
-        """Float64 [num_candidates, num_labels]."""
+    def _read(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
+        """Float64 [num_texts, num_labels]."""
         form = PromptFormat(wording=reader.wording, max_text_words=self._words)
-        prompts = [reading_prompt(self._task, candidate.text, form) for candidate in candidates]
+        prompts = [reading_prompt(self._task, text, form) for text in texts]
         return calibrations.normalise(self._engine.score(prompts, self._task.label_words, reader.adapter))
+
+
+def annotator_of(
+    engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings, readers: Sequence[Reader]
+) -> Annotator:
+    """The annotator that the settings ask for. Raises InputError where they ask for nobody, or for missing adapters."""
+    if settings.annotate.annotator == "icl":
+        return InContextAnnotator(engine, task, shots, settings)
+    if settings.annotate.annotator == "adapters":
+        return Committee(engine, task, readers, settings)
+    raise InputError("The settings ask for no annotator (annotate.annotator is 'none'), so nobody can read texts.")
 
 
 def _bounded_log(probabilities: "np.ndarray") -> "np.ndarray":
@@ -124,38 +128,19 @@ def _bounded_log(probabilities: "np.ndarray") -> "np.ndarray":
     return np.log(probabilities + DOUBT)
 
 
-def fit_calibration(
-    annotator: InContextAnnotator, task: Task, settings: AnnotateSettings, first_round: Sequence[Candidate]
-) -> Calibration:
-    """Calibration of the in-context annotator, from content-free texts or from the first round's candidates.
-
-    For ``batch`` the share of each class among those candidates is known: they were drawn for it.
-    """
-    if settings.calibration == "none":
-        return calibrations.NONE
-    if settings.calibration == "contextual":
-        return calibrations.contextual(annotator.scores(list(calibrations.CONTENT_FREE)))
-    drawn = [sum(candidate.label == name for candidate in first_round) for name in task.label_names]
-    return calibrations.batch(annotator.scores([candidate.text for candidate in first_round]), drawn)
-
-
 def judge(
-    task: Task, annotator: Annotator | None, candidates: Sequence[Candidate], settings: AnnotateSettings
+    task: Task, candidates: Sequence[Candidate], probabilities: "np.ndarray | None", settings: AnnotateSettings
 ) -> list[Verdict]:
-    """A verdict for each candidate: kept where ``annotator`` says the intended label, and says it confidently enough.
+    """A verdict for each candidate: kept where the annotator says the intended label, and confidently enough.
 
-    Without an annotator every candidate is believed to be what it was drawn for.
+    ``probabilities``: the annotator's, float64 [num_candidates, num_labels]. None: there is no annotator, and every
+    candidate is believed to be what it was drawn for.
     """
-    if not candidates:
-        return []
-    if annotator is None:
-        return [
-            Verdict(candidate_id=candidate.id, kept=True, reason="kept", train_label=candidate.label)
-            for candidate in candidates
-        ]
+    if probabilities is None:
+        return [Verdict(candidate_id=candidate.id, kept=True, reason="kept") for candidate in candidates]
     names = task.label_names
     verdicts = []
-    for candidate, row in zip(candidates, annotator.probabilities(candidates), strict=True):
+    for candidate, row in zip(candidates, probabilities, strict=True):
         predicted = names[int(row.argmax())]
         agrees = predicted == candidate.label
         kept = agrees and bool(row[names.index(candidate.label)] >= settings.confidence)
@@ -166,12 +151,6 @@ def judge(
                 reason="kept" if kept else "low_confidence" if agrees else "label_disagrees",
                 predicted=predicted,
                 probabilities={name: round(float(p), 6) for name, p in zip(names, row, strict=True)},
-                train_label=candidate.label if kept else "",
             )
         )
     return verdicts
-
-
-def surplus(verdict: Verdict) -> Verdict:
-    """The verdict on a good text of a class that has enough."""
-    return msgspec.structs.replace(verdict, kept=False, reason="surplus", train_label="")

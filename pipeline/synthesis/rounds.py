@@ -1,4 +1,8 @@
-"""Generate, filter, repeat, until every class has N texts or has stalled."""
+"""The texts of a run, in rounds: files of a run folder, filled by the driver and read by the stages that come after.
+
+candidates.jsonl and verdicts.jsonl have a line for each text, in the order drawn; rounds.jsonl one for each finished
+round. Lines beyond the last finished round belong to one that was cut short, and are cut away.
+"""
 
 import time
 from collections import Counter
@@ -6,35 +10,28 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from fourshot.engine.calibration import NONE, Calibration
+from fourshot.engine.calibration import Calibration
 from fourshot.engine.core import Engine
-from fourshot.engine.errors import ShortRunError
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.synthesis.annotate import (
-    Annotator,
-    Committee,
-    InContextAnnotator,
-    Reader,
-    fit_calibration,
-    judge,
-    surplus,
-)
-from fourshot.pipeline.synthesis.attributes import Attributes, list_attributes
-from fourshot.pipeline.synthesis.filters import TextFilter
-from fourshot.pipeline.synthesis.generate import draw_round
+from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.attributes import Attributes
+from fourshot.pipeline.synthesis.counts import ClassCounts, ShortClass, short_run_error
+from fourshot.pipeline.synthesis.ledger import JudgedBatch, Ledger, records_of
+from fourshot.pipeline.synthesis.plan import Biases, RoundPlan, round_slices
+from fourshot.pipeline.synthesis.progress import ProgressReporter
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.synthesis.units import Draw, DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 
-ROUNDS_BEFORE_STALL = 2
 CALIBRATION_FILE = "annotator.json"
 ATTRIBUTES_FILE = "attributes.json"
 READ_BY_ANNOTATOR = ("kept", "label_disagrees", "low_confidence", "surplus")
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """One finished round, written last: candidates and verdicts beyond it belong to a round that was cut short."""
+    """One finished round, written last."""
 
     number: int
     num_candidates: int
@@ -45,82 +42,167 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
 
 
-class Progress(msgspec.Struct, kw_only=True):
-    """How far each class is."""
+class RoundSink:
+    """Fills a run folder, or the pool of one: texts that are drawn before those who will read them are trained."""
 
-    kept: Counter[str]
-    passed: Counter[str]  # would have been kept, whether or not the class still needed it
-    drawn: Counter[str]
-    rounds: int = 0
+    def __init__(
+        self,
+        folder: WorkFolder,
+        task: Task,
+        shots: Sequence[Example],
+        settings: RunSettings,
+        *,
+        readers: Sequence[Reader] = (),
+        pool: WorkFolder | None = None,
+        is_pool: bool = False,
+        test_texts: Callable[[], Sequence[str]] = tuple,
+        on_event: OnEvent = ignore,
+        spread: bool = False,
+        done_file: str = "",
+    ) -> None:
+        """The rounds of ``pool`` are read in place of the first ones that would be drawn.
 
-    def acceptance(self, label: str) -> float:
-        return self.passed[label] / self.drawn[label] if self.drawn[label] else 1.0
+        ``is_pool``: every well-formed text is kept, and a class that stalls goes on with what it has: whether that is
+        enough shows when the texts are read. ``test_texts`` is called when the folder is opened. ``spread``: over many
+        engines. ``done_file`` is written when all is done.
+        """
+        self.folder, self._task, self._shots, self._pool, self._is_pool = folder, task, tuple(shots), pool, is_pool
+        self._settings = pool_settings(settings) if is_pool else settings
+        self._readers, self._test_texts, self._on_event = tuple(readers), test_texts, on_event
+        self._spread, self._done_file = spread, done_file
+        self._began_s = self._sampled_s = 0.0
+        self._output_tokens = 0
 
+    @property
+    def key(self) -> str:
+        return str(self.folder.path)
 
-def run_rounds(
-    folder: WorkFolder,
-    engine: Engine,
-    task: Task,
-    shots: Sequence[Example],
-    settings: RunSettings,
-    *,
-    readers: Sequence[Reader] = (),
-    pool: WorkFolder | None = None,
-    test_texts: Sequence[str] = (),
-    on_event: OnEvent = ignore,
-    is_pool: bool = False,
-) -> list[tuple[Candidate, Verdict]]:
-    """Fill ``candidates.jsonl`` and ``verdicts.jsonl``; returns the kept pairs in the order they were drawn.
-
-    The rounds of ``pool``, which were drawn before there was anyone to read them, are the first to be read.
-    ``is_pool``: what is kept is not for the classifier but for those who will read. Continues after the last finished
-    round. Raises ShortRunError, with everything on disk, where a class stalls below
-    N and ``allow_short`` is not set.
-    """
-    wanted = settings.generate.per_class
-    finished, candidates, verdicts = resume(folder)
-    text_filter = TextFilter(shots, settings.filter, test_texts, task=task)
-    for candidate, verdict in zip(candidates, verdicts, strict=True):
-        if verdict.reason in READ_BY_ANNOTATOR:
-            text_filter.remember(candidate.text)
-    progress = _progress(candidates, verdicts, len(finished))
-    annotator_for = _annotators(folder, engine, task, shots, settings, readers, pool)
-    pooled = _pool_rounds(pool)
-    while open_labels := [name for name in task.label_names if _is_open(name, progress, settings)]:
-        number = progress.rounds
-        started, tokens = time.perf_counter(), engine.stats().output_tokens
-        engine.reset_prefix_cache()  # a round gives the same bytes, whatever ran before
-        new = pooled.get(number) or draw_round(
-            engine,
-            task,
-            shots,
-            settings,
-            number,
-            open_labels,
-            on_event,
-            attributes=_attributes(pool or folder, engine, task, shots, settings),
-            kept=_kept_texts(candidates, verdicts),
+    def open(self) -> Ledger:
+        """The ledger as the finished rounds left it."""
+        finished, candidates, verdicts = resume(self.folder)
+        beside = self._pool or self.folder
+        attributes = beside.read(ATTRIBUTES_FILE, dict[str, Attributes]) if beside.has(ATTRIBUTES_FILE) else {}
+        brief = TaskBrief(
+            key=self.key,
+            task=self._task,
+            shots=self._shots,
+            settings=self._settings,
+            readers=self._readers,
+            attributes=attributes,
         )
-        sampled, sampled_tokens = time.perf_counter(), engine.stats().output_tokens - tokens
-        judged = _filter(task, new, text_filter, annotator_for(new), settings, progress.kept)
+        drawn: dict[int, list[Candidate]] = {}
+        for candidate, _ in finished_pairs(self._pool) if self._pool else ():
+            drawn.setdefault(candidate.round, []).append(candidate)
+        calibrated = self.folder.has(CALIBRATION_FILE)
+        ledger = Ledger(
+            brief,
+            RoundPlan(brief, drawn=drawn, spread=self._spread),
+            test_texts=self._test_texts(),
+            calibration=self.folder.read(CALIBRATION_FILE, Calibration) if calibrated else None,
+            folds=pool_folds(self._pool, self._settings.annotate.folds) if self._pool else None,
+        )
+        first = 0
+        for one_round in finished:
+            part = slice(first, first := first + one_round.num_candidates)
+            restore_round(ledger, one_round.number, candidates[part], verdicts[part])
+        kept = sum(count.kept for count in ledger.counts.by_label.values())
+        wanted = ledger.counts.wanted * len(self._task.labels)
+        self._progress = ProgressReporter(self._on_event, "generate", "texts", kept, wanted)
+        self._began_s = self._sampled_s = time.perf_counter()
+        return ledger
+
+    def report(self, ledger: Ledger, message: UnitResult | UnitProgress) -> None:
+        """Say how many texts of the round are drawn."""
+        if isinstance(message, UnitProgress):
+            more = message.done
+        elif isinstance(message.unit, DrawUnit):
+            self._sampled_s = time.perf_counter()
+            self._output_tokens += message.output_tokens
+            if message.attributes:
+                (self._pool or self.folder).write(ATTRIBUTES_FILE, message.attributes)
+            if message.unit.reports:
+                return
+            more = message.unit.size
+        else:
+            return
+        number, done, total = ledger.drawing()
+        text = f"{self._task.name}, sampling round {number + 1}"
+        self._on_event(Event(stage="generate", message=text, done=done + more, total=total, unit="draws"))
+
+    def add(self, ledger: Ledger, judged: Sequence[JudgedBatch]) -> None:
+        """Write each round whole; its line in rounds.jsonl comes last."""
+        for batch in judged:
+            self._write(ledger, batch)
+
+    def write_due(self) -> None:
+        """Every round is written as soon as it is judged."""
+
+    def write(self) -> None:
+        """Every round is written as soon as it is judged."""
+
+    def finish(self, ledger: Ledger) -> None:
+        counts = ledger.counts
+        if counts.missing and not self._settings.allow_short:
+            short = [ShortClass(label, counts.by_label[label]) for label in counts.missing]
+            raise short_run_error(short, counts.wanted, self.key)
+        if self._done_file:
+            self.folder.write(self._done_file, {"kept": sum(count.kept for count in counts.by_label.values())})
+
+    def _write(self, ledger: Ledger, batch: JudgedBatch) -> None:
+        now = time.perf_counter()
         record = Round(
-            number=number,
-            num_candidates=len(new),
-            kept=dict(Counter(c.label for c, v in zip(new, judged, strict=True) if v.kept)),
-            drawn=dict(Counter(c.label for c in new)),
-            sample_s=sampled - started,
-            filter_s=time.perf_counter() - sampled,
-            output_tokens=sampled_tokens,
+            number=batch.number,
+            num_candidates=len(batch.draws),
+            kept={one.label: one.kept for one in batch.records if one.kept},
+            drawn={one.label: one.draws for one in batch.records},
+            sample_s=self._sampled_s - self._began_s,
+            filter_s=now - self._sampled_s,
+            output_tokens=self._output_tokens,
         )
-        folder.append("candidates.jsonl", new)
-        folder.append("verdicts.jsonl", judged)
-        folder.append("rounds.jsonl", [record])
-        candidates += new
-        verdicts += judged
-        progress = _progress(candidates, verdicts, number + 1)
-        on_event(_event(task, progress, record, wanted, "well-formed" if is_pool else "kept"))
-    _check_short(folder, task, progress, settings)
-    return [(c, v) for c, v in zip(candidates, verdicts, strict=True) if v.kept]
+        if self._settings.annotate.annotator == "icl" and not self.folder.has(CALIBRATION_FILE):
+            self.folder.write(CALIBRATION_FILE, ledger.calibration)
+        self.folder.append("candidates.jsonl", [draw.candidate for draw in batch.draws])
+        self.folder.append("verdicts.jsonl", batch.verdicts)
+        self.folder.append("rounds.jsonl", [record])
+        self._progress.add(len(batch.kept))
+        self._report_round(ledger.counts, record)
+        self._began_s = self._sampled_s = time.perf_counter()
+        self._output_tokens = 0
+
+    def _report_round(self, counts: ClassCounts, record: Round) -> None:
+        """Texts kept so far; and for the class that needs longest its acceptance and what that forecasts."""
+        verb = "well-formed" if self._is_pool else "kept"
+        kept = f"{sum(record.kept.values())} of {record.num_candidates} {verb}"
+        forecast = "" if self._is_pool else counts.forecast()
+        message = f"{self._task.name}, round {record.number + 1}: {kept}" + (f"; {forecast}" if forecast else "")
+        figures = {"filter_s": record.filter_s}
+        if record.output_tokens:  # a round from the pool was sampled before
+            figures["sample_s"] = record.sample_s
+            figures["tokens_per_s"] = round(record.output_tokens / record.sample_s, 1)
+        self._progress.report(message, figures=figures)
+
+
+def pool_settings(settings: RunSettings) -> RunSettings:
+    """Of rounds in which every well-formed text is believed."""
+    return msgspec.structs.replace(
+        settings,
+        generate=msgspec.structs.replace(settings.generate, per_class=settings.annotate.pool_per_class),
+        annotate=msgspec.structs.replace(settings.annotate, annotator="none"),
+        allow_short=True,
+    )
+
+
+def restore_round(ledger: Ledger, number: int, candidates: Sequence[Candidate], verdicts: Sequence[Verdict]) -> None:
+    """Have a ledger take note of a finished round."""
+    pairs = list(zip(candidates, verdicts, strict=True))
+    kept: dict[str, list[str]] = {}
+    for candidate, verdict in pairs:
+        if verdict.kept:
+            kept.setdefault(candidate.label, []).append(candidate.text)
+    draws = [Draw(candidate=candidate) for candidate in candidates]
+    records = records_of(number, ledger.brief.task.label_names, draws, verdicts)
+    compared = [candidate.text for candidate, verdict in pairs if verdict.reason in READ_BY_ANNOTATOR]
+    ledger.restore(records, compared, kept)
 
 
 def resume(folder: WorkFolder) -> tuple[list[Round], list[Candidate], list[Verdict]]:
@@ -143,29 +225,6 @@ def finished_pairs(folder: WorkFolder) -> list[tuple[Candidate, Verdict]]:
     return list(zip(candidates, folder.lines("verdicts.jsonl", Verdict)[:count], strict=True))
 
 
-def draw_pool(
-    pool: WorkFolder,
-    engine: Engine,
-    task: Task,
-    shots: Sequence[Example],
-    settings: RunSettings,
-    *,
-    test_texts: Sequence[str] = (),
-    on_event: OnEvent = ignore,
-) -> None:
-    """Draw the candidates that fold adapters are trained on: rounds in which every well-formed text is believed.
-
-    A class that stalls goes on with what it has: whether that is enough shows when the candidates are read.
-    """
-    believed = msgspec.structs.replace(
-        settings,
-        generate=msgspec.structs.replace(settings.generate, per_class=settings.annotate.pool_per_class),
-        annotate=msgspec.structs.replace(settings.annotate, annotator="none"),
-        allow_short=True,
-    )
-    run_rounds(pool, engine, task, shots, believed, test_texts=test_texts, on_event=on_event, is_pool=True)
-
-
 def pool_folds(pool: WorkFolder, num_folds: int) -> dict[str, int]:
     """Candidate id -> fold, for the candidates of the pool; each class is dealt out evenly, in the order drawn."""
     seen: Counter[str] = Counter()
@@ -177,147 +236,25 @@ def pool_folds(pool: WorkFolder, num_folds: int) -> dict[str, int]:
     return folds
 
 
-def _attributes(
-    folder: WorkFolder, engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings
-) -> dict[str, Attributes]:
-    """By class, as the model listed them when they were first needed; none where nobody asks for them."""
-    if not settings.variety.attributes:
-        return {}
-    if not folder.has(ATTRIBUTES_FILE):
-        folder.write(ATTRIBUTES_FILE, list_attributes(engine, task, shots, settings))
-        engine.reset_prefix_cache()
-    return folder.read(ATTRIBUTES_FILE, dict[str, Attributes])
-
-
-def _kept_texts(candidates: Sequence[Candidate], verdicts: Sequence[Verdict]) -> dict[str, list[str]]:
-    texts: dict[str, list[str]] = {}
-    for candidate, verdict in zip(candidates, verdicts, strict=True):
-        if verdict.kept:
-            texts.setdefault(candidate.label, []).append(candidate.text)
-    return texts
-
-
-def _pool_rounds(pool: WorkFolder | None) -> dict[int, list[Candidate]]:
-    rounds: dict[int, list[Candidate]] = {}
-    for candidate, _ in finished_pairs(pool) if pool else ():
-        rounds.setdefault(candidate.round, []).append(candidate)
-    return rounds
-
-
-def _filter(
-    task: Task,
-    candidates: Sequence[Candidate],
-    text_filter: TextFilter,
-    annotator: Annotator | None,
-    settings: RunSettings,
-    kept: Counter[str],
-) -> list[Verdict]:
-    """One verdict per candidate, in order. The first N good texts of a class are kept."""
-    reasons = [text_filter.check(candidate) for candidate in candidates]
-    read = [candidate for candidate, reason in zip(candidates, reasons, strict=True) if reason is None]
-    by_id = {verdict.candidate_id: verdict for verdict in judge(task, annotator, read, settings.annotate)}
-    room = {name: settings.generate.per_class - kept[name] for name in task.label_names}
-    verdicts = []
-    for candidate, reason in zip(candidates, reasons, strict=True):
-        if reason is not None:
-            verdicts.append(Verdict(candidate_id=candidate.id, kept=False, reason=reason))
-            continue
-        verdict = by_id[candidate.id]
-        if verdict.kept and room[candidate.label] <= 0:
-            verdict = surplus(verdict)
-        room[candidate.label] -= verdict.kept
-        verdicts.append(verdict)
-    return verdicts
-
-
-def _annotators(
-    folder: WorkFolder,
+def draw_round(
     engine: Engine,
     task: Task,
     shots: Sequence[Example],
     settings: RunSettings,
-    readers: Sequence[Reader],
-    pool: WorkFolder | None,
-) -> Callable[[Sequence[Candidate]], Annotator | None]:
-    """Gives the annotator for a round. A calibration is fitted once, on the first round, and kept in the folder."""
-    if settings.annotate.annotator == "none":
-        return lambda _: None
-    if settings.annotate.annotator == "adapters":
-        fold_of = pool_folds(pool, settings.annotate.folds) if pool else None
-        committee = Committee(engine, task, readers, settings, fold_of)
-        return lambda _: committee
+    number: int,
+    labels: Sequence[str],
+    attributes: dict[str, Attributes] | None = None,
+    biases: Biases = lambda label: (),
+) -> list[Candidate]:
+    """The texts of one round by themselves, for measurements: nobody reads them. Empty the prefix cache first."""
+    from fourshot.pipeline.synthesis.unit_runner import UnitRunner
 
-    def in_context(candidates: Sequence[Candidate]) -> Annotator:
-        if not folder.has(CALIBRATION_FILE):
-            plain = InContextAnnotator(engine, task, shots, settings, NONE)
-            folder.write(CALIBRATION_FILE, fit_calibration(plain, task, settings.annotate, candidates))
-        return InContextAnnotator(engine, task, shots, settings, folder.read(CALIBRATION_FILE, Calibration))
-
-    return in_context
-
-
-def _progress(candidates: Sequence[Candidate], verdicts: Sequence[Verdict], rounds: int) -> Progress:
-    pairs = list(zip(candidates, verdicts, strict=True))
-    return Progress(
-        kept=Counter(c.label for c, v in pairs if v.kept),
-        passed=Counter(c.label for c, v in pairs if v.reason in ("kept", "surplus")),
-        drawn=Counter(c.label for c in candidates),
-        rounds=rounds,
-    )
-
-
-def _is_open(label: str, progress: Progress, settings: RunSettings) -> bool:
-    return progress.kept[label] < settings.generate.per_class and not _stalled(label, progress, settings)
-
-
-def _stalled(label: str, progress: Progress, settings: RunSettings) -> bool:
-    if progress.drawn[label] >= settings.generate.most_candidates:
-        return True
-    enough = progress.drawn[label] >= ROUNDS_BEFORE_STALL * settings.generate.draws_per_round
-    return enough and progress.acceptance(label) < settings.generate.min_acceptance
-
-
-def _event(task: Task, progress: Progress, record: Round, wanted: int, verb: str) -> Event:
-    """Kept so far; and for the class that needs longest its acceptance rate and how many draws that forecasts."""
-    kept = sum(min(progress.kept[name], wanted) for name in task.label_names)
-    missing = {name: wanted - progress.kept[name] for name in task.label_names if progress.kept[name] < wanted}
-    message = f"{task.name}, round {record.number + 1}: {sum(record.kept.values())} of {record.num_candidates} {verb}"
-    if missing and verb == "kept":
-        slowest = max(missing, key=lambda name: missing[name] / max(progress.acceptance(name), 1e-9))
-        rate = progress.acceptance(slowest)
-        forecast = f"about {round(missing[slowest] / rate)} more draws" if rate else "none kept so far"
-        message += f"; {slowest} is slowest: {rate:.0%} accepted, {missing[slowest]} to go, {forecast}"
-    figures = {"filter_s": record.filter_s}
-    if record.output_tokens:  # a round from the pool was sampled before
-        figures["sample_s"] = record.sample_s
-        figures["tokens_per_s"] = round(record.output_tokens / record.sample_s, 1)
-    return Event(
-        stage="generate",
-        message=message,
-        done=kept,
-        total=wanted * len(task.labels),
-        unit="texts",
-        figures=figures,
-    )
-
-
-def _check_short(folder: WorkFolder, task: Task, progress: Progress, settings: RunSettings) -> None:
-    wanted = settings.generate.per_class
-    short = [name for name in task.label_names if progress.kept[name] < wanted]
-    if not short or settings.allow_short:
-        return
-    lines = []
-    for name in short:
-        rate = progress.acceptance(name)
-        forecast = f"reaching {wanted} would take about {round(wanted / rate)} draws" if rate else "none was kept"
-        lines.append(
-            f"  - {name}: {progress.kept[name]} of {wanted} kept from {progress.drawn[name]} draws ({rate:.1%}); "
-            f"{forecast}"
-        )
-    raise ShortRunError(
-        "Some classes stalled before they had enough texts:\n"
-        + "\n".join(lines)
-        + f"\nEverything drawn is in {folder.path}. Go on there with what there is (--allow-short); or start anew in "
-        "another folder (--out): ask for fewer (--per-class), draw more (--set generate.max_candidates=...), or "
-        "describe these labels better in the task file."
-    )
+    brief = TaskBrief(key="round", task=task, shots=tuple(shots), settings=settings, attributes=attributes or {})
+    names = [name for name in task.label_names if name in labels]
+    unit = DrawUnit(brief="round", number=0, batch=number, slices=round_slices(settings, number, names, biases))
+    runner = UnitRunner(engine)
+    runner.introduce(brief)
+    result = runner.begin(unit) or runner.finish()
+    if result.failure:
+        raise result.failure.error()
+    return [draw.candidate for draw in result.draws]

@@ -48,4 +48,3 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason
     predicted: str = ""  # the annotator's label; "" where the candidate never reached it
     probabilities: dict[str, float] = {}  # the annotator's, by label name
-    train_label: str = ""  # the label it is trained with where kept; may differ from the intended one

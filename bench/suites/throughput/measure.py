@@ -21,7 +21,7 @@ from fourshot.bench.suites.throughput.orders import Drawn, Draws, Ready, WayOrde
 from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
-from fourshot.pipeline.synthesis.generate import draw_round
+from fourshot.pipeline.synthesis.rounds import draw_round
 from fourshot.pipeline.synthesis.settings import PRESETS
 
 # Arguments of vLLM alone, in place of ours; the fastest is the ceiling. The second are vLLM's own for a CPU.

@@ -62,7 +62,7 @@ def vllm_alone(order: WayOrder) -> Draw:
 
 def ours(order: WayOrder) -> Draw:
     """`draw_round`: prompts, token ids, seeds, log-probabilities, cleaned texts and their lineage."""
-    from fourshot.pipeline.synthesis.generate import draw_round
+    from fourshot.pipeline.synthesis.rounds import draw_round
 
     engine = open_engine(order.engine)
 
@@ -87,10 +87,10 @@ def ours(order: WayOrder) -> Draw:
 def corpus(order: WayOrder) -> Draw:
     """`fourshot corpus` into a folder. Its time is counted from when its engine is open to the last row on disk."""
     from fourshot.pipeline.corpus import run
-    from fourshot.pipeline.corpus.child import READY
     from fourshot.pipeline.corpus.folder import CorpusFolder
     from fourshot.pipeline.corpus.run import make_corpus
     from fourshot.pipeline.events import Event
+    from fourshot.pipeline.synthesis.child import READY
 
     run.COMPILE_FROM_ROWS = 0  # the engine as a large corpus has it
 

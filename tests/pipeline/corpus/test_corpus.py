@@ -18,11 +18,12 @@ from fourshot.cli import main as cli
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import FourshotError, InputError, RunFolderError, ShortRunError
 from fourshot.pipeline.corpus.folder import CorpusFolder
-from fourshot.pipeline.corpus.rows import Row
+from fourshot.pipeline.corpus.rows import CorpusRow
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
-from tests.pipeline.corpus.made import TASK, InThisProcess, make, named, rows_of, settings, wait_for
+from fourshot.pipeline.synthesis.workers import InProcessWorker
+from fourshot.pipeline.work_folder import WorkFolder
+from tests.pipeline.corpus.small_corpora import TASK, make, named, rows_of, settings, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_datasets_loads_it_with_the_lineage_of_every_row(
         make(folder, named("one", "two"), format="parquet", rows_per_shard=20, shard_s=0)
         assert [row.id for row in rows_of(folder)] == [row.id for row in rows_of(whole[0])]
     loaded = load_dataset(str(folder), "two", split="train", cache_dir=str(tmp_path / "cache"))
-    assert loaded.column_names == list(Row.__struct_fields__)
+    assert loaded.column_names == list(CorpusRow.__struct_fields__)
     assert loaded["text"] == [row.text for row in rows_of(folder) if row.task == "two"]
     assert loaded[0]["probabilities"] == pytest.approx(list(rows_of(folder)[60].probabilities))
 
@@ -108,9 +109,9 @@ def test_what_a_kill_left_half_done_is_cut_away_and_done_again(whole: tuple[Path
 def test_a_disk_that_is_full_costs_the_shard_at_hand(
     whole: tuple[Path, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left, append = 3, RunFolder.append
+    left, append = 3, WorkFolder.append
 
-    def fill_up(folder: RunFolder, name: str, values: Iterable[Any]) -> None:
+    def fill_up(folder: WorkFolder, name: str, values: Iterable[Any]) -> None:
         nonlocal left
         left -= 1
         if left:
@@ -120,7 +121,7 @@ def test_a_disk_that_is_full_costs_the_shard_at_hand(
             file.write(msgspec.json.encode(values)[:40])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(RunFolder, "append", fill_up)
+    monkeypatch.setattr(WorkFolder, "append", fill_up)
     with pytest.raises(OSError, match="No space"):
         make(tmp_path, named("one", "two"), rows_per_shard=15, shard_s=0)
     monkeypatch.undo()
@@ -167,7 +168,7 @@ def test_a_class_that_stalls_is_told_and_everything_else_is_there(tmp_path: Path
     strict = fourshot.RunSettings(
         generate=hopeless.generate, annotate=AnnotateSettings(annotator="icl", calibration="batch", confidence=1.0)
     )
-    with pytest.raises(ShortRunError, match=r"(?s)bug: 0 of 20 kept from .* draws; none was accepted.*--allow-short"):
+    with pytest.raises(ShortRunError, match=r"(?s)bug: 0 of 20 kept from .*none was kept so far.*--allow-short"):
         make(tmp_path, wanted=strict)
     assert "| one | bug | stalled | 0 |" in (tmp_path / "README.md").read_text()
 
@@ -225,7 +226,7 @@ def test_the_command_makes_a_corpus_of_a_real_model(
     vllm_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One command from end to end; the engine is the one that all tests share, in this process."""
-    monkeypatch.setattr("fourshot.pipeline.corpus.run.LocalWorker", lambda opening, log: InThisProcess(vllm_engine))
+    monkeypatch.setattr("fourshot.pipeline.corpus.run.open_workers", lambda *_: InProcessWorker(vllm_engine))
     words = ["corpus", "--tasks", "support_tickets", "--per-class", "2", "--out", str(tmp_path / "c"), "--allow-short"]
     brief = ["--json", "--set", "generate.max_candidates=8", "--set", "generate.max_tokens=40"]
     assert cli.main([*words, *brief]) == 0

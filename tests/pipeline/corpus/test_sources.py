@@ -14,7 +14,7 @@ from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Label, Task
 from fourshot.training.lora.settings import LoraSettings
-from tests.pipeline.corpus.made import TASK
+from tests.pipeline.corpus.small_corpora import TASK
 from tests.pipeline.task_folders import write_task
 
 MODEL = ResolvedModel(path="/models/a", name="a/model", revision="abc")

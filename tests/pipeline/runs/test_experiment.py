@@ -54,7 +54,7 @@ def write_texts(folder: RunFolder) -> None:
             cumulative_logprob=-9.0,
             finish_reason="stop",
         )
-        verdict = Verdict(candidate_id=candidate.id, kept=True, reason="kept", train_label=label)
+        verdict = Verdict(candidate_id=candidate.id, kept=True, reason="kept")
         folder.append("candidates.jsonl", [candidate])
         folder.append("verdicts.jsonl", [verdict])
     counts = {"warm": 1, "cold": 1}

@@ -10,13 +10,10 @@ import numpy as np
 
 from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.fake_engine import FakeEngine
-from fourshot.pipeline.corpus.drawing import Inbox, work
 from fourshot.pipeline.corpus.run import make_corpus
-from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.attributes import MOST_VALUES, Attributes, lengths_of, list_attributes, listed_values
-from fourshot.pipeline.synthesis.generate import draw_round
-from fourshot.pipeline.synthesis.rounds import run_rounds
+from fourshot.pipeline.synthesis.plan import class_slice, in_place_unit
+from fourshot.pipeline.synthesis.rounds import draw_round
 from fourshot.pipeline.synthesis.settings import (
     PRESETS,
     AnnotateSettings,
@@ -25,8 +22,12 @@ from fourshot.pipeline.synthesis.settings import (
     VarietySettings,
 )
 from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.synthesis.unit_runner import Inbox, work
+from fourshot.pipeline.synthesis.units import TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.work_folder import WorkFolder
+from tests.pipeline.synthesis.filling import fill_rounds
 
 TASK = load_task("support_tickets")
 SHOTS = take_shots(TASK, k=4, seed=0)
@@ -119,25 +120,27 @@ def test_a_run_lists_its_attributes_once_and_a_later_call_takes_them_over(tmp_pa
             generate=GenerateSettings(per_class=per_class, draws_per_round=4),
             annotate=AnnotateSettings(annotator="none"),
         )
-        return [candidate for candidate, _ in run_rounds(RunFolder(tmp_path), engine, TASK, SHOTS, wanted)]
+        return [candidate for candidate, _ in fill_rounds(WorkFolder(tmp_path), engine, TASK, SHOTS, wanted)]
 
     assert len(fill(listing(), per_class=4)) == 4 * len(TASK.labels)
-    listed = RunFolder(tmp_path).read("attributes.json", dict[str, Attributes])
+    listed = WorkFolder(tmp_path).read("attributes.json", dict[str, Attributes])
     assert listed == list_attributes(listing(), TASK, SHOTS, VARIED)
     more = fill(FakeEngine(EngineSettings(model="fake")), per_class=12)  # this one would list nothing
     assert len(more) == 12 * len(TASK.labels) and all("topic" in one.attributes for one in more)
 
 
 def test_a_corpus_says_of_each_row_what_was_asked_for() -> None:
-    engine, results = listing(), list[UnitResult]()
+    engine, results = listing(), list[UnitResult | UnitProgress]()
     inbox: Inbox = queue.SimpleQueue()
     wanted = msgspec.structs.replace(PRESETS["corpus"], variety=VARIED.variety)
-    brief = TaskBrief(task=TASK, shots=tuple(SHOTS), settings=wanted)
-    unit = Unit(task=TASK.name, number=1, label=TASK.label_names[0], first_draw=0, draws=8)
+    brief = TaskBrief(key="one", task=TASK, shots=tuple(SHOTS), settings=wanted)
+    unit = in_place_unit("one", 1, class_slice(wanted, TASK.name, TASK.label_names[0], 0, 8))
     for one in (brief, unit, None):
         inbox.put(one)
     work(engine, inbox, results.append)
-    asked = [draw.candidate.attributes for draw in results[0].draws]
+    (result,) = results
+    assert isinstance(result, UnitResult)
+    asked = [draw.candidate.attributes for draw in result.draws]
     assert len(asked) == 8 and {one["topic"] for one in asked} == {"a refund", "late parcels"}
 
 
@@ -150,7 +153,7 @@ def test_a_corpus_keeps_what_was_listed_and_says_so_on_its_card(tmp_path: Path) 
     )
     task = msgspec.structs.replace(TASK, name="one")
     make_corpus({"one": task}, "fake:otherwise=a refund, late parcels", tmp_path, wanted)
-    listed = RunFolder(tmp_path / "tasks" / "one").read("attributes.json", dict[str, Attributes])
+    listed = WorkFolder(tmp_path / "tasks" / "one").read("attributes.json", dict[str, Attributes])
     assert {one.values["topic"] for one in listed.values()} == {("a refund", "late parcels")}
     card = (tmp_path / "README.md").read_text()
     for told in ("asks for a topic", "shows 2 examples", "over-used were made less likely"):

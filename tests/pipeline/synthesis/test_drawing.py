@@ -6,8 +6,8 @@ import msgspec
 
 from fourshot.engine.core import Engine, EngineSettings
 from fourshot.engine.fake_engine import FakeEngine
-from fourshot.pipeline.events import Event
-from fourshot.pipeline.synthesis.generate import draw_round
+from fourshot.pipeline.synthesis.overuse import WordUse
+from fourshot.pipeline.synthesis.rounds import draw_round
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings, VarietySettings
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.tasks.shots import take_shots
@@ -28,15 +28,12 @@ def draw(engine: Engine, wanted: RunSettings, number: int = 0) -> list[Candidate
 
 
 def test_a_round_draws_for_open_classes_from_their_own_shots_in_changing_order(vllm_engine: Engine) -> None:
-    told: list[Event] = []
-    vllm_engine.reset_prefix_cache()
-    drawn = draw_round(vllm_engine, TASK, SHOTS, settings(), 3, TWO, told.append)
+    drawn = draw(vllm_engine, settings(), 3)
     assert Counter(candidate.label for candidate in drawn) == dict.fromkeys(TWO, 6)
     assert all({SHOTS[index].label for index in candidate.shots} == {candidate.label} for candidate in drawn)
     assert len({candidate.shots for candidate in drawn if candidate.label == TWO[0]}) > 1
     assert [candidate.id for candidate in drawn] == [f"r03-{number:06d}" for number in range(12)]
     assert all(0 < candidate.num_tokens <= 16 and "\n" not in candidate.text for candidate in drawn)
-    assert (told[-1].done, told[-1].total) == (12, 12)
 
 
 def test_the_same_round_again_is_the_same_and_the_next_one_is_not(vllm_engine: Engine) -> None:
@@ -78,7 +75,9 @@ def test_words_that_earlier_rounds_over_used_are_pushed_down(vllm_engine: Engine
             settings(draws_per_round=32, max_tokens=24), variety=VarietySettings(suppress=20.0)
         )
         vllm_engine.reset_prefix_cache()
-        drawn = draw_round(vllm_engine, TASK, SHOTS, strong, 1, TWO[:1], kept={TWO[0]: kept})
+        use = WordUse(SHOTS, TWO[0], strength=20.0)
+        use.add(kept)
+        drawn = draw_round(vllm_engine, TASK, SHOTS, strong, 1, TWO[:1], biases=lambda label: use.biases())
         return sum(" I " in f" {one.text} " for one in drawn)
 
     assert with_word([]) > with_word(["I"] * 40)

@@ -9,14 +9,15 @@ import pytest
 
 from fourshot.engine.core import Adapter, Engine, EngineSettings
 from fourshot.engine.fake_engine import FakeEngine
-from fourshot.pipeline.corpus.drawing import Drawer, work
-from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
 from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.plan import class_slice, in_place_unit, round_slices, split_slice
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
-from tests.pipeline.corpus.made import TASK, brief, settings
+from fourshot.pipeline.synthesis.unit_runner import Inbox, UnitRunner, work
+from fourshot.pipeline.synthesis.units import DrawUnit, ReadUnit, TaskBrief, Unit, UnitProgress, UnitResult
+from tests.pipeline.corpus.small_corpora import TASK, brief, settings
 
-BUG = Unit(task=TASK.name, number=2, label="bug", first_draw=32, draws=8)
-LOGIN = Unit(task=TASK.name, number=3, label="login", first_draw=0, draws=8)
+BUG = in_place_unit(TASK.name, 2, class_slice(settings(), TASK.name, "bug", 32, 8))
+LOGIN = in_place_unit(TASK.name, 3, class_slice(settings(), TASK.name, "login", 0, 8))
 
 
 def fake_engine(model: str = "fake") -> FakeEngine:
@@ -25,12 +26,12 @@ def fake_engine(model: str = "fake") -> FakeEngine:
 
 def done(engine: Engine, *units: Unit, made: TaskBrief | None = None) -> list[UnitResult]:
     """The units' results in the order they came, without the engine's counters."""
-    inbox: queue.SimpleQueue[TaskBrief | Unit | None] = queue.SimpleQueue()
+    inbox: Inbox = queue.SimpleQueue()
     for one in (made or brief(), *units, None):
         inbox.put(one)
-    results: list[UnitResult] = []
+    results: list[UnitResult | UnitProgress] = []
     work(engine, inbox, results.append)
-    return results
+    return [result for result in results if isinstance(result, UnitResult)]
 
 
 def test_a_unit_gives_the_same_alone_and_among_others() -> None:
@@ -48,7 +49,7 @@ def test_draws_are_numbered_and_show_the_shots_of_their_class_in_changing_order(
 
 
 def test_other_draws_of_the_same_class_are_others() -> None:
-    later = msgspec.structs.replace(BUG, first_draw=40)
+    later = in_place_unit(TASK.name, 2, class_slice(settings(), TASK.name, "bug", 40, 8))
     first, second = done(fake_engine(), BUG, later)
     assert not {draw.candidate.text for draw in first.draws} & {draw.candidate.text for draw in second.draws}
 
@@ -76,22 +77,21 @@ def test_a_real_engine_draws_several_units_at_once_and_reads_them(vllm_engine: E
         assert read and all(len(draw.scores) == 5 and max(draw.scores) < 0 for draw in read)
         assert all(draw.scores == () for draw in result.draws if draw.reason)
         assert all(0 < draw.candidate.num_tokens <= 48 for draw in result.draws)
-    assert len(results[0].content_free) == 3 and results[1].content_free == ()
     assert results[1].stats.requests >= results[0].stats.requests
     assert Counter(draw.candidate.label for draw in results[0].draws) == {"login": 8}
 
 
 def test_a_real_engine_has_the_requests_of_a_unit_before_its_texts_are_asked_for(vllm_engine: Engine) -> None:
-    drawer = Drawer(vllm_engine)
-    drawer.introduce(brief(TASK, settings(max_tokens=8)))
+    runner = UnitRunner(vllm_engine)
+    runner.introduce(brief(TASK, settings(max_tokens=8)))
     before = vllm_engine.stats().requests
-    drawer.begin(BUG)
-    drawer.begin(LOGIN)
-    first = drawer.finish(lambda: None)
+    runner.begin(BUG)
+    runner.begin(LOGIN)
+    first = runner.finish()
     finished = vllm_engine.stats().requests - before
     read = sum(draw.reason is None for draw in first.draws)
     assert finished > 8 + read, "texts of the second unit were drawn while the first was drawn and read"
-    assert drawer.finish(lambda: None).unit == LOGIN and not drawer.is_busy
+    assert runner.finish().unit == LOGIN and not runner.is_busy
 
 
 @pytest.mark.parametrize("keep", [1, 2])
@@ -107,3 +107,45 @@ def test_adapters_read_what_the_base_has_drawn(vllm_engine: Engine, adapters: tu
     first, _ = done(vllm_engine, LOGIN, BUG, made=made)
     read = [draw for draw in first.draws if draw.reason is None]
     assert read and all(sum(map(math.exp, draw.scores)) == pytest.approx(1, abs=1e-3) for draw in read)
+
+
+def test_a_round_in_parts_is_the_same_round() -> None:
+    """The parts of a class, wherever they are drawn: the same prompts, seeds and ids."""
+    wanted = settings(draws_per_round=12)
+    whole = DrawUnit(brief=TASK.name, number=0, batch=1, slices=round_slices(wanted, 1, ("bug", "login")))
+    slices = [part for slice_of_class in whole.slices for part in split_slice(slice_of_class, 5)]
+    parts = [msgspec.structs.replace(whole, slices=(part,), number=number) for number, part in enumerate(slices)]
+    (alone,) = done(fake_engine(), whole, made=brief(TASK, wanted))
+    drawn = [
+        draw for result in done(fake_engine(), *reversed(parts), made=brief(TASK, wanted)) for draw in result.draws
+    ]
+    assert sorted(drawn, key=lambda draw: draw.candidate.id) == list(alone.draws)
+    assert [draw.candidate.id for draw in alone.draws] == [f"r01-{number:06d}" for number in range(24)]
+
+
+def test_texts_are_read_with_the_scores_that_they_have_where_they_are_drawn() -> None:
+    (drawn,) = done(fake_engine(), BUG)
+    texts = tuple(draw.candidate.text for draw in drawn.draws if draw.reason is None)
+    (read,) = done(fake_engine(), ReadUnit(brief=TASK.name, number=0, texts=texts))
+    assert read.scores == tuple(draw.scores for draw in drawn.draws if draw.reason is None)
+
+
+def test_a_unit_says_how_far_it_is_where_that_is_asked() -> None:
+    heard: list[UnitProgress] = []
+    runner = UnitRunner(fake_engine(), heard.append)
+    runner.introduce(brief())
+    runner.begin(msgspec.structs.replace(BUG, reports=4))
+    runner.finish()
+    assert [progress.done for progress in heard] == [2, 4, 6, 8] and {one.unit for one in heard} == {BUG.key}
+    heard.clear()
+    runner.begin(BUG)
+    runner.finish()
+    assert not heard
+
+
+def test_an_annotator_that_cannot_be_had_fails_its_unit_and_no_other() -> None:
+    wanted = msgspec.structs.replace(settings(), annotate=AnnotateSettings())
+    read = ReadUnit(brief=TASK.name, number=0, texts=("one",))
+    failed, drawn = done(fake_engine(), read, msgspec.structs.replace(BUG, reads=False), made=brief(TASK, wanted))
+    assert failed.failure and "none was given" in failed.failure.message and failed.failure.kind == "InputError"
+    assert len(drawn.draws) == 8

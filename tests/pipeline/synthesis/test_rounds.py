@@ -10,14 +10,15 @@ import pytest
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError, ShortRunError
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.annotate import Reader
-from fourshot.pipeline.synthesis.rounds import Round, draw_pool, finished_pairs, run_rounds
+from fourshot.pipeline.synthesis.rounds import Round, finished_pairs
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.work_folder import WorkFolder
+from tests.pipeline.synthesis.filling import fill_rounds
 
 TASK = load_task("support_tickets")
 SHOTS = take_shots(TASK, k=4, seed=0)
@@ -38,24 +39,24 @@ def settings(annotator: str = "none", **generate: Any) -> RunSettings:
     )
 
 
-def fill(path: Path, engine: Engine, wanted: RunSettings, task: Task = TASK, **more: Any) -> RunFolder:
-    folder = RunFolder(path)
+def fill(path: Path, engine: Engine, wanted: RunSettings, task: Task = TASK, **more: Any) -> WorkFolder:
+    folder = WorkFolder(path)
     path.mkdir(exist_ok=True)
-    run_rounds(folder, engine, task, SHOTS, wanted, **more)
+    fill_rounds(folder, engine, task, SHOTS, wanted, **more)
     return folder
 
 
-def pairs(folder: RunFolder) -> list[tuple[Candidate, Verdict]]:
+def pairs(folder: WorkFolder) -> list[tuple[Candidate, Verdict]]:
     return list(zip(folder.lines(FILES[0], Candidate), folder.lines(FILES[1], Verdict), strict=True))
 
 
 @pytest.fixture(scope="module")
-def filled(vllm_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def filled(vllm_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
     """A folder that was filled without a disturbance, every well-formed text believed."""
     return fill(tmp_path_factory.mktemp("rounds") / "run", vllm_engine, settings())
 
 
-def test_every_candidate_has_one_verdict_with_a_reason(filled: RunFolder) -> None:
+def test_every_candidate_has_one_verdict_with_a_reason(filled: WorkFolder) -> None:
     judged = pairs(filled)
     assert [candidate.id for candidate, _ in judged] == [verdict.candidate_id for _, verdict in judged]
     assert len({candidate.id for candidate, _ in judged}) == len(judged)
@@ -63,15 +64,15 @@ def test_every_candidate_has_one_verdict_with_a_reason(filled: RunFolder) -> Non
     rejected = sum(not verdict.kept and verdict.reason != "kept" for _, verdict in judged)
     assert kept + rejected == len(judged) > 0
     assert rejected > 0
-    assert all(verdict.kept == (verdict.reason == "kept") == bool(verdict.train_label) for _, verdict in judged)
+    assert all(verdict.kept == (verdict.reason == "kept") for _, verdict in judged)
 
 
-def test_every_class_has_what_was_asked_for_and_no_more(filled: RunFolder) -> None:
+def test_every_class_has_what_was_asked_for_and_no_more(filled: WorkFolder) -> None:
     kept = Counter(candidate.label for candidate, verdict in pairs(filled) if verdict.kept)
     assert kept == dict.fromkeys(TASK.label_names, 3)
 
 
-def test_the_round_lines_add_up_to_the_files(filled: RunFolder) -> None:
+def test_the_round_lines_add_up_to_the_files(filled: WorkFolder) -> None:
     records, judged = filled.lines("rounds.jsonl", Round), pairs(filled)
     assert [record.number for record in records] == list(range(len(records)))
     assert len(records) >= 2
@@ -80,14 +81,14 @@ def test_the_round_lines_add_up_to_the_files(filled: RunFolder) -> None:
     assert sum((Counter(record.kept) for record in records), Counter()) == Counter(c.label for c, v in judged if v.kept)
 
 
-def test_a_class_that_has_enough_is_not_drawn_again(filled: RunFolder) -> None:
+def test_a_class_that_has_enough_is_not_drawn_again(filled: WorkFolder) -> None:
     kept: Counter[str] = Counter()
     for record in filled.lines("rounds.jsonl", Round):
         assert set(record.drawn) == {name for name in TASK.label_names if kept[name] < 3}
         kept += Counter(record.kept)
 
 
-def test_candidates_carry_their_lineage(filled: RunFolder) -> None:
+def test_candidates_carry_their_lineage(filled: WorkFolder) -> None:
     for candidate, _ in pairs(filled):
         assert candidate.id.startswith(f"r{candidate.round:02d}-")
         assert Counter(SHOTS[index].label for index in candidate.shots) == {candidate.label: 4}
@@ -114,7 +115,7 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing catches it."""
 
 
-class Mortal(RunFolder):
+class Mortal(WorkFolder):
     """A run folder whose process is killed at its ``dies_at``-th write, with ``share`` of that write on the disk."""
 
     def __init__(self, path: Path, dies_at: int, share: float) -> None:
@@ -136,29 +137,29 @@ def assert_resumes_alike(
     path: Path,
     engine: Engine,
     wanted: RunSettings,
-    undisturbed: RunFolder,
+    undisturbed: WorkFolder,
     deaths: list[tuple[int, float]],
     task: Task = TASK,
     **more: Any,
 ) -> None:
     """Kill the same run in each of ``deaths``: at which write, counted from 0, and how much of it was on the disk."""
     expected = {name: (undisturbed.path / name).read_bytes() for name in FILES}
-    folder = RunFolder(path)
+    folder = WorkFolder(path)
     path.mkdir(exist_ok=True)
     for number, share in deaths:
         for entry in path.iterdir():
             entry.unlink()
         with pytest.raises(Killed):
-            run_rounds(Mortal(path, number, share), engine, task, SHOTS, wanted, **more)
+            fill_rounds(Mortal(path, number, share), engine, task, SHOTS, wanted, **more)
         finished_pairs(folder)  # may be read before it goes on
         engine.reset_prefix_cache()  # what goes on is a new process
-        run_rounds(folder, engine, task, SHOTS, wanted, **more)
+        fill_rounds(folder, engine, task, SHOTS, wanted, **more)
         for name in FILES:
             assert (path / name).read_bytes() == expected[name], f"{name} after a kill at write {number}, {share}"
 
 
 def test_a_run_killed_between_or_in_its_writes_ends_with_the_same_bytes(
-    filled: RunFolder, vllm_engine: Engine, tmp_path: Path
+    filled: WorkFolder, vllm_engine: Engine, tmp_path: Path
 ) -> None:
     """A round writes candidates, verdicts and its own line; these are the first round's 0 to 2, the second's 3 to 5."""
     deaths = [(1, 0.45), (2, 0.0), (3, 0.45), (4, 0.0), (5, 0.45)]
@@ -178,9 +179,9 @@ def test_so_does_one_whose_pool_is_read_by_folds(
     """The pool's rounds are read without drawing. The instruction is long enough for the engine to keep its prefix."""
     task = msgspec.structs.replace(TASK, instruction=f"{TASK.instruction} {' '.join(NOTE for _ in range(3))}")
     wanted = msgspec.structs.replace(settings("adapters", draws_per_round=2, max_candidates=4), allow_short=True)
-    pool = RunFolder(tmp_path / "pool")
+    pool = WorkFolder(tmp_path / "pool")
     pool.path.mkdir()
-    draw_pool(pool, vllm_engine, task, SHOTS, wanted)
+    fill_rounds(pool, vllm_engine, task, SHOTS, wanted, is_pool=True)
     assert len(pool.lines("rounds.jsonl", Round)) == 2
     folds = tuple(Reader(adapter=reader.adapter, fold=fold) for fold, reader in enumerate(readers))
     reading: dict[str, Any] = {"readers": readers + folds, "pool": pool, "task": task}
@@ -199,7 +200,7 @@ def test_so_does_one_that_is_read_in_context_with_a_calibration_from_its_first_r
     assert (tmp_path / "killed" / "annotator.json").read_bytes() == fitted
 
 
-def test_another_seed_draws_other_texts(filled: RunFolder, vllm_engine: Engine, tmp_path: Path) -> None:
+def test_another_seed_draws_other_texts(filled: WorkFolder, vllm_engine: Engine, tmp_path: Path) -> None:
     other = fill(tmp_path, vllm_engine, msgspec.structs.replace(settings(per_class=1), seed=1))
     ours = {candidate.text for candidate, _ in pairs(filled)}
     assert not ours & {candidate.text for candidate, _ in pairs(other)}
@@ -209,16 +210,16 @@ def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everythi
     vllm_engine: Engine, readers: tuple[Reader, ...], tmp_path: Path
 ) -> None:
     """Random adapters read: they say the intended class of few texts."""
-    folder, told = RunFolder(tmp_path), list[Event]()
+    folder, told = WorkFolder(tmp_path), list[Event]()
     wanted = settings("adapters", per_class=20, draws_per_round=2, max_candidates=4)
     with pytest.raises(ShortRunError) as stalled:
-        run_rounds(folder, vllm_engine, TASK, SHOTS, wanted, readers=readers, on_event=told.append)
+        fill_rounds(folder, vllm_engine, TASK, SHOTS, wanted, readers=readers, on_event=told.append)
     judged = pairs(folder)
     assert len(judged) == 5 * 4
     said = str(stalled.value)
     for name in TASK.label_names:
         kept = sum(verdict.kept for candidate, verdict in judged if candidate.label == name)
-        assert f"  - {name}: {kept} of 20 kept from 4 draws ({kept / 4:.1%}); " in said
+        assert f"  - {name}: {kept} of 20 kept from 4 draws ({kept / 4:.1%} accepted); " in said
         assert ("none was kept" in said) or kept
     assert "--allow-short" in said and str(folder.path) in said
     assert {event.stage for event in told} == {"generate"}
@@ -229,9 +230,9 @@ def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everythi
     before = [(tmp_path / name).read_bytes() for name in FILES]
 
     with pytest.raises(ShortRunError):
-        run_rounds(folder, vllm_engine, TASK, SHOTS, wanted, readers=readers)
+        fill_rounds(folder, vllm_engine, TASK, SHOTS, wanted, readers=readers)
     allowed = msgspec.structs.replace(wanted, allow_short=True)
-    kept_pairs = run_rounds(folder, vllm_engine, TASK, SHOTS, allowed, readers=readers)
+    kept_pairs = fill_rounds(folder, vllm_engine, TASK, SHOTS, allowed, readers=readers)
     assert [(tmp_path / name).read_bytes() for name in FILES] == before
     assert kept_pairs == [pair for pair in judged if pair[1].kept]
 
@@ -240,9 +241,9 @@ def test_a_hopeless_class_is_given_up_after_two_rounds(vllm_engine: Engine, tmp_
     """Nothing reaches a confidence of 1: with most draws allowed, two rounds are enough to know."""
     wanted = settings("icl", draws_per_round=2, max_candidates=1000)
     wanted = msgspec.structs.replace(wanted, annotate=AnnotateSettings(annotator="icl", confidence=1.0))
-    with pytest.raises(ShortRunError, match=r"0 of 3 kept from 4 draws \(0\.0%\); none was kept"):
-        run_rounds(RunFolder(tmp_path), vllm_engine, TASK, SHOTS, wanted)
-    reasons = Counter(verdict.reason for _, verdict in pairs(RunFolder(tmp_path)))
+    with pytest.raises(ShortRunError, match=r"0 of 3 kept from 4 draws \(0\.0% accepted\); none was kept"):
+        fill_rounds(WorkFolder(tmp_path), vllm_engine, TASK, SHOTS, wanted)
+    reasons = Counter(verdict.reason for _, verdict in pairs(WorkFolder(tmp_path)))
     assert reasons["label_disagrees"] + reasons["low_confidence"] > 0
 
 

@@ -66,7 +66,7 @@ def test_adapters_of_the_shots_are_averaged_each_asked_in_its_own_wording(
     vllm_engine: Engine, adapters: tuple[Adapter, Adapter]
 ) -> None:
     readers = (Reader(adapter=adapters[0]), Reader(adapter=adapters[1], wording="answer"))
-    read = Committee(vllm_engine, TASK, readers, SETTINGS).probabilities(candidates())
+    read = Committee(vllm_engine, TASK, readers, SETTINGS).probabilities(TEXTS)
     alone = [read_alone(vllm_engine, adapters[0]), read_alone(vllm_engine, adapters[1], "answer")]
     assert read.shape == (len(TEXTS), len(TASK.labels))
     np.testing.assert_allclose(read, weighted([(0.5, alone[0]), (0.5, alone[1])]), atol=0.02)
@@ -77,9 +77,9 @@ def test_a_fold_adapter_reads_its_own_fold_and_all_read_what_none_has_seen(
     vllm_engine: Engine, adapters: tuple[Adapter, Adapter]
 ) -> None:
     readers = tuple(Reader(adapter=adapter, fold=fold) for fold, adapter in enumerate(adapters))
-    folds = {"r00-000000": 0, "r00-000001": 1, "r00-000002": 1}  # the fourth was drawn after the pool
+    folds = (0, 1, 1, None)  # the fourth was drawn after the pool
     settings = RunSettings(annotate=AnnotateSettings(fold_weight=1.0))
-    read = Committee(vllm_engine, TASK, readers, settings, folds).probabilities(candidates())
+    read = Committee(vllm_engine, TASK, readers, settings).probabilities(TEXTS, folds)
     first, second = (read_alone(vllm_engine, adapter) for adapter in adapters)
     expected = np.stack([first[0], second[1], second[2], (first[3] + second[3]) / 2])
     np.testing.assert_allclose(read, expected, atol=0.02)
@@ -90,7 +90,7 @@ def test_both_kinds_are_weighed_as_the_settings_say(vllm_engine: Engine, adapter
     shots, folds = (read_alone(vllm_engine, adapter) for adapter in adapters)
     for weight in (0.5, 2.0):
         settings = RunSettings(annotate=AnnotateSettings(fold_weight=weight))
-        read = Committee(vllm_engine, TASK, readers, settings).probabilities(candidates())
+        read = Committee(vllm_engine, TASK, readers, settings).probabilities(TEXTS)
         np.testing.assert_allclose(read, weighted([(1.0, shots), (weight, folds)]), atol=0.02)
 
 
@@ -99,27 +99,16 @@ def test_a_committee_without_members_is_refused(vllm_engine: Engine) -> None:
         Committee(vllm_engine, TASK, (), SETTINGS)
 
 
-class Saying:
-    """An annotator whose answers are known."""
-
-    def __init__(self, *rows: Sequence[float]) -> None:
-        self.rows = np.array(rows)
-
-    def probabilities(self, candidates: Sequence[Candidate]) -> np.ndarray:
-        return self.rows[: len(candidates)]
-
-
 def test_kept_is_what_is_read_as_intended_and_confidently_enough() -> None:
     sure, unsure, other = [0.9, 0.1, 0, 0, 0], [0.4, 0.3, 0.1, 0.1, 0.1], [0.2, 0.8, 0, 0, 0]
-    annotator = Saying(sure, unsure, other)
-    verdicts = judge(TASK, annotator, candidates(TEXTS[:3]), AnnotateSettings(confidence=0.5))
+    probabilities = np.array([sure, unsure, other])
+    verdicts = judge(TASK, candidates(TEXTS[:3]), probabilities, AnnotateSettings(confidence=0.5))
     assert [verdict.reason for verdict in verdicts] == ["kept", "low_confidence", "label_disagrees"]
     assert [verdict.kept for verdict in verdicts] == [True, False, False]
-    assert [verdict.train_label for verdict in verdicts] == [TASK.label_names[0], "", ""]
     assert verdicts[2].predicted == TASK.label_names[1]
     assert verdicts[0].probabilities == dict(zip(TASK.label_names, sure, strict=True))
 
 
 def test_without_an_annotator_everything_is_believed() -> None:
-    verdicts = judge(TASK, None, candidates(), AnnotateSettings(annotator="none"))
-    assert all(verdict.kept and verdict.train_label == TASK.label_names[0] for verdict in verdicts)
+    verdicts = judge(TASK, candidates(), None, AnnotateSettings(annotator="none"))
+    assert all(verdict.kept for verdict in verdicts)

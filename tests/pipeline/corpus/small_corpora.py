@@ -1,4 +1,4 @@
-"""Small corpora of a stand-in engine, and engines with faults, for the tests of this folder."""
+"""Small corpora of the fake engine."""
 
 import time
 from collections.abc import Callable
@@ -7,16 +7,14 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.core import Engine
-from fourshot.pipeline.corpus.drawing import Drawer
 from fourshot.pipeline.corpus.folder import CorpusFolder
-from fourshot.pipeline.corpus.rows import Row, read_rows
+from fourshot.pipeline.corpus.rows import CorpusRow, read_rows
 from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import CorpusSummary
-from fourshot.pipeline.corpus.units import TaskBrief, Unit, UnitResult
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.synthesis.units import TaskBrief
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Task
@@ -38,7 +36,7 @@ def settings(per_class: int = 12, **more: Any) -> RunSettings:
 
 
 def brief(task: Task = TASK, wanted: RunSettings | None = None) -> TaskBrief:
-    return TaskBrief(task=task, shots=SHOTS, settings=wanted or settings())
+    return TaskBrief(key=task.name, task=task, shots=SHOTS, settings=wanted or settings())
 
 
 def make(
@@ -53,38 +51,10 @@ def make(
     return make_corpus(tasks or named("one"), model, folder, wanted or settings(), CorpusSettings(**corpus), on_event)
 
 
-def rows_of(folder: Path) -> list[Row]:
+def rows_of(folder: Path) -> list[CorpusRow]:
     """All rows, by task and in their order."""
     shards = [shard for shard in CorpusFolder(folder).journal() if shard.file]
     return sorted((row for shard in shards for row in read_rows(folder / shard.file)), key=lambda row: row.task)
-
-
-class InThisProcess:
-    """In place of a `LocalWorker`: an engine that is open already."""
-
-    starts = 1
-
-    def __init__(self, engine: Engine) -> None:
-        self._drawer = Drawer(engine)
-        self._known: set[str] = set()
-        self._done: list[UnitResult] = []
-
-    def has_room(self) -> bool:
-        return not self._done
-
-    def give(self, unit: Unit, brief: TaskBrief) -> None:
-        if unit.task not in self._known:
-            self._known.add(unit.task)
-            self._drawer.introduce(brief)
-        assert self._drawer.begin(unit) is None
-        self._done.append(self._drawer.finish(lambda: None))
-
-    def wait(self, timeout_s: float) -> list[UnitResult]:
-        done, self._done = self._done, []
-        return done
-
-    def close(self) -> None:
-        pass
 
 
 def wait_for(condition: Callable[[], bool], what: str, patience_s: float = 30.0) -> None:

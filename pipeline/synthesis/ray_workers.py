@@ -12,40 +12,41 @@ from typing import Any
 
 import msgspec
 
+from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
-from fourshot.pipeline.corpus.local import BATCHES_AHEAD, MOST_DEATHS, LocalWorker
-from fourshot.pipeline.corpus.units import Opening, TaskBrief, Unit, UnitResult
-from fourshot.pipeline.synthesis.worker import Failure, error_of
+from fourshot.engine.processes import Failure
+from fourshot.pipeline.synthesis.local_worker import BATCHES_AHEAD, MOST_DEATHS, LocalWorker
+from fourshot.pipeline.synthesis.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult
 from fourshot.training.jobs.ray_jobs import CORES_PER_JOB, cluster
 
 ASK_S = 0.5  # how long an actor waits for results before it says that there are none
 LOOK_S = 5.0  # between two looks for machines that have joined
-ALONE_S = 600.0  # without any engine, after which the corpus is given up for now
+ALONE_S = 600.0  # without any engine, after which all is given up for now
 
 
-class _Hand(msgspec.Struct):
+class _ActorState(msgspec.Struct):
     """One actor as the driver sees it."""
 
     actor: Any
     call: Any = None  # the reference of what it was asked last
     has_answered: bool = False
-    told: set[str] = msgspec.field(default_factory=set)  # tasks that it knows
-    units: dict[tuple[str, int], Unit] = {}  # it was given, or will be with the next call
+    introduced: set[str] = msgspec.field(default_factory=set)  # briefs that it has
+    units: dict[UnitKey, Unit] = {}  # it was given, or will be with the next call
     new: list[Unit] = []  # of these, those that it has not heard of
 
     @property
-    def draws(self) -> int:
-        return sum(unit.draws for unit in self.units.values())
+    def requests(self) -> int:
+        return sum(unit.size for unit in self.units.values())
 
 
 class RayWorkers:
     """Actors that come and go, and the units that each has."""
 
-    def __init__(self, opening: Opening, address: str) -> None:
+    def __init__(self, engine: EngineSettings, address: str) -> None:
         """``address``: "local", "auto" or a cluster's. Raises InputError where there is none."""
-        self._opening, self._briefs = opening, dict[str, TaskBrief]()
-        self._most_draws = BATCHES_AHEAD * opening.engine.max_num_seqs
-        self._hands: list[_Hand] = []
+        self._engine, self._briefs = engine, dict[str, TaskBrief]()
+        self._most_requests = BATCHES_AHEAD * engine.max_num_seqs
+        self._actors: list[_ActorState] = []
         self._again: list[Unit] = []  # that an actor had that is gone
         self.starts = 0  # of actors
         self._faults = 0  # actors that could do nothing, since anything came back: one bad machine does not end all
@@ -53,7 +54,7 @@ class RayWorkers:
         self._connection = contextlib.ExitStack()
         self._connection.enter_context(cluster(address))
         try:
-            self._last_hand_s = time.monotonic()
+            self._last_seen_s = time.monotonic()
             self._look()
         except BaseException:
             self._connection.close()
@@ -61,82 +62,90 @@ class RayWorkers:
 
     def has_room(self) -> bool:
         """Whether an actor that has been heard of has too little to do. Back-pressure: nobody gets more."""
-        return not self._again and any(self._has_room(hand) for hand in self._hands)
+        return not self._again and any(self._has_room(state) for state in self._actors)
 
     def give(self, unit: Unit, brief: TaskBrief) -> None:
         """Give a unit to the actor that has least to do."""
-        self._briefs[unit.task] = brief
-        hand = min(self._hands, key=lambda one: (not self._has_room(one), one.draws))
-        hand.units[unit.task, unit.number] = unit
-        hand.new.append(unit)
-        if hand.call is None:
-            self._ask(hand)
+        self._briefs[unit.brief] = brief
+        state = min(self._actors, key=lambda state: (not self._has_room(state), state.requests))
+        state.units[unit.key] = unit
+        state.new.append(unit)
+        if state.call is None:
+            self._ask(state)
 
-    def wait(self, timeout_s: float) -> list[UnitResult]:
+    def wait(self, timeout_s: float) -> list[UnitResult | UnitProgress]:
         """Results since the last time. Raises what opening an engine raised, FourshotError without any for long."""
         import ray
 
         self._look()
-        calls = {hand.call: hand for hand in self._hands if hand.call is not None}
+        calls = {state.call: state for state in self._actors if state.call is not None}
         if not calls:
             time.sleep(timeout_s)
             return []
-        results: list[UnitResult] = []
+        results: list[UnitResult | UnitProgress] = []
         first, _ = ray.wait(list(calls), timeout=timeout_s)
         ended, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0) if first else ([], [])
         for call in ended:
-            results += self._hear(calls[call])
-        while self._again and any(self._has_room(hand) for hand in self._hands):
+            results += self._take_answer(calls[call])
+        while self._again and any(self._has_room(state) for state in self._actors):
             unit = self._again.pop(0)
-            self.give(unit, self._briefs[unit.task])
+            self.give(unit, self._briefs[unit.brief])
         return results
 
     def close(self) -> None:
         """End all actors, and Ray where it was started for this."""
         import ray
 
-        for hand in self._hands:
+        for state in self._actors:
             with contextlib.suppress(ray.exceptions.RayError):
-                ray.kill(hand.actor)
-        self._hands = []
+                ray.kill(state.actor)
+        self._actors = []
         self._connection.close()
 
-    def _has_room(self, hand: _Hand) -> bool:
-        return hand.has_answered and hand.draws < self._most_draws
+    def _has_room(self, state: _ActorState) -> bool:
+        return state.has_answered and state.requests < self._most_requests
 
-    def _ask(self, hand: _Hand) -> None:
+    def _ask(self, state: _ActorState) -> None:
         """Give an actor what is new, and ask for what is finished."""
-        briefs = [self._briefs[name] for name in dict.fromkeys(unit.task for unit in hand.new) if name not in hand.told]
-        hand.told |= {brief.task.name for brief in briefs}
-        hand.call = hand.actor.exchange.remote(msgspec.json.encode(briefs), msgspec.json.encode(hand.new))
-        hand.new = []
+        briefs = [
+            self._briefs[name]
+            for name in dict.fromkeys(unit.brief for unit in state.new)
+            if name not in state.introduced
+        ]
+        state.introduced |= {brief.key for brief in briefs}
+        state.call = state.actor.exchange.remote(msgspec.json.encode(briefs), msgspec.json.encode(state.new))
+        state.new = []
 
-    def _hear(self, hand: _Hand) -> list[UnitResult]:
+    def _take_answer(self, state: _ActorState) -> list[UnitResult | UnitProgress]:
         import ray
 
         try:
-            said = msgspec.json.decode(ray.get(hand.call), type=list[UnitResult] | Failure)
+            answer = msgspec.json.decode(ray.get(state.call), type=list[UnitResult | UnitProgress] | Failure)
         except ray.exceptions.RayError as error:  # the actor died, or its machine left
             why = FourshotError(f"An actor died before it had answered: {str(error).splitlines()[0]}")
-            self._lose(hand, why, is_fault=not hand.has_answered)
+            self._lose(state, why, is_fault=not state.has_answered)
             return []
-        if isinstance(said, Failure):
-            self._lose(hand, error_of(said), is_fault=True)
+        if isinstance(answer, Failure):
+            self._lose(state, answer.error(), is_fault=True)
             return []
-        hand.has_answered = True
-        results = [result for result in said if hand.units.pop((result.unit.task, result.unit.number), None)]
+        state.has_answered = True
+        results = [
+            came
+            for came in answer
+            if isinstance(came, UnitProgress) or state.units.pop(came.unit.key, None) is not None
+        ]
         if results:
             self._faults = 0
-        self._ask(hand)
+        self._ask(state)
         return results
 
-    def _lose(self, hand: _Hand, why: FourshotError, *, is_fault: bool) -> None:
+    def _lose(self, state: _ActorState, why: FourshotError, *, is_fault: bool) -> None:
         """Do without an actor; what it had goes to others. Raises ``why`` if faults are all that happens."""
         import ray
 
-        ray.kill(hand.actor)
-        self._hands.remove(hand)
-        self._again += hand.units.values()
+        ray.kill(state.actor)
+        self._actors.remove(state)
+        self._again += state.units.values()
         self._faults += is_fault
         if self._faults >= MOST_DEATHS:
             raise why
@@ -144,48 +153,48 @@ class RayWorkers:
     def _look(self) -> None:
         """See which devices there are, and have an actor on each."""
         now = time.monotonic()
-        if self._hands:
-            self._last_hand_s = now
-        elif now - self._last_hand_s > ALONE_S:
+        if self._actors:
+            self._last_seen_s = now
+        elif now - self._last_seen_s > ALONE_S:
             raise FourshotError(
                 f"The Ray cluster has had no machine with a GPU, or with {CORES_PER_JOB} cores, for {ALONE_S:.0f} s. "
-                "Finished shards are kept; run the same command again when it has (`ray status`)."
+                "What is finished is kept; run the same command again when it has (`ray status`)."
             )
-        if now - self._looked_s < LOOK_S and self._hands:
+        if now - self._looked_s < LOOK_S and self._actors:
             return
         self._looked_s = now
-        for _ in range(_devices() - len(self._hands)):
-            self._hands.append(self._start())
-            self._ask(self._hands[-1])
+        for _ in range(_devices() - len(self._actors)):
+            self._actors.append(self._start())
+            self._ask(self._actors[-1])
 
-    def _start(self) -> _Hand:
+    def _start(self) -> _ActorState:
         import ray
 
         self.starts += 1
         on = {"num_gpus": 1, "num_cpus": 0} if _gpus() else {"num_cpus": CORES_PER_JOB}
         # Ray does not restart it: what it had goes to whoever has room.
         actor = ray.remote(max_restarts=0, max_task_retries=0, **on)(_Actor)
-        return _Hand(actor=actor.remote(msgspec.json.encode(self._opening)))
+        return _ActorState(actor=actor.remote(msgspec.json.encode(self._engine)))
 
 
 class _Actor:
     """On a worker: an engine, in a process of its own."""
 
-    def __init__(self, opening: bytes) -> None:
-        log = Path(tempfile.mkdtemp(prefix="fourshot-corpus-")) / "log.txt"
-        self._worker = LocalWorker(msgspec.json.decode(opening, type=Opening), log)
+    def __init__(self, engine: bytes) -> None:
+        log = Path(tempfile.mkdtemp(prefix="fourshot-engine-")) / "log.txt"
+        self._worker = LocalWorker(msgspec.json.decode(engine, type=EngineSettings), log)
         self._briefs: dict[str, TaskBrief] = {}
 
     def exchange(self, briefs: bytes, units: bytes) -> bytes:
         """Take units, give back results; a `Failure` where the engine cannot be opened."""
         for brief in msgspec.json.decode(briefs, type=list[TaskBrief]):
-            self._briefs[brief.task.name] = brief
+            self._briefs[brief.key] = brief
         for unit in msgspec.json.decode(units, type=list[Unit]):
-            self._worker.give(unit, self._briefs[unit.task])
+            self._worker.give(unit, self._briefs[unit.brief])
         try:
             return msgspec.json.encode(self._worker.wait(ASK_S))
         except FourshotError as error:
-            return msgspec.json.encode(Failure(kind=type(error).__name__, message=str(error)))
+            return msgspec.json.encode(Failure.of(error))
 
 
 def _gpus() -> int:

@@ -1,0 +1,120 @@
+"""One task of a corpus: what was judged becomes rows, and rows become shards."""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
+from fourshot.pipeline.corpus.rows import CorpusRow, row_of
+from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.sources import texts_kept_out
+from fourshot.pipeline.synthesis.counts import ClassCounts, DrawRecord
+from fourshot.pipeline.synthesis.ledger import JudgedBatch, Ledger
+from fourshot.pipeline.synthesis.plan import AheadPlan
+from fourshot.pipeline.synthesis.progress import ProgressReporter
+from fourshot.pipeline.synthesis.units import DrawFault, TaskBrief, UnitProgress, UnitResult
+
+SHOWN_CLASSES = 2  # a line has room for no more
+
+
+class ShardSink:
+    """Writes the shards of one task."""
+
+    def __init__(
+        self,
+        folder: CorpusFolder,
+        brief: TaskBrief,
+        shards: Sequence[ShardRecord],
+        model: ResolvedModel,
+        settings: CorpusSettings,
+        progress: ProgressReporter,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``shards``: those that are there. ``progress``: of all tasks together."""
+        self._folder, self._brief, self._shards, self._model = folder, brief, shards, model
+        self._settings, self._progress, self._clock = settings, progress, clock
+        self._name, self._num_shards, self._has_calibration = brief.task.name, len(shards), bool(shards)
+        self._records: list[DrawRecord] = []  # that are not on disk yet, with their rows and faults
+        self._rows: list[CorpusRow] = []
+        self._faults: list[DrawFault] = []
+        self._since_s = 0.0
+
+    def open(self) -> Ledger:
+        """The ledger as the shards left it. Later texts are compared with those kept, which are on disk."""
+        self._ledger = Ledger(
+            self._brief,
+            AheadPlan(self._brief),
+            test_texts=texts_kept_out(self._brief.task),
+            calibration=self._folder.calibration(self._name) if self._shards else None,
+        )
+        texts = self._folder.texts(self._shards)
+        for record in (record for shard in self._shards for record in shard.units):
+            kept = list(islice(texts, record.kept))
+            self._ledger.restore([record], kept, {record.label: kept})
+        return self._ledger
+
+    def report(self, ledger: Ledger, message: UnitResult | UnitProgress) -> None:
+        """Take note of the engine's counters, and of attributes that it listed."""
+        if isinstance(message, UnitResult):
+            self._progress.count(message)
+            if message.attributes:
+                self._folder.write_attributes(self._name, message.attributes)
+
+    def add(self, ledger: Ledger, judged: Sequence[JudgedBatch]) -> None:
+        """Have rows wait for their shard; a full one is written."""
+        if not self._records:
+            self._since_s = self._clock()
+        for batch in judged:
+            self._records += batch.records
+            self._faults += batch.faults
+            rows = [row_of(self._name, *pair, self._model.name, self._model.revision) for pair in batch.kept]
+            self._rows += rows
+            self._progress.add(len(rows))
+        if ledger.is_done:  # what classes lack that have stalled
+            self._progress.give_up(sum(ledger.counts.missing.values()))
+        if ledger.is_done or self._progress.is_due():
+            self._progress.report(self._name, _classes(ledger.counts))
+
+    def write_due(self) -> None:
+        is_old = self._records and self._clock() - self._since_s >= self._settings.shard_s
+        if is_old or len(self._rows) >= self._settings.rows_per_shard:
+            self.write()
+
+    def write(self) -> None:
+        if not self._records:
+            return
+        if not self._has_calibration and self._ledger.calibration is not None:
+            self._folder.write_calibration(self._name, self._ledger.calibration)
+            self._has_calibration = True
+        self._folder.add_shard(
+            self._name, self._num_shards, self._records, self._rows, self._faults, self._settings.format
+        )
+        self._records, self._rows, self._faults = [], [], []
+        self._num_shards += 1
+
+    def finish(self, ledger: Ledger) -> None:
+        """Classes that have stalled are told of together, when all tasks are done."""
+
+
+def replayed(brief: TaskBrief, shards: Sequence[ShardRecord]) -> AheadPlan:
+    """The plan of a task as far as its shards go."""
+    plan = AheadPlan(brief)
+    plan.next_batches(lambda label: ())
+    for record in (record for shard in shards for record in shard.units):
+        plan.finish([record])
+        plan.next_batches(lambda label: ())
+    return plan
+
+
+def _classes(counts: ClassCounts) -> str:
+    """Texts kept and drawn of the classes that lack most, and the forecast for the slowest."""
+    missing = {label: (counts.wanted - count.kept) / count.acceptance for label, count in counts.by_label.items()}
+    slowest = sorted(missing, key=missing.__getitem__, reverse=True)
+    shown = [(label, counts.by_label[label]) for label in slowest[:SHOWN_CLASSES]]
+    parts = [f"{label} {count.kept} kept of {count.drawn} drawn" for label, count in shown]
+    if len(slowest) > SHOWN_CLASSES:
+        parts.append(f"{len(slowest) - SHOWN_CLASSES} more")
+    if forecast := counts.forecast():
+        parts.append(forecast)
+    return ", ".join(parts)

@@ -1,0 +1,44 @@
+"""The process of a worker: opens an engine and does units, which come from its parent; results go back."""
+
+import queue
+import signal
+import sys
+import threading
+import time
+
+import msgspec
+
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.opening import open_engine
+from fourshot.engine.processes import ParentLink, run_child
+from fourshot.pipeline.synthesis.units import DrawUnit, ReadUnit, TaskBrief
+
+READY = "engine ready at "  # in the log, with the seconds of the monotonic clock
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """The engine is open."""
+
+
+def _work(parent: ParentLink) -> None:
+    """Open the engine, then do units until the parent sends no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which knows what is to be saved
+    engine = open_engine(parent.receive(EngineSettings))
+    print(f"{READY}{time.perf_counter()}", flush=True)
+    parent.send(Ready())
+    from fourshot.pipeline.synthesis.unit_runner import Inbox, work
+
+    inbox: Inbox = queue.SimpleQueue()
+
+    def receive() -> None:
+        for message in parent.messages(TaskBrief | DrawUnit | ReadUnit):
+            inbox.put(message)
+        inbox.put(None)
+
+    threading.Thread(target=receive, daemon=True).start()
+    work(engine, inbox, parent.send)
+
+
+if __name__ == "__main__":
+    sys.exit(run_child(_work, reported=(FourshotError,)))

@@ -1,0 +1,131 @@
+"""How far each class of a task is: the stall rule, forecasts, and what is said where a class is short."""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from fourshot.engine.errors import ShortRunError
+from fourshot.pipeline.synthesis.settings import GenerateSettings
+
+ROUNDS_BEFORE_STALL = 2  # of draws_per_round draws: before that, an acceptance says little
+RECENT_BATCHES = 10  # a class's acceptance is that of its last batches: it falls as texts begin to repeat themselves
+
+
+class DrawRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the draws for one class in one batch; all of them together decide what is drawn next."""
+
+    number: int  # of the batch
+    label: str
+    draws: int
+    passed: int  # would have been kept, whether or not the class still needed it
+    kept: int
+    rejected: dict[str, int]  # reason -> texts
+    faults: int = 0
+    output_tokens: int = 0  # of all its texts
+
+
+class ClassCount(msgspec.Struct, kw_only=True):
+    """How far one class is."""
+
+    kept: int = 0
+    passed: int = 0
+    drawn: int = 0
+    given: int = 0  # draws of all units so far, finished or not
+    rejected: dict[str, int] = {}
+    faults: int = 0
+    recent: deque[tuple[int, int]] = msgspec.field(default_factory=lambda: deque(maxlen=RECENT_BATCHES))
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the last draws; one draw more is taken as accepted, so a forecast is never without end."""
+        return (sum(passed for passed, _ in self.recent) + 1) / (sum(draws for _, draws in self.recent) + 1)
+
+    def add(self, record: DrawRecord) -> None:
+        self.kept += record.kept
+        self.passed += record.passed
+        self.drawn += record.draws
+        self.faults += record.faults
+        self.recent.append((record.passed, record.draws))
+        for reason, count in record.rejected.items():
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
+
+
+class ClassCounts:
+    """All classes of one task against what is wanted."""
+
+    def __init__(self, labels: Sequence[str], settings: GenerateSettings) -> None:
+        self.settings = settings
+        self.by_label = {label: ClassCount() for label in labels}
+
+    @property
+    def wanted(self) -> int:
+        """Texts per class."""
+        return self.settings.per_class
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Texts that are lacking, by class; only of those that lack some."""
+        return {label: self.wanted - count.kept for label, count in self.by_label.items() if count.kept < self.wanted}
+
+    def add(self, records: Iterable[DrawRecord]) -> None:
+        for record in records:
+            self.by_label[record.label].add(record)
+
+    def has_stalled(self, label: str) -> bool:
+        """Whether a class that lacks texts is not worth another draw."""
+        count, settings = self.by_label[label], self.settings
+        if count.kept >= settings.per_class:
+            return False
+        if count.drawn >= settings.most_candidates:
+            return True
+        if count.drawn < ROUNDS_BEFORE_STALL * settings.draws_per_round:
+            return False
+        passed, draws = (sum(numbers) for numbers in zip(*count.recent, strict=True))
+        return passed < settings.min_acceptance * draws
+
+    def forecast(self) -> str:
+        """For the class that needs longest, its acceptance and what is to come; "" where nothing is lacking."""
+        draws = {label: left / self.by_label[label].acceptance for label, left in self.missing.items()}
+        if not draws:
+            return ""
+        slowest = max(draws, key=draws.__getitem__)
+        count, left = self.by_label[slowest], self.missing[slowest]
+        if not count.drawn:
+            return ""
+        return f"{slowest} is slowest: {accepted(count)}, {left} to go, {more_draws(count, self.wanted)}"
+
+
+def accepted(count: ClassCount) -> str:
+    """The share of all draws that was accepted, for people."""
+    return f"{count.passed / count.drawn:.1%} accepted" if count.drawn else "none drawn"
+
+
+def more_draws(count: ClassCount, wanted: int) -> str:
+    """How many draws a class that lacks texts needs, by its acceptance of late."""
+    if not count.passed:
+        return "none was kept so far"
+    return f"about {round((wanted - count.kept) / count.acceptance)} more draws"
+
+
+class ShortClass(NamedTuple):
+    """A class that stalled below what was wanted."""
+
+    title: str
+    so_far: ClassCount
+
+
+def short_run_error(short: Sequence[ShortClass], wanted: int, folder: str) -> ShortRunError:
+    """What is raised where classes have stalled; ``folder`` is where everything lies that there is."""
+    lines = "\n".join(
+        f"  - {title}: {count.kept} of {wanted} kept from {count.drawn} draws ({accepted(count)}); "
+        f"{more_draws(count, wanted)}"
+        for title, count in short
+    )
+    return ShortRunError(
+        f"Some classes stalled before they had enough texts:\n{lines}\nAll others are finished, and everything is in "
+        f"{folder}. Go on there with what there is (--allow-short); or start anew in another folder (--out): ask for "
+        "fewer (--per-class), draw more (--set generate.max_candidates=...), accept a lower rate "
+        "(--set generate.min_acceptance=...), or describe these labels better in the task file."
+    )

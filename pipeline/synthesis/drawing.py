@@ -1,0 +1,117 @@
+"""Drawing candidates: the model continues a list of one class's shots with another text.
+
+The paper draws with two beams and keeps the better one. vLLM has no sampling with beams; two samples, of which the
+likelier per token is kept, stand for it (``keep_likelier_of=2``): either way two tries are made, and the one that the
+model finds likelier stays.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from fourshot.engine.core import Completion, Engine, Sampling
+from fourshot.pipeline.synthesis.attributes import Attributes
+from fourshot.pipeline.synthesis.prompts import END_OF_TEXT, generation_prompt, prompt_hash
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.types import Example, Label, Task
+
+TOKENS_OVER_LONGEST_SHOT = 1.5
+FEWEST_MAX_TOKENS = 32
+MOST_PROMPTS = 4096  # kept per class; with many shots every draw has an order of its own
+
+
+class DrawPrompt(msgspec.Struct, frozen=True, kw_only=True):
+    """What one draw asks for."""
+
+    label: str
+    shots: tuple[int, ...]  # that the prompt shows, in its order
+    attributes: dict[str, str]
+    prompt: str
+    prompt_hash: str
+
+
+class PromptSource:
+    """The prompts of one class."""
+
+    def __init__(
+        self,
+        task: Task,
+        label: Label,
+        shots: Sequence[Example],
+        settings: RunSettings,
+        attributes: Attributes | None = None,
+    ) -> None:
+        self._task, self._label, self._shots, self._settings = task, label, shots, settings
+        self._attributes = attributes
+        self._own = [index for index, shot in enumerate(shots) if shot.label == label.name]
+        self._rendered: dict[tuple[object, ...], DrawPrompt] = {}  # few shots have few orders
+
+    def draw(self, numbers: random.Random) -> DrawPrompt:
+        """The next prompt; shots, their order and attributes follow from ``numbers``."""
+        variety = self._settings.variety
+        count = min(variety.shots_shown or len(self._own), len(self._own))
+        order = tuple(numbers.sample(self._own, count))
+        if variety.order == "fixed":
+            order = tuple(sorted(order))
+        wanted = self._attributes.draw(numbers) if self._attributes else {}
+        key = (order, *wanted.items())
+        if key not in self._rendered:
+            if len(self._rendered) >= MOST_PROMPTS:
+                self._rendered.clear()
+            self._rendered[key] = self._render(order, wanted)
+        return self._rendered[key]
+
+    def _render(self, order: tuple[int, ...], wanted: dict[str, str]) -> DrawPrompt:
+        prompt = generation_prompt(
+            self._task,
+            self._label,
+            [self._shots[index] for index in order],
+            max_text_words=self._settings.max_text_words,
+            of_shots=[self._attributes.of_shots[index] for index in order] if self._attributes else (),
+            wanted=wanted,
+        )
+        return DrawPrompt(
+            label=self._label.name, shots=order, attributes=wanted, prompt=prompt, prompt_hash=prompt_hash(prompt)
+        )
+
+
+def draw_sampling(
+    engine: Engine,
+    shots: Sequence[Example],
+    settings: RunSettings,
+    seed: int,
+    seed_offset: int = 0,
+    bias: tuple[tuple[str, float], ...] = (),
+) -> Sampling:
+    """How texts are drawn: one line each, at most half as long again as the longest shot."""
+    drawn_from = msgspec.structs.replace(settings.sampling, bias=(*settings.sampling.bias, *bias))
+    return Sampling(
+        **msgspec.structs.asdict(drawn_from),
+        n=settings.generate.keep_likelier_of,
+        stop=(END_OF_TEXT,),
+        max_tokens=settings.generate.max_tokens or _token_bound(engine, shots, settings),
+        seed=seed,
+        seed_offset=seed_offset,
+    )
+
+
+def likeliest(completions: Iterable[Completion]) -> dict[int, Completion]:
+    """By prompt index, the completion that is taken of those drawn for it."""
+    best: dict[int, Completion] = {}
+    for completion in completions:
+        rival = best.get(completion.prompt_index)
+        if rival is None or _preference(completion) > _preference(rival):
+            best[completion.prompt_index] = completion
+    return best
+
+
+def _preference(completion: Completion) -> tuple[bool, float, int]:
+    """Finished before cut off, then likelier per token; the index breaks ties the same way every time."""
+    per_token = completion.cumulative_logprob / max(1, completion.num_tokens)
+    return completion.finish_reason == "stop", per_token, -completion.sample_index
+
+
+def _token_bound(engine: Engine, shots: Sequence[Example], settings: RunSettings) -> int:
+    longest = max(engine.count_tokens([" ".join(shot.text.split()[: settings.max_text_words]) for shot in shots]))
+    return max(FEWEST_MAX_TOKENS, round(TOKENS_OVER_LONGEST_SHOT * longest))

@@ -1,0 +1,160 @@
+"""The loop: hands units out, takes results in, and has what was judged written. Runs and corpora are its clients.
+
+Units go out task by task, for their prompts have a beginning in common that engines keep. The next task is opened as
+soon as those before leave a worker room, so nobody waits for the last unit of a task.
+"""
+
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol
+
+from fourshot.engine.errors import FourshotError
+from fourshot.pipeline.synthesis.ledger import JudgedBatch, Ledger
+from fourshot.pipeline.synthesis.units import Unit, UnitProgress, UnitResult
+from fourshot.pipeline.synthesis.workers import Workers
+
+WAIT_S = 0.5
+
+
+class Sink(Protocol):
+    """Where the texts of one task go: a run folder, or a part of a corpus."""
+
+    def open(self) -> Ledger:
+        """The task's ledger, with all that is on disk restored. Raises FourshotError where it cannot be."""
+        ...
+
+    def add(self, ledger: Ledger, judged: Sequence[JudgedBatch]) -> None:
+        """Take what was judged; it may be written now or later."""
+        ...
+
+    def report(self, ledger: Ledger, message: UnitResult | UnitProgress) -> None:
+        """Take note of each message of a worker, before the ledger takes it, and say how far the task is."""
+        ...
+
+    def write_due(self) -> None:
+        """Write what has waited long enough; called again and again."""
+        ...
+
+    def write(self) -> None:
+        """Write everything that was judged."""
+        ...
+
+    def finish(self, ledger: Ledger) -> None:
+        """The task is done. Raises ShortRunError where too little of it came."""
+        ...
+
+
+class Driver:
+    """Fills the sinks of many tasks, all of which share the workers."""
+
+    def __init__(self, sinks: Mapping[str, Sink], *, one_at_a_time: bool = False, keep_going: bool = False) -> None:
+        """By key of their briefs. ``one_at_a_time``: a task is opened when the one before is done.
+
+        ``keep_going``: a task that fails does not stop the others; why is in `failed`.
+        """
+        self._sinks, self._one_at_a_time, self._keep_going = sinks, one_at_a_time, keep_going
+        self._unopened = deque(sinks)
+        self._open: dict[str, Ledger] = {}
+        self.failed: dict[str, FourshotError] = {}
+
+    def run(self, workers: Workers) -> None:
+        """Until every task is finished. What was judged is on disk afterwards, unless the disk refused it.
+
+        Ctrl-C is heard between two results, so that no write is cut short; a second one ends everything at once.
+        """
+        with _interrupts() as was_interrupted:
+            try:
+                while self._hand_out(workers):
+                    for message in workers.wait(WAIT_S):
+                        self._take(message)
+                        self._write_due()
+                    self._write_due()
+                    if was_interrupted():
+                        raise KeyboardInterrupt
+            except (FourshotError, KeyboardInterrupt):  # not OSError: what could not be written must not be tried again
+                for key in self._open:
+                    self._sinks[key].write()
+                raise
+
+    def _hand_out(self, workers: Workers) -> bool:
+        """Give workers what they have room for. False where nothing is left to do."""
+        while workers.has_room():
+            unit = self._next_unit()
+            if unit is None:
+                break
+            workers.give(unit, self._open[unit.brief].brief)
+        return bool(self._open or self._unopened)
+
+    def _next_unit(self) -> Unit | None:
+        for ledger in self._open.values():
+            if unit := ledger.next_unit():
+                return unit
+        while self._unopened and not (self._open and self._one_at_a_time):
+            key = self._unopened.popleft()
+            with self._dropping(key):
+                ledger = self._open[key] = self._sinks[key].open()
+                self._add(key, ledger.start())
+                if unit := ledger.next_unit():
+                    return unit
+        return None
+
+    def _take(self, message: UnitResult | UnitProgress) -> None:
+        key = message.unit[0] if isinstance(message, UnitProgress) else message.unit.brief
+        ledger = self._open.get(key)
+        if ledger is None:  # its task has failed meanwhile
+            return
+        with self._dropping(key):
+            self._sinks[key].report(ledger, message)
+            if isinstance(message, UnitResult):
+                self._add(key, ledger.take(message))
+
+    def _add(self, key: str, judged: Sequence[JudgedBatch]) -> None:
+        ledger, sink = self._open[key], self._sinks[key]
+        if judged:
+            sink.add(ledger, judged)
+        if ledger.is_done:
+            sink.write()
+            del self._open[key]
+            sink.finish(ledger)
+
+    @contextmanager
+    def _dropping(self, key: str) -> Iterator[None]:
+        """Do without a task that fails."""
+        try:
+            yield
+        except FourshotError as error:
+            if key in self._open:
+                self._sinks[key].write()
+                del self._open[key]
+            self.failed[key] = error
+            if not self._keep_going:
+                raise
+
+    def _write_due(self) -> None:
+        for key in self._open:
+            self._sinks[key].write_due()
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether Ctrl-C was pressed; a second time it raises KeyboardInterrupt."""
+    pressed: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
+        yield lambda: False
+        return
+
+    def press(number: int, _: FrameType | None) -> None:
+        pressed.append(number)
+        if len(pressed) > 1:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

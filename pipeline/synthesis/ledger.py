@@ -1,0 +1,321 @@
+"""One task: results come in as workers finish them, and are judged in the order of the batches.
+
+What is kept thus does not depend on which worker was faster. A ledger that is opened again and given what is on disk
+(`Ledger.restore`) is as it was.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from fourshot.engine import calibration as calibrations
+from fourshot.engine.calibration import CONTENT_FREE, NONE, Calibration
+from fourshot.engine.errors import FourshotError, InputError
+from fourshot.pipeline.synthesis.annotate import judge
+from fourshot.pipeline.synthesis.counts import ClassCounts, DrawRecord
+from fourshot.pipeline.synthesis.filters import TextFilter
+from fourshot.pipeline.synthesis.overuse import WordUse
+from fourshot.pipeline.synthesis.plan import DrawBatch, DrawPlan
+from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
+from fourshot.pipeline.synthesis.units import Draw, DrawFault, DrawUnit, ReadUnit, TaskBrief, Unit, UnitResult
+
+Scores = tuple[tuple[float, ...], ...]  # nats, uncalibrated [num_texts, num_labels]
+
+
+class JudgedBatch(NamedTuple):
+    """What became of a batch: one verdict for each of its texts, in the order drawn."""
+
+    number: int
+    draws: tuple[Draw, ...]
+    verdicts: tuple[Verdict, ...]
+    faults: tuple[DrawFault, ...]
+    records: tuple[DrawRecord, ...]  # by class
+
+    @property
+    def kept(self) -> list[tuple[Draw, Verdict]]:
+        return [(draw, verdict) for draw, verdict in zip(self.draws, self.verdicts, strict=True) if verdict.kept]
+
+
+class _Compared(NamedTuple):
+    """A batch whose texts were compared with others, while the annotator reads those that passed."""
+
+    draws: tuple[Draw, ...]
+    reasons: tuple[Reason | None, ...]
+    reads: tuple[int, ...]  # numbers of the read units with what passed
+
+
+class Ledger:
+    """Judges the batches of one task. Call `restore` for each batch that is on disk, then `start`, then the others."""
+
+    def __init__(
+        self,
+        brief: TaskBrief,
+        plan: DrawPlan,
+        *,
+        test_texts: Iterable[str] = (),
+        calibration: Calibration | None = None,
+        folds: Mapping[str, int] | None = None,
+    ) -> None:
+        """``calibration``: as it was fitted before. ``folds``: by candidate id, the fold that the candidate is in."""
+        self.brief, self.plan = brief, plan
+        settings = brief.settings
+        self._mode = settings.annotate.calibration if settings.annotate.annotator == "icl" else "none"
+        self.calibration = NONE if self._mode == "none" else calibration
+        self._has_annotator = settings.annotate.annotator != "none"
+        self._filter = TextFilter(brief.shots, settings.filter, test_texts, task=brief.task)
+        strength, labels = settings.variety.suppress, brief.task.label_names
+        self._use = {label: WordUse(brief.shots, label, strength) for label in (labels if strength else ())}
+        self._folds = folds or {}
+        self._has_started = False
+        self._units: deque[Unit] = deque()  # that nobody was given yet
+        self._batches: dict[int, DrawBatch] = {}  # that are not judged yet
+        self._results: dict[int, UnitResult] = {}  # of draw units, by number
+        self._scores: dict[int, Scores] = {}  # of read units, by number
+        self._num_reads = 0
+        self._calibration_reads: tuple[int, ...] = ()  # read units that the calibration is fitted on
+        self._compared: _Compared | None = None
+
+    @property
+    def counts(self) -> ClassCounts:
+        return self.plan.counts
+
+    @property
+    def is_done(self) -> bool:
+        return self.plan.is_done
+
+    def restore(
+        self, records: Sequence[DrawRecord], compared: Iterable[str], kept: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Take note of the next batch as an earlier process judged it.
+
+        ``compared``: its texts that later ones are compared with; ``kept``: those that were kept, by class.
+        """
+        self._plan_batches()
+        self._batches.pop(self.plan.finished, None)
+        for text in compared:
+            self._filter.remember(text)
+        self._finish(records, kept)
+
+    def start(self) -> list[JudgedBatch]:
+        """Plan what comes after all that was restored; gives back what can be judged already."""
+        self._plan_batches()
+        self._has_started = True
+        if self.plan.reads_in_place and self.calibration is None and self._mode == "contextual":
+            self._calibration_reads = self._read(CONTENT_FREE)
+        self._units += [unit for batch in self._batches.values() for unit in batch.units]
+        return self._advance()
+
+    def next_unit(self) -> Unit | None:
+        """The next one to be given to a worker, or None: there will be more, or the ledger is done."""
+        return self._units.popleft() if self._units else None
+
+    def take(self, result: UnitResult) -> list[JudgedBatch]:
+        """Put a result in; gives back what can be judged now, in order. Raises what a worker could not do."""
+        unit, in_place = result.unit, self.plan.reads_in_place
+        if isinstance(unit, DrawUnit):
+            if result.failure:
+                raise result.failure.error()
+            if result.faults and not in_place:
+                fault = result.faults[0]
+                raise FourshotError(fault.message) if fault.step == "engine" else InputError(fault.message)
+            self._results[unit.number] = result
+        elif result.failure is None:
+            self._scores[unit.number] = result.scores
+        elif in_place and isinstance(result.failure.error(), InputError):
+            self.calibration = NONE  # the engine refuses texts that say nothing, as it will all others
+        else:
+            raise result.failure.error()
+        return self._advance()
+
+    def drawing(self) -> tuple[int, int, int]:
+        """The batch in hand: its number, how many of its draws are there, and how many there will be."""
+        units = self._batches[self.plan.finished].units
+        done = sum(unit.size for unit in units if unit.number in self._results)
+        return self.plan.finished, done, sum(unit.size for unit in units)
+
+    def _plan_batches(self) -> None:
+        for batch in self.plan.next_batches(self._biases):
+            self._batches[batch.number] = batch
+            if self._has_started:
+                self._units += batch.units
+
+    def _biases(self, label: str) -> tuple[tuple[str, float], ...]:
+        return self._use[label].biases() if self._use else ()
+
+    def _finish(self, records: Sequence[DrawRecord], kept: Mapping[str, Sequence[str]]) -> None:
+        """Words of kept texts count for the units that come, not for those that are planned."""
+        if self._use:
+            for label, texts in kept.items():
+                self._use[label].add(texts)
+        self.plan.finish(records)
+        self._plan_batches()
+
+    def _advance(self) -> list[JudgedBatch]:
+        judged = []
+        judge_next = self._judge_read if self.plan.reads_in_place else self._judge_drawn
+        while batch := self._batches.get(self.plan.finished):
+            if not all(unit.number in self._results for unit in batch.units) or (next_one := judge_next(batch)) is None:
+                break
+            judged.append(next_one)
+            del self._batches[batch.number]
+            for unit in batch.units:
+                del self._results[unit.number]
+            kept: dict[str, list[str]] = {}
+            for draw, _ in next_one.kept:
+                kept.setdefault(draw.candidate.label, []).append(draw.candidate.text)
+            self._finish(next_one.records, kept)
+        return judged
+
+    def _judge_read(self, batch: DrawBatch) -> JudgedBatch | None:
+        """Texts that were read where they were drawn. Later ones are compared with those that are kept."""
+        if not self._is_calibrated_in_place():
+            return None
+        results = [self._results[unit.number] for unit in batch.units]
+        draws = tuple(draw for result in results for draw in result.draws)
+        read = [draw for draw in draws if draw.reason is None]
+        verdicts = self._verdicts([draw.candidate for draw in read], [draw.scores for draw in read])
+        reasons = tuple(draw.reason for draw in draws)
+        return self._judged(batch, draws, reasons, verdicts, [fault for result in results for fault in result.faults])
+
+    def _judge_drawn(self, batch: DrawBatch) -> JudgedBatch | None:
+        """Compare the texts, have those that pass read, and judge them when they are. All that pass are remembered."""
+        if self._compared is None:
+            self._compared = self._compare(batch)
+        draws, reasons, reads = self._compared
+        if not all(number in self._scores for number in (*self._calibration_reads, *reads)):
+            return None
+        if self.calibration is None:
+            scores = [row for number in self._calibration_reads for row in self._scores[number]]
+            self.calibration = self._fitted(scores, [draw.candidate for draw in draws])
+        self._compared, self._calibration_reads = None, ()
+        passed = [draw.candidate for draw, reason in zip(draws, reasons, strict=True) if reason is None]
+        verdicts = self._verdicts(passed, [row for number in reads for row in self._scores.pop(number)])
+        return self._judged(batch, draws, reasons, verdicts, ())
+
+    def _compare(self, batch: DrawBatch) -> _Compared:
+        results = [self._results[unit.number] for unit in batch.units]
+        draws = tuple(Draw(candidate=candidate) for candidate in batch.drawn)
+        draws += tuple(draw for result in results for draw in result.draws)
+        reasons = tuple(self._filter.check(draw.candidate) for draw in draws)
+        fresh = self.plan.fresh and not batch.units
+        if self.calibration is None:
+            texts = [draw.candidate.text for draw in draws]
+            self._calibration_reads = self._read(CONTENT_FREE if self._mode == "contextual" else texts, fresh=fresh)
+            fresh = False
+        passed = [draw.candidate for draw, reason in zip(draws, reasons, strict=True) if reason is None]
+        if not passed or not self._has_annotator:
+            return _Compared(draws, reasons, ())
+        folds = [self._folds.get(candidate.id) for candidate in passed] if self._folds else []
+        return _Compared(draws, reasons, self._read([candidate.text for candidate in passed], folds, fresh))
+
+    def _read(self, texts: Sequence[str], folds: Sequence[int | None] = (), fresh: bool = False) -> tuple[int, ...]:
+        """Have texts read; gives back the numbers of the units."""
+        most = self.plan.read_texts or len(texts)
+        first = self._num_reads
+        for start in range(0, len(texts), most):
+            unit = ReadUnit(
+                brief=self.brief.key,
+                number=self._num_reads,
+                texts=tuple(texts[start : start + most]),
+                folds=tuple(folds[start : start + most]),
+                fresh=fresh and start == 0,
+            )
+            self._units.append(unit)
+            self._num_reads += 1
+        return tuple(range(first, self._num_reads))
+
+    def _is_calibrated_in_place(self) -> bool:
+        """Fit the calibration as soon as it can be: for ``batch``, when the first unit of every class is there."""
+        if self.calibration is not None:
+            return True
+        if self._mode == "contextual":
+            (number,) = self._calibration_reads
+            if number in self._scores:
+                self.calibration = self._fitted(self._scores.pop(number), ())
+            return self.calibration is not None
+        units = range(len(self.brief.task.labels))
+        if not all(number in self._results for number in units):
+            return False
+        first = [draw for number in units for draw in self._results[number].draws if draw.scores]
+        self.calibration = self._fitted([draw.scores for draw in first], [draw.candidate for draw in first])
+        return True
+
+    def _fitted(self, scores: Scores | Sequence[tuple[float, ...]], candidates: Sequence[Candidate]) -> Calibration:
+        """From scores of texts that say nothing, or of ``candidates``, whose share of each class is known."""
+        if not scores:
+            return NONE
+        if self._mode == "contextual":
+            return calibrations.contextual(np.array(scores))
+        drawn = Counter(candidate.label for candidate in candidates)
+        # At least one: of a class that has no well-formed text yet, the share is small, not nothing.
+        return calibrations.batch(np.array(scores), [max(1, drawn[name]) for name in self.brief.task.label_names])
+
+    def _verdicts(self, candidates: Sequence[Candidate], scores: Sequence[tuple[float, ...]]) -> dict[str, Verdict]:
+        """What the annotator says, by candidate id."""
+        probabilities = None
+        if self._has_annotator and candidates:
+            assert self.calibration is not None
+            probabilities = np.exp(calibrations.apply(self.calibration, np.array(scores)))
+        verdicts = judge(self.brief.task, candidates, probabilities, self.brief.settings.annotate)
+        return {verdict.candidate_id: verdict for verdict in verdicts}
+
+    def _judged(
+        self,
+        batch: DrawBatch,
+        draws: tuple[Draw, ...],
+        reasons: Sequence[Reason | None],
+        read: Mapping[str, Verdict],
+        faults: Sequence[DrawFault],
+    ) -> JudgedBatch:
+        """One verdict per text, in order. The first good texts of a class are kept, until it has enough."""
+        room = {label: self.counts.wanted - count.kept for label, count in self.counts.by_label.items()}
+        verdicts = []
+        for draw, reason in zip(draws, reasons, strict=True):
+            candidate = draw.candidate
+            if reason is None and self.plan.reads_in_place:
+                reason = self._filter.beside_others(candidate.text)
+            if reason is not None:
+                verdicts.append(Verdict(candidate_id=candidate.id, kept=False, reason=reason))
+                continue
+            verdict = read[candidate.id]
+            if verdict.kept and room[candidate.label] <= 0:
+                verdict = msgspec.structs.replace(verdict, kept=False, reason="surplus")
+            room[candidate.label] -= verdict.kept
+            if verdict.kept and self.plan.reads_in_place:
+                self._filter.remember(candidate.text)
+            verdicts.append(verdict)
+        records = records_of(batch.number, self.brief.task.label_names, draws, verdicts, faults)
+        return JudgedBatch(batch.number, draws, tuple(verdicts), tuple(faults), records)
+
+
+def records_of(
+    number: int,
+    labels: Sequence[str],
+    draws: Sequence[Draw],
+    verdicts: Sequence[Verdict],
+    faults: Sequence[DrawFault] = (),
+) -> tuple[DrawRecord, ...]:
+    """What became of a batch, for each class that was drawn for."""
+    records = []
+    for label in labels:
+        own = [(draw, verdict) for draw, verdict in zip(draws, verdicts, strict=True) if draw.candidate.label == label]
+        lost = sum(fault.label == label for fault in faults)
+        if not own and not lost:
+            continue
+        reasons = Counter[str](verdict.reason for _, verdict in own)
+        records.append(
+            DrawRecord(
+                number=number,
+                label=label,
+                draws=len(own) + lost,
+                passed=reasons["kept"] + reasons["surplus"],
+                kept=reasons["kept"],
+                rejected={reason: count for reason, count in sorted(reasons.items()) if reason != "kept"},
+                faults=lost,
+                output_tokens=sum(draw.candidate.num_tokens for draw, _ in own),
+            )
+        )
+    return tuple(records)

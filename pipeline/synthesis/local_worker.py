@@ -1,0 +1,126 @@
+"""One engine in a child process, which is started again when it dies; only what it had not finished is done again."""
+
+import contextlib
+import queue
+import threading
+from pathlib import Path
+
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.processes import ChildProcess, Failure
+from fourshot.pipeline.synthesis.child import Ready
+from fourshot.pipeline.synthesis.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult, all_faulty
+
+BATCHES_AHEAD = 3  # requests that an engine is given, in its largest batches: one runs, one waits, one is read
+MOST_DEATHS = 3  # in a row: of an engine before it was open, and of one that had a single unit
+_Message = Ready | UnitResult | UnitProgress | Failure | None  # None: the child has ended
+
+
+class LocalWorker:
+    """The one worker of this machine."""
+
+    def __init__(self, engine: EngineSettings, log: Path) -> None:
+        """``log``: where what libraries print goes."""
+        self._engine, self._log = engine, log
+        self._messages: queue.SimpleQueue[tuple[int, _Message]] = queue.SimpleQueue()  # with the number of the start
+        self._given: dict[UnitKey, Unit] = {}  # to the child, and not yet come back
+        self._held: list[Unit] = []  # given to us, for a child that has nothing else to do
+        self._briefs: dict[str, TaskBrief] = {}
+        self._is_open = False  # the engine of this child
+        self._dead_starts = 0  # in a row, before the engine was open
+        self._deaths = 0  # of open engines, since a unit came back
+        self._given_up = 0  # units, since one came back
+        self.starts = 0
+        self._start()
+
+    def has_room(self) -> bool:
+        requests = sum(unit.size for unit in self._given.values())
+        return not self._held and requests < BATCHES_AHEAD * self._engine.max_num_seqs
+
+    def give(self, unit: Unit, brief: TaskBrief) -> None:
+        """Have a unit done."""
+        self._briefs[unit.brief] = brief
+        self._given[unit.key] = unit
+        if unit.brief not in self._introduced:
+            self._introduced.add(unit.brief)
+            self._child.send(brief)
+        self._child.send(unit)
+
+    def wait(self, timeout_s: float) -> list[UnitResult | UnitProgress]:
+        """What came since the last time. Raises what opening the engine raised, and FourshotError if it keeps dying."""
+        came: list[UnitResult | UnitProgress] = []
+        with contextlib.suppress(queue.Empty):
+            came += self._take(*self._messages.get(timeout=timeout_s))
+            while True:
+                came += self._take(*self._messages.get_nowait())
+        return came
+
+    def close(self) -> None:
+        """End the child; what it was doing is lost."""
+        self._child.end()
+
+    def _take(self, start: int, message: _Message) -> list[UnitResult | UnitProgress]:
+        if start != self.starts:
+            return []
+        if isinstance(message, Failure):
+            raise message.error()
+        if isinstance(message, UnitProgress):
+            return [message]
+        if isinstance(message, Ready):
+            self._is_open, self._dead_starts = True, 0
+            return []
+        if message is None:
+            return list(self._replace())
+        if self._given.pop(message.unit.key, None) is None:
+            return []
+        self._deaths = self._given_up = 0
+        self._give_held()
+        return [message]
+
+    def _replace(self) -> list[UnitResult]:
+        """Start another child and give it what the dead one had: all, and after a second death one after another."""
+        self._child.wait()
+        self._deaths += self._is_open
+        self._dead_starts += not self._is_open
+        given_up: list[UnitResult] = []
+        if self._deaths >= MOST_DEATHS and len(self._given) == 1:
+            (unit,) = self._given.values()
+            self._given.clear()
+            message = f"the engine died {MOST_DEATHS} times in a row, at last with nothing else to do; see log.txt"
+            given_up.append(all_faulty(unit, self._briefs[unit.brief].task.name, "engine", message))
+            self._given_up += 1
+            self._deaths = 0
+        if self._dead_starts >= MOST_DEATHS or self._given_up >= MOST_DEATHS:
+            raise FourshotError(
+                f"The engine's process has died {self.starts} times, and lately did nothing in between. What is "
+                f"finished is kept; run the same command again to go on. The end of its log ({self._log}):\n"
+                f"{self._child.log_tail()}"
+            )
+        again = [*self._given.values(), *self._held]
+        self._given, self._held = {}, []
+        self._start()
+        if self._deaths > 1:
+            self._held = again
+            self._give_held()
+        else:
+            for unit in again:
+                self.give(unit, self._briefs[unit.brief])
+        return given_up
+
+    def _give_held(self) -> None:
+        if self._held and not self._given:
+            unit = self._held.pop(0)
+            self.give(unit, self._briefs[unit.brief])
+
+    def _start(self) -> None:
+        self.starts += 1
+        self._introduced: set[str] = set()  # briefs that this child has
+        self._is_open = False
+        self._child = ChildProcess("fourshot.pipeline.synthesis.child", self._log)
+        self._child.send(self._engine)
+        threading.Thread(target=self._listen, args=(self.starts, self._child), daemon=True).start()
+
+    def _listen(self, start: int, child: ChildProcess) -> None:
+        for message in child.messages(Ready | UnitResult | UnitProgress):
+            self._messages.put((start, message))
+        self._messages.put((start, child.failure))

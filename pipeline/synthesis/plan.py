@@ -1,0 +1,233 @@
+"""Which texts are drawn next: how many of which class, until every class has enough or has stalled.
+
+A plan is a function of what became of the batches before, in their order. When and where they were done does not enter,
+so what was interrupted asks for the same units as what was not. `RoundPlan` draws for all classes that lack texts, and
+waits; `AheadPlan` keeps many engines busy with small units.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from fourshot.pipeline.synthesis.counts import ClassCount, ClassCounts, DrawRecord
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.synthesis.units import DrawSlice, DrawUnit, TaskBrief
+
+# Units of a task that are given before the first is finished: enough for an engine to be busy with one task alone, and
+# in a large task for several. What is drawn in vain at the end is bounded by the forecast, not by this.
+UNITS_AHEAD = 16
+SHARE_AHEAD = 16  # one of so many of the units that it needs at least
+FEWEST_DRAWS = 8  # of a unit, where a class lacks less
+REPORTS = 20  # of a round, while it is drawn
+SPREAD_DRAWS = 16  # of a unit, and
+SPREAD_TEXTS = 64  # of one to be read, where a round is spread over many engines
+
+Biases = Callable[[str], tuple[tuple[str, float], ...]]  # nats by word, of a class
+
+
+class DrawBatch(NamedTuple):
+    """What is judged together: a round, or a single unit."""
+
+    number: int
+    units: tuple[DrawUnit, ...]
+    drawn: tuple[Candidate, ...] = ()  # texts that were drawn before, in place of units
+
+
+class DrawPlan(Protocol):
+    """Decides on the batches of one task, and counts what became of them."""
+
+    counts: ClassCounts
+    reads_in_place: bool  # texts are read where they were drawn, not after those of a batch were compared
+    read_texts: int  # most texts of a read unit; 0: all of a batch in one
+    fresh: bool  # the first unit of every batch forgets cached prefixes
+    finished: int  # batches
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing is in hand and nothing is missing, but of classes that have stalled. Ask after `next_batches`."""
+        ...
+
+    def next_batches(self, biases: Biases) -> list[DrawBatch]:
+        """To be done beside those in hand. Call it at the start and after every `finish`."""
+        ...
+
+    def finish(self, records: Sequence[DrawRecord]) -> None:
+        """Take note of the next batch in order."""
+        ...
+
+
+class _Plan:
+    def __init__(self, brief: TaskBrief) -> None:
+        self._key, self._settings = brief.key, brief.settings
+        self.counts = ClassCounts(brief.task.label_names, brief.settings.generate)
+        self.finished = 0
+        self._given = 0  # batches
+        self._units = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.finished == self._given
+
+    def finish(self, records: Sequence[DrawRecord]) -> None:
+        if any(record.number != self.finished for record in records):
+            raise ValueError(f"batch {records[0].number} cannot be finished before batch {self.finished}")
+        self.finished += 1
+        self.counts.add(records)
+
+
+class RoundPlan(_Plan):
+    """Rounds of ``draws_per_round`` texts for each class that is open; the next one is planned when one is judged."""
+
+    reads_in_place = False
+
+    def __init__(
+        self, brief: TaskBrief, *, drawn: Mapping[int, Sequence[Candidate]] | None = None, spread: bool = False
+    ) -> None:
+        """``drawn``: rounds that are there and only have to be read. ``spread``: over many engines, in small units."""
+        super().__init__(brief)
+        self._drawn, self._spread = drawn or {}, spread
+        self.read_texts = SPREAD_TEXTS if spread else 0
+        self.fresh = not spread
+
+    def finish(self, records: Sequence[DrawRecord]) -> None:
+        self._given = max(self._given, self.finished + 1)  # of an earlier process
+        super().finish(records)
+
+    def next_batches(self, biases: Biases) -> list[DrawBatch]:
+        counts = self.counts
+        labels = [label for label in counts.missing if not counts.has_stalled(label)]
+        if not labels or not self.is_done:
+            return []
+        number = self._given
+        self._given += 1
+        if number in self._drawn:
+            return [DrawBatch(number, (), tuple(self._drawn[number]))]
+        slices = round_slices(self._settings, number, labels, biases)
+        parts: list[tuple[DrawSlice, ...]] = [slices]
+        if self._spread:
+            parts = [(part,) for whole in slices for part in split_slice(whole, SPREAD_DRAWS)]
+        units = tuple(
+            DrawUnit(
+                brief=self._key,
+                number=self._units + position,
+                batch=number,
+                slices=part,
+                fresh=self.fresh,
+                reports=0 if self._spread else REPORTS,
+            )
+            for position, part in enumerate(parts)
+        )
+        self._units += len(units)
+        return [DrawBatch(number, units)]
+
+
+class AheadPlan(_Plan):
+    """Units of up to ``draws_per_round`` texts of one class, ``ahead`` of them before the first is finished."""
+
+    reads_in_place, read_texts, fresh = True, 0, False
+
+    def __init__(self, brief: TaskBrief) -> None:
+        super().__init__(brief)
+        generate, classes = brief.settings.generate, len(self.counts.by_label)
+        self._task = brief.task.name
+        self.ahead = max(
+            UNITS_AHEAD, 2 * classes, generate.per_class * classes // generate.draws_per_round // SHARE_AHEAD
+        )
+
+    def next_batches(self, biases: Biases) -> list[DrawBatch]:
+        batches = []
+        while self._given - self.finished < self.ahead:
+            missing = {label: self._missing(label, count) for label, count in self.counts.by_label.items()}
+            label = max(missing, key=missing.__getitem__)
+            if missing[label] <= 0:
+                break
+            count = self.counts.by_label[label]
+            draws = self._draws(count, missing[label])
+            part = class_slice(self._settings, self._task, label, count.given, draws, biases(label))
+            unit = in_place_unit(self._key, self._given, part)
+            count.given += draws
+            self._given += 1
+            batches.append(DrawBatch(unit.number, (unit,)))
+        return batches
+
+    def _missing(self, label: str, count: ClassCount) -> float:
+        """Texts that will be lacking when all units are finished that are given, by the class's acceptance."""
+        settings = self.counts.settings
+        if self.counts.has_stalled(label) or count.given >= settings.most_candidates:
+            return 0.0
+        return settings.per_class - count.kept - count.acceptance * (count.given - count.drawn)
+
+    def _draws(self, count: ClassCount, missing: float) -> int:
+        settings = self.counts.settings
+        draws = max(FEWEST_DRAWS, math.ceil(missing / count.acceptance))
+        return min(draws, settings.draws_per_round, settings.most_candidates - count.given)
+
+
+def round_slices(
+    settings: RunSettings, number: int, labels: Sequence[str], biases: Biases = lambda label: ()
+) -> tuple[DrawSlice, ...]:
+    """The draws of a round, class by class. The same seed, round and class give the same prompts and random numbers."""
+    draws = settings.generate.draws_per_round
+    seed = random.Random(f"{settings.seed}/{number}").getrandbits(31)
+    own_seeds = settings.variety.suppress > 0  # classes are sampled unlike each other
+    return tuple(
+        DrawSlice(
+            label=label,
+            draws=draws,
+            stream=f"{settings.seed}/{number}/{label}",
+            stream_draws=draws,
+            id_prefix=f"r{number:02d}-",
+            id_digits=6,
+            first_id=position * draws,
+            seed=None if own_seeds else seed,
+            seed_offset=0 if own_seeds else position * draws,
+            bias=biases(label),
+        )
+        for position, label in enumerate(labels)
+    )
+
+
+def class_slice(
+    settings: RunSettings,
+    task: str,
+    label: str,
+    first_draw: int,
+    draws: int,
+    bias: tuple[tuple[str, float], ...] = (),
+) -> DrawSlice:
+    """``draws`` texts of a class, the first of which is the class's draw number ``first_draw``."""
+    stream = f"{settings.seed}/{task}/{label}/{first_draw}"
+    return DrawSlice(
+        label=label,
+        draws=draws,
+        stream=f"{stream}/shots",
+        stream_draws=draws,
+        id_prefix=f"{label}-",
+        id_digits=8,
+        first_id=first_draw,
+        seed=random.Random(stream).getrandbits(31),
+        bias=bias,
+    )
+
+
+def in_place_unit(key: str, number: int, part: DrawSlice) -> DrawUnit:
+    """A unit that is a batch by itself, and is read where it was drawn."""
+    return DrawUnit(brief=key, number=number, batch=number, slices=(part,), reads=True, by_shots=True)
+
+
+def split_slice(whole: DrawSlice, most: int) -> list[DrawSlice]:
+    """A slice in parts of at most ``most`` draws: the same requests with the same seeds."""
+    return [
+        msgspec.structs.replace(
+            whole,
+            draws=min(most, whole.draws - start),
+            skip=start,
+            first_id=whole.first_id + start,
+            seed_offset=whole.seed_offset + start,
+        )
+        for start in range(0, whole.draws, most)
+    ]

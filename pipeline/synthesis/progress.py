@@ -1,0 +1,99 @@
+"""What the loop says while it works: texts kept of those wanted, tokens, the prefix cache."""
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from fourshot.engine.core import EngineStats
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.synthesis.units import UnitResult
+
+REPORT_EVERY_S = 0.5
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast the engines were in one call; nothing of earlier ones."""
+
+    seconds: float = 0.0
+    rows_per_s: float = 0.0
+    output_tokens_per_s: float = 0.0  # of an engine, while it was at work
+    prompt_tokens: int = 0
+    cached_share: float | None = None  # of prompt tokens, those that the prefix cache had
+    engine_starts: int = 0
+
+
+class ProgressReporter:
+    """Counts what comes in and reports it now and then."""
+
+    def __init__(
+        self,
+        on_event: OnEvent,
+        stage: str,
+        unit: str,
+        kept: int,
+        wanted: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """``kept``: texts that are there already. ``wanted``: of all classes and tasks that are reported together."""
+        self._on_event, self._stage, self._unit, self._clock = on_event, stage, unit, clock
+        self._kept, self._wanted = kept, wanted
+        self._new = 0
+        self._stats: dict[str, EngineStats] = {}  # of every engine, by name
+        self._began = self._reported_at = clock()
+
+    def count(self, result: UnitResult) -> None:
+        """Take note of the counters of an engine."""
+        if result.engine:
+            self._stats[result.engine] = result.stats
+
+    def add(self, kept: int) -> None:
+        """So many more texts are kept."""
+        self._kept += kept
+        self._new += kept
+
+    def give_up(self, texts: int) -> None:
+        """So many texts will never come."""
+        self._wanted -= texts
+
+    def is_due(self) -> bool:
+        """Whether the last report is `REPORT_EVERY_S` old."""
+        return self._clock() - self._reported_at >= REPORT_EVERY_S
+
+    def report(self, message: str, detail: str = "", figures: dict[str, float] | None = None) -> None:
+        """Say how far all is; ``figures`` replace those of all engines so far."""
+        self._reported_at = self._clock()
+        self._on_event(
+            Event(
+                stage=self._stage,
+                message=message,
+                detail=detail,
+                done=self._kept,
+                total=max(self._wanted, self._kept),
+                unit=self._unit,
+                figures=self._figures() if figures is None else figures,
+            )
+        )
+
+    def rates(self, engine_starts: int = 0) -> Rates:
+        """Since the beginning. Rows count against the clock, tokens against the time that engines were at work."""
+        seconds = self._clock() - self._began
+        prompt = sum(stats.prompt_tokens for stats in self._stats.values())
+        cached = sum(stats.cached_tokens for stats in self._stats.values())
+        output = sum(stats.output_tokens for stats in self._stats.values())
+        busy_s = sum(stats.busy_s for stats in self._stats.values())
+        return Rates(
+            seconds=round(seconds, 2),
+            rows_per_s=round(self._new / seconds, 2),
+            output_tokens_per_s=round(output / busy_s, 1) if busy_s else 0.0,
+            prompt_tokens=prompt,
+            cached_share=round(cached / prompt, 4) if prompt else None,
+            engine_starts=engine_starts,
+        )
+
+    def _figures(self) -> dict[str, float]:
+        rates = self.rates()
+        figures = {"tokens_per_s": round(rates.output_tokens_per_s, 1)}
+        if rates.cached_share is not None:
+            figures["prompt_cached"] = round(rates.cached_share, 3)
+        return figures

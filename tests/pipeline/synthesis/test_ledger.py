@@ -1,0 +1,175 @@
+"""What is kept of a task: the same rows in whatever order results come, each text once, as many as wanted."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import msgspec
+import pytest
+
+from fourshot.engine.calibration import Calibration
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import InputError
+from fourshot.engine.fake_engine import FakeEngine
+from fourshot.pipeline.corpus.rows import row_of
+from fourshot.pipeline.synthesis.ledger import JudgedBatch, Ledger
+from fourshot.pipeline.synthesis.plan import AheadPlan, RoundPlan
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings, VarietySettings
+from fourshot.pipeline.synthesis.unit_runner import UnitRunner
+from fourshot.pipeline.synthesis.units import DrawUnit, Unit, UnitResult, all_faulty
+from tests.pipeline.corpus.small_corpora import SHOTS, TASK, brief, settings
+
+
+def filled(
+    wanted: RunSettings,
+    pick: Callable[[int], int] = lambda waiting: 0,
+    spoil: Callable[[UnitResult], UnitResult] | None = None,
+    given: list[Unit] | None = None,
+    rounds: bool = False,
+) -> tuple[Ledger, list[JudgedBatch]]:
+    """A ledger whose units come back in the order that ``pick`` picks among those given; all of them, in ``given``."""
+    made = brief(TASK, wanted)
+    runner = UnitRunner(FakeEngine(EngineSettings(model="fake")))
+    ledger = Ledger(made, RoundPlan(made, spread=True) if rounds else AheadPlan(made))
+    runner.introduce(made)
+    waiting: list[Unit] = []
+    judged = ledger.start()
+    while not ledger.is_done:
+        while unit := ledger.next_unit():
+            waiting.append(unit)
+            if given is not None:
+                given.append(unit)
+        runner.begin(waiting.pop(pick(len(waiting))))
+        result = runner.finish()
+        judged += ledger.take(spoil(result) if spoil else result)
+    return ledger, judged
+
+
+def texts_of(judged: Sequence[JudgedBatch]) -> list[str]:
+    """Those that are kept."""
+    return [draw.candidate.text for batch in judged for draw, _ in batch.kept]
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+@pytest.mark.parametrize("method", ["batch", "contextual"])
+def test_the_order_in_which_results_come_changes_nothing(method: str, rounds: bool) -> None:
+    annotate = AnnotateSettings(annotator="icl", calibration=method)  # type: ignore[arg-type]
+    wanted = msgspec.structs.replace(settings(per_class=60), annotate=annotate)
+    draw = random.Random(3)
+    ledger, judged = filled(wanted, rounds=rounds)
+    other, mixed = filled(wanted, pick=draw.randrange, rounds=rounds)
+    assert mixed == judged
+    assert other.calibration == ledger.calibration is not None
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+def test_every_class_has_as_many_different_texts_as_were_wanted(rounds: bool) -> None:
+    _, judged = filled(settings(per_class=60), rounds=rounds)
+    kept = [draw.candidate for batch in judged for draw, _ in batch.kept]
+    assert Counter(candidate.label for candidate in kept) == dict.fromkeys(TASK.label_names, 60)
+    assert len({candidate.text for candidate in kept}) == len({candidate.id for candidate in kept}) == len(kept)
+    rejected = Counter[str]()
+    for record in (record for batch in judged for record in batch.records):
+        rejected.update(record.rejected)
+        assert record.draws == record.kept + sum(record.rejected.values())
+    assert rejected["label_disagrees"] > 10
+
+
+def test_a_row_says_where_it_comes_from() -> None:
+    _, judged = filled(settings())
+    row = row_of("support_tickets", *judged[0].kept[0], "fake", "1")
+    assert (row.task, row.model, row.revision, row.unit) == ("support_tickets", "fake", "1", 0)
+    assert {SHOTS[index].label for index in row.shots} == {row.label}
+    assert row.id == f"{row.label}-00000000" and len(row.prompt_hash) == 12 and row.seed > 0
+    assert row.num_tokens == 12 and row.cumulative_logprob == -36.0
+    chosen = row.probabilities.index(max(row.probabilities))
+    assert TASK.label_names[chosen] == row.label and sum(row.probabilities) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("suppress", [0.0, 1.0])
+def test_a_ledger_that_is_opened_again_goes_on_as_if_never_closed(suppress: float) -> None:
+    variety = VarietySettings(suppress=suppress)
+    wanted = msgspec.structs.replace(settings(per_class=60), variety=variety)
+    given: list[Unit] = []
+    whole, judged = filled(wanted, given=given)
+    half = len(judged) // 2
+    made = brief(TASK, wanted)
+    ledger = Ledger(made, AheadPlan(made), calibration=whole.calibration)
+    for batch in judged[:half]:
+        kept = texts_of([batch])
+        ledger.restore(batch.records, kept, {batch.records[0].label: kept})
+    runner = UnitRunner(FakeEngine(EngineSettings(model="fake")))
+    runner.introduce(made)
+    rest, units = ledger.start(), list[Unit]()
+    while unit := ledger.next_unit():
+        units.append(unit)
+        runner.begin(unit)
+        rest += ledger.take(runner.finish())
+    assert rest == judged[half:]
+    assert units == given[half:]
+
+
+def test_what_a_class_over_uses_is_told_to_the_units_that_come_after() -> None:
+    wanted = msgspec.structs.replace(settings(per_class=200), variety=VarietySettings(suppress=1.0))
+    given: list[Unit] = []
+    filled(wanted, given=given)
+    slices = [part for unit in given if isinstance(unit, DrawUnit) for part in unit.slices]
+    assert not any(part.bias for part in slices[:16]), "nothing was kept when they were asked for"
+    later = [part for part in slices[16:] if part.label == "bug"]
+    # The fake engine's texts all end in the word of their class.
+    assert later and all("bug" in dict(part.bias) and dict(part.bias)["bug"] < 0 for part in later[5:])
+
+
+def test_a_text_that_was_kept_is_not_kept_again() -> None:
+    texts: list[str] = []
+
+    def repeat(result: UnitResult) -> UnitResult:
+        """Every draw says what the first of all said."""
+        texts.append(result.draws[0].candidate.text)
+        same = [
+            msgspec.structs.replace(one, candidate=msgspec.structs.replace(one.candidate, text=texts[0]))
+            for one in result.draws
+        ]
+        return msgspec.structs.replace(result, draws=tuple(same))
+
+    wanted = msgspec.structs.replace(settings(per_class=60), annotate=AnnotateSettings(annotator="none"))
+    _, judged = filled(wanted, spoil=repeat)
+    assert texts_of(judged) == [texts[0]]
+    assert sum(record.rejected.get("exact_duplicate", 0) for batch in judged for record in batch.records) > 100
+
+
+def test_nobody_is_asked_where_nobody_is_to_read() -> None:
+    wanted = msgspec.structs.replace(settings(), annotate=AnnotateSettings(annotator="none"))
+    _, judged = filled(wanted)
+    verdicts = [verdict for batch in judged for _, verdict in batch.kept]
+    assert len(verdicts) == 5 * 12 and not any(verdict.probabilities for verdict in verdicts)
+
+
+@pytest.mark.parametrize("method", ["none", "contextual", "batch"])
+def test_the_calibration_that_was_asked_for_is_used(method: str) -> None:
+    annotate = AnnotateSettings(annotator="icl", calibration=method)  # type: ignore[arg-type]
+    for rounds in (False, True):
+        ledger, _ = filled(msgspec.structs.replace(settings(), annotate=annotate), rounds=rounds)
+        assert isinstance(ledger.calibration, Calibration) and ledger.calibration.method == method
+        assert len(ledger.calibration.log_prior) == (0 if method == "none" else 5)
+
+
+def test_draws_that_came_to_nothing_are_told_and_drawn_again() -> None:
+    def lose_the_first(result: UnitResult) -> UnitResult:
+        return all_faulty(result.unit, TASK.name, "engine", "it died") if result.unit.number == 0 else result
+
+    ledger, judged = filled(settings(), spoil=lose_the_first)
+    (record,) = judged[0].records
+    assert len(judged[0].faults) == record.faults == record.draws > 0
+    assert not judged[0].kept
+    assert not ledger.counts.missing
+
+
+def test_a_draw_that_came_to_nothing_ends_a_run() -> None:
+    def lose_the_first(result: UnitResult) -> UnitResult:
+        return (
+            all_faulty(result.unit, TASK.name, "sample", "a prompt is too long") if not result.unit.number else result
+        )
+
+    with pytest.raises(InputError, match="a prompt is too long"):
+        filled(settings(), spoil=lose_the_first, rounds=True)

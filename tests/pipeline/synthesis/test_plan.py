@@ -1,0 +1,184 @@
+"""Which units are asked for: as many draws as are lacking, and the same ones whatever came first."""
+
+import random
+from typing import Any
+
+import pytest
+
+from fourshot.pipeline.synthesis.counts import RECENT_BATCHES, DrawRecord
+from fourshot.pipeline.synthesis.plan import FEWEST_DRAWS, SHARE_AHEAD, UNITS_AHEAD, AheadPlan, RoundPlan
+from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings, VarietySettings
+from fourshot.pipeline.synthesis.units import DrawSlice, DrawUnit, TaskBrief
+from fourshot.pipeline.tasks.types import Example, Label, Task
+
+LABELS = ("warm", "cold", "mild")
+TASK = Task(
+    name="colours", instruction="Classify the colour.", noun="colour", labels=tuple(Label(name=name) for name in LABELS)
+)
+
+
+def brief(per_class: int = 100, suppress: float = 0.0, **more: float) -> TaskBrief:
+    generate = GenerateSettings(**{"per_class": per_class, "max_candidates": 0, **more})  # type: ignore[arg-type]
+    shots = tuple(Example(text=f"a {name} one", label=name) for name in LABELS)
+    wanted = RunSettings(generate=generate, variety=VarietySettings(suppress=suppress))
+    return TaskBrief(key="colours", task=TASK, shots=shots, settings=wanted)
+
+
+def plan(per_class: int = 100, **more: float) -> AheadPlan:
+    return AheadPlan(brief(per_class, **more))
+
+
+def next_units(made: AheadPlan | RoundPlan) -> list[DrawUnit]:
+    return [unit for batch in made.next_batches(lambda label: ()) for unit in batch.units]
+
+
+def only_slice(unit: DrawUnit) -> DrawSlice:
+    (part,) = unit.slices
+    return part
+
+
+def record(unit: DrawUnit, passed: int, kept: int | None = None) -> DrawRecord:
+    return DrawRecord(
+        number=unit.batch,
+        label=only_slice(unit).label,
+        draws=unit.size,
+        passed=passed,
+        kept=passed if kept is None else kept,
+        rejected={"label_disagrees": unit.size - passed},
+    )
+
+
+def worked_through(made: AheadPlan, rate: float) -> list[DrawUnit]:
+    """All units until the plan is done, where a share of ``rate`` is accepted."""
+    waiting, units = next_units(made), []
+    while waiting:
+        unit = waiting.pop(0)
+        units.append(unit)
+        passed = int(rate * unit.size)
+        missing = made.counts.missing.get(only_slice(unit).label, 0)
+        made.finish([record(unit, passed, min(passed, missing))])
+        waiting += next_units(made)
+    assert made.is_done
+    return units
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.5, 0.13])
+def test_every_class_gets_what_was_wanted_and_few_draws_too_many(rate: float) -> None:
+    made = plan()
+    units = worked_through(made, rate)
+    for label in LABELS:
+        count = made.counts.by_label[label]
+        assert count.kept == 100
+        assert count.drawn <= 1.35 * 100 / rate + 64
+        own = [only_slice(unit) for unit in units if only_slice(unit).label == label]
+        assert [part.first_id for part in own] == [sum(one.draws for one in own[:i]) for i in range(len(own))]
+    assert [unit.number for unit in units] == list(range(len(units)))
+
+
+def test_the_first_units_are_one_for_each_class_and_more_are_given_than_are_finished() -> None:
+    for per_class, ahead in ((1_000, UNITS_AHEAD), (100_000, 300_000 // 64 // SHARE_AHEAD)):
+        first = next_units(plan(per_class=per_class))
+        assert [only_slice(unit).label for unit in first[:3]] == list(LABELS)
+        assert len(first) == ahead and {unit.size for unit in first} == {64}
+
+
+def test_a_class_that_lacks_little_is_drawn_for_a_little() -> None:
+    assert [unit.size for unit in next_units(plan(per_class=20))] == [20, 20, 20]
+    assert [unit.size for unit in next_units(plan(per_class=2))] == [FEWEST_DRAWS] * 3
+
+
+def test_what_is_next_hangs_on_what_is_finished_and_not_on_who_asked_in_between() -> None:
+    draw = random.Random(0)
+    whole, again = plan(per_class=300), plan(per_class=300)
+    waiting, records = next_units(whole), []
+    while waiting:
+        unit = waiting.pop(0)
+        records.append(record(unit, draw.randint(0, unit.size // 2)))
+        whole.finish([records[-1]])
+        waiting += next_units(whole)
+    for number, finished in enumerate(records):
+        given = next_units(again)
+        assert all(next_units(again) == [] for _ in range(2)), f"asked twice after {number}: {given}"
+        again.finish([finished])
+    assert next_units(again) == [] and again.is_done
+    assert again.counts.by_label == whole.counts.by_label
+
+
+def test_a_class_that_nothing_is_accepted_of_is_given_up_after_two_rounds_and_the_others_go_on() -> None:
+    made = plan(per_class=1_000)
+    waiting = next_units(made)
+    while waiting:
+        unit = waiting.pop(0)
+        passed = 0 if only_slice(unit).label == "cold" else unit.size // 2
+        made.finish([record(unit, passed, min(passed, made.counts.missing.get(only_slice(unit).label, 0)))])
+        waiting += next_units(made)
+    assert [made.counts.has_stalled(label) for label in LABELS] == [False, True, False]
+    assert made.counts.by_label["cold"].drawn <= 64 * UNITS_AHEAD
+    assert made.counts.by_label["warm"].kept == made.counts.by_label["mild"].kept == 1_000
+
+
+def test_a_class_whose_texts_begin_to_repeat_themselves_stalls_by_its_last_units() -> None:
+    made = plan(per_class=10_000)
+    waiting = next_units(made)
+    while waiting:
+        unit = waiting.pop(0)
+        drawn = made.counts.by_label[only_slice(unit).label].drawn
+        made.finish([record(unit, unit.size if drawn < 2_000 else 0)])
+        waiting += next_units(made)
+    assert all(made.counts.has_stalled(label) for label in LABELS)
+    most = 2_000 + 64 * (RECENT_BATCHES + made.ahead)
+    assert all(2_000 < made.counts.by_label[label].drawn < most for label in LABELS)
+
+
+def test_no_more_is_drawn_than_is_allowed() -> None:
+    made = plan(per_class=100, max_candidates=150, min_acceptance=0.0)
+    worked_through(made, 0.1)
+    assert [made.counts.by_label[label].drawn for label in LABELS] == [150] * 3
+    assert all(made.counts.has_stalled(label) for label in LABELS)
+
+
+def test_units_are_finished_in_order() -> None:
+    made = plan()
+    first, second, *_ = next_units(made)
+    with pytest.raises(ValueError, match="batch 1 cannot be finished before batch 0"):
+        made.finish([record(second, 1)])
+    made.finish([record(first, 1)])
+
+
+def test_a_round_waits_for_the_one_before_and_is_drawn_for_the_classes_that_lack_texts() -> None:
+    made = RoundPlan(brief(per_class=2, draws_per_round=6, max_candidates=12))
+    (unit,) = next_units(made)
+    assert [(part.label, part.first_id, part.seed_offset) for part in unit.slices] == [
+        ("warm", 0, 0),
+        ("cold", 6, 6),
+        ("mild", 12, 12),
+    ]
+    assert len({part.seed for part in unit.slices}) == 1 and unit.fresh and not unit.reads
+    assert next_units(made) == []
+    numbers: dict[str, Any] = {"number": 0, "draws": 6, "rejected": {}}
+    made.finish(
+        [
+            DrawRecord(label=name, passed=kept, kept=kept, **numbers)
+            for name, kept in zip(LABELS, (2, 1, 0), strict=True)
+        ]
+    )
+    (unit,) = next_units(made)
+    assert [(part.label, part.first_id) for part in unit.slices] == [("cold", 0), ("mild", 6)]
+    numbers["number"] = 1
+    made.finish([DrawRecord(label=name, passed=0, kept=0, **numbers) for name in LABELS[1:]])
+    assert next_units(made) == [] and made.is_done and list(made.counts.missing) == ["cold", "mild"]
+
+
+@pytest.mark.parametrize("suppress", [0.0, 1.0])
+def test_a_round_that_is_spread_asks_for_the_same_in_small_units(suppress: float) -> None:
+    wanted = brief(draws_per_round=40, suppress=suppress)
+    (whole,), parts = next_units(RoundPlan(wanted)), next_units(RoundPlan(wanted, spread=True))
+    assert [unit.size for unit in parts] == [16, 16, 8] * 3
+    assert [unit.number for unit in parts] == list(range(9)) and not any(unit.fresh for unit in parts)
+    for number, slice_of_class in enumerate(whole.slices):
+        own = [only_slice(unit) for unit in parts[3 * number : 3 * number + 3]]
+        assert [part.skip for part in own] == [0, 16, 32]
+        for part in own:
+            assert part.first_id - part.skip == slice_of_class.first_id
+            assert part.seed_offset - part.skip == slice_of_class.seed_offset
+            assert (part.stream, part.stream_draws, part.seed) == (slice_of_class.stream, 40, slice_of_class.seed)
