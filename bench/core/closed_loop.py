@@ -48,12 +48,14 @@ class CellRequests(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CellMeasurement(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it. The engine's own counters, as differences, stand beside the rows."""
+    """What came of it. The engine's own counters, as differences, stand beside the rows. Over HTTP, seconds run until
+    the last request was answered, and rows are those that were."""
 
     rows: tuple[Answered, ...]
     seconds: float
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    failed: int = 0  # over HTTP
     adapter_loads: dict[str, tuple[int, float]] = {}  # kind -> uses, seconds: `engine.vllm_seams.lora_loads`
     yardstick_s: float = 0.0  # what a fixed piece of arithmetic took around the cell: how fast the machine was then
 

@@ -55,48 +55,26 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         return 2 * self.decoder_parameters * computed + attention + 2 * self.vocab_size * self.hidden_size
 
 
+def _shape(layers: int, hidden: int, inner: int, heads: int, kv_heads: int, tied: bool = False) -> ModelShape:
+    """With the embedded model's vocabulary, whose tokenizer the shapes use: texts have the lengths they have there."""
+    return ModelShape(
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=hidden // heads,
+        vocab_size=49152,
+        tied=tied,
+    )
+
+
 SHAPES = {
-    # Source: config.json of lmsys/vicuna-7b-v1.5 and lmsys/vicuna-13b-v1.5 (Llama 2), of meta-llama/Llama-3.2-1B. The
-    # vocabulary is the embedded model's, whose tokenizer the shapes use: texts have the lengths that they have there.
-    "vicuna-7b": ModelShape(
-        num_hidden_layers=32,
-        hidden_size=4096,
-        intermediate_size=11008,
-        num_attention_heads=32,
-        num_key_value_heads=32,
-        head_dim=128,
-        vocab_size=49152,
-        tied=False,
-    ),
-    "vicuna-13b": ModelShape(
-        num_hidden_layers=40,
-        hidden_size=5120,
-        intermediate_size=13824,
-        num_attention_heads=40,
-        num_key_value_heads=40,
-        head_dim=128,
-        vocab_size=49152,
-        tied=False,
-    ),
-    "llama-1b": ModelShape(
-        num_hidden_layers=16,
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=64,
-        vocab_size=49152,
-        tied=False,
-    ),
-    "tiny": ModelShape(
-        num_hidden_layers=4,
-        hidden_size=256,
-        intermediate_size=768,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=64,
-        vocab_size=49152,
-    ),
+    # Source: config.json of lmsys/vicuna-7b-v1.5 and lmsys/vicuna-13b-v1.5 (Llama 2), of meta-llama/Llama-3.2-1B.
+    "vicuna-7b": _shape(32, 4096, 11008, 32, 32),
+    "vicuna-13b": _shape(40, 5120, 13824, 40, 40),
+    "llama-1b": _shape(16, 2048, 8192, 32, 8),
+    "tiny": _shape(4, 256, 768, 4, 4, tied=True),
 }
 
 
@@ -104,22 +82,15 @@ def shape_of(model: str | Path) -> ModelShape:
     """The shape of a checkpoint folder. Raises InputError for a config without the sizes of a Llama-like decoder."""
     path = Path(model) / "config.json"
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    heads = config.get("num_attention_heads") or 1
+    derived = {"num_key_value_heads": heads, "head_dim": config.get("hidden_size", 0) // heads}
+    known = {**derived, **{name: value for name, value in config.items() if value is not None}}
     try:
-        heads = config["num_attention_heads"]
-        return ModelShape(
-            num_hidden_layers=config["num_hidden_layers"],
-            hidden_size=config["hidden_size"],
-            intermediate_size=config["intermediate_size"],
-            num_attention_heads=heads,
-            num_key_value_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-            vocab_size=config["vocab_size"],
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
-    except KeyError as error:
+        return msgspec.convert({**known, "tied": bool(config.get("tie_word_embeddings"))}, ModelShape)
+    except msgspec.ValidationError as error:
         raise InputError(
-            f"{path} has no {error}: the suites count operations of Llama-like models. Give one whose config has the "
-            "usual sizes, or --shape."
+            f"{path}: {error}. The suites count operations of Llama-like models. Give one whose config has the usual "
+            "sizes, or --shape."
         ) from error
 
 

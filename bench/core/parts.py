@@ -1,15 +1,16 @@
 """What a report is made of, as data: paragraphs, tables, sections of a page. And the same as Markdown."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from markupsafe import Markup
 
 from fourshot.engine.errors import InputError
 
 MISSING = "-"
+T = TypeVar("T")
 
 
 class Table(NamedTuple):
@@ -21,6 +22,15 @@ class Table(NamedTuple):
     left: int = 1  # in Markdown: columns of words, which stand to the left; those after them to the right
     chosen: int | None = None  # on a page: the row that it is about
     words: bool = False  # on a page: cells are texts, broken into lines
+
+    @classmethod
+    def of(cls, rows: Iterable[T], columns: Mapping[str, str | Callable[[T], object]], **more: Any) -> "Table":
+        """A row for each of ``rows``, a column for each heading: a format of the row's keys, or a function of it."""
+        cells = [
+            [column.format_map(row) if isinstance(column, str) else column(row) for column in columns.values()]  # type: ignore[arg-type]
+            for row in rows
+        ]
+        return cls(list(columns), cells, **more)
 
 
 class Folded(NamedTuple):

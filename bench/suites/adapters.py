@@ -31,17 +31,6 @@ from fourshot.pipeline.synthesis.prompts import classification_prompt
 KINDS = ("adapters", "in context")
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    data: TaskFolders
-    out: Out
-    model: Model = None
-    most: Annotated[Positive, "adapters at most"] = 1024
-    repeats: Annotated[Positive, "of every cell"] = 3
-    task: Annotated[str, "whose texts and examples are sent"] = "sst2"
-    kv_cache_mib: Annotated[Positive, "memory for cached examples"] = 512
-    scratch: Annotated[Path | None, "where the adapters are put, 5 GB with the embedded model"] = None
-
-
 class AdaptersSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One home for what can be set."""
 
@@ -59,12 +48,20 @@ class AdaptersSettings(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
 
 
-def settings_of(options: Options) -> AdaptersSettings:
-    """The defaults, with what the command line says."""
-    numbers = tuple(number for number in AdaptersSettings().numbers if number <= options.most)
-    return AdaptersSettings(
-        numbers=numbers, repeats=options.repeats, task=options.task, kv_cache_mib=options.kv_cache_mib
-    )
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    data: TaskFolders
+    out: Out
+    model: Model = None
+    most: Annotated[Positive, "adapters at most"] = 1024
+    repeats: Annotated[Positive, "of every cell"] = 3
+    task: Annotated[str, "whose texts and examples are sent"] = "sst2"
+    kv_cache_mib: Annotated[Positive, "memory for cached examples"] = 512
+    scratch: Annotated[Path | None, "where the adapters are put, 5 GB with the embedded model"] = None
+
+    @property
+    def settings(self) -> AdaptersSettings:
+        numbers = tuple(number for number in AdaptersSettings().numbers if number <= self.most)
+        return AdaptersSettings(numbers=numbers, repeats=self.repeats, task=self.task, kv_cache_mib=self.kv_cache_mib)
 
 
 class NumberCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +120,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     from fourshot.engine.models import resolve_model
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
-    settings = settings_of(options)
+    settings = options.settings
     wanted = [cell for cell in cells(settings) if cell.name not in rows.found]
     workload = load_workload(settings.task, options.data, settings.k)
     model = resolve_model(options.model)
@@ -195,26 +192,25 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         f"{settings['slots']} adapters in slots, {settings['memory_adapters']} in memory; {settings['kv_cache_mib']} "
         f"MiB for cached examples; {settings['concurrency']} requests at a time."
     )
-    rows = []
-    for cell in result["cells"]:
-        cold, memory = (cell["adapter_loads"].get(name, {}) for name in ("cold", "memory"))
-        each = cold.get("ms_each")
-        rows.append(
-            (
-                cell["kind"],
-                f"{cell['number']:,}",
-                cell["spread"],
-                shown(cell["requests_per_s"]),
-                shown(cell["p50_ms"]),
-                f"{cell['p99_ms']:.0f}",
-                f"{cell['hit_rate']:.2f}",
-                cold.get("uses", MISSING),
-                memory.get("uses", MISSING),
-                f"{each:.1f}" if each else MISSING,
-            )
-        )
-    headings = ["kind", "tasks", "spread", "requests/s", "p50 ms", "p99 ms", "hit rate", "fetched: disk", "memory"]
-    return [about, Table([*headings, "ms per fetch from disk"], rows)]
+    columns: dict[str, Any] = {
+        "kind": "{kind}",
+        "tasks": "{number:,}",
+        "spread": "{spread}",
+        "requests/s": lambda cell: shown(cell["requests_per_s"]),
+        "p50 ms": lambda cell: shown(cell["p50_ms"]),
+        "p99 ms": "{p99_ms:.0f}",
+        "hit rate": "{hit_rate:.2f}",
+        "fetched: disk": lambda cell: _fetches(cell, "cold").get("uses", MISSING),
+        "memory": lambda cell: _fetches(cell, "memory").get("uses", MISSING),
+        "ms per fetch from disk": lambda cell: (
+            f"{ms:.1f}" if (ms := _fetches(cell, "cold").get("ms_each")) else MISSING
+        ),
+    }
+    return [about, Table.of(result["cells"], columns)]
+
+
+def _fetches(cell: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    return cell["adapter_loads"].get(source) or {}
 
 
 def page(result: Mapping[str, Any]) -> Page:
@@ -242,7 +238,7 @@ def _plot(result: Mapping[str, Any], value: str, name: str) -> Any:
 
 SUITE = Suite(
     options=Options,
-    settings=lambda options: dict(msgspec.to_builtins(settings_of(options))),
+    settings=lambda options: dict(msgspec.to_builtins(options.settings)),
     tasks=lambda options: [options.task],
     measure=measure,
     report=report,

@@ -154,12 +154,10 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
 
 def report(result: Mapping[str, Any]) -> list[Part]:
     """Both harnesses side by side."""
-    names = {"requests/s": ("requests_per_s", 2), "mean latency, ms": ("mean_latency_ms", 1)}
-    rows = [
-        (name, *(f"{result[side][key]:.{digits}f}" for side in ("ours", "vllm")))
-        for name, (key, digits) in names.items()
-    ]
-    return [Table(["", "ours", "`vllm bench serve`"], rows)]
+    rows = [("requests/s", "requests_per_s", 2), ("mean latency, ms", "mean_latency_ms", 1)]
+    sides = {"ours": "ours", "`vllm bench serve`": "vllm"}
+    cells = [[name, *(f"{result[side][key]:.{digits}f}" for side in sides.values())] for name, key, digits in rows]
+    return [Table(["", *sides], cells)]
 
 
 SUITE = Suite(

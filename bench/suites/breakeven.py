@@ -127,19 +127,15 @@ def break_even(made: Mapping[str, Any], latency: Mapping[str, Any]) -> list[dict
 
 def report(result: Mapping[str, Any]) -> list[Part]:
     """A row per task and cache state."""
-    headings = ["task", "in context with", "making it, s", "a request saves, ms", "and prompt tokens"]
-    rows = [
-        (
-            row["task"],
-            STATES[row["state"]],
-            f"{row['make_s']:.0f}",
-            f"{row['saved_ms']:.1f}",
-            f"{row['saved_prompt_tokens']:.0f}",
-            f"{row['requests']:,.0f}" if row["requests"] is not None else "never, by time",
-        )
-        for row in result["rows"]
-    ]
-    return [Table([*headings, "pays after requests"], rows, left=2)]
+    columns: dict[str, Any] = {
+        "task": "{task}",
+        "in context with": lambda row: STATES[row["state"]],
+        "making it, s": "{make_s:.0f}",
+        "a request saves, ms": "{saved_ms:.1f}",
+        "and prompt tokens": "{saved_prompt_tokens:.0f}",
+        "pays after requests": lambda row: "never, by time" if row["requests"] is None else f"{row['requests']:,.0f}",
+    }
+    return [Table.of(result["rows"], columns, left=2)]
 
 
 def page(result: Mapping[str, Any]) -> Page:

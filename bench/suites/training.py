@@ -309,19 +309,16 @@ def targets(runs: Sequence[Mapping[str, Any]], best_tflops: float) -> list[Targe
 
 def report(result: Mapping[str, Any]) -> list[Part]:
     """Every training."""
-    rows = [
-        (
-            run["trainer"],
-            run["seed"],
-            f"{run['seconds']:.1f}",
-            f"{run['tokens_per_s']:,.0f}",
-            f"{run['final_loss']:.4f}",
-            f"{100 * run['accuracy']:.1f}",
-            f"{run['peak_rss_bytes'] / 1e9:.2f}",
-        )
-        for run in result["runs"]
-    ]
-    return [Table(["trainer", "seed", "seconds", "tokens/s", "final loss", "accuracy, %", "memory, GB"], rows)]
+    columns: dict[str, Any] = {
+        "trainer": "{trainer}",
+        "seed": "{seed}",
+        "seconds": "{seconds:.1f}",
+        "tokens/s": "{tokens_per_s:,.0f}",
+        "final loss": "{final_loss:.4f}",
+        "accuracy": "{accuracy:.1%}",
+        "memory, GB": lambda run: f"{run['peak_rss_bytes'] / 1e9:.2f}",
+    }
+    return [Table.of(result["runs"], columns)]
 
 
 def settings(options: Options) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from statistics import fmean
 
 import msgspec
 
-from fourshot.bench.core.closed_loop import Answered, answered
+from fourshot.bench.core.closed_loop import CellMeasurement, answered
 from fourshot.bench.core.load import Load, LoadAnswer, LoadRequest, generate
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.rows import Rows
@@ -24,21 +24,6 @@ from fourshot.serving.testing.server import RunningService, running_service
 
 TIMEOUT_S = 60.0
 PATIENCE = ("--max-queue-s", "1000")  # nobody is sent away: a closed loop that tries again would hide its waiting
-
-
-class HttpMeasurement(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a cell. Seconds run until the last request was answered."""
-
-    rows: tuple[Answered, ...]  # those answered
-    seconds: float
-    failed: int
-    prompt_tokens: int
-    cached_tokens: int
-
-    @property
-    def rate(self) -> float:
-        """Requests per second."""
-        return len(self.rows) / self.seconds
 
 
 @contextmanager
@@ -100,7 +85,7 @@ def _measure(
     workload: Workload,
     rows: Rows,
     load_cores: str,
-) -> HttpMeasurement:
+) -> CellMeasurement:
     server.http.post("/reset_prefix_cache").raise_for_status()
     method = "adapter" if cell.variant == "lora" else "icl"
     for text in workload.texts[-settings.warmup_requests :]:
@@ -152,10 +137,10 @@ def _capacity(cell: LatencyCell, settings: LatencySettings, rows: Rows) -> float
         LatencyCell(route="http", variant=cell.variant, task=cell.task, repeat=repeat, concurrency=most)
         for repeat in range(settings.repeats)
     ]
-    return fmean(msgspec.convert(rows.found[loop.name], HttpMeasurement).rate for loop in loops)
+    return fmean(msgspec.convert(rows.found[loop.name], CellMeasurement).rate for loop in loops)
 
 
-def _measurement(sent: Sequence[LoadAnswer]) -> HttpMeasurement:
+def _measurement(sent: Sequence[LoadAnswer]) -> CellMeasurement:
     rows = []
     for answer in sent:
         if answer.status != 200:
@@ -164,7 +149,7 @@ def _measurement(sent: Sequence[LoadAnswer]) -> HttpMeasurement:
         begun_s = answer.due_s + body["results"][0]["queue_ms"] / 1000
         usage = body["usage"]
         rows.append(answered(answer.due_s, begun_s, answer.done_s, usage["prompt_tokens"], usage["cached_tokens"]))
-    return HttpMeasurement(
+    return CellMeasurement(
         rows=tuple(rows),
         seconds=max(answer.done_s for answer in sent),
         failed=len(sent) - len(rows),

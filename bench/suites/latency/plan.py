@@ -4,13 +4,13 @@ Importing this module loads neither torch nor vllm.
 """
 
 import random
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 import msgspec
 
+from fourshot.bench.core.options import Positive
 from fourshot.bench.core.workload import VARIANTS
-from fourshot.engine.errors import InputError
 
 FLOOR = "floor"  # a request without a text: the limits need it, so it is measured whatever else is
 SATURATED = 0  # the concurrency of a cell whose requests are all there at once
@@ -23,51 +23,35 @@ SLOW_REQUESTS = {
     FLOOR: {1: 24, SATURATED: 96},
 }
 HTTP_SECONDS = {1: 1.5, 16: 2.0}
+Load = Annotated[int, msgspec.Meta(ge=0)]  # requests at a time; `SATURATED`: all at once
+Above0 = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One home for what can be set. The defaults take under 20 minutes on two cores with the embedded model."""
 
     tasks: tuple[str, ...] = ("sst2", "trec", "ag_news")
-    k: int = 4  # shots per class, as in the paper
+    k: Positive = 4  # shots per class, as in the paper
     variants: tuple[str, ...] = msgspec.field(default=tuple(VARIANTS), name="ways")
-    repeats: int = 3
+    repeats: Positive = 3
     # Concurrency -> requests. A variant that computes its shots for every request has `slow_requests`; where that lacks
     # a concurrency, it is not measured there.
-    requests: dict[int, int] = msgspec.field(default_factory=REQUESTS.copy)
-    slow_requests: dict[str, dict[int, int]] = msgspec.field(default_factory=SLOW_REQUESTS.copy)
+    requests: Annotated[dict[Load, Positive], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=REQUESTS.copy)
+    slow_requests: dict[str, dict[Load, Positive]] = msgspec.field(default_factory=SLOW_REQUESTS.copy)
     warmup_requests: int = 3
-    many_adapters: int = 8
+    many_adapters: Positive = 8
     http: bool = True
     http_variants: tuple[str, ...] = msgspec.field(default=("lora", "icl_warm", "icl_off"), name="http_ways")
-    http_seconds: dict[int, float] = msgspec.field(default_factory=HTTP_SECONDS.copy)  # concurrency -> closed loop
+    http_seconds: dict[Load, Above0] = msgspec.field(default_factory=HTTP_SECONDS.copy)  # concurrency -> closed loop
     open_tasks: tuple[str, ...] = ("sst2",)
-    open_shares: tuple[float, ...] = (0.5, 0.8)  # of what the variant answered at the highest concurrency
-    open_seconds: float = 3.0
-    slo_ms: float = 250.0  # goodput counts what was answered within it
+    open_shares: tuple[Above0, ...] = (0.5, 0.8)  # of what the variant answered at the highest concurrency
+    open_seconds: Above0 = 3.0
+    slo_ms: Above0 = 250.0  # goodput counts what was answered within it
     compile: bool = False  # torch.compile of engines without adapters, on the CPU: with adapters vLLM has none there
     max_model_len: int = 2048
     kv_cache_mib: int = 512  # of each engine, on the CPU
     gpu_kv_cache_mib: int = 8192
     seed: int = 0  # shuffles the cells
-
-    def __post_init__(self) -> None:
-        counts = {"repeats": self.repeats, "k": self.k, "many_adapters": self.many_adapters}
-        counts |= {f"requests[{load}]": number for load, number in self.requests.items()}
-        for name, some in self.slow_requests.items():
-            counts |= {f"slow_requests[{name}][{load}]": number for load, number in some.items()}
-        if wrong := {name: number for name, number in counts.items() if number < 1}:
-            raise InputError(f"{_listed(wrong)}: at least 1 is allowed.")
-        loads = [*self.requests, *self.http_seconds, *(load for some in self.slow_requests.values() for load in some)]
-        if not self.requests or min(loads) < 0:
-            raise InputError(
-                f"keys of requests say how many are sent at a time: 1 or more, or {SATURATED} for all at once; got "
-                f"{sorted(set(loads)) or 'none'}."
-            )
-        spans = {"http_seconds": min(self.http_seconds.values(), default=1.0), "open_seconds": self.open_seconds}
-        spans |= {"slo_ms": self.slo_ms, "open_shares": min(self.open_shares, default=1.0)}
-        if nothing := {name: value for name, value in spans.items() if not value > 0}:
-            raise InputError(f"{_listed(nothing)}: more than 0 is allowed.")
 
     @property
     def measured_variants(self) -> tuple[str, ...]:
@@ -143,5 +127,7 @@ def open_cells(settings: LatencySettings) -> Iterator[LatencyCell]:
                     yield LatencyCell(route="http-open", variant=name, task=task, repeat=repeat, share=share)
 
 
-def _listed(values: Mapping[str, float]) -> str:
-    return "got " + ", ".join(f"{name} = {value}" for name, value in values.items())
+def all_cells(settings: LatencySettings) -> list[LatencyCell]:
+    """In the order in which they are measured."""
+    http = [*http_cells(settings), *open_cells(settings)] if settings.http else []
+    return [*in_process_cells(settings), *http]

@@ -19,50 +19,51 @@ def report(result: Mapping[str, Any]) -> list[Part]:
 
 def cells(result: Mapping[str, Any]) -> Table:
     """Every cell."""
-    headings = ["route", "task", "way", "load", "requests/s", "p50 ms", "p95", "p99", "goodput/s", "queue ms"]
-    rows = [
-        (
-            ROUTES[cell["route"]],
-            TITLES.get(cell["task"], cell["task"]),
-            VARIANTS[cell["way"]].display_name,
-            cell["load"],
-            shown(cell["requests_per_s"]),
-            shown(cell["p50_ms"]),
-            *(f"{cell[name]:.0f}" for name in ("p95_ms", "p99_ms")),
-            f"{cell['goodput_per_s']['mean']:.1f}",
-            *(f"{cell[name]:.0f}" for name in ("queue_ms", "model_ms", "prompt_tokens")),
-            f"{cell['hit_rate']:.2f}",
-            "n/a",
-        )
-        for cell in result["cells"]
-    ]
+    columns: dict[str, Any] = {
+        "route": lambda cell: ROUTES[cell["route"]],
+        "task": lambda cell: TITLES.get(cell["task"], cell["task"]),
+        "way": lambda cell: VARIANTS[cell["way"]].display_name,
+        "load": "{load}",
+        "requests/s": lambda cell: shown(cell["requests_per_s"]),
+        "p50 ms": lambda cell: shown(cell["p50_ms"]),
+        "p95": "{p95_ms:.0f}",
+        "p99": "{p99_ms:.0f}",
+        "goodput/s": "{goodput_per_s[mean]:.1f}",
+        "queue ms": "{queue_ms:.0f}",
+        "model ms": "{model_ms:.0f}",
+        "prompt tokens": "{prompt_tokens:.0f}",
+        "hit rate": "{hit_rate:.2f}",
+        "TPOT": "n/a",
+    }
     note = "TPOT: one token is answered, so there is no time per further token."
-    return Table([*headings, "model ms", "prompt tokens", "hit rate", "TPOT"], rows, note, left=4)
+    return Table.of(result["cells"], columns, note=note, left=4)
 
 
 def ratios(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
     """How much faster each variant is than in context, at ``loads`` or at all."""
-    rows = []
-    for row in result["against_icl"]:
-        if loads and row["concurrency"] not in loads:
-            continue
-        off, warm = row.get("icl_off") or {}, row.get("icl_warm") or {}
-        rows.append(
-            (
-                TITLES.get(row["task"], row["task"]),
-                VARIANTS[row["way"]].display_name,
-                row["concurrency"],
-                f"{row['limit_ms']:.1f}",
-                f"{row['measured_ms']:.1f}",
-                *(f"{off[name]:.1f}" if off else MISSING for name in ("prompt_tokens", "roof")),
-                *(shown(off.get(name)) for name in ("throughput", "p50")),
-                *(shown(warm.get(name), 2) for name in ("throughput", "p50")),
-            )
-        )
-    headings = ["task", "way", "concurrency", "limit, ms", "measured, ms", "ratio of tokens", "ratio at the roof"]
+
+    def against(state: str, measure: str, digits: int) -> Any:
+        return lambda row: shown(row.get(state, {}).get(measure), digits)
+
+    def off(measure: str) -> Any:
+        return lambda row: f"{row['icl_off'][measure]:.1f}" if "icl_off" in row else MISSING
+
     speed = "speed relative to in-context, cache"
-    headings += [f"{speed} {state}: {what}" for state in ("off", "warm") for what in ("throughput", "p50")]
-    return Table(headings, rows, left=3)
+    columns: dict[str, Any] = {
+        "task": lambda row: TITLES.get(row["task"], row["task"]),
+        "way": lambda row: VARIANTS[row["way"]].display_name,
+        "concurrency": "{concurrency}",
+        "limit, ms": "{limit_ms:.1f}",
+        "measured, ms": "{measured_ms:.1f}",
+        "ratio of tokens": off("prompt_tokens"),
+        "ratio at the roof": off("roof"),
+        f"{speed} off: throughput": against("icl_off", "throughput", 1),
+        f"{speed} off: p50": against("icl_off", "p50", 1),
+        f"{speed} warm: throughput": against("icl_warm", "throughput", 2),
+        f"{speed} warm: p50": against("icl_warm", "p50", 2),
+    }
+    rows = [row for row in result["against_icl"] if not loads or row["concurrency"] in loads]
+    return Table.of(rows, columns, left=3)
 
 
 def gain(result: Mapping[str, Any]) -> Table:

@@ -16,15 +16,7 @@ from fourshot.bench.core.roofline import Machine, Roof
 from fourshot.bench.core.statistics import percentile, ratio, with_values
 from fourshot.bench.core.targets import Target, at_least
 from fourshot.bench.core.workload import VARIANTS
-from fourshot.bench.suites.latency.http import HttpMeasurement
-from fourshot.bench.suites.latency.plan import (
-    SATURATED,
-    LatencyCell,
-    LatencySettings,
-    http_cells,
-    in_process_cells,
-    open_cells,
-)
+from fourshot.bench.suites.latency.plan import SATURATED, LatencySettings, all_cells
 
 SHARE_GOAL, ALONE_GOAL, WARM_GOAL = 0.8, 2.0, 1.0
 LORA, BARE = "lora", "lora_bare"
@@ -32,7 +24,6 @@ ROUTES = ("in-process", "http", "http-open")
 MANY_ADAPTERS, MANY_GOAL = 32, 0.9
 
 Group = tuple[str, str, str, float]  # route, variant, task, load
-Measurement = CellMeasurement | HttpMeasurement
 
 
 def summarise(settings: LatencySettings, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,20 +44,19 @@ def summarise(settings: LatencySettings, found: Mapping[str, Any]) -> dict[str, 
             "floor_alone_ms": 1000 * roof.floor_alone_s,
             "floor_saturated_ms": 1000 * roof.floor_saturated_s,
         },
-        "missing": [cell.name for cells, _ in _planned(settings) for cell in cells if cell.name not in found],
+        "missing": [cell.name for cell in all_cells(settings) if cell.name not in found],
         "cells": [cell_numbers(group, repeats, settings) for group, repeats in groups.items()],
         "against_icl": ratios,
         "targets": [*targets(ratios, settings), *many_targets(groups, settings)],
     }
 
 
-def collect(settings: LatencySettings, found: Mapping[str, Any]) -> dict[Group, list[Measurement]]:
+def collect(settings: LatencySettings, found: Mapping[str, Any]) -> dict[Group, list[CellMeasurement]]:
     """The repeats of every cell, in their order; cells by route, task, variant and load."""
-    groups: dict[Group, list[Measurement]] = defaultdict(list)
-    for cells, kind in _planned(settings):
-        for cell in sorted(cells, key=lambda cell: cell.repeat):
-            if cell.name in found:
-                groups[cell.group].append(msgspec.convert(found[cell.name], kind))
+    groups: dict[Group, list[CellMeasurement]] = defaultdict(list)
+    for cell in sorted(all_cells(settings), key=lambda cell: cell.repeat):
+        if cell.name in found:
+            groups[cell.group].append(msgspec.convert(found[cell.name], CellMeasurement))
     return dict(sorted(groups.items(), key=lambda item: _place(item[0], settings)))
 
 
@@ -76,32 +66,25 @@ def _place(group: Group, settings: LatencySettings) -> tuple[Any, ...]:
     return ROUTES.index(route), settings.tasks.index(task), settings.measured_variants.index(variant), is_last, load
 
 
-def _planned(settings: LatencySettings) -> list[tuple[Sequence[LatencyCell], type]]:
-    planned: list[tuple[Sequence[LatencyCell], type]] = [(in_process_cells(settings), CellMeasurement)]
-    if settings.http:
-        planned += [(http_cells(settings), HttpMeasurement), (list(open_cells(settings)), HttpMeasurement)]
-    return planned
-
-
-def latencies_ms(measured: Measurement) -> list[float]:
+def latencies_ms(measured: CellMeasurement) -> list[float]:
     return [1000 * row.latency_s for row in measured.rows]
 
 
-def rates(repeats: Sequence[Measurement]) -> list[float]:
+def rates(repeats: Sequence[CellMeasurement]) -> list[float]:
     return [one.rate for one in repeats]
 
 
-def medians_ms(repeats: Sequence[Measurement]) -> list[float]:
+def medians_ms(repeats: Sequence[CellMeasurement]) -> list[float]:
     return [median(latencies_ms(one)) for one in repeats]
 
 
-def computed_tokens(repeats: Sequence[Measurement]) -> tuple[float, float]:
+def computed_tokens(repeats: Sequence[CellMeasurement]) -> tuple[float, float]:
     """Mean prompt tokens and mean cached tokens of a request."""
     requests = sum(len(one.rows) for one in repeats)
     return sum(one.prompt_tokens for one in repeats) / requests, sum(one.cached_tokens for one in repeats) / requests
 
 
-def cell_numbers(group: Group, repeats: Sequence[Measurement], settings: LatencySettings) -> dict[str, Any]:
+def cell_numbers(group: Group, repeats: Sequence[CellMeasurement], settings: LatencySettings) -> dict[str, Any]:
     """One row of the table."""
     route, variant, task, load = group
     rows = [row for one in repeats for row in one.rows]
@@ -114,7 +97,7 @@ def cell_numbers(group: Group, repeats: Sequence[Measurement], settings: Latency
         "task": task,
         "load": f"{load:g} of capacity" if route == "http-open" else ("saturated" if load == SATURATED else int(load)),
         "requests": len(rows),
-        "failed": sum(getattr(one, "failed", 0) for one in repeats),
+        "failed": sum(one.failed for one in repeats),
         "requests_per_s": with_values(rates(repeats)),
         "p50_ms": with_values(medians_ms(repeats)),
         "p95_ms": percentile(pooled, 0.95),
@@ -124,12 +107,12 @@ def cell_numbers(group: Group, repeats: Sequence[Measurement], settings: Latency
         "model_ms": fmean(1000 * (row.done_s - row.begun_s) for row in rows),
         "prompt_tokens": tokens,
         "hit_rate": cached / tokens if tokens else 0.0,
-        "yardstick_s": [getattr(one, "yardstick_s", 0.0) for one in repeats],
+        "yardstick_s": [one.yardstick_s for one in repeats],
         "tpot_ms": None,  # one token is answered: there is no time per further token
     }
 
 
-def roof_of(shape: ModelShape, machine: Machine, groups: Mapping[Group, Sequence[Measurement]]) -> Roof:
+def roof_of(shape: ModelShape, machine: Machine, groups: Mapping[Group, Sequence[CellMeasurement]]) -> Roof:
     """The roof, with the floor as the suite measured it; without a floor cell, 0."""
     floors = {load: one for (route, name, _, load), one in groups.items() if (route, name) == ("in-process", "floor")}
     return Roof(
@@ -141,7 +124,7 @@ def roof_of(shape: ModelShape, machine: Machine, groups: Mapping[Group, Sequence
 
 
 def ratios_to_icl(
-    groups: Mapping[Group, list[Measurement]], roof: Roof, variant: str, task: str, concurrency: int
+    groups: Mapping[Group, list[CellMeasurement]], roof: Roof, variant: str, task: str, concurrency: int
 ) -> dict[str, Any] | None:
     """How much faster ``variant`` is than in context with the cache off and warm, and what tokens and roof allow.
 
@@ -202,7 +185,7 @@ def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> l
     return found
 
 
-def many_targets(groups: Mapping[Group, list[Measurement]], settings: LatencySettings) -> list[Target]:
+def many_targets(groups: Mapping[Group, list[CellMeasurement]], settings: LatencySettings) -> list[Target]:
     """Many adapters in a batch against the base, where there are as many as the target is about."""
     found = []
     for task in settings.tasks if settings.many_adapters >= MANY_ADAPTERS else ():

@@ -246,34 +246,27 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         "5 times capacity, 20 s": result["overload"],
         f"0.7 of capacity, {result['settings']['seconds']:.0f} s, adapters coming and going": long,
     }
-    rows = [
-        (
-            name,
-            f"{load['answered_per_s']:.1f}",
-            f"{load['codes'].get('good 429', 0)} of {load['requests']}",
-            *(f"{load['latency_ms'][share]:.0f}" for share in ("p50", "p95", "p99")),
-            f"{load['wrong_labels']} of {load['compared_labels']}",
-            load["surprising_answers"],
-        )
-        for name, load in loads.items()
-    ]
+    columns: dict[str, Any] = {
+        "load": lambda load: load[0],
+        "answered/s": lambda load: f"{load[1]['answered_per_s']:.1f}",
+        "rejected (429)": lambda load: f"{load[1]['codes'].get('good 429', 0)} of {load[1]['requests']}",
+        **{f"{p} ms": lambda load, p=p: f"{load[1]['latency_ms'][p]:.0f}" for p in ("p50", "p95", "p99")},
+        "wrong labels": lambda load: f"{load[1]['wrong_labels']} of {load[1]['compared_labels']}",
+        "surprises": lambda load: load[1]["surprising_answers"],
+    }
     churn = ", ".join(f"{number} {what}" for what, number in sorted(long["churn"].items()))
     note = (
         f"In the long one: adapters {churn}; memory grew by {100 * long['memory_growth']:.1f} % from its second "
         "quarter to its last."
     )
-    headings = ["load", "answered/s", "rejected (429)", "p50 ms", "p95 ms", "p99 ms", "wrong labels", "surprises"]
-    batches = [
-        (
-            row["texts"],
-            *(f"{row['ms_per_text'][name]:.1f}" for name in ("base", "one", "several")),
-            f"{row['ratio']:.2f}",
-        )
-        for row in result["batches"]
-    ]
-    several = f"{result['batches'][0]['adapters']} adapters"
-    prices = ["texts in a batch", "base, ms per text", "one adapter", several, "relative to the base"]
-    return [Table(headings, rows, note), Table(prices, batches, left=0)]
+    prices = {
+        "texts in a batch": "{texts}",
+        "base, ms per text": "{ms_per_text[base]:.1f}",
+        "one adapter": "{ms_per_text[one]:.1f}",
+        f"{result['batches'][0]['adapters']} adapters": "{ms_per_text[several]:.1f}",
+        "relative to the base": "{ratio:.2f}",
+    }
+    return [Table.of(loads.items(), columns, note=note), Table.of(result["batches"], prices, left=0)]
 
 
 class ServingSuite(Suite, frozen=True, kw_only=True):
