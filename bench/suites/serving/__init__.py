@@ -11,11 +11,9 @@ load generator is a process of its own, on cores of its own (--load-cores). Ever
 import json
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import httpx
@@ -26,18 +24,17 @@ from fourshot.bench.core.options import Model, Positive
 from fourshot.bench.core.parts import Part, Table
 from fourshot.bench.core.results import read_result, tell
 from fourshot.bench.core.rows import Rows
-from fourshot.bench.core.statistics import percentile
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import at_most
+from fourshot.bench.suites.serving.batches import BATCH_ADAPTERS, multi_lora
+from fourshot.bench.suites.serving.judge import Judge
 from fourshot.bench.suites.serving.traffic import (
     BAD_SHARE,
     CHURN_S,
     SOURCES,
-    STABLE,
     TASKS,
     ZIPF,
     Churn,
-    Expected,
     MemorySampler,
     Traffic,
     put,
@@ -46,7 +43,6 @@ from fourshot.engine.errors import InputError
 from fourshot.serving.testing.server import RunningService, running_service
 
 SHARE, OVER = 0.7, 5.0  # of capacity
-BATCH_SIZES, BATCH_ADAPTERS, BATCH_REPEATS = (8, 32, 128), 8, 9
 OVERLOAD_P99_GOAL, MULTI_GOAL, GROWTH_GOAL, RECOVERY_GOAL_S = 2.0, 1.3, 0.05, 5.0
 
 
@@ -59,51 +55,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     load_cores: Annotated[str, "of the load generator"] = ""
     out: Annotated[Path | None, "where the JSON goes; without it, standard output"] = None
     table: Annotated[Path | None, "measure nothing: print this result as Markdown"] = None
-
-
-class Judge:
-    """Says what the answers to a load were worth."""
-
-    def __init__(self, traffic: Traffic, expected: Expected) -> None:
-        self._requests, self._expected = traffic.requests, expected
-        self._stable = {task.name for task in traffic.tasks[:STABLE]}
-
-    def is_stable(self, answer: LoadAnswer) -> bool:
-        """Whether it is of a task that always has a version."""
-        return self._requests[answer.request].kind in self._stable
-
-    def __call__(self, answers: Sequence[LoadAnswer]) -> dict[str, Any]:
-        codes: Counter[str] = Counter()
-        wrong, surprising = [], []
-        compared, latencies_s = 0, []
-        for answer in answers:
-            request = self._requests[answer.request]
-            codes[f"{'bad' if request.kind == 'bad' else 'good'} {answer.status}"] += 1
-            if request.kind == "bad":
-                as_expected = 400 <= answer.status < 500
-            elif answer.status == 200:
-                as_expected = True
-                latencies_s.append(answer.latency_s)
-                body = json.loads(answer.answer)
-                label = self._expected[body["adapter"]][json.loads(request.body)["input"]]
-                compared += bool(label)
-                if label and body["results"][0]["label"] != label:
-                    wrong.append((request.kind, body["adapter"], request.body[:100]))
-            else:
-                as_expected = answer.status == 429 or (answer.status == 404 and not self.is_stable(answer))
-            if not as_expected:
-                surprising.append((request.path, answer.status, answer.answer[:200]))
-        shares = (50, 95, 99, 99.9) if latencies_s else ()
-        return {
-            "requests": len(answers),
-            "codes": dict(sorted(codes.items())),
-            "compared_labels": compared,
-            "wrong_labels": len(wrong),
-            "surprising_answers": len(surprising),
-            "examples": [*wrong[:5], *surprising[:5]],
-            "answered_per_s": len(latencies_s) / max(answer.done_s for answer in answers),
-            "latency_ms": {f"p{share:g}": 1000 * percentile(latencies_s, share / 100) for share in shares},
-        }
 
 
 @contextmanager
@@ -188,54 +139,6 @@ def overload(load: Any, judge: Judge, rate: float, after: float, calm_p99_ms: fl
         and judge.is_stable(answer)
     ]
     return judge(answers), max(slow, default=0.0) + max(0.0, min(late, 1.0))
-
-
-def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
-    """Time of a batch of the base alone, of one adapter, and of several, in turn, in an engine of our own."""
-    from fourshot.engine.core import Adapter, EngineSettings
-    from fourshot.engine.opening import open_engine
-    from fourshot.pipeline.synthesis.prompts import classification_prompt
-
-    task = traffic.tasks[0]
-    texts = [text for name, some in traffic.texts.items() if name.startswith("sst2") for text in some]
-    folders = [folder for versions in traffic.versions.values() for folder in versions][:BATCH_ADAPTERS]
-    adapters = [Adapter(name=folder.name, path=str(folder)) for folder in folders]
-    engine = open_engine(
-        EngineSettings(model=traffic.base.path, max_loras=BATCH_ADAPTERS, compile=False, kv_cache_bytes=512 << 20)
-    )
-    rows = []
-    try:
-        for size in BATCH_SIZES:
-            prompts = [classification_prompt(task, texts[n % len(texts)]) for n in range(size)]
-            mixes: dict[str, list[Adapter | None]] = {
-                "base": [None] * size,
-                "one": [adapters[0]] * size,
-                "several": [adapters[n % BATCH_ADAPTERS] for n in range(size)],
-            }
-            spent: dict[str, list[float]] = {name: [] for name in mixes}
-            for turn in range(BATCH_REPEATS + 1):
-                for name, mix in mixes.items():
-                    engine.reset_prefix_cache()
-                    started = time.perf_counter()
-                    engine.score(prompts, task.label_words, mix)
-                    if turn:  # the first loads adapters and builds kernels
-                        spent[name].append(time.perf_counter() - started)
-            to_base = {
-                name: median(took / base for took, base in zip(spent[name], spent["base"], strict=True))
-                for name in ("one", "several")
-            }
-            rows.append(
-                {
-                    "texts": size,
-                    "adapters": BATCH_ADAPTERS,
-                    "ms_per_text": {name: 1000 * median(times) / size for name, times in spent.items()},
-                    "ratio_one": to_base["one"],
-                    "ratio": to_base["several"],
-                }
-            )
-    finally:
-        engine.close()
-    return rows
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:

@@ -1,6 +1,7 @@
 """Every suite is found, says what it is about, and understands what it is asked."""
 
 import pkgutil
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -45,6 +46,28 @@ def test_every_suite_has_options_and_says_what_it_is_about(name: str, capsys: py
 def test_every_module_of_suites_is_listed() -> None:
     modules = {module.name.replace("_", "-") for module in pkgutil.iter_modules(registry.__path__)}
     assert modules == set(SUITES)
+
+
+ARROWS = {"throughput": {"filter"}, "corpus_real": {"corpus_kills"}, "noise": {"compare"}}  # `docs` draws from all
+
+
+def test_a_suite_stands_on_the_core_and_not_on_other_suites() -> None:
+    """Each is a wing of its own, so that one can be read, and taken away, without the others."""
+    (folder,) = map(Path, registry.__path__)
+    needs: dict[str, set[str]] = {}
+    for file in folder.glob("*/**/*.py"):
+        needs.setdefault(file.relative_to(folder).parts[0], set()).update(imported_suites(file))
+    for file in folder.glob("[!_]*.py"):
+        needs[file.stem] = imported_suites(file)
+    others = {suite: found - {suite} for suite, found in needs.items() if suite != "docs"}
+    assert {suite: found for suite, found in others.items() if found} == ARROWS
+
+
+def imported_suites(file: Path) -> set[str]:
+    """Suites that a file imports from."""
+    text = file.read_text(encoding="utf-8")
+    from_package = re.findall(r"from fourshot\.bench\.suites import (.+)", text)
+    return {*re.findall(r"fourshot\.bench\.suites\.(\w+)", text), *(name.split()[0] for name in from_package)}
 
 
 def test_an_unknown_suite_is_refused_with_those_there_are() -> None:

@@ -1,0 +1,140 @@
+"""The two trainers that are set side by side, each called in a process of its own."""
+
+import resource
+import time
+from pathlib import Path
+from statistics import fmean
+
+import msgspec
+
+from fourshot.training.lora.settings import PRESETS, LoraSettings
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True):
+    """One training, as it is handed to a process."""
+
+    model: str
+    prompts: tuple[str, ...]
+    targets: tuple[int, ...]
+    labels: tuple[str, ...]  # words
+    epochs: int
+    seed: int
+    out: str
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.prompts) // PRESETS["default"].batch_size)
+
+    @property
+    def settings(self) -> LoraSettings:
+        """The default preset, for exactly ``epochs`` passes."""
+        steps = self.epochs * self.steps_per_epoch
+        return msgspec.structs.replace(
+            PRESETS["default"], num_epochs=float(self.epochs), min_steps=steps, max_steps=steps
+        )
+
+
+class Trained(msgspec.Struct, frozen=True, kw_only=True):
+    """What it came to."""
+
+    adapter: str
+    name: str
+    seconds: float  # of the loop alone: the model was loaded before
+    steps: int
+    final_loss: float  # mean over the last pass, nats
+    peak_rss_bytes: int
+    computed_tokens: int = 0  # that went through the model, padding included; 0: not counted
+
+
+def ours(training: Training) -> Trained:
+    """Train with `training.lora.train.LoraTrainer`."""
+    from fourshot.training.lora.examples import TrainingExample
+    from fourshot.training.lora.train import LoraTrainer
+
+    pairs = zip(training.prompts, training.targets, strict=True)
+    examples = [TrainingExample(prompt=prompt, target=target) for prompt, target in pairs]
+    trainer = LoraTrainer(training.model)
+    result = trainer.train(examples, training.labels, training.settings, training.out, seed=training.seed)
+    return Trained(
+        adapter=result.path,
+        name=result.name,
+        seconds=result.seconds,
+        steps=result.steps,
+        final_loss=fmean(result.losses[-training.steps_per_epoch :]),
+        peak_rss_bytes=_peak_rss(),
+        computed_tokens=result.tokens,
+    )
+
+
+def hf_trainer(training: Training) -> Trained:
+    """Train with ``transformers.Trainer`` and PEFT."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        DataCollatorForSeq2Seq,
+        Trainer,
+        TrainingArguments,
+        set_seed,
+    )
+
+    settings = training.settings
+    set_seed(training.seed)
+    tokenizer = AutoTokenizer.from_pretrained(training.model)
+    rows = []
+    for prompt, target in zip(training.prompts, training.targets, strict=True):
+        asked, answer = (tokenizer(text)["input_ids"] for text in (prompt, f" {training.labels[target]}"))
+        rows.append({"input_ids": asked + answer, "labels": [-100] * len(asked) + answer})
+    model = AutoModelForCausalLM.from_pretrained(training.model, dtype="auto")
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=list(settings.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    arguments = TrainingArguments(
+        output_dir=training.out,
+        per_device_train_batch_size=settings.batch_size,
+        num_train_epochs=training.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(settings.warmup * training.epochs * training.steps_per_epoch),
+        weight_decay=settings.weight_decay,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        seed=training.seed,
+        save_strategy="no",
+        logging_strategy="steps",
+        logging_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model=get_peft_model(model, config),
+        args=arguments,
+        train_dataset=rows,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
+    )
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    adapter = str(Path(training.out) / "adapter")
+    trainer.model.save_pretrained(adapter, save_embedding_layers=False)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return Trained(
+        adapter=adapter,
+        name=f"hf-trainer-{training.seed}",
+        seconds=seconds,
+        steps=trainer.state.global_step,
+        final_loss=fmean(losses[-training.steps_per_epoch :]),
+        peak_rss_bytes=_peak_rss(),
+    )
+
+
+TRAINERS = {"ours": ours, "hf_trainer": hf_trainer}
+
+
+def _peak_rss() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
