@@ -1,7 +1,6 @@
 """A real service in a process of its own, as a user starts it: `fourshot serve` until the block is left."""
 
 import contextlib
-import inspect
 import json
 import signal
 import subprocess
@@ -61,7 +60,7 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 30) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"it does not hold within {timeout_s:g} s: {inspect.getsource(condition).strip()}")
+            raise TimeoutError(f"the condition does not hold within {timeout_s:g} s")
         time.sleep(0.05)
 
 
