@@ -69,6 +69,7 @@ class _Actor:
         listening = listen(host, 0)
         own = replica_settings(settings, host, listening, file)
         environment: dict[str, str] = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+        environment.pop("GOMP_SPINCOUNT", None)  # the cluster's is for trainings; an engine's threads wait longer
         self._address = f"http://{host}:{own.port}"
         running = threading.Event()
 
