@@ -18,7 +18,8 @@ import msgspec
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.errors import RunFolderError
 from fourshot.engine.files import replace_file
-from fourshot.pipeline.corpus.rows import CorpusRow, Format, encode_rows, read_rows
+from fourshot.pipeline.corpus.rows import CorpusRow, encode_rows, read_rows
+from fourshot.pipeline.corpus.settings import Format
 from fourshot.pipeline.synthesis.attributes import Attributes
 from fourshot.pipeline.synthesis.counts import DrawRecord
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION

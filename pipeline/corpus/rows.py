@@ -6,17 +6,16 @@ Importing this module loads no pyarrow; Parquet does.
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from fourshot.pipeline.corpus.settings import Format
 from fourshot.pipeline.synthesis.types import Verdict
 from fourshot.pipeline.synthesis.units import Draw
 
 if TYPE_CHECKING:
     import pyarrow
-
-Format = Literal["jsonl", "parquet"]
 
 
 class CorpusRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,10 +3,13 @@
 Importing this module loads neither torch nor vllm.
 """
 
+from typing import Literal
+
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.corpus.rows import Format
+
+Format = Literal["jsonl", "parquet"]
 
 
 class CorpusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
