@@ -1,0 +1,70 @@
+"""From HTTP to the service and back: refusals become answers, and a key for some tasks sees no others."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from fourshot.serving.answers import RefusalError
+from fourshot.serving.api import ClassifyResponse, Refused, TaskInfo, TaskList, Usage
+from fourshot.serving.app.guard import ACCESS
+from fourshot.serving.app.keys import Key
+from fourshot.serving.app.routes import add_routes
+from fourshot.serving.settings import Limits
+
+NOTHING = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0, total_tokens=0)
+
+
+class FakeService:
+    """Answers for `a` and `b`; `busy` is rejected."""
+
+    async def classify(self, task: str, body: bytes) -> ClassifyResponse:
+        if task == "busy":
+            raise RefusalError(429, "overloaded", "Too busy.", 3.4)
+        return ClassifyResponse(task=task, method="adapter", adapter="a-1", results=[], usage=NOTHING, total_ms=1.0)
+
+    def tasks(self, everything: bool) -> TaskList:
+        tasks = [
+            TaskInfo(task=name, labels=[], adapter="", versions=[], pinned=False, methods=[]) for name in ("a", "b")
+        ]
+        return TaskList(base_model="m", tasks=tasks, refused=[Refused(path="c", reason="why")] if everything else [])
+
+
+def ask(method: str, path: str, key: Key | None = None) -> httpx.Response:
+    app = FastAPI()
+    add_routes(app, Limits())
+    app.state.fourshot = FakeService()
+
+    async def with_key(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await app({**scope, ACCESS: key}, receive, send)
+
+    async def run() -> httpx.Response:
+        transport = httpx.ASGITransport(app=with_key)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            return await client.request(method, path, json={"input": "x"} if method == "POST" else None)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code", "kind", "retry_after"),
+    [
+        ("POST", "/v1/classify/busy", 429, "overloaded", "3"),
+        ("POST", "/v1/classify/b", 403, "forbidden", None),
+        ("GET", "/v1/tasks?all=yes", 400, "bad_request", None),
+    ],
+)
+def test_a_refusal_is_an_answer(method: str, path: str, code: int, kind: str, retry_after: str | None) -> None:
+    answer = ask(method, path, Key(name="k", sha256="", tasks=("a", "busy")))
+    assert (answer.status_code, answer.json()["error"]["type"]) == (code, kind)
+    assert (answer.headers.get("Retry-After"), answer.headers["Content-Type"]) == (retry_after, "application/json")
+
+
+def test_a_key_sees_its_tasks_and_nothing_that_is_refused() -> None:
+    limited = Key(name="k", sha256="", tasks=("a",))
+    assert ask("POST", "/v1/classify/a", limited).json()["adapter"] == "a-1"
+    for key, tasks, refused in ((limited, ["a"], 0), (Key(name="k", sha256=""), ["a", "b"], 1), (None, ["a", "b"], 1)):
+        listed = ask("GET", "/v1/tasks?all=1", key).json()
+        assert ([info["task"] for info in listed["tasks"]], len(listed["refused"])) == (tasks, refused)
