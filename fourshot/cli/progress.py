@@ -28,7 +28,8 @@ class Bars:
             TextColumn("[dim]{task.fields[figures]}"),
             console=console or Console(stderr=True),
         )
-        self._bars: dict[tuple[str, str], Task | None] = {}  # by stage and, of a training, its message; None: done
+        self._bars: dict[tuple[str, str], Task] = {}  # that run, by stage and, of a training, its message
+        self._ended: set[tuple[str, str]] = set()  # stage and message of the steps that are done
         self._last_message = ""
 
     def __enter__(self) -> "Bars":
@@ -49,7 +50,7 @@ class Bars:
         if bar and (event.done < bar.completed or event.unit != bar.fields["unit"]):
             bar = None  # the next step of the stage
         if bar is None:
-            if event.done >= event.total and key in self._bars:
+            if event.done >= event.total and (event.stage, event.message) in self._ended:
                 return  # the end of a step may be told twice
             bar = self._bars[key] = self._new_bar(event.unit)
         name, count, more = f"{event.stage}  {event.message}".rstrip(), _count(event), figures(event)
@@ -57,7 +58,8 @@ class Bars:
         if event.done >= event.total:  # of hundreds, those that are done must not fill the screen
             self._print(f"{name}  {count} in {span(bar.elapsed or 0.0)}  {more}")
             self._progress.remove_task(bar.id)
-            self._bars[key] = None
+            del self._bars[key]
+            self._ended.add((event.stage, event.message))
 
     def _new_bar(self, unit: str) -> Task:
         bar = self._progress.add_task("", name="", count="", unit=unit, figures="")

@@ -47,10 +47,13 @@ def test_bars_show_count_figures_and_one_bar_per_step() -> None:
         bars(steps(40))
         bars(steps(40))
         bars(steps(10, 20))
+        for split in ("first", "second"):  # done with their only event
+            bars(Event(stage="evaluate", message=split, done=8, total=8, unit="texts"))
     shown = stream.getvalue()
     assert "shots: [not markup]" in shown
     assert shown.count("40/40 steps in") == 1, "said twice, shown once"
-    assert "40/40 steps" in shown and "10/20 steps" in shown and "loss 0.25" in shown
+    assert "evaluate  first  8/8" in shown and "evaluate  second  8/8" in shown
+    assert "10/20 steps" in shown and "loss 0.25" in shown
 
 
 def test_json_has_standard_output_for_itself(capfd: pytest.CaptureFixture[str]) -> None:
