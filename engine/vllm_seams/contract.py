@@ -45,9 +45,9 @@ class Seam(msgspec.Struct, frozen=True, kw_only=True):
 
 @cache
 def _holds(seam: Seam) -> bool:
-    found = faults(seam)
-    if found:
-        logger.warning("vLLM %s: %s is left out: %s. %s", vllm_version(), seam.name, "; ".join(found), seam.without)
+    missing = faults(seam)
+    if missing:
+        logger.warning("vLLM %s: %s is left out: %s. %s", vllm_version(), seam.name, "; ".join(missing), seam.without)
     elif not vllm_version().startswith(tuple(f"{release}." for release in WRITTEN_FOR)):
         logger.warning(
             "vLLM %s: %s was tried on %s only; all it relies on is there, so it is applied",
@@ -55,7 +55,7 @@ def _holds(seam: Seam) -> bool:
             seam.name,
             " and ".join(WRITTEN_FOR),
         )
-    return not found
+    return not missing
 
 
 def faults(seam: Seam) -> list[str]:

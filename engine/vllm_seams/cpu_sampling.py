@@ -52,7 +52,7 @@ def apply() -> None:
 
 def _without_table(forward: Any) -> Any:
     @wraps(forward)
-    def sampled(
+    def forward_without_table(
         sampler: Any,
         logits: torch.Tensor,
         sampling_metadata: Any,
@@ -65,22 +65,22 @@ def _without_table(forward: Any) -> Any:
         if (wanted is None and not ids) or wanted == EVERY_TOKEN or mode != "raw_logprobs":
             return forward(sampler, logits, asked, predict_bonus_token, logprobs_mode_override)
         raw = logits.clone() if logits.dtype == torch.float32 else logits  # what is float32 is changed in place
-        found = forward(
+        sampled = forward(
             sampler,
             logits,
             replace(asked, max_num_logprobs=None, logprob_token_ids=None),
             predict_bonus_token,
             logprobs_mode_override,
         )
-        tokens = found.sampled_token_ids.squeeze(-1).long()
+        tokens = sampled.sampled_token_ids.squeeze(-1).long()
         if ids:
             taken = sampler.gather_specific_token_logprobs(raw, ids, tokens)
         else:
             taken = sampler.gather_logprobs(raw, wanted, token_ids=tokens)
         torch._dynamo.decorators.mark_unbacked(raw, 0)  # one kernel for any number of rows
-        return replace(found, logprobs_tensors=taken._replace(logprobs=taken.logprobs.float() - _normalisers(raw)))
+        return replace(sampled, logprobs_tensors=taken._replace(logprobs=taken.logprobs.float() - _normalisers(raw)))
 
-    return sampled
+    return forward_without_table
 
 
 @torch.compile(backend=current_platform.simple_compile_backend)
@@ -91,7 +91,7 @@ def _normalisers(logits: torch.Tensor) -> torch.Tensor:
 
 def _among_the_likeliest(forward_cpu: Any) -> Any:
     @wraps(forward_cpu)
-    def drawn(
+    def draw_among_the_likeliest(
         sampler: Any, logits: torch.Tensor, generators: Generators, k: torch.Tensor | None, p: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if k is None or p is not None or sampler.use_fp64_gumbel or sampler.logprobs_mode != "raw_logprobs":
@@ -111,7 +111,7 @@ def _among_the_likeliest(forward_cpu: Any) -> Any:
                 )
         return tokens, None
 
-    return drawn
+    return draw_among_the_likeliest
 
 
 def _draw(logits: torch.Tensor, generators: Generators, k: torch.Tensor) -> torch.Tensor:

@@ -32,12 +32,12 @@ def stretches(slots: torch.Tensor) -> Stretches:
     if not len(slots):
         return []
     values, lengths = torch.unique_consecutive(slots, return_counts=True)
-    found, start = [], 0
+    runs, start = [], 0
     for slot, length in zip(values.tolist(), lengths.tolist(), strict=True):
         if slot >= 0:
-            found.append((slot, slice(start, start + length)))
+            runs.append((slot, slice(start, start + length)))
         start += length
-    return found
+    return runs
 
 
 Stacked: TypeAlias = (
@@ -55,7 +55,7 @@ class Layer:
 
     def __init__(self, a: Stacked, b: Stacked) -> None:
         slots, _, rank, width = a[0].shape
-        outs = [one.shape[2] for one in b]
+        outs = [up.shape[2] for up in b]
         downs = a[0].new_zeros(slots, len(a) * rank, width)
         ups = b[0].new_zeros(slots, sum(outs), len(b) * rank)  # what belongs to another slice stays zero
         offset = 0
@@ -94,11 +94,10 @@ class Layers:
         self._met: dict[int, Layer] = {}
 
     def of(self, a: Stacked, b: Stacked) -> Layer:
-        found = self._met.get(a[0].data_ptr())
-        if found is None:
-            found = Layer(a, b)
-            self._met[a[0].data_ptr()] = found
-        return found
+        place = a[0].data_ptr()
+        if place not in self._met:
+            self._met[place] = Layer(a, b)
+        return self._met[place]
 
 
 class Arranged:
@@ -113,8 +112,8 @@ class Arranged:
         kept = self._kept.get(layer)
         if kept is None or kept[:2] != (changes, active):
             slots = torch.tensor(active)
-            downs = torch.cat([one[:, 0].index_select(0, slots).flatten(0, 1) for one in a])
-            ups = [one[:, 0].index_select(0, slots).transpose(0, 1).flatten(1) for one in b]
+            downs = torch.cat([down[:, 0].index_select(0, slots).flatten(0, 1) for down in a])
+            ups = [up[:, 0].index_select(0, slots).transpose(0, 1).flatten(1) for up in b]
             self._kept[layer] = kept = (changes, active, downs, ups)
         return kept[2], kept[3]
 
@@ -129,12 +128,12 @@ class SideBySide:
 
     def _mask(self, slices: int, rank: int, dtype: torch.dtype) -> torch.Tensor:
         """[num_rows, slices * active * rank]: one where a row's adapter is."""
-        found = self._masks.get((slices, rank))
-        if found is None:
+        mask = self._masks.get((slices, rank))
+        if mask is None:
             own = (self._slots[:, None] == torch.tensor(self._active)).to(dtype)
             wide = own[:, None, :, None].expand(-1, slices, -1, rank)
-            found = self._masks[slices, rank] = wide.reshape(len(own), -1)
-        return found
+            mask = self._masks[slices, rank] = wide.reshape(len(own), -1)
+        return mask
 
     def add(self, y: torch.Tensor, x: torch.Tensor, a: Stacked, b: Stacked, scale: float) -> None:
         """Add every row's own ``scale * x A^T B^T`` to y, slice by slice."""

@@ -49,7 +49,7 @@ def apply(wanted: bool) -> bool:
     if CpuPlatform.get_punica_wrapper.__func__ is not _wrapper:
         _original["get_punica_wrapper"] = CpuPlatform.get_punica_wrapper
     wanted = wanted and os.environ.get(SWITCH, "1") != "0"
-    # It has to be told when weights have changed.
+    # The arithmetic has to know when weights have changed: `lora_loads` counts it.
     put_in = wanted and SEAM.holds() and lora_loads.register() and (base_rows_get_an_adapter() or copies_per_token())
     CpuPlatform.get_punica_wrapper = classmethod(_wrapper) if put_in else _original["get_punica_wrapper"]
     return put_in
