@@ -11,8 +11,8 @@ from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task
-from fourshot.training.jobs.jobs import HERE, FailedJob, OnJobStep, OnStep, Placement, TrainingJob, do_job, finished
-from fourshot.training.lora.examples import TrainingExample, TrainingResult
+from fourshot.training.jobs.jobs import HERE, FailedJob, OnJobStep, Placement, TrainingJob, do_job, finished
+from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
 
 if TYPE_CHECKING:
     from fourshot.training.lora.train import LoraTrainer
@@ -125,7 +125,7 @@ def _doer(model: str, store: Path, processes: int) -> Callable[[TrainingJob, OnS
 
     def do(job: TrainingJob, on_step: OnStep) -> TrainingResult:
         if processes > 1:
-            from fourshot.training.lora.data_parallel import do_job_over_processes
+            from fourshot.training.jobs.processes import do_job_over_processes
 
             return do_job_over_processes(model, job, store, processes, on_step)
         return do_job(open_trainer(), job, store, on_step)

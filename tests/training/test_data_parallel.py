@@ -8,8 +8,9 @@ import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.training.jobs.jobs import CHECKPOINT_FILE, Placement, TrainingJob, do_job, finished
-from fourshot.training.lora.data_parallel import Share, do_job_over_processes
+from fourshot.training.jobs.processes import do_job_over_processes
 from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.lora.share import Share
 from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
 

@@ -41,8 +41,8 @@ def loss_of(trainer: LoraTrainer, wrapped: Any) -> LabelLoss:
 
 def backward(loss: LabelLoss) -> tuple[float, list[Tensor]]:
     value, *_ = loss.backward(range(len(GIVEN)), torch.amp.GradScaler("cpu", enabled=False))
-    gradients = [parameter.grad.clone() for parameter in loss._parameters if parameter.grad is not None]
-    assert len(gradients) == len(loss._parameters)
+    gradients = [parameter.grad.clone() for parameter in loss.parameters if parameter.grad is not None]
+    assert len(gradients) == len(loss.parameters)
     return value, gradients
 
 

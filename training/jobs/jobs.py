@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import replace_file
-from fourshot.training.lora.examples import TrainingExample, TrainingResult
+from fourshot.engine.files import read_json, write_json
+from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ class FailedJob(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-OnStep = Callable[[int, int, float], None]  # step, planned steps, loss in nats
 # The number of the job among those given, from 0; step; planned steps; loss in nats.
 OnJobStep = Callable[[int, int, int, float], None]
 
@@ -68,7 +67,7 @@ def finished(store: Path, job: TrainingJob) -> TrainingResult | None:
     file = store / job.key / RESULT_FILE
     if not file.exists():
         return None
-    result = msgspec.json.decode(file.read_bytes(), type=TrainingResult)
+    result = read_json(file, TrainingResult)
     return msgspec.structs.replace(result, path=str((store / job.key / result.name).resolve()))
 
 
@@ -86,7 +85,7 @@ def do_job(trainer: "LoraTrainer", job: TrainingJob, store: Path, on_step: OnSte
         checkpoint=folder / CHECKPOINT_FILE,
         held_out=job.held_out,
     )
-    if trainer.share.rank:
+    if not trainer.share.tells:
         return result  # another process writes it
-    replace_file(folder / RESULT_FILE, msgspec.json.format(msgspec.json.encode(result), indent=1))
+    write_json(folder / RESULT_FILE, result)
     return result

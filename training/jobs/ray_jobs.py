@@ -18,7 +18,7 @@ import msgspec
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.threads import TRAIN_SPINS, available_cores, waiting_briefly
 from fourshot.training.jobs.jobs import FailedJob, OnJobStep, Placement, TrainingJob, do_job, finished
-from fourshot.training.lora.data_parallel import do_job_over_processes
+from fourshot.training.jobs.processes import do_job_over_processes
 from fourshot.training.lora.examples import TrainingResult
 
 CORES_PER_JOB = 2  # where there is no GPU

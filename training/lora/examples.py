@@ -1,8 +1,12 @@
 """What the trainer is given and what it gives back. Loads neither torch nor peft."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from fourshot.engine.probe import Probe
+
+OnStep = Callable[[int, int, float], None]  # step, planned steps, loss in nats
 
 
 class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,13 +13,11 @@ if TYPE_CHECKING:
 class HeldOut:
     """Looks at the held-out loss after every pass. Without held-out examples it does nothing: the last weights stay."""
 
-    def __init__(
-        self, wrapped: Any, loss_of: LabelLoss, examples: Sequence[int], targets: Sequence[int], masters: "list[Any]"
-    ) -> None:
-        """``examples`` are indices into those of ``loss_of``, ``targets`` their labels; ``masters`` the weights."""
+    def __init__(self, wrapped: Any, loss_of: LabelLoss, first: int, targets: Sequence[int]) -> None:
+        """The examples of ``loss_of`` from number ``first`` on are held out; ``targets`` are their labels."""
         self.curve: list[tuple[int, float]] = []  # step, mean label loss in nats
-        self._wrapped, self._loss_of, self._masters = wrapped, loss_of, masters
-        self._examples, self._targets = list(examples), list(targets)
+        self._wrapped, self._loss_of = wrapped, loss_of
+        self._examples, self._targets = range(first, first + len(targets)), list(targets)
         self._best: list[torch.Tensor] = []
 
     @property
@@ -27,23 +25,23 @@ class HeldOut:
         """The step whose weights are kept; 0 where nothing is held out."""
         return min(self.curve, key=lambda point: point[1])[0] if self.curve else 0
 
-    def look(self, step: int) -> None:
-        """Measure the weights of now, and remember them if they are the best so far."""
+    def look(self, step: int, weights: "Sequence[torch.Tensor]") -> None:
+        """Measure ``weights``, those of now, and remember them if they are the best so far."""
         if not self._examples:
             return
         self._wrapped.eval()
-        said = self._loss_of.probabilities(self._examples)
+        answers = self._loss_of.probabilities(self._examples)
         self._wrapped.train()
-        right = said[range(len(self._targets)), self._targets].clamp_min(1e-6)
+        right = answers[range(len(self._targets)), self._targets].clamp_min(1e-6)
         loss = float(-right.log().mean())
         if not self.curve or loss < min(value for _, value in self.curve):
-            self._best = [master.detach().clone() for master in self._masters]
+            self._best = [weight.detach().clone() for weight in weights]
         self.curve.append((step, loss if math.isfinite(loss) else math.inf))
 
-    def restore(self) -> None:
-        """Make the best weights those that are saved."""
-        for master, best in zip(self._masters, self._best, strict=False):
-            master.detach().copy_(best)
+    def restore(self, weights: "Sequence[torch.Tensor]") -> None:
+        """Make ``weights`` the best ones; they stay where nothing is held out."""
+        for weight, best in zip(weights, self._best, strict=False):
+            weight.detach().copy_(best)
 
     def state(self) -> dict[str, Any]:
         return {"curve": self.curve, "best": self._best}

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.labels import LabelTokens
+from fourshot.engine.memory import free_bytes
 from fourshot.engine.tokens import encode_prompts
-from fourshot.training.lora.data_parallel import ALL, Share
 from fourshot.training.lora.examples import TrainingExample
-from fourshot.training.lora.memory import free_bytes, give_back, is_out_of_memory, row_tokens
+from fourshot.training.lora.memory import give_back, is_out_of_memory, row_tokens
 from fourshot.training.lora.packing import PackedRow, micro_batches, pack, shared_prefix_length
+from fourshot.training.lora.share import ALL, Share
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,7 @@ class LabelLoss:
         import torch
 
         model = wrapped.get_base_model()
-        self._device, self._dtype = str(model.device), model.dtype
+        self.device, self._dtype = str(model.device), model.dtype
         self._written_out, self._decoder, self._head = decoder, model.get_decoder(), model.get_output_embeddings()
         self._whole_text = whole_text
         self._weights = [example.weight for example in examples]
@@ -48,12 +49,12 @@ class LabelLoss:
         self._answers = answers
         self._prompts = [prompt[shared:] for prompt in prompts]
         self._labels = tokens.ids
-        self._parameters = decoder.parameters() if decoder else [p for p in wrapped.parameters() if p.requires_grad]
+        self.parameters = decoder.parameters() if decoder else [p for p in wrapped.parameters() if p.requires_grad]
         sees = shared + max(len(tail) for tail in self._tails)
         self.most_tokens = row_tokens(model.config, sees, free_bytes(model.device.type))
         # One softmax over the labels where one token tells them apart: it is what scoring compares. Words of several
         # tokens are scored by whole-vocabulary probabilities at every step, so they are trained on those.
-        self._choices = torch.tensor([label[0] for label in tokens.ids], device=self._device) if tokens.single else None
+        self._choices = torch.tensor([label[0] for label in tokens.ids], device=self.device) if tokens.single else None
         self._targets = [example.target for example in examples]
 
     def backward(
@@ -71,7 +72,7 @@ class LabelLoss:
                 if not is_out_of_memory(error):
                     raise
                 said = str(error).splitlines()[0]
-            give_back(self._parameters)
+            give_back(self.parameters)
             self._make_room(batch, said)
 
     def _make_room(self, batch: Sequence[int], said: str) -> None:
@@ -96,7 +97,7 @@ class LabelLoss:
         loss_value, label_value, num_tokens = 0.0, 0.0, 0
         for run in micro_batches(lengths, len(self._prefix), self.most_tokens):
             chosen = [batch[position] for position in run]
-            row = pack(self._prefix, [self._tails[index] for index in chosen], self._device)
+            row = pack(self._prefix, [self._tails[index] for index in chosen], self.device)
             positions, targets, weights, label_weights = self._aims(chosen, row.starts)
             logits = self._logits(self._hidden(row, positions))
             each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
@@ -117,7 +118,7 @@ class LabelLoss:
         found: list[torch.Tensor] = []
         with torch.no_grad():
             for run in micro_batches([len(tail) for tail in tails], len(self._prefix), self.most_tokens):
-                row = pack(self._prefix, [tails[number] for number in run], self._device)
+                row = pack(self._prefix, [tails[number] for number in run], self.device)
                 hidden = self._hidden(row)
                 for number, start in zip(run, row.starts, strict=True):
                     prompt = self._prompts[chosen[number // len(beginnings)]]
@@ -130,7 +131,7 @@ class LabelLoss:
 
         if self._choices is not None:
             return torch.nn.functional.linear(hidden[last], self._head.weight[self._choices]).float()
-        said = torch.tensor(self._labels[label], device=self._device)
+        said = torch.tensor(self._labels[label], device=self.device)
         logits = self._head(hidden[last : last + len(said)]).float()
         return logits.log_softmax(dim=1).gather(1, said[:, None]).sum()[None]
 
@@ -180,7 +181,7 @@ class LabelLoss:
             targets.extend(said)
             weights.extend([weight / len(said)] * len(said))
             label_weights.extend(weight / len(answer) if position >= last else 0.0 for position in at)
-        place = self._device
+        place = self.device
         return (
             torch.tensor(positions, device=place),
             torch.tensor(targets, device=place),

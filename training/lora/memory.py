@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.errors import FourshotError
+from fourshot.engine.memory import free_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -15,17 +16,6 @@ if TYPE_CHECKING:
 MOST_ROW_TOKENS = 2048  # attention inside a packed row grows with its square, and longer rows are not faster
 SHARE = 0.7  # of the free memory that rows may take by the estimate
 GB = 1e9
-
-
-def free_bytes(device: str) -> int:
-    """Memory that can still be had on ``device``, "cpu" or "cuda"."""
-    if device == "cpu":
-        import psutil
-
-        return int(psutil.virtual_memory().available)
-    import torch
-
-    return int(torch.cuda.mem_get_info()[0])
 
 
 def bytes_per_token(config: Any, sees: int, number_bytes: int = 2) -> int:

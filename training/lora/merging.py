@@ -1,11 +1,9 @@
 """An adapter and its base as one checkpoint, for servers that know no LoRA. It costs a whole base of disk per task."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from fourshot.engine.errors import AdapterError
+from fourshot.engine.files import settle, staged_folder
 
 
 def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
@@ -20,7 +18,6 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
 
     logging.disable_progress_bar()
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     base = AutoModelForCausalLM.from_pretrained(str(model), dtype="auto")
     try:
         merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload(safe_merge=True)
@@ -29,13 +26,8 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path) -> Path:
             f"The adapter {adapter} does not fit the base {model}: {str(error).splitlines()[0]}. Give the base it was "
             "trained on; card.json beside it names it."
         ) from error
-    making = Path(tempfile.mkdtemp(dir=out.parent, prefix=".making-"))
-    try:
-        merged.save_pretrained(str(making))
-        AutoTokenizer.from_pretrained(str(model)).save_pretrained(str(making))
-        os.chmod(making, 0o755)
-        shutil.rmtree(out, ignore_errors=True)
-        os.rename(making, out)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
+    with staged_folder(out.parent) as staged:
+        merged.save_pretrained(str(staged))
+        AutoTokenizer.from_pretrained(str(model)).save_pretrained(str(staged))
+        settle(staged, out, replace=True)
     return out

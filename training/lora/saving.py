@@ -3,12 +3,13 @@
 import hashlib
 import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fourshot.engine.vllm_seams.adapter_check import check_adapter
+from fourshot.engine.files import settle, staged_folder
 
 NAME_DIGITS = 12  # of the hash; 48 bits tell apart any number of adapters that a disk holds
 
@@ -18,27 +19,19 @@ def save_adapter(wrapped: Any, parent: Path, prefix: str) -> tuple[str, Path]:
 
     The folder appears whole or not at all. Raises AdapterError if vLLM would not load it, OSError if the disk is full.
     """
-    parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(dir=parent, prefix=".making-"))
-    try:
-        _save(wrapped, making)
-        (making / "README.md").unlink(missing_ok=True)  # an empty model card template
-        _settle(making / "adapter_config.json")
-        check_adapter(making)
-        name = f"{prefix}-{content_hash(making)}"
-        final = parent / name
-        if not final.exists():
-            os.chmod(making, 0o755)
-            os.rename(making, final)
-        return name, final
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
+    with staged_folder(parent) as staged:
+        _save(wrapped, staged)
+        (staged / "README.md").unlink(missing_ok=True)  # an empty model card template
+        _sort_config(staged / "adapter_config.json")
+        check_adapter(staged)
+        name = f"{prefix}-{content_hash(staged)}"
+        if not (parent / name).exists():
+            settle(staged, parent / name)
+        return name, parent / name
 
 
-def _settle(config_file: Path) -> None:
+def _sort_config(config_file: Path) -> None:
     """PEFT writes the target modules in the order of a set, which differs from process to process."""
-    import msgspec
-
     config = msgspec.json.decode(config_file.read_bytes())
     config["target_modules"] = sorted(config["target_modules"])
     config_file.write_bytes(msgspec.json.format(msgspec.json.encode(config, order="sorted"), indent=2))
@@ -58,8 +51,6 @@ def _save(wrapped: Any, folder: Path) -> None:
 
 def content_hash(adapter: Path) -> str:
     """Hash of the weights and of the configuration less where the base happened to lie."""
-    import msgspec
-
     config = msgspec.json.decode((adapter / "adapter_config.json").read_bytes())
     config.pop("base_model_name_or_path", None)
     digest = hashlib.sha256(msgspec.json.encode(config, order="sorted"))

@@ -1,0 +1,78 @@
+"""One job over several GPUs, or processes, of this machine: for a base or a data set that one is too slow for.
+
+    python -m torch.distributed.run --nproc_per_node N -m fourshot.training.jobs.processes MODEL JOB STORE
+
+is what `do_job_over_processes` starts; accelerate finds out who is who, and which device is whose.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.processes import ChildProcess, ParentLink, child_environment, run_child
+from fourshot.engine.threads import TRAIN_SPINS, available_cores
+from fourshot.training.jobs.jobs import TrainingJob, do_job, finished
+from fourshot.training.lora.examples import OnStep, TrainingResult
+from fourshot.training.lora.share import Share
+
+
+class StepDone(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+    """What the first process tells after every step."""
+
+    step: int
+    planned: int
+    loss: float
+
+
+def do_job_over_processes(
+    model: str, job: TrainingJob, store: Path, processes: int, on_step: OnStep | None = None
+) -> TrainingResult:
+    """Train ``job`` into ``store`` with one process per GPU, or per equal part of the cores. Raises what it raised."""
+    environment = child_environment(TRAIN_SPINS)
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "job.json"
+        file.write_bytes(msgspec.json.encode(job))
+        launch = ["--standalone", "--nproc_per_node", str(processes), "-m", "fourshot.training.jobs.processes"]
+        arguments = [*launch, model, str(file), str(store)]
+        log = Path(folder) / "log"
+        with ChildProcess("torch.distributed.run", log, *arguments, environment=environment) as child:
+            for done in child.messages(StepDone):
+                if on_step:
+                    on_step(done.step, done.planned, done.loss)
+        if result := finished(store, job):
+            return result
+        if child.failure:
+            raise child.failure.error()
+        raise FourshotError(
+            f"The processes of a training ended without a result. The end of their log:\n{child.log_tail()}"
+        )
+
+
+def work(parent: ParentLink) -> None:
+    """In each of the processes: a part of every batch."""
+    import torch
+    from accelerate import PartialState
+
+    from fourshot.training.lora.train import LoraTrainer
+
+    model, file, store = sys.argv[1:4]
+    state = PartialState(cpu=not torch.cuda.is_available())
+    share = Share(rank=state.process_index, world=state.num_processes)
+    job = msgspec.json.decode(Path(file).read_bytes(), type=TrainingJob)
+
+    def on_step(step: int, planned: int, loss: float) -> None:
+        if share.tells:
+            parent.send(StepDone(step=step, planned=planned, loss=loss))
+
+    try:
+        do_job(LoraTrainer(model, share=share), job, Path(store), on_step)
+    finally:
+        state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(run_child(work, launched=True))

@@ -1,0 +1,130 @@
+"""The steps of one training: the adapter's weights, the optimizer's state, and all else that the next step needs."""
+
+import time
+from typing import Any
+
+import torch
+
+from fourshot.engine.errors import FourshotError
+from fourshot.training.lora.checkpoint import Checkpoint
+from fourshot.training.lora.examples import OnStep
+from fourshot.training.lora.held_out import HeldOut
+from fourshot.training.lora.label_loss import LabelLoss
+from fourshot.training.lora.schedule import Batches, has_converged, learning_rate
+from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.lora.share import Share
+
+GRADIENT_NORM = 1.0  # gradients are clipped to this norm
+
+
+class Optimization:
+    """AdamW on the weights that ``loss_of`` has gradients for."""
+
+    def __init__(
+        self,
+        loss_of: LabelLoss,
+        held_out: HeldOut,
+        num_examples: int,
+        settings: LoraSettings,
+        seed: int,
+        share: Share,
+        *,
+        loss_scaling: bool,
+    ) -> None:
+        self._started = time.perf_counter()
+        self._loss_of, self._settings, self._share, self.held_out = loss_of, settings, share, held_out
+        self._weights, self._device = loss_of.parameters, loss_of.device
+        # Steps of this size vanish in bfloat16, so the optimizer owns float32 copies.
+        self._masters = [weight.detach().float() for weight in self._weights]
+        self._adamw = torch.optim.AdamW(
+            self._masters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self._scaler = torch.amp.GradScaler(torch.device(self._device).type, enabled=loss_scaling)
+        self._batches = Batches(num_examples, settings.batch_size, seed)
+        self.planned = settings.planned_steps(num_examples)
+        self.losses: list[float] = []  # one per step, nats
+        self._label_losses: list[float] = []  # whether the task is learnt shows here; a text stays surprising
+        self.num_tokens = 0
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    def run(self, on_step: OnStep | None, checkpoint: Checkpoint | None) -> None:
+        """Take the planned steps, or those that are left where there is a checkpoint; less if the loss converges."""
+        if checkpoint and (state := checkpoint.load()):
+            self._load(state)
+        for step in range(len(self.losses), self.planned):
+            self._step(step)
+            if on_step:
+                on_step(step + 1, self.planned, self.losses[-1])
+            if (step + 1) % self._batches.per_pass == 0 or step + 1 == self.planned:
+                self.held_out.look(step + 1, self._masters)
+            if has_converged(self._label_losses, self._batches.per_pass, self._settings.converged_loss):
+                break
+            if checkpoint and checkpoint.is_due() and self._share.tells:
+                checkpoint.save(self._state())
+        self.held_out.restore(self._masters)
+        self._publish()
+        # No loss was taken after the last step.
+        if not all(bool(torch.isfinite(master).all()) for master in self._masters):
+            raise self._diverged("The weights are", len(self.losses))
+
+    def _step(self, step: int) -> None:
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate(step, self.planned, self._settings)
+        own = self._loss_of.backward(self._batches.next(), self._scaler, self._share)
+        for master, weight in zip(self._masters, self._weights, strict=True):
+            master.grad = torch.zeros_like(master) if weight.grad is None else weight.grad.float()
+            weight.grad = None
+        gradients = [master.grad for master in self._masters if master.grad is not None]
+        loss, label_loss, num_tokens = self._share.add_up(gradients, own)
+        self.num_tokens += int(num_tokens)
+        if loss != loss:
+            raise self._diverged("The loss is", step + 1)
+        self._scaler.unscale_(self._adamw)
+        torch.nn.utils.clip_grad_norm_(self._masters, GRADIENT_NORM)
+        self._scaler.step(self._adamw)
+        self._scaler.update()
+        self._publish()
+        self.losses.append(loss)
+        self._label_losses.append(label_loss)
+
+    def _publish(self) -> None:
+        """Give the model the weights as they are now."""
+        with torch.no_grad():
+            torch._foreach_copy_(self._weights, self._masters)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "masters": self._masters,
+            "optimizer": self._adamw.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all(),  # that dropout draws from there; none without a GPU
+            "losses": self.losses,
+            "label_losses": self._label_losses,
+            "held_out": self.held_out.state(),
+            "num_tokens": self.num_tokens,
+            "seconds": self.seconds,
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_(self._masters, state["masters"])
+        self._publish()
+        self._adamw.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"])
+        torch.cuda.set_rng_state_all(state["random_cuda"])
+        self.losses, self._label_losses, self.num_tokens = state["losses"], state["label_losses"], state["num_tokens"]
+        self._started -= state["seconds"]
+        self.held_out.load(state["held_out"])
+        for _ in self.losses:
+            self._batches.next()
+
+    def _diverged(self, what: str, step: int) -> FourshotError:
+        return FourshotError(
+            f"{what} not a number at step {step} of {self.planned}. Nothing was saved. Lower learning_rate "
+            f"(it is {self._settings.learning_rate}) or look for texts that are not text."
+        )

@@ -1,0 +1,36 @@
+"""Which examples each step sees, at which learning rate, and when a training has converged."""
+
+import random
+from collections.abc import Sequence
+
+from fourshot.training.lora.settings import LoraSettings
+
+
+class Batches:
+    """Batches of example indices: every pass shuffled anew, the leftover of a pass goes on into the next."""
+
+    def __init__(self, num_examples: int, batch_size: int, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._all = list(range(num_examples))
+        self._queue: list[int] = []
+        self._batch_size = min(batch_size, num_examples)
+        self.per_pass = -(-num_examples // self._batch_size)
+
+    def next(self) -> list[int]:
+        while len(self._queue) < self._batch_size:
+            self._random.shuffle(self._all)
+            self._queue.extend(self._all)
+        batch, self._queue = self._queue[: self._batch_size], self._queue[self._batch_size :]
+        return batch
+
+
+def learning_rate(step: int, planned: int, settings: LoraSettings) -> float:
+    """Of step number ``step``, from 0: linear warm-up, then linear decay to zero where that is asked for."""
+    warm = min(1.0, (step + 1) / max(1.0, settings.warmup * planned))
+    return settings.learning_rate * (warm * (1 - step / planned) if settings.decay else warm)
+
+
+def has_converged(losses: Sequence[float], per_pass: int, bound: float) -> bool:
+    """Whether the label loss of the last whole pass, and of at least five steps, is below ``bound`` on average."""
+    window = max(5, per_pass)
+    return bound > 0 and len(losses) >= window and sum(losses[-window:]) / window < bound
