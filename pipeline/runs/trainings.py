@@ -51,7 +51,7 @@ def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], 
 def check_cluster(placement: Placement) -> None:
     """Raise InputError where the Ray cluster is not there, before anything is done that would wait for it."""
     if placement.ray not in ("", "local"):
-        from fourshot.training.jobs.ray_jobs import cluster
+        from fourshot.training.jobs.cluster import cluster
 
         with cluster(placement.ray):
             pass

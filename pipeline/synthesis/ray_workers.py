@@ -17,7 +17,7 @@ from fourshot.engine.errors import FourshotError
 from fourshot.engine.processes import Failure
 from fourshot.pipeline.synthesis.local_worker import BATCHES_AHEAD, MOST_DEATHS, LocalWorker
 from fourshot.pipeline.synthesis.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult
-from fourshot.training.jobs.ray_jobs import CORES_PER_JOB, cluster
+from fourshot.training.jobs.cluster import CORES_PER_DEVICE, cluster, device_resources, num_devices
 
 ASK_S = 0.5  # how long an actor waits for results before it says that there are none
 LOOK_S = 5.0  # between two looks for machines that have joined
@@ -157,13 +157,13 @@ class RayWorkers:
             self._last_seen_s = now
         elif now - self._last_seen_s > ALONE_S:
             raise FourshotError(
-                f"The Ray cluster has had no machine with a GPU, or with {CORES_PER_JOB} cores, for {ALONE_S:.0f} s. "
-                "What is finished is kept; run the same command again when it has (`ray status`)."
+                f"The Ray cluster has had no machine with a GPU, or with {CORES_PER_DEVICE} cores, for {ALONE_S:.0f} "
+                "s. What is finished is kept; run the same command again when it has (`ray status`)."
             )
         if now - self._looked_s < LOOK_S and self._actors:
             return
         self._looked_s = now
-        for _ in range(_devices() - len(self._actors)):
+        for _ in range(num_devices() - len(self._actors)):
             self._actors.append(self._start())
             self._ask(self._actors[-1])
 
@@ -171,9 +171,8 @@ class RayWorkers:
         import ray
 
         self.starts += 1
-        on = {"num_gpus": 1, "num_cpus": 0} if _gpus() else {"num_cpus": CORES_PER_JOB}
         # Ray does not restart it: what it had goes to whoever has room.
-        actor = ray.remote(max_restarts=0, max_task_retries=0, **on)(_Actor)
+        actor = ray.remote(max_restarts=0, max_task_retries=0, **device_resources())(_Actor)
         return _ActorState(actor=actor.remote(msgspec.json.encode(self._engine)))
 
 
@@ -195,17 +194,3 @@ class _Actor:
             return msgspec.json.encode(self._worker.wait(ASK_S))
         except FourshotError as error:
             return msgspec.json.encode(Failure.of(error))
-
-
-def _gpus() -> int:
-    import ray
-
-    return int(sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]))
-
-
-def _devices() -> int:
-    """Engines that the cluster has room for: its GPUs, or so many cores each where it has none."""
-    import ray
-
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return _gpus() or int(sum(machine.get("CPU", 0) // CORES_PER_JOB for machine in machines))

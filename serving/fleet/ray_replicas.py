@@ -10,7 +10,7 @@ from pathlib import Path
 from fourshot.engine.errors import FourshotError
 from fourshot.serving.fleet.supervisor import Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
-from fourshot.training.jobs.ray_jobs import cluster
+from fourshot.training.jobs.cluster import cluster
 
 WAIT_S = 60.0  # for an actor's first address
 

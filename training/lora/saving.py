@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.vllm_seams.adapter_check import check_adapter
 from fourshot.engine.files import settle, staged_folder
+from fourshot.engine.vllm_seams.adapter_check import check_adapter
 
 NAME_DIGITS = 12  # of the hash; 48 bits tell apart any number of adapters that a disk holds
 
