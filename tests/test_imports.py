@@ -125,6 +125,8 @@ def arrow_faults(imports: list[Import]) -> list[str]:
             faults.append(f"{found}: a room is imported as {PACKAGE}.{found.top}")
         if found.top == "vllm" and room not in ("engine", "serving", "bench"):
             faults.append(f"{found}: vllm belongs to engine/ and serving/")
+        elif found.top == "vllm" and room != "bench" and wing != "vllm_seams" and not _is_public_vllm(found.name):
+            faults.append(f"{found}: vLLM's insides belong to engine/vllm_seams/")
         in_reference_engine = found.file == Path("engine/transformers_engine.py")
         if found.top == "peft" and room not in ("training", "bench") and not in_reference_engine:
             faults.append(f"{found}: peft belongs to training/ and the reference engine")
@@ -134,6 +136,12 @@ def arrow_faults(imports: list[Import]) -> list[str]:
         if len(users) > 1:
             faults.append(f"{' and '.join(users)} import ray: one module of a room does")
     return faults
+
+
+def _is_public_vllm(name: str) -> bool:
+    """What vLLM's documentation tells users to import."""
+    public = ("vllm.platforms.current_platform", "vllm.lora.request.", "vllm.sampling_params.")
+    return name.count(".") < 2 or name.startswith(public)
 
 
 def circles(root: Path, imports: list[Import]) -> list[str]:
@@ -184,6 +192,8 @@ def test_there_is_no_circle_of_files() -> None:
         ("serving/a.py", "import engine.core", "imported as fourshot.engine"),
         ("training/a.py", "import vllm", "vllm belongs"),
         ("fourshot/cli/a.py", "def main():\n    from vllm import LLM", "vllm belongs"),
+        ("engine/vllm_engine.py", "from vllm.v1.engine.core import EngineCore", "insides belong"),
+        ("serving/app/a.py", "def lazy():\n    import vllm.entrypoints.openai.api_server", "insides belong"),
         ("engine/vllm_engine.py", "import peft", "peft belongs"),
         ("pipeline/a.py", "from peft import LoraConfig", "peft belongs"),
     ],
