@@ -31,7 +31,7 @@ where there is a `page`, and prints the report and the targets. What computes ra
     targets.py    what was set out to be reached                model_shape.py  operations and bytes by a model's shape
     parts.py      paragraphs, tables, sections; as Markdown     roofline.py     what this machine can do at best
     page.py       the same as an HTML page                      processes.py    functions in processes of their own
-    plots.py      figures of a page                             statistics.py   means with intervals, paired ratios
+    statistics.py means with intervals, paired ratios           comparisons.py  results of `fourshot compare`
 
 Importing these loads neither torch nor vllm.
 """

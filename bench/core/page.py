@@ -1,7 +1,7 @@
 """A result's page: a file without scripts that loads nothing, reads well on a phone and on paper.
 
-It has the style sheet of the run's report, and a little more. Figures come from `bench.core.plots`. Every text is
-escaped; only `markupsafe.Markup` is taken as it is.
+It has the style sheet of the run's report and a little more, and the figures of `pipeline.report.figures`. Every text
+is escaped; only `markupsafe.Markup` is taken as it is.
 """
 
 from collections.abc import Mapping, Sequence

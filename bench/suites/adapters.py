@@ -20,12 +20,12 @@ from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests
 from fourshot.bench.core.engines import Base, EngineSpec, engines
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
 from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
-from fourshot.bench.core.plots import Curve, line_plot
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.statistics import percentile, shown, with_values
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import Request, Workload, load_workload
+from fourshot.pipeline.report.figures import Curve, line_plot
 from fourshot.pipeline.synthesis.prompts import classification_prompt
 
 KINDS = ("adapters", "in context")

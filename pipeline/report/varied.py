@@ -6,8 +6,7 @@ from typing import Any
 
 from fourshot.pipeline.report.cloud import word_cloud
 from fourshot.pipeline.report.data import ReportData
-from fourshot.pipeline.report.plots import Curve, line_plot
-from fourshot.pipeline.report.text import count
+from fourshot.pipeline.report.figures import Curve, line_plot
 from fourshot.pipeline.synthesis.diversity import unique_trigram_curve, word_frequencies
 
 MAX_TEXTS = 2000  # per side and cloud; more would cost seconds and change no picture visibly
@@ -27,9 +26,8 @@ def trigram_figure(data: ReportData) -> dict[str, Any] | None:
     curves = [
         Curve(name, list(zip(sizes, unique_trigram_curve(texts, sizes), strict=True))) for name, texts in sides.items()
     ]
-    words = "; ".join(f"{curve.name}: {count(curve.points[-1][1])} after {count(most)} texts" for curve in curves)
     return {
-        "plot": line_plot(curves, f"Distinct tri-grams against number of texts. {words}", integer_y=True),
+        "plot": line_plot(curves, x_name="number of texts (mean over all orders)", y_name="distinct word tri-grams"),
         "names": [curve.name for curve in curves],
         "most": most,
         "at_most": {curve.name: curve.points[-1][1] for curve in curves},

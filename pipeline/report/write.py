@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from fourshot.pipeline.report import candidates, results, text, varied
 from fourshot.pipeline.report.data import ReportData
-from fourshot.pipeline.report.plots import Curve, line_plot, share_bar
+from fourshot.pipeline.report.figures import Curve, line_plot
+from fourshot.pipeline.report.plots import share_bar
 
 TEMPLATES = Path(__file__).parent
 MAX_CURVE_POINTS = 150  # per loss curve; more are averaged, which also takes the noise of single steps out
@@ -64,8 +65,8 @@ def _loss_figure(data: ReportData) -> dict[str, Any] | None:
         {"name": curve.name, "steps": data.losses[curve.name][-1][0], "loss": data.losses[curve.name][-1][1]}
         for curve in curves
     ]
-    words = "; ".join(f"{end['name']}: {end['loss']:.3f} after {end['steps']} steps" for end in ends)
-    return {"plot": line_plot(curves, f"Training loss against step. {words}"), "ends": ends}
+    named = [curve._replace(name=f"{end['name']}: {end['loss']:.3f}") for curve, end in zip(curves, ends, strict=True)]
+    return {"plot": line_plot(named, x_name="step", y_name="loss"), "ends": ends}
 
 
 def _thinned(points: tuple[tuple[int, float], ...]) -> list[tuple[float, float]]:

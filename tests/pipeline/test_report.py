@@ -132,9 +132,10 @@ def test_the_page_is_whole_and_loads_nothing(html: str) -> None:
         "object",
         "embed",
         "image",
-        "use",
     }
-    assert not [attrs for _, attrs in page.elements if attrs.keys() & {"src", "href", "xlink:href", "srcset", "onload"}]
+    assert not [attrs for _, attrs in page.elements if attrs.keys() & {"src", "href", "srcset", "onload"}]
+    used = [attrs for tag, attrs in page.elements if "xlink:href" in attrs or tag == "use"]
+    assert all((attrs["xlink:href"] or "").startswith("#") for attrs in used), "a mark that the figure itself defines"
     style = html[html.index("<style>") : html.index("</style>")]
     assert "url(" not in style and "@import" not in style
     policy = next(

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
-from fourshot.bench.core.plots import Bars, Curve, bar_plot, line_plot
 from fourshot.bench.core.results import TITLES
 from fourshot.bench.core.statistics import shown
 from fourshot.bench.core.workload import VARIANTS
+from fourshot.pipeline.report.figures import Bars, Curve, bar_plot, line_plot
 
 ROUTES = {"in-process": "in process", "http": "over HTTP", "http-open": "over HTTP, Poisson arrivals"}
 

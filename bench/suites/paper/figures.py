@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from fourshot.bench.core.parts import Part, Section, Table
-from fourshot.bench.core.plots import Bars, Curve, bar_plot, line_plot
 from fourshot.bench.core.results import TITLES
 from fourshot.bench.suites.paper.scores import (
     ABLATION,
@@ -27,6 +26,7 @@ from fourshot.bench.suites.paper.scores import (
 from fourshot.bench.suites.paper.texts import CountedTexts
 from fourshot.bench.suites.paper.timing import BATCH, MERGED, Timing
 from fourshot.pipeline.report.cloud import word_cloud
+from fourshot.pipeline.report.figures import Bars, Curve, bar_plot, line_plot
 from fourshot.pipeline.report.text import count, duration
 from fourshot.pipeline.runs.methods import METHODS
 

@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from fourshot.bench.core.page import link, write_page
 from fourshot.bench.core.parts import Code, Folded, Page, Part, Section, Table, fill, markdown
-from fourshot.bench.core.plots import Bars, Curve, bar_plot, line_plot
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.report.figures import Bars, Curve, bar_plot, line_plot
 
 EVIL = '<script>alert("1")</script>&'
 RESULT = {

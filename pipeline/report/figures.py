@@ -1,4 +1,4 @@
-"""Figures of a benchmark's page, drawn by matplotlib as inline SVG: curves and grouped bars with error bars.
+"""Figures of pages, drawn by matplotlib as inline SVG: curves and grouped bars with error bars.
 
 Words stay words, and colours are those of the page's style sheet, so that dark mode reaches into a figure.
 """
@@ -170,6 +170,7 @@ def _figure(draw: Any, height: float, words: str, note: str, entries: int) -> Ma
     assert view
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r' id="[A-Za-z]+[A-Za-z0-9]*_\d+"', "", body)  # the same in every figure
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)  # a rule for the whole page
     for stand_in, colour in {INK: "currentColor", **COLOURS}.items():
         body = body.replace(stand_in, colour)
     head = Markup('<figure><svg class="drawn" role="img" aria-label="{}" xmlns:xlink="{}" {}>')
