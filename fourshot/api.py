@@ -8,9 +8,9 @@ from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.runs import compare as comparing
-from fourshot.pipeline.runs.experiment import Stage
 from fourshot.pipeline.runs.many import TaskOutcome, load_tasks, train_tasks
 from fourshot.pipeline.runs.run import RunSummary, run_task
+from fourshot.pipeline.runs.stages import StageName
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Task
@@ -29,7 +29,7 @@ def run(
     settings: RunSettings | None = None,
     folder: str | Path | None = None,
     on_event: OnEvent | None = None,
-    until: Stage | None = None,
+    until: StageName | None = None,
     ray: str = "",
     gpus_per_job: int = 1,
     merge: bool = False,

@@ -114,7 +114,7 @@ def train(options: Options, terminal: Terminal) -> int | None:
 def compare(options: Options, terminal: Terminal) -> None:
     """Measure several methods on one task, as a table."""
     from fourshot import api
-    from fourshot.pipeline.runs.compare import METHODS
+    from fourshot.pipeline.runs.methods import METHODS
     from fourshot.pipeline.tasks.task_file import load_task
 
     methods, seeds = choose_methods(options.methods, METHODS) if options.methods else (), read_seeds(options.seeds)
@@ -134,7 +134,7 @@ def _place(options: Options) -> dict[str, Any]:
     return {"model": options.model, "ray": options.ray, "gpus_per_job": options.gpus_per_job}
 
 
-def choose_methods(text: str, known: Mapping[str, str]) -> list[str]:
+def choose_methods(text: str, known: Mapping[str, object]) -> list[str]:
     """The methods that a comma-separated list names, each once, in its order. Raises `InputError`."""
     names = list(dict.fromkeys(names_in(text)))
     unknown = [name for name in names if name not in known]

@@ -9,22 +9,23 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.provenance import installed_versions
+from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
 from fourshot.pipeline.report.data import MethodRow
+from fourshot.pipeline.runs.cells import SeedExamples
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.methods import METHODS as PLANS
-from fourshot.pipeline.runs.run import more_real, train_pool
+from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
+from fourshot.pipeline.runs.stages.train import check_cluster
 from fourshot.pipeline.runs.summary import report_data, table
-from fourshot.pipeline.runs.trainings import check_cluster
+from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.shots import draw_shots, take_shots
 from fourshot.pipeline.tasks.types import Task
 from fourshot.training.jobs.jobs import HERE, Placement
 
 SCHEMA = 1
-METHODS: dict[str, str] = {name: plan.explanation for name, plan in PLANS.items()}
 DEFAULT_METHODS = ("zero_shot", "icl", "lora", "fourshot", "lora25")
 
 
@@ -67,23 +68,27 @@ def compare(
     placement: Placement = HERE,
 ) -> Comparison:
     """Measure ``methods`` on every seed, each with shots of its own. Resumes; writes comparison.json and the report."""
-    unknown = [method for method in methods if method not in PLANS]
+    unknown = [method for method in methods if method not in METHODS]
     if unknown or not methods:
-        raise InputError(f"Unknown methods {unknown}. The methods are {', '.join(PLANS)}.")
+        raise InputError(f"Unknown methods {unknown}. The methods are {', '.join(METHODS)}.")
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"Seeds must be at least one and all different, got {list(seeds)}.")
     check_cluster(placement)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         on_event(Event(stage="shots", message="reading the data"))
-        pool = train_pool(task)
-        shots = {seed: take_shots(task, settings.k, seed, settings.allow_fewer_shots, pool) for seed in seeds}
-        most = max((PLANS[method].real_per_class for method in methods), default=0)
-        real = {seed: more_real(task, most, seed) for seed in seeds} if most else {}
+        data = TaskData(task)
         experiment = Experiment(
-            task, resolve_model(model), settings, methods, shots, real, folder, on_event, placement=placement
+            data,
+            resolve_model(model),
+            settings,
+            methods,
+            [_examples(data, settings, seed, methods) for seed in seeds],
+            folder,
         )
-        experiment.run("evaluate")
+        driver = StageDriver(folder / LOG_FILE, on_event, placement)
+        driver.add(task.name, experiment)
+        driver.run("evaluate")
         result = _result(experiment, seeds)
         run_folder.write("comparison.json", result)
         from fourshot.pipeline.report import write_report
@@ -92,9 +97,15 @@ def compare(
         return result
 
 
-def _result(experiment: Experiment, seeds: Sequence[int]) -> Comparison:
-    from fourshot.pipeline.provenance import describe_hardware, source_commit
+def _examples(data: TaskData, settings: RunSettings, seed: int, methods: Sequence[str]) -> SeedExamples:
+    """Shots of this seed's own, and as many real examples as a method wants; these contain the shots."""
+    shots = take_shots(data.task, settings.k, seed, settings.allow_fewer_shots, data.train)
+    most = max(METHODS[method].real_per_class for method in methods)
+    more = draw_shots(data.train, data.task.label_names, most, seed) if most else []
+    return SeedExamples(seed=seed, shots=tuple(shots), more=tuple(more))
 
+
+def _result(experiment: Experiment, seeds: Sequence[int]) -> Comparison:
     results = [
         SeedResult(
             method=outcome.method,
@@ -115,7 +126,7 @@ def _result(experiment: Experiment, seeds: Sequence[int]) -> Comparison:
         seeds=list(seeds),
         rows=table(experiment),
         results=results,
-        settings={name: experiment.settings(name, experiment.seeds[0]) for name in experiment.methods},
+        settings={cell.name: cell.settings for cell in experiment.first_cells},
         versions=installed_versions(),
         hardware=describe_hardware(),
         commit=source_commit(),

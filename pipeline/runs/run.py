@@ -6,16 +6,20 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import ResolvedModel, resolve_model
+from fourshot.engine.models import resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.runs.experiment import STAGES, Experiment, Stage
-from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.cells import SeedExamples
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.run_folder import SHOTS_FILE, RunFolder
+from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
+from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName
+from fourshot.pipeline.runs.stages.merge import merged_folder, synthetic_classifiers
+from fourshot.pipeline.runs.stages.train import check_cluster
 from fourshot.pipeline.runs.summary import report_data, table
-from fourshot.pipeline.runs.trainings import check_cluster
+from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.shots import draw_shots, take_shots
-from fourshot.pipeline.tasks.tables import drop_overlap, load_split
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.types import Task
 from fourshot.training.jobs.jobs import HERE, Placement
 
 RUN_METHODS = ("zero_shot", "icl", "lora", "fourshot")
@@ -37,7 +41,7 @@ def run_task(
     settings: RunSettings,
     folder: Path,
     on_event: OnEvent = ignore,
-    until: Stage | None = None,
+    until: StageName | None = None,
     placement: Placement = HERE,
     merge: bool = False,
 ) -> RunSummary:
@@ -49,28 +53,28 @@ def run_task(
     a class stalls; what was finished stays on disk.
     """
     last = until or "report"
-    if last not in STAGES:
-        raise InputError(f"There is no stage {last!r}. The stages are {', '.join(STAGES)}.")
+    if last not in STAGE_NAMES:
+        raise InputError(f"There is no stage {last!r}. The stages are {', '.join(STAGE_NAMES)}.")
     check_cluster(placement)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         on_event(Event(stage="shots", message="reading the data"))
-        shots = load_shots(task, settings, run_folder)
+        data = TaskData(task)
         experiment = Experiment(
-            task,
+            data,
             resolve_model(model),
             settings,
             RUN_METHODS,
-            {settings.seed: shots},
-            {},
+            [load_shots(data, settings, run_folder)],
             folder,
-            on_event,
             flat=True,
-            placement=placement,
         )
-        experiment.run(last if last != "report" else "evaluate")
-        trained = experiment.adapter("fourshot", settings.seed)
-        merged = experiment.merge("fourshot", settings.seed) if merge and trained else ""
+        driver = StageDriver(folder / LOG_FILE, on_event, placement)
+        driver.add(task.name, experiment)
+        driver.run(last)
+        trained = experiment.result(experiment.cell("fourshot"))
+        if merge:
+            driver.do(synthetic_classifiers)
         rows = table(experiment)
         report = ""
         if last == "report":
@@ -83,33 +87,17 @@ def run_task(
             table=[msgspec.to_builtins(row) for row in rows],
             adapter_path=trained.path if trained else "",
             report_path=report,
-            merged_path=merged,
+            merged_path=str(merged_folder(folder, trained.name)) if merge and trained else "",
         )
         if rows:
             run_folder.write("summary.json", summary)
         return summary
 
 
-def prepare(task: Task, settings: RunSettings, root: Path, store: Path, model: ResolvedModel) -> Experiment:
-    """The run of ``task`` in ``root`` for its adapter alone: shots drawn, nothing done yet. Raises as `run_task`."""
-    shots = load_shots(task, settings, RunFolder(root))
-    by_seed = {settings.seed: shots}
-    return Experiment(task, model, settings, ["fourshot"], by_seed, {}, root, ignore, flat=True, store=store)
-
-
-def load_shots(task: Task, settings: RunSettings, folder: RunFolder) -> list[Example]:
+def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder) -> SeedExamples:
     """The shots that the folder has, else those drawn from the train split, never a text of the test split."""
-    if folder.has("shots.json"):
-        return folder.shots()
-    return take_shots(task, settings.k, settings.seed, settings.allow_fewer_shots, train_pool(task))
-
-
-def train_pool(task: Task) -> list[Example]:
-    """The train split without texts that are in the test split too."""
-    test = load_split(task, "test").examples
-    return list(drop_overlap(load_split(task, "train"), [example.text for example in test]).examples)
-
-
-def more_real(task: Task, per_class: int, seed: int) -> list[Example]:
-    """``per_class`` real examples. They contain the shots of the same seed where those come from the train split."""
-    return draw_shots(train_pool(task), task.label_names, per_class, seed)
+    if folder.has(SHOTS_FILE):
+        shots = folder.shots()
+    else:
+        shots = take_shots(data.task, settings.k, settings.seed, settings.allow_fewer_shots, data.train)
+    return SeedExamples(seed=settings.seed, shots=tuple(shots))

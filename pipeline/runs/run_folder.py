@@ -22,6 +22,9 @@ from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE, WorkFolder
 
 SCHEMA = 1
+SHOTS_FILE = "shots.json"
+GENERATED_FILE = "generated.json"
+POOL_FILE = "pool/drawn.json"
 
 
 class RunManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,4 +56,9 @@ class RunFolder(WorkFolder):
         return self.read(MANIFEST_FILE, RunManifest)
 
     def shots(self) -> list[Example]:
-        return self.read("shots.json", list[Example])
+        return self.read(SHOTS_FILE, list[Example])
+
+    @property
+    def pool(self) -> "RunFolder":
+        """Where the candidates lie that annotators are trained on."""
+        return RunFolder(self.path / "pool")

@@ -1,21 +1,85 @@
-"""From a task's examples to trainings, and trainings done one after another or over Ray."""
+"""From a cell and its texts to trainings."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from functools import partial
+from itertools import cycle
 
-from fourshot.engine import errors
-from fourshot.engine.errors import FourshotError
-from fourshot.pipeline.events import Event, OnEvent, ignore
+import msgspec
+
+from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.rounds import finished_pairs, pool_folds
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example, Task
-from fourshot.training.jobs.jobs import HERE, FailedJob, OnJobStep, Placement, TrainingJob, do_job, finished
-from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
+from fourshot.training.jobs.jobs import TrainingJob
+from fourshot.training.lora.examples import TrainingExample
 
-if TYPE_CHECKING:
-    from fourshot.training.lora.train import LoraTrainer
+
+def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[TrainingJob]:
+    """The committee: adapters of the shots alone, then one per fold of the pool, which has to be drawn."""
+    settings = writer.settings
+    annotate = settings.annotate
+    if annotate.annotator != "adapters":
+        return []
+    as_job = partial(_training_job, task, model_revision, writer)
+    of_shots = [
+        as_job(
+            classification_examples(task, writer.shots, msgspec.structs.replace(writer.form, wording=wording)),
+            seed=writer.seed + 1000 * number,
+        )
+        for number, wording in zip(range(annotate.num_adapters), cycle(annotate.wordings), strict=False)
+    ]
+    if not annotate.folds:
+        return of_shots
+    brief = msgspec.structs.replace(settings.train, num_epochs=annotate.fold_epochs)
+    form = msgspec.structs.replace(writer.form, wording="task")
+    drawn = [candidate for candidate, _ in finished_pairs(writer.folder.pool)]
+    fold_of = pool_folds(writer.folder.pool, annotate.folds)
+    of_folds = []
+    for fold in range(annotate.folds):
+        # Every candidate outside the fold is believed to be what it was drawn for.
+        believed = [
+            Example(text=candidate.text, label=candidate.label)
+            for candidate in drawn
+            if fold_of.get(candidate.id, fold) != fold
+        ]
+        job = as_job(_shots_and(task, writer, believed, form))
+        of_folds.append(msgspec.structs.replace(job, settings=brief))
+    return of_shots + of_folds
+
+
+def classifier_job(
+    task: Task, model_revision: str, cell: MethodCell, pairs: Sequence[tuple[Candidate, Verdict]]
+) -> TrainingJob:
+    """The training of a method's classifier; ``pairs`` are its synthetic texts."""
+    as_job = partial(_training_job, task, model_revision, cell)
+    if not cell.method.synthetic:
+        return as_job(classification_examples(task, cell.real, cell.form))
+    kept = [Example(text=c.text, label=c.label) for c, v in pairs if v.kept]
+    seen, held = hold_out(kept, cell.settings.train.held_out)
+    job = as_job(_shots_and(task, cell, seen, cell.form))
+    return msgspec.structs.replace(job, held_out=classification_examples(task, held, cell.form))
+
+
+def _shots_and(
+    task: Task, cell: MethodCell, synthetic: Sequence[Example], form: PromptFormat
+) -> tuple[TrainingExample, ...]:
+    shots = classification_examples(task, cell.shots, form, weight=cell.settings.shot_weight)
+    return shots + classification_examples(task, synthetic, form)
+
+
+def _training_job(
+    task: Task, model_revision: str, cell: MethodCell, examples: tuple[TrainingExample, ...], seed: int | None = None
+) -> TrainingJob:
+    return TrainingJob(
+        name=task.name,
+        model_revision=model_revision,
+        examples=examples,
+        labels=task.label_words,
+        settings=cell.settings.train,
+        seed=cell.seed if seed is None else seed,
+    )
 
 
 def classification_examples(
@@ -46,105 +110,3 @@ def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], 
         is_held = int(counted[example.label] * share) > int(before * share)
         (held if is_held else seen).append(example)
     return seen, held
-
-
-def check_cluster(placement: Placement) -> None:
-    """Raise InputError where the Ray cluster is not there, before anything is done that would wait for it."""
-    if placement.ray not in ("", "local"):
-        from fourshot.training.jobs.cluster import cluster
-
-        with cluster(placement.ray):
-            pass
-
-
-def run_jobs(
-    model: str,
-    jobs: Sequence[TrainingJob],
-    store: Path,
-    on_event: OnEvent = ignore,
-    placement: Placement = HERE,
-    what: str = "adapter",
-) -> list[TrainingResult]:
-    """Train what the store does not have yet, in this process, or where ``placement`` says.
-
-    ``what`` is trained, for people. In this process the first failure is raised at once. Over Ray a job that fails
-    does not stop the others; one error for all that failed is raised when all have ended.
-    """
-    outcomes = try_jobs(model, jobs, store, on_event, placement, what, keep_going=bool(placement.ray))
-    failed = [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
-    if failed:
-        raise _failure(failed, len(jobs))
-    return [outcome for outcome in outcomes if isinstance(outcome, TrainingResult)]
-
-
-def try_jobs(
-    model: str,
-    jobs: Sequence[TrainingJob],
-    store: Path,
-    on_event: OnEvent = ignore,
-    placement: Placement = HERE,
-    what: str = "adapter",
-    *,
-    keep_going: bool = True,
-) -> list[TrainingResult | FailedJob]:
-    """As `run_jobs`, but a failure is an outcome like others. One outcome per job, in order.
-
-    In this process the base is loaded once, and not at all if nothing is to do. A full disk, or another fault of the
-    machine, is raised in any case.
-    """
-    on_step = _reporter(jobs, on_event, what)
-    if placement.ray:
-        from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
-
-        return run_jobs_over_ray(model, jobs, store, placement, on_step)
-    do = _doer(model, store, placement.gpus_per_job)
-    outcomes: list[TrainingResult | FailedJob] = []
-    for number, job in enumerate(jobs):
-        try:
-            outcome = finished(store, job)
-            if outcome is None:
-                outcome = do(job, partial(on_step, number))
-                on_step(number, outcome.steps, outcome.steps, outcome.losses[-1])  # it may have stopped early
-        except FourshotError as error:
-            if not keep_going:
-                raise
-            outcomes.append(FailedJob(key=job.key, kind=type(error).__name__, message=str(error)))
-        else:
-            outcomes.append(outcome)
-    return outcomes
-
-
-def _doer(model: str, store: Path, processes: int) -> Callable[[TrainingJob, OnStep], TrainingResult]:
-    """Trains a job: in this process, which opens the base when it is first asked to, or over several."""
-
-    @cache
-    def open_trainer() -> "LoraTrainer":
-        from fourshot.training.lora.train import LoraTrainer
-
-        return LoraTrainer(model)
-
-    def do(job: TrainingJob, on_step: OnStep) -> TrainingResult:
-        if processes > 1:
-            from fourshot.training.jobs.processes import do_job_over_processes
-
-            return do_job_over_processes(model, job, store, processes, on_step)
-        return do_job(open_trainer(), job, store, on_step)
-
-    return do
-
-
-def _failure(failed: Sequence[FailedJob], total: int) -> FourshotError:
-    """One error for all of them, of the first one's kind."""
-    kind = getattr(errors, failed[0].kind, FourshotError)
-    said = "\n".join(f"  - {one.key}: {one.message}" for one in failed)
-    message = f"{len(failed)} of {total} trainings failed, the others are kept:\n{said}"
-    return kind(message) if issubclass(kind, FourshotError) else FourshotError(message)
-
-
-def _reporter(jobs: Sequence[TrainingJob], on_event: OnEvent, what: str) -> OnJobStep:
-    def on_step(number: int, step: int, planned: int, loss: float) -> None:
-        title = f"{jobs[number].name}, {what} {number + 1} of {len(jobs)}"
-        figures = {"loss": round(loss, 4)}
-        on_event(Event(stage="train", message=title, done=step, total=planned, unit="steps", figures=figures))
-
-    return on_step

@@ -42,17 +42,21 @@ def load_split(task: Task, split: str, limit: int | None = None) -> Split:
     ``limit`` keeps that many examples, in file order, drawn at random with a seed of its own: every run sees the same.
     Raises `InputError` for a missing file or column, a broken file, a label the task does not know.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit must be at least 1, got {limit}. Leave it out to use the whole split.")
     table = load_table(task.data, split)
     examples, lines, faults = label_rows(task, table)
     if errors := errors_in(faults):
         raise InputError("\n".join(str(error) for error in errors))
     loaded = clean(split, table.path, examples, lines)
-    if limit is not None and limit < len(loaded.examples):
-        chosen = sorted(random.Random(0).sample(range(len(loaded.examples)), limit))
-        loaded = msgspec.structs.replace(loaded, examples=[loaded.examples[i] for i in chosen])
-    return loaded
+    return msgspec.structs.replace(loaded, examples=limited(loaded.examples, limit))
+
+
+def limited(examples: list[Example], limit: int | None) -> list[Example]:
+    """``limit`` of the examples, or all, in their order, drawn at random with a seed of its own. Raises InputError."""
+    if limit is not None and limit < 1:
+        raise InputError(f"limit must be at least 1, got {limit}. Leave it out to use the whole split.")
+    if limit is None or limit >= len(examples):
+        return examples
+    return [examples[index] for index in sorted(random.Random(0).sample(range(len(examples)), limit))]
 
 
 def load_table(source: DataSource, split: str) -> Table:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ RESULT_FILE = "result.json"
 CHECKPOINT_FILE = "unfinished.pt"
 
 
-class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One adapter to train."""
 
     name: str  # what the adapter's name begins with
@@ -30,7 +31,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     settings: LoraSettings
     seed: int = 0
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content hash: all that decides the adapter's bytes."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]

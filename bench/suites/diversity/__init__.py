@@ -26,8 +26,8 @@ from fourshot.engine.errors import InputError, ShortRunError
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs.compare import compare
 from fourshot.pipeline.runs.methods import METHODS
-from fourshot.pipeline.runs.run import train_pool
 from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
 from fourshot.pipeline.synthesis.rounds import finished_pairs
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
@@ -76,7 +76,7 @@ def measure_task(name: str, data: Path, options: Options, encoder: Encoder) -> l
     settings = RunSettings(generate=generate, allow_short=True)
     comparison = compare(task, options.model, settings, RECIPES, range(options.seeds), folder, on_event=_on_event)
     accuracies = {(result.method, result.seed): result.scores.accuracy for result in comparison.results}
-    pool = [example.text for example in train_pool(task)]
+    pool = [example.text for example in TaskData(task).train]
     rows = []
     for seed in range(options.seeds):
         pairs = {recipe: finished_pairs(RunFolder(folder / f"seed{seed}" / recipe)) for recipe in RECIPES}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from fourshot.pipeline.runs.run import train_pool
 from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.diversity import unique_trigram_curve, word_frequencies
 from fourshot.pipeline.synthesis.rounds import finished_pairs
 from fourshot.pipeline.tasks.types import Task
@@ -32,7 +32,7 @@ def count_texts(task: Task, folder: Path, seed: int) -> CountedTexts | None:
     pairs = finished_pairs(RunFolder(folder / f"seed{seed}" / METHOD))
     if not pairs:
         return None
-    real = [example.text for example in train_pool(task)]
+    real = [example.text for example in TaskData(task).train]
     sides = {
         "real": sampled(real, min(len(pairs), MAX_TEXTS), seed),
         "written": sampled([candidate.text for candidate, _ in pairs], MAX_TEXTS, seed),

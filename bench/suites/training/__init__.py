@@ -96,17 +96,19 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Train, evaluate, set beside the machine. Nothing is kept: the adapters are measured together."""
     from fourshot.engine.models import resolve_model
     from fourshot.engine.tokens import encode_prompts, load_tokenizer
-    from fourshot.pipeline.runs.run import more_real
+    from fourshot.pipeline.runs.task_data import TaskData
     from fourshot.pipeline.synthesis.prompts import classification_prompt
+    from fourshot.pipeline.tasks.shots import draw_shots
 
     task, model = load_task(options.task, options.data), resolve_model(options.model)
     test = _test_split(options, task)
     tokenizer = load_tokenizer(model.path)
     runs: list[dict[str, Any]] = []
+    train = TaskData(task).train
     adapters: list[Trained] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
-            examples = more_real(task, options.per_class, seed)
+            examples = draw_shots(train, task.label_names, options.per_class, seed)
             prompts = tuple(classification_prompt(task, example.text) for example in examples)
             tokens = sum(map(len, encode_prompts(tokenizer, prompts)))
             for name, trainer in TRAINERS.items():

@@ -13,7 +13,7 @@ import pytest
 from fourshot.engine.probe import Probed
 from fourshot.pipeline.card import PROBED_FILE
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.runs.evaluate import Evaluation
+from fourshot.pipeline.runs.measuring import Evaluation
 from fourshot.pipeline.runs.run_folder import RunFolder
 from tests.pipeline.runs import interrupted
 

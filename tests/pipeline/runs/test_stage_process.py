@@ -16,8 +16,8 @@ import pytest
 from fourshot.engine import errors
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.runs.orders import TrainOrder
-from fourshot.pipeline.synthesis.worker import run_in_process
+from fourshot.pipeline.runs.stage_process import run_stage
+from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.training.jobs.jobs import TrainingJob
 from fourshot.training.lora.examples import TrainingExample
 from fourshot.training.lora.settings import LoraSettings
@@ -27,15 +27,15 @@ PATIENCE_S = 30
 # Python imports this by itself at start, in every process that has its folder in the path.
 AT_START = """\
 import os, signal, sys, time
-import fourshot.pipeline.runs.orders
+from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.engine.errors import *
 from fourshot.pipeline.events import Event
 
-def execute(order, on_event):
+def run(stage, on_event):
 {work}
     return []
 
-fourshot.pipeline.runs.orders.execute = execute
+TrainStage.run = run
 {early}
 """
 
@@ -43,16 +43,17 @@ PARENT = """\
 import os, sys
 from pathlib import Path
 import msgspec
-import fourshot.pipeline.synthesis.worker as worker
-from fourshot.pipeline.runs.orders import Order
-order = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Order)
+from fourshot.engine.processes import ChildProcess
+from fourshot.pipeline.runs.stage_process import run_stage
+from fourshot.pipeline.runs.stages.train import TrainStage
+stage = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=TrainStage)
 {early}
-worker.run_in_process(order, Path(sys.argv[2]), lambda event: None)
+run_stage(stage, lambda event: None)
 """
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> TrainOrder:
+def stage(tmp_path: Path, log: Path) -> TrainStage:
     """Something that is left to do."""
     job = TrainingJob(
         name="notes",
@@ -61,7 +62,7 @@ def order(tmp_path: Path) -> TrainOrder:
         labels=("warm", "cold"),
         settings=LoraSettings(),
     )
-    return TrainOrder(model_path="nowhere", store=str(tmp_path / "store"), jobs=(job,))
+    return TrainStage(model_path="nowhere", store=str(tmp_path / "store"), items=(job,), log=str(log))
 
 
 @pytest.fixture
@@ -70,18 +71,18 @@ def log(tmp_path: Path) -> Path:
 
 
 def child_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, work: str, early: str = "") -> None:
-    """Have every child that is started from here do ``work`` for its order; ``early`` runs before the child's main."""
+    """Have every child that is started from here do ``work`` for its stage; ``early`` runs before the child's main."""
     body = textwrap.indent(textwrap.dedent(work), "    ")
     (tmp_path / "sitecustomize.py").write_text(AT_START.format(work=body, early=early))
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def start_parent(tmp_path: Path, order: TrainOrder, log: Path, early: str = "") -> "subprocess.Popen[bytes]":
-    """A process that gives ``order`` to a child; the test may kill it."""
+def start_parent(tmp_path: Path, stage: TrainStage, early: str = "") -> "subprocess.Popen[bytes]":
+    """A process that gives ``stage`` to a child; the test may kill it."""
     import msgspec
 
-    (tmp_path / "order.json").write_bytes(msgspec.json.encode(order))
-    command = [sys.executable, "-S", "-c", PARENT.format(early=early), str(tmp_path / "order.json"), str(log)]
+    (tmp_path / "stage.json").write_bytes(msgspec.json.encode(stage))
+    command = [sys.executable, "-S", "-c", PARENT.format(early=early), str(tmp_path / "stage.json")]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
 
 
@@ -101,16 +102,16 @@ def lives(pid: int) -> bool:
 
 
 def test_what_the_child_tells_arrives_in_order(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: TrainStage, log: Path
 ) -> None:
     child_does(monkeypatch, tmp_path, "for n in range(3): on_event(Event(stage='train', message='ä\\n', done=n))")
     told: list[Event] = []
-    run_in_process(order, log, told.append)
+    run_stage(stage, told.append)
     assert told == [Event(stage="train", message="ä\n", done=n) for n in range(3)]
 
 
 def test_what_libraries_print_goes_to_the_log_and_not_between_the_events(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: TrainStage, log: Path
 ) -> None:
     work = """
         print("from python")
@@ -121,7 +122,7 @@ def test_what_libraries_print_goes_to_the_log_and_not_between_the_events(
     """
     child_does(monkeypatch, tmp_path, work)
     told: list[Event] = []
-    run_in_process(order, log, told.append)
+    run_stage(stage, told.append)
     assert told == [Event(stage="train", done=1)]
     for printed in ("from python", "from a library in C", "from a process of its own", "more"):
         assert printed in log.read_text()
@@ -129,37 +130,37 @@ def test_what_libraries_print_goes_to_the_log_and_not_between_the_events(
 
 @pytest.mark.parametrize("kind", ["InputError", "ShortRunError", "RunFolderError", "AdapterError", "FourshotError"])
 def test_an_error_of_ours_comes_back_as_what_it_was(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path, kind: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: TrainStage, log: Path, kind: str
 ) -> None:
     child_does(monkeypatch, tmp_path, f"raise {kind}('what was got\\nwhat to do')")
     with pytest.raises(FourshotError) as caught:
-        run_in_process(order, log, lambda _: None)
+        run_stage(stage, lambda _: None)
     assert type(caught.value) is getattr(errors, kind)
     assert str(caught.value) == "what was got\nwhat to do"
 
 
 def test_faults_in_a_task_file_come_back_as_bad_input(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: TrainStage, log: Path
 ) -> None:
     child_does(monkeypatch, tmp_path, "raise TaskFileError('task.toml', ['no name', 'no labels'])")
     with pytest.raises(InputError, match=r"task\.toml has 2 faults:\n  - no name\n  - no labels"):
-        run_in_process(order, log, lambda _: None)
+        run_stage(stage, lambda _: None)
 
 
 def test_a_full_disk_is_said_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: TrainStage, log: Path
 ) -> None:
     child_does(monkeypatch, tmp_path, "raise OSError(28, 'No space left on device', '/somewhere/x.json')")
     with pytest.raises(FourshotError, match=r"^No space left on device \(/somewhere/x\.json\)\. .*again\.$"):
-        run_in_process(order, log, lambda _: None)
+        run_stage(stage, lambda _: None)
 
 
 def test_a_fault_of_ours_names_the_log_and_shows_its_end(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: TrainStage, log: Path
 ) -> None:
     child_does(monkeypatch, tmp_path, "raise ZeroDivisionError('by nought')")
     with pytest.raises(FourshotError) as caught:
-        run_in_process(order, log, lambda _: None)
+        run_stage(stage, lambda _: None)
     said = str(caught.value)
     assert "ended with exit code 1" in said and str(log) in said and "ZeroDivisionError: by nought" in said
     assert "run the same command again" in said
@@ -167,18 +168,18 @@ def test_a_fault_of_ours_names_the_log_and_shows_its_end(
 
 @pytest.mark.parametrize(("name", "hint"), [("SIGKILL", "out of memory"), ("SIGSEGV", "")])
 def test_a_child_ended_by_a_signal_is_said_to_be_so_with_its_log(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path, name: str, hint: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: TrainStage, log: Path, name: str, hint: str
 ) -> None:
     child_does(monkeypatch, tmp_path, f"print('last words', flush=True); os.kill(os.getpid(), signal.{name})")
     with pytest.raises(FourshotError) as caught:
-        run_in_process(order, log, lambda _: None)
+        run_stage(stage, lambda _: None)
     said = str(caught.value)
     assert f"ended by signal {name}" in said and str(log) in said and "last words" in said
     assert hint in said and ("memory" in said) == bool(hint)
 
 
 def test_whoever_listens_may_stop_the_work(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: TrainStage, log: Path
 ) -> None:
     child_does(monkeypatch, tmp_path, "on_event(Event(stage='train', done=os.getpid())); time.sleep(60)")
     pids: list[int] = []
@@ -188,16 +189,16 @@ def test_whoever_listens_may_stop_the_work(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_in_process(order, log, stop)
+        run_stage(stage, stop)
     assert not lives(pids[0])
 
 
 def test_a_child_dies_with_a_parent_that_is_killed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: TrainStage, log: Path
 ) -> None:
     noted = tmp_path / "pid"
     child_does(monkeypatch, tmp_path, f"open({str(noted)!r}, 'w').write(str(os.getpid()) + '\\n'); time.sleep(60)")
-    parent = start_parent(tmp_path, order, log)
+    parent = start_parent(tmp_path, stage)
     try:
         wait_for(lambda: noted.exists() and noted.read_text().endswith("\n"), "the child's work to begin")
         child = int(noted.read_text())
@@ -209,24 +210,24 @@ def test_a_child_dies_with_a_parent_that_is_killed(
 
 
 def test_a_child_whose_parent_was_killed_before_it_was_ready_does_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: TrainOrder, log: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: TrainStage, log: Path
 ) -> None:
-    """Its order is in the pipe by then: it would write into a folder that another run may have taken."""
+    """Its stage is in the pipe by then: it would write into a folder that another run may have taken."""
     noted, worked = tmp_path / "pid", tmp_path / "worked"
-    module = "fourshot.pipeline.synthesis.worker"
+    module = "fourshot.pipeline.runs.stage_process"
     starting = f"if {module!r} in sys.orig_argv: open({str(noted)!r}, 'w').write(f'{{os.getpid()}}\\n'); time.sleep(1)"
     child_does(monkeypatch, tmp_path, f"open({str(worked)!r}, 'w')", starting)
-    dies = "worker._listen = lambda *_: os.kill(os.getpid(), 9)"
-    parent = start_parent(tmp_path, order, log, dies)
+    dies = "ChildProcess.messages = lambda *_: os.kill(os.getpid(), 9)"
+    parent = start_parent(tmp_path, stage, dies)
     assert parent.wait(timeout=PATIENCE_S) == -signal.SIGKILL
     wait_for(lambda: noted.exists() and noted.read_text().endswith("\n"), "the child to start")
     wait_for(lambda: not lives(int(noted.read_text())), "the child to end")
     assert not worked.exists()
 
 
-def test_where_nothing_is_left_to_do_no_process_is_started(tmp_path: Path, order: TrainOrder, log: Path) -> None:
-    done = tmp_path / "store" / order.jobs[0].key
+def test_where_nothing_is_left_to_do_no_process_is_started(tmp_path: Path, stage: TrainStage, log: Path) -> None:
+    done = tmp_path / "store" / stage.items[0].key
     done.mkdir(parents=True)
     (done / "result.json").write_text("{}")
-    run_in_process(order, log, lambda _: None)
+    run_stage(stage, lambda _: None)
     assert not log.exists()

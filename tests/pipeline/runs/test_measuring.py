@@ -5,7 +5,7 @@ import pytest
 
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.runs.evaluate import Answers, answer, measure
+from fourshot.pipeline.runs.measuring import Answers, answer, measure
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.tasks.types import Example, Label, Task
 

@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
+    """A method on a seed, to be measured into the file ``out``."""
+
+    out: str
+    title: str
+    shots: tuple[Example, ...] = ()  # in the prompt
+    adapter: Adapter | None = None
+    form: PromptFormat = PromptFormat()  # of the prompts that the adapter was trained on
+    calibration: Literal["none", "contextual", "batch"] = "none"
+
+    @property
+    def answers_key(self) -> bytes:
+        """Equal for cells whose answers are the same before calibration."""
+        return msgspec.json.encode((self.shots, self.adapter, self.form))
+
+
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Scores, and every answer behind them."""
 

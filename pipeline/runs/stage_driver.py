@@ -1,0 +1,74 @@
+"""Takes one experiment or many through the stages, each of which is done for all of them before the next begins.
+
+So one engine writes the texts of all, and all trainings are one queue, in this process or over a Ray cluster.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.errors import FourshotError
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.stage_process import run_stage
+from fourshot.pipeline.runs.stages import PHASES, STAGE_NAMES, StageName, StagePlan
+from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
+
+LOG_FILE = "log.txt"
+
+
+class StageDriver:
+    """``experiments`` are those still in the running, ``failed`` says why others are not; both by name."""
+
+    def __init__(self, log: Path, on_event: OnEvent, placement: Placement = HERE, *, keep_going: bool = False) -> None:
+        """``log``: for what libraries print. ``keep_going``: an experiment that fails drops out and the others go on,
+        where otherwise its error is raised.
+        """
+        self.experiments: dict[str, Experiment] = {}
+        self.failed: dict[str, FailedJob] = {}
+        self._log, self._on_event, self._placement, self._keep_going = log, on_event, placement, keep_going
+
+    def add(self, name: str, experiment: Experiment) -> None:
+        """Claim the experiment's folders. Raises RunFolderError where one belongs to another configuration."""
+        experiment.claim()
+        self.experiments[name] = experiment
+
+    def run(self, until: StageName = "evaluate") -> None:
+        """Do every stage up to ``until``. What is finished is left alone."""
+        last = STAGE_NAMES.index(until)
+        for phase in PHASES:
+            if STAGE_NAMES.index(phase.name) <= last:
+                self.do(phase.plan)
+                if phase.writes_cards:
+                    self.write_cards()
+
+    def do(self, plan: StagePlan) -> None:
+        """Do one stage for every experiment; those that needed an item that failed drop out."""
+        stages = {name: plan(experiment) for name, experiment in self.experiments.items()}
+        if not stages:
+            return
+        items = [item for stage in stages.values() for item in stage.items]
+        joined = msgspec.structs.replace(
+            next(iter(stages.values())).with_items(items),
+            placement=self._placement,
+            keep_going=self._keep_going,
+            log=str(self._log),
+        )
+        for failure in run_stage(joined, self._on_event):
+            for name, stage in stages.items():
+                if failure.key in {item.key for item in stage.items}:
+                    self.drop(name, failure)
+
+    def write_cards(self) -> None:
+        for experiment in self.experiments.values():
+            experiment.write_cards()
+
+    def drop(self, name: str, failure: FailedJob | FourshotError) -> None:
+        """Take an experiment out of the running and say why; the first reason counts."""
+        if isinstance(failure, FourshotError):
+            failure = FailedJob(key=name, kind=type(failure).__name__, message=str(failure))
+        self.experiments.pop(name, None)
+        if name not in self.failed:
+            self.failed[name] = failure
+            why = " ".join(failure.message.removeprefix(name).split())
+            self._on_event(Event(stage="failed", message=f"{name}: {why}"))

@@ -1,0 +1,51 @@
+"""Runs a stage in a process of its own, so that the memory of one stage is free for the next."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Union
+
+import msgspec
+
+from fourshot.engine.processes import ChildProcess, ParentLink, run_child
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.stages import STAGE_TYPES
+from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.training.jobs.jobs import FailedJob
+
+
+class EventMessage(msgspec.Struct, frozen=True, kw_only=True, tag="event"):
+    event: Event
+
+
+class DoneMessage(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
+    failed: tuple[FailedJob, ...] = ()  # of a stage that keeps going
+
+
+def run_stage(stage: Stage, on_event: OnEvent) -> Sequence[FailedJob]:
+    """Do ``stage``, in a child if it needs one; raises what the child raised. Returns at once if nothing is left to do.
+
+    Gives back what failed of a stage that keeps going.
+    """
+    if stage.is_done:
+        return ()
+    if not stage.needs_process:
+        return stage.run(on_event)
+    with ChildProcess("fourshot.pipeline.runs.stage_process", Path(stage.log), spins=stage.spins) as child:
+        child.send(stage)
+        for message in child.messages(EventMessage | DoneMessage):
+            if isinstance(message, DoneMessage):
+                return message.failed
+            on_event(message.event)
+        raise child.error("The process of this stage")
+
+
+def _work(parent: ParentLink) -> None:
+    any_stage: Any = Union[STAGE_TYPES]  # noqa: UP007
+    stage = parent.receive(any_stage)
+    failed = stage.run(lambda event: parent.send(EventMessage(event=event)))
+    parent.send(DoneMessage(failed=tuple(failed)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_child(_work))

@@ -1,0 +1,36 @@
+"""The stages of a run and their order. A new stage is a module in this folder and its entry in the lists here."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.stages import evaluate, generate, merge, probe, train
+from fourshot.pipeline.runs.stages.stage import Stage
+
+StageName = Literal["shots", "annotators", "generate", "train", "evaluate", "report"]  # what a run can stop after
+STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
+STAGE_TYPES: tuple[type[Stage], ...] = (
+    train.TrainStage,
+    generate.GenerateStage,
+    probe.ProbeStage,
+    evaluate.EvaluateStage,
+    merge.MergeStage,
+)
+StagePlan = Callable[[Experiment], Stage]  # what one experiment needs of a stage; the stages before it are finished
+
+
+class Phase(NamedTuple):
+    """A stage at its place in a run."""
+
+    name: StageName
+    plan: StagePlan
+    writes_cards: bool = False  # it changes what the adapters' cards say
+
+
+PHASES = (
+    Phase("annotators", generate.pools),
+    Phase("annotators", train.on_real_texts),
+    Phase("generate", generate.rounds),
+    Phase("train", train.classifiers, writes_cards=True),
+    Phase("evaluate", evaluate.methods, writes_cards=True),
+)

@@ -1,0 +1,85 @@
+"""Measuring: every method on the test split, each into a file named by all that its answers depend on."""
+
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.core import Adapter, Engine
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.measuring import Answers, EvaluationCell, answer, measure
+from fourshot.pipeline.runs.stages.probe import ProbeItem, probe_items
+from fourshot.pipeline.runs.stages.stage import EngineStage
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.work_folder import WorkFolder
+
+WARM_UP_TEXTS = 16
+
+
+class TaskEvaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be measured on one task's test texts."""
+
+    task: Task
+    test: tuple[Example, ...]
+    cells: tuple[EvaluationCell, ...]
+    probes: tuple[ProbeItem, ...] = ()  # before anything is measured
+
+    @property
+    def key(self) -> str:
+        return self.task.name
+
+
+class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
+    """Probe the adapters of each task, then measure its cells."""
+
+    items: tuple[TaskEvaluation, ...]
+
+    def is_finished(self, item: TaskEvaluation) -> bool:
+        return all(Path(cell.out).exists() for cell in item.cells)
+
+    def adapters(self) -> set[Adapter]:
+        return {cell.adapter for item in self.items for cell in item.cells if cell.adapter}
+
+    def do(self, item: TaskEvaluation, engine: Engine, on_event: OnEvent) -> None:
+        for probe in item.probes:
+            probe.do(engine)
+        content_free = any(cell.calibration == "contextual" for cell in item.cells)
+        last: tuple[bytes, Answers] | None = None  # cells that differ only in calibration stand beside each other
+        is_warm = False
+        for number, cell in enumerate(sorted(item.cells, key=lambda cell: cell.answers_key), start=1):
+            out = Path(cell.out)
+            if not out.exists():
+                if not is_warm:
+                    _warm_up(item, engine)
+                    is_warm = True
+                if last is None or last[0] != cell.answers_key:
+                    answers = answer(
+                        engine,
+                        item.task,
+                        item.test,
+                        form=cell.form,
+                        shots=cell.shots,
+                        adapter=cell.adapter,
+                        content_free=content_free,
+                    )
+                    last = cell.answers_key, answers
+                WorkFolder(out.parent).write(out.name, measure(last[1], item.task, item.test, cell.calibration))
+            on_event(Event(stage=self.name, message=cell.title, done=number, total=len(item.cells), unit="methods"))
+
+
+def _warm_up(item: TaskEvaluation, engine: Engine) -> None:
+    """Answer some texts for nothing: an engine's first answers take longer, which would be held against one method."""
+    for adapter, form in dict.fromkeys((cell.adapter, cell.form) for cell in item.cells):
+        answer(engine, item.task, item.test[:WARM_UP_TEXTS], form=form, adapter=adapter)
+
+
+def methods(experiment: Experiment) -> EvaluateStage:
+    """Every cell of the experiment."""
+    cells = {evaluation.out: evaluation for evaluation in map(experiment.evaluation_cell, experiment.cells)}
+    item = TaskEvaluation(
+        task=experiment.task,
+        test=tuple(experiment.test),
+        cells=tuple(cells.values()),
+        probes=probe_items(experiment),
+    )
+    return EvaluateStage(model_path=experiment.model.path, items=(item,))

@@ -1,0 +1,104 @@
+"""Writing texts: first the pool that annotators are trained on, then candidates with a verdict for each.
+
+Each folder is a task of `pipeline.synthesis.driver`, on one engine here, or on those of a cluster, for all of them.
+"""
+
+from contextlib import closing
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE, RunFolder
+from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.driver import Driver
+from fourshot.pipeline.synthesis.rounds import RoundSink
+from fourshot.pipeline.synthesis.workers import engine_settings, open_workers
+from fourshot.pipeline.tasks.types import Example
+from fourshot.training.jobs.jobs import FailedJob
+
+
+class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One run folder to fill: its pool, or its verdicts."""
+
+    folder: str
+    test: list[Example]  # texts like these are not kept
+    readers: tuple[Reader, ...] = ()
+    is_pool: bool = False  # only draw the candidates that annotators will be trained on
+
+    @property
+    def key(self) -> str:
+        return self.folder
+
+    @property
+    def is_finished(self) -> bool:
+        return RunFolder(self.folder).has(POOL_FILE if self.is_pool else GENERATED_FILE)
+
+    def sink(self, on_event: OnEvent, *, spread: bool) -> RoundSink:
+        folder = RunFolder(self.folder)
+        manifest = folder.manifest()
+        if self.is_pool:
+            folder.pool.path.mkdir(exist_ok=True)
+        return RoundSink(
+            folder.pool if self.is_pool else folder,
+            manifest.task,
+            folder.shots(),
+            manifest.settings,
+            readers=self.readers,
+            pool=folder.pool if manifest.settings.annotate.has_pool and not self.is_pool else None,
+            is_pool=self.is_pool,
+            test_texts=lambda: [example.text for example in self.test],
+            on_event=on_event,
+            spread=spread,
+            done_file=Path(POOL_FILE if self.is_pool else GENERATED_FILE).name,
+        )
+
+
+class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
+    """Fill run folders; what to write is in their manifests."""
+
+    items: tuple[TextsItem, ...]
+
+    needs_process: ClassVar[bool] = False  # the engines are in processes of their own
+
+    def is_finished(self, item: TextsItem) -> bool:
+        return item.is_finished
+
+    def run(self, on_event: OnEvent) -> list[FailedJob]:
+        items = [item for item in self.items if not item.is_finished]
+        if not items:
+            return []
+        spread = bool(self.placement.ray)
+        sinks = {item.key: item.sink(on_event, spread=spread) for item in items}
+        # A folder alone in the engine gives the same bytes, whatever is filled before and after it.
+        driver = Driver(sinks, one_at_a_time=not spread, keep_going=self.keep_going)
+        on_event(Event(stage=self.name, message="starting the engine"))
+        # One adapter answers at a time here; and a run samples for less time than compiling takes.
+        engine = engine_settings(self.model_path, [reader for item in items for reader in item.readers], most_loras=1)
+        with closing(open_workers(engine, self.placement.ray, Path(self.log))) as workers:
+            driver.run(workers)
+        return [
+            FailedJob(key=key, kind=type(error).__name__, message=str(error)) for key, error in driver.failed.items()
+        ]
+
+
+def pools(experiment: Experiment) -> GenerateStage:
+    """What is to be drawn before annotators can be trained."""
+    items = [
+        TextsItem(folder=str(writer.folder.path), test=experiment.data.test, is_pool=True)
+        for writer in experiment.writers
+        if writer.settings.annotate.has_pool
+    ]
+    return GenerateStage(model_path=experiment.model.path, items=tuple(items))
+
+
+def rounds(experiment: Experiment) -> GenerateStage:
+    """What is to be written and read; it stands on the annotators."""
+    items = [
+        TextsItem(folder=str(writer.folder.path), test=experiment.data.test, readers=experiment.readers(writer))
+        for writer in experiment.writers
+    ]
+    return GenerateStage(model_path=experiment.model.path, items=tuple(items))

@@ -1,0 +1,103 @@
+"""What every stage is: work on items, as a value that can be handed to another process.
+
+A stage is idempotent: items that are finished are left alone, so one that was killed is simply given again.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, ClassVar, Protocol, Self
+
+import msgspec
+
+from fourshot.engine.adapters import rank_of, slot_rank
+from fourshot.engine.core import Adapter, Engine, EngineSettings
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.threads import ENGINE_SPINS
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
+
+
+class StageItem(Protocol):
+    """One piece of a stage's work."""
+
+    @property
+    def key(self) -> str:
+        """Names the item in a failure, and is the same for items that are the same."""
+        ...
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="stage"):
+    """Subclasses say what their items are, when one is finished, and how they are done."""
+
+    model_path: str
+    items: tuple[Any, ...]  # of `StageItem`
+    placement: Placement = HERE  # where the work is done, for stages that can spread it
+    keep_going: bool = False  # an item that fails does not stop the others, and is returned instead of raised
+    log: str = ""  # the file for what libraries print
+
+    needs_process: ClassVar[bool] = True  # holds a model, whose memory is to be free for the next stage
+    spins: ClassVar[str] = ENGINE_SPINS  # of the process it is done in, see `engine.threads`
+
+    @property
+    def name(self) -> str:
+        return str(self.__struct_config__.tag)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do, found out without loading a model."""
+        return all(map(self.is_finished, self.items))
+
+    def is_finished(self, item: Any) -> bool:
+        raise NotImplementedError
+
+    def run(self, on_event: OnEvent) -> list[FailedJob]:
+        """Do in this process what is not finished. Returns what failed where ``keep_going``, else raises it."""
+        raise NotImplementedError
+
+    def with_items(self, items: Iterable[StageItem]) -> Self:
+        """The same stage for ``items``, each once, in their order."""
+        return msgspec.structs.replace(self, items=tuple({item.key: item for item in items}.values()))
+
+    def _each(self, do: Callable[[Any], None]) -> list[FailedJob]:
+        failed = []
+        for item in self.items:
+            try:
+                do(item)
+            except FourshotError as error:
+                if not self.keep_going:
+                    raise
+                failed.append(FailedJob(key=item.key, kind=type(error).__name__, message=str(error)))
+        return failed
+
+
+class EngineStage(Stage, frozen=True, kw_only=True):
+    """A stage whose items are done one after another with one open engine."""
+
+    def adapters(self) -> set[Adapter]:
+        """All adapters that answer in it."""
+        raise NotImplementedError
+
+    def do(self, item: Any, engine: Engine, on_event: OnEvent) -> None:
+        """Do one item; what of it is finished is left alone."""
+        raise NotImplementedError
+
+    def run(self, on_event: OnEvent) -> list[FailedJob]:
+        if self.is_done:
+            return []
+        from fourshot.engine.opening import open_engine
+
+        on_event(Event(stage=self.name, message="starting the engine"))
+        engine = open_engine(self.engine_settings())
+        try:
+            return self._each(partial(self.do, engine=engine, on_event=on_event))
+        finally:
+            engine.close()
+
+    def engine_settings(self) -> EngineSettings:
+        adapters = self.adapters()
+        return EngineSettings(
+            model=self.model_path,
+            max_loras=1 if adapters else 0,  # one adapter answers at a time here
+            max_lora_rank=slot_rank(max(map(rank_of, adapters), default=8)),
+            compile=False,  # a run samples for less time than compiling takes
+        )

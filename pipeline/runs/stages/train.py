@@ -1,0 +1,115 @@
+"""Trainings of adapters: those of the shots and of annotators before texts are written, the classifiers after."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from fourshot.engine.errors import FourshotError, from_name
+from fourshot.engine.threads import TRAIN_SPINS
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.training.jobs.jobs import RESULT_FILE, FailedJob, Placement, TrainingJob, do_job
+from fourshot.training.lora.examples import OnStep, TrainingResult
+
+if TYPE_CHECKING:
+    from fourshot.training.lora.train import LoraTrainer
+
+
+class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
+    """Train what the store does not have yet, in this process or over Ray.
+
+    In this process the base is loaded once, and not at all if nothing is to do; without ``keep_going`` the first
+    failure is raised at once. Over Ray a job that fails does not stop the others; one error for all that failed is
+    raised when all have ended. A full disk, or another fault of the machine, is raised in any case.
+    """
+
+    items: tuple[TrainingJob, ...]
+    store: str
+    what: str = "adapter"  # what is trained, for people
+
+    spins: ClassVar[str] = TRAIN_SPINS
+
+    def is_finished(self, item: TrainingJob) -> bool:
+        return (Path(self.store) / item.key / RESULT_FILE).exists()
+
+    def run(self, on_event: OnEvent) -> list[FailedJob]:
+        if not self.placement.ray:
+            train = _trainer(self.model_path, Path(self.store), self.placement.gpus_per_job)
+            number = {job.key: number for number, job in enumerate(self.items)}
+
+            def do(job: TrainingJob) -> None:
+                if not self.is_finished(job):
+                    on_step = partial(self._report, on_event, number[job.key])
+                    result = train(job, on_step)
+                    on_step(result.steps, result.steps, result.losses[-1])  # it may have stopped early
+
+            return self._each(do)
+        from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
+
+        report = partial(self._report, on_event)
+        outcomes = run_jobs_over_ray(self.model_path, self.items, Path(self.store), self.placement, report)
+        failed = [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
+        if failed and not self.keep_going:
+            raise _error_of(failed, len(self.items))
+        return failed
+
+    def _report(self, on_event: OnEvent, number: int, step: int, planned: int, loss: float) -> None:
+        title = f"{self.items[number].name}, {self.what} {number + 1} of {len(self.items)}"
+        figures = {"loss": round(loss, 4)}
+        on_event(Event(stage=self.name, message=title, done=step, total=planned, unit="steps", figures=figures))
+
+
+def on_real_texts(experiment: Experiment) -> TrainStage:
+    """What can be trained before texts are written: the annotators, and the methods that stand on real texts alone.
+
+    In a run the latter is the adapter of the shots, which is an annotator too.
+    """
+    jobs = [job for writer in experiment.writers for job in experiment.annotator_jobs(writer)]
+    jobs += [experiment.job(cell) for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
+    return _stage(experiment, jobs, "annotator" if experiment.flat else "adapter")
+
+
+def classifiers(experiment: Experiment) -> TrainStage:
+    """The trainings that stand on synthetic texts."""
+    jobs = [experiment.job(cell) for cell in experiment.cells if cell.method.synthetic]
+    return _stage(experiment, jobs, "classifier")
+
+
+def check_cluster(placement: Placement) -> None:
+    """Raise InputError where the Ray cluster is not there, before anything is done that would wait for it."""
+    if placement.ray not in ("", "local"):
+        from fourshot.training.jobs.cluster import cluster
+
+        with cluster(placement.ray):
+            pass
+
+
+def _stage(experiment: Experiment, jobs: list[TrainingJob], what: str) -> TrainStage:
+    return TrainStage(model_path=experiment.model.path, store=str(experiment.store), items=tuple(jobs), what=what)
+
+
+def _trainer(model: str, store: Path, processes: int) -> Callable[[TrainingJob, OnStep], TrainingResult]:
+    """Trains a job: in this process, which opens the base when it is first asked to, or over several."""
+
+    @cache
+    def open_trainer() -> "LoraTrainer":
+        from fourshot.training.lora.train import LoraTrainer
+
+        return LoraTrainer(model)
+
+    def train(job: TrainingJob, on_step: OnStep) -> TrainingResult:
+        if processes > 1:
+            from fourshot.training.jobs.processes import do_job_over_processes
+
+            return do_job_over_processes(model, job, store, processes, on_step)
+        return do_job(open_trainer(), job, store, on_step)
+
+    return train
+
+
+def _error_of(failed: list[FailedJob], total: int) -> FourshotError:
+    """One error for all of them, of the first one's kind."""
+    reasons = "\n".join(f"  - {failure.key}: {failure.message}" for failure in failed)
+    return from_name(failed[0].kind, f"{len(failed)} of {total} trainings failed, the others are kept:\n{reasons}")

@@ -1,0 +1,46 @@
+"""The stage that trains: what is finished is left alone, and a failure stops the others only where it is to."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.runs.stages.train import TrainStage
+from fourshot.training.jobs.jobs import TrainingJob, finished
+from tests.pipeline.runs.test_trainings import TASK, job
+
+
+def stage(model: str, store: Path, *jobs: TrainingJob, keep_going: bool = False) -> TrainStage:
+    return TrainStage(model_path=model, store=str(store), items=jobs, keep_going=keep_going)
+
+
+def test_a_finished_job_is_not_trained_again_not_even_in_a_store_that_was_moved(
+    tiny_model: str, tmp_path: Path
+) -> None:
+    store, moved, events = tmp_path / "store", tmp_path / "moved", list[Event]()
+    assert stage(tiny_model, store, job()).run(events.append) == []
+    trained = finished(store, job())
+    assert trained and events[-1].done == trained.steps == 2 and len(trained.losses) == 2
+    assert (Path(trained.path) / "adapter_model.safetensors").is_file()
+    shutil.move(store, moved)
+    again = stage("/no/such/model", moved, job())
+    assert again.is_done
+    assert again.run(events.append) == []  # would fail if it opened the model
+    assert finished(moved, job()) == msgspec.structs.replace(trained, path=str(moved / job().key / trained.name))
+    assert finished(moved, job(model_revision="abd")) is None
+
+
+def test_a_job_that_fails_stops_the_others_only_where_it_is_to(tiny_model: str, tmp_path: Path) -> None:
+    one_label = job(labels=TASK.label_words[:1], examples=job().examples[:1])
+    events = list[Event]()
+    (failed,) = stage(tiny_model, tmp_path, one_label, job(), keep_going=True).run(events.append)
+    assert (failed.key, failed.kind) == (one_label.key, "InputError")
+    assert "at least two labels" in failed.message
+    assert finished(tmp_path, job()) and events[-1].message == "tickets, adapter 2 of 2"
+    other = job(model_revision="other")
+    with pytest.raises(InputError, match="at least two labels"):
+        stage(tiny_model, tmp_path, one_label, other).run(events.append)
+    assert finished(tmp_path, other) is None
