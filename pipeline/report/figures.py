@@ -19,7 +19,8 @@ NO_VALUE = "\u2013"
 MAX_MARKED = 16  # points of a curve that get a dot each; more would run into one another
 WIDTH, HEIGHT, BAR = 5.4, 3.0, 0.21  # inches; what a phone shows at full size
 # Stand-ins, put into the drawing and replaced by the style sheet's; the second six of the curves are dashed.
-INK, COLOURS = "#010203", {f"#0{n}0{n}0{n}": f"var(--{name})" for n, name in enumerate(("accent", *"12345"), start=4)}
+NAMES = ("accent", "c1", "c2", "c3", "c4", "c5")  # of the style sheet
+INK, COLOURS = "#010203", {f"#0{n}0{n}0{n}": f"var(--{name})" for n, name in enumerate(NAMES, start=4)}
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "fourshot", "font.family": "sans-serif", "font.size": 9,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15, "axes.axisbelow": True,

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from fourshot.bench.core.page import link, write_page
 from fourshot.bench.core.parts import Code, Folded, Page, Part, Section, Table, fill, markdown
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.report import figures
 from fourshot.pipeline.report.figures import Bars, Curve, bar_plot, line_plot
 
 EVIL = '<script>alert("1")</script>&'
@@ -63,6 +64,16 @@ def test_a_figure_is_well_formed_and_says_in_words_what_it_shows() -> None:
         assert len(labels) == 1 and labels[0] and "a & b" in labels[0]
         assert "a & b" in words(figure) and "points" in words(figure)
         assert figure == Markup(figure) and "currentColor" in figure and not re.search("#0[1-9]0[1-9]0[1-9]", figure)
+
+
+def test_each_curve_and_bar_has_a_colour_of_the_style_sheet() -> None:
+    css = (Path(figures.__file__).parent / "report.css").read_text(encoding="utf-8")
+    names = [str(number) for number in range(7)]
+    lines = line_plot([Curve(name, [(1, 2), (4, 3)]) for name in names], x_name="x", y_name="y")
+    bars_of_all = bar_plot(["g"], [Bars(name, [1.0]) for name in names], value_name="y")
+    for figure in (lines, bars_of_all):
+        used = set(re.findall(r"var\((--\w+)\)", figure))
+        assert len(used) == 6 and all(f"{name}:" in css for name in used)
 
 
 def test_on_a_logarithmic_axis_equal_ratios_are_equally_far_apart() -> None:
