@@ -55,34 +55,27 @@ def write_card(
         _diversity(folder, by_task),
         _columns(folder, list(by_task)),
         f"## Known risks\n\n{RISKS}",
-        _making(manifest),
+        _provenance(manifest),
     ]
     replace_file(folder.path / "README.md", "\n".join(parts).encode())
 
 
 def _front_matter(tasks: Sequence[str], rows: int, corpus: CorpusSettings) -> str:
-    """YAML; strings are written as JSON, which YAML contains."""
-    size = next((name for most, name in SIZES.items() if rows < most), "n>10M")
-    lines = [
-        "---",
-        f"license: {json.dumps(corpus.licence)}",
-        "task_categories:",
-        "- text-classification",
-        "tags:",
-        "- synthetic",
-        "size_categories:",
-        f"- {size}",
-    ]
-    if tasks:
-        lines.append("configs:")
-    for task in tasks:
-        files = json.dumps(f"data/{task}/*.{corpus.format}")
-        lines += [f"- config_name: {json.dumps(task)}", "  data_files:", "  - split: train", f"    path: {files}"]
-    return "\n".join([*lines, "---", ""])
+    from huggingface_hub import DatasetCardData
+
+    files = {task: [{"split": "train", "path": f"data/{task}/*.{corpus.format}"}] for task in tasks}
+    card = DatasetCardData(
+        license=corpus.licence,
+        task_categories=["text-classification"],
+        tags=["synthetic"],
+        size_categories=[next((name for most, name in SIZES.items() if rows < most), "n>10M")],
+        configs=[{"config_name": task, "data_files": of_task} for task, of_task in files.items()] or None,
+    )
+    return f"---\n{card.to_yaml()}\n---\n"
 
 
 def _introduction(tasks: Sequence[str], summary: CorpusSummary, manifest: CorpusManifest) -> str:
-    states = Counter(one.state for one in summary.classes)
+    states = Counter(outcome.state for outcome in summary.classes)
     unfinished = ", ".join(f"{count} {state}" for state, count in states.items() if state != "finished")
     example = f"\n    load_dataset({json.dumps('this folder')}, {json.dumps(tasks[0])})\n" if tasks else ""
     return (
@@ -111,13 +104,13 @@ def _counts(classes: Sequence[ClassOutcome]) -> str:
         "| task | label | state | kept | drawn | accepted | rejected | errors |",
         "| --- | --- | --- | ---: | ---: | ---: | --- | ---: |",
     ]
-    for one in classes:
-        accepted = "" if one.acceptance is None else f"{one.acceptance:.1%}"
-        ordered = sorted(one.rejected.items(), key=lambda item: -item[1])
-        rejected = ", ".join(f"{reason} {count:,}" for reason, count in ordered) or one.message.replace("|", "/")
+    for outcome in classes:
+        accepted = "" if outcome.acceptance is None else f"{outcome.acceptance:.1%}"
+        ordered = sorted(outcome.rejected.items(), key=lambda item: -item[1])
+        rejected = ", ".join(f"{reason} {count:,}" for reason, count in ordered) or outcome.message.replace("|", "/")
         lines.append(
-            f"| {one.task} | {one.label} | {one.state} | {one.kept:,} | {one.drawn:,} | {accepted} | {rejected} "
-            f"| {one.faults:,} |"
+            f"| {outcome.task} | {outcome.label} | {outcome.state} | {outcome.kept:,} | {outcome.drawn:,} | {accepted} | {rejected} "
+            f"| {outcome.faults:,} |"
         )
     return "\n".join([*lines, ""])
 
@@ -152,25 +145,25 @@ def _sample(texts: Iterable[str]) -> list[str]:
 
 def _columns(folder: CorpusFolder, tasks: Sequence[str]) -> str:
     lines = ["## Columns", "", "| columns | are |", "| --- | --- |"]
-    lines += [f"| `{names}` | {told} |" for names, told in COLUMNS.items()]
+    lines += [f"| `{names}` | {meaning} |" for names, meaning in COLUMNS.items()]
     lines += ["", "Labels, in the order of `probabilities`:", ""]
     lines += [f"- {task}: {', '.join(folder.task(task).label_names)}" for task in tasks]
     return "\n".join([*lines, ""])
 
 
 def _varied(manifest: CorpusManifest) -> str:
-    variety, told = manifest.settings.variety, ""
+    variety, described = manifest.settings.variety, ""
     if variety.attributes:
-        told += "; each asks for a topic, a style and, where the examples differ in it, a length"
-        told += " (`tasks/<task>/attributes.json`)"
+        described += "; each asks for a topic, a style and, where the examples differ in it, a length"
+        described += " (`tasks/<task>/attributes.json`)"
     if variety.shots_shown:
-        told += f"; each shows {variety.shots_shown} examples of its class"
+        described += f"; each shows {variety.shots_shown} examples of its class"
     if variety.suppress:
-        told += "; words that a class over-used were made less likely"
-    return told
+        described += "; words that a class over-used were made less likely"
+    return described
 
 
-def _making(manifest: CorpusManifest) -> str:
+def _provenance(manifest: CorpusManifest) -> str:
     settings = msgspec.to_builtins(manifest.settings)
     for name in ("train", "shot_weight", "test_limit"):  # of runs that train a classifier
         del settings[name]

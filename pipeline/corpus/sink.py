@@ -76,13 +76,10 @@ class ShardSink:
         if ledger.is_done or self._progress.is_due():
             self._progress.report(self._name, _classes(ledger.counts))
 
-    def write_due(self) -> None:
-        is_old = self._records and self._clock() - self._since_s >= self._settings.shard_s
-        if is_old or len(self._rows) >= self._settings.rows_per_shard:
-            self.write()
-
-    def write(self) -> None:
-        if not self._records:
+    def write(self, *, only_due: bool = False) -> None:
+        """Add a shard with all that waits; ``only_due``: where there are enough rows, or they have waited enough."""
+        is_due = self._clock() - self._since_s >= self._settings.shard_s
+        if not self._records or (only_due and not is_due and len(self._rows) < self._settings.rows_per_shard):
             return
         if not self._has_calibration and self._ledger.calibration is not None:
             self._folder.write_calibration(self._name, self._ledger.calibration)

@@ -38,7 +38,7 @@ def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, 
     """
     if not folder.is_dir():
         raise InputError(f"no such folder of adapters: {folder}. Name one that is there (--adapters).")
-    found = {}
+    readers = {}
     for card_file in sorted(card for pattern in CARDS for card in folder.glob(pattern)):
         card = load_card(card_file.parent)
         same_base = (card.model_name, card.model_revision) == (model.name, model.revision)
@@ -50,10 +50,10 @@ def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, 
                 f"{', '.join(card.task.label_words)}; the task file now has {', '.join(task.label_words)}. Train it "
                 "again, or name another folder (--adapters)."
             )
-        found[card.name] = Reader(adapter=Adapter(name=card.name, path=str(card_file.parent.resolve())))
-    if not found:
+        readers[card.name] = Reader(adapter=Adapter(name=card.name, path=str(card_file.parent.resolve())))
+    if not readers:
         raise InputError(
             f"{folder} has no adapter for {task.name} on {model.name} ({model.revision}). Train one (fourshot train), "
             "name another folder (--adapters), or have the base model re-label (--annotator icl)."
         )
-    return tuple(found.values())
+    return tuple(readers.values())

@@ -45,17 +45,17 @@ def list_attributes(
     engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings
 ) -> dict[str, Attributes]:
     """The attributes of every class by its name. Raises InputError where a prompt does not fit into the model."""
-    asked = [(label, dimension) for label in task.labels for dimension in LISTS]
-    prompts = [attribute_list_prompt(task, label, dimension) for label, dimension in asked]
+    wanted = [(label, dimension) for label in task.labels for dimension in LISTS]
+    prompts = [attribute_list_prompt(task, label, dimension) for label, dimension in wanted]
     seed = random.Random(f"{settings.seed}/{task.name}/attributes").getrandbits(31)
     drawn_from = msgspec.structs.replace(settings.sampling, temperature=LIST_TEMPERATURE)
     sampling = Sampling(
         **msgspec.structs.asdict(drawn_from), n=NUM_LISTS, max_tokens=LIST_TOKENS, stop=(END_OF_TEXT,), seed=seed
     )
-    completions = sorted(engine.sample(prompts, sampling), key=lambda one: (one.prompt_index, one.sample_index))
-    lists: dict[tuple[str, str], list[str]] = {(label.name, dimension): [] for label, dimension in asked}
+    completions = sorted(engine.sample(prompts, sampling), key=lambda item: (item.prompt_index, item.sample_index))
+    lists: dict[tuple[str, str], list[str]] = {(label.name, dimension): [] for label, dimension in wanted}
     for completion in completions:
-        label, dimension = asked[completion.prompt_index]
+        label, dimension = wanted[completion.prompt_index]
         whole = completion.finish_reason == "stop"
         lists[label.name, dimension].append(completion.text if whole else completion.text.rpartition(",")[0])
     return {label.name: _of_class(engine, task, label, _own(shots, label), settings, lists) for label in task.labels}
@@ -86,14 +86,14 @@ def _of_class(
 ) -> Attributes:
     values: dict[str, tuple[str, ...]] = {}
     of_shots: dict[int, dict[str, str]] = {index: {} for index in own}
-    names = [word for one in task.labels for word in (one.name, one.read_as)]
+    names = [word for other in task.labels for word in (other.name, other.read_as)]
     for dimension in LISTS:
         copied = {value for values in LISTS[dimension].values() for value in values}
-        found = tuple(value for value in listed_values(lists[label.name, dimension], names) if value not in copied)
-        if len(found) < 2:
+        listed = tuple(value for value in listed_values(lists[label.name, dimension], names) if value not in copied)
+        if len(listed) < 2:
             continue
-        values[dimension] = found
-        fitting = _fitting(engine, dimension, found, [shot.text for shot in own.values()], settings.max_text_words)
+        values[dimension] = listed
+        fitting = _fitting(engine, dimension, listed, [shot.text for shot in own.values()], settings.max_text_words)
         for index, value in zip(own, fitting, strict=True):
             of_shots[index][dimension] = value
     lengths = dict(zip(own, lengths_of([shot.text for shot in own.values()]), strict=True))

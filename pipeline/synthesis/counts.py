@@ -1,6 +1,6 @@
 """How far each class of a task is: the stall rule, forecasts, and what is said where a class is short."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -8,6 +8,8 @@ import msgspec
 
 from fourshot.engine.errors import ShortRunError
 from fourshot.pipeline.synthesis.settings import GenerateSettings
+from fourshot.pipeline.synthesis.types import Verdict
+from fourshot.pipeline.synthesis.units import Draw, DrawFault
 
 ROUNDS_BEFORE_STALL = 2  # of draws_per_round draws: before that, an acceptance says little
 RECENT_BATCHES = 10  # a class's acceptance is that of its last batches: it falls as texts begin to repeat themselves
@@ -95,6 +97,36 @@ class ClassCounts:
         if not count.drawn:
             return ""
         return f"{slowest} is slowest: {accepted(count)}, {left} to go, {more_draws(count, self.wanted)}"
+
+
+def records_of(
+    number: int,
+    labels: Sequence[str],
+    draws: Sequence[Draw],
+    verdicts: Sequence[Verdict],
+    faults: Sequence[DrawFault] = (),
+) -> tuple[DrawRecord, ...]:
+    """What became of a batch, for each class that was drawn for."""
+    records = []
+    for label in labels:
+        own = [(draw, verdict) for draw, verdict in zip(draws, verdicts, strict=True) if draw.candidate.label == label]
+        lost = sum(fault.label == label for fault in faults)
+        if not own and not lost:
+            continue
+        reasons = Counter[str](verdict.reason for _, verdict in own)
+        records.append(
+            DrawRecord(
+                number=number,
+                label=label,
+                draws=len(own) + lost,
+                passed=reasons["kept"] + reasons["surplus"],
+                kept=reasons["kept"],
+                rejected={reason: count for reason, count in sorted(reasons.items()) if reason != "kept"},
+                faults=lost,
+                output_tokens=sum(draw.candidate.num_tokens for draw, _ in own),
+            )
+        )
+    return tuple(records)
 
 
 def accepted(count: ClassCount) -> str:

@@ -1,25 +1,20 @@
 """How varied a set of texts is: distinct word tri-grams against the number of texts, and word frequencies."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
+from fourshot.pipeline.synthesis.words import words
+
 # What tokenised corpora leave of contractions ("wo n't", "it 's"); the library's list has only whole ones.
 _CONTRACTION_PIECES = frozenset({"n't", "s", "t", "re", "ve", "ll", "d", "m", "nt", "lrb", "rrb"})
 
 
-def words(text: str) -> list[str]:
-    """The words of a text in lower case, punctuation dropped."""
-    return _WORD.findall(text.lower())
-
-
 def trigrams(text: str) -> set[tuple[str, str, str]]:
     """The distinct word tri-grams of one text; empty where it has fewer than three words."""
-    found = words(text)
-    return set(zip(found, found[1:], found[2:], strict=False))
+    sequence = words(text)
+    return set(zip(sequence, sequence[1:], sequence[2:], strict=False))
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
@@ -27,9 +22,7 @@ def distinct(texts: Sequence[str], n: int) -> float:
 
     Source: Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models", section 5.
     """
-    grams = [
-        gram for text in texts if (found := words(text)) for gram in zip(*(found[i:] for i in range(n)), strict=False)
-    ]
+    grams = [gram for sequence in map(words, texts) for gram in zip(*(sequence[i:] for i in range(n)), strict=False)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 

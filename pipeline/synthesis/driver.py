@@ -27,20 +27,16 @@ class Sink(Protocol):
         """The task's ledger, with all that is on disk restored. Raises FourshotError where it cannot be."""
         ...
 
-    def add(self, ledger: Ledger, judged: Sequence[JudgedBatch]) -> None:
-        """Take what was judged; it may be written now or later."""
-        ...
-
     def report(self, ledger: Ledger, message: UnitResult | UnitProgress) -> None:
         """Take note of each message of a worker, before the ledger takes it, and say how far the task is."""
         ...
 
-    def write_due(self) -> None:
-        """Write what has waited long enough; called again and again."""
+    def add(self, ledger: Ledger, judged: Sequence[JudgedBatch]) -> None:
+        """Take what was judged, and write it, now or later."""
         ...
 
-    def write(self) -> None:
-        """Write everything that was judged."""
+    def write(self, *, only_due: bool = False) -> None:
+        """Write everything that was judged; ``only_due``: where it has waited long enough."""
         ...
 
     def finish(self, ledger: Ledger) -> None:
@@ -136,7 +132,7 @@ class Driver:
 
     def _write_due(self) -> None:
         for key in self._open:
-            self._sinks[key].write_due()
+            self._sinks[key].write(only_due=True)
 
 
 @contextmanager

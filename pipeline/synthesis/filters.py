@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.synthesis.neardup import NearDuplicates, comparable, similar_to_any
+from fourshot.pipeline.synthesis.neardup import NearDuplicates, similar_to_any
 from fourshot.pipeline.synthesis.types import Candidate, Reason
+from fourshot.pipeline.synthesis.words import comparable
 from fourshot.pipeline.tasks.tables import normalise
 from fourshot.pipeline.tasks.types import Example, Task
 

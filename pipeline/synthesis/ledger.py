@@ -15,14 +15,12 @@ from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import CONTENT_FREE, NONE, Calibration
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.synthesis.annotate import judge
-from fourshot.pipeline.synthesis.counts import ClassCounts, DrawRecord
+from fourshot.pipeline.synthesis.counts import ClassCounts, DrawRecord, records_of
 from fourshot.pipeline.synthesis.filters import TextFilter
 from fourshot.pipeline.synthesis.overuse import WordUse
 from fourshot.pipeline.synthesis.plan import DrawBatch, DrawPlan
 from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
 from fourshot.pipeline.synthesis.units import Draw, DrawFault, DrawUnit, ReadUnit, TaskBrief, Unit, UnitResult
-
-Scores = tuple[tuple[float, ...], ...]  # nats, uncalibrated [num_texts, num_labels]
 
 
 class JudgedBatch(NamedTuple):
@@ -42,9 +40,9 @@ class JudgedBatch(NamedTuple):
 class _Compared(NamedTuple):
     """A batch whose texts were compared with others, while the annotator reads those that passed."""
 
-    draws: tuple[Draw, ...]
-    reasons: tuple[Reason | None, ...]
-    reads: tuple[int, ...]  # numbers of the read units with what passed
+    reasons: Sequence[Reason | None]  # of every text
+    passed: Sequence[Candidate]
+    reads: Sequence[int]  # numbers of the read units with what passed
 
 
 class Ledger:
@@ -73,9 +71,10 @@ class Ledger:
         self._units: deque[Unit] = deque()  # that nobody was given yet
         self._batches: dict[int, DrawBatch] = {}  # that are not judged yet
         self._results: dict[int, UnitResult] = {}  # of draw units, by number
-        self._scores: dict[int, Scores] = {}  # of read units, by number
+        self._scores: dict[int, tuple[tuple[float, ...], ...]] = {}  # of read units, by number
         self._num_reads = 0
-        self._calibration_reads: tuple[int, ...] = ()  # read units that the calibration is fitted on
+        self._fresh_read = False  # the next read unit forgets cached prefixes
+        self._calibration_reads: Sequence[int] = ()  # read units that the calibration is fitted on
         self._compared: _Compared | None = None
 
     @property
@@ -103,8 +102,6 @@ class Ledger:
         """Plan what comes after all that was restored; gives back what can be judged already."""
         self._plan_batches()
         self._has_started = True
-        if self.plan.reads_in_place and self.calibration is None and self._mode == "contextual":
-            self._calibration_reads = self._read(CONTENT_FREE)
         self._units += [unit for batch in self._batches.values() for unit in batch.units]
         return self._advance()
 
@@ -171,87 +168,87 @@ class Ledger:
 
     def _judge_read(self, batch: DrawBatch) -> JudgedBatch | None:
         """Texts that were read where they were drawn. Later ones are compared with those that are kept."""
-        if not self._is_calibrated_in_place():
+        draws = self._draws(batch)
+        if not self._is_calibrated(draws):
             return None
-        results = [self._results[unit.number] for unit in batch.units]
-        draws = tuple(draw for result in results for draw in result.draws)
         read = [draw for draw in draws if draw.reason is None]
         verdicts = self._verdicts([draw.candidate for draw in read], [draw.scores for draw in read])
-        reasons = tuple(draw.reason for draw in draws)
-        return self._judged(batch, draws, reasons, verdicts, [fault for result in results for fault in result.faults])
+        faults = [fault for unit in batch.units for fault in self._results[unit.number].faults]
+        return self._judged(batch, draws, [draw.reason for draw in draws], verdicts, faults)
 
     def _judge_drawn(self, batch: DrawBatch) -> JudgedBatch | None:
         """Compare the texts, have those that pass read, and judge them when they are. All that pass are remembered."""
+        draws = self._draws(batch)
         if self._compared is None:
-            self._compared = self._compare(batch)
-        draws, reasons, reads = self._compared
-        if not all(number in self._scores for number in (*self._calibration_reads, *reads)):
+            self._fresh_read = self.plan.fresh and not batch.units
+            reasons = [self._filter.check(draw.candidate) for draw in draws]
+            passed = [draw.candidate for draw, reason in zip(draws, reasons, strict=True) if reason is None]
+            self._is_calibrated(draws)  # what it is fitted on is read first
+            reads: Sequence[int] = ()
+            if passed and self._has_annotator:
+                folds = [self._folds.get(candidate.id) for candidate in passed] if self._folds else []
+                reads = self._read([candidate.text for candidate in passed], folds)
+            self._compared = _Compared(reasons, passed, reads)
+        if not self._is_calibrated(draws) or not self._are_read(self._compared.reads):
             return None
-        if self.calibration is None:
-            scores = [row for number in self._calibration_reads for row in self._scores[number]]
-            self.calibration = self._fitted(scores, [draw.candidate for draw in draws])
-        self._compared, self._calibration_reads = None, ()
-        passed = [draw.candidate for draw, reason in zip(draws, reasons, strict=True) if reason is None]
-        verdicts = self._verdicts(passed, [row for number in reads for row in self._scores.pop(number)])
-        return self._judged(batch, draws, reasons, verdicts, ())
+        compared, self._compared = self._compared, None
+        scores = [row for number in compared.reads for row in self._scores.pop(number)]
+        return self._judged(batch, draws, compared.reasons, self._verdicts(compared.passed, scores), ())
 
-    def _compare(self, batch: DrawBatch) -> _Compared:
-        results = [self._results[unit.number] for unit in batch.units]
-        draws = tuple(Draw(candidate=candidate) for candidate in batch.drawn)
-        draws += tuple(draw for result in results for draw in result.draws)
-        reasons = tuple(self._filter.check(draw.candidate) for draw in draws)
-        fresh = self.plan.fresh and not batch.units
-        if self.calibration is None:
-            texts = [draw.candidate.text for draw in draws]
-            self._calibration_reads = self._read(CONTENT_FREE if self._mode == "contextual" else texts, fresh=fresh)
-            fresh = False
-        passed = [draw.candidate for draw, reason in zip(draws, reasons, strict=True) if reason is None]
-        if not passed or not self._has_annotator:
-            return _Compared(draws, reasons, ())
-        folds = [self._folds.get(candidate.id) for candidate in passed] if self._folds else []
-        return _Compared(draws, reasons, self._read([candidate.text for candidate in passed], folds, fresh))
+    def _draws(self, batch: DrawBatch) -> tuple[Draw, ...]:
+        drawn = [draw for unit in batch.units for draw in self._results[unit.number].draws]
+        return (*(Draw(candidate=candidate) for candidate in batch.drawn), *drawn)
 
-    def _read(self, texts: Sequence[str], folds: Sequence[int | None] = (), fresh: bool = False) -> tuple[int, ...]:
+    def _read(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> Sequence[int]:
         """Have texts read; gives back the numbers of the units."""
-        most = self.plan.read_texts or len(texts)
-        first = self._num_reads
+        most, first = self.plan.read_texts or len(texts), self._num_reads
         for start in range(0, len(texts), most):
+            part = slice(start, start + most)
             unit = ReadUnit(
                 brief=self.brief.key,
                 number=self._num_reads,
-                texts=tuple(texts[start : start + most]),
-                folds=tuple(folds[start : start + most]),
-                fresh=fresh and start == 0,
+                texts=tuple(texts[part]),
+                folds=tuple(folds[part]),
+                fresh=self._fresh_read,
             )
             self._units.append(unit)
             self._num_reads += 1
-        return tuple(range(first, self._num_reads))
+            self._fresh_read = False
+        return range(first, self._num_reads)
 
-    def _is_calibrated_in_place(self) -> bool:
-        """Fit the calibration as soon as it can be: for ``batch``, when the first unit of every class is there."""
+    def _are_read(self, numbers: Sequence[int]) -> bool:
+        return all(number in self._scores for number in numbers)
+
+    def _is_calibrated(self, draws: Sequence[Draw]) -> bool:
+        """Fit the calibration as soon as it can be: when texts that say nothing are read, or the first of every class.
+
+        ``draws``: of the first batch.
+        """
         if self.calibration is not None:
             return True
-        if self._mode == "contextual":
-            (number,) = self._calibration_reads
-            if number in self._scores:
-                self.calibration = self._fitted(self._scores.pop(number), ())
-            return self.calibration is not None
-        units = range(len(self.brief.task.labels))
-        if not all(number in self._results for number in units):
-            return False
-        first = [draw for number in units for draw in self._results[number].draws if draw.scores]
-        self.calibration = self._fitted([draw.scores for draw in first], [draw.candidate for draw in first])
-        return True
-
-    def _fitted(self, scores: Scores | Sequence[tuple[float, ...]], candidates: Sequence[Candidate]) -> Calibration:
-        """From scores of texts that say nothing, or of ``candidates``, whose share of each class is known."""
+        if self.plan.reads_in_place and self._mode == "batch":
+            units = range(len(self.brief.task.labels))
+            if not all(number in self._results for number in units):
+                return False
+            draws = [draw for number in units for draw in self._results[number].draws if draw.scores]
+            scores = [draw.scores for draw in draws]
+        else:
+            if not self._calibration_reads:
+                texts = [draw.candidate.text for draw in draws]
+                self._calibration_reads = self._read(CONTENT_FREE if self._mode == "contextual" else texts)
+            if not self._are_read(self._calibration_reads):
+                return False
+            scores = [row for number in self._calibration_reads for row in self._scores.pop(number)]
         if not scores:
-            return NONE
-        if self._mode == "contextual":
-            return calibrations.contextual(np.array(scores))
-        drawn = Counter(candidate.label for candidate in candidates)
-        # At least one: of a class that has no well-formed text yet, the share is small, not nothing.
-        return calibrations.batch(np.array(scores), [max(1, drawn[name]) for name in self.brief.task.label_names])
+            self.calibration = NONE
+        elif self._mode == "contextual":
+            self.calibration = calibrations.contextual(np.array(scores))
+        else:
+            drawn = Counter(draw.candidate.label for draw in draws)
+            # At least one: of a class that has no well-formed text yet, the share is small, not nothing.
+            shares = [max(1, drawn[name]) for name in self.brief.task.label_names]
+            self.calibration = calibrations.batch(np.array(scores), shares)
+        return True
 
     def _verdicts(self, candidates: Sequence[Candidate], scores: Sequence[tuple[float, ...]]) -> dict[str, Verdict]:
         """What the annotator says, by candidate id."""
@@ -289,33 +286,3 @@ class Ledger:
             verdicts.append(verdict)
         records = records_of(batch.number, self.brief.task.label_names, draws, verdicts, faults)
         return JudgedBatch(batch.number, draws, tuple(verdicts), tuple(faults), records)
-
-
-def records_of(
-    number: int,
-    labels: Sequence[str],
-    draws: Sequence[Draw],
-    verdicts: Sequence[Verdict],
-    faults: Sequence[DrawFault] = (),
-) -> tuple[DrawRecord, ...]:
-    """What became of a batch, for each class that was drawn for."""
-    records = []
-    for label in labels:
-        own = [(draw, verdict) for draw, verdict in zip(draws, verdicts, strict=True) if draw.candidate.label == label]
-        lost = sum(fault.label == label for fault in faults)
-        if not own and not lost:
-            continue
-        reasons = Counter[str](verdict.reason for _, verdict in own)
-        records.append(
-            DrawRecord(
-                number=number,
-                label=label,
-                draws=len(own) + lost,
-                passed=reasons["kept"] + reasons["surplus"],
-                kept=reasons["kept"],
-                rejected={reason: count for reason, count in sorted(reasons.items()) if reason != "kept"},
-                faults=lost,
-                output_tokens=sum(draw.candidate.num_tokens for draw, _ in own),
-            )
-        )
-    return tuple(records)

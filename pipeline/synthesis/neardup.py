@@ -3,17 +3,17 @@
 Importing this module loads neither torch nor vllm; numpy is loaded when the first index is made.
 """
 
-import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from fourshot.pipeline.synthesis.words import comparable
+
 if TYPE_CHECKING:
     import numpy as np
 
-_WORD = re.compile(r"\w+")
 # 16 bands of 4 rows: texts that share 80 % of their shingles are proposed with probability 0.9998, 60 % 0.89, 30 %
 # 0.12.
 # Source: Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, section 3.4 (1 - (1 - s^r)^b).
@@ -151,12 +151,6 @@ def _constants() -> "tuple[np.ndarray, np.ndarray, np.uint64, np.uint64]":
     numbers = (words[0::2] << np.uint64(32)) | words[1::2]
     factors, addends = numbers[: _BANDS * _ROWS] | np.uint64(1), numbers[_BANDS * _ROWS : 2 * _BANDS * _ROWS]
     return factors, addends, numbers[-2] | np.uint64(1), numbers[-1] | np.uint64(1)
-
-
-@lru_cache(maxsize=4)
-def comparable(text: str) -> str:
-    """A text without what two duplicates may differ in: case, punctuation, whitespace."""
-    return " ".join(_WORD.findall(text.casefold()))
 
 
 def similar(one: str, other: str, threshold: float) -> bool:

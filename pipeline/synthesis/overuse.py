@@ -4,14 +4,13 @@ Importing this module loads neither torch nor vllm.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from fourshot.pipeline.synthesis.words import spelt_words
 from fourshot.pipeline.tasks.types import Example
 
 FEWEST_TEXTS = 16  # before that, a share says little
-_WORD = re.compile(r"[^\W_]+")
 
 
 class WordUse:
@@ -33,7 +32,7 @@ class WordUse:
         self._otherwise = 1 / (len(own) + 2)
         self._allowed: dict[str, float] = {}
         for some in (own, shots):
-            for word, count in Counter(word for shot in some for word in _words(shot.text)).items():
+            for word, count in Counter(word for shot in some for word in spelt_words(shot.text)).items():
                 self._allowed[word] = max(self._allowed.get(word, self._otherwise), (count + 1) / (len(some) + 2))
         self._strength = strength
         self._counts: Counter[str] = Counter()
@@ -42,7 +41,7 @@ class WordUse:
     def add(self, texts: Iterable[str]) -> None:
         """Count more texts."""
         for text in texts:
-            self._counts.update(_words(text))
+            self._counts.update(spelt_words(text))
             self._texts += 1
 
     def biases(self) -> tuple[tuple[str, float], ...]:
@@ -56,7 +55,3 @@ class WordUse:
         )
         biases = [(word, -round(self._strength * excess, 4)) for word, excess in over if excess > 0]
         return tuple(sorted(biases, key=lambda item: (item[1], item[0])))
-
-
-def _words(text: str) -> set[str]:
-    return set(_WORD.findall(text))

@@ -8,7 +8,7 @@ waits; `AheadPlan` keeps many engines busy with small units.
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
@@ -37,65 +37,48 @@ class DrawBatch(NamedTuple):
     drawn: tuple[Candidate, ...] = ()  # texts that were drawn before, in place of units
 
 
-class DrawPlan(Protocol):
+class DrawPlan:
     """Decides on the batches of one task, and counts what became of them."""
 
-    counts: ClassCounts
-    reads_in_place: bool  # texts are read where they were drawn, not after those of a batch were compared
-    read_texts: int  # most texts of a read unit; 0: all of a batch in one
-    fresh: bool  # the first unit of every batch forgets cached prefixes
-    finished: int  # batches
+    reads_in_place = False  # texts are read where they were drawn, not after those of a batch were compared
+    read_texts = 0  # most texts of a read unit; 0: all of a batch in one
+    fresh = False  # the first unit of every batch forgets cached prefixes
+
+    def __init__(self, brief: TaskBrief) -> None:
+        self._key, self._settings = brief.key, brief.settings
+        self.counts = ClassCounts(brief.task.label_names, brief.settings.generate)
+        self.finished = 0  # batches
+        self._given = 0  # batches
 
     @property
     def is_done(self) -> bool:
         """Nothing is in hand and nothing is missing, but of classes that have stalled. Ask after `next_batches`."""
-        ...
+        return self.finished == self._given
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
         """To be done beside those in hand. Call it at the start and after every `finish`."""
-        ...
+        raise NotImplementedError
 
     def finish(self, records: Sequence[DrawRecord]) -> None:
         """Take note of the next batch in order."""
-        ...
-
-
-class _Plan:
-    def __init__(self, brief: TaskBrief) -> None:
-        self._key, self._settings = brief.key, brief.settings
-        self.counts = ClassCounts(brief.task.label_names, brief.settings.generate)
-        self.finished = 0
-        self._given = 0  # batches
-        self._units = 0
-
-    @property
-    def is_done(self) -> bool:
-        return self.finished == self._given
-
-    def finish(self, records: Sequence[DrawRecord]) -> None:
         if any(record.number != self.finished for record in records):
             raise ValueError(f"batch {records[0].number} cannot be finished before batch {self.finished}")
         self.finished += 1
+        self._given = max(self._given, self.finished)  # one of an earlier process was not given in this
         self.counts.add(records)
 
 
-class RoundPlan(_Plan):
+class RoundPlan(DrawPlan):
     """Rounds of ``draws_per_round`` texts for each class that is open; the next one is planned when one is judged."""
-
-    reads_in_place = False
 
     def __init__(
         self, brief: TaskBrief, *, drawn: Mapping[int, Sequence[Candidate]] | None = None, spread: bool = False
     ) -> None:
         """``drawn``: rounds that are there and only have to be read. ``spread``: over many engines, in small units."""
         super().__init__(brief)
-        self._drawn, self._spread = drawn or {}, spread
+        self._drawn, self._spread, self._units = drawn or {}, spread, 0
         self.read_texts = SPREAD_TEXTS if spread else 0
         self.fresh = not spread
-
-    def finish(self, records: Sequence[DrawRecord]) -> None:
-        self._given = max(self._given, self.finished + 1)  # of an earlier process
-        super().finish(records)
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
         counts = self.counts
@@ -125,10 +108,10 @@ class RoundPlan(_Plan):
         return [DrawBatch(number, units)]
 
 
-class AheadPlan(_Plan):
+class AheadPlan(DrawPlan):
     """Units of up to ``draws_per_round`` texts of one class, ``ahead`` of them before the first is finished."""
 
-    reads_in_place, read_texts, fresh = True, 0, False
+    reads_in_place = True
 
     def __init__(self, brief: TaskBrief) -> None:
         super().__init__(brief)

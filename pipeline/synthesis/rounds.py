@@ -15,8 +15,8 @@ from fourshot.engine.core import Engine
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.attributes import Attributes
-from fourshot.pipeline.synthesis.counts import ClassCounts, ShortClass, short_run_error
-from fourshot.pipeline.synthesis.ledger import JudgedBatch, Ledger, records_of
+from fourshot.pipeline.synthesis.counts import ClassCounts, ShortClass, records_of, short_run_error
+from fourshot.pipeline.synthesis.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.synthesis.plan import Biases, RoundPlan, round_slices
 from fourshot.pipeline.synthesis.progress import ProgressReporter
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -134,10 +134,7 @@ class RoundSink:
         for batch in judged:
             self._write(ledger, batch)
 
-    def write_due(self) -> None:
-        """Every round is written as soon as it is judged."""
-
-    def write(self) -> None:
+    def write(self, *, only_due: bool = False) -> None:
         """Every round is written as soon as it is judged."""
 
     def finish(self, ledger: Ledger) -> None:

@@ -9,7 +9,6 @@ import queue
 import random
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 import msgspec
@@ -41,28 +40,20 @@ Inbox = queue.SimpleQueue[TaskBrief | Unit | None]  # None: nothing more will co
 OnProgress = Callable[[UnitProgress], None]
 
 
-class _Request(NamedTuple):
-    """One draw of a unit, in the order of the engine's requests."""
+class _Sampled(NamedTuple):
+    """A slice whose requests are in the engine."""
 
     part: DrawSlice
-    number: int  # of its id
-    prompt: DrawPrompt
-
-
-class _Call(NamedTuple):
-    """Requests of a unit that are sampled alike."""
-
-    first: int  # position of the first one among the unit's requests
+    prompts: Sequence[tuple[int, DrawPrompt]]  # with the number of the text, in the order of the requests
     sampling: Sampling
     completions: Generator[Completion, None, None]
 
 
 class _Running(NamedTuple):
-    """A unit that has begun; of a draw unit, what is in the engine."""
+    """A unit that has begun."""
 
     unit: Unit
-    requests: Sequence[_Request] = ()
-    calls: Sequence[_Call] = ()
+    slices: Sequence[_Sampled] = ()
 
 
 def work(engine: Engine, inbox: Inbox, give: Callable[[UnitResult | UnitProgress], None]) -> None:
@@ -110,59 +101,58 @@ class UnitRunner:
         """Queue a unit's requests. A result comes back at once where it cannot be done."""
         task = self._tasks[unit.brief]
         try:
-            if isinstance(unit, ReadUnit):
-                if unit.fresh:
-                    self._engine.reset_prefix_cache()
-                self._running.append(_Running(unit))
-                return None
-            sources = task.sources()
+            if isinstance(unit, DrawUnit):
+                task.prepare()
             if unit.fresh:
                 self._engine.reset_prefix_cache()
-            self._running.append(task.begin(unit, sources))
+            slices = [task.sample(part, unit.by_shots) for part in unit.slices] if isinstance(unit, DrawUnit) else ()
         except InputError as error:
             return all_faulty(unit, task.brief.task.name, "sample", str(error))
         except FourshotError as error:
             return self._failed(unit, error)
+        self._running.append(_Running(unit, slices))
         return None
 
     def finish(self, meanwhile: Callable[[], None] = lambda: None) -> UnitResult:
         """Finish the oldest unit; ``meanwhile`` is called whenever one of its texts is there."""
-        running = self._running[0]
-        task, unit = self._tasks[running.unit.brief], running.unit
+        unit, slices = self._running[0]
+        task = self._tasks[unit.brief]
         try:
             if isinstance(unit, ReadUnit):
                 result = UnitResult(unit=unit, scores=task.scores(unit.texts, unit.folds))
             else:
-                completions = list(self._completions(running, unit.reports, meanwhile))
-                best = likeliest(completions)
-                drawn = [_draw(unit, running, position, best[position]) for position in range(len(running.requests))]
-                draws, faults = task.read_in_place(drawn) if unit.reads else (tuple(drawn), ())
-                result = UnitResult(
-                    unit=unit,
-                    draws=draws,
-                    faults=faults,
-                    output_tokens=sum(completion.num_tokens for completion in completions),
-                    attributes=task.take_listed(),
-                )
+                result = self._drawn(unit, slices, task, meanwhile)
         except FourshotError as error:
             return self._failed(unit, error)
         finally:
             self._running.popleft()
         return msgspec.structs.replace(result, engine=self._name, stats=self._engine.stats())
 
-    def _completions(self, running: _Running, reports: int, meanwhile: Callable[[], None]) -> Iterator[Completion]:
-        """All of a unit, numbered as its requests are."""
-        tries = running.calls[0].sampling.n
-        total = len(running.requests) * tries
-        every = max(1, total // reports) if reports else total + 1
-        done = 0
-        for call in running.calls:
-            for completion in call.completions:
+    def _drawn(
+        self, unit: DrawUnit, slices: Sequence[_Sampled], task: "_Task", meanwhile: Callable[[], None]
+    ) -> UnitResult:
+        draws: list[Draw] = []
+        done = tokens = 0
+        every = max(1, unit.size // unit.reports) if unit.reports else 0
+        for sampled in slices:
+            completions = []
+            for completion in sampled.completions:
                 meanwhile()
-                done += 1
-                if reports and (done % every == 0 or done == total):
-                    self._on_progress(UnitProgress(unit=running.unit.key, done=done // tries))
-                yield msgspec.structs.replace(completion, prompt_index=call.first + completion.prompt_index)
+                completions.append(completion)
+                tokens += completion.num_tokens
+                finished, more = divmod(done + len(completions), sampled.sampling.n)
+                if every and not more and (finished % every == 0 or finished == unit.size):
+                    self._on_progress(UnitProgress(unit=unit.key, done=finished))
+            done += len(completions)
+            draws += _draws(unit, sampled, likeliest(completions))
+        read, faults = task.read_in_place(draws) if unit.reads else (draws, [])
+        return UnitResult(
+            unit=unit,
+            draws=tuple(read),
+            faults=tuple(faults),
+            output_tokens=tokens,
+            attributes=task.take_listed(),
+        )
 
     def _failed(self, unit: Unit, error: FourshotError) -> UnitResult:
         return UnitResult(unit=unit, failure=Failure.of(error), engine=self._name, stats=self._engine.stats())
@@ -178,57 +168,53 @@ class _Task:
         self._listed: dict[str, Attributes] = {}  # by this worker, and not yet sent to the driver
         self._annotator: Annotator | None = None
 
-    def sources(self) -> Mapping[str, PromptSource]:
-        """The prompts of every class; attributes are listed where the brief has none."""
-        if not self._sources:
-            brief = self.brief
-            attributes = brief.attributes
-            if brief.settings.variety.attributes and not attributes:
-                # Every worker lists them for itself: what they are follows from the task, its shots and the seed.
-                attributes = self._listed = list_attributes(self._engine, brief.task, brief.shots, brief.settings)
-            self._sources = {
-                label.name: PromptSource(brief.task, label, brief.shots, brief.settings, attributes.get(label.name))
-                for label in brief.task.labels
-            }
-        return self._sources
+    def prepare(self) -> None:
+        """Know the prompts of every class; attributes are listed where the brief has none."""
+        if self._sources:
+            return
+        brief = self.brief
+        attributes = brief.attributes
+        if brief.settings.variety.attributes and not attributes:
+            # Every worker lists them for itself: what they are follows from the task, its shots and the seed.
+            attributes = self._listed = list_attributes(self._engine, brief.task, brief.shots, brief.settings)
+        self._sources = {
+            label.name: PromptSource(brief.task, label, brief.shots, brief.settings, attributes.get(label.name))
+            for label in brief.task.labels
+        }
 
     def take_listed(self) -> dict[str, Attributes]:
         """Attributes that the driver has not been sent yet."""
         listed, self._listed = self._listed, {}
         return listed
 
-    def begin(self, unit: DrawUnit, sources: Mapping[str, PromptSource]) -> _Running:
-        """Queue the requests of a unit."""
-        brief, requests, calls = self.brief, list[_Request](), list[_Call]()
-        seeded = [(part, *_prompts(part, sources[part.label])) for part in unit.slices]
-        for (seed, bias), parts in groupby(seeded, key=lambda item: (item[1], item[0].bias)):
-            first, offset = len(requests), None
-            for part, _, prompts in parts:
-                offset = part.seed_offset if offset is None else offset
-                numbered = [_Request(part, part.first_id + i, prompt) for i, prompt in enumerate(prompts)]
-                requests += sorted(numbered, key=lambda request: request.prompt.shots) if unit.by_shots else numbered
-            sampling = draw_sampling(self._engine, brief.shots, brief.settings, seed, offset or 0, bias)
-            prompts_of_call = [request.prompt.prompt for request in requests[first:]]
-            calls.append(_Call(first, sampling, self._engine.sample(prompts_of_call, sampling)))
-        return _Running(unit, requests, calls)
+    def sample(self, part: DrawSlice, by_shots: bool) -> _Sampled:
+        """Queue the requests of a slice."""
+        numbers, source = random.Random(part.stream), self._sources[part.label]
+        prompts = [source.draw(numbers) for _ in range(part.stream_draws)]
+        seed = numbers.getrandbits(31) if part.seed is None else part.seed
+        numbered = list(enumerate(prompts[part.skip : part.skip + part.draws], start=part.first_id))
+        if by_shots:
+            numbered.sort(key=lambda item: item[1].shots)
+        brief = self.brief
+        sampling = draw_sampling(self._engine, brief.shots, brief.settings, seed, part.seed_offset, part.bias)
+        completions = self._engine.sample([prompt.prompt for _, prompt in numbered], sampling)
+        return _Sampled(part, numbered, sampling, completions)
 
-    def read_in_place(self, drawn: Sequence[Draw]) -> tuple[tuple[Draw, ...], tuple[DrawFault, ...]]:
+    def read_in_place(self, draws: Sequence[Draw]) -> tuple[list[Draw], list[DrawFault]]:
         """The draws, by id, with what is wrong with their form, or with scores; and those that could not be read."""
-        checked = [
-            (draw, self._filter.alone(draw.candidate)) for draw in sorted(drawn, key=lambda draw: draw.candidate.id)
-        ]
-        scores = iter(self._scores_or_errors([draw.candidate.text for draw, reason in checked if reason is None]))
-        draws, faults = [], []
-        for draw, reason in checked:
-            answer = () if reason else next(scores)
+        draws = sorted(draws, key=lambda draw: draw.candidate.id)
+        reasons = [self._filter.alone(draw.candidate) for draw in draws]
+        well_formed = [draw.candidate.text for draw, reason in zip(draws, reasons, strict=True) if reason is None]
+        answers = iter(self._scores_or_errors(well_formed))
+        read, faults = list[Draw](), list[DrawFault]()
+        for draw, reason in zip(draws, reasons, strict=True):
+            answer = () if reason else next(answers)
             if isinstance(answer, str):
-                label, number = draw.candidate.label, draw_number(draw.candidate)
-                faults.append(
-                    DrawFault(task=self.brief.task.name, label=label, draw=number, step="score", message=answer)
-                )
+                task, label, number = self.brief.task.name, draw.candidate.label, draw_number(draw.candidate)
+                faults.append(DrawFault(task=task, label=label, draw=number, step="score", message=answer))
             else:
-                draws.append(msgspec.structs.replace(draw, reason=reason, scores=answer))
-        return tuple(draws), tuple(faults)
+                read.append(msgspec.structs.replace(draw, reason=reason, scores=answer))
+        return read, faults
 
     def _scores_or_errors(self, texts: Sequence[str]) -> "Sequence[tuple[float, ...] | str]":
         """Label scores of each text, or why the engine refuses it: one bad text must not take others with it."""
@@ -256,28 +242,22 @@ def draw_number(candidate: Candidate) -> int:
     return int(candidate.id.rpartition("-")[2])
 
 
-def _prompts(part: DrawSlice, source: PromptSource) -> tuple[int, list[DrawPrompt]]:
-    """The seed of a slice's requests, and its prompts."""
-    numbers = random.Random(part.stream)
-    prompts = [source.draw(numbers) for _ in range(part.stream_draws)]
-    seed = numbers.getrandbits(31) if part.seed is None else part.seed
-    return seed, prompts[part.skip : part.skip + part.draws]
-
-
-def _draw(unit: DrawUnit, running: _Running, position: int, completion: Completion) -> Draw:
-    part, number, prompt = running.requests[position]
-    call = next(call for call in reversed(running.calls) if call.first <= position)
-    candidate = Candidate(
-        id=f"{part.id_prefix}{number:0{part.id_digits}d}",
-        text=clean_text(completion.text),
-        label=part.label,
-        round=unit.batch,
-        prompt_hash=prompt.prompt_hash,
-        shots=prompt.shots,
-        num_tokens=completion.num_tokens,
-        cumulative_logprob=completion.cumulative_logprob,
-        finish_reason=completion.finish_reason,
-        attributes=prompt.attributes,
-    )
-    index = call.sampling.seed_offset + position - call.first
-    return Draw(candidate=candidate, seed=seeds.derive(call.sampling.seed or 0, index, completion.sample_index))
+def _draws(unit: DrawUnit, sampled: _Sampled, best: Mapping[int, Completion]) -> Iterator[Draw]:
+    """The texts of a slice with their lineage, in the order of its requests."""
+    part, sampling = sampled.part, sampled.sampling
+    for index, (number, prompt) in enumerate(sampled.prompts):
+        completion = best[index]
+        candidate = Candidate(
+            id=f"{part.id_prefix}{number:0{part.id_digits}d}",
+            text=clean_text(completion.text),
+            label=part.label,
+            round=unit.batch,
+            prompt_hash=prompt.prompt_hash,
+            shots=prompt.shots,
+            num_tokens=completion.num_tokens,
+            cumulative_logprob=completion.cumulative_logprob,
+            finish_reason=completion.finish_reason,
+            attributes=prompt.attributes,
+        )
+        seed = seeds.derive(sampling.seed or 0, sampling.seed_offset + index, completion.sample_index)
+        yield Draw(candidate=candidate, seed=seed)

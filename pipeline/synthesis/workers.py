@@ -1,11 +1,11 @@
-"""Those who do units, as the driver sees them: engines in this process, in a child process, or on a Ray cluster."""
+"""Those who do units, as the driver sees them: an engine in a child process, or many on a Ray cluster."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 from fourshot.engine.adapters import rank_of, slot_rank
-from fourshot.engine.core import Engine, EngineSettings
+from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.units import TaskBrief, Unit, UnitProgress, UnitResult
 
@@ -28,39 +28,6 @@ class Workers(Protocol):
     def close(self) -> None:
         """End them; what they were doing is lost."""
         ...
-
-
-class InProcessWorker:
-    """An engine that is open in this process, and stays open. Each unit is done when it is waited for."""
-
-    starts = 1
-
-    def __init__(self, engine: Engine) -> None:
-        from fourshot.pipeline.synthesis.unit_runner import UnitRunner
-
-        self._came: list[UnitResult | UnitProgress] = []
-        self._runner = UnitRunner(engine, self._came.append)
-        self._known: set[str] = set()
-
-    def has_room(self) -> bool:
-        return not self._runner.is_busy
-
-    def give(self, unit: Unit, brief: TaskBrief) -> None:
-        if unit.brief not in self._known:
-            self._known.add(unit.brief)
-            self._runner.introduce(brief)
-        if refused := self._runner.begin(unit):
-            self._came.append(refused)
-
-    def wait(self, timeout_s: float) -> list[UnitResult | UnitProgress]:
-        if self._runner.is_busy:
-            self._came.append(self._runner.finish())
-        came = self._came[:]
-        self._came.clear()
-        return came
-
-    def close(self) -> None:
-        pass
 
 
 def engine_settings(

@@ -64,8 +64,9 @@ class _Listener(FakeEngine):
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
     ) -> Generator[Completion, None, None]:
-        self.prompts, self.sampling = tuple(prompts), sampling
-        return super().sample(self.prompts, sampling, adapter)
+        self.prompts += tuple(prompts)  # a class at a time
+        self.sampling = msgspec.structs.replace(sampling, seed_offset=0)
+        return super().sample(prompts, sampling, adapter)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(ids) for ids in encode_prompts(self._tokenizer, list(texts))]

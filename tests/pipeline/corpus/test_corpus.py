@@ -21,9 +21,9 @@ from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.rows import CorpusRow
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
-from fourshot.pipeline.synthesis.workers import InProcessWorker
 from fourshot.pipeline.work_folder import WorkFolder
 from tests.pipeline.corpus.small_corpora import TASK, make, named, rows_of, settings, wait_for
+from tests.pipeline.synthesis.filling import InProcessWorker
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_the_data_card_says_what_is_in_it(whole: tuple[Path, list[Event]], tmp_p
         assert said in card
     assert '"per_class": 12' in card and "fake" in card
     make(tmp_path / "other", licence="cc-by-4.0")
-    assert 'license: "cc-by-4.0"' in (tmp_path / "other" / "README.md").read_text()
+    assert "\nlicense: cc-by-4.0\n" in (tmp_path / "other" / "README.md").read_text()
 
 
 def test_the_same_call_again_adds_nothing_and_starts_nothing(whole: tuple[Path, list[Event]]) -> None:

@@ -8,9 +8,41 @@ from fourshot.pipeline.synthesis.driver import Driver
 from fourshot.pipeline.synthesis.rounds import RoundSink, finished_pairs
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.synthesis.workers import InProcessWorker
+from fourshot.pipeline.synthesis.unit_runner import UnitRunner
+from fourshot.pipeline.synthesis.units import TaskBrief, Unit, UnitProgress, UnitResult
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
+
+
+class InProcessWorker:
+    """An engine that is open in this process, and stays open. Each unit is done when it is waited for."""
+
+    starts = 1
+
+    def __init__(self, engine: Engine) -> None:
+        self._came: list[UnitResult | UnitProgress] = []
+        self._runner = UnitRunner(engine, self._came.append)
+        self._known: set[str] = set()
+
+    def has_room(self) -> bool:
+        return not self._runner.is_busy
+
+    def give(self, unit: Unit, brief: TaskBrief) -> None:
+        if unit.brief not in self._known:
+            self._known.add(unit.brief)
+            self._runner.introduce(brief)
+        if refused := self._runner.begin(unit):
+            self._came.append(refused)
+
+    def wait(self, timeout_s: float) -> list[UnitResult | UnitProgress]:
+        if self._runner.is_busy:
+            self._came.append(self._runner.finish())
+        came = self._came[:]
+        self._came.clear()
+        return came
+
+    def close(self) -> None:
+        pass
 
 
 def fill_rounds(

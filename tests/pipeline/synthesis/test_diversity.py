@@ -3,7 +3,8 @@ from statistics import fmean
 
 import pytest
 
-from fourshot.pipeline.synthesis.diversity import trigrams, unique_trigram_curve, word_frequencies, words
+from fourshot.pipeline.synthesis.diversity import trigrams, unique_trigram_curve, word_frequencies
+from fourshot.pipeline.synthesis.words import words
 
 TEXTS = [
     "the film is a quiet joy",

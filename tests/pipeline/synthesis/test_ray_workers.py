@@ -13,9 +13,10 @@ from fourshot.pipeline.synthesis.ray_workers import RayWorkers
 from fourshot.pipeline.synthesis.rounds import RoundSink
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, VarietySettings
 from fourshot.pipeline.synthesis.units import UnitProgress, UnitResult
-from fourshot.pipeline.synthesis.workers import InProcessWorker, Workers, open_workers
+from fourshot.pipeline.synthesis.workers import Workers, open_workers
 from fourshot.pipeline.work_folder import WorkFolder
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, rows_of, settings
+from tests.pipeline.synthesis.filling import InProcessWorker
 
 
 def test_a_worker_that_leaves_costs_no_row_and_the_rows_are_those_of_one_engine(
