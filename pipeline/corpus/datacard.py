@@ -108,10 +108,8 @@ def _counts(classes: Sequence[ClassOutcome]) -> str:
         accepted = "" if outcome.acceptance is None else f"{outcome.acceptance:.1%}"
         ordered = sorted(outcome.rejected.items(), key=lambda item: -item[1])
         rejected = ", ".join(f"{reason} {count:,}" for reason, count in ordered) or outcome.message.replace("|", "/")
-        lines.append(
-            f"| {outcome.task} | {outcome.label} | {outcome.state} | {outcome.kept:,} | {outcome.drawn:,} | {accepted} | {rejected} "
-            f"| {outcome.faults:,} |"
-        )
+        numbers = f"{outcome.kept:,} | {outcome.drawn:,} | {accepted} | {rejected} | {outcome.faults:,}"
+        lines.append(f"| {outcome.task} | {outcome.label} | {outcome.state} | {numbers} |")
     return "\n".join([*lines, ""])
 
 
