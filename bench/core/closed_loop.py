@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fourshot.bench.core.statistics import percentile, with_values
 from fourshot.bench.core.workload import Request
 from fourshot.engine.vllm_seams import lora_loads
 
@@ -63,6 +64,28 @@ class CellMeasurement(msgspec.Struct, frozen=True, kw_only=True):
     def rate(self) -> float:
         """Requests per second."""
         return len(self.rows) / self.seconds
+
+    @property
+    def latencies_ms(self) -> list[float]:
+        return [1000 * row.latency_s for row in self.rows]
+
+    @property
+    def median_ms(self) -> float:
+        return median(self.latencies_ms)
+
+
+def repeated(repeats: Sequence[CellMeasurement]) -> dict[str, Any]:
+    """What the repeats of a cell come to: means with intervals, percentiles of all their requests together."""
+    pooled = [latency for one in repeats for latency in one.latencies_ms]
+    tokens = sum(one.prompt_tokens for one in repeats)
+    return {
+        "requests_per_s": with_values([one.rate for one in repeats]),
+        "p50_ms": with_values([one.median_ms for one in repeats]),
+        "p95_ms": percentile(pooled, 0.95),
+        "p99_ms": percentile(pooled, 0.99),
+        "hit_rate": sum(one.cached_tokens for one in repeats) / tokens if tokens else 0.0,
+        "yardstick_s": [one.yardstick_s for one in repeats],
+    }
 
 
 def run_cell(engine: Any, adapters: Sequence[Any], cell: CellRequests) -> CellMeasurement:

@@ -11,18 +11,17 @@ import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests
+from fourshot.bench.core.closed_loop import CellMeasurement, CellRequests, repeated
 from fourshot.bench.core.engines import Base, EngineSpec, engines
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders
 from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.rows import Rows
-from fourshot.bench.core.statistics import percentile, shown, with_values
+from fourshot.bench.core.statistics import shown
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import Request, Workload, load_workload
 from fourshot.pipeline.report.figures import Curve, line_plot
@@ -163,7 +162,6 @@ def summarise(settings: AdaptersSettings, found: Mapping[str, Any]) -> dict[str,
 
 
 def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurement]) -> dict[str, Any]:
-    latencies = [[1000 * row.latency_s for row in one.rows] for one in repeats]
     loads: dict[str, tuple[int, float]] = {}
     for one in repeats:
         for name, (uses, seconds) in one.adapter_loads.items():
@@ -173,11 +171,7 @@ def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurem
         "kind": kind,
         "number": number,
         "spread": f"Zipf {zipf:g}" if zipf else "uniform",
-        "requests_per_s": with_values([one.rate for one in repeats]),
-        "p50_ms": with_values([median(some) for some in latencies]),
-        "yardstick_s": [one.yardstick_s for one in repeats],
-        "p99_ms": percentile([latency for some in latencies for latency in some], 0.99),
-        "hit_rate": sum(one.cached_tokens for one in repeats) / sum(one.prompt_tokens for one in repeats),
+        **repeated(repeats),
         "adapter_loads": {
             name: {"uses": uses, "ms_each": 1000 * seconds / uses if uses else None}
             for name, (uses, seconds) in loads.items()

@@ -151,7 +151,7 @@ def test_what_the_limits_need_is_measured_without_being_asked_for() -> None:
     [
         ({"repeats": 0}, r">= 1 - at `\$.repeats`"),
         ({"requests": {1: -3}}, r">= 1 - at `\$.requests"),
-        ({"requests": {-1: 3}}, r">= 0 - at `key in \$.requests`"),
+        ({"requests": {-1: 3}}, r">= 0 - at `key` in `\$.requests`"),
         ({"requests": {}}, r"length >= 1 - at `\$.requests`"),
         ({"slow_requests": {"lora": {1: 0}}}, r">= 1 - at `\$.slow_requests"),
         ({"open_seconds": 0.0}, r"> 0.0 - at `\$.open_seconds`"),

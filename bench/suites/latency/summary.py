@@ -5,15 +5,15 @@ Importing this module loads neither torch nor vllm.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import msgspec
 
-from fourshot.bench.core.closed_loop import CellMeasurement
+from fourshot.bench.core.closed_loop import CellMeasurement, repeated
 from fourshot.bench.core.model_shape import ModelShape
 from fourshot.bench.core.roofline import Machine, Roof
-from fourshot.bench.core.statistics import percentile, ratio, with_values
+from fourshot.bench.core.statistics import ratio, with_values
 from fourshot.bench.core.targets import Target, at_least
 from fourshot.bench.core.workload import VARIANTS
 from fourshot.bench.suites.latency.plan import SATURATED, LatencySettings, all_cells
@@ -66,16 +66,12 @@ def _place(group: Group, settings: LatencySettings) -> tuple[Any, ...]:
     return ROUTES.index(route), settings.tasks.index(task), settings.measured_variants.index(variant), is_last, load
 
 
-def latencies_ms(measured: CellMeasurement) -> list[float]:
-    return [1000 * row.latency_s for row in measured.rows]
-
-
 def rates(repeats: Sequence[CellMeasurement]) -> list[float]:
     return [one.rate for one in repeats]
 
 
 def medians_ms(repeats: Sequence[CellMeasurement]) -> list[float]:
-    return [median(latencies_ms(one)) for one in repeats]
+    return [one.median_ms for one in repeats]
 
 
 def computed_tokens(repeats: Sequence[CellMeasurement]) -> tuple[float, float]:
@@ -88,9 +84,7 @@ def cell_numbers(group: Group, repeats: Sequence[CellMeasurement], settings: Lat
     """One row of the table."""
     route, variant, task, load = group
     rows = [row for one in repeats for row in one.rows]
-    pooled = [1000 * row.latency_s for row in rows]
-    tokens, cached = computed_tokens(repeats)
-    within = [sum(latency <= settings.slo_ms for latency in latencies_ms(one)) / one.seconds for one in repeats]
+    within = [sum(latency <= settings.slo_ms for latency in one.latencies_ms) / one.seconds for one in repeats]
     return {
         "route": route,
         "way": variant,
@@ -98,16 +92,11 @@ def cell_numbers(group: Group, repeats: Sequence[CellMeasurement], settings: Lat
         "load": f"{load:g} of capacity" if route == "http-open" else ("saturated" if load == SATURATED else int(load)),
         "requests": len(rows),
         "failed": sum(one.failed for one in repeats),
-        "requests_per_s": with_values(rates(repeats)),
-        "p50_ms": with_values(medians_ms(repeats)),
-        "p95_ms": percentile(pooled, 0.95),
-        "p99_ms": percentile(pooled, 0.99),
+        **repeated(repeats),
         "goodput_per_s": with_values(within),
         "queue_ms": fmean(1000 * (row.begun_s - row.sent_s) for row in rows),
         "model_ms": fmean(1000 * (row.done_s - row.begun_s) for row in rows),
-        "prompt_tokens": tokens,
-        "hit_rate": cached / tokens if tokens else 0.0,
-        "yardstick_s": [one.yardstick_s for one in repeats],
+        "prompt_tokens": computed_tokens(repeats)[0],
         "tpot_ms": None,  # one token is answered: there is no time per further token
     }
 
