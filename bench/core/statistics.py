@@ -48,13 +48,13 @@ def with_values(values: Sequence[float]) -> dict[str, Any]:
     return {**msgspec.to_builtins(estimate(values)), "values": list(values)}
 
 
-def shown(found: Estimate | Mapping[str, Any] | None, digits: int = 1) -> str:
-    """An estimate as a table has it: the mean, and its interval where there is one; a dash for None."""
-    if found is None:
+def shown(estimated: Estimate | Mapping[str, Any] | None, digits: int = 1) -> str:
+    """An estimate as a table has it: the mean, and its interval where there is one; a dash where there is nothing."""
+    if estimated is None:
         return "-"
-    one = msgspec.convert(msgspec.to_builtins(found), Estimate)
-    interval = "" if one.low is None or one.high is None else f" ({one.low:,.{digits}f} to {one.high:,.{digits}f})"
-    return f"{one.mean:,.{digits}f}{interval}"
+    fields = msgspec.to_builtins(estimated)
+    mean, low, high = fields["mean"], fields.get("low"), fields.get("high")
+    return f"{mean:,.{digits}f}" + ("" if low is None else f" ({low:,.{digits}f} to {high:,.{digits}f})")
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -152,11 +152,11 @@ def _measure_cells(
             tell(f"{count}/{len(wanted)}  {cell.name}: {measured.rate:.1f} requests/s")
 
 
-def summarise(settings: AdaptersSettings, found: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(settings: AdaptersSettings, pieces: Mapping[str, Any]) -> dict[str, Any]:
     """A row per kind, number and spread."""
     groups: dict[tuple[str, int, float], list[CellMeasurement]] = {}
     for cell in sorted(cells(settings), key=lambda cell: cell.repeat):
-        measured = msgspec.convert(found[cell.name], CellMeasurement)
+        measured = msgspec.convert(pieces[cell.name], CellMeasurement)
         groups.setdefault((cell.kind, cell.number, cell.zipf), []).append(measured)
     return {"cells": [_numbers(*group, repeats) for group, repeats in sorted(groups.items())]}
 

@@ -46,8 +46,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     flagged: bool
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """What `compare` found."""
+class ResultChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """What changed between two results."""
 
     changes: tuple[Change, ...]
     scatter: float  # standard deviation of the logarithm of a repeat
@@ -58,11 +58,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def slower(self) -> bool:
-        flagged = any(one.flagged and one.slower > 0 for one in self.changes)
+        flagged = any(change.flagged and change.slower > 0 for change in self.changes)
         return flagged or (self.overall_flagged and self.overall > 0)
 
 
-def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChanges:
     """Raises InputError for results of different suites, or without a cell and two repeats in common."""
     suite = before["suite"]
     if suite != after["suite"] or suite not in COMPARED:
@@ -106,7 +106,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
                 flagged=abs(change - drift) > max(bound, math.log1p(LEAST)),
             )
         )
-    return Comparison(
+    return ResultChanges(
         changes=tuple(changes),
         scatter=scatter,
         bound=math.expm1(quantile * scatter * math.sqrt(2 / repeats)),
@@ -116,21 +116,21 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
     )
 
 
-def report(found: Comparison) -> list[Part]:
+def report(compared: ResultChanges) -> list[Part]:
     """What is flagged, and the sum of it."""
-    flagged = sorted((one for one in found.changes if one.flagged), key=lambda one: -one.slower)
+    flagged = sorted((change for change in compared.changes if change.flagged), key=lambda change: -change.slower)
     rows = [
-        (one.cell, one.measure, f"{one.before:.2f}", f"{one.after:.2f}", f"{100 * one.slower:+.1f} %")
-        for one in flagged
+        (change.cell, change.measure, f"{change.before:.2f}", f"{change.after:.2f}", f"{100 * change.slower:+.1f} %")
+        for change in flagged
     ]
-    beyond = "beyond noise" if found.overall_flagged else "within noise"
-    direction = "slower" if found.overall > 0 else "faster"
+    beyond = "beyond noise" if compared.overall_flagged else "within noise"
+    direction = "slower" if compared.overall > 0 else "faster"
     return [
         *([Table(["cell", "", "before", "after", "slower by"], rows, left=2)] if rows else []),
-        f"{len(flagged)} of {len(found.changes)} values changed beyond noise (a repeat scatters by "
-        f"{100 * found.scatter:.1f} %, so a change counts from {100 * found.bound:.0f} % on).\n"
-        f"Everything together: {abs(100 * found.overall):.1f} % {direction}, {beyond} (it counts from "
-        f"{100 * found.overall_bound:.1f} % on).",
+        f"{len(flagged)} of {len(compared.changes)} values changed beyond noise (a repeat scatters by "
+        f"{100 * compared.scatter:.1f} %, so a change counts from {100 * compared.bound:.0f} % on).\n"
+        f"Everything together: {abs(100 * compared.overall):.1f} % {direction}, {beyond} (it counts from "
+        f"{100 * compared.overall_bound:.1f} % on).",
     ]
 
 
@@ -146,8 +146,8 @@ def _values(result: Mapping[str, Any], suite: str, yard_s: float) -> dict[tuple[
 
 def _usual_yardstick(result: Mapping[str, Any]) -> float:
     """Median seconds of the yardstick in a result; 0 where it was not timed."""
-    found = [yard for cell in result["cells"] for yard in cell.get("yardstick_s") or [] if yard]
-    return median(found) if found else 0.0
+    yards = [yard for cell in result["cells"] for yard in cell.get("yardstick_s") or [] if yard]
+    return median(yards) if yards else 0.0
 
 
 def _at_equal_speed(cell: Mapping[str, Any], measure: str, yard_s: float) -> list[float]:
@@ -169,9 +169,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_compare(options: Options) -> int:
     """Compare and print; 1 where something became slower."""
-    found = compare(read_result(options.before), read_result(options.after))
-    print(markdown(report(found)))
-    return 1 if found.slower else 0
+    compared = compare(read_result(options.before), read_result(options.after))
+    print(markdown(report(compared)))
+    return 1 if compared.slower else 0
 
 
 SUITE = Command(options=Options, command=run_compare)

@@ -70,19 +70,11 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         clean.append(run_once(f"clean-{number}", 0.0, options))
         slowed.append(run_once(f"slowed-{number}", options.sleep_ms, options))
         for kind, pair in (("noise", clean[-2:]), ("planted", [clean[-1], slowed[-1]])):
-            found = compare(*pair)
-            comparisons.append(
-                {
-                    "kind": kind,
-                    "number": number,
-                    "flagged": sum(change.flagged for change in found.changes),
-                    "slower": found.slower,
-                    "overall": found.overall,
-                    "overall_flagged": found.overall_flagged,
-                    "scatter": found.scatter,
-                    "bound": found.bound,
-                }
-            )
+            changes = compare(*pair)
+            flagged = sum(change.flagged for change in changes.changes)
+            kept = ("slower", "overall", "overall_flagged", "scatter", "bound")
+            numbers = {name: getattr(changes, name) for name in kept}
+            comparisons.append({"kind": kind, "number": number, "flagged": flagged, **numbers})
             tell(json.dumps(comparisons[-1]))
     noise = sum(bool(row["flagged"] or row["overall_flagged"]) for row in comparisons if row["kind"] == "noise")
     planted = sum(bool(row["slower"]) for row in comparisons if row["kind"] == "planted")
@@ -102,9 +94,9 @@ def pairs(clean: Sequence[Mapping[str, Any]], slowed: Sequence[Mapping[str, Any]
     changed = [compare(*pair) for pair in product(clean, slowed)]
     return {
         "unchanged": len(unchanged),
-        "flagged": sum(found.overall_flagged or any(one.flagged for one in found.changes) for found in unchanged),
+        "flagged": sum(pair.overall_flagged or any(change.flagged for change in pair.changes) for pair in unchanged),
         "slowed": len(changed),
-        "found": sum(found.slower for found in changed),
+        "found": sum(pair.slower for pair in changed),
     }
 
 

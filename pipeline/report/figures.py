@@ -123,12 +123,12 @@ def bar_plot(
     def value_of(value: float | None) -> str:
         return NO_VALUE if value is None else f"{value:.4g}"
 
-    said = [
+    words = [
         f"{group}: {', '.join(f'{one.name} {value_of(one.values[number])}' for one in series)}"
         for number, group in enumerate(groups)
     ]
     height = 0.7 + BAR * (len(groups) * (len(series) + 0.6))
-    return _figure(draw, height, f"{value_name}. {'; '.join(said)}", note, len(series))
+    return _figure(draw, height, f"{value_name}. {'; '.join(words)}", note, len(series))
 
 
 def _check(name: str, number: int, intervals: Sequence[Any], values: Iterable[float]) -> None:

@@ -68,11 +68,11 @@ def ratios(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
 
 def gain(result: Mapping[str, Any]) -> Table:
     """The headline: what a served adapter gains over each kind of in-context learning."""
-    found = {(row["way"], row["task"], row["concurrency"]): row for row in result["against_icl"]}
+    by_cell = {(row["way"], row["task"], row["concurrency"]): row for row in result["against_icl"]}
     rows = []
     for task in result["settings"]["tasks"]:
         for name in ("lora", "lora_bare"):
-            full, alone = found.get((name, task, "saturated")), found.get((name, task, 1))
+            full, alone = by_cell.get((name, task, "saturated")), by_cell.get((name, task, 1))
             if full and alone:
                 numbers = [
                     row[state][measure]["mean"]
@@ -125,10 +125,10 @@ def _gain_plot(result: Mapping[str, Any], load: int | str) -> Any:
         return None
     names, tasks = (list(dict.fromkeys(row[key] for row in rows)) for key in ("way", "task"))
     key = "p50" if load == 1 else "throughput"
-    found = {(row["way"], row["task"]): row["icl_off"][key] for row in rows}
+    by_cell = {(row["way"], row["task"]): row["icl_off"][key] for row in rows}
     series = []
     for name in names:
-        of_tasks = [found.get((name, task)) for task in tasks]
+        of_tasks = [by_cell.get((name, task)) for task in tasks]
         bounds = [(max(0.0, one["low"]), one["high"]) if one and one["low"] is not None else None for one in of_tasks]
         series.append(Bars(VARIANTS[name].display_name, [one and one["mean"] for one in of_tasks], bounds))
     what = "p50 of single requests" if load == 1 else "saturated throughput"

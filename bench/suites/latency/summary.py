@@ -26,10 +26,10 @@ MANY_ADAPTERS, MANY_GOAL = 32, 0.9
 Group = tuple[str, str, str, float]  # route, variant, task, load
 
 
-def summarise(settings: LatencySettings, found: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(settings: LatencySettings, pieces: Mapping[str, Any]) -> dict[str, Any]:
     """All keys of the result that are computed, of the cells that were measured so far."""
-    groups = collect(settings, found)
-    roof = roof_of(msgspec.convert(found["shape"], ModelShape), msgspec.convert(found["machine"], Machine), groups)
+    groups = collect(settings, pieces)
+    roof = roof_of(msgspec.convert(pieces["shape"], ModelShape), msgspec.convert(pieces["machine"], Machine), groups)
     ratios = [
         row
         for task in settings.tasks
@@ -38,25 +38,25 @@ def summarise(settings: LatencySettings, found: Mapping[str, Any]) -> dict[str, 
         if (row := ratios_to_icl(groups, roof, variant, task, concurrency)) is not None
     ]
     return {
-        "machine": {"before": found["machine"], "after": found.get("machine after")},
+        "machine": {"before": pieces["machine"], "after": pieces.get("machine after")},
         "roof": {
-            "shape": found["shape"],
+            "shape": pieces["shape"],
             "floor_alone_ms": 1000 * roof.floor_alone_s,
             "floor_saturated_ms": 1000 * roof.floor_saturated_s,
         },
-        "missing": [cell.name for cell in all_cells(settings) if cell.name not in found],
+        "missing": [cell.name for cell in all_cells(settings) if cell.name not in pieces],
         "cells": [cell_numbers(group, repeats, settings) for group, repeats in groups.items()],
         "against_icl": ratios,
         "targets": [*targets(ratios, settings), *many_targets(groups, settings)],
     }
 
 
-def collect(settings: LatencySettings, found: Mapping[str, Any]) -> dict[Group, list[CellMeasurement]]:
+def collect(settings: LatencySettings, pieces: Mapping[str, Any]) -> dict[Group, list[CellMeasurement]]:
     """The repeats of every cell, in their order; cells by route, task, variant and load."""
     groups: dict[Group, list[CellMeasurement]] = defaultdict(list)
     for cell in sorted(all_cells(settings), key=lambda cell: cell.repeat):
-        if cell.name in found:
-            groups[cell.group].append(msgspec.convert(found[cell.name], CellMeasurement))
+        if cell.name in pieces:
+            groups[cell.group].append(msgspec.convert(pieces[cell.name], CellMeasurement))
     return dict(sorted(groups.items(), key=lambda item: _place(item[0], settings)))
 
 
@@ -150,7 +150,7 @@ def ratios_to_icl(
 
 def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> list[Target]:
     """What was asked for, of each of the two prompts of an adapter."""
-    found = []
+    goals = []
     by_cell = {(row["way"], row["task"], row["concurrency"]): row for row in ratios}
     for variant in (LORA, BARE):
         for task in settings.tasks if variant in settings.variants else ():
@@ -158,10 +158,10 @@ def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> l
             full, alone = (by_cell.get((variant, task, load), {}).get("icl_off") for load in ("saturated", 1))
             if full:
                 share = full["throughput"]["mean"] / full["prompt_tokens"]
-                found.append(at_least(f"{name}, saturated: share of the ratio of prompt tokens", "", share, SHARE_GOAL))
+                goals.append(at_least(f"{name}, saturated: share of the ratio of prompt tokens", "", share, SHARE_GOAL))
             if alone:
                 about = f"{name}, one at a time: p50 against in context, cache off"
-                found.append(at_least(about, "times", alone["p50"]["mean"], ALONE_GOAL))
+                goals.append(at_least(about, "times", alone["p50"]["mean"], ALONE_GOAL))
             warm = [
                 (row["icl_warm"]["throughput"]["mean"], row["concurrency"])
                 for row in ratios
@@ -170,16 +170,16 @@ def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> l
             if warm:
                 worst, where = min(warm, key=lambda pair: pair[0])
                 about = f"{name}, against warm in context, worst cell ({where})"
-                found.append(at_least(about, "times", worst, WARM_GOAL))
-    return found
+                goals.append(at_least(about, "times", worst, WARM_GOAL))
+    return goals
 
 
 def many_targets(groups: Mapping[Group, list[CellMeasurement]], settings: LatencySettings) -> list[Target]:
     """Many adapters in a batch against the base, where there are as many as the target is about."""
-    found = []
+    goals = []
     for task in settings.tasks if settings.many_adapters >= MANY_ADAPTERS else ():
         many, base = (groups.get(("in-process", name, task, SATURATED)) for name in ("lora_many", "zero_shot"))
         if many and base:
             name = f"{settings.many_adapters} adapters, {task}, saturated: share of the base's throughput"
-            found.append(at_least(name, "", ratio(rates(many), rates(base)).mean, MANY_GOAL))
-    return found
+            goals.append(at_least(name, "", ratio(rates(many), rates(base)).mean, MANY_GOAL))
+    return goals
