@@ -1,8 +1,8 @@
 """The paper's tables and figures: what is planned, what is not measured twice, and what the page says."""
 
 import json
-import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,22 @@ import msgspec
 import pytest
 
 from fourshot.bench.core.comparisons import MeasuredComparison, read_comparison
+from fourshot.bench.core.options import read_options
+from fourshot.bench.core.page import write_page
+from fourshot.bench.core.results import RESULTS, read_result
+from fourshot.bench.core.targets import targets_of
+from fourshot.bench.suites import paper
 from fourshot.bench.suites.paper import scores as paper_scores
-from fourshot.bench.suites.paper.measure import PaperOptions, PaperResult, PaperSuite, paper_options
-from fourshot.bench.suites.paper.page import read_result, write
-from fourshot.bench.suites.paper.plan import SETTINGS, PlannedComparison, load_settings, planned_comparisons
+from fourshot.bench.suites.paper.measure import PaperMeasurement
+from fourshot.bench.suites.paper.page import page as paper_page
+from fourshot.bench.suites.paper.plan import (
+    SETTINGS,
+    Options,
+    PlannedComparison,
+    load_settings,
+    planned_comparisons,
+    resolved_plan,
+)
 from fourshot.bench.suites.paper.scores import PaperScore, mean_scores, missing_methods, scores_of, shared_seeds
 from fourshot.bench.suites.paper.texts import count_texts
 from fourshot.bench.suites.paper.timing import MERGED, Timing, TimingRequest, measure_timings
@@ -30,7 +42,6 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import DataSource, Label, Task
 
-RESULTS = Path(__file__).parents[2] / "bench" / "results"
 ACCURACIES = {
     "zero_shot": 0.4,
     "icl": 0.5,
@@ -114,7 +125,7 @@ class FakeCompare:
         RunFolder(folder).write("comparison.json", comparison(task.name, methods, seeds, settings, model))
 
 
-def times(suite: PaperSuite, task: Task) -> list[Timing]:
+def times(task: Task) -> list[Timing]:
     took = {"zero_shot": 0.05, "icl": 0.3, "lora": 0.1, MERGED: 0.05}
     return [
         Timing(task=task.name, method=method, batch=batch, num_texts=8, s_per_text=seconds, prompt_tokens=40)
@@ -124,18 +135,16 @@ def times(suite: PaperSuite, task: Task) -> list[Timing]:
 
 
 @pytest.fixture
-def asked(tmp_path: Path, model: str) -> Callable[..., PaperOptions]:
+def asked(tmp_path: Path, model: str) -> Callable[..., Options]:
     """The small size on two tasks, in folders of their own."""
     for task in ("sst2", "trec"):
         (tmp_path / "data" / task).mkdir(parents=True)
         for split in ("train", "test"):
             (tmp_path / "data" / task / f"{split}.jsonl").touch()
 
-    def make(**more: Any) -> PaperOptions:
-        runs = tmp_path / "runs"
-        return paper_options(
-            "small", ("sst2", "trec"), **{"data": tmp_path / "data", "model": None, "runs": runs, **more}
-        )
+    def make(**more: Any) -> Options:
+        places = {"data": tmp_path / "data", "runs": tmp_path / "runs"}
+        return Options(**{"tasks": ("sst2", "trec"), **places, **more})
 
     return make
 
@@ -147,7 +156,7 @@ def test_both_sizes_name_what_every_table_and_figure_needs() -> None:
         assert shown == {"Table 1", "the ablation", "figures 5 and 6", "figure 7", "figure 4"}
         needed = {row[0] for row in (*paper_scores.TABLE, *paper_scores.ABLATION)}
         assert needed <= {method for run in plan.runs for method in run.methods}
-        folders = [job.folder for job in planned_comparisons(plan, plan.tasks, range(plan.seeds))]
+        folders = [job.folder for job in planned_comparisons(plan)]
         assert len(folders) == len(set(folders)), "two comparisons would share a folder"
 
 
@@ -162,10 +171,10 @@ def test_a_settings_file_with_faults_is_refused(tmp_path: Path) -> None:
         broken.write_text(text.replace(old, new), "utf-8")
         with pytest.raises(InputError, match=told):
             load_settings(broken)
-    with pytest.raises(InputError, match="at least 1"):
-        paper_options("small", seeds=0)
+    with pytest.raises(InputError, match="--seeds 0"):
+        read_options(Options, ["--seeds", "0"], "paper")
     with pytest.raises(InputError, match="no task snips"):
-        paper_options("small", ("sst2", "snips"))
+        resolved_plan(Options(tasks=("sst2", "snips")))
 
 
 def test_only_what_no_result_has_is_missing() -> None:
@@ -185,14 +194,14 @@ def test_only_what_no_result_has_is_missing() -> None:
     assert missing("lora") == ("lora",)
 
 
-def test_a_stopped_suite_goes_on_and_a_finished_one_measures_nothing(asked: Callable[..., PaperOptions]) -> None:
-    kept: list[PaperResult] = []
+def test_a_stopped_suite_goes_on_and_a_finished_one_measures_nothing(asked: Callable[..., Options]) -> None:
+    kept: list[dict[str, Any]] = []
     first = FakeCompare(dies_at=3)
     with pytest.raises(KeyboardInterrupt):
-        PaperSuite(asked(), kept.append, first, times).run()
-    assert len(kept[-1].timings) == 16 and {cell.task for cell in kept[-1].cells} == {"sst2", "trec"}
+        PaperMeasurement(asked(), kept.append, first, times).run()
+    assert len(kept[-1]["timings"]) == 16 and {cell.task for cell in kept[-1]["cells"]} == {"sst2", "trec"}
     second = FakeCompare()
-    result = PaperSuite(asked(), kept.append, second, times).run()
+    result = PaperMeasurement(asked(), kept.append, second, times).run()
     assert [name for name, _ in second.made] == [
         "trec/real-k10-n50",
         "trec/real-k50-n50",
@@ -200,26 +209,26 @@ def test_a_stopped_suite_goes_on_and_a_finished_one_measures_nothing(asked: Call
         "trec/synthetic-k4-n21",
     ]
     third = FakeCompare()
-    again = PaperSuite(asked(), kept.append, third, _no_times).run()
-    assert third.made == [] and again.cells == result.cells and again.timings == result.timings
+    again = PaperMeasurement(asked(), kept.append, third, _no_times).run()
+    assert third.made == [] and again["cells"] == result["cells"] and again["timings"] == result["timings"]
 
 
-def _no_times(suite: PaperSuite, task: Task) -> list[Timing]:
+def _no_times(task: Task) -> list[Timing]:
     raise AssertionError("it was timed already")
 
 
-def test_other_settings_are_measured_anew(asked: Callable[..., PaperOptions], tmp_path: Path) -> None:
-    PaperSuite(asked(), lambda _: None, FakeCompare(), times).run()
+def test_other_settings_are_measured_anew(asked: Callable[..., Options], tmp_path: Path) -> None:
+    PaperMeasurement(asked(), lambda _: None, FakeCompare(), times).run()
     file = tmp_path / "runs" / "sst2" / "table-k4-n50" / "comparison.json"
     changed = json.loads(file.read_text())
     changed["settings"]["lora"]["train"]["rank"] = 16
     file.write_text(json.dumps(changed))
     again = FakeCompare()
-    PaperSuite(asked(), lambda _: None, again, times).run()
+    PaperMeasurement(asked(), lambda _: None, again, times).run()
     assert [name for name, _ in again.made] == ["sst2/table-k4-n50"]
 
 
-def test_results_that_exist_are_taken(asked: Callable[..., PaperOptions], tmp_path: Path) -> None:
+def test_results_that_exist_are_taken(asked: Callable[..., Options], tmp_path: Path) -> None:
     known = []
     for task in ("sst2", "trec"):
         file = tmp_path / f"compare-{task}.json"
@@ -229,18 +238,18 @@ def test_results_that_exist_are_taken(asked: Callable[..., PaperOptions], tmp_pa
     limited = RunSettings(test_limit=50, allow_short=True)
     few.write_bytes(msgspec.json.encode(comparison("sst2", ("icl_filter",), (0,), limited)))
     made = FakeCompare()
-    result = PaperSuite(asked(known=(*known, few)), lambda _: None, made, times).run()
-    assert {cell.test_limit for cell in result.cells} == {0}
+    result = PaperMeasurement(asked(known=(*known, few)), lambda _: None, made, times).run()
+    assert {cell.test_limit for cell in result["cells"]} == {0}
     assert made.made[:2] == [("sst2/table-k4-n50", ("icl_filter",)), ("trec/table-k4-n50", ("icl_filter",))]
-    assert mean_scores(result.cells)["trec", "lora", 4, 0].seeds == 3
-    assert [source.name for source in result.sources][:2] == ["compare-sst2.json", "compare-trec.json"]
+    assert mean_scores(result["cells"])["trec", "lora", 4, 0].seeds == 3
+    assert [source["name"] for source in result["sources"]][:2] == ["compare-sst2.json", "compare-trec.json"]
 
 
-def test_results_of_another_model_are_refused(asked: Callable[..., PaperOptions], tmp_path: Path) -> None:
+def test_results_of_another_model_are_refused(asked: Callable[..., Options], tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_bytes(msgspec.json.encode(msgspec.structs.replace(comparison("sst2", ("lora",)), model_name="vicuna")))
     with pytest.raises(InputError, match="measured with vicuna"):
-        PaperSuite(asked(known=(other,)), lambda _: None, FakeCompare(), times).run()
+        PaperMeasurement(asked(known=(other,)), lambda _: None, FakeCompare(), times).run()
     other.write_text("{}")
     with pytest.raises(InputError, match="no result of `fourshot compare`"):
         read_comparison(other)
@@ -259,34 +268,47 @@ def test_points_of_one_curve_stand_on_the_same_draws() -> None:
     assert keys[1] not in mean_scores(points, (0, 1)), "it lacks the second draw"
 
 
-def test_targets_stand_on_whole_numbers_only(asked: Callable[..., PaperOptions]) -> None:
-    result = PaperSuite(asked(), lambda _: None, FakeCompare(), times).run()
-    measured = {target.name: target.measured for target in result.targets}
+def test_targets_stand_on_whole_numbers_only(asked: Callable[..., Options]) -> None:
+    result = PaperMeasurement(asked(), lambda _: None, FakeCompare(), times).run()
+    measured = {target.name: target.measured for target in result["targets"]}
     assert measured["in context over LoRA, time of one text in transformers, least task"] == 3.0
     assert measured["in context over merged LoRA, time of one text in transformers, least task"] == 6.0
     assert measured["the default recipe above in context, mean"] == 30.0
     assert measured["the filter on above off, mean"] == 5.0
-    assert all(target.met for target in result.targets)
-    without = [cell for cell in result.cells if (cell.task, cell.method) != ("sst2", "icl")]
+    assert all(target.met for target in result["targets"])
+    without = [cell for cell in result["cells"] if (cell.task, cell.method) != ("sst2", "icl")]
     named = {target.name for target in paper_scores.paper_targets(without, (), ("sst2", "trec"))}
     assert named == {"the default recipe above LoRA on the shots, mean", "the filter on above off, mean"}
 
 
-def test_the_page_says_what_was_not_measured(asked: Callable[..., PaperOptions], tmp_path: Path) -> None:
-    suite = PaperSuite(asked(timed=False), lambda _: None, FakeCompare())
-    page = write(suite.result(), tmp_path / "empty.html").read_text("utf-8")
+def in_a_file(options: Options, result: dict[str, Any]) -> Any:
+    """``result`` as its file has it."""
+    settings = {**paper.settings(options), "model": "tiny"}
+    header = {"suite": "paper", "commit": "abc1234", "hardware": {}, "versions": {}, "settings": settings}
+    return msgspec.to_builtins({**header, **result})
+
+
+def test_the_page_says_what_was_not_measured(asked: Callable[..., Options], tmp_path: Path) -> None:
+    options = asked(no_times=True)
+    result = in_a_file(options, PaperMeasurement(options, lambda _: None, FakeCompare()).result())
+    page = write_page(tmp_path / "empty.html", paper_page(result), result).read_text("utf-8")
     assert page.count("not measured") > 20 and "Figures 5 and 6" in page
-    full = PaperSuite(asked(), lambda _: None, FakeCompare(), times).run()
-    page = write(full, tmp_path / "full.html").read_text("utf-8")
-    assert "the filter on above off" in page and "LoRA on 25 real" in page and "<script" not in page
-    assert "the prompt with examples takes 6.0 times as long" in page
 
 
-def test_the_result_file_has_what_every_suite_writes(asked: Callable[..., PaperOptions]) -> None:
-    result = json.loads(msgspec.json.encode(PaperSuite(asked(), lambda _: None, FakeCompare(), times).run()))
+def test_the_command_writes_what_every_suite_writes_and_a_page(
+    asked: Callable[..., Options], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(paper, "PaperMeasurement", partial(PaperMeasurement, compare=FakeCompare(), time_task=times))
+    out, report = tmp_path / "result.json", tmp_path / "page.html"
+    assert paper.command(asked(out=out, report=report)) == 0
+    result = json.loads(out.read_bytes())
     assert (result["schema"], result["suite"]) == (1, "paper")
     assert {"commit", "hardware", "versions", "settings", "cells", "targets"} <= result.keys()
     assert all(target.keys() == {"name", "unit", "measured", "goal", "met"} for target in result["targets"])
+    page = report.read_text("utf-8")
+    assert "the filter on above off" in page and "LoRA on 25 real" in page and "<script" not in page
+    assert "the prompt with examples takes 6.0 times as long" in page
+    assert "the filter on above off, mean: target 0, measured 5 points (met)" in capsys.readouterr().out
 
 
 def test_texts_are_counted_up_to_the_last_finished_round(tmp_path: Path) -> None:
@@ -345,34 +367,28 @@ def test_every_method_is_timed_at_every_batch_size(tiny_model: str) -> None:
 
 
 def test_the_page_is_drawn_from_a_result_on_the_command_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    asked: Callable[..., PaperOptions],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: Callable[..., Options]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
     file, page = tmp_path / "result.json", tmp_path / "page.html"
-    result: PaperResult = PaperSuite(asked(timed=False), lambda _: None, FakeCompare()).result()
-    file.write_bytes(msgspec.json.encode(result))
+    result = PaperMeasurement(asked(no_times=True), lambda _: None, FakeCompare()).result()
+    file.write_bytes(msgspec.json.encode(in_a_file(asked(), result)))
     assert cli.main(["bench", "paper", "--draw", str(file), "--report", str(page)]) == 0
     assert "Table 1" in page.read_text("utf-8")
     file.write_text('{"schema": 1}')
     assert cli.main(["bench", "paper", "--draw", str(file), "--report", str(page)]) == 2
-    assert "no result of `fourshot bench paper`" in capsys.readouterr().err
+    assert "no result of a benchmark" in capsys.readouterr().err
     assert cli.main(["bench", "paper"]) == 2
     assert "--out FILE.json is needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("paper-*.json")), ids=lambda file: file.stem)
 def test_a_kept_result_and_its_page_say_the_same(file: Path, tmp_path: Path) -> None:
-    result = read_result(file)
-    page = file.with_suffix(".html").read_text("utf-8")
-    for (task, method, real, synthetic), mean in mean_scores(result.cells).items():
-        if (method, real, synthetic) in paper_scores.TABLE and task in result.settings["tasks"]:
+    result = read_result(file, "paper")
+    page, tasks = file.with_suffix(".html").read_text("utf-8"), result["settings"]["tasks"]
+    kept_scores, timings = msgspec.convert((result["cells"], result["timings"]), tuple[list[PaperScore], list[Timing]])
+    for (task, method, real, synthetic), mean in mean_scores(kept_scores).items():
+        if (method, real, synthetic) in paper_scores.TABLE and task in tasks:
             assert f"<td>{100 * mean.accuracy:.1f}" in page, f"{task}, {method} is not in the page"
-    known = [
-        target.name for target in paper_scores.paper_targets(result.cells, result.timings, result.settings["tasks"])
-    ]
-    assert known == [target.name for target in result.targets]
-    drawn = write(result, tmp_path / "again.html").read_text("utf-8")
+    assert paper_scores.paper_targets(kept_scores, timings, tasks) == targets_of(result)
+    drawn = write_page(tmp_path / "again.html", paper_page(result), result).read_text("utf-8")
     assert drawn.count("<tr") == page.count("<tr"), "draw the page again: `fourshot bench paper --draw`"

