@@ -17,7 +17,7 @@ TASK = (argument("task", "TASK", TASK_HELP), DATA)
 PLACE = (
     MODEL,
     argument("--out", "FOLDER", "run folder (default: in runs/TASK/); a used one is continued"),
-    argument("--ray", "WHERE", "train over Ray: 'local', 'auto' or a cluster's address; else without Ray", default=""),
+    argument("--ray", "WHERE", "write, read and train over Ray: 'local', 'auto' or a cluster's address", default=""),
     argument("--gpus-per-job", "N", "GPUs, or without GPUs processes, that share each training", type=int, default=1),
 )
 MERGE = flag("--merge", "write base and adapter as one checkpoint too, for servers that know no LoRA")

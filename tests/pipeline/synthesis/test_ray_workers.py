@@ -2,21 +2,12 @@
 
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.fake_engine import FakeEngine
-from fourshot.pipeline.synthesis.driver import Driver
 from fourshot.pipeline.synthesis.ray_workers import RayWorkers
-from fourshot.pipeline.synthesis.rounds import RoundSink
-from fourshot.pipeline.synthesis.settings import AnnotateSettings, VarietySettings
 from fourshot.pipeline.synthesis.units import UnitProgress, UnitResult
-from fourshot.pipeline.synthesis.workers import Workers, open_workers
-from fourshot.pipeline.work_folder import WorkFolder
-from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, rows_of, settings
-from tests.pipeline.synthesis.filling import InProcessWorker
+from tests.pipeline.corpus.small_corpora import make, named, rows_of, settings
 
 
 def test_a_worker_that_leaves_costs_no_row_and_the_rows_are_those_of_one_engine(
@@ -49,51 +40,6 @@ def test_a_worker_that_leaves_costs_no_row_and_the_rows_are_those_of_one_engine(
     assert killed and len(set(heard)) >= 2
     assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")
     assert not ray.is_initialized()
-
-
-def test_rounds_of_runs_that_are_spread_are_those_of_one_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Drawing and reading of two run folders over two engines, with a calibration from the first round."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    batch = AnnotateSettings(annotator="icl", calibration="batch")
-    contextual = msgspec.structs.replace(batch, calibration="contextual")
-    wanted = {
-        "batch": msgspec.structs.replace(settings(per_class=60, draws_per_round=40), annotate=batch),
-        "contextual": msgspec.structs.replace(
-            settings(per_class=50, draws_per_round=40), annotate=contextual, variety=VarietySettings(suppress=1.0)
-        ),
-    }
-    engines: set[str] = set()
-    wait = RayWorkers.wait
-
-    def listen(workers: RayWorkers, timeout_s: float) -> list[UnitResult | UnitProgress]:
-        results = wait(workers, timeout_s)
-        engines.update(result.engine for result in results if isinstance(result, UnitResult))
-        return results
-
-    monkeypatch.setattr(RayWorkers, "wait", listen)
-
-    def fill(name: str, workers: Workers, spread: bool) -> None:
-        sinks = {}
-        for kind, of_kind in wanted.items():
-            folder = WorkFolder(tmp_path / name / kind)
-            folder.path.mkdir(parents=True)
-            sink = RoundSink(folder, TASK, SHOTS, of_kind, spread=spread)
-            sinks[sink.key] = sink
-        Driver(sinks, one_at_a_time=not spread).run(workers)
-        workers.close()
-
-    engine = EngineSettings(model="fake:delay_s=0.005")
-    fill("alone", InProcessWorker(FakeEngine(engine)), spread=False)
-    fill("spread", open_workers(engine, "local", tmp_path / "log.txt"), spread=True)
-    assert len(engines) == 2
-    for file in ("candidates.jsonl", "verdicts.jsonl", "annotator.json"):
-        for kind in wanted:
-            alone, spread = (tmp_path / name / kind / file for name in ("alone", "spread"))
-            assert spread.read_bytes() == alone.read_bytes(), f"{kind}: {file}"
-    reports = (tmp_path / "spread" / "batch" / "rounds.jsonl").read_text().splitlines()
-    assert len(reports) > 1
 
 
 def test_a_machine_that_cannot_open_its_engine_ends_no_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,92 @@
+"""Texts of run folders: the same on one engine and over many, and one that fails does not stop the others."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fourshot.engine.errors import ShortRunError
+from fourshot.pipeline.runs.run_folder import GENERATED_FILE, SHOTS_FILE, RunFolder, RunManifest
+from fourshot.pipeline.runs.stages.generate import GenerateStage, TextsItem
+from fourshot.pipeline.synthesis.ray_workers import RayWorkers
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, VarietySettings
+from fourshot.pipeline.synthesis.units import UnitProgress, UnitResult
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.training.jobs.jobs import HERE, Placement
+
+TASK = load_task("support_tickets")
+SHOTS = take_shots(TASK, k=4, seed=0)
+BATCH = AnnotateSettings(annotator="icl", calibration="batch")
+CONTEXTUAL = AnnotateSettings(annotator="icl", calibration="contextual")
+FILES = ("candidates.jsonl", "verdicts.jsonl", "annotator.json", GENERATED_FILE)
+MODEL = "fake:delay_s=0.005"
+
+
+def settings(annotate: AnnotateSettings = BATCH, suppress: float = 0.0, **generate: int) -> RunSettings:
+    numbers = {"per_class": 50, "draws_per_round": 40, **generate}
+    return RunSettings(
+        generate=GenerateSettings(**numbers),  # type: ignore[arg-type]
+        annotate=annotate,
+        variety=VarietySettings(suppress=suppress),
+    )
+
+
+def stage(
+    root: Path, wanted: dict[str, RunSettings], placement: Placement = HERE, *, keep_going: bool = False
+) -> GenerateStage:
+    """The stage that fills one claimed folder for each of ``wanted``."""
+    for name, of_run in wanted.items():
+        folder = RunFolder(root / name)
+        folder.claim(RunManifest(task=TASK, settings=of_run, model_name="fake", model_revision="1", model_path="fake"))
+        folder.write(SHOTS_FILE, SHOTS)
+    items = tuple(TextsItem(folder=str(root / name), test=[]) for name in wanted)
+    log = str(root / "log.txt")
+    return GenerateStage(model_path=MODEL, items=items, placement=placement, keep_going=keep_going, log=log)
+
+
+def test_a_run_that_is_spread_over_ray_has_the_texts_of_one_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawing and reading, of two folders at once, with what the first round decides for the next ones."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")  # so many cores Ray has: two engines
+    wanted = {"batch": settings(per_class=60), "contextual": settings(CONTEXTUAL, suppress=1.0)}
+    work: set[tuple[str, str]] = set()  # engine, kind of unit
+    wait = RayWorkers.wait
+
+    def listen(workers: RayWorkers, timeout_s: float) -> list[UnitResult | UnitProgress]:
+        results = wait(workers, timeout_s)
+        work.update((result.engine, result.unit.key[1]) for result in results if isinstance(result, UnitResult))
+        return results
+
+    monkeypatch.setattr(RayWorkers, "wait", listen)
+    stage(tmp_path / "alone", wanted).run(lambda event: None)
+    assert not work
+    stage(tmp_path / "spread", wanted, Placement(ray="local")).run(lambda event: None)
+    engines = {engine for engine, _ in work}
+    assert len(engines) == 2 and work == {(engine, kind) for engine in engines for kind in ("draw", "read")}
+    for name in wanted:
+        for file in FILES:
+            alone, spread = (tmp_path / where / name / file for where in ("alone", "spread"))
+            assert spread.read_bytes() == alone.read_bytes(), f"{name}: {file}"
+        rounds = (tmp_path / "spread" / name / "rounds.jsonl").read_text().splitlines()
+        assert len(rounds) > 1
+
+
+def test_a_folder_that_cannot_be_filled_does_not_stop_the_others_where_that_is_asked(tmp_path: Path) -> None:
+    strict = msgspec.structs.replace(BATCH, confidence=1.0)
+    wanted = {"hopeless": settings(strict), "fine": settings(per_class=4, draws_per_round=8)}
+    (failed,) = stage(tmp_path / "going", wanted, keep_going=True).run(lambda event: None)
+    assert (failed.key, failed.kind) == (str(tmp_path / "going" / "hopeless"), "ShortRunError")
+    assert RunFolder(tmp_path / "going" / "fine").has(GENERATED_FILE)
+    with pytest.raises(ShortRunError, match="none was kept so far"):
+        stage(tmp_path / "stopping", wanted).run(lambda event: None)
+    assert not RunFolder(tmp_path / "stopping" / "fine").has(GENERATED_FILE)
+
+
+def test_a_folder_that_is_filled_starts_no_engine(tmp_path: Path) -> None:
+    made = stage(tmp_path, {"one": settings(per_class=4, draws_per_round=8)})
+    made.run(lambda event: None)
+    log = (tmp_path / "log.txt").read_bytes()
+    assert made.is_done and made.run(lambda event: None) == []
+    assert (tmp_path / "log.txt").read_bytes() == log
