@@ -72,16 +72,18 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
         if not items:
             return []
         spread = bool(self.placement.ray)
-        sinks = {item.key: item.sink(on_event, spread=spread) for item in items}
+        sinks = [item.sink(on_event, spread=spread) for item in items]
+        item_of = {sink.key: item.key for sink, item in zip(sinks, items, strict=True)}  # a pool lies inside a folder
         # A folder alone in the engine gives the same bytes, whatever is filled before and after it.
-        driver = Driver(sinks, one_at_a_time=not spread, keep_going=self.keep_going)
+        driver = Driver({sink.key: sink for sink in sinks}, one_at_a_time=not spread, keep_going=self.keep_going)
         on_event(Event(stage=self.name, message="starting the engine"))
         # One adapter answers at a time here; and a run samples for less time than compiling takes.
         engine = engine_settings(self.model_path, [reader for item in items for reader in item.readers], most_loras=1)
         with closing(open_workers(engine, self.placement.ray, Path(self.log))) as workers:
             driver.run(workers)
         return [
-            FailedJob(key=key, kind=type(error).__name__, message=str(error)) for key, error in driver.failed.items()
+            FailedJob(key=item_of[key], kind=type(error).__name__, message=str(error))
+            for key, error in driver.failed.items()
         ]
 
 
