@@ -38,6 +38,48 @@ def test_a_card_from_before_wordings_is_of_an_adapter_that_knows_the_instruction
     assert load_card(tmp_path).prompt("Hi") == classification_prompt(CARD.task, "Hi")
 
 
+OLD_TRAINING = {
+    "rank": 16,
+    "alpha": 8,
+    "dropout": 0.1,
+    "passes": 3.0,
+    "epochs": 100,
+    "seed": 7,
+    "target_modules": ["q_proj"],
+    "batch_size": 4,
+    "min_steps": 2,
+    "max_steps": 9,
+    "loss": "text",
+}
+
+
+def test_a_card_whose_training_has_the_names_of_earlier_versions_is_read(tmp_path: Path) -> None:
+    old = msgspec.to_builtins(CARD)
+    del old["seed"]
+    (tmp_path / CARD_FILE).write_bytes(msgspec.json.encode({**old, "training": OLD_TRAINING}))
+    training = LoraSettings(
+        r=16,
+        lora_alpha=8,
+        lora_dropout=0.1,
+        num_epochs=3.0,
+        target_modules=("q_proj",),
+        batch_size=4,
+        min_steps=2,
+        max_steps=9,
+        loss="text",
+    )
+    assert load_card(tmp_path) == msgspec.structs.replace(CARD, training=training, seed=7)
+
+
+def test_a_bound_on_passes_of_earlier_versions_is_kept(tmp_path: Path) -> None:
+    training = {**OLD_TRAINING, "epochs": 2, "min_steps": 40, "max_steps": 160}
+    (tmp_path / CARD_FILE).write_bytes(msgspec.json.encode({**msgspec.to_builtins(CARD), "training": training}))
+    read = load_card(tmp_path).training
+    for num_examples in (4, 40, 400, 4000):
+        per_pass = num_examples // 4
+        assert read.planned_steps(num_examples) == min(160, max(40, 3 * per_pass), 2 * per_pass)
+
+
 def test_an_adapter_is_asked_in_the_wording_of_its_card_and_the_base_with_the_instruction() -> None:
     bare = msgspec.structs.replace(CARD, wording="bare", max_text_words=3)
     assert bare.prompt("one two three four") == "Text: one two three\nLabel:"

@@ -113,6 +113,23 @@ def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
     assert folder.shots() == [Example(text="one", label="warm")]
 
 
+def test_a_run_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
+    """Its settings have names that are others now, and some that nothing read."""
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest())
+    stored = folder.read("manifest.json", dict)
+    settings = stored["settings"]
+    train, annotate = settings["train"], settings["annotate"]
+    for now, then in {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "num_epochs": "passes"}.items():
+        train[then] = train.pop(now)
+    annotate["fold_passes"] = annotate.pop("fold_epochs")
+    train |= {"seed": 0, "epochs": 100}
+    settings["sampling"] |= {"n": 1, "stop": [], "seed": None, "max_tokens": 64}
+    folder.write("manifest.json", stored)
+    folder.claim(manifest())
+    assert folder.manifest() == manifest()
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [

@@ -1,0 +1,209 @@
+"""Every setting of a run is read: change it, and something changes that a run asks, keeps, trains or measures.
+
+Keys are found in `RunSettings` itself, so a new one that nothing reads fails here. Runs are whole, on an engine and a
+trainer that only write down what they are asked. What a trainer does with its own settings: `tests.training`.
+"""
+
+import json
+import zlib
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+import numpy as np
+import pytest
+
+from fourshot.engine import seeds
+from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.fake_engine import WORDS, FakeEngine
+from fourshot.pipeline.runs import stage_driver
+from fourshot.pipeline.runs.run import run_task
+from fourshot.pipeline.runs.stages import generate
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.training.lora.examples import TrainingExample, TrainingResult
+from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.lora.share import ALL
+from tests.pipeline.synthesis.filling import InProcessWorker
+from tests.pipeline.task_folders import rows_of, write_jsonl, write_task
+
+OFTEN = "tall tall tall oak oak ash ash elm elm fir fir fir."  # few of its words are distinct
+DIGITS = "4021 8843 1190 77 and so on."
+# Around each bound of the text filter stands a text; {} are words drawn, so that others are no duplicates of it.
+TEXTS = (
+    *("{} in a cold spring.", "{} by the warm wall of a house in town.", "Oh {}.", "{}", "{} on hills.", OFTEN, DIGITS),
+    *("{} and {} and", "The wind of a town {}", "Sunlight on the red {} barn."),
+    "{} and {} went by the old mill to the river {} at night.",
+    "{} and {} went down to the cold sea by the old mill at noon and {} came home with {}.",
+    "An oven {} left wide open all night in the kitchen.",
+)
+TEST_TEXT = "An oven door left wide open all night in the kitchen."
+
+BASE = {
+    "k": 2,
+    "generate": {"per_class": 4, "draws_per_round": 12, "max_candidates": 36},
+    "annotate": {"pool_per_class": 6},
+    "max_text_words": 30,
+    "train": {"min_steps": 1},
+    "allow_short": True,
+}
+# What has to be otherwise for a setting to matter, and what it is changed to where the rule of `other` does not do.
+GIVEN: Mapping[str, dict[str, Any]] = {
+    "annotate.calibration": {"annotate": {"annotator": "icl"}},
+    "annotate.confidence": {"annotate": {"annotator": "icl"}},
+    "generate.min_acceptance": {"generate": {"per_class": 90, "max_candidates": 80}},
+    "generate.max_candidates": {"generate": {"per_class": 90}},
+    "allow_short": {"generate": {"per_class": 90}, "allow_short": False},
+    "allow_fewer_shots": {"k": 50},
+    "filter.longest_chars": {"filter": {"max_length_factor": 1.0}},
+}
+CHANGED: Mapping[str, Any] = {
+    "sampling.bias": [["oak", 1.0]],
+    "generate.min_acceptance": 0.9,
+    "generate.max_candidates": 12,
+    "annotate.confidence": 0.99,
+    "annotate.wordings": ["answer"],
+    "annotate.folds": 3,
+    "annotate.fold_weight": 9.0,
+    "filter.min_length_factor": 1.0,
+    "filter.max_length_factor": 1.0,
+    "filter.shortest_chars": 20,
+    "filter.longest_chars": 20,
+    "filter.near_test": 1.0,
+    "filter.min_distinct_words": 0.6,
+    "max_text_words": 3,
+    "train.held_out": 0.5,
+}
+
+
+def keys(kind: type[msgspec.Struct] = RunSettings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, type) of every setting that is no group."""
+    for name, hint in get_type_hints(kind).items():
+        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+            yield from keys(hint, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", hint
+
+
+def other(hint: Any, value: Any) -> Any:
+    """Another value of the type."""
+    if get_origin(hint) is Literal:
+        return next(choice for choice in get_args(hint) if choice != value)
+    if hint is bool:
+        return not value
+    return value + 1 if hint is int else value / 2 if value else 0.5
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: merged(under[key], value) if isinstance(under.get(key), Mapping) else value for key, value in over.items()
+    }
+    return {**under, **both}
+
+
+class Listener(FakeEngine):
+    """Writes down what it is asked; its texts are of the kinds in `TEXTS`."""
+
+    def __init__(self, heard: list[Any]) -> None:
+        super().__init__(EngineSettings(model="fake"))
+        self.heard = heard
+
+    def sample(
+        self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
+    ) -> Generator[Completion, None, None]:
+        self.heard.append([list(prompts), sampling])
+        for i, _ in enumerate(prompts):
+            for j in range(sampling.n):
+                seed = seeds.derive(sampling.seed or 0, i, j)
+                text = TEXTS[seed % len(TEXTS)].format(*(WORDS[(seed >> at) % 4096] for at in range(0, 54, 6)))
+                ends: Literal["stop", "length"] = "stop" if text.endswith(".") else "length"
+                yield Completion(
+                    prompt_index=i, sample_index=j, text=text, num_tokens=9, cumulative_logprob=-j, finish_reason=ends
+                )
+
+    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> np.ndarray:
+        name = adapter.name if isinstance(adapter, Adapter) else ""
+        self.heard.append([list(prompts), name])
+        rows = [np.random.default_rng(zlib.crc32(f"{name}{prompt}".encode())).random(len(labels)) for prompt in prompts]
+        return np.log(np.array(rows, dtype=np.float32))
+
+
+class Trainer:
+    """Writes down what it is to train, and for how long."""
+
+    share = ALL
+    heard: ClassVar[list[Any]] = []
+
+    def __init__(self, model: str) -> None: ...
+
+    def train(
+        self,
+        examples: Sequence[TrainingExample],
+        labels: Sequence[str],
+        settings: LoraSettings,
+        out_dir: Path,
+        *,
+        held_out: Sequence[TrainingExample] = (),
+        seed: int = 0,
+        prefix: str = "",
+        **_: Any,
+    ) -> TrainingResult:
+        steps = settings.planned_steps(len(examples))
+        Trainer.heard.append([list(examples), list(held_out), list(labels), seed, steps])
+        name = f"{prefix}-{len(Trainer.heard)}"
+        (out_dir / name).mkdir(parents=True)
+        (out_dir / name / "adapter_config.json").write_text('{"r": 8}')
+        return TrainingResult(
+            name=name, path="", steps=steps, planned_steps=steps, losses=(0.1,), tokens=1, seconds=1.0, examples=1
+        )
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """What a run with some settings, given as JSON, comes to: everything that was asked, and how it ended."""
+    data = tmp_path_factory.mktemp("task")
+    task = load_task(write_task(data))
+    cold = [f"A frozen {word} in the cold rain." for word in WORDS[:9]]
+    warm = [f"Warm {word} on a sunny porch, then cocoa by the fire." for word in WORDS[20:50]]
+    write_jsonl(data / "train.jsonl", [*rows_of(warm, "warm"), *rows_of(cold, "cold")])
+    write_jsonl(data / "test.jsonl", [*rows_of([TEST_TEXT], "warm"), *rows_of(["Ice."], "cold")])
+    patch = pytest.MonkeyPatch()
+    heard: list[Any] = Trainer.heard
+    engine = Listener(heard)
+    patch.setattr("fourshot.training.lora.train.LoraTrainer", Trainer)
+    patch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
+    patch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
+    patch.setattr(stage_driver, "run_stage", lambda stage, on_event: stage.run(on_event))
+
+    @cache
+    def observe(settings: str) -> str:
+        heard.clear()
+        given = msgspec.json.decode(settings, type=RunSettings)
+        try:
+            summary = run_task(task, "fake", given, tmp_path_factory.mktemp("run"), until="evaluate")
+            heard.append(len(summary.table))
+        except FourshotError as error:
+            heard.append(str(error).replace(str(tmp_path_factory.getbasetemp()), ""))
+        return json.dumps(msgspec.to_builtins(heard))
+
+    yield observe
+    patch.undo()
+
+
+def test_the_same_settings_come_to_the_same(observed: Any) -> None:
+    assert observed.__wrapped__(json.dumps(BASE)) == observed.__wrapped__(json.dumps(BASE))
+
+
+@pytest.mark.parametrize(("key", "hint"), [pair for pair in keys() if not pair[0].startswith("train.")])
+def test_every_setting_changes_what_a_run_does(observed: Any, key: str, hint: Any) -> None:
+    given = merged(BASE, GIVEN.get(key, {}))
+    value: Any = msgspec.to_builtins(msgspec.convert(given, RunSettings))
+    for name in key.split("."):
+        value = value[name]
+    changed: Any = CHANGED[key] if key in CHANGED else other(hint, value)
+    for name in reversed(key.split(".")):
+        changed = {name: changed}
+    assert observed(json.dumps(given)) != observed(json.dumps(merged(given, changed)))
