@@ -1,26 +1,31 @@
 """Many tasks in one command: one engine, one queue of trainings, and a task that fails does not stop the others."""
 
 import json
+import os
 import shutil
-import subprocess
-import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from fourshot.cli import main as cli
+from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError, TaskFileError
 from fourshot.pipeline.card import load_card
+from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.runs.many import load_tasks
 from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
 from fourshot.pipeline.synthesis.rounds import finished_pairs
 from fourshot.serving.adapter_lookup import find_adapter
+from fourshot.training.jobs.jobs import FailedJob
 from tests.pipeline.task_folders import TASK, write_task
 
 BRIEF = (
     *("--per-class", "2", "--annotator", "none", "--set", "generate.draws_per_round=8"),
     *("--set", "generate.max_tokens=24", "--set", "train.max_steps=3", "--set", "train.target_modules=['q_proj']"),
-    *("--set", "wording=bare"),
+    *("--set", "wording=bare", "--set", "filter.longest_chars=200"),  # the fake engine says twelve words
 )
 FAULTY = TASK[: TASK.rindex("[[labels]]")]  # one class
 
@@ -36,26 +41,62 @@ def tasks_in(folder: Path) -> Path:
     return folder
 
 
-def train(tasks: Path, out: Path, *options: str) -> tuple[int, list[dict[str, object]]]:
-    """Exit code of ``fourshot train --tasks``, and what it told."""
-    command = [sys.executable, "-m", "fourshot", "train", "--tasks", str(tasks), "--out", str(out), "--json", *options]
-    done = subprocess.run(command, capture_output=True, check=False)
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+@pytest.fixture(scope="module", autouse=True)
+def base(tiny_model: str) -> Iterator[str]:
+    """A base of two narrow layers. All stages run in this process: texts come from the fake engine, answers from the
+    reference. That a stage has a process and vLLM of its own is held by `test_kill` and `test_stage_process`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+
+        def reference(stage: EngineStage) -> EngineSettings:
+            return EngineSettings(model=stage.model_path, kind="transformers", max_model_len=512)
+
+        def fake(model: str, *_: object, **__: object) -> EngineSettings:
+            return EngineSettings(model=model, kind="fake")
+
+        patch.setattr(EngineStage, "engine_settings", reference)
+        patch.setattr("fourshot.pipeline.runs.stages.generate.engine_settings", fake)
+        patch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", run_here)
+        yield tiny_model
+
+
+def run_here(stage: Stage, on_event: OnEvent) -> Sequence[FailedJob]:
+    return () if stage.is_done else stage.run(on_event)
+
+
+def fourshot(*words: object) -> tuple[int, list[dict[str, object]]]:
+    """Exit code of a command, and the lines of JSON that it printed."""
+    with tempfile.TemporaryFile() as printed:
+        before = os.dup(1)
+        os.dup2(printed.fileno(), 1)  # the command writes there itself, past `sys.stdout`
+        try:
+            code = cli.main([str(words[0]), "--json", *BRIEF, *map(str, words[1:])])
+        finally:
+            os.dup2(before, 1)
+            os.close(before)
+        printed.seek(0)
+        return code, [json.loads(line) for line in printed]
+
+
+def train(base: str, tasks: Path, out: Path, *options: str) -> tuple[int, list[dict[str, object]]]:
+    return fourshot("train", "--tasks", tasks, "--out", out, "--model", base, *options)
+
+
+Trained = tuple[Path, int, list[dict[str, object]]]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, list[dict[str, object]]]:
+def trained(base: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Folder, exit code and what was printed."""
     folder = tmp_path_factory.mktemp("many")
     tasks_in(folder / "tasks")
-    return folder / "out", *train(folder / "tasks", folder / "out", *BRIEF)
+    return folder / "out", *train(base, folder / "tasks", folder / "out")
 
 
-def test_each_task_has_its_adapter_and_each_failure_its_reason(
-    trained: tuple[Path, int, list[dict[str, object]]],
-) -> None:
-    out, code, told = trained
+def test_each_task_has_its_adapter_and_each_failure_its_reason(trained: Trained) -> None:
+    out, code, printed = trained
     assert code == 2  # bad input, for two of four
-    outcomes = {str(line["task"]).rpartition("one_class/")[2]: line for line in told if line["type"] == "task"}
+    outcomes = {str(line["task"]).rpartition("one_class/")[2]: line for line in printed if line["type"] == "task"}
     assert {name: line["state"] for name, line in outcomes.items()} == {
         "colours": "finished",
         "shades": "finished",
@@ -69,12 +110,12 @@ def test_each_task_has_its_adapter_and_each_failure_its_reason(
         card = load_card(find_adapter(out / name))
         assert card.task.name == name
         assert card.probe and card.probed and card.probed.texts == 10 and card.probed.difference < 0.1
-        assert card.lineage.keys() == {"job", "test", "real", "synthetic"} and card.train_flops > 1e9
-    starts = [line for line in told if line.get("message") == "starting the engine"]
+        assert card.lineage.keys() == {"job", "test", "real", "synthetic"} and card.train_flops > 1e6
+    starts = [line for line in printed if line.get("message") == "starting the engine"]
     assert len(starts) == 2, "one engine writes the texts of all tasks, one asks all adapters what their trainer asked"
 
 
-def test_an_adapter_is_asked_what_it_was_trained_on(trained: tuple[Path, int, list[dict[str, object]]]) -> None:
+def test_an_adapter_is_asked_what_it_was_trained_on(trained: Trained) -> None:
     folder = trained[0] / "colours"
     card = load_card(find_adapter(folder))
     written = [candidate.text for candidate, verdict in finished_pairs(RunFolder(folder)) if verdict.kept]
@@ -82,15 +123,13 @@ def test_an_adapter_is_asked_what_it_was_trained_on(trained: tuple[Path, int, li
     assert set(card.probe.prompts) <= {card.prompt(text) for text in (*written, *(shot.text for shot in card.shots))}
 
 
-def test_the_same_command_again_trains_nothing_and_a_mended_task_alone(
-    trained: tuple[Path, int, list[dict[str, object]]],
-) -> None:
+def test_the_same_command_again_trains_nothing_and_a_mended_task_alone(base: str, trained: Trained) -> None:
     out = trained[0]
     write_task(out.parent / "tasks" / "few", TASK.replace('"colours"', '"few"'))
     shutil.rmtree(out.parent / "tasks" / "one_class")
-    code, told = train(out.parent / "tasks", out, *BRIEF)
+    code, printed = train(base, out.parent / "tasks", out)
     assert code == 0
-    assert {line["message"] for line in told if line.get("stage") == "train"} == {"few, classifier 2 of 3"}
+    assert {line["message"] for line in printed if line.get("stage") == "train"} == {"few, classifier 2 of 3"}
     assert load_card(find_adapter(out / "few")).task.name == "few"
     kept = json.loads((out / "tasks.json").read_text())
     assert [(one["task"], one["state"]) for one in kept] == [
@@ -100,24 +139,23 @@ def test_the_same_command_again_trains_nothing_and_a_mended_task_alone(
     ]
 
 
-def test_evaluate_measures_what_was_trained(trained: tuple[Path, int, list[dict[str, object]]]) -> None:
+def test_evaluate_measures_what_was_trained(base: str, trained: Trained) -> None:
     task, out = trained[0].parent / "tasks" / "shades", trained[0] / "shades"
     before = find_adapter(out)
-    command = [sys.executable, "-m", "fourshot", "evaluate", str(task), "--out", str(out), "--json", *BRIEF]
-    done = subprocess.run(command, capture_output=True, check=True)
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    trainings = {line["message"] for line in told if line.get("stage") == "train"}
+    code, printed = fourshot("evaluate", task, "--out", out, "--model", base)
+    assert code == 0
+    trainings = {line["message"] for line in printed if line.get("stage") == "train"}
     assert trainings == {"shades, annotator 1 of 1"}, "only that of the shots alone, to compare with"
     assert find_adapter(out) == before
     scores = load_card(before).scores
     assert scores and scores.n == 2
 
 
-def test_classes_that_stall_fail_their_tasks_with_the_forecast(tmp_path: Path) -> None:
+def test_classes_that_stall_fail_their_tasks_with_the_forecast(base: str, tmp_path: Path) -> None:
     tasks_in(tmp_path / "tasks")
     stall = ("--per-class", "50", "--set", "generate.max_candidates=2")
-    code, told = train(tmp_path / "tasks" / "colours", tmp_path / "out", *BRIEF, *stall)
-    (outcome,) = [line for line in told if line["type"] == "task"]
+    code, printed = train(base, tmp_path / "tasks" / "colours", tmp_path / "out", *stall)
+    (outcome,) = [line for line in printed if line["type"] == "task"]
     assert code == 1 and outcome["error"] == "ShortRunError" and "--allow-short" in str(outcome["message"])
 
 
