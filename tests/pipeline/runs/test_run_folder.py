@@ -168,7 +168,10 @@ def test_another_configuration_is_refused_and_every_way_out_is_named(
 def test_what_changes_nothing_that_was_made_may_change(tmp_path: Path, changed: dict[str, Any]) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.claim(manifest())
+    folder.write("shots.json", [Example(text="one", label="warm")])
     folder.claim(manifest(**changed))
+    assert folder.manifest() == manifest(**changed)
+    assert folder.shots() == [Example(text="one", label="warm")]
 
 
 def test_a_folder_that_was_moved_is_still_that_run(tmp_path: Path) -> None:
