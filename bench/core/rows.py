@@ -1,13 +1,13 @@
 """Finished pieces of a long measurement: a run that was killed goes on behind the last."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from fourshot.engine.errors import InputError
+from fourshot.engine.files import append_lines, keep_lines, read_lines, replace_file
 
 HEADER = "header"
 
@@ -26,8 +26,8 @@ class Rows:
         self.path = path
         self.found: dict[str, Any] = {}
         self._describe = describe
-        self._settings = wanted = json.loads(json.dumps(settings))
-        lines = list(_whole_lines(path)) if path and path.exists() else []
+        self._settings = wanted = msgspec.json.decode(msgspec.json.encode(settings))
+        lines: list[Any] = read_lines(path, dict) if path else []
         if not path or len(lines) < 2:  # nothing that could be lost
             return
         before: dict[str, Any] = lines[0]["settings"]
@@ -40,19 +40,17 @@ class Rows:
                 "that file, or give the settings it was begun with to go on with it."
             )
         self.found = {line["piece"]: line["value"] for line in lines[1:]}
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        keep_lines(path, len(lines))
 
     def add(self, piece: str, value: Any) -> None:
         """Keep ``value``, a struct or what JSON has."""
         if not self.found and self.path:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps({"settings": self._settings}) + "\n", encoding="utf-8")
+            replace_file(self.path, msgspec.json.encode({"settings": self._settings}) + b"\n")
         if HEADER not in self.found and piece != HEADER:
             self.add(HEADER, self._describe())
-        self.found[piece] = value = msgspec.to_builtins(value)
+        self.found[piece] = msgspec.to_builtins(value)
         if self.path:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"piece": piece, "value": value}) + "\n")
+            append_lines(self.path, [{"piece": piece, "value": value}])
 
     def add_once(self, piece: str, make: Callable[[], Any]) -> Any:
         """The value of ``piece``, made and kept where it is not there yet."""
@@ -64,11 +62,3 @@ class Rows:
     def header(self) -> dict[str, Any]:
         """The result's header, as it was when the first piece was kept."""
         return dict(self.found.get(HEADER) or self._describe())
-
-
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:  # torn by a kill: it was the last one
-            return

@@ -1,8 +1,6 @@
 """`bench`: each suite is a command line of its own."""
 
 import argparse
-import sys
-from importlib import import_module
 
 from fourshot.bench.suites import SUITES, run_suite
 from fourshot.cli.console import Terminal
@@ -22,9 +20,4 @@ WIDTH = max(map(len, SUITES))
 )
 def bench(options: Options, terminal: Terminal) -> int:
     """Measure throughput and latency."""
-    suite = import_module(f"fourshot.bench.suites.{options.suite.replace('-', '_')}")
-    if hasattr(suite, "SUITE"):
-        return run_suite(options.suite, options.arguments)
-    sys.argv = [f"fourshot bench {options.suite}", *options.arguments]
-    suite.main()
-    return 0
+    return run_suite(options.suite, options.arguments)
