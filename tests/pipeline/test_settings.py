@@ -44,7 +44,7 @@ TEST_TEXT = "An oven door left wide open all night in the kitchen."
 
 BASE = {
     "k": 2,
-    "generate": {"per_class": 4, "draws_per_round": 12, "max_candidates": 36},
+    "generate": {"per_class": 4, "draws_per_round": 16, "max_candidates": 48},
     "annotate": {"pool_per_class": 6},
     "max_text_words": 30,
     "train": {"min_steps": 1},
@@ -54,7 +54,7 @@ BASE = {
 GIVEN: Mapping[str, dict[str, Any]] = {
     "annotate.calibration": {"annotate": {"annotator": "icl"}},
     "annotate.confidence": {"annotate": {"annotator": "icl"}},
-    "generate.min_acceptance": {"generate": {"per_class": 90, "max_candidates": 80}},
+    "generate.min_acceptance": {"generate": {"per_class": 90, "max_candidates": 64}},
     "generate.max_candidates": {"generate": {"per_class": 90}},
     "allow_short": {"generate": {"per_class": 90}, "allow_short": False},
     "allow_fewer_shots": {"k": 50},
@@ -182,11 +182,13 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     def observe(settings: str) -> str:
         heard.clear()
         given = msgspec.json.decode(settings, type=RunSettings)
+        folder = tmp_path_factory.mktemp("run")
         try:
-            summary = run_task(task, "fake", given, tmp_path_factory.mktemp("run"), until="evaluate")
+            summary = run_task(task, "fake", given, folder, until="evaluate")
             heard.append(len(summary.table))
         except FourshotError as error:
             heard.append(str(error).replace(str(tmp_path_factory.getbasetemp()), ""))
+        heard.extend(file.read_text() for file in sorted(folder.rglob("verdicts.jsonl")))
         return json.dumps(msgspec.to_builtins(heard))
 
     yield observe
