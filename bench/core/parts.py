@@ -65,6 +65,12 @@ class Page(NamedTuple):
     origin: Sequence[Part] = ()  # more about where the numbers come from
 
 
+def rows_table(result: Mapping[str, Any]) -> list[Part]:
+    """The report of a result whose ``rows`` say everything: a column for each of their keys."""
+    rows: list[dict[str, Any]] = result["rows"]
+    return [Table(list(rows[0]), [list(row.values()) for row in rows])]
+
+
 def markdown(parts: Sequence[Part]) -> str:
     """Paragraphs and tables with an empty line between them."""
     return "\n\n".join(text for part in parts if (text := _markdown(part)))

@@ -24,6 +24,7 @@ import msgspec
 import psutil
 
 from fourshot.bench.core.options import Positive
+from fourshot.bench.core.parts import rows_table
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import at_most
@@ -166,4 +167,5 @@ SUITE = Suite(
     options=Options,
     measure=measure,
     settings=lambda options: {"tasks": NUM_TASKS, "per_class": PER_CLASS, "task": TASK},
+    report=rows_table,
 )

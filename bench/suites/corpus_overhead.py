@@ -15,6 +15,7 @@ import msgspec
 import psutil
 
 from fourshot.bench.core.options import Positive
+from fourshot.bench.core.parts import rows_table
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import Target, at_most
@@ -105,4 +106,9 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     return {"rows": [row], "targets": targets(row)}
 
 
-SUITE = Suite(options=Options, measure=measure, settings=lambda options: {"task": TASK, "preset": "corpus"})
+SUITE = Suite(
+    options=Options,
+    measure=measure,
+    settings=lambda options: {"task": TASK, "preset": "corpus"},
+    report=rows_table,
+)

@@ -8,7 +8,6 @@ Each size is measured in a process of its own, on one core. The texts are made u
 
 import json
 import random
-import resource
 import time
 from bisect import bisect
 from collections import deque
@@ -20,7 +19,8 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import Positive
-from fourshot.bench.core.processes import call_apart
+from fourshot.bench.core.parts import rows_table
+from fourshot.bench.core.processes import call_apart, peak_bytes
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
@@ -71,7 +71,7 @@ def texts(number: int, seed: int = 0) -> Iterator[tuple[str, bool]]:
 def measure_size(number: int) -> dict[str, Any]:
     """Look up and remember ``number`` texts."""
     made = list(texts(number))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     index = NearDuplicates(THRESHOLD)
     changed = changed_found = others_found = 0
     part = number // 10
@@ -89,7 +89,7 @@ def measure_size(number: int) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "us_per_text": round(1e6 * seconds / number, 1),
         "us_per_text_last_tenth": round(1e6 * (times[-1] - times[-2]) / part, 1),
-        "memory_bytes": 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before),
+        "memory_bytes": peak_bytes() - before,
         "changed": changed,
         "changed_found": changed_found,
         "others_found": others_found,
@@ -117,4 +117,4 @@ def targets(rows: Sequence[dict[str, Any]]) -> list[Target]:
     ]
 
 
-SUITE = Suite(options=Options, measure=measure, settings=lambda options: SETTINGS)
+SUITE = Suite(options=Options, measure=measure, settings=lambda options: SETTINGS, report=rows_table)

@@ -114,46 +114,46 @@ def sampler_row(
     }
 
 
-def summarise(repeats: int, workload: Workload, shape: ModelShape, found: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(repeats: int, workload: Workload, shape: ModelShape, pieces: Mapping[str, Any]) -> dict[str, Any]:
     """The result behind its header, from the suite's rows."""
-    machines = [msgspec.convert(found[name], Machine) for name in ("machine", "machine after")]
+    machines = [msgspec.convert(pieces[name], Machine) for name in ("machine", "machine after")]
     roof = Machine(
         flops=max(machine.flops for machine in machines), bytes_per_s=max(machine.bytes_per_s for machine in machines)
     )
 
     def results(name: str) -> list[DrawResult]:
-        pieces = [f"{name}/{repeat}" for repeat in range(repeats)]
-        return [msgspec.convert(found[piece], DrawResult) for piece in pieces if piece in found]
+        names = [f"{name}/{repeat}" for repeat in range(repeats)]
+        return [msgspec.convert(pieces[piece], DrawResult) for piece in names if piece in pieces]
 
     def texts_per_s(piece: str) -> float:
-        return round(len(found[piece]["texts"]) / found[piece]["seconds"], 2)
+        return round(len(pieces[piece]["texts"]) / pieces[piece]["seconds"], 2)
 
-    tried = {name.removeprefix("ceiling/"): texts_per_s(name) for name in found if name.startswith("ceiling/")}
+    tried = {name.removeprefix("ceiling/"): texts_per_s(name) for name in pieces if name.startswith("ceiling/")}
     ceiling = max(tried, key=tried.__getitem__)
     together = {"vllm": CEILINGS.get(ceiling, {}).get("max_num_seqs", AT_ONCE), "ours": AT_ONCE, "distilabel": AT_ONCE}
     ways = []
     for name in NAMES:
         if not (measured := results(name)):
-            reason = found.get("distilabel", {}).get("reason", "not tried: --distilabel names an interpreter")
-            ways.append({"way": name, "reason": reason, **found.get(name, {})})
+            reason = pieces.get("distilabel", {}).get("reason", "not tried: --distilabel names an interpreter")
+            ways.append({"way": name, "reason": reason, **pieces.get(name, {})})
             continue
         limits = [limit(shape, roof, result, together[name]) for result in measured] if name in together else []
-        start_s = found[f"start/{name}"] if name != "corpus" else measured[0].start_s
+        start_s = pieces[f"start/{name}"] if name != "corpus" else measured[0].start_s
         ways.append(sampler_row(name, workload, measured, start_s, limits))
     rates = {
         name: [len(result.texts) / result.seconds for result in results(name)]
         for name in ("vllm", "ours", "transformers")
     }
     against = {other: ratio(rates["ours"], rates[other]) for other in ("vllm", "transformers")}
-    in_context = filter_bench.summarise(found, found["filter texts"])
+    in_context = filter_bench.summarise(pieces, pieces["filter texts"])
     return {
-        "machine": found["machine"],
-        "machine_after": found["machine after"],
+        "machine": pieces["machine"],
+        "machine_after": pieces["machine after"],
         "roof": roof,
         "limit": limit(shape, roof, results("ours")[0], AT_ONCE),
         "ceilings": tried,
         "ceiling": ceiling,
-        "batches": {name: texts_per_s(name) for name in found if name.startswith("batch/")},
+        "batches": {name: texts_per_s(name) for name in pieces if name.startswith("batch/")},
         "ways": ways,
         "ratios": against,
         "filter": in_context["ways"],

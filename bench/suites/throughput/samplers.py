@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from fourshot.bench.core.processes import peak_bytes
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.threads import available_cores
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
@@ -162,7 +163,7 @@ def corpus(setup: SamplerSetup) -> Sampler:
             kept=summary.rows,
             drawn=sum(unit.draws for unit in units),
             start_s=ready - began,
-            peak_bytes=_peak_bytes() + 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+            peak_bytes=peak_bytes() + 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
         )
 
     return draw
@@ -274,14 +275,8 @@ def _result(
             SampledText(label=label, text=text, num_tokens=tokens, finish_reason=reason)
             for label, (text, tokens, reason) in zip(request.labels, texts, strict=True)
         ),
-        peak_bytes=_peak_bytes(),
+        peak_bytes=peak_bytes(),
     )
-
-
-def _peak_bytes() -> int:
-    """Of this process. Not ``ru_maxrss``, which begins with what the parent held."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def _tokens_with(tokenizer: Any, ends: Sequence[str]) -> list[int]:

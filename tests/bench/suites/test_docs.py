@@ -12,7 +12,7 @@ from fourshot.bench.suites import docs
 from fourshot.bench.suites.docs.accuracy_picture import THEMES, accuracy_bars, description, draw_pictures, picture
 from fourshot.engine.errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MEASURED = docs.ResultFolder(RESULTS, "epyc-zen5-2cores")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS = [path for path in PAGES if ":start -->" in path.read_text("utf-8")]
