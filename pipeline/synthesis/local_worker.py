@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.errors import FourshotError
 from fourshot.engine.processes import ChildProcess, Failure
 from fourshot.pipeline.synthesis.child import Ready
 from fourshot.pipeline.synthesis.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult, all_faulty
@@ -91,11 +90,7 @@ class LocalWorker:
             self._given_up += 1
             self._deaths = 0
         if self._dead_starts >= MOST_DEATHS or self._given_up >= MOST_DEATHS:
-            raise FourshotError(
-                f"The engine's process has died {self.starts} times, and lately did nothing in between. What is "
-                f"finished is kept; run the same command again to go on. The end of its log ({self._log}):\n"
-                f"{self._child.log_tail()}"
-            )
+            raise self._child.error(f"The engine's process died {self.starts} times, lately with nothing done; it")
         again = [*self._given.values(), *self._held]
         self._given, self._held = {}, []
         self._start()

@@ -20,11 +20,10 @@ SHOTS = take_shots(TASK, k=4, seed=0)
 BATCH = AnnotateSettings(annotator="icl", calibration="batch")
 CONTEXTUAL = AnnotateSettings(annotator="icl", calibration="contextual")
 FILES = ("candidates.jsonl", "verdicts.jsonl", "annotator.json", GENERATED_FILE)
-MODEL = "fake:delay_s=0.005"
 
 
 def settings(annotate: AnnotateSettings = BATCH, suppress: float = 0.0, **generate: int) -> RunSettings:
-    numbers = {"per_class": 50, "draws_per_round": 40, **generate}
+    numbers = {"per_class": 30, "draws_per_round": 24, "max_candidates": 72, **generate}
     return RunSettings(
         generate=GenerateSettings(**numbers),  # type: ignore[arg-type]
         annotate=annotate,
@@ -33,7 +32,12 @@ def settings(annotate: AnnotateSettings = BATCH, suppress: float = 0.0, **genera
 
 
 def stage(
-    root: Path, wanted: dict[str, RunSettings], placement: Placement = HERE, *, keep_going: bool = False
+    root: Path,
+    wanted: dict[str, RunSettings],
+    placement: Placement = HERE,
+    *,
+    keep_going: bool = False,
+    model: str = "fake",
 ) -> GenerateStage:
     """The stage that fills one claimed folder for each of ``wanted``."""
     for name, of_run in wanted.items():
@@ -42,7 +46,7 @@ def stage(
         folder.write(SHOTS_FILE, SHOTS)
     items = tuple(TextsItem(folder=str(root / name), test=[]) for name in wanted)
     log = str(root / "log.txt")
-    return GenerateStage(model_path=MODEL, items=items, placement=placement, keep_going=keep_going, log=log)
+    return GenerateStage(model_path=model, items=items, placement=placement, keep_going=keep_going, log=log)
 
 
 def test_a_run_that_is_spread_over_ray_has_the_texts_of_one_engine(
@@ -50,7 +54,7 @@ def test_a_run_that_is_spread_over_ray_has_the_texts_of_one_engine(
 ) -> None:
     """Drawing and reading, of two folders at once, with what the first round decides for the next ones."""
     monkeypatch.setenv("OMP_NUM_THREADS", "4")  # so many cores Ray has: two engines
-    wanted = {"batch": settings(per_class=60), "contextual": settings(CONTEXTUAL, suppress=1.0)}
+    wanted = {"batch": settings(per_class=40), "contextual": settings(CONTEXTUAL, suppress=1.0)}
     work: set[tuple[str, str]] = set()  # engine, kind of unit
     wait = RayWorkers.wait
 
@@ -62,7 +66,8 @@ def test_a_run_that_is_spread_over_ray_has_the_texts_of_one_engine(
     monkeypatch.setattr(RayWorkers, "wait", listen)
     stage(tmp_path / "alone", wanted).run(lambda event: None)
     assert not work
-    stage(tmp_path / "spread", wanted, Placement(ray="local")).run(lambda event: None)
+    slow = "fake:delay_s=0.005"  # so that there is something for both
+    stage(tmp_path / "spread", wanted, Placement(ray="local"), model=slow).run(lambda event: None)
     engines = {engine for engine, _ in work}
     assert len(engines) == 2 and work == {(engine, kind) for engine in engines for kind in ("draw", "read")}
     for name in wanted:
