@@ -15,11 +15,12 @@ from fourshot.bench.core.model_shape import SHAPES
 from fourshot.bench.core.page import write_page
 from fourshot.bench.core.workload import VARIANTS, Request, Workload, load_workload
 from fourshot.bench.suites.breakeven import break_even as breakeven_rows
-from fourshot.bench.suites.latency import SUITE, Options, engine_specs, settings_of
+from fourshot.bench.suites.latency import SUITE, engine_specs, settings_of
 from fourshot.bench.suites.latency.plan import (
     SATURATED,
     LatencyCell,
     LatencySettings,
+    Options,
     http_cells,
     in_process_cells,
     open_cells,

@@ -9,14 +9,13 @@ measured, and what could be said against it: docs/benchmarks.md.
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from fourshot.bench.core.closed_loop import CellRequests
 from fourshot.bench.core.engines import Base, Engines, EngineSpec, engines
 from fourshot.bench.core.model_shape import SHAPES, shape_of, write_shape
-from fourshot.bench.core.options import HIDDEN, Model, Out, Positive, ThreeTasks
 from fourshot.bench.core.processes import call_apart
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.roofline import machine_apart
@@ -24,28 +23,13 @@ from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import VARIANTS, Workload, load_workload
 from fourshot.bench.suites.latency.http import measure_http
-from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, in_process_cells
+from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, in_process_cells
 from fourshot.bench.suites.latency.report import page, report
 from fourshot.bench.suites.latency.summary import summarise
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.task_file import shipped_tasks
 
 ENGINE_WARMUP = {"icl_off": 4, "icl_cold": 4, "transformers_icl": 1, "transformers_lora": 1}  # requests; others: 24
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    data: ThreeTasks
-    out: Out
-    model: Model = None
-    shape: Annotated[str | None, f"a real architecture with dummy weights: {', '.join(SHAPES)}"] = None
-    settings: Annotated[Path | None, "a JSON file of the suite's settings"] = None
-    tasks: Annotated[tuple[str, ...] | None, "default: sst2 trec ag_news"] = None
-    repeats: Annotated[Positive | None, "of every cell (default: 3)"] = None
-    no_http: Annotated[bool, "in-process cells only"] = False
-    cores: Annotated[str, "of the HTTP servers, as taskset names them"] = ""
-    load_cores: Annotated[str, "of the load generator"] = ""
-    no_measure: Annotated[bool, "sum up the rows of a run, finished or not"] = False
-    plant_sleep_ms: Annotated[float, HIDDEN] = 0.0
 
 
 def settings_of(options: Options) -> LatencySettings:
@@ -193,7 +177,7 @@ def _measure_missing(options: Options, settings: LatencySettings, rows: Rows) ->
         specs = engine_specs(base, settings, options.plant_sleep_ms / 1000)
         measure_in_process(specs, settings, workloads, rows, log)
         if settings.http:
-            measure_http(settings, workloads, rows, log, options.model, options.cores, options.load_cores)
+            measure_http(options, settings, workloads, rows)
         rows.add_once("machine after", lambda: machine_apart(base.path))
 
 

@@ -19,7 +19,7 @@ from fourshot.bench.core.load import Load, LoadAnswer, LoadRequest, generate
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.workload import Workload
-from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, http_cells, open_cells
+from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Options, http_cells, open_cells
 from fourshot.serving.testing.server import RunningService, running_service
 
 TIMEOUT_S = 60.0
@@ -28,7 +28,7 @@ PATIENCE = ("--max-queue-s", "1000")  # nobody is sent away: a closed loop that 
 
 @contextmanager
 def servers(
-    settings: LatencySettings, workloads: Mapping[str, Workload], log: Path, model: str | None, cores: str
+    options: Options, settings: LatencySettings, workloads: Mapping[str, Workload]
 ) -> Iterator[dict[str, RunningService]]:
     """The servers that the variants need: "served" and "uncached"."""
     from fourshot.engine.models import resolve_model
@@ -38,68 +38,52 @@ def servers(
         adapters = Path(folder) / "served"
         adapters.mkdir()
         for workload in workloads.values():
-            make_adapter(adapters, workload.task, shots=workload.shots, base=resolve_model(model))
+            make_adapter(adapters, workload.task, shots=workload.shots, base=resolve_model(options.model))
         os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # lets the cache be emptied
-        wanted = ["--kv-cache-mib", str(settings.kv_cache_mib), *PATIENCE, *(["--base", model] if model else [])]
+        wanted = ["--kv-cache-mib", str(settings.kv_cache_mib), *PATIENCE]
+        wanted += ["--base", options.model] if options.model else []
         running = {}
         for name, more in {"served": [], "uncached": ["--vllm", "--no-enable-prefix-caching"]}.items():
             if name == "served" or "icl_off" in settings.http_variants:
-                server = running_service(adapters, log.with_suffix(f".{name}.log"), *wanted, *more, cores=cores)
+                log = options.out.with_suffix(f".{name}.log")
+                server = running_service(adapters, log, *wanted, *more, cores=options.cores)
                 running[name] = stack.enter_context(server)
                 tell(f"server {name}: ready")
         yield running
 
 
-def measure_http(
-    settings: LatencySettings,
-    workloads: Mapping[str, Workload],
-    rows: Rows,
-    log: Path,
-    model: str | None,
-    cores: str,
-    load_cores: str,
-) -> None:
+def measure_http(options: Options, settings: LatencySettings, workloads: Mapping[str, Workload], rows: Rows) -> None:
     """Every cell that ``rows`` does not have yet."""
     cells = [*http_cells(settings), *open_cells(settings)]
     if all(cell.name in rows.found for cell in cells):
         return
-    with servers(settings, workloads, log, model, cores) as running:
+    with servers(options, settings, workloads) as running:
         for server in running.values():
             for workload in workloads.values():
                 for method in ("adapter", "icl"):  # kernels are built, adapters loaded
                     clients = max(settings.http_seconds)
-                    generate(_load(server, workload, method, 3, seconds=1.5, clients=clients), load_cores)
+                    generate(_load(server, workload, method, 3, seconds=1.5, clients=clients), options.load_cores)
         for number, cell in enumerate(cells, start=1):
             if cell.name in rows.found:
                 continue
             server = running["uncached" if cell.variant == "icl_off" else "served"]
-            measured = _measure(server, cell, settings, workloads[cell.task], rows, load_cores)
+            load = _prepared(server, cell, settings, workloads[cell.task], rows)
+            measured = _measurement(generate(load, options.load_cores))
             rows.add(cell.name, measured)
             tell(f"{number}/{len(cells)}  {cell.name}: {measured.rate:.1f} requests/s")
 
 
-def _measure(
-    server: RunningService,
-    cell: LatencyCell,
-    settings: LatencySettings,
-    workload: Workload,
-    rows: Rows,
-    load_cores: str,
-) -> CellMeasurement:
+def _prepared(
+    server: RunningService, cell: LatencyCell, settings: LatencySettings, workload: Workload, rows: Rows
+) -> Load:
+    """The load of a cell, on a server whose cache was emptied and warmed with the examples."""
     server.http.post("/reset_prefix_cache").raise_for_status()
     method = "adapter" if cell.variant == "lora" else "icl"
     for text in workload.texts[-settings.warmup_requests :]:
         server.classify(workload.task.name, {"input": text, "method": method}).raise_for_status()
-    load = _load(
-        server,
-        workload,
-        method,
-        cell.repeat,
-        seconds=settings.http_seconds.get(cell.concurrency, settings.open_seconds),
-        rate=cell.share * _capacity(cell, settings, rows) if cell.route == "http-open" else 0.0,
-        clients=cell.concurrency or 1,
-    )
-    return _measurement(generate(load, load_cores))
+    seconds = settings.http_seconds.get(cell.concurrency, settings.open_seconds)
+    rate = cell.share * _capacity(cell, settings, rows) if cell.route == "http-open" else 0.0
+    return _load(server, workload, method, cell.repeat, seconds=seconds, rate=rate, clients=cell.concurrency or 1)
 
 
 def _load(

@@ -1,15 +1,17 @@
-"""What the latency suite measures: its settings, and the cells that follow from them, in a shuffled order.
+"""What the latency suite measures: its options, its settings, and the cells that follow from them, in a shuffled order.
 
 Importing this module loads neither torch nor vllm.
 """
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from fourshot.bench.core.options import Positive
+from fourshot.bench.core.model_shape import SHAPES
+from fourshot.bench.core.options import HIDDEN, Model, Out, Positive, ThreeTasks
 from fourshot.bench.core.workload import VARIANTS
 
 FLOOR = "floor"  # a request without a text: the limits need it, so it is measured whatever else is
@@ -62,6 +64,21 @@ class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def most_requests(self) -> int:
         """Of one in-process cell; so many texts lie between the first texts of two repeats."""
         return max(number for some in (self.requests, *self.slow_requests.values()) for number in some.values())
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    data: ThreeTasks
+    out: Out
+    model: Model = None
+    shape: Annotated[str | None, f"a real architecture with dummy weights: {', '.join(SHAPES)}"] = None
+    settings: Annotated[Path | None, "a JSON file of the suite's settings"] = None
+    tasks: Annotated[tuple[str, ...] | None, "default: sst2 trec ag_news"] = None
+    repeats: Annotated[Positive | None, "of every cell (default: 3)"] = None
+    no_http: Annotated[bool, "in-process cells only"] = False
+    cores: Annotated[str, "of the HTTP servers, as taskset names them"] = ""
+    load_cores: Annotated[str, "of the load generator"] = ""
+    no_measure: Annotated[bool, "sum up the rows of a run, finished or not"] = False
+    plant_sleep_ms: Annotated[float, HIDDEN] = 0.0
 
 
 class LatencyCell(msgspec.Struct, frozen=True, kw_only=True):
