@@ -31,7 +31,7 @@ from fourshot.engine.errors import InputError
 
 LINE_LENGTH = 120
 SHOWN_LOADS = (1, 16, "saturated")
-Result = Mapping[str, Any]
+SuiteResult = Mapping[str, Any]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ class ResultFolder(NamedTuple):
         return read_result(files[0], name)
 
 
-def latency(result: Result) -> str:
+def latency(result: SuiteResult) -> str:
     """Ratios at three loads, and the targets."""
     return _section(result, "", markdown([ratios(result, SHOWN_LOADS)]), "", *target_lines(targets_of(result)))
 
@@ -78,7 +78,7 @@ def picture(comparisons: Comparisons) -> str:
     )
 
 
-def _section(result: Result, *lines: str) -> str:
+def _section(result: SuiteResult, *lines: str) -> str:
     """``lines`` below the machine, the model and the commit that they are of."""
     hardware = result["hardware"]
     gpus = hardware.get("gpus")
@@ -86,7 +86,7 @@ def _section(result: Result, *lines: str) -> str:
     return "\n".join([f"{machine}; {result['settings'].get('model', '')}; commit {result['commit']}.", *lines])
 
 
-def _of_suite(name: str, draw: Callable[[Result], str]) -> tuple[str, Callable[[ResultFolder], str]]:
+def _of_suite(name: str, draw: Callable[[SuiteResult], str]) -> tuple[str, Callable[[ResultFolder], str]]:
     return name, lambda results: draw(results.suite(name))
 
 
