@@ -76,7 +76,7 @@ def inference_times(means: MeanScores, timings: Sequence[Timing], tasks: Sequenc
     rows = [_time_row(means, timings, task, setup) for task in tasks for setup in TIMED]
     parts: list[Part] = [intro, Table(headings, rows, note=note)]
     if ratios := _time_ratios(means, timings, tasks):
-        under = "The paper is told to have found about 2 to 5 times. Load and cache change the ratio, on both sides."
+        under = "A summary of the paper reports about 2 to 5 times. Load and cache change the ratio, on both sides."
         parts.append(bar_plot(list(map(_title, tasks)), ratios, value_name="in context over LoRA, times", note=under))
     return Section("Table 1: inference time", parts)
 
