@@ -12,7 +12,7 @@ Its name on the command line is the module's, with ``-`` for ``_``; the first li
 
     def measure(options: Options, rows: Rows) -> dict[str, Any]:      # what `rows` lacks; the result behind its header
         for cell in cells(options):
-            if cell.name not in rows.found:
+            if cell.name not in rows.pieces:
                 rows.add(cell.name, measure_cell(cell))
         return {"cells": [...], "targets": [at_least("rate", "times", rate, 2.0)]}
 

@@ -13,7 +13,7 @@ HEADER = "header"
 
 
 class Rows:
-    """Pieces by name in ``found``, one JSON line each in a file; the first line has the settings they belong to."""
+    """Pieces by name in ``pieces``, one JSON line each in a file; the first line has the settings they belong to."""
 
     def __init__(
         self, path: Path | None, settings: dict[str, Any], describe: Callable[[], dict[str, Any]] = dict
@@ -24,7 +24,7 @@ class Rows:
         Raises InputError where the file holds pieces of another configuration. Writes nothing yet.
         """
         self.path = path
-        self.found: dict[str, Any] = {}
+        self.pieces: dict[str, Any] = {}
         self._describe = describe
         self._settings = wanted = msgspec.json.decode(msgspec.json.encode(settings))
         lines: list[Any] = read_lines(path, dict) if path else []
@@ -39,26 +39,26 @@ class Rows:
                 f"{path} holds a measurement {what} ({few}). Name another --out, delete "
                 "that file, or give the settings it was begun with to go on with it."
             )
-        self.found = {line["piece"]: line["value"] for line in lines[1:]}
+        self.pieces = {line["piece"]: line["value"] for line in lines[1:]}
         keep_lines(path, len(lines))
 
     def add(self, piece: str, value: Any) -> None:
         """Keep ``value``, a struct or what JSON has."""
-        if not self.found and self.path:
+        if not self.pieces and self.path:
             replace_file(self.path, msgspec.json.encode({"settings": self._settings}) + b"\n")
-        if HEADER not in self.found and piece != HEADER:
+        if HEADER not in self.pieces and piece != HEADER:
             self.add(HEADER, self._describe())
-        self.found[piece] = msgspec.to_builtins(value)
+        self.pieces[piece] = msgspec.to_builtins(value)
         if self.path:
             append_lines(self.path, [{"piece": piece, "value": value}])
 
     def add_once(self, piece: str, make: Callable[[], Any]) -> Any:
         """The value of ``piece``, made and kept where it is not there yet."""
-        if piece not in self.found:
+        if piece not in self.pieces:
             self.add(piece, make())
-        return self.found[piece]
+        return self.pieces[piece]
 
     @property
     def header(self) -> dict[str, Any]:
         """The result's header, as it was when the first piece was kept."""
-        return dict(self.found.get(HEADER) or self._describe())
+        return dict(self.pieces.get(HEADER) or self._describe())

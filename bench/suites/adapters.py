@@ -120,7 +120,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     settings = options.settings
-    wanted = [cell for cell in cells(settings) if cell.name not in rows.found]
+    wanted = [cell for cell in cells(settings) if cell.name not in rows.pieces]
     workload = load_workload(settings.task, options.data, settings.k)
     model = resolve_model(options.model)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
@@ -133,7 +133,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
             base = Base(path=model.path, name=model.name, adapters=folders)
             _measure_cells(wanted, base, settings, workload, rows, options.out.with_suffix(".log"))
     assert rows.path
-    return {**summarise(settings, rows.found), "targets": [], "rows": rows.path.name}
+    return {**summarise(settings, rows.pieces), "targets": [], "rows": rows.path.name}
 
 
 def _measure_cells(

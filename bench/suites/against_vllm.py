@@ -120,7 +120,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         with running_service(adapters, Path(folder) / "log", *more, cores=options.cores) as server:
             ours(server, base.name, prompts[:32], options)  # warm-up
             for turn in range(options.repeats):
-                if f"turn {turn}" in rows.found:
+                if f"turn {turn}" in rows.pieces:
                     continue
                 pair = {}
                 for name in ("ours", "vllm") if turn % 2 else ("vllm", "ours"):
@@ -132,7 +132,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
                         pair[name] = theirs(server, base.name, base.path, prompts, options)
                 rows.add(f"turn {turn}", pair)
                 tell(json.dumps(pair))
-    turns = [rows.found[f"turn {turn}"] for turn in range(options.repeats)]
+    turns = [rows.pieces[f"turn {turn}"] for turn in range(options.repeats)]
     sides = {
         name: {key: [turn[name][key] for turn in turns] for key in ("requests_per_s", "mean_latency_ms")}
         for name in ("ours", "vllm")

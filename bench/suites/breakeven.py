@@ -97,10 +97,10 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     for task in names:
         saved(latency, task)  # before an hour is spent
     for task in names:
-        if task not in rows.found:
+        if task not in rows.pieces:
             rows.add(task, make(task, options.data, options.out.with_suffix("") / task, options.model))
-            tell(f"{task}: made in {rows.found[task]['seconds']:.0f} s")
-    made = {task: rows.found[task] for task in names}
+            tell(f"{task}: made in {rows.pieces[task]['seconds']:.0f} s")
+    made = {task: rows.pieces[task] for task in names}
     return {
         "latency": {"commit": latency["commit"], "hardware": latency["hardware"], "file": options.latency.name},
         "made": made,

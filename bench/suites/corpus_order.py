@@ -114,10 +114,10 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     model, briefs = resolve_model(options.model), task_briefs(options.data, options.draws_of_shots)
     pieces = {f"{order}, {kv_mib} MiB": (order, kv_mib) for kv_mib in options.kv_mib for order in ORDERS}
     for piece, (order, kv_mib) in pieces.items():
-        if piece not in rows.found:
+        if piece not in rows.pieces:
             rows.add(piece, measure_order(briefs, order, model.path, kv_mib))
-            tell(f"{piece}: {rows.found[piece]['draws_per_s']:.1f} draws/s")
-    measured = [rows.found[piece] for piece in pieces]
+            tell(f"{piece}: {rows.pieces[piece]['draws_per_s']:.1f} draws/s")
+    measured = [rows.pieces[piece] for piece in pieces]
     by_task, by_turns = (row["draws_per_s"] for row in measured[-2:])
     target = at_least("draws/s task by task, smallest memory", "times", by_task / by_turns, 1.0)
     return {"rows": measured, "targets": [target]}

@@ -68,7 +68,7 @@ def filter_requests(workload: Workload, texts: Sequence[str]) -> CellRequests:
 
 def read_both_ways(model: str, requests: CellRequests, rows: Rows, log: Path) -> None:
     """Both measurements of ``requests``, as far as ``rows`` lacks them."""
-    if all(name in rows.found for name in ENGINES):
+    if all(name in rows.pieces for name in ENGINES):
         return
     plain = EngineSettings(
         model=model, kv_cache_bytes=KV_CACHE_BYTES, gpu_kv_cache_bytes=GPU_KV_CACHE_BYTES, compile=False
@@ -81,7 +81,7 @@ def read_both_ways(model: str, requests: CellRequests, rows: Rows, log: Path) ->
         for name in ENGINES:
             running[name].ask(few)  # kernels are built
         for name in ENGINES:
-            if name not in rows.found:
+            if name not in rows.pieces:
                 cell = running[name].ask(requests)
                 rows.add(name, msgspec.structs.replace(cell, rows=()))
                 tell(f"{ENGINES[name]}: {len(requests.requests) / cell.seconds:.1f} candidates/s")
@@ -125,7 +125,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     requests = filter_requests(workload, train_texts(workload, options.candidates))
     read_both_ways(model.path, requests, rows, options.out.with_suffix(".log"))
     tokens = needed_tokens(model.path, workload, requests)
-    return {"tokens": tokens, **summarise(rows.found, options.candidates)}
+    return {"tokens": tokens, **summarise(rows.pieces, options.candidates)}
 
 
 def report(result: Mapping[str, Any]) -> list[Part]:

@@ -99,10 +99,10 @@ def measure_size(number: int) -> dict[str, Any]:
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Every size."""
     for size in options.sizes:
-        if str(size) not in rows.found:
+        if str(size) not in rows.pieces:
             rows.add(str(size), call_apart(measure_size, size))
-            tell(json.dumps(rows.found[str(size)]))
-    sizes = [rows.found[str(size)] for size in options.sizes]
+            tell(json.dumps(rows.pieces[str(size)]))
+    sizes = [rows.pieces[str(size)] for size in options.sizes]
     return {"rows": sizes, "targets": targets(sizes)}
 
 

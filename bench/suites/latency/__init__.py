@@ -105,7 +105,7 @@ def measure_in_process(
     specs: dict[str, EngineSpec], settings: LatencySettings, workloads: dict[str, Workload], rows: Rows, log: Path
 ) -> None:
     """Every cell that ``rows`` does not have yet."""
-    cells = [cell for cell in in_process_cells(settings) if cell.name not in rows.found]
+    cells = [cell for cell in in_process_cells(settings) if cell.name not in rows.pieces]
     if not cells:
         return
     with engines(specs, log) as running:
@@ -161,10 +161,10 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     settings = settings_of(options)
     if not options.no_measure:
         _measure_missing(options, settings, rows)
-    elif not any(cell.name in rows.found for cell in in_process_cells(settings)):
+    elif not any(cell.name in rows.pieces for cell in in_process_cells(settings)):
         raise InputError(f"{rows.path} holds no cell yet. Measure first: leave --no-measure out.")
     assert rows.path
-    return {**summarise(settings, rows.found), "rows": rows.path.name}
+    return {**summarise(settings, rows.pieces), "rows": rows.path.name}
 
 
 def _measure_missing(options: Options, settings: LatencySettings, rows: Rows) -> None:

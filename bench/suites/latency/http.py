@@ -55,7 +55,7 @@ def servers(
 def measure_http(options: Options, settings: LatencySettings, workloads: Mapping[str, Workload], rows: Rows) -> None:
     """Every cell that ``rows`` does not have yet."""
     cells = [*http_cells(settings), *open_cells(settings)]
-    if all(cell.name in rows.found for cell in cells):
+    if all(cell.name in rows.pieces for cell in cells):
         return
     with servers(options, settings, workloads) as running:
         for server in running.values():
@@ -64,7 +64,7 @@ def measure_http(options: Options, settings: LatencySettings, workloads: Mapping
                     clients = max(settings.http_seconds)
                     generate(_load(server, workload, method, 3, seconds=1.5, clients=clients), options.load_cores)
         for number, cell in enumerate(cells, start=1):
-            if cell.name in rows.found:
+            if cell.name in rows.pieces:
                 continue
             server = running["uncached" if cell.variant == "icl_off" else "served"]
             load = _prepared(server, cell, settings, workloads[cell.task], rows)
@@ -121,7 +121,7 @@ def _capacity(cell: LatencyCell, settings: LatencySettings, rows: Rows) -> float
         LatencyCell(route="http", variant=cell.variant, task=cell.task, repeat=repeat, concurrency=most)
         for repeat in range(settings.repeats)
     ]
-    return fmean(msgspec.convert(rows.found[loop.name], CellMeasurement).rate for loop in loops)
+    return fmean(msgspec.convert(rows.pieces[loop.name], CellMeasurement).rate for loop in loops)
 
 
 def _measurement(sent: Sequence[LoadAnswer]) -> CellMeasurement:

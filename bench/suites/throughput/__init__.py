@@ -157,19 +157,19 @@ class Measurement:
             process.close()
 
     def measure(self, name: str, process: Opened[DrawRequest, DrawResult], request: DrawRequest) -> None:
-        if name not in self._rows.found:
+        if name not in self._rows.pieces:
             result = process.ask(request)
             self._rows.add(name, result)
             tell(f"{name}: {result.num_texts / result.seconds:.1f} texts/s")
 
     def seconds(self, name: str) -> float:
-        return float(self._rows.found[name]["seconds"])
+        return float(self._rows.pieces[name]["seconds"])
 
     def fastest_ceiling(self) -> str:
         """Try each set of arguments of vLLM alone."""
         warm, request = self.request(WARM_ROUND), self.request(TRIAL_ROUND)
         for name, arguments in CEILINGS.items():
-            if f"ceiling/{name}" not in self._rows.found:
+            if f"ceiling/{name}" not in self._rows.pieces:
                 with self.opened("vllm", warm, arguments) as process:
                     self.measure(f"ceiling/{name}", process, request)
         return min(CEILINGS, key=lambda name: self.seconds(f"ceiling/{name}"))
@@ -185,7 +185,7 @@ class Measurement:
     def side_by_side(self, ceiling: str) -> None:
         """vLLM alone, ours and transformers by turns, all of them open, one at work."""
         ways, repeats = ("vllm", "ours", "transformers"), range(self._options.repeats)
-        if all(f"{way}/{repeat}" in self._rows.found for way in ways for repeat in repeats):
+        if all(f"{way}/{repeat}" in self._rows.pieces for way in ways for repeat in repeats):
             return
         warm = self.request(WARM_ROUND)
         with ExitStack() as stack:
@@ -202,7 +202,7 @@ class Measurement:
                     self.measure(f"{way}/{repeat}", running[way], few if way == "transformers" else request)
 
     def corpus(self) -> None:
-        if "corpus/0" in self._rows.found:
+        if "corpus/0" in self._rows.pieces:
             return
         settings = _settings("corpus", self._options.shots, per_class=self._options.corpus_rows)
         settings = msgspec.structs.replace(settings, allow_short=True)
@@ -212,7 +212,7 @@ class Measurement:
 
     def filter(self) -> None:
         """The in-context filter over texts that ours drew."""
-        texts = dict.fromkeys(text for _, text, *_ in self._rows.found["ours/0"]["texts"] if text)
+        texts = dict.fromkeys(text for _, text, *_ in self._rows.pieces["ours/0"]["texts"] if text)
         few = random.Random(0).sample(list(texts), min(len(texts), self._options.filter_texts))
         self._rows.add("filter texts", len(few))
         filter_bench.read_both_ways(
@@ -222,7 +222,7 @@ class Measurement:
     def distilabel(self) -> None:
         """Its numbers, or why there are none."""
         python = self._options.distilabel
-        if "distilabel" in self._rows.found or not python:
+        if "distilabel" in self._rows.pieces or not python:
             return
         try:
             with self.opened("distilabel", self.request(WARM_ROUND), python=python) as process:
@@ -249,15 +249,15 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     model = resolve_model(options.model)
     workload = load_workload(options.task, options.data, options.shots)
     measurement = Measurement(options, workload, model, rows)
-    if "machine" not in rows.found:
+    if "machine" not in rows.pieces:
         rows.add("machine", machine_apart(model.path))
     measurement.side_by_side(measurement.fastest_ceiling())
     measurement.corpus()
     measurement.filter()
     measurement.distilabel()
-    if "machine after" not in rows.found:
+    if "machine after" not in rows.pieces:
         rows.add("machine after", machine_apart(model.path))
-    return summarise(options.repeats, workload, shape_of(model.path), rows.found)
+    return summarise(options.repeats, workload, shape_of(model.path), rows.pieces)
 
 
 SETTINGS = ("task", "draws_per_class", "repeats", "batch_texts", "corpus_rows", "filter_texts")

@@ -23,9 +23,9 @@ def test_rows_are_there_again_and_a_torn_last_one_is_not(tmp_path: Path) -> None
     with path.open("a") as file:
         file.write('{"piece": "three", "val')
     again = Rows(path, {"repeats": 3})
-    assert again.found == {"header": {}, "one": {"a": 1}, "two": [1, 2]}
+    assert again.pieces == {"header": {}, "one": {"a": 1}, "two": [1, 2]}
     again.add("three", 3)
-    assert Rows(path, {"repeats": 3}).found["three"] == 3
+    assert Rows(path, {"repeats": 3}).pieces["three"] == 3
 
 
 def test_rows_of_other_settings_are_refused_by_name(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_refused_run_writes_nothing_and_rows_without_a_piece_do_not_block(tmp_
     assert not path.exists()
     path.write_text('{"settings": {"repeats": 3}}\n')  # killed before its first piece
     Rows(path, {"repeats": 5}).add("one", 1)
-    assert Rows(path, {"repeats": 5}).found == {"header": {}, "one": 1}
+    assert Rows(path, {"repeats": 5}).pieces == {"header": {}, "one": 1}
 
 
 def test_places_that_cannot_be_used_are_said_before_an_hour_is_spent(tmp_path: Path) -> None:

@@ -134,10 +134,10 @@ def test_a_suite_is_measured_written_and_told(
 
     def measure(options: Toy, rows: Rows) -> dict[str, Any]:
         for number in range(options.repeats):
-            if str(number) not in rows.found:
+            if str(number) not in rows.pieces:
                 made.append(number)
                 rows.add(str(number), {"rate": 2.0 + number})
-        rates = [rows.found[str(number)]["rate"] for number in range(options.repeats)]
+        rates = [rows.pieces[str(number)]["rate"] for number in range(options.repeats)]
         return {"rates": rates, "targets": [at_least("rate", "times", max(rates), 5)]}
 
     def report(result: Any) -> list[Any]:
