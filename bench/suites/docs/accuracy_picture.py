@@ -15,6 +15,7 @@ THEMES = {  # name -> text, grid, and a colour for each of `METHODS`: greys, our
     "dark": ("#e6edf3", "#30363d", ("#484f58", "#7d8590", "#3a6186", "#58a6ff", "#a5822c")),
 }
 TITLE = "Accuracy by task and method"
+CAPTION = "Means over draws of the shots. Vertical lines: one standard deviation to both sides."
 WIDTH_IN, HEIGHT_IN = 8.8, 3.6  # of 72 px; GitHub shows a README 830 px wide or less
 BAR = 0.165  # of the distance between two groups
 
@@ -88,6 +89,7 @@ def picture(bars: list[AccuracyBar], theme: str) -> bytes:
         axes.set_xticks(range(len(groups)), groups)
         axes.set_ylim(0, 100)
         axes.set_ylabel("test texts classified correctly, %")
+        figure.supxlabel(CAPTION, size=8.5)
         axes.grid(axis="y", color=grid, lw=0.7, zorder=0)
         axes.tick_params(length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
