@@ -153,19 +153,19 @@ def _outcome(name: str, folder: Path, driver: StageDriver) -> TaskOutcome:
 
 def _lead(link: Path, target: Path) -> None:
     """Make ``link`` lead to ``target``; relative, so that the folder of both may be moved."""
-    making = link.with_name(f".{link.name}")
-    making.unlink(missing_ok=True)
-    making.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)
-    os.replace(making, link)
+    staged = link.with_name(f".{link.name}")
+    staged.unlink(missing_ok=True)
+    staged.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)
+    os.replace(staged, link)
 
 
 def _task_files(path: str | Path) -> list[Path]:
     if str(path) in shipped_tasks() or not Path(path).is_dir():
         return [find_task_file(path)]
-    found = sorted([*Path(path).glob("*.toml"), *Path(path).glob("*/*.toml")])
-    if not found:
+    files = sorted([*Path(path).glob("*.toml"), *Path(path).glob("*/*.toml")])
+    if not files:
         raise InputError(
             f"The folder {path} holds no task file (.toml), nor do the folders in it. "
             "To write one from a table: fourshot tasks new TABLE."
         )
-    return found
+    return files

@@ -4,6 +4,7 @@ Importing this module loads neither torch nor vllm.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -15,7 +16,6 @@ class Method(msgspec.Struct, frozen=True, kw_only=True):
     """A way of classifying."""
 
     display_name: str
-    explanation: str
     shots_in_prompt: bool = False
     calibration: Literal["none", "contextual", "batch"] = "none"  # of a prompting method's answers
     trained: bool = False
@@ -41,139 +41,54 @@ def _paper(base: RunSettings) -> RunSettings:
     )
 
 
-def _annotated(**changes: Any) -> Callable[[RunSettings], RunSettings]:
-    def changed(base: RunSettings) -> RunSettings:
-        annotate = msgspec.structs.replace(base.annotate, **changes)
-        return msgspec.structs.replace(base, annotate=annotate, allow_short=True)
-
-    return changed
-
-
-def _varied(**changes: Any) -> Callable[[RunSettings], RunSettings]:
-    def changed(base: RunSettings) -> RunSettings:
-        return msgspec.structs.replace(base, variety=msgspec.structs.replace(base.variety, **changes), allow_short=True)
-
-    return changed
-
-
 def _bare(base: RunSettings) -> RunSettings:
     return msgspec.structs.replace(base, wording="bare")
 
 
+def _recipe(group: Literal["annotate", "variety"], display_name: str, **changes: Any) -> Method:
+    """As fourshot, with ``changes`` to one group of settings."""
+
+    def changed(base: RunSettings) -> RunSettings:
+        settings = msgspec.structs.replace(getattr(base, group), **changes)
+        return msgspec.structs.replace(base, **{group: settings}, allow_short=True)
+
+    return _synthetic(display_name=display_name, changed=changed)
+
+
+_lora = partial(Method, trained=True)
+_synthetic = partial(Method, trained=True, synthetic=True)
+_ablation = partial(_recipe, "annotate")
+_varied = partial(_recipe, "variety")
+
 METHODS: dict[str, Method] = {
-    "zero_shot": Method(display_name="Zero-shot", explanation="the base model, instruction only"),
-    "zero_shot_calibrated": Method(
-        display_name="Zero-shot, calibrated", explanation="the same, batch-calibrated", calibration="batch"
-    ),
-    "icl": Method(display_name="In context", explanation="the base model, shown the shots", shots_in_prompt=True),
-    "icl_calibrated": Method(
-        display_name="In context, calibrated",
-        explanation="the same, batch-calibrated",
-        shots_in_prompt=True,
-        calibration="batch",
-    ),
-    "lora": Method(display_name="LoRA on the shots", explanation="LoRA trained on the shots alone", trained=True),
-    "fourshot": Method(
-        display_name="fourshot",
-        explanation="LoRA trained on shots and kept synthetic texts",
-        trained=True,
-        synthetic=True,
-    ),
-    "paper": Method(
-        display_name="The paper's recipe",
-        explanation="in-context filter without calibration, loss on the whole text (preset paper)",
-        trained=True,
-        synthetic=True,
-        changed=_paper,
-    ),
-    "lora25": Method(
-        display_name="LoRA on 25 real",
-        explanation="LoRA trained on 25 real texts per class",
-        trained=True,
-        real_per_class=25,
-    ),
-    "lora_bare": Method(
-        display_name="LoRA on the shots, bare text",
-        explanation="as lora, trained and asked without the instruction",
-        trained=True,
-        changed=_bare,
-    ),
-    "fourshot_bare": Method(
-        display_name="fourshot, bare text",
-        explanation="as fourshot, on the same texts, trained and asked without the instruction",
-        trained=True,
-        synthetic=True,
-        texts_of="fourshot",
-        changed=_bare,
-    ),
-    "lora25_bare": Method(
-        display_name="LoRA on 25 real, bare text",
-        explanation="as lora25, trained and asked without the instruction",
-        trained=True,
-        real_per_class=25,
-        changed=_bare,
-    ),
-    "unfiltered": Method(
-        display_name="fourshot, unfiltered",
-        explanation="ablation: every well-formed synthetic text is kept",
-        trained=True,
-        synthetic=True,
-        changed=_annotated(annotator="none"),
-    ),
-    "shots_filter": Method(
-        display_name="fourshot, shots-only filter",
-        explanation="ablation: re-labelled by the adapters trained on the shots alone",
-        trained=True,
-        synthetic=True,
-        changed=_annotated(annotator="adapters", folds=0),
-    ),
-    "folds_filter": Method(
-        display_name="fourshot, folds-only filter",
-        explanation="ablation: re-labelled by the adapters trained on shots and the other fold's candidates",
-        trained=True,
-        synthetic=True,
-        changed=_annotated(annotator="adapters", num_adapters=0),
-    ),
-    "icl_filter": Method(
-        display_name="fourshot, in-context filter",
-        explanation="ablation: re-labelled in context, batch-calibrated",
-        trained=True,
-        synthetic=True,
-        changed=_annotated(annotator="icl", calibration="batch"),
-    ),
-    "fixed_order": Method(
-        display_name="shots in one order",
-        explanation="as fourshot, the shots in the same order in all prompts",
-        trained=True,
-        synthetic=True,
-        changed=_varied(order="fixed"),
-    ),
-    "redrawn": Method(
-        display_name="two shots, drawn anew",
-        explanation="as fourshot, each prompt shows two of the class's shots",
-        trained=True,
-        synthetic=True,
-        changed=_varied(shots_shown=2),
-    ),
-    "attributes": Method(
-        display_name="attributes",
-        explanation="as fourshot, each prompt asks for a topic, a style and a length",
-        trained=True,
-        synthetic=True,
-        changed=_varied(attributes=True),
-    ),
-    "suppressed": Method(
-        display_name="suppressed words",
-        explanation="as fourshot, words that a class over-uses are pushed down",
-        trained=True,
-        synthetic=True,
-        changed=_varied(suppress=1.0),
-    ),
-    "attributes_suppressed": Method(
-        display_name="attributes, suppressed words",
-        explanation="both",
-        trained=True,
-        synthetic=True,
-        changed=_varied(attributes=True, suppress=1.0),
-    ),
+    # The base model, with the instruction alone.
+    "zero_shot": Method(display_name="Zero-shot"),
+    "zero_shot_calibrated": Method(display_name="Zero-shot, calibrated", calibration="batch"),
+    # The base model, shown the shots.
+    "icl": Method(display_name="In context", shots_in_prompt=True),
+    "icl_calibrated": Method(display_name="In context, calibrated", shots_in_prompt=True, calibration="batch"),
+    # LoRA, trained on the shots alone; on shots and kept synthetic texts.
+    "lora": _lora(display_name="LoRA on the shots"),
+    "fourshot": _synthetic(display_name="fourshot"),
+    # In-context filter without calibration, loss on the whole text.
+    "paper": _synthetic(display_name="The paper's recipe", changed=_paper),
+    # LoRA trained on 25 real texts per class.
+    "lora25": _lora(display_name="LoRA on 25 real", real_per_class=25),
+    # Trained and asked without the instruction.
+    "lora_bare": _lora(display_name="LoRA on the shots, bare text", changed=_bare),
+    "fourshot_bare": _synthetic(display_name="fourshot, bare text", texts_of="fourshot", changed=_bare),
+    "lora25_bare": _lora(display_name="LoRA on 25 real, bare text", real_per_class=25, changed=_bare),
+    # Who re-labels: nobody, so that every well-formed text is kept; the adapters trained on the shots alone; those
+    # trained on shots and the other fold's candidates; the base model in context.
+    "unfiltered": _ablation("fourshot, unfiltered", annotator="none"),
+    "shots_filter": _ablation("fourshot, shots-only filter", annotator="adapters", folds=0),
+    "folds_filter": _ablation("fourshot, folds-only filter", annotator="adapters", num_adapters=0),
+    "icl_filter": _ablation("fourshot, in-context filter", annotator="icl", calibration="batch"),
+    # How prompts vary: the shots in the same order in all; two of the class's shots in each; a topic, a style and a
+    # length asked for; words that a class over-uses pushed down.
+    "fixed_order": _varied("shots in one order", order="fixed"),
+    "redrawn": _varied("two shots, drawn anew", shots_shown=2),
+    "attributes": _varied("attributes", attributes=True),
+    "suppressed": _varied("suppressed words", suppress=1.0),
+    "attributes_suppressed": _varied("attributes, suppressed words", attributes=True, suppress=1.0),
 }

@@ -90,7 +90,7 @@ def _by_class(examples: list[Example]) -> dict[str, tuple[str, ...]]:
     texts: dict[str, dict[str, None]] = defaultdict(dict)  # a dict, for order without repetition
     for example in examples:
         texts[example.label][example.text] = None
-    return {label: tuple(found) for label, found in texts.items()}
+    return {label: tuple(of_label) for label, of_label in texts.items()}
 
 
 def _losses(experiment: Experiment) -> dict[str, tuple[tuple[int, float], ...]]:
