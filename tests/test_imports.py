@@ -18,9 +18,10 @@ WINGS = {
     "pipeline": {
         "tasks": (),
         "synthesis": ("tasks",),
-        "corpus": ("tasks", "synthesis"),
+        "loop": ("tasks", "synthesis"),
+        "corpus": ("tasks", "synthesis", "loop"),
         "report": ("tasks", "synthesis"),
-        "runs": ("tasks", "synthesis", "report"),
+        "runs": ("tasks", "synthesis", "loop", "report"),
     },
     "serving": {"clients": (), "app": (), "fleet": ("app",), "testing": ("app",)},
     "bench": {"core": (), "suites": ("core",)},

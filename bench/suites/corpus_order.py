@@ -24,10 +24,10 @@ from fourshot.bench.core.targets import at_least
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.models import resolve_model
 from fourshot.engine.opening import open_engine
-from fourshot.pipeline.synthesis.plan import class_slice, in_place_unit
+from fourshot.pipeline.loop.plan import class_slice, in_place_unit
+from fourshot.pipeline.loop.unit_runner import Inbox, work
+from fourshot.pipeline.loop.units import DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.settings import PRESETS
-from fourshot.pipeline.synthesis.unit_runner import Inbox, work
-from fourshot.pipeline.synthesis.units import DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 

@@ -20,11 +20,11 @@ from fourshot.engine.errors import RunFolderError
 from fourshot.engine.files import replace_file
 from fourshot.pipeline.corpus.rows import CorpusRow, encode_rows, read_rows
 from fourshot.pipeline.corpus.settings import Format
+from fourshot.pipeline.loop.counts import DrawRecord
+from fourshot.pipeline.loop.units import DrawFault
 from fourshot.pipeline.synthesis.attributes import Attributes
-from fourshot.pipeline.synthesis.counts import DrawRecord
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.synthesis.units import DrawFault
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE, WorkFolder
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fourshot.pipeline.corpus.settings import Format
+from fourshot.pipeline.loop.units import Draw
 from fourshot.pipeline.synthesis.types import Verdict
-from fourshot.pipeline.synthesis.units import Draw
 
 if TYPE_CHECKING:
     import pyarrow

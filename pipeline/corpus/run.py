@@ -13,13 +13,13 @@ from fourshot.pipeline.corpus.sink import ShardSink, replayed
 from fourshot.pipeline.corpus.sources import first_shots, readers_of
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, class_outcomes, counted
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.loop.counts import ClassCounts, ShortClass, short_run_error
+from fourshot.pipeline.loop.driver import Driver
+from fourshot.pipeline.loop.progress import ProgressReporter, Rates
+from fourshot.pipeline.loop.units import TaskBrief
+from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.provenance import installed_versions
-from fourshot.pipeline.synthesis.counts import ClassCounts, ShortClass, short_run_error
-from fourshot.pipeline.synthesis.driver import Driver
-from fourshot.pipeline.synthesis.progress import ProgressReporter, Rates
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
-from fourshot.pipeline.synthesis.units import TaskBrief
-from fourshot.pipeline.synthesis.workers import engine_settings, open_workers
 from fourshot.pipeline.tasks.types import Task
 
 COMPILE_FROM_ROWS = 2_000  # torch.compile takes a minute, and then samples twice as fast

@@ -9,11 +9,11 @@ from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
 from fourshot.pipeline.corpus.rows import CorpusRow, row_of
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.sources import texts_kept_out
-from fourshot.pipeline.synthesis.counts import ClassCounts, DrawRecord
-from fourshot.pipeline.synthesis.ledger import JudgedBatch, Ledger
-from fourshot.pipeline.synthesis.plan import AheadPlan
-from fourshot.pipeline.synthesis.progress import ProgressReporter
-from fourshot.pipeline.synthesis.units import DrawFault, TaskBrief, UnitProgress, UnitResult
+from fourshot.pipeline.loop.counts import ClassCounts, DrawRecord
+from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
+from fourshot.pipeline.loop.plan import AheadPlan
+from fourshot.pipeline.loop.progress import ProgressReporter
+from fourshot.pipeline.loop.units import DrawFault, TaskBrief, UnitProgress, UnitResult
 
 SHOWN_CLASSES = 2  # a line has room for no more
 

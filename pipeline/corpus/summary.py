@@ -6,8 +6,8 @@ from typing import Literal
 import msgspec
 
 from fourshot.pipeline.corpus.folder import ShardRecord
-from fourshot.pipeline.synthesis.counts import ClassCounts, accepted, more_draws
-from fourshot.pipeline.synthesis.progress import Rates
+from fourshot.pipeline.loop.counts import ClassCounts, accepted, more_draws
+from fourshot.pipeline.loop.progress import Rates
 from fourshot.pipeline.synthesis.settings import GenerateSettings
 from fourshot.pipeline.tasks.types import Task
 

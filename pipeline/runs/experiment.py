@@ -16,6 +16,7 @@ from fourshot.engine.core import Adapter
 from fourshot.engine.models import ResolvedModel
 from fourshot.engine.probe import Probed
 from fourshot.pipeline.card import CARD_FILE, PROBED_FILE, AdapterCard
+from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells, writer_names
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell
@@ -23,7 +24,6 @@ from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE, SHOTS_F
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job
 from fourshot.pipeline.synthesis.annotate import Reader
-from fourshot.pipeline.synthesis.rounds import finished_pairs
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.work_folder import WorkFolder

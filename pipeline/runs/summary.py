@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment, MethodOutcome
 from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
-from fourshot.pipeline.synthesis.rounds import Round
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example
 

@@ -7,9 +7,9 @@ from itertools import cycle
 
 import msgspec
 
+from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
-from fourshot.pipeline.synthesis.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.jobs.jobs import TrainingJob

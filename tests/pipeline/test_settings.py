@@ -27,7 +27,7 @@ from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.share import ALL
-from tests.pipeline.synthesis.filling import InProcessWorker
+from tests.pipeline.loop.filling import InProcessWorker
 from tests.pipeline.task_folders import rows_of, write_jsonl, write_task
 
 OFTEN = "tall tall tall oak oak ash ash elm elm fir fir fir."  # few of its words are distinct

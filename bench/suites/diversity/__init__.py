@@ -24,12 +24,12 @@ from fourshot.bench.core.suite import Command, Suite
 from fourshot.bench.suites.diversity.measures import NEIGHBOURS, Encoder, check_installed, coverage, self_bleu
 from fourshot.engine.errors import InputError, ShortRunError
 from fourshot.pipeline.events import Event
+from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.runs.compare import compare
 from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
-from fourshot.pipeline.synthesis.rounds import finished_pairs
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 

@@ -45,7 +45,7 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
-from fourshot.pipeline.synthesis.rounds import draw_round
+from fourshot.pipeline.loop.rounds import draw_round
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 
 OPENERS: dict[str, Callable[[SamplerSetup], Sampler]] = {

@@ -32,7 +32,7 @@ class SamplerSetup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DrawRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What to draw. ``prompts`` are those that `pipeline.synthesis.rounds.draw_round` makes for this round."""
+    """What to draw. ``prompts`` are those that `pipeline.loop.rounds.draw_round` makes for this round."""
 
     task: Task
     shots: tuple[Example, ...]
@@ -109,7 +109,7 @@ def vllm_alone(setup: SamplerSetup) -> Sampler:
 def ours(setup: SamplerSetup) -> Sampler:
     """`draw_round`: prompts, token ids, seeds, log-probabilities, cleaned texts and their lineage."""
     from fourshot.engine.opening import open_engine
-    from fourshot.pipeline.synthesis.rounds import draw_round
+    from fourshot.pipeline.loop.rounds import draw_round
 
     engine = open_engine(setup.engine)
 
@@ -136,7 +136,7 @@ def corpus(setup: SamplerSetup) -> Sampler:
     from fourshot.pipeline.corpus.folder import CorpusFolder
     from fourshot.pipeline.corpus.run import make_corpus
     from fourshot.pipeline.events import Event
-    from fourshot.pipeline.synthesis.child import READY
+    from fourshot.pipeline.loop.child import READY
 
     run.COMPILE_FROM_ROWS = 0  # the engine as a large corpus has it
 

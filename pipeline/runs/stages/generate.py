@@ -1,6 +1,6 @@
 """Writing texts: first the pool that annotators are trained on, then candidates with a verdict for each.
 
-Each folder is a task of `pipeline.synthesis.driver`, on one engine here, or on those of a cluster, for all of them.
+Each folder is a task of `pipeline.loop.driver`, on one engine here, or on those of a cluster, for all of them.
 """
 
 from contextlib import closing
@@ -10,13 +10,13 @@ from typing import ClassVar
 import msgspec
 
 from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.loop.driver import Driver
+from fourshot.pipeline.loop.rounds import RoundSink
+from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE, RunFolder
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.annotate import Reader
-from fourshot.pipeline.synthesis.driver import Driver
-from fourshot.pipeline.synthesis.rounds import RoundSink
-from fourshot.pipeline.synthesis.workers import engine_settings, open_workers
 from fourshot.pipeline.tasks.types import Example
 from fourshot.training.jobs.jobs import FailedJob
 

@@ -32,12 +32,12 @@ from fourshot.bench.suites.paper.timing import MERGED, Timing, TimingRequest, me
 from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
+from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.report.data import method_row
 from fourshot.pipeline.runs.compare import Comparison, SeedResult
 from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.scores import Scores
-from fourshot.pipeline.synthesis.rounds import Round
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import DataSource, Label, Task

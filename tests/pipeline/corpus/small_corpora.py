@@ -13,8 +13,8 @@ from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.loop.units import TaskBrief
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
-from fourshot.pipeline.synthesis.units import TaskBrief
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Task

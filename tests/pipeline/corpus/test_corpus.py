@@ -23,7 +23,7 @@ from fourshot.pipeline.events import Event
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from fourshot.pipeline.work_folder import WorkFolder
 from tests.pipeline.corpus.small_corpora import TASK, make, named, rows_of, settings, wait_for
-from tests.pipeline.synthesis.filling import InProcessWorker
+from tests.pipeline.loop.filling import InProcessWorker
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 from fourshot.engine.errors import RunFolderError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import AdapterCard, load_card
+from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, RunFolder
@@ -17,7 +18,6 @@ from fourshot.pipeline.runs.summary import report_data
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.runs.trainings import classifier_job
 from fourshot.pipeline.synthesis.prompts import Wording
-from fourshot.pipeline.synthesis.rounds import Round
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.tables import Split, load_split

@@ -14,10 +14,10 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError, TaskFileError
 from fourshot.pipeline.card import load_card
 from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.runs.many import load_tasks
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
-from fourshot.pipeline.synthesis.rounds import finished_pairs
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.training.jobs.jobs import FailedJob
 from tests.pipeline.task_folders import TASK, write_task

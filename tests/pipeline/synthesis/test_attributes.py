@@ -11,9 +11,11 @@ import numpy as np
 from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.corpus.run import make_corpus
+from fourshot.pipeline.loop.plan import class_slice, in_place_unit
+from fourshot.pipeline.loop.rounds import draw_round
+from fourshot.pipeline.loop.unit_runner import Inbox, work
+from fourshot.pipeline.loop.units import TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.attributes import MOST_VALUES, Attributes, lengths_of, list_attributes, listed_values
-from fourshot.pipeline.synthesis.plan import class_slice, in_place_unit
-from fourshot.pipeline.synthesis.rounds import draw_round
 from fourshot.pipeline.synthesis.settings import (
     PRESETS,
     AnnotateSettings,
@@ -22,12 +24,10 @@ from fourshot.pipeline.synthesis.settings import (
     VarietySettings,
 )
 from fourshot.pipeline.synthesis.types import Candidate
-from fourshot.pipeline.synthesis.unit_runner import Inbox, work
-from fourshot.pipeline.synthesis.units import TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.work_folder import WorkFolder
-from tests.pipeline.synthesis.filling import fill_rounds
+from tests.pipeline.loop.filling import fill_rounds
 
 TASK = load_task("support_tickets")
 SHOTS = take_shots(TASK, k=4, seed=0)

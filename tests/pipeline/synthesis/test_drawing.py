@@ -6,8 +6,8 @@ import msgspec
 
 from fourshot.engine.core import Engine, EngineSettings
 from fourshot.engine.fake_engine import FakeEngine
+from fourshot.pipeline.loop.rounds import draw_round
 from fourshot.pipeline.synthesis.overuse import WordUse
-from fourshot.pipeline.synthesis.rounds import draw_round
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings, VarietySettings
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.tasks.shots import take_shots

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import ShortRunError
+from fourshot.pipeline.loop.ray_workers import RayWorkers
+from fourshot.pipeline.loop.units import UnitProgress, UnitResult
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, SHOTS_FILE, RunFolder, RunManifest
 from fourshot.pipeline.runs.stages.generate import GenerateStage, TextsItem
-from fourshot.pipeline.synthesis.ray_workers import RayWorkers
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, VarietySettings
-from fourshot.pipeline.synthesis.units import UnitProgress, UnitResult
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.training.jobs.jobs import HERE, Placement

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from fourshot.pipeline.synthesis.counts import ClassCount, ClassCounts, DrawRecord
+from fourshot.pipeline.loop.counts import ClassCount, ClassCounts, DrawRecord
+from fourshot.pipeline.loop.units import DrawSlice, DrawUnit, TaskBrief
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
-from fourshot.pipeline.synthesis.units import DrawSlice, DrawUnit, TaskBrief
 
 # Units of a task that are given before the first is finished: enough for an engine to be busy with one task alone, and
 # in a large task for several. What is drawn in vain at the end is bounded by the forecast, not by this.

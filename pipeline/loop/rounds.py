@@ -13,15 +13,15 @@ import msgspec
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.core import Engine
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.loop.counts import ClassCounts, ShortClass, records_of, short_run_error
+from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
+from fourshot.pipeline.loop.plan import Biases, RoundPlan, round_slices
+from fourshot.pipeline.loop.progress import ProgressReporter
+from fourshot.pipeline.loop.units import Draw, DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.attributes import Attributes
-from fourshot.pipeline.synthesis.counts import ClassCounts, ShortClass, records_of, short_run_error
-from fourshot.pipeline.synthesis.ledger import JudgedBatch, Ledger
-from fourshot.pipeline.synthesis.plan import Biases, RoundPlan, round_slices
-from fourshot.pipeline.synthesis.progress import ProgressReporter
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.synthesis.units import Draw, DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 
@@ -244,7 +244,7 @@ def draw_round(
     biases: Biases = lambda label: (),
 ) -> list[Candidate]:
     """The texts of one round by themselves, for measurements: nobody reads them. Empty the prefix cache first."""
-    from fourshot.pipeline.synthesis.unit_runner import UnitRunner
+    from fourshot.pipeline.loop.unit_runner import UnitRunner
 
     brief = TaskBrief(key="round", task=task, shots=tuple(shots), settings=settings, attributes=attributes or {})
     names = [name for name in task.label_names if name in labels]

@@ -15,8 +15,8 @@ import msgspec
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.processes import Failure
-from fourshot.pipeline.synthesis.local_worker import BATCHES_AHEAD, MOST_DEATHS, LocalWorker
-from fourshot.pipeline.synthesis.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult
+from fourshot.pipeline.loop.local_worker import BATCHES_AHEAD, MOST_DEATHS, LocalWorker
+from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult
 from fourshot.training.jobs.cluster import CORES_PER_DEVICE, cluster, device_resources, num_devices
 
 ASK_S = 0.5  # how long an actor waits for results before it says that there are none

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from fourshot.pipeline.synthesis.counts import RECENT_BATCHES, DrawRecord
-from fourshot.pipeline.synthesis.plan import FEWEST_DRAWS, SHARE_AHEAD, UNITS_AHEAD, AheadPlan, RoundPlan
+from fourshot.pipeline.loop.counts import RECENT_BATCHES, DrawRecord
+from fourshot.pipeline.loop.plan import FEWEST_DRAWS, SHARE_AHEAD, UNITS_AHEAD, AheadPlan, RoundPlan
+from fourshot.pipeline.loop.units import DrawSlice, DrawUnit, TaskBrief
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings, VarietySettings
-from fourshot.pipeline.synthesis.units import DrawSlice, DrawUnit, TaskBrief
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 LABELS = ("warm", "cold", "mild")

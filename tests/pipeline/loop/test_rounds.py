@@ -10,15 +10,15 @@ import pytest
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError, ShortRunError
 from fourshot.pipeline.events import Event
+from fourshot.pipeline.loop.rounds import Round, finished_pairs
 from fourshot.pipeline.synthesis.annotate import Reader
-from fourshot.pipeline.synthesis.rounds import Round, finished_pairs
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import WorkFolder
-from tests.pipeline.synthesis.filling import fill_rounds
+from tests.pipeline.loop.filling import fill_rounds
 
 TASK = load_task("support_tickets")
 SHOTS = take_shots(TASK, k=4, seed=0)

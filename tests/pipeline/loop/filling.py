@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from fourshot.engine.core import Engine
-from fourshot.pipeline.synthesis.driver import Driver
-from fourshot.pipeline.synthesis.rounds import RoundSink, finished_pairs
+from fourshot.pipeline.loop.driver import Driver
+from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
+from fourshot.pipeline.loop.unit_runner import UnitRunner
+from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.synthesis.unit_runner import UnitRunner
-from fourshot.pipeline.synthesis.units import TaskBrief, Unit, UnitProgress, UnitResult
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 

@@ -7,7 +7,7 @@ import msgspec
 
 from fourshot.engine.core import EngineStats
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.synthesis.units import UnitResult
+from fourshot.pipeline.loop.units import UnitResult
 
 REPORT_EVERY_S = 0.5
 

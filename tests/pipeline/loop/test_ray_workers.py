@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.pipeline.synthesis.ray_workers import RayWorkers
-from fourshot.pipeline.synthesis.units import UnitProgress, UnitResult
+from fourshot.pipeline.loop.ray_workers import RayWorkers
+from fourshot.pipeline.loop.units import UnitProgress, UnitResult
 from tests.pipeline.corpus.small_corpora import make, named, rows_of, settings
 
 
@@ -19,7 +19,7 @@ def test_a_worker_that_leaves_costs_no_row_and_the_rows_are_those_of_one_engine(
     tasks = named("one", "two", "three")
     make(tmp_path / "alone", tasks, wanted)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")  # so many cores Ray has: two engines
-    monkeypatch.setattr("fourshot.pipeline.synthesis.ray_workers.LOOK_S", 0.0)
+    monkeypatch.setattr("fourshot.pipeline.loop.ray_workers.LOOK_S", 0.0)
     heard: list[str] = []
     killed: list[object] = []
     wait = RayWorkers.wait

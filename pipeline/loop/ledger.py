@@ -14,13 +14,13 @@ import numpy as np
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import CONTENT_FREE, NONE, Calibration
 from fourshot.engine.errors import FourshotError, InputError
+from fourshot.pipeline.loop.counts import ClassCounts, DrawRecord, records_of
+from fourshot.pipeline.loop.plan import DrawBatch, DrawPlan
+from fourshot.pipeline.loop.units import Draw, DrawFault, DrawUnit, ReadUnit, TaskBrief, Unit, UnitResult
 from fourshot.pipeline.synthesis.annotate import judge
-from fourshot.pipeline.synthesis.counts import ClassCounts, DrawRecord, records_of
 from fourshot.pipeline.synthesis.filters import TextFilter
 from fourshot.pipeline.synthesis.overuse import WordUse
-from fourshot.pipeline.synthesis.plan import DrawBatch, DrawPlan
 from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
-from fourshot.pipeline.synthesis.units import Draw, DrawFault, DrawUnit, ReadUnit, TaskBrief, Unit, UnitResult
 
 
 class JudgedBatch(NamedTuple):

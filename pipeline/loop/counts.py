@@ -7,9 +7,9 @@ from typing import NamedTuple
 import msgspec
 
 from fourshot.engine.errors import ShortRunError
+from fourshot.pipeline.loop.units import Draw, DrawFault
 from fourshot.pipeline.synthesis.settings import GenerateSettings
 from fourshot.pipeline.synthesis.types import Verdict
-from fourshot.pipeline.synthesis.units import Draw, DrawFault
 
 ROUNDS_BEFORE_STALL = 2  # of draws_per_round draws: before that, an acceptance says little
 RECENT_BATCHES = 10  # a class's acceptance is that of its last batches: it falls as texts begin to repeat themselves

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.processes import ChildProcess, Failure
-from fourshot.pipeline.synthesis.child import Ready
-from fourshot.pipeline.synthesis.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult, all_faulty
+from fourshot.pipeline.loop.child import Ready
+from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult, all_faulty
 
 BATCHES_AHEAD = 3  # requests that an engine is given, in its largest batches: one runs, one waits, one is read
 MOST_DEATHS = 3  # in a row: of an engine before it was open, and of one that had a single unit
@@ -111,7 +111,7 @@ class LocalWorker:
         self.starts += 1
         self._introduced: set[str] = set()  # briefs that this child has
         self._is_open = False
-        self._child = ChildProcess("fourshot.pipeline.synthesis.child", self._log)
+        self._child = ChildProcess("fourshot.pipeline.loop.child", self._log)
         self._child.send(self._engine)
         threading.Thread(target=self._listen, args=(self.starts, self._child), daemon=True).start()
 

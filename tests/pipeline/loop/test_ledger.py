@@ -12,11 +12,11 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.corpus.rows import row_of
-from fourshot.pipeline.synthesis.ledger import JudgedBatch, Ledger
-from fourshot.pipeline.synthesis.plan import AheadPlan, RoundPlan
+from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
+from fourshot.pipeline.loop.plan import AheadPlan, RoundPlan
+from fourshot.pipeline.loop.unit_runner import UnitRunner
+from fourshot.pipeline.loop.units import DrawUnit, Unit, UnitResult, all_faulty
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings, VarietySettings
-from fourshot.pipeline.synthesis.unit_runner import UnitRunner
-from fourshot.pipeline.synthesis.units import DrawUnit, Unit, UnitResult, all_faulty
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, brief, settings
 
 

@@ -12,7 +12,7 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.opening import open_engine
 from fourshot.engine.processes import ParentLink, run_child
-from fourshot.pipeline.synthesis.units import DrawUnit, ReadUnit, TaskBrief
+from fourshot.pipeline.loop.units import DrawUnit, ReadUnit, TaskBrief
 
 READY = "engine ready at "  # in the log, with the seconds of the monotonic clock
 
@@ -27,7 +27,7 @@ def _work(parent: ParentLink) -> None:
     engine = open_engine(parent.receive(EngineSettings))
     print(f"{READY}{time.perf_counter()}", flush=True)
     parent.send(Ready())
-    from fourshot.pipeline.synthesis.unit_runner import Inbox, work
+    from fourshot.pipeline.loop.unit_runner import Inbox, work
 
     inbox: Inbox = queue.SimpleQueue()
 

@@ -18,12 +18,7 @@ from fourshot.engine import seeds
 from fourshot.engine.core import Completion, Engine, Sampling
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.processes import Failure
-from fourshot.pipeline.synthesis.annotate import Annotator, annotator_of
-from fourshot.pipeline.synthesis.attributes import Attributes, list_attributes
-from fourshot.pipeline.synthesis.drawing import DrawPrompt, PromptSource, draw_sampling, likeliest
-from fourshot.pipeline.synthesis.filters import TextFilter, clean_text
-from fourshot.pipeline.synthesis.types import Candidate
-from fourshot.pipeline.synthesis.units import (
+from fourshot.pipeline.loop.units import (
     Draw,
     DrawFault,
     DrawSlice,
@@ -35,6 +30,11 @@ from fourshot.pipeline.synthesis.units import (
     UnitResult,
     all_faulty,
 )
+from fourshot.pipeline.synthesis.annotate import Annotator, annotator_of
+from fourshot.pipeline.synthesis.attributes import Attributes, list_attributes
+from fourshot.pipeline.synthesis.drawing import DrawPrompt, PromptSource, draw_sampling, likeliest
+from fourshot.pipeline.synthesis.filters import TextFilter, clean_text
+from fourshot.pipeline.synthesis.types import Candidate
 
 Inbox = queue.SimpleQueue[TaskBrief | Unit | None]  # None: nothing more will come
 OnProgress = Callable[[UnitProgress], None]

@@ -9,11 +9,11 @@ import pytest
 
 from fourshot.engine.core import Adapter, Engine, EngineSettings
 from fourshot.engine.fake_engine import FakeEngine
+from fourshot.pipeline.loop.plan import class_slice, in_place_unit, round_slices, split_slice
+from fourshot.pipeline.loop.unit_runner import Inbox, UnitRunner, work
+from fourshot.pipeline.loop.units import DrawUnit, ReadUnit, TaskBrief, Unit, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.annotate import Reader
-from fourshot.pipeline.synthesis.plan import class_slice, in_place_unit, round_slices, split_slice
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
-from fourshot.pipeline.synthesis.unit_runner import Inbox, UnitRunner, work
-from fourshot.pipeline.synthesis.units import DrawUnit, ReadUnit, TaskBrief, Unit, UnitProgress, UnitResult
 from tests.pipeline.corpus.small_corpora import TASK, brief, settings
 
 BUG = in_place_unit(TASK.name, 2, class_slice(settings(), TASK.name, "bug", 32, 8))

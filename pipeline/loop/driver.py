@@ -13,9 +13,9 @@ from types import FrameType
 from typing import Protocol
 
 from fourshot.engine.errors import FourshotError
-from fourshot.pipeline.synthesis.ledger import JudgedBatch, Ledger
-from fourshot.pipeline.synthesis.units import Unit, UnitProgress, UnitResult
-from fourshot.pipeline.synthesis.workers import Workers
+from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
+from fourshot.pipeline.loop.units import Unit, UnitProgress, UnitResult
+from fourshot.pipeline.loop.workers import Workers
 
 WAIT_S = 0.5
 

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from fourshot.engine.adapters import rank_of, slot_rank
 from fourshot.engine.core import EngineSettings
+from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.annotate import Reader
-from fourshot.pipeline.synthesis.units import TaskBrief, Unit, UnitProgress, UnitResult
 
 
 class Workers(Protocol):
@@ -49,9 +49,9 @@ def open_workers(engine: EngineSettings, ray: str, log: Path) -> Workers:
     Raises InputError where there is no such cluster.
     """
     if ray:
-        from fourshot.pipeline.synthesis.ray_workers import RayWorkers
+        from fourshot.pipeline.loop.ray_workers import RayWorkers
 
         return RayWorkers(engine, ray)
-    from fourshot.pipeline.synthesis.local_worker import LocalWorker
+    from fourshot.pipeline.loop.local_worker import LocalWorker
 
     return LocalWorker(engine, log)
