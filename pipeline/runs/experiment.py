@@ -68,7 +68,7 @@ class Experiment:
         self.store = store or root / "adapters"
         self.seeds = sorted(seeds, key=lambda examples: examples.seed)
         self.test = data.measured(settings.test_limit)
-        self.cells = method_cells(settings, methods, self.seeds, root, flat=flat)
+        self.cells = method_cells(settings, list(dict.fromkeys(methods)), self.seeds, root, flat=flat)
         self.writers = method_cells(settings, writer_names(methods), self.seeds, root, flat=flat)
         self._computed: dict[object, Any] = {}
 

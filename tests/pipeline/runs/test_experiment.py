@@ -193,3 +193,7 @@ def test_texts_that_are_not_finished_are_no_training_s_yet(tmp_path: Path) -> No
     assert experiment.result(cell) is None and experiment.outcome(cell).synthetic_examples == 2
     with pytest.raises(AssertionError):
         experiment.job(cell)
+
+
+def test_a_method_that_is_named_twice_is_one_cell(tmp_path: Path) -> None:
+    assert [cell.name for cell in begun(tmp_path / "run", "lora", "icl", "lora").cells] == ["lora", "icl"]

@@ -1,0 +1,97 @@
+"""The driver: one stage for all experiments at a time, and who needed what failed drops out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.stage_driver import StageDriver
+from fourshot.pipeline.runs.stages import PHASES, STAGE_NAMES, StageName, StagePlan
+from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.training.jobs.jobs import FailedJob, Placement
+from tests.pipeline.runs.test_experiment import begun
+
+
+class NotedItem(msgspec.Struct, frozen=True):
+    key: str
+
+
+class NoteStage(Stage, frozen=True, kw_only=True, tag="note"):
+    """Tells its items, and fails at those called "bad"."""
+
+    items: tuple[NotedItem, ...]
+
+    def is_finished(self, item: NotedItem) -> bool:
+        return False
+
+    def run(self, on_event: OnEvent) -> list[FailedJob]:
+        def note(item: NotedItem) -> None:
+            on_event(Event(stage=self.name, message=f"{item.key} {self.placement.ray} {self.log}"))
+            if item.key == "bad":
+                raise InputError("it is\nbad")
+
+        return self._each(note)
+
+
+def needs(experiment: Experiment) -> NoteStage:
+    """Of the experiment in the folder "a-b": the items "a" and "b"."""
+    items = tuple(NotedItem(key) for key in experiment.root.parent.name.split("-"))
+    return NoteStage(model_path="base", items=items)
+
+
+@pytest.fixture
+def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[StageDriver, list[Event]]]:
+    def run_here(stage: Stage, on_event: OnEvent) -> list[FailedJob]:
+        return stage.run(on_event)
+
+    monkeypatch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", run_here)
+
+    def driver(*folders: str, keep_going: bool) -> tuple[StageDriver, list[Event]]:
+        events = list[Event]()
+        stages = StageDriver(Path("log"), events.append, Placement(ray="local"), keep_going=keep_going)
+        for folder in folders:
+            stages.add(folder, begun(tmp_path / folder, "lora"))
+        return stages, events
+
+    return driver
+
+
+def test_what_several_need_is_done_once_and_who_needs_what_fails_drops_out(
+    drive: Callable[..., tuple[StageDriver, list[Event]]],
+) -> None:
+    driver, events = drive("x-y", "y-bad", "bad-z", "z", keep_going=True)
+    driver.do(needs)
+    assert [event.message for event in events] == [
+        *("x local log", "y local log", "bad local log", "z local log"),
+        *("y-bad: it is bad", "bad-z: it is bad"),
+    ]
+    assert list(driver.experiments) == ["x-y", "z"]
+    assert {(name, failed.kind, failed.message) for name, failed in driver.failed.items()} == {
+        ("y-bad", "InputError", "it is\nbad"),
+        ("bad-z", "InputError", "it is\nbad"),
+    }
+    driver.do(needs)
+    assert [event.message for event in events[6:]] == ["x local log", "y local log", "z local log"]
+
+
+def test_an_experiment_alone_raises_what_failed(drive: Callable[..., tuple[StageDriver, list[Event]]]) -> None:
+    driver, events = drive("x-bad-z", keep_going=False)
+    with pytest.raises(InputError, match="it is\nbad"):
+        driver.do(needs)
+    assert [event.message[:3] for event in events] == ["x l", "bad"]
+
+
+@pytest.mark.parametrize("until", STAGE_NAMES)
+def test_a_run_stops_after_the_stage_that_is_named(
+    drive: Callable[..., tuple[StageDriver, list[Event]]], monkeypatch: pytest.MonkeyPatch, until: StageName
+) -> None:
+    driver, _ = drive("x", keep_going=False)
+    done = list[StagePlan]()
+    monkeypatch.setattr(driver, "do", done.append)
+    driver.run(until)
+    assert done == [phase.plan for phase in PHASES if STAGE_NAMES.index(phase.name) <= STAGE_NAMES.index(until)]
+    assert len(done) == {"shots": 0, "annotators": 2, "generate": 3, "train": 4, "evaluate": 5, "report": 5}[until]
