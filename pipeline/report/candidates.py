@@ -1,45 +1,42 @@
 """What became of the synthetic texts: counts per class and reason, and examples with their probabilities."""
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from fourshot.pipeline.report.data import ReportData
-from fourshot.pipeline.report.plots import share_bar, stacked_bar
-from fourshot.pipeline.report.selection import Judged, pick_examples
 from fourshot.pipeline.report.text import REASON_NAMES, per_cent
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
 
 NUM_EXAMPLES = 12  # kept, and as many rejected
 NUM_PROBABILITIES = 3  # shown per example
 
+Judged = tuple[Candidate, Verdict]
+
 
 def reason_figure(data: ReportData) -> dict[str, Any] | None:
-    """One bar per class and the reasons that occur; None where no candidate was judged."""
+    """One row per class and the reasons that occur; None where no candidate was judged."""
     counts = _reason_counts(data)
-    longest = max((sum(by_reason.values()) for by_reason in counts.values()), default=0)
-    if not longest:
-        return None
     present = [reason for reason in REASON_NAMES if any(by_reason.get(reason) for by_reason in counts.values())]
-    names = {REASON_NAMES[reason]: f"r-{reason}" for reason in present}
-    rows = []
+    if not present:
+        return None
+    rows: list[dict[str, Any]] = []
     for label, by_reason in counts.items():
-        parts = {REASON_NAMES[reason]: by_reason[reason] for reason in present if by_reason.get(reason)}
-        total = sum(by_reason.values())
-        kept = by_reason.get("kept", 0)
-        words = f"{label}, {total} candidates: " + ", ".join(f"{number} {name}" for name, number in parts.items())
+        total, kept = sum(by_reason.values()), by_reason.get("kept", 0)
         rows.append(
             {
                 "label": label,
                 "total": total,
                 "kept": kept,
-                "kept_share": per_cent(kept / total) if total else per_cent(None),
-                "bar": stacked_bar(parts, names, longest, words),
-                "counts": [by_reason.get(reason, 0) for reason in present],
+                "kept_share": per_cent(kept / total if total else None),
+                "counts": {REASON_NAMES[reason]: by_reason.get(reason, 0) for reason in present},
             }
         )
     return {
         "rows": rows,
-        "legend": names,
+        "legend": {REASON_NAMES[reason]: f"r-{reason}" for reason in present},
+        "longest": max(row["total"] for row in rows),
         "total": sum(row["total"] for row in rows),
         "kept": sum(row["kept"] for row in rows),
     }
@@ -55,23 +52,36 @@ def example_cards(data: ReportData, judged: Sequence[Judged]) -> list[dict[str, 
             shown[-1] = candidate.label
         cards.append(
             {
-                "id": candidate.id,
                 "text": candidate.text,
                 "label": candidate.label,
                 "reason": REASON_NAMES[verdict.reason],
                 "reason_class": f"r-{verdict.reason}",
-                "probabilities": [
-                    {
-                        "name": name,
-                        "value": f"{verdict.probabilities[name]:.2f}",
-                        "bar": share_bar(verdict.probabilities[name], "own" if name == candidate.label else "other"),
-                        "intended": name == candidate.label,
-                    }
-                    for name in shown
-                ],
+                "probabilities": {name: verdict.probabilities[name] for name in shown},
             }
         )
     return cards
+
+
+def pick_examples(judged: Sequence[Judged], count: int, seed: int) -> list[Judged]:
+    """Up to ``count`` pairs, ordered by reason, class and id; the same ones for the same seed.
+
+    Each pick comes from the class and reason that have been shown least, so a rare reason is not drowned by a
+    frequent one.
+    """
+    groups: dict[tuple[str, str], list[Judged]] = defaultdict(list)
+    for pair in random.Random(seed).sample(judged, len(judged)):
+        groups[pair[1].reason, pair[0].label].append(pair)
+    shown: Counter[tuple[str, str]] = Counter()
+    picked: list[Judged] = []
+    while groups and len(picked) < count:
+        reason, label = group = min(
+            groups, key=lambda key: shown[key] + shown["reason", key[0]] + shown["label", key[1]]
+        )
+        picked.append(groups[group].pop())
+        shown.update([group, ("reason", reason), ("label", label)])
+        if not groups[group]:
+            del groups[group]
+    return sorted(picked, key=lambda pair: (pair[1].reason, pair[0].label, pair[0].id))
 
 
 def _reason_counts(data: ReportData) -> dict[str, dict[str, int]]:

@@ -3,8 +3,9 @@
 from typing import Any
 
 from fourshot.pipeline.report.data import MethodRow, ReportData
-from fourshot.pipeline.report.plots import accuracy_axis, accuracy_mark, accuracy_scale
 from fourshot.pipeline.report.text import count, per_cent
+
+MIN_SPAN = 0.2  # of the accuracy axis, so that one narrow interval does not look wide
 
 
 def headline(data: ReportData) -> dict[str, str] | None:
@@ -45,21 +46,21 @@ def headline_row(data: ReportData) -> MethodRow | None:
 
 
 def accuracy_figure(data: ReportData) -> dict[str, Any] | None:
+    """A common axis for the methods: its ticks, and ``place`` from an accuracy to per cent of the axis.
+
+    It reaches from just below the smallest to just above the largest value that is drawn, inside 0 .. 1.
+    """
+    from matplotlib.ticker import MaxNLocator
+
     if not data.methods:
         return None
-    axis, chosen = accuracy_axis(data.methods), headline_row(data)
-    rows = [
-        {
-            "name": row.display_name,
-            "mark": accuracy_mark(row, axis),
-            "value": per_cent(row.accuracy),
-            "chosen": row is chosen,
-        }
-        for row in data.methods
-    ]
+    drawn = [value for row in data.methods for value in (row.accuracy, *row.seed_accuracies, *(row.interval or ()))]
+    spare = max(0.0, MIN_SPAN - (max(drawn) - min(drawn))) / 2
+    ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(min(drawn) - spare, max(drawn) + spare)
+    low, high = max(0.0, ticks[0]), min(1.0, ticks[-1])
     return {
-        "rows": rows,
-        "scale": accuracy_scale(axis),
+        "ticks": [tick for tick in ticks if low <= tick <= high],
+        "place": lambda value: 100 * (value - low) / (high - low),
         "has_intervals": any(row.interval for row in data.methods),
         "has_seeds": any(len(row.seed_accuracies) > 1 for row in data.methods),
     }

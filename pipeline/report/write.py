@@ -11,10 +11,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from fourshot.engine.files import replace_file
 from fourshot.pipeline.report import candidates, results, text, varied
 from fourshot.pipeline.report.data import ReportData
 from fourshot.pipeline.report.figures import Curve, line_plot
-from fourshot.pipeline.report.plots import share_bar
 
 TEMPLATES = Path(__file__).parent
 MAX_CURVE_POINTS = 150  # per loss curve; more are averaged, which also takes the noise of single steps out
@@ -26,13 +26,11 @@ def write_report(data: ReportData, folder: str | os.PathLike[str]) -> tuple[Path
     Returns the two paths. Each file appears whole or not at all, in place of an older one. Raises ValueError for
     reasons or a headline method that do not exist, OSError where the folder cannot be written.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     context = _context(data)
-    return (
-        _write(folder / "report.html", _html().get_template("report.html.j2").render(context)),
-        _write(folder / "report.md", _markdown().get_template("report.md.j2").render(context)),
-    )
+    page, markdown = Path(folder) / "report.html", Path(folder) / "report.md"
+    for path, environment in ((page, _environment(autoescape=True)), (markdown, _markdown())):
+        replace_file(path, environment.get_template(f"{path.name}.j2").render(context).encode())
+    return page, markdown
 
 
 def _context(data: ReportData) -> dict[str, Any]:
@@ -47,7 +45,6 @@ def _context(data: ReportData) -> dict[str, Any]:
         "trigrams": varied.trigram_figure(data),
         "clouds": varied.cloud_figures(data),
         "loss": _loss_figure(data),
-        "stages": _stages(data),
         "settings": text.flatten(data.settings),
         "per_cent": text.per_cent,
         "count": text.count,
@@ -61,11 +58,8 @@ def _loss_figure(data: ReportData) -> dict[str, Any] | None:
     curves = [Curve(name, _thinned(points)) for name, points in finite.items() if points]
     if not curves:
         return None
-    ends = [
-        {"name": curve.name, "steps": data.losses[curve.name][-1][0], "loss": data.losses[curve.name][-1][1]}
-        for curve in curves
-    ]
-    named = [curve._replace(name=f"{end['name']}: {end['loss']:.3f}") for curve, end in zip(curves, ends, strict=True)]
+    ends = {curve.name: data.losses[curve.name][-1] for curve in curves}
+    named = [curve._replace(name=f"{curve.name}: {ends[curve.name][1]:.3f}") for curve in curves]
     return {"plot": line_plot(named, x_name="step", y_name="loss"), "ends": ends}
 
 
@@ -74,18 +68,6 @@ def _thinned(points: tuple[tuple[int, float], ...]) -> list[tuple[float, float]]
     width = -(-len(points) // MAX_CURVE_POINTS)
     groups = [points[start : start + width] for start in range(0, len(points), width)]
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
-
-
-def _stages(data: ReportData) -> list[dict[str, Any]]:
-    longest = max(data.stage_seconds.values(), default=0.0) or 1.0
-    return [
-        {"name": name, "time": text.duration(seconds), "bar": share_bar(seconds / longest, "own")}
-        for name, seconds in data.stage_seconds.items()
-    ]
-
-
-def _html() -> jinja2.Environment:
-    return _environment(autoescape=True)
 
 
 def _markdown() -> jinja2.Environment:
@@ -100,20 +82,5 @@ def _markdown() -> jinja2.Environment:
 
 
 def _environment(**options: Any) -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        **options,
-    )
-
-
-def _write(path: Path, content: str) -> Path:
-    half_written = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        half_written.write_text(content, encoding="utf-8")
-        half_written.replace(path)
-    finally:
-        half_written.unlink(missing_ok=True)
-    return path
+    loader, undefined = jinja2.FileSystemLoader(TEMPLATES), jinja2.StrictUndefined
+    return jinja2.Environment(loader=loader, undefined=undefined, trim_blocks=True, lstrip_blocks=True, **options)
