@@ -8,11 +8,12 @@ from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.runs import compare as comparing
-from fourshot.pipeline.runs.many import TaskOutcome, load_tasks, train_tasks
+from fourshot.pipeline.runs.many import TaskOutcome, train_tasks
 from fourshot.pipeline.runs.run import RunSummary, run_task
 from fourshot.pipeline.runs.stages import StageName
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.task_paths import load_tasks
 from fourshot.pipeline.tasks.types import Task
 from fourshot.training.jobs.jobs import Placement
 

@@ -1,7 +1,7 @@
 """Many tasks, one base: one adapter for each; a task that fails drops out with its reason, the others go on."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +19,6 @@ from fourshot.pipeline.runs.stages.probe import probes
 from fourshot.pipeline.runs.stages.train import check_cluster, classifiers
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.shots import SHOTS_STEM
-from fourshot.pipeline.tasks.tables import find_split_file
-from fourshot.pipeline.tasks.task_file import find_task_file, load_task, shipped_tasks
 from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.training.jobs.jobs import HERE, Placement
@@ -42,46 +39,6 @@ class TaskOutcome(msgspec.Struct, frozen=True, kw_only=True):
     train_s: float = 0.0
     error: str = ""  # class name of what went wrong
     message: str = ""
-
-
-def load_tasks(paths: Iterable[str | Path], data: str | Path | None = None) -> dict[str, Task | FourshotError]:
-    """The tasks that names, files and folders stand for, by name; where a file is faulty, the error, by its path.
-
-    A folder stands for the task files in it and in the folders directly below it. ``data`` takes the place of the
-    tasks' own data: a folder with a folder for each task, named as it, or with the files themselves. Raises InputError
-    where a path stands for nothing, or two tasks have the same name.
-    """
-    tasks: dict[str, Task | FourshotError] = {}
-    origin: dict[str, Path] = {}
-    for file in dict.fromkeys(file.resolve() for path in paths for file in _task_files(path)):
-        try:
-            task = load_task(file)
-        except FourshotError as error:
-            tasks[str(file)] = error
-            continue
-        if task.name in tasks:
-            raise InputError(
-                f"Two tasks are called {task.name!r}: {origin[task.name]} and {file}. Adapters and folders are named "
-                "after tasks: give each a name of its own."
-            )
-        origin[task.name] = file
-        try:
-            tasks[task.name] = task if data is None else load_task(file, _data_of(task.name, Path(data)))
-        except FourshotError as error:
-            tasks[task.name] = error
-    return tasks
-
-
-def _data_of(name: str, data: Path) -> Path:
-    """The task's own folder in ``data``, or ``data`` itself where the files are there."""
-    if (data / name).is_dir():
-        return data / name
-    if data.is_dir() and not any(find_split_file(data, stem) for stem in ("train", "test", SHOTS_STEM)):
-        raise InputError(
-            f"{data} has no folder {name!r}, and no train file itself. Put the task's files into {data / name}, or "
-            "give the folder that has them (--data)."
-        )
-    return data
 
 
 def train_tasks(
@@ -157,15 +114,3 @@ def _lead(link: Path, target: Path) -> None:
     staged.unlink(missing_ok=True)
     staged.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)
     os.replace(staged, link)
-
-
-def _task_files(path: str | Path) -> list[Path]:
-    if str(path) in shipped_tasks() or not Path(path).is_dir():
-        return [find_task_file(path)]
-    files = sorted([*Path(path).glob("*.toml"), *Path(path).glob("*/*.toml")])
-    if not files:
-        raise InputError(
-            f"The folder {path} holds no task file (.toml), nor do the folders in it. "
-            "To write one from a table: fourshot tasks new TABLE."
-        )
-    return files

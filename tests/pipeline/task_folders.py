@@ -51,3 +51,14 @@ def write_task(folder: Path, toml: str = TASK) -> Path:
     path = folder / "task.toml"
     path.write_text(toml, encoding="utf-8")
     return path
+
+
+def tasks_in(folder: Path) -> Path:
+    """Two good tasks, one with a single class, one with too few examples."""
+    for name in ("colours", "shades", "one_class", "few"):
+        (folder / name).mkdir(parents=True)
+        write_task(folder / name, TASK.replace('"colours"', f'"{name}"'))
+    (folder / "one_class" / "task.toml").write_text(TASK[: TASK.rindex("[[labels]]")])
+    train = folder / "few" / "train.jsonl"
+    train.write_text("".join(train.read_text().splitlines(keepends=True)[:6]))
+    return folder

@@ -9,9 +9,9 @@ from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.corpus.sources import first_shots, readers_of, texts_kept_out
-from fourshot.pipeline.runs.many import load_tasks
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.task_paths import load_tasks
 from fourshot.pipeline.tasks.types import Label, Task
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import TASK

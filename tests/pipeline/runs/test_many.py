@@ -11,34 +11,20 @@ import pytest
 
 from fourshot.cli import main as cli
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.errors import InputError, TaskFileError
 from fourshot.pipeline.card import load_card
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.loop.rounds import finished_pairs
-from fourshot.pipeline.runs.many import load_tasks
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.training.jobs.jobs import FailedJob
-from tests.pipeline.task_folders import TASK, write_task
+from tests.pipeline.task_folders import TASK, tasks_in, write_task
 
 BRIEF = (
     *("--per-class", "2", "--annotator", "none", "--set", "generate.draws_per_round=8"),
     *("--set", "generate.max_tokens=24", "--set", "train.max_steps=3", "--set", "train.target_modules=['q_proj']"),
     *("--set", "wording=bare", "--set", "filter.longest_chars=200"),  # the fake engine says twelve words
 )
-FAULTY = TASK[: TASK.rindex("[[labels]]")]  # one class
-
-
-def tasks_in(folder: Path) -> Path:
-    """Two good tasks, one with a single class, one with too few examples."""
-    for name in ("colours", "shades", "one_class", "few"):
-        (folder / name).mkdir(parents=True)
-        write_task(folder / name, TASK.replace('"colours"', f'"{name}"'))
-    (folder / "one_class" / "task.toml").write_text(FAULTY)
-    train = folder / "few" / "train.jsonl"
-    train.write_text("".join(train.read_text().splitlines(keepends=True)[:6]))
-    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -157,31 +143,6 @@ def test_classes_that_stall_fail_their_tasks_with_the_forecast(base: str, tmp_pa
     code, printed = train(base, tmp_path / "tasks" / "colours", tmp_path / "out", *stall)
     (outcome,) = [line for line in printed if line["type"] == "task"]
     assert code == 1 and outcome["error"] == "ShortRunError" and "--allow-short" in str(outcome["message"])
-
-
-def test_paths_are_names_files_and_folders(tmp_path: Path) -> None:
-    tasks_in(tmp_path)
-    found = load_tasks(["support_tickets", tmp_path / "shades" / "task.toml", tmp_path])
-    assert [name for name, task in found.items() if not isinstance(task, Exception)] == [
-        "support_tickets",
-        "shades",
-        "colours",
-        "few",
-    ]
-    (faulty,) = (task for task in found.values() if isinstance(task, Exception))
-    assert isinstance(faulty, TaskFileError)
-
-
-def test_paths_that_stand_for_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no task file"):
-        load_tasks([tmp_path])
-    with pytest.raises(InputError, match=r"no task 'suport_tickets'.*support_tickets"):
-        load_tasks(["suport_tickets"])
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        write_task(tmp_path / name)
-    with pytest.raises(InputError, match="Two tasks are called 'colours'"):
-        load_tasks([tmp_path])
 
 
 @pytest.mark.parametrize("words", [[], ["sst2", "--tasks", "trec"], ["--tasks", "trec", "--data", "."]])
