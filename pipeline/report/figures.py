@@ -172,6 +172,8 @@ def _figure(draw: Any, height: float, words: str, note: str, entries: int) -> Ma
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r' id="[A-Za-z]+[A-Za-z0-9]*_\d+"', "", body)  # the same in every figure
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)  # a rule for the whole page
+    body = re.sub(r'(?<= d=)"[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)  # finer than a pixel
+    body = re.sub(r"\s*\n\s*", " ", body)
     for stand_in, colour in {INK: "currentColor", **COLOURS}.items():
         body = body.replace(stand_in, colour)
     head = Markup('<figure><svg class="drawn" role="img" aria-label="{}" xmlns:xlink="{}" {}>')

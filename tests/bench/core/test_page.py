@@ -90,6 +90,11 @@ def test_labels_of_a_logarithmic_axis_leave_each_other_room() -> None:
     assert "1,000" in words(figure) and "1,001" not in words(figure)
 
 
+def test_numbers_in_words_are_not_cut() -> None:
+    figure = line_plot([Curve("loss: 0.12345", [(1, 2), (2, 3)])], x_name='"0.98765"', y_name="ms")
+    assert {"loss: 0.12345", '"0.98765"'} <= set(words(figure))
+
+
 def test_error_bars_span_their_intervals() -> None:
     figure = line_plot([Curve("a", [(0, 5), (10, 10)], [(0, 10), None])], x_name="n", y_name="ms")
     errors = [node for node in tree(figure).iter() if node.get("id") == "error"]
