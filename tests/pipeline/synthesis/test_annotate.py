@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.annotate import DOUBT, Committee, Reader, judge
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
-from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.task_file import load_task
 
 TASK = load_task("support_tickets")
@@ -112,3 +113,8 @@ def test_kept_is_what_is_read_as_intended_and_confidently_enough() -> None:
 def test_without_an_annotator_everything_is_believed() -> None:
     verdicts = judge(TASK, candidates(), None, AnnotateSettings(annotator="none"))
     assert all(verdict.kept for verdict in verdicts)
+
+
+def test_a_verdict_of_an_earlier_version_can_still_be_read() -> None:
+    line = b'{"candidate_id":"r00-000000","kept":true,"reason":"kept","predicted":"bug","train_label":"bug"}'
+    assert msgspec.json.decode(line, type=Verdict).predicted == "bug"

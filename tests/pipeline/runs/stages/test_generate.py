@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fourshot.engine.errors import ShortRunError
+from fourshot.engine.errors import FourshotError, ShortRunError
 from fourshot.pipeline.loop.ray_workers import RayWorkers
+from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.loop.units import UnitProgress, UnitResult
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, SHOTS_FILE, RunFolder, RunManifest
 from fourshot.pipeline.runs.stages.generate import GenerateStage, TextsItem
@@ -95,3 +96,9 @@ def test_a_folder_that_is_filled_starts_no_engine(tmp_path: Path) -> None:
     log = (tmp_path / "log.txt").read_bytes()
     assert made.is_done and made.run(lambda event: None) == []
     assert (tmp_path / "log.txt").read_bytes() == log
+
+
+def test_a_round_that_the_engine_dies_of_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(FourshotError, match=r"the engine died 3 times in a row.*log\.txt"):
+        stage(tmp_path, {"one": settings()}, model="fake:dies_of=bug").run(lambda event: None)
+    assert not RunFolder(tmp_path / "one").lines("rounds.jsonl", Round)
