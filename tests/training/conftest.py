@@ -5,5 +5,11 @@ from fourshot.training.lora.train import LoraTrainer
 
 @pytest.fixture(scope="session")
 def trainer(model: str) -> LoraTrainer:
-    """The embedded model, loaded once for all trainings of the session."""
+    """The embedded model, loaded once for all trainings of the session: for what depends on what is learnt."""
     return LoraTrainer(model)
+
+
+@pytest.fixture(scope="session")
+def tiny_trainer(tiny_model: str) -> LoraTrainer:
+    """Two narrow random layers under the embedded model's tokenizer: for all that does not."""
+    return LoraTrainer(tiny_model)

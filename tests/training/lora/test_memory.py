@@ -23,7 +23,7 @@ from fourshot.training.lora.memory import (
 from fourshot.training.lora.packing import PackedRow, pack
 from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
-from tests.training.test_fast import tiny
+from tests.training.lora.test_fast import tiny
 
 GIVEN = notes.examples()
 

@@ -47,10 +47,10 @@ def test_two_processes_learn_what_one_learns(model: str, trainer: LoraTrainer, t
     assert not (folder / CHECKPOINT_FILE).exists()
 
 
-def test_what_goes_wrong_there_is_raised_here(model: str, tmp_path: Path) -> None:
+def test_what_goes_wrong_there_is_raised_here(tiny_model: str, tmp_path: Path) -> None:
     one_label = msgspec.structs.replace(JOB, labels=("warm",), examples=JOB.examples[:1], held_out=())
     with pytest.raises(InputError, match="at least two labels"):
-        do_job_over_processes(model, one_label, tmp_path, 2)
+        do_job_over_processes(tiny_model, one_label, tmp_path, 2)
 
 
 def test_less_than_one_gpu_is_refused() -> None:

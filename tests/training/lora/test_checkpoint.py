@@ -27,14 +27,14 @@ def die_at(step: int):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("deaths", [(4,), (2, 5)])
 def test_the_bytes_and_the_losses_are_those_of_an_undisturbed_training(
-    trainer: LoraTrainer, tmp_path: Path, deaths: tuple[int, ...]
+    tiny_trainer: LoraTrainer, tmp_path: Path, deaths: tuple[int, ...]
 ) -> None:
     """Dropout draws random numbers in every step: they go on where they were."""
-    undisturbed = trainer.train(notes.examples(), notes.WORDS, SETTINGS, tmp_path / "whole", held_out=HELD_OUT)
+    undisturbed = tiny_trainer.train(notes.examples(), notes.WORDS, SETTINGS, tmp_path / "whole", held_out=HELD_OUT)
     file, steps = tmp_path / "state.pt", list[int]()
     for step in deaths:
         with pytest.raises(Killed):
-            trainer.train(
+            tiny_trainer.train(
                 notes.examples(),
                 notes.WORDS,
                 SETTINGS,
@@ -45,7 +45,7 @@ def test_the_bytes_and_the_losses_are_those_of_an_undisturbed_training(
                 held_out=HELD_OUT,
             )
         assert file.is_file()
-    result = trainer.train(
+    result = tiny_trainer.train(
         notes.examples(),
         notes.WORDS,
         SETTINGS,
@@ -62,17 +62,17 @@ def test_the_bytes_and_the_losses_are_those_of_an_undisturbed_training(
 
 
 @pytest.mark.parametrize("content", [b"", b"PK not a zip", b"\x80\x04N."])
-def test_a_broken_checkpoint_is_as_good_as_none(trainer: LoraTrainer, tmp_path: Path, content: bytes) -> None:
+def test_a_broken_checkpoint_is_as_good_as_none(tiny_trainer: LoraTrainer, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "state.pt"
     file.write_bytes(content)
     brief = msgspec.structs.replace(SETTINGS, min_steps=1, max_steps=1)
-    result = trainer.train(notes.examples(), notes.WORDS, brief, tmp_path, checkpoint=file)
+    result = tiny_trainer.train(notes.examples(), notes.WORDS, brief, tmp_path, checkpoint=file)
     assert result.steps == 1 and not file.exists()
 
 
-def test_a_checkpoint_is_written_when_it_is_due_and_not_before(trainer: LoraTrainer, tmp_path: Path) -> None:
+def test_a_checkpoint_is_written_when_it_is_due_and_not_before(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
     file, seen = tmp_path / "state.pt", list[bool]()
-    trainer.train(
+    tiny_trainer.train(
         notes.examples(),
         notes.WORDS,
         SETTINGS,

@@ -21,10 +21,10 @@ def weights_of(path: str) -> str:
     return hashlib.sha256((Path(path) / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(trainer: LoraTrainer, tmp_path: Path) -> None:
-    first = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "a")
-    other = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "b", seed=1)
-    again = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "c")
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
+    first = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "a")
+    other = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "b", seed=1)
+    again = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "c")
     assert first.losses == again.losses
     assert first.name == again.name
     assert weights_of(first.path) == weights_of(again.path) != weights_of(other.path)
@@ -32,22 +32,24 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(trainer: Lor
 
 
 def test_the_bytes_do_not_depend_on_what_the_trainer_did_before(
-    trainer: LoraTrainer, model: str, tmp_path: Path
+    tiny_trainer: LoraTrainer, tiny_model: str, tmp_path: Path
 ) -> None:
     """A run that was killed goes on in a new process: its adapters must be those of a run that was not."""
-    used = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "a")
-    fresh = LoraTrainer(model).train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "b")
+    used = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "a")
+    fresh = LoraTrainer(tiny_model).train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "b")
     assert used.name == fresh.name
 
 
-def test_dropout_is_drawn_from_the_seed_too(trainer: LoraTrainer, tmp_path: Path) -> None:
+def test_dropout_is_drawn_from_the_seed_too(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
     settings = msgspec.structs.replace(BRIEF, lora_dropout=0.3)
-    first = trainer.train(notes.examples(), notes.WORDS, settings, tmp_path / "a")
-    assert trainer.train(notes.examples(), notes.WORDS, settings, tmp_path / "b").name == first.name
+    first = tiny_trainer.train(notes.examples(), notes.WORDS, settings, tmp_path / "a")
+    assert tiny_trainer.train(notes.examples(), notes.WORDS, settings, tmp_path / "b").name == first.name
 
 
-def test_an_adapter_is_named_by_its_content_and_lies_alone_in_its_folder(trainer: LoraTrainer, tmp_path: Path) -> None:
-    result = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path, prefix="notes")
+def test_an_adapter_is_named_by_its_content_and_is_alone_in_its_folder(
+    tiny_trainer: LoraTrainer, tmp_path: Path
+) -> None:
+    result = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path, prefix="notes")
     assert result.name == f"notes-{content_hash(Path(result.path))}"
     assert [entry.name for entry in tmp_path.iterdir()] == [result.name]
     assert {entry.name for entry in Path(result.path).iterdir()} == {
@@ -57,16 +59,16 @@ def test_an_adapter_is_named_by_its_content_and_lies_alone_in_its_folder(trainer
     check_adapter(Path(result.path))
 
 
-def test_training_leaves_the_base_as_it_was(trainer: LoraTrainer, tmp_path: Path) -> None:
+def test_training_leaves_the_base_as_it_was(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
     import torch
 
-    ids = torch.tensor([trainer.tokenizer(notes.prompt("Sleet."))["input_ids"]])
-    before = trainer._base(input_ids=ids).logits
-    trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path)
-    after = trainer._base(input_ids=ids).logits
+    ids = torch.tensor([tiny_trainer.tokenizer(notes.prompt("Sleet."))["input_ids"]])
+    before = tiny_trainer._base(input_ids=ids).logits
+    tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path)
+    after = tiny_trainer._base(input_ids=ids).logits
     assert torch.equal(before, after)
-    assert not any("lora" in name for name, _ in trainer._base.named_parameters())
-    assert not any(parameter.requires_grad for parameter in trainer._base.parameters())
+    assert not any("lora" in name for name, _ in tiny_trainer._base.named_parameters())
+    assert not any(parameter.requires_grad for parameter in tiny_trainer._base.parameters())
 
 
 def test_the_label_loss_is_that_of_the_label_and_the_text_loss_that_of_every_token(
@@ -118,39 +120,39 @@ def test_a_training_that_has_converged_stops_before_its_hundred_epochs(trainer: 
     assert result.steps == len(result.losses) < 50
 
 
-def test_progress_is_told_after_every_step(trainer: LoraTrainer, tmp_path: Path) -> None:
+def test_progress_is_told_after_every_step(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
     told: list[tuple[int, int, float]] = []
-    result = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path, on_step=lambda *step: told.append(step))
+    result = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path, on_step=lambda *step: told.append(step))
     assert [(step, planned) for step, planned, _ in told] == [(1, 2), (2, 2)]
     assert tuple(loss for *_, loss in told) == result.losses
     assert result.tokens > 0 and result.seconds > 0 and result.examples == 8
 
 
 def test_a_loss_that_is_no_number_is_an_error_that_names_the_way_out_and_saves_nothing(
-    trainer: LoraTrainer, tmp_path: Path
+    tiny_trainer: LoraTrainer, tmp_path: Path
 ) -> None:
     wild = LoraSettings(learning_rate=1e30, max_steps=4, warmup=0.0)
     with pytest.raises(FourshotError, match=r"not a number at step \d of 4.*learning_rate"):
-        trainer.train(notes.examples(), notes.WORDS, wild, tmp_path)
+        tiny_trainer.train(notes.examples(), notes.WORDS, wild, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_are_no_numbers_after_the_last_step_are_not_saved(trainer: LoraTrainer, tmp_path: Path) -> None:
+def test_weights_that_are_no_numbers_at_the_end_are_not_saved(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
     wild = LoraSettings(learning_rate=1e39, max_steps=1, warmup=0.0)
     with pytest.raises(FourshotError, match=r"weights are not a number at step 1 of 1.*learning_rate"):
-        trainer.train(notes.examples(), notes.WORDS, wild, tmp_path)
+        tiny_trainer.train(notes.examples(), notes.WORDS, wild, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_after_an_error_the_trainer_trains_as_before(trainer: LoraTrainer, tmp_path: Path) -> None:
-    before = trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "a")
+def test_after_an_error_the_trainer_trains_as_before(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
+    before = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "a")
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "b", on_step=stop)
-    assert trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "c").name == before.name
+        tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "b", on_step=stop)
+    assert tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "c").name == before.name
 
 
 @pytest.mark.parametrize(
@@ -163,8 +165,8 @@ def test_after_an_error_the_trainer_trains_as_before(trainer: LoraTrainer, tmp_p
     ],
 )
 def test_what_cannot_be_trained_on_is_refused(
-    trainer: LoraTrainer, tmp_path: Path, given: list[TrainingExample], words: tuple[str, ...], said: str
+    tiny_trainer: LoraTrainer, tmp_path: Path, given: list[TrainingExample], words: tuple[str, ...], said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
-        trainer.train(given, words, BRIEF, tmp_path)
+        tiny_trainer.train(given, words, BRIEF, tmp_path)
     assert list(tmp_path.iterdir()) == []

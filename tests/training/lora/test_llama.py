@@ -8,7 +8,7 @@ import torch
 from fourshot.training.lora.llama import GROUPS, LlamaDecoder, fits
 from fourshot.training.lora.packing import PackedRow, pack
 from fourshot.training.lora.projection import pays_to_pack
-from tests.training.test_fast import tiny
+from tests.training.lora.test_fast import tiny
 
 TEXTS = {
     "prefix and texts": ([5, 9, 11, 3], [[7, 8], [1, 2, 3, 4, 5, 6], [9]]),

@@ -1,8 +1,13 @@
+from pathlib import Path
+
+import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.training.lora.precision import Precision, choose_precision
 from fourshot.training.lora.settings import PRESETS, LoraSettings
+from fourshot.training.lora.train import LoraTrainer
+from tests.training import notes
 
 BF16 = Precision(base="bfloat16")
 FP16 = Precision(base="float16", loss_scaling=True)
@@ -84,3 +89,41 @@ def test_the_papers_preset_is_what_the_paper_says() -> None:
 def test_a_setting_that_cannot_train_is_refused_by_name(wrong: dict, named: str) -> None:
     with pytest.raises(InputError, match=named):
         LoraSettings(**wrong)
+
+
+FEW_STEPS = LoraSettings(num_epochs=3.0, min_steps=1, batch_size=4, learning_rate=0.02)  # 6 on 8 examples
+CHANGED = {
+    "r": 4,
+    "lora_alpha": 16,
+    "lora_dropout": 0.5,
+    "target_modules": ("q_proj",),
+    "learning_rate": 0.01,
+    "weight_decay": 0.5,
+    "warmup": 0.5,
+    "decay": False,
+    "batch_size": 8,
+    "loss": "text",
+    "num_epochs": 2.0,
+    "min_steps": 9,
+    "max_steps": 3,
+    "converged_loss": 100.0,
+}
+
+
+def trained(trainer: LoraTrainer, folder: Path, settings: LoraSettings) -> tuple[str, tuple[float, ...]]:
+    result = trainer.train(notes.examples(), notes.WORDS, settings, folder)
+    return result.name, result.losses
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_trainer: LoraTrainer, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, tuple[float, ...]]:
+    return trained(tiny_trainer, tmp_path_factory.mktemp("plain"), FEW_STEPS)
+
+
+# Whoever gives a trainer its examples holds some out: tests/pipeline/test_settings.py.
+@pytest.mark.parametrize("key", sorted({*LoraSettings.__struct_fields__} - {"held_out"}))
+def test_every_setting_changes_the_training(
+    tiny_trainer: LoraTrainer, plain: tuple[str, tuple[float, ...]], tmp_path: Path, key: str
+) -> None:
+    changed = msgspec.structs.replace(FEW_STEPS, **{key: CHANGED[key]})
+    assert trained(tiny_trainer, tmp_path, changed) != plain
