@@ -71,11 +71,11 @@ class LabelLoss:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                said = str(error).splitlines()[0]
+                reason = str(error).splitlines()[0]
             give_back(self.parameters)
-            self._make_room(batch, said)
+            self._make_room(batch, reason)
 
-    def _make_room(self, batch: Sequence[int], said: str) -> None:
+    def _make_room(self, batch: Sequence[int], reason: str) -> None:
         """Halve the rows, or keep less per token where a row has one text; raises FourshotError where that is done."""
         longest = len(self._prefix) + max(len(self._tails[index]) for index in batch)
         if self.most_tokens > longest:
@@ -84,7 +84,7 @@ class LabelLoss:
             self._written_out.checkpointing = True
         else:
             raise FourshotError(
-                f"Memory runs out with a single text of {longest} tokens: {said}. Nothing was saved. Cut texts "
+                f"Memory runs out with a single text of {longest} tokens: {reason}. Nothing was saved. Cut texts "
                 "shorter (max_text_words), close other programs, or take a smaller base."
             )
 
@@ -115,15 +115,15 @@ class LabelLoss:
         # One text per prompt where one token tells labels apart, else one per prompt and label.
         beginnings = [()] if self._choices is not None else [label[:-1] for label in self._labels]
         tails = [[*self._prompts[index], *begun] for index in chosen for begun in beginnings]
-        found: list[torch.Tensor] = []
+        scores: list[torch.Tensor] = []
         with torch.no_grad():
             for run in micro_batches([len(tail) for tail in tails], len(self._prefix), self.most_tokens):
                 row = pack(self._prefix, [tails[number] for number in run], self.device)
                 hidden = self._hidden(row)
                 for number, start in zip(run, row.starts, strict=True):
                     prompt = self._prompts[chosen[number // len(beginnings)]]
-                    found.append(self._label_scores(hidden, start + len(prompt) - 1, number % len(beginnings)))
-            return torch.cat(found).view(len(chosen), -1).softmax(dim=1).cpu()
+                    scores.append(self._label_scores(hidden, start + len(prompt) - 1, number % len(beginnings)))
+            return torch.cat(scores).view(len(chosen), -1).softmax(dim=1).cpu()
 
     def _label_scores(self, hidden: "torch.Tensor", last: int, label: int) -> "torch.Tensor":
         """Logits of all labels at the prompt's ``last`` token, or the log-probability [1] of one label of several."""
@@ -131,9 +131,9 @@ class LabelLoss:
 
         if self._choices is not None:
             return torch.nn.functional.linear(hidden[last], self._head.weight[self._choices]).float()
-        said = torch.tensor(self._labels[label], device=self.device)
-        logits = self._head(hidden[last : last + len(said)]).float()
-        return logits.log_softmax(dim=1).gather(1, said[:, None]).sum()[None]
+        answer = torch.tensor(self._labels[label], device=self.device)
+        logits = self._head(hidden[last : last + len(answer)]).float()
+        return logits.log_softmax(dim=1).gather(1, answer[:, None]).sum()[None]
 
     def _hidden(self, row: PackedRow, positions: "torch.Tensor | None" = None) -> "torch.Tensor":
         """Last hidden states [N, hidden_size] at N ``positions`` of the row, or of all its tokens."""
@@ -173,13 +173,13 @@ class LabelLoss:
             tail, answer, weight = self._tails[index], self._answers[index], self._weights[index]
             last = start + len(tail) - len(answer)  # the prompt's last token: it predicts the label's first
             if self._whole_text:
-                at, said = range(start, start + len(tail)), [*tail[1:], answer[-1]]
+                at, aimed = range(start, start + len(tail)), [*tail[1:], answer[-1]]
             else:
                 at = range(last, last + len(answer))
-                said = [self._targets[index]] if self._choices is not None else list(answer)
+                aimed = [self._targets[index]] if self._choices is not None else list(answer)
             positions.extend(at)
-            targets.extend(said)
-            weights.extend([weight / len(said)] * len(said))
+            targets.extend(aimed)
+            weights.extend([weight / len(aimed)] * len(aimed))
             label_weights.extend(weight / len(answer) if position >= last else 0.0 for position in at)
         place = self.device
         return (

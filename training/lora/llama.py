@@ -61,8 +61,8 @@ class Span(NamedTuple):
 
     def tensors(self) -> list[Tensor]:
         flat = [*self.inputs, *self.lows]
-        for one in self.layers:
-            flat += [*one.before, one.rows, one.weights, *one.between, one.both, one.opened]
+        for layer in self.layers:
+            flat += [*layer.before, layer.rows, layer.weights, *layer.between, layer.both, layer.opened]
         return flat
 
     @classmethod
@@ -97,15 +97,15 @@ class Decode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         decoder: LlamaDecoder = ctx.decoder
-        found = [projection.new_gradients() for projection in decoder.projections]
+        of_weights = [projection.new_gradients() for projection in decoder.projections]
         saved, g = ctx.saved_tensors, gradients[0]
         for span, start, end in reversed(list(zip(ctx.spans, [0, *ctx.ends], ctx.ends, strict=False))):
             if ctx.checkpointing:
                 _, kept = decoder.forward(span, saved[start], ctx.row)
             else:
                 kept = Span.of(saved[start:end])
-            g = decoder.backward(span, g, kept, ctx.row, found)
-        return None, None, None, None, *(one for pair in found for one in pair)
+            g = decoder.backward(span, g, kept, ctx.row, of_weights)
+        return None, None, None, None, *(gradient for pair in of_weights for gradient in pair)
 
 
 class LlamaDecoder:
@@ -129,12 +129,12 @@ class LlamaDecoder:
 
     def parameters(self) -> list[Tensor]:
         """The adapters' weights, all of them leaves: A and B of each of `GROUPS`, all layers in one."""
-        return [weights for one in self.projections for weights in (one.a, one.b)]
+        return [weights for projection in self.projections for weights in (projection.a, projection.b)]
 
     def write_back(self) -> None:
         """Give the weights to the PEFT model, for saving."""
-        for one in self.projections:
-            one.write_back()
+        for projection in self.projections:
+            projection.write_back()
 
     def __call__(self, row: PackedRow, positions: Tensor | None = None) -> Tensor:
         """[N, hidden_size], for the tokens of the row at ``positions`` [N], or for all of them."""
@@ -161,8 +161,8 @@ class LlamaDecoder:
         """x [T, hidden] -> [T, hidden], after the last layer [N, hidden]."""
         num_rows, segments = self._num_rows(span, row), row.segments
         kept = Span([], [], [])
-        for one, tokens in zip(self.projections, num_rows, strict=True):
-            width, rank, _ = one.sizes
+        for projection, tokens in zip(self.projections, num_rows, strict=True):
+            width, rank, _ = projection.sizes
             kept.inputs.append(x.new_empty(len(span), tokens, width))
             kept.lows.append(x.new_empty(len(span), tokens, rank))
         qkv, out, gate_up, down = self.projections
@@ -185,12 +185,12 @@ class LlamaDecoder:
             kept.layers.append(Kept(before, rows, weights, between, both, opened))
         return x, kept
 
-    def backward(self, span: range, g: Tensor, kept: Span, row: Row, found: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def backward(self, span: range, g: Tensor, kept: Span, row: Row, of_weights: list[tuple[Tensor, Tensor]]) -> Tensor:
         """The gradient for the span's input [T, hidden], from that of its output; writes those of the weights."""
         num_rows = self._num_rows(span, row)
         outputs, of_lows = [], []
-        for one, tokens in zip(self.projections, num_rows, strict=True):
-            _, rank, width = one.sizes
+        for projection, tokens in zip(self.projections, num_rows, strict=True):
+            _, rank, width = projection.sizes
             outputs.append(g.new_empty(len(span), tokens, width))
             of_lows.append(g.new_empty(len(span), tokens, rank))
         qkv, out, gate_up, down = self.projections
@@ -222,7 +222,7 @@ class LlamaDecoder:
                 g = _normalise_backward(of_normed, norm_before, mine.before).add_(g)
         for number, projection in enumerate(self.projections):
             projection.weight_gradients(
-                span, found[number], kept.inputs[number], kept.lows[number], outputs[number], of_lows[number]
+                span, of_weights[number], kept.inputs[number], kept.lows[number], outputs[number], of_lows[number]
             )
         return g
 

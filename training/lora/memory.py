@@ -50,9 +50,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` is how torch says that memory ran out, on a GPU or on the CPU."""
     import torch
 
-    said = str(error)
+    message = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("allocate memory" in said or "not enough memory" in said)
+        isinstance(error, RuntimeError) and ("allocate memory" in message or "not enough memory" in message)
     )
 
 

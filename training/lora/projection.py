@@ -45,8 +45,8 @@ class Frozen:
 
 def pays_to_pack(weights: Sequence[Tensor]) -> bool:
     """Whether packed copies of ``weights`` are faster here, and fit into memory."""
-    one = weights[0]
-    if one.device.type != "cpu" or one.dtype != torch.bfloat16 or platform.machine() not in ("x86_64", "AMD64"):
+    first = weights[0]
+    if first.device.type != "cpu" or first.dtype != torch.bfloat16 or platform.machine() not in ("x86_64", "AMD64"):
         return False
     if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
@@ -90,13 +90,13 @@ class Projection:
         """``layers`` are PEFT's, those that read the same input for each decoder layer; one active adapter each."""
         (name,) = layers[0][0].active_adapters
         self._layers, self._name = layers, name
-        self._frozen = [Frozen([one.base_layer.weight for one in group], packed) for group in layers]
-        downs = [torch.cat([one.lora_A[name].weight.detach() for one in group]) for group in layers]
-        ups = [torch.block_diag(*(one.lora_B[name].weight.detach() for one in group)) for group in layers]
+        self._frozen = [Frozen([linear.base_layer.weight for linear in group], packed) for group in layers]
+        downs = [torch.cat([linear.lora_A[name].weight.detach() for linear in group]) for group in layers]
+        ups = [torch.block_diag(*(linear.lora_B[name].weight.detach() for linear in group)) for group in layers]
         self.a = torch.stack(downs).requires_grad_(True)  # [L, rank, in]
         self.b = torch.stack([up.t() for up in ups]).requires_grad_(True)  # [L, rank, out], B transposed
         self.scaling = float(layers[0][0].scaling[name])
-        blocks = [torch.full_like(one.lora_B[name].weight, self.scaling).detach() for one in layers[0]]
+        blocks = [torch.full_like(linear.lora_B[name].weight, self.scaling).detach() for linear in layers[0]]
         self._scale = torch.block_diag(*blocks).t()  # [rank, out], of B's gradient: 0 off the blocks
         # Views of each layer, made once: a step would make thousands.
         self._a, self._b = self.a.detach().unbind(), self.b.detach().unbind()
@@ -125,13 +125,13 @@ class Projection:
         return torch.empty_like(self.a), torch.empty_like(self.b)
 
     def weight_gradients(
-        self, span: range, found: tuple[Tensor, Tensor], x: Tensor, low: Tensor, g: Tensor, of_low: Tensor
+        self, span: range, gradients: tuple[Tensor, Tensor], x: Tensor, low: Tensor, g: Tensor, of_low: Tensor
     ) -> None:
-        """Write gradients of A and B for the layers of ``span`` to ``found``, from what these layers read and wrote.
+        """Write gradients of A and B for the layers of ``span``, from what these layers read and wrote.
 
         Each [len(span), T, ...]: x, x A^T, the gradients of y and of x A^T.
         """
-        of_a, of_b = (whole[span.start : span.stop] for whole in found)
+        of_a, of_b = (whole[span.start : span.stop] for whole in gradients)
         torch.bmm(of_low.transpose(1, 2), x, out=of_a)
         torch.bmm(low.transpose(1, 2), g, out=of_b).mul_(self._scale)
 
@@ -140,8 +140,8 @@ class Projection:
         with torch.no_grad():
             for group, a, b in zip(self._layers, self._a, self._b, strict=True):
                 row = column = 0
-                for one in group:
-                    down, up = one.lora_A[self._name].weight, one.lora_B[self._name].weight
+                for linear in group:
+                    down, up = linear.lora_A[self._name].weight, linear.lora_B[self._name].weight
                     rank, out = down.shape[0], up.shape[0]
                     down.copy_(a[column : column + rank])
                     up.copy_(b[column : column + rank, row : row + out].t())
