@@ -70,13 +70,13 @@ def texts(number: int, seed: int = 0) -> Iterator[tuple[str, bool]]:
 
 def measure_size(number: int) -> dict[str, Any]:
     """Look up and remember ``number`` texts."""
-    made = list(texts(number))
+    generated = list(texts(number))
     before = peak_bytes()
     index = NearDuplicates(THRESHOLD)
     changed = changed_found = others_found = 0
     part = number // 10
     times = [time.process_time()]  # at the start, and after each tenth
-    for position, (text, is_changed) in enumerate(made, start=1):
+    for position, (text, is_changed) in enumerate(generated, start=1):
         near = index.find_or_add(text) is not None
         changed += is_changed
         changed_found += near and is_changed

@@ -52,13 +52,13 @@ def comparison(task: str, methods: Mapping[str, tuple[float, ...]], *, model: st
         model_revision="0",
         seeds=[0, 1],
         rows=[
-            method_row(name, name, found, real_examples=8, synthetic_examples=synthetic.get(name, 0))
-            for name, found in measured.items()
+            method_row(name, name, per_seed, real_examples=8, synthetic_examples=synthetic.get(name, 0))
+            for name, per_seed in measured.items()
         ],
         results=[
-            SeedResult(method=name, seed=seed, scores=found, real_examples=8, synthetic_examples=0)
+            SeedResult(method=name, seed=seed, scores=score, real_examples=8, synthetic_examples=0)
             for name, per_seed in measured.items()
-            for seed, found in enumerate(per_seed)
+            for seed, score in enumerate(per_seed)
         ],
         settings={name: RunSettings() for name in methods},
         versions={"python": "3.11"},

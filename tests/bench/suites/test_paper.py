@@ -156,20 +156,20 @@ def test_both_sizes_name_what_every_table_and_figure_needs() -> None:
         assert shown == {"Table 1", "the ablation", "figures 5 and 6", "figure 7", "figure 4"}
         needed = {row[0] for row in (*paper_scores.TABLE, *paper_scores.ABLATION)}
         assert needed <= {method for run in plan.runs for method in run.methods}
-        folders = [job.folder for job in planned_comparisons(plan)]
+        folders = [planned.folder for planned in planned_comparisons(plan)]
         assert len(folders) == len(set(folders)), "two comparisons would share a folder"
 
 
 def test_a_settings_file_with_faults_is_refused(tmp_path: Path) -> None:
     text = SETTINGS.read_text("utf-8")
     broken = tmp_path / "settings.toml"
-    for old, new, told in (
+    for old, new, fault in (
         ('"icl"', '"icq"', "icq"),
         ("seeds = 1", 'seeds = "one"', "seeds"),
         ("[full]", "[full", "no settings"),
     ):
         broken.write_text(text.replace(old, new), "utf-8")
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=fault):
             load_settings(broken)
     with pytest.raises(InputError, match="--seeds 0"):
         read_options(Options, ["--seeds", "0"], "paper")
@@ -351,19 +351,19 @@ def test_texts_are_counted_up_to_the_last_finished_round(tmp_path: Path) -> None
 
 
 def test_every_method_is_timed_at_every_batch_size(tiny_model: str) -> None:
-    order = TimingRequest(
+    request = TimingRequest(
         model=tiny_model,
         task="mood",
         prompts=tuple(f"Text: number {n}\nLabel:" for n in range(3)),
         prompts_in_context=tuple(f"Text: good\nLabel: good\nText: number {n}\nLabel:" for n in range(3)),
         batches=(1, 2),
     )
-    found = measure_timings(order)
-    assert [(one.method, one.batch) for one in found] == [
+    timings = measure_timings(request)
+    assert [(timing.method, timing.batch) for timing in timings] == [
         (method, batch) for method in ("zero_shot", "icl", "lora", MERGED) for batch in (1, 2)
     ]
-    assert all(one.s_per_text > 0 and one.num_texts == 3 for one in found)
-    assert found[2].prompt_tokens > found[0].prompt_tokens == found[4].prompt_tokens
+    assert all(timing.s_per_text > 0 and timing.num_texts == 3 for timing in timings)
+    assert timings[2].prompt_tokens > timings[0].prompt_tokens == timings[4].prompt_tokens
 
 
 def test_the_page_is_drawn_from_a_result_on_the_command_line(
