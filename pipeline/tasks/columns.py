@@ -3,26 +3,16 @@
 Importing this module loads neither torch, pyarrow nor datasets.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.table_files import Table
 
 MOST_CLASSES = 100
-TEXT_NAMES = (
-    "text",
-    "sentence",
-    "message",
-    "body",
-    "content",
-    "question",
-    "review",
-    "comment",
-    "description",
-    "utterance",
-)
-LABEL_NAMES = ("label", "class", "category", "intent", "topic", "target", "sentiment", "tag")
+TEXT_NAMES = {"text", "sentence", "message", "body", "content", "question", "review", "comment"}
+TEXT_NAMES |= {"description", "utterance"}
+LABEL_NAMES = {"label", "class", "category", "intent", "topic", "target", "sentiment", "tag"}
 
 
 def find_columns(table: Table, text_column: str | None = None, label_column: str | None = None) -> tuple[str, str]:
@@ -39,20 +29,18 @@ def find_columns(table: Table, text_column: str | None = None, label_column: str
     labels = [label_column] if label_column else _guess(table, LABEL_NAMES, _looks_like_label, text_column)
     if len(texts) == 1 and len(labels) == 1 and texts != labels:
         return texts[0], labels[0]
-    wanted = " and ".join(kind for kind, found in (("text", texts), ("label", labels)) if len(found) != 1)
+    wanted = " and ".join(kind for kind, columns in (("text", texts), ("label", labels)) if len(columns) != 1)
     raise InputError(
         f"cannot tell which column of {table.path} is the {wanted or 'text and which the label'}; "
         f"the columns are {there}. Name them: --text-column NAME --label-column NAME."
     )
 
 
-def _guess(
-    table: Table, names: Sequence[str], looks_right: Callable[[Sequence[Any]], bool], taken: str | None
-) -> list[str]:
+def _guess(table: Table, names: Set[str], looks_right: Callable[[Sequence[Any]], bool], taken: str | None) -> list[str]:
     """The columns that may be meant: by name if any is named so, else by what is in them."""
     free = [column for column in table.columns if column != taken]
     named = [column for column in free if column.lower() in names]
-    return named or [column for column in free if looks_right([row.get(column) for row in table.rows])]
+    return named or [column for column in free if looks_right([row.get(column) for row in table.rows.values()])]
 
 
 def _looks_like_text(values: Sequence[Any]) -> bool:

@@ -6,7 +6,8 @@ Importing this module loads neither torch, pyarrow nor datasets.
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.faults import Fault, Severity, errors_in, shorten
+from fourshot.pipeline.tasks.faults import Fault, counted, error, errors_in, note, shorten, warning
+from fourshot.pipeline.tasks.shots import SHOTS_STEM
 from fourshot.pipeline.tasks.table_files import Table, read_hub, scan_table
 from fourshot.pipeline.tasks.tables import clean, count_labels, find_split_file, label_rows, missing_split, normalise
 from fourshot.pipeline.tasks.types import Example, Task
@@ -16,29 +17,27 @@ def data_faults(task: Task, k: int) -> list[Fault]:
     """Faults of the train split, the test split and the shots the user chose, and of what they have in common."""
     source = task.data
     if not source.hub and not Path(source.folder).is_dir():
-        return [_fault("error", "$.data", missing_split(source, source.train_split))]
+        return [error("$.data", missing_split(source, source.train_split))]
     faults: list[Fault] = []
     splits: dict[str, list[Example]] = {}
-    for split, stem in (("shots", "shots"), ("train", source.train_split), ("test", source.test_split)):
+    for split, stem in (("shots", SHOTS_STEM), ("train", source.train_split), ("test", source.test_split)):
         if split == "shots" and source.hub:
             continue
         try:
-            scanned = _scan(task, stem)
-        except InputError as error:
-            faults.append(_fault("error", "$.data", str(error)))
+            table, split_faults = _scan(task, stem)
+        except InputError as failure:
+            faults.append(error("$.data", str(failure)))
             continue
-        if scanned is None:
+        if table is None:
             faults += _missing(task, split, stem, has_shots="shots" in splits)
             continue
-        table, split_faults = scanned
         faults += split_faults
         if errors_in(split_faults):
             continue
-        examples, lines, label_faults = label_rows(task, table)
-        cleaned = clean(split, table.path, examples, lines)
-        faults += label_faults + [
-            _fault("warning", table.path, text.removeprefix(f"{table.path}: ")) for text in cleaned.warnings
-        ]
+        rows, label_faults = label_rows(task, table)
+        cleaned = clean(split, table.path, rows)
+        faults += label_faults
+        faults += [warning(table.path, text.removeprefix(f"{table.path}: ")) for text in cleaned.warnings]
         splits[split] = cleaned.examples
         # Where a shots file is there, the train split is not drawn from: a class may be missing in it.
         fewest = k if split == "shots" or (split == "train" and "shots" not in splits) else 0
@@ -46,36 +45,32 @@ def data_faults(task: Task, k: int) -> list[Fault]:
     return faults + _overlaps(splits)
 
 
-def _scan(task: Task, stem: str) -> tuple[Table, list[Fault]] | None:
+def _scan(task: Task, stem: str) -> tuple[Table | None, list[Fault]]:
     if task.data.hub:
         return read_hub(task.data.hub, task.data.hub_config, stem), []
     path = find_split_file(Path(task.data.folder), stem)
-    return scan_table(path) if path else None
+    return scan_table(path) if path else (None, [])
 
 
 def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[Fault]:
-    if split == "shots":
-        return []
     what = missing_split(task.data, stem)
-    if split == "train":
-        return [
-            _fault("note", "$.data", what, "The shots are there; only lora25 needs it.")
-            if has_shots
-            else _fault("error", "$.data", what)
-        ]
-    return [_fault("warning", "$.data", what, "Without it a classifier can be made, but not measured.")]
+    if split == "test":
+        return [warning("$.data", what, "Without it a classifier can be made, but not measured.")]
+    if split == "train" and has_shots:
+        return [note("$.data", what, "The shots are there; only lora25 needs it.")]
+    return [error("$.data", what)] if split == "train" else []
 
 
 def _counts(task: Task, path: str, split: str, examples: list[Example], k: int) -> list[Fault]:
     faults = []
     for name, count in count_labels(task, examples).items():
         if not count and k:
-            faults.append(_fault("error", path, f"no example of label {name!r}.", "Add some, or remove the label."))
+            faults.append(error(path, f"no example of label {name!r}.", "Add some, or remove the label."))
         elif not count and split == "test":
-            faults.append(_fault("warning", path, f"no example of label {name!r}: it will not be measured."))
+            faults.append(warning(path, f"no example of label {name!r}: it will not be measured."))
         elif count < k:
-            what = f"label {name!r} has {count} example{'s' if count != 1 else ''}, fewer than {k} shots."
-            faults.append(_fault("warning", path, what, f"Add examples, or ask for fewer with --shots {count}."))
+            what = f"label {name!r} has {counted(count, 'example')}, fewer than {k} shots."
+            faults.append(warning(path, what, f"Add examples, or ask for fewer with --shots {count}."))
     return faults
 
 
@@ -87,9 +82,5 @@ def _overlaps(splits: dict[str, list[Example]]) -> list[Fault]:
         if shared:
             are = "texts are" if len(shared) != 1 else "text is"
             what = f"{len(shared)} {are} in the test split too: {shorten([repr(text[:40]) for text in shared], 3)}."
-            faults.append(_fault("warning", split, what, "They are left out of training."))
+            faults.append(warning(split, what, "They are left out of training."))
     return faults
-
-
-def _fault(severity: Severity, where: str, what: str, remedy: str = "") -> Fault:
-    return Fault(severity=severity, where=where, what=what, remedy=remedy)

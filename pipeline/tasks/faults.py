@@ -3,15 +3,19 @@
 Importing this module loads neither torch nor vllm.
 """
 
+import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from fourshot.engine.errors import InputError
+
 Severity = Literal["error", "warning", "note"]
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
+class Fault(msgspec.Struct, frozen=True):
     """One fault. An ``error`` stops a run, a ``warning`` changes what a run sees, a ``note`` is only good to know."""
 
     severity: Severity
@@ -23,9 +27,44 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.where}: {self.what}" + (f" {self.remedy}" if self.remedy else "")
 
 
+def error(where: object, what: str, remedy: str = "") -> Fault:
+    return Fault("error", str(where), what, remedy)
+
+
+def warning(where: object, what: str, remedy: str = "") -> Fault:
+    return Fault("warning", str(where), what, remedy)
+
+
+def note(where: object, what: str, remedy: str = "") -> Fault:
+    return Fault("note", str(where), what, remedy)
+
+
 def errors_in(faults: Iterable[Fault]) -> list[Fault]:
     """Only the faults that stop a run."""
     return [fault for fault in faults if fault.severity == "error"]
+
+
+def raise_errors(faults: Iterable[Fault]) -> None:
+    """Raise `InputError` with all the faults that stop a run, one a line, if there are any."""
+    if errors := errors_in(faults):
+        raise InputError("\n".join(map(str, errors)))
+
+
+def read_text(path: Path) -> tuple[str, list[Fault]]:
+    """A file as UTF-8, without the byte-order mark that spreadsheets like to write; or the fault with its line."""
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig"), []
+    except UnicodeDecodeError as failure:
+        line = raw.count(b"\n", 0, failure.start) + 1
+        what = f"byte 0x{raw[failure.start]:02x} is not valid UTF-8."
+        return "", [error(f"{path}:{line}", what, "Save the file as UTF-8.")]
+
+
+def nearest(text: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The question whether the known word most like ``text`` was meant, or ``otherwise``."""
+    near = difflib.get_close_matches(text, list(known), n=1)
+    return f"Did you mean {near[0]!r}?" if near else otherwise
 
 
 def shorten(items: Iterable[object], most: int = 5) -> str:
@@ -33,3 +72,8 @@ def shorten(items: Iterable[object], most: int = 5) -> str:
     texts = [str(item) for item in items]
     rest = len(texts) - most
     return ", ".join(texts[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"

@@ -3,22 +3,20 @@
 Importing this module loads neither torch, pyarrow nor datasets.
 """
 
-import json
 import random
 import re
-import shutil
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
+from fourshot.engine.files import append_lines, settle, staged_folder
 from fourshot.pipeline.tasks.columns import MOST_CLASSES, find_columns
-from fourshot.pipeline.tasks.faults import shorten
+from fourshot.pipeline.tasks.faults import raise_errors, shorten
 from fourshot.pipeline.tasks.table_files import Table, read_table
-from fourshot.pipeline.tasks.tables import clean, label_name
+from fourshot.pipeline.tasks.tables import clean, read_rows
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import DataSource, Example, Label, Task
+from fourshot.pipeline.tasks.types import DataSource, Example, Label
 
 TEST_SHARE = 0.2
 SHOTS_LEFT_FOR_TRAIN = 4  # a class gives rows to the test split only beyond these
@@ -49,25 +47,19 @@ def new_task(
     table = read_table(path)
     text_column, label_column = find_columns(table, text_column, label_column)
     examples = _examples(table, text_column, label_column)
-    task_name = name if name is not None else re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_") or "task"
+    task_name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_") or "task" if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", task_name):
         raise InputError(f"{task_name!r} cannot be a task's name: letters, digits, '_', '-' and '.' are allowed.")
     labels = _labels(examples, label_column)
     train, test = split_by_label(examples, seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        staging.chmod(0o755)  # mkdtemp makes folders that only their owner may read
-        _write_rows(staging / "train.jsonl", train)
+    with staged_folder(out.parent, out.name) as staged:
+        append_lines(staged / "train.jsonl", train)
         if test:
-            _write_rows(staging / "test.jsonl", test)
-        task_file = staging / f"{task_name}.toml"
-        task_file.write_text(_toml(task_name, labels, path.name), encoding="utf-8")
+            append_lines(staged / "test.jsonl", test)
+        task_file = staged / f"{task_name}.toml"
+        task_file.write_text(_task_file(task_name, labels, path.name), encoding="utf-8")
         load_task(task_file)
-        staging.rename(out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        settle(staged, out)
     return out / task_file.name
 
 
@@ -91,28 +83,13 @@ def label_word(name: str) -> str:
 
 
 def _examples(table: Table, text_column: str, label_column: str) -> list[Example]:
-    reader = Task(name="new", instruction="", noun="", labels=(), data=DataSource())
-    class_names = table.class_names.get(label_column, ())
-    examples: list[Example] = []
-    lines: list[int] = []
-    unlabelled: list[int] = []
-    for row, line in zip(table.rows, table.lines, strict=True):
-        text, label = row.get(text_column), label_name(reader, row.get(label_column), class_names)
-        if text is not None and not isinstance(text, str):
-            kind = type(text).__name__
-            raise InputError(
-                f"{table.path}:{line}: {text_column!r} holds a {kind}, texts are strings. Is it the text column?"
-            )
-        if not label:
-            unlabelled.append(line)
-        else:
-            examples.append(Example(text=(text or "").strip(), label=label))
-            lines.append(line)
-    if unlabelled:
+    rows, faults = read_rows(DataSource(text_column=text_column, label_column=label_column), table)
+    raise_errors(faults)
+    if unlabelled := [line for line, example in rows if not example.label]:
         raise InputError(
             f"{table.path}: no label in line {shorten(unlabelled)}. Fill in {label_column!r} or remove the rows."
         )
-    return clean("train", table.path, examples, lines).examples
+    return clean("train", table.path, rows).examples
 
 
 def _labels(examples: Sequence[Example], column: str) -> list[Label]:
@@ -135,36 +112,32 @@ def _labels(examples: Sequence[Example], column: str) -> list[Label]:
     return [Label(name=names[0], word=word) for word, names in by_word.items()]
 
 
-def _toml(name: str, labels: Sequence[Label], table_name: str) -> str:
+def _task_file(name: str, labels: Sequence[Label], table_name: str) -> str:
+    """The task file, with comments for whoever completes it: they are why it is not one call of `tomli_w`."""
     words = [label.read_as for label in labels]
-    instruction = f"Classify the text as {', '.join(words[:-1])} or {words[-1]}."
-    head = [
-        f"# Made from {_one_line(table_name)}. The model reads the instruction, the noun and the label words:",
-        "# make them fit, then run: fourshot tasks check FILE",
-        f"name = {_quoted(name)}",
-        f"instruction = {_quoted(instruction)}",
-        'noun = "text" # what one text is, such as "movie review" or "support ticket"',
-        "\n[data]",
-        'folder = "." # train.jsonl and test.jsonl beside this file',
+    blocks = [
+        f"""\
+# Made from {" ".join(table_name.split())}. The model reads the instruction, the noun and the label words:
+# make them fit, then run: fourshot tasks check FILE
+{_pair("name", name)}
+{_pair("instruction", f"Classify the text as {', '.join(words[:-1])} or {words[-1]}.")}
+noun = "text" # what one text is, such as "movie review" or "support ticket"
+
+[data]
+folder = "." # train.jsonl and test.jsonl beside this file
+"""
     ]
     for label in labels:
-        head.append(f"\n[[labels]]\nname = {_quoted(label.name)}")
-        head.append(f"word = {_quoted(label.word)} # what the model reads and answers; one common word is best")
-        head.append(
-            f"description = {_quoted(f'labelled {label.word}')} # completes: few examples of texts ... are given"
-        )
-    return "\n".join(head) + "\n"
+        blocks.append(f"""\
+[[labels]]
+{_pair("name", label.name)}
+{_pair("word", label.word)} # what the model reads and answers; one common word is best
+{_pair("description", f"labelled {label.word}")} # completes: few examples of texts ... are given
+""")
+    return "\n".join(blocks)
 
 
-def _quoted(text: str) -> str:
-    """A TOML basic string. JSON escapes the same way, but leaves DEL as it is, which TOML does not allow."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _pair(key: str, value: str) -> str:
+    import tomli_w
 
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _write_rows(path: Path, examples: Sequence[Example]) -> None:
-    lines = (json.dumps({"text": e.text, "label": e.label}, ensure_ascii=False) for e in examples)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return tomli_w.dumps({key: value}).rstrip("\n")

@@ -10,7 +10,6 @@ Two texts are the same where they differ in case and whitespace only.
 Importing this module loads neither torch, pyarrow nor datasets.
 """
 
-import difflib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,11 +19,13 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.faults import Fault, errors_in, shorten
+from fourshot.pipeline.tasks.faults import Fault, counted, error, nearest, raise_errors, shorten
 from fourshot.pipeline.tasks.table_files import EXTENSIONS, Table, read_hub, read_table
 from fourshot.pipeline.tasks.types import DataSource, Example, Task
 
 SPLIT_ALIASES = {"dev": ("dev", "validation", "valid", "val")}
+
+Lined = tuple[int, Example]  # an example and its line in the file
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,10 +44,9 @@ def load_split(task: Task, split: str, limit: int | None = None) -> Split:
     Raises `InputError` for a missing file or column, a broken file, a label the task does not know.
     """
     table = load_table(task.data, split)
-    examples, lines, faults = label_rows(task, table)
-    if errors := errors_in(faults):
-        raise InputError("\n".join(str(error) for error in errors))
-    loaded = clean(split, table.path, examples, lines)
+    rows, faults = label_rows(task, table)
+    raise_errors(faults)
+    loaded = clean(split, table.path, rows)
     return msgspec.structs.replace(loaded, examples=limited(loaded.examples, limit))
 
 
@@ -73,11 +73,11 @@ def load_table(source: DataSource, split: str) -> Table:
 def find_split_file(folder: Path, stem: str) -> Path | None:
     """The file of a split in a folder, or None. Raises `InputError` for two files: which one counts is unclear."""
     stems = SPLIT_ALIASES.get(stem, (stem,))
-    found = [path for s in stems for suffix in EXTENSIONS if (path := folder / f"{s}{suffix}").is_file()]
-    if len(found) > 1:
-        names = " and ".join(path.name for path in found)
+    files = [path for s in stems for suffix in EXTENSIONS if (path := folder / f"{s}{suffix}").is_file()]
+    if len(files) > 1:
+        names = " and ".join(path.name for path in files)
         raise InputError(f"{folder} has {names} for the same split. Keep one of them.")
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def missing_split(source: DataSource, stem: str) -> str:
@@ -94,37 +94,39 @@ def missing_split(source: DataSource, stem: str) -> str:
     return f"no file for the split {stem!r} in {folder}: allowed are {kinds}; there is {there}."
 
 
-def label_rows(task: Task, table: Table) -> tuple[list[Example], list[int], list[Fault]]:
-    """Examples of all rows that have a label of the task, empty texts included; their lines; and every fault."""
+def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
+    """All rows that have a label of the task, empty texts included; and every fault of the others."""
     source = task.data
     missing = [column for column in (source.text_column, source.label_column) if column not in table.columns]
     if missing:
-        names = " and ".join(repr(column) for column in missing)
-        there = ", ".join(repr(column) for column in table.columns)
-        keys = "Set $.data.text_column and $.data.label_column."
-        return [], [], [_error(table.path, f"no column {names}; the columns are {there}.", keys)]
-    examples: list[Example] = []
-    lines: list[int] = []
-    faults: list[Fault] = []
+        what = f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
+        return [], [error(table.path, what, "Set $.data.text_column and $.data.label_column.")]
+    rows, faults = read_rows(source, table)
     unknown: dict[str, list[int]] = defaultdict(list)
+    for line, example in rows:
+        if example.label not in task.label_names:
+            unknown[example.label].append(line)
+    faults += [_unknown_label(task, table, value, lines) for value, lines in unknown.items()]
+    return [(line, example) for line, example in rows if example.label not in unknown], faults
+
+
+def read_rows(source: DataSource, table: Table) -> tuple[list[Lined], list[Fault]]:
+    """All rows, and a fault for each whose text is no string. A row without a label has the label ""."""
+    rows: list[Lined] = []
+    faults: list[Fault] = []
     class_names = table.class_names.get(source.label_column, ())
-    for row, line in zip(table.rows, table.lines, strict=True):
+    for line, row in table.rows.items():
         text = row.get(source.text_column)
         if text is not None and not isinstance(text, str):
             what = f"the text is a {type(text).__name__}, it must be a string."
-            faults.append(_error(f"{table.path}:{line}", what, f"Is {source.text_column!r} the text column?"))
+            faults.append(error(f"{table.path}:{line}", what, f"Is {source.text_column!r} the text column?"))
             continue
-        label = label_name(task, row.get(source.label_column), class_names)
-        if label not in task.label_names:
-            unknown[label].append(line)
-            continue
-        examples.append(Example(text=(text or "").strip(), label=label))
-        lines.append(line)
-    faults += [_unknown_label(task, table, value, at) for value, at in unknown.items()]
-    return examples, lines, faults
+        label = _label_name(source, row.get(source.label_column), class_names)
+        rows.append((line, Example(text=(text or "").strip(), label=label)))
+    return rows, faults
 
 
-def label_name(task: Task, value: Any, class_names: Sequence[str] = ()) -> str:
+def _label_name(source: DataSource, value: Any, class_names: Sequence[str]) -> str:
     """The label name that a value in the data stands for; a value that stands for none comes back as text.
 
     Integers go through ``label_values``, then through the class names that the data set carries with it.
@@ -134,40 +136,43 @@ def label_name(task: Task, value: Any, class_names: Sequence[str] = ()) -> str:
     if isinstance(value, float) and value.is_integer():  # an integer column with gaps, as tables libraries write it
         value = int(value)
     key = str(value).strip()
-    if key in task.data.label_values:
-        return task.data.label_values[key]
+    if key in source.label_values:
+        return source.label_values[key]
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(class_names):
         key = class_names[value]
-    return task.data.label_values.get(key, key)
+    return source.label_values.get(key, key)
 
 
-def clean(split: str, path: str, examples: Sequence[Example], lines: Sequence[int]) -> Split:
+def clean(split: str, path: str, rows: Sequence[Lined]) -> Split:
     """Leave out what the rules at the head of this module leave out, and say so."""
-    copies: dict[str, list[int]] = defaultdict(list)
-    for index, example in enumerate(examples):
-        copies[normalise(example.text)].append(index)
+    copies: dict[str, list[Lined]] = defaultdict(list)
+    for line, example in rows:
+        copies[normalise(example.text)].append((line, example))
     empty = copies.pop("", [])
-    torn = [i for group in copies.values() if len({examples[i].label for i in group}) > 1 for i in group]
-    torn_set = set(torn)
-    again = [i for group in copies.values() for i in group[1:] if i not in torn_set]
-    out = set(empty)
-    dropped = {"empty_text": len(empty)}
-    warnings = [f"{path}: {_rows(empty)} without a text left out (line {_at(lines, empty)})."] if empty else []
+    torn, again = [], []
+    for group in copies.values():
+        if len({example.label for _, example in group}) > 1:
+            torn += group
+        else:
+            again += group[1:]
     fate = "kept, as in every test split" if split == "test" else "left out"
-    if again:
-        warnings.append(f"{path}: {_rows(again)} repeating an earlier text {fate} (line {_at(lines, again)}).")
-    if torn:
-        warnings.append(
-            f"{path}: {_rows(torn)} with a text that has two different labels {fate} (line {_at(lines, torn)})."
-        )
-    if split != "test":
-        out |= {*again, *torn}
-        dropped |= {"duplicate": len(again), "contradiction": len(torn)}
-    kept = [example for index, example in enumerate(examples) if index not in out]
+    left_out: dict[str, list[Lined]] = {}
+    warnings = []
+    for why, some, what in (
+        ("empty_text", empty, "without a text left out"),
+        ("duplicate", again, f"repeating an earlier text {fate}"),
+        ("contradiction", torn, f"with a text that has two different labels {fate}"),
+    ):
+        if some:
+            lines = shorten(sorted(line for line, _ in some))
+            warnings.append(f"{path}: {counted(len(some), 'row')} {what} (line {lines}).")
+            if split != "test" or why == "empty_text":
+                left_out[why] = some
+    out = {line for some in left_out.values() for line, _ in some}
     return Split(
         name=split,
-        examples=kept,
-        dropped={why: count for why, count in dropped.items() if count},
+        examples=[example for line, example in rows if line not in out],
+        dropped={why: len(some) for why, some in left_out.items()},
         warnings=tuple(warnings),
     )
 
@@ -179,7 +184,7 @@ def drop_overlap(split: Split, test_texts: Iterable[str]) -> Split:
     count = len(split.examples) - len(kept)
     if not count:
         return split
-    warning = f"{split.name}: {count} text{'s' if count != 1 else ''} also in the test split left out."
+    warning = f"{split.name}: {counted(count, 'text')} also in the test split left out."
     return msgspec.structs.replace(
         split, examples=kept, dropped={**split.dropped, "in_test_set": count}, warnings=(*split.warnings, warning)
     )
@@ -196,22 +201,9 @@ def count_labels(task: Task, examples: Iterable[Example]) -> dict[str, int]:
     return {name: counts[name] for name in task.label_names}
 
 
-def _unknown_label(task: Task, table: Table, value: str, at: list[int]) -> Fault:
-    near = difflib.get_close_matches(value, task.label_names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> Fault:
     got = f"label {value!r}" if value else "a row without a label"
-    what = f"{got} ({_rows(at)}); the task's labels are {', '.join(task.label_names)}.{hint}"
+    labels = f"the task's labels are {', '.join(task.label_names)}."
+    what = f"{got} ({counted(len(lines), 'row')}); {labels} {nearest(value, task.label_names)}".rstrip()
     remedy = "Add it under [[labels]], map it under [data.label_values], or remove the rows."
-    return _error(f"{table.path}:{shorten(at, 3)}", what, remedy)
-
-
-def _error(where: str, what: str, remedy: str = "") -> Fault:
-    return Fault(severity="error", where=where, what=what, remedy=remedy)
-
-
-def _rows(indices: Sequence[int]) -> str:
-    return f"{len(indices)} row{'s' if len(indices) != 1 else ''}"
-
-
-def _at(lines: Sequence[int], indices: Sequence[int]) -> str:
-    return shorten(sorted(lines[index] for index in indices))
+    return error(f"{table.path}:{shorten(lines, 3)}", what, remedy)

@@ -11,15 +11,12 @@ import msgspec
 
 from fourshot.engine.errors import InputError, TaskFileError
 from fourshot.pipeline.tasks.data_check import data_faults
-from fourshot.pipeline.tasks.faults import Fault, Severity, errors_in
-from fourshot.pipeline.tasks.table_files import scan_table
+from fourshot.pipeline.tasks.faults import Fault, errors_in
+from fourshot.pipeline.tasks.table_files import EXTENSIONS, scan_table
 from fourshot.pipeline.tasks.tables import find_split_file, missing_split
-from fourshot.pipeline.tasks.task_check import convert, read_document, shape_faults, word_faults
+from fourshot.pipeline.tasks.task_check import read_document, shape_faults, word_faults
 from fourshot.pipeline.tasks.types import DataSource, Task
 
-__all__ = ["Fault", "Severity", "check_task", "find_task_file", "load_task", "shipped_tasks"]
-
-TABLES = {".csv", ".tsv", ".jsonl", ".parquet"}
 SHIPPED_FOLDER = Path(__file__).parent / "shipped"
 
 
@@ -38,13 +35,10 @@ def load_task(name_or_path: str | Path, data_folder: str | Path | None = None) -
     Raises `TaskFileError` with all the file's errors, `InputError` for an unknown name or a missing folder.
     """
     path = find_task_file(name_or_path)
-    document, faults = read_document(path)
-    faults = faults or shape_faults(document, needs_source=data_folder is None)
-    if errors := errors_in(faults):
-        raise TaskFileError(str(path), [str(error) for error in errors])
-    task = convert(document)
-    source = _with_folder(task.data, Path(data_folder)) if data_folder is not None else _absolute(task.data, path)
-    return msgspec.structs.replace(task, data=source)
+    task, faults = _read(path, data_folder)
+    if task is None:
+        raise TaskFileError(str(path), [str(error) for error in errors_in(faults)])
+    return task
 
 
 def check_task(
@@ -60,15 +54,27 @@ def check_task(
     run will draw; ``model_tokenizer`` (a Hugging Face tokenizer) shows the label words as that model sees them.
     Raises `InputError` only where there is no such file.
     """
-    path = find_task_file(name_or_path)
-    document, faults = read_document(path)
-    faults = faults or shape_faults(document, needs_source=data_folder is None)
-    if errors_in(faults):
+    task, faults = _read(find_task_file(name_or_path), data_folder)
+    if task is None:
         return faults
-    task = load_task(path, data_folder)
     if model_tokenizer is not None:
         faults += word_faults(task, model_tokenizer)
     return faults + data_faults(task, k) if deep else faults
+
+
+def _read(path: Path, data_folder: str | Path | None) -> tuple[Task | None, list[Fault]]:
+    """The task, None where there are errors, and the faults of its file."""
+    document, faults = read_document(path)
+    faults = faults or shape_faults(document, needs_source=data_folder is None)
+    if errors_in(faults):
+        return None, faults
+    task = msgspec.convert(document, Task)
+    source = task.data
+    if data_folder is not None:
+        source = _with_folder(source, Path(data_folder).resolve())
+    elif source.folder:
+        source = msgspec.structs.replace(source, folder=str((path.parent / source.folder).resolve()))
+    return msgspec.structs.replace(task, data=source), faults
 
 
 def find_task_file(name_or_path: str | Path) -> Path:
@@ -79,20 +85,20 @@ def find_task_file(name_or_path: str | Path) -> Path:
         return shipped[text]
     path = Path(text)
     if path.is_file():
-        if path.suffix.lower() in TABLES:
+        if path.suffix.lower() in EXTENSIONS:
             raise InputError(
                 f"{text} is a table of texts, not a task file. To make a task of it: fourshot tasks new {text}"
             )
         return path
     if path.is_dir():
-        found = sorted(path.glob("*.toml"))
-        if len(found) == 1:
-            return found[0]
-        if not found:
+        files = sorted(path.glob("*.toml"))
+        if len(files) == 1:
+            return files[0]
+        if not files:
             raise InputError(
                 f"the folder {text} holds no .toml task file. To write one from a table: fourshot tasks new TABLE."
             )
-        there = ", ".join(file.name for file in found)
+        there = ", ".join(file.name for file in files)
         raise InputError(f"the folder {text} must hold exactly one .toml task file; there is {there}. Name the file.")
     near = difflib.get_close_matches(text, shipped, n=2, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -102,14 +108,8 @@ def find_task_file(name_or_path: str | Path) -> Path:
     )
 
 
-def _absolute(source: DataSource, task_file: Path) -> DataSource:
-    if not source.folder:
-        return source
-    return msgspec.structs.replace(source, folder=str((task_file.parent / source.folder).resolve()))
-
-
 def _with_folder(source: DataSource, folder: Path) -> DataSource:
-    folder = folder.resolve()
+    """``source`` with ``folder`` in place of what it names. Raises `InputError` where there is no such folder."""
     local = msgspec.structs.replace(source, folder=str(folder), hub="", hub_config="")
     if not folder.is_dir():
         raise InputError(missing_split(local, source.train_split))

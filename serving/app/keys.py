@@ -131,11 +131,5 @@ def remove_key(file: Path, name: str) -> None:
 
 
 def _write(file: Path, keys: tuple[Key, ...]) -> None:
-    blocks = []
-    for key in keys:
-        lines = [
-            f"{field} = {msgspec.json.encode(value).decode()}" for field, value in msgspec.to_builtins(key).items()
-        ]
-        blocks.append("[[key]]\n" + "\n".join(lines) + "\n")
-    replace_file(file, "\n".join(blocks).encode())
+    replace_file(file, msgspec.toml.encode(KeyFile(key=keys)))
     os.chmod(file, 0o600)
