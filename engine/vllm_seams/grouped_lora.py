@@ -94,10 +94,11 @@ class Layers:
         self._met: dict[int, Layer] = {}
 
     def of(self, a: Stacked, b: Stacked) -> Layer:
-        place = a[0].data_ptr()
-        if place not in self._met:
-            self._met[place] = Layer(a, b)
-        return self._met[place]
+        layer = self._met.get(a[0].data_ptr())
+        if layer is None:
+            layer = Layer(a, b)  # moves the weights: only their new place is theirs, the old one becomes another's
+            self._met[a[0].data_ptr()] = layer
+        return layer
 
 
 class Arranged:
