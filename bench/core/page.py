@@ -9,14 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from fourshot.bench.core.parts import Folded, Page, Part, Section, Table
 from fourshot.bench.core.targets import targets_of
 from fourshot.engine.files import replace_file
-from fourshot.pipeline.report import write
 from fourshot.pipeline.report.text import flatten
+from fourshot.pipeline.report.write import environment
 
 TEMPLATE = "page.html.j2"
 
@@ -30,15 +29,9 @@ def write_page(path: Path, page: Page, result: Mapping[str, Any]) -> Path:
     if not page.sections:
         raise ValueError("a page of nothing: give at least one section")
     _check(part for section in page.sections for part in section.parts)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, write.TEMPLATES]),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.tests |= {kind.__name__.lower(): _is(kind) for kind in (Markup, str, Table, Folded)}
-    html = environment.get_template(TEMPLATE).render(
+    templates = environment(Path(__file__).parent, autoescape=True)
+    templates.tests |= {kind.__name__.lower(): _is(kind) for kind in (Markup, str, Table, Folded)}
+    html = templates.get_template(TEMPLATE).render(
         page=page,
         suite=result.get("suite", "benchmark"),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

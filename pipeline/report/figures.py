@@ -94,21 +94,21 @@ def bar_plot(
 
     Raises ValueError for no groups, no value at all, values below zero or not finite, and lengths that do not match.
     """
-    for one in series:
-        _check(one.name, len(groups), one.intervals, [value for value in one.values if value is not None])
-        if len(one.values) != len(groups) or any(value < 0 for value in one.values if value is not None):
-            raise ValueError(f"{one.name}: give a value from zero on, or None, for each of {len(groups)} groups")
-    if not any(value is not None for one in series for value in one.values):
+    for bars in series:
+        _check(bars.name, len(groups), bars.intervals, [value for value in bars.values if value is not None])
+        if len(bars.values) != len(groups) or any(value < 0 for value in bars.values if value is not None):
+            raise ValueError(f"{bars.name}: give a value from zero on, or None, for each of {len(groups)} groups")
+    if not any(value is not None for bars in series for value in bars.values):
         raise ValueError("a plot of nothing: give at least one group and one value")
 
     def draw(axes: "Axes") -> None:
         thick = 0.8 / len(series)
-        for number, one in enumerate(series):
+        for number, bars in enumerate(series):
             places = [group + (number + 0.5) * thick - 0.4 for group in range(len(groups))]
-            axes.barh(places, [value or 0 for value in one.values], 0.8 * thick, label=one.name,
+            axes.barh(places, [value or 0 for value in bars.values], 0.8 * thick, label=bars.name,
                       color=list(COLOURS)[number % 6], alpha=1 if number < 6 else 0.5)  # fmt: skip
-            bounds = one.intervals or [None] * len(groups)
-            for place, value, interval in zip(places, one.values, bounds, strict=True):
+            bounds = bars.intervals or [None] * len(groups)
+            for place, value, interval in zip(places, bars.values, bounds, strict=True):
                 if interval:
                     axes.plot(interval, (place, place), color=INK, lw=1, gid="error")
                 text = NO_VALUE if value is None else f"{value:,.{digits}f}"
@@ -124,7 +124,7 @@ def bar_plot(
         return NO_VALUE if value is None else f"{value:.4g}"
 
     words = [
-        f"{group}: {', '.join(f'{one.name} {value_of(one.values[number])}' for one in series)}"
+        f"{group}: {', '.join(f'{bars.name} {value_of(bars.values[number])}' for bars in series)}"
         for number, group in enumerate(groups)
     ]
     height = 0.7 + BAR * (len(groups) * (len(series) + 0.6))

@@ -6,15 +6,17 @@ Only this module knows the templates; the other modules of this folder each make
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup
 
 from fourshot.engine.files import replace_file
 from fourshot.pipeline.report import candidates, results, text, varied
 from fourshot.pipeline.report.data import ReportData
 from fourshot.pipeline.report.figures import Curve, line_plot
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES = Path(__file__).parent
 MAX_CURVE_POINTS = 150  # per loss curve; more are averaged, which also takes the noise of single steps out
@@ -28,8 +30,8 @@ def write_report(data: ReportData, folder: str | os.PathLike[str]) -> tuple[Path
     """
     context = _context(data)
     page, markdown = Path(folder) / "report.html", Path(folder) / "report.md"
-    for path, environment in ((page, _environment(autoescape=True)), (markdown, _markdown())):
-        replace_file(path, environment.get_template(f"{path.name}.j2").render(context).encode())
+    for path, templates in ((page, environment(autoescape=True)), (markdown, _markdown())):
+        replace_file(path, templates.get_template(f"{path.name}.j2").render(context).encode())
     return page, markdown
 
 
@@ -70,17 +72,22 @@ def _thinned(points: tuple[tuple[int, float], ...]) -> list[tuple[float, float]]
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
 
-def _markdown() -> jinja2.Environment:
+def environment(*folders: Path, **options: Any) -> "jinja2.Environment":
+    """Templates of ``folders``, then of this one. A name that a template has not been given is an error."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader([*folders, TEMPLATES])
+    return jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options
+    )
+
+
+def _markdown() -> "jinja2.Environment":
     """An environment in which every printed value is escaped for Markdown, as autoescape does it for HTML."""
 
     def escaped(value: object) -> object:
         return value if isinstance(value, Markup) else text.escape_markdown(value)
 
-    environment = _environment(finalize=escaped)
-    environment.filters["as_code"] = text.markdown_code
-    return environment
-
-
-def _environment(**options: Any) -> jinja2.Environment:
-    loader, undefined = jinja2.FileSystemLoader(TEMPLATES), jinja2.StrictUndefined
-    return jinja2.Environment(loader=loader, undefined=undefined, trim_blocks=True, lstrip_blocks=True, **options)
+    templates = environment(finalize=escaped)
+    templates.filters["as_code"] = text.markdown_code
+    return templates

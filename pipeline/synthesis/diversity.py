@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
 from fourshot.pipeline.synthesis.words import words
 
 # What tokenised corpora leave of contractions ("wo n't", "it 's"); the library's list has only whole ones.
@@ -34,6 +32,8 @@ def unique_trigram_curve(texts: Sequence[str], sizes: Sequence[int]) -> list[flo
     Source: what is counted, Patwa et al. 2024, figure 7; the expectation, Hurlbert 1971, "The Nonconcept of
     Species Diversity", rarefaction. Raises ValueError for no texts or a size out of range.
     """
+    import numpy as np
+
     total = len(texts)
     if total == 0:
         raise ValueError("a tri-gram curve of no texts: give at least one")

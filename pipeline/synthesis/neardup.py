@@ -56,10 +56,8 @@ class NearDuplicates:
     def find(self, text: str) -> str | None:
         """A text added before that is nearly the same (as `comparable` writes it), or None."""
         plain = comparable(text)
-        for key in self._likeliest(_bands_of(plain)):
-            if similar(plain, self._texts[key], self._threshold):
-                return self._texts[key]
-        return None
+        proposed = (self._texts[key] for key in self._likeliest(_bands_of(plain)))
+        return next((other for other in proposed if similar_to_any(plain, (other,), self._threshold)), None)
 
     def add(self, text: str) -> None:
         """Remember a text."""
@@ -76,10 +74,10 @@ class NearDuplicates:
 
     def find_or_add(self, text: str) -> str | None:
         """As `find`; where nothing is found the text is remembered."""
-        found = self.find(text)
-        if found is None:
+        near = self.find(text)
+        if near is None:
             self.add(text)
-        return found
+        return near
 
     def _slots(self, bands: "np.ndarray") -> "np.ndarray":
         """Where the heads of the bands' slots are."""
@@ -153,21 +151,14 @@ def _constants() -> "tuple[np.ndarray, np.ndarray, np.uint64, np.uint64]":
     return factors, addends, numbers[-2] | np.uint64(1), numbers[-1] | np.uint64(1)
 
 
-def similar(one: str, other: str, threshold: float) -> bool:
-    """Whether two comparable texts are nearly the same: token-set similarity at or above ``threshold`` (0 to 1).
+def similar_to_any(text: str, others: Iterable[str], threshold: float) -> bool:
+    """Whether a comparable text is nearly any of ``others``: token-set similarity at or above ``threshold`` (0 to 1).
 
     Source: the ratio is rapidfuzz's ``fuzz.token_set_ratio``: word order and repeated words do not count.
     """
-    return similar_to_any(one, (other,), threshold)
-
-
-def similar_to_any(one: str, others: Iterable[str], threshold: float) -> bool:
-    """Whether ``one`` is `similar` to any of ``others``: faster than asking for each."""
     from rapidfuzz import fuzz, process
 
-    length = len(one)
+    length = len(text)
     alike = [other for other in others if _LENGTH_RATIO * length <= len(other) <= length / _LENGTH_RATIO]
-    return (
-        bool(alike)
-        and process.extractOne(one, alike, scorer=fuzz.token_set_ratio, score_cutoff=100 * threshold) is not None
-    )
+    best = process.extractOne(text, alike, scorer=fuzz.token_set_ratio, score_cutoff=100 * threshold) if alike else None
+    return best is not None

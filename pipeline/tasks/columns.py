@@ -1,7 +1,4 @@
-"""Which column of a table holds the texts, and which the labels.
-
-Importing this module loads neither torch, pyarrow nor datasets.
-"""
+"""Which column of a table holds the texts, and which the labels."""
 
 from collections.abc import Callable, Sequence, Set
 from typing import Any

@@ -1,7 +1,4 @@
-"""What can be wrong with the data of a task: every fault of every split, not the first.
-
-Importing this module loads neither torch, pyarrow nor datasets.
-"""
+"""What can be wrong with the data of a task: every fault of every split, not the first."""
 
 from pathlib import Path
 

@@ -1,7 +1,4 @@
-"""A fault in what the user gave: how bad, where, what, and the way out. The checks collect these, all of them.
-
-Importing this module loads neither torch nor vllm.
-"""
+"""A fault in what the user gave: how bad, where, what, and the way out. The checks collect these, all of them."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,7 +1,4 @@
-"""A task folder from a table: a task file, and the rows split into train and test.
-
-Importing this module loads neither torch, pyarrow nor datasets.
-"""
+"""A task folder from a table: a task file, and the rows split into train and test."""
 
 import random
 import re

@@ -1,7 +1,4 @@
-"""The real examples a run starts from: k per class, drawn with a seed, or chosen by the user.
-
-Importing this module loads neither torch nor vllm.
-"""
+"""The real examples a run starts from: k per class, drawn with a seed, or chosen by the user."""
 
 import random
 from collections.abc import Sequence
@@ -33,12 +30,12 @@ def draw_shots(
     for example in examples:
         if example.label in by_label:
             by_label[example.label].append(example)
-    short = {label: len(found) for label, found in by_label.items() if len(found) < (1 if allow_fewer else k)}
+    fewest = 1 if allow_fewer else k
+    short = {label: len(pool) for label, pool in by_label.items() if len(pool) < fewest}
     if short:
         raise InputError(_too_few(short, k))
     drawn: list[Example] = []
-    for label, found in by_label.items():
-        pool = list(found)
+    for label, pool in by_label.items():
         random.Random(f"{seed}/{label}").shuffle(pool)
         drawn += pool[:k]
     random.Random(f"{seed}/order").shuffle(drawn)

@@ -1,7 +1,6 @@
 """Tables on disk and on the hub, read as they are: columns, rows, and the line each row came from.
 
 A broken file gives all its faults at once, each with ``file:line``. What the values mean, `pipeline.tasks.tables` says.
-Importing this module loads neither torch, pyarrow nor datasets.
 """
 
 import csv

@@ -7,7 +7,6 @@ What happens to faulty rows (docs/tasks.md says it for users):
 - a test split is otherwise kept as it is, so that scores stay comparable with others; repeats are warned about.
 
 Two texts are the same where they differ in case and whitespace only.
-Importing this module loads neither torch, pyarrow nor datasets.
 """
 
 import random

@@ -1,7 +1,6 @@
 """What can be wrong with a task file by itself: keys, types, labels. Every fault, not the first.
 
 The allowed keys and types are read off the structs in `pipeline.tasks.types`, so that they stand in one place only.
-Importing this module loads neither torch nor vllm.
 """
 
 import re

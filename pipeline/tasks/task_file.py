@@ -1,7 +1,4 @@
-"""Task files: find one by name or path, load it, and explain every fault in it at once.
-
-Importing this module loads neither torch, pyarrow nor datasets.
-"""
+"""Task files: find one by name or path, load it, and explain every fault in it at once."""
 
 import difflib
 from pathlib import Path
