@@ -1,5 +1,6 @@
 """The command answers at once: asking it what it can do costs no model library."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fourshot.bench.suites import SUITES
 from fourshot.cli import main as cli
 from fourshot.cli.declare import COMMANDS, setting
 from fourshot.pipeline.synthesis.settings import PRESETS
@@ -50,6 +52,17 @@ def test_every_command_and_every_option_is_explained(capsys: pytest.CaptureFixtu
         for option in declared.arguments
         if not option.settings["help"]
     ] == []
+
+
+def test_the_documentation_names_every_command_every_option_and_every_suite(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("cli.md", "corpus.md"))
+    words = {word for declared in COMMANDS for word in declared.words.split()}
+    options = {option.name for declared in COMMANDS for option in declared.arguments if option.name.startswith("--")}
+    assert len(words) > 20 and len(options) > 50
+    assert [name for name in sorted({*words, *SUITES}) if not re.search(rf"`[^`\n]*\b{name}\b", text)] == []
+    assert [name for name in sorted(options) if not re.search(rf"`[^`\n]*{name}\b", text)] == []
 
 
 def test_an_option_of_a_setting_has_its_type_its_default_and_its_comment() -> None:

@@ -5,12 +5,10 @@ from pathlib import Path
 import pytest
 
 from fourshot.cli.declare import read_command
-from fourshot.cli.options import OPTIONS, settings_of
+from fourshot.cli.options import settings_of
 from fourshot.cli.runs import choose_methods, read_seeds
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
-
-DOCS = Path(__file__).parent.parent.parent / "docs" / "cli.md"
 
 
 def settings(*words: str) -> RunSettings:
@@ -107,8 +105,3 @@ def test_methods_keep_their_order_and_unknown_ones_are_refused() -> None:
         choose_methods("loro", known)
     with pytest.raises(InputError, match="no method named"):
         choose_methods(",", known)
-
-
-def test_the_documentation_names_every_option() -> None:
-    text = DOCS.read_text(encoding="utf-8")
-    assert [option.flag for option in OPTIONS if f"`{option.flag}" not in text] == []

@@ -1,0 +1,133 @@
+"""The process behind `fourshot serve`, with a server that holds no model: what is done when a process dies."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from fourshot.engine.errors import FourshotError
+from fourshot.serving.fleet.supervisor import Supervisor, listen
+from fourshot.serving.settings import ServeSettings
+from fourshot.serving.testing.server import wait_for
+
+# Stands for Python, so `-m fourshot.serving.app.server FD RESTARTS STAGING` follows. {work} is done in place of vLLM.
+SERVER = """\
+#!{python}
+import multiprocessing, os, sys, time, types
+from pathlib import Path
+plugin = types.SimpleNamespace(at_start=types.SimpleNamespace())
+sys.modules["fourshot.serving.app.plugin"] = plugin  # the one that loads vLLM
+from fourshot.engine.vllm_seams import lora_kernels, lora_loads
+from fourshot.engine.vllm_seams.plugin import register
+from fourshot.serving.app import server
+
+sys.argv, folder, start = sys.argv[2:], Path({folder!r}), int(sys.argv[4])
+
+def note(name):
+    part = folder / f".{{name}}"
+    part.write_text(str(os.getpid()))
+    part.rename(folder / name)
+
+def engine():
+    lora_kernels.apply, lora_loads.register = lambda **_: None, lambda: None
+    register()
+    note("engine")
+    time.sleep(600)
+
+async def serve(settings, listening):
+{work}
+
+server.serve = serve
+server.main()
+"""
+OWNER = """\
+import asyncio, sys
+from pathlib import Path
+from fourshot.serving.fleet.supervisor import Supervisor, listen
+from fourshot.serving.settings import ServeSettings
+sys.executable, folder = sys.argv[1], Path(sys.argv[2])
+settings = ServeSettings(adapters=str(folder))
+asyncio.run(Supervisor(settings, listen("127.0.0.1", 0), folder / "log.txt", lambda _: None).run())
+"""
+
+
+def server_does(folder: Path, *work: str) -> str:
+    """A Python whose server does ``work``."""
+    script = folder / "python"
+    lines = "\n".join(f"    {line}" for line in work)
+    script.write_text(SERVER.format(python=sys.executable, folder=str(folder), work=lines))
+    script.chmod(0o755)
+    return str(script)
+
+
+def made(folder: Path, listening: socket.socket) -> Supervisor:
+    return Supervisor(ServeSettings(adapters=str(folder)), listening, folder / "log.txt", lambda _: None)
+
+
+def test_a_server_that_never_gets_ready_ends_the_command_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", server_does(tmp_path, "print('no memory', file=sys.stderr)", "sys.exit(3)"))
+    with pytest.raises(FourshotError, match=r"(?s)cannot be started \(exit code 3\).*no memory.*log\.txt"):
+        asyncio.run(made(tmp_path, listen("127.0.0.1", 0)).run())
+
+
+def test_a_server_that_once_was_ready_is_tried_three_times_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fourshot.serving.fleet.supervisor.LONGEST_PAUSE_S", 0.01)
+    ready_once = ("note(f'start-{start}')", "start or plugin.at_start.ready()", "sys.exit(3)")
+    monkeypatch.setattr(sys, "executable", server_does(tmp_path, *ready_once))
+    with pytest.raises(FourshotError, match="cannot be started"):
+        asyncio.run(made(tmp_path, listen("127.0.0.1", 0)).run())
+    assert sorted(file.name for file in tmp_path.glob("start-*")) == [f"start-{number}" for number in range(4)]
+
+
+def test_while_a_dead_server_starts_again_its_address_answers_503(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies_once = ("note(f'start-{start}')", "if not start:", "    plugin.at_start.ready()", "    sys.exit(3)")
+    monkeypatch.setattr(sys, "executable", server_does(tmp_path, *dies_once, "time.sleep(600)"))
+
+    async def run() -> httpx.Response:
+        listening = listen("127.0.0.1", 0)
+        supervisor = made(tmp_path, listening)
+        serving = asyncio.create_task(supervisor.run())
+        async with asyncio.timeout(30):
+            while not (tmp_path / "start-1").exists():
+                await asyncio.sleep(0.02)
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(f"http://127.0.0.1:{listening.getsockname()[1]}/health")
+        supervisor.stop()
+        await serving
+        return answer
+
+    answer = asyncio.run(run())
+    assert (answer.status_code, answer.json()["error"]["type"], answer.headers["Retry-After"]) == (
+        503,
+        "restarting",
+        "5",
+    )
+    assert not psutil.pid_exists(int((tmp_path / "start-1").read_text()))
+
+
+def test_server_and_engine_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    starts_an_engine = ("multiprocessing.get_context('fork').Process(target=engine).start()", "note('server')")
+    script = server_does(tmp_path, *starts_an_engine, "time.sleep(600)")
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, script, str(tmp_path)], start_new_session=True)
+    try:
+        wait_for(lambda: (tmp_path / "server").exists() and (tmp_path / "engine").exists())
+        processes = [psutil.Process(int((tmp_path / name).read_text())) for name in ("server", "engine")]
+        assert len({os.getpid(), owner.pid, *(process.pid for process in processes)}) == 4
+    finally:
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert alive == []

@@ -1,0 +1,131 @@
+"""What holds for every page: short sentences, the field's words, links that lead somewhere, tests that exist."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+MOST_WORDS = 30  # of a sentence
+MOST_CHARACTERS = 120  # of a line, but for tables and what a program writes
+# Words that this project once had for what the field has a name for.
+BANNED = re.compile(
+    r"\b(book|keeper|played|scene|nouns|told to come back|times what in context|what in context does)\b", re.IGNORECASE
+)
+FAULTS = ROOT / "docs" / "faults.md"
+
+
+def prose(page: Path) -> Iterator[tuple[int, str]]:
+    """(first line, text) of each paragraph and list item. Code, tables, headings and generated parts are left out."""
+    start, lines = 0, list[str]()
+    is_code = is_generated = False
+    for number, line in enumerate([*page.read_text(encoding="utf-8").splitlines(), ""], start=1):
+        is_fence = line.lstrip().startswith("```")
+        if re.match(r"<!-- [\w-]+:(start|end) -->", line):
+            is_generated = line.endswith(":start -->")
+        skipped = is_code or is_fence or is_generated or line.startswith(("    ", "|", "#", "<", "![", "[!["))
+        begins = bool(re.match(r"\s*([-*]|\d+\.)\s", line))
+        if lines and (skipped or begins or not line.strip()):
+            yield start, " ".join(lines)
+            lines = []
+        if is_fence:
+            is_code = not is_code
+        if not skipped and line.strip():
+            start = start if lines else number
+            lines.append(re.sub(r"^\s*([-*]|\d+\.)\s+", "", line).strip())
+
+
+def sentences(text: str) -> list[str]:
+    plain = re.sub(r"`[^`]*`", "code", re.sub(r"\]\([^)]*\)", "]", text))
+    return re.split(r"(?<=[.!?])[*_)\"']*\s+(?=[\[*_(\"']*[A-Z0-9c])", plain)
+
+
+def long_sentences(page: Path) -> list[str]:
+    return [
+        f"{page.name}:{line}: {len(words)} words: {' '.join(words[:8])} ..."
+        for line, text in prose(page)
+        for sentence in sentences(text)
+        if len(words := re.findall(r"[\w%][\w'.,/%-]*", sentence)) > MOST_WORDS
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_sentences_are_short(page: Path) -> None:
+    assert long_sentences(page) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_are_short(page: Path) -> None:
+    long = [
+        f"{page.name}:{number}: {len(line)} characters"
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1)
+        if len(line) > MOST_CHARACTERS and not line.startswith(("|", "<", "**", "!["))
+    ]
+    assert long == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_field_s_words_are_used(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert [f"{page.name}:{n}: {m[0]}" for n, line in enumerate(lines, 1) for m in BANNED.finditer(line)] == []
+
+
+def anchors(page: Path) -> set[str]:
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"(?:\]\(|srcset=\"|src=\")([^)\"\s]+)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        to = page if not path else (page.parent / path)
+        if not to.exists() or (anchor and anchor not in anchors(to)):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    named = re.findall(
+        r"`((?:engine|training|pipeline|serving|bench|tests|docs|scripts|fourshot)/[\w/.-]+)", page.read_text()
+    )
+    assert [name for name in named if not (ROOT / name.rstrip("/.")).exists()] == []
+
+
+def promises() -> list[tuple[str, list[str]]]:
+    """(fault, tests that hold what is promised for it) of each row of the tables in docs/faults.md."""
+    rows = []
+    for line in FAULTS.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and not set(cells[0]) <= set("- :") and cells[0] != "fault":
+            rows.append((cells[0], re.findall(r"`(tests/[\w/]+\.py::\w+)`", cells[-1])))
+    return rows
+
+
+def test_every_promise_about_faults_names_tests_that_exist() -> None:
+    rows = promises()
+    assert len(rows) > 20
+    missing = [f"{fault}: names no test" for fault, tests in rows if not tests]
+    for fault, tests in rows:
+        for test in tests:
+            file, _, name = test.partition("::")
+            if not (ROOT / file).is_file() or name not in _functions(ROOT / file):
+                missing.append(f"{fault}: {test} does not exist")
+    assert missing == []
+
+
+def _functions(file: Path) -> set[str]:
+    return {node.name for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if hasattr(node, "name")}
+
+
+def test_a_long_sentence_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"# Head\n\nShort one. Now {'word ' * 30}end.\n\n| {'cell ' * 40} |\n\n```\n{'code ' * 40}\n```\n")
+    assert [fault.split(": ")[1] for fault in long_sentences(page)] == ["32 words"]
