@@ -84,23 +84,21 @@ def _of_class(
     settings: RunSettings,
     lists: Mapping[tuple[str, str], Sequence[str]],
 ) -> Attributes:
+    texts = [shot.text for shot in own.values()]
     values: dict[str, tuple[str, ...]] = {}
-    of_shots: dict[int, dict[str, str]] = {index: {} for index in own}
-    names = [word for other in task.labels for word in (other.name, other.read_as)]
-    for dimension in LISTS:
-        copied = {value for values in LISTS[dimension].values() for value in values}
-        listed = tuple(value for value in listed_values(lists[label.name, dimension], names) if value not in copied)
-        if len(listed) < 2:
-            continue
-        values[dimension] = listed
-        fitting = _fitting(engine, dimension, listed, [shot.text for shot in own.values()], settings.max_text_words)
-        for index, value in zip(own, fitting, strict=True):
-            of_shots[index][dimension] = value
-    lengths = dict(zip(own, lengths_of([shot.text for shot in own.values()]), strict=True))
-    if len(set(lengths.values())) > 1:
-        values[LENGTH] = tuple(sorted(set(lengths.values())))
-        for index, length in lengths.items():
-            of_shots[index][LENGTH] = length
+    fitting: dict[str, list[str]] = {}  # dimension -> the value of each text
+    for dimension, examples in LISTS.items():
+        copied = {value for given in examples.values() for value in given}
+        listed = listed_values(lists[label.name, dimension], (*task.label_names, *task.label_words))
+        if len(own_values := tuple(value for value in listed if value not in copied)) >= 2:
+            values[dimension] = own_values
+            fitting[dimension] = _fitting(engine, dimension, own_values, texts, settings.max_text_words)
+    lengths = lengths_of(texts)
+    if len(set(lengths)) > 1:
+        values[LENGTH], fitting[LENGTH] = tuple(sorted(set(lengths))), lengths
+    of_shots = {
+        index: {dimension: fitting[dimension][number] for dimension in fitting} for number, index in enumerate(own)
+    }
     return Attributes(values=values, of_shots=of_shots)
 
 

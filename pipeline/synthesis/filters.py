@@ -79,14 +79,13 @@ class TextFilter:
         self._long_shots = [f" {shot} " for shot in self._shots if _is_long(shot)]
         self._all_shots = "".join(f" {shot} \n" for shot in self._shots)
         self._instruction = normalise(task.instruction)
-        nouns = normalise(task.noun_plural or f"{task.noun}s")
+        nouns = normalise(task.nouns)
         # The words around the shots in the generation prompt, in the parts that a real text does not hold by chance.
         self._prompt_parts = [f"few examples of {nouns}", f"generate more {nouns}"]
         self._prompt_parts += [f"generate more {normalise(label.plural)}" for label in task.labels if label.plural]
-        names = {comparable(name) for label in task.labels for name in (label.name, label.read_as)}
-        self._label_names = names
-        alternatives = "|".join(re.escape(name) for label in task.labels for name in (label.name, label.read_as))
-        self._label_first = re.compile(rf"(?:{alternatives})\s*:", re.IGNORECASE)
+        names = (*task.label_names, *task.label_words)
+        self._label_names = set(map(comparable, names))
+        self._label_first = re.compile(rf"(?:{'|'.join(map(re.escape, names))})\s*:", re.IGNORECASE)
         self._passed: set[str] = set()
         self._near_passed = NearDuplicates(self.settings.near_duplicate)
         self._test: set[str] = set()

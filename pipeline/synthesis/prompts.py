@@ -53,7 +53,7 @@ def classification_prompt(
 def context(task: Task, shots: Sequence[Example], max_text_words: int) -> str:
     """What `classification_prompt` says before the text: the same for all texts, so it is cached, by the engine too."""
     words = {label.name: label.read_as for label in task.labels}
-    answered = "".join(f"Text: {one_line(shot.text, max_text_words)}\nLabel: {words[shot.label]}\n\n" for shot in shots)
+    answered = "".join(f"{question(shot.text, max_text_words)} {words[shot.label]}\n\n" for shot in shots)
     return f"{task.instruction}\n\n{answered}"
 
 
@@ -91,14 +91,13 @@ def generation_prompt(
     they stand on lines of their own before the text. The part that names the wanted ones comes last, so prompts share
     all that is before it.
     """
-    nouns = task.noun_plural or f"{task.noun}s"
     description = f" {label.description}" if label.description else f" labelled {label.read_as}"
     pairs = "".join(
-        f"{_attribute_lines(attributes)}Text: {one_line(shot.text, max_text_words)}\nLabel: {label.read_as}\n\n"
+        f"{_attribute_lines(attributes)}{question(shot.text, max_text_words)} {label.read_as}\n\n"
         for shot, attributes in zip(shots, of_shots or [{}] * len(shots), strict=True)
     )
     return (
-        f"Few examples of {nouns}{description} are given. Generate more {_plural(task, label)}.\n\n"
+        f"Few examples of {task.nouns}{description} are given. Generate more {_plural(task, label)}.\n\n"
         f"{pairs}{_attribute_lines(wanted or {})}Text:"
     )
 
@@ -120,7 +119,7 @@ def _attribute_lines(attributes: Mapping[str, str]) -> str:
 
 
 def _plural(task: Task, label: Label) -> str:
-    return label.plural or f"{label.read_as} {task.noun_plural or f'{task.noun}s'}"
+    return label.plural or f"{label.read_as} {task.nouns}"
 
 
 def one_line(text: str, max_words: int) -> str:

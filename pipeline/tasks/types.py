@@ -43,6 +43,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     data: DataSource = DataSource()
 
     @property
+    def nouns(self) -> str:
+        return self.noun_plural or f"{self.noun}s"
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         return tuple(label.name for label in self.labels)
 
