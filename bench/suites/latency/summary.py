@@ -179,7 +179,7 @@ def many_targets(groups: Mapping[Group, list[CellMeasurement]], settings: Latenc
     goals = []
     for task in settings.tasks if settings.many_adapters >= MANY_ADAPTERS else ():
         many, base = (groups.get(("in-process", name, task, SATURATED)) for name in ("lora_many", "zero_shot"))
-        if many and base:
+        if many and base and len(many) == len(base):  # a run may have been cut off
             name = f"{settings.many_adapters} adapters, {task}, saturated: share of the base's throughput"
             goals.append(at_least(name, "", ratio(rates(many), rates(base)).mean, MANY_GOAL))
     return goals

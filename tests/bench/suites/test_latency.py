@@ -36,7 +36,7 @@ SETTINGS = LatencySettings(
     tasks=("sst2",), variants=("icl_off", "icl_warm", "lora", "floor"), http=False, requests={1: 4, SATURATED: 8}
 )
 TASK = Task(name="sst2", instruction="Good or bad?", noun="text", labels=(Label(name="good"), Label(name="bad")))
-PROMPT_TOKENS = {"icl_off": 260, "icl_warm": 260, "lora": 40, "floor": 2}
+PROMPT_TOKENS = {"icl_off": 260, "icl_warm": 260, "lora": 40, "lora_many": 40, "zero_shot": 40, "floor": 2}
 
 
 def stuff(texts: int = 40) -> Workload:
@@ -50,14 +50,14 @@ def stuff(texts: int = 40) -> Workload:
     )
 
 
-def measured(seconds_each: Callable[[LatencyCell], float]) -> dict[str, Any]:
+def measured(seconds_each: Callable[[LatencyCell], float], settings: LatencySettings = SETTINGS) -> dict[str, Any]:
     """Rows as a run leaves them; a cell's requests are answered one after the other."""
     found: dict[str, Any] = {
         "shape": msgspec.to_builtins(SHAPES["tiny"]),
         "machine": {"flops": 1e12, "bytes_per_s": 5e10},
         "header": {},
     }
-    for cell in in_process_cells(SETTINGS):
+    for cell in in_process_cells(settings):
         each, tokens = seconds_each(cell), PROMPT_TOKENS[cell.variant]
         cached = 200 if cell.variant == "icl_warm" else 0
         rows = tuple(
@@ -177,6 +177,16 @@ def test_a_run_that_was_cut_off_is_summed_up_as_far_as_it_came() -> None:
     result = summarise(SETTINGS, found)
     assert result["missing"] == [last]
     assert result["cells"]
+
+
+def test_many_adapters_are_set_beside_the_base_once_both_have_all_their_repeats() -> None:
+    settings = msgspec.structs.replace(SETTINGS, variants=("zero_shot", "lora_many"), many_adapters=32)
+    found = measured(lambda cell: 0.1 * (1 + cell.repeat), settings)
+    (target,) = summarise(settings, found)["targets"]
+    assert target.name.startswith("32 adapters") and target.measured == pytest.approx(1.0)
+    (last,) = (name for name in found if name.startswith("in-process/zero_shot/sst2/c0/2"))
+    del found[last]
+    assert summarise(settings, found)["targets"] == []
 
 
 def test_the_report_and_the_table_tell_every_cell(tmp_path: Path) -> None:
