@@ -85,7 +85,7 @@ class LocalWorker:
         if self._deaths >= MOST_DEATHS and len(self._given) == 1:
             (unit,) = self._given.values()
             self._given.clear()
-            message = f"the engine died {MOST_DEATHS} times in a row, at last with nothing else to do; see log.txt"
+            message = f"the engine died {MOST_DEATHS} times in a row, at last with nothing else to do; see {self._log}"
             given_up.append(all_faulty(unit, self._briefs[unit.brief].task.name, "engine", message))
             self._given_up += 1
             self._deaths = 0
