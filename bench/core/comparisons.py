@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -92,6 +93,11 @@ def method_rows(comparisons: Comparisons, method: str) -> list[MethodRow]:
     if missing:
         raise InputError(f"The method {method} was not measured on {', '.join(missing)}. {HOW_TO_MEASURE}.")
     return [row for row in rows.values() if row is not None]
+
+
+def draw_means(rows: Sequence[MethodRow]) -> list[float]:
+    """Of each draw of the shots, the mean accuracy over ``rows`` (one per task), in per cent."""
+    return [100 * fmean(draw) for draw in zip(*(row.seed_accuracies for row in rows), strict=True)]
 
 
 def in_words(items: Sequence[str]) -> str:

@@ -79,11 +79,12 @@ def picture(comparisons: Comparisons) -> str:
 
 
 def _section(result: SuiteResult, *lines: str) -> str:
-    """``lines`` below the machine, the model and the commit that they are of."""
+    """``lines`` below the machine, the model (if the settings name one) and the commit that they are of."""
     hardware = result["hardware"]
     gpus = hardware.get("gpus")
     machine = ", ".join(gpus) if gpus else f"{hardware.get('processor', '?')}, {hardware.get('cores', '?')} cores"
-    return "\n".join([f"{machine}; {result['settings'].get('model', '')}; commit {result['commit']}.", *lines])
+    facts = (machine, result["settings"].get("model", ""), f"commit {result['commit']}")
+    return "\n".join(["; ".join(filter(None, facts)) + ".", *lines])
 
 
 def _of_suite(name: str, draw: Callable[[SuiteResult], str]) -> tuple[str, Callable[[ResultFolder], str]]:

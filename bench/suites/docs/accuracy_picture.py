@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from fourshot.bench.core.comparisons import Comparisons, method_rows
+from fourshot.bench.core.comparisons import Comparisons, draw_means, method_rows
 from fourshot.bench.core.results import TITLES
 from fourshot.engine.files import replace_file
 
@@ -36,7 +36,7 @@ def accuracy_bars(comparisons: Comparisons) -> list[AccuracyBar]:
     for index, group in enumerate([*TITLES.values(), "Mean"]):
         for by_task in rows.values():
             chosen = by_task[index : index + 1] or by_task
-            draws = [100 * fmean(draw) for draw in zip(*(row.seed_accuracies for row in chosen), strict=True)]
+            draws = draw_means(chosen)
             deviation = stdev(draws) if len(set(draws)) > 1 else None
             bars.append(AccuracyBar(group, by_task[0].display_name, fmean(draws), deviation))
     return bars

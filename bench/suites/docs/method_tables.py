@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from fourshot.bench.core.comparisons import Comparisons, in_words, method_rows
+from fourshot.bench.core.comparisons import Comparisons, draw_means, in_words, method_rows
 from fourshot.bench.core.parts import MISSING, Table, markdown
 from fourshot.bench.core.results import TITLES
 from fourshot.bench.core.targets import Target, at_least, target_lines
@@ -52,16 +52,16 @@ def targets_result(comparisons: Comparisons) -> dict[str, Any]:
 
 
 def headline(comparisons: Comparisons) -> str:
-    """The number, in three sentences, with what it is to be compared with."""
+    """The number, with its baselines: the same texts in the prompt, calibrated and as is."""
     first = next(iter(comparisons.values()))
-    ours, in_context = (method_rows(comparisons, method) for method in ("fourshot", "icl"))
+    ours, calibrated, plain = (method_rows(comparisons, name) for name in ("fourshot", "icl_calibrated", "icl"))
     tasks, real = in_words(list(TITLES.values())), in_words([str(row.real_examples) for row in ours])
     return (
-        f"**{100 * fmean(row.accuracy for row in ours):.1f} %** of the test texts of {tasks} are classified correctly: "
-        f"the mean of the three tasks and of {len(first.seeds)} draws of the examples. The classifier is "
+        f"**{_mean_accuracy(ours)} %** of the test texts of {tasks} are classified correctly: the mean of the three "
+        f"tasks, ± one standard deviation over {len(first.seeds)} draws of the examples. The classifier is "
         f"{first.model_name} with an adapter made from {real} labelled texts. The same model with the same texts in "
-        f"its prompt: {100 * fmean(row.accuracy for row in in_context):.1f} %, and {fmean(_tokens(in_context)):.0f} "
-        f"prompt tokens per text instead of {fmean(_tokens(ours)):.0f}."
+        f"its prompt (in context): {_mean_accuracy(calibrated)} % calibrated, {_mean_accuracy(plain)} % as is. "
+        f"That takes {fmean(_tokens(plain)):.0f} prompt tokens per text instead of {fmean(_tokens(ours)):.0f}."
     )
 
 
@@ -84,7 +84,8 @@ def results_table(comparisons: Comparisons) -> str:
         ]
         lines.append([name, *map(_accuracy, rows), mean, *counts])
     headings = ["", *TITLES.values(), "mean", "prompt tokens per text", "real texts", "synthetic texts"]
-    return markdown([intro, Table(headings, lines), "Targets:", "\n".join(target_lines(targets(comparisons), 3))])
+    goals = "Targets (`icl` is in context as is, `lora25` LoRA on 25 real):"
+    return markdown([intro, Table(headings, lines), goals, "\n".join(target_lines(targets(comparisons), 3))])
 
 
 def wordings_table(compared: Comparisons, in_context: Comparisons) -> str:
@@ -106,6 +107,13 @@ def wordings_table(compared: Comparisons, in_context: Comparisons) -> str:
         with_means = [[*column, fmean(column)] for column in columns]
         lines.append([name, *map(_two, zip(*with_means, strict=True))])
     return markdown([Table(["", *TITLES.values(), "mean"], lines)])
+
+
+def _mean_accuracy(rows: Sequence[MethodRow]) -> str:
+    """The mean over tasks in per cent, ± the sample standard deviation of the draws' own means, where they differ."""
+    draws = draw_means(rows)
+    deviation = f" ± {stdev(draws):.1f}" if len(set(draws)) > 1 else ""
+    return f"{fmean(draws):.1f}{deviation}"
 
 
 def _accuracy(row: MethodRow | None) -> str:

@@ -22,7 +22,7 @@ def cells(result: Mapping[str, Any]) -> Table:
     columns: dict[str, Any] = {
         "route": lambda cell: ROUTES[cell["route"]],
         "task": lambda cell: TITLES.get(cell["task"], cell["task"]),
-        "way": lambda cell: VARIANTS[cell["way"]].display_name,
+        "method": lambda cell: VARIANTS[cell["way"]].display_name,
         "load": "{load}",
         "requests/s": lambda cell: shown(cell["requests_per_s"]),
         "p50 ms": lambda cell: shown(cell["p50_ms"]),
@@ -51,7 +51,7 @@ def ratios(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
     speed = "speed relative to in-context, cache"
     columns: dict[str, Any] = {
         "task": lambda row: TITLES.get(row["task"], row["task"]),
-        "way": lambda row: VARIANTS[row["way"]].display_name,
+        "method": lambda row: VARIANTS[row["way"]].display_name,
         "concurrency": "{concurrency}",
         "limit, ms": "{limit_ms:.1f}",
         "measured, ms": "{measured_ms:.1f}",

@@ -11,7 +11,7 @@ from fourshot.bench.core.comparisons import load_comparisons
 from fourshot.bench.core.results import TITLES
 from fourshot.bench.core.targets import Target
 from fourshot.bench.suites import docs
-from fourshot.bench.suites.docs.method_tables import results_table, targets, wordings_table
+from fourshot.bench.suites.docs.method_tables import headline, results_table, targets, wordings_table
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.report.data import method_row
 from fourshot.pipeline.runs.compare import Comparison, SeedResult
@@ -108,6 +108,17 @@ def test_the_table_has_a_row_per_method_and_a_column_per_task(folder: Path) -> N
     assert rows["fourshot"].endswith("| 84.0 | 40, 40, 40 | 8, 8, 8 | 100, 100, 100 |")
     (missed,) = (line for line in text.splitlines() if line.startswith("- fourshot above lora25, mean: "))
     assert "-5 points" in missed and "-4" in missed
+
+
+def test_the_headline_names_both_baselines_and_their_spread_over_draws(folder: Path) -> None:
+    for task in TITLES:
+        methods = {method: values[task] for method, values in ACCURACIES.items()} | {"icl_calibrated": (0.7, 0.8)}
+        write(folder, comparison(task, methods))
+    text = headline(load_comparisons(folder))
+    # fourshot's draws: 83.7 and 84.3 on average; in context, calibrated: 70 and 80; as is, both draws are equal.
+    assert text.startswith("**84.0 ± 0.5 %** of the test texts of SST-2, TREC and AG News")
+    assert "75.0 ± 7.1 % calibrated, 50.0 % as is" in text
+    assert "500 prompt tokens per text instead of 40" in text
 
 
 def test_a_method_measured_on_some_tasks_has_no_mean(folder: Path) -> None:
