@@ -76,15 +76,15 @@ class CellMeasurement(msgspec.Struct, frozen=True, kw_only=True):
 
 def repeated(repeats: Sequence[CellMeasurement]) -> dict[str, Any]:
     """What the repeats of a cell come to: means with intervals, percentiles of all their requests together."""
-    pooled = [latency for one in repeats for latency in one.latencies_ms]
-    tokens = sum(one.prompt_tokens for one in repeats)
+    pooled = [latency for repeat in repeats for latency in repeat.latencies_ms]
+    tokens = sum(repeat.prompt_tokens for repeat in repeats)
     return {
-        "requests_per_s": with_values([one.rate for one in repeats]),
-        "p50_ms": with_values([one.median_ms for one in repeats]),
+        "requests_per_s": with_values([repeat.rate for repeat in repeats]),
+        "p50_ms": with_values([repeat.median_ms for repeat in repeats]),
         "p95_ms": percentile(pooled, 0.95),
         "p99_ms": percentile(pooled, 0.99),
-        "hit_rate": sum(one.cached_tokens for one in repeats) / tokens if tokens else 0.0,
-        "yardstick_s": [one.yardstick_s for one in repeats],
+        "hit_rate": sum(repeat.cached_tokens for repeat in repeats) / tokens if tokens else 0.0,
+        "yardstick_s": [repeat.yardstick_s for repeat in repeats],
     }
 
 

@@ -57,8 +57,13 @@ def _check(parts: Any) -> None:
 
 def _targets(result: Mapping[str, Any]) -> list[Section]:
     rows = [
-        (one.name, f"{one.goal:g} {one.unit}", f"{one.measured:g} {one.unit}", "met" if one.met else "missed")
-        for one in targets_of(result)
+        (
+            target.name,
+            f"{target.goal:g} {target.unit}",
+            f"{target.measured:g} {target.unit}",
+            "met" if target.met else "missed",
+        )
+        for target in targets_of(result)
     ]
     return [Section("Targets", [Table(["", "target", "measured", ""], rows)])] if rows else []
 

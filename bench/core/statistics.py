@@ -38,7 +38,9 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
 
     Raises ValueError for no values, values of 0 or less, and sides of different lengths.
     """
-    of_logs = estimate([math.log(one / other) for one, other in zip(above, below, strict=True)], signed=True)
+    of_logs = estimate(
+        [math.log(numerator / denominator) for numerator, denominator in zip(above, below, strict=True)], signed=True
+    )
     low, high = (None if bound is None else math.exp(bound) for bound in (of_logs.low, of_logs.high))
     return Estimate(mean=math.exp(of_logs.mean), low=low, high=high, repeats=of_logs.repeats)
 

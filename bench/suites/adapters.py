@@ -163,8 +163,8 @@ def summarise(settings: AdaptersSettings, pieces: Mapping[str, Any]) -> dict[str
 
 def _numbers(kind: str, number: int, zipf: float, repeats: Sequence[CellMeasurement]) -> dict[str, Any]:
     loads: dict[str, tuple[int, float]] = {}
-    for one in repeats:
-        for name, (uses, seconds) in one.adapter_loads.items():
+    for measured in repeats:
+        for name, (uses, seconds) in measured.adapter_loads.items():
             before = loads.get(name, (0, 0.0))
             loads[name] = before[0] + uses, before[1] + seconds
     return {

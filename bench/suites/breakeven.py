@@ -49,10 +49,12 @@ def make(task: str, data: Path, folder: Path, model: str | None) -> dict[str, An
     results = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("**/adapters/*/result.json")]
     return {
         "seconds": seconds,
-        "training_s": sum(one["seconds"] for one in results),
+        "training_s": sum(training["seconds"] for training in results),
         "trainings": len(results),
-        "trained_tokens": sum(one["tokens"] for one in results),
-        "written_tokens": sum(one["num_tokens"] for file in folder.glob("**/candidates.jsonl") for one in _lines(file)),
+        "trained_tokens": sum(training["tokens"] for training in results),
+        "written_tokens": sum(
+            text["num_tokens"] for file in folder.glob("**/candidates.jsonl") for text in _lines(file)
+        ),
     }
 
 
@@ -65,7 +67,7 @@ def saved(latency: Mapping[str, Any], task: str) -> dict[str, dict[str, float]]:
 
     Raises InputError where the latency result has no saturated cell of the adapter for this task.
     """
-    cells = {(one["way"], one["task"]): one for one in latency["cells"] if _saturated(one)}
+    cells = {(cell["way"], cell["task"]): cell for cell in latency["cells"] if _saturated(cell)}
     own = cells.get((VARIANT, task))
     if own is None:
         raise InputError(

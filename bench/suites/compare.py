@@ -82,26 +82,26 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChange
             "the two results have no cell with two repeats in common: measure both with the same settings."
         )
     logs = [(key, _logs(ours[key]), _logs(theirs[key])) for key in both]
-    freedom = sum(len(one) + len(other) - 2 for _, one, other in logs)
+    freedom = sum(len(earlier) + len(later) - 2 for _, earlier, later in logs)
     squares = (len(some) * pvariance(some) for _, *both_sides in logs for some in both_sides)
     scatter = math.sqrt(sum(squares) / freedom)
     quantile = t.ppf(1 - CHANCE / len(both) / 2, freedom)
-    repeats = min(min(len(one), len(other)) for _, one, other in logs)
-    slower = [MEASURES[measure] * (fmean(other) - fmean(one)) for (_, measure), one, other in logs]
+    repeats = min(min(len(earlier), len(later)) for _, earlier, later in logs)
+    slower = [MEASURES[measure] * (fmean(later) - fmean(earlier)) for (_, measure), earlier, later in logs]
     overall = median(slower)
     # A median over many cells scatters far less than a cell; what is left is what the repeats of all share.
     overall_bound = max(math.log1p(DRIFT), 3 * scatter * math.sqrt(2 / repeats / len(logs)) * 1.25)
     overall_flagged = abs(overall) > overall_bound
     drift = 0.0 if overall_flagged else overall
     changes = []
-    for ((cell, measure), one, other), change in zip(logs, slower, strict=True):
-        bound = quantile * scatter * math.sqrt(1 / len(one) + 1 / len(other))
+    for ((cell, measure), earlier, later), change in zip(logs, slower, strict=True):
+        bound = quantile * scatter * math.sqrt(1 / len(earlier) + 1 / len(later))
         changes.append(
             Change(
                 cell=cell,
                 measure=measure,
-                before=math.exp(fmean(one)),
-                after=math.exp(fmean(other)),
+                before=math.exp(fmean(earlier)),
+                after=math.exp(fmean(later)),
                 slower=math.expm1(change),
                 flagged=abs(change - drift) > max(bound, math.log1p(LEAST)),
             )

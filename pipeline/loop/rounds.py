@@ -150,8 +150,8 @@ class RoundSink:
         record = Round(
             number=batch.number,
             num_candidates=len(batch.draws),
-            kept={one.label: one.kept for one in batch.records if one.kept},
-            drawn={one.label: one.draws for one in batch.records},
+            kept={count.label: count.kept for count in batch.records if count.kept},
+            drawn={count.label: count.draws for count in batch.records},
             sample_s=self._sampled_s - self._began_s,
             filter_s=now - self._sampled_s,
             output_tokens=self._output_tokens,

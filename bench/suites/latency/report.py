@@ -129,8 +129,13 @@ def _gain_plot(result: Mapping[str, Any], load: int | str) -> Any:
     series = []
     for name in names:
         of_tasks = [by_cell.get((name, task)) for task in tasks]
-        bounds = [(max(0.0, one["low"]), one["high"]) if one and one["low"] is not None else None for one in of_tasks]
-        series.append(Bars(VARIANTS[name].display_name, [one and one["mean"] for one in of_tasks], bounds))
+        bounds = [
+            (max(0.0, estimate["low"]), estimate["high"]) if estimate and estimate["low"] is not None else None
+            for estimate in of_tasks
+        ]
+        series.append(
+            Bars(VARIANTS[name].display_name, [estimate and estimate["mean"] for estimate in of_tasks], bounds)
+        )
     what = "p50 of single requests" if load == 1 else "saturated throughput"
     titles = [TITLES.get(task, task) for task in tasks]
     return bar_plot(titles, series, value_name=f"{what} relative to in-context, cache off")

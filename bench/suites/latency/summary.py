@@ -67,31 +67,35 @@ def _place(group: Group, settings: LatencySettings) -> tuple[Any, ...]:
 
 
 def rates(repeats: Sequence[CellMeasurement]) -> list[float]:
-    return [one.rate for one in repeats]
+    return [measured.rate for measured in repeats]
 
 
 def medians_ms(repeats: Sequence[CellMeasurement]) -> list[float]:
-    return [one.median_ms for one in repeats]
+    return [measured.median_ms for measured in repeats]
 
 
 def computed_tokens(repeats: Sequence[CellMeasurement]) -> tuple[float, float]:
     """Mean prompt tokens and mean cached tokens of a request."""
-    requests = sum(len(one.rows) for one in repeats)
-    return sum(one.prompt_tokens for one in repeats) / requests, sum(one.cached_tokens for one in repeats) / requests
+    requests = sum(len(measured.rows) for measured in repeats)
+    return sum(measured.prompt_tokens for measured in repeats) / requests, sum(
+        measured.cached_tokens for measured in repeats
+    ) / requests
 
 
 def cell_numbers(group: Group, repeats: Sequence[CellMeasurement], settings: LatencySettings) -> dict[str, Any]:
     """One row of the table."""
     route, variant, task, load = group
-    rows = [row for one in repeats for row in one.rows]
-    within = [sum(latency <= settings.slo_ms for latency in one.latencies_ms) / one.seconds for one in repeats]
+    rows = [row for measured in repeats for row in measured.rows]
+    within = [
+        sum(latency <= settings.slo_ms for latency in measured.latencies_ms) / measured.seconds for measured in repeats
+    ]
     return {
         "route": route,
         "way": variant,
         "task": task,
         "load": f"{load:g} of capacity" if route == "http-open" else ("saturated" if load == SATURATED else int(load)),
         "requests": len(rows),
-        "failed": sum(one.failed for one in repeats),
+        "failed": sum(measured.failed for measured in repeats),
         **repeated(repeats),
         "goodput_per_s": with_values(within),
         "queue_ms": fmean(1000 * (row.begun_s - row.sent_s) for row in rows),
@@ -103,7 +107,11 @@ def cell_numbers(group: Group, repeats: Sequence[CellMeasurement], settings: Lat
 
 def roof_of(shape: ModelShape, machine: Machine, groups: Mapping[Group, Sequence[CellMeasurement]]) -> Roof:
     """The roof, with the floor as the suite measured it; without a floor cell, 0."""
-    floors = {load: one for (route, name, _, load), one in groups.items() if (route, name) == ("in-process", "floor")}
+    floors = {
+        load: measured
+        for (route, name, _, load), measured in groups.items()
+        if (route, name) == ("in-process", "floor")
+    }
     return Roof(
         machine=machine,
         shape=shape,
@@ -143,7 +151,9 @@ def ratios_to_icl(
             "roof": limit(their_tokens, their_cached) / limit(tokens, cached),
         }
         # Where all come at once, each waits for those before it: p50 of another number of requests says nothing.
-        if concurrency != SATURATED or [len(one.rows) for one in own] == [len(one.rows) for one in theirs]:
+        if concurrency != SATURATED or [len(measured.rows) for measured in own] == [
+            len(measured.rows) for measured in theirs
+        ]:
             row[other]["p50"] = msgspec.to_builtins(ratio(medians_ms(theirs), medians_ms(own)))
     return row
 

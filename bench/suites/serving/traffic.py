@@ -58,7 +58,7 @@ class Traffic:
         for number in range(TASKS):
             source = sources[number % len(sources)]
             task = msgspec.structs.replace(source, name=f"{source.name}-{number}")
-            texts = [one.text for one in load_split(source, "test").examples]
+            texts = [example.text for example in load_split(source, "test").examples]
             self.tasks.append(task)
             self.texts[task.name] = texts[number * TEXTS : (number + 1) * TEXTS]
             self.versions[task.name] = [
