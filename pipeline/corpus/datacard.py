@@ -81,7 +81,7 @@ def _introduction(tasks: Sequence[str], summary: CorpusSummary, manifest: Corpus
     return (
         f"# Synthetic texts for {len(tasks)} classification task{'s' if len(tasks) != 1 else ''}\n\n"
         f"{summary.rows:,} texts, written by {manifest.model_name} from {manifest.settings.k} real examples per class "
-        f"and re-labelled by {_annotator(manifest)}. Made with fourshot. One configuration per task, one split.\n"
+        f"and annotated by {_annotator(manifest)}. Made with fourshot. One configuration per task, one split.\n"
         + (f"\nNot all classes are finished: {unfinished}.\n" if unfinished else "")
         + example
     )

@@ -118,7 +118,7 @@ def _check(tasks: Mapping[str, Task | FourshotError], settings: RunSettings, cor
     if settings.annotate.annotator == "adapters" and not corpus.adapters:
         raise InputError(
             "The annotator 'adapters' needs trained ones, and a corpus trains none: name their folder (--adapters), "
-            "or have the base model re-label (--annotator icl)."
+            "or have the base model annotate (--annotator icl)."
         )
     if settings.annotate.annotator != "adapters" and corpus.adapters:
         raise InputError(

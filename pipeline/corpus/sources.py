@@ -54,6 +54,6 @@ def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, 
     if not readers:
         raise InputError(
             f"{folder} has no adapter for {task.name} on {model.name} ({model.revision}). Train one (fourshot train), "
-            "name another folder (--adapters), or have the base model re-label (--annotator icl)."
+            "name another folder (--adapters), or have the base model annotate (--annotator icl)."
         )
     return tuple(readers.values())

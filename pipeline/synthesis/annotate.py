@@ -1,4 +1,4 @@
-"""Re-labelling: who reads a candidate and says which class it is, and when that is believed."""
+"""Annotation: who reads a candidate and says which class it is, and when that is believed."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -67,7 +67,7 @@ class Committee:
 
     def __init__(self, engine: Engine, task: Task, readers: Sequence[Reader], settings: RunSettings) -> None:
         if not readers:
-            raise InputError("The adapters that re-label candidates are missing: none was given. Train at least one.")
+            raise InputError("The adapters that annotate candidates are missing: none was given. Train at least one.")
         self._engine, self._task, self._words = engine, task, settings.max_text_words
         self._of_shots = [reader for reader in readers if reader.fold is None]
         self._of_folds = [reader for reader in readers if reader.fold is not None]

@@ -66,14 +66,14 @@ class VarietySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who re-labels the candidates, and when a label is believed (docs/design.md says why).
+    """Who annotates the candidates, and when a label is believed (docs/design.md says why).
 
     adapters: a committee. ``num_adapters`` of its members are trained on the shots alone, in turn with each of
     ``wordings``. ``folds`` more are trained on shots and candidates: a pool of candidates is drawn first and dealt into
     folds, and the adapter that did not see a fold reads it. icl: the base model, shown the shots. none: nobody.
     """
 
-    annotator: Literal["adapters", "icl", "none"] = "adapters"  # who re-labels the synthetic texts
+    annotator: Literal["adapters", "icl", "none"] = "adapters"  # who annotates the synthetic texts
     num_adapters: int = 3  # trained on the shots alone; 0 leaves the folds to decide
     wordings: tuple[Wording, ...] = ("task", "bare", "answer")
     folds: int = 2  # 0: no adapters but those of the shots, and no pool
@@ -96,7 +96,7 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             )
         if self.annotator == "adapters" and not self.num_adapters and not self.folds:
             raise InputError(
-                "num_adapters and folds are both 0, so nobody would re-label. Set one of them, or annotator to 'none'."
+                "num_adapters and folds are both 0, so nobody would annotate. Set one of them, or annotator to 'none'."
             )
 
     @property
@@ -126,7 +126,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 PRESETS: dict[str, RunSettings] = {
     "default": RunSettings(),
-    # The recipe of Patwa et al. 2024 taken literally: in-context re-labelling without calibration, 21 + 4 per class.
+    # The recipe of Patwa et al. 2024 taken literally: in-context annotation without calibration, 21 + 4 per class.
     "paper": RunSettings(
         generate=GenerateSettings(per_class=21, max_candidates=256, keep_likelier_of=2),
         annotate=AnnotateSettings(annotator="icl"),

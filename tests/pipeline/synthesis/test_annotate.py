@@ -1,4 +1,4 @@
-"""The committee that re-labels: who reads what, how the answers become one, and what is then kept."""
+"""The committee that annotates: who reads what, how the answers become one, and what is then kept."""
 
 from collections.abc import Sequence
 
