@@ -15,6 +15,7 @@ import msgspec
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.processes import Failure
+from fourshot.engine.threads import ENGINE_SPINS
 from fourshot.pipeline.loop.local_worker import BATCHES_AHEAD, MOST_DEATHS, LocalWorker
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult
 from fourshot.training.jobs.cluster import CORES_PER_DEVICE, cluster, device_resources, num_devices
@@ -52,7 +53,7 @@ class RayWorkers:
         self._faults = 0  # actors that could do nothing, since anything came back: one bad machine does not end all
         self._looked_s = float("-inf")
         self._connection = contextlib.ExitStack()
-        self._connection.enter_context(cluster(address))
+        self._connection.enter_context(cluster(address, ENGINE_SPINS))
         try:
             self._last_seen_s = time.monotonic()
             self._look()
