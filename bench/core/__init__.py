@@ -1,6 +1,7 @@
 """What every benchmark stands on. A new one is a module, or a package, in `bench.suites`, and a line in its `SUITES`.
 
-Its name on the command line is the module's, with ``-`` for ``_``. It defines `Options`, a struct whose fields are the options, and `SUITE`:
+Its name on the command line is the module's, with ``-`` for ``_``. It defines `Options`, a struct whose fields are the
+options, and `SUITE`:
 
     class Options(msgspec.Struct, frozen=True, kw_only=True):
         data: TaskFolders                                   # options.py: types with their help
