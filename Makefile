@@ -2,6 +2,7 @@
 #   PYTHON       interpreter to build on         (default: the newest supported one that torch has a wheel for)
 #   BUILD        cpu, gpu or v100                (default: by the hardware)
 #   TORCH_INDEX  one more package index, for torch
+#   WORKERS      processes that run tests (default: 2; each opens an engine of its own, 0 is none)
 .DEFAULT_GOAL := help
 .PHONY: help env dev demo test
 
@@ -25,4 +26,4 @@ test: dev  ## lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	HF_HUB_OFFLINE=1 $(BIN)/pytest
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n $(or $(WORKERS),2) --dist loadfile
