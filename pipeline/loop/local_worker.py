@@ -33,8 +33,9 @@ class LocalWorker:
         self._start()
 
     def has_room(self) -> bool:
+        """Not before the engine is open: what a client measures begins with its first unit."""
         requests = sum(unit.size for unit in self._given.values())
-        return not self._held and requests < BATCHES_AHEAD * self._engine.max_num_seqs
+        return self._is_open and not self._held and requests < BATCHES_AHEAD * self._engine.max_num_seqs
 
     def give(self, unit: Unit, brief: TaskBrief) -> None:
         """Have a unit done."""
