@@ -66,8 +66,9 @@ class WorkFolder:
 
         A folder that no run was begun in is left as it was: not there, or without our lock file.
         """
-        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        if file := next((place for place in (self.path, *self.path.parents) if place.is_file()), None):
+        places = (self.path, *self.path.parents)
+        missing = [folder for folder in places if not folder.exists()]
+        if file := next((place for place in places if place.exists() and not place.is_dir()), None):
             raise InputError(f"{file} is a file, and what is made needs a folder. Give another place (--out).")
         self.path.mkdir(parents=True, exist_ok=True)
         held = FileLock(self.path / ".lock")

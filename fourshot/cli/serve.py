@@ -17,7 +17,7 @@ NUMBERS = (
 VLLM_HELP = "what follows is for vLLM's server: --vllm --ssl-keyfile KEY --ssl-certfile CERT"
 
 
-def bytes_of_mib(text: str) -> int:
+def mebibytes(text: str) -> int:  # its name stands in the error about a value that is none
     return int(text) << 20
 
 
@@ -32,7 +32,7 @@ def bytes_of_mib(text: str) -> int:
         "N",
         "memory of the KV cache (default: computed)",
         dest="kv_cache_bytes",
-        type=lambda text: int(text) << 20,
+        type=mebibytes,
     ),
     *(setting(DEFAULTS.limits, name) for name in Limits.__struct_fields__),
     argument("--hot", "TASKS", "comma-separated: tasks whose adapters never leave their slot", type=names_in),

@@ -224,3 +224,8 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, below: str) 
     with pytest.raises(InputError, match=r"notes\.txt is a file"), RunFolder(file / below).lock():
         pass
     assert file.read_text() == "mine"
+
+
+def test_a_device_in_the_place_of_the_folder_is_refused_as_a_file_is() -> None:
+    with pytest.raises(InputError, match="/dev/null is a file"), RunFolder("/dev/null/run").lock():
+        pass
