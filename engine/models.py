@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.embedded import GGUF_SHA256, NAME, embedded_model
-from fourshot.engine.errors import ModelNotFoundError
+from fourshot.engine.errors import InputError, ModelNotFoundError
 from fourshot.engine.fake_engine import FAKE, fake_settings, is_fake
 
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -50,6 +50,15 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
     snapshot = _download(name, weights=weights)
     check_folder(snapshot, weights=weights)
     return ResolvedModel(path=str(snapshot), name=name, revision=snapshot.name)
+
+
+def refuse_fake(name: str | None, what: str) -> None:
+    """Raise InputError, before anything is done, where ``what`` needs a model that can be trained, and this is none."""
+    if name is not None and is_fake(name):
+        raise InputError(
+            f"{what} cannot use the base model {name!r}: it draws and re-labels texts without weights, so nothing can "
+            f"be trained on it. Only fourshot corpus takes it, with --annotator icl or none. {HOW_TO_GO_ON}"
+        )
 
 
 def check_folder(folder: Path, *, weights: bool = True) -> None:

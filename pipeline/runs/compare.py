@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import resolve_model
+from fourshot.engine.models import refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
 from fourshot.pipeline.report.data import MethodRow
@@ -73,6 +73,7 @@ def compare(
         raise InputError(f"Unknown methods {unknown}. The methods are {', '.join(METHODS)}.")
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"Seeds must be at least one and all different, got {list(seeds)}.")
+    refuse_fake(model, "A comparison")
     check_cluster(placement)
     run_folder = RunFolder(folder)
     with run_folder.lock():

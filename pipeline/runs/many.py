@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.models import ResolvedModel, resolve_model
+from fourshot.engine.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.runs.experiment import Experiment
@@ -54,6 +54,7 @@ def train_tasks(
     ``tasks`` is what `load_tasks` gives; errors in it come back as outcomes. Raises InputError for no tasks, a model
     that is none, a cluster that is not there.
     """
+    refuse_fake(model, "A training")
     check_cluster(placement)
     if not tasks:
         raise InputError("There is no task to train. Give names, task files, or folders with task files.")

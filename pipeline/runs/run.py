@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import resolve_model
+from fourshot.engine.models import refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.runs.cells import SeedExamples
 from fourshot.pipeline.runs.experiment import Experiment
@@ -55,6 +55,7 @@ def run_task(
     last = until or "report"
     if last not in STAGE_NAMES:
         raise InputError(f"There is no stage {last!r}. The stages are {', '.join(STAGE_NAMES)}.")
+    refuse_fake(model, "A run")
     check_cluster(placement)
     run_folder = RunFolder(folder)
     with run_folder.lock():

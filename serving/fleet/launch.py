@@ -11,7 +11,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.memory import free_bytes
-from fourshot.engine.models import resolve_model
+from fourshot.engine.models import refuse_fake, resolve_model
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.app.registry import FolderContents, Registry
 from fourshot.serving.app.slots import Fit, fit
@@ -82,6 +82,7 @@ def complete(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSettings,
 
     Raises InputError for a folder that is not there, or what cannot fit.
     """
+    refuse_fake(settings.base, "A service")
     base = resolve_model(settings.base)
     contents = Registry(settings.adapters, base).read()
     fitted = fit(settings, base, contents, free_bytes() // replicas)

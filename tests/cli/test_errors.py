@@ -68,6 +68,13 @@ def test_an_unknown_model(task: Path, capfd: pytest.CaptureFixture[str]) -> None
     assert "no model folder './nowhere'" in said(capfd, 2, "run", str(task), "--model", "./nowhere")
 
 
+@pytest.mark.parametrize("command", ["run", "generate", "train", "evaluate", "compare", "train --tasks"])
+def test_a_model_that_cannot_be_trained(task: Path, capfd: pytest.CaptureFixture[str], command: str) -> None:
+    error = said(capfd, 2, *command.split(), str(task), "--model", "fake:delay_s=0.1")
+    assert "cannot use the base model 'fake:delay_s=0.1'" in error and "Only fourshot corpus takes it" in error
+    assert not Path("runs").exists()
+
+
 def test_a_broken_task_file(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
     task.write_text(TASK.replace('noun = "text"', "noun = text"))
     error = said(capfd, 2, "run", str(task))

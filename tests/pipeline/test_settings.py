@@ -178,6 +178,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     heard: list[Any] = Trainer.heard
     engine = Listener(heard)
     patch.setattr("fourshot.training.lora.train.LoraTrainer", Trainer)
+    patch.setattr("fourshot.pipeline.runs.run.refuse_fake", lambda *_: None)  # here it can be trained
     patch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
     patch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
     patch.setattr(stage_driver, "run_stage", lambda stage, on_event: stage.run(on_event))
