@@ -9,11 +9,10 @@ import msgspec
 from fourshot.engine.embedded import GGUF_SHA256, NAME, embedded_model
 from fourshot.engine.errors import InputError, ModelNotFoundError
 from fourshot.engine.fake_engine import FAKE, fake_settings, is_fake
+from fourshot.engine.hub import SMALL_FILES, WEIGHTS, download_model, split_revision
 
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-WEIGHTS = ("*.safetensors", "*.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
-SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
 WHOLE_BYTES = 16 << 20  # files up to this size go into a content hash whole
 PIECES = 64
 PIECE_BYTES = 64 << 10
@@ -25,13 +24,14 @@ class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A base model that is here."""
 
     path: str  # of the checkpoint folder
-    name: str  # as the user may call it
+    name: str  # as the user may call it, without a revision
     revision: str  # what tells two states of one name apart: a commit, or a hash of the content
 
 
 def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
     """Find a base model: None is the embedded one, a folder is checked, anything else is a Hugging Face id.
 
+    The id may have a branch, a tag or a commit: "owner/model@revision".
     "fake" is no model at all (`engine.fake_engine`).
     ``weights=False`` does without weights, for engines that are opened with ``load_format="dummy"``.
     Raises ModelNotFoundError, an InputError.
@@ -45,11 +45,12 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
     if folder.is_dir():
         check_folder(folder, weights=weights)
         return ResolvedModel(path=str(folder.resolve()), name=name, revision=content_hash(folder))
-    if folder.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+    model, revision = split_revision(name)
+    if folder.exists() or name.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
         raise ModelNotFoundError(f"There is no model folder {name!r}. {HOW_TO_GO_ON}")
-    snapshot = _download(name, weights=weights)
+    snapshot = download_model(model, revision, HOW_TO_GO_ON, weights=weights)
     check_folder(snapshot, weights=weights)
-    return ResolvedModel(path=str(snapshot), name=name, revision=snapshot.name)
+    return ResolvedModel(path=str(snapshot), name=model, revision=snapshot.name)
 
 
 def refuse_fake(name: str | None, what: str) -> None:
@@ -130,37 +131,3 @@ def content_hash(folder: Path) -> str:
                 file.seek((size - PIECE_BYTES) * piece // (PIECES - 1))
                 digest.update(file.read(PIECE_BYTES))
     return digest.hexdigest()[:12]
-
-
-def _download(name: str, *, weights: bool) -> Path:
-    """The snapshot of a hub model, from the cache where it is whole there, else from the network unless offline."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    tried = f"Tried: a folder {name!r} (none), the local Hugging Face cache, the hub."
-    try:
-        snapshot = Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, *(WEIGHTS[:1] if weights else ())]))
-        if weights and not any(snapshot.glob(WEIGHTS[0])):
-            snapshot = Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, *WEIGHTS]))
-    except HFValidationError as error:
-        raise ModelNotFoundError(f"{name!r} is neither a folder nor a Hugging Face id. {HOW_TO_GO_ON}") from error
-    except GatedRepoError as error:
-        raise ModelNotFoundError(
-            f"The model {name!r} asks for consent. Accept its terms on its page and set HF_TOKEN. {HOW_TO_GO_ON}"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelNotFoundError(
-            f"The hub has no model {name!r}, or it is private and HF_TOKEN is not set. {tried} {HOW_TO_GO_ON}"
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelNotFoundError(
-            f"The model {name!r} is not on this machine and could not be fetched: no network, or HF_HUB_OFFLINE is "
-            f"set. {tried} Connect and try again, or copy its checkpoint folder here. {HOW_TO_GO_ON}"
-        ) from error
-    return snapshot

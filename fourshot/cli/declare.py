@@ -58,7 +58,9 @@ def flag(name: str, help_text: str) -> Argument:
     return Argument(name, {"action": "store_true", "help": help_text})
 
 
-MODEL = argument("--model", "MODEL", "base model: a Hugging Face id or a folder (default: the embedded one)")
+MODEL = argument(
+    "--model", "MODEL", "base model: a Hugging Face id, also ID@REVISION, or a folder (default: the embedded one)"
+)
 
 
 def command(

@@ -6,6 +6,7 @@ A broken file gives all its faults at once, each with ``file:line``. What the va
 import csv
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +72,7 @@ def read_hub(name: str, config: str, split: str) -> Table:
     except Exception as failure:  # the hub client raises dozens of kinds; all mean that the data is not to be had
         first_line = (str(failure).splitlines() or [type(failure).__name__])[0]
         raise InputError(
-            f"cannot load split {split!r} of data set {name!r} from the hub: {first_line}\n"
+            f"cannot load split {split!r} of data set {name!r} from the hub: {first_line}\n{_remedy(failure, name)}"
             "To work without the hub, give a folder with train and test files: --data FOLDER."
         ) from failure
     return Table(
@@ -84,6 +85,20 @@ def read_hub(name: str, config: str, split: str) -> Table:
             if isinstance(feature, datasets.ClassLabel)
         },
     )
+
+
+def _remedy(failure: Exception, name: str) -> str:
+    """What to do where a data set cannot be had, as a line; "" where the library's own words say it."""
+    from datasets.exceptions import DatasetNotFoundError
+
+    if isinstance(failure, DatasetNotFoundError) and "gated" in str(failure):
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        return f"Accept its terms on {endpoint}/datasets/{name}, and set HF_TOKEN or log in with hf auth login.\n"
+    if isinstance(failure, DatasetNotFoundError):
+        return "Check the spelling of $.data.hub (owner/name); for a private one, set HF_TOKEN or log in.\n"
+    if "OfflineModeIsEnabled" in str(failure):
+        return "HF_HUB_OFFLINE is set, and no copy is on this machine. Unset it to fetch one.\n"
+    return ""
 
 
 def _scan_jsonl(path: Path, text: str) -> tuple[Table, list[Fault]]:

@@ -13,6 +13,7 @@ from fourshot.engine.adapters import slot_rank
 from fourshot.engine.calibration import apply
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import AdapterError, InputError
+from fourshot.engine.hub import at_revision
 from fourshot.engine.models import broken_shards, resolve_model
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.card import load_card
@@ -50,7 +51,9 @@ class LocalClassifier:
             )
         if faults := broken_shards(folder):
             raise AdapterError(f"The adapter {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
-        base = resolve_model(self.card.model_name if model is None else model)
+        # The hub may have another state of that name by now.
+        trained_on = at_revision(self.card.model_name, self.card.model_revision)
+        base = resolve_model(trained_on if model is None else model)
         if base.revision != self.card.model_revision:
             raise AdapterError(
                 f"The adapter {folder} was trained on {self.card.model_name} revision {self.card.model_revision}; "

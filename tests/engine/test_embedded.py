@@ -8,14 +8,13 @@ import os
 import resource
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fourshot.engine.embedded import embedded_model, is_whole
 from fourshot.engine.processes import child_environment
+from tests.waiting import wait_for
 
 WEIGHTS_BYTES = 1 << 20
 UNPACK = f"""
@@ -49,13 +48,6 @@ def unpacking(home: Path, go_on: Path, **settings: object) -> "subprocess.Popen[
     )
 
 
-def wait_for(condition: Callable[[], object], patience_s: float = 60) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, "never began to write"
-        time.sleep(0.01)
-
-
 def half_written(home: Path) -> list[Path]:
     return list(home.glob("models/.*.partial/config.json"))
 
@@ -63,14 +55,14 @@ def half_written(home: Path) -> list[Path]:
 def test_a_kill_and_then_two_at_once_leave_one_whole_model(tmp_path: Path) -> None:
     go_on = tmp_path / "go_on"
     killed = unpacking(tmp_path, go_on)
-    wait_for(lambda: half_written(tmp_path))
+    wait_for(lambda: half_written(tmp_path), "the first to write")
     killed.kill()
     killed.communicate()
     (leftover,) = half_written(tmp_path)
     assert not any(is_whole(path) for path in tmp_path.glob("models/*"))
 
     together = [unpacking(tmp_path, go_on), unpacking(tmp_path, go_on)]
-    wait_for(lambda: half_written(tmp_path) not in ([], [leftover]))
+    wait_for(lambda: half_written(tmp_path) not in ([], [leftover]), "another to write")
     go_on.touch()
     answers = [process.communicate(timeout=60) for process in together]
     folders = {out.strip() for out, _ in answers}

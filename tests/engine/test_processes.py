@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -12,16 +11,17 @@ from fourshot.engine import errors, processes
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.processes import ChildProcess, child_environment
 from tests.engine.child import Answer, Question
+from tests.waiting import wait_for
 
 PARENT_CODE = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from fourshot.engine.processes import ChildProcess
 from tests.engine.child import Answer, Question
 child = ChildProcess("tests.engine.child", Path(sys.argv[1]), "answer")
 child.send(Question(number=1))
 print(child.receive(Answer).pid, flush=True)
-time.sleep(600)
+signal.pause()
 """
 
 
@@ -107,10 +107,7 @@ def test_a_child_dies_with_its_parent_and_with_one_that_is_dead_already(tmp_path
     with parent:
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
-    deadline = time.monotonic() + 10
-    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the child outlives its parent"
-        time.sleep(0.01)
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the child to end")
     orphan = {**child_environment(), processes.PARENT: "1"}
     done = subprocess.run([sys.executable, "-m", "tests.engine.child", "answer"], env=orphan, input=b"", check=False)
     assert done.returncode == 1

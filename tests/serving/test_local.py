@@ -12,7 +12,7 @@ from fourshot.cli import main as cli
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import AdapterError, InputError
-from fourshot.engine.models import resolve_model
+from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.runs.trainings import classification_examples
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt
@@ -49,6 +49,25 @@ def put(folder: Path, card: AdapterCard, adapter: Adapter | None = None) -> Path
         shutil.copytree(adapter.path, folder, dirs_exist_ok=True)
     (folder / CARD_FILE).write_bytes(msgspec.json.encode(card))
     return folder
+
+
+def test_it_opens_the_state_of_the_base_that_it_was_trained_on(
+    tmp_path: Path, card: AdapterCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main branch of a hub model moves on; the commit in the card does not."""
+    commit = "0123456789" * 4
+    folder = put(tmp_path / "adapter", msgspec.structs.replace(card, model_name="org/tiny", model_revision=commit))
+    asked: list[str] = []
+
+    def resolve(name: str) -> ResolvedModel:
+        asked.append(name)
+        return ResolvedModel(path="", name=name, revision="another")
+
+    monkeypatch.setattr("fourshot.serving.clients.local.resolve_model", resolve)
+    for model in (None, "org/tiny"):
+        with pytest.raises(AdapterError, match="org/tiny revision 0123456789"):
+            LocalClassifier(folder, model)
+    assert asked == [f"org/tiny@{commit}", "org/tiny"]
 
 
 def test_it_answers_as_its_adapter_scores(

@@ -20,7 +20,7 @@ from fourshot.serving.testing.server import wait_for
 # Stands for Python, so `-m fourshot.serving.app.server FD RESTARTS STAGING` follows. {work} is done in place of vLLM.
 SERVER = """\
 #!{python}
-import multiprocessing, os, sys, time, types
+import multiprocessing, os, signal, sys, types
 from pathlib import Path
 plugin = types.SimpleNamespace(at_start=types.SimpleNamespace())
 sys.modules["fourshot.serving.app.plugin"] = plugin  # the one that loads vLLM
@@ -39,7 +39,7 @@ def engine():
     lora_kernels.apply, lora_loads.register = lambda **_: None, lambda: None
     register()
     note("engine")
-    time.sleep(600)
+    signal.pause()
 
 async def serve(settings, listening):
 {work}
@@ -94,7 +94,7 @@ def test_while_a_dead_server_starts_again_its_address_answers_503(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dies_once = ("note(f'start-{start}')", "if not start:", "    plugin.at_start.ready()", "    sys.exit(3)")
-    monkeypatch.setattr(sys, "executable", server_does(tmp_path, *dies_once, "time.sleep(600)"))
+    monkeypatch.setattr(sys, "executable", server_does(tmp_path, *dies_once, "signal.pause()"))
 
     async def run() -> httpx.Response:
         listening = listen("127.0.0.1", 0)
@@ -120,7 +120,7 @@ def test_while_a_dead_server_starts_again_its_address_answers_503(
 
 def test_server_and_engine_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
     starts_an_engine = ("multiprocessing.get_context('fork').Process(target=engine).start()", "note('server')")
-    script = server_does(tmp_path, *starts_an_engine, "time.sleep(600)")
+    script = server_does(tmp_path, *starts_an_engine, "signal.pause()")
     owner = subprocess.Popen([sys.executable, "-c", OWNER, script, str(tmp_path)], start_new_session=True)
     try:
         wait_for(lambda: (tmp_path / "server").exists() and (tmp_path / "engine").exists())

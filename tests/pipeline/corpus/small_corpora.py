@@ -1,7 +1,5 @@
 """Small corpora of the fake engine."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +53,3 @@ def rows_of(folder: Path) -> list[CorpusRow]:
     """All rows, by task and in their order."""
     shards = [shard for shard in CorpusFolder(folder).journal() if shard.file]
     return sorted((row for shard in shards for row in read_rows(folder / shard.file)), key=lambda row: row.task)
-
-
-def wait_for(condition: Callable[[], bool], what: str, patience_s: float = 30.0) -> None:
-    end = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end, f"waited {patience_s} s for {what}"
-        time.sleep(0.01)

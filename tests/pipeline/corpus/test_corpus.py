@@ -22,8 +22,9 @@ from fourshot.pipeline.corpus.rows import CorpusRow
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from fourshot.pipeline.work_folder import WorkFolder
-from tests.pipeline.corpus.small_corpora import TASK, make, named, rows_of, settings, wait_for
+from tests.pipeline.corpus.small_corpora import TASK, make, named, rows_of, settings
 from tests.pipeline.loop.filling import InProcessWorker
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,20 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
 from fourshot.engine import errors
 from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.processes import PARENT as PARENT_PID
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.training.jobs.jobs import TrainingJob
 from fourshot.training.lora.examples import TrainingExample
 from fourshot.training.lora.settings import LoraSettings
+from tests.waiting import wait_for
 
 PATIENCE_S = 30
 
@@ -84,13 +85,6 @@ def start_parent(tmp_path: Path, stage: TrainStage, early: str = "") -> "subproc
     (tmp_path / "stage.json").write_bytes(msgspec.json.encode(stage))
     command = [sys.executable, "-S", "-c", PARENT.format(early=early), str(tmp_path / "stage.json")]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
-
-
-def wait_for(condition, what: str) -> None:  # type: ignore[no-untyped-def]
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, f"waited {PATIENCE_S} s for {what}"
-        time.sleep(0.02)
 
 
 def lives(pid: int) -> bool:
@@ -181,7 +175,7 @@ def test_a_child_ended_by_a_signal_is_said_to_be_so_with_its_log(
 def test_whoever_listens_may_stop_the_work(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: TrainStage, log: Path
 ) -> None:
-    child_does(monkeypatch, tmp_path, "on_event(Event(stage='train', done=os.getpid())); time.sleep(60)")
+    child_does(monkeypatch, tmp_path, "on_event(Event(stage='train', done=os.getpid())); signal.pause()")
     pids: list[int] = []
 
     def stop(event: Event) -> None:
@@ -197,7 +191,7 @@ def test_a_child_dies_with_a_parent_that_is_killed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: TrainStage, log: Path
 ) -> None:
     noted = tmp_path / "pid"
-    child_does(monkeypatch, tmp_path, f"open({str(noted)!r}, 'w').write(str(os.getpid()) + '\\n'); time.sleep(60)")
+    child_does(monkeypatch, tmp_path, f"open({str(noted)!r}, 'w').write(str(os.getpid()) + '\\n'); signal.pause()")
     parent = start_parent(tmp_path, stage)
     try:
         wait_for(lambda: noted.exists() and noted.read_text().endswith("\n"), "the child's work to begin")
@@ -215,7 +209,12 @@ def test_a_child_whose_parent_was_killed_before_it_was_ready_does_nothing(
     """Its stage is in the pipe by then: it would write into a folder that another run may have taken."""
     noted, worked = tmp_path / "pid", tmp_path / "worked"
     module = "fourshot.pipeline.runs.stage_process"
-    starting = f"if {module!r} in sys.orig_argv: open({str(noted)!r}, 'w').write(f'{{os.getpid()}}\\n'); time.sleep(1)"
+    starting = f"""
+if {module!r} in sys.orig_argv:
+    open({str(noted)!r}, 'w').write(f'{{os.getpid()}}\\n')
+    while os.getppid() == int(os.environ[{PARENT_PID!r}]):
+        time.sleep(0.001)
+"""
     child_does(monkeypatch, tmp_path, f"open({str(worked)!r}, 'w')", starting)
     dies = "ChildProcess.messages = lambda *_: os.kill(os.getpid(), 9)"
     parent = start_parent(tmp_path, stage, dies)

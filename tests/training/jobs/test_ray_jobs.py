@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,6 +19,7 @@ from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
 from tests.training import notes
+from tests.waiting import wait_for
 
 AUTO = Placement(ray="auto")
 NUM_JOBS = 12
@@ -145,7 +145,8 @@ def test_a_driver_killed_and_started_again_finds_what_was_finished(tiny_model: s
         return sum(finished(store, one) is not None for one in JOBS) >= 2
 
     driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    wait_for(some_are_finished, driver)
+    wait_for(lambda: some_are_finished() or driver.poll() is not None, "two trainings", 120)
+    assert driver.poll() is None
     family = psutil.Process(driver.pid).children(recursive=True)
     workers_of_it = [process for process in family if process.name().startswith("ray::_work")]
     driver.kill()
@@ -166,13 +167,6 @@ def end(family: list[psutil.Process]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(family, timeout=10)
-
-
-def wait_for(done: Callable[[], bool], process: "subprocess.Popen[bytes]", seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_job_that_fails_says_why_and_the_others_go_on(four_gpus: None, tiny_model: str, tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""Base models from the Hugging Face hub: what is fetched, of which revision, and what to do where that fails."""
+
+import os
+import re
+from pathlib import Path
+
+from fourshot.engine.errors import FourshotError, ModelNotFoundError
+
+# What a text model is read from lies at the root of its repository; folders hold the same in other formats (onnx/,
+# original/), and so do files in the format of Mistral's own library.
+SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
+WEIGHTS = ("*.safetensors", "*.bin")
+NOT_NEEDED = ("*/*", "consolidated*")
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """ "owner/model@v1" -> ("owner/model", "v1"); without an @, the revision is None: the hub's main one."""
+    model, _, revision = name.partition("@")
+    return model, revision or None
+
+
+def at_revision(name: str, revision: str) -> str:
+    """The name of exactly that state of a model, where ``revision`` is a commit of the hub; else ``name``."""
+    return f"{name}@{revision}" if COMMIT.fullmatch(revision) else name
+
+
+def download_model(model: str, revision: str | None, how_to_go_on: str, *, weights: bool = True) -> Path:
+    """The snapshot folder, called by its commit, of a hub model: from the cache where it is whole there, else fetched.
+
+    Weights are fetched as safetensors where there are any, else pickled. A connection that breaks off is resumed by the
+    client; of a download that was given up, whole files are kept. With HF_HUB_OFFLINE, only the cache counts.
+    Raises ModelNotFoundError that ends in ``how_to_go_on``; FourshotError where the disk is at fault.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
+
+    def fetch(patterns: tuple[str, ...]) -> Path:
+        return Path(
+            snapshot_download(
+                model, revision=revision, allow_patterns=[*SMALL_FILES, *patterns], ignore_patterns=list(NOT_NEEDED)
+            )
+        )
+
+    try:
+        snapshot = fetch(WEIGHTS[:1] if weights else ())
+        if weights and not any(snapshot.glob(WEIGHTS[0])):
+            snapshot = fetch(WEIGHTS)
+    except HFValidationError as error:
+        raise ModelNotFoundError(f"{model!r} is neither a folder nor a Hugging Face id. {how_to_go_on}") from error
+    except (HTTPError, OfflineModeIsEnabled, OSError) as error:  # of the first kind is all that the connection does
+        raise ModelNotFoundError(f"{_reason(error, model, revision)} {how_to_go_on}") from error
+    return snapshot
+
+
+def _reason(error: Exception, model: str, revision: str | None) -> str:
+    """Why a model could not be had, and what to do about it. Raises FourshotError where the disk is at fault."""
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        DisabledRepoError,
+        GatedRepoError,
+        HTTPError,
+        IncompleteSnapshotError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    tried = f"Tried: a folder {model!r} (none), the local Hugging Face cache, the hub."
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+    code = getattr(getattr(cause, "response", None), "status_code", None)
+    absent = f"The model {model!r} is not on this machine"
+    if isinstance(error, IncompleteSnapshotError):
+        absent = f"Only a part of the model {model!r} is on this machine"
+    if isinstance(cause, GatedRepoError):
+        page = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/{model}"
+        if code == 403:
+            return f"The model {model!r} asks for consent, and your token's account has not given it. See {page}."
+        return (
+            f"The model {model!r} asks for consent. Accept its terms on {page} and set HF_TOKEN, or log in with "
+            "hf auth login."
+        )
+    if isinstance(cause, RevisionNotFoundError):
+        return (
+            f"The model {model!r} has no revision {revision!r}. Allowed after the @ are a branch, a tag and a whole "
+            "commit; without it, the main branch is taken."
+        )
+    if isinstance(cause, RepositoryNotFoundError):
+        return (
+            f"The hub has no model {model!r}, or it is private and HF_TOKEN is not set. {tried} Check the spelling "
+            "(owner/name), or log in."
+        )
+    if code in (401, 403) and not isinstance(cause, DisabledRepoError):
+        return (
+            f"The hub refuses your token for the model {model!r} ({code}). Set HF_TOKEN to a valid one that may read "
+            "it, or log in again with hf auth login; for a public model, unset it."
+        )
+    if isinstance(cause, OfflineModeIsEnabled):
+        return f"{absent}, and HF_HUB_OFFLINE is set. {tried} Unset it, or copy the checkpoint folder here."
+    if isinstance(cause, OSError) and not isinstance(cause, HTTPError | LocalEntryNotFoundError):
+        raise FourshotError(
+            f"The model {model!r} could not be kept: {cause}. Make room, or set HF_HOME to another folder."
+        ) from error
+    said = f"the hub answered {code}" if code else " ".join(str(cause).split()) or type(cause).__name__
+    return (
+        f"{absent} and could not be fetched: {said}. {tried} Connect and try again (whole files are kept), or copy the "
+        "checkpoint folder here."
+    )
