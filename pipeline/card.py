@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.calibration import NONE, Calibration
+from fourshot.engine.chat import ChatTurns
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.probe import Probe, Probed
 from fourshot.pipeline.scores import Scores
@@ -29,6 +30,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     model_revision: str
     prompt_version: str = PROMPT_VERSION
     wording: Wording = "task"  # of the prompts it was trained on
+    chat: ChatTurns | None = None  # of the same: the base's chat template, with its hash; None: plain text
     max_text_words: int = MAX_TEXT_WORDS
     calibration: Calibration = NONE
     training: LoraSettings
@@ -47,7 +49,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def prompt_format(self) -> PromptFormat:
-        return PromptFormat(wording=self.wording, max_text_words=self.max_text_words)
+        return PromptFormat(wording=self.wording, max_text_words=self.max_text_words, chat=self.chat)
 
     def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
         """What the adapter is asked about ``text``, as in training; with ``shots``, what the base is asked."""

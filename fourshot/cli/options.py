@@ -30,6 +30,7 @@ class Option(NamedTuple):
 OPTIONS = (
     Option("--shots", "k", "K"),
     Option("--seed", "seed", "S"),
+    Option("--prompt-style", "prompt_style"),
     Option("--per-class", "generate.per_class"),
     Option("--candidates-per-draw", "generate.keep_likelier_of"),
     Option("--annotator", "annotate.annotator"),

@@ -23,6 +23,7 @@ from fourshot.pipeline.corpus.settings import Format
 from fourshot.pipeline.loop.counts import DrawRecord
 from fourshot.pipeline.loop.units import DrawFault
 from fourshot.pipeline.synthesis.attributes import Attributes
+from fourshot.pipeline.synthesis.prompt_style import STYLE_FILE, ChosenStyle
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
@@ -173,6 +174,14 @@ class CorpusFolder:
         """As an earlier process had them listed."""
         folder = self._of(task)
         return folder.read("attributes.json", dict[str, Attributes]) if folder.has("attributes.json") else {}
+
+    def style(self, task: str) -> ChosenStyle | None:
+        """How prompts of a task are put, where that had to be found out and was."""
+        folder = self._of(task)
+        return folder.read(STYLE_FILE, ChosenStyle) if folder.has(STYLE_FILE) else None
+
+    def write_style(self, task: str, style: ChosenStyle) -> None:
+        self._of(task).write(STYLE_FILE, style)
 
     def _of(self, task: str) -> WorkFolder:
         return WorkFolder(self.path / "tasks" / task)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
+
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.corpus.datacard import write_card
@@ -16,9 +18,12 @@ from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.loop.counts import ClassCounts, ShortClass, short_run_error
 from fourshot.pipeline.loop.driver import Driver
 from fourshot.pipeline.loop.progress import ProgressReporter, Rates
+from fourshot.pipeline.loop.styles import choose_styles
 from fourshot.pipeline.loop.units import TaskBrief
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.provenance import installed_versions
+from fourshot.pipeline.synthesis.prompt_style import untried_style
+from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.tasks.types import Task
 
@@ -43,6 +48,7 @@ def make_corpus(
     _check(tasks, settings, corpus)
     files = CorpusFolder(folder)
     base = resolve_model(model)
+    untried_style(settings.prompt_style, base.path, base.name)  # an error now, before the folder is claimed
     with files.files.lock():
         on_event(Event(stage="corpus", message=f"reading the data, tasks: {len(tasks)}"))
         failed = {name: task for name, task in tasks.items() if isinstance(task, FourshotError)}
@@ -61,6 +67,7 @@ def make_corpus(
         for brief in briefs.values():
             adapters = tuple(reader.adapter.name for reader in brief.readers)
             files.begin(TaskManifest(task=brief.task, adapters=adapters), brief.shots)
+        briefs = _styled(files, briefs, base, settings, on_event)
         return _make(files, briefs, failed, base, settings, corpus, on_event)
 
 
@@ -142,8 +149,28 @@ def _brief(
     )
 
 
+def _styled(
+    files: CorpusFolder, briefs: Mapping[str, TaskBrief], base: ResolvedModel, settings: RunSettings, on_event: OnEvent
+) -> dict[str, TaskBrief]:
+    """The briefs with the prompt style of each, found now where no earlier call did."""
+    if settings.prompt_style == "plain":
+        return dict(briefs)
+    new = {name: (brief.task, brief.shots) for name, brief in briefs.items() if files.style(name) is None}
+    words, log = settings.max_text_words, files.path / "log.txt"
+    found = dict(zip(new, choose_styles(settings.prompt_style, base, list(new.values()), words, log), strict=True))
+    for name, style in found.items():
+        files.write_style(name, style)
+        on_event(Event(stage="corpus", message=f"{name}, {style}"))
+    return {
+        name: msgspec.structs.replace(brief, chat=written.chat)
+        for name, brief in briefs.items()
+        if (written := files.style(name))
+    }
+
+
 def _manifest(settings: RunSettings, corpus: CorpusSettings, base: ResolvedModel) -> CorpusManifest:
     return CorpusManifest(
+        prompt_version=version_of(settings.prompt_style),
         settings=settings,
         model_name=base.name,
         model_revision=base.revision,

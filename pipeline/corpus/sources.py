@@ -50,7 +50,9 @@ def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, 
                 f"{', '.join(card.task.label_words)}; the task file now has {', '.join(task.label_words)}. Train it "
                 "again, or name another folder (--adapters)."
             )
-        readers[card.name] = Reader(adapter=Adapter(name=card.name, path=str(card_file.parent.resolve())))
+        readers[card.name] = Reader(
+            adapter=Adapter(name=card.name, path=str(card_file.parent.resolve())), wording=card.wording, chat=card.chat
+        )
     if not readers:
         raise InputError(
             f"{folder} has no adapter for {task.name} on {model.name} ({model.revision}). Train one (fourshot train), "

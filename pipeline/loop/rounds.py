@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from fourshot.engine.calibration import Calibration
+from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Engine
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.loop.counts import ClassCounts, ShortClass, records_of, short_run_error
@@ -52,6 +53,7 @@ class RoundSink:
         shots: Sequence[Example],
         settings: RunSettings,
         *,
+        chat: ChatTurns | None = None,
         readers: Sequence[Reader] = (),
         pool: WorkFolder | None = None,
         is_pool: bool = False,
@@ -68,7 +70,7 @@ class RoundSink:
         """
         self.folder, self._task, self._shots, self._pool, self._is_pool = folder, task, tuple(shots), pool, is_pool
         self._settings = pool_settings(settings) if is_pool else settings
-        self._readers, self._test_texts, self._on_event = tuple(readers), test_texts, on_event
+        self._chat, self._readers, self._test_texts, self._on_event = chat, tuple(readers), test_texts, on_event
         self._spread, self._done_file = spread, done_file
         self._began_s = self._sampled_s = 0.0
         self._output_tokens = 0
@@ -87,6 +89,7 @@ class RoundSink:
             task=self._task,
             shots=self._shots,
             settings=self._settings,
+            chat=self._chat,
             readers=self._readers,
             attributes=attributes,
         )

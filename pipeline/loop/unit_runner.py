@@ -176,9 +176,13 @@ class _Task:
         attributes = brief.attributes
         if brief.settings.variety.attributes and not attributes:
             # Every worker lists them for itself: what they are follows from the task, its shots and the seed.
-            attributes = self._listed = list_attributes(self._engine, brief.task, brief.shots, brief.settings)
+            attributes = self._listed = list_attributes(
+                self._engine, brief.task, brief.shots, brief.settings, brief.chat
+            )
         self._sources = {
-            label.name: PromptSource(brief.task, label, brief.shots, brief.settings, attributes.get(label.name))
+            label.name: PromptSource(
+                brief.task, label, brief.shots, brief.settings, attributes.get(label.name), brief.chat
+            )
             for label in brief.task.labels
         }
 
@@ -233,7 +237,9 @@ class _Task:
         """The annotator's, uncalibrated, nats [num_texts, num_labels]."""
         if self._annotator is None:
             brief = self.brief
-            self._annotator = annotator_of(self._engine, brief.task, brief.shots, brief.settings, brief.readers)
+            self._annotator = annotator_of(
+                self._engine, brief.task, brief.shots, brief.settings, brief.readers, brief.chat
+            )
         return tuple(map(tuple, self._annotator.scores(texts, folds).astype(np.float64).tolist()))
 
 

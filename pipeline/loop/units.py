@@ -6,6 +6,7 @@ Importing this module loads neither torch nor vllm.
 
 import msgspec
 
+from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import EngineStats
 from fourshot.engine.processes import Failure
 from fourshot.pipeline.synthesis.annotate import Reader
@@ -24,6 +25,7 @@ class TaskBrief(msgspec.Struct, frozen=True, kw_only=True, tag="brief"):
     task: Task
     shots: tuple[Example, ...]
     settings: RunSettings
+    chat: ChatTurns | None = None  # of prompts; None: plain text
     readers: tuple[Reader, ...] = ()  # adapters that re-label, where the settings ask for adapters
     attributes: dict[str, Attributes] = {}  # by class, where they were listed before; else each worker lists them
 

@@ -1,10 +1,12 @@
 """The cells of an experiment, methods x seeds: each with its settings, examples and folder, computed once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
+from fourshot.engine.chat import ChatTurns
 from fourshot.pipeline.runs.methods import METHODS, Method
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.prompts import PromptFormat
@@ -38,10 +40,21 @@ class MethodCell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def method_cells(
-    settings: RunSettings, methods: Sequence[str], seeds: Sequence[SeedExamples], root: Path, *, flat: bool
+    settings: RunSettings,
+    methods: Sequence[str],
+    seeds: Sequence[SeedExamples],
+    root: Path,
+    *,
+    flat: bool,
+    chats: Mapping[int, ChatTurns | None] = MappingProxyType({}),
 ) -> list[MethodCell]:
-    """By method, then seed, in their orders. ``flat``: the texts of fourshot, of a single seed, lie in ``root``."""
-    return [_cell(settings, name, examples, root, flat) for name in methods for examples in seeds]
+    """By method, then seed, in their orders. ``flat``: the texts of fourshot, of a single seed, lie in ``root``.
+
+    ``chats``: of each seed's prompts; None or left out: plain text.
+    """
+    return [
+        _cell(settings, name, examples, root, flat, chats.get(examples.seed)) for name in methods for examples in seeds
+    ]
 
 
 def writer_names(methods: Sequence[str]) -> list[str]:
@@ -49,7 +62,9 @@ def writer_names(methods: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(METHODS[name].texts_of or name for name in methods if METHODS[name].synthetic))
 
 
-def _cell(base: RunSettings, name: str, examples: SeedExamples, root: Path, flat: bool) -> MethodCell:
+def _cell(
+    base: RunSettings, name: str, examples: SeedExamples, root: Path, flat: bool, chat: ChatTurns | None
+) -> MethodCell:
     method = METHODS[name]
     settings = msgspec.structs.replace(method.settings(base), seed=examples.seed)
     writer = method.texts_of or name
@@ -61,7 +76,7 @@ def _cell(base: RunSettings, name: str, examples: SeedExamples, root: Path, flat
         settings=settings,
         # What was not trained needs the instruction.
         form=PromptFormat(
-            wording=settings.wording if method.trained else "task", max_text_words=settings.max_text_words
+            wording=settings.wording if method.trained else "task", max_text_words=settings.max_text_words, chat=chat
         ),
         shots=examples.shots,
         real=examples.more if method.real_per_class else examples.shots if uses_shots else (),

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter
 from fourshot.engine.models import ResolvedModel
 from fourshot.engine.probe import Probed
@@ -24,6 +25,8 @@ from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE, SHOTS_F
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job
 from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.prompt_style import STYLE_FILE, ChosenStyle, untried_style
+from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.work_folder import WorkFolder
@@ -68,16 +71,46 @@ class Experiment:
         self.store = store or root / "adapters"
         self.seeds = sorted(seeds, key=lambda examples: examples.seed)
         self.test = data.measured(settings.test_limit)
-        self.cells = method_cells(settings, list(dict.fromkeys(methods)), self.seeds, root, flat=flat)
-        self.writers = method_cells(settings, writer_names(methods), self.seeds, root, flat=flat)
+        self._methods = tuple(dict.fromkeys(methods))
         self._computed: dict[object, Any] = {}
 
+    @property
+    def cells(self) -> list[MethodCell]:
+        return self._cells(self._methods)
+
+    @property
+    def writers(self) -> list[MethodCell]:
+        return self._cells(tuple(writer_names(self._methods)))
+
+    def _cells(self, methods: tuple[str, ...]) -> list[MethodCell]:
+        """In the prompt style of their seed, once that is found."""
+        chats = {examples.seed: self._chat(examples.seed) for examples in self.seeds}
+        return self._once(
+            ("cells", methods, *chats.items()),
+            lambda: method_cells(self.settings, methods, self.seeds, self.root, flat=self.flat, chats=chats),
+        )
+
+    def _chat(self, seed: int) -> ChatTurns | None:
+        file = self.style_file(seed)
+        if self.settings.prompt_style == "plain" or (file not in self._computed and not file.exists()):
+            return None
+        return self._once(file, lambda: WorkFolder(file.parent).read(file.name, ChosenStyle)).chat
+
+    def style_file(self, seed: int) -> Path:
+        """Where the prompt style of a seed's shots is written down."""
+        return (self.root if self.flat else self.root / f"seed{seed}") / STYLE_FILE
+
     def claim(self) -> None:
-        """Make the folders this experiment's. Raises RunFolderError where one belongs to another."""
+        """Make the folders this experiment's. Raises RunFolderError where one belongs to another, InputError where
+        chat prompts are asked for and the base has no template.
+        """
+        if not all(self.style_file(examples.seed).exists() for examples in self.seeds):
+            untried_style(self.settings.prompt_style, self.model.path, self.model.name)
         for writer in self.writers:
             writer.folder.claim(
                 RunManifest(
                     task=self.task,
+                    prompt_version=version_of(writer.settings.prompt_style),
                     settings=writer.settings,
                     model_name=self.model.name,
                     model_revision=self.model.revision,
@@ -121,9 +154,13 @@ class Experiment:
         annotate = writer.settings.annotate
         adapters = [Adapter(name=result.name, path=result.path) for result in self.annotator_results(writer)]
         of_shots = zip(adapters[: annotate.num_adapters], cycle(annotate.wordings), strict=False)
+        chat = writer.form.chat
         return (
-            *(Reader(adapter=adapter, wording=wording) for adapter, wording in of_shots),
-            *(Reader(adapter=adapter, fold=fold) for fold, adapter in enumerate(adapters[annotate.num_adapters :])),
+            *(Reader(adapter=adapter, wording=wording, chat=chat) for adapter, wording in of_shots),
+            *(
+                Reader(adapter=adapter, chat=chat, fold=fold)
+                for fold, adapter in enumerate(adapters[annotate.num_adapters :])
+            ),
         )
 
     def job(self, cell: MethodCell) -> TrainingJob:
@@ -154,6 +191,7 @@ class Experiment:
             method.calibration,
             self.settings.max_text_words,
             self._test_hash,
+            *((cell.form.version, cell.form.chat) if cell.form.chat else ()),
         )
         return EvaluationCell(
             out=str((self.root / "scores" / f"{cell.name}-{_content_hash(decides)}.json").resolve()),
@@ -194,7 +232,9 @@ class Experiment:
                 task=self.task,
                 model_name=self.model.name,
                 model_revision=self.model.revision,
+                prompt_version=cell.form.version,
                 wording=cell.form.wording,
+                chat=cell.form.chat,
                 max_text_words=cell.form.max_text_words,
                 training=cell.settings.train,
                 seed=cell.seed,

@@ -116,7 +116,7 @@ def _seconds(experiment: Experiment, main: MethodCell) -> dict[str, float]:
 def _prompts(experiment: Experiment) -> dict[str, str]:
     """One of each kind; what a text is classified with once for every form that a method uses."""
     task, shots, words = experiment.task, experiment.seeds[0].shots, experiment.settings.max_text_words
-    label = task.labels[0]
+    label, chat = task.labels[0], experiment.first_cells[0].form.chat
     own = [shot for shot in shots if shot.label == label.name]
     users: dict[PromptFormat, list[str]] = defaultdict(list)
     for cell in experiment.first_cells:
@@ -124,10 +124,10 @@ def _prompts(experiment: Experiment) -> dict[str, str]:
             users[cell.form].append(cell.method.display_name)
     several = len(users) > 1
     return {
-        "generation": generation_prompt(task, label, own, max_text_words=words),
+        "generation": generation_prompt(task, label, own, max_text_words=words, chat=chat),
         **{
             f"classification ({', '.join(names)})" if several else "classification": reading_prompt(task, "…", form)
             for form, names in users.items()
         },
-        "in context": reading_prompt(task, "…", PromptFormat(max_text_words=words), shots),
+        "in context": reading_prompt(task, "…", PromptFormat(max_text_words=words, chat=chat), shots),
     }

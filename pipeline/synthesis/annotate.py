@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from fourshot.engine import calibration as calibrations
+from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, context, question, reading_prompt
@@ -34,14 +35,21 @@ class Annotator(Protocol):
 class InContextAnnotator:
     """The base model, shown all shots: what the paper does."""
 
-    def __init__(self, engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        task: Task,
+        shots: Sequence[Example],
+        settings: RunSettings,
+        chat: ChatTurns | None = None,
+    ) -> None:
         self._engine, self._task = engine, task
-        self._context = context(task, shots, settings.max_text_words)
-        self._words = settings.max_text_words
+        self._form = PromptFormat(max_text_words=settings.max_text_words, chat=chat)
+        self._context = context(task, shots, self._form)
 
     def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""
-        prompts = [self._context + question(text, self._words) for text in texts]
+        prompts = [self._context + question(text, self._form) for text in texts]
         return self._engine.score(prompts, self._task.label_words)
 
 
@@ -50,6 +58,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
 
     adapter: Adapter
     wording: Wording = "task"  # of the prompts that it was trained on
+    chat: ChatTurns | None = None  # of the same
     fold: int | None = None  # reads the candidates of this fold, which it was not trained on; None reads all
 
 
@@ -105,17 +114,25 @@ class Committee:
 
     def _read(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
         """Float64 [num_texts, num_labels]."""
-        form = PromptFormat(wording=reader.wording, max_text_words=self._words)
+        form = PromptFormat(wording=reader.wording, max_text_words=self._words, chat=reader.chat)
         prompts = [reading_prompt(self._task, text, form) for text in texts]
         return calibrations.normalise(self._engine.score(prompts, self._task.label_words, reader.adapter))
 
 
 def annotator_of(
-    engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings, readers: Sequence[Reader]
+    engine: Engine,
+    task: Task,
+    shots: Sequence[Example],
+    settings: RunSettings,
+    readers: Sequence[Reader],
+    chat: ChatTurns | None = None,
 ) -> Annotator:
-    """The annotator that the settings ask for. Raises InputError where they ask for nobody, or for missing adapters."""
+    """The annotator that the settings ask for; ``chat``: of prompts that show the shots.
+
+    Raises InputError where they ask for nobody, or for missing adapters.
+    """
     if settings.annotate.annotator == "icl":
-        return InContextAnnotator(engine, task, shots, settings)
+        return InContextAnnotator(engine, task, shots, settings, chat)
     if settings.annotate.annotator == "adapters":
         return Committee(engine, task, readers, settings)
     raise InputError("The settings ask for no annotator (annotate.annotator is 'none'), so nobody can read texts.")

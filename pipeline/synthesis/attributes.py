@@ -14,8 +14,15 @@ from statistics import median
 
 import msgspec
 
+from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Engine, Sampling
-from fourshot.pipeline.synthesis.prompts import END_OF_TEXT, LISTS, attribute_list_prompt, attribute_prompt
+from fourshot.pipeline.synthesis.prompts import (
+    END_OF_TEXT,
+    LISTS,
+    PromptFormat,
+    attribute_list_prompt,
+    attribute_prompt,
+)
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
@@ -42,11 +49,11 @@ class Attributes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def list_attributes(
-    engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings
+    engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings, chat: ChatTurns | None = None
 ) -> dict[str, Attributes]:
     """The attributes of every class by its name. Raises InputError where a prompt does not fit into the model."""
     wanted = [(label, dimension) for label in task.labels for dimension in LISTS]
-    prompts = [attribute_list_prompt(task, label, dimension) for label, dimension in wanted]
+    prompts = [attribute_list_prompt(task, label, dimension, chat) for label, dimension in wanted]
     seed = random.Random(f"{settings.seed}/{task.name}/attributes").getrandbits(31)
     drawn_from = msgspec.structs.replace(settings.sampling, temperature=LIST_TEMPERATURE)
     sampling = Sampling(
@@ -58,7 +65,8 @@ def list_attributes(
         label, dimension = wanted[completion.prompt_index]
         whole = completion.finish_reason == "stop"
         lists[label.name, dimension].append(completion.text if whole else completion.text.rpartition(",")[0])
-    return {label.name: _of_class(engine, task, label, _own(shots, label), settings, lists) for label in task.labels}
+    form = PromptFormat(max_text_words=settings.max_text_words, chat=chat)
+    return {label.name: _of_class(engine, task, label, _own(shots, label), form, lists) for label in task.labels}
 
 
 def listed_values(lists: Iterable[str], forbidden: Iterable[str] = ()) -> tuple[str, ...]:
@@ -81,7 +89,7 @@ def _of_class(
     task: Task,
     label: Label,
     own: Mapping[int, Example],
-    settings: RunSettings,
+    form: PromptFormat,
     lists: Mapping[tuple[str, str], Sequence[str]],
 ) -> Attributes:
     texts = [shot.text for shot in own.values()]
@@ -92,7 +100,7 @@ def _of_class(
         listed = listed_values(lists[label.name, dimension], (*task.label_names, *task.label_words))
         if len(own_values := tuple(value for value in listed if value not in copied)) >= 2:
             values[dimension] = own_values
-            fitting[dimension] = _fitting(engine, dimension, own_values, texts, settings.max_text_words)
+            fitting[dimension] = _fitting(engine, dimension, own_values, texts, form)
     lengths = lengths_of(texts)
     if len(set(lengths)) > 1:
         values[LENGTH], fitting[LENGTH] = tuple(sorted(set(lengths))), lengths
@@ -110,10 +118,10 @@ def lengths_of(texts: Sequence[str]) -> list[str]:
 
 
 def _fitting(
-    engine: Engine, dimension: str, values: Sequence[str], texts: Sequence[str], max_text_words: int
+    engine: Engine, dimension: str, values: Sequence[str], texts: Sequence[str], form: PromptFormat
 ) -> list[str]:
     """Of ``values``, the one that the model finds likeliest after each text, beside after a text that says nothing."""
-    prompts = [attribute_prompt(dimension, text, max_text_words) for text in (*texts, CONTENT_FREE)]
+    prompts = [attribute_prompt(dimension, text, form) for text in (*texts, CONTENT_FREE)]
     scores = engine.score(prompts, values)
     return [values[int(row.argmax())] for row in scores[:-1] - scores[-1]]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Completion, Engine, Sampling
 from fourshot.pipeline.synthesis.attributes import Attributes
 from fourshot.pipeline.synthesis.prompts import END_OF_TEXT, generation_prompt, prompt_hash
@@ -41,9 +42,10 @@ class PromptSource:
         shots: Sequence[Example],
         settings: RunSettings,
         attributes: Attributes | None = None,
+        chat: ChatTurns | None = None,
     ) -> None:
         self._task, self._label, self._shots, self._settings = task, label, shots, settings
-        self._attributes = attributes
+        self._attributes, self._chat = attributes, chat
         self._own = [index for index, shot in enumerate(shots) if shot.label == label.name]
         self._rendered: dict[tuple[object, ...], DrawPrompt] = {}  # few shots have few orders
 
@@ -70,6 +72,7 @@ class PromptSource:
             max_text_words=self._settings.max_text_words,
             of_shots=[self._attributes.of_shots[index] for index in order] if self._attributes else (),
             wanted=wanted,
+            chat=self._chat,
         )
         return DrawPrompt(
             label=self._label.name, shots=order, attributes=wanted, prompt=prompt, prompt_hash=prompt_hash(prompt)

@@ -1,7 +1,8 @@
 """The prompts: one function renders what is trained, what is measured and what is served.
 
 Source: Patwa et al. 2024, figure 2 (generation) and figure 3 (classification). Texts stand on one line each, so that a
-line end closes a text.
+line end closes a text. In the style ``chat`` the same content stands in the turns of the base's chat template: what is
+said by the user, the shots as turns of their own, and an answer that is begun ("Label:", "Text:") and left open.
 """
 
 import hashlib
@@ -10,10 +11,13 @@ from typing import Literal
 
 import msgspec
 
+from fourshot.engine.chat import ChatTurns
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 PROMPT_VERSION = "1"  # goes up with every change of what is rendered; lies on every card
+CHAT_VERSION = "1-chat"  # the same of prompts in chat turns, which earlier versions of fourshot must refuse
 
+PromptStyle = Literal["plain", "chat", "auto"]  # auto: found by measurement, see `pipeline.synthesis.prompt_style`
 Wording = Literal["task", "bare", "answer"]  # of a prompt without shots; an adapter is asked in the one it learnt
 MAX_TEXT_WORDS = 300  # longer texts are cut at the end
 
@@ -38,28 +42,60 @@ class PromptFormat(msgspec.Struct, frozen=True, kw_only=True):
 
     wording: Wording = "task"
     max_text_words: int = MAX_TEXT_WORDS
+    chat: ChatTurns | None = None  # of the base's chat template; None: plain text
+
+    @property
+    def version(self) -> str:
+        """Of what is rendered in this form."""
+        return CHAT_VERSION if self.chat else PROMPT_VERSION
+
+    @property
+    def turns(self) -> ChatTurns:
+        """What stands around texts and labels."""
+        return self.chat or PLAIN
+
+    def shown(self, text: str) -> str:
+        """``text`` as a prompt shows it: on one line, cut, and never more than a part of its turn."""
+        return self.turns.inert(one_line(text, self.max_text_words))
+
+
+# Plain text is a conversation whose turns are told apart by line ends.
+PLAIN = ChatTurns(begin="", answer="\n", next="\n\n", open="\n", template_hash="")
+
+
+def version_of(style: PromptStyle) -> str:
+    """Of all that may be rendered where this style is asked for."""
+    return PROMPT_VERSION if style == "plain" else CHAT_VERSION
 
 
 def classification_prompt(
-    task: Task, text: str, shots: Sequence[Example] = (), *, max_text_words: int = MAX_TEXT_WORDS
+    task: Task,
+    text: str,
+    shots: Sequence[Example] = (),
+    *,
+    max_text_words: int = MAX_TEXT_WORDS,
+    chat: ChatTurns | None = None,
 ) -> str:
     """The instruction, the shots of all classes in the order given, then ``text`` and an open label.
 
     Without shots it is the zero-shot prompt. Texts above ``max_text_words`` words are cut at the end.
     """
-    return context(task, shots, max_text_words) + question(text, max_text_words)
+    form = PromptFormat(max_text_words=max_text_words, chat=chat)
+    return context(task, shots, form) + question(text, form)
 
 
-def context(task: Task, shots: Sequence[Example], max_text_words: int) -> str:
+def context(task: Task, shots: Sequence[Example], form: PromptFormat) -> str:
     """What `classification_prompt` says before the text: the same for all texts, so it is cached, by the engine too."""
-    words = {label.name: label.read_as for label in task.labels}
-    answered = "".join(f"{question(shot.text, max_text_words)} {words[shot.label]}\n\n" for shot in shots)
-    return f"{task.instruction}\n\n{answered}"
+    turns, words = form.turns, {label.name: label.read_as for label in task.labels}
+    answered = "".join(
+        f"Text: {form.shown(shot.text)}{turns.answer}Label: {words[shot.label]}{turns.next}" for shot in shots
+    )
+    return f"{turns.begin}{task.instruction}\n\n{answered}"
 
 
-def question(text: str, max_text_words: int) -> str:
+def question(text: str, form: PromptFormat) -> str:
     """What `classification_prompt` says after the shots: the text and an open label."""
-    return f"Text: {one_line(text, max_text_words)}\nLabel:"
+    return f"Text: {form.shown(text)}{form.turns.open}Label:"
 
 
 def reading_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Example] = ()) -> str:
@@ -70,10 +106,10 @@ def reading_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Ex
     a model that was not trained.
     """
     if form.wording == "bare" and not shots:
-        return question(text, form.max_text_words)
+        return form.turns.begin + question(text, form)
     if form.wording == "answer" and not shots:
-        return f"{task.instruction}\n\n{one_line(text, form.max_text_words)}\n\nThe answer is"
-    return classification_prompt(task, text, shots, max_text_words=form.max_text_words)
+        return _opened(form.chat, f"{task.instruction}\n\n{form.shown(text)}\n\n", "The answer is")
+    return context(task, shots, form) + question(text, form)
 
 
 def generation_prompt(
@@ -84,34 +120,42 @@ def generation_prompt(
     max_text_words: int,
     of_shots: Sequence[Mapping[str, str]] = (),
     wanted: Mapping[str, str] | None = None,
+    chat: ChatTurns | None = None,
 ) -> str:
-    """The shots of one class as text and label pairs, then an open text.
+    """The shots of one class as text and label pairs, then an open text; in chat, one message and its open answer.
 
     ``of_shots`` and ``wanted``: attributes of each shot and of the text that is to be written, value by dimension;
     they stand on lines of their own before the text. The part that names the wanted ones comes last, so prompts share
     all that is before it.
     """
+    form = PromptFormat(max_text_words=max_text_words, chat=chat)
     description = f" {label.description}" if label.description else f" labelled {label.read_as}"
     pairs = "".join(
-        f"{_attribute_lines(attributes)}{question(shot.text, max_text_words)} {label.read_as}\n\n"
+        f"{_attribute_lines(attributes)}Text: {form.shown(shot.text)}\nLabel: {label.read_as}\n\n"
         for shot, attributes in zip(shots, of_shots or [{}] * len(shots), strict=True)
     )
-    return (
+    said = (
         f"Few examples of {task.nouns}{description} are given. Generate more {_plural(task, label)}.\n\n"
-        f"{pairs}{_attribute_lines(wanted or {})}Text:"
+        f"{pairs}{_attribute_lines(wanted or {})}"
     )
+    return _opened(chat, said, "Text:")
 
 
-def attribute_list_prompt(task: Task, label: Label, dimension: str) -> str:
+def attribute_list_prompt(task: Task, label: Label, dimension: str, chat: ChatTurns | None = None) -> str:
     """Lists of what ``dimension``, a key of `LISTS`, other texts have; then an open one for the texts of a class."""
     title = f"{dimension.capitalize()}s"
     lists = "".join(f"{title} of {texts}: {', '.join(values)}\n" for texts, values in LISTS[dimension].items())
-    return f"{lists}{title} of {_plural(task, label)}:"
+    return _opened(chat, lists, f"{title} of {_plural(task, label)}:")
 
 
-def attribute_prompt(dimension: str, text: str, max_text_words: int) -> str:
+def attribute_prompt(dimension: str, text: str, form: PromptFormat) -> str:
     """A text and an open attribute."""
-    return f"Text: {one_line(text, max_text_words)}\n{dimension.capitalize()}:"
+    return _opened(form.chat, f"Text: {form.shown(text)}\n", f"{dimension.capitalize()}:")
+
+
+def _opened(chat: ChatTurns | None, said: str, begun: str) -> str:
+    """What is ``said``, then an answer that is ``begun`` and left open; in chat, each in a turn."""
+    return f"{chat.begin}{said.rstrip()}{chat.open}{begun}" if chat else said + begun
 
 
 def _attribute_lines(attributes: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ import msgspec
 from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.filters import FilterSettings
-from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, Wording
+from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, PromptStyle, Wording
 from fourshot.training.lora.settings import PRESETS as TRAINING_PRESETS
 from fourshot.training.lora.settings import LoraSettings
 
@@ -117,6 +117,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     annotate: AnnotateSettings = AnnotateSettings()
     train: LoraSettings = TRAINING_PRESETS["default"]
     wording: Wording = "task"  # of the classifier's prompt, in training and serving; "bare" leaves out the instruction
+    prompt_style: PromptStyle = "plain"  # chat: through the base's chat template; auto: what reads the shots better
     shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
     max_text_words: int = MAX_TEXT_WORDS  # longer texts are cut, the same in training and serving
     test_limit: int = 0  # test texts to measure on, 0 for all

@@ -14,7 +14,6 @@ from fourshot.engine.files import settle, staged_folder
 from fourshot.engine.models import ResolvedModel, tensor_shapes
 from fourshot.engine.vllm_seams.adapter_check import check_adapter
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
-from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.training.lora.saving import content_hash
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -38,10 +37,10 @@ def read_card(folder: Path, root: Path, base: ResolvedModel) -> AdapterCard:
     if (folder / CARD_FILE).stat().st_size > MOST_CARD_BYTES:
         raise AdapterError(f"its {CARD_FILE} is larger than {MOST_CARD_BYTES >> 20} MiB")
     card = load_card(folder)
-    if card.prompt_version != PROMPT_VERSION:
+    if card.prompt_version != (renders := card.prompt_format.version):
         raise AdapterError(
             f"it was trained on prompts of version {card.prompt_version}; this fourshot renders version "
-            f"{PROMPT_VERSION}. Train it again."
+            f"{renders}. Train it again."
         )
     if card.model_revision != base.revision:
         raise AdapterError(

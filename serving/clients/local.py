@@ -17,7 +17,6 @@ from fourshot.engine.hub import at_revision
 from fourshot.engine.models import broken_shards, resolve_model
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.card import load_card
-from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.serving.adapter_lookup import find_adapter
 
 FEW_TEXTS = 128  # up to this many the reference engine is done before vLLM is ready (docs/cli.md has the times)
@@ -44,10 +43,10 @@ class LocalClassifier:
         """
         folder = find_adapter(adapter_folder)
         self.card = load_card(folder)
-        if self.card.prompt_version != PROMPT_VERSION:
+        if self.card.prompt_version != (renders := self.card.prompt_format.version):
             raise AdapterError(
                 f"The adapter {folder} was trained on prompts of version {self.card.prompt_version}; this fourshot "
-                f"renders version {PROMPT_VERSION}. Train again, or install the fourshot it was made with."
+                f"renders version {renders}. Train again, or install the fourshot it was made with."
             )
         if faults := broken_shards(folder):
             raise AdapterError(f"The adapter {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")

@@ -10,6 +10,7 @@ import pytest
 
 from fourshot.cli import main as cli
 from fourshot.engine.calibration import Calibration
+from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import ResolvedModel, resolve_model
@@ -21,6 +22,7 @@ from fourshot.pipeline.tasks.types import Example
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.clients.local import LocalClassifier
 from fourshot.training.lora.settings import LoraSettings
+from tests.pipeline.chat import CHAT
 
 TEXTS = ["I was charged twice.", "Where is my parcel?", "The app crashes when I add a picture."]
 
@@ -93,17 +95,19 @@ def test_it_answers_as_its_adapter_scores(
         assert prediction.probability == prediction.probabilities[prediction.label]
 
 
-@pytest.mark.parametrize("wording", ["task", "bare"])
-def test_it_asks_in_the_wording_of_the_card(
+@pytest.mark.parametrize(("wording", "chat"), [("task", None), ("bare", None), ("bare", CHAT)])
+def test_it_asks_in_the_form_of_the_card(
     tmp_path: Path,
     card: AdapterCard,
     adapters: tuple[Adapter, Adapter],
     reference_engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
     wording: Wording,
+    chat: ChatTurns | None,
 ) -> None:
     """With the session's engine in place of its own, whose prompts are written down."""
-    card, asked = msgspec.structs.replace(card, wording=wording), list[str]()
+    form, asked = PromptFormat(wording=wording, chat=chat), list[str]()
+    card = msgspec.structs.replace(card, wording=wording, chat=chat, prompt_version=form.version)
 
     class Overheard:
         def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: Adapter) -> np.ndarray:
@@ -113,7 +117,7 @@ def test_it_asks_in_the_wording_of_the_card(
     monkeypatch.setattr("fourshot.serving.clients.local.open_engine", lambda settings: Overheard())
     predictions = LocalClassifier(put(tmp_path / "adapter", card, adapters[0])).predict(TEXTS)
     examples = [Example(text=text, label=card.task.label_names[0]) for text in TEXTS]
-    trained_on = classification_examples(card.task, examples, PromptFormat(wording=wording))
+    trained_on = classification_examples(card.task, examples, form)
     assert asked == [example.prompt for example in trained_on]
     assert len(predictions) == len(TEXTS)
 
@@ -128,6 +132,9 @@ def test_prompts_of_another_version_are_refused(tmp_path: Path, card: AdapterCar
     folder = put(tmp_path / "adapter", msgspec.structs.replace(card, prompt_version="0"))
     with pytest.raises(AdapterError, match="prompts of version 0"):
         LocalClassifier(folder)
+    mixed = put(tmp_path / "mixed", msgspec.structs.replace(card, chat=CHAT))  # plain text's version, on chat prompts
+    with pytest.raises(AdapterError, match="renders version 1-chat"):
+        LocalClassifier(mixed)
 
 
 def test_a_run_folder_stands_for_its_adapter_that_saw_synthetic_texts(tmp_path: Path, card: AdapterCard) -> None:

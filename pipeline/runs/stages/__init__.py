@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.stages import evaluate, generate, merge, probe, train
+from fourshot.pipeline.runs.stages import evaluate, generate, merge, probe, style, train
 from fourshot.pipeline.runs.stages.stage import Stage
 
 StageName = Literal["shots", "annotators", "generate", "train", "evaluate", "report"]  # what a run can stop after
@@ -15,6 +15,7 @@ STAGE_TYPES: tuple[type[Stage], ...] = (
     probe.ProbeStage,
     evaluate.EvaluateStage,
     merge.MergeStage,
+    style.StyleStage,
 )
 StagePlan = Callable[[Experiment], Stage]  # what one experiment needs of a stage; the stages before it are finished
 
@@ -28,6 +29,7 @@ class Phase(NamedTuple):
 
 
 PHASES = (
+    Phase("shots", style.prompt_styles),
     Phase("annotators", generate.pools),
     Phase("annotators", train.on_real_texts),
     Phase("generate", generate.rounds),

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import msgspec
 
+from fourshot.engine.chat import ChatTurns
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.driver import Driver
 from fourshot.pipeline.loop.rounds import RoundSink
@@ -26,6 +27,7 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
 
     folder: str
     test: list[Example]  # texts like these are not kept
+    chat: ChatTurns | None = None  # of prompts; None: plain text
     readers: tuple[Reader, ...] = ()
     is_pool: bool = False  # only draw the candidates that annotators will be trained on
 
@@ -47,6 +49,7 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
             manifest.task,
             folder.shots(),
             manifest.settings,
+            chat=self.chat,
             readers=self.readers,
             pool=folder.pool if manifest.settings.annotate.has_pool and not self.is_pool else None,
             is_pool=self.is_pool,
@@ -90,7 +93,7 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
 def pools(experiment: Experiment) -> GenerateStage:
     """What is to be drawn before annotators can be trained."""
     items = [
-        TextsItem(folder=str(writer.folder.path), test=experiment.data.test, is_pool=True)
+        TextsItem(folder=str(writer.folder.path), test=experiment.data.test, chat=writer.form.chat, is_pool=True)
         for writer in experiment.writers
         if writer.settings.annotate.has_pool
     ]
@@ -100,7 +103,12 @@ def pools(experiment: Experiment) -> GenerateStage:
 def rounds(experiment: Experiment) -> GenerateStage:
     """What is to be written and read; it stands on the annotators."""
     items = [
-        TextsItem(folder=str(writer.folder.path), test=experiment.data.test, readers=experiment.readers(writer))
+        TextsItem(
+            folder=str(writer.folder.path),
+            test=experiment.data.test,
+            chat=writer.form.chat,
+            readers=experiment.readers(writer),
+        )
         for writer in experiment.writers
     ]
     return GenerateStage(model_path=experiment.model.path, items=tuple(items))

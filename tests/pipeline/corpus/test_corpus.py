@@ -20,7 +20,9 @@ from fourshot.engine.errors import FourshotError, InputError, RunFolderError, Sh
 from fourshot.pipeline.corpus.folder import CorpusFolder
 from fourshot.pipeline.corpus.rows import CorpusRow
 from fourshot.pipeline.events import Event
+from fourshot.pipeline.synthesis.prompt_style import ChosenStyle
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
+from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import WorkFolder
 from tests.pipeline.corpus.small_corpora import TASK, make, named, rows_of, settings
 from tests.pipeline.loop.filling import InProcessWorker
@@ -82,6 +84,33 @@ def test_the_same_call_again_adds_nothing_and_starts_nothing(whole: tuple[Path, 
     summary = make(whole[0], named("one", "two"), model="fake:dies_on_opening=true")
     assert (summary.rows, summary.rates.engine_starts) == (120, 0)
     assert (whole[0] / "journal.jsonl").read_bytes() == before
+
+
+def test_the_style_of_each_task_is_found_once_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = list[list[str]]()
+
+    def trying(asked: str, model: object, tasks: list[tuple[Task, object]], *rest: object) -> list[ChosenStyle]:
+        tried.append([task.name for task, _ in tasks])
+        return [ChosenStyle(reason="tried") for _ in tasks]
+
+    monkeypatch.setattr("fourshot.pipeline.corpus.run.choose_styles", trying)
+    auto = msgspec.structs.replace(settings(), prompt_style="auto")
+    told = list[Event]()
+    make(tmp_path / "corpus", named("one"), auto, on_event=told.append)
+    make(tmp_path / "corpus", named("one", "two"), auto)
+    assert tried == [["one"], ["two"]]
+    assert "one, prompt style plain: tried" in [event.message for event in told]
+    with pytest.raises(RunFolderError, match="prompt_style"):
+        make(tmp_path / "corpus", named("one"))
+
+
+def test_chat_of_a_base_without_a_template_is_refused_before_anything_is_made(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    where = ["corpus", "--tasks", "support_tickets", "--out", str(tmp_path / "corpus"), "--model", "fake"]
+    assert cli.main([*where, "--prompt-style", "chat"]) == 2
+    assert "no tokenizer" in capfd.readouterr().err
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_another_task_may_join_later_and_another_setting_may_not(tmp_path: Path) -> None:

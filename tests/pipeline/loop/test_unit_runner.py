@@ -3,17 +3,21 @@
 import math
 import queue
 from collections import Counter
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
-from fourshot.engine.core import Adapter, Engine, EngineSettings
+from fourshot.engine.core import Adapter, Completion, Engine, EngineSettings
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.loop.plan import class_slice, in_place_unit, round_slices, split_slice
 from fourshot.pipeline.loop.unit_runner import Inbox, UnitRunner, work
 from fourshot.pipeline.loop.units import DrawUnit, ReadUnit, TaskBrief, Unit, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
+from tests.pipeline.chat import CHAT
 from tests.pipeline.corpus.small_corpora import TASK, brief, settings
 
 BUG = in_place_unit(TASK.name, 2, class_slice(settings(), TASK.name, "bug", 32, 8))
@@ -46,6 +50,24 @@ def test_draws_are_numbered_and_show_the_shots_of_their_class_in_changing_order(
     assert [draw.candidate.id for draw in result.draws] == [f"bug-{number:08d}" for number in range(32, 40)]
     assert len({draw.candidate.shots for draw in result.draws}) > 1
     assert len({draw.seed for draw in result.draws}) == 8
+
+
+def test_a_task_s_chat_turns_stand_around_every_prompt() -> None:
+    asked = list[str]()
+
+    class Overheard(FakeEngine):
+        def sample(self, prompts: Sequence[str], *more: Any) -> Generator[Completion, None, None]:
+            asked.extend(prompts)
+            return super().sample(prompts, *more)
+
+        def score(self, prompts: Sequence[str], *more: Any) -> np.ndarray:
+            asked.extend(prompts)
+            return super().score(prompts, *more)
+
+    done(Overheard(EngineSettings(model="fake")), BUG, made=msgspec.structs.replace(brief(), chat=CHAT))
+    assert len(asked) > 8
+    assert all(prompt.startswith(CHAT.begin) for prompt in asked)
+    assert {prompt.rpartition(CHAT.open)[2] for prompt in asked} == {"Text:", "Label:"}
 
 
 def test_other_draws_of_the_same_class_are_others() -> None:

@@ -1,0 +1,64 @@
+"""Prompt styles of many tasks on one base, which a child process opens where styles have to be tried."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.chat import turns_of
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.models import ResolvedModel
+from fourshot.engine.opening import open_engine
+from fourshot.engine.processes import ChildProcess, ParentLink, run_child
+from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, StyleTrial, tried_style, untried_style
+from fourshot.pipeline.synthesis.prompts import PromptStyle
+from fourshot.pipeline.tasks.types import Example, Task
+
+
+class StyleTrials(msgspec.Struct, frozen=True, kw_only=True):
+    """What the child is to find out."""
+
+    model_path: str
+    trials: tuple[StyleTrial, ...]
+
+
+def choose_styles(
+    asked: PromptStyle,
+    model: ResolvedModel,
+    tasks: Sequence[tuple[Task, Sequence[Example]]],
+    max_text_words: int,
+    log: Path,
+) -> list[ChosenStyle]:
+    """The style of each task's prompts, found on its shots, in their order. ``log``: for what libraries print.
+
+    Raises InputError where chat is asked for and the base has no template that can be used.
+    """
+    if not tasks:
+        return []
+    if style := untried_style(asked, model.path, model.name):
+        return [style] * len(tasks)
+    chat = turns_of(model.path, model.name)
+    trials = [
+        StyleTrial(task=task, shots=tuple(shots), chat=chat, max_text_words=max_text_words) for task, shots in tasks
+    ]
+    with ChildProcess("fourshot.pipeline.loop.styles", log) as child:
+        child.send(StyleTrials(model_path=model.path, trials=tuple(trials)))
+        chosen = list(child.messages(ChosenStyle))
+        if len(chosen) < len(trials):
+            raise child.error("The process that tries prompt styles")
+    return chosen
+
+
+def _work(parent: ParentLink) -> None:
+    given = parent.receive(StyleTrials)
+    # A few prompts that share little: the reference is done with them before vLLM has started.
+    engine = open_engine(EngineSettings(model=given.model_path, kind="transformers"))
+    for trial in given.trials:
+        parent.send(tried_style(engine, trial))
+    engine.close()
+
+
+if __name__ == "__main__":
+    sys.exit(run_child(_work, reported=(FourshotError,)))

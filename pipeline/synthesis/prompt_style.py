@@ -1,0 +1,133 @@
+"""Prompts as plain text or in chat turns: what the user asked for, or what the base reads the shots better in.
+
+Which one is better hangs on the model and on the task, and the model's name tells neither. The shots do: each is read
+in context of the others, in both styles, and the answers are compared with the labels.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+
+import msgspec
+
+from fourshot.engine import calibration as calibrations
+from fourshot.engine.chat import ChatTurns, turns_of
+from fourshot.engine.core import Engine
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.synthesis.prompts import PromptFormat, PromptStyle, reading_prompt
+from fourshot.pipeline.tasks.types import Example, Task
+
+STYLE_FILE = "prompt_style.json"  # in the folder of whatever was asked for, so that it is chosen once
+MOST_READ = 24  # shots that are read in each style, in turn from every class
+ANSWER_TOKENS = 32  # left free for the longest label
+
+
+class StyleScore(msgspec.Struct, frozen=True, kw_only=True):
+    """How well the base reads each shot in context of the others."""
+
+    accuracy: float  # after batch calibration
+    log_probability: float  # of the right label among the labels, after it; mean, nats
+    shots: int  # that were read
+
+
+class ChosenStyle(msgspec.Struct, frozen=True, kw_only=True):
+    """How prompts are put to a base."""
+
+    chat: ChatTurns | None = None  # None: plain text
+    reason: str
+    plain_score: StyleScore | None = None  # where both were tried
+    chat_score: StyleScore | None = None
+
+    def __str__(self) -> str:
+        return f"prompt style {'chat' if self.chat else 'plain'}: {self.reason}"
+
+
+class StyleTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """Shots that a base is to read in both styles."""
+
+    task: Task
+    shots: tuple[Example, ...]
+    chat: ChatTurns
+    max_text_words: int
+
+
+def untried_style(asked: PromptStyle, model_path: str, model_name: str) -> ChosenStyle | None:
+    """The style of a base's prompts where nothing has to be tried; None where both are possible.
+
+    Raises InputError where chat is asked for and the base has no template that can be used.
+    """
+    if asked == "plain":
+        return ChosenStyle(reason="asked for")
+    try:
+        turns = turns_of(model_path, model_name)
+    except InputError as error:
+        if asked == "chat":
+            raise
+        return ChosenStyle(reason=str(error).partition(". ")[0])
+    return ChosenStyle(chat=turns, reason=f"asked for; template {turns.template_hash}") if asked == "chat" else None
+
+
+def tried_style(engine: Engine, trial: StyleTrial) -> ChosenStyle:
+    """The style that ``engine`` reads the shots better in; plain text where they do not fit into its context."""
+    forms = [PromptFormat(max_text_words=trial.max_text_words, chat=chat) for chat in (None, trial.chat)]
+    try:
+        shots = _that_fit(engine, trial, forms)
+        plain, chat = (read_shots(engine, trial.task, shots, form) for form in forms)
+    except InputError as error:
+        return ChosenStyle(reason=f"chat could not be tried on the shots: {error}")
+    return ChosenStyle(
+        chat=trial.chat if _is_better(chat, plain) else None,
+        reason=(
+            f"of {plain.shots} shots, each read in context of the others, {100 * plain.accuracy:.0f} % are read "
+            f"rightly as plain text and {100 * chat.accuracy:.0f} % in chat (log-probability "
+            f"{plain.log_probability:.2f} and {chat.log_probability:.2f})"
+        ),
+        plain_score=plain,
+        chat_score=chat,
+    )
+
+
+def read_shots(engine: Engine, task: Task, shots: Sequence[Example], form: PromptFormat) -> StyleScore:
+    """Read every shot in context of the others, in one form."""
+    import numpy as np
+
+    logprobs = engine.score(_leave_one_out(task, shots, form), task.label_words)
+    counts = Counter(shot.label for shot in shots)
+    # Classes without a shot count as rare, not as impossible.
+    fitted = calibrations.batch(logprobs, [counts[name] or 0.5 for name in task.label_names])
+    calibrated = calibrations.apply(fitted, logprobs)
+    gold = np.array([task.label_names.index(shot.label) for shot in shots])
+    return StyleScore(
+        accuracy=float((calibrated.argmax(axis=1) == gold).mean()),
+        log_probability=float(calibrated[np.arange(len(gold)), gold].mean()),
+        shots=len(shots),
+    )
+
+
+def _that_fit(engine: Engine, trial: StyleTrial, forms: Sequence[PromptFormat]) -> list[Example]:
+    """As many of the shots as fit into the base in every form: all styles are to read the same ones."""
+    shots = in_turn(trial.task, trial.shots)[:MOST_READ]
+    most_tokens = engine.settings.max_model_len - ANSWER_TOKENS
+    while len(shots) > 2:
+        prompts = [prompt for form in forms for prompt in _leave_one_out(trial.task, shots, form)]
+        if max(engine.count_tokens(prompts)) <= most_tokens:
+            break
+        shots = shots[: len(shots) // 2]
+    return shots
+
+
+def in_turn(task: Task, shots: Sequence[Example]) -> list[Example]:
+    """One shot of every class, then another one of each: so the first of them speak for all classes."""
+    of_class = [[shot for shot in shots if shot.label == name] for name in task.label_names]
+    return [shot for shot in chain.from_iterable(zip_longest(*of_class)) if shot is not None]
+
+
+def _leave_one_out(task: Task, shots: Sequence[Example], form: PromptFormat) -> list[str]:
+    return [
+        reading_prompt(task, shot.text, form, [*shots[:index], *shots[index + 1 :]]) for index, shot in enumerate(shots)
+    ]
+
+
+def _is_better(chat: StyleScore, plain: StyleScore) -> bool:
+    """Plain text wins ties, and where accuracy and certainty disagree."""
+    return chat.accuracy >= plain.accuracy and chat.log_probability > plain.log_probability
