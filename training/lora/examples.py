@@ -15,6 +15,8 @@ class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str
     target: int  # index into the label words
     weight: float = 1.0  # of its loss, relative to the other examples
+    # How likely each label is, [num_labels], summing to one; left out: ``target`` alone is right.
+    soft: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fourshot.engine.errors import FourshotError
+from msgspec import UNSET
+
+from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.labels import LabelTokens
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.tokens import encode_prompts
@@ -30,8 +32,14 @@ class LabelLoss:
         tokens: LabelTokens,
         *,
         whole_text: bool,
+        smoothing: float = 0.0,
         decoder: "LlamaDecoder | None" = None,
     ) -> None:
+        """``smoothing``: the share of each target that is spread evenly over all labels.
+
+        Source: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7. Raises InputError for soft
+        targets or smoothing where it is not one step that tells the labels apart.
+        """
         import torch
 
         model = wrapped.get_base_model()
@@ -56,6 +64,12 @@ class LabelLoss:
         # tokens are scored by whole-vocabulary probabilities at every step, so they are trained on those.
         self._choices = torch.tensor([label[0] for label in tokens.ids], device=self.device) if tokens.single else None
         self._targets = [example.target for example in examples]
+        self._spread = _spread_targets(examples, len(tokens.ids), smoothing)
+        if self._spread is not None and (whole_text or not tokens.single):
+            raise InputError(
+                "Soft targets and label_smoothing need the loss on the label alone and labels that one token tells "
+                f"apart; got loss {'text' if whole_text else 'label'!r} and the label words {list(tokens.words)}."
+            )
 
     def backward(
         self, batch: Sequence[int], scaler: "torch.amp.GradScaler", share: Share = ALL
@@ -100,6 +114,8 @@ class LabelLoss:
             row = pack(self._prefix, [self._tails[index] for index in chosen], self.device)
             positions, targets, weights, label_weights = self._aims(chosen, row.starts)
             logits = self._logits(self._hidden(row, positions))
+            if self._spread is not None:
+                targets = self._spread[chosen].to(self.device)
             each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
             loss = (each * weights).sum() / total_weight
             scaler.scale(loss).backward()
@@ -188,3 +204,18 @@ class LabelLoss:
             torch.tensor(weights, device=place),
             torch.tensor(label_weights, device=place),
         )
+
+
+def _spread_targets(examples: Sequence[TrainingExample], num_labels: int, smoothing: float) -> "torch.Tensor | None":
+    """Float32 [num_examples, num_labels], rows sum to one; None where every target is one label for certain."""
+    if not smoothing and all(example.soft is UNSET for example in examples):
+        return None
+    import torch
+
+    rows = torch.zeros(len(examples), num_labels)
+    for row, example in zip(rows, examples, strict=True):
+        if example.soft is UNSET:
+            row[example.target] = 1.0
+        else:
+            row[:] = torch.tensor(example.soft)
+    return rows * (1 - smoothing) + smoothing / num_labels

@@ -27,6 +27,7 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     decay: bool = True  # learning rate falls linearly to zero at the last planned step
     converged_loss: float = 0.0  # stop once the label loss of a pass is below this, in nats; 0 keeps to the plan
     held_out: float = 0.0  # share of the synthetic texts that chooses the pass whose weights are saved
+    label_smoothing: float = 0.0  # share of the target that is spread over all labels; loss "label" only
     loss: Literal["label", "text"] = "label"  # what is learnt: the label alone, or prompt and label, as in the paper
 
     def __post_init__(self) -> None:
@@ -46,6 +47,11 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise InputError(f"learning_rate must be a number above 0, got {self.learning_rate}.")
         if not 0 <= self.held_out < 1:
             raise InputError(f"held_out is a share of the synthetic texts, from 0 to below 1; got {self.held_out}.")
+        if not 0 <= self.label_smoothing < 1 or (self.label_smoothing and self.loss == "text"):
+            raise InputError(
+                "label_smoothing is a share of the target, from 0 to below 1, and 0 where loss is 'text'; got "
+                f"{self.label_smoothing} with loss {self.loss!r}."
+            )
         if not 0 <= self.warmup <= 1:
             raise InputError(f"warmup is a share of the planned steps, from 0 to 1; got {self.warmup}.")
         unknown = set(self.target_modules) - set(ALL_PROJECTIONS)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from fourshot.engine.errors import InputError
 from fourshot.engine.labels import label_tokens
 from fourshot.engine.probe import Probe
@@ -94,7 +96,15 @@ class LoraTrainer:
             unfinished = Checkpoint(checkpoint, checkpoint_s) if checkpoint else None
             whole_text = settings.loss == "text"
             every = [*examples, *held_out]
-            loss_of = LabelLoss(self.tokenizer, wrapped, every, tokens, whole_text=whole_text, decoder=decoder)
+            loss_of = LabelLoss(
+                self.tokenizer,
+                wrapped,
+                every,
+                tokens,
+                whole_text=whole_text,
+                smoothing=settings.label_smoothing,
+                decoder=decoder,
+            )
             unseen = HeldOut(wrapped, loss_of, len(examples), [example.target for example in held_out])
             loss_scaling = self.precision.loss_scaling
             run = Optimization(loss_of, unseen, len(examples), settings, seed, self.share, loss_scaling=loss_scaling)
@@ -155,5 +165,13 @@ def _check(examples: Sequence[TrainingExample], held_out: Sequence[TrainingExamp
         raise InputError(
             f"Targets must be indices of the {len(labels)} labels, 0 to {len(labels) - 1}; got {wrong[:5]}."
         )
+    for example in (*examples, *held_out):
+        if example.soft is not UNSET and (
+            len(example.soft) != len(labels) or min(example.soft) < 0 or abs(sum(example.soft) - 1) > 1e-3
+        ):
+            raise InputError(
+                f"Soft targets must be {len(labels)} probabilities, one per label, that sum to 1; got "
+                f"{list(example.soft)[:8]}."
+            )
     if len(labels) < 2:
         raise InputError(f"A classifier needs at least two labels, got {list(labels)}.")

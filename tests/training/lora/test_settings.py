@@ -82,6 +82,8 @@ def test_the_papers_preset_is_what_the_paper_says() -> None:
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"warmup": 1.5}, "warmup"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"label_smoothing": 0.1, "loss": "text"}, "label_smoothing"),
         ({"target_modules": ()}, "target_modules"),
         ({"target_modules": ("lm_head",)}, "q_proj"),
     ],
@@ -107,6 +109,7 @@ CHANGED = {
     "min_steps": 9,
     "max_steps": 3,
     "converged_loss": 100.0,
+    "label_smoothing": 0.3,
 }
 
 
