@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from fourshot.bench.core.results import TITLES
+from fourshot.engine.embedded import NAME as EMBEDDED
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.report.data import MethodRow
 from fourshot.pipeline.runs.compare import SCHEMA, SeedResult
@@ -59,30 +60,42 @@ def read_comparison(path: Path) -> MeasuredComparison:
 
 
 def load_comparisons(folder: Path, hardware: str = "*", prefix: str = "compare") -> Comparisons:
-    """The results ``<prefix>-<task>-<hardware>.json`` of all tasks.
+    """The results of the first base of `load_bases`, the embedded one where it was measured. Raises as that does."""
+    return next(iter(load_bases(folder, hardware, prefix).values()))
 
-    Raises `InputError` where a task is missing or there twice, and where models or seeds of the tasks differ.
+
+def load_bases(folder: Path, hardware: str = "*", prefix: str = "compare") -> dict[str, Comparisons]:
+    """By base model, the results ``<prefix>-<task>-<hardware>.json`` of all tasks; the embedded base comes first.
+
+    A further base's results have its name before the hardware's. Raises `InputError` where a base lacks a task or has
+    one twice, and where its seeds differ between tasks.
     """
-    by_task: dict[str, tuple[Path, MeasuredComparison]] = {}
+    by_base: dict[str, dict[str, tuple[Path, MeasuredComparison]]] = {}
     for path in sorted(folder.glob(f"{prefix}-*-{hardware}.json")):
         comparison = read_comparison(path)
+        by_task = by_base.setdefault(comparison.model_name, {})
         if comparison.task in by_task:
             raise InputError(
                 f"{folder} has two results for {comparison.task}: {by_task[comparison.task][0].name} and {path.name}. "
                 "Choose with --hardware, the last part of the names, or remove one."
             )
         by_task[comparison.task] = path, comparison
-    missing = [task for task in TITLES if task not in by_task]
-    if missing:
+    if not by_base:
+        raise InputError(f"{folder} has no result (looked for {prefix}-<task>-{hardware}.json). {HOW_TO_MEASURE}.")
+    names = sorted(by_base, key=lambda name: (name != EMBEDDED, name))
+    return {name: _of_one_base(name, by_base[name], f"{prefix}-<task>-{hardware}.json in {folder}") for name in names}
+
+
+def _of_one_base(name: str, by_task: Mapping[str, tuple[Path, MeasuredComparison]], looked_for: str) -> Comparisons:
+    if missing := [task for task in TITLES if task not in by_task]:
         raise InputError(
-            f"{folder} has no result for {', '.join(missing)} (looked for {prefix}-<task>-{hardware}.json). "
+            f"There is no result for {', '.join(missing)} with the base {name} (looked for {looked_for}). "
             f"{HOW_TO_MEASURE}."
         )
     comparisons = {task: by_task[task][1] for task in TITLES}
-    for what in ("model_name", "seeds"):
-        values = {task: getattr(comparison, what) for task, comparison in comparisons.items()}
-        if len(set(values.values())) > 1:
-            raise InputError(f"The results do not belong together: {what} is {values}. Measure them alike.")
+    seeds = {task: comparison.seeds for task, comparison in comparisons.items()}
+    if len(set(seeds.values())) > 1:
+        raise InputError(f"The results do not belong together: seeds is {seeds}. Measure them alike.")
     return comparisons
 
 

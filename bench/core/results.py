@@ -17,6 +17,11 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"  # those that are comm
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> as it is printed
 
 
+def short_name(model: str) -> str:
+    """A model as tables name it: of a folder the last part."""
+    return Path(model).name if model.startswith(("/", "./", "../", "~")) else model
+
+
 def header(suite: str, schema: int, settings: dict[str, Any], *, dummy_weights: bool = False) -> dict[str, Any]:
     """The first keys of a result."""
     from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit

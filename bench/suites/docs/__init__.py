@@ -5,8 +5,9 @@
     fourshot bench docs --targets --out FILE.json       the targets of `fourshot compare`
 
 A result is what a suite wrote, copied to bench/results/<suite>-<hardware>.json; of `fourshot compare` its
-comparison.json, as compare-<task>-<hardware>.json. A document with the block "picture" gets the picture's files in
-docs/ beside it.
+comparison.json, as compare-<task>-<hardware>.json, and of a further base as compare-<task>-<base>-<hardware>.json.
+Which texts were seen when stands in bench/results/seen.toml. A document with the block "picture" gets the picture's
+files in docs/ beside it.
 """
 
 import re
@@ -17,7 +18,7 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from fourshot.bench.core.comparisons import Comparisons, load_comparisons
+from fourshot.bench.core.comparisons import Comparisons, load_bases, load_comparisons
 from fourshot.bench.core.parts import fill, markdown
 from fourshot.bench.core.results import RESULTS, read_result, tell, write_result
 from fourshot.bench.core.suite import Command, Suite
@@ -25,8 +26,10 @@ from fourshot.bench.core.targets import target_lines, targets_of
 from fourshot.bench.suites import adapters, against_vllm, breakeven, diversity, noise, serving, throughput
 from fourshot.bench.suites import filter as filter_bench
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
-from fourshot.bench.suites.docs.method_tables import headline, results_table, targets, targets_result, wordings_table
+from fourshot.bench.suites.docs.method_tables import base_tables, headline, targets, targets_result, wordings_table
+from fourshot.bench.suites.docs.seen import SEEN_FILE, seen_table
 from fourshot.bench.suites.latency.report import gain, ratios
+from fourshot.bench.suites.paper import tables as paper_tables
 from fourshot.engine.errors import InputError
 
 LINE_LENGTH = 120
@@ -52,10 +55,14 @@ class ResultFolder(NamedTuple):
     hardware: str
 
     def files(self, prefix: str) -> list[Path]:
-        return sorted(self.folder.glob(f"{prefix}-{self.hardware}.json"))
+        """What begins with ``prefix``, or the file of that whole name."""
+        return sorted(self.folder.glob(prefix if "." in prefix else f"{prefix}-{self.hardware}.json"))
 
     def comparisons(self, prefix: str = "compare") -> Comparisons:
         return load_comparisons(self.folder, self.hardware, prefix)
+
+    def bases(self) -> dict[str, Comparisons]:
+        return load_bases(self.folder, self.hardware)
 
     def suite(self, name: str) -> dict[str, Any]:
         """Raises `InputError` where there is more than one."""
@@ -100,7 +107,8 @@ def _report(name: str, suite: Suite) -> tuple[str, Callable[[ResultFolder], str]
 BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "number": ("compare-*", lambda results: headline(results.comparisons())),
     "picture": ("compare-*", lambda results: picture(results.comparisons())),
-    "results": ("compare-*", lambda results: results_table(results.comparisons())),
+    "results": ("compare-*", lambda results: base_tables(results.bases())),
+    "seen": (SEEN_FILE, lambda results: seen_table(results.folder)),
     "wordings": ("bare-*", lambda results: wordings_table(results.comparisons("bare"), results.comparisons())),
     "gain": _of_suite("latency", lambda result: markdown([gain(result)])),
     "latency": _of_suite("latency", latency),
@@ -112,6 +120,7 @@ BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "noise": _report("noise", noise.SUITE),
     "diversity": _of_suite("diversity", diversity.MEASUREMENT.markdown),
     "serving": _of_suite("serving", serving.SUITE.markdown),
+    "paper": _of_suite("paper", paper_tables),
 }
 
 

@@ -1,12 +1,12 @@
 """What is drawn from results of `fourshot compare`: the README's table and targets, docs/training.md's table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
 from fourshot.bench.core.comparisons import Comparisons, draw_means, in_words, method_rows
 from fourshot.bench.core.parts import MISSING, Table, markdown
-from fourshot.bench.core.results import TITLES
+from fourshot.bench.core.results import TITLES, short_name
 from fourshot.bench.core.targets import Target, at_least, target_lines
 from fourshot.pipeline.provenance import source_commit
 from fourshot.pipeline.report.data import MethodRow
@@ -65,6 +65,16 @@ def headline(comparisons: Comparisons) -> str:
     )
 
 
+def base_tables(bases: Mapping[str, Comparisons]) -> str:
+    """`results_table` of every base; each is named above its own where there are several."""
+    blocks = (
+        [*(f"**{short_name(name)}**\n\n{results_table(comparisons)}" for name, comparisons in bases.items())]
+        if len(bases) > 1
+        else [*map(results_table, bases.values())]
+    )
+    return "\n\n".join(blocks)
+
+
 def results_table(comparisons: Comparisons) -> str:
     """Methods by tasks as Markdown, then the targets. A method that a task lacks has a dash there and no mean."""
     first = next(iter(comparisons.values()))
@@ -72,7 +82,7 @@ def results_table(comparisons: Comparisons) -> str:
     sizes = in_words([f"{comparison.num_test:,}" for comparison in comparisons.values()])
     intro = (
         f"Accuracy in per cent: mean ± sample standard deviation over {len(first.seeds)} draws of the shots. "
-        f"{first.model_name}; {sizes} test texts. The last three columns have one number per task."
+        f"{short_name(first.model_name)}; {sizes} test texts. The last three columns have one number per task."
     )
     lines = []
     for method, name in names.items():

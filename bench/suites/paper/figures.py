@@ -1,6 +1,6 @@
 """The parts of the page: Table 1, figures 4 to 7, the ablation. What was not measured is said."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -37,7 +37,8 @@ BATCH_NAMES = {1: "one at a time", BATCH: f"{BATCH} at a time"}
 SIDES = {"real": "real", "written": "synthetic, as written", "kept": "synthetic, kept"}
 
 
-def accuracies(means: MeanScores, tasks: Sequence[str]) -> Section:
+def accuracy_table(means: MeanScores, tasks: Sequence[str]) -> Table:
+    """Table 1: a row for each method, a column for each task."""
     rows: list[tuple[object, ...]] = []
     for setup in TABLE:
         by_task = [means.get((task, *setup)) for task in tasks]
@@ -50,7 +51,11 @@ def accuracies(means: MeanScores, tasks: Sequence[str]) -> Section:
         "Accuracy in per cent, ± the sample standard deviation over draws of the shots. The last two columns have one "
         f"number per task. {_measured_on(means, tasks, TABLE)}"
     )
-    parts: list[Part] = [Table(headings, rows, note=note, chosen=TABLE.index(FOURSHOT))]
+    return Table(headings, rows, note=note, chosen=TABLE.index(FOURSHOT))
+
+
+def accuracies(means: MeanScores, tasks: Sequence[str]) -> Section:
+    parts: list[Part] = [accuracy_table(means, tasks)]
     bars = []
     for task in tasks:
         of_task = [means.get((task, *setup)) for setup in TABLE]
@@ -60,6 +65,24 @@ def accuracies(means: MeanScores, tasks: Sequence[str]) -> Section:
         under = "Lines: one standard deviation over draws of the shots."
         parts.append(bar_plot(list(map(_setup_name, TABLE)), bars, value_name="accuracy %", note=under))
     return Section("Table 1: accuracy", parts)
+
+
+def bases_side_by_side(means_of: Mapping[str, MeanScores], tasks: Sequence[str]) -> Section:
+    """The mean accuracy of every method with every base; ``means_of``: by the base's name."""
+    rows = [
+        (_setup_name(setup), *(_per_cent(mean_over_tasks(means, setup, tasks)) for means in means_of.values()))
+        for setup in TABLE
+    ]
+    measured = [f"{base}: {_measured_on(means, tasks, TABLE) or NOT_MEASURED}" for base, means in means_of.items()]
+    note = f"Mean accuracy over the tasks, in per cent. {' '.join(measured)}"
+    table = Table(["", *means_of], rows, note=note, chosen=TABLE.index(FOURSHOT))
+    bars = [
+        Bars(base, [None if mean is None else 100 * mean for mean in values])
+        for base, means in means_of.items()
+        if any(values := [mean_over_tasks(means, setup, tasks) for setup in TABLE])
+    ]
+    figure = [bar_plot(list(map(_setup_name, TABLE)), bars, value_name="mean accuracy %")] if bars else []
+    return Section("The bases side by side", [table, *figure])
 
 
 def inference_times(means: MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> Section:

@@ -11,40 +11,45 @@ from fourshot.bench.core.page import link
 from fourshot.bench.core.parts import Page, Section, Table
 from fourshot.bench.core.results import TITLES
 from fourshot.bench.suites.paper import figures
+from fourshot.bench.suites.paper.bases import BaseResult, base_results
 from fourshot.bench.suites.paper.plan import Fact
 from fourshot.bench.suites.paper.scores import (
     FOURSHOT,
     ICL,
     MeanScores,
-    PaperScore,
     in_context_over,
     mean_over_tasks,
     mean_scores,
 )
-from fourshot.bench.suites.paper.texts import CountedTexts
 from fourshot.bench.suites.paper.timing import MERGED, Timing
 
 PAPER_URL = "https://aclanthology.org/2024.lrec-main.533/"
 
 
 def page(result: Mapping[str, Any]) -> Page:
-    """The page of a result. A part that was not measured says so."""
-    tasks = tuple(result["settings"]["tasks"])
-    scores = msgspec.convert(result["cells"], list[PaperScore])
-    timings = msgspec.convert(result["timings"], list[Timing])
-    texts = msgspec.convert(result["texts"], list[CountedTexts])
-    means = mean_scores(scores)
-    sections = [
-        _paper(result),
+    """The page of a result: one base, or several side by side. A part that was not measured says so."""
+    tasks, bases = tuple(result["settings"]["tasks"]), base_results(result)
+    means = {title: mean_scores(base.cells) for title, base in bases.items()}
+    sections = [_paper(result, list(means))]
+    if len(bases) > 1:
+        sections.append(figures.bases_side_by_side(means, tasks))
+    for title, base in bases.items():
+        prefix = f"{title}: " if len(bases) > 1 else ""
+        sections += [Section(prefix + section.title, section.parts) for section in _of_base(base, tasks)]
+    lead = " ".join(_lead(title, means[title], base.timings, tasks) for title, base in bases.items())
+    return Page("The paper's tables and figures, measured again", sections, lead=lead, origin=[_sources(bases)])
+
+
+def _of_base(base: BaseResult, tasks: Sequence[str]) -> list[Section]:
+    means = mean_scores(base.cells)
+    return [
         figures.accuracies(means, tasks),
-        figures.inference_times(means, timings, tasks),
-        figures.data_sizes(scores, tasks),
+        figures.inference_times(means, base.timings, tasks),
+        figures.data_sizes(base.cells, tasks),
         figures.ablation(means, tasks),
-        figures.trigram_figures(texts),
-        figures.word_clouds(texts),
+        figures.trigram_figures(base.texts),
+        figures.word_clouds(base.texts),
     ]
-    lead = _lead(result["settings"]["model"], means, timings, tasks)
-    return Page("The paper's tables and figures, measured again", sections, lead=lead, origin=[_sources(result)])
 
 
 def _lead(model: str, means: MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> str:
@@ -61,13 +66,13 @@ def _lead(model: str, means: MeanScores, timings: Sequence[Timing], tasks: Seque
     return f"{lead}."
 
 
-def _paper(result: Mapping[str, Any]) -> Section:
+def _paper(result: Mapping[str, Any], bases: Sequence[str]) -> Section:
     intro = Markup(
         "<p>This is the work of {}, whose recipe this project follows and changes. Its models were of another size "
         "than {} measured here, so what can be compared is not the height of the numbers but what they say: whether an "
         "adapter keeps up with examples in the prompt, what filtering brings, what more data brings, how much time is "
         "saved.</p>"
-    ).format(link("Patwa et al. 2024", PAPER_URL), result["settings"]["model"])
+    ).format(link("Patwa et al. 2024", PAPER_URL), in_words(bases))
     rows = [
         (fact.what, fact.paper, link(fact.source, fact.address) if fact.address else fact.source)
         for fact in msgspec.convert(result["facts"], list[Fact])
@@ -80,16 +85,19 @@ def _paper(result: Mapping[str, Any]) -> Section:
     return Section("The paper, and what is known of it here", [intro, facts, left_out])
 
 
-def _sources(result: Mapping[str, Any]) -> Table:
+def _sources(bases: Mapping[str, BaseResult]) -> Table:
     rows = [
         (
             source["name"],
+            *([title] if len(bases) > 1 else []),
             TITLES.get(source["task"], source["task"]),
             ", ".join(map(str, source["seeds"])),
             source["commit"] or None,
             source["hardware"].get("processor"),
             source["hardware"].get("cores"),
         )
-        for source in result["sources"]
+        for title, base in bases.items()
+        for source in base.sources
     ]
-    return Table(["comparison", "task", "draws", "commit", "processor", "cores"], rows)
+    headings = ["comparison", *(["base"] if len(bases) > 1 else []), "task", "draws", "commit", "processor", "cores"]
+    return Table(headings, rows)

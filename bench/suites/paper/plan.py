@@ -27,6 +27,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, rename={"known": "from"
     tasks: Annotated[tuple[str, ...], "in place of the size's"] = ()
     seeds: Annotated[Positive | None, "draws of the shots, in place of the size's"] = None
     model: Annotated[str | None, "base model: a Hugging Face id or a folder; the embedded one if left out"] = None
+    models: Annotated[tuple[str, ...], "several bases side by side, 'embedded' among them, in place of --model"] = ()
     runs: Annotated[Path, "where comparisons lie"] = Path("runs/paper")
     known: Annotated[tuple[Path, ...], "results of comparisons there are"] = ()
     ray: Annotated[str, "train over Ray: 'local', 'auto' or a cluster's address"] = ""

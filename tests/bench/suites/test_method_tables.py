@@ -7,11 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fourshot.bench.core.comparisons import load_comparisons
+from fourshot.bench.core.comparisons import load_bases, load_comparisons
 from fourshot.bench.core.results import TITLES
 from fourshot.bench.core.targets import Target
 from fourshot.bench.suites import docs
-from fourshot.bench.suites.docs.method_tables import headline, results_table, targets, wordings_table
+from fourshot.bench.suites.docs.method_tables import base_tables, headline, results_table, targets, wordings_table
+from fourshot.engine.embedded import NAME as EMBEDDED
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.report.data import method_row
 from fourshot.pipeline.runs.compare import Comparison, SeedResult
@@ -161,8 +162,24 @@ def test_two_results_for_a_task_need_a_choice(folder: Path) -> None:
 
 def test_results_of_different_models_are_not_put_together(folder: Path) -> None:
     write(folder, comparison("sst2", {"fourshot": (0.9, 0.9)}, model="large"))
-    with pytest.raises(InputError, match="model_name"):
+    with pytest.raises(InputError, match="no result for trec, ag_news with the base large"):
         load_comparisons(folder)
+
+
+def test_every_base_has_its_table_and_the_embedded_one_comes_first(folder: Path) -> None:
+    alone = base_tables(load_bases(folder))
+    assert alone == results_table(load_comparisons(folder))
+    for name, file in ((EMBEDDED, "cpu2"), ("/models/large", "large-cpu2")):
+        for task in TITLES:
+            measured = {method: values[task] for method, values in ACCURACIES.items()}
+            write(folder, comparison(task, measured, model=name), hardware=file)
+    bases = load_bases(folder)
+    assert list(bases) == [EMBEDDED, "/models/large"]
+    assert load_comparisons(folder)["trec"].model_name == EMBEDDED
+    text = base_tables(bases)
+    assert text.startswith(f"**{EMBEDDED}**\n\nAccuracy in per cent")
+    assert "**large**" in text and "large; 100, 100 and 100 test texts" in text
+    assert text.count("| fourshot | 90.0 |") == text.count("Targets (") == 2
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"schema": 1, "task": "sst2"}'])

@@ -1,0 +1,46 @@
+"""Which labelled texts were looked at when: bench/results/seen.toml, kept by hand, as a table beside the results."""
+
+from pathlib import Path
+
+import msgspec
+
+from fourshot.bench.core.parts import Table, markdown
+from fourshot.engine.errors import InputError
+
+SEEN_FILE = "seen.toml"
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Texts whose labels were compared with answers."""
+
+    when: str  # a date
+    base: str
+    commit: str  # of the code that answered; "" for work over many commits
+    texts: str
+    why: str
+
+
+class Looks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The file."""
+
+    seen: tuple[Look, ...]
+
+
+def load_looks(folder: Path) -> tuple[Look, ...]:
+    """Raises `InputError` where the file is missing, or is none."""
+    file = folder / SEEN_FILE
+    try:
+        return msgspec.toml.decode(file.read_bytes(), type=Looks).seen
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}. It says which texts were seen when.") from error
+    except msgspec.DecodeError as error:
+        raise InputError(f"{file} is no list of looks: {error}. Write [[seen]] with {', '.join(LOOK_KEYS)}.") from error
+
+
+LOOK_KEYS = Look.__struct_fields__
+
+
+def seen_table(folder: Path) -> str:
+    """All looks, oldest first, as Markdown."""
+    rows = [(look.when, look.base, look.texts, look.why, look.commit or None) for look in load_looks(folder)]
+    return markdown([Table(["seen", "base", "texts", "for", "commit"], rows, left=5)])
