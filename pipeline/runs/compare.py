@@ -87,6 +87,7 @@ def compare(
             [_examples(data, settings, seed, methods) for seed in seeds],
             folder,
         )
+        experiment.check_trainable()
         driver = StageDriver(folder / LOG_FILE, on_event, placement)
         driver.add(task.name, experiment)
         driver.run("evaluate")

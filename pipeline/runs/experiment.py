@@ -32,6 +32,7 @@ from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingResult
+from fourshot.training.lora.targets import check_trainable
 
 T = TypeVar("T")
 TextPairs = list[tuple[Candidate, Verdict]]
@@ -99,6 +100,13 @@ class Experiment:
     def style_file(self, seed: int) -> Path:
         """Where the prompt style of a seed's shots is written down."""
         return (self.root if self.flat else self.root / f"seed{seed}") / STYLE_FILE
+
+    def check_trainable(self) -> None:
+        """Raise InputError, before anything is drawn, where the base cannot be trained or served as is wanted."""
+        trained = [cell for cell in self.cells if cell.method.trained]
+        trained += [writer for writer in self.writers if writer.settings.annotate.annotator == "adapters"]
+        for wanted in {cell.settings.train.target_modules for cell in trained}:
+            check_trainable(self.model.path, wanted)
 
     def claim(self) -> None:
         """Make the folders this experiment's. Raises RunFolderError where one belongs to another, InputError where

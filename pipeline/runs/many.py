@@ -86,7 +86,9 @@ def _experiment(
         raise task
     data = TaskData(task)
     seeds = [load_shots(data, settings, RunFolder(root))]
-    return Experiment(data, model, settings, ["fourshot"], seeds, root, flat=True, store=store)
+    experiment = Experiment(data, model, settings, ["fourshot"], seeds, root, flat=True, store=store)
+    experiment.check_trainable()
+    return experiment
 
 
 def _outcome(name: str, folder: Path, driver: StageDriver) -> TaskOutcome:

@@ -70,6 +70,7 @@ def run_task(
             folder,
             flat=True,
         )
+        experiment.check_trainable()
         driver = StageDriver(folder / LOG_FILE, on_event, placement)
         driver.add(task.name, experiment)
         driver.run(last)

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from fourshot.engine.calibration import CONTENT_FREE, NONE, Calibration, contextual
 from fourshot.engine.errors import AdapterError, FourshotError
 from fourshot.engine.labels import LabelTokens, label_tokens
+from fourshot.engine.models import Shapes
 from fourshot.engine.tokens import encode_prompts
 from fourshot.engine.vllm_seams.client import InFlight, add_model, remove_model
 from fourshot.pipeline.card import AdapterCard
 from fourshot.serving.api import Method, Refused, TaskInfo
-from fourshot.serving.app.admission import Shapes, stage
+from fourshot.serving.app.admission import stage
 from fourshot.serving.app.registry import FolderContents, InContext, Registry, Signature, StoredAdapter
 from fourshot.serving.app.scorer import Scorer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from fourshot.engine.adapters import slot_rank
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.files import settle, staged_folder
-from fourshot.engine.models import ResolvedModel, tensor_shapes
+from fourshot.engine.models import ResolvedModel, Shapes, tensor_shapes
 from fourshot.engine.vllm_seams.adapter_check import check_adapter
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.training.lora.saving import content_hash
@@ -21,8 +21,6 @@ FILES = (CARD_FILE, CONFIG, WEIGHTS)
 MOST_CARD_BYTES = 16 << 20
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # what may stand in a path without being escaped
 LORA_WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-
-Shapes = dict[str, list[int]]  # of a checkpoint's weights, by their names
 
 
 def read_card(folder: Path, root: Path, base: ResolvedModel) -> AdapterCard:
@@ -125,8 +123,3 @@ def _check_finite(file: Path) -> None:
     for name, weights in load_file(str(file)).items():
         if not bool(torch.isfinite(weights).all()):
             raise AdapterError(f"its {name} holds values that are not finite")
-
-
-def checkpoint_shapes(folder: Path) -> Shapes:
-    """Shapes of all weights of a safetensors checkpoint, from the files' headers alone."""
-    return {name: shape for file in sorted(folder.glob("*.safetensors")) for name, shape in tensor_shapes(file).items()}

@@ -17,11 +17,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from fourshot.engine.models import resolve_model
+from fourshot.engine.models import checkpoint_shapes, resolve_model
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.engine.vllm_seams.lora_loads import WORKER_METHOD
 from fourshot.serving.app.adapter_sync import AdapterSync
-from fourshot.serving.app.admission import checkpoint_shapes
 from fourshot.serving.app.dispatcher import Dispatcher
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.registry import Registry

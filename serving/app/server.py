@@ -69,18 +69,21 @@ def vllm_arguments(settings: ServeSettings, engine: EngineSettings, base_name: s
 
 async def serve(settings: ServeSettings, listening: socket.socket) -> None:
     """Serve until a signal asks to stop."""
+    from fourshot.engine.context import within_context
     from fourshot.engine.models import resolve_model
     from fourshot.serving.app.protocol import bounded_protocol
 
     base = resolve_model(settings.base)
-    engine = EngineSettings(
-        model=base.path,
-        max_model_len=settings.max_model_len,
-        max_loras=settings.max_loras,
-        max_lora_rank=settings.max_lora_rank,
-        kv_cache_bytes=settings.kv_cache_bytes,
-        max_num_seqs=settings.max_num_seqs,
-        compile=False,
+    engine = within_context(
+        EngineSettings(
+            model=base.path,
+            max_model_len=settings.max_model_len,
+            max_loras=settings.max_loras,
+            max_lora_rank=settings.max_lora_rank,
+            kv_cache_bytes=settings.kv_cache_bytes,
+            max_num_seqs=settings.max_num_seqs,
+            compile=False,
+        )
     )
     await api_server.run(
         vllm_arguments(settings, engine, base.name, api_server.on_cpu()),

@@ -12,6 +12,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import refuse_fake, resolve_model
+from fourshot.engine.vllm_seams.lora_support import check_lora_support
 from fourshot.serving.app.keys import Keys
 from fourshot.serving.app.registry import FolderContents, Registry
 from fourshot.serving.app.slots import Fit, fit
@@ -80,10 +81,11 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Launch
 def complete(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSettings, Fit, FolderContents]:
     """``settings`` with everything computed, for each of ``replicas`` that share this machine.
 
-    Raises InputError for a folder that is not there, or what cannot fit.
+    Raises InputError for a folder that is not there, a base that takes no adapters, or what cannot fit.
     """
     refuse_fake(settings.base, "A service")
     base = resolve_model(settings.base)
+    check_lora_support(base.path)
     contents = Registry(settings.adapters, base).read()
     fitted = fit(settings, base, contents, free_bytes() // replicas)
     computed = ("max_loras", "max_cpu_loras", "max_lora_rank", "kv_cache_bytes")

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from fourshot.engine.files import settle, staged_folder
-from fourshot.engine.models import ResolvedModel, resolve_model
+from fourshot.engine.models import ResolvedModel, checkpoint_shapes, resolve_model
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.synthesis.prompts import Wording
 from fourshot.pipeline.tasks.types import Example, Label, Task
-from fourshot.serving.app.admission import WEIGHTS, checkpoint_shapes
+from fourshot.serving.app.admission import WEIGHTS
 from fourshot.training.lora.saving import content_hash
 from fourshot.training.lora.settings import LoraSettings
 

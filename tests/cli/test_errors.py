@@ -75,6 +75,24 @@ def test_a_model_that_cannot_be_trained(task: Path, capfd: pytest.CaptureFixture
     assert not Path("runs").exists()
 
 
+def test_a_base_that_takes_no_adapters(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from tests.engine.tiny_models import tiny_checkpoint
+
+    base = tiny_checkpoint("gpt2", task.parent / "gpt2")
+    error = said(capfd, 2, "run", str(task), "--model", base)
+    assert "no LoRA adapters on GPT2LMHeadModel" in error and "zero_shot,icl" in error
+    assert not Path("runs").exists()
+
+
+def test_projections_that_the_base_does_not_have(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from tests.engine.tiny_models import tiny_checkpoint
+
+    base = tiny_checkpoint("phi3", task.parent / "phi3")
+    error = said(capfd, 2, "run", str(task), "--model", base, "--set", 'train.target_modules=["q_proj"]')
+    assert "has no q_proj to train" in error and "qkv_proj" in error and "'all'" in error
+    assert not Path("runs").exists()
+
+
 def test_a_broken_task_file(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
     task.write_text(TASK.replace('noun = "text"', "noun = text"))
     error = said(capfd, 2, "run", str(task))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import AdapterError, InputError
-from fourshot.engine.models import resolve_model
+from fourshot.engine.models import checkpoint_shapes, resolve_model
 from fourshot.pipeline.card import load_card
-from fourshot.serving.app.admission import check_weights, checkpoint_shapes, stage
+from fourshot.serving.app.admission import check_weights, stage
 from fourshot.serving.app.registry import Registry, write_pins
 from fourshot.serving.testing.adapters import make_adapter, task_of
 

@@ -11,7 +11,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import read_json, write_json
 from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
-from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, LoraSettings
 
 if TYPE_CHECKING:
     from fourshot.training.lora.train import LoraTrainer
@@ -34,7 +34,11 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def key(self) -> str:
         """Content hash: all that decides the adapter's bytes."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
+        content = msgspec.to_builtins(self)
+        if content["settings"]["target_modules"] == ALL:
+            # As it was spelt before other families were known: stores keep what they have.
+            content["settings"]["target_modules"] = ALL_PROJECTIONS
+        return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):

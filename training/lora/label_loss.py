@@ -10,6 +10,7 @@ from fourshot.engine.labels import LabelTokens
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.tokens import encode_prompts
 from fourshot.training.lora.examples import TrainingExample
+from fourshot.training.lora.masks import attention_mask
 from fourshot.training.lora.memory import give_back, is_out_of_memory, row_tokens
 from fourshot.training.lora.packing import PackedRow, micro_batches, pack, shared_prefix_length
 from fourshot.training.lora.share import ALL, Share
@@ -42,9 +43,12 @@ class LabelLoss:
         """
         import torch
 
+        from fourshot.training.lora.output_layer import OutputLayer
+
         model = wrapped.get_base_model()
         self.device, self._dtype = str(model.device), model.dtype
-        self._written_out, self._decoder, self._head = decoder, model.get_decoder(), model.get_output_embeddings()
+        self._config = model.config.get_text_config()
+        self._written_out, self._decoder, self._head = decoder, model.get_decoder(), OutputLayer(model)
         self._whole_text = whole_text
         self._weights = [example.weight for example in examples]
         prompts = encode_prompts(tokenizer, [example.prompt for example in examples])
@@ -146,9 +150,9 @@ class LabelLoss:
         import torch
 
         if self._choices is not None:
-            return torch.nn.functional.linear(hidden[last], self._head.weight[self._choices]).float()
+            return self._head(hidden[last], self._choices)
         answer = torch.tensor(self._labels[label], device=self.device)
-        logits = self._head(hidden[last : last + len(answer)]).float()
+        logits = self._head(hidden[last : last + len(answer)])
         return logits.log_softmax(dim=1).gather(1, answer[:, None]).sum()[None]
 
     def _hidden(self, row: PackedRow, positions: "torch.Tensor | None" = None) -> "torch.Tensor":
@@ -158,7 +162,7 @@ class LabelLoss:
         output = self._decoder(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
-            attention_mask=row.mask(self._dtype),
+            attention_mask=attention_mask(row, self._config, self._dtype),
             use_cache=False,
         )
         hidden: torch.Tensor = output.last_hidden_state[0]
@@ -166,11 +170,7 @@ class LabelLoss:
 
     def _logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
         """Float32 logits [num_positions, num_labels or vocabulary] of hidden states [num_positions, hidden_size]."""
-        if self._choices is None or self._whole_text:
-            return self._head(hidden).float()
-        import torch
-
-        return torch.nn.functional.linear(hidden, self._head.weight[self._choices]).float()
+        return self._head(hidden, None if self._whole_text else self._choices)
 
     def _aims(
         self, chosen: Sequence[int], starts: Sequence[int]

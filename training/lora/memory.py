@@ -26,7 +26,8 @@ def bytes_per_token(config: Any, sees: int, number_bytes: int = 2) -> int:
     """
     heads, kv_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", config.num_attention_heads)
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    per_layer = 6 * config.hidden_size + (heads + 2 * kv_heads) * size + heads * sees + 4 * config.intermediate_size
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size  # some families do not name it
+    per_layer = 6 * config.hidden_size + (heads + 2 * kv_heads) * size + heads * sees + 4 * inner
     return int(number_bytes * config.num_hidden_layers * per_layer)
 
 

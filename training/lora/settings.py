@@ -1,13 +1,15 @@
 """How a LoRA adapter is trained. LoRA settings are called what PEFT calls them. Loads neither torch nor peft."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.vllm_seams.adapter_check import LARGEST_RANK
 
-ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # of Llama and its kin
+ALL: Literal["all"] = "all"
+TargetModules: TypeAlias = tuple[str, ...] | Literal["all"]
 
 
 class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -16,7 +18,7 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     r: int = 8
     lora_alpha: int = 32
     lora_dropout: float = 0.0
-    target_modules: tuple[str, ...] = ALL_PROJECTIONS
+    target_modules: TargetModules = ALL  # every projection of the base's decoder layers, or the names of some
     learning_rate: float = 5e-4
     weight_decay: float = 0.0
     batch_size: int = 8
@@ -54,12 +56,10 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             )
         if not 0 <= self.warmup <= 1:
             raise InputError(f"warmup is a share of the planned steps, from 0 to 1; got {self.warmup}.")
-        unknown = set(self.target_modules) - set(ALL_PROJECTIONS)
-        if unknown or not self.target_modules:
-            raise InputError(
-                f"target_modules must be some of {', '.join(ALL_PROJECTIONS)}, the layers that vLLM serves LoRA for; "
-                f"got {list(self.target_modules)}."
-            )
+        if not self.target_modules:
+            raise InputError("target_modules must be 'all', or names of the base's projections; got none.")
+        if self.target_modules == ALL_PROJECTIONS:  # what "all" was called before other families were known
+            msgspec.structs.force_setattr(self, "target_modules", ALL)
 
     def planned_steps(self, num_examples: int) -> int:
         """Optimizer steps for a data set of this size."""

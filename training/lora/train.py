@@ -20,6 +20,7 @@ from fourshot.training.lora.precision import choose_precision
 from fourshot.training.lora.saving import save_adapter
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.share import ALL, Share
+from fourshot.training.lora.targets import target_modules
 
 PROBE_TEXTS = 10
 
@@ -85,7 +86,7 @@ class LoraTrainer:
             r=settings.r,
             lora_alpha=settings.lora_alpha,
             lora_dropout=settings.lora_dropout,
-            target_modules=list(settings.target_modules),
+            target_modules=list(target_modules(self.model_path, settings.target_modules)),
             task_type="CAUSAL_LM",
         )
         wrapped = get_peft_model(self._base, config, autocast_adapter_dtype=False)

@@ -26,7 +26,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, rename={"known": "from"
     size: Annotated[Literal["small", "full"], "of the suite"] = "small"
     tasks: Annotated[tuple[str, ...], "in place of the size's"] = ()
     seeds: Annotated[Positive | None, "draws of the shots, in place of the size's"] = None
-    model: Annotated[str | None, "base model: a Hugging Face id or a folder; the embedded one if left out"] = None
+    model: Annotated[str | None, "base: a Hugging Face id, a folder or a GGUF file; the embedded one if left out"] = (
+        None
+    )
     models: Annotated[tuple[str, ...], "several bases side by side, 'embedded' among them, in place of --model"] = ()
     runs: Annotated[Path, "where comparisons lie"] = Path("runs/paper")
     known: Annotated[tuple[Path, ...], "results of comparisons there are"] = ()

@@ -8,6 +8,7 @@ from statistics import fmean
 import msgspec
 
 from fourshot.training.lora.settings import PRESETS, LoraSettings
+from fourshot.training.lora.targets import target_modules
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +92,7 @@ def hf_trainer(training: Training) -> Trained:
         r=settings.r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=list(settings.target_modules),
+        target_modules=list(target_modules(training.model, settings.target_modules)),
         task_type="CAUSAL_LM",
     )
     arguments = TrainingArguments(

@@ -1,10 +1,12 @@
 """Packing must change nothing but the time: every text gets what it would get in a row of its own."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from fourshot.engine.labels import label_tokens
+from fourshot.engine.tokens import encode_prompt
 from fourshot.training.lora.examples import TrainingExample
 from fourshot.training.lora.label_loss import LabelLoss
 from fourshot.training.lora.packing import micro_batches, shared_prefix_length
@@ -41,13 +43,13 @@ def exact_trainer(model: str) -> LoraTrainer:
     return trainer
 
 
-def adapted(trainer: LoraTrainer) -> Any:
+def adapted(trainer: LoraTrainer, modules: Sequence[str] = ("q_proj", "v_proj", "down_proj")) -> Any:
     """The base with an adapter that is far enough from nothing for all its weights to have gradients."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    config = LoraConfig(r=8, lora_alpha=32, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
+    config = LoraConfig(r=8, lora_alpha=32, target_modules=list(modules), task_type="CAUSAL_LM")
     wrapped = get_peft_model(trainer._base, config, autocast_adapter_dtype=False)
     for name, weights in wrapped.named_parameters():
         if "lora_B" in name:
@@ -85,7 +87,7 @@ def one_by_one(
     tokens = label_tokens(trainer.tokenizer, words)
     total, weight = 0.0, sum(example.weight for example in given)
     for example in given:
-        prompt = trainer.tokenizer(example.prompt)["input_ids"]
+        prompt = encode_prompt(trainer.tokenizer, example.prompt)
         answer = tokens.ids[example.target]
         ids = torch.tensor([[*prompt, *answer]])
         logits = wrapped(input_ids=ids).logits[0, :-1].float()

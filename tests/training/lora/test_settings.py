@@ -85,7 +85,6 @@ def test_the_papers_preset_is_what_the_paper_says() -> None:
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"label_smoothing": 0.1, "loss": "text"}, "label_smoothing"),
         ({"target_modules": ()}, "target_modules"),
-        ({"target_modules": ("lm_head",)}, "q_proj"),
     ],
 )
 def test_a_setting_that_cannot_train_is_refused_by_name(wrong: dict, named: str) -> None:

@@ -1,0 +1,63 @@
+"""The tokenizer that a GGUF file describes, beginning texts and cutting them as llama.cpp does.
+
+transformers rebuilds it from the vocabulary. It reads neither whether a text begins with the model's begin token (a
+Gemma without it writes nonsense) nor, for some models, how texts are cut before they are merged.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+    from transformers import PreTrainedTokenizerBase
+
+# Source: llama.cpp, src/llama-vocab.cpp, llama_vocab::impl::load: what holds where a file does not say.
+BEGINS_BY_DEFAULT = ("llama3", "llama-v3", "llama-bpe", "tekken", "chameleon")
+SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+PLAIN = ("default", "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "roberta-bpe")
+
+logger = logging.getLogger("fourshot.engine")
+
+
+def gguf_tokenizer(gguf: Path, reader: "GGUFReader") -> "PreTrainedTokenizerBase":
+    """The tokenizer of a GGUF file."""
+    from transformers import AutoTokenizer
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    def said(key: str) -> Any:
+        field = reader.get_field(f"tokenizer.ggml.{key}")
+        return None if field is None else field.contents()
+
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    kind, cut, begins = said("model"), said("pre") or "default", said("add_bos_token")
+    if begins is None:
+        begins = kind == "llama" or cut in BEGINS_BY_DEFAULT
+    if tokenizer.bos_token_id is not None:
+        tokenizer.add_bos_token = bool(begins)
+    if kind == "gpt2" and cut in SINGLE_DIGITS:
+        _cut_single_digits(tokenizer)
+    elif kind == "gpt2" and cut not in PLAIN and cut not in GGUF_PRE_TOKENIZER_SPLITS:
+        logger.warning("fourshot: %s cuts texts by rules (%s) that are not known here; GPT-2's are used", gguf, cut)
+    if kind == "llama" and said("add_space_prefix") is False:
+        _add_no_space(tokenizer)
+    return tokenizer
+
+
+def _cut_single_digits(tokenizer: Any) -> None:
+    from tokenizers import pre_tokenizers
+
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+
+
+def _add_no_space(tokenizer: Any) -> None:
+    """Have a SentencePiece tokenizer begin a text without the space that Llama's puts there."""
+    from tokenizers import decoders, pre_tokenizers
+
+    backend = tokenizer.backend_tokenizer
+    if isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace):
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=False)
+        backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+        tokenizer.add_prefix_space = False

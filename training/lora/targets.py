@@ -1,0 +1,71 @@
+"""Which of a base's layers get an adapter: found in its checkpoint, not assumed from its family."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from fourshot.engine.errors import InputError
+from fourshot.engine.fake_engine import is_fake
+from fourshot.engine.models import checkpoint_shapes
+from fourshot.engine.vllm_seams.lora_support import check_lora_support
+from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, TargetModules
+
+# Of a decoder layer: its number stands in the name, whatever the layers' list is called.
+IN_A_LAYER = re.compile(r"\.\d+\.(?P<path>.+)\.weight")
+NO_PROJECTION = {"experts", "gate", "router"}  # of mixtures of experts, which are trained around their experts
+
+
+def target_modules(model: str | Path, wanted: TargetModules) -> tuple[str, ...]:
+    """The names of the layers that get an adapter, for "all" every projection of the decoder's layers.
+
+    Raises InputError where the model has no layer of a name that is ``wanted``.
+    """
+    there = projections(str(model))
+    if wanted == ALL:
+        return there
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise InputError(
+            f"The base in {model} has no {' and no '.join(missing)} to train (train.target_modules). Its projections "
+            f"are {', '.join(there)}. Name some of these, or say 'all'."
+        )
+    return tuple(wanted)
+
+
+def check_trainable(model: str, wanted: TargetModules) -> None:
+    """Raise InputError where no adapter can be trained on this base and served; does nothing for a fake one."""
+    if not is_fake(model):
+        check_lora_support(model)
+        target_modules(model, wanted)
+
+
+@lru_cache(maxsize=8)
+def projections(model: str) -> tuple[str, ...]:
+    """Names of the linear layers of a checkpoint's decoder layers, in the usual order where they are the usual ones.
+
+    Raises InputError where there are none.
+    """
+    shapes = checkpoint_shapes(Path(model)) or _shapes_of_architecture(model)
+    found = dict.fromkeys(_projection(name, shape) for name, shape in shapes.items())
+    names = tuple(name for name in found if name)
+    if not names:
+        raise InputError(f"The base in {model} has no linear layers to train; it cannot get an adapter.")
+    return ALL_PROJECTIONS if set(names) == set(ALL_PROJECTIONS) else tuple(sorted(names))
+
+
+def _projection(name: str, shape: Sequence[int]) -> str:
+    """The last part of a weight's name if it is a projection within a decoder layer, else nothing."""
+    match = IN_A_LAYER.search(name)
+    parts = match["path"].split(".") if match else [""]
+    return "" if len(shape) != 2 or NO_PROJECTION.intersection(parts) else parts[-1]
+
+
+def _shapes_of_architecture(model: str) -> dict[str, list[int]]:
+    """Of a checkpoint whose weights have no headers to read (.bin, or none at all)."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        built = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    return {name: list(weights.shape) for name, weights in built.named_parameters()}
