@@ -1,4 +1,4 @@
-"""Adapters with random weights that are otherwise whole: a card, a content-hashed name, all seven projections.
+"""Adapters with random weights that are otherwise whole: a card, a content-hashed name, all projections.
 
 What a service costs does not depend on what its adapters have learnt, so benchmarks and tests need not train any.
 """
@@ -19,8 +19,8 @@ from fourshot.pipeline.tasks.types import Example, Label, Task
 from fourshot.serving.app.admission import WEIGHTS
 from fourshot.training.lora.saving import content_hash
 from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.lora.targets import projections
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RANK = 8
 
 
@@ -44,9 +44,9 @@ def make_adapter(
     """An adapter of ``task`` in a folder of its own in ``root``; another seed is another version."""
     base = base or resolve_model(None)
     random = torch.Generator().manual_seed(seed)
-    weights = {}
+    weights, targets = {}, projections(base.path)
     for name, shape in (checkpoint_shapes(Path(base.path)) or config_shapes(Path(base.path))).items():
-        if name.removesuffix(".weight").rsplit(".", 1)[-1] in PROJECTIONS:
+        if name.removesuffix(".weight").rsplit(".", 1)[-1] in targets:
             at = f"base_model.model.{name.removesuffix('.weight')}"
             weights[f"{at}.lora_A.weight"] = torch.randn(rank, shape[1], generator=random) * shape[1] ** -0.5
             weights[f"{at}.lora_B.weight"] = torch.randn(shape[0], rank, generator=random) * size
@@ -57,7 +57,7 @@ def make_adapter(
             "task_type": "CAUSAL_LM",
             "r": rank,
             "lora_alpha": 32,
-            "target_modules": sorted(PROJECTIONS),
+            "target_modules": sorted(targets),
             "bias": "none",
             "base_model_name_or_path": base.path,
         }
