@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+# What a model says for a label (`engine.labels`). word: the label's word, whole. token: a token of the label's own.
+Verbalizer = Literal["word", "token", "mean"]
+
+
 class SamplingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The distribution that tokens are drawn from: what a user may choose. Names are vLLM's ``SamplingParams``.
 
@@ -111,12 +115,19 @@ class Engine(Protocol):
         """Yield ``len(prompts) * sampling.n`` completions as they finish, in any order. Closing it drops the rest."""
         ...
 
-    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> "np.ndarray":
+    def score(
+        self,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        adapter: PerPromptAdapter = None,
+        verbalizer: Verbalizer = "word",
+    ) -> "np.ndarray":
         """Log-probability of each label as the continuation of each prompt.
 
         ``labels`` are the words without the leading space. Returns float32 [num_prompts, num_labels], nats,
         under the model's whole vocabulary: rows do not sum to one (`engine.calibration.normalise` does that), so
         the probability mass on the labels is known too. ``adapter`` is one for all prompts or one per prompt.
+        ``verbalizer``: what is said for a label; of an adapter, the one that it was trained with.
         """
         ...
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fourshot.engine import seeds
-from fourshot.engine.core import Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling
+from fourshot.engine.core import Completion, EngineSettings, EngineStats, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import FourshotError, InputError
 
 if TYPE_CHECKING:
@@ -97,7 +97,13 @@ class FakeEngine:
                     finish_reason="stop",
                 )
 
-    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> "np.ndarray":
+    def score(
+        self,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        adapter: PerPromptAdapter = None,
+        verbalizer: Verbalizer = "word",
+    ) -> "np.ndarray":
         import numpy as np
 
         scores = np.full((len(prompts), len(labels)), -4.0, dtype=np.float32)

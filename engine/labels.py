@@ -1,13 +1,14 @@
-"""Label words as token ids, and the trie that scores words of several tokens."""
+"""What a model says for each label: whole words, scored by a trie, or tokens of one step."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import islice, pairwise, product
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError
-from fourshot.engine.tokens import ANCHOR, encode_prompt
+from fourshot.engine.tokens import ANCHOR, encode_prompt, encode_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,25 +17,43 @@ TERMINATOR = "\n"
 
 
 class LabelTokens(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model must say for each label. Prefix-free: no label's ids begin another label's ids."""
+    """What the model must say for each label."""
 
     words: tuple[str, ...]
-    ids: tuple[tuple[int, ...], ...]  # [num_labels][label_tokens], as a continuation of a prompt
-    single: bool  # every label is one token of its own, so one step scores them all
+    # [num_labels][label_tokens]. In several steps: a continuation of a prompt, and prefix-free. In one step: what may
+    # follow a prompt directly, averaged.
+    ids: tuple[tuple[int, ...], ...]
+    one_step: bool
     terminated: bool  # ids end with the newline, because one word's tokens begin another word's
 
     @property
+    def distinct(self) -> list[int]:
+        """All tokens, each once, in order of first use."""
+        return list(dict.fromkeys(token for ids in self.ids for token in ids))
+
+    @property
     def longest(self) -> int:
-        return max(len(ids) for ids in self.ids)
+        """Steps."""
+        return 1 if self.one_step else max(len(ids) for ids in self.ids)
 
     def questions(self, most: int) -> list["Question"]:
-        """The trie as questions of at most ``most`` tokens; a label's log-probability is the sum of its answers."""
+        """Questions of at most ``most`` tokens; a label's log-probability is the weighted sum of its answers.
+
+        One prefix, or where words are scored whole, the trie of them.
+        """
         children: dict[tuple[int, ...], dict[int, list[int]]] = {}
         for column, ids in enumerate(self.ids):
             for depth, token in enumerate(ids):
-                children.setdefault(ids[:depth], {}).setdefault(token, []).append(column)
+                prefix = () if self.one_step else ids[:depth]
+                children.setdefault(prefix, {}).setdefault(token, []).append(column)
+        weights = [1 / len(ids) if self.one_step else 1.0 for ids in self.ids]
         return [
-            Question(prefix=prefix, tokens=tokens, columns=tuple(tuple(followers[token]) for token in tokens))
+            Question(
+                prefix=prefix,
+                tokens=tokens,
+                columns=tuple(tuple(followers[token]) for token in tokens),
+                weights=tuple(tuple(weights[column] for column in followers[token]) for token in tokens),
+            )
             for prefix, followers in children.items()
             for tokens in _batches(followers, most)
         ]
@@ -46,9 +65,12 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     prefix: tuple[int, ...]
     tokens: tuple[int, ...]
     columns: tuple[tuple[int, ...], ...]  # for each token, the labels it belongs to
+    weights: tuple[tuple[float, ...], ...]  # of its answer in each of ``columns``
 
 
-def label_tokens(tokenizer: "PreTrainedTokenizerBase", words: Sequence[str]) -> LabelTokens:
+def label_tokens(
+    tokenizer: "PreTrainedTokenizerBase", words: Sequence[str], verbalizer: Verbalizer = "word"
+) -> LabelTokens:
     """Token ids of label ``words`` as they continue a prompt that ends in a colon.
 
     Raises InputError for no words, an empty or padded word, words the model cannot tell apart, and words that the
@@ -61,6 +83,13 @@ def label_tokens(tokenizer: "PreTrainedTokenizerBase", words: Sequence[str]) -> 
             raise InputError(f"Label word {word!r} is empty or has spaces around it. Give the bare word.")
     ids = [_continuation(tokenizer, f" {word}") for word in words]
     _check_distinct(words, ids)
+    if all(len(label) == 1 for label in ids):
+        return LabelTokens(words=tuple(words), ids=tuple(ids), one_step=True, terminated=False)
+    if verbalizer == "token":
+        own = own_tokens(tokenizer, ids)
+        return LabelTokens(words=tuple(words), ids=tuple((token,) for token in own), one_step=True, terminated=False)
+    if verbalizer == "mean":
+        return LabelTokens(words=tuple(words), ids=tuple(ids), one_step=True, terminated=False)
     terminated = _has_prefix(ids)
     if terminated:
         ids = [_continuation(tokenizer, f" {word}{TERMINATOR}") for word in words]
@@ -68,8 +97,46 @@ def label_tokens(tokenizer: "PreTrainedTokenizerBase", words: Sequence[str]) -> 
             raise InputError(
                 f"The label words {list(words)} stay ambiguous even with a line end after them. Rename one."
             )
-    single = all(len(label) == 1 for label in ids)
-    return LabelTokens(words=tuple(words), ids=tuple(ids), single=single, terminated=terminated)
+    return LabelTokens(words=tuple(words), ids=tuple(ids), one_step=False, terminated=terminated)
+
+
+def own_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[tuple[int, ...]]) -> list[int]:
+    """One token for each label, no two the same, of its word where it has one that tells it apart.
+
+    Words of one token keep it. Of the others, each takes the earliest of its tokens that no other one without a token
+    has in that place; tokens without a letter or digit come last. What is left gets a code.
+    """
+    own: dict[int, int] = {label: word[0] for label, word in enumerate(ids) if len(word) == 1}
+    readable = {
+        token: any(character.isalnum() for character in tokenizer.decode([token])) for word in ids for token in word
+    }
+    for wanted in (True, False):
+        for place in range(max(map(len, ids))):
+            taken = set(own.values())
+            offers: dict[int, list[int]] = {}
+            for label, word in enumerate(ids):
+                if label not in own and place < len(word) and readable[word[place]] == wanted:
+                    offers.setdefault(word[place], []).append(label)
+            own |= {labels[0]: token for token, labels in offers.items() if len(labels) == 1 and token not in taken}
+    codes = _codes(tokenizer, {token for word in ids for token in word})
+    return [own[label] if label in own else next(codes) for label in range(len(ids))]
+
+
+def _codes(tokenizer: "PreTrainedTokenizerBase", avoided: set[int]) -> Iterator[int]:
+    """Tokens that say nothing about a class: capital letters, pairs of them, then whatever the vocabulary has.
+
+    None of ``avoided``, each once. Raises InputError when there are no more.
+    """
+    letters = [chr(code) for code in range(ord("A"), ord("Z") + 1)]
+    texts = [*letters, *map("".join, product(letters, repeat=2))]
+    anchor, *whole = encode_prompts(tokenizer, [ANCHOR, *(f"{ANCHOR} {text}" for text in texts)])
+    unwanted = {*tokenizer.all_special_ids, *avoided}
+    single = (ids[-1] for ids in whole if ids[:-1] == anchor)
+    yield from dict.fromkeys(token for token in (*single, *range(tokenizer.vocab_size)) if token not in unwanted)
+    raise InputError(
+        f"This model's tokenizer has {tokenizer.vocab_size} tokens, too few for a token for each label. Take another "
+        "base model, or let adapters learn whole words (verbalizer=word)."
+    )
 
 
 def _continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> tuple[int, ...]:

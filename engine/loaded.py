@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from fourshot.engine.core import EngineSettings, EngineStats
+from fourshot.engine.core import EngineSettings, EngineStats, Verbalizer
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.labels import LabelTokens, label_tokens
 from fourshot.engine.tokens import check_lengths, encode_prompts, load_tokenizer
@@ -18,7 +18,7 @@ class LoadedModel:
         self._started_s = time.perf_counter()
         self.settings = settings
         self._tokenizer = load_tokenizer(settings.model)
-        self._labels: dict[tuple[str, ...], LabelTokens] = {}
+        self._labels: dict[tuple[tuple[str, ...], Verbalizer], LabelTokens] = {}
         self._prompt_tokens = self._output_tokens = self._cached_tokens = self._requests = 0
         self._busy_s = self._start_s = 0.0
         self._model: Any = None  # what is loaded; None once it is closed
@@ -35,12 +35,12 @@ class LoadedModel:
         """Number of tokens of each text as a prompt."""
         return [len(ids) for ids in self.encode(texts)]
 
-    def label_tokens(self, labels: Sequence[str]) -> LabelTokens:
-        """Token ids of the label words; computed once per set of words."""
-        words = tuple(labels)
-        if words not in self._labels:
-            self._labels[words] = label_tokens(self._tokenizer, words)
-        return self._labels[words]
+    def label_tokens(self, labels: Sequence[str], verbalizer: Verbalizer = "word") -> LabelTokens:
+        """What is said for each of the label words; computed once per set of words."""
+        key = tuple(labels), verbalizer
+        if key not in self._labels:
+            self._labels[key] = label_tokens(self._tokenizer, *key)
+        return self._labels[key]
 
     def stats(self) -> EngineStats:
         return EngineStats(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fourshot.engine.calibration import normalise
-from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
 
     prompts: tuple[str, ...]
     labels: tuple[str, ...]  # words
+    verbalizer: Verbalizer = "word"  # what was said for them
     probabilities: tuple[tuple[float, ...], ...]  # by prompt and label; each prompt's sum to one
 
 
@@ -40,7 +41,7 @@ def check_probe(engine: Engine, adapter: Adapter | None, probe: Probe) -> Probed
     """
     import numpy as np
 
-    served = normalise(engine.score(list(probe.prompts), list(probe.labels), adapter))
+    served = normalise(engine.score(list(probe.prompts), list(probe.labels), adapter, probe.verbalizer))
     apart = np.abs(served - np.array(probe.probabilities)).max(axis=1)
     worst = int(apart.argmax())
     if not apart[worst] <= TOLERANCE:

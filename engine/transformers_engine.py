@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourshot.engine import seeds
 from fourshot.engine.adapters import per_prompt
-from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.labels import LabelTokens
 from fourshot.engine.loaded import LoadedModel
@@ -129,12 +129,18 @@ class TransformersEngine(LoadedModel):
             tokens = tokens[:length]
         return tokens, text, stopped
 
-    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> "np.ndarray":
+    def score(
+        self,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        adapter: PerPromptAdapter = None,
+        verbalizer: Verbalizer = "word",
+    ) -> "np.ndarray":
         """See `engine.core.Engine.score`. Words of several tokens are scored one by one, each by teacher forcing."""
         import numpy as np
 
         with self._busy():
-            tokens = self.label_tokens(labels)
+            tokens = self.label_tokens(labels, verbalizer)
             ids = self._checked(prompts, tokens.longest)
             scores = np.zeros((len(ids), len(tokens.ids)), dtype=np.float32)
             for adapter_, mine in _by_adapter(per_prompt(adapter, len(ids))):
@@ -148,9 +154,9 @@ class TransformersEngine(LoadedModel):
         """Log-probabilities [num_rows, num_labels]."""
         import torch
 
-        if tokens.single:
+        if tokens.one_step:
             last = self._logprobs(rows, 1, adapter)[:, 0]
-            return last[:, [label[0] for label in tokens.ids]].cpu().numpy()
+            return torch.stack([last[:, list(label)].mean(1) for label in tokens.ids], dim=1).cpu().numpy()
         columns = []
         for label in tokens.ids:
             steps = self._logprobs([[*row, *label[:-1]] for row in rows], len(label), adapter)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourshot.engine import seeds
 from fourshot.engine.adapters import per_prompt
-from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import AdapterError, FourshotError, InputError
 from fourshot.engine.labels import LabelTokens
 from fourshot.engine.loaded import LoadedModel
@@ -84,14 +84,20 @@ class VllmEngine(LoadedModel):
         finally:
             self._abort(pending)
 
-    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> "np.ndarray":
-        """See `engine.core.Engine.score`. One request per prompt if all labels are one token, else per trie node."""
+    def score(
+        self,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        adapter: PerPromptAdapter = None,
+        verbalizer: Verbalizer = "word",
+    ) -> "np.ndarray":
+        """See `engine.core.Engine.score`. One request per prompt if one step tells labels apart, else per trie node."""
         import numpy as np
 
         scorings: list[Scoring] = []
         try:
             with self._busy():
-                tokens = self.label_tokens(labels)
+                tokens = self.label_tokens(labels, verbalizer)
                 ids = self._checked(prompts, tokens.longest)
                 for prompt, of_prompt in zip(ids, per_prompt(adapter, len(ids)), strict=True):
                     scorings.append(self.begin_score(prompt, tokens, of_prompt))

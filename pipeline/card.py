@@ -7,6 +7,7 @@ import msgspec
 
 from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.chat import ChatTurns
+from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.probe import Probe, Probed
 from fourshot.pipeline.scores import Scores
@@ -31,6 +32,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     prompt_version: str = PROMPT_VERSION
     wording: Wording = "task"  # of the prompts it was trained on
     chat: ChatTurns | None = None  # of the same: the base's chat template, with its hash; None: plain text
+    verbalizer: Verbalizer = "word"  # what it was trained to say for a label; before there was a choice, its word
     max_text_words: int = MAX_TEXT_WORDS
     calibration: Calibration = NONE
     training: LoraSettings
@@ -49,7 +51,9 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def prompt_format(self) -> PromptFormat:
-        return PromptFormat(wording=self.wording, max_text_words=self.max_text_words, chat=self.chat)
+        return PromptFormat(
+            wording=self.wording, verbalizer=self.verbalizer, max_text_words=self.max_text_words, chat=self.chat
+        )
 
     def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
         """What the adapter is asked about ``text``, as in training; with ``shots``, what the base is asked."""

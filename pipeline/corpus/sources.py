@@ -51,7 +51,10 @@ def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, 
                 "again, or name another folder (--adapters)."
             )
         readers[card.name] = Reader(
-            adapter=Adapter(name=card.name, path=str(card_file.parent.resolve())), wording=card.wording, chat=card.chat
+            adapter=Adapter(name=card.name, path=str(card_file.parent.resolve())),
+            wording=card.wording,
+            verbalizer=card.verbalizer,
+            chat=card.chat,
         )
     if not readers:
         raise InputError(

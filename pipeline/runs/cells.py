@@ -74,9 +74,12 @@ def _cell(
         method=method,
         seed=examples.seed,
         settings=settings,
-        # What was not trained needs the instruction.
+        # What was not trained needs the instruction, and knows nothing but words.
         form=PromptFormat(
-            wording=settings.wording if method.trained else "task", max_text_words=settings.max_text_words, chat=chat
+            wording=settings.wording if method.trained else "task",
+            verbalizer=settings.learnt_verbalizer if method.trained else "word",
+            max_text_words=settings.max_text_words,
+            chat=chat,
         ),
         shots=examples.shots,
         real=examples.more if method.real_per_class else examples.shots if uses_shots else (),

@@ -161,14 +161,13 @@ class Experiment:
         """The finished adapters of the committee, each with what it is to read and how."""
         annotate = writer.settings.annotate
         adapters = [Adapter(name=result.name, path=result.path) for result in self.annotator_results(writer)]
+        said = writer.form.verbalizer
+        of_folds = enumerate(adapters[annotate.num_adapters :])
         of_shots = zip(adapters[: annotate.num_adapters], cycle(annotate.wordings), strict=False)
         chat = writer.form.chat
         return (
-            *(Reader(adapter=adapter, wording=wording, chat=chat) for adapter, wording in of_shots),
-            *(
-                Reader(adapter=adapter, chat=chat, fold=fold)
-                for fold, adapter in enumerate(adapters[annotate.num_adapters :])
-            ),
+            *(Reader(adapter=adapter, wording=wording, chat=chat, verbalizer=said) for adapter, wording in of_shots),
+            *(Reader(adapter=adapter, chat=chat, fold=fold, verbalizer=said) for fold, adapter in of_folds),
         )
 
     def job(self, cell: MethodCell) -> TrainingJob:
@@ -243,6 +242,7 @@ class Experiment:
                 prompt_version=cell.form.version,
                 wording=cell.form.wording,
                 chat=cell.form.chat,
+                verbalizer=cell.form.verbalizer,
                 max_text_words=cell.form.max_text_words,
                 training=cell.settings.train,
                 seed=cell.seed,

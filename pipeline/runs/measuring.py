@@ -74,7 +74,7 @@ def answer(
 
     def score(texts: Sequence[str]) -> "np.ndarray":
         prompts = [reading_prompt(task, text, form, shots) for text in texts]
-        return engine.score(prompts, task.label_words, adapter)
+        return engine.score(prompts, task.label_words, adapter, form.verbalizer)
 
     engine.reset_prefix_cache()
     before = engine.stats()

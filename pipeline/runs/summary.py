@@ -114,20 +114,20 @@ def _seconds(experiment: Experiment, main: MethodCell) -> dict[str, float]:
 
 
 def _prompts(experiment: Experiment) -> dict[str, str]:
-    """One of each kind; what a text is classified with once for every form that a method uses."""
+    """One of each kind; what a text is classified with once for every wording that a method uses."""
     task, shots, words = experiment.task, experiment.seeds[0].shots, experiment.settings.max_text_words
     label, chat = task.labels[0], experiment.first_cells[0].form.chat
     own = [shot for shot in shots if shot.label == label.name]
-    users: dict[PromptFormat, list[str]] = defaultdict(list)
+    users: dict[str, list[str]] = defaultdict(list)
     for cell in experiment.first_cells:
         if not cell.method.shots_in_prompt:
-            users[cell.form].append(cell.method.display_name)
+            users[reading_prompt(task, "…", cell.form)].append(cell.method.display_name)
     several = len(users) > 1
     return {
         "generation": generation_prompt(task, label, own, max_text_words=words, chat=chat),
         **{
-            f"classification ({', '.join(names)})" if several else "classification": reading_prompt(task, "…", form)
-            for form, names in users.items()
+            f"classification ({', '.join(names)})" if several else "classification": prompt
+            for prompt, names in users.items()
         },
         "in context": reading_prompt(task, "…", PromptFormat(max_text_words=words, chat=chat), shots),
     }

@@ -77,6 +77,7 @@ def _training_job(
         model_revision=model_revision,
         examples=examples,
         labels=task.label_words,
+        verbalizer=cell.form.verbalizer,
         settings=cell.settings.train,
         seed=cell.seed if seed is None else seed,
     )

@@ -7,7 +7,7 @@ import msgspec
 
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.chat import ChatTurns
-from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, context, question, reading_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
@@ -59,6 +59,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
     adapter: Adapter
     wording: Wording = "task"  # of the prompts that it was trained on
     chat: ChatTurns | None = None  # of the same
+    verbalizer: Verbalizer = "word"  # what it learnt to say
     fold: int | None = None  # reads the candidates of this fold, which it was not trained on; None reads all
 
 
@@ -116,7 +117,9 @@ class Committee:
         """Float64 [num_texts, num_labels]."""
         form = PromptFormat(wording=reader.wording, max_text_words=self._words, chat=reader.chat)
         prompts = [reading_prompt(self._task, text, form) for text in texts]
-        return calibrations.normalise(self._engine.score(prompts, self._task.label_words, reader.adapter))
+        return calibrations.normalise(
+            self._engine.score(prompts, self._task.label_words, reader.adapter, reader.verbalizer)
+        )
 
 
 def annotator_of(

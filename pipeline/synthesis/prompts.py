@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from fourshot.engine.chat import ChatTurns
+from fourshot.engine.core import Verbalizer
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 PROMPT_VERSION = "1"  # goes up with every change of what is rendered; lies on every card
@@ -38,9 +39,10 @@ END_OF_TEXT = "\n"  # a generated text ends here
 
 
 class PromptFormat(msgspec.Struct, frozen=True, kw_only=True):
-    """How a text is put to a model: the same in training, measuring and serving."""
+    """How a text is put to a model, and what it says: the same in training, measuring and serving."""
 
     wording: Wording = "task"
+    verbalizer: Verbalizer = "word"
     max_text_words: int = MAX_TEXT_WORDS
     chat: ChatTurns | None = None  # of the base's chat template; None: plain text
 

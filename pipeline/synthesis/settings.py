@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from fourshot.engine.core import SamplingSettings
+from fourshot.engine.core import SamplingSettings, Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.filters import FilterSettings
 from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, PromptStyle, Wording
@@ -118,11 +118,17 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     train: LoraSettings = TRAINING_PRESETS["default"]
     wording: Wording = "task"  # of the classifier's prompt, in training and serving; "bare" leaves out the instruction
     prompt_style: PromptStyle = "plain"  # chat: through the base's chat template; auto: what reads the shots better
+    verbalizer: Verbalizer = "token"  # what adapters learn to say for a label: a token of its own, or its whole word
     shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
     max_text_words: int = MAX_TEXT_WORDS  # longer texts are cut, the same in training and serving
     test_limit: int = 0  # test texts to measure on, 0 for all
     allow_short: bool = False  # go on with what there is where a class stalls below N
     allow_fewer_shots: bool = False  # go on where a class has fewer than k examples
+
+    @property
+    def learnt_verbalizer(self) -> Verbalizer:
+        """What is learnt to be said: where prompt and label are learnt as text, words."""
+        return "word" if self.train.loss == "text" else self.verbalizer
 
 
 PRESETS: dict[str, RunSettings] = {

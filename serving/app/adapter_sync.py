@@ -38,9 +38,13 @@ class Version:
     """What a task is answered with: an adapter that the engine has, or examples alone."""
 
     def __init__(
-        self, source: AdapterCard | InContext, labels: LabelTokens, lora: "LoRARequest | None", folder: Path | None
+        self,
+        source: AdapterCard | InContext,
+        labels: dict[Method, LabelTokens],
+        lora: "LoRARequest | None",
+        folder: Path | None,
     ) -> None:
-        """``lora`` and ``folder`` are None where there are examples alone."""
+        """``labels``: what is said for them, by method. ``lora``, ``folder``: None where there are examples alone."""
         self.labels, self.lora, self.folder = labels, lora, folder
         self.name = lora.lora_name if lora else ""
         self.task, self.shots, self.prompt = source.task, source.shots, source.prompt
@@ -136,7 +140,7 @@ class AdapterSync:
 
     async def _in_context(self, task: str, entry: InContext) -> None:
         try:
-            labels = label_tokens(self._tokenizer, entry.task.label_words)
+            labels = self._labels(entry)
         except FourshotError as error:
             logger.warning("task %s cannot be answered in context: %s", task, error)
             return
@@ -159,7 +163,7 @@ class AdapterSync:
         if known is not None and known[0] == stored.signature:
             return None
         try:
-            labels = label_tokens(self._tokenizer, stored.card.task.label_words)
+            labels = self._labels(stored.card)
             folder = await asyncio.to_thread(stage, stored.folder, stored.card, self._staging, self._shapes, self._rank)
             version = Version(stored.card, labels, await self._load(stored.name, folder), folder)
             await self._warm_up(version)
@@ -170,6 +174,14 @@ class AdapterSync:
         self._bad.pop(stored.folder, None)
         self._ready[stored.name] = version
         return version
+
+    def _labels(self, source: AdapterCard | InContext) -> dict[Method, LabelTokens]:
+        """What an adapter was trained to say; the base, shown examples, says the words that they have."""
+        words = source.task.label_words
+        labels: dict[Method, LabelTokens] = {"icl": label_tokens(self._tokenizer, words)}
+        if isinstance(source, AdapterCard):
+            labels["adapter"] = label_tokens(self._tokenizer, words, source.verbalizer)
+        return labels
 
     async def _load(self, name: str, folder: Path) -> "LoRARequest":
         from vllm.lora.request import LoRARequest
@@ -184,7 +196,7 @@ class AdapterSync:
     async def _warm_up(self, version: Version) -> None:
         """One answer before the first request: the instruction is in the prefix cache, and the adapter works."""
         (ids,) = encode_prompts(self._tokenizer, [version.prompt(WARM_UP_TEXT)])
-        await self._scorer.score(ids, version.labels, version.lora)
+        await self._scorer.score(ids, version.labels["adapter"], version.lora)
 
     def _retire(self, task: str) -> None:
         self._leave(self.current.pop(task))
@@ -216,7 +228,7 @@ class AdapterSync:
 
             asked = [version.prompt(text, version.shots) for text in CONTENT_FREE]
             prompts = encode_prompts(self._tokenizer, asked)
-            scored = await self._scorer.score_all(prompts, version.labels, None)
+            scored = await self._scorer.score_all(prompts, version.labels["icl"], None)
             version.icl_calibration = contextual(np.array([text.logprobs for text in scored]))
         return version.icl_calibration
 

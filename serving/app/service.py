@@ -113,14 +113,14 @@ class Service:
         async with self._promised(version, len(texts)):
             prompts = encode_prompts(self._tokenizer, [version.prompt(text, shots) for text in texts])
             try:
-                check_lengths(prompts, version.labels.longest, self._max_model_len)
+                check_lengths(prompts, version.labels[method].longest, self._max_model_len)
             except InputError as error:
                 raise RefusalError(400, "too_long", str(error)) from None
             lora = version.lora if method == "adapter" else None
             calibration = version.calibration
             if method == "icl":
                 calibration = await self.adapters.icl_calibration(version)
-            scored = await self._scorer.score_all(prompts, version.labels, lora)
+            scored = await self._scorer.score_all(prompts, version.labels[method], lora)
         return self._response(version, method, scored, calibration, arrived)
 
     def _response(

@@ -72,7 +72,8 @@ class LocalClassifier:
         import numpy as np
 
         task = self.card.task
-        scores = self._engine.score([self.card.prompt(text) for text in texts], task.label_words, self._adapter)
+        prompts = [self.card.prompt(text) for text in texts]
+        scores = self._engine.score(prompts, task.label_words, self._adapter, self.card.verbalizer)
         return [
             Prediction(
                 label=task.label_names[int(row.argmax())],

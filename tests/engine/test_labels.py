@@ -30,7 +30,7 @@ def unigram() -> PreTrainedTokenizerBase:
 
 def test_one_token_words_take_the_fast_path(tokenizer: PreTrainedTokenizerBase) -> None:
     tokens = label_tokens(tokenizer, ["positive", "negative"])
-    assert tokens.single
+    assert tokens.one_step
     assert [len(ids) for ids in tokens.ids] == [1, 1]
     assert len(tokens.questions(128)) == 1
 
@@ -47,7 +47,7 @@ def test_prompt_and_label_ids_are_the_ids_of_the_whole_text(tokenizer: PreTraine
 def test_a_word_that_begins_another_word_gets_an_end(tokenizer: PreTrainedTokenizerBase) -> None:
     tokens = label_tokens(tokenizer, ["news", "news letter", "other"])
     assert tokens.terminated
-    assert not tokens.single
+    assert not tokens.one_step
     newline = encode_prompt(tokenizer, "Label: news\n")[-1]
     assert all(ids[-1] == newline for ids in tokens.ids)
     assert not label_tokens(tokenizer, ["news", "other"]).terminated

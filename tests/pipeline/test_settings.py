@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from fourshot.engine import seeds
-from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.fake_engine import WORDS, FakeEngine
 from fourshot.pipeline.runs import stage_driver
@@ -128,9 +128,15 @@ class Listener(FakeEngine):
                     prompt_index=i, sample_index=j, text=text, num_tokens=9, cumulative_logprob=-j, finish_reason=ends
                 )
 
-    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> np.ndarray:
+    def score(
+        self,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        adapter: PerPromptAdapter = None,
+        verbalizer: Verbalizer = "word",
+    ) -> np.ndarray:
         name = adapter.name if isinstance(adapter, Adapter) else ""
-        self.heard.append([list(prompts), name])
+        self.heard.append([list(prompts), name, verbalizer])
         rows = [np.random.default_rng(zlib.crc32(f"{name}{prompt}".encode())).random(len(labels)) for prompt in prompts]
         return np.log(np.array(rows, dtype=np.float32))
 
@@ -153,10 +159,11 @@ class Trainer:
         held_out: Sequence[TrainingExample] = (),
         seed: int = 0,
         prefix: str = "",
+        verbalizer: Verbalizer = "word",
         **_: Any,
     ) -> TrainingResult:
         steps = settings.planned_steps(len(examples))
-        Trainer.heard.append([list(examples), list(held_out), list(labels), seed, steps])
+        Trainer.heard.append([list(examples), list(held_out), list(labels), verbalizer, seed, steps])
         name = f"{prefix}-{len(Trainer.heard)}"
         (out_dir / name).mkdir(parents=True)
         (out_dir / name / "adapter_config.json").write_text('{"r": 8}')

@@ -11,7 +11,7 @@ import pytest
 from fourshot.cli import main as cli
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.chat import ChatTurns
-from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
@@ -110,9 +110,11 @@ def test_it_asks_in_the_form_of_the_card(
     card = msgspec.structs.replace(card, wording=wording, chat=chat, prompt_version=form.version)
 
     class Overheard:
-        def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: Adapter) -> np.ndarray:
+        def score(
+            self, prompts: Sequence[str], labels: Sequence[str], adapter: Adapter, verbalizer: Verbalizer
+        ) -> np.ndarray:
             asked.extend(prompts)
-            return reference_engine.score(prompts, labels, adapter)
+            return reference_engine.score(prompts, labels, adapter, verbalizer)
 
     monkeypatch.setattr("fourshot.serving.clients.local.open_engine", lambda settings: Overheard())
     predictions = LocalClassifier(put(tmp_path / "adapter", card, adapters[0])).predict(TEXTS)

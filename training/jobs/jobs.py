@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import read_json, write_json
 from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
@@ -28,6 +29,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     examples: tuple[TrainingExample, ...]
     held_out: tuple[TrainingExample, ...] = ()  # never trained on: they choose the pass whose weights are saved
     labels: tuple[str, ...]  # words
+    verbalizer: Verbalizer = "word"  # what is learnt to be said for them
     settings: LoraSettings
     seed: int = 0
 
@@ -89,6 +91,7 @@ def do_job(trainer: "LoraTrainer", job: TrainingJob, store: Path, on_step: OnSte
         on_step=on_step,
         checkpoint=folder / CHECKPOINT_FILE,
         held_out=job.held_out,
+        verbalizer=job.verbalizer,
     )
     if not trainer.share.tells:
         return result  # another process writes it

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.engine.labels import label_tokens
 from fourshot.engine.probe import Probe
@@ -62,8 +63,9 @@ class LoraTrainer:
         checkpoint: Path | None = None,
         checkpoint_s: float = CHECKPOINT_S,
         held_out: Sequence[TrainingExample] = (),
+        verbalizer: Verbalizer = "word",
     ) -> TrainingResult:
-        """Train and save under ``out_dir``/<prefix>-<content hash>. Label words as in `engine.core.Engine.score`.
+        """Train and save under ``out_dir``/<prefix>-<content hash>. Labels as in `engine.core.Engine.score`.
 
         Same examples, settings, seed, machine and thread count give the same bytes. With ``checkpoint``, a file, the
         state goes there every ``checkpoint_s`` seconds; a training that finds one there goes on from it, to the same
@@ -79,7 +81,7 @@ class LoraTrainer:
         from fourshot.training.lora.optimize import Optimization
 
         _check(examples, held_out, labels)
-        tokens = label_tokens(self.tokenizer, labels)
+        tokens = label_tokens(self.tokenizer, labels, verbalizer)
         random.seed(seed)
         torch.manual_seed(seed)
         config = LoraConfig(
@@ -113,7 +115,7 @@ class LoraTrainer:
             run.run(on_step, unfinished)
             seconds = run.seconds
             wrapped.eval()
-            probe = _probe(loss_of, examples, labels)
+            probe = _probe(loss_of, examples, labels, verbalizer)
             if decoder:
                 decoder.write_back()
             name, path = save_adapter(wrapped, Path(out_dir), prefix) if self.share.tells else ("", Path())
@@ -137,7 +139,9 @@ class LoraTrainer:
         )
 
 
-def _probe(loss_of: LabelLoss, examples: Sequence[TrainingExample], labels: Sequence[str]) -> Probe:
+def _probe(
+    loss_of: LabelLoss, examples: Sequence[TrainingExample], labels: Sequence[str], verbalizer: Verbalizer
+) -> Probe:
     """What the trainer answers on examples from the whole list, with its labels in turn."""
     count = min(PROBE_TEXTS, len(examples))
     chosen = [index * len(examples) // count for index in range(count)]
@@ -145,6 +149,7 @@ def _probe(loss_of: LabelLoss, examples: Sequence[TrainingExample], labels: Sequ
     return Probe(
         prompts=tuple(examples[index].prompt for index in chosen),
         labels=tuple(labels),
+        verbalizer=verbalizer,
         probabilities=tuple(tuple(round(value, 6) for value in row) for row in answers),
     )
 

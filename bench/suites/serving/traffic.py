@@ -81,7 +81,7 @@ class Traffic:
                     card = load_card(folder)
                     prompts = [card.prompt(text) for text in self.texts[task.name]]
                     adapter = Adapter(name=folder.name, path=str(folder))
-                    scores = engine.score(prompts, task.label_words, adapter)
+                    scores = engine.score(prompts, task.label_words, adapter, card.verbalizer)
                     labels[folder.name] = {
                         text: _decided(task.label_names, row)
                         for text, row in zip(self.texts[task.name], scores, strict=True)

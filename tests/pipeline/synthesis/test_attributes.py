@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.loop.plan import class_slice, in_place_unit
@@ -52,7 +52,13 @@ class Listing(FakeEngine):
             else:
                 yield msgspec.structs.replace(one, text=" curt, polite")
 
-    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: PerPromptAdapter = None) -> np.ndarray:
+    def score(
+        self,
+        prompts: Sequence[str],
+        labels: Sequence[str],
+        adapter: PerPromptAdapter = None,
+        verbalizer: Verbalizer = "word",
+    ) -> np.ndarray:
         return np.tile(np.arange(len(labels), dtype=np.float32), (len(prompts), 1)) * np.array(
             [["N/A" not in prompt] for prompt in prompts]
         )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from fourshot.engine.core import EngineSettings
+from fourshot.engine.core import EngineSettings, Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.synthesis.prompt_style import MOST_READ, StyleTrial, in_turn, tried_style, untried_style
@@ -33,7 +33,9 @@ class Scripted(FakeEngine):
         self.sure = {True: in_chat, False: plain}
         self.asked: list[str] = []
 
-    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: object = None) -> np.ndarray:
+    def score(
+        self, prompts: Sequence[str], labels: Sequence[str], adapter: object = None, verbalizer: Verbalizer = "word"
+    ) -> np.ndarray:
         self.asked += prompts
         scores = np.zeros((len(prompts), len(labels)), dtype=np.float32)
         for row, prompt in zip(scores, prompts, strict=True):

@@ -94,7 +94,7 @@ def one_by_one(
         said = ids[0, 1:]
         if not whole_text:
             logits, said = logits[len(prompt) - 1 :], said[len(prompt) - 1 :]
-            if tokens.single:
+            if tokens.one_step:
                 logits, said = logits[:, [ids[0] for ids in tokens.ids]], torch.tensor([example.target])
         loss = torch.nn.functional.cross_entropy(logits, said) * example.weight / weight
         loss.backward()

@@ -1,0 +1,45 @@
+"""A token of its own for each label, whatever its word is."""
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from fourshot.engine.labels import label_tokens
+from fourshot.engine.tokens import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model: str) -> PreTrainedTokenizerBase:
+    return load_tokenizer(model)
+
+
+@pytest.fixture(scope="module")
+def by_word() -> PreTrainedTokenizerBase:
+    """One token for each word, and for each capital letter up to D: what a label is given can be read."""
+    words = ["<unk>", "Label", ":", *"ABCD", "set", "alarm", "query", "play", "music", "radio", "-", "food", "cat"]
+    inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+
+
+def said(tokenizer: PreTrainedTokenizerBase, *words: str) -> list[str]:
+    """What stands for each of ``words``."""
+    tokens = label_tokens(tokenizer, words, "token")
+    assert tokens.one_step and tokens.longest == 1 and tokens.words == words
+    assert len(set(tokens.ids)) == len(words), "two labels with one token"
+    return [tokenizer.decode(list(ids)) for ids in tokens.ids]
+
+
+def test_a_label_says_the_first_token_that_tells_its_word_apart(by_word: PreTrainedTokenizerBase) -> None:
+    assert said(by_word, "play music", "set alarm") == ["play", "set"]
+    assert said(by_word, "play music", "play radio", "set alarm") == ["music", "radio", "set"]
+    assert said(by_word, "cat", "cat food") == ["cat", "food"]  # a word of one token keeps it
+    assert said(by_word, "cat food", "food cat") == ["cat", "food"]
+    assert said(by_word, "play - music", "play", "- radio") == ["music", "play", "radio"]  # letters before a dash
+
+
+def test_a_label_that_nothing_tells_apart_says_a_letter(by_word: PreTrainedTokenizerBase) -> None:
+    grid = ("set alarm", "set music", "query alarm", "query music")
+    assert said(by_word, *grid) == ["A", "B", "C", "D"]
+    assert said(by_word, *grid, "A") == said(by_word, *grid, "A")
+    assert said(by_word, "A", *grid[:3], "query music food") == ["A", "B", "C", "D", "food"]
