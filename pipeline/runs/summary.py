@@ -61,13 +61,19 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         lineage=Lineage(
             base_model=experiment.model.name,
             revision=experiment.model.revision,
-            hashes={"adapter": trained.name} if trained else {},
+            hashes=_hashes(main, trained.name if trained else ""),
             shots=first.shots,
             prompts=_prompts(experiment),
         ),
         try_it=f"fourshot predict {experiment.root} {_QUOTED}" if trained else "",
         seed=first.seed,
     )
+
+
+def _hashes(main: MethodCell | None, adapter: str) -> dict[str, str]:
+    """What of a run is known by its content, as far as it is there."""
+    chat = main.form.chat.template_hash if main and main.form.chat else ""
+    return {name: value for name, value in (("adapter", adapter), ("chat template", chat)) if value}
 
 
 _QUOTED = '"your text"'

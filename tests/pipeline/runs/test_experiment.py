@@ -228,8 +228,9 @@ def test_the_style_that_was_found_is_that_of_every_prompt_and_lies_on_every_card
             card = load_card(result.path)
             assert (card.chat, card.prompt_version) == (CHAT, CHAT_VERSION)
             assert asked(card) <= {example.prompt for example in trained[result.name].examples}
-    prompts = report_data(experiment, "A run").lineage.prompts
-    assert all(prompt.startswith(CHAT.begin) for prompt in prompts.values())
+    lineage = report_data(experiment, "A run").lineage
+    assert all(prompt.startswith(CHAT.begin) for prompt in lineage.prompts.values())
+    assert lineage.hashes["chat template"] == CHAT.template_hash
 
 
 def test_plain_answers_are_not_taken_for_answers_in_chat(untried: None, tmp_path: Path) -> None:

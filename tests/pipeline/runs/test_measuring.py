@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fourshot.engine.chat import turns_of
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.runs.measuring import Answers, answer, measure
@@ -71,3 +72,14 @@ def test_what_was_trained_without_the_instruction_is_measured_without_it(vllm_en
     assert np.allclose(asked.logprobs, vllm_engine.score(prompts, TASK.label_words), atol=0.05)
     shown, plain = (answer(vllm_engine, TASK, TEST, form=form, shots=TEST[:2]) for form in (bare, PLAIN))
     assert shown.prompt_tokens == plain.prompt_tokens > asked.prompt_tokens
+
+
+def test_in_chat_what_prompts_share_is_computed_once(vllm_engine: Engine, model: str) -> None:
+    many = [Example(text=f"it was warm on day {day} of the month", label=TEST[0].label) for day in range(12)]
+    in_chat = PromptFormat(chat=turns_of(model, "embedded"))
+    answered = answer(vllm_engine, TASK, many, form=in_chat, shots=TEST)
+    plain = answer(vllm_engine, TASK, many, form=PLAIN, shots=TEST)
+    assert answered.prompt_tokens > plain.prompt_tokens
+    whole_blocks = (answered.prompt_tokens // len(many) - 32) // 32 * 32
+    assert answered.cached_tokens >= (len(many) - 1) * (whole_blocks - 32) > 0
+    assert np.exp(answered.logprobs).sum(axis=1).min() > 0.01, "the labels are what is said after the open answer"
