@@ -178,10 +178,10 @@ class CorpusFolder:
     def style(self, task: str) -> ChosenStyle | None:
         """How prompts of a task are put, where that had to be found out and was."""
         folder = self._of(task)
-        return folder.read(STYLE_FILE, ChosenStyle) if folder.has(STYLE_FILE) else None
+        return folder.read(STYLE_FILE.name, ChosenStyle) if folder.has(STYLE_FILE.name) else None
 
     def write_style(self, task: str, style: ChosenStyle) -> None:
-        self._of(task).write(STYLE_FILE, style)
+        self._of(task).write(STYLE_FILE.name, style)
 
     def _of(self, task: str) -> WorkFolder:
         return WorkFolder(self.path / "tasks" / task)

@@ -25,7 +25,7 @@ from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE, SHOTS_F
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job
 from fourshot.pipeline.synthesis.annotate import Reader
-from fourshot.pipeline.synthesis.prompt_style import STYLE_FILE, ChosenStyle, untried_style
+from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name, untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -85,21 +85,27 @@ class Experiment:
 
     def _cells(self, methods: tuple[str, ...]) -> list[MethodCell]:
         """In the prompt style of their seed, once that is found."""
-        chats = {examples.seed: self._chat(examples.seed) for examples in self.seeds}
+        chats = {examples.seed: self._chat(examples) for examples in self.seeds}
         return self._once(
             ("cells", methods, *chats.items()),
             lambda: method_cells(self.settings, methods, self.seeds, self.root, flat=self.flat, chats=chats),
         )
 
-    def _chat(self, seed: int) -> ChatTurns | None:
-        file = self.style_file(seed)
-        if self.settings.prompt_style == "plain" or (file not in self._computed and not file.exists()):
+    def _chat(self, examples: SeedExamples) -> ChatTurns | None:
+        if self.settings.prompt_style == "plain":
+            return None
+        file = self.style_file(examples)
+        if file not in self._computed and not file.exists():
             return None
         return self._once(file, lambda: WorkFolder(file.parent).read(file.name, ChosenStyle)).chat
 
-    def style_file(self, seed: int) -> Path:
-        """Where the prompt style of a seed's shots is written down."""
-        return (self.root if self.flat else self.root / f"seed{seed}") / STYLE_FILE
+    def style_file(self, examples: SeedExamples) -> Path:
+        """Where the prompt style of a seed's shots is written down, named by all that it is found from."""
+        folder = self.root if self.flat else self.root / f"seed{examples.seed}"
+        return self._once(
+            ("style", examples.seed),
+            lambda: folder / style_name(self.task, self.settings, self.model.revision, examples.shots),
+        )
 
     def check_trainable(self) -> None:
         """Raise InputError, before anything is drawn, where the base cannot be trained or served as is wanted."""
@@ -112,7 +118,7 @@ class Experiment:
         """Make the folders this experiment's. Raises RunFolderError where one belongs to another, InputError where
         chat prompts are asked for and the base has no template.
         """
-        if not all(self.style_file(examples.seed).exists() for examples in self.seeds):
+        if not all(self.style_file(examples).exists() for examples in self.seeds):
             untried_style(self.settings.prompt_style, self.model.path, self.model.name)
         for writer in self.writers:
             writer.folder.claim(

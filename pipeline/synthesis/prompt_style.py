@@ -4,9 +4,11 @@ Which one is better hangs on the model and on the task, and the model's name tel
 in context of the others, in both styles, and the answers are compared with the labels.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, zip_longest
+from pathlib import Path
 
 import msgspec
 
@@ -15,11 +17,22 @@ from fourshot.engine.chat import ChatTurns, turns_of
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.prompts import PromptFormat, PromptStyle, reading_prompt
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
 
-STYLE_FILE = "prompt_style.json"  # in the folder of whatever was asked for, so that it is chosen once
+STYLE_FILE = Path("prompt_style.json")  # in the folder of whatever was asked for, so that it is chosen once
 MOST_READ = 24  # shots that are read in each style, in turn from every class
 ANSWER_TOKENS = 32  # left free for the longest label
+
+
+def style_name(task: Task, settings: RunSettings, model_revision: str, shots: Sequence[Example]) -> str:
+    """`STYLE_FILE` with a hash of all that a style is found from."""
+    found_from = (
+        (settings.prompt_style, settings.max_text_words, model_revision),
+        (task.instruction, task.labels, shots),
+    )
+    digest = hashlib.sha256(msgspec.json.encode(found_from, order="sorted")).hexdigest()[:12]
+    return f"{STYLE_FILE.stem}-{digest}{STYLE_FILE.suffix}"
 
 
 class StyleScore(msgspec.Struct, frozen=True, kw_only=True):

@@ -58,7 +58,7 @@ def prompt_styles(experiment: Experiment) -> StyleStage:
     """What has to be found; nothing where prompts are plain text."""
     settings = experiment.settings
     items = [
-        StyleItem(out=str(experiment.style_file(examples.seed)), task=experiment.task, shots=examples.shots)
+        StyleItem(out=str(experiment.style_file(examples)), task=experiment.task, shots=examples.shots)
         for examples in (experiment.seeds if settings.prompt_style != "plain" else ())
     ]
     return StyleStage(

@@ -237,12 +237,20 @@ def test_plain_answers_are_not_taken_for_answers_in_chat(untried: None, tmp_path
     found = {}
     for name, chat in (("plain", None), ("chat", CHAT)):
         experiment = begun(tmp_path / name, "zero_shot", "icl", prompt_style="auto")
-        style = experiment.style_file(0)
+        style = experiment.style_file(experiment.seeds[0])
         RunFolder(style.parent).write(style.name, ChosenStyle(chat=chat, reason="given"))
         found[name] = {Path(experiment.evaluation_cell(cell).out).name for cell in experiment.cells}
     usual = begun(tmp_path / "usual", "zero_shot", "icl")
     assert found["plain"] == {Path(usual.evaluation_cell(cell).out).name for cell in usual.cells}
     assert not found["plain"] & found["chat"]
+
+
+def test_a_style_that_was_found_for_another_base_is_found_anew(untried: None, tmp_path: Path) -> None:
+    experiment = begun(tmp_path / "run", "icl", prompt_style="auto")
+    other = ResolvedModel(path="/models/other", name="other", revision="def")
+    again = Experiment(experiment.data, other, experiment.settings, ["icl"], experiment.seeds, experiment.root)
+    (first,), (second,) = prompt_styles(experiment).items, prompt_styles(again).items
+    assert Path(first.out).parent == Path(second.out).parent and first.out != second.out
 
 
 def test_a_folder_of_another_style_is_refused(untried: None, tmp_path: Path) -> None:
