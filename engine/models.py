@@ -76,6 +76,8 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
         architectures = config.get("architectures") or []
         if config.get("is_encoder_decoder") or not any(name.endswith(CAUSAL_ENDINGS) for name in architectures):
             faults.append(f"it is no causal language model: config.json says architectures {architectures}")
+        if (config.get("quantization_config") or {}).get("quant_method") == "bitsandbytes":
+            faults.append("its weights are those of bitsandbytes, which vLLM has no layers for (docs/models.md)")
     except OSError:
         faults.append("it has no config.json")
     except (ValueError, AttributeError) as error:

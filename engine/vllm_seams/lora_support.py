@@ -11,7 +11,7 @@ from pathlib import Path
 from fourshot.engine.errors import InputError
 from fourshot.engine.vllm_seams.contract import Seam, vllm_version
 
-# Served in tests/engine/test_families.py. Known without loading vLLM, which takes seconds.
+# Served in tests/training/lora/test_families.py. Known without loading vLLM, which takes seconds.
 TESTED = (
     "LlamaForCausalLM",
     "MistralForCausalLM",
@@ -42,9 +42,9 @@ def check_lora_support(model: str | Path) -> None:
     architectures = config.get("architectures") or ["an unnamed architecture"]
     if not any(takes_adapters(architecture) for architecture in architectures):
         raise InputError(
-            f"vLLM {vllm_version()} serves no LoRA adapters on {', '.join(architectures)} ({model}), so none is "
-            "trained. Such a base answers zero-shot and in context: fourshot compare TASK --methods zero_shot,icl. "
-            "Or take another base; docs/models.md lists which are served."
+            f"vLLM {vllm_version()} serves no LoRA adapters on {', '.join(architectures)} ({model}), so this base is "
+            "neither trained nor served. It answers zero-shot and in context: fourshot compare TASK --methods "
+            "zero_shot,icl. Or take another base; docs/models.md lists which are served."
         )
 
 

@@ -53,6 +53,14 @@ def test_a_folder_that_is_no_model_is_explained_with_all_its_faults(folder: Path
         assert part in str(error.value)
 
 
+def test_weights_of_bitsandbytes_are_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelNotFoundError, match="bitsandbytes, which vLLM has no layers for"):
+        resolve_model(str(folder))
+
+
 @pytest.mark.parametrize(
     ("size", "said"), [(3, "3 bytes.*header too small"), (40, "header"), (300, "300 bytes.*not fully covered")]
 )
