@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 # What a model says for a label (`engine.labels`). word: the label's word, whole. token: a token of the label's own.
-Verbalizer = Literal["word", "token", "mean"]
+Verbalizer = Literal["word", "token"]
 
 
 class SamplingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,43 +17,29 @@ TERMINATOR = "\n"
 
 
 class LabelTokens(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model must say for each label."""
+    """What the model must say for each label. Prefix-free: no label's ids begin another label's ids."""
 
     words: tuple[str, ...]
-    # [num_labels][label_tokens]. In several steps: a continuation of a prompt, and prefix-free. In one step: what may
-    # follow a prompt directly, averaged.
-    ids: tuple[tuple[int, ...], ...]
-    one_step: bool
+    ids: tuple[tuple[int, ...], ...]  # [num_labels][label_tokens], as a continuation of a prompt
     terminated: bool  # ids end with the newline, because one word's tokens begin another word's
 
     @property
-    def distinct(self) -> list[int]:
-        """All tokens, each once, in order of first use."""
-        return list(dict.fromkeys(token for ids in self.ids for token in ids))
+    def one_step(self) -> bool:
+        """Whether every label is one token of its own, so that one step scores them all."""
+        return self.longest == 1
 
     @property
     def longest(self) -> int:
-        """Steps."""
-        return 1 if self.one_step else max(len(ids) for ids in self.ids)
+        return max(len(ids) for ids in self.ids)
 
     def questions(self, most: int) -> list["Question"]:
-        """Questions of at most ``most`` tokens; a label's log-probability is the weighted sum of its answers.
-
-        One prefix, or where words are scored whole, the trie of them.
-        """
+        """The trie as questions of at most ``most`` tokens; a label's log-probability is the sum of its answers."""
         children: dict[tuple[int, ...], dict[int, list[int]]] = {}
         for column, ids in enumerate(self.ids):
             for depth, token in enumerate(ids):
-                prefix = () if self.one_step else ids[:depth]
-                children.setdefault(prefix, {}).setdefault(token, []).append(column)
-        weights = [1 / len(ids) if self.one_step else 1.0 for ids in self.ids]
+                children.setdefault(ids[:depth], {}).setdefault(token, []).append(column)
         return [
-            Question(
-                prefix=prefix,
-                tokens=tokens,
-                columns=tuple(tuple(followers[token]) for token in tokens),
-                weights=tuple(tuple(weights[column] for column in followers[token]) for token in tokens),
-            )
+            Question(prefix=prefix, tokens=tokens, columns=tuple(tuple(followers[token]) for token in tokens))
             for prefix, followers in children.items()
             for tokens in _batches(followers, most)
         ]
@@ -65,7 +51,6 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     prefix: tuple[int, ...]
     tokens: tuple[int, ...]
     columns: tuple[tuple[int, ...], ...]  # for each token, the labels it belongs to
-    weights: tuple[tuple[float, ...], ...]  # of its answer in each of ``columns``
 
 
 def label_tokens(
@@ -83,13 +68,9 @@ def label_tokens(
             raise InputError(f"Label word {word!r} is empty or has spaces around it. Give the bare word.")
     ids = [_continuation(tokenizer, f" {word}") for word in words]
     _check_distinct(words, ids)
-    if all(len(label) == 1 for label in ids):
-        return LabelTokens(words=tuple(words), ids=tuple(ids), one_step=True, terminated=False)
     if verbalizer == "token":
-        own = own_tokens(tokenizer, ids)
-        return LabelTokens(words=tuple(words), ids=tuple((token,) for token in own), one_step=True, terminated=False)
-    if verbalizer == "mean":
-        return LabelTokens(words=tuple(words), ids=tuple(ids), one_step=True, terminated=False)
+        own = tuple((token,) for token in _own_tokens(tokenizer, ids))
+        return LabelTokens(words=tuple(words), ids=own, terminated=False)
     terminated = _has_prefix(ids)
     if terminated:
         ids = [_continuation(tokenizer, f" {word}{TERMINATOR}") for word in words]
@@ -97,14 +78,14 @@ def label_tokens(
             raise InputError(
                 f"The label words {list(words)} stay ambiguous even with a line end after them. Rename one."
             )
-    return LabelTokens(words=tuple(words), ids=tuple(ids), one_step=False, terminated=terminated)
+    return LabelTokens(words=tuple(words), ids=tuple(ids), terminated=terminated)
 
 
-def own_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[tuple[int, ...]]) -> list[int]:
-    """One token for each label, no two the same, of its word where it has one that tells it apart.
+def _own_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[tuple[int, ...]]) -> list[int]:
+    """One token for each label, no two the same: one of its word that tells it apart, else a code.
 
-    Words of one token keep it. Of the others, each takes the earliest of its tokens that no other one without a token
-    has in that place; tokens without a letter or digit come last. What is left gets a code.
+    ``ids``: of the words. A word of one token keeps it. Each other one takes its first token that no label has yet and
+    that no other label without a token has in the same place; tokens without a letter or digit come last.
     """
     own: dict[int, int] = {label: word[0] for label, word in enumerate(ids) if len(word) == 1}
     readable = {

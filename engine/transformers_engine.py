@@ -156,7 +156,7 @@ class TransformersEngine(LoadedModel):
 
         if tokens.one_step:
             last = self._logprobs(rows, 1, adapter)[:, 0]
-            return torch.stack([last[:, list(label)].mean(1) for label in tokens.ids], dim=1).cpu().numpy()
+            return last[:, [label[0] for label in tokens.ids]].cpu().numpy()
         columns = []
         for label in tokens.ids:
             steps = self._logprobs([[*row, *label[:-1]] for row in rows], len(label), adapter)

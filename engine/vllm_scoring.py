@@ -51,8 +51,8 @@ class Scoring:
     def add(self, question: Question, output: "RequestOutput") -> None:
         """Take the answer to ``question``."""
         answers = output.outputs[0].logprobs[0]
-        for token, columns, weights in zip(question.tokens, question.columns, question.weights, strict=True):
-            for column, weight in zip(columns, weights, strict=True):
-                self.logprobs[column] += weight * answers[token].logprob
+        for token, columns in zip(question.tokens, question.columns, strict=True):
+            for column in columns:
+                self.logprobs[column] += answers[token].logprob
         self.prompt_tokens += len(output.prompt_token_ids)
         self.cached_tokens += output.num_cached_tokens or 0

@@ -10,6 +10,7 @@ from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.metrics import score_predictions
 from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.synthesis.fitting import shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task
 
@@ -62,7 +63,7 @@ def answer(
     adapter: Adapter | None = None,
     content_free: bool = False,
 ) -> Answers:
-    """Score every text of ``test``. ``shots`` go into the prompt, so they are empty for adapters.
+    """Score every text of ``test``. ``shots`` go into the prompt as far as they fit, so they are empty for adapters.
 
     ``form``: of the prompts that the adapter was trained on.
 
@@ -72,8 +73,10 @@ def answer(
     if not test:
         raise InputError("There is nothing to measure on: the test split is empty. Give one with at least one text.")
 
+    shown = shots_that_fit(engine, task, shots, form, [example.text for example in test])
+
     def score(texts: Sequence[str]) -> "np.ndarray":
-        prompts = [reading_prompt(task, text, form, shots) for text in texts]
+        prompts = [reading_prompt(task, text, form, shown) for text in texts]
         return engine.score(prompts, task.label_words, adapter, form.verbalizer)
 
     engine.reset_prefix_cache()

@@ -9,6 +9,8 @@ from fourshot.engine import calibration as calibrations
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.synthesis.filters import longest_text
+from fourshot.pipeline.synthesis.fitting import shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, context, question, reading_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -33,7 +35,7 @@ class Annotator(Protocol):
 
 
 class InContextAnnotator:
-    """The base model, shown all shots: what the paper does."""
+    """The base model, shown all shots that fit: what the paper does."""
 
     def __init__(
         self,
@@ -45,7 +47,8 @@ class InContextAnnotator:
     ) -> None:
         self._engine, self._task = engine, task
         self._form = PromptFormat(max_text_words=settings.max_text_words, chat=chat)
-        self._context = context(task, shots, self._form)
+        shown = shots_that_fit(engine, task, shots, self._form, [longest_text(shots, settings.filter)])
+        self._context = context(task, shown, self._form)
 
     def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""

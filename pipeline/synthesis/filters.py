@@ -58,6 +58,13 @@ def length_bounds(shots: Sequence[Example], settings: FilterSettings) -> tuple[i
     return fewest, most
 
 
+def longest_text(shots: Sequence[Example], settings: FilterSettings) -> str:
+    """As long as a candidate may be, of the words of the longest shot: to find out what prompts have room for."""
+    most = length_bounds(shots, settings)[1]
+    longest = max((shot.text for shot in shots), key=len)
+    return (f"{longest} " * most)[:most] if longest else ""
+
+
 class TextFilter:
     """Checks candidates one after another and remembers the texts it let pass, over all rounds and classes of a run.
 

@@ -151,7 +151,7 @@ def word_faults(task: Task, tokenizer: Any) -> list[Fault]:
     """How a model's tokenizer sees the label words. ``tokenizer``: anything with Hugging Face's ``encode``.
 
     Words that are the same tokens cannot be told apart: an error. Words of several tokens, or with a first token in
-    common, are scored right but cost one more pass per token: notes.
+    common, are scored right but cost a model without an adapter one more pass per token: notes.
     """
     tokens = [tuple(tokenizer.encode(f" {word}", add_special_tokens=False)) for word in task.label_words]
     faults = []
@@ -164,10 +164,10 @@ def word_faults(task: Task, tokenizer: Any) -> list[Fault]:
             faults.append(error(where, what, "Choose another word."))
             continue
         if len(ids) > 1:
-            what = f"{word!r} is {len(ids)} tokens to this model; one is faster to score."
+            what = f"{word!r} is {len(ids)} tokens to this model; one is faster to score without an adapter."
             faults.append(note(where, what, "A common short word may be one token."))
         if first[ids[:1]] > 1:
             others = [repr(w) for w, t in zip(task.label_words, tokens, strict=True) if t[:1] == ids[:1] and t != ids]
-            what = f"{word!r} starts with the same token as {', '.join(others)}; scored token by token."
+            what = f"{word!r} starts with the same token as {', '.join(others)}; needs more steps without an adapter."
             faults.append(note(where, what, "Words with first tokens of their own are faster."))
     return faults

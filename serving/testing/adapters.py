@@ -11,6 +11,7 @@ import msgspec
 import torch
 from safetensors.torch import save_file
 
+from fourshot.engine.core import Verbalizer
 from fourshot.engine.files import settle, staged_folder
 from fourshot.engine.models import ResolvedModel, checkpoint_shapes, resolve_model
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
@@ -38,6 +39,7 @@ def make_adapter(
     size: float = 0.05,
     rank: int = RANK,
     wording: Wording = "task",
+    verbalizer: Verbalizer = "word",
     base: ResolvedModel | None = None,
     shots: Sequence[Example] = (),
 ) -> Path:
@@ -69,6 +71,7 @@ def make_adapter(
             model_name=base.name,
             model_revision=base.revision,
             wording=wording,
+            verbalizer=verbalizer,
             training=LoraSettings(r=rank),
             shots=tuple(shots)
             or tuple(Example(text=f"an example of {label.name}", label=label.name) for label in task.labels),

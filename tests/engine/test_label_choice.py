@@ -4,6 +4,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from fourshot.engine.errors import InputError
 from fourshot.engine.labels import label_tokens
 from fourshot.engine.tokens import load_tokenizer
 
@@ -43,3 +44,28 @@ def test_a_label_that_nothing_tells_apart_says_a_letter(by_word: PreTrainedToken
     assert said(by_word, *grid) == ["A", "B", "C", "D"]
     assert said(by_word, *grid, "A") == said(by_word, *grid, "A")
     assert said(by_word, "A", *grid[:3], "query music food") == ["A", "B", "C", "D", "food"]
+
+
+def test_codes_are_no_part_of_a_word_and_may_run_out(by_word: PreTrainedTokenizerBase) -> None:
+    grid = [f"{verb} {thing}" for verb in ("set", "query", "play") for thing in ("alarm", "music", "cat")]
+    assert not set(said(by_word, *grid)) & set(" ".join(grid).split())
+    with pytest.raises(InputError, match=r"too few for a token for each label.*verbalizer=word"):
+        said(by_word, *grid, "set radio", "query radio", "play radio")
+
+
+def test_words_of_one_token_say_themselves(tokenizer: PreTrainedTokenizerBase) -> None:
+    words = ["positive", "negative", "neutral"]
+    assert label_tokens(tokenizer, words, "token") == label_tokens(tokenizer, words)
+    assert said(tokenizer, *words, "very positive")[:3] == [f" {word}" for word in words]
+
+
+def test_hundreds_of_labels_have_a_token_each(tokenizer: PreTrainedTokenizerBase) -> None:
+    things = ("alarm", "calendar", "light", "music", "news", "podcast", "radio", "recipe", "taxi", "weather")
+    verbs = ("set", "stop", "query")
+    words = [f"{verb} the {thing} {number}" for verb in verbs for thing in things for number in range(9)]
+    tokens = label_tokens(tokenizer, words, "token")
+    said(tokenizer, *words)
+    assert [len(question.tokens) for question in tokens.questions(128)] == [128, 128, 14]
+    assert {question.prefix for question in tokens.questions(128)} == {()}
+    assert not {token for (token,) in tokens.ids} & set(tokenizer.all_special_ids)
+    assert label_tokens(tokenizer, words, "token") == tokens, "the same every time"

@@ -85,6 +85,28 @@ def test_more_labels_than_vllm_answers_at_once(vllm_engine: Engine) -> None:
     assert np.isfinite(many).all()
 
 
+def test_labels_that_share_tokens_and_are_more_than_vllm_answers_at_once_take_one_step(
+    vllm_engine: Engine, reference_engine: Engine, adapters: tuple[Adapter, Adapter]
+) -> None:
+    """140 words of several tokens, five first tokens between them: two requests a text, and both engines agree."""
+    kinds = ("red", "green", "blue", "very red", "very blue")
+    words = [f"{kind} number {number}" for kind in kinds for number in range(28)]
+    for adapter in (None, adapters[0]):
+        before = vllm_engine.stats().requests
+        ours = vllm_engine.score(ZERO_SHOT, words, adapter, "token")
+        assert vllm_engine.stats().requests - before == 2 * len(ZERO_SHOT)
+        assert ours.shape == (len(ZERO_SHOT), len(words))
+        assert_same(ours, reference_engine.score(ZERO_SHOT, words, adapter, "token"))
+        assert (np.exp(ours).sum(axis=1) < 1).all(), "no two labels share a token"
+
+
+def test_single_token_words_are_scored_alike_by_every_verbalizer(vllm_engine: Engine) -> None:
+    vllm_engine.reset_prefix_cache()
+    words = vllm_engine.score(ZERO_SHOT, LABELS)
+    vllm_engine.reset_prefix_cache()
+    assert (vllm_engine.score(ZERO_SHOT, LABELS, None, "token") == words).all()
+
+
 def test_the_references_output_layer_is_not_copied_for_every_text(
     reference_engine: Any, adapters: tuple[Adapter, Adapter]
 ) -> None:

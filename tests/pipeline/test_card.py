@@ -38,6 +38,15 @@ def test_a_card_from_before_wordings_is_of_an_adapter_that_knows_the_instruction
     assert load_card(tmp_path).prompt("Hi") == classification_prompt(CARD.task, "Hi")
 
 
+def test_a_card_from_before_verbalizers_is_of_an_adapter_that_says_whole_words(tmp_path: Path) -> None:
+    old = msgspec.to_builtins(CARD)
+    del old["verbalizer"]
+    (tmp_path / CARD_FILE).write_bytes(msgspec.json.encode(old))
+    assert load_card(tmp_path).prompt_format.verbalizer == "word"
+    (tmp_path / CARD_FILE).write_bytes(msgspec.json.encode({**old, "verbalizer": "token"}))
+    assert load_card(tmp_path).prompt_format.verbalizer == "token"
+
+
 OLD_TRAINING = {
     "rank": 16,
     "alpha": 8,
@@ -92,7 +101,9 @@ def test_a_folder_without_a_card_is_not_ours(tmp_path: Path) -> None:
         load_card(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"name": "x"}', b'{"schema": "one"}', b'{"wording": "short"}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"name": "x"}', b'{"schema": "one"}', b'{"wording": "short"}', b'{"verbalizer": "x"}']
+)
 def test_a_broken_card_is_named_with_its_fault(tmp_path: Path, content: bytes) -> None:
     (tmp_path / CARD_FILE).write_bytes(content)
     with pytest.raises(AdapterError, match=r"card\.json is not a card that this version reads"):

@@ -19,7 +19,7 @@ import openai
 import pytest
 
 from fourshot.engine.calibration import CONTENT_FREE, apply, contextual
-from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.pipeline.card import AdapterCard, load_card
 from fourshot.pipeline.synthesis.prompts import Wording, classification_prompt
 from fourshot.pipeline.tasks.types import Example, Task
@@ -36,10 +36,11 @@ WORDS = [
     ("billing question", "billing complaint", "other"),  # several tokens, with a beginning in common
     ("sport", "politics", "science"),
     ("happy", "sad"),
-    ("new", "old"),
+    ("new order", "old order", "no order"),  # as above, each with a token of its own
     ("question", "statement"),
 ]
 BARE = (1, 2)  # those of them that were trained without the instruction
+ONE_STEP = (8,)  # those of several tokens that were trained to say one
 TEXTS = ["Where is my parcel?", "I was charged twice.", "A wonderful little film.", "It rains in the north."]
 TOLERANCE = 0.05  # of a probability: logits near 16 are an eighth apart in bf16, and batches sum in different orders
 
@@ -49,7 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("adapters")
     for number, words in enumerate(WORDS):
         wording: Wording = "bare" if number in BARE else "task"
-        make_adapter(root, task_of(f"task-{number}", words), seed=number, wording=wording)
+        verbalizer: Verbalizer = "token" if number in ONE_STEP else "word"
+        make_adapter(root, task_of(f"task-{number}", words), seed=number, wording=wording, verbalizer=verbalizer)
     return root
 
 
@@ -85,7 +87,9 @@ def offline(cards: dict[str, AdapterCard], folder: Path, vllm_engine: Engine) ->
     for name, card in cards.items():
         prompts = [card.prompt(text) for text in TEXTS]
         adapter = Adapter(name=card.name, path=str(folder / card.name))
-        found[name] = np.exp(apply(card.calibration, vllm_engine.score(prompts, card.task.label_words, adapter)))
+        found[name] = np.exp(
+            apply(card.calibration, vllm_engine.score(prompts, card.task.label_words, adapter, card.verbalizer))
+        )
     return found
 
 
@@ -116,6 +120,8 @@ def test_each_answers_alone_as_it_does_offline(
         for one, row in zip(answer["results"], offline[name], strict=True):
             assert row[card.task.label_names.index(one["label"])] > row.max() - 2 * TOLERANCE
         assert answer["usage"]["prompt_tokens"] == sum(one["prompt_tokens"] for one in answer["results"])
+        questions = answer["usage"]["completion_tokens"] / len(TEXTS)
+        assert (questions > 1) == (name == "task-5"), "only whole words of several tokens take more than one"
 
 
 def test_each_answers_the_same_among_others_and_the_base(

@@ -10,7 +10,6 @@ from fourshot.engine.labels import LabelTokens
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.tokens import encode_prompts
 from fourshot.training.lora.examples import TrainingExample
-from fourshot.training.lora.label_rows import LabelRows
 from fourshot.training.lora.masks import attention_mask
 from fourshot.training.lora.memory import give_back, is_out_of_memory, row_tokens
 from fourshot.training.lora.packing import PackedRow, micro_batches, pack, shared_prefix_length
@@ -40,8 +39,10 @@ class LabelLoss:
         """``smoothing``: the share of each target that is spread evenly over all labels.
 
         Source: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7. Raises InputError for soft
-        targets or smoothing where it takes more than one step to tell labels apart.
+        targets or smoothing where it is not one step that tells the labels apart.
         """
+        import torch
+
         from fourshot.training.lora.output_layer import OutputLayer
 
         model = wrapped.get_base_model()
@@ -51,9 +52,7 @@ class LabelLoss:
         self._whole_text = whole_text
         self._weights = [example.weight for example in examples]
         prompts = encode_prompts(tokenizer, [example.prompt for example in examples])
-        # Where one step tells labels apart, one token stands for what is said.
-        said = [label[:1] if tokens.one_step else label for label in tokens.ids]
-        answers = [said[example.target] for example in examples]
+        answers = [tokens.ids[example.target] for example in examples]
         # The last token of the label is predicted, never read.
         sequences = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
         shared = 0 if whole_text else shared_prefix_length(prompts)
@@ -65,14 +64,16 @@ class LabelLoss:
         self.parameters = decoder.parameters() if decoder else [p for p in wrapped.parameters() if p.requires_grad]
         sees = shared + max(len(tail) for tail in self._tails)
         self.most_tokens = row_tokens(model.config, sees, free_bytes(model.device.type))
-        # One softmax over the labels where one step tells them apart: it is what scoring compares. Words of several
-        # steps are scored by whole-vocabulary probabilities at every step, so they are trained on those.
-        self._rows = LabelRows(self._head, tokens, self.device) if tokens.one_step else None
+        # One softmax over the labels where one token tells them apart: it is what scoring compares. Words of several
+        # tokens are scored by whole-vocabulary probabilities at every step, so they are trained on those.
+        self._choices = (
+            torch.tensor([label[0] for label in tokens.ids], device=self.device) if tokens.one_step else None
+        )
         self._targets = [example.target for example in examples]
         self._spread = _spread_targets(examples, len(tokens.ids), smoothing)
         if self._spread is not None and (whole_text or not tokens.one_step):
             raise InputError(
-                "Soft targets and label_smoothing need the loss on the label alone and labels that one step tells "
+                "Soft targets and label_smoothing need the loss on the label alone and labels that one token tells "
                 f"apart; got loss {'text' if whole_text else 'label'!r} and the label words {list(tokens.words)}. "
                 "Set train.loss to 'label' and verbalizer to 'token'."
             )
@@ -134,8 +135,8 @@ class LabelLoss:
         """Of the labels, as scoring compares them: float32 [num_chosen, num_labels], rows sum to one."""
         import torch
 
-        # One text per prompt where one step tells labels apart, else one per prompt and label.
-        beginnings = [()] if self._rows else [label[:-1] for label in self._labels]
+        # One text per prompt where one token tells labels apart, else one per prompt and label.
+        beginnings = [()] if self._choices is not None else [label[:-1] for label in self._labels]
         tails = [[*self._prompts[index], *begun] for index in chosen for begun in beginnings]
         scores: list[torch.Tensor] = []
         with torch.no_grad():
@@ -151,8 +152,8 @@ class LabelLoss:
         """Logits of all labels at the prompt's ``last`` token, or the log-probability [1] of one label of several."""
         import torch
 
-        if self._rows:
-            return self._rows.logits(hidden[last])
+        if self._choices is not None:
+            return self._head(hidden[last], self._choices)
         answer = torch.tensor(self._labels[label], device=self.device)
         logits = self._head(hidden[last : last + len(answer)])
         return logits.log_softmax(dim=1).gather(1, answer[:, None]).sum()[None]
@@ -172,9 +173,7 @@ class LabelLoss:
 
     def _logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
         """Float32 logits [num_positions, num_labels or vocabulary] of hidden states [num_positions, hidden_size]."""
-        if not self._rows or self._whole_text:
-            return self._head(hidden)
-        return self._rows.logits(hidden)
+        return self._head(hidden, None if self._whole_text else self._choices)
 
     def _aims(
         self, chosen: Sequence[int], starts: Sequence[int]
@@ -196,7 +195,7 @@ class LabelLoss:
                 at, aimed = range(start, start + len(tail)), [*tail[1:], answer[-1]]
             else:
                 at = range(last, last + len(answer))
-                aimed = [self._targets[index]] if self._rows else list(answer)
+                aimed = [self._targets[index]] if self._choices is not None else list(answer)
             positions.extend(at)
             targets.extend(aimed)
             weights.extend([weight / len(aimed)] * len(aimed))

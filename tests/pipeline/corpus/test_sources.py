@@ -7,7 +7,7 @@ import pytest
 
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import ResolvedModel
-from fourshot.pipeline.card import CARD_FILE, AdapterCard
+from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.corpus.sources import first_shots, readers_of, texts_kept_out
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.task_file import load_task
@@ -45,6 +45,16 @@ def test_adapters_of_the_task_and_the_base_are_found_where_trainings_leave_them(
     for place in (tmp_path, tmp_path / "adapters", tmp_path / "adapters" / "one"):
         (reader,) = readers_of(TASK, place, MODEL)
         assert (reader.adapter.name, reader.adapter.path) == ("tickets-0123", str(tmp_path / "adapters" / "one"))
+
+
+def test_an_adapter_is_asked_as_its_card_says_and_says_what_it_learnt(tmp_path: Path) -> None:
+    put_card(tmp_path / "one")
+    card = load_card(tmp_path / "one")
+    for learnt in ("word", "token"):
+        changed = msgspec.structs.replace(card, wording="answer", verbalizer=learnt)
+        (tmp_path / "one" / CARD_FILE).write_bytes(msgspec.json.encode(changed))
+        (reader,) = readers_of(TASK, tmp_path, MODEL)
+        assert (reader.wording, reader.verbalizer) == ("answer", learnt)
 
 
 def test_an_adapter_of_other_label_words_is_refused_and_none_at_all_too(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
@@ -36,11 +37,18 @@ Pairs = list[tuple[Candidate, Verdict]]
 WRITTEN = {"Steam over the pot.": "warm", "Snow on snow.": "cold"}
 
 
-def begun(folder: Path, *methods: str, wording: Wording = "task", prompt_style: PromptStyle = "plain") -> Experiment:
+def begun(
+    folder: Path,
+    *methods: str,
+    wording: Wording = "task",
+    prompt_style: PromptStyle = "plain",
+    verbalizer: Verbalizer = "token",
+) -> Experiment:
     """An experiment with one seed whose texts are there and kept, and whose committee reads the shots alone."""
     folder.mkdir()
     task = load_task(write_task(folder))
-    settings = RunSettings(wording=wording, prompt_style=prompt_style, annotate=AnnotateSettings(folds=0))
+    annotate = AnnotateSettings(folds=0)
+    settings = RunSettings(wording=wording, prompt_style=prompt_style, verbalizer=verbalizer, annotate=annotate)
     data = TaskData(task)
     seeds = [SeedExamples(seed=0, shots=tuple(data.train), more=tuple(data.train))]
     experiment = Experiment(data, MODEL, settings, methods or METHODS, seeds, folder / "out")
@@ -108,6 +116,21 @@ def test_the_run_s_wording_is_that_of_its_classifiers_and_not_of_its_committee(t
         if cell.method.trained:
             assert all(example.prompt.startswith("Text: ") for example in bare.job(cell).examples)
     assert [cell.form.wording for cell in bare.cells] == ["task", "task", "bare", "bare"]
+
+
+def test_what_is_trained_learns_a_token_for_each_label_and_the_base_says_words(tmp_path: Path) -> None:
+    experiment = begun(tmp_path / "run", "zero_shot", "icl", "fourshot", "paper")
+    trained = finish(experiment)
+    said = {cell.name: experiment.evaluation_cell(cell).form.verbalizer for cell in experiment.cells}
+    assert said == {"zero_shot": "word", "icl": "word", "fourshot": "token", "paper": "word"}  # paper: whole texts
+    experiment.write_cards()
+    for cell in experiment.cells:
+        if result := experiment.result(cell):
+            assert load_card(result.path).verbalizer == trained[result.name].verbalizer == said[cell.name]
+    readers = [reader for item in rounds(experiment).items for reader in item.readers]
+    assert len(readers) == 3 and {reader.verbalizer for reader in readers} == {"token"}
+    whole = begun(tmp_path / "whole", "lora", verbalizer="word")
+    assert [job.verbalizer for job in on_real_texts(whole).items] == ["word"]
 
 
 def committee(experiment: Experiment) -> list[str]:

@@ -46,6 +46,7 @@ def test_examples_are_prompted_as_they_are_served() -> None:
         {"settings": LoraSettings(min_steps=2, max_steps=2, learning_rate=1e-3)},
         {"seed": 1},
         {"labels": TASK.label_words[::-1]},
+        {"verbalizer": "token"},
     ],
 )
 def test_whatever_decides_the_weights_decides_the_key(changes: dict[str, object]) -> None:

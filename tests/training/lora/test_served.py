@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fourshot.engine.calibration import normalise
-from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.probe import check_probe
 from fourshot.training.lora.examples import TrainingResult
@@ -72,13 +72,22 @@ def test_the_probe_passes_the_adapter_it_was_made_for_and_no_other(
         check_probe(vllm_engine, adapters[0], result.probe)
 
 
-@pytest.mark.parametrize("words", [("warm", "cold"), ("very warm", "very cold indeed")], ids=["one token", "several"])
+@pytest.mark.parametrize(
+    ("words", "verbalizer"),
+    [
+        (("warm", "cold"), "word"),
+        (("very warm", "very cold indeed"), "word"),
+        (("very warm", "very cold indeed"), "token"),
+    ],
+    ids=["one token", "several", "one of several"],
+)
 def test_the_trainer_scores_labels_as_the_engine_does(
-    trainer: LoraTrainer, vllm_engine: Engine, words: tuple[str, ...], tmp_path: Path
+    trainer: LoraTrainer, vllm_engine: Engine, words: tuple[str, ...], verbalizer: Verbalizer, tmp_path: Path
 ) -> None:
-    result = trainer.train(notes.examples(), words, LoraSettings(max_steps=3, min_steps=3), tmp_path)
-    assert result.probe
+    settings = LoraSettings(max_steps=3, min_steps=3)
+    result = trainer.train(notes.examples(), words, settings, tmp_path, verbalizer=verbalizer)
+    assert result.probe and result.probe.verbalizer == verbalizer
     adapter = Adapter(name=result.name, path=result.path)
-    served = normalise(vllm_engine.score(list(result.probe.prompts), words, adapter))
+    served = normalise(vllm_engine.score(list(result.probe.prompts), words, adapter, verbalizer))
     assert np.abs(served - np.array(result.probe.probabilities)).max() < 0.05
     assert np.allclose(np.array(result.probe.probabilities).sum(axis=1), 1, atol=1e-4)

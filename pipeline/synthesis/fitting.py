@@ -1,0 +1,35 @@
+"""Which shots a prompt has room for: with many classes, or long texts, not all of them."""
+
+from collections.abc import Sequence
+
+from fourshot.engine.core import Engine
+from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.tasks.types import Example, Task
+
+
+def shots_that_fit(
+    engine: Engine, task: Task, shots: Sequence[Example], form: PromptFormat, texts: Sequence[str]
+) -> tuple[Example, ...]:
+    """As many of ``shots`` as fit before the longest of ``texts``, in their order: one of every class, then another.
+
+    All of them, wherever they fit.
+    """
+    longest = max(zip(engine.count_tokens(texts), texts, strict=True))[1]
+    turns = in_turn(task, shots)
+
+    def first(number: int) -> tuple[Example, ...]:
+        kept = turns[:number]
+        return tuple(shot for shot in shots if shot in kept)
+
+    def fits(number: int) -> bool:
+        (tokens,) = engine.count_tokens([reading_prompt(task, longest, form, first(number))])
+        return tokens + ANSWER_TOKENS <= engine.settings.max_model_len
+
+    if not shots or fits(len(turns)):
+        return tuple(shots)
+    least, most = 0, len(turns)  # fits, does not fit
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (middle, most) if fits(middle) else (least, middle)
+    return first(least)
