@@ -1,7 +1,7 @@
 """Does vLLM serve adapters on this architecture? Asked before anything is drawn or trained.
 
-Relies on: the registry of vLLM's models and its mark of those that take adapters. Without it only architectures that
-our own tests serve adapters on are known, and others are found out when an engine opens.
+Relies on: the registry of vLLM's models and its mark of those that take adapters. Without it a base that takes none
+is found out when an engine opens.
 """
 
 import json
@@ -11,8 +11,8 @@ from pathlib import Path
 from fourshot.engine.errors import InputError
 from fourshot.engine.vllm_seams.contract import Seam, vllm_version
 
-# Served in tests/training/lora/test_families.py. Known without loading vLLM, which takes seconds.
-TESTED = (
+# What vLLM 0.32 answers for these, known without loading it, which takes seconds.
+KNOWN = (
     "LlamaForCausalLM",
     "MistralForCausalLM",
     "Qwen2ForCausalLM",
@@ -51,7 +51,7 @@ def check_lora_support(model: str | Path) -> None:
 @cache
 def takes_adapters(architecture: str) -> bool:
     """Whether vLLM says so; True where it cannot be asked."""
-    if architecture in TESTED or not SEAM.holds():
+    if architecture in KNOWN or not SEAM.holds():
         return True
     from vllm.model_executor.models.interfaces import supports_lora
     from vllm.model_executor.models.registry import ModelRegistry

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import InputError
+from fourshot.engine.vllm_seams import lora_support
 from fourshot.engine.vllm_seams.lora_support import check_lora_support
 from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, LoraSettings
 from fourshot.training.lora.targets import check_trainable, projections, target_modules
@@ -60,6 +61,12 @@ def test_a_base_that_vllm_serves_no_adapters_on_is_refused(family: str, tmp_path
     folder = tiny_checkpoint(family, tmp_path)
     with pytest.raises(InputError, match=r"serves no LoRA adapters on .*zero_shot,icl"):
         check_trainable(folder, ALL)
+
+
+def test_what_is_known_of_vllm_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = lora_support.KNOWN
+    monkeypatch.setattr(lora_support, "KNOWN", ())
+    assert [one for one in known if not lora_support.takes_adapters.__wrapped__(one)] == []
 
 
 def test_an_architecture_that_was_never_tried_is_asked_of_vllm(tmp_path: Path) -> None:
