@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourshot.engine import seeds
 from fourshot.engine.adapters import per_prompt
+from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.labels import LabelTokens
@@ -29,9 +30,10 @@ class TransformersEngine(LoadedModel):
     """One base model in transformers, in the checkpoint's number type. Rows are padded on the left."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
+        with collector_paused():
+            import torch
+            from transformers import AutoModelForCausalLM
+            from transformers.utils import logging
 
         super().__init__(settings)
         torch.set_num_threads(available_cores())

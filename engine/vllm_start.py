@@ -6,6 +6,7 @@ Everything is set here rather than at import, and only when an engine is opened.
 import os
 from typing import TYPE_CHECKING, Any
 
+from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.vllm_scoring import MAX_LABEL_IDS
 from fourshot.engine.vllm_seams import in_process, lora_kernels
@@ -25,8 +26,9 @@ def start(settings: EngineSettings) -> "LLMEngine":
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from vllm import EngineArgs, LLMEngine
-    from vllm.platforms import current_platform
+    with collector_paused():
+        from vllm import EngineArgs, LLMEngine
+        from vllm.platforms import current_platform
 
     on_cpu = current_platform.is_cpu()
     if on_cpu:

@@ -1,7 +1,5 @@
 """``python -m fourshot``."""
 
-import sys
+from fourshot.cli.main import program
 
-from fourshot.cli.main import main
-
-sys.exit(main())
+program()

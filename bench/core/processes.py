@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import msgspec
 
-from fourshot.engine.processes import ChildProcess, ParentLink, run_child
+from fourshot.engine.processes import ChildProcess, ParentLink, end_process, run_child
 
 STOP_S = 60.0
 Question = TypeVar("Question")
@@ -129,4 +129,4 @@ def _timed(parent: ParentLink, function: Callable[[], Any], send_value: bool) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    end_process(main(*sys.argv[1:]))

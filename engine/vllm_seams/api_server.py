@@ -9,6 +9,7 @@ import socket
 from importlib import import_module
 from typing import Any
 
+from fourshot.engine.collector import collector_paused
 from fourshot.engine.vllm_seams import client
 from fourshot.engine.vllm_seams.contract import Seam, vllm_version
 
@@ -31,16 +32,18 @@ async def run(arguments: list[str], address: str, listening: socket.socket, **uv
     """Serve until a signal asks to stop. ``arguments`` are those of ``vllm serve``, ``uvicorn`` its ``Config``'s."""
     SEAM.require()
     client.SEAM.require()
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    with collector_paused():
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    command_line = import_module(_ARGUMENTS)
+        command_line, worker = import_module(_ARGUMENTS), import_module(_WORKER)
     parsed = command_line.make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
     command_line.validate_parsed_serve_args(parsed)
-    await import_module(_WORKER).run_server_worker(address, listening, parsed, **uvicorn)
+    await worker.run_server_worker(address, listening, parsed, **uvicorn)
 
 
 def on_cpu() -> bool:
     """Whether this is vLLM's CPU build."""
-    from vllm.platforms import current_platform
+    with collector_paused():
+        from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())

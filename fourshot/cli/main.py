@@ -4,10 +4,18 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from fourshot import __version__
 
 DEBUG = "FOURSHOT_DEBUG"
+
+
+def program() -> NoReturn:
+    """The process that is the command."""
+    from fourshot.engine.processes import end_process
+
+    end_process(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 import queue
 import signal
-import sys
 import threading
 import time
 
@@ -11,7 +10,7 @@ import msgspec
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.opening import open_engine
-from fourshot.engine.processes import ParentLink, run_child
+from fourshot.engine.processes import ParentLink, end_process, run_child
 from fourshot.pipeline.loop.units import DrawUnit, ReadUnit, TaskBrief
 
 READY = "engine ready at "  # in the log, with the seconds of the monotonic clock
@@ -41,4 +40,4 @@ def _work(parent: ParentLink) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_child(_work, reported=(FourshotError,)))
+    end_process(run_child(_work, reported=(FourshotError,)))

@@ -1,13 +1,12 @@
 """Runs a stage in a process of its own, so that the memory of one stage is free for the next."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Union
 
 import msgspec
 
-from fourshot.engine.processes import ChildProcess, ParentLink, run_child
+from fourshot.engine.processes import ChildProcess, ParentLink, end_process, run_child
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.stages import STAGE_TYPES
 from fourshot.pipeline.runs.stages.stage import Stage
@@ -48,4 +47,4 @@ def _work(parent: ParentLink) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_child(_work))
+    end_process(run_child(_work))

@@ -7,7 +7,7 @@ import sys
 import msgspec
 
 from fourshot.engine import errors
-from fourshot.engine.processes import ParentLink, run_child
+from fourshot.engine.processes import ParentLink, end_process, run_child
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,4 +45,4 @@ def work(parent: ParentLink) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_child(work))
+    end_process(run_child(work))

@@ -111,3 +111,12 @@ def test_a_child_dies_with_its_parent_and_with_one_that_is_dead_already(tmp_path
     orphan = {**child_environment(), processes.PARENT: "1"}
     done = subprocess.run([sys.executable, "-m", "tests.engine.child", "answer"], env=orphan, input=b"", check=False)
     assert done.returncode == 1
+
+
+def test_a_process_that_ends_at_once_does_what_was_registered_and_says_all(tmp_path: Path) -> None:
+    code = (
+        "import atexit, sys; from fourshot.engine.processes import end_process; "
+        "atexit.register(lambda: print('registered')); print('said'); end_process(3); print('never')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"said\nregistered\n", b"")

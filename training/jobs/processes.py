@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import FourshotError
-from fourshot.engine.processes import ChildProcess, ParentLink, child_environment, run_child
+from fourshot.engine.processes import ChildProcess, ParentLink, child_environment, end_process, run_child
 from fourshot.engine.threads import TRAIN_SPINS, available_cores
 from fourshot.training.jobs.jobs import TrainingJob, do_job, finished
 from fourshot.training.lora.examples import OnStep, TrainingResult
@@ -75,4 +75,4 @@ def work(parent: ParentLink) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_child(work, launched=True))
+    end_process(run_child(work, launched=True))

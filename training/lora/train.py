@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.engine.labels import label_tokens
@@ -31,9 +32,10 @@ class LoraTrainer:
 
     def __init__(self, model: str | Path, share: Share = ALL) -> None:
         """``model`` is a checkpoint folder; ``share`` what this process does of each training."""
-        import torch
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
+        with collector_paused():
+            import torch
+            from transformers import AutoModelForCausalLM
+            from transformers.utils import logging
 
         logging.disable_progress_bar()
         self.model_path, self.share = str(model), share
@@ -74,7 +76,9 @@ class LoraTrainer:
         longer a number.
         """
         import torch
-        from peft import LoraConfig, get_peft_model
+
+        with collector_paused():
+            from peft import LoraConfig, get_peft_model
 
         from fourshot.training.lora.fast import speed_up
         from fourshot.training.lora.llama import LlamaDecoder, fits
