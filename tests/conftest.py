@@ -12,6 +12,25 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Before torch is loaded. Threads that spin while they wait starve each other where the cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Files that take longest, by far: they are begun first, or one process would be left alone with them at the end.
+LONGEST = (
+    "tests/pipeline/runs/test_kill.py",
+    "tests/serving/test_server.py",
+    "tests/training/jobs/test_ray_jobs.py",
+    "tests/serving/test_replicas.py",
+    "tests/pipeline/loop/test_rounds.py",
+    "tests/pipeline/synthesis/test_drawing.py",
+    "tests/engine/test_closing.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under several processes, in the order in which files are given out (``--no-loadscope-reorder``)."""
+    if hasattr(config, "workerinput"):
+        place = {name: index for index, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
+
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

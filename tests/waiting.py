@@ -1,5 +1,6 @@
-"""Waiting for a state of another process, which nothing tells a test of."""
+"""Waiting for a state of another process or task, which nothing tells a test of."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -12,3 +13,10 @@ def wait_for(condition: Callable[[], object], what: str, patience_s: float = 60)
     while not condition():
         assert time.monotonic() < deadline, f"waited {patience_s:g} s for {what}"
         time.sleep(INTERVAL_S)
+
+
+async def until(condition: Callable[[], object], patience_s: float = 30) -> None:
+    """As `wait_for`, while other tasks go on. Raises TimeoutError."""
+    async with asyncio.timeout(patience_s):
+        while not condition():
+            await asyncio.sleep(INTERVAL_S)

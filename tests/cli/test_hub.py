@@ -48,7 +48,7 @@ def test_a_task_and_a_model_of_the_hub_are_checked_and_the_model_answers(tmp_pat
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
         )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (2, "(1, 2) 0"), done.stdout + done.stderr
     assert "0 errors" in done.stdout and "has no revision 'v2'" in done.stderr

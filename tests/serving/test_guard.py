@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from fourshot.engine.errors import InputError
 from fourshot.serving.app.guard import ACCESS, Guard, json_depth
 from fourshot.serving.app.keys import Keys, add_key, read_keys, remove_key
 from fourshot.serving.settings import Limits
+from tests.waiting import until
 
 Answer = tuple[int, Any, dict[str, str]]
 
@@ -57,12 +58,6 @@ async def ask(
     await guard({"type": "http", "path": path, "method": method, "headers": given}, receive, send)
     status, body = sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
     return status, json.loads(body), {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from fourshot.serving.app.guard import ACCESS
 from fourshot.serving.app.keys import Key
 from fourshot.serving.fleet.router import Replica, Router, merged
 from fourshot.serving.settings import Limits
+from tests.waiting import until
 
 KEY = "router-key"
 
@@ -65,12 +66,6 @@ class FakeReplica:
 
 
 Ask = Callable[..., Awaitable[tuple[int, Any]]]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def routed(

@@ -16,6 +16,7 @@ from fourshot.engine.errors import FourshotError
 from fourshot.serving.fleet.supervisor import Supervisor, listen
 from fourshot.serving.settings import ServeSettings
 from fourshot.serving.testing.server import wait_for
+from tests.waiting import until
 
 # Stands for Python, so `-m fourshot.serving.app.server FD RESTARTS STAGING` follows. {work} is done in place of vLLM.
 SERVER = """\
@@ -100,9 +101,7 @@ def test_while_a_dead_server_starts_again_its_address_answers_503(
         listening = listen("127.0.0.1", 0)
         supervisor = made(tmp_path, listening)
         serving = asyncio.create_task(supervisor.run())
-        async with asyncio.timeout(30):
-            while not (tmp_path / "start-1").exists():
-                await asyncio.sleep(0.02)
+        await until((tmp_path / "start-1").exists)
         async with httpx.AsyncClient() as client:
             answer = await client.get(f"http://127.0.0.1:{listening.getsockname()[1]}/health")
         supervisor.stop()

@@ -9,80 +9,13 @@ import pytest
 from markupsafe import Markup
 
 import fourshot.pipeline.report
-from fourshot.pipeline.report import Lineage, MethodRow, ReportData, method_row, varied, write_report
-from fourshot.pipeline.report.candidates import Judged, pick_examples
+from fourshot.pipeline.report import MethodRow, ReportData, method_row, varied, write_report
+from fourshot.pipeline.report.candidates import pick_examples
 from fourshot.pipeline.report.text import REASON_NAMES, duration, flatten
-from fourshot.pipeline.scores import Scores
-from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
-from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.synthesis.types import Reason
+from tests.pipeline.report.full_report import TASK, full_data, judged, scores
 
-HOSTILE = '<script>alert(1)</script> | a "quoted" text\nLabel: *bad* & <img src=https://example.org/x.png>'
-TASK = Task(
-    name="reviews",
-    instruction="Classify the review.",
-    noun="review",
-    labels=(Label(name="good"), Label(name="bad"), Label(name="mixed")),
-)
 VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-def judged(number: int, label: str, reason: Reason, text: str = "a fine film") -> Judged:
-    candidate = Candidate(
-        id=f"r01-{number:06d}",
-        text=text,
-        label=label,
-        round=1,
-        prompt_hash="p",
-        shots=(0,),
-        num_tokens=4,
-        cumulative_logprob=-9.0,
-        finish_reason="stop",
-    )
-    probabilities = {"good": 0.71, "bad": 0.27, "mixed": 0.02} if reason in ("kept", "label_disagrees") else {}
-    kept = reason == "kept"
-    return candidate, Verdict(candidate_id=candidate.id, kept=kept, reason=reason, probabilities=probabilities)
-
-
-def scores(accuracy: float) -> Scores:
-    return Scores(
-        n=200,
-        accuracy=accuracy,
-        macro_f1=0.7,
-        ece=0.1,
-        interval=(0.6, 0.9),
-        seconds=8,
-        prompt_tokens=8400,
-        cached_tokens=0,
-    )
-
-
-def full_data() -> ReportData:
-    return ReportData(
-        title=f"Reviews {HOSTILE}",
-        task=TASK,
-        num_test=200,
-        methods=(
-            method_row("icl", "In context", [scores(0.571), scores(0.559)], real_examples=12),
-            method_row("fourshot", "fourshot", [scores(0.842), scores(0.836)], real_examples=12, synthetic_examples=3),
-        ),
-        kept=tuple(judged(i, label, "kept", HOSTILE) for i, label in enumerate(("good", "bad", "mixed"))),
-        rejected=tuple(
-            judged(10 + i, "bad", reason, HOSTILE) for i, reason in enumerate(REASON_NAMES) if reason != "kept"
-        ),
-        real_texts={"good": ("a quiet and honest film", "an honest joy of a film"), "bad": ("a dull and long film",)},
-        synthetic_texts={"good": ("a warm and honest film", HOSTILE), "bad": ("a long and dull mess",)},
-        losses={"fourshot, seed 0": tuple((step, 2 / (step + 1)) for step in range(400))},
-        stage_seconds={"generate": 93.4, "train": 3721.0},
-        settings={"filter": {"bound": 0.8, "text": HOSTILE}},
-        versions={"vllm": "0.32.0"},
-        lineage=Lineage(
-            base_model="SmolLM2",
-            hashes={"adapter": "sha256:ab12"},
-            shots=(Example(text=HOSTILE, label="good"),),
-            prompts={"generation": f"Text: {HOSTILE}\n```\nText:"},
-        ),
-        try_it='fourshot predict runs/reviews "a <fine> film"',
-    )
 
 
 class Page(HTMLParser):

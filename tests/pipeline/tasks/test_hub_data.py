@@ -69,7 +69,7 @@ def read(hub: Hub, home: Path, *asked: str, **environment: str) -> list[dict[str
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -1,0 +1,26 @@
+"""Shared by the tests of suites."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fourshot.bench.suites.paper.plan import (
+    Options,
+)
+
+
+@pytest.fixture
+def asked(tmp_path: Path, model: str) -> Callable[..., Options]:
+    """The small size on two tasks, in folders of their own."""
+    for task in ("sst2", "trec"):
+        (tmp_path / "data" / task).mkdir(parents=True)
+        for split in ("train", "test"):
+            (tmp_path / "data" / task / f"{split}.jsonl").touch()
+
+    def make(**more: Any) -> Options:
+        places = {"data": tmp_path / "data", "runs": tmp_path / "runs"}
+        return Options(**{"tasks": ("sst2", "trec"), **places, **more})
+
+    return make

@@ -1,0 +1,47 @@
+"""The page in a real browser."""
+
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.serving.fake_server import served
+from tests.serving.page.page_service import PageService
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    if CHROMIUM is None:
+        pytest.skip("needs chromium (Debian: chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def service() -> Iterator[PageService]:
+    with served(PageService()) as server:
+        yield server
+
+
+@pytest.fixture
+def page(browser: "Browser", service: PageService, request: pytest.FixtureRequest) -> Iterator["Page"]:
+    """A window of its own, with a clock that a test can turn on. Whatever a test does, no script may fail."""
+    look = getattr(request, "param", {"viewport": {"width": 1400, "height": 800}})
+    with browser.new_context(base_url=service.url, **look) as context:
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.clock.install()
+        faults: list[Exception] = []
+        page.on("pageerror", lambda fault: faults.append(fault))
+        yield page
+        assert not faults

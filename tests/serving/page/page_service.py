@@ -1,0 +1,115 @@
+"""A fake service for the page, and what a user does there."""
+
+import re
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from prometheus_client import CollectorRegistry, generate_latest
+
+from fourshot.serving.answers import JSON
+from fourshot.serving.api import Classified, ClassifyResponse, Refused, TaskInfo, TaskList, Usage
+from fourshot.serving.app.metrics import Metrics
+from fourshot.serving.app.routes import PAGE, PAGE_HEADERS
+from tests.serving.fake_server import FakeServer, Received, Reply, refusal
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+MOODS = {"adapter": {"bad": 0.0625, "good": 0.9375}, "icl": {"bad": 0.625, "good": 0.375}}
+POLL_MS = 2000  # how often the page looks at the service
+CLASSIFY = "/v1/classify"
+
+
+class PageService(FakeServer):
+    """What the page talks to. The attributes say what it answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks = [
+            info("mood", ["bad", "good"], versions=["mood-2", "mood-1"], pinned=True),
+            info("topic", ["art", "law", "war"], methods=["adapter"]),
+        ]
+        self.refused: list[Refused] = []
+        self.metrics_registry = CollectorRegistry()
+        self.metrics = Metrics(self.metrics_registry)
+        self.shares: dict[str, dict[str, float]] = MOODS  # by method
+        self.key = ""
+        self.faults: dict[str, Reply] = {}  # by start of a path
+
+    def asked(self, start: str) -> list[Received]:
+        return [request for request in self.received if request.path.startswith(start)]
+
+    def usual(self, request: Received) -> Reply:
+        if request.path == "/":
+            page = resources.files("fourshot.serving.app").joinpath(PAGE).read_bytes()
+            return Reply(200, {**PAGE_HEADERS, "Content-Type": "text/html; charset=utf-8"}, page)
+        if self.key and request.key != self.key:
+            return refusal(401, message="Give a key that is known here.")
+        for start, fault in self.faults.items():
+            if request.path.startswith(start):
+                return fault
+        if request.path == "/metrics":
+            return Reply(200, {"Content-Type": "text/plain"}, generate_latest(self.metrics_registry))
+        answer = (
+            self._classified(request)
+            if request.body
+            else TaskList(base_model="tiny", tasks=self.tasks, refused=self.refused)
+        )
+        return Reply(200, {"Content-Type": JSON}, msgspec.json.encode(answer))
+
+    def _classified(self, request: Received) -> ClassifyResponse:
+        shares = self.shares[request.method or "adapter"]
+        best = max(shares, key=lambda label: shares[label])
+        result = Classified(
+            label=best,
+            probability=shares[best],
+            probabilities=shares,
+            prompt_tokens=40,
+            cached_tokens=32,
+            queue_ms=1.25,
+            model_ms=20.5,
+        )
+        return ClassifyResponse(
+            task=request.path.rsplit("/", 1)[1],
+            method="icl" if request.method == "icl" else "adapter",
+            adapter="" if request.method == "icl" else "mood-2",
+            results=[result] * len(request.texts),
+            usage=Usage(prompt_tokens=40, cached_tokens=32, completion_tokens=1, total_tokens=41),
+            total_ms=23.75,
+        )
+
+
+def info(task: str, labels: list[str], **more: Any) -> TaskInfo:
+    usual: dict[str, Any] = {"adapter": f"{task}-2", "versions": [f"{task}-2"], "pinned": False}
+    return TaskInfo(task=task, labels=labels, **{**usual, "methods": ["adapter", "icl"], **more})
+
+
+def ready(page: "Page") -> None:
+    page.goto("/")
+    wait_for_text(page, "#state", "Ready")
+
+
+def classify(page: "Page", text: str) -> None:
+    page.locator("#texts").press_sequentially(text)
+    page.click("#ask button.first")
+    wait_for_text(page, "#said", re.compile("^(?!None yet|.*Asking)."))
+
+
+def poll(page: "Page") -> None:
+    """Until the page has looked at the service once more."""
+    with page.expect_response(lambda response: "/v1/tasks" in response.url):
+        page.clock.run_for(POLL_MS)
+
+
+def wait_for_text(page: "Page", selector: str, text: str | re.Pattern[str]) -> None:
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector)).to_have_text(text, use_inner_text=True)
+
+
+def cells(page: "Page", selector: str) -> list[list[str]]:
+    """What the rows of a table say."""
+    script = "rows => rows.map(row => [...row.cells].map(cell => cell.innerText.trim()))"
+    rows: list[list[str]] = page.locator(selector).evaluate_all(script)
+    return rows
