@@ -65,7 +65,7 @@ def make_corpus(
             on_event(Event(stage="corpus", message=f"{name} drops out: {' '.join(str(fault).split())}"))
         files.claim(_manifest(settings, corpus, base))
         for brief in briefs.values():
-            adapters = tuple(reader.adapter.name for reader in brief.readers)
+            adapters = tuple(reader.adapter.name for reader in brief.readers if reader.adapter)
             files.begin(TaskManifest(task=brief.task, adapters=adapters), brief.shots)
         briefs = _styled(files, briefs, base, settings, on_event)
         return _make(files, briefs, failed, base, settings, corpus, on_event)

@@ -63,6 +63,8 @@ class Ledger:
         self._mode = settings.annotate.calibration if settings.annotate.annotator == "icl" else "none"
         self.calibration = NONE if self._mode == "none" else calibration
         self._has_annotator = settings.annotate.annotator != "none"
+        # A text of a run that is drawn and read teaches something, however many there are; a corpus is of a given size.
+        self._keeps_all = settings.learns_soft and not plan.reads_in_place
         self._filter = TextFilter(brief.shots, settings.filter, test_texts, task=brief.task)
         strength, labels = settings.variety.suppress, brief.task.label_names
         self._use = {label: WordUse(brief.shots, label, strength) for label in (labels if strength else ())}
@@ -256,7 +258,7 @@ class Ledger:
         if self._has_annotator and candidates:
             assert self.calibration is not None
             probabilities = np.exp(calibrations.apply(self.calibration, np.array(scores)))
-        verdicts = judge(self.brief.task, candidates, probabilities, self.brief.settings.annotate)
+        verdicts = judge(self.brief.task, candidates, probabilities, self.brief.settings)
         return {verdict.candidate_id: verdict for verdict in verdicts}
 
     def _judged(
@@ -267,7 +269,10 @@ class Ledger:
         read: Mapping[str, Verdict],
         faults: Sequence[DrawFault],
     ) -> JudgedBatch:
-        """One verdict per text, in order. The first good texts of a class are kept, until it has enough."""
+        """One verdict per text, in order. The first good texts of a class are kept, until it has enough.
+
+        In a run that learns from all texts, all good ones are.
+        """
         room = {label: self.counts.wanted - count.kept for label, count in self.counts.by_label.items()}
         verdicts = []
         for draw, reason in zip(draws, reasons, strict=True):
@@ -278,7 +283,7 @@ class Ledger:
                 verdicts.append(Verdict(candidate_id=candidate.id, kept=False, reason=reason))
                 continue
             verdict = read[candidate.id]
-            if verdict.kept and room[candidate.label] <= 0:
+            if verdict.kept and room[candidate.label] <= 0 and not self._keeps_all:
                 verdict = msgspec.structs.replace(verdict, kept=False, reason="surplus")
             room[candidate.label] -= verdict.kept
             if verdict.kept and self.plan.reads_in_place:

@@ -21,12 +21,14 @@ from fourshot.pipeline.loop.progress import ProgressReporter
 from fourshot.pipeline.loop.units import Draw, DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.attributes import Attributes
+from fourshot.pipeline.synthesis.evidence import describe
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 
 CALIBRATION_FILE = "annotator.json"
+COMMITTEE_FILE = "committee.json"  # how much each kind of reader counts, and why
 ATTRIBUTES_FILE = "attributes.json"
 READ_BY_ANNOTATOR = ("kept", "label_disagrees", "low_confidence", "surplus")
 
@@ -127,6 +129,10 @@ class RoundSink:
                 return
             more = message.unit.size
         else:
+            if message.evidence and not self.folder.has(COMMITTEE_FILE):
+                self.folder.write(COMMITTEE_FILE, message.evidence)
+                weighed = f"{self._task.name}, the committee: {describe(message.evidence)}"
+                self._on_event(Event(stage="generate", message=weighed))
             return
         number, done, total = ledger.drawing()
         text = f"{self._task.name}, sampling round {number + 1}"

@@ -30,9 +30,10 @@ from fourshot.pipeline.loop.units import (
     UnitResult,
     all_faulty,
 )
-from fourshot.pipeline.synthesis.annotate import Annotator, annotator_of
+from fourshot.pipeline.synthesis.annotate import Annotator, Committee, annotator_of
 from fourshot.pipeline.synthesis.attributes import Attributes, list_attributes
 from fourshot.pipeline.synthesis.drawing import DrawPrompt, PromptSource, draw_sampling, likeliest
+from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.filters import TextFilter, clean_text
 from fourshot.pipeline.synthesis.types import Candidate
 
@@ -119,7 +120,8 @@ class UnitRunner:
         task = self._tasks[unit.brief]
         try:
             if isinstance(unit, ReadUnit):
-                result = UnitResult(unit=unit, scores=task.scores(unit.texts, unit.folds))
+                scores = task.scores(unit.texts, unit.folds)
+                result = UnitResult(unit=unit, scores=scores, evidence=task.take_evidence())
             else:
                 result = self._drawn(unit, slices, task, meanwhile)
         except FourshotError as error:
@@ -167,6 +169,7 @@ class _Task:
         self._sources: dict[str, PromptSource] = {}  # by class, from the first draw on
         self._listed: dict[str, Attributes] = {}  # by this worker, and not yet sent to the driver
         self._annotator: Annotator | None = None
+        self._has_told_evidence = False
 
     def prepare(self) -> None:
         """Know the prompts of every class; attributes are listed where the brief has none."""
@@ -190,6 +193,13 @@ class _Task:
         """Attributes that the driver has not been sent yet."""
         listed, self._listed = self._listed, {}
         return listed
+
+    def take_evidence(self) -> dict[str, KindEvidence]:
+        """How the committee was weighed, where the driver has not been sent it yet."""
+        if self._has_told_evidence or not isinstance(self._annotator, Committee):
+            return {}
+        self._has_told_evidence = True
+        return self._annotator.evidence
 
     def sample(self, part: DrawSlice, by_shots: bool) -> _Sampled:
         """Queue the requests of a slice."""
@@ -259,6 +269,7 @@ def _draws(unit: DrawUnit, sampled: _Sampled, best: Mapping[int, Completion]) ->
             label=part.label,
             round=unit.batch,
             prompt_hash=prompt.prompt_hash,
+            mixed=prompt.mixed,
             shots=prompt.shots,
             num_tokens=completion.num_tokens,
             cumulative_logprob=completion.cumulative_logprob,

@@ -11,6 +11,7 @@ from fourshot.engine.core import EngineStats
 from fourshot.engine.processes import Failure
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.attributes import Attributes
+from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Reason
 from fourshot.pipeline.tasks.types import Example, Task
@@ -115,6 +116,7 @@ class UnitResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     draws: tuple[Draw, ...] = ()
     faults: tuple[DrawFault, ...] = ()
     scores: tuple[tuple[float, ...], ...] = ()  # of a read unit, nats [num_texts, num_labels]
+    evidence: dict[str, KindEvidence] = {}  # by kind of reader, with the first texts that a worker reads
     failure: Failure | None = None  # it cannot be done, here or elsewhere: an adapter does not load, say
     output_tokens: int = 0  # of a draw unit: of all its completions
     attributes: dict[str, Attributes] = {}  # by class, as this worker listed them for its first draw unit

@@ -34,7 +34,7 @@ def engine_settings(
     model: str, readers: Iterable[Reader], most_loras: int, *, compiled: bool = False
 ) -> EngineSettings:
     """Of an engine that draws, and has texts read by ``readers``, at most ``most_loras`` adapters in a batch."""
-    adapters = {reader.adapter.name: reader.adapter for reader in readers}
+    adapters = {reader.adapter.name: reader.adapter for reader in readers if reader.adapter}
     return EngineSettings(
         model=model,
         max_loras=min(len(adapters), most_loras),

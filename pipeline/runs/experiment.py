@@ -23,7 +23,7 @@ from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells,
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.runs.task_data import TaskData
-from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job
+from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, shot_orders, shots_left_out
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name, untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
@@ -167,14 +167,23 @@ class Experiment:
         """The finished adapters of the committee, each with what it is to read and how."""
         annotate = writer.settings.annotate
         adapters = [Adapter(name=result.name, path=result.path) for result in self.annotator_results(writer)]
-        said = writer.form.verbalizer
-        of_folds = enumerate(adapters[annotate.num_adapters :])
-        of_shots = zip(adapters[: annotate.num_adapters], cycle(annotate.wordings), strict=False)
-        chat = writer.form.chat
-        return (
-            *(Reader(adapter=adapter, wording=wording, chat=chat, verbalizer=said) for adapter, wording in of_shots),
-            *(Reader(adapter=adapter, chat=chat, fold=fold, verbalizer=said) for fold, adapter in of_folds),
-        )
+        said, chat = writer.form.verbalizer, writer.form.chat
+        left_outs, wordings = shots_left_out(writer), cycle(annotate.wordings)
+        of_shots = zip(adapters[: annotate.num_adapters], left_outs, wordings, strict=False)
+        readers = [
+            Reader(adapter=adapter, left_out=left_out, wording=wording, chat=chat, verbalizer=said)
+            for adapter, left_out, wording in of_shots
+        ]
+        if annotate.annotator == "adapters":
+            readers += [
+                Reader(adapter=None, shown=order, chat=chat)
+                for order in shot_orders(len(writer.shots), annotate.in_context, writer.seed)
+            ]
+        readers += [
+            Reader(adapter=adapter, chat=chat, fold=fold, verbalizer=said)
+            for fold, adapter in enumerate(adapters[annotate.num_adapters :])
+        ]
+        return tuple(readers)
 
     def job(self, cell: MethodCell) -> TrainingJob:
         """The training of a method's classifier; for one that stands on synthetic texts, once they are there."""

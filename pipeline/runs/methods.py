@@ -60,6 +60,23 @@ _synthetic = partial(Method, trained=True, synthetic=True)
 _ablation = partial(_recipe, "annotate")
 _varied = partial(_recipe, "variety")
 
+
+def _soft(display_name: str, *, mixed: float = 0.5, **changes: Any) -> Method:
+    """As the preset soft, with ``changes`` to who reads."""
+
+    def changed(base: RunSettings) -> RunSettings:
+        preset = PRESETS["soft"]
+        return msgspec.structs.replace(
+            base,
+            generate=preset.generate,
+            annotate=msgspec.structs.replace(preset.annotate, **changes),
+            variety=msgspec.structs.replace(base.variety, mixed=mixed),
+            allow_short=True,
+        )
+
+    return _synthetic(display_name=display_name, changed=changed)
+
+
 METHODS: dict[str, Method] = {
     # The base model, with the instruction alone.
     "zero_shot": Method(display_name="Zero-shot"),
@@ -84,6 +101,13 @@ METHODS: dict[str, Method] = {
     "shots_filter": _ablation("fourshot, shots-only filter", annotator="adapters", folds=0),
     "folds_filter": _ablation("fourshot, folds-only filter", annotator="adapters", num_adapters=0),
     "icl_filter": _ablation("fourshot, in-context filter", annotator="icl", calibration="batch"),
+    # What the preset soft does: every text is learnt as a committee reads it. The same with the adapters alone, with
+    # the base in context alone, with both equally believed, and with prompts that all ask for a class.
+    "soft": _soft("soft labels"),
+    "soft_adapters": _soft("soft labels, adapters only", in_context=0),
+    "soft_in_context": _soft("soft labels, in context only", num_adapters=0),
+    "soft_equal": _soft("soft labels, equal weights", weights="equal"),
+    "soft_by_class": _soft("soft labels, no mixed prompts", mixed=0.0),
     # How prompts vary: the shots in the same order in all; two of the class's shots in each; a topic, a style and a
     # length asked for; words that a class over-uses pushed down.
     "fixed_order": _varied("shots in one order", order="fixed"),

@@ -1,5 +1,6 @@
 """From a cell and its texts to trainings."""
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -9,6 +10,7 @@ import msgspec
 
 from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.runs.cells import MethodCell
+from fourshot.pipeline.synthesis.evidence import shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example, Task
@@ -23,12 +25,17 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
     if annotate.annotator != "adapters":
         return []
     as_job = partial(_training_job, task, model_revision, writer)
+    left_outs = shots_left_out(writer)
     of_shots = [
         as_job(
-            classification_examples(task, writer.shots, msgspec.structs.replace(writer.form, wording=wording)),
+            classification_examples(
+                task,
+                [shot for index, shot in enumerate(writer.shots) if index not in left_out],
+                msgspec.structs.replace(writer.form, wording=wording),
+            ),
             seed=writer.seed + 1000 * number,
         )
-        for number, wording in zip(range(annotate.num_adapters), cycle(annotate.wordings), strict=False)
+        for number, (left_out, wording) in enumerate(zip(left_outs, cycle(annotate.wordings), strict=False))
     ]
     if not annotate.folds:
         return of_shots
@@ -49,6 +56,27 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
     return of_shots + of_folds
 
 
+def shots_left_out(writer: MethodCell) -> list[tuple[int, ...]]:
+    """Of each adapter of the shots: the shots that it is not trained on, so that it can be asked about them."""
+    annotate = writer.settings.annotate
+    if annotate.weights == "equal":
+        return [()] * annotate.num_adapters
+    folds = shot_folds([shot.label for shot in writer.shots], min(annotate.num_adapters, writer.settings.k))
+    num_folds = len(set(folds) - {None}) or 1
+    return [
+        tuple(index for index, fold in enumerate(folds) if fold == number % num_folds)
+        for number in range(annotate.num_adapters)
+    ]
+
+
+def shot_orders(num_shots: int, count: int, seed: int) -> list[tuple[int, ...]]:
+    """``count`` orders of the shots for prompts that show them all."""
+    return [
+        tuple(random.Random(f"{seed}/in context/{number}").sample(range(num_shots), num_shots))
+        for number in range(count)
+    ]
+
+
 def classifier_job(
     task: Task, model_revision: str, cell: MethodCell, pairs: Sequence[tuple[Candidate, Verdict]]
 ) -> TrainingJob:
@@ -56,10 +84,33 @@ def classifier_job(
     as_job = partial(_training_job, task, model_revision, cell)
     if not cell.method.synthetic:
         return as_job(classification_examples(task, cell.real, cell.form))
-    kept = [Example(text=c.text, label=c.label) for c, v in pairs if v.kept]
-    seen, held = hold_out(kept, cell.settings.train.held_out)
-    job = as_job(_shots_and(task, cell, seen, cell.form))
-    return msgspec.structs.replace(job, held_out=classification_examples(task, held, cell.form))
+    kept = [(candidate, verdict) for candidate, verdict in pairs if verdict.kept]
+    if cell.settings.learns_soft:
+        synthetic = soft_examples(task, kept, cell.form)
+    else:
+        believed = [Example(text=candidate.text, label=candidate.label) for candidate, _ in kept]
+        synthetic = classification_examples(task, believed, cell.form)
+    seen, held = hold_out(synthetic, cell.settings.train.held_out)
+    shots = classification_examples(task, cell.shots, cell.form, weight=cell.settings.shot_weight)
+    return msgspec.structs.replace(as_job((*shots, *seen)), held_out=tuple(held))
+
+
+def soft_examples(
+    task: Task, kept: Sequence[tuple[Candidate, Verdict]], form: PromptFormat
+) -> tuple[TrainingExample, ...]:
+    """Synthetic texts with what the annotator says of each label; those that nobody read as they were meant.
+
+    Source: Schick & Schuetze 2021, "Exploiting Cloze Questions for Few Shot Text Classification", section 3.3 (one
+    classifier learns what several say of texts without labels).
+    """
+    names = task.label_names
+    read_as = [Example(text=c.text, label=v.predicted or c.label) for c, v in kept]
+    return tuple(
+        msgspec.structs.replace(example, soft=tuple(verdict.probabilities[name] for name in names))
+        if verdict.probabilities
+        else example
+        for example, (_, verdict) in zip(classification_examples(task, read_as, form), kept, strict=True)
+    )
 
 
 def _shots_and(
@@ -102,12 +153,12 @@ def classification_examples(
     )
 
 
-def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
+def hold_out(examples: Sequence[TrainingExample], share: float) -> tuple[list[TrainingExample], list[TrainingExample]]:
     """Split off ``share`` of each class, spread over the order drawn: what is seen, and what is held out."""
-    seen, held = list[Example](), list[Example]()
-    counted: Counter[str] = Counter()
+    seen, held = list[TrainingExample](), list[TrainingExample]()
+    counted: Counter[int] = Counter()
     for example in examples:
-        before, counted[example.label] = counted[example.label], counted[example.label] + 1
-        is_held = int(counted[example.label] * share) > int(before * share)
+        before, counted[example.target] = counted[example.target], counted[example.target] + 1
+        is_held = int(counted[example.target] * share) > int(before * share)
         (held if is_held else seen).append(example)
     return seen, held

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from fourshot.engine import calibration as calibrations
+from fourshot.engine.calibration import SMALLEST, Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, bounded_log, shot_folds, weigh
 from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.fitting import shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, context, question, reading_prompt
-from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example, Task
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-DOUBT = 1e-4  # probability that a reader leaves to every label
+PROMPT_FOLDS = 4  # the shots are left out of a prompt in so many parts, to be asked about
 
 
 class Annotator(Protocol):
@@ -57,9 +59,11 @@ class InContextAnnotator:
 
 
 class Reader(msgspec.Struct, frozen=True, kw_only=True):
-    """One adapter of the committee."""
+    """One of the committee: an adapter, or the base model in context."""
 
-    adapter: Adapter
+    adapter: Adapter | None
+    shown: tuple[int, ...] = ()  # of the base in context: the shots in its prompt, in their order
+    left_out: tuple[int, ...] = ()  # of an adapter: the shots that it was not trained on
     wording: Wording = "task"  # of the prompts that it was trained on
     chat: ChatTurns | None = None  # of the same
     verbalizer: Verbalizer = "word"  # what it learnt to say
@@ -67,24 +71,53 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Committee:
-    """Adapters that read one after another; their log-probabilities are averaged and normalised.
+    """Readers that answer one after another; their log-probabilities are averaged and normalised.
 
     Adapters of the shots know what the labels mean but not much, and what they know hangs on the wording of the prompt
     and the random start: the mean over several knows more than the best of them. Source: Schick & Schuetze 2021,
     "Exploiting Cloze Questions for Few Shot Text Classification", section 3.2.
+
+    The base in context errs elsewhere; what it answers hangs on the order of the shots. Source: Lu et al. 2022,
+    "Fantastically Ordered Prompts and Where to Find Them", section 2. How far each kind is believed, shots say that it
+    has not seen (`pipeline.synthesis.evidence`); without such, all readers count the same.
 
     Adapters of a fold learn what most texts drawn for a class have in common, so they contradict the label of one that
     was drawn for the wrong class. Source: Northcutt et al. 2021, "Confident Learning", section 3 (out-of-sample
     predictions by cross-validation show label errors).
     """
 
-    def __init__(self, engine: Engine, task: Task, readers: Sequence[Reader], settings: RunSettings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        task: Task,
+        readers: Sequence[Reader],
+        settings: RunSettings,
+        shots: Sequence[Example] = (),
+    ) -> None:
+        """``shots``: of the run. Raises InputError where there are no readers."""
         if not readers:
             raise InputError("The adapters that annotate candidates are missing: none was given. Train at least one.")
-        self._engine, self._task, self._words = engine, task, settings.max_text_words
-        self._of_shots = [reader for reader in readers if reader.fold is None]
+        self._engine, self._task, self._shots = engine, task, shots
+        self._words, annotate = settings.max_text_words, settings.annotate
         self._of_folds = [reader for reader in readers if reader.fold is not None]
-        self._fold_weight = settings.annotate.fold_weight
+        self._fold_weight = annotate.fold_weight
+        self._kinds: dict[str, list[Reader]] = {}
+        for reader in readers:
+            if reader.fold is None:
+                kind = "adapters" if reader.adapter else "in context"
+                self._kinds.setdefault(kind, []).append(reader if reader.adapter else self._fitted(reader, settings))
+        self._priors: dict[Reader, Calibration] = {}
+        self._is_weighed = annotate.weights == "equal"
+        self.evidence: dict[str, KindEvidence] = {}  # by kind of reader, once the first texts are read
+
+    def _fitted(self, reader: Reader, settings: RunSettings) -> Reader:
+        """A reader in context, shown as many of its shots as fit."""
+        form = PromptFormat(wording=reader.wording, max_text_words=self._words, chat=reader.chat)
+        wanted, longest = [self._shots[index] for index in reader.shown], longest_text(self._shots, settings.filter)
+        fitting = set(shots_that_fit(self._engine, self._task, wanted, form, [longest]))
+        return msgspec.structs.replace(
+            reader, shown=tuple(index for index in reader.shown if self._shots[index] in fitting)
+        )
 
     def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
         """Log-probabilities, float64 [num_texts, num_labels]."""
@@ -96,11 +129,16 @@ class Committee:
         """Float64 [num_texts, num_labels]; each row sums to one."""
         import numpy as np
 
+        if not self._is_weighed:
+            self._weigh()
+            self._is_weighed = True
         logs = np.zeros((len(texts), len(self._task.labels)))
-        for reader in self._of_shots:
-            logs += _bounded_log(self._read(reader, texts)) / len(self._of_shots)
+        for kind, readers in self._kinds.items():
+            weight = self.evidence[kind].weight if self.evidence else 1 / len(self._kinds)
+            for reader in readers:
+                logs += weight * self._read(reader, texts) / len(readers)
         if self._of_folds:
-            logs += self._fold_weight * _bounded_log(self._fold_probabilities(texts, folds or [None] * len(texts)))
+            logs += self._fold_weight * bounded_log(self._fold_probabilities(texts, folds or [None] * len(texts)))
         return calibrations.normalise(logs)
 
     def _fold_probabilities(self, texts: Sequence[str], folds: Sequence[int | None]) -> "np.ndarray":
@@ -112,14 +150,68 @@ class Committee:
         for reader in self._of_folds:
             chosen = [i for i, fold in enumerate(folds) if fold in (None, reader.fold)]
             if chosen:
-                total[chosen] += self._read(reader, [texts[i] for i in chosen])
+                total[chosen] += self._answers(reader, [texts[i] for i in chosen])
                 count[chosen] += 1
         return total / count
 
+    def _weigh(self) -> None:
+        """Calibrate the readers in context and weigh the kinds, by what each says of shots that it does not know."""
+        import numpy as np
+
+        names = self._task.label_names
+        targets = np.array([names.index(shot.label) for shot in self._shots])
+        totals: dict[str, np.ndarray] = {}
+        counts: dict[str, np.ndarray] = {}
+        for kind, readers in self._kinds.items():
+            totals[kind], counts[kind] = np.zeros((len(targets), len(names))), np.zeros((len(targets), 1))
+            for reader in readers:
+                unseen, logs = self._of_unseen(reader)
+                totals[kind][unseen] += logs
+                counts[kind][unseen] += 1
+        known = np.flatnonzero(np.all([count[:, 0] > 0 for count in counts.values()], axis=0))
+        if len(known):
+            held_out = {kind: totals[kind][known] / counts[kind][known] for kind in totals}
+            self.evidence = weigh(held_out, targets[known])
+
+    def _of_unseen(self, reader: Reader) -> tuple[list[int], "np.ndarray"]:
+        """The shots that a reader can be asked about, and what it says: log-probabilities [num_shots, num_labels]."""
+        import numpy as np
+
+        if reader.adapter:
+            unseen = list(reader.left_out)
+            return unseen, self._read(reader, [self._shots[i].text for i in unseen])
+        folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
+        unseen, answers = [], [np.zeros((0, len(self._task.labels)))]
+        for fold in sorted({fold for fold in folds if fold is not None}):
+            asked = [i for i in reader.shown if folds[i] == fold]
+            without = msgspec.structs.replace(reader, shown=tuple(i for i in reader.shown if folds[i] != fold))
+            unseen += asked
+            answers.append(self._answers(without, [self._shots[i].text for i in asked]))
+        logs = np.log(np.concatenate(answers) + SMALLEST)
+        if unseen:
+            self._priors[reader] = balanced_prior(logs)
+        return unseen, self._calibrated(reader, logs)
+
     def _read(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
-        """Float64 [num_texts, num_labels]."""
+        """Log-probabilities, float64 [num_texts, num_labels], calibrated and bounded."""
+        import numpy as np
+
+        if not texts:
+            return np.zeros((0, len(self._task.labels)))
+        return self._calibrated(reader, np.log(self._answers(reader, texts) + SMALLEST))
+
+    def _calibrated(self, reader: Reader, logs: "np.ndarray") -> "np.ndarray":
+        import numpy as np
+
+        if prior := self._priors.get(reader):
+            logs = calibrations.apply(prior, logs)
+        return bounded_log(np.exp(logs))
+
+    def _answers(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
+        """Float64 [num_texts, num_labels], rows sum to one; as the model says it."""
         form = PromptFormat(wording=reader.wording, max_text_words=self._words, chat=reader.chat)
-        prompts = [reading_prompt(self._task, text, form) for text in texts]
+        shots = [self._shots[index] for index in reader.shown]
+        prompts = [reading_prompt(self._task, text, form, shots) for text in texts]
         return calibrations.normalise(
             self._engine.score(prompts, self._task.label_words, reader.adapter, reader.verbalizer)
         )
@@ -140,24 +232,18 @@ def annotator_of(
     if settings.annotate.annotator == "icl":
         return InContextAnnotator(engine, task, shots, settings, chat)
     if settings.annotate.annotator == "adapters":
-        return Committee(engine, task, readers, settings)
+        return Committee(engine, task, readers, settings, shots)
     raise InputError("The settings ask for no annotator (annotate.annotator is 'none'), so nobody can read texts.")
 
 
-def _bounded_log(probabilities: "np.ndarray") -> "np.ndarray":
-    """Log-probabilities that do not fall without end: no single reader is to outvote all others."""
-    import numpy as np
-
-    return np.log(probabilities + DOUBT)
-
-
 def judge(
-    task: Task, candidates: Sequence[Candidate], probabilities: "np.ndarray | None", settings: AnnotateSettings
+    task: Task, candidates: Sequence[Candidate], probabilities: "np.ndarray | None", settings: RunSettings
 ) -> list[Verdict]:
-    """A verdict for each candidate: kept where the annotator says the intended label, and confidently enough.
+    """A verdict for each candidate.
 
-    ``probabilities``: the annotator's, float64 [num_candidates, num_labels]. None: there is no annotator, and every
-    candidate is believed to be what it was drawn for.
+    Kept where the annotator says the intended label, and confidently enough; where soft labels are learnt, wherever it
+    is confident enough of some label. ``probabilities``: the annotator's, float64 [num_candidates, num_labels]. None:
+    there is no annotator, and every candidate is believed to be what it was drawn for.
     """
     if probabilities is None:
         return [Verdict(candidate_id=candidate.id, kept=True, reason="kept") for candidate in candidates]
@@ -165,8 +251,8 @@ def judge(
     verdicts = []
     for candidate, row in zip(candidates, probabilities, strict=True):
         predicted = names[int(row.argmax())]
-        agrees = predicted == candidate.label
-        kept = agrees and bool(row[names.index(candidate.label)] >= settings.confidence)
+        agrees = settings.learns_soft or predicted == candidate.label
+        kept = agrees and bool(row.max() >= settings.annotate.confidence)
         verdicts.append(
             Verdict(
                 candidate_id=candidate.id,

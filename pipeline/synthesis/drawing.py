@@ -13,12 +13,14 @@ import msgspec
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Completion, Engine, Sampling
 from fourshot.pipeline.synthesis.attributes import Attributes
-from fourshot.pipeline.synthesis.prompts import END_OF_TEXT, generation_prompt, prompt_hash
+from fourshot.pipeline.synthesis.prompts import END_OF_TEXT, generation_prompt, mixed_prompt, prompt_hash
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 TOKENS_OVER_LONGEST_SHOT = 1.5
 FEWEST_MAX_TOKENS = 32
+MIXED_PROMPTS = 16  # prompts that ask for no class
+MIXED_SHOTS = 8  # that each of them shows
 MOST_PROMPTS = 4096  # kept per class; with many shots every draw has an order of its own
 
 
@@ -30,6 +32,7 @@ class DrawPrompt(msgspec.Struct, frozen=True, kw_only=True):
     attributes: dict[str, str]
     prompt: str
     prompt_hash: str
+    mixed: bool = False  # it asks for no class
 
 
 class PromptSource:
@@ -51,7 +54,9 @@ class PromptSource:
 
     def draw(self, numbers: random.Random) -> DrawPrompt:
         """The next prompt; shots, their order and attributes follow from ``numbers``."""
-        variety = self._settings.variety
+        variety, mixed = self._settings.variety, self._settings.mixed_share
+        if mixed and numbers.random() < mixed:
+            return self._mixed(numbers.randrange(MIXED_PROMPTS))
         count = min(variety.shots_shown or len(self._own), len(self._own))
         order = tuple(numbers.sample(self._own, count))
         if variety.order == "fixed":
@@ -62,6 +67,24 @@ class PromptSource:
             if len(self._rendered) >= MOST_PROMPTS:
                 self._rendered.clear()
             self._rendered[key] = self._render(order, wanted)
+        return self._rendered[key]
+
+    def _mixed(self, number: int) -> DrawPrompt:
+        """One of a few prompts that are the same for all classes, so that the engine has them cached."""
+        key = ("mixed", number)
+        if key not in self._rendered:
+            few = min(MIXED_SHOTS, len(self._shots))
+            order = tuple(random.Random(f"{self._settings.seed}/mixed/{number}").sample(range(len(self._shots)), few))
+            shown = [self._shots[index] for index in order]
+            prompt = mixed_prompt(self._task, shown, max_text_words=self._settings.max_text_words, chat=self._chat)
+            self._rendered[key] = DrawPrompt(
+                label=self._label.name,
+                shots=order,
+                attributes={},
+                prompt=prompt,
+                prompt_hash=prompt_hash(prompt),
+                mixed=True,
+            )
         return self._rendered[key]
 
     def _render(self, order: tuple[int, ...], wanted: dict[str, str]) -> DrawPrompt:

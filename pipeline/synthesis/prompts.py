@@ -143,6 +143,14 @@ def generation_prompt(
     return _opened(chat, said, "Text:")
 
 
+def mixed_prompt(task: Task, shots: Sequence[Example], *, max_text_words: int, chat: ChatTurns | None = None) -> str:
+    """Shots of any class, without their labels, then an open text: what is written may be of any class."""
+    form = PromptFormat(max_text_words=max_text_words, chat=chat)
+    given = "".join(f"Text: {form.shown(shot.text)}\n\n" for shot in shots)
+    said = f"Few examples of {task.nouns} are given. Generate more {task.nouns}.\n\n{given}"
+    return _opened(chat, said, "Text:")
+
+
 def attribute_list_prompt(task: Task, label: Label, dimension: str, chat: ChatTurns | None = None) -> str:
     """Lists of what ``dimension``, a key of `LISTS`, other texts have; then an open one for the texts of a class."""
     title = f"{dimension.capitalize()}s"

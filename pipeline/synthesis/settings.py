@@ -51,6 +51,7 @@ class VarietySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """How the draws for a class are made to differ from each other (docs/diversity.md says what each gains)."""
 
     order: Literal["drawn", "fixed"] = "drawn"  # of the shots in a prompt: drawn anew for each, or the same in all
+    mixed: float = 0.5  # share of prompts that show shots of all classes and ask for none; with soft targets only
     shots_shown: int = 0  # of the class's shots, drawn anew for each prompt; 0 shows all
     attributes: bool = False  # each prompt asks for a topic, a style and a length (`pipeline.synthesis.attributes`)
     suppress: float = (
@@ -58,6 +59,8 @@ class VarietySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     )
 
     def __post_init__(self) -> None:
+        if not 0 <= self.mixed <= 1:
+            raise InputError(f"variety.mixed is a share of the prompts, from 0 to 1; got {self.mixed}.")
         if self.shots_shown < 0 or not 0 <= self.suppress < math.inf:
             raise InputError(
                 f"variety.shots_shown and variety.suppress must be at least 0; got {self.shots_shown} and "
@@ -69,19 +72,27 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Who annotates the candidates, and when a label is believed (docs/design.md says why).
 
     adapters: a committee. ``num_adapters`` of its members are trained on the shots alone, in turn with each of
-    ``wordings``. ``folds`` more are trained on shots and candidates: a pool of candidates is drawn first and dealt into
-    folds, and the adapter that did not see a fold reads it. icl: the base model, shown the shots. none: nobody.
+    ``wordings``; ``in_context`` more are the base model, shown the shots in different orders. ``folds`` more are
+    trained on shots and candidates: a pool of candidates is drawn first and dealt into folds, and the adapter that did
+    not see a fold reads it. icl: the base model, shown the shots. none: nobody.
     """
 
     annotator: Literal["adapters", "icl", "none"] = "adapters"  # who annotates the synthetic texts
-    num_adapters: int = 3  # trained on the shots alone; 0 leaves the folds to decide
+    # What is learnt of a text. soft: how likely each label is, of every well-formed text; not with train.loss "text".
+    # agreement: the intended label, of texts of which the annotator says the same.
+    targets: Literal["agreement", "soft"] = "agreement"
+    # How much adapters and the base in context count. held_out: as they deserve by shots that they have not seen, so
+    # every adapter leaves some shots out. equal: the same, and every adapter is trained on all shots.
+    weights: Literal["equal", "held_out"] = "equal"
+    num_adapters: int = 3  # trained on the shots alone; 0 leaves it to the others
+    in_context: int = 0  # readers that are the base model, each shown the shots in an order of its own
     wordings: tuple[Wording, ...] = ("task", "bare", "answer")
     folds: int = 2  # 0: no adapters but those of the shots, and no pool
     fold_weight: float = 0.5  # what a fold adapter's log-probability counts, where the mean of the others counts 1
     fold_epochs: float = 2.0  # what is learnt later is which labels are wrong, by heart
     pool_per_class: int = 80  # well-formed candidates that the fold adapters are trained on
-    confidence: float = 0.0  # least probability of the intended label, 0 to 1
-    calibration: Literal["none", "contextual", "batch"] = "none"
+    confidence: float = 0.0  # least probability of the label, 0 to 1
+    calibration: Literal["none", "contextual", "batch"] = "none"  # of the annotator icl
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence <= 1 or self.num_adapters < 0 or self.folds < 0 or self.folds == 1:
@@ -94,9 +105,12 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 "pool_per_class must be at least 2, fold_weight above 0, wordings one or more; got "
                 f"{self.pool_per_class}, {self.fold_weight} and {list(self.wordings)}."
             )
-        if self.annotator == "adapters" and not self.num_adapters and not self.folds:
+        if self.in_context < 0:
+            raise InputError(f"in_context must be at least 0, got {self.in_context}.")
+        if self.annotator == "adapters" and not (self.num_adapters or self.in_context or self.folds):
             raise InputError(
-                "num_adapters and folds are both 0, so nobody would annotate. Set one of them, or annotator to 'none'."
+                "num_adapters, in_context and folds are all 0, so nobody would annotate. Set one of them, or annotator "
+                "to 'none'."
             )
 
     @property
@@ -126,6 +140,17 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     allow_fewer_shots: bool = False  # go on where a class has fewer than k examples
 
     @property
+    def learns_soft(self) -> bool:
+        """Whether texts are learnt with a probability of each label: as text, only one label can be learnt."""
+        annotate = self.annotate
+        return annotate.targets == "soft" and annotate.annotator != "none" and self.train.loss == "label"
+
+    @property
+    def mixed_share(self) -> float:
+        """Of the prompts, those that ask for no class: none where a text is believed to be what it was drawn for."""
+        return self.variety.mixed if self.learns_soft else 0.0
+
+    @property
     def learnt_verbalizer(self) -> Verbalizer:
         """What is learnt to be said: where prompt and label are learnt as text, words."""
         return "word" if self.train.loss == "text" else self.verbalizer
@@ -133,6 +158,11 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 PRESETS: dict[str, RunSettings] = {
     "default": RunSettings(),
+    # Every well-formed text is learnt as a committee reads it: adapters and the base in context (docs/accuracy.md).
+    "soft": RunSettings(
+        generate=GenerateSettings(per_class=100, draws_per_round=112),
+        annotate=AnnotateSettings(targets="soft", weights="held_out", num_adapters=4, in_context=3, folds=0),
+    ),
     # The recipe of Patwa et al. 2024 taken literally: in-context annotation without calibration, 21 + 4 per class.
     "paper": RunSettings(
         generate=GenerateSettings(per_class=21, max_candidates=256, keep_likelier_of=2),

@@ -38,6 +38,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     cumulative_logprob: float
     finish_reason: Literal["stop", "length"]
     attributes: dict[str, str] = {}  # that the prompt asked for, value by dimension
+    mixed: bool = False  # the prompt showed shots of all classes and asked for none: the label says nothing of the text
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,6 +54,7 @@ BASE = {
 GIVEN: Mapping[str, dict[str, Any]] = {
     "annotate.calibration": {"annotate": {"annotator": "icl"}},
     "annotate.confidence": {"annotate": {"annotator": "icl"}},
+    "variety.mixed": {"annotate": {"targets": "soft", "folds": 0}},
     "generate.min_acceptance": {"generate": {"per_class": 90, "max_candidates": 64}},
     "generate.max_candidates": {"generate": {"per_class": 90}},
     "allow_short": {"generate": {"per_class": 90}, "allow_short": False},
@@ -61,6 +62,7 @@ GIVEN: Mapping[str, dict[str, Any]] = {
     "filter.longest_chars": {"filter": {"max_length_factor": 1.0}},
 }
 CHANGED: Mapping[str, Any] = {
+    "variety.mixed": 1.0,
     "sampling.bias": [["oak", 1.0]],
     "generate.min_acceptance": 0.9,
     "generate.max_candidates": 12,

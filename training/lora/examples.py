@@ -31,6 +31,7 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float  # of the training loop, without loading the model
     examples: int
     held_out_losses: tuple[tuple[int, float], ...] = ()  # step, mean label loss on held-out examples, nats
+    learning_rate: float = 0.0  # the highest, after warming up; 0 in results of earlier versions
     best_step: int = 0  # whose weights were saved
     flops: float = 0.0  # of the training loop, by the rule in docs/training.md
     probe: Probe | None = None  # what the finished adapter answers on a few of the examples

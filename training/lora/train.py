@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from fourshot.engine.collector import collector_paused
@@ -20,7 +21,7 @@ from fourshot.training.lora.label_loss import LabelLoss
 from fourshot.training.lora.memory import check_base_fits
 from fourshot.training.lora.precision import choose_precision
 from fourshot.training.lora.saving import save_adapter
-from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.lora.settings import LoraSettings, rate_by_size
 from fourshot.training.lora.share import ALL, Share
 from fourshot.training.lora.targets import target_modules
 
@@ -85,6 +86,9 @@ class LoraTrainer:
         from fourshot.training.lora.optimize import Optimization
 
         _check(examples, held_out, labels)
+        if not settings.learning_rate:
+            size = sum(parameter.numel() for parameter in self._base.parameters())
+            settings = msgspec.structs.replace(settings, learning_rate=rate_by_size(size))
         tokens = label_tokens(self.tokenizer, labels, verbalizer)
         random.seed(seed)
         torch.manual_seed(seed)
@@ -139,6 +143,7 @@ class LoraTrainer:
             flops=float(run.num_tokens * flops_per_token(wrapped)),
             probe=probe,
             held_out_losses=tuple(unseen.curve),
+            learning_rate=settings.learning_rate,
             best_step=unseen.best_step or len(run.losses),
         )
 

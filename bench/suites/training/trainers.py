@@ -7,7 +7,7 @@ from statistics import fmean
 
 import msgspec
 
-from fourshot.training.lora.settings import PRESETS, LoraSettings
+from fourshot.training.lora.settings import PRESETS, LoraSettings, rate_by_size
 from fourshot.training.lora.targets import target_modules
 
 
@@ -99,7 +99,7 @@ def hf_trainer(training: Training) -> Trained:
         output_dir=training.out,
         per_device_train_batch_size=settings.batch_size,
         num_train_epochs=training.epochs,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.learning_rate or rate_by_size(model.num_parameters()),
         lr_scheduler_type="linear",
         warmup_steps=round(settings.warmup * training.epochs * training.steps_per_epoch),
         weight_decay=settings.weight_decay,

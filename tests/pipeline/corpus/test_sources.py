@@ -44,6 +44,7 @@ def test_adapters_of_the_task_and_the_base_are_found_where_trainings_leave_them(
     put_card(tmp_path / "adapters" / "other_task", name="x-1", task=msgspec.structs.replace(TASK, name="x"))
     for place in (tmp_path, tmp_path / "adapters", tmp_path / "adapters" / "one"):
         (reader,) = readers_of(TASK, place, MODEL)
+        assert reader.adapter
         assert (reader.adapter.name, reader.adapter.path) == ("tickets-0123", str(tmp_path / "adapters" / "one"))
 
 

@@ -18,7 +18,7 @@ TASK = Task(
 
 
 def brief(per_class: int = 100, suppress: float = 0.0, **more: float) -> TaskBrief:
-    generate = GenerateSettings(**{"per_class": per_class, "max_candidates": 0, **more})  # type: ignore[arg-type]
+    generate = GenerateSettings(**{"per_class": per_class, "draws_per_round": 64, "max_candidates": 0, **more})  # type: ignore[arg-type]
     shots = tuple(Example(text=f"a {name} one", label=name) for name in LABELS)
     wanted = RunSettings(generate=generate, variety=VarietySettings(suppress=suppress))
     return TaskBrief(key="colours", task=TASK, shots=shots, settings=wanted)

@@ -48,6 +48,17 @@ def test_an_ablation_changes_who_reads_and_nothing_else_that_is_drawn_or_trained
     assert same == TUNED
 
 
+@pytest.mark.parametrize(
+    ("method", "readers"), [("soft", (4, 3)), ("soft_adapters", (4, 0)), ("soft_in_context", (0, 3))]
+)
+def test_the_method_soft_is_the_preset_of_that_name(method: str, readers: tuple[int, int]) -> None:
+    settings, preset = METHODS[method].settings(TUNED), PRESETS["soft"]
+    assert settings.train == TUNED.train and settings.learns_soft and settings.generate == preset.generate
+    assert (settings.annotate.num_adapters, settings.annotate.in_context) == readers
+    if method == "soft":
+        assert (settings.annotate, settings.variety) == (preset.annotate, preset.variety)
+
+
 @pytest.mark.parametrize("method", ["lora", "fourshot", "lora25"])
 def test_a_bare_method_differs_from_its_counterpart_in_the_prompt_s_wording_alone(method: str) -> None:
     plain, bare = METHODS[method], METHODS[f"{method}_bare"]

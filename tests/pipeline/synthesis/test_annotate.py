@@ -9,10 +9,12 @@ import pytest
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.synthesis.annotate import DOUBT, Committee, Reader, judge
+from fourshot.pipeline.synthesis.annotate import Committee, Reader, judge
+from fourshot.pipeline.synthesis.evidence import DOUBT
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import load_task
 
 TASK = load_task("support_tickets")
@@ -103,7 +105,12 @@ def test_a_committee_without_members_is_refused(vllm_engine: Engine) -> None:
 def test_kept_is_what_is_read_as_intended_and_confidently_enough() -> None:
     sure, unsure, other = [0.9, 0.1, 0, 0, 0], [0.4, 0.3, 0.1, 0.1, 0.1], [0.2, 0.8, 0, 0, 0]
     probabilities = np.array([sure, unsure, other])
-    verdicts = judge(TASK, candidates(TEXTS[:3]), probabilities, AnnotateSettings(confidence=0.5))
+    verdicts = judge(
+        TASK,
+        candidates(TEXTS[:3]),
+        probabilities,
+        RunSettings(annotate=AnnotateSettings(confidence=0.5)),
+    )
     assert [verdict.reason for verdict in verdicts] == ["kept", "low_confidence", "label_disagrees"]
     assert [verdict.kept for verdict in verdicts] == [True, False, False]
     assert verdicts[2].predicted == TASK.label_names[1]
@@ -111,10 +118,45 @@ def test_kept_is_what_is_read_as_intended_and_confidently_enough() -> None:
 
 
 def test_without_an_annotator_everything_is_believed() -> None:
-    verdicts = judge(TASK, candidates(), None, AnnotateSettings(annotator="none"))
+    verdicts = judge(TASK, candidates(), None, RunSettings(annotate=AnnotateSettings(annotator="none")))
     assert all(verdict.kept for verdict in verdicts)
 
 
 def test_a_verdict_of_an_earlier_version_can_still_be_read() -> None:
     line = b'{"candidate_id":"r00-000000","kept":true,"reason":"kept","predicted":"bug","train_label":"bug"}'
     assert msgspec.json.decode(line, type=Verdict).predicted == "bug"
+
+
+def test_with_soft_targets_every_text_that_somebody_is_sure_enough_of_is_kept() -> None:
+    names = TASK.label_names
+    sure, unsure = np.full((2, len(names)), 0.1 / (len(names) - 1)), np.full((2, len(names)), 1 / len(names))
+    sure[0, 0] = sure[1, 1] = 0.9
+    settings = RunSettings(annotate=AnnotateSettings(targets="soft", confidence=0.6))
+    given = candidates(TEXTS[:2], names[0])
+    assert [verdict.predicted for verdict in judge(TASK, given, sure, settings)] == [names[0], names[1]]
+    assert all(verdict.kept for verdict in judge(TASK, given, sure, settings))
+    assert {verdict.reason for verdict in judge(TASK, given, unsure, settings)} == {"low_confidence"}
+
+
+def test_the_base_in_context_reads_beside_adapters_and_unseen_shots_weigh_them(
+    vllm_engine: Engine, adapters: Sequence[Adapter]
+) -> None:
+    shots = load_split(TASK, "train").examples[:8]
+    everyone = tuple(range(len(shots)))
+    readers = (
+        Reader(adapter=adapters[0], left_out=everyone[:4]),
+        Reader(adapter=adapters[1], left_out=everyone[4:]),
+        Reader(adapter=None, shown=everyone),
+        Reader(adapter=None, shown=everyone[::-1]),
+    )
+    weighed = RunSettings(annotate=AnnotateSettings(weights="held_out"))
+    committee = Committee(vllm_engine, TASK, readers, weighed, shots)
+    read = committee.probabilities(TEXTS)
+    assert set(committee.evidence) == {"adapters", "in context"}
+    assert committee.evidence["adapters"].num_texts > 0
+    assert read.sum(axis=1) == pytest.approx(np.ones(len(TEXTS)))
+    again = Committee(vllm_engine, TASK, readers, weighed, shots)
+    assert np.abs(again.probabilities(TEXTS) - read).max() < 0.02, "the same but for rounding in other batches"
+    unweighed = Committee(vllm_engine, TASK, readers, SETTINGS, shots)
+    unweighed.probabilities(TEXTS)
+    assert unweighed.evidence == {}

@@ -153,7 +153,7 @@ def test_a_corpus_says_of_each_row_what_was_asked_for() -> None:
 def test_a_corpus_keeps_what_was_listed_and_says_so_on_its_card(tmp_path: Path) -> None:
     corpus = PRESETS["corpus"]
     generate = msgspec.structs.replace(corpus.generate, per_class=4, draws_per_round=8)
-    varied = VarietySettings(attributes=True, shots_shown=2, suppress=1.0)
+    varied = VarietySettings(mixed=0.0, attributes=True, shots_shown=2, suppress=1.0)
     wanted = msgspec.structs.replace(
         corpus, generate=generate, variety=varied, annotate=AnnotateSettings(annotator="none")
     )

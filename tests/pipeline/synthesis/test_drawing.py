@@ -8,7 +8,7 @@ from fourshot.engine.core import Engine, EngineSettings
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.loop.rounds import draw_round
 from fourshot.pipeline.synthesis.overuse import WordUse
-from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings, VarietySettings
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, VarietySettings
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
@@ -81,3 +81,15 @@ def test_words_that_earlier_rounds_over_used_are_pushed_down(vllm_engine: Engine
         return sum(" I " in f" {one.text} " for one in drawn)
 
     assert with_word([]) > with_word(["I"] * 40)
+
+
+def test_half_of_the_prompts_of_a_run_that_learns_all_texts_ask_for_no_class() -> None:
+    engine = FakeEngine(EngineSettings(model="fake"))
+    soft = msgspec.structs.replace(settings(draws_per_round=60), annotate=AnnotateSettings(targets="soft"))
+    drawn = draw_round(engine, TASK, SHOTS, soft, 0, TWO)
+    mixed = [one for one in drawn if one.mixed]
+    assert 0.3 < len(mixed) / len(drawn) < 0.7
+    assert len({one.prompt_hash for one in mixed}) <= 16, "few enough for the engine to have them cached"
+    assert any(len({SHOTS[index].label for index in one.shots}) > 2 for one in mixed)
+    assert all({SHOTS[index].label for index in one.shots} == {one.label} for one in drawn if not one.mixed)
+    assert not any(one.mixed for one in draw_round(engine, TASK, SHOTS, settings(draws_per_round=20), 0, TWO))

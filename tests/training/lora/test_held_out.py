@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.runs.trainings import hold_out
-from fourshot.pipeline.tasks.types import Example
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.train import LoraTrainer
@@ -50,7 +49,7 @@ def test_a_held_out_label_that_is_none_is_refused(trainer: LoraTrainer, tmp_path
 
 @pytest.mark.parametrize(("share", "held"), [(0.0, 0), (0.1, 1), (0.25, 2), (0.5, 5)])
 def test_a_share_of_each_class_is_held_out(share: float, held: int) -> None:
-    examples = [Example(text=f"{label} {number}", label=label) for number in range(10) for label in ("warm", "cold")]
+    examples = [TrainingExample(prompt=str(number), target=target) for number in range(10) for target in (0, 1)]
     seen, unseen = hold_out(examples, share)
-    assert sorted(one.text for one in [*seen, *unseen]) == sorted(one.text for one in examples)
-    assert [sum(one.label == label for one in unseen) for label in ("warm", "cold")] == [held, held]
+    assert sorted([*seen, *unseen], key=str) == sorted(examples, key=str)
+    assert [sum(one.target == target for one in unseen) for target in (0, 1)] == [held, held]

@@ -79,7 +79,7 @@ def test_the_papers_preset_is_what_the_paper_says() -> None:
         ({"num_epochs": -1.0}, "num_epochs"),
         ({"max_steps": -1}, "max_steps"),
         ({"lora_dropout": 1.0}, "lora_dropout"),
-        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": -0.1}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"warmup": 1.5}, "warmup"),
         ({"label_smoothing": 1.0}, "label_smoothing"),

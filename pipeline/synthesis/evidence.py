@@ -1,0 +1,106 @@
+"""What the shots themselves say of those who read: how far to believe each kind of reader. numpy and scipy only.
+
+Generated texts do not tell which reader is right: how often a reader agrees with the label that a text was drawn for
+ranks readers wrongly (docs/accuracy.md). The shots do, as far as a reader has not seen them: an adapter is asked about
+those it was not trained on, the base model about those that its prompt leaves out.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fourshot.engine import calibration as calibrations
+from fourshot.engine.calibration import Calibration
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DOUBT = 1e-4  # probability that a reader leaves to every label
+CAUTION = 1.0  # how strongly weights are held to equal ones, in nats at e times an equal weight or an e-th of it
+
+
+class KindEvidence(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one kind of reader: adapters, or the base model in context."""
+
+    weight: float  # of its mean log-probability
+    accuracy: float  # on held-out shots, 0 to 1
+    loss: float  # there, nats
+    num_texts: int
+
+
+def shot_folds(labels: Sequence[str], num_folds: int) -> list[int | None]:
+    """The fold of each shot: those of a class are dealt out evenly, in their order.
+
+    None: never left out, because it is the only one of its class, or because there are fewer than two folds.
+    """
+    counts, seen = Counter(labels), Counter[str]()
+    folds: list[int | None] = []
+    for label in labels:
+        folds.append(seen[label] % num_folds if counts[label] > 1 and num_folds > 1 else None)
+        seen[label] += 1
+    return folds
+
+
+def bounded_log(probabilities: "np.ndarray") -> "np.ndarray":
+    """Log-probabilities that do not fall without end: no single reader is to outvote all others."""
+    import numpy as np
+
+    return np.log(probabilities + DOUBT)
+
+
+def balanced_prior(held_out: "np.ndarray") -> Calibration:
+    """Which labels a reader prefers, from its log-probabilities [num_texts, num_labels] for equally many of each label.
+
+    A text of every label for certain is added, so that few texts are not believed entirely.
+    """
+    import numpy as np
+
+    num_texts, num_labels = held_out.shape
+    mean = (calibrations.normalise(held_out).sum(axis=0) + 1) / (num_texts + num_labels)
+    return Calibration(method="batch", log_prior=tuple(float(value) for value in np.log(mean)))
+
+
+def weigh(held_out: "Mapping[str, np.ndarray]", targets: "np.ndarray") -> dict[str, KindEvidence]:
+    """How much the mean log-probability of each kind counts; sums of weights below one take certainty away.
+
+    ``held_out``: by kind, log-probabilities [num_texts, num_labels] for texts it has not seen; ``targets``: the indices
+    of their labels, [num_texts]. The weights are those
+    under which the committee finds ``targets`` likeliest, held to equal ones as the texts are few. Source: Satopaa et
+    al. 2014, "Combining multiple probability predictions using a simple logit model" (weights that need not sum to
+    one), and Wolpert 1992, "Stacked generalization".
+    """
+    import numpy as np
+    from scipy.optimize import minimize  # type: ignore[import-untyped]
+
+    kinds, rows = list(held_out), np.arange(len(targets))
+    stacked = np.stack([held_out[kind] for kind in kinds])  # [num_kinds, num_texts, num_labels]
+
+    def loss(probabilities: "np.ndarray") -> float:
+        return float(-np.log(probabilities[rows, targets]).sum())
+
+    def regret(log_factors: "np.ndarray") -> float:
+        weights = np.exp(log_factors) / len(kinds)
+        pooled = calibrations.normalise(np.tensordot(weights, stacked, axes=1))
+        return loss(pooled + 1e-12) + CAUTION * float((log_factors**2).sum())
+
+    found = minimize(regret, np.zeros(len(kinds)), method="L-BFGS-B", bounds=[(-3.0, 1.0)] * len(kinds))
+    evidence = {}
+    for kind, log_factor in zip(kinds, found.x, strict=True):
+        alone = calibrations.normalise(held_out[kind])
+        evidence[kind] = KindEvidence(
+            weight=float(np.exp(log_factor) / len(kinds)),
+            accuracy=float((alone.argmax(axis=1) == targets).mean()),
+            loss=loss(alone + 1e-12) / len(targets),
+            num_texts=len(targets),
+        )
+    return evidence
+
+
+def describe(evidence: Mapping[str, KindEvidence]) -> str:
+    """One line for people."""
+    return ", ".join(
+        f"{kind} weigh {one.weight:.2f} ({one.accuracy:.0%} of {one.num_texts} held-out shots)"
+        for kind, one in evidence.items()
+    )

@@ -1,0 +1,95 @@
+"""What the classifier is trained on where it learns what a committee says of each text."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells
+from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, shot_orders, shots_left_out
+from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Example
+from fourshot.training.lora.settings import PRESETS as TRAINING_PRESETS
+from fourshot.training.lora.settings import LoraSettings, rate_by_size
+
+TASK = load_task("support_tickets")
+NAMES = TASK.label_names
+SHOTS = tuple(Example(text=f"{name} number {number}", label=name) for number in range(4) for name in NAMES)
+
+
+def cell(**annotate: object) -> MethodCell:
+    soft = PRESETS["soft"]
+    settings = msgspec.structs.replace(soft, annotate=msgspec.structs.replace(soft.annotate, **annotate))
+    (one,) = method_cells(settings, ["fourshot"], [SeedExamples(seed=0, shots=SHOTS)], Path("nowhere"), flat=True)
+    return one
+
+
+def pair(number: int, label: str, predicted: str, kept: bool = True) -> tuple[Candidate, Verdict]:
+    candidate = Candidate(
+        id=f"r00-{number:06d}",
+        text=f"text {number}",
+        label=label,
+        round=0,
+        prompt_hash="0" * 12,
+        shots=(),
+        num_tokens=5,
+        cumulative_logprob=-9.0,
+        finish_reason="stop",
+    )
+    share = {name: 0.7 if name == predicted else 0.3 / (len(NAMES) - 1) for name in NAMES}
+    verdict = Verdict(
+        candidate_id=candidate.id, kept=kept, reason="kept" if kept else "low_confidence", predicted=predicted
+    )
+    return candidate, msgspec.structs.replace(verdict, probabilities=share)
+
+
+PAIRS = [pair(0, NAMES[0], NAMES[0]), pair(1, NAMES[0], NAMES[1]), pair(2, NAMES[1], NAMES[1], kept=False)]
+
+
+def test_a_text_is_learnt_as_the_committee_reads_it_whatever_it_was_drawn_for() -> None:
+    job = classifier_job(TASK, "abc", cell(), PAIRS)
+    first, second = job.examples[len(SHOTS) :]
+    assert (first.target, second.target) == (0, 1)
+    for example, likeliest in ((first, 0), (second, 1)):
+        assert isinstance(example.soft, tuple)
+        assert sum(example.soft) == pytest.approx(1)
+        assert example.soft.index(max(example.soft)) == likeliest
+    assert all(example.soft is msgspec.UNSET for example in job.examples[: len(SHOTS)]), "shots are known for certain"
+
+
+def test_where_labels_must_agree_the_intended_one_is_learnt_for_certain() -> None:
+    job = classifier_job(TASK, "abc", cell(targets="agreement"), PAIRS)
+    learnt = job.examples[len(SHOTS) :]
+    assert [example.target for example in learnt] == [0, 0]
+    assert all(example.soft is msgspec.UNSET for example in learnt)
+
+
+def test_every_shot_is_left_out_by_an_adapter_and_every_adapter_knows_every_class() -> None:
+    left_out = shots_left_out(cell())
+    assert sorted(index for part in left_out for index in part) == list(range(len(SHOTS)))
+    jobs = annotator_jobs(TASK, "abc", cell())
+    assert [len(job.examples) for job in jobs] == [len(SHOTS) - len(part) for part in left_out]
+    assert all({example.target for example in job.examples} == set(range(len(NAMES))) for job in jobs)
+    assert shots_left_out(cell(weights="equal")) == [()] * 4
+    assert {len(job.examples) for job in annotator_jobs(TASK, "abc", cell(weights="equal"))} == {len(SHOTS)}
+
+
+def test_prompts_in_context_show_all_shots_in_orders_of_their_own() -> None:
+    orders = shot_orders(len(SHOTS), 3, seed=0)
+    assert len(set(orders)) == 3
+    assert all(sorted(order) == list(range(len(SHOTS))) for order in orders)
+    assert shot_orders(len(SHOTS), 3, seed=1) != orders
+
+
+def test_where_the_whole_text_is_learnt_one_label_is() -> None:
+    whole = msgspec.structs.replace(cell().settings, train=TRAINING_PRESETS["paper"])
+    assert PRESETS["soft"].learns_soft and not whole.learns_soft and not RunSettings().learns_soft
+    assert [one.mixed_share for one in (PRESETS["soft"], whole, RunSettings())] == [0.5, 0.0, 0.0]
+
+
+def test_a_larger_base_learns_more_slowly() -> None:
+    assert LoraSettings().learning_rate == 0
+    assert rate_by_size(1_000_000) == rate_by_size(134_515_008) == 5e-4
+    assert rate_by_size(540_000_000) == pytest.approx(2.5e-4)

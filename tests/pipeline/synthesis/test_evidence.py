@@ -1,0 +1,54 @@
+"""What shots that a reader has not seen say of it."""
+
+import numpy as np
+import pytest
+
+from fourshot.engine import calibration as calibrations
+from fourshot.pipeline.synthesis.evidence import balanced_prior, describe, shot_folds, weigh
+
+TARGETS = np.array([0, 1, 2] * 4)
+
+
+def answers(right: float, wrong_ones: int = 0) -> np.ndarray:
+    """Log-probabilities [12, 3]: ``right`` for the target, but for the first ``wrong_ones`` texts, which go astray."""
+    said = np.where(np.arange(12) < wrong_ones, (TARGETS + 1) % 3, TARGETS)
+    rows = np.full((12, 3), (1 - right) / 2)
+    rows[np.arange(12), said] = right
+    return np.log(rows)
+
+
+def test_folds_deal_each_class_out_evenly_and_leave_no_class_without_a_shot() -> None:
+    labels = ["a", "b", "a", "b", "a", "c", "a"]
+    assert shot_folds(labels, 2) == [0, 0, 1, 1, 0, None, 1]
+    assert shot_folds(labels, 1) == [None] * 7
+
+
+def test_who_is_right_about_unseen_shots_counts_more() -> None:
+    evidence = weigh({"good": answers(0.8, 1), "poor": answers(0.8, 8)}, TARGETS)
+    assert evidence["good"].weight > 2 * evidence["poor"].weight
+    assert evidence["good"].accuracy == pytest.approx(11 / 12)
+    assert evidence["poor"].accuracy == pytest.approx(4 / 12)
+    assert evidence["good"].num_texts == 12
+    assert "good weigh" in describe(evidence) and "92% of 12" in describe(evidence)
+
+
+def test_who_is_certain_and_often_wrong_is_believed_less_than_who_is_unsure_and_as_often_wrong() -> None:
+    certain, unsure = (weigh({"one": answers(sure, 4)}, TARGETS)["one"] for sure in (0.9998, 0.7))
+    assert certain.weight < 0.5 * unsure.weight
+    pooled = calibrations.normalise(certain.weight * answers(0.9998, 4))
+    assert 0.55 < pooled.max(axis=1).mean() < 0.95, "of twelve texts four are wrong, and so it says"
+
+
+def test_few_shots_move_weights_less_than_many() -> None:
+    few = slice(0, 3)
+    little = weigh({"good": answers(0.9)[few], "poor": answers(0.9, 12)[few]}, TARGETS[few])
+    much = weigh({"good": answers(0.9), "poor": answers(0.9, 12)}, TARGETS)
+    assert 0.5 < little["good"].weight < much["good"].weight
+    assert 0.5 > little["poor"].weight > much["poor"].weight
+
+
+def test_a_label_that_is_always_preferred_is_preferred_no_more() -> None:
+    biased = np.log(calibrations.normalise(answers(0.5) + np.array([2.0, 0.0, 0.0])))
+    assert (biased.argmax(axis=1) == 0).all()
+    calibrated = calibrations.apply(balanced_prior(biased), biased)
+    assert (calibrated.argmax(axis=1) == TARGETS).all()
