@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-# What a model says for a label (`engine.labels`). word: the label's word, whole. token: a token of the label's own.
-Verbalizer = Literal["word", "token"]
+# What a model says for a label (`engine.labels`). word: the label's word, whole. prefix: the word's first tokens, up to
+# the one that tells it apart. token: a token of the label's own.
+Verbalizer = Literal["word", "prefix", "token"]
 
 
 class SamplingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,5 +1,6 @@
 """What a model says for each label: whole words, scored by a trie, or tokens of one step."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise, product
 from typing import TYPE_CHECKING
@@ -78,7 +79,15 @@ def label_tokens(
             raise InputError(
                 f"The label words {list(words)} stay ambiguous even with a line end after them. Rename one."
             )
+    if verbalizer == "prefix":
+        ids = _distinct_prefixes(ids)
     return LabelTokens(words=tuple(words), ids=tuple(ids), terminated=terminated)
+
+
+def _distinct_prefixes(ids: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Of each label, the tokens up to the first that no other label has after the same ones."""
+    beginnings = Counter(label[:length] for label in ids for length in range(1, len(label) + 1))
+    return [next(label[:n] for n in range(1, len(label) + 1) if beginnings[label[:n]] == 1) for label in ids]
 
 
 def _own_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[tuple[int, ...]]) -> list[int]:

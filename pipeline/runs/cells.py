@@ -74,10 +74,10 @@ def _cell(
         method=method,
         seed=examples.seed,
         settings=settings,
-        # What was not trained needs the instruction, and knows nothing but words.
+        # What was not trained needs the instruction, and knows words alone.
         form=PromptFormat(
             wording=settings.wording if method.trained else "task",
-            verbalizer=settings.learnt_verbalizer if method.trained else "word",
+            verbalizer=settings.learnt_verbalizer if method.trained else settings.base_verbalizer,
             max_text_words=settings.max_text_words,
             chat=chat,
         ),

@@ -214,6 +214,7 @@ class Experiment:
             self.settings.max_text_words,
             self._test_hash,
             *((cell.form.version, cell.form.chat) if cell.form.chat else ()),
+            *((cell.form.verbalizer,) if cell.form.verbalizer == "prefix" else ()),
         )
         return EvaluationCell(
             out=str((self.root / "scores" / f"{cell.name}-{_content_hash(decides)}.json").resolve()),

@@ -48,14 +48,16 @@ class InContextAnnotator:
         chat: ChatTurns | None = None,
     ) -> None:
         self._engine, self._task = engine, task
-        self._form = PromptFormat(max_text_words=settings.max_text_words, chat=chat)
+        self._form = PromptFormat(
+            verbalizer=settings.base_verbalizer, max_text_words=settings.max_text_words, chat=chat
+        )
         shown = shots_that_fit(engine, task, shots, self._form, [longest_text(shots, settings.filter)])
         self._context = context(task, shown, self._form)
 
     def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""
         prompts = [self._context + question(text, self._form) for text in texts]
-        return self._engine.score(prompts, self._task.label_words)
+        return self._engine.score(prompts, self._task.label_words, None, self._form.verbalizer)
 
 
 class Reader(msgspec.Struct, frozen=True, kw_only=True):

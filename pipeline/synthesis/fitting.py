@@ -15,6 +15,8 @@ def shots_that_fit(
 
     All of them, wherever they fit.
     """
+    if not shots:
+        return ()
     longest = max(zip(engine.count_tokens(texts), texts, strict=True))[1]
     turns = in_turn(task, shots)
 
@@ -26,7 +28,7 @@ def shots_that_fit(
         (tokens,) = engine.count_tokens([reading_prompt(task, longest, form, first(number))])
         return tokens + ANSWER_TOKENS <= engine.settings.max_model_len
 
-    if not shots or fits(len(turns)):
+    if fits(len(turns)):
         return tuple(shots)
     least, most = 0, len(turns)  # fits, does not fit
     while most - least > 1:

@@ -132,7 +132,10 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     train: LoraSettings = TRAINING_PRESETS["default"]
     wording: Wording = "task"  # of the classifier's prompt, in training and serving; "bare" leaves out the instruction
     prompt_style: PromptStyle = "plain"  # chat: through the base's chat template; auto: what reads the shots better
-    verbalizer: Verbalizer = "token"  # what adapters learn to say for a label: a token of its own, or its whole word
+    # What adapters learn to say for a label: a token of its own, or its whole word.
+    verbalizer: Literal["token", "word"] = "token"
+    # What a base without an adapter is asked for: whole words, or as much as tells them apart, in fewer requests.
+    base_verbalizer: Literal["word", "prefix"] = "word"
     shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
     max_text_words: int = MAX_TEXT_WORDS  # longer texts are cut, the same in training and serving
     test_limit: int = 0  # test texts to measure on, 0 for all

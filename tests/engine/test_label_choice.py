@@ -53,6 +53,16 @@ def test_codes_are_no_part_of_a_word_and_may_run_out(by_word: PreTrainedTokenize
         said(by_word, *grid, "set radio", "query radio", "play radio")
 
 
+def test_a_prefix_ends_where_it_tells_its_word_apart(by_word: PreTrainedTokenizerBase) -> None:
+    words = ["set alarm", "set music", "play radio food", "query cat"]
+    whole, prefix = (label_tokens(by_word, words, verbalizer) for verbalizer in ("word", "prefix"))
+    assert [by_word.decode(list(ids)).strip() for ids in prefix.ids][:3] == ["set alarm", "set music", "play"]
+    assert all(long[: len(short)] == short for long, short in zip(whole.ids, prefix.ids, strict=True))
+    assert len(set(prefix.ids)) == len(words)
+    assert len(prefix.questions(128)) < len(whole.questions(128))
+    assert label_tokens(by_word, ["set", "play"], "prefix") == label_tokens(by_word, ["set", "play"])
+
+
 def test_words_of_one_token_say_themselves(tokenizer: PreTrainedTokenizerBase) -> None:
     words = ["positive", "negative", "neutral"]
     assert label_tokens(tokenizer, words, "token") == label_tokens(tokenizer, words)

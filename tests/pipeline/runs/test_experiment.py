@@ -1,11 +1,11 @@
 """What an experiment trains and measures, told by its stages: nothing is trained here."""
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
 
-from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
@@ -42,7 +42,7 @@ def begun(
     *methods: str,
     wording: Wording = "task",
     prompt_style: PromptStyle = "plain",
-    verbalizer: Verbalizer = "token",
+    verbalizer: Literal["token", "word"] = "token",
 ) -> Experiment:
     """An experiment with one seed whose texts are there and kept, and whose committee reads the shots alone."""
     folder.mkdir()
