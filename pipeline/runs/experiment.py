@@ -160,8 +160,7 @@ class Experiment:
 
     def annotator_results(self, writer: MethodCell) -> list[TrainingResult]:
         """The finished trainings of the adapters that re-label for this method."""
-        results = [finished(self.store, job) for job in self.annotator_jobs(writer)]
-        return [result for result in results if result is not None]
+        return [result for job in self.annotator_jobs(writer) if (result := finished(self.store, job))]
 
     def readers(self, writer: MethodCell) -> tuple[Reader, ...]:
         """The finished adapters of the committee, each with what it is to read and how."""
@@ -176,7 +175,7 @@ class Experiment:
         ]
         if annotate.annotator == "adapters":
             readers += [
-                Reader(adapter=None, shown=order, chat=chat)
+                Reader(adapter=None, shown=order, chat=chat, verbalizer=writer.settings.base_verbalizer)
                 for order in shot_orders(len(writer.shots), annotate.in_context, writer.seed)
             ]
         readers += [
