@@ -80,6 +80,6 @@ def test_in_chat_what_prompts_share_is_computed_once(vllm_engine: Engine, model:
     answered = answer(vllm_engine, TASK, many, form=in_chat, shots=TEST)
     plain = answer(vllm_engine, TASK, many, form=PLAIN, shots=TEST)
     assert answered.prompt_tokens > plain.prompt_tokens
-    whole_blocks = (answered.prompt_tokens // len(many) - 32) // 32 * 32
-    assert answered.cached_tokens >= (len(many) - 1) * (whole_blocks - 32) > 0
+    # The template's own system prompt is shorter than a block of the cache: what is found there has shots in it.
+    assert answered.cached_tokens >= (len(many) - 1) * 32
     assert np.exp(answered.logprobs).sum(axis=1).min() > 0.01, "the labels are what is said after the open answer"
