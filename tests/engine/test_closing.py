@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-KV_CACHE_BYTES = 1 << 30
+KV_CACHE_BYTES = 256 << 20
 
 SCRIPT = f"""
 import json, sys

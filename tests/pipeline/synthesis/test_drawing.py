@@ -48,8 +48,8 @@ def test_of_two_tries_the_likelier_is_kept(vllm_engine: Engine) -> None:
     def likelihood(drawn: list[Candidate]) -> float:
         return sum(one.cumulative_logprob / one.num_tokens for one in drawn) / len(drawn)
 
-    once, twice = (draw(vllm_engine, settings(keep_likelier_of=tries, draws_per_round=24)) for tries in (1, 2))
-    assert len(once) == len(twice) == 48
+    once, twice = (draw(vllm_engine, settings(keep_likelier_of=tries, draws_per_round=10)) for tries in (1, 2))
+    assert len(once) == len(twice) == 20
     assert likelihood(twice) > likelihood(once)
 
 
@@ -72,7 +72,7 @@ def test_shots_can_keep_one_order_or_be_drawn_anew() -> None:
 def test_words_that_earlier_rounds_over_used_are_pushed_down(vllm_engine: Engine) -> None:
     def with_word(kept: list[str]) -> int:
         strong = msgspec.structs.replace(
-            settings(draws_per_round=32, max_tokens=24), variety=VarietySettings(suppress=20.0)
+            settings(draws_per_round=16, max_tokens=24), variety=VarietySettings(suppress=20.0)
         )
         vllm_engine.reset_prefix_cache()
         use = WordUse(SHOTS, TWO[0], strength=20.0)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import psutil
@@ -22,8 +23,8 @@ from tests.training import notes
 from tests.waiting import wait_for
 
 AUTO = Placement(ray="auto")
-NUM_JOBS = 12
-STEPS = 70
+NUM_JOBS = 8
+STEPS = 40
 
 
 def job(seed: int, **changes: object) -> TrainingJob:
@@ -71,32 +72,37 @@ def weights(outcomes: list[TrainingResult | FailedJob]) -> list[str]:
     return [outcome.name for outcome in outcomes if isinstance(outcome, TrainingResult)]
 
 
+class Observed(NamedTuple):
+    """What was seen of a run of all jobs over Ray."""
+
+    names: list[str]  # so the contents, of all adapters
+    steps: dict[int, list[int]]  # by job, in the order in which they were told
+    most_at_once: int
+
+
 @pytest.fixture(scope="module")
-def undisturbed(four_gpus: None, tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The names, so the contents, of all adapters."""
-    names = weights(run_jobs_over_ray(tiny_model, JOBS, tmp_path_factory.mktemp("undisturbed"), AUTO))
-    assert len(set(names)) == NUM_JOBS
-    return names
-
-
-def test_four_jobs_run_at_once_and_tell_how_far_they_are(four_gpus: None, tiny_model: str, tmp_path: Path) -> None:
-    seen: dict[int, list[int]] = {}
+def undisturbed(four_gpus: None, tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Observed:
+    steps: dict[int, list[int]] = {}
     most = 0
 
     def on_step(number: int, step: int, planned: int, loss: float) -> None:
         nonlocal most
         assert planned == STEPS and loss > 0
-        seen.setdefault(number, []).append(step)
+        steps.setdefault(number, []).append(step)
         most = max(most, len(workers()))
 
-    outcomes = run_jobs_over_ray(tiny_model, JOBS[:6], tmp_path, AUTO, on_step)
-    assert len(weights(outcomes)) == 6
-    assert most == 4
-    assert seen and all(steps == sorted(steps) for steps in seen.values())
+    names = weights(run_jobs_over_ray(tiny_model, JOBS, tmp_path_factory.mktemp("undisturbed"), AUTO, on_step))
+    return Observed(names, steps, most)
+
+
+def test_four_jobs_run_at_once_and_tell_how_far_they_are(undisturbed: Observed) -> None:
+    assert len(set(undisturbed.names)) == NUM_JOBS
+    assert undisturbed.most_at_once == 4
+    assert undisturbed.steps and all(steps == sorted(steps) for steps in undisturbed.steps.values())
 
 
 def test_two_workers_killed_cost_nothing_but_time(
-    undisturbed: list[str], four_gpus: None, tiny_model: str, tmp_path: Path
+    undisturbed: Observed, four_gpus: None, tiny_model: str, tmp_path: Path
 ) -> None:
     killed: list[int] = []
 
@@ -108,7 +114,7 @@ def test_two_workers_killed_cost_nothing_but_time(
 
     outcomes = run_jobs_over_ray(tiny_model, JOBS, tmp_path, AUTO, on_step)
     assert len(killed) == 2
-    assert weights(outcomes) == undisturbed
+    assert weights(outcomes) == undisturbed.names
     assert_each_is_there_once(tmp_path)
 
 
@@ -179,7 +185,7 @@ def test_a_job_that_fails_says_why_and_the_others_go_on(four_gpus: None, tiny_mo
     assert isinstance(last, FailedJob) and last.kind == "InputError" and "at least two labels" in last.message
 
 
-def test_a_store_that_has_everything_needs_no_cluster(tiny_model: str, tmp_path: Path, undisturbed: list[str]) -> None:
+def test_a_store_that_has_everything_needs_no_cluster(tiny_model: str, tmp_path: Path) -> None:
     assert run_jobs_over_ray(tiny_model, [], tmp_path, Placement(ray="no-such-host:1")) == []
 
 

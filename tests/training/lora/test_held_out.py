@@ -13,7 +13,7 @@ from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
 
-SETTINGS = LoraSettings(min_steps=12, max_steps=12, batch_size=4)
+SETTINGS = LoraSettings(min_steps=8, max_steps=8, batch_size=4)
 GIVEN = notes.examples()
 AGREEING = notes.examples(("Steam over a bath.", "July in the desert."), ("Icicles hang from the roof.", "Sleet."))
 CONTRADICTING = [TrainingExample(prompt=one.prompt, target=1 - one.target) for one in GIVEN]
@@ -29,15 +29,15 @@ def weights(result: TrainingResult) -> dict[str, torch.Tensor]:
 
 def test_they_choose_the_pass(trainer: LoraTrainer, tmp_path: Path) -> None:
     plain = trained(trainer, tmp_path, [])
-    assert plain.held_out_losses == () and plain.best_step == 12
+    assert plain.held_out_losses == () and plain.best_step == 8
     misled = trained(trainer, tmp_path, CONTRADICTING)
     steps, losses = zip(*misled.held_out_losses, strict=True)
-    assert steps == (2, 4, 6, 8, 10, 12)  # a pass is two batches
-    assert misled.best_step == steps[losses.index(min(losses))] < 12, "the better it learns, the worse these are"
+    assert steps == (2, 4, 6, 8)  # a pass is two batches
+    assert misled.best_step == steps[losses.index(min(losses))] < 8, "the better it learns, the worse these are"
     assert misled.losses == plain.losses and misled.name != plain.name
     helped = trained(trainer, tmp_path, AGREEING)
     assert helped.best_step > misled.best_step
-    if helped.best_step == 12:
+    if helped.best_step == 8:
         assert all(torch.equal(one, weights(plain)[name]) for name, one in weights(helped).items())
 
 
