@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CHROMIUM = shutil.which("chromium")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: while it is open, a loop of asyncio runs, and no other test can run one
 def browser() -> Iterator["Browser"]:
     if CHROMIUM is None:
         pytest.skip("needs chromium (Debian: chromium)")
