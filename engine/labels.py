@@ -94,18 +94,18 @@ def _own_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[tuple[int, .
     """One token for each label, no two the same: one of its word that tells it apart, else a code.
 
     ``ids``: of the words. A word of one token keeps it. Each other one takes its first token that no label has yet and
-    that no other label without a token has in the same place; tokens without a letter or digit come last.
+    that no other label without a token has in the same place; tokens without a letter or digit come last, and blanks
+    are none.
     """
     own: dict[int, int] = {label: word[0] for label, word in enumerate(ids) if len(word) == 1}
-    readable = {
-        token: any(character.isalnum() for character in tokenizer.decode([token])) for word in ids for token in word
-    }
+    shown = {token: tokenizer.decode([token]).strip() for word in ids for token in word}
+    readable = {token: any(character.isalnum() for character in text) for token, text in shown.items()}
     for wanted in (True, False):
         for place in range(max(map(len, ids))):
             taken = set(own.values())
             offers: dict[int, list[int]] = {}
             for label, word in enumerate(ids):
-                if label not in own and place < len(word) and readable[word[place]] == wanted:
+                if label not in own and place < len(word) and shown[word[place]] and readable[word[place]] == wanted:
                     offers.setdefault(word[place], []).append(label)
             own |= {labels[0]: token for token, labels in offers.items() if len(labels) == 1 and token not in taken}
     codes = _codes(tokenizer, {token for word in ids for token in word})
@@ -122,7 +122,9 @@ def _codes(tokenizer: "PreTrainedTokenizerBase", avoided: set[int]) -> Iterator[
     anchor, *whole = encode_prompts(tokenizer, [ANCHOR, *(f"{ANCHOR} {text}" for text in texts)])
     unwanted = {*tokenizer.all_special_ids, *avoided}
     single = (ids[-1] for ids in whole if ids[:-1] == anchor)
-    yield from dict.fromkeys(token for token in (*single, *range(tokenizer.vocab_size)) if token not in unwanted)
+    for token in dict.fromkeys((*single, *range(tokenizer.vocab_size))):
+        if token not in unwanted and tokenizer.decode([token]).strip():
+            yield token
     raise InputError(
         f"This model's tokenizer has {tokenizer.vocab_size} tokens, too few for a token for each label. Take another "
         "base model, or let adapters learn whole words (verbalizer=word)."
