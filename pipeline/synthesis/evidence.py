@@ -1,7 +1,7 @@
 """What the shots themselves say of those who read: how far to believe each kind of reader. numpy and scipy only.
 
 Generated texts do not tell which reader is right: how often a reader agrees with the label that a text was drawn for
-ranks readers wrongly (docs/accuracy.md). The shots do, as far as a reader has not seen them: an adapter is asked about
+ranks readers wrongly (docs/training.md). The shots do, as far as a reader has not seen them: an adapter is asked about
 those it was not trained on, the base model about those that its prompt leaves out.
 """
 

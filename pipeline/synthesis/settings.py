@@ -161,7 +161,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 PRESETS: dict[str, RunSettings] = {
     "default": RunSettings(),
-    # Every well-formed text is learnt as a committee reads it: adapters and the base in context (docs/accuracy.md).
+    # Every well-formed text is learnt as a committee reads it: adapters and the base in context (docs/design.md).
     "soft": RunSettings(
         generate=GenerateSettings(per_class=100, draws_per_round=112),
         annotate=AnnotateSettings(targets="soft", weights="held_out", num_adapters=4, in_context=3, folds=0),
