@@ -142,11 +142,17 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     allow_short: bool = False  # go on with what there is where a class stalls below N
     allow_fewer_shots: bool = False  # go on where a class has fewer than k examples
 
+    def __post_init__(self) -> None:
+        if self.learns_soft and self.train.loss == "text":
+            raise InputError(
+                "train.loss is 'text', which learns one label of each text; annotate.targets is 'soft', which gives "
+                "each text a probability of every label. Set annotate.targets to 'agreement', or train.loss to 'label'."
+            )
+
     @property
     def learns_soft(self) -> bool:
-        """Whether texts are learnt with a probability of each label: as text, only one label can be learnt."""
-        annotate = self.annotate
-        return annotate.targets == "soft" and annotate.annotator != "none" and self.train.loss == "label"
+        """Whether texts are learnt with a probability of each label."""
+        return self.annotate.targets == "soft" and self.annotate.annotator != "none"
 
     @property
     def mixed_share(self) -> float:

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells
 from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, shot_orders, shots_left_out
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
@@ -83,10 +84,11 @@ def test_prompts_in_context_show_all_shots_in_orders_of_their_own() -> None:
     assert shot_orders(len(SHOTS), 3, seed=1) != orders
 
 
-def test_where_the_whole_text_is_learnt_one_label_is() -> None:
-    whole = msgspec.structs.replace(cell().settings, train=TRAINING_PRESETS["paper"])
-    assert PRESETS["soft"].learns_soft and not whole.learns_soft and not RunSettings().learns_soft
-    assert [one.mixed_share for one in (PRESETS["soft"], whole, RunSettings())] == [0.5, 0.0, 0.0]
+def test_soft_labels_and_the_loss_on_the_whole_text_exclude_each_other() -> None:
+    with pytest.raises(InputError, match=r"annotate\.targets is 'soft'"):
+        msgspec.structs.replace(PRESETS["soft"], train=TRAINING_PRESETS["paper"])
+    assert PRESETS["soft"].learns_soft and not RunSettings().learns_soft
+    assert [one.mixed_share for one in (PRESETS["soft"], RunSettings())] == [0.5, 0.0]
 
 
 def test_a_larger_base_learns_more_slowly() -> None:
