@@ -24,6 +24,15 @@ class Fault(msgspec.Struct, frozen=True):
         return f"{self.where}: {self.what}" + (f" {self.remedy}" if self.remedy else "")
 
 
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of one file that were not used, and why."""
+
+    reason: str  # a key, such as "broken_json"
+    what: str  # completes "3 rows ..."
+    count: int
+    lines: tuple[int, ...]  # of the first ones, as `Table.rows` counts
+
+
 def error(where: object, what: str, remedy: str = "") -> Fault:
     return Fault("error", str(where), what, remedy)
 

@@ -10,35 +10,54 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.faults import Fault, error, raise_errors, read_text
+from fourshot.pipeline.tasks.faults import Fault, LeftOut, error, raise_errors, read_text
 
 EXTENSIONS = (".jsonl", ".csv", ".tsv", ".parquet")
 DELIMITERS = ",;\t|"
 
 
+class ReadSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file does not say of itself for sure."""
+
+    encoding: str = ""  # "" means: by the byte-order mark, else UTF-8
+    header: bool | None = (
+        None  # False: no line of column names, they are "1", "2", ...; None: a doubtful one is asked for
+    )
+    skip_broken: bool = False  # rows that cannot be read are left out and counted; else they are errors
+
+
+AS_FOUND = ReadSettings()
+
+
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows as they were read, in file order."""
+    """Rows as they were read, in file order. Every row of the file is in ``rows`` or counted in ``left_out``."""
 
     path: str
     columns: tuple[str, ...]
     rows: dict[int, dict[str, Any]]  # by 1-based line, or by row number where there are no lines (Parquet, hub)
     class_names: dict[str, tuple[str, ...]] = {}  # per column, what its integers stand for, where the data says so
+    unit: Literal["line", "row"] = "line"  # what the keys of ``rows`` count
+    left_out: tuple[LeftOut, ...] = ()
+    notices: tuple[Fault, ...] = ()  # warnings and notes: how the file was understood where that was not plain
 
 
-def read_table(path: Path) -> Table:
-    """Read a table; raises `InputError` with all faults of the file."""
-    table, faults = scan_table(path)
+def read_table(path: Path, settings: ReadSettings = AS_FOUND) -> Table:
+    """Read a table; raises `InputError` with all errors of the file."""
+    table, faults = scan_table(path, settings)
     raise_errors(faults)
     return table
 
 
-def scan_table(path: Path) -> tuple[Table, list[Fault]]:
-    """Read what can be read, and list what cannot. A table with an error among its faults must not be used."""
+def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, list[Fault]]:
+    """Read what can be read; and every fault, errors first, then the table's notices and what was left out.
+
+    A table with an error among its faults must not be used.
+    """
     empty = Table(path=str(path), columns=(), rows={})
     if not path.is_file():
         return empty, [error(path, "no such file.", "Check the path.")]
