@@ -23,20 +23,64 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
 @command(
     "tasks new",
     argument("table", "TABLE", "a JSONL, CSV, TSV or Parquet file"),
-    argument("--out", "FOLDER", "default: the table's name without its ending"),
+    argument("--out", "FOLDER", "default: the task's name, or the table's without its ending"),
     argument("--name", "NAME", "of the task (default: the table's)"),
-    argument("--text-column", "NAME", "default: found by its name or by what is in it"),
+    argument(
+        "--text-column",
+        "NAME",
+        "default: found by its name and by what is in it; several are joined to one text",
+        action="append",
+        default=[],
+    ),
     argument("--label-column", "NAME", "default: found by its name or by what is in it"),
+    argument("--verdict-column", "NAME", "what an annotation tool keeps of a person's accept or reject; or none"),
+    argument("--missing-label", "LABEL", "means that a row has no label: leave it out", action="append", default=[]),
+    flag("--merge-labels", "make labels that read the same one class, such as Bug and bug"),
+    flag("--skip-broken", "leave out, and count, rows that cannot be read or have no label or several"),
     argument("--seed", "SEED", "draws the test split (default: 0)", type=int, default=0),
 )
 def new(options: Options, terminal: Terminal) -> None:
     """Write a task folder from a table of texts and labels."""
-    from fourshot.pipeline.tasks.new_task import new_task
+    from fourshot.pipeline.tasks.faults import counted, shorten
+    from fourshot.pipeline.tasks.new_task import MADE_FROM, new_task
+    from fourshot.pipeline.tasks.table_files import ReadSettings
+    from fourshot.pipeline.tasks.usable_rows import TableChoices
 
-    out = options.out or Path(options.table).stem
-    path = new_task(options.table, out, options.name, options.text_column, options.label_column, options.seed)
-    terminal.result("result", {"task_file": path})
-    terminal.say(f"Wrote {path}. Make its instruction, noun and label words fit, then: {program()} tasks check {path}")
+    choices = TableChoices(
+        text_columns=tuple(options.text_column),
+        label_column=options.label_column,
+        verdict_column=options.verdict_column,
+        missing_labels=tuple(options.missing_label),
+        merge_labels=options.merge_labels,
+        reading=ReadSettings(skip_broken=options.skip_broken),
+    )
+    out = options.out or options.name or Path(options.table).stem
+    made = new_task(options.table, out, choices, options.name, options.seed)
+    terminal.result("result", made)
+    for kind, columns, others in (
+        ("texts", made.text_columns, made.other_text_columns),
+        ("labels", (made.label_column,), made.other_label_columns),
+    ):
+        also = f"; also possible: {shorten(map(repr, others))}" if others else ""
+        terminal.say(f"{kind}: column {' and '.join(map(repr, columns))}{also}")
+    terminal.say(f"classes: {shorten((f'{name} ({count})' for name, count in made.labels.items()), 12)}")
+    for notice in made.notices:
+        terminal.say(f"{notice.severity}: {notice}")
+    gone = sum(some.count for some in made.left_out)
+    terminal.say(f"{counted(made.rows, 'row')}: {made.train} for training, {made.test} for testing, {gone} left out")
+    for some in made.left_out:
+        terminal.say(f"  {counted(some.count, 'row')} {some.what}: line {shorten(some.lines)}")
+    if made.asked_words:
+        proposals = ", ".join(f"{word!r} for {name!r}" for name, word in made.asked_words.items() if word)
+        terminal.say(
+            f"warning: {shorten(map(repr, made.asked_words))} say nothing to a model: write a word for each into the "
+            f"task file.{f' Proposed: {proposals}.' if proposals else ''}"
+        )
+    left_out = f" What was left out: {Path(made.task_file).parent / MADE_FROM}." if gone else ""
+    terminal.say(
+        f"Wrote {made.task_file}.{left_out} Make its instruction, noun and label words fit, then: "
+        f"{program()} tasks check {made.task_file}"
+    )
 
 
 @command(

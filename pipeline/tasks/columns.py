@@ -1,51 +1,182 @@
-"""Which column of a table holds the texts, and which the labels."""
+"""Which column of a table holds the texts, which the labels, and which says that a person rejected a row."""
 
-from collections.abc import Callable, Sequence, Set
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.faults import shorten
+from fourshot.pipeline.tasks.label_cells import read_label
 from fourshot.pipeline.tasks.table_files import Table
 
 MOST_CLASSES = 100
 TEXT_NAMES = {"text", "sentence", "message", "body", "content", "question", "review", "comment"}
 TEXT_NAMES |= {"description", "utterance"}
 LABEL_NAMES = {"label", "class", "category", "intent", "topic", "target", "sentiment", "tag"}
+# Parts of the names of columns that say something about a row, and are no input or class where another column may be.
+ABOUT_A_ROW = {"id", "uuid", "idx", "index", "hash", "name", "author", "user", "username", "customer", "agent"}
+ABOUT_A_ROW |= {"annotator", "worker", "email", "url", "link", "date", "time", "timestamp", "created", "updated"}
+ABOUT_A_ROW |= {"file", "path", "address", "phone", "split", "userid", "answerid", "lead"}
+ACCEPTED = {"accept", "accepted", "approve", "approved", "submitted", "true", "yes", "1"}
+REJECTED = {"reject", "rejected", "ignore", "ignored", "skip", "skipped", "discard", "discarded", "draft", "pending"}
+PRODIGY = {"accept", "reject", "ignore"}  # Source: prodi.gy/docs, "answer" of an annotated task
+UNSPACED = re.compile("[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
-def find_columns(table: Table, text_column: str | None = None, label_column: str | None = None) -> tuple[str, str]:
-    """(text column, label column) of a table: those given, and a guess for those that are not.
+class Columns(NamedTuple):
+    """The columns that a task is made from, and those that might have been meant instead."""
 
-    A column's usual name counts first, then what is in it. Raises `InputError` with the columns there are where one is
-    missing, or where several might be meant.
+    texts: tuple[str, ...]  # joined by a line end where there are several
+    label: str
+    other_texts: tuple[str, ...] = ()
+    other_labels: tuple[str, ...] = ()
+    verdict: str = ""  # the column in which an annotation tool keeps whether the label was accepted
+
+
+def find_columns(
+    table: Table, text_columns: Sequence[str] = (), label_column: str | None = None, verdict_column: str | None = None
+) -> Columns:
+    """The columns of a table: those given, and those that its names and contents leave no doubt about.
+
+    ``verdict_column`` "none" says that there is none. Raises `InputError` with the columns there are where one is
+    missing, and with those that may be meant where there are several.
     """
-    there = ", ".join(repr(column) for column in table.columns)
-    for column in (text_column, label_column):
-        if column is not None and column not in table.columns:
+    there = shorten(map(repr, table.columns), 30)
+    for column in (*text_columns, label_column, verdict_column):
+        if column and column not in (*table.columns, *(["none"] if column is verdict_column else [])):
             raise InputError(f"{table.path} has no column {column!r}; the columns are {there}.")
-    texts = [text_column] if text_column else _guess(table, TEXT_NAMES, _looks_like_text, label_column)
-    labels = [label_column] if label_column else _guess(table, LABEL_NAMES, _looks_like_label, text_column)
-    if len(texts) == 1 and len(labels) == 1 and texts != labels:
-        return texts[0], labels[0]
-    wanted = " and ".join(kind for kind, columns in (("text", texts), ("label", labels)) if len(columns) != 1)
+    verdicts = [column for column in table.columns if _is_verdict(_values(table, column))]
+    labels = [label_column] if label_column else _label_columns(table, {*text_columns, *verdicts})
+    texts = _text_columns(table, set(labels) if len(labels) == 1 else set())
+    chosen_texts, chosen_labels = list(text_columns) or _decided(texts, "text"), _decided(labels, "label")
+    if chosen_texts and chosen_labels and chosen_labels[0] not in chosen_texts:
+        label = chosen_labels[0]
+        return Columns(
+            texts=tuple(chosen_texts),
+            label=label,
+            other_texts=_others(texts, {*chosen_texts, label}),
+            other_labels=_others(_label_columns(table, set(verdicts), by_name=False), {*chosen_texts, label}),
+            verdict=_verdict_column(table, [column for column in verdicts if column != label], verdict_column),
+        )
+    doubts = [
+        f"several may be the {kind}: {', '.join(_with_value(table, column) for column in columns)}"
+        for kind, columns, chosen in (("text", texts, chosen_texts), ("label", labels, chosen_labels))
+        if not chosen and len(columns) > 1
+    ]
+    wanted = " and ".join(kind for kind, chosen in (("text", chosen_texts), ("label", chosen_labels)) if not chosen)
+    named = [f"--{kind}-column NAME" for kind in ("text", "label") if not wanted or kind in wanted]
+    joined = " Several --text-column are joined to one text." if len(texts) > 1 and not chosen_texts else ""
     raise InputError(
         f"cannot tell which column of {table.path} is the {wanted or 'text and which the label'}; "
-        f"the columns are {there}. Name them: --text-column NAME --label-column NAME."
+        f"the columns are {there}.{''.join(f' Of these, {doubt}.' for doubt in doubts)}{_nested(table)} "
+        f"Name {'it' if chosen_texts or chosen_labels else 'them'}: {' '.join(named)}.{joined}"
     )
 
 
-def _guess(table: Table, names: Set[str], looks_right: Callable[[Sequence[Any]], bool], taken: str | None) -> list[str]:
-    """The columns that may be meant: by name if any is named so, else by what is in them."""
-    free = [column for column in table.columns if column != taken]
-    named = [column for column in free if column.lower() in names]
-    return named or [column for column in free if looks_right([row.get(column) for row in table.rows.values()])]
+def _others(columns: Sequence[str], taken: set[str]) -> tuple[str, ...]:
+    return tuple(column for column in columns if column not in taken and not _is_about_a_row(column))
+
+
+def _decided(columns: Sequence[str], name: str) -> list[str]:
+    """The column that is meant, where that is plain: the only one, or the one that is called by the usual name."""
+    usual = [column for column in columns if column.strip().lower() == name]
+    # "text" beside "text_pair" or "text2" is half of the input.
+    alike = [column for column in columns if column not in usual and column.strip().lower().startswith(name)]
+    return list(columns) if len(columns) == 1 else usual if len(usual) == 1 and (name == "label" or not alike) else []
+
+
+def _text_columns(table: Table, taken: set[str]) -> list[str]:
+    free = [column for column in table.columns if column not in taken]
+    named = [
+        column
+        for column in free
+        if column.strip().lower() in TEXT_NAMES and any(isinstance(value, str) for value in _values(table, column))
+    ]
+    return _plausible(table, free, named, _looks_like_text)
+
+
+def _label_columns(table: Table, taken: set[str], by_name: bool = True) -> list[str]:
+    free = [column for column in table.columns if column not in taken]
+    named = [column for column in free if column.strip().lower() in LABEL_NAMES]
+    if by_name and named:
+        return named
+    return _plausible(table, free, named, _looks_like_label)
+
+
+def _plausible(
+    table: Table, free: Sequence[str], named: Sequence[str], looks_right: Callable[[Sequence[Any]], bool]
+) -> list[str]:
+    """Columns that are named so or look so, in the table's order; those about a row only where there is no other."""
+    right = [column for column in free if column in named or looks_right(_values(table, column))]
+    return [column for column in right if column in named or not _is_about_a_row(column)] or right
+
+
+def _is_about_a_row(column: str) -> bool:
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower())
+    return not ABOUT_A_ROW.isdisjoint(words)
+
+
+def _values(table: Table, column: str) -> list[Any]:
+    return [row.get(column) for row in table.rows.values()]
 
 
 def _looks_like_text(values: Sequence[Any]) -> bool:
-    texts = [value for value in values if isinstance(value, str) and value.strip()]
-    spaced = sum(" " in text.strip() for text in texts)
-    return bool(texts) and spaced > len(values) / 2 and len(set(texts)) > len(texts) / 2
+    texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
+    # Words of letters, with blanks between them where the script has blanks: no dates, no sums.
+    worded = sum(bool(re.search(r"[^\W\d_]{2,}\S*\s+\S", text) or UNSPACED.search(text)) for text in texts)
+    return bool(texts) and worded > len(values) / 2 and len(set(texts)) > len(texts) / 2
 
 
 def _looks_like_label(values: Sequence[Any]) -> bool:
-    distinct = {str(value).strip() for value in values}
-    return 1 < len(distinct) <= min(MOST_CLASSES, len(values) / 2) and all(len(value) <= 40 for value in distinct)
+    filled = [text for value in values if (text := str(value).strip()) and _is_filled(value)]
+    distinct = set(filled)
+    fits = 1 < len(distinct) <= min(MOST_CLASSES, len(values) / 2) and all(len(value) <= 40 for value in distinct)
+    return fits and len(filled) >= len(values) / 2
+
+
+def _is_filled(value: Any) -> bool:
+    try:
+        return bool(read_label(value).labels)
+    except ValueError:
+        return False
+
+
+def _words(values: Sequence[Any]) -> set[str]:
+    return {str(value).strip().casefold() for value in values if value is not None} - {""}
+
+
+def _is_verdict(values: Sequence[Any]) -> bool:
+    words = _words(values)
+    return not words.isdisjoint(REJECTED) and not words.isdisjoint(ACCEPTED) and words <= ACCEPTED | REJECTED
+
+
+def _verdict_column(table: Table, found: Sequence[str], given: str | None) -> str:
+    """The column with a person's verdict on each label: Prodigy's is known, the like is asked for."""
+    if given:
+        return "" if given == "none" and given not in table.columns else given
+    sure = [column for column in found if _words(_values(table, column)) <= PRODIGY]
+    if found and len(sure) != 1:
+        raise InputError(
+            f"{table.path}: {' and '.join(_with_value(table, column) for column in found)} may say which labels a "
+            f"person rejected. Then give --verdict-column {found[0]}: only accepted rows are used, the others counted. "
+            "If not, give --verdict-column none."
+        )
+    return sure[0] if sure else ""
+
+
+def _with_value(table: Table, column: str) -> str:
+    value = next((text for value in _values(table, column) if (text := " ".join(str(value or "").split()))), "")
+    return f"{column!r} ({value[:40]}{'...' if len(value) > 40 else ''})"
+
+
+def _nested(table: Table) -> str:
+    """What a row must look like, where a column holds objects or lists: the text is somewhere in them."""
+    first = next(iter(table.rows.values()), {})
+    nested = [column for column, value in first.items() if isinstance(value, list | dict)]
+    if not nested:
+        return ""
+    holds = "holds" if len(nested) == 1 else "hold"
+    return (
+        f" {', '.join(map(repr, nested))} {holds} lists or objects: take text and label out of them, so that a row "
+        'reads {"text": "...", "label": "..."}.'
+    )

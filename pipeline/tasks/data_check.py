@@ -38,7 +38,8 @@ def data_faults(task: Task, k: int) -> list[Fault]:
         splits[split] = cleaned.examples
         # Where a shots file is there, the train split is not drawn from: a class may be missing in it.
         fewest = k if split == "shots" or (split == "train" and "shots" not in splits) else 0
-        faults += _counts(task, table.path, split, cleaned.examples, fewest)
+        if not label_faults:  # else what is missing may be there under another label
+            faults += _counts(task, table.path, split, cleaned.examples, fewest)
     return faults + _overlaps(splits)
 
 

@@ -1,63 +1,104 @@
-"""A task folder from a table: a task file, and the rows split into train and test."""
+"""A task folder from a table: a task file, the rows split into train and test, and what was left out."""
 
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import append_lines, settle, staged_folder
-from fourshot.pipeline.tasks.columns import MOST_CLASSES, find_columns
-from fourshot.pipeline.tasks.faults import raise_errors, shorten
+from fourshot.pipeline.tasks.columns import MOST_CLASSES, Columns
+from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, note, shorten
+from fourshot.pipeline.tasks.label_words import label_word, propose_words, says_nothing
 from fourshot.pipeline.tasks.table_files import Table, read_table
-from fourshot.pipeline.tasks.tables import clean, read_rows
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import DataSource, Example, Label
+from fourshot.pipeline.tasks.types import Example
+from fourshot.pipeline.tasks.usable_rows import TableChoices, UsableRows, usable_rows
 
 TEST_SHARE = 0.2
 SHOTS_LEFT_FOR_TRAIN = 4  # a class gives rows to the test split only beyond these
+MADE_FROM = "made_from.json"
+UNDECIDED = TableChoices()
+
+
+class NewTask(msgspec.Struct, frozen=True, kw_only=True):
+    """What a table became: each of its rows is in the task or counted as left out. Kept beside the task."""
+
+    task_file: str
+    table: str
+    rows: int  # of the table
+    train: int
+    test: int
+    text_columns: tuple[str, ...]
+    label_column: str
+    verdict_column: str  # "" where there is none
+    other_text_columns: tuple[str, ...]  # that might have been meant
+    other_label_columns: tuple[str, ...]
+    labels: dict[str, int]  # name -> rows in the task
+    asked_words: dict[str, str]  # name of a label whose word says nothing to a model -> a proposal, "" for none
+    left_out: tuple[LeftOut, ...]
+    notices: tuple[Fault, ...]
 
 
 def new_task(
     table_path: str | Path,
     out_dir: str | Path,
+    choices: TableChoices = UNDECIDED,
     name: str | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
     seed: int = 0,
-) -> Path:
-    """Write a task folder from a JSONL, CSV, TSV or Parquet table; returns the path of the task file in it.
+) -> NewTask:
+    """Write a task folder from a table that `read_table` reads; returns what became of its rows.
 
-    The folder holds ``<name>.toml``, ``train.jsonl`` and ``test.jsonl``: a fifth of each class, drawn with ``seed``, is
-    for testing, as long as four rows of the class are left for training. ``name`` defaults to the table's. Columns are
-    guessed where there is no doubt. The folder appears complete or not at all.
+    The folder holds ``<name>.toml``, ``train.jsonl``, ``test.jsonl`` and `MADE_FROM`: a fifth of each class, drawn with
+    ``seed``, is for testing, as long as four rows of the class are left for training. ``name`` defaults to the table's.
+    Columns are guessed where there is no doubt. The folder appears complete or not at all.
 
-    Raises `InputError`: unreadable or empty table, columns in doubt, one class only, more than 100 classes, labels that
-    read the same, a folder that has something in it.
+    Raises `InputError`: unreadable or empty table, columns in doubt, rows that cannot be used, one class only, more
+    than 100 classes, labels that read the same, a folder that has something in it.
     """
     path, out = Path(table_path), Path(out_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(
             f"{out} exists and is not empty; nothing was written. Choose another folder, or remove this one."
         )
-    table = read_table(path)
-    text_column, label_column = find_columns(table, text_column, label_column)
-    examples = _examples(table, text_column, label_column)
     task_name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_") or "task" if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", task_name):
         raise InputError(f"{task_name!r} cannot be a task's name: letters, digits, '_', '-' and '.' are allowed.")
-    labels = _labels(examples, label_column)
-    train, test = split_by_label(examples, seed)
+    table = read_table(path, choices.reading)
+    usable = usable_rows(table, choices)
+    counts = _label_counts(usable)
+    proposals = propose_words(list(counts))
+    asked = {name: proposals.get(name, "") for name in counts if says_nothing(label_word(name))}
+    train, test = split_by_label(usable.examples, seed)
+    made = NewTask(
+        task_file=f"{task_name}.toml",
+        table=str(path),
+        rows=len(table.rows) + sum(some.count for some in table.left_out),
+        train=len(train),
+        test=len(test),
+        text_columns=usable.columns.texts,
+        label_column=usable.columns.label,
+        verdict_column=usable.columns.verdict,
+        other_text_columns=usable.columns.other_texts,
+        other_label_columns=usable.columns.other_labels,
+        labels=counts,
+        asked_words=asked,
+        left_out=usable.left_out,
+        notices=(*usable.notices, *_words_elsewhere(table, usable.columns, asked)),
+    )
     with staged_folder(out.parent, out.name) as staged:
         append_lines(staged / "train.jsonl", train)
         if test:
             append_lines(staged / "test.jsonl", test)
-        task_file = staged / f"{task_name}.toml"
-        task_file.write_text(_task_file(task_name, labels, path.name), encoding="utf-8")
+        (staged / MADE_FROM).write_bytes(msgspec.json.format(msgspec.json.encode(made)))
+        task_file = staged / made.task_file
+        task_file.write_text(_task_file(task_name, made, usable.examples), encoding="utf-8")
         load_task(task_file)
         settle(staged, out)
-    return out / task_file.name
+    return msgspec.structs.replace(made, task_file=str(out / made.task_file))
 
 
 def split_by_label(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
@@ -73,65 +114,73 @@ def split_by_label(examples: Sequence[Example], seed: int) -> tuple[list[Example
     return train, [examples[index] for index in sorted(chosen)]
 
 
-def label_word(name: str) -> str:
-    """The word a model reads for a label's name: "billing_issue", "billingIssue" -> "billing issue"."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
-    return " ".join(re.sub(r"[_\-/.:|]+", " ", spaced).split()).lower() or name
-
-
-def _examples(table: Table, text_column: str, label_column: str) -> list[Example]:
-    rows, faults = read_rows(DataSource(text_column=text_column, label_column=label_column), table)
-    raise_errors(faults)
-    if unlabelled := [line for line, example in rows if not example.label]:
-        raise InputError(
-            f"{table.path}: no label in line {shorten(unlabelled)}. Fill in {label_column!r} or remove the rows."
-        )
-    return clean("train", table.path, rows).examples
-
-
-def _labels(examples: Sequence[Example], column: str) -> list[Label]:
-    counts = Counter(example.label for example in examples)
+def _label_counts(usable: UsableRows) -> dict[str, int]:
+    """Rows per label, by name. Raises `InputError` where they are no classes of a task."""
+    column, counts = usable.columns.label, Counter(example.label for example in usable.examples)
+    left_out = "".join(f" {counted(some.count, 'row')} {some.what} left out." for some in usable.left_out)
     if len(counts) < 2:
         got = f"only {next(iter(counts))!r}" if counts else "nothing usable"
-        raise InputError(f"a task needs at least 2 classes; the column {column!r} has {got}. Is it the label column?")
-    if len(counts) > MOST_CLASSES or len(counts) > max(2, len(examples) / 2):
         raise InputError(
-            f"the column {column!r} has {len(counts)} different values in {len(examples)} rows; allowed are at most "
-            f"{MOST_CLASSES} classes, of two rows or more on average. Is it the label column? To name another: "
-            "--label-column NAME."
+            f"a task needs at least 2 classes; the column {column!r} has {got}. Is it the label column?{left_out}"
         )
-    by_word: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(counts):
-        by_word[label_word(name)].append(name)
-    if same := [names for names in by_word.values() if len(names) > 1]:
-        groups = "; ".join(" and ".join(map(repr, names)) for names in same)
-        raise InputError(f"labels that read the same: {groups}. Write each class in one way only, or rename one.")
-    return [Label(name=names[0], word=word) for word, names in by_word.items()]
+    if len(counts) > MOST_CLASSES or len(counts) > max(2, len(usable.examples) / 2):
+        raise InputError(
+            f"the column {column!r} has {len(counts)} different values in {len(usable.examples)} rows; allowed are at "
+            f"most {MOST_CLASSES} classes, of two rows or more on average. Is it the label column? To name another: "
+            f"--label-column NAME.{left_out}"
+        )
+    return {name: counts[name] for name in sorted(counts)}
 
 
-def _task_file(name: str, labels: Sequence[Label], table_name: str) -> str:
+def _words_elsewhere(table: Table, columns: Columns, asked: Mapping[str, str]) -> list[Fault]:
+    """A note of the column that has a word for each label, where the labels themselves say nothing."""
+    for column in columns.other_labels if asked else ():
+        pairs = {(str(row.get(columns.label)), str(row.get(column)).strip()) for row in table.rows.values()}
+        labels, words = map(set, zip(*pairs, strict=True))
+        if len(pairs) == len(labels) == len(words) and not any(map(says_nothing, words)):
+            what = f"the column {column!r} has a word for each value of {columns.label!r}: {shorten(sorted(words))}."
+            return [note(table.path, what, f"To use it: --label-column {column}")]
+    return []
+
+
+def _task_file(name: str, made: NewTask, examples: Sequence[Example]) -> str:
     """The task file, with comments for whoever completes it: they are why it is not one call of `tomli_w`."""
-    words = [label.read_as for label in labels]
+    words = [label_word(label) for label in made.labels]
+    joined = f"\n# Each text is the columns {' and '.join(map(repr, made.text_columns))}, one after the other."
     blocks = [
         f"""\
-# Made from {" ".join(table_name.split())}. The model reads the instruction, the noun and the label words:
-# make them fit, then run: fourshot tasks check FILE
+# Made from {_inline(Path(made.table).name)}. The model reads the instruction, the noun and the label words:
+# make them fit, then run: fourshot tasks check FILE{joined if len(made.text_columns) > 1 else ""}
 {_pair("name", name)}
 {_pair("instruction", f"Classify the text as {', '.join(words[:-1])} or {words[-1]}.")}
 noun = "text" # what one text is, such as "movie review" or "support ticket"
 
 [data]
-folder = "." # train.jsonl and test.jsonl beside this file
+folder = "." # train.jsonl and test.jsonl beside this file; {MADE_FROM} says what was left out
 """
     ]
-    for label in labels:
+    for label, word in zip(made.labels, words, strict=True):
         blocks.append(f"""\
 [[labels]]
-{_pair("name", label.name)}
-{_pair("word", label.word)} # what the model reads and answers; one common word is best
-{_pair("description", f"labelled {label.word}")} # completes: few examples of texts ... are given
+{_pair("name", label)}
+{_asked(label, made.asked_words.get(label, ""), examples) if label in made.asked_words else ""}\
+{_pair("word", word)} # what the model reads and answers; one common word is best
+{_pair("description", f"labelled {word}")} # completes: few examples of texts ... are given
 """)
     return "\n".join(blocks)
+
+
+def _asked(label: str, proposal: str, examples: Sequence[Example]) -> str:
+    """Comments above a word that says nothing to a model: a proposal, and what texts of the class look like."""
+    texts = [_inline(example.text)[:80] for example in examples if example.label == label][:2]
+    such = f"Proposed: {_pair('word', proposal)}" if proposal else "Such texts are:"
+    lines = [f"The word below says nothing to a model. Write what the class means. {such}", *texts]
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def _inline(text: str) -> str:
+    """``text`` as a comment may hold it: on one line, without control characters."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def _pair(key: str, value: str) -> str:

@@ -6,12 +6,13 @@ What happens to faulty rows (docs/tasks.md says it for users):
 - a training text that stands there twice is kept once; one with two different labels is left out, all its copies;
 - a test split is otherwise kept as it is, so that scores stay comparable with others; repeats are warned about.
 
-Two texts are the same where they differ in case and whitespace only.
+Two texts are the same where they differ in case, whitespace and the way an accent is encoded only.
 """
 
 import random
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import Fault, counted, error, nearest, raise_errors, shorten
+from fourshot.pipeline.tasks.label_cells import LabelCell, read_label, read_text_cell, visible
 from fourshot.pipeline.tasks.table_files import EXTENSIONS, Table, read_hub, read_table
 from fourshot.pipeline.tasks.types import DataSource, Example, Task
 
+ONE_LABEL = "A task has one class per text: keep one label, or leave the row out."
 SPLIT_ALIASES = {"dev": ("dev", "validation", "valid", "val")}
 
 Lined = tuple[int, Example]  # an example and its line in the file
@@ -33,6 +36,7 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     examples: list[Example]
     dropped: dict[str, int] = {}  # why -> rows left out: "empty_text", "duplicate", "contradiction", "in_test_set"
+    lines: dict[str, tuple[int, ...]] = {}  # why -> the lines of the rows left out of one file, all of them
     warnings: tuple[str, ...] = ()  # one sentence each, with lines, for the user
 
 
@@ -100,46 +104,65 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
     if missing:
         what = f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
         return [], [error(table.path, what, "Set $.data.text_column and $.data.label_column.")]
-    rows, faults = read_rows(source, table)
+    rows, faults = read_rows(source, table, task.label_names)
     unknown: dict[str, list[int]] = defaultdict(list)
     for line, example in rows:
-        if example.label not in task.label_names:
+        if example.text and example.label not in task.label_names:
             unknown[example.label].append(line)
     faults += [_unknown_label(task, table, value, lines) for value, lines in unknown.items()]
     return [(line, example) for line, example in rows if example.label not in unknown], faults
 
 
-def read_rows(source: DataSource, table: Table) -> tuple[list[Lined], list[Fault]]:
-    """All rows, and a fault for each whose text is no string. A row without a label has the label ""."""
+def read_rows(source: DataSource, table: Table, names: Sequence[str]) -> tuple[list[Lined], list[Fault]]:
+    """All rows, and a fault for each whose text is no string or whose label is not one. No label is the label ""."""
     rows: list[Lined] = []
     faults: list[Fault] = []
-    class_names = table.class_names.get(source.label_column, ())
+    known = known_labels(names)
     for line, row in table.rows.items():
-        text = row.get(source.text_column)
-        if text is not None and not isinstance(text, str):
-            what = f"the text is a {type(text).__name__}, it must be a string."
-            faults.append(error(f"{table.path}:{line}", what, f"Is {source.text_column!r} the text column?"))
+        where, text = f"{table.path}:{line}", read_text_cell(row.get(source.text_column))
+        if text is None:
+            what = f"the text is a {type(row[source.text_column]).__name__}, it must be a string."
+            faults.append(error(where, what, f"Is {source.text_column!r} the text column?"))
             continue
-        label = _label_name(source, row.get(source.label_column), class_names)
-        rows.append((line, Example(text=(text or "").strip(), label=label)))
+        try:
+            labels = find_labels(source, table, row.get(source.label_column), known).labels
+        except ValueError as failure:
+            faults.append(error(where, f"the label is {failure}.", "Write one label as a string or a number."))
+            continue
+        if len(labels) > 1:
+            faults.append(error(where, f"the labels {', '.join(map(repr, labels))} in one cell. {ONE_LABEL}"))
+            continue
+        rows.append((line, Example(text=text, label=labels[0] if labels else "")))
     return rows, faults
 
 
-def _label_name(source: DataSource, value: Any, class_names: Sequence[str]) -> str:
-    """The label name that a value in the data stands for; a value that stands for none comes back as text.
+def known_labels(names: Iterable[str]) -> dict[str, str]:
+    """What stands in a cell -> the label that it means: its name, also in another spelling of Unicode."""
+    names = list(names)
+    return {visible(name): name for name in names} | {name: name for name in names}
 
-    Integers go through ``label_values``, then through the class names that the data set carries with it.
+
+def find_labels(source: DataSource, table: Table, value: Any, known: Mapping[str, str]) -> LabelCell:
+    """The labels that a cell stands for; what stands for none of the ``known`` comes back as text.
+
+    Integers go through ``label_values``, then through the class names that the data set carries with it. Raises
+    ValueError where the cell holds no label.
     """
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():  # an integer column with gaps, as tables libraries write it
+    class_names = table.class_names.get(source.label_column, ())
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
     key = str(value).strip()
-    if key in source.label_values:
-        return source.label_values[key]
+    if key in source.label_values and value is not None:
+        return LabelCell((source.label_values[key],))
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(class_names):
-        key = class_names[value]
-    return source.label_values.get(key, key)
+        value = key = class_names[value]
+    if key in known and isinstance(value, str):
+        return LabelCell((source.label_values.get(key, known[key]),))
+    if isinstance(value, bool):  # it has no spelling of its own: the label may be called True, true or TRUE
+        key = next((name for name in known if name.casefold() == str(value).casefold()), key)
+        return LabelCell((source.label_values.get(key, key),))
+    cell = read_label(value)
+    return cell._replace(labels=tuple(source.label_values.get(key, known.get(key, key)) for key in cell.labels))
 
 
 def clean(split: str, path: str, rows: Sequence[Lined]) -> Split:
@@ -172,6 +195,7 @@ def clean(split: str, path: str, rows: Sequence[Lined]) -> Split:
         name=split,
         examples=[example for line, example in rows if line not in out],
         dropped={why: len(some) for why, some in left_out.items()},
+        lines={why: tuple(sorted(line for line, _ in some)) for why, some in left_out.items()},
         warnings=tuple(warnings),
     )
 
@@ -190,8 +214,8 @@ def drop_overlap(split: Split, test_texts: Iterable[str]) -> Split:
 
 
 def normalise(text: str) -> str:
-    """What two texts have in common that count as the same: case and whitespace ignored."""
-    return " ".join(text.split()).casefold()
+    """What two texts have in common that count as the same: case, whitespace and spellings of an accent ignored."""
+    return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
 
 
 def count_labels(task: Task, examples: Iterable[Example]) -> dict[str, int]:
@@ -203,6 +227,11 @@ def count_labels(task: Task, examples: Iterable[Example]) -> dict[str, int]:
 def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> Fault:
     got = f"label {value!r}" if value else "a row without a label"
     labels = f"the task's labels are {', '.join(task.label_names)}."
-    what = f"{got} ({counted(len(lines), 'row')}); {labels} {nearest(value, task.label_names)}".rstrip()
+    alike = [name for name in task.label_names if name.casefold() == value.casefold()]
+    hint = f"Did you mean {alike[0]!r}?" if alike else nearest(value, task.label_names)
+    what = f"{got} ({counted(len(lines), 'row')}); {labels} {hint}".rstrip()
     remedy = "Add it under [[labels]], map it under [data.label_values], or remove the rows."
+    if value in ("-1", "") and len(lines) == len(table.rows):
+        what = f"{got} ({counted(len(lines), 'row')}) and no other: the split has no labels, and {labels}"
+        remedy = 'Public test splits often are not. Name a split with labels, such as $.data.test_split = "validation".'
     return error(f"{table.path}:{shorten(lines, 3)}", what, remedy)

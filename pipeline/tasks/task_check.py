@@ -12,6 +12,8 @@ from typing import Any
 from msgspec import inspect
 
 from fourshot.pipeline.tasks.faults import Fault, counted, error, nearest, note, read_text, warning
+from fourshot.pipeline.tasks.label_cells import read_label, visible
+from fourshot.pipeline.tasks.label_words import propose_words, says_nothing
 from fourshot.pipeline.tasks.types import Task
 
 _TOML_NAMES = {str: "string", int: "integer", float: "float", bool: "boolean", list: "array", dict: "table"}
@@ -114,12 +116,27 @@ def _label_faults(labels: list[dict[str, str]]) -> list[Fault]:
                     continue  # said above, for the name
                 what = f"{text!r} is the {key} of $.labels[{first}] too."
                 faults.append(error(f"$.labels[{i}].{key}", what, f"Give each label a {key} of its own."))
-    remedy = 'Write a word for what the class means, such as word = "refund".'
-    return faults + [
-        warning(f"$.labels[{i}].word", f"{word.strip()!r} tells a model nothing.", remedy)
+    proposals = propose_words(words)
+    remedy = 'Write a word for what the class means, such as word = "{}".'
+    faults += [
+        warning(
+            f"$.labels[{i}].word",
+            f"{word.strip()!r} tells a model nothing.",
+            remedy.format(proposals.get(word, "refund")),
+        )
         for i, word in enumerate(words)
-        if word.strip() and not any(map(str.isalpha, word))
+        if word.strip() and says_nothing(word)
     ]
+    for i, name in enumerate(names):
+        read_as = read_label(name).labels
+        same = [other for other in names[:i] if visible(other) == visible(name) and other.casefold() != name.casefold()]
+        if read_as != (visible(name),) and name.strip():
+            what = f"in the data, {name!r} is read as {' and '.join(map(repr, read_as)) or 'no label'}."
+            faults.append(warning(f"$.labels[{i}].name", what, "Write the name as the data should have it."))
+        elif same:
+            what = f"{name!a} looks like {same[0]!a}."
+            faults.append(warning(f"$.labels[{i}].name", what, "Remove one of them, and what only it has."))
+    return faults
 
 
 def _source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) -> list[Fault]:

@@ -4,14 +4,17 @@ import csv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.new_task import label_word, new_task
+from fourshot.pipeline.tasks.label_words import label_word
+from fourshot.pipeline.tasks.new_task import UNDECIDED, new_task
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import check_task, load_task
+from fourshot.pipeline.tasks.usable_rows import TableChoices
 
 NAMES = ("billing_issue", "bugReport", "Sci/Tech")
 
@@ -26,8 +29,13 @@ def rows(per_class: int = 20, names: tuple[object, ...] = NAMES) -> list[tuple[o
     return [(f"the {i}th note about {name}", name) for i in range(per_class) for name in names]
 
 
+def task_of(table: Path, out: Path, choices: TableChoices = UNDECIDED, **more: Any) -> Path:
+    """The task file of a new task."""
+    return Path(new_task(table, out, choices, **more).task_file)
+
+
 def test_a_table_becomes_a_task_without_faults(tmp_path: Path) -> None:
-    path = new_task(write_csv(tmp_path / "My data.csv", ("text", "label"), rows()), tmp_path / "out")
+    path = task_of(write_csv(tmp_path / "My data.csv", ("text", "label"), rows()), tmp_path / "out")
     assert path == tmp_path / "out" / "my_data.toml"
     assert check_task(path) == []
     task = load_task(path)
@@ -42,21 +50,21 @@ def test_a_table_becomes_a_task_without_faults(tmp_path: Path) -> None:
 
 def test_the_split_is_by_class_whole_and_decided_by_the_seed(tmp_path: Path) -> None:
     table = write_csv(tmp_path / "data.csv", ("text", "label"), rows(20) + rows(5, ("rare",)) + rows(3, ("scarce",)))
-    task = load_task(new_task(table, tmp_path / "a", seed=1))
+    task = load_task(task_of(table, tmp_path / "a", seed=1))
     train, test = load_split(task, "train").examples, load_split(task, "test").examples
     counts = Counter(example.label for example in test)
     assert counts == {"billing_issue": 4, "bugReport": 4, "Sci/Tech": 4, "rare": 1}
     assert len(train) + len(test) == 68
     assert not set(train) & set(test)
-    same = load_task(new_task(table, tmp_path / "b", seed=1))
-    other = load_task(new_task(table, tmp_path / "c", seed=2))
+    same = load_task(task_of(table, tmp_path / "b", seed=1))
+    other = load_task(task_of(table, tmp_path / "c", seed=2))
     assert load_split(same, "test").examples == test
     assert load_split(other, "test").examples != test
 
 
 def test_repeated_contradicting_and_empty_rows_do_not_reach_the_splits(tmp_path: Path) -> None:
     bad: list[tuple[object, ...]] = [("", "bugReport"), ("both", "bugReport"), ("both", "Sci/Tech"), rows()[0]]
-    task = load_task(new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows() + bad), tmp_path / "out"))
+    task = load_task(task_of(write_csv(tmp_path / "d.csv", ("text", "label"), rows() + bad), tmp_path / "out"))
     both = load_split(task, "train").examples + load_split(task, "test").examples
     assert Counter(example.label for example in both) == dict.fromkeys(NAMES, 20)
 
@@ -66,28 +74,28 @@ def test_repeated_contradicting_and_empty_rows_do_not_reach_the_splits(tmp_path:
 )
 def test_columns_are_guessed_by_name_or_by_what_is_in_them(tmp_path: Path, header: tuple[str, str]) -> None:
     table = write_csv(tmp_path / "d.csv", ("id", *header), [(i, *row) for i, row in enumerate(rows())])
-    assert load_task(new_task(table, tmp_path / "out")).label_names == ("Sci/Tech", "billing_issue", "bugReport")
+    assert load_task(task_of(table, tmp_path / "out")).label_names == ("Sci/Tech", "billing_issue", "bugReport")
 
 
 def test_columns_in_doubt_are_listed_and_can_be_named(tmp_path: Path) -> None:
     doubled = [(text, f"{text} again", label, "yes" if i % 2 else "no") for i, (text, label) in enumerate(rows())]
     table = write_csv(tmp_path / "d.csv", ("first", "second", "team", "open"), doubled)
     with pytest.raises(InputError, match=r"is the text and label; the columns are 'first', 'second', 'team', 'open'"):
-        new_task(table, tmp_path / "out")
+        task_of(table, tmp_path / "out")
     with pytest.raises(InputError, match="no column 'third'; the columns are 'first'"):
-        new_task(table, tmp_path / "out", text_column="third", label_column="team")
-    task = load_task(new_task(table, tmp_path / "out", text_column="second", label_column="open"))
+        task_of(table, tmp_path / "out", TableChoices(text_columns=("third",), label_column="team"))
+    task = load_task(task_of(table, tmp_path / "out", TableChoices(text_columns=("second",), label_column="open")))
     assert task.label_names == ("no", "yes")
 
 
 def test_spreadsheet_files_with_semicolons_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
     table = write_csv(tmp_path / "d.csv", ("text", "label"), rows(), delimiter=";")
     table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
-    assert check_task(new_task(table, tmp_path / "out")) == []
+    assert check_task(task_of(table, tmp_path / "out")) == []
 
 
 def test_numeric_labels_make_a_task_whose_check_asks_for_words(tmp_path: Path) -> None:
-    path = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(20, (0, 1))), tmp_path / "out")
+    path = task_of(write_csv(tmp_path / "d.csv", ("text", "label"), rows(20, (0, 1))), tmp_path / "out")
     assert [(f.severity, f.where) for f in check_task(path)] == [
         ("warning", "$.labels[0].word"),
         ("warning", "$.labels[1].word"),
@@ -114,25 +122,25 @@ def test_tables_that_make_no_task_are_refused_and_nothing_is_written(
 ) -> None:
     table = write_csv(tmp_path / "d.csv", header, lines)
     with pytest.raises(InputError, match=message):
-        new_task(table, tmp_path / "out")
+        task_of(table, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["d.csv"]
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     table = write_csv(tmp_path / "d.csv", ("text", "label"), rows())
-    new_task(table, tmp_path / "out")
+    task_of(table, tmp_path / "out")
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(InputError, match="exists and is not empty; nothing was written"):
-        new_task(table, tmp_path / "out", seed=9)
+        task_of(table, tmp_path / "out", seed=9)
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_awkward_names_survive_the_way_through_toml(tmp_path: Path) -> None:
     awkward = ('say "yes"', "back\\slash", "línea ñ", "del\x7f")
-    path = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(20, awkward)), tmp_path / "out", name="t")
+    path = task_of(write_csv(tmp_path / "d.csv", ("text", "label"), rows(20, awkward)), tmp_path / "out", name="t")
     assert set(load_task(path).label_names) == set(awkward)
     with pytest.raises(InputError, match=r"'\.\./x' cannot be a task's name"):
-        new_task(tmp_path / "d.csv", tmp_path / "other", name="../x")
+        task_of(tmp_path / "d.csv", tmp_path / "other", name="../x")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""From a cell to the labels in it, whatever tables make of a label: numbers, booleans, NaN, lists, bytes, Unicode."""
+
+import ast
+import math
+import re
+import unicodedata
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+# How data frames and spreadsheets write a missing value. "None" and "NA" may be classes: `usable_rows` points at them.
+MISSING = {"nan", "NaN", "NAN", "<NA>", "NaT", "#N/A", "null", "NULL"}
+MISSING_TEXT = MISSING - {"null", "NULL"}  # of a text, which may be any word
+QUOTED = re.compile(r"""[bu]?'((?:[^'\\]|\\.)*)'|[bu]?"((?:[^"\\]|\\.)*)\"""")
+BYTES = re.compile(r"""b('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
+JOINED = re.compile(r"\s*[#;|,/&+\n]\s*|\s+and\s+")
+# Of Unicode's format characters: the joiners, which letters and emoji need; tags (flags); Arabic signs that are seen.
+JOINERS = "\u200c\u200d"
+SEEN_FORMATS = re.compile("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\U000e0020-\U000e007f]")
+
+
+class LabelCell(NamedTuple):
+    """The labels that a cell holds, in their order: none, the one that a task needs, or several."""
+
+    labels: tuple[str, ...]
+    how: str = ""  # what was done to read it, as a key of `HOW`
+
+
+HOW = {
+    "list": "written as a list of one: the element was taken",
+    "bytes": "written as bytes, such as b'a': read as text",
+    "unicode": "with invisible characters or another spelling of an accent: written in one way (Unicode NFC)",
+    "blanks": "with blanks around them or several between words: left away",
+}
+
+
+def read_label(value: Any) -> LabelCell:
+    """The labels in a cell. Raises ValueError, with what the cell holds, where that is no label."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return LabelCell(())
+    if isinstance(value, float) and value.is_integer():  # an integer column with gaps, as tables libraries write it
+        return LabelCell((str(int(value)),))
+    if isinstance(value, bytes):
+        return LabelCell(_read_text(value.decode(errors="backslashreplace")).labels, "bytes")
+    if isinstance(value, dict):
+        # Label Studio writes {"choices": [...]}
+        if len(value) != 1 or not isinstance(inner := next(iter(value.values())), list):
+            raise ValueError(f"an object with the keys {', '.join(map(repr, value)) or 'none'}")
+        value = inner
+    if isinstance(value, list | tuple | set | frozenset):
+        if any(isinstance(item, list | tuple | dict) for item in value):
+            raise ValueError("a list of lists or objects")
+        return _listed(value)
+    return _read_text(str(value))
+
+
+def read_text_cell(value: Any) -> str | None:
+    """The text in a cell, "" where it holds none; None where it is no text."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            return None
+    if not isinstance(value, str):
+        return None
+    text = value.strip()
+    return "" if text in MISSING_TEXT else text
+
+
+def _read_text(raw: str) -> LabelCell:
+    """What a cell of text holds; lists and bytes are known by how Python, numpy, JSON and Spark write them."""
+    plain = visible(raw)
+    stripped = raw.strip()
+    how = "" if plain == raw else "blanks" if plain == " ".join(stripped.split()) else "unicode"
+    if plain in MISSING or not plain:
+        return LabelCell(())
+    if BYTES.fullmatch(plain):
+        try:
+            inner = ast.literal_eval(plain).decode()
+        except (ValueError, SyntaxError):
+            return LabelCell((plain,), how)
+        return LabelCell(_read_text(inner).labels, "bytes")
+    if plain[0] + plain[-1] not in ("[]", "()", "{}") or len(plain) < 2:
+        return LabelCell((plain,), how)
+    inside = plain[1:-1].strip()
+    choices = re.fullmatch(r"""["']choices["']\s*:\s*\[(.*)\]""", inside) if plain[0] == "{" else None
+    inside = choices[1] if choices else inside
+    quoted = [single or double for single, double in QUOTED.findall(inside)]
+    if (quoted and not QUOTED.sub("", inside).strip(" ,")) or not inside:
+        return _listed(quoted)
+    if plain[0] == "[" and not re.search(r"""[\[\]{}"':]""", inside):  # [billing], [0, 1]: as Spark writes a list
+        return _listed(inside.split(","))
+    return LabelCell((plain,), how)
+
+
+def _listed(items: Collection[Any]) -> LabelCell:
+    labels = dict.fromkeys(label for item in items for label in read_label(item).labels)
+    return LabelCell(tuple(labels), "list")
+
+
+def visible(text: str) -> str:
+    """``text`` with every letter written in one way (NFC), single blanks, and without what cannot be seen."""
+    if text.isascii():
+        return " ".join(text.split())
+    kept = [
+        char
+        for place, char in enumerate(text)
+        if not ("\ufe00" <= char <= "\ufe0f" or unicodedata.category(char) == "Cf")
+        or SEEN_FORMATS.match(char)
+        or (char in JOINERS and _joins(text, place))
+    ]
+    return " ".join(unicodedata.normalize("NFC", "".join(kept)).split())
+
+
+def _joins(text: str, place: int) -> bool:
+    """Whether the joiner at ``place`` stands between two letters or signs that it may change."""
+    around = text[place - 1 : place] + text[place + 1 : place + 2]
+    return len(around) == 2 and not any(char.isascii() or char.isspace() for char in around)
+
+
+def joined_labels(names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Of the names those that are several labels in one cell ("lock#damage"), and the labels, each a name too."""
+    alone = {name.casefold(): name for name in names}
+    found = {}
+    for name in names:
+        parts = [part for part in JOINED.split(name) if part]
+        if len(parts) > 1 and all(part.casefold() in alone for part in parts):
+            found[name] = tuple(alone[part.casefold()] for part in parts)
+    return found

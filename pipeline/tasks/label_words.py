@@ -1,0 +1,60 @@
+"""What a model reads for a class: the label's name as words, and proposals where the name says nothing."""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+# Names of all classes -> words that such names often stand for. Proposed to the user, never used unasked.
+SCALES: Sequence[Mapping[str, str]] = (
+    {"-1": "negative", "0": "neutral", "1": "positive"},
+    {"-1": "negative", "1": "positive"},
+    {"-1": "negative", "0": "neutral", "+1": "positive"},
+    {"-1": "negative", "+1": "positive"},
+    {"0": "no", "1": "yes"},
+    {"0": "negative", "1": "neutral", "2": "positive"},
+    {"1": "negative", "2": "neutral", "3": "positive"},
+    {"0": "terrible", "1": "bad", "2": "okay", "3": "good", "4": "great"},
+    {"1": "terrible", "2": "bad", "3": "okay", "4": "good", "5": "great"},
+    {"-": "negative", "+": "positive"},
+    {"-": "negative", "0": "neutral", "+": "positive"},
+    {"n": "no", "y": "yes"},
+    {"f": "false", "t": "true"},
+    {"n": "negative", "p": "positive"},
+    {"a": "excellent", "b": "good", "c": "fair", "d": "poor", "f": "failed"},
+    {"a": "excellent", "b": "good", "c": "fair", "d": "poor"},
+)
+SIGNS = {"+": "plus", "-": "minus"}
+NUMBERED = re.compile(
+    r"(label|class|category|cat|topic|tag|type|group|cluster|level|grade|option)\W*\d+", re.IGNORECASE
+)
+
+
+def label_word(name: str) -> str:
+    """The word a model reads for a label's name: billing_issue, billingIssue -> billing issue; A- -> a minus."""
+    if not any(map(str.isalpha, name)):
+        return name  # -1, 4.5, ++: each sign counts
+    if grade := re.fullmatch(r"([A-Za-z]{1,3})([+-])", name):
+        return f"{grade[1].lower()} {SIGNS[grade[2]]}"
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    return " ".join(re.sub(r"[_\-/.:|]+", " ", spaced).split()).lower() or name
+
+
+def reads_as(name: str) -> str:
+    """What two names have in common that read the same: capitals, separators, full width and the like ignored."""
+    return unicodedata.normalize("NFKC", label_word(name)).casefold()
+
+
+def says_nothing(word: str) -> bool:
+    """Whether a word is a number, a sign, a single letter or a code: a model cannot know what the class means."""
+    letters = re.findall(r"[^\W\d_]", word)
+    is_word = re.search(r"[^\W\d_]{2,}", word) or any(ord(letter) > 0x2E80 for letter in letters)
+    return not is_word or bool(NUMBERED.fullmatch(word.strip()))
+
+
+def propose_words(names: Sequence[str]) -> dict[str, str]:
+    """A word for each of the classes where their names are a scale that is well known; {} where they are not."""
+    plain = {name.strip().casefold(): name for name in names}
+    for scale in SCALES:
+        if plain.keys() == scale.keys():
+            return {plain[key]: word for key, word in scale.items()}
+    return {}

@@ -1,0 +1,200 @@
+"""From a table to the examples that a task can be made of, and what was left out of it or read otherwise, row by row.
+
+Every row of the table is among the examples or counted as left out, once. What cannot be used and was not asked to be
+left out is refused, all of it at once.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.columns import ACCEPTED, Columns, find_columns
+from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, note, shorten, warning
+from fourshot.pipeline.tasks.label_cells import HOW, joined_labels, read_text_cell
+from fourshot.pipeline.tasks.label_words import reads_as
+from fourshot.pipeline.tasks.table_files import AS_FOUND, ReadSettings, Table
+from fourshot.pipeline.tasks.tables import ONE_LABEL, Lined, clean, find_labels
+from fourshot.pipeline.tasks.types import DataSource, Example
+
+WHAT = {  # reason -> what completes "3 rows ..."
+    "empty_text": "without a text",
+    "not_text": "whose text is no string",
+    "no_label": "without a label",
+    "not_label": "whose label is an object or a nested list",
+    "several_labels": "with several labels",
+    "duplicate": "repeating an earlier text with the same label",
+    "contradiction": "with a text that has two different labels",
+}
+REFUSED = {  # reason -> what is found, and what to do beside leaving such rows out
+    "not_text": ("a text that is no string", "Is it the text column?"),
+    "no_label": ("no label", "Fill it in, or remove the rows."),
+    "not_label": ("an object or a nested list for a label", "Write one label as a string or a number."),
+    "several_labels": ("several labels", ONE_LABEL),
+}
+PERHAPS_MISSING = {"none", "na", "n/a", "nil", "?", "-", "unlabeled", "unlabelled", "undefined", "missing"}
+
+
+class TableChoices(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user says of a table that it does not say itself."""
+
+    text_columns: tuple[str, ...] = ()  # (): found by name and contents
+    label_column: str | None = None
+    verdict_column: str | None = None  # "none": there is none
+    missing_labels: tuple[str, ...] = ()  # labels that mean: not labelled
+    merge_labels: bool = False  # labels that read the same are one class
+    reading: ReadSettings = AS_FOUND  # its `skip_broken` also leaves out what `REFUSED` lists
+
+
+class UsableRows(msgspec.Struct, frozen=True, kw_only=True):
+    """The examples of a table, in its order, and what became of the other rows."""
+
+    examples: list[Example]
+    columns: Columns
+    left_out: tuple[LeftOut, ...]  # with all their lines
+    notices: tuple[Fault, ...]
+
+
+Lines = dict[str, list[int]]  # reason, or what was done -> the lines of the table
+
+
+def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
+    """The examples of a table. Raises `InputError` for columns in doubt, and with all that cannot be used."""
+    columns = find_columns(table, choices.text_columns, choices.label_column, choices.verdict_column)
+    rows, out, how = _sort_rows(table, columns, choices)
+    where = f"{table.path}: column {columns.label!r}"
+    notices = [
+        note(where, f"{counted(len(lines), 'label')} {HOW[key]}{at(table, lines)}.") for key, lines in how.items()
+    ]
+    joined = joined_labels({example.label for _, example in rows})
+    out["several_labels"] += [line for line, example in rows if example.label in joined]
+    _refuse(table, columns, out, choices, joined)
+    rows, renamed = _in_one_spelling([row for row in rows if row[1].label not in joined], choices.merge_labels)
+    notices += [
+        note(where, f"{old!r} was taken as {new!r} in {counted(len(lines), 'row')}{at(table, lines)}.")
+        for (old, new), lines in renamed.items()
+    ]
+    split = clean("train", table.path, rows)
+    left_out = [
+        LeftOut(reason=reason, what=_what(reason, columns), count=len(lines), lines=tuple(sorted(lines)))
+        for reason, lines in {**out, **split.lines}.items()
+        if lines
+    ]
+    return UsableRows(
+        examples=split.examples,
+        columns=columns,
+        left_out=(*table.left_out, *left_out),
+        notices=(*table.notices, *notices, *_perhaps_missing(where, split.examples)),
+    )
+
+
+def at(table: Table, lines: Sequence[int]) -> str:
+    """`` (line 3, 5, 8 and 4 more)``."""
+    return f" ({table.unit} {shorten(sorted(lines))})"
+
+
+def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[list[Lined], Lines, Lines]:
+    """The rows with a text and a label, those left out by reason, and how the labels of the others were read."""
+    source = DataSource(label_column=columns.label)
+    rows: list[Lined] = []
+    out: Lines = defaultdict(list)
+    how: Lines = defaultdict(list)
+    for line, row in table.rows.items():
+        verdict = " ".join(str(row.get(columns.verdict, "")).split())
+        parts = [read_text_cell(row.get(column)) for column in columns.texts]
+        text = "\n".join(part for part in parts if part)
+        if columns.verdict and verdict.casefold() not in ACCEPTED:
+            out[f"{columns.verdict}={verdict}"].append(line)
+        elif None in parts:
+            out["not_text"].append(line)
+        elif not text:
+            out["empty_text"].append(line)
+        else:
+            try:
+                cell = find_labels(source, table, row.get(columns.label), {})
+            except ValueError:
+                out["not_label"].append(line)
+                continue
+            if not cell.labels or (len(cell.labels) == 1 and cell.labels[0] in choices.missing_labels):
+                out["marked_missing" if cell.labels else "no_label"].append(line)
+            elif len(cell.labels) > 1:
+                out["several_labels"].append(line)
+            else:
+                rows.append((line, Example(text=text, label=cell.labels[0])))
+                if cell.how:
+                    how[cell.how].append(line)
+    return rows, out, how
+
+
+def _what(reason: str, columns: Columns) -> str:
+    verdict = reason.removeprefix(f"{columns.verdict}=")
+    return WHAT.get(reason, f"with {verdict!r} in the column {columns.verdict!r}")
+
+
+def _refuse(
+    table: Table, columns: Columns, out: Lines, choices: TableChoices, joined: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Raise `InputError` for rows that cannot be used, unless they are to be left out."""
+    faults = []
+    for reason, (found, remedy) in REFUSED.items():
+        if lines := sorted(out.get(reason, ())):
+            column = " and ".join(map(repr, columns.texts if reason == "not_text" else [columns.label]))
+            got = str(table.rows[lines[0]].get(columns.texts[0] if reason == "not_text" else columns.label))
+            such = f", such as {' '.join(got.split())[:60]!r}" if got.strip() and reason != "no_label" else ""
+            faults.append(
+                f"{table.path}: {found} in {table.unit} {shorten(lines)} "
+                f"({counted(len(lines), 'row')}, column {column}{such}). {remedy}"
+            )
+    if not faults or choices.reading.skip_broken:
+        return
+    if joined:
+        name, parts = next(iter(joined.items()))
+        faults.append(
+            f"{name!r} was taken for {' and '.join(map(repr, parts))}, which are labels too. If it is a class of its "
+            "own, give it a name without the sign between them."
+        )
+    raise InputError("\n".join([*faults, "To leave such rows out, and have them counted: --skip-broken."]))
+
+
+def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], dict[tuple[str, str], list[int]]]:
+    """The rows with each class under one name, and (old name, new name) -> the lines of those that had another.
+
+    Where all labels are numbers they lose a fraction of zero; true and false lose what capitals tell apart. Other
+    labels that read the same are one class where ``merge`` says so; else raises `InputError` with a proposal.
+    """
+    counts = Counter(example.label for _, example in rows)
+    new = {name: name for name in counts}
+    if all(re.fullmatch(r"[+-]?\d+(\.0+)?", name) for name in counts):
+        new = {name: re.sub(r"^-0$", "0", name.partition(".")[0]) for name in counts}
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(counts, key=lambda name: (-counts[name], name)):
+        alike[reads_as(new[name])].append(name)
+    doubts = {}
+    for names in alike.values():
+        if len({new[name] for name in names}) > 1:
+            new |= dict.fromkeys(names, names[0])
+            if not merge and names[0].casefold() not in ("true", "false"):
+                doubts[" and ".join(map(repr, sorted(names)))] = names[0]
+    if doubts:
+        raise InputError(
+            f"labels that read the same: {'; '.join(doubts)}. Write each class in one way only, or rename one. To make "
+            f"them one class each, called {', '.join(map(repr, doubts.values()))}: --merge-labels."
+        )
+    renamed: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for line, example in rows:
+        if new[example.label] != example.label:
+            renamed[example.label, new[example.label]].append(line)
+    return [(line, Example(text=example.text, label=new[example.label])) for line, example in rows], renamed
+
+
+def _perhaps_missing(where: str, examples: Sequence[Example]) -> list[Fault]:
+    """Warnings of classes whose names often mean that there is no label."""
+    counts = Counter(example.label for example in examples)
+    names = [name for name in counts if name.casefold() in PERHAPS_MISSING]
+    if len(counts) > 3 and all(re.fullmatch(r"-1|\d+", name) for name in counts):
+        names += ["-1"] if "-1" in counts else []
+    what = "{!r} became a class of {}. Does it mean that there is no label?"
+    remedy = "Then leave these rows out: --missing-label={}"
+    return [warning(where, what.format(name, counted(counts[name], "row")), remedy.format(name)) for name in names]
