@@ -35,6 +35,8 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
     argument("--label-column", "NAME", "default: found by its name or by what is in it"),
     argument("--verdict-column", "NAME", "what an annotation tool keeps of a person's accept or reject; or none"),
     argument("--missing-label", "LABEL", "means that a row has no label: leave it out", action="append", default=[]),
+    argument("--encoding", "NAME", "of a text file, such as cp1252 (default: by its byte-order mark, else UTF-8)"),
+    flag("--no-header", "no line names the columns: they are called 1, 2, ..."),
     flag("--merge-labels", "make labels that read the same one class, such as Bug and bug"),
     flag("--skip-broken", "leave out, and count, rows that cannot be read or have no label or several"),
     argument("--seed", "SEED", "draws the test split (default: 0)", type=int, default=0),
@@ -52,7 +54,11 @@ def new(options: Options, terminal: Terminal) -> None:
         verdict_column=options.verdict_column,
         missing_labels=tuple(options.missing_label),
         merge_labels=options.merge_labels,
-        reading=ReadSettings(skip_broken=options.skip_broken),
+        reading=ReadSettings(
+            encoding=options.encoding or "",
+            header=False if options.no_header else None,
+            skip_broken=options.skip_broken,
+        ),
     )
     out = options.out or options.name or Path(options.table).stem
     made = new_task(options.table, out, choices, options.name, options.seed)

@@ -67,7 +67,10 @@ def new_task(
     task_name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_") or "task" if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", task_name):
         raise InputError(f"{task_name!r} cannot be a task's name: letters, digits, '_', '-' and '.' are allowed.")
-    table = read_table(path, choices.reading)
+    reading = choices.reading
+    if reading.header is None and choices.text_columns and choices.label_column:
+        reading = msgspec.structs.replace(reading, header=True)  # its names are given
+    table = read_table(path, reading)
     usable = usable_rows(table, choices)
     counts = _label_counts(usable)
     proposals = propose_words(list(counts))
