@@ -34,6 +34,8 @@ def run(
     ray: str = "",
     gpus_per_job: int = 1,
     merge: bool = False,
+    unlabelled: str | Path | None = None,
+    ask: int = 0,
 ) -> RunSummary:
     """From shots to a measured classifier; a folder with a part of the same run in it is continued.
 
@@ -41,13 +43,24 @@ def run(
     GGUF file, None the embedded one. ``folder`` defaults to runs/<task>/default-seed<seed>. ``until`` stops
     after a stage. ``ray`` is "local", "auto" or the address of the Ray cluster that trains; empty trains in this
     process tree. ``gpus_per_job`` GPUs share each training. ``merge`` writes base and adapter as one checkpoint, too.
+    ``unlabelled`` is a file of texts without labels, learnt as the annotators read them; with ``ask`` the call returns
+    when they are annotated, and ``ask_path`` of the summary is a table of so many to be labelled before it is repeated.
     Raises `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError` for another run's folder.
     """
     task = load_task(task) if isinstance(task, str | Path) else task
     settings = settings or RunSettings()
     folder = Path(folder or default_folder(task.name, seed=settings.seed))
     return run_task(
-        task, model, settings, folder, on_event or ignore, until, Placement(ray=ray, gpus_per_job=gpus_per_job), merge
+        task,
+        model,
+        settings,
+        folder,
+        on_event or ignore,
+        until,
+        Placement(ray=ray, gpus_per_job=gpus_per_job),
+        merge,
+        Path(unlabelled) if unlabelled else None,
+        ask,
     )
 
 

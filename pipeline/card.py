@@ -40,6 +40,8 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     shots: tuple[Example, ...] = ()  # in the order of the prompt; a server can answer in context with them
     real_examples: int
     synthetic_examples: int
+    unlabelled_examples: int = 0  # texts of the user's, with the labels that annotators gave them
+    reviewed: dict[str, int] = {}  # what a person did: "relabelled", "dropped", "kept" -> texts
     steps: int
     train_tokens: int
     train_flops: float = 0.0

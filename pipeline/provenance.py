@@ -1,5 +1,6 @@
 """Where a number comes from: the machine, the versions of what decides it, the state of this project."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -7,6 +8,8 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 
 def describe_hardware() -> dict[str, Any]:
@@ -48,3 +51,8 @@ def source_commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
+
+
+def value_hash(value: object) -> str:
+    """Twelve hex digits of a struct, or of what is made of them: equal values have equal ones."""
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:12]

@@ -27,6 +27,7 @@ SCORES = {  # key of `pipeline.report.MethodRow` -> heading
     "prompt_tokens_per_example": "prompt tokens",
     "real_examples": "real",
     "synthetic_examples": "synthetic",
+    "unlabelled_examples": "unlabelled",
 }
 
 

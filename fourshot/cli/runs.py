@@ -20,6 +20,10 @@ PLACE = (
     argument("--ray", "WHERE", "write, read and train over Ray: 'local', 'auto' or a cluster's address", default=""),
     argument("--gpus-per-job", "N", "GPUs, or without GPUs processes, that share each training", type=int, default=1),
 )
+UNLABELLED = (
+    argument("--unlabelled", "FILE", "texts of yours without labels, learnt as the annotators read them"),
+    argument("--ask", "N", "stop until you label the N of them whose labels would help most", type=int, default=0),
+)
 MERGE = flag("--merge", "write base and adapter as one checkpoint too, for servers that know no LoRA")
 TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
 OUTCOMES = {  # key of `TaskOutcome` -> heading
@@ -35,13 +39,20 @@ SETTINGS = settings_options()
 
 
 @command(
-    "evaluate", *TASK, *PLACE, *SETTINGS, until="evaluate", merge=False, about="Run until the classifier is measured."
+    "evaluate",
+    *TASK,
+    *PLACE,
+    *UNLABELLED,
+    *SETTINGS,
+    until="evaluate",
+    merge=False,
+    about="Run until the classifier is measured.",
 )
 @command(
-    "generate", *TASK, *PLACE, *SETTINGS, until="generate", merge=False, parser={"aliases": ["filter"]},
+    "generate", *TASK, *PLACE, *UNLABELLED, *SETTINGS, until="generate", merge=False, parser={"aliases": ["filter"]},
     about="Write and filter the synthetic texts, and stop there.",
 )  # fmt: skip
-@command("run", *TASK, *PLACE, MERGE, *SETTINGS, until=None)
+@command("run", *TASK, *PLACE, MERGE, *UNLABELLED, *SETTINGS, until=None)
 def run(options: Options, terminal: Terminal) -> None:
     """All steps: shots, synthetic texts, training, evaluation, report."""
     from fourshot import api
@@ -51,12 +62,15 @@ def run(options: Options, terminal: Terminal) -> None:
     task = load_task(options.task, options.data)
     folder = options.out or api.default_folder(task.name, options.preset, settings.seed)
     more = {**_place(options), "until": options.until, "merge": options.merge}
+    more |= {"unlabelled": options.unlabelled, "ask": options.ask}
     with terminal.progress() as on_event:
         summary = api.run(task, settings=settings, folder=folder, on_event=on_event, **more)
     terminal.result("result", summary)
     if summary.table:
         terminal.scores(summary.table)
     terminal.say(f"Run folder: {folder}")
+    if summary.ask_path:
+        terminal.say(f"Label the texts in {summary.ask_path} (column label), then run the same command again.")
     if summary.report_path:
         terminal.say(f"Report: {summary.report_path}")
     if summary.merged_path:
@@ -72,6 +86,7 @@ def run(options: Options, terminal: Terminal) -> None:
     argument("--tasks", "PATH", TASKS_HELP, nargs="+", default=()),
     *PLACE,
     MERGE,
+    *UNLABELLED,
     *SETTINGS,
     until="train",
 )
@@ -83,6 +98,8 @@ def train(options: Options, terminal: Terminal) -> int | None:
         return run(options, terminal)
     if options.merge:
         raise InputError("--merge is for one task: a merged checkpoint is as large as the base. Name a TASK.")
+    if options.unlabelled or options.ask:
+        raise InputError("--unlabelled and --ask are for one task. Name a TASK in place of --tasks.")
     if options.data:
         raise InputError("--data is the data of one task. With --tasks, let each task file name its folder ([data]).")
     from fourshot import api

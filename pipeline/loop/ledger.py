@@ -64,7 +64,7 @@ class Ledger:
         self.calibration = NONE if self._mode == "none" else calibration
         self._has_annotator = settings.annotate.annotator != "none"
         # A text of a run that is drawn and read teaches something, however many there are; a corpus is of a given size.
-        self._keeps_all = settings.learns_soft and not plan.reads_in_place
+        self._keeps_all = plan.keeps_all or (settings.learns_soft and not plan.reads_in_place)
         self._filter = TextFilter(brief.shots, settings.filter, test_texts, task=brief.task)
         strength, labels = settings.variety.suppress, brief.task.label_names
         self._use = {label: WordUse(brief.shots, label, strength) for label in (labels if strength else ())}
@@ -273,7 +273,7 @@ class Ledger:
 
         In a run that learns from all texts, all good ones are.
         """
-        room = {label: self.counts.wanted - count.kept for label, count in self.counts.by_label.items()}
+        room = Counter({label: self.counts.wanted - count.kept for label, count in self.counts.by_label.items()})
         verdicts = []
         for draw, reason in zip(draws, reasons, strict=True):
             candidate = draw.candidate

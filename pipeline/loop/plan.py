@@ -25,6 +25,7 @@ FEWEST_DRAWS = 8  # of a unit, where a class lacks less
 REPORTS = 20  # of a round, while it is drawn
 SPREAD_DRAWS = 16  # of a unit, and
 SPREAD_TEXTS = 64  # of one to be read, where a round is spread over many engines
+READ_BATCH = 256  # texts of the user's that are compared, read and written together
 
 Biases = Callable[[str], tuple[tuple[str, float], ...]]  # nats by word, of a class
 
@@ -41,6 +42,7 @@ class DrawPlan:
     """Decides on the batches of one task, and counts what became of them."""
 
     reads_in_place = False  # texts are read where they were drawn, not after those of a batch were compared
+    keeps_all = False  # of good texts, whatever a class has already
     read_texts = 0  # most texts of a read unit; 0: all of a batch in one
     fresh = False  # the first unit of every batch forgets cached prefixes
 
@@ -148,6 +150,26 @@ class AheadPlan(DrawPlan):
         settings = self.counts.settings
         draws = max(FEWEST_DRAWS, math.ceil(missing / count.acceptance))
         return min(draws, settings.draws_per_round, settings.most_candidates - count.given)
+
+
+class ReadPlan(DrawPlan):
+    """Texts that are there: they are read, `READ_BATCH` at a time, and nothing is drawn."""
+
+    keeps_all = True
+
+    def __init__(self, brief: TaskBrief, texts: Sequence[Candidate], *, spread: bool = False) -> None:
+        super().__init__(brief)
+        self._texts = texts
+        self.read_texts = SPREAD_TEXTS if spread else 0
+        self.fresh = not spread
+
+    def next_batches(self, biases: Biases) -> list[DrawBatch]:
+        number = self._given
+        texts = self._texts[number * READ_BATCH : (number + 1) * READ_BATCH]
+        if not texts or not self.is_done:
+            return []
+        self._given += 1
+        return [DrawBatch(number, (), tuple(texts))]
 
 
 def round_slices(

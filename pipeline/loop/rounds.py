@@ -16,7 +16,7 @@ from fourshot.engine.core import Engine
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.loop.counts import ClassCounts, ShortClass, records_of, short_run_error
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
-from fourshot.pipeline.loop.plan import Biases, RoundPlan, round_slices
+from fourshot.pipeline.loop.plan import Biases, DrawPlan, RoundPlan, round_slices
 from fourshot.pipeline.loop.progress import ProgressReporter
 from fourshot.pipeline.loop.units import Draw, DrawUnit, TaskBrief, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.annotate import Reader
@@ -95,13 +95,10 @@ class RoundSink:
             readers=self._readers,
             attributes=attributes,
         )
-        drawn: dict[int, list[Candidate]] = {}
-        for candidate, _ in finished_pairs(self._pool) if self._pool else ():
-            drawn.setdefault(candidate.round, []).append(candidate)
         calibrated = self.folder.has(CALIBRATION_FILE)
         ledger = Ledger(
             brief,
-            RoundPlan(brief, drawn=drawn, spread=self._spread),
+            self._plan(brief),
             test_texts=self._test_texts(),
             calibration=self.folder.read(CALIBRATION_FILE, Calibration) if calibrated else None,
             folds=pool_folds(self._pool, self._settings.annotate.folds) if self._pool else None,
@@ -110,11 +107,20 @@ class RoundSink:
         for one_round in finished:
             part = slice(first, first := first + one_round.num_candidates)
             restore_round(ledger, one_round.number, candidates[part], verdicts[part])
-        kept = sum(count.kept for count in ledger.counts.by_label.values())
-        wanted = ledger.counts.wanted * len(self._task.labels)
-        self._progress = ProgressReporter(self._on_event, "generate", "texts", kept, wanted)
+        self._progress = self._reporter(ledger, finished)
         self._began_s = self._sampled_s = time.perf_counter()
         return ledger
+
+    def _plan(self, brief: TaskBrief) -> DrawPlan:
+        drawn: dict[int, list[Candidate]] = {}
+        for candidate, _ in finished_pairs(self._pool) if self._pool else ():
+            drawn.setdefault(candidate.round, []).append(candidate)
+        return RoundPlan(brief, drawn=drawn, spread=self._spread)
+
+    def _reporter(self, ledger: Ledger, finished: Sequence[Round]) -> ProgressReporter:
+        kept = sum(sum(record.kept.values()) for record in finished)
+        wanted = ledger.counts.wanted * len(self._task.labels)
+        return ProgressReporter(self._on_event, "generate", "texts", kept, wanted)
 
     def report(self, ledger: Ledger, message: UnitResult | UnitProgress) -> None:
         """Say how many texts of the round are drawn."""
@@ -152,14 +158,16 @@ class RoundSink:
             short = [ShortClass(label, counts.by_label[label]) for label in counts.missing]
             raise short_run_error(short, counts.wanted, self.key)
         if self._done_file:
-            self.folder.write(self._done_file, {"kept": sum(count.kept for count in counts.by_label.values())})
+            kept = sum(sum(record.kept.values()) for record in self.folder.lines("rounds.jsonl", Round))
+            self.folder.write(self._done_file, {"kept": kept})
 
     def _write(self, ledger: Ledger, batch: JudgedBatch) -> None:
         now = time.perf_counter()
+        kept = Counter(draw.candidate.label or verdict.predicted for draw, verdict in batch.kept)
         record = Round(
             number=batch.number,
             num_candidates=len(batch.draws),
-            kept={count.label: count.kept for count in batch.records if count.kept},
+            kept={name: kept[name] for name in self._task.label_names if kept[name]},
             drawn={count.label: count.draws for count in batch.records},
             sample_s=self._sampled_s - self._began_s,
             filter_s=now - self._sampled_s,

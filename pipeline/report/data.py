@@ -29,6 +29,7 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens_per_example: float | None = None
     real_examples: int | None = None  # labelled texts used, all classes together
     synthetic_examples: int | None = None
+    unlabelled_examples: int | None = None  # of the user's own, labelled by annotators
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +54,9 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     reason_counts: dict[str, dict[str, int]] = {}  # class -> reason -> number; empty: counted from the two below
     kept: tuple[tuple[Candidate, Verdict], ...] = ()
     rejected: tuple[tuple[Candidate, Verdict], ...] = ()
+    unlabelled: dict[str, int] = {}  # reason -> number of the user's own texts
+    labelled: int = 0  # of the user's own texts, those that a person was asked about and labelled
+    reviewed: dict[str, int] = {}  # "relabelled", "dropped", "kept" -> texts that a person decided so
     real_texts: dict[str, tuple[str, ...]] = {}  # by class
     synthetic_texts: dict[str, tuple[str, ...]] = {}  # by class
     losses: dict[str, tuple[tuple[int, float], ...]] = {}  # training -> (step, loss), steps ascending
@@ -71,6 +75,7 @@ def method_row(
     *,
     real_examples: int | None = None,
     synthetic_examples: int | None = None,
+    unlabelled_examples: int | None = None,
 ) -> MethodRow:
     """Sum up one method's scores, one per seed. Raises ValueError for no scores.
 
@@ -96,4 +101,5 @@ def method_row(
         prompt_tokens_per_example=sum(score.prompt_tokens for score in scores) / num_answers,
         real_examples=real_examples,
         synthetic_examples=synthetic_examples,
+        unlabelled_examples=unlabelled_examples,
     )

@@ -15,6 +15,7 @@ REASON_NAMES: dict[Reason, str] = {
     "surplus": "surplus",
     "label_disagrees": "label disagrees",
     "low_confidence": "low confidence",
+    "dropped_in_review": "dropped in review",
     "exact_duplicate": "exact duplicate",
     "near_duplicate": "near duplicate",
     "copies_shot": "copies a shot",

@@ -3,7 +3,6 @@
 What stages need of it, jobs say, is computed once, when what it stands on is finished.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import cycle
@@ -15,27 +14,24 @@ import msgspec
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter
 from fourshot.engine.models import ResolvedModel
-from fourshot.engine.probe import Probed
-from fourshot.pipeline.card import CARD_FILE, PROBED_FILE, AdapterCard
-from fourshot.pipeline.loop.rounds import finished_pairs
-from fourshot.pipeline.provenance import installed_versions
+from fourshot.pipeline.provenance import installed_versions, value_hash
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells, writer_names
+from fourshot.pipeline.runs.learnt import LearntTexts, has_texts, learnt_texts
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell
-from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE, SHOTS_FILE, RunManifest
+from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, shot_orders, shots_left_out
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name, untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingResult
 from fourshot.training.lora.targets import check_trainable
 
 T = TypeVar("T")
-TextPairs = list[tuple[Candidate, Verdict]]
 
 
 class MethodOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +43,7 @@ class MethodOutcome(msgspec.Struct, frozen=True, kw_only=True):
     training: TrainingResult | None = None
     real_examples: int = 0
     synthetic_examples: int = 0
+    unlabelled_examples: int = 0  # of the user's own
 
 
 class Experiment:
@@ -63,13 +60,16 @@ class Experiment:
         *,
         flat: bool = False,
         store: Path | None = None,
+        unlabelled: Sequence[Candidate] = (),
     ) -> None:
         """``flat``: the texts of fourshot, of a single seed, lie in ``root`` itself. ``store``: where finished
-        trainings lie, if not in ``root``. Raises InputError where the test split cannot be read.
+        trainings lie, if not in ``root``. ``unlabelled``: texts of the user's that are learnt too. Raises InputError
+        where the test split cannot be read.
         """
         self.data, self.task, self.model, self.settings = data, data.task, model, settings
         self.root, self.flat = root, flat
         self.store = store or root / "adapters"
+        self.unlabelled = tuple(unlabelled)
         self.seeds = sorted(seeds, key=lambda examples: examples.seed)
         self.test = data.measured(settings.test_limit)
         self._methods = tuple(dict.fromkeys(methods))
@@ -130,6 +130,7 @@ class Experiment:
                     model_revision=self.model.revision,
                     model_path=self.model.path,
                     versions=installed_versions(),
+                    unlabelled=value_hash(self.unlabelled) if self.unlabelled else "",
                 )
             )
             if not writer.folder.has(SHOTS_FILE):
@@ -144,13 +145,11 @@ class Experiment:
         """Of the first seed."""
         return next(cell for cell in self.first_cells if cell.name == method)
 
-    def pairs(self, cell: MethodCell) -> TextPairs:
-        """The synthetic texts that a method stands on, with their verdicts, as far as rounds are finished."""
-        if not cell.method.synthetic:
-            return []
+    def learnt(self, cell: MethodCell) -> LearntTexts:
+        """What a method's classifier learns from, as far as it is there, with a person's corrections."""
         if not self._has_texts(cell):
-            return finished_pairs(cell.folder)
-        return self._once(("pairs", cell.folder.path), lambda: finished_pairs(cell.folder))
+            return learnt_texts(cell, self.task)
+        return self._once(("learnt", *cell.key), lambda: learnt_texts(cell, self.task))
 
     def annotator_jobs(self, writer: MethodCell) -> list[TrainingJob]:
         """The trainings of the committee, those of the shots first; none before the pool is drawn, if there is one."""
@@ -188,7 +187,7 @@ class Experiment:
         """The training of a method's classifier; for one that stands on synthetic texts, once they are there."""
         assert cell.method.trained and self._has_texts(cell), cell.key
         return self._once(
-            ("job", *cell.key), lambda: classifier_job(self.task, self.model.revision, cell, self.pairs(cell))
+            ("job", *cell.key), lambda: classifier_job(self.task, self.model.revision, cell, self.learnt(cell))
         )
 
     def result(self, cell: MethodCell) -> TrainingResult | None:
@@ -211,12 +210,12 @@ class Experiment:
             cell.form.wording,
             method.calibration,
             self.settings.max_text_words,
-            self._test_hash,
+            self.test_hash,
             *((cell.form.version, cell.form.chat) if cell.form.chat else ()),
             *((cell.form.verbalizer,) if cell.form.verbalizer == "prefix" else ()),
         )
         return EvaluationCell(
-            out=str((self.root / "scores" / f"{cell.name}-{_content_hash(decides)}.json").resolve()),
+            out=str((self.root / "scores" / f"{cell.name}-{value_hash(decides)}.json").resolve()),
             title=f"{method.display_name}, seed {cell.seed}",
             shots=shots,
             adapter=Adapter(name=trained.name, path=trained.path) if trained else None,
@@ -233,68 +232,26 @@ class Experiment:
         evaluation = None
         if file.exists():
             evaluation = self._once(file, lambda: WorkFolder(file.parent).read(file.name, Evaluation))
+        learnt = self.learnt(cell)
         return MethodOutcome(
             method=cell.name,
             seed=cell.seed,
             evaluation=evaluation,
             training=self.result(cell),
-            real_examples=len(cell.real),
-            synthetic_examples=sum(verdict.kept for _, verdict in self.pairs(cell)),
+            real_examples=len(learnt.real),
+            synthetic_examples=sum(verdict.kept for _, verdict in learnt.synthetic),
+            unlabelled_examples=sum(verdict.kept for _, verdict in learnt.unlabelled),
         )
 
-    def write_cards(self) -> None:
-        """Put beside each finished adapter what it is."""
-        for cell in self.cells:
-            outcome = self.outcome(cell)
-            if (training := outcome.training) is None:
-                continue
-            beside = WorkFolder(training.path)
-            card = AdapterCard(
-                name=training.name,
-                task=self.task,
-                model_name=self.model.name,
-                model_revision=self.model.revision,
-                prompt_version=cell.form.version,
-                wording=cell.form.wording,
-                chat=cell.form.chat,
-                verbalizer=cell.form.verbalizer,
-                max_text_words=cell.form.max_text_words,
-                training=cell.settings.train,
-                seed=cell.seed,
-                shots=cell.shots,
-                real_examples=outcome.real_examples,
-                synthetic_examples=outcome.synthetic_examples,
-                steps=training.steps,
-                train_tokens=training.tokens,
-                train_flops=training.flops,
-                train_s=training.seconds,
-                probe=training.probe,
-                probed=beside.read(PROBED_FILE, Probed) if beside.has(PROBED_FILE) else None,
-                scores=outcome.evaluation.scores if outcome.evaluation else None,
-                lineage=self._lineage(cell),
-            )
-            beside.write(CARD_FILE, card)
-
-    def _lineage(self, cell: MethodCell) -> dict[str, str]:
-        """Content hashes of what an adapter was made from, and of what it was measured on."""
-        lineage = {"job": self.job(cell).key, "test": self._test_hash, "real": _content_hash(cell.real)}
-        if cell.method.synthetic:
-            lineage["synthetic"] = _content_hash([c for c, v in self.pairs(cell) if v.kept])
-        return lineage
-
     @cached_property
-    def _test_hash(self) -> str:
-        return _content_hash(self.test)
+    def test_hash(self) -> str:
+        return value_hash(self.test)
 
     def _has_texts(self, cell: MethodCell) -> bool:
-        return not cell.method.synthetic or cell.folder.has(GENERATED_FILE)
+        return has_texts(cell, unlabelled=bool(self.unlabelled))
 
     def _once(self, key: object, compute: Callable[[], T]) -> T:
         """What was computed for ``key`` before, else now: for what never changes once it is finished."""
         if key not in self._computed:
             self._computed[key] = compute()
         return self._computed[key]
-
-
-def _content_hash(value: object) -> str:
-    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:12]

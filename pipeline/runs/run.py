@@ -1,5 +1,6 @@
 """The main job: one task, one seed, from four examples per class to a measured adapter and a report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.loop.reading import as_candidates
 from fourshot.pipeline.runs.cells import SeedExamples
 from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.review import REVIEW, decisions, has_table, in_words
 from fourshot.pipeline.runs.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName
+from fourshot.pipeline.runs.stages.ask import check_askable, questions, unanswered
 from fourshot.pipeline.runs.stages.merge import merged_folder, synthetic_classifiers
 from fourshot.pipeline.runs.stages.train import check_cluster
 from fourshot.pipeline.runs.summary import report_data, table
@@ -20,6 +24,7 @@ from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.tasks.unlabelled import load_unlabelled
 from fourshot.training.jobs.jobs import HERE, Placement
 
 RUN_METHODS = ("zero_shot", "icl", "lora", "fourshot")
@@ -33,6 +38,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     adapter_path: str = ""
     report_path: str = ""
     merged_path: str = ""
+    ask_path: str = ""  # a table that a person is to fill in before the run goes on
 
 
 def run_task(
@@ -44,10 +50,15 @@ def run_task(
     until: StageName | None = None,
     placement: Placement = HERE,
     merge: bool = False,
+    unlabelled: Path | None = None,
+    ask: int = 0,
 ) -> RunSummary:
     """Run ``task`` in ``folder``, or go on where an earlier call was stopped; ``until`` names the last stage to do.
 
-    ``merge``: write base and adapter as one checkpoint, too, to ``folder``/merged/<adapter>.
+    ``merge``: write base and adapter as one checkpoint, too, to ``folder``/merged/<adapter>. ``unlabelled``: a file of
+    texts without labels, learnt as the annotators read them. ``ask``: stop when they are annotated, until a person has
+    labelled so many of them, in a table that the summary names. What a person changed in a table that `review` wrote
+    is learnt, too.
 
     Raises InputError for what the user gave, RunFolderError for a folder of another configuration, ShortRunError where
     a class stalls; what was finished stays on disk.
@@ -56,11 +67,16 @@ def run_task(
     if last not in STAGE_NAMES:
         raise InputError(f"There is no stage {last!r}. The stages are {', '.join(STAGE_NAMES)}.")
     refuse_fake(model, "A run")
+    if ask:
+        check_askable(ask, unlabelled is not None)
+    if unlabelled and settings.annotate.annotator == "none":
+        raise InputError("Texts without labels need annotators, and annotate.annotator is 'none'. Set another.")
     check_cluster(placement)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         on_event(Event(stage="shots", message="reading the data"))
         data = TaskData(task)
+        texts = _texts_of(unlabelled, task, settings, on_event)
         experiment = Experiment(
             data,
             resolve_model(model),
@@ -69,10 +85,18 @@ def run_task(
             [load_shots(data, settings, run_folder)],
             folder,
             flat=True,
+            unlabelled=as_candidates(texts),
         )
         experiment.check_trainable()
         driver = StageDriver(folder / LOG_FILE, on_event, placement)
         driver.add(task.name, experiment)
+        if has_table(run_folder, REVIEW):
+            on_event(Event(stage="shots", message=in_words(REVIEW, decisions(run_folder, REVIEW, task))))
+        if ask and STAGE_NAMES.index(last) >= STAGE_NAMES.index("annotate"):
+            driver.run("annotate")
+            driver.do(lambda one: questions(one, ask))
+        if waiting := unanswered(experiment, ask, on_event):
+            return RunSummary(folder=str(folder), table=[], ask_path=str(waiting))
         driver.run(last)
         trained = experiment.result(experiment.cell("fourshot"))
         if merge:
@@ -103,3 +127,13 @@ def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder) -> Seed
     else:
         shots = take_shots(data.task, settings.k, settings.seed, settings.allow_fewer_shots, data.train)
     return SeedExamples(seed=settings.seed, shots=tuple(shots))
+
+
+def _texts_of(file: Path | None, task: Task, settings: RunSettings, on_event: OnEvent) -> Sequence[tuple[int, str]]:
+    """(line, text) of the texts without labels that are to be read."""
+    if file is None:
+        return ()
+    wanted = settings.unlabelled
+    found = load_unlabelled(file, task, wanted.most, wanted.text_column, settings.seed)
+    on_event(Event(stage="shots", message=found.note))
+    return found.texts

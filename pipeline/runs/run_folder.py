@@ -8,6 +8,8 @@ rounds.jsonl         one line for each finished round; candidates and verdicts b
 attributes.json      what the model listed, where prompts are varied by it
 generated.json       written when candidates and verdicts are complete
 pool/                the candidates that annotators are trained on, as above; drawn.json when it is complete
+unlabelled/          the user's own texts, with verdicts, as above; annotated.json when it is complete
+ask.csv, review.csv  what a person is asked, and answers; ask.json, review.json: as they were written
 adapters/<job>/      finished trainings
 scores/, report.html, report.md
 """
@@ -25,6 +27,7 @@ SCHEMA = 1
 SHOTS_FILE = "shots.json"
 GENERATED_FILE = "generated.json"
 POOL_FILE = "pool/drawn.json"
+UNLABELLED_FILE = "unlabelled/annotated.json"
 
 
 class RunManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +41,7 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True):
     model_revision: str
     model_path: str
     versions: dict[str, str] = {}
+    unlabelled: str = ""  # content hash of the user's texts that are read; "": there are none
 
     def identity(self) -> dict[str, Any]:
         known: dict[str, Any] = msgspec.to_builtins(self)
@@ -62,3 +66,8 @@ class RunFolder(WorkFolder):
     def pool(self) -> "RunFolder":
         """Where the candidates lie that annotators are trained on."""
         return RunFolder(self.path / "pool")
+
+    @property
+    def unlabelled(self) -> "RunFolder":
+        """Where the user's own texts lie, with the verdicts on them."""
+        return RunFolder(self.path / "unlabelled")

@@ -9,6 +9,7 @@ import msgspec
 
 from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.cards import write_cards
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages import PHASES, STAGE_NAMES, StageName, StagePlan
@@ -61,7 +62,7 @@ class StageDriver:
 
     def write_cards(self) -> None:
         for experiment in self.experiments.values():
-            experiment.write_cards()
+            write_cards(experiment)
 
     def drop(self, name: str, failure: FailedJob | FourshotError) -> None:
         """Take an experiment out of the running and say why; the first reason counts."""

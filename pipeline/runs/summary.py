@@ -10,6 +10,7 @@ from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment, MethodOutcome
+from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -29,6 +30,7 @@ def table(experiment: Experiment) -> list[MethodRow]:
             [outcome.evaluation.scores for outcome in outcomes if outcome.evaluation],
             real_examples=outcomes[0].real_examples,
             synthetic_examples=round(sum(outcome.synthetic_examples for outcome in outcomes) / len(outcomes)),
+            unlabelled_examples=outcomes[0].unlabelled_examples or None,
         )
         for method, outcomes in by_method.items()
         if len(outcomes) == len(experiment.seeds)
@@ -40,7 +42,8 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
     rows, outcomes = table(experiment), experiment.outcomes()
     first = experiment.seeds[0]
     main = _main_cell(experiment)
-    pairs = experiment.pairs(main) if main else []
+    learnt = experiment.learnt(main) if main else LearntTexts(shots=first.shots)
+    pairs = learnt.synthetic
     trained = experiment.result(main) if main else None
     return ReportData(
         title=title,
@@ -52,6 +55,9 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         reason_counts=_reasons(pairs),
         kept=tuple(pair for pair in pairs if pair[1].kept),
         rejected=tuple(pair for pair in pairs if not pair[1].kept),
+        unlabelled=dict(Counter(verdict.reason for _, verdict in learnt.unlabelled)),
+        labelled=len(learnt.asked),
+        reviewed=learnt.review.counts,
         real_texts=_by_class([*first.shots, *first.more]),
         synthetic_texts=_by_class([Example(text=c.text, label=c.label) for c, v in pairs if v.kept]),
         losses=_losses(experiment),
@@ -61,8 +67,8 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         lineage=Lineage(
             base_model=experiment.model.name,
             revision=experiment.model.revision,
-            hashes=_hashes(main, trained.name if trained else ""),
-            shots=first.shots,
+            hashes=_hashes(main, trained.name if trained else "") | (learnt.lineage if trained else {}),
+            shots=learnt.shots,
             prompts=_prompts(experiment),
         ),
         try_it=f"fourshot predict {experiment.root} {_QUOTED}" if trained else "",

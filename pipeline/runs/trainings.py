@@ -10,6 +10,7 @@ import msgspec
 
 from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.runs.cells import MethodCell
+from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.synthesis.evidence import shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -77,22 +78,20 @@ def shot_orders(num_shots: int, count: int, seed: int) -> list[tuple[int, ...]]:
     ]
 
 
-def classifier_job(
-    task: Task, model_revision: str, cell: MethodCell, pairs: Sequence[tuple[Candidate, Verdict]]
-) -> TrainingJob:
-    """The training of a method's classifier; ``pairs`` are its synthetic texts."""
+def classifier_job(task: Task, model_revision: str, cell: MethodCell, learnt: LearntTexts) -> TrainingJob:
+    """The training of a method's classifier."""
     as_job = partial(_training_job, task, model_revision, cell)
     if not cell.method.synthetic:
         return as_job(classification_examples(task, cell.real, cell.form))
-    kept = [(candidate, verdict) for candidate, verdict in pairs if verdict.kept]
+    kept = learnt.kept
     if cell.settings.learns_soft:
         synthetic = soft_examples(task, kept, cell.form)
     else:
-        believed = [Example(text=candidate.text, label=candidate.label) for candidate, _ in kept]
+        believed = [Example(text=c.text, label=c.label or verdict.predicted) for c, verdict in kept]
         synthetic = classification_examples(task, believed, cell.form)
     seen, held = hold_out(synthetic, cell.settings.train.held_out)
-    shots = classification_examples(task, cell.shots, cell.form, weight=cell.settings.shot_weight)
-    return msgspec.structs.replace(as_job((*shots, *seen)), held_out=tuple(held))
+    real = classification_examples(task, learnt.real, cell.form, weight=cell.settings.shot_weight)
+    return msgspec.structs.replace(as_job((*real, *seen)), held_out=tuple(held))
 
 
 def soft_examples(

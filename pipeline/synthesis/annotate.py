@@ -243,9 +243,10 @@ def judge(
 ) -> list[Verdict]:
     """A verdict for each candidate.
 
-    Kept where the annotator says the intended label, and confidently enough; where soft labels are learnt, wherever it
-    is confident enough of some label. ``probabilities``: the annotator's, float64 [num_candidates, num_labels]. None:
-    there is no annotator, and every candidate is believed to be what it was drawn for.
+    Kept where the annotator says the intended label, and confidently enough; where soft labels are learnt, and of texts
+    without an intended label, wherever it is confident enough of some label. ``probabilities``: the annotator's,
+    float64 [num_candidates, num_labels]. None: there is no annotator, and every candidate is believed to be what it was
+    drawn for.
     """
     if probabilities is None:
         return [Verdict(candidate_id=candidate.id, kept=True, reason="kept") for candidate in candidates]
@@ -253,7 +254,7 @@ def judge(
     verdicts = []
     for candidate, row in zip(candidates, probabilities, strict=True):
         predicted = names[int(row.argmax())]
-        agrees = settings.learns_soft or predicted == candidate.label
+        agrees = settings.learns_soft or candidate.label in ("", predicted)
         kept = agrees and bool(row.max() >= settings.annotate.confidence)
         verdicts.append(
             Verdict(

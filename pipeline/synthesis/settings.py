@@ -119,6 +119,18 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return self.annotator == "adapters" and self.folds > 0
 
 
+class UnlabelledSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What becomes of the texts without labels that a user gives."""
+
+    mode: Literal["beside", "instead"] = "beside"  # learnt beside texts that the model writes, or instead of them
+    most: int = 1000  # texts of the file, drawn at random where it has more; 0: all
+    text_column: str = ""  # of a table; "": the task's, or the only one
+
+    def __post_init__(self) -> None:
+        if self.most < 0:
+            raise InputError(f"unlabelled.most is a number of texts, 0 for all; got {self.most}.")
+
+
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One run: from shots to a measured adapter."""
 
@@ -129,6 +141,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     variety: VarietySettings = VarietySettings()
     filter: FilterSettings = FilterSettings()
     annotate: AnnotateSettings = AnnotateSettings()
+    unlabelled: UnlabelledSettings = UnlabelledSettings()
     train: LoraSettings = TRAINING_PRESETS["default"]
     wording: Wording = "task"  # of the classifier's prompt, in training and serving; "bare" leaves out the instruction
     prompt_style: PromptStyle = "plain"  # chat: through the base's chat template; auto: what reads the shots better

@@ -22,15 +22,16 @@ Reason = Literal[
     "label_disagrees",  # the annotator predicts another label
     "low_confidence",  # the annotator agrees, below the bound
     "surplus",  # good, but its class already has N
+    "dropped_in_review",  # by a person
 ]
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A synthetic text with its whole lineage."""
+    """A text that may be learnt, with its whole lineage: one that the model wrote, or one of the user's."""
 
-    id: str  # "r02-000137": round, position
+    id: str  # "r02-000137": round, position; "u00000012": line of the user's file
     text: str
-    label: str  # intended: the class it was generated for
+    label: str  # intended: the class it was generated for; "" of a user's text, which nobody has read yet
     round: int
     prompt_hash: str
     shots: tuple[int, ...]  # indices into the run's shots that the prompt showed
@@ -38,6 +39,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     cumulative_logprob: float
     finish_reason: Literal["stop", "length"]
     attributes: dict[str, str] = {}  # that the prompt asked for, value by dimension
+    origin: Literal["model", "user"] = "model"
     mixed: bool = False  # the prompt showed shots of all classes and asked for none: the label says nothing of the text
 
 

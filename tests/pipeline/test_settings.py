@@ -60,6 +60,7 @@ GIVEN: Mapping[str, dict[str, Any]] = {
     "allow_short": {"generate": {"per_class": 90}, "allow_short": False},
     "allow_fewer_shots": {"k": 50},
     "filter.longest_chars": {"filter": {"max_length_factor": 1.0}},
+    **{f"unlabelled.{name}": {"unlabelled": {"most": 20}} for name in ("mode", "most", "text_column")},
 }
 CHANGED: Mapping[str, Any] = {
     "variety.mixed": 1.0,
@@ -78,6 +79,7 @@ CHANGED: Mapping[str, Any] = {
     "filter.min_distinct_words": 0.6,
     "max_text_words": 3,
     "train.held_out": 0.5,
+    "unlabelled.text_column": "note",
 }
 
 
@@ -183,6 +185,8 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     warm = [f"Warm {word} on a sunny porch, then cocoa by the fire." for word in WORDS[20:50]]
     write_jsonl(data / "train.jsonl", [*rows_of(warm, "warm"), *rows_of(cold, "cold")])
     write_jsonl(data / "test.jsonl", [*rows_of([TEST_TEXT], "warm"), *rows_of(["Ice."], "cold")])
+    own = [f"A {word} by the old mill at noon." for word in WORDS[60:90]]
+    write_jsonl(data / "own.jsonl", [{"text": text, "note": f"Once more: {text}"} for text in own])
     patch = pytest.MonkeyPatch()
     heard: list[Any] = Trainer.heard
     engine = Listener(heard)
@@ -198,7 +202,8 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         given = msgspec.json.decode(settings, type=RunSettings)
         folder = tmp_path_factory.mktemp("run")
         try:
-            summary = run_task(task, "fake", given, folder, until="evaluate")
+            own = data / "own.jsonl" if given.unlabelled != RunSettings().unlabelled else None
+            summary = run_task(task, "fake", given, folder, until="evaluate", unlabelled=own)
             heard.append(len(summary.table))
         except FourshotError as error:
             heard.append(str(error).replace(str(tmp_path_factory.getbasetemp()), ""))

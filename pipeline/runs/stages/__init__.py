@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.stages import evaluate, generate, merge, probe, style, train
+from fourshot.pipeline.runs.stages import ask, evaluate, generate, merge, probe, style, train
 from fourshot.pipeline.runs.stages.stage import Stage
 
-StageName = Literal["shots", "annotators", "generate", "train", "evaluate", "report"]  # what a run can stop after
+# What a run can stop after.
+StageName = Literal["shots", "annotators", "annotate", "generate", "train", "evaluate", "report"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 STAGE_TYPES: tuple[type[Stage], ...] = (
     train.TrainStage,
@@ -16,6 +17,7 @@ STAGE_TYPES: tuple[type[Stage], ...] = (
     evaluate.EvaluateStage,
     merge.MergeStage,
     style.StyleStage,
+    ask.AskStage,
 )
 StagePlan = Callable[[Experiment], Stage]  # what one experiment needs of a stage; the stages before it are finished
 
@@ -32,6 +34,7 @@ PHASES = (
     Phase("shots", style.prompt_styles),
     Phase("annotators", generate.pools),
     Phase("annotators", train.on_real_texts),
+    Phase("annotate", generate.unlabelled_texts),
     Phase("generate", generate.rounds),
     Phase("train", train.classifiers, writes_cards=True),
     Phase("evaluate", evaluate.methods, writes_cards=True),

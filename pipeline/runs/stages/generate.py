@@ -5,31 +5,34 @@ Each folder is a task of `pipeline.loop.driver`, on one engine here, or on those
 
 from contextlib import closing
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
 from fourshot.engine.chat import ChatTurns
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.driver import Driver
+from fourshot.pipeline.loop.reading import UnlabelledSink
 from fourshot.pipeline.loop.rounds import RoundSink
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE, RunFolder
+from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE, UNLABELLED_FILE, RunFolder
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.tasks.types import Example
 from fourshot.training.jobs.jobs import FailedJob
 
 
 class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One run folder to fill: its pool, or its verdicts."""
+    """One run folder to fill: its pool, its verdicts, or those on the user's own texts."""
 
     folder: str
     test: list[Example]  # texts like these are not kept
     chat: ChatTurns | None = None  # of prompts; None: plain text
     readers: tuple[Reader, ...] = ()
     is_pool: bool = False  # only draw the candidates that annotators will be trained on
+    unlabelled: tuple[Candidate, ...] = ()  # only read these
 
     @property
     def key(self) -> str:
@@ -37,27 +40,30 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_finished(self) -> bool:
-        return RunFolder(self.folder).has(POOL_FILE if self.is_pool else GENERATED_FILE)
+        return RunFolder(self.folder).has(self._done_file)
+
+    @property
+    def _done_file(self) -> str:
+        return POOL_FILE if self.is_pool else UNLABELLED_FILE if self.unlabelled else GENERATED_FILE
 
     def sink(self, on_event: OnEvent, *, spread: bool) -> RoundSink:
         folder = RunFolder(self.folder)
         manifest = folder.manifest()
-        if self.is_pool:
-            folder.pool.path.mkdir(exist_ok=True)
-        return RoundSink(
-            folder.pool if self.is_pool else folder,
-            manifest.task,
-            folder.shots(),
-            manifest.settings,
-            chat=self.chat,
-            readers=self.readers,
-            pool=folder.pool if manifest.settings.annotate.has_pool and not self.is_pool else None,
-            is_pool=self.is_pool,
-            test_texts=lambda: [example.text for example in self.test],
-            on_event=on_event,
-            spread=spread,
-            done_file=Path(POOL_FILE if self.is_pool else GENERATED_FILE).name,
-        )
+        into = (folder.path / self._done_file).parent
+        into.mkdir(exist_ok=True)
+        what = RunFolder(into), manifest.task, folder.shots(), manifest.settings
+        more: dict[str, Any] = {
+            "chat": self.chat,
+            "readers": self.readers,
+            "test_texts": lambda: [example.text for example in self.test],
+            "on_event": on_event,
+            "spread": spread,
+            "done_file": Path(self._done_file).name,
+        }
+        if self.unlabelled:
+            return UnlabelledSink(*what, self.unlabelled, **more)
+        reads_pool = manifest.settings.annotate.has_pool and not self.is_pool
+        return RoundSink(*what, pool=folder.pool if reads_pool else None, is_pool=self.is_pool, **more)
 
 
 class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
@@ -100,6 +106,21 @@ def pools(experiment: Experiment) -> GenerateStage:
     return GenerateStage(model_path=experiment.model.path, items=tuple(items))
 
 
+def unlabelled_texts(experiment: Experiment) -> GenerateStage:
+    """The user's own texts, to be read; it stands on the annotators."""
+    items = [
+        TextsItem(
+            folder=str(writer.folder.path),
+            test=experiment.data.test,
+            chat=writer.form.chat,
+            readers=experiment.readers(writer),
+            unlabelled=experiment.unlabelled,
+        )
+        for writer in (experiment.writers if experiment.unlabelled else ())
+    ]
+    return GenerateStage(model_path=experiment.model.path, items=tuple(items))
+
+
 def rounds(experiment: Experiment) -> GenerateStage:
     """What is to be written and read; it stands on the annotators."""
     items = [
@@ -110,5 +131,6 @@ def rounds(experiment: Experiment) -> GenerateStage:
             readers=experiment.readers(writer),
         )
         for writer in experiment.writers
+        if not (experiment.unlabelled and writer.settings.unlabelled.mode == "instead")
     ]
     return GenerateStage(model_path=experiment.model.path, items=tuple(items))

@@ -10,8 +10,10 @@ from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.loop.rounds import Round
+from fourshot.pipeline.runs.cards import write_cards
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples
 from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.runs.stages.generate import pools, rounds
 from fourshot.pipeline.runs.stages.style import prompt_styles
@@ -33,7 +35,6 @@ from tests.pipeline.task_folders import write_task
 
 METHODS = ("zero_shot", "icl", "lora", "lora_bare", "fourshot", "fourshot_bare", "lora25_bare")
 MODEL = ResolvedModel(path="/models/base", name="base", revision="abc")
-Pairs = list[tuple[Candidate, Verdict]]
 WRITTEN = {"Steam over the pot.": "warm", "Snow on snow.": "cold"}
 
 
@@ -123,7 +124,7 @@ def test_what_is_trained_learns_a_token_for_each_label_and_the_base_says_words(t
     trained = finish(experiment)
     said = {cell.name: experiment.evaluation_cell(cell).form.verbalizer for cell in experiment.cells}
     assert said == {"zero_shot": "word", "icl": "word", "fourshot": "token", "paper": "word"}  # paper: whole texts
-    experiment.write_cards()
+    write_cards(experiment)
     for cell in experiment.cells:
         if result := experiment.result(cell):
             assert load_card(result.path).verbalizer == trained[result.name].verbalizer == said[cell.name]
@@ -143,7 +144,7 @@ def test_each_adapter_is_measured_and_carded_in_the_wording_of_its_training(tmp_
     trained = finish(experiment)
     cells = {cell.name: experiment.evaluation_cell(cell) for cell in experiment.cells}
     assert len({cell.out for cell in cells.values()}) == len(METHODS)
-    experiment.write_cards()
+    write_cards(experiment)
     for name, cell in cells.items():
         if cell.adapter is None:
             assert cell.form.wording == "task"
@@ -198,15 +199,15 @@ def test_a_split_is_read_once_and_a_job_rendered_once(tmp_path: Path, monkeypatc
         read.append(split)
         return load_split(task, split)
 
-    def rendering(task: Task, revision: str, cell: MethodCell, pairs: Pairs) -> TrainingJob:
+    def rendering(task: Task, revision: str, cell: MethodCell, learnt: LearntTexts) -> TrainingJob:
         rendered.append(cell.name)
-        return classifier_job(task, revision, cell, pairs)
+        return classifier_job(task, revision, cell, learnt)
 
     monkeypatch.setattr("fourshot.pipeline.runs.task_data.load_split", reading)
     monkeypatch.setattr("fourshot.pipeline.runs.experiment.classifier_job", rendering)
     experiment = begun(tmp_path / "run")
     finish(experiment)
-    experiment.write_cards()
+    write_cards(experiment)
     report_data(experiment, "A run")
     assert sorted(read) == ["test", "train"]
     assert sorted(rendered) == sorted(cell.name for cell in experiment.cells if cell.method.trained)
@@ -241,7 +242,7 @@ def test_the_style_that_was_found_is_that_of_every_prompt_and_lies_on_every_card
     assert {text.chat for text in (*pools(experiment).items, *rounds(experiment).items)} == {CHAT}
 
     trained = finish(experiment)
-    experiment.write_cards()
+    write_cards(experiment)
     assert all(example.prompt.startswith(CHAT.begin) for job in trained.values() for example in job.examples)
     (writer,) = experiment.writers
     readers = experiment.readers(writer)
@@ -297,7 +298,7 @@ def test_chat_without_a_template_is_refused_before_the_folder_is_claimed(tmp_pat
 def test_a_card_without_a_style_is_of_plain_text(tmp_path: Path) -> None:
     experiment = begun(tmp_path / "run", "lora")
     finish(experiment)
-    experiment.write_cards()
+    write_cards(experiment)
     result = experiment.result(experiment.cell("lora"))
     assert result is not None
     file = Path(result.path) / CARD_FILE

@@ -7,6 +7,7 @@ import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells
+from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, shot_orders, shots_left_out
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -47,10 +48,11 @@ def pair(number: int, label: str, predicted: str, kept: bool = True) -> tuple[Ca
 
 
 PAIRS = [pair(0, NAMES[0], NAMES[0]), pair(1, NAMES[0], NAMES[1]), pair(2, NAMES[1], NAMES[1], kept=False)]
+LEARNT = LearntTexts(shots=SHOTS, synthetic=PAIRS)
 
 
 def test_a_text_is_learnt_as_the_committee_reads_it_whatever_it_was_drawn_for() -> None:
-    job = classifier_job(TASK, "abc", cell(), PAIRS)
+    job = classifier_job(TASK, "abc", cell(), LEARNT)
     first, second = job.examples[len(SHOTS) :]
     assert (first.target, second.target) == (0, 1)
     for example, likeliest in ((first, 0), (second, 1)):
@@ -61,7 +63,7 @@ def test_a_text_is_learnt_as_the_committee_reads_it_whatever_it_was_drawn_for() 
 
 
 def test_where_labels_must_agree_the_intended_one_is_learnt_for_certain() -> None:
-    job = classifier_job(TASK, "abc", cell(targets="agreement"), PAIRS)
+    job = classifier_job(TASK, "abc", cell(targets="agreement"), LEARNT)
     learnt = job.examples[len(SHOTS) :]
     assert [example.target for example in learnt] == [0, 0]
     assert all(example.soft is msgspec.UNSET for example in learnt)

@@ -1,0 +1,54 @@
+"""`review` and `report`: what a run made, for a person to look at and to correct."""
+
+from pathlib import Path
+
+from fourshot.cli.console import Terminal
+from fourshot.cli.declare import Options, argument, command, flag
+from fourshot.engine.errors import InputError
+
+RUN = argument("run", "RUN", "the folder of a run")
+
+
+@command("review", RUN, argument("--most", "N", "rows, the most useful ones (default: all)", type=int, default=0))
+def review(options: Options, terminal: Terminal) -> None:
+    """Write a run's texts and labels into a table that you correct; `run` goes on with what you left."""
+    from fourshot.pipeline.runs.review import REVIEW, in_words, open_review
+    from fourshot.pipeline.runs.run_folder import RunFolder
+
+    if options.most < 0:
+        raise InputError(f"--most is a number of rows, 0 for all; got {options.most}.")
+    folder = RunFolder(options.run)
+    opened = open_review(folder, options.most)
+    terminal.result("result", opened)
+    if not opened.is_new:
+        terminal.say(f"{opened.path} is there already. {in_words(REVIEW, opened.said)}.")
+        terminal.say("To have it written anew, move it away first. To learn from it, repeat the command of the run.")
+        return
+    others = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in opened.left_out.items())
+    terminal.say(f"Wrote {opened.path}: {opened.rows} texts." + (f" Left out: {others}." if others else ""))
+    terminal.say("Correct the columns label and keep, or delete rows, and save. Then repeat the command of the run.")
+
+
+@command(
+    "report",
+    RUN,
+    flag("--serve", "open a page on this machine, to read the report and to review the texts"),
+    argument("--port", "PORT", "of the page (default: any that is free)", type=int, default=0),
+)
+def report(options: Options, terminal: Terminal) -> None:
+    """Say where a run's report is, or open it with its texts as a page."""
+    folder = Path(options.run)
+    page = folder / "report.html"
+    if options.serve:
+        from fourshot.serving.review.server import serve_review
+
+        def opened(url: str) -> None:
+            terminal.result("result", {"url": url})
+            terminal.say(f"Open {url} in a browser on this machine. Ctrl-C ends it; what you decided is in the folder.")
+
+        serve_review(folder, options.port, opened)
+        return
+    if not page.exists():
+        raise InputError(f"{folder} has no report.html: a run writes it at its end. Repeat the command of the run.")
+    terminal.result("result", {"report": page})
+    terminal.say(f"Report: {page}")

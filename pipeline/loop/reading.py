@@ -1,0 +1,81 @@
+"""The user's own texts, as candidates: they pass the same filters and are read by the same annotators as drawn ones.
+
+Files are those of rounds (`pipeline.loop.rounds`); a round is a batch of texts.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.loop.counts import ClassCounts
+from fourshot.pipeline.loop.ledger import Ledger
+from fourshot.pipeline.loop.plan import READ_BATCH, ReadPlan
+from fourshot.pipeline.loop.progress import ProgressReporter
+from fourshot.pipeline.loop.rounds import Round, RoundSink, finished_pairs
+from fourshot.pipeline.loop.units import TaskBrief
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.work_folder import WorkFolder
+
+
+def as_candidates(texts: Sequence[tuple[int, str]]) -> tuple[Candidate, ...]:
+    """Of (line, text) pairs of the user's file, in their order."""
+    return tuple(
+        Candidate(
+            id=f"u{line:08d}",
+            text=text,
+            label="",
+            round=number // READ_BATCH,
+            prompt_hash="",
+            shots=(),
+            num_tokens=0,
+            cumulative_logprob=0.0,
+            finish_reason="stop",
+            origin="user",
+        )
+        for number, (line, text) in enumerate(texts)
+    )
+
+
+class UnlabelledSink(RoundSink):
+    """Fills the folder for the user's texts with a verdict on each."""
+
+    def __init__(
+        self,
+        folder: WorkFolder,
+        task: Task,
+        shots: Sequence[Example],
+        settings: RunSettings,
+        texts: Sequence[Candidate],
+        **more: Any,
+    ) -> None:
+        """``more``: of `RoundSink`."""
+        variety = msgspec.structs.replace(settings.variety, suppress=0.0)  # nothing is drawn here
+        settings = msgspec.structs.replace(settings, variety=variety, allow_short=True)
+        super().__init__(folder, task, shots, settings, **more)
+        self._texts = texts
+
+    def _plan(self, brief: TaskBrief) -> ReadPlan:
+        return ReadPlan(brief, self._texts, spread=self._spread)
+
+    def _reporter(self, ledger: Ledger, finished: Sequence[Round]) -> ProgressReporter:
+        done = sum(record.num_candidates for record in finished)
+        return ProgressReporter(self._on_event, "annotate", "texts", done, len(self._texts))
+
+    def _report_round(self, counts: ClassCounts, record: Round) -> None:
+        self._progress.add(record.num_candidates - sum(record.kept.values()))  # those kept are counted already
+        kept = ", ".join(f"{name} {number}" for name, number in record.kept.items()) or "none"
+        message = f"{self._task.name}, your texts"
+        self._progress.report(message, f"read as: {kept}", figures={"filter_s": record.filter_s})
+
+    def finish(self, ledger: Ledger) -> None:
+        """Say what became of all texts, by reason."""
+        super().finish(ledger)
+        reasons = Counter(verdict.reason for _, verdict in finished_pairs(self.folder))
+        kept = reasons.pop("kept", 0)
+        others = "".join(f", {number} {reason.replace('_', ' ')}" for reason, number in reasons.most_common())
+        self._on_event(Event(stage="annotate", message=f"{self._task.name}, your texts: {kept} kept{others}"))

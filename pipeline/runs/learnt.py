@@ -1,0 +1,68 @@
+"""What a method's classifier learns from: real examples, texts that the model wrote, the user's texts, and answers."""
+
+import msgspec
+
+from fourshot.pipeline.loop.rounds import finished_pairs
+from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.runs.cells import MethodCell
+from fourshot.pipeline.runs.review import ASK, REVIEW, Decisions, TextPairs, corrected_pairs, corrected_shots, decisions
+from fourshot.pipeline.runs.run_folder import GENERATED_FILE, UNLABELLED_FILE
+from fourshot.pipeline.tasks.types import Example, Task
+
+
+class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
+    """As a person left them. Verdicts say which of the texts are learnt."""
+
+    shots: tuple[Example, ...] = ()
+    asked: tuple[Example, ...] = ()  # the user's texts that a person labelled
+    synthetic: TextPairs = []
+    unlabelled: TextPairs = []
+    review: Decisions = Decisions()
+    labelled: Decisions = Decisions()  # of those that a person was asked about
+
+    @property
+    def real(self) -> tuple[Example, ...]:
+        return (*self.shots, *self.asked)
+
+    @property
+    def kept(self) -> TextPairs:
+        return [pair for pair in (*self.synthetic, *self.unlabelled) if pair[1].kept]
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """Content hashes of what is learnt."""
+        parts = {
+            "synthetic": [c for c, v in self.synthetic if v.kept],
+            "unlabelled": [(c, v) for c, v in self.unlabelled if v.kept],
+        }
+        hashes = {name: value_hash(texts) for name, texts in parts.items() if texts or name == "synthetic"}
+        said = {"review": self.review.content_hash, "asked": self.labelled.content_hash}
+        return hashes | {name: content for name, content in said.items() if content}
+
+
+def has_texts(cell: MethodCell, *, unlabelled: bool) -> bool:
+    """Whether all that a method learns from is there; ``unlabelled``: texts of the user's are a part of it."""
+    if not cell.method.synthetic:
+        return True
+    wanted = [UNLABELLED_FILE] if unlabelled else []
+    if not (unlabelled and cell.settings.unlabelled.mode == "instead"):
+        wanted.append(GENERATED_FILE)
+    return all(map(cell.folder.has, wanted))
+
+
+def learnt_texts(cell: MethodCell, task: Task) -> LearntTexts:
+    """What is there, as far as rounds are finished. Raises InputError for a table with faults."""
+    if not cell.method.synthetic:
+        return LearntTexts(shots=cell.real)
+    review, labelled = (decisions(cell.folder, name, task) for name in (REVIEW, ASK))
+    own = finished_pairs(cell.folder.unlabelled)
+    instead = bool(own) and cell.settings.unlabelled.mode == "instead"
+    answers = {name: answer for name, answer in labelled.answers.items() if answer.keep}
+    return LearntTexts(
+        shots=corrected_shots(cell.shots, review),
+        asked=tuple(Example(text=c.text, label=answers[c.id].label) for c, _ in own if c.id in answers),
+        synthetic=[] if instead else corrected_pairs(finished_pairs(cell.folder), review),
+        unlabelled=corrected_pairs(corrected_pairs([(c, v) for c, v in own if c.id not in answers], labelled), review),
+        review=review,
+        labelled=labelled,
+    )

@@ -1,0 +1,205 @@
+"""What a person says of a run's texts: which texts they are shown, and what follows from their answers.
+
+review.csv and ask.csv in a run folder are the person's; review.json and ask.json beside them say what was written.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.loop.rounds import finished_pairs
+from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.runs.run_folder import GENERATED_FILE, SHOTS_FILE, UNLABELLED_FILE, RunFolder
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.tasks.review_table import Answer, ReviewRow, read_review, write_review
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.work_folder import MANIFEST_FILE
+
+REVIEW, ASK = "review", "ask"  # the tables, by the names of their files
+DOUBTFUL = ("label_disagrees", "low_confidence")  # why a well-formed text is not kept
+TextPairs = list[tuple[Candidate, Verdict]]
+
+
+class Decisions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a table says beyond what was proposed; empty where a person changed nothing."""
+
+    answers: dict[str, Answer] = {}  # by id of the text, where they differ
+    counts: dict[str, int] = {}  # "relabelled", "dropped", "kept", "labelled" -> texts
+    unasked: int = 0  # rows that were relabelled and still say no under keep
+    open: tuple[str, ...] = ()  # ids that a label was asked for, and have none
+
+    @property
+    def content_hash(self) -> str:
+        return value_hash(sorted(self.answers.items())) if self.answers else ""
+
+
+def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
+    """The shots, and every text that is kept or doubtful, most useful first; and how many others there are, by reason.
+
+    First the shots, because everything was written from them; then the texts that the annotators are least sure of.
+    Raises InputError where no texts were annotated yet.
+    """
+    if not folder.has(GENERATED_FILE) and not folder.has(UNLABELLED_FILE):
+        raise InputError(
+            f"{folder.path} has no annotated texts yet, so there is nothing to review. Let `fourshot generate` (or "
+            "`run`) with this folder go on first."
+        )
+    soft = folder.manifest().settings.learns_soft
+    asked = {row.id for row in written_rows(folder, ASK)}
+    rows, others = list[ReviewRow](), Counter[str]()
+    for candidate, verdict in [*finished_pairs(folder), *finished_pairs(folder.unlabelled)]:
+        if candidate.id in asked:
+            others["asked about in ask.csv"] += 1
+            continue
+        if not verdict.kept and verdict.reason not in DOUBTFUL:
+            others[verdict.reason] += 1
+            continue
+        read_as = verdict.predicted if soft or not candidate.label else candidate.label
+        rows.append(
+            ReviewRow(
+                id=candidate.id,
+                text=candidate.text,
+                label=read_as or candidate.label,
+                keep=verdict.kept,
+                why=verdict.reason.replace("_", " "),
+                probabilities=verdict.probabilities,
+            )
+        )
+    rows.sort(key=lambda row: -entropy(row.probabilities))
+    shots = [
+        ReviewRow(id=shot_id(number), text=shot.text, label=shot.label, keep=True, why="shot")
+        for number, shot in enumerate(folder.shots())
+    ]
+    return [*shots, *rows], dict(others)
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """A review that is there now."""
+
+    path: str
+    rows: int
+    left_out: dict[str, int] = {}  # texts that are not in the table, by reason
+    is_new: bool = False
+    said: Decisions = Decisions()
+
+
+def open_review(folder: RunFolder, most: int = 0) -> Opened:
+    """Write the table of a run's texts, the first ``most`` (0: all); one that is there is left alone and read.
+
+    Raises InputError for a folder that holds no run, or nothing to review yet, and for a table with faults.
+    """
+    if not folder.has(MANIFEST_FILE) or not folder.has(SHOTS_FILE):
+        raise InputError(f"{folder.path} is not the folder of a run (no {MANIFEST_FILE}). Give one that a run was in.")
+    is_new, left_out = not has_table(folder, REVIEW), dict[str, int]()
+    if is_new:
+        rows, left_out = review_rows(folder)
+        if most and most < len(rows):
+            left_out |= {"more useful ones came first": len(rows) - most}
+        write_rows(folder, REVIEW, rows[: most or None])
+    return Opened(
+        path=str(folder.path / f"{REVIEW}.csv"),
+        rows=len(written_rows(folder, REVIEW)),
+        left_out=left_out,
+        is_new=is_new,
+        said=decisions(folder, REVIEW, folder.manifest().task),
+    )
+
+
+def entropy(probabilities: Mapping[str, float]) -> float:
+    """Of a distribution over labels, in nats; 0 where there is none."""
+    return -sum(p * math.log(p) for p in probabilities.values() if p > 0)
+
+
+def shot_id(number: int) -> str:
+    return f"shot-{number}"
+
+
+def has_table(folder: RunFolder, name: str) -> bool:
+    return folder.has(f"{name}.csv")
+
+
+def written_rows(folder: RunFolder, name: str) -> list[ReviewRow]:
+    """The rows of a table as they were written; none where there is no table. Raises InputError where only it is."""
+    if not has_table(folder, name):
+        return []
+    if not folder.has(f"{name}.json"):
+        raise InputError(
+            f"{folder.path / name}.csv has no {name}.json beside it, which says what was written. Put it back, or "
+            "remove the table to go on without it."
+        )
+    return folder.read(f"{name}.json", list[ReviewRow])
+
+
+def write_rows(folder: RunFolder, name: str, rows: Sequence[ReviewRow]) -> None:
+    """What is written, then the table: it is there when all is."""
+    folder.write(f"{name}.json", rows)
+    write_review(folder.path / f"{name}.csv", rows)
+
+
+def answers_in(folder: RunFolder, name: str, task: Task) -> dict[str, Answer]:
+    """A person's answers by id. Raises InputError with every fault of the table, each with its line."""
+    rows = written_rows(folder, name)
+    return read_review(folder.path / f"{name}.csv", rows, task) if rows else {}
+
+
+def decisions(folder: RunFolder, name: str, task: Task) -> Decisions:
+    """What the table ``name`` says; nothing where there is none. Raises InputError as `answers_in` does."""
+    answers = answers_in(folder, name, task)
+    changed: dict[str, Answer] = {}
+    counts, unasked, still_open = Counter[str](), 0, list[str]()
+    for row in written_rows(folder, name):
+        said = answers[row.id]
+        if not row.label and not said.label and said.keep:
+            still_open.append(row.id)
+            continue
+        if (said.label, said.keep) == (row.label, row.keep):
+            continue
+        changed[row.id] = said
+        if not said.keep:
+            unasked += said.label != row.label and not said.is_deleted
+            counts["dropped"] += row.keep
+        elif not row.label:
+            counts["labelled"] += 1
+        else:
+            counts["relabelled"] += said.label != row.label
+            counts["kept"] += not row.keep
+    counted = {what: number for what, number in counts.items() if number}
+    return Decisions(answers=changed, counts=counted, unasked=unasked, open=tuple(still_open))
+
+
+def corrected_shots(shots: Sequence[Example], said: Decisions) -> tuple[Example, ...]:
+    """The shots as a person left them."""
+    left = []
+    for number, shot in enumerate(shots):
+        answer = said.answers.get(shot_id(number))
+        if answer is None or answer.keep:
+            left.append(Example(text=shot.text, label=answer.label) if answer else shot)
+    return tuple(left)
+
+
+def corrected_pairs(pairs: TextPairs, said: Decisions) -> TextPairs:
+    """The texts with the verdicts that a person left; a label of theirs is learnt for certain."""
+    left: TextPairs = []
+    for candidate, verdict in pairs:
+        answer = said.answers.get(candidate.id)
+        if answer and not answer.keep:
+            reason = "dropped_in_review" if verdict.kept else verdict.reason
+            verdict = msgspec.structs.replace(verdict, kept=False, reason=reason)
+        elif answer:
+            candidate = msgspec.structs.replace(candidate, label=answer.label)
+            verdict = Verdict(candidate_id=candidate.id, kept=True, reason="kept", predicted=answer.label)
+        left.append((candidate, verdict))
+    return left
+
+
+def in_words(name: str, said: Decisions) -> str:
+    """One line for people."""
+    counts = ", ".join(f"{number} {what}" for what, number in sorted(said.counts.items())) or "nothing changed"
+    deleted = sum(answer.is_deleted for answer in said.answers.values())
+    line = f"{name}.csv: {counts}" + (f" ({deleted} rows were deleted)" if deleted else "")
+    if said.unasked:
+        line += f"; {said.unasked} have a new label and no under keep, so they are not learnt"
+    return line

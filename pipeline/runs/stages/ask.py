@@ -1,0 +1,101 @@
+"""Asking a person: of the user's own texts, those whose labels would help most, as a table to be filled in."""
+
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.encoder import Encoder, embedded_encoder
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.loop.rounds import finished_pairs
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.review import ASK, decisions, entropy, has_table, in_words, write_rows, written_rows
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.pipeline.synthesis.asking import texts_to_ask
+from fourshot.pipeline.tasks.faults import shorten
+from fourshot.pipeline.tasks.review_table import ReviewRow
+from fourshot.training.jobs.jobs import FailedJob
+
+
+class AskItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A run folder whose texts are annotated, and how many to ask about."""
+
+    folder: str
+    count: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return self.folder
+
+
+class AskStage(Stage, frozen=True, kw_only=True, tag="ask"):
+    """Choose texts, which takes the embedded encoder, and write the table."""
+
+    items: tuple[AskItem, ...]
+
+    def is_finished(self, item: AskItem) -> bool:
+        return has_table(RunFolder(item.folder), ASK)
+
+    def run(self, on_event: OnEvent) -> list[FailedJob]:
+        on_event(Event(stage=self.name, message="comparing your texts"))
+        return self._each(_ask)
+
+
+def _ask(item: AskItem) -> None:
+    folder = RunFolder(item.folder)
+    read = [(c, v) for c, v in finished_pairs(folder.unlabelled) if v.probabilities]
+    vectors = Encoder().encode([candidate.text for candidate, _ in read])
+    unsure = [entropy(verdict.probabilities) for _, verdict in read]
+    chosen = [read[index] for index in texts_to_ask(vectors, unsure, item.count, item.seed)]
+    rows = [
+        ReviewRow(id=c.id, text=c.text, label="", keep=True, why="asked", probabilities=v.probabilities)
+        for c, v in chosen
+    ]
+    write_rows(folder, ASK, rows)
+
+
+def check_askable(count: int, has_unlabelled: bool) -> None:
+    """Raise InputError, before anything is done, where ``count`` texts cannot be asked about."""
+    if count < 1:
+        raise InputError(f"--ask is a number of texts of at least 1, got {count}.")
+    if not has_unlabelled:
+        raise InputError("--ask chooses from texts of yours that have no label. Give them with --unlabelled FILE.")
+    embedded_encoder()
+
+
+def questions(experiment: Experiment, count: int) -> AskStage:
+    """What is to be asked about of the run's own texts."""
+    folder = experiment.cell("fourshot").folder
+    item = AskItem(folder=str(folder.path), count=count, seed=experiment.seeds[0].seed)
+    return AskStage(model_path=experiment.model.path, items=(item,))
+
+
+def unanswered(experiment: Experiment, count: int, on_event: OnEvent) -> Path | None:
+    """The table to be filled in, or None: it is filled in, or ``count`` is 0, and it is not.
+
+    Raises InputError for a table with faults, one that is filled in in part, or one of another ``count``.
+    """
+    folder = experiment.cell("fourshot").folder
+    if not has_table(folder, ASK):
+        return None
+    path, asked = folder.path / f"{ASK}.csv", len(written_rows(folder, ASK))
+    said = decisions(folder, ASK, experiment.task)
+    if count and asked != min(count, len([v for _, v in finished_pairs(folder.unlabelled) if v.probabilities])):
+        raise InputError(
+            f"{path} asks about {asked} texts, and --ask says {count}. Give --ask {asked}, or remove the table to be "
+            "asked anew."
+        )
+    if not said.open:
+        on_event(Event(stage="ask", message=in_words(ASK, said)))
+        return None
+    if said.answers:
+        raise InputError(
+            f"{path}: {len(said.open)} of {asked} texts have no label yet ({shorten(said.open)}). Label them (the "
+            f"labels are {', '.join(experiment.task.label_names)}), say no under keep, or delete the rows."
+        )
+    if not count:
+        on_event(Event(stage="ask", message=f"{path} was not filled in, so the run goes on without it"))
+        return None
+    return path

@@ -1,0 +1,142 @@
+"""A table of texts that a person labels or corrects in a spreadsheet: how it is written, and what may come back.
+
+A person may change ``label`` and ``keep``, sort rows, delete rows (which drops their texts), and add columns. Anything
+else is refused with its line. CSV with a byte-order mark, so that spreadsheets read it as UTF-8.
+"""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.files import replace_file
+from fourshot.pipeline.tasks.faults import Fault, error, nearest, raise_errors
+from fourshot.pipeline.tasks.table_files import read_table
+from fourshot.pipeline.tasks.types import Task
+
+COLUMNS = ("id", "text", "label", "keep", "why", "probabilities")
+NEEDED = COLUMNS[:4]
+# A spreadsheet takes what begins with one of these for a formula; with an apostrophe in front it does not. Source:
+# OWASP, "CSV Injection". The apostrophe is guarded like them, so that taking one away undoes every guard.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+LONGEST_CELL = 32_000  # characters; spreadsheets cut cells after 32,767
+YES, NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0")
+MOST_PROBABILITIES = 4  # shown, the likeliest
+
+
+class ReviewRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A text as a person is shown it."""
+
+    id: str
+    text: str
+    label: str  # that will be learnt; "": a person is asked for it
+    keep: bool
+    why: str  # it is there
+    probabilities: dict[str, float] = {}  # the annotators'
+
+    @property
+    def shown(self) -> str:
+        """The text as the table has it."""
+        return self.text[:LONGEST_CELL]
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person says of a text."""
+
+    label: str
+    keep: bool
+    is_deleted: bool = False  # the row is not there any more, so neither is kept
+
+
+def write_review(path: Path, rows: Sequence[ReviewRow], answers: Mapping[str, Answer] | None = None) -> None:
+    """Write the table, whole or not at all; ``answers``, by id, stand in place of what was proposed."""
+    content = io.StringIO(newline="")
+    table = csv.writer(content)
+    table.writerow(COLUMNS)
+    for row in rows:
+        said = (answers or {}).get(row.id)
+        if said and said.is_deleted:
+            continue
+        label, keep = (said.label, said.keep) if said else (row.label, row.keep)
+        likeliest = sorted(row.probabilities, key=lambda name: -row.probabilities[name])[:MOST_PROBABILITIES]
+        shares = ", ".join(f"{name} {row.probabilities[name]:.2f}" for name in likeliest)
+        table.writerow([guard(cell) for cell in (row.id, row.shown, label, "yes" if keep else "no", row.why, shares)])
+    replace_file(path, content.getvalue().encode("utf-8-sig"))
+
+
+def guard(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
+
+
+def unguard(cell: str) -> str:
+    """The cell that was guarded."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_STARTS) else cell
+
+
+def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, Answer]:
+    """A person's answers by id, of every row that was written: one that is not there any more is not kept.
+
+    Raises InputError with every fault, each with its line: an unknown label, a text that was changed, a row that is
+    new or there twice, a column that is missing.
+    """
+    table = read_table(path)
+    missing = [column for column in NEEDED if column not in table.columns]
+    if missing:
+        what = f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
+        raise_errors([error(path, what, f"Put it back, as it was written: {', '.join(COLUMNS)}.")])
+    written = {row.id: row for row in rows}
+    answers: dict[str, Answer] = {}
+    faults: list[Fault] = []
+    for line, cells in table.rows.items():
+        found = {name: unguard(str(value or "")) for name, value in cells.items() if name in NEEDED}
+        if not any(cell.strip() for cell in found.values()):
+            continue
+        name = found["id"].strip()
+        where = f"{path}:{line}"
+        if name not in written:
+            remedy = "Rows cannot be added here: put texts of your own into the training data. Remove the row."
+            faults.append(error(where, f"the id {name!r} is not one that was written.", remedy))
+        elif name in answers:
+            faults.append(error(where, f"the id {name!r} stands there twice.", "Remove one of the rows."))
+        else:
+            answers[name] = _answer(where, found, written[name], task, faults)
+    raise_errors(faults)
+    return {row.id: answers.get(row.id, Answer(label=row.label, keep=False, is_deleted=True)) for row in rows}
+
+
+def _answer(where: str, found: Mapping[str, str], row: ReviewRow, task: Task, faults: list[Fault]) -> Answer:
+    """What a row says; its faults go into ``faults``."""
+    if found["text"].split() != row.shown.split():
+        was = json.dumps(row.shown if len(row.shown) < 80 else row.shown[:77] + "...", ensure_ascii=False)
+        what = f"the text of {row.id} was changed; only label and keep may be."
+        faults.append(error(where, what, f"Put it back, or delete the row: {was}"))
+    said = found["keep"].strip().casefold()
+    if said not in (*YES, *NO):
+        faults.append(error(where, f"keep is {found['keep']!r}; allowed are yes and no."))
+    keep = said in YES
+    label = label_named(found["label"], task)
+    if label is None:
+        allowed = f"the task's labels are {', '.join(task.label_names)}."
+        got = found["label"].strip()
+        faults.append(error(where, f"unknown label {got!r}; {allowed}", nearest(got, task.label_names)))
+    elif not label and row.label and keep:
+        faults.append(error(where, "the label is gone.", "Put one in, or say no under keep."))
+    return Answer(label=label or "", keep=keep)
+
+
+def label_named(said: str, task: Task) -> str | None:
+    """The task's label that a cell names, "" for none, None for one that there is not.
+
+    Case may differ where that leaves no doubt: spreadsheets write TRUE for true.
+    """
+    said = said.strip()
+    if not said or said in task.label_names:
+        return said
+    folded = Counter(name.casefold() for name in task.label_names)
+    alike = [name for name in task.label_names if name.casefold() == said.casefold()]
+    return alike[0] if alike and folded[said.casefold()] == 1 else None

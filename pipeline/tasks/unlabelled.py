@@ -1,0 +1,72 @@
+"""The texts without labels that a user has: which column of which file, which of them, and what is left out."""
+
+import random
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.faults import counted, error, raise_errors, read_text, shorten
+from fourshot.pipeline.tasks.table_files import EXTENSIONS, read_table
+from fourshot.pipeline.tasks.types import Task
+
+LINES = ".txt"  # a file with one text per line
+
+
+class UnlabelledTexts(msgspec.Struct, frozen=True, kw_only=True):
+    """Texts with the lines that they stand in, in file order."""
+
+    texts: tuple[tuple[int, str], ...] = ()
+    note: str = ""  # for people: the file, the column, how many of how many, and what was left out
+
+
+def load_unlabelled(path: Path, task: Task, most: int, text_column: str = "", seed: int = 0) -> UnlabelledTexts:
+    """Up to ``most`` texts of a table, or of a file with one per line; 0: all. More are drawn from, by ``seed``.
+
+    A label column is not read. Raises InputError for a file that cannot be read, and where the column of texts is
+    neither named nor the task's nor the only one.
+    """
+    rows, where = _rows(path, task, text_column)
+    empty = [line for line, text in rows if not text]
+    texts = [(line, text) for line, text in rows if text]
+    if not texts:
+        raise InputError(f"{path} has no text: {counted(len(rows), 'row')}, all without one. Give a file with texts.")
+    chosen = sorted(random.Random(f"{seed}/unlabelled").sample(texts, most)) if 0 < most < len(texts) else texts
+    note = f"{counted(len(texts), 'unlabelled text')} in {path}{where}"
+    if len(chosen) < len(texts):
+        note += f", {len(chosen)} of them drawn (unlabelled.most)"
+    if empty:
+        note += f"; {counted(len(empty), 'row')} without a text left out (line {shorten(empty)})"
+    return UnlabelledTexts(texts=tuple(chosen), note=note)
+
+
+def _rows(path: Path, task: Task, text_column: str) -> tuple[list[tuple[int, str]], str]:
+    """(line, text) of every row, "" where it has none; and where they stand, for people."""
+    if path.suffix.lower() == LINES and path.is_file():
+        content, faults = read_text(path)
+        raise_errors(faults)
+        lines = content.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
+        return [(line, text.strip()) for line, text in enumerate(lines, start=1)], ""
+    if path.is_file() and path.suffix.lower() not in EXTENSIONS and not path.suffix.lower().endswith((".gz", ".zip")):
+        kinds = ", ".join((*EXTENSIONS, LINES))
+        raise InputError(f"{path}: cannot read a {path.suffix or 'nameless'} file of texts; allowed are {kinds}.")
+    table = read_table(path)
+    column = text_column or task.data.text_column
+    if column not in table.columns and not text_column and len(table.columns) == 1:
+        column = table.columns[0]
+    if column not in table.columns:
+        there = ", ".join(map(repr, table.columns))
+        raise InputError(
+            f"{path} has no column {column!r}; the columns are {there}. Name that of the texts: "
+            "--set unlabelled.text_column=NAME"
+        )
+    rows, faults = [], []
+    for line, row in table.rows.items():
+        text = row.get(column)
+        if text is not None and not isinstance(text, str):
+            what = f"the text is a {type(text).__name__}, it must be a string."
+            faults.append(error(f"{path}:{line}", what, f"Is {column!r} the column of texts?"))
+            continue
+        rows.append((line, (text or "").strip()))
+    raise_errors(faults)
+    return rows, f", column {column!r}"
