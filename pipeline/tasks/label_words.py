@@ -24,9 +24,7 @@ SCALES: Sequence[Mapping[str, str]] = (
     {"a": "excellent", "b": "good", "c": "fair", "d": "poor"},
 )
 SIGNS = {"+": "plus", "-": "minus"}
-NUMBERED = re.compile(
-    r"(label|class|category|cat|topic|tag|type|group|cluster|level|grade|option)\W*\d+", re.IGNORECASE
-)
+NUMBERED = re.compile(r"(label|class|category|cat|topic|tag|type|group|cluster|level)[\W_]*\d+", re.IGNORECASE)
 
 
 def label_word(name: str) -> str:
@@ -41,7 +39,8 @@ def label_word(name: str) -> str:
 
 def reads_as(name: str) -> str:
     """What two names have in common that read the same: capitals, separators, full width and the like ignored."""
-    return unicodedata.normalize("NFKC", label_word(name)).casefold()
+    word = unicodedata.normalize("NFKC", label_word(name).casefold()).casefold()
+    return word.replace(" ", "") if any(map(str.isalpha, word)) else word
 
 
 def says_nothing(word: str) -> bool:

@@ -156,6 +156,8 @@ def find_labels(source: DataSource, table: Table, value: Any, known: Mapping[str
         return LabelCell((source.label_values[key],))
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(class_names):
         value = key = class_names[value]
+    if class_names and value == -1:  # how `datasets` marks a row without a label
+        return LabelCell(())
     if key in known and isinstance(value, str):
         return LabelCell((source.label_values.get(key, known[key]),))
     if isinstance(value, bool):  # it has no spelling of its own: the label may be called True, true or TRUE

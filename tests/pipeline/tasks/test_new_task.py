@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.label_words import label_word
 from fourshot.pipeline.tasks.new_task import UNDECIDED, new_task
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.tables import load_split
@@ -141,11 +140,3 @@ def test_awkward_names_survive_the_way_through_toml(tmp_path: Path) -> None:
     assert set(load_task(path).label_names) == set(awkward)
     with pytest.raises(InputError, match=r"'\.\./x' cannot be a task's name"):
         task_of(tmp_path / "d.csv", tmp_path / "other", name="../x")
-
-
-@pytest.mark.parametrize(
-    ("name", "word"),
-    [("billing_issue", "billing issue"), ("lostCard", "lost card"), ("FAQ", "faq"), ("a - b", "a b"), ("__", "__")],
-)
-def test_label_words_are_names_that_a_model_can_read(name: str, word: str) -> None:
-    assert label_word(name) == word

@@ -1,0 +1,59 @@
+"""What a model reads for a class, and when a word is asked for."""
+
+import pytest
+
+from fourshot.pipeline.tasks.label_words import label_word, propose_words, reads_as, says_nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("billing_issue", "billing issue"),
+        ("lostCard", "lost card"),
+        ("FAQ", "faq"),
+        ("a - b", "a b"),
+        ("__", "__"),
+        ("-1", "-1"),
+        ("4.5", "4.5"),
+        ("A-", "a minus"),
+        ("BBB+", "bbb plus"),
+        ("C++", "c++"),
+    ],
+)
+def test_label_words_are_names_that_a_model_can_read(name: str, word: str) -> None:
+    assert label_word(name) == word
+
+
+@pytest.mark.parametrize("names", [("A", "A-"), ("A+", "A-"), ("-1", "1"), ("C", "C++"), ("1.5", "15"), ("+", "-")])
+def test_signs_tell_names_apart(names: tuple[str, str]) -> None:
+    assert reads_as(names[0]) != reads_as(names[1])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Bug", "bug"),
+        ("bug_report", "bugReport"),
+        ("late-fee", "late fee"),
+        ("\uff42\uff55\uff47", "bug"),
+        ("aB", "Ab"),
+    ],
+)
+def test_capitals_separators_and_widths_do_not(names: tuple[str, str]) -> None:
+    assert reads_as(names[0]) == reads_as(names[1])
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "4.5", "+", "A", "c++", "C17", "LABEL_0", "class 2", "?"])
+def test_numbers_signs_and_codes_say_nothing(word: str) -> None:
+    assert says_nothing(word)
+
+
+@pytest.mark.parametrize("word", ["no", "a minus", "好", "sci tech", "level", "b2b sales"])
+def test_words_say_something(word: str) -> None:
+    assert not says_nothing(word)
+
+
+def test_words_are_proposed_for_scales_that_are_known_and_for_no_others() -> None:
+    assert propose_words(["1", "-1", "0"]) == {"-1": "negative", "0": "neutral", "1": "positive"}
+    assert propose_words(["Y", "N"]) == {"N": "no", "Y": "yes"}
+    assert propose_words(["0", "7"]) == {}
