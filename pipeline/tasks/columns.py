@@ -165,7 +165,8 @@ def _verdict_column(table: Table, found: Sequence[str], given: str | None) -> st
 
 
 def _with_value(table: Table, column: str) -> str:
-    value = next((text for value in _values(table, column) if (text := " ".join(str(value or "").split()))), "")
+    texts = (" ".join(str(value).split()) for value in _values(table, column) if value is not None)
+    value = next(filter(None, texts), "")
     return f"{column!r} ({value[:40]}{'...' if len(value) > 40 else ''})"
 
 

@@ -29,6 +29,47 @@ def test_a_table_becomes_a_task_without_faults(table: Path, capfd: pytest.Captur
     assert "0 errors" in capfd.readouterr().out
 
 
+def test_the_name_of_a_task_is_that_of_its_folder(table: Path) -> None:
+    assert cli.main(["tasks", "new", str(table), "--name", "cr"]) == 0
+    assert sorted(path.name for path in Path("cr").iterdir()) == [
+        "cr.toml",
+        "made_from.json",
+        "test.jsonl",
+        "train.jsonl",
+    ]
+
+
+def test_what_was_chosen_and_left_out_is_said_to_people_and_machines(
+    table: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table.write_text(TABLE + ",sales\n ,support\nprice question number 3 about it,sales\n")
+    assert cli.main(["tasks", "new", str(table)]) == 0
+    shown = capfd.readouterr().out
+    assert "texts: column 'message'\nlabels: column 'team'\nclasses: sales (10), support (10)\n" in shown
+    assert "23 rows: 16 for training, 4 for testing, 3 left out\n" in shown
+    assert (
+        "  2 rows without a text: line 22, 23\n  1 row repeating an earlier text with the same label: line 24\n"
+        in shown
+    )
+    assert "What was left out: inbox/made_from.json." in shown
+    assert cli.main(["tasks", "new", str(table), "--name", "again", "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert (result["task_file"], result["rows"], result["text_columns"]) == ("again/again.toml", 23, ["message"])
+    assert [(some["reason"], some["count"], some["lines"]) for some in result["left_out"]] == [
+        ("empty_text", 2, [22, 23]),
+        ("duplicate", 1, [24]),
+    ]
+
+
+def test_columns_in_doubt_end_with_2_and_their_names(table: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(f"{'subject' if i == 0 else f'the case of {i}'},{line}" for i, line in enumerate(lines)))
+    assert cli.main(["tasks", "new", str(table)]) == 2
+    assert "'subject' (the case of 1), 'message' (price question" in capfd.readouterr().err
+    joined = ["--text-column", "subject", "--text-column", "message"]
+    assert cli.main(["tasks", "new", str(table), *joined]) == 0
+
+
 def test_a_check_lists_every_fault_and_fails(table: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cli.main(["tasks", "new", str(table), "--label-column", "team"])
     file = Path("inbox/inbox.toml")

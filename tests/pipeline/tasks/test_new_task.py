@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.new_task import UNDECIDED, new_task
+from fourshot.pipeline.tasks.new_task import MADE_FROM, UNDECIDED, NewTask, new_task
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import check_task, load_task
@@ -63,7 +64,13 @@ def test_the_split_is_by_class_whole_and_decided_by_the_seed(tmp_path: Path) -> 
 
 def test_repeated_contradicting_and_empty_rows_do_not_reach_the_splits(tmp_path: Path) -> None:
     bad: list[tuple[object, ...]] = [("", "bugReport"), ("both", "bugReport"), ("both", "Sci/Tech"), rows()[0]]
-    task = load_task(task_of(write_csv(tmp_path / "d.csv", ("text", "label"), rows() + bad), tmp_path / "out"))
+    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows() + bad), tmp_path / "out")
+    gone = [("empty_text", 1, (62,)), ("duplicate", 1, (65,)), ("contradiction", 2, (63, 64))]
+    assert [(some.reason, some.count, some.lines) for some in made.left_out] == gone
+    assert (made.rows, made.train + made.test) == (64, 60)
+    kept = msgspec.json.decode((tmp_path / "out" / MADE_FROM).read_bytes(), type=NewTask)
+    assert msgspec.structs.replace(kept, task_file=made.task_file) == made
+    task = load_task(made.task_file)
     both = load_split(task, "train").examples + load_split(task, "test").examples
     assert Counter(example.label for example in both) == dict.fromkeys(NAMES, 20)
 
@@ -91,6 +98,45 @@ def test_spreadsheet_files_with_semicolons_and_a_byte_order_mark_are_read(tmp_pa
     table = write_csv(tmp_path / "d.csv", ("text", "label"), rows(), delimiter=";")
     table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
     assert check_task(task_of(table, tmp_path / "out")) == []
+
+
+def test_columns_of_a_text_can_be_joined_and_the_task_file_says_so(tmp_path: Path) -> None:
+    parts = [
+        (f"{label} {i}", "" if i == 3 else f"what I wrote about it, {i}", label) for i in range(8) for label in "ab"
+    ]
+    table = write_csv(tmp_path / "d.csv", ("subject", "body", "label"), parts)
+    path = task_of(table, tmp_path / "out", TableChoices(text_columns=("subject", "body")))
+    texts = {example.text for split in ("train", "test") for example in load_split(load_task(path), split).examples}
+    assert {"a 0\nwhat I wrote about it, 0", "b 3"} <= texts
+    assert "# Each text is the columns 'subject' and 'body', one after the other." in path.read_text()
+
+
+@pytest.mark.parametrize("label", [b"lock", "caf\u00e9"])
+def test_labels_of_data_frames_are_read(tmp_path: Path, label: object) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    texts = [text for text, _ in rows(8)]
+    labels = pyarrow.array([label, label[:2]] * 12).dictionary_encode()  # type: ignore[index]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), tmp_path / "d.parquet")
+    made = new_task(tmp_path / "d.parquet", tmp_path / "out")
+    name = label.decode() if isinstance(label, bytes) else label
+    assert made.labels == {name[:2]: 12, name: 12}  # type: ignore[index]
+
+
+def test_words_are_proposed_in_the_task_file_and_never_used_unasked(tmp_path: Path) -> None:
+    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(8, (-1, 0, 1))), tmp_path / "out")
+    assert made.asked_words == {"-1": "negative", "0": "neutral", "1": "positive"}
+    toml = Path(made.task_file).read_text()
+    assert 'Write what the class means. Proposed: word = "negative"\n# the 0th note about -1\n' in toml
+    assert load_task(made.task_file).label_words == ("-1", "0", "1")
+    assert ["refund" in fault.remedy for fault in check_task(made.task_file)] == [False] * 3
+
+
+def test_a_column_with_a_word_for_each_number_is_pointed_out(tmp_path: Path) -> None:
+    named = [(text, number, ("bad", "good")[number]) for text, number in rows(8, (0, 1))]  # type: ignore[index]
+    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label", "label_text"), named), tmp_path / "out")
+    assert ["--label-column label_text" in str(fault) for fault in made.notices] == [True]
 
 
 def test_numeric_labels_make_a_task_whose_check_asks_for_words(tmp_path: Path) -> None:

@@ -187,6 +187,34 @@ def test_a_text_that_is_no_string_and_a_label_the_task_does_not_know_are_refused
     assert ":3: a row without a label" in message
 
 
+@pytest.mark.parametrize("value", ["caf\u00e9", "cafe\u0301", ["caf\u00e9"], "['caf\u00e9']", "\u200bcaf\u00e9"])
+def test_a_label_is_known_in_every_way_to_write_it(tmp_path: Path, value: object) -> None:
+    path = write_task(tmp_path, TASK.replace('name = "warm"', 'name = "cafe\u0301"'))
+    write_jsonl(tmp_path / "train.jsonl", rows_of(WARM, value))
+    assert {example.label for example in load_split(load_task(path), "train").examples} == {"cafe\u0301"}
+
+
+def test_names_that_earlier_builds_gave_are_still_known(tmp_path: Path) -> None:
+    path = write_task(tmp_path, TASK.replace('"warm"', "\"['warm']\"").replace('"cold"', '"1.0"'))
+    write_jsonl(tmp_path / "train.jsonl", rows_of(WARM, "['warm']") + rows_of(COLD, "1.0"))
+    assert {example.label for example in load_split(load_task(path), "train").examples} == {"['warm']", "1.0"}
+
+
+def test_a_split_without_labels_is_called_that(tmp_path: Path) -> None:
+    task = load_task(write_task(tmp_path))
+    for value in (-1, None):
+        write_jsonl(tmp_path / "test.jsonl", rows_of(COLD, value))
+        with pytest.raises(InputError, match=r"4 rows\) and no other: the split has no labels.*test_split = "):
+            load_split(task, "test")
+
+
+def test_several_labels_in_a_cell_and_objects_are_refused_with_their_lines(tmp_path: Path) -> None:
+    task = load_task(write_task(tmp_path))
+    write_jsonl(tmp_path / "train.jsonl", [*rows_of(WARM[:1], ["warm", "cold"]), *rows_of(COLD[:1], {"a": 1})])
+    with pytest.raises(InputError, match=r":1: the labels 'warm', 'cold' in one cell.*\n.*:2: the label is an object"):
+        load_split(task, "train")
+
+
 def test_a_hub_data_set_without_a_network_names_the_way_round_it(tmp_path: Path) -> None:
     code = (
         "from fourshot.pipeline.tasks.task_file import load_task\n"

@@ -207,6 +207,21 @@ def test_a_data_folder_makes_up_for_a_file_without_a_source(tmp_path: Path) -> N
     assert check_task(path, data_folder=tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("['warm']", "in the data, \"['warm']\" is read as 'warm'."),
+        ("nan", "in the data, 'nan' is read as no label."),
+        ("co\u200bld", "'co\\u200bld' looks like 'cold'."),
+    ],
+)
+def test_names_that_the_data_cannot_have_or_nobody_tells_apart_are_warned_about(
+    tmp_path: Path, name: str, what: str
+) -> None:
+    path = write_task(tmp_path, TASK + f'\n[[labels]]\nname = "{name}"\nword = "third"\n')
+    assert [(fault.where, fault.what) for fault in check_task(path, deep=False)] == [("$.labels[2].name", what)]
+
+
 def test_label_words_as_a_tokenizer_sees_them(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -1,0 +1,96 @@
+"""Columns are found where names and contents leave no doubt; else they are asked for, with what may be meant."""
+
+from typing import Any
+
+import pytest
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.columns import Columns, find_columns
+from fourshot.pipeline.tasks.table_files import Table
+
+TEAMS = ("sales", "support", "sales", "support", "sales", "support")
+CELLS: dict[str, list[Any]] = {
+    "sentence": [f"question number {i} about a price" for i in range(6)],
+    "short": ["lost card", "late fee", "no bike", "bad lock", "two fees", "old app"],
+    "repeated": ["Say that you want an alarm."] * 3 + ["Ask for music."] * 3,
+    "japanese": ["料金が高い", "鍵が開かない", "自転車が壊れた", "返金してください", "充電できない", "領収書が欲しい"],
+    "team": list(TEAMS),
+    "number": [0, 1, 0, 1, 0, 1],
+    "date": [f"2025-02-0{i} 09:41:00" for i in range(6)],
+    "person": ["Ann Lee", "Bo Chan", "Cy Dean", "Di Evers", "Ed Frank", "Flo Gray"],
+    "list": [["sales"], ["support"]] * 3,
+    "half": ["a", None, "b", None, "", float("nan")],
+}
+
+
+def find(header: str, **given: Any) -> Columns:
+    """The columns of a table with ``name=kind of cells`` for each."""
+    kinds = dict(item.split("=") for item in header.split())
+    rows = {i + 2: {name: CELLS[kind][i] for name, kind in kinds.items()} for i in range(6)}
+    return find_columns(Table(path="t.csv", columns=tuple(kinds), rows=rows), **given)
+
+
+@pytest.mark.parametrize(
+    ("header", "text", "label"),
+    [
+        ("id=number message=sentence team=team", "message", "team"),
+        ("a=short b=team", "a", "b"),
+        ("words=japanese kind=team", "words", "kind"),
+        ("text=short class=number", "text", "class"),
+        ("created_at=date what=sentence customerName=person team=team", "what", "team"),
+        ("text=sentence title=short label=team", "text", "label"),
+        ("Text=sentence LABEL=number label_name=team", "Text", "LABEL"),
+        ("data=sentence annotator=number choice=team", "data", "choice"),
+        ("data=sentence notes=half accept=list", "data", "accept"),
+        ("customer_name=person label=team", "customer_name", "label"),
+    ],
+)
+def test_columns_that_are_plain_are_found(header: str, text: str, label: str) -> None:
+    found = find(header)
+    assert (found.texts, found.label) == ((text,), label)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ("subject", "body"),
+        ("question", "answer"),
+        ("premise", "hypothesis"),
+        ("title", "description"),
+        ("text", "text2"),
+    ],
+)
+def test_several_columns_of_texts_are_asked_for_and_can_be_joined(columns: tuple[str, str]) -> None:
+    header = f"{columns[0]}=short {columns[1]}=sentence label=team"
+    with pytest.raises(InputError) as caught:
+        find(header)
+    assert f"several may be the text: {columns[0]!r} (lost card), {columns[1]!r} (question number 0" in str(
+        caught.value
+    )
+    assert "--text-column NAME" in str(caught.value)
+    assert "--label-column" not in str(caught.value)
+    assert find(header, text_columns=columns).texts == columns
+    assert find(header, text_columns=columns[:1]).other_texts == columns[1:]
+
+
+def test_a_usual_name_does_not_beat_other_columns_of_texts() -> None:
+    with pytest.raises(InputError, match=r"'answer' \(question number 0 .*'question' \(Say that you want"):
+        find("intent=team answer=sentence question=repeated")
+
+
+def test_the_other_columns_that_may_be_meant_are_named() -> None:
+    found = find("text=sentence title=short label=number label_text=team id=number")
+    assert (found.other_texts, found.other_labels) == (("title",), ("label_text",))
+
+
+def test_two_columns_of_labels_are_asked_for() -> None:
+    with pytest.raises(
+        InputError, match=r"several may be the label: 'intent' \(sales\), 'topic' \(0\).*--label-column"
+    ):
+        find("text=sentence intent=team topic=number")
+
+
+def test_objects_are_not_searched_for_texts_and_the_form_of_a_row_is_told() -> None:
+    rows = {1: {"messages": [{"role": "user", "content": "Where is it?"}]}}
+    with pytest.raises(InputError, match=r"'messages' holds lists or objects.*\{\"text\": \"\.\.\.\", \"label\""):
+        find_columns(Table(path="t.jsonl", columns=("messages",), rows=rows))
