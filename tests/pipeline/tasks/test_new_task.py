@@ -134,7 +134,7 @@ def test_words_are_proposed_in_the_task_file_and_never_used_unasked(tmp_path: Pa
 
 
 def test_a_column_with_a_word_for_each_number_is_pointed_out(tmp_path: Path) -> None:
-    named = [(text, number, ("bad", "good")[number]) for text, number in rows(8, (0, 1))]  # type: ignore[index]
+    named = [(text, number, "bad" if number == 0 else "good") for text, number in rows(8, (0, 1))]
     made = new_task(write_csv(tmp_path / "d.csv", ("text", "label", "label_text"), named), tmp_path / "out")
     assert ["--label-column label_text" in str(fault) for fault in made.notices] == [True]
 
