@@ -78,7 +78,7 @@ def compare(
     run_folder = RunFolder(folder)
     with run_folder.lock():
         on_event(Event(stage="shots", message="reading the data"))
-        data = TaskData(task)
+        data = TaskData(task, on_event)
         experiment = Experiment(
             data,
             resolve_model(model),

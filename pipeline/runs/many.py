@@ -64,7 +64,7 @@ def train_tasks(
         on_event(Event(stage="shots", message=f"reading the data, tasks: {len(tasks)}"))
         for name, task in tasks.items():
             try:
-                driver.add(name, _experiment(task, base, settings, root / name, store))
+                driver.add(name, _experiment(task, base, settings, root / name, store, on_event))
                 _lead(root / name / "adapters", store)  # so that `evaluate --out` there finds them
             except FourshotError as error:
                 driver.drop(name, error)
@@ -79,12 +79,17 @@ def train_tasks(
 
 
 def _experiment(
-    task: Task | FourshotError, model: ResolvedModel, settings: RunSettings, root: Path, store: Path
+    task: Task | FourshotError,
+    model: ResolvedModel,
+    settings: RunSettings,
+    root: Path,
+    store: Path,
+    on_event: OnEvent,
 ) -> Experiment:
     """The run of a task for its adapter alone."""
     if isinstance(task, FourshotError):
         raise task
-    data = TaskData(task)
+    data = TaskData(task, on_event)
     seeds = [load_shots(data, settings, RunFolder(root))]
     experiment = Experiment(data, model, settings, ["fourshot"], seeds, root, flat=True, store=store)
     experiment.check_trainable()

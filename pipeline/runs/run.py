@@ -75,7 +75,7 @@ def run_task(
     run_folder = RunFolder(folder)
     with run_folder.lock():
         on_event(Event(stage="shots", message="reading the data"))
-        data = TaskData(task)
+        data = TaskData(task, on_event)
         texts = _texts_of(unlabelled, task, settings, on_event)
         experiment = Experiment(
             data,

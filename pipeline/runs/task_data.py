@@ -3,24 +3,30 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-from fourshot.pipeline.tasks.tables import drop_overlap, limited, load_split
+from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.tasks.tables import Split, drop_overlap, limited, load_split
 from fourshot.pipeline.tasks.types import Example, Task
 
 
 class TaskData:
-    """The splits of ``task``. Reading them raises InputError, see `load_split`."""
+    """The splits of ``task``. Reading them raises InputError, see `load_split`; events tell what is left out."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, task: Task, on_event: OnEvent = ignore) -> None:
+        self.task, self._on_event = task, on_event
 
     @cached_property
     def test(self) -> list[Example]:
-        return load_split(self.task, "test").examples
+        return self._told(load_split(self.task, "test"))
 
     @cached_property
     def train(self) -> list[Example]:
         """The train split without texts that are in the test split too."""
-        return drop_overlap(load_split(self.task, "train"), [example.text for example in self.test]).examples
+        return self._told(drop_overlap(load_split(self.task, "train"), [example.text for example in self.test]))
+
+    def _told(self, split: Split) -> list[Example]:
+        for warning in split.warnings:
+            self._on_event(Event(stage="shots", message=warning))
+        return split.examples
 
     def measured(self, limit: int) -> Sequence[Example]:
         """The test texts to measure on; ``limit`` 0 means all."""

@@ -7,6 +7,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import counted, error, raise_errors, read_text, shorten
+from fourshot.pipeline.tasks.label_cells import read_text_cell
 from fourshot.pipeline.tasks.table_files import EXTENSIONS, read_table
 from fourshot.pipeline.tasks.types import Task
 
@@ -62,11 +63,11 @@ def _rows(path: Path, task: Task, text_column: str) -> tuple[list[tuple[int, str
         )
     rows, faults = [], []
     for line, row in table.rows.items():
-        text = row.get(column)
-        if text is not None and not isinstance(text, str):
-            what = f"the text is a {type(text).__name__}, it must be a string."
+        text = read_text_cell(row.get(column))
+        if text is None:
+            what = f"the text is a {type(row[column]).__name__}, it must be a string."
             faults.append(error(f"{path}:{line}", what, f"Is {column!r} the column of texts?"))
             continue
-        rows.append((line, (text or "").strip()))
+        rows.append((line, text))
     raise_errors(faults)
     return rows, f", column {column!r}"

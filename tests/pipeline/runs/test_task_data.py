@@ -1,0 +1,20 @@
+"""A run reads each split once, and says what it left out of it."""
+
+from pathlib import Path
+
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.runs.task_data import TaskData
+from fourshot.pipeline.tasks.task_file import load_task
+from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
+
+
+def test_rows_that_a_run_leaves_out_are_told_once(tmp_path: Path) -> None:
+    task = load_task(write_task(tmp_path))
+    write_jsonl(tmp_path / "train.jsonl", rows_of([*WARM, WARM[0], "Ice cubes."], "warm") + rows_of(COLD, "cold"))
+    events: list[Event] = []
+    data = TaskData(task, events.append)
+    assert len(data.train) == len(data.train) == 8
+    assert [event.message.partition(": ")[2] for event in events] == [
+        "1 row repeating an earlier text left out (line 5).",
+        "1 text also in the test split left out.",
+    ]
