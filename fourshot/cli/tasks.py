@@ -32,7 +32,13 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
         action="append",
         default=[],
     ),
-    argument("--label-column", "NAME", "default: found by its name or by what is in it"),
+    argument(
+        "--label-column",
+        "NAME",
+        "default: found by its name or by what is in it; several are of one annotator each, who must agree",
+        action="append",
+        default=[],
+    ),
     argument("--verdict-column", "NAME", "what an annotation tool keeps of a person's accept or reject; or none"),
     argument("--missing-label", "LABEL", "means that a row has no label: leave it out", action="append", default=[]),
     argument("--encoding", "NAME", "of a text file, such as cp1252 (default: by its byte-order mark, else UTF-8)"),
@@ -50,8 +56,8 @@ def new(options: Options, terminal: Terminal) -> None:
 
     choices = TableChoices(
         text_columns=tuple(options.text_column),
-        label_column=options.label_column,
-        verdict_column=options.verdict_column,
+        label_columns=tuple(options.label_column),
+        verdict_column=options.verdict_column or "",
         missing_labels=tuple(options.missing_label),
         merge_labels=options.merge_labels,
         reading=ReadSettings(
@@ -65,7 +71,7 @@ def new(options: Options, terminal: Terminal) -> None:
     terminal.result("result", made)
     for kind, columns, others in (
         ("texts", made.text_columns, made.other_text_columns),
-        ("labels", (made.label_column,), made.other_label_columns),
+        ("labels", made.label_columns, made.other_label_columns),
     ):
         also = f"; also possible: {shorten(map(repr, others))}" if others else ""
         terminal.say(f"{kind}: column {' and '.join(map(repr, columns))}{also}")
@@ -79,7 +85,7 @@ def new(options: Options, terminal: Terminal) -> None:
     if made.asked_words:
         proposals = ", ".join(f"{word!r} for {name!r}" for name, word in made.asked_words.items() if word)
         terminal.say(
-            f"warning: {shorten(map(repr, made.asked_words))} say nothing to a model: write a word for each into the "
+            f"warning: {shorten(map(repr, made.asked_words))} tell a model nothing: write a word for each into the "
             f"task file.{f' Proposed: {proposals}.' if proposals else ''}"
         )
     left_out = f" What was left out: {Path(made.task_file).parent / MADE_FROM}." if gone else ""

@@ -1,6 +1,7 @@
 """Which column of a table holds the texts, which the labels, and which says that a person rejected a row."""
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,14 +28,14 @@ class Columns(NamedTuple):
     """The columns that a task is made from, and those that might have been meant instead."""
 
     texts: tuple[str, ...]  # joined by a line end where there are several
-    label: str
+    labels: tuple[str, ...]  # of one annotator each where there are several
     other_texts: tuple[str, ...] = ()
     other_labels: tuple[str, ...] = ()
     verdict: str = ""  # the column in which an annotation tool keeps whether the label was accepted
 
 
 def find_columns(
-    table: Table, text_columns: Sequence[str] = (), label_column: str | None = None, verdict_column: str | None = None
+    table: Table, text_columns: Sequence[str] = (), label_columns: Sequence[str] = (), verdict_column: str = ""
 ) -> Columns:
     """The columns of a table: those given, and those that its names and contents leave no doubt about.
 
@@ -42,21 +43,22 @@ def find_columns(
     missing, and with those that may be meant where there are several.
     """
     there = shorten(map(repr, table.columns), 30)
-    for column in (*text_columns, label_column, verdict_column):
-        if column and column not in (*table.columns, *(["none"] if column is verdict_column else [])):
+    for column in (*text_columns, *label_columns, *([verdict_column] if verdict_column not in ("", "none") else [])):
+        if column not in table.columns:
             raise InputError(f"{table.path} has no column {column!r}; the columns are {there}.")
     verdicts = [column for column in table.columns if _is_verdict(_values(table, column))]
-    labels = [label_column] if label_column else _label_columns(table, {*text_columns, *verdicts})
-    texts = _text_columns(table, set(labels) if len(labels) == 1 else set())
-    chosen_texts, chosen_labels = list(text_columns) or _decided(texts, "text"), _decided(labels, "label")
-    if chosen_texts and chosen_labels and chosen_labels[0] not in chosen_texts:
-        label = chosen_labels[0]
+    labels = _label_columns(table, {*text_columns, *verdicts})
+    chosen_labels = list(label_columns) or _decided(labels, "label")
+    texts = _text_columns(table, set(chosen_labels))
+    chosen_texts = list(text_columns) or _decided(texts, "text")
+    chosen = {*chosen_texts, *chosen_labels}
+    if chosen_texts and chosen_labels and len(chosen) == len(chosen_texts) + len(chosen_labels):
         return Columns(
             texts=tuple(chosen_texts),
-            label=label,
-            other_texts=_others(texts, {*chosen_texts, label}),
-            other_labels=_others(_label_columns(table, set(verdicts), by_name=False), {*chosen_texts, label}),
-            verdict=_verdict_column(table, [column for column in verdicts if column != label], verdict_column),
+            labels=tuple(chosen_labels),
+            other_texts=_others(texts, chosen),
+            other_labels=_others(_label_columns(table, set(verdicts), by_name=False), chosen),
+            verdict=_verdict_column(table, [column for column in verdicts if column not in chosen], verdict_column),
         )
     doubts = [
         f"several may be the {kind}: {', '.join(_with_value(table, column) for column in columns)}"
@@ -150,16 +152,16 @@ def _is_verdict(values: Sequence[Any]) -> bool:
     return not words.isdisjoint(REJECTED) and not words.isdisjoint(ACCEPTED) and words <= ACCEPTED | REJECTED
 
 
-def _verdict_column(table: Table, found: Sequence[str], given: str | None) -> str:
+def _verdict_column(table: Table, found: Sequence[str], given: str) -> str:
     """The column with a person's verdict on each label: Prodigy's is known, the like is asked for."""
     if given:
-        return "" if given == "none" and given not in table.columns else given
+        return "" if given == "none" else given
     sure = [column for column in found if _words(_values(table, column)) <= PRODIGY]
     if found and len(sure) != 1:
         raise InputError(
             f"{table.path}: {' and '.join(_with_value(table, column) for column in found)} may say which labels a "
-            f"person rejected. Then give --verdict-column {found[0]}: only accepted rows are used, the others counted. "
-            "If not, give --verdict-column none."
+            f"person rejected. Then give --verdict-column {shlex.quote(found[0])}: only accepted rows are used, the "
+            "others counted. If not, give --verdict-column none."
         )
     return sure[0] if sure else ""
 

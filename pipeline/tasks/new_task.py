@@ -2,6 +2,7 @@
 
 import random
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     train: int
     test: int
     text_columns: tuple[str, ...]
-    label_column: str
+    label_columns: tuple[str, ...]
     verdict_column: str  # "" where there is none
     other_text_columns: tuple[str, ...]  # that might have been meant
     other_label_columns: tuple[str, ...]
@@ -68,7 +69,7 @@ def new_task(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", task_name):
         raise InputError(f"{task_name!r} cannot be a task's name: letters, digits, '_', '-' and '.' are allowed.")
     reading = choices.reading
-    if reading.header is None and choices.text_columns and choices.label_column:
+    if reading.header is None and choices.text_columns and choices.label_columns:
         reading = msgspec.structs.replace(reading, header=True)  # its names are given
     table = read_table(path, reading)
     usable = usable_rows(table, choices)
@@ -83,7 +84,7 @@ def new_task(
         train=len(train),
         test=len(test),
         text_columns=usable.columns.texts,
-        label_column=usable.columns.label,
+        label_columns=usable.columns.labels,
         verdict_column=usable.columns.verdict,
         other_text_columns=usable.columns.other_texts,
         other_label_columns=usable.columns.other_labels,
@@ -119,7 +120,7 @@ def split_by_label(examples: Sequence[Example], seed: int) -> tuple[list[Example
 
 def _label_counts(usable: UsableRows) -> dict[str, int]:
     """Rows per label, by name. Raises `InputError` where they are no classes of a task."""
-    column, counts = usable.columns.label, Counter(example.label for example in usable.examples)
+    column, counts = usable.columns.labels[0], Counter(example.label for example in usable.examples)
     left_out = "".join(f" {counted(some.count, 'row')} {some.what} left out." for some in usable.left_out)
     if len(counts) < 2:
         got = f"only {next(iter(counts))!r}" if counts else "nothing usable"
@@ -132,17 +133,25 @@ def _label_counts(usable: UsableRows) -> dict[str, int]:
             f"most {MOST_CLASSES} classes, of two rows or more on average. Is it the label column? To name another: "
             f"--label-column NAME.{left_out}"
         )
-    return {name: counts[name] for name in sorted(counts)}
+    return {name: counts[name] for name in sorted(counts, key=_place)}
+
+
+def _place(name: str) -> tuple[bool, float, str]:
+    """Numbers by their value, then names."""
+    is_number = bool(re.fullmatch(r"[+-]?\d{1,9}(\.\d+)?", name, re.ASCII))
+    return not is_number, float(name) if is_number else 0, name
 
 
 def _words_elsewhere(table: Table, columns: Columns, asked: Mapping[str, str]) -> list[Fault]:
     """A note of the column that has a word for each label, where the labels themselves say nothing."""
     for column in columns.other_labels if asked else ():
-        pairs = {(str(row.get(columns.label)), str(row.get(column)).strip()) for row in table.rows.values()}
+        pairs = {(str(row.get(columns.labels[0])), str(row.get(column)).strip()) for row in table.rows.values()}
         labels, words = map(set, zip(*pairs, strict=True))
         if len(pairs) == len(labels) == len(words) and not any(map(says_nothing, words)):
-            what = f"the column {column!r} has a word for each value of {columns.label!r}: {shorten(sorted(words))}."
-            return [note(table.path, what, f"To use it: --label-column {column}")]
+            what = (
+                f"the column {column!r} has a word for each value of {columns.labels[0]!r}: {shorten(sorted(words))}."
+            )
+            return [note(table.path, what, f"To use it: --label-column {shlex.quote(column)}")]
     return []
 
 

@@ -5,16 +5,18 @@ left out is refused, all of it at once.
 """
 
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.columns import ACCEPTED, Columns, find_columns
 from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, note, shorten, warning
-from fourshot.pipeline.tasks.label_cells import HOW, joined_labels, read_text_cell
-from fourshot.pipeline.tasks.label_words import reads_as
+from fourshot.pipeline.tasks.label_cells import HOW, LabelCell, joined_labels, read_text_cell
+from fourshot.pipeline.tasks.label_words import propose_words, reads_as
 from fourshot.pipeline.tasks.table_files import AS_FOUND, ReadSettings, Table
 from fourshot.pipeline.tasks.tables import ONE_LABEL, Lined, clean, find_labels
 from fourshot.pipeline.tasks.types import DataSource, Example
@@ -41,8 +43,8 @@ class TableChoices(msgspec.Struct, frozen=True, kw_only=True):
     """What a user says of a table that it does not say itself."""
 
     text_columns: tuple[str, ...] = ()  # (): found by name and contents
-    label_column: str | None = None
-    verdict_column: str | None = None  # "none": there is none
+    label_columns: tuple[str, ...] = ()  # several: of one annotator each
+    verdict_column: str = ""  # "none": there is none
     missing_labels: tuple[str, ...] = ()  # labels that mean: not labelled
     merge_labels: bool = False  # labels that read the same are one class
     reading: ReadSettings = AS_FOUND  # its `skip_broken` also leaves out what `REFUSED` lists
@@ -62,9 +64,9 @@ Lines = dict[str, list[int]]  # reason, or what was done -> the lines of the tab
 
 def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
     """The examples of a table. Raises `InputError` for columns in doubt, and with all that cannot be used."""
-    columns = find_columns(table, choices.text_columns, choices.label_column, choices.verdict_column)
+    columns = find_columns(table, choices.text_columns, choices.label_columns, choices.verdict_column)
     rows, out, how = _sort_rows(table, columns, choices)
-    where = f"{table.path}: column {columns.label!r}"
+    where = f"{table.path}: column {' and '.join(map(repr, columns.labels))}"
     notices = [
         note(where, f"{counted(len(lines), 'label')} {HOW[key]}{at(table, lines)}.") for key, lines in how.items()
     ]
@@ -79,8 +81,8 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
     split = clean("train", table.path, rows)
     left_out = [
         LeftOut(reason=reason, what=_what(reason, columns), count=len(lines), lines=tuple(sorted(lines)))
-        for reason, lines in {**out, **split.lines}.items()
-        if lines
+        for reason in dict.fromkeys([*out, *split.lines])
+        if (lines := [*out[reason], *split.lines.get(reason, ())])
     ]
     return UsableRows(
         examples=split.examples,
@@ -97,7 +99,6 @@ def at(table: Table, lines: Sequence[int]) -> str:
 
 def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[list[Lined], Lines, Lines]:
     """The rows with a text and a label, those left out by reason, and how the labels of the others were read."""
-    source = DataSource(label_column=columns.label)
     rows: list[Lined] = []
     out: Lines = defaultdict(list)
     how: Lines = defaultdict(list)
@@ -113,12 +114,14 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
             out["empty_text"].append(line)
         else:
             try:
-                cell = find_labels(source, table, row.get(columns.label), {})
+                cell = _agreed(table, columns.labels, row)
             except ValueError:
                 out["not_label"].append(line)
                 continue
             if not cell.labels or (len(cell.labels) == 1 and cell.labels[0] in choices.missing_labels):
                 out["marked_missing" if cell.labels else "no_label"].append(line)
+            elif cell.how == "differ":
+                out["contradiction"].append(line)
             elif len(cell.labels) > 1:
                 out["several_labels"].append(line)
             else:
@@ -126,6 +129,14 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
                 if cell.how:
                     how[cell.how].append(line)
     return rows, out, how
+
+
+def _agreed(table: Table, columns: Sequence[str], row: Mapping[str, Any]) -> LabelCell:
+    """The labels of a row, on which all agree who gave one; "differ" where they do not. Raises ValueError."""
+    cells = [find_labels(DataSource(label_column=column), table, row.get(column), {}) for column in columns]
+    given = [cell for cell in cells if cell.labels]
+    alike = {tuple(map(reads_as, cell.labels)) for cell in given}
+    return LabelCell(given[0].labels, "differ") if len(alike) > 1 else (given or cells)[0]
 
 
 def _what(reason: str, columns: Columns) -> str:
@@ -140,8 +151,8 @@ def _refuse(
     faults = []
     for reason, (found, remedy) in REFUSED.items():
         if lines := sorted(out.get(reason, ())):
-            column = " and ".join(map(repr, columns.texts if reason == "not_text" else [columns.label]))
-            got = str(table.rows[lines[0]].get(columns.texts[0] if reason == "not_text" else columns.label))
+            column = " and ".join(map(repr, columns.texts if reason == "not_text" else columns.labels))
+            got = str(table.rows[lines[0]].get((columns.texts if reason == "not_text" else columns.labels)[0]))
             such = f", such as {' '.join(got.split())[:60]!r}" if got.strip() and reason != "no_label" else ""
             faults.append(
                 f"{table.path}: {found} in {table.unit} {shorten(lines)} "
@@ -192,9 +203,12 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
 def _perhaps_missing(where: str, examples: Sequence[Example]) -> list[Fault]:
     """Warnings of classes whose names often mean that there is no label."""
     counts = Counter(example.label for example in examples)
-    names = [name for name in counts if name.casefold() in PERHAPS_MISSING]
+    names = [name for name in counts if name.casefold() in PERHAPS_MISSING and not propose_words(list(counts))]
     if len(counts) > 3 and all(re.fullmatch(r"-1|\d+", name) for name in counts):
         names += ["-1"] if "-1" in counts else []
     what = "{!r} became a class of {}. Does it mean that there is no label?"
     remedy = "Then leave these rows out: --missing-label={}"
-    return [warning(where, what.format(name, counted(counts[name], "row")), remedy.format(name)) for name in names]
+    return [
+        warning(where, what.format(name, counted(counts[name], "row")), remedy.format(shlex.quote(name)))
+        for name in names
+    ]

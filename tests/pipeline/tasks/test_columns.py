@@ -47,7 +47,7 @@ def find(header: str, **given: Any) -> Columns:
 )
 def test_columns_that_are_plain_are_found(header: str, text: str, label: str) -> None:
     found = find(header)
-    assert (found.texts, found.label) == ((text,), label)
+    assert (found.texts, found.labels) == ((text,), (label,))
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,8 @@ def test_columns_in_doubt_are_listed_and_can_be_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is the text and label; the columns are 'first', 'second', 'team', 'open'"):
         task_of(table, tmp_path / "out")
     with pytest.raises(InputError, match="no column 'third'; the columns are 'first'"):
-        task_of(table, tmp_path / "out", TableChoices(text_columns=("third",), label_column="team"))
-    task = load_task(task_of(table, tmp_path / "out", TableChoices(text_columns=("second",), label_column="open")))
+        task_of(table, tmp_path / "out", TableChoices(text_columns=("third",), label_columns=("team",)))
+    task = load_task(task_of(table, tmp_path / "out", TableChoices(text_columns=("second",), label_columns=("open",))))
     assert task.label_names == ("no", "yes")
 
 

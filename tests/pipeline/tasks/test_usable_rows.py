@@ -1,21 +1,29 @@
 """Of every table, each row is an example or counted as left out; what is in doubt is asked for."""
 
+import json
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.faults import errors_in
 from fourshot.pipeline.tasks.label_cells import read_label
+from fourshot.pipeline.tasks.new_task import new_task
 from fourshot.pipeline.tasks.table_files import ReadSettings, Table
+from fourshot.pipeline.tasks.tables import load_split
+from fourshot.pipeline.tasks.task_file import check_task, load_task
 from fourshot.pipeline.tasks.usable_rows import TableChoices, UsableRows, usable_rows
 
 EXAMPLES = int(os.environ.get("FOURSHOT_EXAMPLES", "100"))  # 10000 before a release
 LENIENT = TableChoices(
     text_columns=("text",),
-    label_column="label",
+    label_columns=("label",),
     verdict_column="none",
     merge_labels=True,
     reading=ReadSettings(skip_broken=True),
@@ -64,6 +72,22 @@ def test_every_row_of_any_table_is_an_example_or_left_out_once(rows: list[dict[s
     except InputError:
         return
     assert not {"no_label", "several_labels", "not_label", "not_text"} & left_out(strict).keys()
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.lists(st.tuples(TEXTS | st.text(), CELLS), max_size=12))
+def test_every_row_of_any_file_is_in_the_task_or_left_out(rows: list[tuple[Any, Any]]) -> None:
+    rows += texts("lock", "damage", times=12)  # more than there can be classes of one row
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "t.jsonl"
+        lines = [json.dumps({"text": text, "label": label}, default=repr) for text, label in rows]
+        file.write_text("\n".join(lines), encoding="utf-8")
+        made = new_task(file, Path(folder) / "out", LENIENT)
+        task = load_task(made.task_file)
+        splits = [load_split(task, split) for split in ("train", "test")]
+        assert not errors_in(check_task(made.task_file))
+    assert made.rows == len(rows) == made.train + made.test + sum(some.count for some in made.left_out)
+    assert [len(split.examples) for split in splits] == [made.train, made.test]
 
 
 def test_booleans_are_two_classes_however_they_are_spelled() -> None:
@@ -150,6 +174,16 @@ def test_annotators_who_agree_give_one_row_and_those_who_do_not_none() -> None:
     )
     assert left_out(used) == {"duplicate": (3,), "contradiction": (4, 5)}
     assert labels_of(used) == ["lock", "damage"]
+
+
+def test_annotators_in_columns_of_their_own_must_agree() -> None:
+    votes = [("lock", "Lock "), ("lock", ""), ("damage", "lock"), ("damage", ["damage"]), (None, None)]
+    table = table_of(*({"text": f"note {i}", "ann": a, "bob": b} for i, (a, b) in enumerate(votes)))
+    with pytest.raises(InputError, match=r"no label in line 6 .*columns? 'ann' and 'bob'"):
+        usable_rows(table, TableChoices(text_columns=("text",), label_columns=("ann", "bob")))
+    used = usable_rows(table, msgspec.structs.replace(LENIENT, label_columns=("ann", "bob")))
+    assert labels_of(used) == ["lock", "lock", "damage"]
+    assert left_out(used) == {"contradiction": (4,), "no_label": (6,)}
 
 
 def verdict_rows(column: str, *verdicts: str) -> Table:
