@@ -4,7 +4,7 @@ import random
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -91,7 +91,11 @@ def new_task(
         labels=counts,
         asked_words=asked,
         left_out=usable.left_out,
-        notices=(*usable.notices, *_words_elsewhere(table, usable.columns, asked)),
+        notices=(
+            *usable.notices,
+            *_words_elsewhere(table, usable.columns, asked),
+            *_question(table, usable.columns, counts),
+        ),
     )
     with staged_folder(out.parent, out.name) as staged:
         append_lines(staged / "train.jsonl", train)
@@ -140,6 +144,14 @@ def _place(name: str) -> tuple[bool, float, str]:
     """Numbers by their value, then names."""
     is_number = bool(re.fullmatch(r"[+-]?\d{1,9}(\.\d+)?", name, re.ASCII))
     return not is_number, float(name) if is_number else 0, name
+
+
+def _question(table: Table, columns: Columns, names: Iterable[str]) -> list[Fault]:
+    """A note that labels such as true and false need a question as the instruction."""
+    if {name.casefold() for name in names} not in ({"true", "false"}, {"yes", "no"}):
+        return []
+    what = f"{' and '.join(names)} in the column {columns.labels[0]!r} answer a question that no model can guess."
+    return [note(table.path, what, 'Write it as the instruction, such as "Is the text a complaint?"')]
 
 
 def _words_elsewhere(table: Table, columns: Columns, asked: Mapping[str, str]) -> list[Fault]:

@@ -133,6 +133,11 @@ def test_words_are_proposed_in_the_task_file_and_never_used_unasked(tmp_path: Pa
     assert ["refund" in fault.remedy for fault in check_task(made.task_file)] == [False] * 3
 
 
+def test_true_and_false_ask_for_a_question(tmp_path: Path) -> None:
+    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(8, (True, False))), tmp_path / "out")
+    assert ["False and True in the column 'label' answer a question" in str(fault) for fault in made.notices] == [True]
+
+
 def test_a_column_with_a_word_for_each_number_is_pointed_out(tmp_path: Path) -> None:
     named = [(text, number, "bad" if number == 0 else "good") for text, number in rows(8, (0, 1))]
     made = new_task(write_csv(tmp_path / "d.csv", ("text", "label", "label_text"), named), tmp_path / "out")
