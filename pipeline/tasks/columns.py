@@ -46,7 +46,7 @@ def find_columns(
     for column in (*text_columns, *label_columns, *([verdict_column] if verdict_column not in ("", "none") else [])):
         if column not in table.columns:
             raise InputError(f"{table.path} has no column {column!r}; the columns are {there}.")
-    verdicts = [column for column in table.columns if _is_verdict(_values(table, column))]
+    verdicts = [column for column in table.columns if _is_verdict(table, column)]
     labels = _label_columns(table, {*text_columns, *verdicts})
     chosen_labels = list(label_columns) or _decided(labels, "label")
     texts = _text_columns(table, set(chosen_labels))
@@ -130,33 +130,40 @@ def _looks_like_text(values: Sequence[Any]) -> bool:
 
 
 def _looks_like_label(values: Sequence[Any]) -> bool:
-    filled = [text for value in values if (text := str(value).strip()) and _is_filled(value)]
-    distinct = set(filled)
-    fits = 1 < len(distinct) <= min(MOST_CLASSES, len(values) / 2) and all(len(value) <= 40 for value in distinct)
-    return fits and len(filled) >= len(values) / 2
+    distinct, filled = set(), 0
+    for value in values:
+        text = plain_cell(value)
+        distinct.add(text)
+        filled += bool(text)
+        if len(text) > 40 or len(distinct) > MOST_CLASSES + 1:
+            return False
+    return 1 < len(distinct - {""}) <= min(MOST_CLASSES, len(values) / 2) and filled >= len(values) / 2
 
 
-def _is_filled(value: Any) -> bool:
+def plain_cell(value: Any) -> str:
+    """The labels in a cell as one text; "" where it has none, or an object."""
     try:
-        return bool(read_label(value).labels)
+        return ", ".join(read_label(value).labels)
     except ValueError:
-        return False
+        return ""
 
 
-def _words(values: Sequence[Any]) -> set[str]:
-    return {str(value).strip().casefold() for value in values if value is not None} - {""}
-
-
-def _is_verdict(values: Sequence[Any]) -> bool:
-    words = _words(values)
-    return not words.isdisjoint(REJECTED) and not words.isdisjoint(ACCEPTED) and words <= ACCEPTED | REJECTED
+def _is_verdict(table: Table, column: str) -> bool:
+    words = set()
+    for value in _values(table, column):
+        word = plain_cell(value).casefold()
+        if word and word not in ACCEPTED | REJECTED:
+            return False
+        words.add(word)
+    is_prodigys = column == "answer" and words - {""} <= PRODIGY
+    return not words.isdisjoint(REJECTED) and (is_prodigys or not words.isdisjoint(ACCEPTED))
 
 
 def _verdict_column(table: Table, found: Sequence[str], given: str) -> str:
     """The column with a person's verdict on each label: Prodigy's is known, the like is asked for."""
     if given:
         return "" if given == "none" else given
-    sure = [column for column in found if _words(_values(table, column)) <= PRODIGY]
+    sure = [c for c in found if {plain_cell(value).casefold() for value in _values(table, c)} <= {*PRODIGY, ""}]
     if found and len(sure) != 1:
         raise InputError(
             f"{table.path}: {' and '.join(_with_value(table, column) for column in found)} may say which labels a "

@@ -12,7 +12,8 @@ MISSING = {"nan", "NaN", "NAN", "<NA>", "NaT", "#N/A", "null", "NULL"}
 MISSING_TEXT = MISSING - {"null", "NULL"}  # of a text, which may be any word
 QUOTED = re.compile(r"""[bu]?'((?:[^'\\]|\\.)*)'|[bu]?"((?:[^"\\]|\\.)*)\"""")
 BYTES = re.compile(r"""b('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
-JOINED = re.compile(r"\s*[#;|,/&+\n]\s*|\s+and\s+")
+JOINED = re.compile(r"\s*[#;|,/&+]\s*|\s+and\s+")
+UNSEEN = re.compile("[\\s\u00ad\u200b-\u200f\u2060-\u2064\ufeff]*")
 # Of Unicode's format characters: the joiners, which letters and emoji need; tags (flags); Arabic signs that are seen.
 JOINERS = "\u200c\u200d"
 SEEN_FORMATS = re.compile("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\U000e0020-\U000e007f]")
@@ -65,7 +66,7 @@ def read_text_cell(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
     text = value.strip()
-    return "" if text in MISSING_TEXT else text
+    return "" if text in MISSING_TEXT or UNSEEN.fullmatch(text) else text
 
 
 def _read_text(raw: str) -> LabelCell:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.columns import ACCEPTED, Columns, find_columns
+from fourshot.pipeline.tasks.columns import ACCEPTED, Columns, find_columns, plain_cell
 from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, note, shorten, warning
 from fourshot.pipeline.tasks.label_cells import HOW, LabelCell, joined_labels, read_text_cell
 from fourshot.pipeline.tasks.label_words import propose_words, reads_as
@@ -103,7 +103,7 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
     out: Lines = defaultdict(list)
     how: Lines = defaultdict(list)
     for line, row in table.rows.items():
-        verdict = " ".join(str(row.get(columns.verdict, "")).split())
+        verdict = plain_cell(row.get(columns.verdict))
         parts = [read_text_cell(row.get(column)) for column in columns.texts]
         text = "\n".join(part for part in parts if part)
         if columns.verdict and verdict.casefold() not in ACCEPTED:

@@ -80,7 +80,17 @@ def test_characters_that_a_script_needs_stay(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("cell", "text"),
-    [(None, ""), (float("nan"), ""), ("nan", ""), (" a ", "a"), (b"a", "a"), (b"\xff", None), (5, None), (True, None)],
+    [
+        (None, ""),
+        (float("nan"), ""),
+        ("nan", ""),
+        (" a ", "a"),
+        (b"a", "a"),
+        ("\u200b", ""),
+        (b"\xff", None),
+        (5, None),
+        (True, None),
+    ],
 )
 def test_the_text_in_a_cell(cell: Any, text: str | None) -> None:
     assert read_text_cell(cell) == text

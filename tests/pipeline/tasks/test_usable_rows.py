@@ -203,6 +203,19 @@ def test_what_a_person_rejected_in_prodigy_is_left_out_and_counted() -> None:
     assert not kept.left_out
 
 
+def test_a_table_of_which_prodigy_rejected_all_has_nothing_left() -> None:
+    used = usable_rows(verdict_rows("answer", "reject", "reject"), TableChoices())
+    assert (used.examples, left_out(used)) == ([], {"answer=reject": (2, 3)})
+
+
+@pytest.mark.parametrize("yes", [True, 1.0, "Approved", ["accepted"]])
+def test_verdicts_are_read_as_labels_are(yes: object) -> None:
+    rows = [{"text": f"note {i}", "label": "lock", "ok": yes if i else None} for i in range(3)]
+    assert left_out(usable_rows(table_of(*rows), TableChoices(label_columns=("label",), verdict_column="ok"))) == {
+        "ok=": (2,)
+    }
+
+
 def test_another_column_of_verdicts_is_asked_for() -> None:
     table = verdict_rows("status", "approved", "approved", "rejected", "")
     with pytest.raises(InputError, match=r"'status' \(approved\) may say.*--verdict-column status.*-column none"):
