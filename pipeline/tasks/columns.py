@@ -185,6 +185,8 @@ def _nested(table: Table) -> str:
     nested = [column for column, value in first.items() if isinstance(value, list | dict)]
     if not nested:
         return ""
+    if {"annotations", "data"} <= set(nested):
+        return " This is Label Studio's whole export: take its CSV or JSON-MIN export."
     holds = "holds" if len(nested) == 1 else "hold"
     return (
         f" {', '.join(map(repr, nested))} {holds} lists or objects: take text and label out of them, so that a row "

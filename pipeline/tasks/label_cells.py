@@ -28,6 +28,7 @@ class LabelCell(NamedTuple):
 
 HOW = {
     "list": "written as a list of one: the element was taken",
+    "shares": "written as an object of 0 and 1, such as spaCy's cats: the one with 1 was taken",
     "bytes": "written as bytes, such as b'a': read as text",
     "unicode": "with invisible characters or another spelling of an accent: written in one way (Unicode NFC)",
     "blanks": "with blanks around them or several between words: left away",
@@ -42,6 +43,10 @@ def read_label(value: Any) -> LabelCell:
         return LabelCell((str(int(value)),))
     if isinstance(value, bytes):
         return LabelCell(_read_text(value.decode(errors="backslashreplace")).labels, "bytes")
+    if isinstance(value, dict) and value and all(isinstance(share, int | float) for share in value.values()):
+        if not set(value.values()) <= {0, 1}:
+            raise ValueError("an object of numbers other than 0 and 1")
+        return LabelCell(tuple(visible(str(name)) for name, share in value.items() if share), "shares")
     if isinstance(value, dict):
         # Label Studio writes {"choices": [...]}
         if len(value) != 1 or not isinstance(inner := next(iter(value.values())), list):

@@ -90,6 +90,12 @@ def test_two_columns_of_labels_are_asked_for() -> None:
         find("text=sentence intent=team topic=number")
 
 
+def test_label_studios_whole_export_is_known_and_the_way_out_told() -> None:
+    rows = {1: {"id": 1, "annotations": [{"result": []}], "data": {"text": "Where is it?"}}}
+    with pytest.raises(InputError, match="take its CSV or JSON-MIN export"):
+        find_columns(Table(path="t.json", columns=("id", "annotations", "data"), rows=rows))
+
+
 def test_objects_are_not_searched_for_texts_and_the_form_of_a_row_is_told() -> None:
     rows = {1: {"messages": [{"role": "user", "content": "Where is it?"}]}}
     with pytest.raises(InputError, match=r"'messages' holds lists or objects.*\{\"text\": \"\.\.\.\", \"label\""):

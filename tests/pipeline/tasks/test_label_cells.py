@@ -43,6 +43,8 @@ from fourshot.pipeline.tasks.label_cells import joined_labels, read_label, read_
         ("[]", ()),
         ('{"choices": ["billing", "lock"]}', ("billing", "lock")),  # Label Studio's CSV
         ({"choices": ["billing"]}, ("billing",)),
+        ({"billing": 1.0, "lock": 0}, ("billing",)),  # spaCy
+        ({"billing": False}, ()),
         ("(other)", ("(other)",)),
         ("[ok", ("[ok",)),
         ("]", ("]",)),
@@ -52,9 +54,9 @@ def test_the_labels_in_a_cell(cell: Any, labels: tuple[str, ...]) -> None:
     assert read_label(cell).labels == labels
 
 
-@pytest.mark.parametrize("cell", [{"a": 1}, {"a": [1], "b": [2]}, [[0, 4, "PER"]], [{"label": "x"}]])
+@pytest.mark.parametrize("cell", [{"a": 0.4}, {"a": "b"}, {}, {"a": [1], "b": [2]}, [[0, 4, "PER"]], [{"label": "x"}]])
 def test_objects_and_nested_lists_are_no_labels(cell: Any) -> None:
-    with pytest.raises(ValueError, match=r"an object with the keys|a list of lists or objects"):
+    with pytest.raises(ValueError, match=r"an object|a list of lists or objects"):
         read_label(cell)
 
 

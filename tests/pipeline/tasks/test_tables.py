@@ -210,7 +210,7 @@ def test_a_split_without_labels_is_called_that(tmp_path: Path) -> None:
 
 def test_several_labels_in_a_cell_and_objects_are_refused_with_their_lines(tmp_path: Path) -> None:
     task = load_task(write_task(tmp_path))
-    write_jsonl(tmp_path / "train.jsonl", [*rows_of(WARM[:1], ["warm", "cold"]), *rows_of(COLD[:1], {"a": 1})])
+    write_jsonl(tmp_path / "train.jsonl", [*rows_of(WARM[:1], ["warm", "cold"]), *rows_of(COLD[:1], {"a": "b"})])
     with pytest.raises(InputError, match=r":1: the labels 'warm', 'cold' in one cell.*\n.*:2: the label is an object"):
         load_split(task, "train")
 
