@@ -16,13 +16,13 @@ from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
-from fourshot.pipeline.runs.stages.train import check_cluster
 from fourshot.pipeline.runs.summary import report_data, table
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.shots import draw_shots, take_shots
 from fourshot.pipeline.tasks.types import Task
+from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 
 SCHEMA = 1
@@ -74,7 +74,7 @@ def compare(
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"Seeds must be at least one and all different, got {list(seeds)}.")
     refuse_fake(model, "A comparison")
-    check_cluster(placement)
+    check_cluster(placement.ray)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         on_event(Event(stage="shots", message="reading the data"))

@@ -16,11 +16,12 @@ from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages.probe import probes
-from fourshot.pipeline.runs.stages.train import check_cluster, classifiers
+from fourshot.pipeline.runs.stages.train import classifiers
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE
+from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 
 OUTCOME_FILE = "tasks.json"
@@ -55,7 +56,7 @@ def train_tasks(
     that is none, a cluster that is not there.
     """
     refuse_fake(model, "A training")
-    check_cluster(placement)
+    check_cluster(placement.ray)
     if not tasks:
         raise InputError("There is no task to train. Give names, task files, or folders with task files.")
     with RunFolder(root).lock():

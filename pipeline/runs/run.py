@@ -18,13 +18,13 @@ from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName
 from fourshot.pipeline.runs.stages.ask import check_askable, questions, unanswered
 from fourshot.pipeline.runs.stages.merge import merged_folder, synthetic_classifiers
-from fourshot.pipeline.runs.stages.train import check_cluster
 from fourshot.pipeline.runs.summary import report_data, table
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.tasks.unlabelled import load_unlabelled
+from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 
 RUN_METHODS = ("zero_shot", "icl", "lora", "fourshot")
@@ -71,7 +71,7 @@ def run_task(
         check_askable(ask, unlabelled is not None)
     if unlabelled and settings.annotate.annotator == "none":
         raise InputError("Texts without labels need annotators, and annotate.annotator is 'none'. Set another.")
-    check_cluster(placement)
+    check_cluster(placement.ray)
     run_folder = RunFolder(folder)
     with run_folder.lock():
         on_event(Event(stage="shots", message="reading the data"))

@@ -14,7 +14,8 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.threads import TRAIN_SPINS, available_cores, waiting_briefly
 
 CORES_PER_DEVICE = 2  # what stands for a GPU where there is none
-CONNECT_S = 10.0
+CONNECT_S = 5.0  # to be connected to, and again for the first bytes of an answer
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and an empty SETTINGS frame
 OBJECT_STORE_BYTES = 200 << 20  # what we send is small; Ray would take a third of the memory
 
 
@@ -41,7 +42,7 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
             local = {"num_cpus": cores, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
             ray.init(address="local", **local, **quiet)
         else:
-            _check_listening(address)
+            _check_answering(address)
             ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
@@ -52,6 +53,13 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_cluster(address: str) -> None:
+    """Raise InputError where the cluster is not there, before anything is made; "" and "local" need none."""
+    if address not in ("", "local"):
+        with cluster(address):
+            pass
 
 
 def machines() -> list[dict[str, float]]:
@@ -87,8 +95,36 @@ def check_devices(count: int) -> None:
         )
 
 
-def _check_listening(address: str) -> None:
-    """Raise OSError where nobody listens: Ray itself would try for two minutes and then end the process."""
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+def _check_answering(address: str) -> None:
+    """Raise OSError or ValueError within seconds where no cluster answers: Ray itself would try for minutes.
+
+    ``address``: "auto" is `RAY_ADDRESS`, or the cluster that this machine was last part of. What listens has to greet
+    as gRPC servers do. Source: RFC 9113, section 3.4 (the first frame of a server is SETTINGS, type 4).
+    """
+    from ray._private import services
+
+    found, at = address, ""
+    if address == "auto":
+        found = os.environ.get("RAY_ADDRESS", "")
+        at = f"RAY_ADDRESS is {found!r}: " if found else ""
+        if found in ("", "auto"):
+            found = services.canonicalize_bootstrap_address_or_die("auto")
+            at = f"{found}, where one was started: "
+    scheme, _, place = found.rpartition("://")
+    if found == "local" or scheme not in ("", "ray"):  # Ray has clients of others
+        return
+    host, _, port = place.rpartition(":")
+    if not (host and port.isdigit() and int(port) < 1 << 16):
+        raise ValueError(f"{at}{found!r} is no HOST:PORT")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return  # before a handshake, it greets nobody
+            connection.sendall(GREETING)
+            frame = connection.recv(9)
+    except TimeoutError:
+        raise TimeoutError(f"{at}nobody answered within {CONNECT_S:.0f} s") from None
+    except OSError as error:
+        raise OSError(f"{at}{error}") from error
+    if frame[3:4] != b"\x04":
+        raise OSError(f"{at}what listens there is no Ray")

@@ -10,7 +10,7 @@ from fourshot.engine.threads import TRAIN_SPINS
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.training.jobs.jobs import RESULT_FILE, FailedJob, Placement, TrainingJob, do_job
+from fourshot.training.jobs.jobs import RESULT_FILE, FailedJob, TrainingJob, do_job
 from fourshot.training.lora.examples import OnStep, TrainingResult
 
 if TYPE_CHECKING:
@@ -75,15 +75,6 @@ def classifiers(experiment: Experiment) -> TrainStage:
     """The trainings that stand on synthetic texts."""
     jobs = [experiment.job(cell) for cell in experiment.cells if cell.method.synthetic]
     return _stage(experiment, jobs, "classifier")
-
-
-def check_cluster(placement: Placement) -> None:
-    """Raise InputError where the Ray cluster is not there, before anything is done that would wait for it."""
-    if placement.ray not in ("", "local"):
-        from fourshot.training.jobs.cluster import cluster
-
-        with cluster(placement.ray):
-            pass
 
 
 def _stage(experiment: Experiment, jobs: list[TrainingJob], what: str) -> TrainStage:

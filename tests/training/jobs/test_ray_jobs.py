@@ -15,6 +15,7 @@ import pytest
 import ray
 
 from fourshot.engine.errors import InputError
+from fourshot.training.jobs import cluster
 from fourshot.training.jobs.jobs import CHECKPOINT_FILE, FailedJob, Placement, TrainingJob, finished
 from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
 from fourshot.training.lora.examples import TrainingExample, TrainingResult
@@ -187,6 +188,11 @@ def test_a_job_that_fails_says_why_and_the_others_go_on(four_gpus: None, tiny_mo
 
 def test_a_store_that_has_everything_needs_no_cluster(tiny_model: str, tmp_path: Path) -> None:
     assert run_jobs_over_ray(tiny_model, [], tmp_path, Placement(ray="no-such-host:1")) == []
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_a_cluster_that_is_there_is_seen_to_answer() -> None:
+    cluster._check_answering(ray.get_runtime_context().gcs_address)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "no-such-host.invalid:6379"])

@@ -1,0 +1,72 @@
+"""Ray that is not there: said within seconds, whoever asks, and with nothing made."""
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fourshot.cli import main as cli
+from fourshot.engine.errors import InputError
+from fourshot.training.jobs import cluster
+
+BOUND_S = 20.0
+WORDS = {
+    "corpus": ["corpus", "--tasks", "support_tickets", "--model", "fake"],
+    "run": ["run", "support_tickets"],
+    "compare": ["compare", "support_tickets"],
+    "train": ["train", "--tasks", "support_tickets"],
+}
+
+
+@pytest.fixture(params=["refuses", "is silent", "speaks otherwise"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """An address where there is no cluster, and what is to be said of it."""
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        said = "Connection refused"
+        if request.param != "refuses":
+            listener.listen()
+            said = "nobody answered within"
+        if request.param == "speaks otherwise":
+            listener.settimeout(0)
+            said = "what listens there is no Ray"
+            monkeypatch.setattr(cluster.socket.socket, "recv", lambda *_: b"HTTP/1.1 ")
+        yield f"127.0.0.1:{listener.getsockname()[1]}", said
+
+
+@pytest.mark.parametrize("way", ["address", "variable", "client"])
+def test_an_address_without_a_cluster_is_told_of_within_seconds(
+    way: str, place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, said = place
+    began_s = time.monotonic()
+    given = {"address": address, "variable": "auto", "client": f"ray://{address}"}[way]
+    if way == "variable":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        said = f"RAY_ADDRESS is '{address}': .*{said}"
+    with pytest.raises(InputError, match=rf"no Ray cluster at '{given}': .*{said}.*Give 'local'"):
+        cluster.check_cluster(given)
+    assert time.monotonic() - began_s < BOUND_S
+
+
+@pytest.mark.parametrize("address", ["6399", "head:", "127.0.0.1:99999", ":6379", "ray://head"])
+def test_what_is_no_address_is_told_of(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"is no HOST:PORT.*like 10\.0\.0\.1:6379"):
+        cluster.check_cluster(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match=r"RAY_ADDRESS is .*is no HOST:PORT"):
+        cluster.check_cluster("auto")
+
+
+@pytest.mark.parametrize("command", WORDS)
+def test_a_command_whose_cluster_is_not_there_makes_nothing(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    for address in ("auto", "127.0.0.1:1"):
+        assert cli.main([*WORDS[command], "--ray", address, "--out", str(tmp_path / "out"), "--quiet"]) == 2
+        assert f"no Ray cluster at '{address}'" in capfd.readouterr().err
+    assert not [*tmp_path.iterdir()]
