@@ -48,6 +48,9 @@ def corpus(options: Options, terminal: Terminal) -> int:
             corpus_settings=CorpusSettings(**given(options, CorpusSettings)),
             on_event=on_event,
         )
+    for file, wrong in summary.mended.items():
+        aside = "" if wrong == "is missing" else f"; what was there is in {summary.folder}/damaged"
+        terminal.warn(f"{file} {wrong}; its texts were made again{aside}")
     terminal.result("result", summary)
     rows = [msgspec.to_builtins(outcome) for outcome in summary.classes]
     for row in rows:

@@ -9,6 +9,7 @@ import msgspec
 
 from fourshot.engine.files import replace_file
 from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord
+from fourshot.pipeline.corpus.rows import features
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
@@ -40,20 +41,21 @@ RISKS = """\
 
 
 def write_card(
-    folder: CorpusFolder, summary: CorpusSummary, journal: Sequence[ShardRecord], corpus: CorpusSettings
+    folder: CorpusFolder, summary: CorpusSummary, sampled: Sequence[ShardRecord], corpus: CorpusSettings
 ) -> None:
-    """Write README.md, from what is on disk."""
+    """Write README.md, from what is on disk. ``sampled``: the shards that diversity is told of; none leaves it out."""
+    tasks = folder.tasks()
     by_task: dict[str, list[ShardRecord]] = {}
-    for shard in journal:
+    for shard in sampled:
         if shard.file:
             by_task.setdefault(shard.task, []).append(shard)
     manifest = folder.manifest()
     parts = [
-        _front_matter(list(by_task), summary.rows, corpus),
-        _introduction(list(by_task), summary, manifest),
+        _front_matter(tasks, summary.rows, corpus),
+        _introduction(tasks, summary, manifest),
         _counts(summary.classes),
-        _diversity(folder, by_task),
-        _columns(folder, list(by_task)),
+        *([_diversity(folder, by_task)] if by_task else []),
+        _columns(folder, tasks),
         f"## Known risks\n\n{RISKS}",
         _provenance(manifest),
     ]
@@ -69,7 +71,8 @@ def _front_matter(tasks: Sequence[str], rows: int, corpus: CorpusSettings) -> st
         task_categories=["text-classification"],
         tags=["synthetic"],
         size_categories=[next((name for most, name in SIZES.items() if rows < most), "n>10M")],
-        configs=[{"config_name": task, "data_files": of_task} for task, of_task in files.items()] or None,
+        configs=[{"config_name": task, "data_files": of_task} for task, of_task in files.items()],
+        dataset_info=[{"config_name": task, "features": features()} for task in tasks],
     )
     return f"---\n{card.to_yaml()}\n---\n"
 
@@ -82,7 +85,7 @@ def _introduction(tasks: Sequence[str], summary: CorpusSummary, manifest: Corpus
         f"# Synthetic texts for {len(tasks)} classification task{'s' if len(tasks) != 1 else ''}\n\n"
         f"{summary.rows:,} texts, written by {manifest.model_name} from {manifest.settings.k} real examples per class "
         f"and annotated by {_annotator(manifest)}. Made with fourshot. One configuration per task, one split.\n"
-        + (f"\nNot all classes are finished: {unfinished}.\n" if unfinished else "")
+        + (f"\n**Not all classes are finished: {unfinished}.** What is here loads.\n" if unfinished else "")
         + example
     )
 

@@ -1,24 +1,28 @@
 """A corpus on disk. A shard is there, whole, once its line is in the journal; what has none never happened.
 
-README.md            the data card; `datasets` reads from it which files belong to which task
+README.md            the data card; `datasets` reads from it which files belong to which task, and their columns
 manifest.json        what this corpus is: settings, model, format
-journal.jsonl        one line per shard: its file, and the units it covers
+journal.jsonl        one line per shard: its file, its hash, and the units it covers
 data/<task>/         shards of rows
+damaged/<task>/      shards as they were found, where they were not as they had been written
 errors.jsonl         draws that came to nothing, with the reason
 tasks/<task>/        the task, its shots, and the annotator's calibration
 """
 
+import hashlib
+import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.errors import RunFolderError
 from fourshot.engine.files import replace_file
-from fourshot.pipeline.corpus.rows import CorpusRow, encode_rows, read_rows
+from fourshot.pipeline.corpus.rows import UNREADABLE, CorpusRow, encode_rows, read_rows
 from fourshot.pipeline.corpus.settings import Format
 from fourshot.pipeline.loop.counts import DrawRecord
 from fourshot.pipeline.loop.units import DrawFault
@@ -31,7 +35,9 @@ from fourshot.pipeline.work_folder import MANIFEST_FILE, WorkFolder
 
 JOURNAL_FILE = "journal.jsonl"
 ERRORS_FILE = "errors.jsonl"
+DAMAGED = "damaged"
 SCHEMA = 1
+T = TypeVar("T")
 _OURS = re.compile(r"\.?\d{6}\.(?:jsonl|parquet)")  # names of shards, and of those that were being written
 
 
@@ -72,6 +78,7 @@ class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     file: str = ""  # relative to the folder; "" where the units gave no row
     rows: int = 0
+    sha256: str = ""  # of the file; "": written before there were hashes
     faults: int = 0  # lines added to errors.jsonl
     units: tuple[DrawRecord, ...]
 
@@ -82,6 +89,20 @@ class CorpusFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.files = WorkFolder(path)
+
+    def forget_unstarted(self, manifest: CorpusManifest) -> None:
+        """Drop what a start with other settings left, where no text came of it: its engine did not open, say."""
+        known, journal = _read_or_none(self.files, CorpusManifest), self.files.has(JOURNAL_FILE)
+        if known and known.kind == manifest.kind and known.identity() != manifest.identity() and not journal:
+            shutil.rmtree(self.path / "tasks", ignore_errors=True)
+            self.files.write(MANIFEST_FILE, manifest)
+
+    def forget_unstarted_task(self, manifest: TaskManifest) -> None:
+        """The same for one task, where its file was changed after a start."""
+        folder, name = self._of(manifest.task.name), manifest.task.name
+        known = _read_or_none(folder, TaskManifest)
+        if known and known.identity() != manifest.identity() and not any(one.task == name for one in self.journal()):
+            shutil.rmtree(folder.path)
 
     def claim(self, manifest: CorpusManifest) -> None:
         """Make the folder this corpus's, or continue it. Raises RunFolderError if it holds something else."""
@@ -105,26 +126,47 @@ class CorpusFolder:
             folder.write("shots.json", shots)
 
     def journal(self) -> list[ShardRecord]:
-        return self.files.lines(JOURNAL_FILE, ShardRecord)
+        """Raises RunFolderError where a line is none."""
+        try:
+            return self.files.lines(JOURNAL_FILE, ShardRecord)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RunFolderError(
+                f"{self.path / JOURNAL_FILE} was changed after it was written: {error}. Put it back, or make the "
+                "corpus anew in another folder (--out)."
+            ) from error
 
     def resume(self) -> dict[str, list[ShardRecord]]:
-        """Shards by task, with all that belongs to none cut away. Raises RunFolderError where one is missing."""
+        """Shards by task, with all that belongs to none cut away."""
         shards = self.journal()
         self.files.keep_lines(JOURNAL_FILE, len(shards))
         self.files.keep_lines(ERRORS_FILE, sum(shard.faults for shard in shards))
         known = {shard.file for shard in shards if shard.file}
         there = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if _OURS.match(file.name)}
-        if missing := sorted(known - there):
-            raise RunFolderError(
-                f"{self.path} lacks {len(missing)} of its {len(known)} shards ({', '.join(missing[:3])}). Put them "
-                "back, or make the corpus anew in another folder (--out)."
-            )
         for stranger in there - known:  # written, and not yet in the journal when the process was killed
             (self.path / stranger).unlink()
         by_task: dict[str, list[ShardRecord]] = {}
         for shard in shards:
             by_task.setdefault(shard.task, []).append(shard)
         return by_task
+
+    def damage(self, shard: ShardRecord) -> str:
+        """What is wrong with a shard, "" where it is as it was written. Without a hash, its rows are counted."""
+        file = self.path / shard.file
+        if not shard.file:
+            return ""
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:
+            return "is missing"
+        if shard.sha256 and hashlib.sha256(content).hexdigest() == shard.sha256:
+            return ""
+        try:
+            rows = len(read_rows(file))
+        except UNREADABLE as error:
+            return f"cannot be read ({' '.join(str(error).split())[:80]})"
+        if rows != shard.rows:
+            return f"has {rows} of its {shard.rows} rows"
+        return "was changed" if shard.sha256 else ""
 
     def add_shard(
         self,
@@ -137,19 +179,55 @@ class CorpusFolder:
     ) -> ShardRecord:
         """Write what came of ``units`` as shard ``number`` of the task, whole, and then their line in the journal."""
         name = f"data/{task}/{number:06d}.{kind}" if rows else ""
-        if rows:
-            replace_file(self.path / name, encode_rows(rows, kind))
+        sha256 = self._write_rows(name, rows, kind)
         if faults:
             self.files.append(ERRORS_FILE, faults)
-        shard = ShardRecord(task=task, file=name, rows=len(rows), faults=len(faults), units=tuple(units))
+        shard = ShardRecord(task=task, file=name, rows=len(rows), sha256=sha256, faults=len(faults), units=tuple(units))
         self.files.append(JOURNAL_FILE, [shard])
         return shard
 
-    def texts(self, shards: Sequence[ShardRecord]) -> Iterator[str]:
-        """The texts of all rows, shard by shard."""
+    def replace_shard(
+        self, old: ShardRecord, units: Sequence[DrawRecord], rows: Sequence[CorpusRow], faults: Sequence[DrawFault]
+    ) -> None:
+        """Write what came of a damaged shard's units once more; what was found in its place is put aside."""
+        file, known = self.path / old.file, set(self.faults())
+        if file.exists():
+            aside = self.path / DAMAGED / file.relative_to(self.path / "data")
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, aside)
+        name = old.file if rows else ""
+        sha256 = self._write_rows(name, rows, self.manifest().format)
+        new_faults = [fault for fault in faults if fault not in known]
+        if new_faults:
+            self.files.append(ERRORS_FILE, new_faults)
+        new = ShardRecord(
+            task=old.task,
+            file=name,
+            rows=len(rows),
+            sha256=sha256,
+            faults=old.faults + len(new_faults),
+            units=tuple(units),
+        )
+        lines = [new if shard == old else shard for shard in self.journal()]
+        replace_file(self.path / JOURNAL_FILE, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+
+    def _write_rows(self, name: str, rows: Sequence[CorpusRow], kind: Format) -> str:
+        """Write a shard that has rows; gives back its hash."""
+        if not rows:
+            return ""
+        content = encode_rows(rows, kind)
+        replace_file(self.path / name, content)
+        return hashlib.sha256(content).hexdigest()
+
+    def rows(self, shards: Sequence[ShardRecord]) -> Iterator[CorpusRow]:
+        """All rows, shard by shard."""
         for shard in shards:
             if shard.file:
-                yield from (row.text for row in read_rows(self.path / shard.file))
+                yield from read_rows(self.path / shard.file)
+
+    def texts(self, shards: Sequence[ShardRecord]) -> Iterator[str]:
+        """The texts of all rows, shard by shard."""
+        return (row.text for row in self.rows(shards))
 
     def faults(self) -> list[DrawFault]:
         return self.files.lines(ERRORS_FILE, DrawFault)
@@ -185,3 +263,11 @@ class CorpusFolder:
 
     def _of(self, task: str) -> WorkFolder:
         return WorkFolder(self.path / "tasks" / task)
+
+
+def _read_or_none(folder: WorkFolder, kind: type[T]) -> T | None:
+    """A folder's manifest, if it has one of this kind."""
+    try:
+        return folder.read(MANIFEST_FILE, kind)
+    except (OSError, msgspec.DecodeError):
+        return None

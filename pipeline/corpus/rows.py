@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import pyarrow
 
 
+# What a shard raises that is none: `pyarrow.ArrowInvalid` and text that is not UTF-8 are ValueErrors.
+UNREADABLE = (msgspec.DecodeError, ValueError, OSError)
+
+
 class CorpusRow(msgspec.Struct, frozen=True, kw_only=True):
     """One text of a corpus with all that it comes from. The fields are the columns."""
 
@@ -75,24 +79,42 @@ def encode_rows(rows: Sequence[CorpusRow], kind: Format) -> bytes:
 
 
 def read_rows(file: Path) -> list[CorpusRow]:
-    """All rows of a shard. Raises msgspec.DecodeError or pyarrow's ArrowInvalid for a file that is none."""
+    """All rows of a shard. Raises what is `UNREADABLE` for a file that is none."""
     if file.suffix == ".jsonl":
         decode = msgspec.json.Decoder(CorpusRow).decode
-        return [decode(line) for line in file.read_bytes().split(b"\n")[:-1]]
+        content = file.read_bytes()
+        return [decode(line) for line in content.removesuffix(b"\n").split(b"\n")] if content else []
     from pyarrow import parquet
 
     # partitioning=None: the name of its folder is no column.
     return msgspec.convert(parquet.read_table(file, partitioning=None).to_pylist(), list[CorpusRow])
 
 
+# Types of the columns, as `datasets` names them; a list's is its elements'.
+_LISTS = {"shots": "int32", "attributes": "string", "probabilities": "float64"}
+_PLAIN = {int: "int64", float: "float64", str: "string"}
+
+
+def features() -> list[dict[str, str]]:
+    """The columns for a data card. Without them `datasets` takes types from the first rows, and an empty list has none.
+
+    Source: huggingface/datasets, `Features._from_yaml_list`; "sequence" is what versions before 4 know, too.
+    """
+    return [
+        {"name": field.name, "sequence": _LISTS[field.name]}
+        if field.name in _LISTS
+        else {"name": field.name, "dtype": _PLAIN[field.type]}
+        for field in msgspec.structs.fields(CorpusRow)
+    ]
+
+
 def _schema() -> "pyarrow.Schema":
     import pyarrow
 
-    kinds = {
-        "shots": pyarrow.list_(pyarrow.int32()),
-        "attributes": pyarrow.list_(pyarrow.string()),
-        "probabilities": pyarrow.list_(pyarrow.float64()),
-    }
-    numbers = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
-    fields = msgspec.structs.fields(CorpusRow)
-    return pyarrow.schema([(field.name, kinds.get(field.name) or numbers[field.type]) for field in fields])
+    kind = pyarrow.type_for_alias
+    return pyarrow.schema(
+        [
+            (column["name"], kind(column["dtype"]) if "dtype" in column else pyarrow.list_(kind(column["sequence"])))
+            for column in features()
+        ]
+    )

@@ -1,6 +1,7 @@
 """A corpus: many texts for many tasks, generated and filtered, in a folder that `datasets` can load."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -10,22 +11,25 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.corpus.datacard import write_card
 from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord, TaskManifest
+from fourshot.pipeline.corpus.mending import Damage, MendSink
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.sink import ShardSink, replayed
 from fourshot.pipeline.corpus.sources import first_shots, readers_of
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, class_outcomes, counted
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.loop.counts import ClassCounts, ShortClass, short_run_error
-from fourshot.pipeline.loop.driver import Driver
+from fourshot.pipeline.loop.driver import Driver, Sink
 from fourshot.pipeline.loop.progress import ProgressReporter, Rates
 from fourshot.pipeline.loop.styles import choose_styles
 from fourshot.pipeline.loop.units import TaskBrief
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.provenance import installed_versions
+from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.prompt_style import untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.tasks.types import Task
+from fourshot.training.jobs.cluster import check_cluster
 
 COMPILE_FROM_ROWS = 2_000  # torch.compile takes a minute, and then samples twice as fast
 MOST_LORAS = 8  # distinct adapters in a batch
@@ -46,11 +50,14 @@ def make_corpus(
     classes stall and ``allow_short`` is not set; finished shards stay on disk whatever is raised.
     """
     _check(tasks, settings, corpus)
+    check_cluster(corpus.ray)
     files = CorpusFolder(folder)
     base = resolve_model(model)
     untried_style(settings.prompt_style, base.path, base.name)  # an error now, before the folder is claimed
     with files.files.lock():
         on_event(Event(stage="corpus", message=f"reading the data, tasks: {len(tasks)}"))
+        manifest = _manifest(settings, corpus, base)
+        files.forget_unstarted(manifest)
         failed = {name: task for name, task in tasks.items() if isinstance(task, FourshotError)}
         briefs: dict[str, TaskBrief] = {}
         for name, task in tasks.items():
@@ -63,10 +70,9 @@ def make_corpus(
             raise next(iter(failed.values()))
         for name, fault in failed.items():  # now: the others may take hours
             on_event(Event(stage="corpus", message=f"{name} drops out: {' '.join(str(fault).split())}"))
-        files.claim(_manifest(settings, corpus, base))
+        files.claim(manifest)
         for brief in briefs.values():
-            adapters = tuple(reader.adapter.name for reader in brief.readers if reader.adapter)
-            files.begin(TaskManifest(task=brief.task, adapters=adapters), brief.shots)
+            files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
         briefs = _styled(files, briefs, base, settings, on_event)
         return _make(files, briefs, failed, base, settings, corpus, on_event)
 
@@ -80,32 +86,67 @@ def _make(
     corpus: CorpusSettings,
     on_event: OnEvent,
 ) -> CorpusSummary:
-    shards = files.resume()
-    plans = {name: replayed(brief, shards.get(name, ())) for name, brief in briefs.items()}
-    kept = sum(count.kept for plan in plans.values() for count in plan.counts.by_label.values())
-    wanted = sum(plan.counts.wanted * len(plan.counts.by_label) for plan in plans.values())
-    progress = ProgressReporter(on_event, "corpus", "rows", kept, wanted)
-    sinks = {
-        name: ShardSink(files, brief, shards.get(name, ()), base, corpus, progress)
-        for name, brief in briefs.items()
-        if not plans[name].is_done
-    }
-    driver = Driver(sinks, keep_going=True)
-    rates = Rates()
-    try:
-        if sinks:
-            on_event(Event(stage="corpus", message="starting the engine"))
-            readers = [reader for name in sinks for reader in briefs[name].readers]
-            engine = engine_settings(base.path, readers, MOST_LORAS, compiled=wanted - kept >= COMPILE_FROM_ROWS)
-            with closing(open_workers(engine, corpus.ray, files.path / "log.txt")) as workers:
-                driver.run(workers)
-            rates = progress.rates(workers.starts)
-    finally:
-        failed |= driver.failed
+    damage = Damage(files, on_event)
+
+    def look() -> tuple[dict[str, list[ShardRecord]], dict[str, set[str]]]:
+        """Shards by task, and which of them are damaged."""
+        shards = {name: of_task for name, of_task in files.resume().items() if name not in failed}
+        return shards, damage.look(shards, briefs.keys())
+
+    shards, damaged = look()
+    wanted = settings.generate.per_class * sum(len(brief.task.labels) for brief in briefs.values())
+    kept = sum(
+        shard.rows for name in briefs for shard in shards.get(name, ()) if shard.file not in damaged.get(name, ())
+    )
+    progress, rates = ProgressReporter(on_event, "corpus", "rows", kept, wanted), Rates()
+
+    def put_down(*, is_last: bool = False) -> tuple[CorpusSummary, dict[str, ClassCounts]]:
+        """The data card as things are; one at any moment, for `datasets` finds nothing without."""
         journal = files.journal()
         counts = {name: counted(files.task(name), settings.generate, journal) for name in files.tasks()}
-        summary = _summary(files, failed, journal, counts, rates)
-        write_card(files, summary, journal, corpus)
+        summary = _summary(files, failed, journal, counts, rates, damage.found)
+        readable = [shard for shard in journal if shard.task not in failed]  # as far as is known
+        write_card(files, summary, readable if is_last else (), corpus)
+        return summary, counts
+
+    def sinks() -> Mapping[str, Sink]:
+        """Damaged shards come first, for what is missing afterwards is drawn with all else."""
+        left = {name: brief for name, brief in briefs.items() if name not in failed}
+        if damaged:
+            return {
+                name: MendSink(files, left[name], shards[name], of_task, base, progress)
+                for name, of_task in damaged.items()
+            }
+        return {
+            name: ShardSink(files, brief, shards.get(name, ()), base, corpus, progress, put_down)
+            for name, brief in left.items()
+            if not replayed(brief, shards.get(name, ())).is_done
+        }
+
+    put_down()
+    try:
+        with contextlib.ExitStack() as held:
+            workers, was_whole = None, False
+            while not was_whole and (to_fill := sinks()):
+                if workers is None:
+                    on_event(Event(stage="corpus", message="starting the engine"))
+                    readers = [reader for brief in briefs.values() for reader in brief.readers]
+                    engine = engine_settings(
+                        base.path, readers, MOST_LORAS, compiled=wanted - kept >= COMPILE_FROM_ROWS
+                    )
+                    workers = held.enter_context(closing(open_workers(engine, corpus.ray, files.path / "log.txt")))
+                driver, was_mended = Driver(to_fill, keep_going=True), bool(damaged)
+                try:
+                    driver.run(workers)
+                finally:
+                    failed |= driver.failed
+                    rates = progress.rates(workers.starts)
+                shards, damaged = look()  # what was written an hour ago may have been changed since
+                was_whole = not (was_mended or damaged)
+    except BaseException:
+        put_down()
+        raise
+    summary, counts = put_down(is_last=True)
     if briefs.keys() <= failed.keys():
         raise next(iter(failed.values()))
     short = [
@@ -138,6 +179,7 @@ def _brief(
     files: CorpusFolder, task: Task, settings: RunSettings, corpus: CorpusSettings, base: ResolvedModel
 ) -> TaskBrief:
     readers = readers_of(task, Path(corpus.adapters), base) if corpus.adapters else ()
+    files.forget_unstarted_task(_task_manifest(task, readers))
     shots = files.shots(task.name) or first_shots(task, settings)
     return TaskBrief(
         key=task.name,
@@ -147,6 +189,10 @@ def _brief(
         readers=readers,
         attributes=files.attributes(task.name),
     )
+
+
+def _task_manifest(task: Task, readers: Iterable[Reader]) -> TaskManifest:
+    return TaskManifest(task=task, adapters=tuple(reader.adapter.name for reader in readers if reader.adapter))
 
 
 def _styled(
@@ -185,6 +231,7 @@ def _summary(
     journal: list[ShardRecord],
     counts: Mapping[str, ClassCounts],
     rates: Rates,
+    mended: Mapping[str, str],
 ) -> CorpusSummary:
     classes = [outcome for name, of_task in counts.items() for outcome in class_outcomes(name, of_task)]
     for name, error in failed.items():
@@ -195,5 +242,6 @@ def _summary(
         rows=sum(shard.rows for shard in journal),
         shards=sum(bool(shard.file) for shard in journal),
         classes=tuple(classes),
+        mended=dict(mended),
         rates=rates,
     )

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 
+from fourshot.engine.calibration import Calibration
+from fourshot.engine.errors import RunFolderError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
 from fourshot.pipeline.corpus.rows import CorpusRow, row_of
@@ -29,11 +31,12 @@ class ShardSink:
         model: ResolvedModel,
         settings: CorpusSettings,
         progress: ProgressReporter,
+        on_shard: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``shards``: those that are there. ``progress``: of all tasks together."""
+        """``shards``: those that are there. ``progress``: of all tasks together. ``on_shard``: after each new one."""
         self._folder, self._brief, self._shards, self._model = folder, brief, shards, model
-        self._settings, self._progress, self._clock = settings, progress, clock
+        self._settings, self._progress, self._on_shard, self._clock = settings, progress, on_shard, clock
         self._name, self._num_shards, self._has_calibration = brief.task.name, len(shards), bool(shards)
         self._records: list[DrawRecord] = []  # that are not on disk yet, with their rows and faults
         self._rows: list[CorpusRow] = []
@@ -46,12 +49,13 @@ class ShardSink:
             self._brief,
             AheadPlan(self._brief),
             test_texts=texts_kept_out(self._brief.task),
-            calibration=self._folder.calibration(self._name) if self._shards else None,
+            calibration=stored_calibration(self._folder, self._name) if self._shards else None,
         )
         texts = self._folder.texts(self._shards)
         for record in (record for shard in self._shards for record in shard.units):
             kept = list(islice(texts, record.kept))
             self._ledger.restore([record], kept, {record.label: kept})
+        self._since_s = self._clock()  # the time that draws take counts, too: a kill would cost it
         return self._ledger
 
     def report(self, ledger: Ledger, message: UnitResult | UnitProgress) -> None:
@@ -63,8 +67,6 @@ class ShardSink:
 
     def add(self, ledger: Ledger, judged: Sequence[JudgedBatch]) -> None:
         """Have rows wait for their shard; a full one is written."""
-        if not self._records:
-            self._since_s = self._clock()
         for batch in judged:
             self._records += batch.records
             self._faults += batch.faults
@@ -89,9 +91,21 @@ class ShardSink:
         )
         self._records, self._rows, self._faults = [], [], []
         self._num_shards += 1
+        self._since_s = self._clock()
+        self._on_shard()
 
     def finish(self, ledger: Ledger) -> None:
         """Classes that have stalled are told of together, when all tasks are done."""
+
+
+def stored_calibration(folder: CorpusFolder, task: str) -> Calibration:
+    """With which the texts of a task's shards were judged. Raises RunFolderError where it is gone."""
+    if (found := folder.calibration(task)) is None:
+        raise RunFolderError(
+            f"{folder.path}/tasks/{task}/annotator.json is missing, with which the texts in data/{task} were judged. "
+            "Put it back, or make the task's texts anew in another folder (--out)."
+        )
+    return found
 
 
 def replayed(brief: TaskBrief, shards: Sequence[ShardRecord]) -> AheadPlan:

@@ -37,6 +37,7 @@ class CorpusSummary(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     shards: int
     classes: tuple[ClassOutcome, ...]
+    mended: dict[str, str] = {}  # file -> what was wrong with it; its texts were made again
     rates: Rates = Rates()
 
 

@@ -100,9 +100,19 @@ class Ledger:
             self._filter.remember(text)
         self._finish(records, kept)
 
+    def remember(self, kept: Mapping[str, Sequence[str]]) -> None:
+        """Texts by class that are no batch's of this plan, and that its texts are compared with."""
+        for label, texts in kept.items():
+            for text in texts:
+                self._filter.remember(text)
+            if self._use:
+                self._use[label].add(texts)
+
     def start(self) -> list[JudgedBatch]:
         """Plan what comes after all that was restored; gives back what can be judged already."""
         self._plan_batches()
+        for number in [number for number in self._batches if number >= self.plan.given]:
+            del self._batches[number]  # planned before what was restored turned out to be another plan's
         self._has_started = True
         self._units += [unit for batch in self._batches.values() for unit in batch.units]
         return self._advance()

@@ -22,6 +22,7 @@ from fourshot.pipeline.synthesis.types import Candidate
 UNITS_AHEAD = 16
 SHARE_AHEAD = 16  # one of so many of the units that it needs at least
 FEWEST_DRAWS = 8  # of a unit, where a class lacks less
+FIRST_DRAWS = 512  # of the first units of all classes: none is judged, nor written, before all of them are read
 REPORTS = 20  # of a round, while it is drawn
 SPREAD_DRAWS = 16  # of a unit, and
 SPREAD_TEXTS = 64  # of one to be read, where a round is spread over many engines
@@ -50,12 +51,12 @@ class DrawPlan:
         self._key, self._settings = brief.key, brief.settings
         self.counts = ClassCounts(brief.task.label_names, brief.settings.generate)
         self.finished = 0  # batches
-        self._given = 0  # batches
+        self.given = 0  # batches
 
     @property
     def is_done(self) -> bool:
         """Nothing is in hand and nothing is missing, but of classes that have stalled. Ask after `next_batches`."""
-        return self.finished == self._given
+        return self.finished == self.given
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
         """To be done beside those in hand. Call it at the start and after every `finish`."""
@@ -66,7 +67,7 @@ class DrawPlan:
         if any(record.number != self.finished for record in records):
             raise ValueError(f"batch {records[0].number} cannot be finished before batch {self.finished}")
         self.finished += 1
-        self._given = max(self._given, self.finished)  # one of an earlier process was not given in this
+        self.given = max(self.given, self.finished)  # one of an earlier process was not given in this
         self.counts.add(records)
 
 
@@ -87,8 +88,8 @@ class RoundPlan(DrawPlan):
         labels = [label for label in counts.missing if not counts.has_stalled(label)]
         if not labels or not self.is_done:
             return []
-        number = self._given
-        self._given += 1
+        number = self.given
+        self.given += 1
         if number in self._drawn:
             return [DrawBatch(number, (), tuple(self._drawn[number]))]
         slices = round_slices(self._settings, number, labels, biases)
@@ -122,10 +123,12 @@ class AheadPlan(DrawPlan):
         self.ahead = max(
             UNITS_AHEAD, 2 * classes, generate.per_class * classes // generate.draws_per_round // SHARE_AHEAD
         )
+        self._first_draws = min(generate.draws_per_round, max(FEWEST_DRAWS, FIRST_DRAWS // classes))
+        self._planned: dict[int, tuple[str, int]] = {}  # class and draws of the batches in hand
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
         batches = []
-        while self._given - self.finished < self.ahead:
+        while self.given - self.finished < self.ahead:
             missing = {label: self._missing(label, count) for label, count in self.counts.by_label.items()}
             label = max(missing, key=missing.__getitem__)
             if missing[label] <= 0:
@@ -133,11 +136,26 @@ class AheadPlan(DrawPlan):
             count = self.counts.by_label[label]
             draws = self._draws(count, missing[label])
             part = class_slice(self._settings, self._task, label, count.given, draws, biases(label))
-            unit = in_place_unit(self._key, self._given, part)
+            unit = in_place_unit(self._key, self.given, part)
             count.given += draws
-            self._given += 1
+            self._planned[self.given] = label, draws
+            self.given += 1
             batches.append(DrawBatch(unit.number, (unit,)))
         return batches
+
+    def finish(self, records: Sequence[DrawRecord]) -> None:
+        """Beside what every plan does: where a record is of another batch than was planned, those in hand are dropped.
+
+        So it is of an earlier version's corpus, and where a shard was made again and other texts came of it. The next
+        batches then begin after all draws that there are, and no text gets the id of another.
+        """
+        number, planned = self.finished, [(record.label, record.draws) for record in records]
+        super().finish(records)
+        if [self._planned.pop(number, None)] != planned:
+            self._planned.clear()
+            self.given = self.finished
+            for count in self.counts.by_label.values():
+                count.given = count.drawn
 
     def _missing(self, label: str, count: ClassCount) -> float:
         """Texts that will be lacking when all units are finished that are given, by the class's acceptance."""
@@ -149,7 +167,8 @@ class AheadPlan(DrawPlan):
     def _draws(self, count: ClassCount, missing: float) -> int:
         settings = self.counts.settings
         draws = max(FEWEST_DRAWS, math.ceil(missing / count.acceptance))
-        return min(draws, settings.draws_per_round, settings.most_candidates - count.given)
+        most = settings.draws_per_round if count.given else self._first_draws
+        return min(draws, most, settings.most_candidates - count.given)
 
 
 class ReadPlan(DrawPlan):

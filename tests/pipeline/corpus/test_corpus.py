@@ -113,6 +113,19 @@ def test_chat_of_a_base_without_a_template_is_refused_before_anything_is_made(
     assert not (tmp_path / "corpus").exists()
 
 
+def test_what_a_failed_start_left_does_not_stop_another_with_other_settings(tmp_path: Path) -> None:
+    with pytest.raises(FourshotError, match="no memory for weights"):
+        make(tmp_path, model="fake:dies_on_opening=true", wanted=settings(per_class=13, draws_per_round=15))
+    changed = msgspec.structs.replace(settings(per_class=2), seed=1)
+    assert (tmp_path / "tasks" / "one" / "shots.json").exists()
+    assert make(tmp_path, wanted=changed).rows == 10
+    assert '"seed": 1' in (tmp_path / "manifest.json").read_text()
+    left = {"two": msgspec.structs.replace(TASK, name="two", instruction="Sort them.")}
+    with pytest.raises(FourshotError, match="no memory for weights"):
+        make(tmp_path, left, changed, model="fake:dies_on_opening=true")
+    assert make(tmp_path, named("two"), changed).rows == 20
+
+
 def test_another_task_may_join_later_and_another_setting_may_not(tmp_path: Path) -> None:
     make(tmp_path / "corpus", named("one"))
     assert make(tmp_path / "corpus", named("two")).rows == 120
@@ -160,13 +173,6 @@ def test_a_disk_that_is_full_costs_the_shard_at_hand(
     make(tmp_path, named("one", "two"))
     assert rows_of(tmp_path) == rows_of(whole[0])
     assert (tmp_path / "data" / "one" / "notes.txt").exists()
-
-
-def test_a_shard_that_is_gone_is_not_passed_over(tmp_path: Path) -> None:
-    make(tmp_path)
-    next(tmp_path.glob("data/one/*")).unlink()
-    with pytest.raises(RunFolderError, match="lacks 1 of its 1 shards"):
-        make(tmp_path)
 
 
 def test_a_text_that_cannot_be_read_is_an_error_row_and_another_is_drawn(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.loop.ray_workers import RayWorkers
 from fourshot.pipeline.loop.units import UnitProgress, UnitResult
 from tests.pipeline.corpus.small_corpora import make, named, rows_of, settings
@@ -53,8 +53,3 @@ def test_a_machine_that_cannot_open_its_engine_ends_no_corpus(tmp_path: Path, mo
 def test_machines_none_of_which_can_open_an_engine_end_it_with_their_reason(tmp_path: Path) -> None:
     with pytest.raises(FourshotError, match="this machine has no driver"):
         make(tmp_path, ray="local", model="fake:fails_on_opening=true")
-
-
-def test_a_cluster_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
-        make(tmp_path, ray="127.0.0.1:1")

@@ -1,0 +1,173 @@
+"""Shards that are not as they were written: found by hash and by count, and made again from the units in the journal.
+
+A unit follows from its own fields, so it has the same prompts, seeds and ids as before. What is drawn again is judged
+beside all rows that are intact, and a class keeps no more of it than it lacks.
+"""
+
+from collections import Counter, deque
+from collections.abc import Collection, Mapping, Sequence
+
+from fourshot.engine.errors import RunFolderError
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
+from fourshot.pipeline.corpus.rows import row_of
+from fourshot.pipeline.corpus.sink import stored_calibration
+from fourshot.pipeline.corpus.sources import texts_kept_out
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.loop.counts import DrawRecord
+from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
+from fourshot.pipeline.loop.plan import Biases, DrawBatch, DrawPlan, class_slice, in_place_unit
+from fourshot.pipeline.loop.progress import ProgressReporter
+from fourshot.pipeline.loop.units import DrawFault, TaskBrief, UnitProgress, UnitResult
+
+
+class Damage:
+    """What was found damaged so far in one call."""
+
+    def __init__(self, files: CorpusFolder, on_event: OnEvent) -> None:
+        self._files, self._on_event = files, on_event
+        self.found: dict[str, str] = {}  # file -> what was wrong with it
+        self._told_unhashed = False
+
+    def look(self, shards: Mapping[str, Sequence[ShardRecord]], named: Collection[str]) -> dict[str, set[str]]:
+        """Files of damaged shards by task, each told of.
+
+        ``named``: the tasks that can be made again. Raises RunFolderError where one of another task is damaged, and
+        where one is again that was mended in this call.
+        """
+        every = [shard for of_task in shards.values() for shard in of_task if shard.file]
+        unhashed = sum(not shard.sha256 for shard in every)
+        if unhashed and not self._told_unhashed:
+            self._tell(f"{unhashed} of {len(every)} shards were written without a hash: only their rows are counted")
+            self._told_unhashed = True
+        found = [(shard, wrong) for shard in every if (wrong := self._files.damage(shard))]
+        for shard, wrong in found:
+            title = f"{self._files.path / shard.file} {wrong}"
+            if shard.file in self.found:
+                raise RunFolderError(f"{title}, after it was made again. Look at the disk, or who else writes there.")
+            if shard.task not in named:
+                raise RunFolderError(
+                    f"{title}. Put it back; or name the task {shard.task}, too (--tasks), and its texts are made again."
+                )
+        damaged: dict[str, set[str]] = {}
+        for shard, wrong in found:
+            damaged.setdefault(shard.task, set()).add(shard.file)
+            self.found[shard.file] = wrong
+            self._tell(f"{shard.file} {wrong}: its texts are made again")
+        return damaged
+
+    def _tell(self, message: str) -> None:
+        self._on_event(Event(stage="corpus", message=message))
+
+
+class MendPlan(DrawPlan):
+    """The units of some shards, in their order; batches have the numbers of their units."""
+
+    reads_in_place = True
+
+    def __init__(self, brief: TaskBrief, shards: Sequence[ShardRecord], files: Collection[str]) -> None:
+        """``shards``: all of the task; ``files``: of those to be made again."""
+        super().__init__(brief)
+        self._brief = brief
+        self._records: list[tuple[DrawRecord, int]] = []  # with the number of the first draw
+        drawn: Counter[str] = Counter()
+        for shard in shards:
+            for record in shard.units:
+                if shard.file in files:
+                    self._records.append((record, drawn[record.label]))
+                else:
+                    self.counts.by_label[record.label].kept += record.kept
+                drawn[record.label] += record.draws
+        self._left = deque(record.number for record, _ in self._records)
+        self.finished = self._left[0]
+
+    @property
+    def is_done(self) -> bool:
+        return not self._left
+
+    def next_batches(self, biases: Biases) -> list[DrawBatch]:
+        if self.given:
+            return []
+        self.given = self._left[-1] + 1
+        settings, name = self._brief.settings, self._brief.task.name
+        return [
+            DrawBatch(
+                record.number,
+                (
+                    in_place_unit(
+                        self._brief.key,
+                        record.number,
+                        class_slice(settings, name, record.label, first, record.draws, biases(record.label)),
+                    ),
+                ),
+            )
+            for record, first in self._records
+        ]
+
+    def finish(self, records: Sequence[DrawRecord]) -> None:
+        self._left.popleft()
+        self.finished = self._left[0] if self._left else self.given
+        self.counts.add(records)
+
+
+class MendSink:
+    """Writes the damaged shards of one task anew, each when all of its units are judged."""
+
+    def __init__(
+        self,
+        folder: CorpusFolder,
+        brief: TaskBrief,
+        shards: Sequence[ShardRecord],
+        files: Collection[str],
+        model: ResolvedModel,
+        progress: ProgressReporter,
+    ) -> None:
+        """``shards``: all of the task; ``files``: the damaged ones."""
+        self._folder, self._brief, self._model, self._progress = folder, brief, model, progress
+        self._shards, self._files = shards, files
+        self._left = deque(shard for shard in shards if shard.file in files)
+        self._judged: list[JudgedBatch] = []  # of the first shard that is left
+
+    def open(self) -> Ledger:
+        """A ledger of the damaged units, that knows the texts of all others."""
+        name = self._brief.task.name
+        ledger = Ledger(
+            self._brief,
+            MendPlan(self._brief, self._shards, self._files),
+            test_texts=texts_kept_out(self._brief.task),
+            calibration=stored_calibration(self._folder, name),
+        )
+        kept: dict[str, list[str]] = {}
+        for row in self._folder.rows([shard for shard in self._shards if shard.file not in self._files]):
+            kept.setdefault(row.label, []).append(row.text)
+        ledger.remember(kept)
+        return ledger
+
+    def report(self, ledger: Ledger, message: UnitResult | UnitProgress) -> None:
+        """Take note of the engine's counters."""
+        if isinstance(message, UnitResult):
+            self._progress.count(message)
+
+    def add(self, ledger: Ledger, judged: Sequence[JudgedBatch]) -> None:
+        """Have batches wait for the last of their shard."""
+        name = self._brief.task.name
+        for batch in judged:
+            self._judged.append(batch)
+            self._progress.add(len(batch.kept))
+            if batch.number < self._left[0].units[-1].number:
+                continue
+            rows = [
+                row_of(name, *pair, self._model.name, self._model.revision) for one in self._judged for pair in one.kept
+            ]
+            faults: list[DrawFault] = [fault for one in self._judged for fault in one.faults]
+            records = [record for one in self._judged for record in one.records]
+            shard = self._left.popleft()
+            self._folder.replace_shard(shard, records, rows, faults)
+            self._judged = []
+            self._progress.report(name, f"{shard.file} is made again, {len(rows)} rows")
+
+    def write(self, *, only_due: bool = False) -> None:
+        """Every shard is written as soon as it is judged."""
+
+    def finish(self, ledger: Ledger) -> None:
+        """What is lacking now is drawn with all else."""

@@ -1,0 +1,238 @@
+"""Shards that are not as they were written, in finished and unfinished corpora, and what `datasets` reads meanwhile."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fourshot.cli import main as cli
+from fourshot.engine import fake_engine
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import RunFolderError
+from fourshot.pipeline.corpus.folder import JOURNAL_FILE, CorpusFolder, ShardRecord
+from fourshot.pipeline.corpus.rows import encode_rows
+from fourshot.pipeline.corpus.settings import Format
+from fourshot.pipeline.events import Event
+from tests.pipeline.corpus.small_corpora import TASK, make, named, rows_of, settings
+from tests.pipeline.loop.filling import InProcessWorker
+
+TASKS = named("one", "two")
+SECOND = "data/one/000001.jsonl"
+STARTS = list[int]()  # one for each engine
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines are opened here, which takes no time."""
+
+    def open_workers(engine: EngineSettings, *_: object) -> InProcessWorker:
+        STARTS.append(1)
+        return InProcessWorker(fake_engine.FakeEngine(engine))
+
+    STARTS.clear()
+    monkeypatch.setattr("fourshot.pipeline.corpus.run.open_workers", open_workers)
+
+
+def make_small(folder: Path, tasks: dict[str, Any] = TASKS, **more: Any) -> Any:
+    """Two tasks in several shards each."""
+    return make(folder, tasks, rows_per_shard=15, shard_s=0, **more)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def drop_rows(file: Path) -> None:
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-5]))
+
+
+def change(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b'"text":"', b'"text":"x', 1))
+
+
+def unlink(file: Path) -> None:
+    file.unlink()
+
+
+DAMAGES = {
+    cut: r"cannot be read \(.*\)",
+    drop_rows: r"has \d+ of its \d+ rows",
+    change: "was changed",
+    unlink: "is missing",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: str(damage.__name__))
+def test_a_damaged_shard_of_a_finished_corpus_is_named_and_made_again(damage: Any, tmp_path: Path) -> None:
+    told = list[Event]()
+    make_small(tmp_path)
+    before = rows_of(tmp_path)
+    damage(tmp_path / SECOND)
+    found = (tmp_path / SECOND).read_bytes() if damage is not unlink else None
+    summary = make_small(tmp_path, on_event=told.append)
+    assert re.fullmatch(DAMAGES[damage], summary.mended[SECOND]) and len(summary.mended) == 1
+    assert f"{SECOND} {summary.mended[SECOND]}: its texts are made again" in [event.message for event in told]
+    assert rows_of(tmp_path) == before
+    aside = tmp_path / "damaged" / "one" / "000001.jsonl"
+    assert (aside.read_bytes() if aside.exists() else None) == found
+    STARTS.clear()
+    assert make_small(tmp_path).mended == {} and not STARTS
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_an_unfinished_corpus_is_mended_and_goes_on_as_if_nothing_had_been(kind: Format, tmp_path: Path) -> None:
+    make_small(tmp_path / "whole", format=kind)
+    folder = tmp_path / "corpus"
+    shutil.copytree(tmp_path / "whole", folder)
+    lines = (folder / JOURNAL_FILE).read_bytes().splitlines(keepends=True)
+    (folder / JOURNAL_FILE).write_bytes(b"".join(lines[:3]))
+    for number in (0, 2):
+        cut(folder / "data" / "one" / f"{number:06d}.{kind}")
+    summary = make_small(folder, format=kind)
+    assert len(summary.mended) == 2 and len(STARTS) == 2, "an engine for each pass"
+    assert rows_of(folder) == rows_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("shown", [1, 3], ids=["one shard", "all shards"])
+def test_where_other_texts_come_of_it_no_id_and_no_text_is_there_twice(
+    shown: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a model, whose answers depend on what shares a batch with them."""
+    wanted, text_of = settings(per_class=24), fake_engine._text
+    make_small(tmp_path, wanted=wanted)
+    before = rows_of(tmp_path)
+    for file in sorted(tmp_path.glob("data/one/*"))[:shown]:
+        cut(file)
+
+    def other(seed: int, word: str) -> str:
+        text = text_of(seed ^ 1 << 40, word)
+        return f"{text[:-1]} no." if seed % 3 == 0 else text  # a third is not of its class any more
+
+    monkeypatch.setattr(fake_engine, "_text", other)
+    assert len(make_small(tmp_path, wanted=wanted).mended) == shown
+    rows = rows_of(tmp_path)
+    assert Counter((row.task, row.label) for row in rows) == {
+        (t, label): 24 for t in TASKS for label in TASK.label_names
+    }
+    assert len({(row.task, row.id) for row in rows}) == len({(row.task, row.text) for row in rows}) == len(rows) == 240
+    assert [row for row in rows if row.task == "two"] == [row for row in before if row.task == "two"]
+    assert {shard.rows for shard in CorpusFolder(tmp_path).journal()} != {0}
+    assert make_small(tmp_path, wanted=wanted).rows == 240
+
+
+def test_what_is_damaged_while_the_rest_is_made_is_found_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_small(tmp_path / "whole")
+    add_shard = CorpusFolder.add_shard
+
+    def add(folder: CorpusFolder, task: str, number: int, *rest: Any) -> ShardRecord:
+        if (task, number) == ("two", 1):
+            drop_rows(folder.path / SECOND)
+        return add_shard(folder, task, number, *rest)
+
+    monkeypatch.setattr(CorpusFolder, "add_shard", add)
+    assert list(make_small(tmp_path / "corpus").mended) == [SECOND]
+    assert rows_of(tmp_path / "corpus") == rows_of(tmp_path / "whole")
+
+
+def test_a_disk_that_damages_what_was_made_again_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(tmp_path)
+    replace_shard = CorpusFolder.replace_shard
+
+    def replace(folder: CorpusFolder, old: ShardRecord, *rest: Any) -> None:
+        replace_shard(folder, old, *rest)
+        cut(folder.path / old.file)
+
+    monkeypatch.setattr(CorpusFolder, "replace_shard", replace)
+    cut(tmp_path / SECOND)
+    with pytest.raises(RunFolderError, match=f"{SECOND} cannot be read .* after it was made again"):
+        make_small(tmp_path)
+
+
+def test_a_shard_of_a_task_that_is_not_named_is_not_passed_over(tmp_path: Path) -> None:
+    make_small(tmp_path)
+    drop_rows(tmp_path / "data" / "two" / "000000.jsonl")
+    with pytest.raises(RunFolderError, match=r"data/two/000000.jsonl has .* name the task two, too \(--tasks\)"):
+        make_small(tmp_path, named("one"))
+    assert len(make_small(tmp_path).mended) == 1
+
+
+def test_a_corpus_of_before_there_were_hashes_opens_and_its_rows_are_counted(tmp_path: Path) -> None:
+    make_small(tmp_path)
+    before, file = rows_of(tmp_path), tmp_path / JOURNAL_FILE
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "sha256"}) + "\n" for line in lines))
+    told = list[Event]()
+    assert make_small(tmp_path, on_event=told.append).mended == {} and not STARTS[1:]
+    said = f"{len(lines)} of {len(lines)} shards were written without a hash: only their rows are counted"
+    assert [event.message for event in told].count(said) == 1
+    drop_rows(tmp_path / SECOND)
+    assert list(make_small(tmp_path).mended) == [SECOND] and rows_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [JOURNAL_FILE, "tasks/one/annotator.json"])
+def test_what_shards_cannot_be_judged_without_is_not_guessed(name: str, tmp_path: Path) -> None:
+    make_small(tmp_path, named("one"))
+    lines = (tmp_path / JOURNAL_FILE).read_bytes().splitlines(keepends=True)
+    (tmp_path / JOURNAL_FILE).write_bytes(b"".join(lines[:-1] if "annotator" in name else [b"{}\n", *lines]))
+    (tmp_path / "tasks" / "one" / "annotator.json").unlink()
+    with pytest.raises(RunFolderError, match=f"{name} .*in another folder"):
+        make_small(tmp_path, named("one"))
+
+
+def test_the_command_warns_of_it_also_where_it_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["corpus", "--tasks", "support_tickets", "--per-class", "4", "--out", str(tmp_path), "--model", "fake"]
+    assert cli.main([*words, "--quiet"]) == 0
+    assert capfd.readouterr().err == ""
+    cut(tmp_path / "data" / "support_tickets" / "000000.jsonl")
+    assert cli.main([*words, "--quiet", "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert "warning: data/support_tickets/000000.jsonl cannot be read" in err and "damaged" in err
+    result = json.loads(out)
+    assert (result["rows"], list(result["mended"])) == (20, ["data/support_tickets/000000.jsonl"])
+
+
+def test_datasets_loads_it_at_any_moment_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import load_dataset
+
+    add_shard, moments = CorpusFolder.add_shard, list[tuple[str, int]]()
+
+    def add(folder: CorpusFolder, task: str, number: int, *rest: Any) -> ShardRecord:
+        shard = add_shard(folder, task, number, *rest)
+        if number < 2:  # before the card is written again, as a kill might leave it
+            shutil.copytree(folder.path, tmp_path / str(len(moments)))
+            moments.append((task, number))
+        return shard
+
+    monkeypatch.setattr(CorpusFolder, "add_shard", add)
+    make_small(tmp_path / "corpus")
+    assert moments == [(task, number) for task in TASKS for number in (0, 1)]
+    for place, (task, number) in enumerate(moments):
+        folder = tmp_path / str(place)
+        assert "**Not all classes are finished: " in (folder / "README.md").read_text()
+        loaded = load_dataset(str(folder), task, split="train", cache_dir=str(tmp_path / "cache"))
+        shards = [shard for shard in CorpusFolder(folder).journal() if shard.task == task]
+        assert loaded.num_rows == sum(shard.rows for shard in shards) and len(shards) == number + 1
+    assert "Not all" not in (tmp_path / "corpus" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_first_shard_of_empty_lists_loads_with_the_others(kind: Format, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    make(tmp_path, named("one"), format=kind)
+    rows = rows_of(tmp_path)
+    bare = [msgspec.structs.replace(row, attributes=(), probabilities=(), shots=()) for row in rows[:9]]
+    rich = [msgspec.structs.replace(row, attributes=("topic: chains",)) for row in rows[9:]]
+    for number, part in enumerate((bare, rich)):
+        (tmp_path / "data" / "one" / f"{number:06d}.{kind}").write_bytes(encode_rows(part, kind))
+    loaded = load_dataset(str(tmp_path), "one", split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded["attributes"] == [[]] * 9 + [["topic: chains"]] * len(rich)
+    assert loaded["shots"] == [list(row.shots) for row in (*bare, *rich)]
+    assert str(loaded.features["shots"]) == "List(Value('int32'))"
