@@ -60,9 +60,9 @@ class Ledger:
         """``calibration``: as it was fitted before. ``folds``: by candidate id, the fold that the candidate is in."""
         self.brief, self.plan = brief, plan
         settings = brief.settings
+        self._has_annotator = settings.annotate.annotator != "none"
         self._mode = settings.annotate.calibration if settings.annotate.annotator == "icl" else "none"
         self.calibration = NONE if self._mode == "none" else calibration
-        self._has_annotator = settings.annotate.annotator != "none"
         # A text of a run that is drawn and read teaches something, however many there are; a corpus is of a given size.
         self._keeps_all = plan.keeps_all or (settings.learns_soft and not plan.reads_in_place)
         self._filter = TextFilter(brief.shots, settings.filter, test_texts, task=brief.task)
@@ -90,9 +90,8 @@ class Ledger:
     def restore(
         self, records: Sequence[DrawRecord], compared: Iterable[str], kept: Mapping[str, Sequence[str]]
     ) -> None:
-        """Take note of the next batch as an earlier process judged it.
-
-        ``compared``: its texts that later ones are compared with; ``kept``: those that were kept, by class.
+        """Take note of the next batch as an earlier process judged it: its texts that later ones are compared with,
+        and by class those that were kept.
         """
         self._plan_batches()
         self._batches.pop(self.plan.finished, None)
@@ -102,17 +101,15 @@ class Ledger:
 
     def remember(self, kept: Mapping[str, Sequence[str]]) -> None:
         """Texts by class that are no batch's of this plan, and that its texts are compared with."""
-        for label, texts in kept.items():
-            for text in texts:
-                self._filter.remember(text)
-            if self._use:
-                self._use[label].add(texts)
+        for text in (text for texts in kept.values() for text in texts):
+            self._filter.remember(text)
+        for label, use in self._use.items():
+            use.add(kept.get(label, ()))
 
     def start(self) -> list[JudgedBatch]:
         """Plan what comes after all that was restored; gives back what can be judged already."""
         self._plan_batches()
-        for number in [number for number in self._batches if number >= self.plan.given]:
-            del self._batches[number]  # planned before what was restored turned out to be another plan's
+        self._batches = {n: batch for n, batch in self._batches.items() if n < self.plan.given}  # not of a dropped plan
         self._has_started = True
         self._units += [unit for batch in self._batches.values() for unit in batch.units]
         return self._advance()

@@ -183,11 +183,11 @@ class ReadPlan(DrawPlan):
         self.fresh = not spread
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
-        number = self._given
+        number = self.given
         texts = self._texts[number * READ_BATCH : (number + 1) * READ_BATCH]
         if not texts or not self.is_done:
             return []
-        self._given += 1
+        self.given += 1
         return [DrawBatch(number, (), tuple(texts))]
 
 

@@ -33,7 +33,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         if request.param == "speaks otherwise":
             listener.settimeout(0)
             said = "what listens there is no Ray"
-            monkeypatch.setattr(cluster.socket.socket, "recv", lambda *_: b"HTTP/1.1 ")
+            monkeypatch.setattr(socket.socket, "recv", lambda *_: b"HTTP/1.1 ")
         yield f"127.0.0.1:{listener.getsockname()[1]}", said
 
 
