@@ -85,8 +85,8 @@ def new(options: Options, terminal: Terminal) -> None:
     if made.asked_words:
         proposals = ", ".join(f"{word!r} for {name!r}" for name, word in made.asked_words.items() if word)
         terminal.say(
-            f"warning: these say nothing to a model: {shorten(map(repr, made.asked_words))}. Write a word for each into "
-            f"the task file.{f' Proposed: {proposals}.' if proposals else ''}"
+            f"warning: these say nothing to a model: {shorten(map(repr, made.asked_words))}. Write a word for each "
+            f"into the task file.{f' Proposed: {proposals}.' if proposals else ''}"
         )
     left_out = f" What was left out: {Path(made.task_file).parent / MADE_FROM}." if gone else ""
     terminal.say(

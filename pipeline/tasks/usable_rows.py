@@ -27,6 +27,7 @@ WHAT = {  # reason -> what completes "3 rows ..."
     "no_label": "without a label",
     "not_label": "whose label is an object or a nested list",
     "several_labels": "with several labels",
+    "marked_missing": "with a label that means none (--missing-label)",
     "duplicate": "repeating an earlier text with the same label",
     "contradiction": "with a text that has two different labels",
 }
@@ -68,14 +69,14 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
     rows, out, how = _sort_rows(table, columns, choices)
     where = f"{table.path}: column {' and '.join(map(repr, columns.labels))}"
     notices = [
-        note(where, f"{counted(len(lines), 'label')} {HOW[key]}{at(table, lines)}.") for key, lines in how.items()
+        note(where, f"{counted(len(lines), 'label')} {HOW[key]}{_at(table, lines)}.") for key, lines in how.items()
     ]
     joined = joined_labels({example.label for _, example in rows})
     out["several_labels"] += [line for line, example in rows if example.label in joined]
     _refuse(table, columns, out, choices, joined)
     rows, renamed = _in_one_spelling([row for row in rows if row[1].label not in joined], choices.merge_labels)
     notices += [
-        note(where, f"{old!r} was taken as {new!r} in {counted(len(lines), 'row')}{at(table, lines)}.")
+        note(where, f"{old!r} was taken as {new!r} in {counted(len(lines), 'row')}{_at(table, lines)}.")
         for (old, new), lines in renamed.items()
     ]
     split = clean("train", table.path, rows)
@@ -92,7 +93,7 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
     )
 
 
-def at(table: Table, lines: Sequence[int]) -> str:
+def _at(table: Table, lines: Sequence[int]) -> str:
     """`` (line 3, 5, 8 and 4 more)``."""
     return f" ({table.unit} {shorten(sorted(lines))})"
 

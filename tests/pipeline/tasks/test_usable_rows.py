@@ -138,7 +138,10 @@ def test_rows_without_a_label_are_refused_with_their_lines_or_left_out_on_demand
 def test_a_name_that_often_means_no_label_is_pointed_out_and_can_be_left_out() -> None:
     rows = texts("lock", "damage", "None")
     assert ["--missing-label=None" in str(fault) for fault in use(rows).notices] == [True]
-    assert left_out(use(rows, TableChoices(missing_labels=("None",)))) == {"marked_missing": (4,)}
+    used = use(rows, TableChoices(missing_labels=("None",)))
+    assert [(some.reason, some.what, some.lines) for some in used.left_out] == [
+        ("marked_missing", "with a label that means none (--missing-label)", (4,))
+    ]
     assert ["--missing-label=-1" in str(fault) for fault in use(texts(0, 1, 2, -1)).notices] == [True]
     assert not use(texts(0, 1, -1)).notices  # negative, neutral, positive
 
