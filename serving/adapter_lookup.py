@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.card import CARD_FILE, LINK, load_card
+from fourshot.pipeline.work_folder import MANIFEST_FILE
 
 
 def find_adapter(folder: str | Path) -> Path:
@@ -20,6 +21,13 @@ def find_adapter(folder: str | Path) -> Path:
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}. Give an adapter's folder, or that of a finished run.")
     cards = {file.parent: load_card(file.parent) for file in sorted(folder.rglob(CARD_FILE))}
+    foreign = sorted({path.name for path in folder.rglob("adapter_*") if path.is_file()})
+    if not cards and foreign and not (folder / MANIFEST_FILE).exists():
+        raise InputError(
+            f"{folder} holds an adapter ({', '.join(foreign)}) and no {CARD_FILE}: another trainer made it, or it was "
+            "copied without its card. Only fourshot's own can be asked: the card says the task, its labels and the "
+            "prompt that the adapter was trained with. Copy the card too, or train with fourshot."
+        )
     if not cards:
         raise InputError(
             f"{folder} holds no adapter with a {CARD_FILE}. Give an adapter's folder, or that of a finished run; the "

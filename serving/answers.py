@@ -34,6 +34,8 @@ class RefusalError(Exception):
             headers["Retry-After"] = str(max(1, round(self.retry_after_s)))
         if self.code == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.code == 415:
+            headers["Accept-Encoding"] = "gzip, deflate"
         if self.code in (408, 413):
             headers["Connection"] = "close"  # what is left of the body is not waited for
         return headers

@@ -3,18 +3,40 @@
 Importing this module loads no heavy library: the client and the command use it too.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET
+
+DEADLINE = "X-Deadline-Ms"  # header of a request: milliseconds from its arrival to its answer, at most
+# No character outside this set shows. Source: Unicode's Default_Ignorable_Code_Point, with controls and blanks.
+VISIBLE = (
+    r"[^\s\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    r"\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8]"
+)
 
 Method = Literal["adapter", "icl"]
 
 
 class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``POST /v1/classify/{task}``."""
+    """``POST /v1/classify/{task}``.
+
+    The fields after ``method`` are those that OpenAI's clients and gateways send whatever they ask for. None of them
+    can change an answer here, so they are accepted, with any value, and ignored.
+    """
 
     input: str | list[str]  # one text or many
     method: Method | None = None  # None: the adapter, or in context where the task has none yet
+    model: Any = UNSET
+    user: Any = UNSET
+    stream: Any = UNSET
+    stream_options: Any = UNSET
+    encoding_format: Any = UNSET
+    metadata: Any = UNSET
+    store: Any = UNSET
+    service_tier: Any = UNSET
+    safety_identifier: Any = UNSET
+    prompt_cache_key: Any = UNSET
 
 
 class Classified(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,8 +14,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_body_bytes: int = 1 << 20  # of a request
     max_texts: int = 256  # in one request
     max_text_chars: int = 100_000  # of one text; the prompt is cut to the card's max_text_words anyway
-    max_queue_s: float = 0.5  # work waiting for the model, in seconds, above which the answer is 429
-    max_concurrent: int = 256  # requests of one key at a time; a key's own limit goes before it
+    max_queue_s: float = 30.0  # work ahead of a request, in seconds, above which the answer is 429
+    max_concurrent: int = 256  # requests of one key at a time, else of one address; a key's own limit goes before it
     max_connections: int = 1000  # of all clients
     timeout_s: float = 60.0  # from a request's arrival to its answer
     header_timeout_s: float = 10.0  # for a client to send its headers
@@ -36,6 +36,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     host: str = "127.0.0.1"  # another address opens it to others
     port: int = 8000  # 0: a free one
     keys: str = ""  # API keys, made with `fourshot keys add`; without, everybody may ask
+    cors_origins: tuple[str, ...] = ()  # sites whose pages may ask from a browser, as https://app.example; * for all
     hot: tuple[str, ...] = ()  # tasks whose adapters never leave their slot
     max_loras: int = 0  # adapters that may share a batch; 0: computed
     max_cpu_loras: int = 0  # adapters kept in memory; 0: computed
@@ -46,6 +47,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     poll_s: float = 1.0  # seconds between two looks at the adapters' folder
     drain_s: float = 20.0  # seconds that a shutdown waits for requests in flight
     limits: Limits = Limits()
+    behind_router: bool = False  # whoever asks is the router of replicas, which says for whom
     vllm_arguments: tuple[str, ...] = ()  # passed on to vLLM's server as they are
 
 

@@ -128,6 +128,14 @@ def names_in(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def some_names_in(text: str) -> tuple[str, ...]:
+    """`names_in` where none is not all: an unset variable of a script must not open what it was to limit."""
+    names = names_in(text)
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} holds no name. Give some, or leave the option out for all.")
+    return names
+
+
 def read_command(words: Sequence[str], version: str) -> Options:
     """The parsed command line; ``action`` does what it asks for. Raises SystemExit for help and usage errors."""
     parser = _parser(version)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fourshot.cli.console import Terminal
-from fourshot.cli.declare import Options, argument, command, names_in
+from fourshot.cli.declare import Options, argument, command, some_names_in
 
 FILE = argument("file", "FILE", "the key file", type=Path)
 NAME = argument("--name", "NAME", "whose it is", required=True)
@@ -14,7 +14,7 @@ TASKS_HELP = "comma-separated: the only ones it may ask (default: all, and vLLM'
     "keys add",
     argument("file", "FILE", "the key file; made where there is none", type=Path),
     NAME,
-    argument("--tasks", "TASKS", TASKS_HELP, type=names_in, default=()),
+    argument("--tasks", "TASKS", TASKS_HELP, type=some_names_in, default=()),
     argument("--max-concurrent", "N", "requests at a time", type=int, default=0),
 )
 def add(options: Options, terminal: Terminal) -> None:

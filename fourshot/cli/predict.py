@@ -43,7 +43,8 @@ def predict(options: Options, terminal: Terminal) -> None:
         source = {"adapter": folder}
     for text, prediction in zip(texts, predictions, strict=True):
         terminal.result("prediction", {"text": text, **msgspec.structs.asdict(prediction)})
-        terminal.say(f"{prediction.label}\t{prediction.probability:.3f}\t{text}")
+        shown = " ".join(text.replace("\t", " ").splitlines())  # one line, three columns
+        terminal.say(f"{prediction.label}\t{prediction.probability:.3f}\t{shown}")
     terminal.result("result", {**source, "texts": len(texts)})
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from fourshot.cli.console import Terminal
-from fourshot.cli.declare import Options, argument, command, given, names_in, setting
+from fourshot.cli.declare import Options, argument, command, given, names_in, setting, some_names_in
 from fourshot.serving.settings import Limits, ServeSettings
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -14,6 +14,7 @@ DEFAULTS = ServeSettings(adapters="")
 NUMBERS = (
     *("port", "max_loras", "max_cpu_loras", "max_lora_rank", "max_model_len", "max_num_seqs", "poll_s", "drain_s"),
 )
+ORIGINS_HELP = "comma-separated: sites whose pages may ask, as https://app.example; '*' for all (default: none)"
 VLLM_HELP = "what follows is for vLLM's server: --vllm --ssl-keyfile KEY --ssl-certfile CERT"
 
 
@@ -37,6 +38,7 @@ def mebibytes(text: str) -> int:  # its name stands in the error about a value t
     *(setting(DEFAULTS.limits, name) for name in Limits.__struct_fields__),
     argument("--hot", "TASKS", "comma-separated: tasks whose adapters never leave their slot", type=names_in),
     setting(DEFAULTS, "keys", "FILE"),
+    argument("--cors-origin", "ORIGINS", ORIGINS_HELP, type=some_names_in, dest="cors_origins"),
     argument("--replicas", "N", "servers that share the work", type=int, default=1),
     argument("--ray", "WHERE", "replicas over Ray: 'local', 'auto' or an address", default=""),
     argument("--log", "FILE", "what the server's processes print (default: in the cache)"),

@@ -1,7 +1,8 @@
 """Keeps what the engine serves true to the adapters' folder: new versions in, old ones out, nobody interrupted.
 
 A version answers from the moment it is loaded and has answered once; until then the one before it does. A version that
-is gone from the folder answers what it was already asked, then its memory and its copy are given back.
+is gone from the folder answers what it was already asked, then its memory and its copy are given back. One that is
+damaged there is not gone: the copy that was checked answers on, and whoever asks what is refused is told.
 """
 
 import asyncio
@@ -12,6 +13,8 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from fourshot.engine.calibration import CONTENT_FREE, NONE, Calibration, contextual
 from fourshot.engine.errors import AdapterError, FourshotError
@@ -39,13 +42,14 @@ class Version:
 
     def __init__(
         self,
-        source: AdapterCard | InContext,
+        stored: StoredAdapter | InContext,
         labels: dict[Method, LabelTokens],
         lora: "LoRARequest | None",
         folder: Path | None,
     ) -> None:
         """``labels``: what is said for them, by method. ``lora``, ``folder``: None where there are examples alone."""
-        self.labels, self.lora, self.folder = labels, lora, folder
+        self.stored, self.labels, self.lora, self.folder = stored, labels, lora, folder
+        source = stored.card if isinstance(stored, StoredAdapter) else stored
         self.name = lora.lora_name if lora else ""
         self.task, self.shots, self.prompt = source.task, source.shots, source.prompt
         self.calibration = source.calibration if isinstance(source, AdapterCard) else NONE
@@ -89,6 +93,7 @@ class AdapterSync:
         self._contents: FolderContents | None = None
         self._logged: list[Refused] = []  # refusals that the log has already
         self.current: dict[str, Version] = {}  # by task: what answers
+        self.damaged: set[str] = set()  # tasks that answer on with what is damaged in the folder
         self.on_change: Callable[[str, str], None] = lambda task, name: None
 
     @property
@@ -103,6 +108,7 @@ class AdapterSync:
         except OSError as error:  # a network disk that is away for a moment takes no task away
             logger.warning("the adapters' folder cannot be read: %s", error)
             return
+        contents = self._with_damaged(contents)
         for refused in contents.refused:
             if refused not in self._logged:
                 logger.warning("%s is refused: %s", refused.path, refused.reason)
@@ -112,6 +118,28 @@ class AdapterSync:
             await self._choose(task, contents)
         await self._clear_out()
         await self._pin_hot()
+
+    def _with_damaged(self, contents: FolderContents) -> FolderContents:
+        """``contents`` with what is served, lies there still, and can no longer be read as it was."""
+        refused = {one.path: one for one in contents.refused}
+        adapters, in_context = list(contents.adapters), dict(contents.in_context)
+        names = {stored.name for stored in adapters}
+        self.damaged = set()
+        for task, version in self.current.items():
+            stored = version.stored
+            place = self._registry.place(stored)
+            if place not in refused or version.name in names or task in in_context:
+                continue
+            if isinstance(stored, StoredAdapter):
+                adapters.append(stored)
+            else:
+                in_context[task] = stored
+            self.damaged.add(task)
+            reason = f"{refused[place].reason} The task {task} is answered on, by the copy that was loaded before."
+            refused[place] = Refused(path=place, reason=reason)
+        return msgspec.structs.replace(
+            contents, adapters=adapters, in_context=in_context, refused=list(refused.values())
+        )
 
     async def _pin_hot(self) -> None:
         """Keep the adapters of hot tasks in their slots; a task's old version must be out first, or slots run out."""
@@ -165,7 +193,7 @@ class AdapterSync:
         try:
             labels = self._labels(stored.card)
             folder = await asyncio.to_thread(stage, stored.folder, stored.card, self._staging, self._shapes, self._rank)
-            version = Version(stored.card, labels, await self._load(stored.name, folder), folder)
+            version = Version(stored, labels, await self._load(stored.name, folder), folder)
             await self._warm_up(version)
         except FourshotError as error:
             self._bad[stored.folder] = (stored.signature, str(error))

@@ -1,24 +1,30 @@
-"""Who goes to the model next, and who is rejected because too much waits already.
+"""Who goes to the model next, and who is rejected because too much is ahead of it.
 
 vLLM takes requests in their order and skips those whose adapter finds no free slot in the batch. With more adapters in
 demand than slots, that order swaps adapters all the time. Here requests wait outside the engine. Those whose adapter is
-in a slot go first; none is passed over for longer than ``max_wait_s``.
+in a slot go first; whose turn it is is passed over for ``max_wait_s`` at most.
 
 The engine gets ``WINDOW_S`` of work at a time: one batch that it computes and the next. It would take more, but a
 batch of 4,096 tokens occupies two CPU cores for two seconds, in which nobody is answered, and is no cheaper per token
 than one of 300. A request of many texts does not stand in everybody's way: its texts are due one after the other, as
 fast as the model could answer them, and whoever comes meanwhile goes between.
 
-What may wait is bounded by time, too: a text is refused while the work that is due before it takes longer than
-``max_queue_s`` at the rate the model was last seen to work at. Whoever is accepted is answered soon, under any load.
+Whoever asks much does not stand in others' way either. The turn is that of the asker, a key or an address, that was
+given the fewest tokens so far; who comes new starts where the others are.
+Source: start-time fair queueing, Goyal, Vin & Cheng 1996.
+
+What may wait is bounded by time: a text is refused while the work ahead of it takes longer than ``max_queue_s`` at the
+rate the model was last seen to work at. Work of others is ahead of it only as far as they were given less.
 """
 
 import asyncio
+import heapq
 import math
 import time
 from bisect import insort
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
+from itertools import count
 
 from fourshot.serving.answers import RefusalError
 
@@ -26,13 +32,18 @@ BASE = ""  # key of work without an adapter: it needs no slot
 WINDOW_S = 0.2
 LEAST_WINDOW_TOKENS = 256  # always let in, so that the rate goes on being measured however low it was found to be
 MEMORY_S = 5.0  # busy time after which a measurement counts for a third
+USUAL_TOKENS = 64  # of a text whose tokens were not counted yet
+MOST_WAITING = 1 << 16  # texts, of all askers: a bound on memory, not on time
+MOST_ASKERS = 1 << 12  # that are remembered
 
 
 class _Waiting:
-    __slots__ = ("adapter", "due", "ready", "tokens")
+    __slots__ = ("adapter", "asker", "due", "overtaken_at", "ready", "tokens", "turned_due")
 
-    def __init__(self, adapter: str, tokens: int, due: float) -> None:
-        self.adapter, self.tokens, self.due = adapter, tokens, due
+    def __init__(self, asker: str, adapter: str, tokens: int, due: float) -> None:
+        self.asker, self.adapter, self.tokens, self.due = asker, adapter, tokens, due
+        self.turned_due = False  # counted among its asker's due tokens
+        self.overtaken_at = math.inf  # when it was first passed over for work whose adapter was in a slot
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -52,7 +63,13 @@ class Dispatcher:
         """At most ``window_tokens`` are in the engine at once; ``tokens_per_s`` is a first guess (0: none)."""
         self._slots, self._most, self._max_wait_s, self._max_queue_s = slots, window_tokens, max_wait_s, max_queue_s
         self._clock = clock
-        self._waiting: dict[str, list[_Waiting]] = {}  # by adapter, each in the order in which they are due
+        self._waiting: dict[tuple[str, str], list[_Waiting]] = {}  # by asker and adapter, each in the order due
+        self._later: list[tuple[float, int, _Waiting]] = []  # a heap of what was not due when it came
+        self._numbers = count()
+        self._due_tokens: Counter[str] = Counter()  # by asker: of what waits and is due
+        self._texts: Counter[str] = Counter()  # by asker: all that wait
+        self._given: dict[str, int] = {}  # by asker: tokens given so far, where that is more than `_level`
+        self._level = 0  # tokens that whose turn it was last had been given before: where somebody new starts
         self._recent: OrderedDict[str, None] = OrderedDict()  # adapters, the last used last: what the slots hold
         self._num_waiting = self._running_tokens = 0
         self._done_tokens, self._busy_s = tokens_per_s, 1.0 if tokens_per_s else 0.0  # both fade
@@ -73,41 +90,80 @@ class Dispatcher:
     def num_waiting(self) -> int:
         return self._num_waiting
 
-    def check(self) -> None:
-        """Raise `RefusalError` where new work would wait too long, with the time that what waits will take."""
-        now, ahead = self._clock(), self._running_tokens
-        for queue in self._waiting.values():
-            for work in queue:
-                if work.due > now:
-                    break
-                ahead += work.tokens
-        rate = self.tokens_per_s
-        if rate and ahead > LEAST_WINDOW_TOKENS and ahead / rate > self._max_queue_s:
-            wait_s = ahead / rate
-            raise RefusalError(429, "overloaded", f"Too busy: the model has {wait_s:.1f} s of work waiting.", wait_s)
+    def check(self, asker: str = "", tokens: int = 0, within_s: float = math.inf) -> None:
+        """Raise `RefusalError` where new work would wait too long, with the time that what is ahead will take.
 
-    async def turn(self, adapter: str, tokens: int, after_tokens: int = 0) -> None:
+        ``tokens`` are those of a whole request, 0 where they are not known yet; ``within_s``: seconds that it may
+        take to be answered.
+        """
+        self._turn_due()
+        ahead, rate = self._ahead(asker, tokens or USUAL_TOKENS), self.tokens_per_s or math.inf
+        wait_s, work_s = ahead / rate, tokens / rate
+        if self._num_waiting >= MOST_WAITING and self._texts[asker] * len(self._texts) >= self._num_waiting:
+            raise RefusalError(429, "overloaded", f"Too busy: {self._num_waiting:,} texts wait.", max(1.0, wait_s))
+        if ahead > LEAST_WINDOW_TOKENS and wait_s > self._max_queue_s:
+            raise RefusalError(429, "overloaded", f"Too busy: {wait_s:.1f} s of work are ahead of this.", wait_s)
+        if (late_s := wait_s + work_s - within_s) > 0 and ahead + tokens > LEAST_WINDOW_TOKENS:
+            raise RefusalError(
+                429,
+                "deadline",
+                f"This cannot be answered within {within_s:g} s: {wait_s:.1f} s of work are ahead of it, and it takes "
+                f"{work_s:.1f} s itself. Allow more, send fewer texts at once, or ask again later.",
+                late_s,
+            )
+
+    def _ahead(self, asker: str, tokens: int) -> int:
+        """Of the tokens that run or wait and are due, those that go before ``tokens`` that ``asker`` adds now."""
+        own = self._due_tokens[asker]
+        reach = self._given_to(asker) + own + tokens
+        others = sum(
+            min(due, max(0, reach - self._given_to(other))) for other, due in self._due_tokens.items() if other != asker
+        )
+        return self._running_tokens + own + others
+
+    def _given_to(self, asker: str) -> int:
+        return max(self._given.get(asker, 0), self._level)
+
+    def _turn_due(self) -> None:
+        now = self._clock()
+        while self._later and self._later[0][0] <= now:
+            work = heapq.heappop(self._later)[2]
+            if not work.ready.done():
+                work.turned_due = True
+                self._due_tokens[work.asker] += work.tokens
+
+    def close(self, refusal: RefusalError) -> None:
+        """Give ``refusal`` to all that waits."""
+        for work in [one for queue in self._waiting.values() for one in queue]:
+            self._take(work)
+            work.ready.set_exception(refusal)
+
+    async def turn(self, adapter: str, tokens: int, after_tokens: int = 0, asker: str = "") -> None:
         """Wait until work of ``tokens`` tokens with ``adapter`` may go to the engine; then `done` must follow.
 
-        ``after_tokens`` is how many tokens of the same request come before these.
+        ``after_tokens`` is how many tokens of the same request come before these. Raises what `close` was given.
         """
         rate = self.tokens_per_s
-        work = _Waiting(adapter, tokens, self._clock() + (after_tokens / rate if rate else 0.0))
-        insort(self._waiting.setdefault(adapter, []), work, key=lambda waiting: waiting.due)
+        work = _Waiting(asker, adapter, tokens, self._clock() + (after_tokens / rate if rate else 0.0))
+        insort(self._waiting.setdefault((asker, adapter), []), work, key=lambda waiting: waiting.due)
+        heapq.heappush(self._later, (work.due, next(self._numbers), work))
         self._num_waiting += 1
+        self._texts[asker] += 1
         self._fill()
         try:
             await work.ready
         except asyncio.CancelledError:
-            if work.ready.done() and not work.ready.cancelled():  # its turn came as it was given up
-                self.done(tokens)
-            else:
+            if not work.ready.done() or work.ready.cancelled():
                 self._take(work)
+            elif not work.ready.exception():  # its turn came as it was given up
+                self.done(tokens)
             raise
 
     def done(self, tokens: int) -> None:
         """Work whose `turn` came has been answered, or was given up."""
         self._running_tokens -= tokens
+        if not self._running_tokens and not self._num_waiting:  # nobody waits for anybody: all start anew
+            self._given, self._level = {}, 0
         now = self._clock()
         spent = now - self._measured
         fading = math.exp(-spent / MEMORY_S)
@@ -118,11 +174,13 @@ class Dispatcher:
         self._fill()
 
     def _fill(self) -> None:
+        self._turn_due()
         while self._num_waiting:
             work = self._next()
             if self._running_tokens and self._running_tokens + work.tokens > self._window:
                 return
             self._take(work)
+            self._give(work)
             if not self._running_tokens:
                 self._measured = self._clock()
             self._running_tokens += work.tokens
@@ -133,23 +191,42 @@ class Dispatcher:
                     self._recent.popitem(last=False)
             work.ready.set_result(None)
 
+    def _give(self, work: _Waiting) -> None:
+        before = self._given_to(work.asker)
+        self._level = max(self._level, before)
+        self._given[work.asker] = before + work.tokens
+        if len(self._given) > MOST_ASKERS:
+            self._given = {asker: given for asker, given in self._given.items() if given > self._level}
+
     def _next(self) -> _Waiting:
-        heads = [queue[0] for queue in self._waiting.values()]
-        first = min(heads, key=lambda work: work.due)
         now = self._clock()
-        if now - first.due >= self._max_wait_s:
+
+        def order(work: _Waiting) -> tuple[bool, int, float]:
+            """What is not due yet takes no turn from what is."""
+            return work.due > now, self._given_to(work.asker), work.due
+
+        heads = [queue[0] for queue in self._waiting.values()]
+        first = min(heads, key=order)
+        if now - first.overtaken_at >= self._max_wait_s:
             return first
-        # What is not due yet takes no turn from what is.
         held = [
             work
             for work in heads
             if (work.adapter == BASE or work.adapter in self._recent) and (work.due <= now or first.due > now)
         ]
-        return min(held, key=lambda work: work.due) if held else first
+        chosen = min(held, key=order) if held else first
+        if chosen is not first:
+            first.overtaken_at = min(first.overtaken_at, now)
+        return chosen
 
     def _take(self, work: _Waiting) -> None:
-        queue = self._waiting[work.adapter]
+        queue = self._waiting[work.asker, work.adapter]
         queue.remove(work)
         if not queue:
-            del self._waiting[work.adapter]
+            del self._waiting[work.asker, work.adapter]
         self._num_waiting -= 1
+        self._texts[work.asker] -= 1
+        self._due_tokens[work.asker] -= work.tokens if work.turned_due else 0
+        for counts in (self._texts, self._due_tokens):
+            if not counts[work.asker]:
+                del counts[work.asker]

@@ -1,7 +1,7 @@
 """Who may ask, how much, and how long they may take: an ASGI middleware around all of vLLM's routes.
 
 vLLM's own key check knows one kind of key and bounds no body. Here every request first shows its key, then sends its
-body within bounds of size, depth and time; only then does an application see it.
+body within bounds of size, depth and time, packed or not; only then does an application see it.
 """
 
 import asyncio
@@ -9,16 +9,24 @@ import contextlib
 import logging
 import os
 import time
+import zlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
+
+from starlette.middleware.cors import CORSMiddleware
 
 from fourshot.engine.errors import InputError
 from fourshot.serving.answers import RefusalError, send_refusal
+from fourshot.serving.api import DEADLINE
+from fourshot.serving.app.conventions import Conventions
 from fourshot.serving.app.keys import Key, Keys
 from fourshot.serving.settings import ENVIRONMENT, Limits, from_json
 
 logger = logging.getLogger("fourshot.serving")
 ACCESS = "fourshot.access"  # in the scope of a request: its `Key`
+ASKER = "fourshot.asker"  # in the scope: the name of its key, else the peer's address
+ON_BEHALF = b"x-fourshot-asker"  # header: what the router of replicas has found `ASKER` to be
 OPEN_PATHS = ("/", "/health", "/ping")  # answer without a key: they tell nothing about anybody's data
 LIMITED_PATHS = ("/v1/classify/", "/v1/tasks")  # what a key for some tasks may ask at all
 READ_KEYS_EVERY_S = 2.0
@@ -31,34 +39,56 @@ Scope = dict[str, Any]
 class Guard:
     """Pure ASGI; made by vLLM's server for its ``--middleware``."""
 
-    def __init__(self, app: Any, limits: Limits | None = None, keys: Keys | None = None) -> None:
-        """Limits and keys are those of `serving.settings.ENVIRONMENT` where they are not given."""
+    def __init__(
+        self,
+        app: Any,
+        limits: Limits | None = None,
+        keys: Keys | None = None,
+        cors_origins: Sequence[str] = (),
+        behind_router: bool = False,
+    ) -> None:
+        """All is as `serving.settings.ENVIRONMENT` says where ``limits`` are not given."""
         self._app = app
         if limits is None:
             settings = from_json(os.environ[ENVIRONMENT])
             limits, keys = settings.limits, Keys(settings.keys) if settings.keys else None
-        self._limits, self._keys = limits, keys
+            cors_origins, behind_router = settings.cors_origins, settings.behind_router
+        self._limits, self._keys, self._behind_router = limits, keys, behind_router
         self._read_keys_at = 0.0
         self._busy: Counter[str] = Counter()
+        guarded: Any = self._guarded
+        if cors_origins:  # outside the keys: a page must be able to read why it was refused, too
+            guarded = CORSMiddleware(
+                guarded,
+                allow_origins=cors_origins,
+                allow_methods=("GET", "POST"),
+                allow_headers=("Authorization", "Content-Type", "Content-Encoding", DEADLINE),
+                expose_headers=("Retry-After",),
+            )
+        self._outside = Conventions(guarded)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        await self._outside(scope, receive, send)
+
+    async def _guarded(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        name = None
+        asker = None
         try:
             key = self._admit(scope)
             if scope["type"] == "http":
-                receive = await self._body(scope, receive)
-            name = key.name if key else ""
+                scope, receive = await self._body(scope, receive)
+            asker = self._asker(scope, key)
             most = (key.max_concurrent if key else 0) or self._limits.max_concurrent
-            if self._busy[name] >= most:
-                name = None
+            if self._busy[asker] >= most:
+                asker = None
+                whose = "This key" if key else "This address"
                 raise RefusalError(
-                    429, "too_many_requests", f"This key has {most} requests on their way, which is its limit.", 1.0
+                    429, "too_many_requests", f"{whose} has {most} requests on their way, which is its limit.", 1.0
                 )
-            self._busy[name] += 1
-            await self._app({**scope, ACCESS: key}, receive, send)
+            self._busy[asker] += 1
+            await self._app({**scope, ACCESS: key, ASKER: asker}, receive, send)
         except RefusalError as refusal:
             with contextlib.suppress(OSError):
                 if scope["type"] == "websocket":
@@ -66,8 +96,16 @@ class Guard:
                 else:
                     await send_refusal(send, refusal)
         finally:
-            if name is not None:
-                self._busy[name] -= 1
+            if asker is not None:
+                self._busy[asker] -= 1
+                if not self._busy[asker]:
+                    del self._busy[asker]  # there may be as many addresses as there are clients
+
+    def _asker(self, scope: Scope, key: Key | None) -> str:
+        """Whose requests take turns with those of others: a key's, or where there are no keys an address's."""
+        if self._behind_router:
+            return next((value.decode("latin-1") for name, value in scope["headers"] if name == ON_BEHALF), "")
+        return f"key {key.name}" if key else (scope.get("client") or ("",))[0]
 
     def _admit(self, scope: Scope) -> Key | None:
         """The key that the request showed; None where none is needed. Raises `RefusalError`."""
@@ -94,8 +132,11 @@ class Guard:
             except InputError as error:
                 logger.warning("%s; the keys that were known stay in force", error)
 
-    async def _body(self, scope: Scope, receive: Any) -> Any:
-        """A ``receive`` that gives the whole body at once. Raises `RefusalError` for one too large, slow or deep."""
+    async def _body(self, scope: Scope, receive: Any) -> tuple[Scope, Any]:
+        """``scope``, and a ``receive`` that gives the whole body at once, unpacked.
+
+        Raises `RefusalError` for one too large, slow or deep, or packed in a way that is not known here.
+        """
         limits = self._limits
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if declared.isdigit() and int(declared) > limits.max_body_bytes:
@@ -121,6 +162,11 @@ class Guard:
             if not message.get("more_body", False):
                 break
         body = b"".join(parts)
+        packed = b",".join(value for name, value in scope["headers"] if name == b"content-encoding").strip().lower()
+        if body and packed not in (b"", b"identity"):
+            body = unpacked(body, packed, limits.max_body_bytes)
+            sent = [one for one in scope["headers"] if one[0] not in (b"content-encoding", b"content-length")]
+            scope = {**scope, "headers": [*sent, (b"content-length", str(len(body)).encode())]}
         if json_depth(body) > limits.max_json_depth:
             raise RefusalError(400, "too_deep", f"The body is nested deeper than {limits.max_json_depth} levels.")
         waiting = [{"type": "http.request", "body": body, "more_body": False}]
@@ -130,7 +176,31 @@ class Guard:
                 return {"type": "http.disconnect"}
             return waiting.pop() if waiting else await receive()
 
-        return replay
+        return scope, replay
+
+
+def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
+    """``body``, packed as the header Content-Encoding says. Raises `RefusalError`; never makes more than asked for."""
+    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
+        raise RefusalError(
+            415,
+            "unknown_encoding",
+            f"The body is packed as {encoding.decode('latin-1')[:50]!r}; gzip and deflate are unpacked here. "
+            "Send one of these, or the body as it is.",
+        )
+    whole = b""
+    while body:  # gzip files may stand one behind the other
+        unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: of zlib or of gzip, as its head says
+        try:
+            whole += unpacking.decompress(body, most_bytes + 1 - len(whole))
+        except zlib.error as error:
+            raise RefusalError(400, "bad_encoding", f"The body cannot be unpacked: {error}.") from None
+        if len(whole) > most_bytes:
+            raise RefusalError(413, "too_large", f"The body has more than {most_bytes} bytes when it is unpacked.")
+        if not unpacking.eof:
+            raise RefusalError(400, "bad_encoding", "The body cannot be unpacked: its end is missing.")
+        body = unpacking.unused_data
+    return whole
 
 
 def json_depth(body: bytes) -> int:

@@ -13,6 +13,7 @@ import hashlib
 import os
 import secrets
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -22,6 +23,7 @@ from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import TaskList
 
 PREFIX = "fs-"
+ALL_TASKS = "Name them, or leave `tasks` out for a key that may ask all, and vLLM's own routes."
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -30,7 +32,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     name: str
     sha256: str
     tasks: tuple[str, ...] = ()
-    max_concurrent: int = 0
+    max_concurrent: Annotated[int, msgspec.Meta(ge=0)] = 0
 
     def may_ask(self, task: str) -> bool:
         return not self.tasks or task in self.tasks
@@ -100,11 +102,17 @@ def read_keys(file: Path) -> tuple[Key, ...]:
     if not file.exists():
         return ()
     try:
-        keys = msgspec.toml.decode(file.read_bytes(), type=KeyFile).key
+        tables = msgspec.toml.decode(file.read_bytes().decode("utf-8-sig"))
+        keys = msgspec.convert(tables, KeyFile).key
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8: {error}. Save it as UTF-8; editors ask for the encoding.") from error
     except msgspec.DecodeError as error:
         raise InputError(
             f"{file} is no key file: {error}. It holds [[key]] tables, each with a name and a sha256."
         ) from error
+    for key, table in zip(keys, tables.get("key", ()), strict=True):
+        if "tasks" in table and not all(map(str.strip, key.tasks or ("",))):
+            raise InputError(f"{file}: the tasks of the key {key.name!r} are empty. {ALL_TASKS}")
     names = [key.name for key in keys]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{file} has several keys called {twice[0]!r}. Give each a name of its own.")
@@ -112,7 +120,11 @@ def read_keys(file: Path) -> tuple[Key, ...]:
 
 
 def add_key(file: Path, name: str, tasks: tuple[str, ...] = (), max_concurrent: int = 0) -> str:
-    """Add a key and return it: the only time that it is seen."""
+    """Add a key and return it: the only time that it is seen. Raises InputError for what cannot be one."""
+    if not name.strip():
+        raise InputError("the key has no name. Give it one (--name), such as whose it is.")
+    if max_concurrent < 0:
+        raise InputError(f"--max-concurrent {max_concurrent}: give 1 or more, or leave it out for the service's limit.")
     keys = read_keys(file)
     if any(key.name == name for key in keys):
         raise InputError(f"{file} has a key called {name!r} already. Remove it first, or take another name.")

@@ -31,6 +31,7 @@ class Metrics:
         self.restarts = add(Gauge, "restarts", "How often the server was started again.")
         self.tasks = add(Gauge, "tasks", "Tasks that are served.")
         self.refused = add(Gauge, "refused_adapters", "Things in the adapters' folder that are not served.")
+        self.damaged = add(Gauge, "damaged_adapters", "Tasks that are answered by the copy of what is damaged by now.")
         self.changes = add(Counter, "adapter_changes", "Tasks that got another version, or went.", ("task",))
         self.loads = add(
             Gauge,

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
-from fourshot.serving.api import ClassifyRequest, ClassifyResponse, ErrorAnswer, TaskList
+from fourshot.serving.api import DEADLINE, VISIBLE, ClassifyRequest, ClassifyResponse, ErrorAnswer, TaskList
 from fourshot.serving.settings import Limits
 
 REF = "#/components/schemas/{name}"
@@ -28,7 +28,14 @@ CLASSIFY: dict[str, Any] = {
     "openapi_extra": {
         "requestBody": {"required": True, **_refers(ClassifyRequest)},
         "parameters": [
-            {"name": "task", "in": "path", "required": True, "schema": {"type": "string"}, "description": "Its name."}
+            {"name": "task", "in": "path", "required": True, "schema": {"type": "string"}, "description": "Its name."},
+            {
+                "name": DEADLINE,
+                "in": "header",
+                "required": False,
+                "schema": {"type": "integer", "minimum": 1, "maximum": 10**15 - 1},
+                "description": "Milliseconds within which the answer is wanted: what cannot be met is refused.",
+            },
         ],
     },
     "responses": {
@@ -39,9 +46,10 @@ CLASSIFY: dict[str, Any] = {
             e404="No such task.",
             e408="The body did not come in time.",
             e413="A body beyond the limit.",
-            e429="Too busy, or too many requests with this key; Retry-After says when to ask again.",
+            e415="A body that is packed in another way than gzip and deflate.",
+            e429="Too busy, also for the deadline given, or too many requests at a time; Retry-After says when to ask.",
             e503="The engine is not up; Retry-After says when to ask again.",
-            e504="No answer in time.",
+            e504="No answer in time, or by the deadline given.",
         ),
     },
 }
@@ -71,9 +79,12 @@ def describe(app: FastAPI, limits: Limits) -> None:
     """Add our types to the document that the app gives."""
     given = app.openapi
     _, components = msgspec.json.schema_components(TYPES, ref_template=REF)
-    text = {"type": "string", "pattern": r"\S", "maxLength": limits.max_text_chars}
+    text = {"type": "string", "pattern": VISIBLE, "maxLength": limits.max_text_chars}
     texts = {"type": "array", "items": text, "minItems": 1, "maxItems": limits.max_texts}
-    components["ClassifyRequest"]["properties"]["input"] = {"anyOf": [text, texts]}
+    properties = components["ClassifyRequest"]["properties"]
+    properties["input"] = {"anyOf": [text, texts]}
+    for name in properties.keys() - {"input", "method"}:
+        properties[name] = {"description": "Accepted, as OpenAI's clients send it, and ignored."}
 
     def openapi() -> dict[str, Any]:
         document = given()

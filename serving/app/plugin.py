@@ -115,6 +115,7 @@ async def _watch(service: Service, dispatcher: Dispatcher, engine: Any, poll_s: 
     while True:
         metrics.tasks.set(len(adapters.current))
         metrics.refused.set(len(adapters.refused()))
+        metrics.damaged.set(len(adapters.damaged))
         metrics.waiting.set(dispatcher.num_waiting)
         metrics.rate.set(dispatcher.tokens_per_s)
         await asyncio.sleep(poll_s)

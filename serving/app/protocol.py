@@ -1,8 +1,12 @@
-"""Uvicorn's HTTP, with bounds on what a client may send before a request is whole: headers' size, and their time."""
+"""Uvicorn's HTTP, with bounds on what a client may send before a request is whole: headers' size, and their time.
+
+Its own refusals come in the form of all others.
+"""
 
 import asyncio
 from typing import Any
 
+from fourshot.serving.answers import JSON, RefusalError, send_refusal
 from fourshot.serving.settings import Limits
 
 
@@ -11,7 +15,7 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
     class Bounded(HttpToolsProtocol):
-        """Hangs up where headers are longer or slower than the limits."""
+        """Hangs up where headers are longer or slower than the limits; refuses more than so many connections."""
 
         _header_bytes = 0
         _waiting: asyncio.TimerHandle | None = None
@@ -46,7 +50,17 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             if self._waiting is not None:
                 self._waiting.cancel()
                 self._waiting = None
+            given = self.app
+            if len(self.connections) > limits.max_connections:
+                self.app = _full
             super().on_headers_complete()
+            self.app = given
+
+        def send_400_response(self, msg: str) -> None:
+            body = RefusalError(400, "bad_request", f"This is no HTTP: {msg}").body
+            head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\n"
+            self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+            self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
             if self._waiting is not None:
@@ -55,3 +69,7 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             super().connection_lost(exc)
 
     return Bounded
+
+
+async def _full(scope: Any, receive: Any, send: Any) -> None:
+    await send_refusal(send, RefusalError(503, "too_many_connections", "There are too many connections.", 1.0))

@@ -84,6 +84,7 @@ class Registry:
         self._base = base
         self._seen: dict[Path, tuple[Signature, StoredAdapter | str]] = {}
         self._searched: dict[Path, tuple[float, Path | str]] = {}
+        self._pins: dict[str, str] = {}
 
     def read(self) -> FolderContents:
         """FolderContents at the folder now. Raises OSError only where the folder itself cannot be read."""
@@ -103,9 +104,17 @@ class Registry:
                 in_context[entry.task.name] = entry
             except AdapterError as error:
                 refused.append(Refused(path=file.name, reason=str(error)))
-        return FolderContents(
-            adapters=list(adapters.values()), refused=refused, pins=read_pins(self.root), in_context=in_context
-        )
+        try:
+            self._pins = read_pins(self.root)
+        except AdapterError as error:  # those that were read before stay
+            refused.append(Refused(path=PINS_FILE, reason=str(error)))
+        return FolderContents(adapters=list(adapters.values()), refused=refused, pins=self._pins, in_context=in_context)
+
+    def place(self, stored: StoredAdapter | InContext) -> str:
+        """What a refusal of ``stored`` would be listed under."""
+        if isinstance(stored, InContext):
+            return f"{stored.task.name}{IN_CONTEXT}"
+        return next(iter(stored.folder.relative_to(self.root).parts), ".")
 
     def _places(self) -> Iterator[Path]:
         if (self.root / CARD_FILE).is_file() or (self.root / MANIFEST_FILE).is_file():
@@ -183,11 +192,13 @@ def _files(folder: Path) -> list[Path]:
 
 
 def read_pins(root: Path) -> dict[str, str]:
-    """Which adapter each pinned task keeps to. A file that is no such thing pins nothing."""
+    """Which adapter each pinned task keeps to. Raises AdapterError for a file that says something else."""
     try:
         return read_json(root / PINS_FILE, dict[str, str])
-    except (OSError, msgspec.DecodeError):
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{PINS_FILE} cannot be read: {error}. Mend it, or remove it and pin again.") from error
 
 
 def write_pins(root: Path, pins: dict[str, str]) -> None:

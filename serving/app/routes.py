@@ -2,20 +2,25 @@
 
 import asyncio
 import contextlib
+import logging
+import math
 from importlib import resources
 
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
 
-from fourshot.engine.errors import FourshotError
 from fourshot.serving.answers import JSON, RefusalError
-from fourshot.serving.app.guard import ACCESS
+from fourshot.serving.api import DEADLINE
+from fourshot.serving.app.conventions import Conventions
+from fourshot.serving.app.docs_page import add_docs
+from fourshot.serving.app.guard import ACCESS, ASKER
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.openapi import CLASSIFY, TASKS, describe
-from fourshot.serving.app.service import Service
+from fourshot.serving.app.service import Asker, Service
 from fourshot.serving.settings import Limits
 
+logger = logging.getLogger("fourshot.serving")
 PAGE = "page.html"
 # The page is one file: nothing is fetched from elsewhere, and no other site may frame it.
 PAGE_HEADERS = {
@@ -33,10 +38,13 @@ encode = msgspec.json.Encoder().encode
 def add_routes(app: FastAPI, limits: Limits) -> None:
     """Add them, with their description; they find the `Service` in the app's state."""
     app.get("/", include_in_schema=False)(_page)
-    app.post("/v1/classify/{task}", **CLASSIFY)(_classify)
+    app.post("/v1/classify/{task:path}", **CLASSIFY)(_classify)  # any name: what is no task is told so
     app.get("/v1/tasks", **TASKS)(_tasks)
     app.exception_handler(RefusalError)(_refuse)
+    app.add_middleware(Conventions)
+    app.router.redirect_slashes = False
     describe(app, limits)
+    add_docs(app)
 
 
 async def _classify(task: str, request: Request) -> Response:
@@ -44,19 +52,37 @@ async def _classify(task: str, request: Request) -> Response:
     key: Key | None = request.scope.get(ACCESS)
     if key is not None:
         key.require(task)
+    asker = Asker(name=request.scope.get(ASKER, ""), deadline_s=_deadline_s(request))
     body = await request.body()
-    answering = asyncio.create_task(service.classify(task, body))
+    answering = asyncio.create_task(service.classify(task, body, asker))
     leaving = asyncio.create_task(_left(request))
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
             return Response(status_code=499)  # nobody reads it: the client has gone
         return Response(encode(answering.result()), media_type=JSON)
+    except RefusalError:
+        raise
+    except Exception:  # not the framework's to answer: it takes some for faults of the client
+        logger.exception("a request has failed")
+        raise RefusalError(500, "fault", "The service has failed; its log says how.") from None
     finally:
         for waiting in (answering, leaving):
             waiting.cancel()
-            with contextlib.suppress(asyncio.CancelledError, RefusalError, FourshotError):
+            with contextlib.suppress(asyncio.CancelledError, Exception):
                 await waiting
+
+
+def _deadline_s(request: Request) -> float:
+    """Within how many seconds the request wants its answer. Raises `RefusalError` for what is no such time."""
+    given = request.headers.get(DEADLINE, "").strip()
+    if not given:
+        return math.inf
+    if not (given.isascii() and given.isdigit() and len(given) < 16 and int(given)):
+        raise RefusalError(
+            400, "bad_deadline", f"{DEADLINE}: {given[:20]!r} is no number of milliseconds. Give a whole number from 1."
+        )
+    return int(given) / 1000
 
 
 async def _left(request: Request) -> None:

@@ -44,26 +44,37 @@ class Scorer:
         self._cached = ExpectedHits()
 
     async def score_all(
-        self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None"
+        self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None", asker: str = ""
     ) -> list[Scored]:
         """Score the prompts of one request, in their order. See `score`."""
         before = [0, *accumulate(map(len, prompts))]
         return await asyncio.gather(
-            *(self.score(prompt, labels, lora, after) for prompt, after in zip(prompts, before, strict=False))
+            *(self.score(prompt, labels, lora, after, asker) for prompt, after in zip(prompts, before, strict=False))
         )
 
+    def work_tokens(self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: "LoRARequest | None") -> int:
+        """What the model will have to compute for ``prompts``."""
+        adapter = lora.lora_name if lora else BASE
+        return len(questions(labels)) * sum(len(ids) - self._cached.of(adapter, ids) for ids in prompts)
+
     async def score(
-        self, prompt: Sequence[int], labels: LabelTokens, lora: "LoRARequest | None", after_tokens: int = 0
+        self,
+        prompt: Sequence[int],
+        labels: LabelTokens,
+        lora: "LoRARequest | None",
+        after_tokens: int = 0,
+        asker: str = "",
     ) -> Scored:
         """Score one prompt, token ids, for every label. Cancelling it takes what waits out of the queue.
 
-        ``after_tokens`` of the same request come first. Raises RefusalError where there will be no answer.
+        ``after_tokens`` of the same request come first; ``asker`` is whose it is. Raises RefusalError where there will
+        be no answer.
         """
         arrived = time.monotonic()
         scoring = Scoring([0.0] * len(labels.ids))
         answers = await asyncio.gather(
             *(
-                self._ask([*prompt, *question.prefix], params, question, lora, after_tokens)
+                self._ask([*prompt, *question.prefix], params, question, lora, after_tokens, asker)
                 for question, params in questions(labels)
             )
         )
@@ -81,12 +92,18 @@ class Scorer:
         )
 
     async def _ask(
-        self, ids: list[int], params: Any, question: Question, lora: "LoRARequest | None", after_tokens: int
+        self,
+        ids: list[int],
+        params: Any,
+        question: Question,
+        lora: "LoRARequest | None",
+        after_tokens: int,
+        asker: str,
     ) -> tuple[Question, Any, float, float]:
         """The engine's answer, when its turn came, and when it was answered."""
         adapter = lora.lora_name if lora else BASE
         work_tokens = len(ids) - self._cached.of(adapter, ids)
-        await self._dispatcher.turn(adapter, work_tokens, after_tokens)
+        await self._dispatcher.turn(adapter, work_tokens, after_tokens, asker)
         turn = time.monotonic()
         try:
             last = None

@@ -90,7 +90,6 @@ async def serve(settings: ServeSettings, listening: socket.socket) -> None:
         f"{settings.host}:{settings.port}",
         listening,
         http=bounded_protocol(settings.limits),
-        limit_concurrency=settings.limits.max_connections,
         backlog=settings.limits.max_connections,
     )
 

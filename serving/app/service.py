@@ -1,6 +1,9 @@
 """Answers requests: from a request's bytes to the answer's struct. HTTP is `serving.app.routes`'s."""
 
 import asyncio
+import json
+import math
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -13,7 +16,16 @@ from fourshot.engine.calibration import Calibration, apply
 from fourshot.engine.errors import InputError
 from fourshot.engine.tokens import check_lengths, encode_prompts
 from fourshot.serving.answers import RefusalError
-from fourshot.serving.api import Classified, ClassifyRequest, ClassifyResponse, Method, TaskList, Usage
+from fourshot.serving.api import (
+    DEADLINE,
+    VISIBLE,
+    Classified,
+    ClassifyRequest,
+    ClassifyResponse,
+    Method,
+    TaskList,
+    Usage,
+)
 from fourshot.serving.app.adapter_sync import AdapterSync, Version
 from fourshot.serving.app.dispatcher import Dispatcher
 from fourshot.serving.app.metrics import Metrics
@@ -23,6 +35,18 @@ from fourshot.serving.settings import Limits
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
+
+BOM = b"\xef\xbb\xbf"
+
+
+class Asker(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a request comes from, and by when it wants its answer."""
+
+    name: str = ""  # of a key, or a peer's address: requests of one wait for each other, and take turns with others'
+    deadline_s: float = math.inf  # from its arrival
+
+
+ANYBODY = Asker()
 
 
 class Service:
@@ -53,6 +77,7 @@ class Service:
         end = time.monotonic() + seconds
         while (self._in_flight.total() or self.adapters.num_in_engine) and time.monotonic() < end:
             await asyncio.sleep(0.02)
+        self._dispatcher.close(RefusalError(503, "stopping", "The service is being stopped.", 5.0))
         await asyncio.sleep(0.1)  # for the last answers to leave
 
     def tasks(self, everything: bool) -> TaskList:
@@ -64,7 +89,7 @@ class Service:
         refused = self.adapters.refused() if everything else []
         return TaskList(base_model=self._base_name, tasks=served, refused=refused)
 
-    async def classify(self, task: str, body: bytes) -> ClassifyResponse:
+    async def classify(self, task: str, body: bytes, asker: Asker = ANYBODY) -> ClassifyResponse:
         """Answer one request. Raises `RefusalError`."""
         arrived = time.monotonic()
         code, method = 500, "adapter"
@@ -77,7 +102,8 @@ class Service:
                 known = ", ".join(sorted(self.adapters.current)) or "none yet"
                 raise RefusalError(404, "unknown_task", f"There is no task {task!r} here. Tasks are: {known}.")
             method = request.method or version.methods[0]
-            answer = await asyncio.wait_for(self._answer(version, request, method, arrived), self._limits.timeout_s)
+            within_s = min(self._limits.timeout_s, asker.deadline_s)
+            answer = await asyncio.wait_for(self._answer(version, request, method, arrived, asker), within_s)
             code = 200
             return answer
         except RefusalError as refusal:
@@ -85,8 +111,9 @@ class Service:
             raise
         except TimeoutError:
             code = 504
+            whose = f"as {DEADLINE} asks" if asker.deadline_s < self._limits.timeout_s else "the limit here"
             raise RefusalError(
-                504, "timeout", f"There was no answer within {self._limits.timeout_s:g} s. Send fewer texts at once."
+                504, "timeout", f"There was no answer within {within_s:g} s, {whose}. Send fewer texts at once.", 1.0
             ) from None
         finally:
             # Only names that exist become labels of metrics: a client must not be able to make new ones.
@@ -96,7 +123,7 @@ class Service:
                 self.metrics.latency.labels(task, method).observe(time.monotonic() - arrived)
 
     async def _answer(
-        self, version: Version, request: ClassifyRequest, method: Method, arrived: float
+        self, version: Version, request: ClassifyRequest, method: Method, arrived: float, asker: Asker
     ) -> ClassifyResponse:
         texts = [request.input] if isinstance(request.input, str) else request.input
         shots = version.shots if method == "icl" else ()
@@ -105,11 +132,7 @@ class Service:
             raise RefusalError(
                 400, f"no_{method}", f"{version.name or version.task.name} {why}; it answers with {version.methods[0]}."
             )
-        try:
-            self._dispatcher.check()
-        except RefusalError:
-            self.metrics.rejected.labels("queue").inc()
-            raise
+        self._check(asker)  # before anything is computed
         async with self._promised(version, len(texts)):
             prompts = encode_prompts(self._tokenizer, [version.prompt(text, shots) for text in texts])
             try:
@@ -117,11 +140,19 @@ class Service:
             except InputError as error:
                 raise RefusalError(400, "too_long", str(error)) from None
             lora = version.lora if method == "adapter" else None
+            self._check(asker, self._scorer.work_tokens(prompts, version.labels[method], lora))
             calibration = version.calibration
             if method == "icl":
                 calibration = await self.adapters.icl_calibration(version)
-            scored = await self._scorer.score_all(prompts, version.labels[method], lora)
+            scored = await self._scorer.score_all(prompts, version.labels[method], lora, asker.name)
         return self._response(version, method, scored, calibration, arrived)
+
+    def _check(self, asker: Asker, tokens: int = 0) -> None:
+        try:
+            self._dispatcher.check(asker.name, tokens, asker.deadline_s)
+        except RefusalError as refusal:
+            self.metrics.rejected.labels("deadline" if refusal.kind == "deadline" else "queue").inc()
+            raise
 
     def _response(
         self, version: Version, method: Method, scored: list[Scored], calibration: Calibration, arrived: float
@@ -170,9 +201,12 @@ class Service:
 
 def read_request(body: bytes, limits: Limits) -> ClassifyRequest:
     """The request in ``body``. Raises `RefusalError` for what is none, or asks for too much."""
+    body = body.removeprefix(BOM)
     try:
         request = msgspec.json.decode(body, type=ClassifyRequest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if any(body.count(b'"%s"' % name.encode()) > 1 for name in ("input", "method")):
+            json.loads(body, object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
         raise RefusalError(
             400, "bad_request", f'The body is not {{"input": text or [texts], "method": "adapter" or "icl"}}: {error}.'
         ) from None
@@ -183,7 +217,7 @@ def read_request(body: bytes, limits: Limits) -> ClassifyRequest:
         raise RefusalError(
             400, "too_many_texts", f"{len(texts)} texts in one request; at most {limits.max_texts}. Send several."
         )
-    blank = [index for index, text in enumerate(texts) if not text.strip()]
+    blank = [index for index, text in enumerate(texts) if not re.search(VISIBLE, text)]
     if blank:
         raise RefusalError(
             400, "blank_text", f"There is nothing to classify in the texts at {blank[:5]}. Leave them out."
@@ -194,6 +228,16 @@ def read_request(body: bytes, limits: Limits) -> ClassifyRequest:
             400, "too_long", f"The texts at {long[:5]} have more than {limits.max_text_chars} characters. Cut them."
         )
     return request
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """JSON leaves open which of two values of one name counts, so a client that sends two is told."""
+    fields: dict[str, object] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise ValueError(f"Object contains the field `{name}` twice")
+        fields[name] = value
+    return fields
 
 
 def _classified(names: tuple[str, ...], row: "np.ndarray", scored: Scored) -> Classified:

@@ -3,9 +3,11 @@
 `serving.clients.client` sends it, blocking or awaiting; nothing here does either.
 """
 
+import math
 import os
 import random
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -15,14 +17,16 @@ import msgspec
 import tenacity
 
 from fourshot.engine.errors import InputError, RequestError, ServiceError
-from fourshot.serving.api import ClassifyRequest, ClassifyResponse, ErrorAnswer, Method, TaskList
+from fourshot.serving.api import DEADLINE, ClassifyRequest, ClassifyResponse, ErrorAnswer, Method, TaskList
 from fourshot.serving.clients.local import Prediction, check_texts
+from fourshot.serving.clients.proxies import proxy_for
 
 KEY_VARIABLE = "FOURSHOT_API_KEY"
 BATCH = 64  # texts in one request
 MAX_PART_BYTES = 512 << 10  # of texts in one request: half of what the service takes unless told otherwise
-LOCAL = ("127.0.0.1", "localhost", "[::1]")
+NO_KEY = re.compile(r"[^\x21-\x7e]|[\"']|^bearer\b", re.IGNORECASE)  # found in what is pasted, and in no key
 MAX_CONNECT_S = 10.0
+LONGEST_DEADLINE_S = 1e6
 
 BUSY = 429
 RETRIED_CODES = frozenset({408, BUSY, 502, 503, 504})
@@ -174,23 +178,34 @@ def tasks_call(everything: bool) -> Call[TaskList]:
     return Call(answer=TaskList, method="GET", path="/v1/tasks?all=1" if everything else "/v1/tasks")
 
 
-def http_options(url: str, key: str | None, timeout_s: float) -> dict[str, Any]:
-    """The arguments of httpx's clients. Raises InputError for an address, a key or a time that cannot be one."""
+def http_options(
+    url: str, key: str | None, timeout_s: float, transport: Callable[[], Any]
+) -> tuple[str, dict[str, Any]]:
+    """How messages call the service, and the arguments of httpx's clients; ``transport`` makes one without a proxy.
+
+    Raises InputError for an address, a key, a time or a proxy that cannot be one.
+    """
     try:
         address = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise InputError(f"{url!r} is no address: {error}. Give one such as http://127.0.0.1:8000.") from None
     if address.scheme not in ("http", "https") or not address.host:
         raise InputError(f"{url!r} is no address of a service. Give one such as http://127.0.0.1:8000.")
-    if timeout_s <= 0:
+    if not timeout_s > 0:
         raise InputError(f"timeout_s is {timeout_s:g}; give more than 0 seconds.")
     key = (os.environ.get(KEY_VARIABLE, "") if key is None else key).strip()
-    if not (key.isascii() and key.isprintable()):
-        raise InputError(f"the key has characters that no key has. Give it as it was shown, or set {KEY_VARIABLE}.")
-    return {
+    if NO_KEY.search(key):
+        raise InputError(
+            "the key has characters that no key has. Give it as it was shown, without quotes and without the word "
+            f"Bearer, or set {KEY_VARIABLE}."
+        )
+    used = proxy_for(address)
+    # The service need not work for a client that has gone.
+    deadline = {DEADLINE: str(math.ceil(1000 * timeout_s))} if timeout_s < LONGEST_DEADLINE_S else {}
+    return f"{url}, through the proxy of {used.variable}," if used else url, {
         "base_url": address,
-        "headers": {"Authorization": f"Bearer {key}"} if key else {},
+        "headers": {**deadline, **({"Authorization": f"Bearer {key}"} if key else {})},
         # Waiting for a free connection is our own doing, and bounded by the answers before it.
         "timeout": httpx.Timeout(timeout_s, connect=min(timeout_s, MAX_CONNECT_S), pool=None),
-        "mounts": {f"all://{host}": None for host in LOCAL},  # a proxy cannot reach what is on this machine
+        **({"proxy": used.proxy} if used else {"transport": transport()}),
     }

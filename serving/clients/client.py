@@ -67,7 +67,8 @@ class Client:
         """
         self.url = url
         self._retries, self._sleep = _checked(retries), sleep
-        self._http = httpx.Client(**http_options(url, key, timeout_s))
+        self._called, options = http_options(url, key, timeout_s, httpx.HTTPTransport)
+        self._http = httpx.Client(**options)
 
     def classify(self, task: str, texts: str | Sequence[str], method: Method | None = None) -> ClassifyResponse:
         """The service's answer to one request: one result per text, in their order.
@@ -98,9 +99,9 @@ class Client:
 
     def _ask(self, call: Call[Answer]) -> Answer:
         retrying = tenacity.Retrying(sleep=self._sleep, **retry_policy(self._retries))
-        with explained(retrying, self.url):
+        with explained(retrying, self._called):
             response = retrying(self._http.request, **call.request())
-        return read(call, response, retrying, self.url)
+        return read(call, response, retrying, self._called)
 
     def close(self) -> None:
         """Close the connections. Idempotent."""
@@ -128,7 +129,8 @@ class AsyncClient:
         """As `Client`."""
         self.url = url
         self._retries, self._sleep = _checked(retries), sleep
-        self._http = httpx.AsyncClient(**http_options(url, key, timeout_s))
+        self._called, options = http_options(url, key, timeout_s, httpx.AsyncHTTPTransport)
+        self._http = httpx.AsyncClient(**options)
 
     async def classify(self, task: str, texts: str | Sequence[str], method: Method | None = None) -> ClassifyResponse:
         """As `Client.classify`."""
@@ -179,9 +181,9 @@ class AsyncClient:
                 return response
 
         retrying = tenacity.AsyncRetrying(sleep=self._sleep, **retry_policy(self._retries))
-        with explained(retrying, self.url):
+        with explained(retrying, self._called):
             response: httpx.Response = await retrying(send)
-        return read(call, response, retrying, self.url)
+        return read(call, response, retrying, self._called)
 
     async def close(self) -> None:
         """Close the connections. Idempotent."""

@@ -3,6 +3,7 @@
 Importing this module loads neither torch nor vllm.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -18,6 +19,7 @@ from fourshot.engine.models import broken_shards, resolve_model
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.card import load_card
 from fourshot.serving.adapter_lookup import find_adapter
+from fourshot.serving.api import VISIBLE
 
 FEW_TEXTS = 128  # up to this many the reference engine is done before vLLM is ready (docs/cli.md has the times)
 EngineKind = Literal["vllm", "transformers"]
@@ -98,7 +100,7 @@ def check_texts(texts: Sequence[str]) -> None:
     """Raise InputError where ``texts`` is one text instead of a list, or has a blank one."""
     if isinstance(texts, str):
         raise InputError("predict takes a list of texts, got one string. Put it in a list.")
-    if blank := [index for index, text in enumerate(texts) if not text.strip()]:
+    if blank := [index for index, text in enumerate(texts) if not re.search(VISIBLE, text)]:
         raise InputError(f"there is nothing to classify in the texts at {blank[:5]}. Leave blank texts out.")
 
 

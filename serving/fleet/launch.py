@@ -1,6 +1,7 @@
 """From settings to a service that runs: what is computed, the socket, and one server or several, until a signal."""
 
 import asyncio
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from fourshot.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
     from fourshot.serving.fleet.replicas import Replicas
+
+# Source: RFC 6454, section 6.2, for schemes that pages come by; hosts in small letters, as browsers send them.
+ORIGIN = re.compile(r"https?://[^/?#@\sA-Z]+(:\d+)?")
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +69,12 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Launch
     """Complete ``settings`` and open the socket. Raises InputError before any model is loaded."""
     if settings.keys:
         Keys(settings.keys)  # raises for a file that is none
+    for origin in settings.cors_origins:
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            raise InputError(
+                f"--cors-origin {origin}: this is no origin. Give scheme, host and port of a site as browsers send "
+                "them, without a path or a slash at the end: https://app.example or http://localhost:3000."
+            )
     if replicas < 1:
         raise InputError(f"--replicas {replicas}: give at least 1.")
     settings, _, contents = complete(settings, 1 if ray else replicas)

@@ -65,9 +65,8 @@ class Replicas:
 
         settings, limits = self._settings, self._settings.limits
         config = uvicorn.Config(
-            Guard(router, limits, Keys(settings.keys) if settings.keys else None),
+            Guard(router, limits, Keys(settings.keys) if settings.keys else None, settings.cors_origins),
             http=bounded_protocol(limits),
-            limit_concurrency=limits.max_connections,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=int(settings.drain_s),

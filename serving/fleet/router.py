@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -21,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fourshot.serving.answers import RefusalError, send_answer, send_refusal
 from fourshot.serving.api import TaskList
-from fourshot.serving.app.guard import ACCESS
+from fourshot.serving.app.guard import ACCESS, ASKER, ON_BEHALF
 from fourshot.serving.app.keys import Key
 from fourshot.serving.settings import Limits
 
@@ -32,7 +33,16 @@ BOUND = 1.25  # of the mean load, above which a task's own replica is passed ove
 SPARE = 8  # requests more than that, so that few requests do not move at all
 AGAIN = (502, 503)  # what a replica that is going down or coming up answers
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"te", b"upgrade", b"host", b"authorization"}
+HOP_BY_HOP = {
+    b"connection",
+    b"keep-alive",
+    b"transfer-encoding",
+    b"te",
+    b"upgrade",
+    b"host",
+    b"authorization",
+    ON_BEHALF,
+}
 
 
 class Replica:
@@ -144,9 +154,10 @@ class Router:
         headers = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in scope["headers"]
-            if name not in HOP_BY_HOP
+            if name not in HOP_BY_HOP and name != ON_BEHALF
         ]
         headers.append(("Authorization", f"Bearer {self._key}"))
+        headers.append((ON_BEHALF.decode(), quote(scope.get(ASKER, ""))))
         replica.in_flight += 1
         begun = False
         try:

@@ -54,7 +54,7 @@ def listen(host: str, port: int) -> socket.socket:
 def replica_settings(settings: ServeSettings, host: str, listening: socket.socket, keys: Path) -> ServeSettings:
     """Of one replica: what it is asked by is the router alone."""
     port = listening.getsockname()[1]
-    return msgspec.structs.replace(settings, host=host, port=port, keys=str(keys))
+    return msgspec.structs.replace(settings, host=host, port=port, keys=str(keys), cors_origins=(), behind_router=True)
 
 
 def sweep() -> None:
@@ -197,7 +197,8 @@ class Supervisor:
         headers = {"Content-Type": JSON, "Content-Length": len(body), "Connection": "close", **refusal.headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            asked = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            body = b"" if asked.startswith(b"HEAD ") else body
             writer.write(f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body)
             writer.write_eof()
             await asyncio.wait_for(reader.read(), 1)  # what else it sends: hanging up on it would take the answer along

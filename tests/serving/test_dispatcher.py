@@ -243,3 +243,164 @@ def test_a_request_of_many_texts_lets_others_go_between() -> None:
     order = asyncio.run(run())
     assert order.index("small") <= 4
     assert [name for name in order if name != "small"] == [f"bulk {n}" for n in range(30)]
+
+
+class Model:
+    """Answers one text at a time, each of 100 tokens in 0.1 s, and keeps whose it was."""
+
+    def __init__(self, clock: Clock, **settings: float) -> None:
+        self.clock, self.served, self.tasks = clock, list[str](), list["asyncio.Task[None]"]()
+        self.dispatcher = made(clock, window=100, rate=1000.0, **settings)  # type: ignore[arg-type]
+
+    async def ask(self, asker: str, texts: int = 1, *, adapter: str = "a") -> None:
+        """``texts`` requests of one text each."""
+
+        async def one() -> None:
+            await self.dispatcher.turn(adapter, 100, asker=asker)
+            self.served.append(asker)
+
+        self.tasks += [asyncio.create_task(one()) for _ in range(texts)]
+        await settle()
+
+    async def work(self, texts: int) -> None:
+        for _ in range(texts):
+            self.clock.now += 0.1
+            self.dispatcher.done(100)
+            await settle()
+
+    async def leave(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        assert self.dispatcher.num_waiting == 0
+
+
+def test_a_flood_of_one_asker_does_not_keep_another_waiting() -> None:
+    async def run() -> None:
+        model = Model(Clock())
+        await model.ask("flood", 200)
+        with pytest.raises(RefusalError, match=r"20\.0 s of work are ahead"):
+            model.dispatcher.check("flood")
+        for _ in range(5):  # a client that asks again as soon as it is answered
+            model.dispatcher.check("quiet")
+            await model.ask("quiet")
+            await model.work(2)
+        assert model.served.count("quiet") == 5
+        await model.work(20)
+        await model.ask("third", 20)
+        await model.ask("quiet", 20)
+        del model.served[:]
+        await model.work(30)
+        assert sorted(model.served.count(asker) for asker in ("flood", "third", "quiet")) == [10, 10, 10]
+        await model.leave()
+
+    asyncio.run(run())
+
+
+def test_who_comes_back_has_saved_up_no_turns() -> None:
+    async def run() -> None:
+        model = Model(Clock())
+        await model.ask("often", 50)
+        await model.work(30)
+        await model.ask("late", 20)
+        del model.served[:]
+        await model.work(10)
+        assert model.served.count("late") == 5
+        await model.leave()
+
+    asyncio.run(run())
+
+
+def test_many_askers_are_ahead_of_one_more_by_a_text_each() -> None:
+    async def run() -> None:
+        model = Model(Clock())  # 2 s of work may wait
+        for number in range(60):
+            model.dispatcher.check(f"asker {number}", 100)
+            await model.ask(f"asker {number}")
+            if model.dispatcher.num_waiting == 20:
+                break
+        with pytest.raises(RefusalError, match="ahead of this"):
+            model.dispatcher.check("one more", 100)
+        await model.leave()
+
+    asyncio.run(run())
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_with_the_time_after_which_it_could() -> None:
+    async def run() -> None:
+        model = Model(Clock())
+        await model.ask("a", 10)  # 1 s of work
+        model.dispatcher.check("a", 500, within_s=1.6)
+        with pytest.raises(RefusalError, match=r"within 1\.2 s: 1\.0 s of work are ahead of it") as no:
+            model.dispatcher.check("a", 500, within_s=1.2)
+        assert (no.value.code, no.value.kind) == (429, "deadline")
+        assert no.value.retry_after_s == pytest.approx(0.3)
+        model.dispatcher.check("b", 500, within_s=1.2)  # half of that goes before somebody else's
+        await model.leave()
+
+    asyncio.run(run())
+
+
+def test_in_a_long_queue_adapters_in_a_slot_still_go_first() -> None:
+    """What waits longer than the bound is not passed over longer than it: its turn has not come."""
+
+    async def run() -> None:
+        model = Model(Clock(), slots=1)
+        for _ in range(10):
+            await model.ask("a", adapter="a")
+            await model.ask("b", adapter="b")
+        model.clock.now += 30  # all of it has waited longer than `max_wait_s`
+        changes = 0
+        for _ in range(16):
+            before = list(model.dispatcher._recent)
+            await model.work(1)
+            changes += list(model.dispatcher._recent) != before
+        assert changes <= 3
+        await model.leave()
+
+    asyncio.run(run())
+
+
+def test_what_waits_is_bounded_in_number_but_for_who_has_little_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourshot.serving.app.dispatcher.MOST_WAITING", 10)
+
+    async def run() -> None:
+        dispatcher = Dispatcher(slots=1, window_tokens=1, max_wait_s=1, max_queue_s=1e9)
+        tasks = [asyncio.create_task(dispatcher.turn("a", 1, asker="flood")) for _ in range(11)]
+        await settle()
+        with pytest.raises(RefusalError, match="10 texts wait"):
+            dispatcher.check("flood")
+        dispatcher.check("other")
+        for task in tasks:
+            task.cancel()
+
+    asyncio.run(run())
+
+
+def test_at_the_end_what_waits_is_told_so() -> None:
+    async def run() -> None:
+        model = Model(Clock())
+        await model.ask("a", 3)
+        model.dispatcher.close(RefusalError(503, "stopping", "It stops."))
+        results = await asyncio.gather(*model.tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [type(None), RefusalError, RefusalError]
+        assert model.dispatcher.num_waiting == 0
+
+    asyncio.run(run())
+
+
+def test_what_is_remembered_of_askers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourshot.serving.app.dispatcher.MOST_ASKERS", 10)
+
+    async def run() -> None:
+        model = Model(Clock())
+        await model.ask("always", 100)
+        for number in range(50):
+            await model.ask(f"asker {number}")
+            await model.work(2)
+        assert len(model.dispatcher._given) <= 10
+        await model.leave()
+        model.dispatcher.done(100)
+        assert not model.dispatcher._given
+
+    asyncio.run(run())

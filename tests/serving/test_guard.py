@@ -1,6 +1,7 @@
 """What stands before every route: keys, and bounds on size, depth, time and number."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
-from fourshot.serving.app.guard import ACCESS, Guard, json_depth
+from fourshot.serving.app.guard import ACCESS, ASKER, Guard, json_depth
 from fourshot.serving.app.keys import Keys, add_key, read_keys, remove_key
 from fourshot.serving.settings import Limits
 from tests.waiting import until
@@ -41,6 +43,7 @@ async def ask(
     headers: dict[str, str] | None = None,
     method: str = "POST",
     stop_sending: bool = False,
+    peer: str = "192.0.2.1",
 ) -> Answer:
     """What comes back for one request; ``stop_sending`` never sends the last part."""
     given = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
@@ -55,7 +58,8 @@ async def ask(
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    await guard({"type": "http", "path": path, "method": method, "headers": given}, receive, send)
+    scope = {"type": "http", "path": path, "method": method, "headers": given, "client": (peer, 1)}
+    await guard(scope, receive, send)
     status, body = sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
     return status, json.loads(body), {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
@@ -128,9 +132,32 @@ def test_the_file_holds_no_key_and_is_read_by_nobody_else(file: Path) -> None:
         Keys(file)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_key_file_may_begin_with_a_mark_and_end_its_lines_as_windows_does(file: Path, encoding: str) -> None:
+    key = add_key(file, "one")
+    file.write_bytes(file.read_text().replace("\n", "\r\n").encode(encoding))
+    assert asyncio.run(ask(Guard(App(), Limits(), Keys(file)), headers=bearer(key)))[0] == 200
+
+
+def test_a_key_has_a_name_and_a_restriction_that_is_empty_opens_nothing(
+    file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["--name", "", "--tasks", ","], ["--name", " "], ["--name", "a", "--tasks", ""]):
+        with pytest.raises(SystemExit) if "--tasks" in words else contextlib.nullcontext() as left:
+            left = cli.main(["keys", "add", str(file), *words])
+        assert (left.value.code if isinstance(left, pytest.ExceptionInfo) else left) == 2
+        assert "name" in capfd.readouterr().err
+    with pytest.raises(InputError, match="--max-concurrent -1"):
+        add_key(file, "one", max_concurrent=-1)
+    assert not file.exists()
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
+        ("[[key]]\nname = 'a'\nsha256 = ''\ntasks = []", "tasks of the key 'a' are empty"),
+        ("[[key]]\nname = 'a'\nsha256 = ''\ntasks = [' ']", "tasks of the key 'a' are empty"),
+        ("[[key]]\nname = 'a'\nsha256 = ''\nmax_concurrent = -1", "max_concurrent"),
         ("[[key]]\nname = 1\nsha256 = ''", "Expected `str`"),
         ("[[key]]\nname='a'\nsha256='b'\nmay='all'", "unknown field"),
     ],
@@ -138,6 +165,9 @@ def test_the_file_holds_no_key_and_is_read_by_nobody_else(file: Path) -> None:
 def test_a_faulty_key_file_is_bad_input(file: Path, text: str, why: str) -> None:
     file.write_text(text)
     with pytest.raises(InputError, match=why):
+        Keys(file)
+    file.write_text(text, encoding="utf-16")
+    with pytest.raises(InputError, match="not UTF-8"):
         Keys(file)
 
 
@@ -196,3 +226,39 @@ def test_one_key_has_only_so_many_requests_on_their_way(file: Path) -> None:
     codes, other, later = asyncio.run(run())
     assert sorted(codes) == [200, 200, 429, 429]
     assert other == later == 200
+
+
+def test_without_keys_one_address_does_not_use_up_the_requests_of_another() -> None:
+    async def run() -> None:
+        guard = Guard(app := App(), Limits(max_concurrent=2), None)
+        app.wait.clear()
+        flood = [asyncio.create_task(ask(guard, peer="192.0.2.1")) for _ in range(4)]
+        await until(lambda: len(app.asked) == 2 and sum(task.done() for task in flood) == 2)
+        other = asyncio.create_task(ask(guard, peer="192.0.2.2"))
+        await until(lambda: len(app.asked) == 3)
+        app.wait.set()
+        codes = sorted([(await task)[0] for task in flood])
+        assert (codes, (await other)[0]) == ([200, 200, 429, 429], 200)
+
+    asyncio.run(run())
+
+
+def test_whose_a_request_is_follows_from_its_key_its_address_or_the_router_alone(file: Path) -> None:
+    key = add_key(file, "one")
+    said = {"X-Fourshot-Asker": "key%20other"}
+
+    async def asker(guard: Guard, **headers: str) -> str:
+        await ask(guard, headers=headers)
+        return str(seen[-1])
+
+    seen: list[str] = []
+
+    class Seeing(App):
+        async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+            seen.append(scope[ASKER])
+            await super().__call__(scope, receive, send)
+
+    assert asyncio.run(asker(Guard(Seeing(), Limits(), None), **said)) == "192.0.2.1"
+    assert asyncio.run(asker(Guard(Seeing(), Limits(), Keys(file)), **said, **bearer(key))) == "key one"
+    behind = Guard(Seeing(), Limits(), Keys(file), behind_router=True)
+    assert asyncio.run(asker(behind, **said, **bearer(key))) == "key%20other"

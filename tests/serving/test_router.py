@@ -1,9 +1,10 @@
 """One address for several replicas: where a request goes, and that none is lost with its replica."""
 
 import asyncio
+import gzip
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from fourshot.serving.api import TaskInfo, TaskList
-from fourshot.serving.app.guard import ACCESS
+from fourshot.serving.app.guard import ACCESS, Guard
 from fourshot.serving.app.keys import Key
 from fourshot.serving.fleet.router import Replica, Router, merged
 from fourshot.serving.settings import Limits
@@ -26,6 +27,7 @@ class FakeReplica:
     def __init__(self, name: str) -> None:
         self.name = name
         self.asked: list[tuple[str, str, bytes]] = []
+        self.askers: list[str] = []
         self.answer_with = 200
         self.break_next = 0
         self.answers = asyncio.Event()
@@ -46,6 +48,7 @@ class FakeReplica:
             return web.Response(status=200)
         assert request.headers["Authorization"] == f"Bearer {KEY}"
         self.asked.append((request.method, request.path_qs, await request.read()))
+        self.askers.append(request.headers.get("X-Fourshot-Asker", ""))
         if self.break_next:
             self.break_next -= 1
             assert request.transport is not None
@@ -80,7 +83,15 @@ def routed(
         await router.open()
         watching = asyncio.create_task(router.watch())
 
-        async def ask(path: str, *, body: bytes = b"{}", key: Key | None = None, query: bytes = b"") -> tuple[int, Any]:
+        async def ask(
+            path: str,
+            *,
+            body: bytes = b"{}",
+            key: Key | None = None,
+            query: bytes = b"",
+            app: Any = None,
+            more: Sequence[tuple[bytes, bytes]] = (),
+        ) -> tuple[int, Any]:
             sent: list[dict[str, Any]] = []
 
             async def receive() -> dict[str, Any]:
@@ -89,9 +100,9 @@ def routed(
             async def send(message: dict[str, Any]) -> None:
                 sent.append(message)
 
-            headers = [(b"authorization", b"Bearer the-client's-own"), (b"content-type", b"application/json")]
+            headers = [(b"authorization", b"Bearer the-client's-own"), (b"content-type", b"application/json"), *more]
             scope = {"type": "http", "path": path, "method": "POST", "headers": headers, "query_string": query}
-            await router({**scope, ACCESS: key}, receive, send)
+            await (app or router)({**scope, "client": ("192.0.2.1", 1), ACCESS: key}, receive, send)
             answer = b"".join(message.get("body", b"") for message in sent[1:])
             try:
                 return sent[0]["status"], json.loads(answer)
@@ -181,6 +192,23 @@ def test_paths_and_queries_arrive_as_they_were_sent() -> None:
     async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         await ask("/v1/tasks", query=b"all=1&x=%2f")
         assert ("POST", "/v1/tasks?all=1&x=%2f") in {one[:2] for replica in fakes for one in replica.asked}
+
+    routed(test)
+
+
+def test_a_replica_gets_the_address_without_a_slash_the_body_unpacked_and_whose_it_is() -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        text = b'{"input": "' + b"x" * 100 + b'"}'
+        body = gzip.compress(text)
+        more = [
+            (b"content-encoding", b"gzip"),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-fourshot-asker", b"somebody"),
+        ]
+        assert (await ask("/v1/classify/a/", body=body, app=Guard(router, Limits()), more=more))[0] == 200
+        (asked,) = [one for replica in fakes for one in replica.asked]
+        assert asked == ("POST", "/v1/classify/a", text)
+        assert [asker for replica in fakes for asker in replica.askers] == ["192.0.2.1"]
 
     routed(test)
 

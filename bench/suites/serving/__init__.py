@@ -65,7 +65,8 @@ def served(traffic: Traffic, cores: str) -> Iterator[tuple[RunningService, Path]
         root.mkdir()
         for versions in traffic.versions.values():
             put(versions[0], root)
-        options = ["--base", traffic.model] if traffic.model else []
+        # A page's bound, not the default's, which is a batch job's: what is accepted is answered soon under any load.
+        options = ["--max-queue-s", "0.5", *(["--base", traffic.model] if traffic.model else [])]
         with running_service(root, Path(folder) / "log", *options, cores=cores) as service:
             yield service, root
 

@@ -1,0 +1,133 @@
+"""What holds at every address, whoever wrote the route: slashes, HEAD, and the form of errors. An ASGI middleware.
+
+FastAPI, Starlette and vLLM each have forms of errors of their own, and redirect or refuse what is answered here.
+"""
+
+import contextlib
+import logging
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from fourshot.serving.answers import JSON, RefusalError, send_refusal
+from fourshot.serving.api import ErrorAnswer
+
+logger = logging.getLogger("fourshot.serving")
+MOST_ERROR_BYTES = 64 << 10  # of an answer that is looked into
+MOST_PATH_CHARS = 100  # of an address, in a message
+TEXT = b"text/plain"
+
+Scope = dict[str, Any]
+
+
+class Conventions:
+    """Pure ASGI, around the application or around all that guards it.
+
+    - A slash at the end of an address makes no difference. A redirect would name the host as this process knows it:
+      behind a proxy that is another host, and without TLS.
+    - HEAD is answered where GET is.
+    - An error in another form than the documented one gets that form, and keeps its code and headers.
+    - What the application raises is a 500, told in the log.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        scope = {**scope, **without_slash(scope)}
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+            return
+        answer = _Answer(scope, send)
+        if scope["method"] == "HEAD":
+            scope["method"] = "GET"
+        try:
+            await self._app(scope, receive, answer)
+        except Exception as error:
+            logger.exception("%s has failed", type(error).__name__)
+            if answer.begun:
+                raise
+            await send_refusal(answer, RefusalError(500, "fault", "The service has failed; its log says how."))
+
+
+def without_slash(scope: Scope) -> Scope:
+    """What changes in ``scope`` where its address ends in slashes; an escaped one is a part of a name."""
+    path, raw = scope["path"], (scope.get("raw_path") or b"").partition(b"?")[0]
+    if not path.endswith("/") or (raw and not raw.endswith(b"/")):
+        return {}
+    kept = raw.rstrip(b"/")
+    ending = len(raw) - len(kept) if raw else len(path)
+    shorter = path[: max(len(path) - ending, len(path.rstrip("/")))]
+    return {"path": shorter or "/", **({"raw_path": kept or b"/"} if raw else {})}
+
+
+class _Answer:
+    """An ASGI ``send`` for one request: hands on what is fine, and holds an error back until it can be read."""
+
+    def __init__(self, scope: Scope, send: Any) -> None:
+        self._scope, self._send, self._head = scope, send, scope["method"] == "HEAD"
+        self._held: dict[str, Any] | None = None
+        self._body = b""
+        self.begun = False
+
+    async def __call__(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            self._held = message
+            return
+        if self._held is not None and message["type"] == "http.response.body":
+            self._body += message.get("body", b"")
+            if message.get("more_body") and len(self._body) <= MOST_ERROR_BYTES:
+                return
+            start, self._held = self._held, None
+            if not message.get("more_body"):
+                start, self._body = in_form(self._scope, start, self._body)
+            await self._hand_on(start)
+            message = {**message, "body": self._body}
+        await self._hand_on(message)
+
+    async def _hand_on(self, message: dict[str, Any]) -> None:
+        self.begun = True
+        if self._head and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await self._send(message)
+
+
+def in_form(scope: Scope, start: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+    """The beginning and the body of an error in the documented form."""
+    try:
+        msgspec.json.decode(body, type=ErrorAnswer)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        headers = dict(start.get("headers", ()))
+        body = RefusalError(start["status"], *_told(scope, start["status"], headers, body)).body
+        dropped = (b"content-type", b"content-length", b"content-encoding")
+        kept = [(name, value) for name, value in start.get("headers", ()) if name.lower() not in dropped]
+        own = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode())]
+        start = {**start, "headers": [*kept, *own]}
+    return start, body
+
+
+def _told(scope: Scope, code: int, headers: dict[bytes, bytes], body: bytes) -> tuple[str, str]:
+    """A word for machines and a sentence for people, for an error of the framework's."""
+    path = scope["path"][:MOST_PATH_CHARS]
+    if code == 404:
+        return "not_found", (
+            f"There is nothing at {path!r}. Texts are classified by POST /v1/classify/{{task}}; GET /v1/tasks lists "
+            "the tasks, and /docs all addresses."
+        )
+    if code == 405:
+        allowed = headers.get(b"allow", b"").decode("latin-1") or "another method"
+        return "method_not_allowed", f"{scope['method']} is not answered at {path!r}, {allowed} is."
+    if code == 400 and scope["method"] == "OPTIONS":
+        return "cors", "Pages of this origin may not ask. Start the service with --cors-origin ORIGIN to let them."
+    phrase = HTTPStatus(code).phrase if code in HTTPStatus._value2member_map_ else "Error"
+    said = ""
+    if headers.get(b"content-type", b"").startswith(TEXT) and code < 500:
+        said = body.decode("utf-8", "replace").strip()
+    else:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, KeyError):
+            said = str(msgspec.json.decode(body, type=dict[str, Any])["detail"])
+    return phrase.lower().replace(" ", "_").replace("-", "_"), said or f"{phrase}."

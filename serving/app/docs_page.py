@@ -1,0 +1,46 @@
+"""``/docs``: Swagger UI out of files that vLLM's package carries, so that it is drawn without the internet too."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+FILES = "entrypoints/serve/instrumentator/static"  # in vLLM, for its option --enable-offline-docs
+SCRIPT, STYLE = "swagger-ui-bundle.js", "swagger-ui.css"
+DRAWN_ELSEWHERE = ("/docs", "/docs/oauth2-redirect", "/redoc")  # FastAPI's pages, whose scripts come from other hosts
+# Addresses in the page begin where it lies, whatever a proxy puts before that, and with or without a slash at its end.
+BASE = "<script>document.write(`<base href=\"${location.pathname.replace(/(docs|redoc)\\/*$/, '')}\">`)</script>"
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; connect-src 'self'; "
+        "img-src data:; font-src data:; frame-ancestors 'none'; base-uri 'self'; form-action 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def add_docs(app: FastAPI) -> None:
+    """Draw ``/docs`` (and ``/redoc``, which is the same page) here, unless the app describes itself to nobody."""
+    vllm = find_spec("vllm")
+    folder = Path(vllm.origin).parent / FILES if vllm and vllm.origin else Path()
+    if not app.openapi_url or not (folder / SCRIPT).is_file():
+        return  # FastAPI's own pages stay
+    app.router.routes[:] = [one for one in app.router.routes if getattr(one, "path", "") not in DRAWN_ELSEWHERE]
+    drawn = get_swagger_ui_html(
+        openapi_url=app.openapi_url.lstrip("/"),
+        title="fourshot",
+        swagger_js_url=f"docs/files/{SCRIPT}",
+        swagger_css_url=f"docs/files/{STYLE}",
+        swagger_favicon_url="data:,",
+    )
+    page = bytes(drawn.body).decode().replace("<head>", f"<head>{BASE}")
+
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page, headers=HEADERS)
+
+    for path in ("/docs", "/redoc"):
+        app.get(path, include_in_schema=False)(docs)
+    app.mount("/docs/files", StaticFiles(directory=folder))

@@ -1,0 +1,85 @@
+"""Which proxy stands between a client and its service: the environment's, read for that one address.
+
+httpx takes in every proxy variable when a client is made, and fails on one that it cannot read wherever requests go.
+"""
+
+import os
+import re
+from importlib.util import find_spec
+from ipaddress import IPv6Address, ip_address, ip_network
+from urllib.request import getproxies
+
+import httpx
+import msgspec
+
+from fourshot.engine.errors import InputError
+
+PORTS = {"http": 80, "https": 443}
+
+
+class ProxyInUse(msgspec.Struct, frozen=True, kw_only=True):
+    """A proxy, and the variable of the environment that names it."""
+
+    variable: str
+    proxy: httpx.Proxy
+
+
+def proxy_for(address: httpx.URL) -> ProxyInUse | None:
+    """None: the service is asked directly, as it always is on this machine, which no proxy can reach.
+
+    Raises InputError, which names the variable, for a proxy that cannot be used.
+    """
+    proxies = getproxies()
+    if is_this_machine(address.host) or is_excepted(address, proxies.get("no", "")):
+        return None
+    scheme = next((scheme for scheme in (address.scheme, "all") if proxies.get(scheme, "").strip()), None)
+    if scheme is None:
+        return None
+    given, name = proxies[scheme].strip(), f"{scheme}_proxy"
+    variable = name if os.environ.get(name) else name.upper()
+    leave = f"Change {variable}, or name {address.host} in NO_PROXY to ask it directly."
+    try:
+        proxy = httpx.Proxy(given if "://" in given else f"http://{given}")
+    except (ValueError, httpx.InvalidURL) as error:
+        raise InputError(f"{variable} names no proxy that can be used: {error}. {leave}") from None
+    if not proxy.url.host:
+        raise InputError(f"{variable} names no proxy: it has no host. {leave}")
+    if proxy.url.scheme.startswith("socks") and find_spec("socksio") is None:
+        raise InputError(f"{variable} names a SOCKS proxy, which needs a package: pip install 'httpx[socks]'. {leave}")
+    return ProxyInUse(variable=variable, proxy=proxy)
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether ``host``, a name or an address without brackets, is the machine that asks."""
+    host = host.rstrip(".").lower()
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return address.is_loopback or address.is_unspecified
+
+
+def is_excepted(address: httpx.URL, no_proxy: str) -> bool:
+    """Whether NO_PROXY names ``address``: by its host, a domain that it is in, or a range of addresses; * names all.
+
+    Source: https://curl.se/libcurl/c/CURLOPT_NOPROXY.html, and ports as urllib takes them.
+    """
+    host, port = address.host.rstrip(".").lower(), str(address.port or PORTS[address.scheme])
+    for entry in re.split(r"[,\s]+", no_proxy.lower()):
+        entry = entry.partition("://")[2] or entry
+        if entry == "*":
+            return True
+        with_port = re.fullmatch(r"(\[.*\]|[^:]*):(\d+)", entry)
+        if with_port and with_port[2] != port:
+            continue
+        name = (with_port[1] if with_port else entry).strip("[]")
+        try:
+            if ip_address(host) in ip_network(name, strict=False):
+                return True
+        except ValueError:  # one of them is a name
+            domain = name.lstrip("*").strip(".")
+            if domain and (host == domain or host.endswith(f".{domain}")):
+                return True
+    return False

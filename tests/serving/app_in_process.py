@@ -1,0 +1,193 @@
+"""The whole HTTP application in this process, without vLLM and without a model: guard, routes and a real `Service`.
+
+What a model would say is written down here; everything else is what `fourshot serve` runs.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from fourshot.engine.calibration import NONE
+from fourshot.engine.labels import LabelTokens
+from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.serving.api import Refused, TaskInfo
+from fourshot.serving.app.adapter_sync import Version
+from fourshot.serving.app.dispatcher import Dispatcher
+from fourshot.serving.app.guard import Guard
+from fourshot.serving.app.keys import Keys
+from fourshot.serving.app.metrics import Metrics
+from fourshot.serving.app.registry import InContext
+from fourshot.serving.app.routes import add_routes
+from fourshot.serving.app.scorer import Scored
+from fourshot.serving.app.service import Service
+from fourshot.serving.settings import Limits
+
+DESK = Task(
+    name="desk",
+    instruction="Sort each message.",
+    noun="message",
+    labels=(Label(name="lock", word="lock"), Label(name="billing", word="billing")),
+)
+
+
+class FakeTokenizer:
+    """A token for each word."""
+
+    bos_token_id = eos_token_id = None
+    eos_token = ""
+
+    def __call__(self, texts: Sequence[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
+        return {"input_ids": [list(range(1 + len(text.split()))) for text in texts]}
+
+
+class FakeScorer:
+    """The first label, always; ``answers`` is when."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    def work_tokens(self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: None) -> int:
+        return sum(map(len, prompts))
+
+    async def score_all(
+        self, prompts: Sequence[Sequence[int]], labels: LabelTokens, lora: None, asker: str
+    ) -> list[Scored]:
+        return await asyncio.gather(*(self._score(len(ids), asker) for ids in prompts))
+
+    async def _score(self, tokens: int, asker: str) -> Scored:
+        await self._dispatcher.turn("", tokens, asker=asker)
+        try:
+            await self.answers.wait()
+        finally:
+            self._dispatcher.done(tokens)
+        logprobs = tuple(np.log([0.75, 0.25]))
+        return Scored(
+            logprobs=logprobs, prompt_tokens=tokens, cached_tokens=0, completion_tokens=1, queue_s=0, model_s=0
+        )
+
+
+class FakeAdapters:
+    """One task, `desk`, that is answered in context."""
+
+    num_in_engine = 0
+
+    def __init__(self) -> None:
+        shots = tuple(Example(text=f"a {label.name}", label=label.name) for label in DESK.labels)
+        labels = LabelTokens(words=("lock", "billing"), ids=((1,), (2,)), terminated=False)
+        self.current = {"desk": Version(InContext(task=DESK, shots=shots), {"icl": labels}, None, None)}
+
+    def tasks(self) -> list[TaskInfo]:
+        return [TaskInfo(task="desk", labels=[], adapter="", versions=[], pinned=False, methods=["icl"])]
+
+    def refused(self) -> list[Refused]:
+        return [Refused(path="broken", reason="why")]
+
+    async def icl_calibration(self, version: Version) -> Any:
+        return NONE
+
+
+class Answer(NamedTuple):
+    code: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """Of an answer in the documented form; fails for another."""
+        error: dict[str, Any] = json.loads(self.body)["error"]
+        assert set(error) == {"message", "type", "code"} and error["code"] == self.code, error
+        return error
+
+
+class InProcess:
+    """The application; `ask` it inside an event loop."""
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        keys: Keys | None = None,
+        cors_origins: Sequence[str] = (),
+        tokens_per_s: float = 0.0,
+    ) -> None:
+        limits = limits or Limits()
+        self.dispatcher = Dispatcher(
+            slots=1,
+            window_tokens=8192,
+            max_wait_s=0.25,
+            max_queue_s=limits.max_queue_s,
+            tokens_per_s=tokens_per_s,
+        )
+        self.scorer = FakeScorer(self.dispatcher)
+        self.service = Service(
+            base_name="a/model",
+            adapters=FakeAdapters(),  # type: ignore[arg-type]
+            scorer=self.scorer,  # type: ignore[arg-type]
+            dispatcher=self.dispatcher,
+            tokenizer=FakeTokenizer(),  # type: ignore[arg-type]
+            limits=limits,
+            metrics=Metrics(CollectorRegistry()),
+            max_model_len=2048,
+        )
+        self.bare = FastAPI()  # without the guard, as other servers would mount it
+        add_routes(self.bare, limits)
+        self.bare.state.fourshot = self.service
+        self.guard = Guard(self.bare, limits, keys, cors_origins)
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Sequence[tuple[str, str | bytes]] = (),
+        *,
+        parts: Sequence[bytes] = (),
+        app: Any = None,
+        peer: str = "192.0.2.1",
+    ) -> Answer:
+        """``path`` is as it is sent, percent signs and all; ``parts``: the body in pieces."""
+        raw, _, query = path.encode().partition(b"?")
+        given = [(name.lower().encode(), v if isinstance(v, bytes) else v.encode("latin-1")) for name, v in headers]
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": unquote_to_bytes(raw).decode("utf-8", "replace"),  # as uvicorn does
+            "raw_path": raw,
+            "query_string": query,
+            "root_path": "",
+            "headers": given,
+            "client": (peer, 1),
+            "server": ("inner", 8000),
+        }
+        waiting, sent = list(parts or (body,)), []
+
+        async def receive() -> dict[str, Any]:
+            if not waiting:
+                await asyncio.Event().wait()  # the client stays
+            return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting)}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        await (app or self.guard)(scope, receive, send)
+        start, *rest = sent
+        told = {name.decode("latin-1"): value.decode("latin-1") for name, value in start["headers"]}
+        return Answer(start["status"], told, b"".join(message.get("body", b"") for message in rest))
+
+
+def asked(*request: Any, made: Callable[[], InProcess] = InProcess, **more: Any) -> Answer:
+    """One request to an application of its own."""
+
+    async def run() -> Answer:
+        return await made().ask(*request, **more)
+
+    return asyncio.run(run())

@@ -1,0 +1,61 @@
+"""``/docs`` in a real browser that has no internet: drawn from what the service itself sends, also behind a prefix."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import uvicorn
+
+from fourshot.serving.fleet.supervisor import listen
+from tests.serving.app_in_process import InProcess
+from tests.waiting import wait_for
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+@contextmanager
+def answering(app: Any) -> Iterator[str]:
+    """``app`` on a port of its own."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    listening = listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        wait_for(lambda: server.started, "the server")
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    app = InProcess().guard
+
+    async def below_a_prefix(scope: Any, receive: Any, send: Any) -> None:
+        """As a proxy that takes its prefix off."""
+        cut = {"path": scope["path"].removeprefix("/llm"), "raw_path": scope["raw_path"].removeprefix(b"/llm")}
+        await app({**scope, **cut}, receive, send)
+
+    with answering(below_a_prefix) as url:
+        yield url
+
+
+@pytest.mark.parametrize("path", ["/docs", "/llm/docs/"])
+def test_the_documentation_is_drawn_from_the_service_alone(browser: "Browser", address: str, path: str) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        asked: list[str] = []
+        told: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: told.append(message.text) if "Policy" in message.text else None)
+        page.on("pageerror", lambda fault: told.append(str(fault)))
+        page.goto(address + path)
+        page.get_by_text("The label of one text or of many.").click()
+        page.get_by_text("X-Deadline-Ms", exact=True).wait_for()
+        assert all(url.startswith((address, "data:")) for url in asked)
+        assert told == []

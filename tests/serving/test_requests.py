@@ -1,0 +1,129 @@
+"""What the service makes of a body: what other servers' clients send, packed bodies, deadlines; no model."""
+
+import asyncio
+import gzip
+import json
+import zlib
+from typing import Any
+
+import pytest
+
+from fourshot.serving.settings import Limits
+from tests.serving.app_in_process import Answer, InProcess, asked
+
+DESK = "/v1/classify/desk"
+TEXT = b'{"input": "The bolt is stuck"}'
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        {"model": "desk"},
+        {"model": None, "stream": True, "stream_options": {"include_usage": True}},
+        {"user": "u-17", "metadata": {"trace": ["a1"]}},
+        {"encoding_format": "base64", "model": "x"},
+        {"store": False, "service_tier": "auto", "safety_identifier": "s", "prompt_cache_key": "p"},
+    ],
+)
+def test_what_openai_clients_and_gateways_add_is_ignored(added: dict[str, Any]) -> None:
+    answer = asked("POST", DESK, json.dumps({"input": ["x", "y"], **added}).encode())
+    assert answer.code == 200, answer
+    assert [one["label"] for one in json.loads(answer.body)["results"]] == ["lock", "lock"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"inputs": "x"}', "`inputs`"),
+        (b'{"input": "x", "dimensions": 3}', "`dimensions`"),
+        (b'{"messages": [{"role": "user", "content": "x"}]}', "`messages`"),
+        (b'{"input": [1, 2, 3]}', "$.input[0]"),
+        (b'{"input": ["x", null]}', "$.input[1]"),
+        (b'{"input": "x", "method": "ICL"}', "$.method"),
+        (b'{"input": "one", "input": "two"}', "`input` twice"),
+        (b'{"input": "x", "method": null, "method": "icl"}', "`method` twice"),
+        (b"input=The+bolt", "malformed"),
+        (b"", "truncated"),
+        (b'{"input": "broken \\ud83d smile"}', "surrogate"),
+        (b"\xff\xfe{\x00", "malformed"),
+        ('{"input": "\u200b\ufeff"}'.encode(), "nothing to classify"),
+        ('{"input": ["x", "\u2060\u00ad \u3164"]}'.encode(), "at [1]"),
+    ],
+)
+def test_what_is_no_request_is_refused_by_name(body: bytes, message: str) -> None:
+    answer = asked("POST", DESK, body)
+    assert answer.code == 400 and message in answer.error["message"], answer
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf" + TEXT,  # PowerShell's
+        b'{"input": "say \\"input\\" and \\"input\\""}',
+        b'{"input": "x", "metadata": {"input": 1}}',
+        '{"input": "👩\u200d🚒"}'.encode(),
+        '{"input": "\u202b\u05e9\u05dc\u05d5\u05dd\u202c"}'.encode(),
+        b'{"input": "x", "method": null}',
+    ],
+)
+def test_what_only_looks_strange_is_answered(body: bytes) -> None:
+    assert asked("POST", DESK, body).code == 200
+
+
+def packed(body: bytes, encoding: str, **more: Any) -> Answer:
+    return asked("POST", DESK, body, [("Content-Encoding", encoding), ("Content-Length", str(len(body)))], **more)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate", "identity"])
+def test_a_packed_body_is_unpacked(encoding: str) -> None:
+    body = {"deflate": zlib.compress(TEXT), "identity": TEXT}.get(encoding, gzip.compress(TEXT))
+    assert packed(body, encoding).code == 200
+
+
+def test_members_of_a_gzip_file_are_one_body() -> None:
+    assert packed(gzip.compress(TEXT[:9]) + gzip.compress(TEXT[9:]), "gzip").code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "code", "kind"),
+    [
+        (TEXT, "br", 415, "unknown_encoding"),
+        (gzip.compress(gzip.compress(TEXT)), "gzip, gzip", 415, "unknown_encoding"),
+        (TEXT, "gzip", 400, "bad_encoding"),
+        (gzip.compress(TEXT)[:-9], "gzip", 400, "bad_encoding"),
+        (gzip.compress(b" " * 5000), "gzip", 413, "too_large"),
+        (gzip.compress(b" " * 900) + gzip.compress(b" " * 900), "gzip", 413, "too_large"),
+        (gzip.compress(b"[" * 900), "gzip", 400, "too_deep"),
+    ],
+)
+def test_a_body_that_cannot_be_unpacked_says_why(body: bytes, encoding: str, code: int, kind: str) -> None:
+    answer = packed(body, encoding, made=lambda: InProcess(Limits(max_body_bytes=1000)))
+    assert (answer.code, answer.error["type"]) == (code, kind)
+    assert ("gzip" in answer.headers.get("accept-encoding", "")) == (code == 415)
+
+
+@pytest.mark.parametrize("given", ["", "0", "-5", "1.5", "soon", "9" * 16, "٣", "\xb2"])
+def test_a_deadline_is_a_whole_number_of_milliseconds(given: str) -> None:
+    answer = asked("POST", DESK, TEXT, [("X-Deadline-Ms", given.encode())])
+    assert answer.code == (400 if given else 200)
+    if given:
+        assert answer.error["type"] == "bad_deadline"
+
+
+def test_what_cannot_be_answered_by_its_deadline_is_refused_at_once_and_what_was_not_is_given_up() -> None:
+    async def run() -> None:
+        service = InProcess(tokens_per_s=100.0)
+        service.scorer.answers.clear()
+        waiting = asyncio.create_task(service.ask("POST", DESK, json.dumps({"input": ["x " * 90] * 10}).encode()))
+        while not service.dispatcher.num_waiting:
+            await asyncio.sleep(0)
+        refused = await service.ask("POST", DESK, TEXT, [("X-Deadline-Ms", "2000")])
+        assert (refused.code, refused.error["type"]) == (429, "deadline")
+        assert int(refused.headers["retry-after"]) >= 1 and "within 2 s" in refused.error["message"]
+        late = await service.ask("POST", DESK, TEXT, [("X-Deadline-Ms", "30")], peer="192.0.2.2")
+        assert (late.code, late.error["type"], late.headers["retry-after"]) == (504, "timeout", "1")
+        assert "X-Deadline-Ms" in late.error["message"]
+        service.scorer.answers.set()
+        assert (await waiting).code == 200
+
+    asyncio.run(run())
