@@ -131,7 +131,7 @@ class InProcess:
             adapters=FakeAdapters(),  # type: ignore[arg-type]
             scorer=self.scorer,  # type: ignore[arg-type]
             dispatcher=self.dispatcher,
-            tokenizer=FakeTokenizer(),  # type: ignore[arg-type]
+            tokenizer=FakeTokenizer(),
             limits=limits,
             metrics=Metrics(CollectorRegistry()),
             max_model_len=2048,

@@ -34,7 +34,7 @@ class Sync(AdapterSync):
             Registry(root, resolve_model(None)),
             engine=engine,
             models=models,
-            tokenizer=None,  # type: ignore[arg-type]
+            tokenizer=None,
             scorer=scorer,  # type: ignore[arg-type]
             staging=root / ".staging",
             base_shapes={},
