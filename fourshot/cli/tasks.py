@@ -81,7 +81,9 @@ def new(options: Options, terminal: Terminal) -> None:
     gone = sum(some.count for some in made.left_out)
     terminal.say(f"{counted(made.rows, 'row')}: {made.train} for training, {made.test} for testing, {gone} left out")
     for some in made.left_out:
-        terminal.say(f"  {counted(some.count, 'row')} {some.what}: line {shorten(some.lines)}")
+        first = ", ".join(map(str, some.lines[:5]))
+        more = f" and {some.count - 5} more" if some.count > 5 else ""
+        terminal.say(f"  {counted(some.count, 'row')} {some.what}: {made.unit} {first}{more}")
     if made.asked_words:
         proposals = ", ".join(f"{word!r} for {name!r}" for name, word in made.asked_words.items() if word)
         terminal.say(

@@ -31,6 +31,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     task_file: str
     table: str
     rows: int  # of the table
+    unit: str  # what the numbers of its rows count: "line" or "row"
     train: int
     test: int
     text_columns: tuple[str, ...]
@@ -81,6 +82,7 @@ def new_task(
         task_file=f"{task_name}.toml",
         table=str(path),
         rows=len(table.rows) + sum(some.count for some in table.left_out),
+        unit=table.unit,
         train=len(train),
         test=len(test),
         text_columns=usable.columns.texts,
