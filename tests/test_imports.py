@@ -23,7 +23,7 @@ WINGS = {
         "report": ("tasks", "synthesis"),
         "runs": ("tasks", "synthesis", "loop", "report"),
     },
-    "serving": {"clients": (), "app": (), "fleet": ("app",), "testing": ("app",)},
+    "serving": {"clients": (), "app": (), "fleet": ("app",), "testing": ("app",), "review": ()},
     "bench": {"core": (), "suites": ("core",)},
 }
 RAY_SET_UP = "training/jobs/cluster.py"  # all rooms connect to Ray through it; tasks and actors are each room's own

@@ -1,7 +1,5 @@
 """`review` and `report`: what a run made, for a person to look at and to correct."""
 
-from pathlib import Path
-
 from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
 from fourshot.engine.errors import InputError
@@ -12,13 +10,13 @@ RUN = argument("run", "RUN", "the folder of a run")
 @command("review", RUN, argument("--most", "N", "rows, the most useful ones (default: all)", type=int, default=0))
 def review(options: Options, terminal: Terminal) -> None:
     """Write a run's texts and labels into a table that you correct; `run` goes on with what you left."""
-    from fourshot.pipeline.runs.review import REVIEW, in_words, open_review
-    from fourshot.pipeline.runs.run_folder import RunFolder
+    from fourshot.pipeline.runs.review import REVIEW, in_words, open_review, run_in
 
     if options.most < 0:
         raise InputError(f"--most is a number of rows, 0 for all; got {options.most}.")
-    folder = RunFolder(options.run)
-    opened = open_review(folder, options.most)
+    folder = run_in(options.run)
+    with folder.lock():
+        opened = open_review(folder, options.most)
     terminal.result("result", opened)
     if not opened.is_new:
         terminal.say(f"{opened.path} is there already. {in_words(REVIEW, opened.said)}.")
@@ -37,8 +35,10 @@ def review(options: Options, terminal: Terminal) -> None:
 )
 def report(options: Options, terminal: Terminal) -> None:
     """Say where a run's report is, or open it with its texts as a page."""
-    folder = Path(options.run)
-    page = folder / "report.html"
+    from fourshot.pipeline.runs.review import run_in
+
+    folder = run_in(options.run)
+    page = folder.path / "report.html"
     if options.serve:
         from fourshot.serving.review.server import serve_review
 
@@ -49,6 +49,6 @@ def report(options: Options, terminal: Terminal) -> None:
         serve_review(folder, options.port, opened)
         return
     if not page.exists():
-        raise InputError(f"{folder} has no report.html: a run writes it at its end. Repeat the command of the run.")
+        raise InputError(f"there is no {page}: a run writes it at its end. Repeat the command of the run.")
     terminal.result("result", {"report": page})
     terminal.say(f"Report: {page}")

@@ -16,7 +16,7 @@ from fourshot.engine.core import Adapter
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.provenance import installed_versions, value_hash
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells, writer_names
-from fourshot.pipeline.runs.learnt import LearntTexts, has_texts, learnt_texts
+from fourshot.pipeline.runs.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell
 from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.runs.task_data import TaskData
@@ -248,7 +248,8 @@ class Experiment:
         return value_hash(self.test)
 
     def _has_texts(self, cell: MethodCell) -> bool:
-        return has_texts(cell, unlabelled=bool(self.unlabelled))
+        unlabelled = bool(self.unlabelled)
+        return not cell.method.synthetic or cell.folder.has_texts(cell.settings, unlabelled=unlabelled)
 
     def _once(self, key: object, compute: Callable[[], T]) -> T:
         """What was computed for ``key`` before, else now: for what never changes once it is finished."""

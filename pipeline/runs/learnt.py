@@ -6,7 +6,6 @@ from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.review import ASK, REVIEW, Decisions, TextPairs, corrected_pairs, corrected_shots, decisions
-from fourshot.pipeline.runs.run_folder import GENERATED_FILE, UNLABELLED_FILE
 from fourshot.pipeline.tasks.types import Example, Task
 
 
@@ -38,16 +37,6 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
         hashes = {name: value_hash(texts) for name, texts in parts.items() if texts or name == "synthetic"}
         said = {"review": self.review.content_hash, "asked": self.labelled.content_hash}
         return hashes | {name: content for name, content in said.items() if content}
-
-
-def has_texts(cell: MethodCell, *, unlabelled: bool) -> bool:
-    """Whether all that a method learns from is there; ``unlabelled``: texts of the user's are a part of it."""
-    if not cell.method.synthetic:
-        return True
-    wanted = [UNLABELLED_FILE] if unlabelled else []
-    if not (unlabelled and cell.settings.unlabelled.mode == "instead"):
-        wanted.append(GENERATED_FILE)
-    return all(map(cell.folder.has, wanted))
 
 
 def learnt_texts(cell: MethodCell, task: Task) -> LearntTexts:

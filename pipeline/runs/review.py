@@ -6,14 +6,16 @@ review.csv and ask.csv in a run folder are the person's; review.json and ask.jso
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.provenance import value_hash
-from fourshot.pipeline.runs.run_folder import GENERATED_FILE, SHOTS_FILE, UNLABELLED_FILE, RunFolder
+from fourshot.pipeline.runs.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.tasks.faults import counted
 from fourshot.pipeline.tasks.review_table import Answer, ReviewRow, read_review, write_review
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE
@@ -42,12 +44,13 @@ def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
     First the shots, because everything was written from them; then the texts that the annotators are least sure of.
     Raises InputError where no texts were annotated yet.
     """
-    if not folder.has(GENERATED_FILE) and not folder.has(UNLABELLED_FILE):
+    manifest = folder.manifest()
+    if not folder.has_texts(manifest.settings, unlabelled=bool(manifest.unlabelled)):
         raise InputError(
-            f"{folder.path} has no annotated texts yet, so there is nothing to review. Let `fourshot generate` (or "
-            "`run`) with this folder go on first."
+            f"the texts of {folder.path} are not all annotated yet, so there is nothing to review. Repeat the command "
+            "of the run first, or `fourshot generate` with its options."
         )
-    soft = folder.manifest().settings.learns_soft
+    soft = manifest.settings.learns_soft
     asked = {row.id for row in written_rows(folder, ASK)}
     rows, others = list[ReviewRow](), Counter[str]()
     for candidate, verdict in [*finished_pairs(folder), *finished_pairs(folder.unlabelled)]:
@@ -76,6 +79,14 @@ def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
     return [*shots, *rows], dict(others)
 
 
+def run_in(path: str | Path) -> RunFolder:
+    """The folder of a run. Raises InputError where it is none."""
+    folder = RunFolder(path)
+    if not folder.has(MANIFEST_FILE) or not folder.has(SHOTS_FILE):
+        raise InputError(f"{path} is not the folder of a run: it has no {MANIFEST_FILE}. Give one that a run was in.")
+    return folder
+
+
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
     """A review that is there now."""
 
@@ -89,10 +100,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 def open_review(folder: RunFolder, most: int = 0) -> Opened:
     """Write the table of a run's texts, the first ``most`` (0: all); one that is there is left alone and read.
 
-    Raises InputError for a folder that holds no run, or nothing to review yet, and for a table with faults.
+    Raises InputError where there is nothing to review yet, and for a table with faults.
     """
-    if not folder.has(MANIFEST_FILE) or not folder.has(SHOTS_FILE):
-        raise InputError(f"{folder.path} is not the folder of a run (no {MANIFEST_FILE}). Give one that a run was in.")
     is_new, left_out = not has_table(folder, REVIEW), dict[str, int]()
     if is_new:
         rows, left_out = review_rows(folder)
@@ -166,8 +175,8 @@ def decisions(folder: RunFolder, name: str, task: Task) -> Decisions:
         else:
             counts["relabelled"] += said.label != row.label
             counts["kept"] += not row.keep
-    counted = {what: number for what, number in counts.items() if number}
-    return Decisions(answers=changed, counts=counted, unasked=unasked, open=tuple(still_open))
+    done = {what: number for what, number in counts.items() if number}
+    return Decisions(answers=changed, counts=done, unasked=unasked, open=tuple(still_open))
 
 
 def corrected_shots(shots: Sequence[Example], said: Decisions) -> tuple[Example, ...]:
@@ -199,7 +208,7 @@ def in_words(name: str, said: Decisions) -> str:
     """One line for people."""
     counts = ", ".join(f"{number} {what}" for what, number in sorted(said.counts.items())) or "nothing changed"
     deleted = sum(answer.is_deleted for answer in said.answers.values())
-    line = f"{name}.csv: {counts}" + (f" ({deleted} rows were deleted)" if deleted else "")
+    line = f"{name}.csv: {counts}" + (f" ({counted(deleted, 'row')} deleted)" if deleted else "")
     if said.unasked:
         line += f"; {said.unasked} have a new label and no under keep, so they are not learnt"
     return line

@@ -62,6 +62,11 @@ class RunFolder(WorkFolder):
     def shots(self) -> list[Example]:
         return self.read(SHOTS_FILE, list[Example])
 
+    def has_texts(self, settings: RunSettings, *, unlabelled: bool) -> bool:
+        """Whether all texts that are to be learnt are annotated; ``unlabelled``: some of them are the user's."""
+        instead = unlabelled and settings.unlabelled.mode == "instead"
+        return (instead or self.has(GENERATED_FILE)) and (not unlabelled or self.has(UNLABELLED_FILE))
+
     @property
     def pool(self) -> "RunFolder":
         """Where the candidates lie that annotators are trained on."""

@@ -140,3 +140,8 @@ def label_named(said: str, task: Task) -> str | None:
     folded = Counter(name.casefold() for name in task.label_names)
     alike = [name for name in task.label_names if name.casefold() == said.casefold()]
     return alike[0] if alike and folded[said.casefold()] == 1 else None
+
+
+def own_columns(path: Path) -> list[str]:
+    """Columns that a person added."""
+    return [column for column in read_table(path).columns if column not in COLUMNS]

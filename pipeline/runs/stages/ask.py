@@ -39,11 +39,16 @@ class AskStage(Stage, frozen=True, kw_only=True, tag="ask"):
         return has_table(RunFolder(item.folder), ASK)
 
     def run(self, on_event: OnEvent) -> list[FailedJob]:
-        on_event(Event(stage=self.name, message="comparing your texts"))
-        return self._each(_ask)
+        if not self.is_done:
+            on_event(Event(stage=self.name, message="comparing your texts"))
+        return self._each(self._ask)
+
+    def _ask(self, item: AskItem) -> None:
+        if not self.is_finished(item):
+            _write_table(item)
 
 
-def _ask(item: AskItem) -> None:
+def _write_table(item: AskItem) -> None:
     folder = RunFolder(item.folder)
     read = [(c, v) for c, v in finished_pairs(folder.unlabelled) if v.probabilities]
     vectors = Encoder().encode([candidate.text for candidate, _ in read])

@@ -1,0 +1,128 @@
+"""The table that a person edits in a spreadsheet: what comes back is what was written, or is refused with its line."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.review_table import (
+    FORMULA_STARTS,
+    LONGEST_CELL,
+    Answer,
+    ReviewRow,
+    guard,
+    own_columns,
+    read_review,
+    unguard,
+    write_review,
+)
+from fourshot.pipeline.tasks.types import Label, Task
+
+TASK = Task(
+    name="grades", instruction="Grade it.", noun="essay", labels=tuple(Label(name=name) for name in ("A", "A-", "true"))
+)
+TEXTS = (
+    '=HYPERLINK("http://example.org","a bill")',
+    '\'tis a quoted one, "with" marks; and more',
+    "-5 degrees\nand a second line",
+    "@you, 'x' \U0001f600 \u05e9\u05dc\u05d5\u05dd",
+    "\uff1dSUM(A1)",
+    "plain",
+)
+ROWS = [ReviewRow(id=f"r00-{n:06d}", text=text, label="A-", keep=n != 1, why="kept") for n, text in enumerate(TEXTS)]
+
+
+def as_is() -> dict[str, Answer]:
+    return {row.id: Answer(label=row.label, keep=row.keep) for row in ROWS}
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    write_review(tmp_path / "review.csv", ROWS)
+    return tmp_path / "review.csv"
+
+
+def edit(table: Path, *changes: tuple[str, str]) -> None:
+    text = table.read_text(encoding="utf-8")
+    for old, new in changes:
+        assert text.count(old) >= 1
+        text = text.replace(old, new, 1)
+    table.write_text(text, encoding="utf-8")
+
+
+def test_what_nobody_changed_comes_back_as_it_was(table: Path) -> None:
+    assert read_review(table, ROWS, TASK) == as_is()
+    assert table.read_bytes().startswith(b"\xef\xbb\xbfid,text,label,keep,why,probabilities")
+
+
+def test_no_cell_is_a_formula_and_every_guard_is_undone(table: Path) -> None:
+    cells = [cell for row in csv.reader(io.StringIO(table.read_text("utf-8-sig"), newline="")) for cell in row]
+    risky = tuple(start for start in FORMULA_STARTS if start != "'")
+    assert not [cell for cell in cells if cell.startswith(risky)]
+    for start in FORMULA_STARTS:
+        for cell in (start, f"{start}x", f"'{start}x", f"''{start}", "x"):
+            assert unguard(guard(cell)) == cell
+
+
+def test_another_separator_and_no_mark_are_what_spreadsheets_save(table: Path) -> None:
+    rows = list(csv.reader(io.StringIO(table.read_text("utf-8-sig"), newline="")))
+    with table.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=";").writerows([rows[0], *reversed(rows[1:]), [""] * len(rows[0])])
+    assert read_review(table, ROWS, TASK) == as_is()
+
+
+def test_labels_rows_and_words_for_yes_may_change(table: Path) -> None:
+    edit(table, ("plain,A-,yes", "plain,TRUE,Y"), ("'-5 degrees", "'-5  degrees"))
+    lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    table.write_text("".join(line for line in lines if "@you" not in line), encoding="utf-8")
+    answers = read_review(table, ROWS, TASK)
+    assert answers["r00-000005"] == Answer(label="true", keep=True)
+    assert answers["r00-000003"] == Answer(label="A-", keep=False, is_deleted=True)
+    others = {name: answer for name, answer in answers.items() if name not in ("r00-000005", "r00-000003")}
+    assert others.items() <= as_is().items()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("plain,A-", "plain,B", r"review\.csv:8: unknown label 'B'; the task's labels are A, A-, true\."),
+        ("plain,A-", "plain,", r"review\.csv:8: the label is gone"),
+        ("plain", "plane", r"review\.csv:8: the text of r00-000005 was changed.*\"plain\""),
+        ("plain,A-,yes", "plain,A-,perhaps", r"review\.csv:8: keep is 'perhaps'; allowed are yes and no"),
+        ("r00-000005", "r00-000007", r"review\.csv:8: the id 'r00-000007' is not one that was written"),
+        ("r00-000005", "r00-000004", r"review\.csv:8: the id 'r00-000004' stands there twice"),
+        ("label,keep", "class,keep", r"no column 'label'; the columns are 'id', 'text', 'class'"),
+    ],
+)
+def test_anything_else_is_refused_with_its_line(table: Path, old: str, new: str, fault: str) -> None:
+    edit(table, (old, new))
+    with pytest.raises(InputError, match=fault):
+        read_review(table, ROWS, TASK)
+
+
+def test_every_fault_is_named_at_once(table: Path) -> None:
+    edit(table, ("plain,A-", "plain,B"), ("yes", "maybe"))
+    with pytest.raises(InputError) as refused:
+        read_review(table, ROWS, TASK)
+    assert len(str(refused.value).splitlines()) == 2
+
+
+def test_a_text_that_no_cell_holds_is_shown_in_part(tmp_path: Path) -> None:
+    row = ReviewRow(id="shot-0", text="word " * LONGEST_CELL, label="A", keep=True, why="shot")
+    write_review(tmp_path / "t.csv", [row])
+    assert read_review(tmp_path / "t.csv", [row], TASK) == {"shot-0": Answer(label="A", keep=True)}
+
+
+def test_answers_are_written_in_place_of_what_was_proposed_and_columns_of_one_s_own_are_known(table: Path) -> None:
+    said = {
+        **as_is(),
+        "r00-000005": Answer(label="A", keep=False),
+        "r00-000004": Answer(label="A-", keep=False, is_deleted=True),
+    }
+    write_review(table, ROWS, said)
+    assert read_review(table, ROWS, TASK) == said
+    assert own_columns(table) == []
+    edit(table, ("why", "my notes"))
+    assert own_columns(table) == ["my notes"]
