@@ -80,7 +80,7 @@ def test_they_are_filtered_read_and_learnt_beside_those_that_are_drawn(
     assert "25 unlabelled texts in" in runs.said and "1 row without a text left out (line 26)" in runs.said
     assert "your texts: 20 kept" in runs.said and "1 too short" in runs.said
     classifier = runs.trained[-1]
-    learnt = {text: example for text, example in zip(texts_of(classifier), classifier, strict=True)}
+    learnt = dict(zip(texts_of(classifier), classifier, strict=True))
     assert set(GOOD) <= set(learnt) and not set(BAD.values()) & set(learnt)
     assert all(isinstance(learnt[text].soft, tuple) for text in GOOD)
     card = card_of(summary)
@@ -135,11 +135,12 @@ def test_a_run_that_was_killed_goes_on_and_has_the_same_texts(
     def cut_short(*_: object) -> None:
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(WorkFolder, "append", dying)
         if at[1] == "ask.csv":
             patch.setattr("fourshot.pipeline.runs.review.write_review", cut_short)
-        runs.run(place, settings(), unlabelled=own, ask=5)
+        with pytest.raises(Killed):
+            runs.run(place, settings(), unlabelled=own, ask=5)
     summary = runs.run(place, settings(), unlabelled=own, ask=5)
     assert summary.ask_path == str(place / "ask.csv")
     for name in (*(f"unlabelled/{name}" for name in FILES), "ask.csv"):
