@@ -42,6 +42,29 @@ def reason_figure(data: ReportData) -> dict[str, Any] | None:
     }
 
 
+def own_texts(data: ReportData) -> str:
+    """What became of the user's own texts; "" where there are none."""
+    total = sum(data.unlabelled.values()) + data.labelled
+    if not total:
+        return ""
+    others = [
+        f"{number:,} {REASON_NAMES[reason]}"
+        for reason in REASON_NAMES
+        if reason != "kept" and (number := data.unlabelled.get(reason, 0))
+    ]
+    learnt = (
+        f"Of {total:,} texts without labels, {data.unlabelled.get('kept', 0):,} are learnt as the annotators read them"
+    )
+    learnt += f", and {data.labelled:,} as a person labelled them." if data.labelled else "."
+    return f"{learnt} Left out: {', '.join(others)}." if others else learnt
+
+
+def review(data: ReportData) -> str:
+    """What a person changed; "" where they changed nothing."""
+    counts = ", ".join(f"{number:,} {what}" for what, number in sorted(data.reviewed.items()))
+    return f"A person reviewed the shots and the texts: {counts}." if counts else ""
+
+
 def example_cards(data: ReportData, judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """Up to twelve of ``judged``, spread over classes and reasons, each with the likeliest labels and its own."""
     cards = []

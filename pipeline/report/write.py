@@ -42,6 +42,8 @@ def _context(data: ReportData) -> dict[str, Any]:
         "chosen": results.headline_row(data),
         "accuracy": results.accuracy_figure(data),
         "reasons": candidates.reason_figure(data),
+        "own": candidates.own_texts(data),
+        "reviewed": candidates.review(data),
         "kept": candidates.example_cards(data, data.kept),
         "rejected": candidates.example_cards(data, data.rejected),
         "trigrams": varied.trigram_figure(data),
