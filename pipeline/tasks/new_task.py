@@ -21,6 +21,7 @@ from fourshot.pipeline.tasks.usable_rows import TableChoices, UsableRows, usable
 
 TEST_SHARE = 0.2
 SHOTS_LEFT_FOR_TRAIN = 4  # a class gives rows to the test split only beyond these
+FEW_CLASSES = 20  # up to here a class may have one row
 MADE_FROM = "made_from.json"
 UNDECIDED = TableChoices()
 
@@ -133,11 +134,11 @@ def _label_counts(usable: UsableRows) -> dict[str, int]:
         raise InputError(
             f"a task needs at least 2 classes; the column {column!r} has {got}. Is it the label column?{left_out}"
         )
-    if len(counts) > MOST_CLASSES or len(counts) > max(2, len(usable.examples) / 2):
+    if len(counts) > MOST_CLASSES or len(counts) > max(FEW_CLASSES, len(usable.examples) / 2):
         raise InputError(
             f"the column {column!r} has {len(counts)} different values in {len(usable.examples)} rows; allowed are at "
-            f"most {MOST_CLASSES} classes, of two rows or more on average. Is it the label column? To name another: "
-            f"--label-column NAME.{left_out}"
+            f"most {MOST_CLASSES} classes, above {FEW_CLASSES} of two rows or more on average. Is it the label column? "
+            f"To name another: --label-column NAME.{left_out}"
         )
     return {name: counts[name] for name in sorted(counts, key=_place)}
 
