@@ -21,6 +21,7 @@ ABOUT_A_ROW |= {"file", "path", "address", "phone", "split", "userid", "answerid
 ACCEPTED = {"accept", "accepted", "approve", "approved", "submitted", "true", "yes", "1"}
 REJECTED = {"reject", "rejected", "ignore", "ignored", "skip", "skipped", "discard", "discarded", "draft", "pending"}
 PRODIGY = {"accept", "reject", "ignore"}  # Source: prodi.gy/docs, "answer" of an annotated task
+SPLITS = {"train", "training", "test", "testing", "dev", "val", "valid", "validation", "eval"}
 UNSPACED = re.compile("[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
@@ -126,7 +127,11 @@ def _looks_like_text(values: Sequence[Any]) -> bool:
     texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
     # Words of letters, with blanks between them where the script has blanks: no dates, no sums.
     worded = sum(bool(re.search(r"[^\W\d_]{2,}\S*\s+\S", text) or UNSPACED.search(text)) for text in texts)
-    return bool(texts) and worded > len(values) / 2 and len(set(texts)) > len(texts) / 2
+    if not texts or worded <= len(values) / 2:
+        return False
+    # Sentences may be repeated, such as what several questions are about; labels of two or three words are.
+    is_long = sum(len(text.split()) for text in texts) >= 5 * len(texts)
+    return len(set(texts)) > len(texts) * (0.1 if is_long else 0.5)
 
 
 def _looks_like_label(values: Sequence[Any]) -> bool:

@@ -11,8 +11,8 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import append_lines, settle, staged_folder
-from fourshot.pipeline.tasks.columns import MOST_CLASSES, Columns
-from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, note, shorten
+from fourshot.pipeline.tasks.columns import MOST_CLASSES, SPLITS, Columns
+from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, note, shorten, warning
 from fourshot.pipeline.tasks.label_words import label_word, propose_words, says_nothing
 from fourshot.pipeline.tasks.table_files import Table, read_table
 from fourshot.pipeline.tasks.task_file import load_task
@@ -98,6 +98,7 @@ def new_task(
             *usable.notices,
             *_words_elsewhere(table, usable.columns, asked),
             *_question(table, usable.columns, counts),
+            *_own_splits(table),
         ),
     )
     with staged_folder(out.parent, out.name) as staged:
@@ -155,6 +156,17 @@ def _question(table: Table, columns: Columns, names: Iterable[str]) -> list[Faul
         return []
     what = f"{' and '.join(names)} in the column {columns.labels[0]!r} answer a question that no model can guess."
     return [note(table.path, what, 'Write it as the instruction, such as "Is the text a complaint?"')]
+
+
+def _own_splits(table: Table) -> list[Fault]:
+    """A warning of a column that says which rows are for testing: here they are drawn."""
+    first = next(iter(table.rows.values()))
+    for column in (column for column in table.columns if str(first.get(column)).strip().lower() in SPLITS):
+        values = {str(row.get(column)).strip().lower() for row in table.rows.values()}
+        if len(values) > 1 and values <= SPLITS:
+            what = f"the column {column!r} ({', '.join(sorted(values))}) is not used: the test rows are drawn anew."
+            return [warning(table.path, what, "To keep its splits, write a file for each: docs/tasks.md says how.")]
+    return []
 
 
 def _words_elsewhere(table: Table, columns: Columns, asked: Mapping[str, str]) -> list[Fault]:

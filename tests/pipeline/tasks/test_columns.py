@@ -12,7 +12,7 @@ TEAMS = ("sales", "support", "sales", "support", "sales", "support")
 CELLS: dict[str, list[Any]] = {
     "sentence": [f"question number {i} about a price" for i in range(6)],
     "short": ["lost card", "late fee", "no bike", "bad lock", "two fees", "old app"],
-    "repeated": ["Say that you want an alarm."] * 3 + ["Ask for music."] * 3,
+    "repeated": ["Say that you want an alarm."] * 3 + ["Ask for the music you like."] * 3,
     "japanese": ["料金が高い", "鍵が開かない", "自転車が壊れた", "返金してください", "充電できない", "領収書が欲しい"],
     "team": list(TEAMS),
     "number": [0, 1, 0, 1, 0, 1],
@@ -76,6 +76,8 @@ def test_several_columns_of_texts_are_asked_for_and_can_be_joined(columns: tuple
 def test_a_usual_name_does_not_beat_other_columns_of_texts() -> None:
     with pytest.raises(InputError, match=r"'answer' \(question number 0 .*'question' \(Say that you want"):
         find("intent=team answer=sentence question=repeated")
+    with pytest.raises(InputError, match=r"'context' \(Say that you want .*'q' \(question number 0"):
+        find("intent=team context=repeated q=sentence")
 
 
 def test_the_other_columns_that_may_be_meant_are_named() -> None:

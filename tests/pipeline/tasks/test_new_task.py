@@ -138,6 +138,12 @@ def test_true_and_false_ask_for_a_question(tmp_path: Path) -> None:
     assert ["False and True in the column 'label' answer a question" in str(fault) for fault in made.notices] == [True]
 
 
+def test_a_column_of_splits_is_pointed_out(tmp_path: Path) -> None:
+    split = [(*row, "Test" if i % 5 == 0 else "train") for i, row in enumerate(rows(8))]
+    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label", "part"), split), tmp_path / "out")
+    assert ["the column 'part' (test, train) is not used" in str(fault) for fault in made.notices] == [True]
+
+
 def test_a_column_with_a_word_for_each_number_is_pointed_out(tmp_path: Path) -> None:
     named = [(text, number, "bad" if number == 0 else "good") for text, number in rows(8, (0, 1))]
     made = new_task(write_csv(tmp_path / "d.csv", ("text", "label", "label_text"), named), tmp_path / "out")
