@@ -94,11 +94,12 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     memory_loras: int = 32  # adapters kept in memory beside those in use; beyond it every miss is a disk read
     kv_cache_bytes: int = 1 << 30  # on the CPU
     gpu_kv_cache_bytes: int = 0  # on a GPU; 0: what is free, up to vLLM's share of the card
-    max_num_seqs: int = 128
+    max_num_seqs: int = 128  # in one batch on the CPU
+    gpu_max_num_seqs: int = 0  # in one batch on a GPU; 0: vLLM's own number for the card, up to 1,024
     seed: int = 0
     prefix_caching: bool = True  # off only to measure what it gains
     lora_plugin: bool = True  # mend vLLM's CPU LoRA kernels (`engine.vllm_seams.lora_kernels`)
-    compile: bool = True  # torch.compile on the CPU, without LoRA: starts a minute later, samples twice as fast
+    compile: bool = True  # torch.compile: starts a minute later, samples faster; on the CPU only without LoRA
     load_format: str = "auto"  # "dummy": real shapes, random weights, for latency without a download
 
 

@@ -43,7 +43,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_lora_rank: int = 0  # largest rank that is accepted; 0: that of the adapters there are
     kv_cache_bytes: int = 0  # 0: computed
     max_model_len: int = 2048  # tokens of the longest prompt
-    max_num_seqs: int = 128  # texts in one batch
+    max_num_seqs: int = 0  # texts in one batch; 0: 128 on a CPU, vLLM's own number for a GPU
     poll_s: float = 1.0  # seconds between two looks at the adapters' folder
     drain_s: float = 20.0  # seconds that a shutdown waits for requests in flight
     limits: Limits = Limits()

@@ -1,7 +1,8 @@
 """vLLM in our own process: all cores compute, and its end leaves the process as it was.
 
-Relies on: ``torch.set_num_threads`` as vLLM's CPU worker replaces it (with a function that does nothing),
-``shutdown`` of the engine's core, and ``cleanup_dist_env_and_memory``, which vLLM's own tests call.
+Relies on: ``torch.set_num_threads`` as vLLM's CPU worker replaces it (with a function that does nothing), ``shutdown``
+of the engine's core, ``cleanup_dist_env_and_memory``, which vLLM's own tests call, and the context of use by which
+vLLM chooses how much a step holds.
 """
 
 import gc
@@ -11,13 +12,14 @@ from fourshot.engine.threads import available_cores
 from fourshot.engine.vllm_seams.contract import Seam
 
 if TYPE_CHECKING:
-    from vllm import LLMEngine
+    from vllm import EngineArgs, LLMEngine
 
 SEAM = Seam(
     name="giving back what an engine took",
     relies_on=(
         "vllm.distributed.parallel_state:cleanup_dist_env_and_memory(shutdown_ray)",
         "vllm.v1.engine.core_client:EngineCoreClient.shutdown",
+        "vllm.usage.usage_lib:UsageContext",
     ),
     without="Memory of an engine that was closed may stay taken until the process ends.",
 )
@@ -30,6 +32,13 @@ def compute_on_all_cores() -> None:
 
     _set_num_threads.setdefault("torch", torch.set_num_threads)
     torch.set_num_threads(available_cores())
+
+
+def opened(kind: "type[LLMEngine]", arguments: "EngineArgs") -> "LLMEngine":
+    """An engine for work in bulk: by default a large GPU takes 1,024 requests and 16,384 tokens a step."""
+    from vllm.usage.usage_lib import UsageContext
+
+    return kind.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
 
 
 def stop(held: "list[LLMEngine]") -> None:

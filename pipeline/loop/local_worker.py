@@ -1,18 +1,27 @@
 """One engine in a child process, which is started again when it dies; only what it had not finished is done again."""
 
 import contextlib
+import os
 import queue
 import threading
 from pathlib import Path
 
 from fourshot.engine.core import EngineSettings
+from fourshot.engine.gpus import gpus
 from fourshot.engine.processes import ChildProcess, Failure
 from fourshot.pipeline.loop.child import Ready
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult, all_faulty
 
 BATCHES_AHEAD = 3  # requests that an engine is given, in its largest batches: one runs, one waits, one is read
+GPU_BATCH = 1024  # the largest that vLLM chooses by itself
 MOST_DEATHS = 3  # in a row: of an engine before it was open, and of one that had a single unit
 _Message = Ready | UnitResult | UnitProgress | Failure | None  # None: the child has ended
+
+
+def requests_ahead(engine: EngineSettings, *, on_gpu: bool) -> int:
+    """How many requests an engine is given at a time."""
+    at_once = engine.gpu_max_num_seqs or GPU_BATCH if on_gpu else engine.max_num_seqs
+    return BATCHES_AHEAD * at_once
 
 
 class LocalWorker:
@@ -21,6 +30,7 @@ class LocalWorker:
     def __init__(self, engine: EngineSettings, log: Path) -> None:
         """``log``: where what libraries print goes."""
         self._engine, self._log = engine, log
+        self._most_requests = requests_ahead(engine, on_gpu=bool(gpus(os.environ)))
         self._messages: queue.SimpleQueue[tuple[int, _Message]] = queue.SimpleQueue()  # with the number of the start
         self._given: dict[UnitKey, Unit] = {}  # to the child, and not yet come back
         self._held: list[Unit] = []  # given to us, for a child that has nothing else to do
@@ -35,7 +45,7 @@ class LocalWorker:
     def has_room(self) -> bool:
         """Not before the engine is open: what a client measures begins with its first unit."""
         requests = sum(unit.size for unit in self._given.values())
-        return self._is_open and not self._held and requests < BATCHES_AHEAD * self._engine.max_num_seqs
+        return self._is_open and not self._held and requests < self._most_requests
 
     def give(self, unit: Unit, brief: TaskBrief) -> None:
         """Have a unit done."""

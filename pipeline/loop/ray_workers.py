@@ -16,9 +16,9 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.processes import Failure
 from fourshot.engine.threads import ENGINE_SPINS
-from fourshot.pipeline.loop.local_worker import BATCHES_AHEAD, MOST_DEATHS, LocalWorker
+from fourshot.pipeline.loop.local_worker import MOST_DEATHS, LocalWorker, requests_ahead
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult
-from fourshot.training.jobs.cluster import CORES_PER_DEVICE, cluster, device_resources, num_devices
+from fourshot.training.jobs.cluster import CORES_PER_DEVICE, cluster, device_resources, has_gpus, num_devices
 
 ASK_S = 0.5  # how long an actor waits for results before it says that there are none
 LOOK_S = 5.0  # between two looks for machines that have joined
@@ -46,7 +46,6 @@ class RayWorkers:
     def __init__(self, engine: EngineSettings, address: str) -> None:
         """``address``: "local", "auto" or a cluster's. Raises InputError where there is none."""
         self._engine, self._briefs = engine, dict[str, TaskBrief]()
-        self._most_requests = BATCHES_AHEAD * engine.max_num_seqs
         self._actors: list[_ActorState] = []
         self._again: list[Unit] = []  # that an actor had that is gone
         self.starts = 0  # of actors
@@ -55,6 +54,7 @@ class RayWorkers:
         self._connection = contextlib.ExitStack()
         self._connection.enter_context(cluster(address, ENGINE_SPINS))
         try:
+            self._most_requests = requests_ahead(engine, on_gpu=has_gpus())
             self._last_seen_s = time.monotonic()
             self._look()
         except BaseException:

@@ -5,6 +5,7 @@ number of starts before, and an empty folder; the settings are in `serving.setti
 input, or its end, asks to stop.
 """
 
+import json
 import os
 import socket
 import sys
@@ -21,6 +22,7 @@ from fourshot.serving.app.logs import log_to
 from fourshot.serving.settings import ENVIRONMENT, ServeSettings, from_json
 
 READY = "fourshot: ready"  # on standard output: the next connection is ours
+CPU_BATCH = 128  # texts
 ON_BY_DEFAULT = ("enable_chunked_prefill",)  # switches of vLLM that have a --no- form, which is wanted
 
 
@@ -63,7 +65,7 @@ def vllm_arguments(settings: ServeSettings, engine: EngineSettings, base_name: s
         if isinstance(value, bool):
             arguments += [f"--{option}"] if value else [f"--no-{option}"] if name in ON_BY_DEFAULT else []
         else:
-            arguments += [f"--{option}", str(value)]
+            arguments += [f"--{option}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return [*arguments, *settings.vllm_arguments]
 
 
@@ -73,7 +75,7 @@ async def serve(settings: ServeSettings, listening: socket.socket) -> None:
     from fourshot.engine.models import resolve_model
     from fourshot.serving.app.protocol import bounded_protocol
 
-    base = resolve_model(settings.base)
+    base, on_cpu = resolve_model(settings.base), api_server.on_cpu()
     engine = within_context(
         EngineSettings(
             model=base.path,
@@ -81,12 +83,14 @@ async def serve(settings: ServeSettings, listening: socket.socket) -> None:
             max_loras=settings.max_loras,
             max_lora_rank=settings.max_lora_rank,
             kv_cache_bytes=settings.kv_cache_bytes,
-            max_num_seqs=settings.max_num_seqs,
-            compile=False,
+            gpu_kv_cache_bytes=settings.kv_cache_bytes,
+            max_num_seqs=settings.max_num_seqs or CPU_BATCH,
+            gpu_max_num_seqs=settings.max_num_seqs,
+            compile=not on_cpu,  # a server lives for long
         )
     )
     await api_server.run(
-        vllm_arguments(settings, engine, base.name, api_server.on_cpu()),
+        vllm_arguments(settings, engine, base.name, on_cpu),
         f"{settings.host}:{settings.port}",
         listening,
         http=bounded_protocol(settings.limits),

@@ -4,6 +4,7 @@ Everything is computed from the adapters that lie in the folder, the base model'
 Importing this module loads neither torch nor vllm.
 """
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from fourshot.engine.adapters import slot_rank
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import read_json
+from fourshot.engine.gpus import free_gpu_bytes, gpus
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import ResolvedModel
 from fourshot.serving.app.registry import FolderContents
@@ -24,6 +26,8 @@ SPARE_ADAPTERS = 8  # that may be added before the first has to leave memory
 PROCESS_BYTES = 1 * GIB  # of vLLM's processes, beside weights and cache
 LARGEST_KV_BYTES, LEAST_KV_BYTES = 1 * GIB, 64 * MIB
 SHARE_FOR_KV = 0.25  # of what is free
+GPU_SHARE = 0.92  # of a GPU's memory, which vLLM takes
+GPU_STEP_BYTES = 2 * GIB  # of a step's activations, and graphs of steps
 KV_REQUESTS = 256  # whole prompts that the cache may hold: more is not looked up again on a CPU
 
 
@@ -39,6 +43,8 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     base_bytes: int
     free_bytes: int
     needed_bytes: int
+    gpu_free_bytes: int = 0  # 0: there is no GPU
+    gpu_needed_bytes: int = 0  # without the KV cache, which takes what is left unless it was given
 
     def lines(self) -> list[tuple[str, str]]:
         """For people: what, and why."""
@@ -51,13 +57,30 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.max_loras} (max_loras): adapters that may share a batch; at most {MOST_SLOTS} by default",
             ),
             ("in memory", f"{self.max_cpu_loras} (max_cpu_loras): beyond these each change is a read from disk"),
-            ("KV cache", f"{self.kv_cache_bytes / MIB:.0f} MiB"),
+            ("KV cache", f"{self.kv_cache_bytes / MIB:.0f} MiB" if self.kv_cache_bytes else "what is left of the GPU"),
             ("memory", f"{self.needed_bytes / GIB:.1f} GiB needed, {self.free_bytes / GIB:.1f} GiB free"),
+            *self._on_the_gpu(),
         ]
 
+    def _on_the_gpu(self) -> list[tuple[str, str]]:
+        if not self.gpu_free_bytes:
+            return []
+        of_gpu = f"{self.gpu_needed_bytes / GIB:.1f} GiB needed, {self.gpu_free_bytes / GIB:.1f} GiB free"
+        return [("GPU memory", of_gpu)]
 
-def fit(settings: ServeSettings, base: ResolvedModel, contents: FolderContents, free: int | None = None) -> Fit:
-    """Fill in what ``settings`` leave to be computed. Raises InputError where it cannot fit, with what would."""
+
+def fit(
+    settings: ServeSettings,
+    base: ResolvedModel,
+    contents: FolderContents,
+    free: int | None = None,
+    gpu_free: int | None = None,
+) -> Fit:
+    """Fill in what ``settings`` leave to be computed. Raises InputError where it cannot fit, with what would.
+
+    ``free`` and ``gpu_free``: bytes of this machine's memory and of a GPU's, 0 without one; None: as they are now. On a
+    GPU the base, the slots and the KV cache lie there, and adapters in memory here.
+    """
     decoder = read_json(Path(base.path) / "config.json", _Decoder)
     free = free_bytes() if free is None else free
     base_bytes = sum(file.stat().st_size for file in Path(base.path).glob("*.safetensors"))
@@ -66,6 +89,10 @@ def fit(settings: ServeSettings, base: ResolvedModel, contents: FolderContents, 
     each_bytes = decoder.adapter_bytes(rank)
     tasks = len(contents.tasks)
     slots = settings.max_loras or min(max(tasks, 1) + SPARE_SLOTS, MOST_SLOTS)
+    names = gpus(os.environ) if gpu_free is None else []
+    gpu_free = free_gpu_bytes(names) if names else gpu_free or 0
+    if gpu_free:
+        return _fit_on_a_gpu(settings, contents, decoder, base_bytes, slots, rank, free, gpu_free)
     room = free - base_bytes - PROCESS_BYTES - slots * each_bytes
     kv = settings.kv_cache_bytes or decoder.kv_bytes(settings.max_model_len, int(room * SHARE_FOR_KV))
     room -= kv
@@ -88,6 +115,50 @@ def fit(settings: ServeSettings, base: ResolvedModel, contents: FolderContents, 
         base_bytes=base_bytes,
         free_bytes=free,
         needed_bytes=needed,
+    )
+
+
+def _fit_on_a_gpu(
+    settings: ServeSettings,
+    contents: FolderContents,
+    decoder: "_Decoder",
+    base_bytes: int,
+    slots: int,
+    rank: int,
+    free: int,
+    gpu_free: int,
+) -> Fit:
+    each_bytes, tasks, kv = decoder.adapter_bytes(rank), len(contents.tasks), settings.kv_cache_bytes
+    least_kv = kv or decoder.kv_bytes(settings.max_model_len, 0)
+    gpu_needed = base_bytes + slots * each_bytes + GPU_STEP_BYTES
+    if gpu_needed + least_kv > gpu_free * GPU_SHARE:
+        raise InputError(
+            f"This does not fit on the GPU: {(gpu_needed + least_kv) / GIB:.1f} GiB are needed, "
+            f"{gpu_free * GPU_SHARE / GIB:.1f} GiB are free for it. Of these the base takes {base_bytes / GIB:.1f}, "
+            f"the KV cache {least_kv / GIB:.1f}, {slots} slots {slots * each_bytes / GIB:.1f}. "
+            "Lower --kv-cache-mib, --max-loras or --max-model-len, or end what else uses the GPU."
+        )
+    in_memory = settings.max_cpu_loras or max(
+        slots, min(tasks + SPARE_ADAPTERS, (free - PROCESS_BYTES) // max(each_bytes, 1))
+    )
+    needed = PROCESS_BYTES + in_memory * each_bytes
+    if needed > free:
+        raise InputError(
+            f"This does not fit: {in_memory} adapters in memory take {needed / GIB:.1f} GiB, {free / GIB:.1f} GiB are "
+            "free. Lower --max-cpu-loras."
+        )
+    return Fit(
+        max_loras=slots,
+        max_cpu_loras=in_memory,
+        max_lora_rank=rank,
+        kv_cache_bytes=kv,
+        adapters=len(contents.adapters),
+        adapter_bytes=each_bytes,
+        base_bytes=base_bytes,
+        free_bytes=free,
+        needed_bytes=needed,
+        gpu_free_bytes=gpu_free,
+        gpu_needed_bytes=gpu_needed,
     )
 
 

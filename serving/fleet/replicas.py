@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
+from fourshot.engine.gpus import gpus
 from fourshot.engine.threads import available_cores
 from fourshot.serving.app.keys import Keys, add_key
 from fourshot.serving.fleet.router import Replica, Router
@@ -134,18 +134,6 @@ class Replicas:
 
 def _say_of(say: Say, replica: int, line: str) -> None:
     say(f"replica {replica}: {line}")
-
-
-def gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
-    """GPUs that vLLM may use here, as CUDA_VISIBLE_DEVICES names them; none for the CPU build of vLLM."""
-    try:
-        version("vllm")
-    except PackageNotFoundError:
-        return []
-    named = environment.get("CUDA_VISIBLE_DEVICES")
-    if named is None:
-        return [str(index) for index, _ in enumerate(devices.glob("nvidia[0-9]*"))]
-    return [name.strip() for name in named.split(",") if name.strip()]
 
 
 def environments(number: int, given: Mapping[str, str], gpus: Sequence[str]) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from aiohttp import web
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
 from fourshot.serving.app.keys import Keys
-from fourshot.serving.fleet.replicas import Replicas, environments, gpus
+from fourshot.serving.fleet.replicas import Replicas, environments
 from fourshot.serving.fleet.supervisor import Say, listen
 from fourshot.serving.settings import ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
@@ -106,17 +106,6 @@ def test_replicas_on_one_machine_divide_its_gpus() -> None:
     assert all("CUDA_VISIBLE_DEVICES" not in one for one in environments(2, {}, []))
     with pytest.raises(InputError, match="each needs a GPU, and there are 2 here"):
         environments(3, {}, ["0", "GPU-8a2c"])
-
-
-def test_the_gpus_of_a_machine_are_counted_without_a_model_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
-        (tmp_path / name).touch()
-    monkeypatch.setattr("fourshot.serving.fleet.replicas.version", lambda package: "0.32.0")
-    assert gpus({}, tmp_path) == ["0", "1"]
-    assert gpus({"CUDA_VISIBLE_DEVICES": "3, GPU-8a2c"}, tmp_path) == ["3", "GPU-8a2c"]
-    assert gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == []
 
 
 def test_a_replica_that_dies_takes_no_request_with_it(tmp_path: Path, narrow_model: str) -> None:

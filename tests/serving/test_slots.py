@@ -63,3 +63,19 @@ def test_an_empty_folder_can_be_served(tmp_path: Path) -> None:
     fitted = fit(settings(), resolve_model(None), Registry(tmp_path, resolve_model(None)).read(), FREE)
     assert (fitted.adapters, fitted.max_lora_rank) == (0, 8)
     assert fitted.max_loras >= 1
+
+
+def test_on_a_gpu_base_and_slots_lie_there_and_other_adapters_here(contents: FolderContents) -> None:
+    crowd = FolderContents(adapters=[contents.adapters[0]] * 500, refused=[], pins={})
+    fitted = fit(settings(), resolve_model(None), crowd, FREE, gpu_free=80 * GIB)
+    assert fitted.kv_cache_bytes == 0  # vLLM takes what is left
+    assert fitted.gpu_needed_bytes >= fitted.base_bytes + fitted.max_loras * fitted.adapter_bytes
+    assert fitted.needed_bytes < fit(settings(), resolve_model(None), crowd, FREE, gpu_free=0).needed_bytes
+    assert ("GPU memory", "2.3 GiB needed, 80.0 GiB free") in fitted.lines()
+
+
+def test_what_does_not_fit_on_a_gpu_is_refused_before_vllm_starts(contents: FolderContents) -> None:
+    with pytest.raises(InputError, match=r"on the GPU: 7\.\d GiB are needed, 3\.7 GiB are free.*--kv-cache-mib"):
+        fit(settings(kv_cache_bytes=5 * GIB), resolve_model(None), contents, FREE, gpu_free=4 * GIB)
+    with pytest.raises(InputError, match=r"900 adapters in memory take .* Lower --max-cpu-loras"):
+        fit(settings(max_cpu_loras=900), resolve_model(None), contents, 2 * GIB, gpu_free=80 * GIB)

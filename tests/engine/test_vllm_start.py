@@ -1,0 +1,44 @@
+"""What vLLM is started with, checked against the arguments that its own build knows. No engine is opened."""
+
+import json
+
+import pytest
+from vllm import EngineArgs
+from vllm.config import CompilationConfig
+
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.vllm_start import engine_arguments
+from fourshot.pipeline.loop.local_worker import BATCHES_AHEAD, GPU_BATCH, requests_ahead
+from fourshot.serving.app.server import vllm_arguments
+from fourshot.serving.settings import ServeSettings
+
+QUICK = EngineSettings(model="m", max_loras=2, compile=False)
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_every_argument_is_one_of_vllms(on_cpu: bool) -> None:
+    given = engine_arguments(QUICK, on_cpu)
+    assert set(given) <= set(EngineArgs.__dataclass_fields__)
+
+
+def test_on_a_gpu_sizes_of_a_step_are_vllms_own_for_the_card() -> None:
+    sizes = {"max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill"}
+    assert not sizes & set(engine_arguments(QUICK, on_cpu=False))
+    assert sizes <= set(engine_arguments(QUICK, on_cpu=True))
+    given = EngineSettings(model="m", gpu_max_num_seqs=64)
+    assert engine_arguments(given, on_cpu=False)["max_num_seqs"] == 64
+    assert requests_ahead(QUICK, on_gpu=True) == BATCHES_AHEAD * GPU_BATCH
+    assert requests_ahead(given, on_gpu=True) == BATCHES_AHEAD * 64
+    assert requests_ahead(QUICK, on_gpu=False) == BATCHES_AHEAD * QUICK.max_num_seqs
+
+
+def test_a_short_stage_on_a_gpu_does_not_compile() -> None:
+    quick = CompilationConfig(**engine_arguments(QUICK, on_cpu=False)["compilation_config"])
+    assert (quick.mode, quick.cudagraph_mode.name) == (0, "FULL_DECODE_ONLY")
+    assert "compilation_config" not in engine_arguments(EngineSettings(model="m"), on_cpu=False)
+
+
+def test_a_servers_command_line_holds_structures_as_json() -> None:
+    arguments = vllm_arguments(ServeSettings(adapters="a", max_cpu_loras=3), QUICK, "base", on_cpu=False)
+    config = json.loads(arguments[arguments.index("--compilation-config") + 1])
+    assert config["mode"] == 0
