@@ -1,14 +1,59 @@
 """A task file loads, or says everything that is wrong with it."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fourshot.engine.errors import InputError, TaskFileError
 from fourshot.pipeline.tasks.task_file import check_task, load_task, shipped_tasks
 from tests.pipeline.task_folders import COLD, TASK, WARM, rows_of, write_jsonl, write_task
+
+EXAMPLES = int(os.environ.get("FOURSHOT_EXAMPLES", "50"))  # 10000 before a release
+KEYS = ["name", "instruction", "noun", "labels", "data", "word", "description", "folder", "hub", "text_column"]
+KEYS += ["label_column", "train_split", "label_values", "encoding", "header"]
+NAMES = st.sampled_from(["warm", "cold", "Warm", "text", "label", "train", "t", ".", "..", "/", "nan", ""])
+NAMES |= st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=5)
+VALUES: Any = st.recursive(
+    NAMES | st.booleans() | st.integers(-9, 9) | st.floats() | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | NAMES, inner, max_size=4),
+    max_leaves=8,
+)
+LABELS = st.fixed_dictionaries({"name": NAMES}, optional={"word": NAMES, "description": NAMES, "other": VALUES})
+DATA = st.fixed_dictionaries(
+    {"folder": st.just(".")},
+    optional={"text_column": NAMES, "train_split": NAMES, "label_values": st.dictionaries(NAMES, NAMES, max_size=2)},
+)
+SOUND = {"name": NAMES | st.just("t"), "instruction": NAMES, "noun": NAMES}
+SOUND |= {"labels": st.lists(LABELS, max_size=4), "data": DATA}
+DOCUMENTS = st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6) | st.fixed_dictionaries(SOUND)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(DOCUMENTS | st.fixed_dictionaries(SOUND, optional={key: VALUES for key in KEYS if key not in SOUND}))
+def test_any_task_file_has_its_faults_explained(document: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_task(Path(folder), tomli_w.dumps(document))
+        faults = check_task(path)
+        assert all(fault.where and fault.what for fault in faults)
+        if not any(fault.severity == "error" for fault in faults):
+            assert len(load_task(path).labels) > 1
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.binary() | st.text().map(str.encode))
+def test_any_bytes_in_place_of_a_task_file_are_explained(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "task.toml"
+        path.write_bytes(content)
+        assert any(fault.severity == "error" for fault in check_task(path))
 
 
 def errors(path: Path, **settings: object) -> list[str]:
