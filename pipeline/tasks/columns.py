@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any, NamedTuple
 
 from fourshot.engine.errors import InputError
@@ -13,6 +13,7 @@ from fourshot.pipeline.tasks.table_files import Table
 MOST_CLASSES = 100
 TEXT_NAMES = {"text", "sentence", "message", "body", "content", "question", "review", "comment"}
 TEXT_NAMES |= {"description", "utterance"}
+PART_NAMES = {"subject", "title", "headline", "premise", "hypothesis", "context", "passage", "query", "prompt"}
 LABEL_NAMES = {"label", "class", "category", "intent", "topic", "target", "sentiment", "tag"}
 # Parts of the names of columns that say something about a row, and are no input or class where another column may be.
 ABOUT_A_ROW = {"id", "uuid", "idx", "index", "hash", "name", "author", "user", "username", "customer", "agent"}
@@ -93,17 +94,23 @@ def _text_columns(table: Table, taken: set[str]) -> list[str]:
     named = [
         column
         for column in free
-        if column.strip().lower() in TEXT_NAMES and any(isinstance(value, str) for value in _values(table, column))
+        if (_is_called(column, TEXT_NAMES) and any(isinstance(value, str) for value in _values(table, column)))
+        or (_is_called(column, PART_NAMES) and _is_worded(_values(table, column)))
     ]
     return _plausible(table, free, named, _looks_like_text)
 
 
 def _label_columns(table: Table, taken: set[str], by_name: bool = True) -> list[str]:
     free = [column for column in table.columns if column not in taken]
-    named = [column for column in free if column.strip().lower() in LABEL_NAMES]
+    named = [column for column in free if _is_called(column, LABEL_NAMES)]
     if by_name and named:
         return named
-    return _plausible(table, free, named, _looks_like_label)
+    found = _plausible(table, free, named, _looks_like_label)
+    return [column for column in found if not _is_called(column, TEXT_NAMES | PART_NAMES)] or found
+
+
+def _is_called(column: str, names: Set[str]) -> bool:
+    return column.strip().lower() in names
 
 
 def _plausible(
@@ -123,11 +130,16 @@ def _values(table: Table, column: str) -> list[Any]:
     return [row.get(column) for row in table.rows.values()]
 
 
+def _is_worded(values: Sequence[Any]) -> bool:
+    """Whether most are words of letters, with blanks between them where the script has blanks: no dates, no sums."""
+    texts = [value.strip() for value in values if isinstance(value, str)]
+    worded = sum(bool(re.search(r"[^\W\d_]{2,}\S*\s+\S", text) or UNSPACED.search(text)) for text in texts)
+    return worded > len(values) / 2
+
+
 def _looks_like_text(values: Sequence[Any]) -> bool:
     texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
-    # Words of letters, with blanks between them where the script has blanks: no dates, no sums.
-    worded = sum(bool(re.search(r"[^\W\d_]{2,}\S*\s+\S", text) or UNSPACED.search(text)) for text in texts)
-    if not texts or worded <= len(values) / 2:
+    if not _is_worded(values):
         return False
     # Sentences may be repeated, such as what several questions are about; labels of two or three words are.
     is_long = sum(len(text.split()) for text in texts) >= 5 * len(texts)

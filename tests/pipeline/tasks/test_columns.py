@@ -76,6 +76,8 @@ def test_several_columns_of_texts_are_asked_for_and_can_be_joined(columns: tuple
 def test_a_usual_name_does_not_beat_other_columns_of_texts() -> None:
     with pytest.raises(InputError, match=r"'answer' \(question number 0 .*'question' \(Say that you want"):
         find("intent=team answer=sentence question=repeated")
+    with pytest.raises(InputError, match=r"'Subject' \(Say that you want .*'Message' \(question number 0"):
+        find("Subject=repeated Message=sentence Team=team")
     with pytest.raises(InputError, match=r"'context' \(Say that you want .*'q' \(question number 0"):
         find("intent=team context=repeated q=sentence")
 
