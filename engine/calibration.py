@@ -1,6 +1,7 @@
-"""Calibration of label probabilities: small models prefer some labels whatever the text says. numpy only.
+"""Calibration of label probabilities: small models prefer some labels whatever the text says, and are too sure.
 
-A calibration is one number per label, in nats, that is taken off the label's log-probability.
+Against the first, a calibration has one number per label, in nats, that is taken off the label's log-probability;
+against the second a temperature, by which what is left is divided. numpy only.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 SMALLEST = 1e-12  # a probability below this counts as this: a label that is never said must not become certain
 
+TEMPERATURES = (0.25, 32.0)  # that are tried
+
 CONTENT_FREE = ("N/A", "[MASK]", "")  # Source: Zhao et al. 2021, section 5
 
 
@@ -24,6 +27,11 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     method: Literal["none", "contextual", "batch"] = "none"
     log_prior: tuple[float, ...] = ()  # nats, one per label, in the labels' order; empty for none
+    temperature: float = 1.0  # above 1: less certain; the likeliest label stays the likeliest
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise InputError(f"A temperature must be above 0, got {self.temperature}.")
 
 
 NONE = Calibration()
@@ -59,6 +67,38 @@ def batch(logprobs: "np.ndarray", target_prior: "Sequence[float] | None" = None)
     return _from_prior("batch", normalise(logprobs).mean(axis=0), target_prior)
 
 
+def fit_temperature(logprobs: "np.ndarray", targets: "np.ndarray") -> float:
+    """The temperature under which scores [num_prompts, num_labels] say ``targets`` best: the least cross-entropy.
+
+    ``targets``: how likely each label is, [num_prompts, num_labels], rows sum to one. It is one number for all labels,
+    because a few texts do not tell more. Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section
+    4.2 (temperature scaling).
+    """
+    import numpy as np
+
+    scores, goal = np.log(np.maximum(normalise(logprobs), np.finfo(np.float64).tiny)), np.asarray(targets)
+    tried = np.geomspace(*TEMPERATURES, 400)
+
+    def loss(temperature: float) -> float:
+        return -float((goal * np.log(np.maximum(normalise(scores / temperature), SMALLEST))).sum())
+
+    return round(float(min(tried, key=loss)), 4)
+
+
+def smoothed_targets(labels: "np.ndarray", num_labels: int) -> "np.ndarray":
+    """Float64 [num_texts, num_labels] for label indices [num_texts]; fewer texts leave more to the other labels.
+
+    Without that, a few texts that are all read rightly would ask for certainty. Source: Platt 1999, "Probabilistic
+    Outputs for Support Vector Machines", section 2.2 (targets of (n + 1) / (n + 2)).
+    """
+    import numpy as np
+
+    right = (len(labels) + 1) / (len(labels) + 2)
+    targets = np.full((len(labels), num_labels), (1 - right) / max(1, num_labels - 1))
+    targets[np.arange(len(labels)), labels] = right
+    return targets
+
+
 def apply(calibration: Calibration, logprobs: "np.ndarray") -> "np.ndarray":
     """Calibrated log-probabilities, float64 [num_prompts, num_labels], nats, each row normalised among the labels."""
     import numpy as np
@@ -71,6 +111,7 @@ def apply(calibration: Calibration, logprobs: "np.ndarray") -> "np.ndarray":
                 "Fit it on scores of the same labels."
             )
         scores = scores - np.asarray(calibration.log_prior)
+    scores = (scores - scores.max(axis=1, keepdims=True)) / calibration.temperature
     return np.log(np.maximum(normalise(scores), np.finfo(np.float64).tiny))
 
 

@@ -152,6 +152,29 @@ class TransformersEngine(LoadedModel):
                     scores[chunk] = self._score([ids[index] for index in chunk], tokens, adapter_)
         return scores
 
+    def states(self, prompts: Sequence[str], adapter: Adapter | None = None) -> "np.ndarray":
+        """What the label is read from: the last hidden state of each prompt, float32 [num_prompts, hidden_size]."""
+        import numpy as np
+        import torch
+
+        with self._busy():
+            ids = self._checked(prompts, 0)
+            by_length = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+            states: list[np.ndarray] = [np.zeros(0)] * len(ids)
+            for start in range(0, len(ids), BATCH_ROWS):
+                chunk = by_length[start : start + BATCH_ROWS]
+                rows, mask = self._padded([ids[index] for index in chunk])
+                with torch.inference_mode(), self._adapted(adapter) as model:
+                    output = model.get_decoder()(
+                        input_ids=rows,
+                        attention_mask=mask,
+                        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                        use_cache=False,
+                    )
+                for index, state in zip(chunk, output.last_hidden_state[:, -1].float().cpu().numpy(), strict=True):
+                    states[index] = state
+        return np.stack(states)
+
     def _score(self, rows: list[list[int]], tokens: LabelTokens, adapter: Adapter | None) -> "np.ndarray":
         """Log-probabilities [num_rows, num_labels]."""
         import torch

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -9,8 +10,10 @@ from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import AdapterError
+from fourshot.engine.files import read_json
 from fourshot.engine.probe import Probe, Probed
 from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.selective import CoverageCurve, Scope
 from fourshot.pipeline.synthesis.earlier_names import decode_stored
 from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, PROMPT_VERSION, PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task
@@ -18,7 +21,16 @@ from fourshot.training.lora.settings import LoraSettings
 
 CARD_FILE = "card.json"
 PROBED_FILE = "probed.json"  # beside the card: that the served adapter was found to answer as in training
+EXAMPLES_FILE = "examples.json"  # beside the card: what the adapter was trained on
 LINK = "adapter"  # in a run folder whose adapters lie elsewhere: leads to its own
+
+
+class Learnt(msgspec.Struct, frozen=True, kw_only=True):
+    """A text that an adapter was trained on."""
+
+    text: str
+    label: str  # the likeliest one, where it was learnt with a probability of each
+    kind: Literal["shot", "synthetic", "unlabelled"]  # the last: of the user's own texts
 
 
 class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +47,9 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     verbalizer: Verbalizer = "word"  # what it was trained to say for a label; before there was a choice, its word
     max_text_words: int = MAX_TEXT_WORDS
     calibration: Calibration = NONE
+    calibrated_on: str = ""  # what the temperature was fitted on, for people; "": it was not
+    coverage: CoverageCurve | None = None  # how accurate it is where it answers a share of the texts
+    scope: Scope | None = None  # which texts are none of the task's
     training: LoraSettings
     seed: int = 0  # of the training
     shots: tuple[Example, ...] = ()  # in the order of the prompt; a server can answer in context with them
@@ -60,6 +75,14 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
         """What the adapter is asked about ``text``, as in training; with ``shots``, what the base is asked."""
         return reading_prompt(self.task, text, self.prompt_format, shots)
+
+
+def load_examples(adapter: str | Path, card: AdapterCard) -> list[Learnt]:
+    """What the adapter in this folder was trained on; of one from before this was kept, its shots."""
+    try:
+        return read_json(Path(adapter) / EXAMPLES_FILE, list[Learnt])
+    except (FileNotFoundError, msgspec.DecodeError):
+        return [Learnt(text=shot.text, label=shot.label, kind="shot") for shot in card.shots]
 
 
 def load_card(adapter: str | Path) -> AdapterCard:

@@ -3,7 +3,7 @@
 Importing this module loads no heavy library: the client and the command use it too.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET
@@ -15,18 +15,24 @@ VISIBLE = (
     r"\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8]"
 )
 
+from fourshot.pipeline.selective import Abstained, Refusal
+
 Method = Literal["adapter", "icl"]
 
 
-class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """``POST /v1/classify/{task}``.
 
-    The fields after ``method`` are those that OpenAI's clients and gateways send whatever they ask for. None of them
+    The fields from ``model`` on are those that OpenAI's clients and gateways send whatever they ask for. None of them
     can change an answer here, so they are accepted, with any value, and ignored.
     """
 
     input: str | list[str]  # one text or many
     method: Method | None = None  # None: the adapter, or in context where the task has none yet
+    # What is not answered (`pipeline.selective.Refusal`): such texts keep their probabilities and get no label.
+    abstain_below: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    coverage: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    none_of_these: bool = False
     model: Any = UNSET
     user: Any = UNSET
     stream: Any = UNSET
@@ -38,17 +44,23 @@ class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     safety_identifier: Any = UNSET
     prompt_cache_key: Any = UNSET
 
+    @property
+    def refusal(self) -> Refusal:
+        """Raises InputError where two of its fields exclude each other."""
+        return Refusal(abstain_below=self.abstain_below, coverage=self.coverage, none_of_these=self.none_of_these)
 
-class Classified(msgspec.Struct, frozen=True, kw_only=True):
+
+class Classified(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer for one text."""
 
-    label: str  # its name, as the data says it
-    probability: float  # of that label, among the labels
+    label: str | None  # its name, as the data says it; null where the request asked for none
+    probability: float  # of the likeliest label, among the labels
     probabilities: dict[str, float]  # of every label, in the task's order; sums to one
     prompt_tokens: int
     cached_tokens: int  # of these, answered by the prefix cache
     queue_ms: float  # from the request's arrival until the model began with the text
     model_ms: float  # in the model
+    abstained: Abstained = ""  # why there is no label; left out where there is one
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

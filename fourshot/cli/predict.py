@@ -1,13 +1,23 @@
 """`predict`: texts in, labels out, from an adapter here or from a service that has it."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from fourshot.cli.console import Terminal
-from fourshot.cli.declare import Options, argument, command
+from fourshot.cli.declare import Options, argument, command, flag
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.selective import Refusal
+
+if TYPE_CHECKING:
+    from fourshot.serving.clients.explain import Explanation
+
+NO_LABEL = "none"
+WHY = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
 
 
 @command(
@@ -19,16 +29,23 @@ from fourshot.engine.errors import InputError
     argument("--url", "ADDRESS", "ask a service (`fourshot serve`), as http://127.0.0.1:8000"),
     argument("--key", "KEY", "of the service; better as FOURSHOT_API_KEY in the environment, in no process list"),
     argument("--method", None, "how the service answers (default: its choice)", choices=["adapter", "icl"]),
+    argument("--abstain-below", "P", "no label where the likeliest one is less probable than P, 0 to 1", type=float),
+    argument("--coverage", "C", "label the surest share C of texts, by the curve on the adapter's card", type=float),
+    flag("--none-of-these", "no label for texts unlike those of the task"),
+    flag("--explain", "show the most similar texts of the training, and what other wordings of the prompt answer"),
 )
 def predict(options: Options, terminal: Terminal) -> None:
     """Classify texts with a trained adapter."""
+    refusal = Refusal(**{name: getattr(options, name) for name in Refusal.__struct_fields__})
+    refusing = msgspec.structs.asdict(refusal)
+    explanations: list[Explanation] = []
     if options.url:
         from fourshot.serving.clients.client import Client
 
-        _refuse(options, "an adapter on this machine; a service (--url) has its own", "model", "engine")
+        _refuse(options, "an adapter on this machine; a service (--url) has its own", "model", "engine", "explain")
         with Client(options.url, options.key) as client:
             texts = read_texts(options.texts)
-            predictions = client.predict(options.adapter, texts, options.method)
+            predictions = client.predict(options.adapter, texts, options.method, **refusing)
         source: dict[str, object] = {"url": client.url, "task": options.adapter}
     else:
         from fourshot.serving.adapter_lookup import find_adapter
@@ -37,19 +54,41 @@ def predict(options: Options, terminal: Terminal) -> None:
         _refuse(options, "a service (--url)", "key", "method")
         folder = find_adapter(options.adapter)
         texts = read_texts(options.texts)
-        kind = options.engine or engine_for(len(texts))
+        if options.explain and options.engine == "vllm":
+            raise InputError("--explain reads hidden states, which --engine vllm does not give. Leave --engine out.")
+        kind = "transformers" if options.explain else options.engine or engine_for(len(texts))
         with terminal.hushed(), LocalClassifier(folder, options.model, kind=kind) as classifier:
-            predictions = classifier.predict(texts)
+            predictions = classifier.predict(texts, **refusing)
+            explanations = classifier.explain(texts) if options.explain else []
         source = {"adapter": folder}
-    for text, prediction in zip(texts, predictions, strict=True):
-        terminal.result("prediction", {"text": text, **msgspec.structs.asdict(prediction)})
-        shown = " ".join(text.replace("\t", " ").splitlines())  # one line, three columns
-        terminal.say(f"{prediction.label}\t{prediction.probability:.3f}\t{shown}")
-    terminal.result("result", {**source, "texts": len(texts)})
+    for text, prediction, explained in zip_longest(texts, predictions, explanations):
+        said = {"text": text, **msgspec.to_builtins(prediction)}
+        terminal.result("prediction", said | ({"explanation": explained} if explained else {}))
+        terminal.say(f"{prediction.label or NO_LABEL}\t{prediction.probability:.3f}\t{_shown(text)}")
+        if explained:
+            terminal.say(_told(explained))
+    why = Counter(prediction.abstained for prediction in predictions if prediction.abstained)
+    terminal.result("result", {**source, "texts": len(texts), **({"abstained": why} if why else {})})
+    if why:
+        counted = ", ".join(f"{count} {WHY[reason]}" for reason, count in why.items())
+        print(f"fourshot: {why.total()} of {len(texts)} texts have no label: {counted}", file=sys.stderr)
+
+
+def _shown(text: str) -> str:
+    """On one line, in one column."""
+    return " ".join(text.replace("\t", " ").splitlines())
+
+
+def _told(explained: "Explanation") -> str:
+    """For people, indented below the prediction."""
+    lines = [f"{near.similarity:.2f}\t{near.kind}\t{near.label}\t{_shown(near.text)}" for near in explained.nearest]
+    for wording, reading in explained.wordings.items():
+        lines.append(f"wording {wording}\t{reading.label}\t{reading.probability:.3f}")
+    return "\n".join(f"\t{line}" for line in lines)
 
 
 def _refuse(options: Options, what_for: str, *names: str) -> None:
-    if given := [f"--{name}" for name in names if getattr(options, name) is not None]:
+    if given := [f"--{name}" for name in names if getattr(options, name)]:
         raise InputError(f"{' and '.join(given)} {'are' if len(given) > 1 else 'is'} for {what_for}. Leave it out.")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.selective import CoverageCurve, Scope
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example, Task
 
@@ -25,6 +26,9 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True):
     seed_accuracies: tuple[float, ...] = ()
     interval: tuple[float, float] | None = None  # 95 %
     macro_f1: float | None = None
+    ece: float | None = None  # expected calibration error, mean over seeds
+    ece_before: float | None = None  # the same before calibration, where every seed was calibrated
+    surest_80: float | None = None  # accuracy on the surest 80 % of the texts
     seconds_per_example: float | None = None
     prompt_tokens_per_example: float | None = None
     real_examples: int | None = None  # labelled texts used, all classes together
@@ -42,6 +46,15 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     prompts: dict[str, str] = {}  # purpose -> one rendered prompt
 
 
+class Certainty(msgspec.Struct, frozen=True, kw_only=True):
+    """What the probabilities of a classifier are worth."""
+
+    calibrated_on: str = ""  # "": it is not calibrated
+    temperature: float = 1.0
+    coverage: CoverageCurve | None = None
+    scope: Scope | None = None
+
+
 class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     """Everything `write_report` shows. A part that is left empty is named as missing in the report."""
 
@@ -50,6 +63,7 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     created: str = ""  # date and time, as it is to be printed
     num_test: int = 0  # texts in the test split that was used
     methods: tuple[MethodRow, ...] = ()
+    certainty: Certainty | None = None  # of the headline method, on the first seed
     headline_method: str = ""  # key of the row that the first sentence is about; "": "fourshot", else the last row
     reason_counts: dict[str, dict[str, int]] = {}  # class -> reason -> number; empty: counted from the two below
     kept: tuple[tuple[Candidate, Verdict], ...] = ()
@@ -97,9 +111,18 @@ def method_row(
         seed_accuracies=accuracies,
         interval=wilson_interval(fmean(accuracies) * n, n),
         macro_f1=fmean(score.macro_f1 for score in scores),
+        ece=fmean(score.ece for score in scores),
+        ece_before=_mean([score.ece_before for score in scores]),
+        surest_80=_mean([score.surest_80 for score in scores]),
         seconds_per_example=sum(score.seconds for score in scores) / num_answers,
         prompt_tokens_per_example=sum(score.prompt_tokens for score in scores) / num_answers,
         real_examples=real_examples,
         synthetic_examples=synthetic_examples,
         unlabelled_examples=unlabelled_examples,
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where a value is missing."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None

@@ -33,6 +33,11 @@ def per_cent(share: float | None) -> str:
     return MISSING if share is None else f"{100 * share:.1f}"
 
 
+def error(value: float | None) -> str:
+    """A probability, or a distance between two."""
+    return MISSING if value is None else f"{value:.3f}"
+
+
 def count(number: float | None) -> str:
     return MISSING if number is None else f"{number:,.0f}"
 

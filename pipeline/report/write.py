@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from fourshot.engine.files import replace_file
-from fourshot.pipeline.report import candidates, results, text, varied
+from fourshot.pipeline.report import candidates, certainty, results, text, varied
 from fourshot.pipeline.report.data import ReportData
 from fourshot.pipeline.report.figures import Curve, line_plot
 
@@ -40,6 +40,8 @@ def _context(data: ReportData) -> dict[str, Any]:
         "data": data,
         "headline": results.headline(data),
         "chosen": results.headline_row(data),
+        "certainty": certainty.certainty_part(data.certainty),
+        "error": text.error,
         "accuracy": results.accuracy_figure(data),
         "reasons": candidates.reason_figure(data),
         "own": candidates.own_texts(data),

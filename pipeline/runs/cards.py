@@ -1,19 +1,28 @@
-"""The cards of an experiment's adapters."""
+"""The cards of an experiment's adapters: from what lies in its folder to what lies beside their weights."""
 
+from typing import Literal
+
+from fourshot.engine.calibration import Calibration
 from fourshot.engine.probe import Probed
-from fourshot.pipeline.card import CARD_FILE, PROBED_FILE, AdapterCard
+from fourshot.pipeline.card import CARD_FILE, EXAMPLES_FILE, PROBED_FILE, AdapterCard, Learnt
 from fourshot.pipeline.provenance import value_hash
-from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.report.data import Certainty
+from fourshot.pipeline.runs.calibrating import CALIBRATED_FILE, Calibrated
+from fourshot.pipeline.runs.experiment import Experiment, MethodOutcome
+from fourshot.pipeline.runs.learnt import LearntTexts
+from fourshot.pipeline.runs.review import TextPairs
 from fourshot.pipeline.work_folder import WorkFolder
+from fourshot.training.lora.examples import TrainingResult
 
 
 def write_cards(experiment: Experiment) -> None:
-    """Put beside each finished adapter what it is."""
+    """Put beside each finished adapter what it is, and what it was trained on."""
     for cell in experiment.cells:
         outcome = experiment.outcome(cell)
         if (training := outcome.training) is None:
             continue
         beside, learnt = WorkFolder(training.path), experiment.learnt(cell)
+        sure = certainty_of(outcome, training)
         # Content hashes of what the adapter was made from, and of what it was measured on.
         lineage = {"job": experiment.job(cell).key, "test": experiment.test_hash, "real": value_hash(cell.real)}
         card = AdapterCard(
@@ -26,6 +35,10 @@ def write_cards(experiment: Experiment) -> None:
             chat=cell.form.chat,
             verbalizer=cell.form.verbalizer,
             max_text_words=cell.form.max_text_words,
+            calibration=Calibration(temperature=sure.temperature),
+            calibrated_on=sure.calibrated_on,
+            coverage=sure.coverage,
+            scope=sure.scope,
             training=cell.settings.train,
             seed=cell.seed,
             shots=learnt.shots if cell.method.synthetic else cell.shots,
@@ -42,4 +55,35 @@ def write_cards(experiment: Experiment) -> None:
             scores=outcome.evaluation.scores if outcome.evaluation else None,
             lineage=lineage | (learnt.lineage if cell.method.synthetic else {}),
         )
+        beside.write(EXAMPLES_FILE, _examples(learnt, soft=cell.settings.learns_soft))
         beside.write(CARD_FILE, card)
+
+
+def certainty_of(outcome: MethodOutcome, training: TrainingResult) -> Certainty:
+    """What the probabilities of a finished classifier are worth, as far as its run has found that out."""
+    beside = WorkFolder(training.path)
+    found = beside.read(CALIBRATED_FILE, Calibrated) if beside.has(CALIBRATED_FILE) else Calibrated()
+    return Certainty(
+        calibrated_on=found.basis,
+        temperature=found.temperature,
+        coverage=outcome.evaluation.curve if outcome.evaluation else found.curve,
+        scope=found.scope,
+    )
+
+
+def _examples(learnt: LearntTexts, *, soft: bool) -> list[Learnt]:
+    """What a classifier was trained on, the shots first; ``soft``: with a probability of each label."""
+    real = [
+        *(Learnt(text=shot.text, label=shot.label, kind="shot") for shot in learnt.shots),
+        *(Learnt(text=own.text, label=own.label, kind="unlabelled") for own in learnt.asked),
+    ]
+    kinds: list[tuple[Literal["synthetic", "unlabelled"], TextPairs]] = [
+        ("synthetic", learnt.synthetic),
+        ("unlabelled", learnt.unlabelled),
+    ]
+    return real + [
+        Learnt(text=c.text, label=(v.predicted if soft else c.label) or v.predicted or c.label, kind=kind)
+        for kind, pairs in kinds
+        for c, v in pairs
+        if v.kept
+    ]

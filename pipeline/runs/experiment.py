@@ -15,6 +15,7 @@ from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.provenance import installed_versions, value_hash
+from fourshot.pipeline.runs.calibrating import JUDGES, CalibrationItem, unseen_texts
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells, writer_names
 from fourshot.pipeline.runs.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell
@@ -183,6 +184,43 @@ class Experiment:
         ]
         return tuple(readers)
 
+    def _judges(self, cell: MethodCell) -> MethodCell | None:
+        """Whose annotators are the adapters that calibrate a method's classifier; None where there are none."""
+        settings, method = cell.settings, cell.method
+        if not settings.calibrate or not method.trained or method.real_per_class or settings.train.loss == "text":
+            return None
+        if method.synthetic and settings.learns_soft:
+            return None
+        changes = {"annotator": "adapters", "weights": "held_out", "num_adapters": JUDGES, "in_context": 0, "folds": 0}
+        settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **changes))
+        judges = msgspec.structs.replace(
+            cell, name=f"{cell.name}, judges", settings=settings, shots=self.learnt(cell).shots
+        )
+        return judges if any(shots_left_out(judges)) else None
+
+    def judge_jobs(self, cell: MethodCell) -> list[TrainingJob]:
+        """The trainings of the adapters that calibrate a method's classifier, each without a part of the shots."""
+        judges = self._judges(cell)
+        return self.annotator_jobs(judges) if judges else []
+
+    def calibration_item(self, cell: MethodCell) -> CalibrationItem | None:
+        """How a method's finished classifier is calibrated; None where it is not, or a training is not finished."""
+        trained, judges = self.result(cell), self._judges(cell)
+        soft = cell.method.synthetic and cell.settings.learns_soft
+        if not trained or not cell.settings.calibrate or (judges and len(self.annotator_results(judges)) < JUDGES):
+            return None
+        learnt = self.learnt(cell)
+        read = [*learnt.synthetic, *learnt.unlabelled] if judges or soft else []
+        item = CalibrationItem(
+            adapter=Adapter(name=trained.name, path=trained.path),
+            task=self.task,
+            form=cell.form,
+            shots=judges.shots if judges else (),
+            judges=self.readers(judges) if judges else (),
+            unseen=unseen_texts(read, self.task.label_names, soft=soft),
+        )
+        return item if item.judges or item.unseen else None
+
     def job(self, cell: MethodCell) -> TrainingJob:
         """The training of a method's classifier; for one that stands on synthetic texts, once they are there."""
         assert cell.method.trained and self._has_texts(cell), cell.key
@@ -213,6 +251,7 @@ class Experiment:
             self.test_hash,
             *((cell.form.version, cell.form.chat) if cell.form.chat else ()),
             *((cell.form.verbalizer,) if cell.form.verbalizer == "prefix" else ()),
+            *(("calibrated", item.judges, item.unseen) if (item := self.calibration_item(cell)) else ()),
         )
         return EvaluationCell(
             out=str((self.root / "scores" / f"{cell.name}-{value_hash(decides)}.json").resolve()),

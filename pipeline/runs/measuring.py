@@ -10,6 +10,7 @@ from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.metrics import score_predictions
 from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.selective import CoverageCurve, coverage_curve
 from fourshot.pipeline.synthesis.fitting import shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task
@@ -41,6 +42,12 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     predicted: tuple[int, ...]  # index of the label answered, per test text
     gold: tuple[int, ...]
     confidence: tuple[float, ...]  # probability of the label answered
+
+    @property
+    def curve(self) -> CoverageCurve:
+        """How accurate the surest answers are."""
+        correct = [mine == right for mine, right in zip(self.predicted, self.gold, strict=True)]
+        return coverage_curve(self.confidence, correct, "test split")
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,8 +104,12 @@ def measure(
     task: Task,
     test: Sequence[Example],
     calibration: Literal["none", "contextual", "batch"] = "none",
+    temperature: float | None = None,
 ) -> Evaluation:
-    """Compare answers with the labels. ``batch`` calibration looks at the test texts, never at their labels."""
+    """Compare answers with the labels. ``batch`` calibration looks at the test texts, never at their labels.
+
+    ``temperature``: that the adapter was calibrated to; None: it was not.
+    """
     import numpy as np
 
     fitted = calibrations.NONE
@@ -108,17 +119,24 @@ def measure(
         if answers.content_free is None:
             raise ValueError("contextual calibration needs answers with content_free=True")
         fitted = calibrations.contextual(answers.content_free)
-    probabilities = np.exp(calibrations.apply(fitted, answers.logprobs))
     gold = [task.label_names.index(example.label) for example in test]
-    return Evaluation(
-        scores=score_predictions(
-            probabilities,
-            gold,
-            seconds=answers.seconds,
-            prompt_tokens=answers.prompt_tokens,
-            cached_tokens=answers.cached_tokens,
-        ),
+    ece_before = None
+    if temperature is not None:
+        ece_before = score_predictions(np.exp(calibrations.apply(fitted, answers.logprobs)), gold).ece
+        fitted = msgspec.structs.replace(fitted, temperature=temperature)
+    probabilities = np.exp(calibrations.apply(fitted, answers.logprobs))
+    scores = score_predictions(
+        probabilities,
+        gold,
+        seconds=answers.seconds,
+        prompt_tokens=answers.prompt_tokens,
+        cached_tokens=answers.cached_tokens,
+    )
+    measured = Evaluation(
+        scores=msgspec.structs.replace(scores, ece_before=ece_before),
         predicted=tuple(int(index) for index in probabilities.argmax(axis=1)),
         gold=tuple(gold),
         confidence=tuple(round(float(value), 5) for value in probabilities.max(axis=1)),
     )
+    surest = msgspec.structs.replace(measured.scores, surest_80=measured.curve.accuracy(0.8))
+    return msgspec.structs.replace(measured, scores=surest)

@@ -50,6 +50,7 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True):
         known["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
         known["settings"].pop("test_limit")  # how much is measured changes nothing that was made
         known["settings"].pop("allow_short")
+        known["settings"].pop("calibrate")  # it is done after all that is trained
         return known
 
 

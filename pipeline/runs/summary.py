@@ -8,6 +8,7 @@ import msgspec
 from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
+from fourshot.pipeline.runs.cards import certainty_of
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment, MethodOutcome
 from fourshot.pipeline.runs.learnt import LearntTexts
@@ -51,6 +52,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         num_test=next((outcome.evaluation.scores.n for outcome in outcomes if outcome.evaluation), 0),
         methods=tuple(rows),
+        certainty=certainty_of(experiment.outcome(main), trained) if main and trained else None,
         headline_method=main.name if main and any(row.method == main.name for row in rows) else "",
         reason_counts=_reasons(pairs),
         kept=tuple(pair for pair in pairs if pair[1].kept),

@@ -152,6 +152,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
     max_text_words: int = MAX_TEXT_WORDS  # longer texts are cut, the same in training and serving
     test_limit: int = 0  # test texts to measure on, 0 for all
+    calibrate: bool = True  # find by how much classifiers are too sure; trains up to four small adapters of the shots
     allow_short: bool = False  # go on with what there is where a class stalls below N
     allow_fewer_shots: bool = False  # go on where a class has fewer than k examples
 

@@ -52,7 +52,9 @@ class Version:
         source = stored.card if isinstance(stored, StoredAdapter) else stored
         self.name = lora.lora_name if lora else ""
         self.task, self.shots, self.prompt = source.task, source.shots, source.prompt
-        self.calibration = source.calibration if isinstance(source, AdapterCard) else NONE
+        card = source if isinstance(source, AdapterCard) else None
+        self.calibration = card.calibration if card else NONE
+        self.coverage, self.scope = (card.coverage, card.scope) if card else (None, None)
         self.icl_calibration: Calibration | None = None  # fitted when it is first asked for
         self.pinned = False  # in its slot
         self.left_at = 0.0  # when it ceased to be what answers; monotonic seconds

@@ -15,6 +15,7 @@ import msgspec
 from fourshot.engine.calibration import Calibration, apply
 from fourshot.engine.errors import InputError
 from fourshot.engine.tokens import check_lengths, encode_prompts
+from fourshot.pipeline.selective import Abstained, Rule, label_mass, rule_of
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import (
     DEADLINE,
@@ -132,6 +133,7 @@ class Service:
             raise RefusalError(
                 400, f"no_{method}", f"{version.name or version.task.name} {why}; it answers with {version.methods[0]}."
             )
+        rule = _rule(version, request, method)
         self._check(asker)  # before anything is computed
         async with self._promised(version, len(texts)):
             prompts = encode_prompts(self._tokenizer, [version.prompt(text, shots) for text in texts])
@@ -145,7 +147,7 @@ class Service:
             if method == "icl":
                 calibration = await self.adapters.icl_calibration(version)
             scored = await self._scorer.score_all(prompts, version.labels[method], lora, asker.name)
-        return self._response(version, method, scored, calibration, arrived)
+        return self._response(version, method, scored, calibration, rule, arrived)
 
     def _check(self, asker: Asker, tokens: int = 0) -> None:
         try:
@@ -155,15 +157,22 @@ class Service:
             raise
 
     def _response(
-        self, version: Version, method: Method, scored: list[Scored], calibration: Calibration, arrived: float
+        self,
+        version: Version,
+        method: Method,
+        scored: list[Scored],
+        calibration: Calibration,
+        rule: Rule,
+        arrived: float,
     ) -> ClassifyResponse:
         import numpy as np
 
         task, names = version.task.name, version.task.label_names
-        probabilities = np.exp(apply(calibration, np.array([text.logprobs for text in scored])))
-        results = [_classified(names, row, text) for row, text in zip(probabilities, scored, strict=True)]
+        logprobs = np.array([text.logprobs for text in scored])
+        rows = zip(np.exp(apply(calibration, logprobs)), label_mass(logprobs), scored, strict=True)
+        results = [_classified(names, row, rule.abstains(float(row.max()), mass), text) for row, mass, text in rows]
         for result in results:
-            self.metrics.labels.labels(task, method, result.label).inc()
+            self.metrics.labels.labels(task, method, result.label or result.abstained).inc()
             self.metrics.queue.labels(task, method).observe(result.queue_ms / 1000)
         prompt_tokens = sum(text.prompt_tokens for text in scored)
         cached_tokens = sum(text.cached_tokens for text in scored)
@@ -240,10 +249,21 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return fields
 
 
-def _classified(names: tuple[str, ...], row: "np.ndarray", scored: Scored) -> Classified:
+def _rule(version: Version, request: ClassifyRequest, method: Method) -> Rule:
+    """When a text gets no label. Raises `RefusalError` where the version cannot tell."""
+    own = version.coverage, version.scope
+    try:
+        return rule_of(request.refusal, *(own if method == "adapter" else (None, None)))
+    except InputError as error:
+        where = f"{version.name}: " if method == "adapter" else "In context, "
+        raise RefusalError(400, "cannot_abstain", f"{where}{error}") from None
+
+
+def _classified(names: tuple[str, ...], row: "np.ndarray", abstained: Abstained, scored: Scored) -> Classified:
     best = int(row.argmax())
     return Classified(
-        label=names[best],
+        label=None if abstained else names[best],
+        abstained=abstained,
         probability=float(row[best]),
         probabilities={name: float(value) for name, value in zip(names, row, strict=True)},
         prompt_tokens=scored.prompt_tokens,

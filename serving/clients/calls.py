@@ -17,6 +17,7 @@ import msgspec
 import tenacity
 
 from fourshot.engine.errors import InputError, RequestError, ServiceError
+from fourshot.pipeline.selective import Refusal
 from fourshot.serving.api import DEADLINE, ClassifyRequest, ClassifyResponse, ErrorAnswer, Method, TaskList
 from fourshot.serving.clients.local import Prediction, check_texts
 from fourshot.serving.clients.proxies import proxy_for
@@ -34,6 +35,8 @@ RETRIED_CODES = frozenset({408, BUSY, 502, 503, 504})
 RETRIED_ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0  # before the second attempt; before any, where the service names no time
 LONGEST_RETRY_AFTER_S = 30.0
+
+ALL = Refusal()  # asks for a label of every text
 
 Answer = TypeVar("Answer")
 
@@ -127,22 +130,25 @@ def read(call: Call[Answer], response: httpx.Response, retrying: tenacity.BaseRe
 
 
 def classify_call(
-    task: str, texts: str | Sequence[str], method: Method | None, first: int = 0
+    task: str, texts: str | Sequence[str], method: Method | None, refusal: Refusal = ALL, first: int = 0
 ) -> Call[ClassifyResponse]:
     """The call for one request. Raises InputError for a task without a name, and for text that is no Unicode."""
     if not task:
         raise InputError("there is no task to ask. Give its name.")
-    request = ClassifyRequest(input=texts if isinstance(texts, str) else list(texts), method=method)
+    given = texts if isinstance(texts, str) else list(texts)
+    request = ClassifyRequest(input=given, method=method, **msgspec.structs.asdict(refusal))
     path = f"/v1/classify/{quote(task, safe='')}"
     return Call(answer=ClassifyResponse, method="POST", path=path, body=_encoded(request), first=first)
 
 
-def predict_calls(task: str, texts: Sequence[str], method: Method | None, batch: int) -> list[Call[ClassifyResponse]]:
+def predict_calls(
+    task: str, texts: Sequence[str], method: Method | None, refusal: Refusal, batch: int
+) -> list[Call[ClassifyResponse]]:
     """The calls that classify ``texts`` in order. Raises InputError, before any is sent, for a blank text."""
     check_texts(texts)
     if batch < 1:
         raise InputError(f"batch is {batch}; a request needs at least 1 text.")
-    return [classify_call(task, texts[first:end], method, first) for first, end in _parts(texts, batch)]
+    return [classify_call(task, texts[first:end], method, refusal, first) for first, end in _parts(texts, batch)]
 
 
 def _parts(texts: Sequence[str], batch: int) -> Iterator[tuple[int, int]]:
@@ -168,7 +174,12 @@ def _encoded(value: Any) -> bytes:
 def predictions(answers: Sequence[ClassifyResponse]) -> list[Prediction]:
     """One per text, as `serving.clients.local.LocalClassifier` gives them."""
     return [
-        Prediction(label=result.label, probability=result.probability, probabilities=result.probabilities)
+        Prediction(
+            label=result.label,
+            probability=result.probability,
+            probabilities=result.probabilities,
+            abstained=result.abstained,
+        )
         for answer in answers
         for result in answer.results
     ]

@@ -12,12 +12,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Self, Unpack
 
 import httpx
 import tenacity
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.selective import Refusal, Refusing
 from fourshot.serving.api import ClassifyResponse, Method, TaskList
 from fourshot.serving.clients.calls import (
     BATCH,
@@ -70,21 +71,31 @@ class Client:
         self._called, options = http_options(url, key, timeout_s, httpx.HTTPTransport)
         self._http = httpx.Client(**options)
 
-    def classify(self, task: str, texts: str | Sequence[str], method: Method | None = None) -> ClassifyResponse:
+    def classify(
+        self, task: str, texts: str | Sequence[str], method: Method | None = None, **refusing: Unpack[Refusing]
+    ) -> ClassifyResponse:
         """The service's answer to one request: one result per text, in their order.
 
-        ``method`` None leaves the choice to the service. For more texts than one request may have: `predict`.
+        ``method`` None leaves the choice to the service. ``refusing`` as for `LocalClassifier.predict`. For more texts
+        than one request may have: `predict`.
         """
-        return self._ask(classify_call(task, texts, method))
+        return self._ask(classify_call(task, texts, method, Refusal(**refusing)))
 
     def predict(
-        self, task: str, texts: Sequence[str], method: Method | None = None, *, batch: int = BATCH
+        self,
+        task: str,
+        texts: Sequence[str],
+        method: Method | None = None,
+        *,
+        batch: int = BATCH,
+        **refusing: Unpack[Refusing],
     ) -> list[Prediction]:
         """One prediction per text, in their order, ``batch`` texts to a request, one request after another.
 
         Raises InputError for a blank text, before anything is sent.
         """
-        return predictions([self._ask(call) for call in predict_calls(task, texts, method, batch)])
+        calls = predict_calls(task, texts, method, Refusal(**refusing), batch)
+        return predictions([self._ask(call) for call in calls])
 
     def tasks(self, everything: bool = False) -> TaskList:
         """What is served; with ``everything`` what is refused, too, and why."""
@@ -132,9 +143,11 @@ class AsyncClient:
         self._called, options = http_options(url, key, timeout_s, httpx.AsyncHTTPTransport)
         self._http = httpx.AsyncClient(**options)
 
-    async def classify(self, task: str, texts: str | Sequence[str], method: Method | None = None) -> ClassifyResponse:
+    async def classify(
+        self, task: str, texts: str | Sequence[str], method: Method | None = None, **refusing: Unpack[Refusing]
+    ) -> ClassifyResponse:
         """As `Client.classify`."""
-        return await self._ask(classify_call(task, texts, method))
+        return await self._ask(classify_call(task, texts, method, Refusal(**refusing)))
 
     async def predict(
         self,
@@ -144,6 +157,7 @@ class AsyncClient:
         *,
         batch: int = BATCH,
         concurrency: int = CONCURRENCY,
+        **refusing: Unpack[Refusing],
     ) -> list[Prediction]:
         """As `Client.predict`, with up to ``concurrency`` requests on their way, fewer while the service is busy.
 
@@ -152,7 +166,8 @@ class AsyncClient:
         if concurrency < 1:
             raise InputError(f"concurrency is {concurrency}; at least 1 request must be on its way.")
         pace = Pace(concurrency)
-        asked = [asyncio.ensure_future(self._ask(call, pace)) for call in predict_calls(task, texts, method, batch)]
+        calls = predict_calls(task, texts, method, Refusal(**refusing), batch)
+        asked = [asyncio.ensure_future(self._ask(call, pace)) for call in calls]
         try:
             return predictions(await asyncio.gather(*asked))
         finally:

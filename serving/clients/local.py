@@ -6,7 +6,7 @@ Importing this module loads neither torch nor vllm.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, Unpack, get_args
 
 import msgspec
 
@@ -17,20 +17,27 @@ from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.hub import at_revision
 from fourshot.engine.models import broken_shards, resolve_model
 from fourshot.engine.opening import open_engine
-from fourshot.pipeline.card import load_card
+from fourshot.pipeline.card import load_card, load_examples
+from fourshot.pipeline.selective import Abstained, Refusal, Refusing, Rule, label_mass, rule_of
+from fourshot.pipeline.synthesis.prompts import Wording, reading_prompt
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import VISIBLE
+from fourshot.serving.clients.explain import Examples, Explanation, Reading
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FEW_TEXTS = 128  # up to this many the reference engine is done before vLLM is ready (docs/cli.md has the times)
 EngineKind = Literal["vllm", "transformers"]
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer for one text."""
 
-    label: str  # the name, as the data and the user say it
-    probability: float  # of that label, among the labels
+    label: str | None  # the name, as the data and the user say it; None where the caller asked for none
+    probability: float  # of the likeliest label, among the labels
     probabilities: dict[str, float]  # of every label, in the task's order; sums to one
+    abstained: Abstained = ""  # why there is no label
 
 
 class LocalClassifier:
@@ -61,29 +68,83 @@ class LocalClassifier:
                 f"{base.name} here is revision {base.revision}. Name the base it was trained on (--model), or train "
                 "again on this one."
             )
+        self._examples: Examples | None = None  # opened with the first explanation
         self._adapter = Adapter(name=self.card.name, path=str(folder.resolve()))
         self._engine = open_engine(
             EngineSettings(model=base.path, kind=kind, max_loras=1, max_lora_rank=slot_rank(self.card.training.r))
         )
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """One prediction per text, in their order. Raises InputError for a blank text."""
+    def predict(self, texts: Sequence[str], **refusing: Unpack[Refusing]) -> list[Prediction]:
+        """One prediction per text, in their order.
+
+        Without a label: those less probable than ``abstain_below``, or, by the curve on the card, beyond the
+        ``coverage`` (share) of the surest texts; with ``none_of_these``, texts unlike those of the task. Raises
+        InputError for a blank text, and for what the card cannot tell.
+        """
         check_texts(texts)
+        rule = self.rule(Refusal(**refusing))
         if not texts:
             return []
         import numpy as np
 
-        task = self.card.task
-        prompts = [self.card.prompt(text) for text in texts]
-        scores = self._engine.score(prompts, task.label_words, self._adapter, self.card.verbalizer)
+        names = self.card.task.label_names
+        scores = self._scores([self.card.prompt(text) for text in texts])
+        calibrated = np.exp(apply(self.card.calibration, scores))
         return [
             Prediction(
-                label=task.label_names[int(row.argmax())],
+                label=None if (why := rule.abstains(float(row.max()), mass)) else names[int(row.argmax())],
                 probability=float(row.max()),
-                probabilities={name: float(value) for name, value in zip(task.label_names, row, strict=True)},
+                probabilities={name: float(value) for name, value in zip(names, row, strict=True)},
+                abstained=why,
             )
+            for row, mass in zip(calibrated, label_mass(scores), strict=True)
+        ]
+
+    def explain(self, texts: Sequence[str]) -> list[Explanation]:
+        """What stands behind the answer to each text: the nearest of the texts that the adapter was trained on, and
+        what it answers to the other wordings of the prompt.
+
+        Raises InputError for a blank text, and where the engine is not "transformers", which alone has hidden states.
+        """
+        check_texts(texts)
+        from fourshot.engine.transformers_engine import TransformersEngine
+
+        engine = self._engine
+        if not isinstance(engine, TransformersEngine):
+            raise InputError("an explanation needs the model's hidden states. Open it with the engine transformers.")
+        if not texts:
+            return []
+        if self._examples is None:
+            learnt = load_examples(self._adapter.path, self.card)
+            self._examples = Examples(self.card, learnt, lambda prompts: engine.states(prompts, self._adapter))
+        nearest = self._examples.nearest([self.card.prompt(text) for text in texts])
+        others = [wording for wording in get_args(Wording) if wording != self.card.wording]
+        readings = {wording: self._readings(texts, wording) for wording in (self.card.wording, *others)}
+        return [
+            Explanation(nearest=neighbours, wordings={wording: answers[i] for wording, answers in readings.items()})
+            for i, neighbours in enumerate(nearest)
+        ]
+
+    def _readings(self, texts: Sequence[str], wording: Wording) -> list[Reading]:
+        import numpy as np
+
+        form = msgspec.structs.replace(self.card.prompt_format, wording=wording)
+        scores = self._scores([reading_prompt(self.card.task, text, form) for text in texts])
+        return [
+            Reading(label=self.card.task.label_names[int(row.argmax())], probability=float(row.max()))
             for row in np.exp(apply(self.card.calibration, scores))
         ]
+
+    def rule(self, refusal: Refusal) -> Rule:
+        """When a text gets no label. Raises InputError where the card cannot tell."""
+        try:
+            return rule_of(refusal, self.card.coverage, self.card.scope)
+        except InputError as error:
+            raise InputError(f"The adapter {self.card.name}: {error}") from None
+
+    def _scores(self, prompts: Sequence[str]) -> "np.ndarray":
+        """Raw log-probabilities of the labels, float32 [num_prompts, num_labels]."""
+        return self._engine.score(prompts, self.card.task.label_words, self._adapter, self.card.verbalizer)
 
     def close(self) -> None:
         """Give the memory back. Idempotent."""

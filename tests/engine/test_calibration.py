@@ -68,3 +68,42 @@ def test_another_number_of_labels_is_refused() -> None:
         calibration.apply(calibration.batch(BIASED), np.zeros((1, 3)))
     with pytest.raises(InputError, match="target prior"):
         calibration.batch(BIASED, [1, 1, 1])
+
+
+def _sampled(temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of 20,000 texts that are ``temperature`` times too large, and the labels as targets."""
+    random = np.random.default_rng(0)
+    honest = random.normal(size=(20_000, 4)) * 2
+    odds = calibration.normalise(honest)
+    labels = (odds.cumsum(axis=1) > random.random((len(odds), 1))).argmax(axis=1)
+    return honest * temperature, np.eye(4)[labels]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_a_temperature_takes_off_what_is_too_sure(temperature: float) -> None:
+    scores, targets = _sampled(temperature)
+    assert calibration.fit_temperature(scores, targets) == pytest.approx(temperature, rel=0.05)
+
+
+def test_a_temperature_changes_no_label() -> None:
+    scores = np.random.default_rng(1).normal(size=(1000, 7)).astype(np.float32)
+    for temperature in (0.25, 1.7, 32.0):
+        fitted = calibration.Calibration(temperature=temperature)
+        assert (calibration.apply(fitted, scores).argmax(axis=1) == scores.argmax(axis=1)).all()
+    cooler = np.exp(calibration.apply(calibration.Calibration(temperature=2.0), BIASED))
+    np.testing.assert_allclose(cooler, calibration.normalise(BIASED / 2))
+
+
+def test_few_texts_that_are_all_right_do_not_make_certain() -> None:
+    right = np.log(np.array([[0.999, 0.001]] * 8))
+    fitted = calibration.fit_temperature(right, calibration.smoothed_targets(np.zeros(8, dtype=int), 2))
+    assert calibration.normalise(right / fitted).max() == pytest.approx(9 / 10, abs=0.01)
+    with pytest.raises(InputError, match="above 0"):
+        calibration.Calibration(temperature=0.0)
+
+
+def test_a_calibration_from_before_there_were_temperatures_has_one_of_one() -> None:
+    import msgspec
+
+    stored = b'{"method": "batch", "log_prior": [-0.5, -1.0]}'
+    assert msgspec.json.decode(stored, type=calibration.Calibration).temperature == 1.0

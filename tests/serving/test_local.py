@@ -73,14 +73,22 @@ def test_it_opens_the_state_of_the_base_that_it_was_trained_on(
 
 
 def test_it_answers_as_its_adapter_scores(
-    tmp_path: Path, card: AdapterCard, adapters: tuple[Adapter, Adapter], reference_engine: Engine
+    tmp_path: Path,
+    card: AdapterCard,
+    adapters: tuple[Adapter, Adapter],
+    reference_engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("fourshot.serving.clients.explain.home", lambda: tmp_path / "home")
     prior = Calibration(method="batch", log_prior=(-0.5, -1.0, -2.0, -1.5, -3.0))
-    card = msgspec.structs.replace(card, calibration=prior)
+    labels = ("billing", "shipping", "bug")
+    shots = tuple(Example(text=text, label=label) for text, label in zip(TEXTS, labels, strict=True))
+    card = msgspec.structs.replace(card, calibration=prior, shots=shots)
     folder = put(tmp_path / "adapter", card, adapters[0])
     with LocalClassifier(folder, kind="transformers") as classifier:
         predictions = classifier.predict(TEXTS)
-        assert classifier.predict([]) == []
+        explained = classifier.explain(TEXTS[:1])[0]
+        assert not classifier.predict([]) and not classifier.explain([])
         with pytest.raises(InputError, match="Leave blank texts out"):
             classifier.predict(["fine", " "])
         with pytest.raises(InputError, match="Put it in a list"):
@@ -92,7 +100,14 @@ def test_it_answers_as_its_adapter_scores(
     for prediction, row in zip(predictions, expected, strict=True):
         assert list(prediction.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-3)
         assert prediction.label == card.task.label_names[int(row.argmax())]
-        assert prediction.probability == prediction.probabilities[prediction.label]
+        assert prediction.label and prediction.probability == prediction.probabilities[prediction.label]
+    near = explained.nearest[0]
+    assert (near.text, near.label, near.kind) == (TEXTS[0], "billing", "shot"), (
+        "nothing is more like a text than itself"
+    )
+    assert near.similarity == pytest.approx(1.0, abs=0.02) and len(explained.nearest) == 3
+    assert list(explained.wordings) == ["task", "bare", "answer"]
+    assert explained.wordings["task"].label == predictions[0].label
 
 
 @pytest.mark.parametrize(("wording", "chat"), [("task", None), ("bare", None), ("bare", CHAT)])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from fourshot.bench.core.comparisons import Comparisons, draw_means, in_words, method_rows
 from fourshot.bench.core.parts import MISSING, Table, markdown
@@ -11,6 +11,28 @@ from fourshot.bench.core.targets import Target, at_least, target_lines
 from fourshot.pipeline.provenance import source_commit
 from fourshot.pipeline.report.data import MethodRow
 
+
+class Column(NamedTuple):
+    """A number of each task in one column; it appears where results have it."""
+
+    field: str  # of `MethodRow`
+    heading: str
+    digits: int = 0
+    factor: float = 1.0
+
+    def of(self, row: MethodRow | None) -> float | None:
+        value = getattr(row, self.field, None)
+        return None if value is None else self.factor * value
+
+
+BY_TASK = (
+    Column("ece_before", "calibration error before", 2),
+    Column("ece", "calibration error", 2),
+    Column("surest_80", "accuracy on the surest 80 %", 1, 100),
+    Column("prompt_tokens_per_example", "prompt tokens per text"),
+    Column("real_examples", "real texts"),
+    Column("synthetic_examples", "synthetic texts"),
+)
 WORDING_PAIRS = {"lora": "lora_bare", "fourshot": "fourshot_bare", "lora25": "lora25_bare"}  # instruction, none
 
 
@@ -82,18 +104,17 @@ def results_table(comparisons: Comparisons) -> str:
     sizes = in_words([f"{comparison.num_test:,}" for comparison in comparisons.values()])
     intro = (
         f"Accuracy in per cent: mean ± sample standard deviation over {len(first.seeds)} draws of the shots. "
-        f"{short_name(first.model_name)}; {sizes} test texts. The last three columns have one number per task."
+        f"{short_name(first.model_name)}; {sizes} test texts. Columns after the mean have one number per task."
     )
+    every = [row for comparison in comparisons.values() for row in comparison.rows]
+    columns = [column for column in BY_TASK if any(column.of(row) is not None for row in every)]
     lines = []
     for method, name in names.items():
         rows = [comparison.row(method) for comparison in comparisons.values()]
         mean = f"{100 * fmean(row.accuracy for row in rows if row):.1f}" if all(rows) else MISSING
-        counts = [
-            ", ".join(_whole(getattr(row, field, None)) for row in rows)
-            for field in ("prompt_tokens_per_example", "real_examples", "synthetic_examples")
-        ]
-        lines.append([name, *map(_accuracy, rows), mean, *counts])
-    headings = ["", *TITLES.values(), "mean", "prompt tokens per text", "real texts", "synthetic texts"]
+        numbers = [", ".join(_number(column.of(row), column.digits) for row in rows) for column in columns]
+        lines.append([name, *map(_accuracy, rows), mean, *numbers])
+    headings = ["", *TITLES.values(), "mean", *(column.heading for column in columns)]
     goals = "Targets (`icl` is in context as is, `lora25` LoRA on 25 real):"
     return markdown([intro, Table(headings, lines), goals, "\n".join(target_lines(targets(comparisons), 3))])
 
@@ -144,8 +165,8 @@ def _tokens(rows: list[MethodRow]) -> list[float]:
     return [row.prompt_tokens_per_example or 0.0 for row in rows]
 
 
-def _whole(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.0f}"
+def _number(value: float | None, digits: int) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"
 
 
 def _two(values: Sequence[float], factor: float = 1.0) -> str:

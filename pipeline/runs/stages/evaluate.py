@@ -6,6 +6,7 @@ import msgspec
 
 from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.calibrating import temperature_of
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.measuring import Answers, EvaluationCell, answer, measure
 from fourshot.pipeline.runs.stages.probe import ProbeItem, probe_items
@@ -38,7 +39,8 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
         return all(Path(cell.out).exists() for cell in item.cells)
 
     def adapters(self) -> set[Adapter]:
-        return {cell.adapter for item in self.items for cell in item.cells if cell.adapter}
+        probed = {adapter for item in self.items for probe in item.probes for adapter in probe.adapters}
+        return probed | {cell.adapter for item in self.items for cell in item.cells if cell.adapter}
 
     def do(self, item: TaskEvaluation, engine: Engine, on_event: OnEvent) -> None:
         for probe in item.probes:
@@ -63,7 +65,9 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
                         content_free=content_free,
                     )
                     last = cell.answers_key, answers
-                WorkFolder(out.parent).write(out.name, measure(last[1], item.task, item.test, cell.calibration))
+                found = temperature_of(cell.adapter)
+                measured = measure(last[1], item.task, item.test, cell.calibration, found)
+                WorkFolder(out.parent).write(out.name, measured)
             on_event(Event(stage=self.name, message=cell.title, done=number, total=len(item.cells), unit="methods"))
 
 

@@ -1,4 +1,4 @@
-"""Probes: a trained adapter, served, is asked what its trainer asked, and has to answer the same."""
+"""Probes: a trained adapter, served, is asked what its trainer asked, and has to answer the same; then calibrated."""
 
 import msgspec
 
@@ -6,6 +6,7 @@ from fourshot.engine.core import Adapter, Engine
 from fourshot.engine.probe import Probe, check_probe
 from fourshot.pipeline.card import PROBED_FILE
 from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.runs.calibrating import CalibrationItem
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import EngineStage
 from fourshot.pipeline.work_folder import WorkFolder
@@ -15,7 +16,8 @@ class ProbeItem(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter that is to answer as it did in training."""
 
     adapter: Adapter
-    probe: Probe
+    probe: Probe | None
+    calibration: CalibrationItem | None = None  # is done after
 
     @property
     def key(self) -> str:
@@ -23,12 +25,23 @@ class ProbeItem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_finished(self) -> bool:
-        return WorkFolder(self.adapter.path).has(PROBED_FILE)
+        return self._is_probed and (self.calibration is None or self.calibration.is_finished)
+
+    @property
+    def _is_probed(self) -> bool:
+        return self.probe is None or WorkFolder(self.adapter.path).has(PROBED_FILE)
+
+    @property
+    def adapters(self) -> set[Adapter]:
+        """All that answer."""
+        return {self.adapter} | (self.calibration.adapters if self.calibration else set())
 
     def do(self, engine: Engine) -> None:
         """Ask; `PROBED_FILE` beside the weights says how it went. Raises AdapterError if it answers differently."""
-        if not self.is_finished:
+        if self.probe and not self._is_probed:
             WorkFolder(self.adapter.path).write(PROBED_FILE, check_probe(engine, self.adapter, self.probe))
+        if self.calibration:
+            self.calibration.do(engine)
 
 
 class ProbeStage(EngineStage, frozen=True, kw_only=True, tag="probe"):
@@ -40,19 +53,21 @@ class ProbeStage(EngineStage, frozen=True, kw_only=True, tag="probe"):
         return item.is_finished
 
     def adapters(self) -> set[Adapter]:
-        return {item.adapter for item in self.items}
+        return {adapter for item in self.items for adapter in item.adapters}
 
     def do(self, item: ProbeItem, engine: Engine, on_event: OnEvent) -> None:
         item.do(engine)
 
 
 def probe_items(experiment: Experiment) -> tuple[ProbeItem, ...]:
-    """The finished classifiers, each with what its trainer answered."""
-    trained = [experiment.result(cell) for cell in experiment.cells]
+    """The finished classifiers, each with what its trainer answered, and what calibrates it."""
+    trained = [
+        (result, experiment.calibration_item(cell)) for cell in experiment.cells if (result := experiment.result(cell))
+    ]
     return tuple(
-        ProbeItem(adapter=Adapter(name=result.name, path=result.path), probe=result.probe)
-        for result in trained
-        if result and result.probe
+        ProbeItem(adapter=Adapter(name=result.name, path=result.path), probe=result.probe, calibration=calibration)
+        for result, calibration in trained
+        if result.probe or calibration
     )
 
 

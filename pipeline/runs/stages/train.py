@@ -68,6 +68,7 @@ def on_real_texts(experiment: Experiment) -> TrainStage:
     """
     jobs = [job for writer in experiment.writers for job in experiment.annotator_jobs(writer)]
     jobs += [experiment.job(cell) for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
+    jobs += [job for cell in experiment.cells for job in experiment.judge_jobs(cell)]
     return _stage(experiment, jobs, "annotator" if experiment.flat else "adapter")
 
 

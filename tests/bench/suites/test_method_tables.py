@@ -105,10 +105,27 @@ def test_the_table_has_a_row_per_method_and_a_column_per_task(folder: Path) -> N
     text = results_table(load_comparisons(folder))
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "SST-2 | TREC | AG News | mean" in text
-    assert rows["lora"] == "| lora | 85.0 ± 1.4 | 70.0 ± 2.8 | 80.0 | 78.3 | 40, 40, 40 | 8, 8, 8 | 0, 0, 0 |"
-    assert rows["fourshot"].endswith("| 84.0 | 40, 40, 40 | 8, 8, 8 | 100, 100, 100 |")
+    assert (
+        rows["lora"]
+        == "| lora | 85.0 ± 1.4 | 70.0 ± 2.8 | 80.0 | 78.3 | 0.10, 0.10, 0.10 | 40, 40, 40 | 8, 8, 8 | 0, 0, 0 |"
+    )
+    assert rows["fourshot"].endswith("| 84.0 | 0.10, 0.10, 0.10 | 40, 40, 40 | 8, 8, 8 | 100, 100, 100 |")
     (missed,) = (line for line in text.splitlines() if line.startswith("- fourshot above lora25, mean: "))
     assert "-5 points" in missed and "-4" in missed
+
+
+def test_what_calibration_and_abstaining_gain_has_columns_where_it_was_measured(folder: Path) -> None:
+    assert "surest" not in results_table(load_comparisons(folder))
+    for task in TITLES:
+        result = comparison(task, {method: values[task] for method, values in ACCURACIES.items()})
+        rows = [msgspec.structs.replace(row, surest_80=0.925) for row in result.rows]
+        rows[3] = msgspec.structs.replace(rows[3], ece=0.04, ece_before=0.21)
+        write(folder, msgspec.structs.replace(result, rows=rows))
+    text = results_table(load_comparisons(folder))
+    assert "| mean | calibration error before | calibration error | accuracy on the surest 80 % | prompt tokens" in text
+    (fourshot,) = (line for line in text.splitlines() if line.startswith("| fourshot | "))
+    assert "| 0.21, 0.21, 0.21 | 0.04, 0.04, 0.04 | 92.5, 92.5, 92.5 | 40, 40, 40 |" in fourshot
+    assert "| -, -, - | 0.10, 0.10, 0.10 |" in text
 
 
 def test_the_headline_names_both_baselines_and_their_spread_over_draws(folder: Path) -> None:
@@ -125,7 +142,7 @@ def test_the_headline_names_both_baselines_and_their_spread_over_draws(folder: P
 def test_a_method_measured_on_some_tasks_has_no_mean(folder: Path) -> None:
     methods = {method: values["trec"] for method, values in ACCURACIES.items()}
     write(folder, comparison("trec", methods | {"unfiltered": (0.5, 0.5)}))
-    assert "| unfiltered | - | 50.0 | - | - | -, 40, - |" in results_table(load_comparisons(folder))
+    assert "| unfiltered | - | 50.0 | - | - | -, 0.10, - | -, 40, - |" in results_table(load_comparisons(folder))
 
 
 def test_targets_are_written_for_scripts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.probe import Probed
-from fourshot.pipeline.card import PROBED_FILE
+from fourshot.pipeline.card import PROBED_FILE, load_card
 from fourshot.pipeline.events import Event
+from fourshot.pipeline.runs.calibrating import CALIBRATED_FILE
 from fourshot.pipeline.runs.measuring import Evaluation
 from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.serving.adapter_lookup import find_adapter
 from tests.pipeline.runs import interrupted
 
 TEXTS = ("shots.json", "candidates.jsonl", "verdicts.jsonl", "pool/candidates.jsonl", "pool/verdicts.jsonl")
@@ -22,7 +24,7 @@ TEXTS = ("shots.json", "candidates.jsonl", "verdicts.jsonl", "pool/candidates.js
 # By stage, an event after which something of the stage is done and something is not.
 DEATHS: dict[str, Callable[[Event], bool]] = {
     "generate": lambda event: event.stage == "generate" and ", round 1:" in event.message,
-    "annotators": lambda event: event.stage == "train" and "2 of 5" in event.message,
+    "annotators": lambda event: event.stage == "train" and "2 of 9" in event.message,
     "train": lambda event: event.stage == "train" and "1 of 1" in event.message,
     "evaluate": lambda event: event.stage == "evaluate" and event.done == 1,
 }
@@ -78,7 +80,8 @@ def test_shots_texts_and_verdicts_are_those_of_an_undisturbed_run(undisturbed: P
 
 def test_the_adapters_are_the_same_and_none_is_there_twice(undisturbed: Path, killed: Killed) -> None:
     assert adapters_of(killed[0]) == adapters_of(undisturbed)
-    assert len(adapters_of(undisturbed)) == 6  # three of the shots alone, one per fold, one of shots and kept texts
+    # Three of the shots alone, one per fold, four that each left shots out, one of shots and kept texts.
+    assert len(adapters_of(undisturbed)) == 10
 
 
 def test_every_answer_on_the_test_split_is_the_same(undisturbed: Path, killed: Killed) -> None:
@@ -90,12 +93,21 @@ def test_every_answer_on_the_test_split_is_the_same(undisturbed: Path, killed: K
         assert (ours.predicted, ours.gold, ours.confidence) == (theirs.predicted, theirs.gold, theirs.confidence)
 
 
+def test_the_classifiers_are_calibrated_the_same(undisturbed: Path, killed: Killed) -> None:
+    ours, theirs = (sorted(folder.glob(f"adapters/*/*/{CALIBRATED_FILE}")) for folder in (killed[0], undisturbed))
+    assert [file.read_bytes() for file in ours] == [file.read_bytes() for file in theirs] and len(ours) == 2
+    card = load_card(find_adapter(undisturbed))
+    assert card.calibrated_on == "20 shots that adapters were trained without"
+    assert card.scores and card.scores.ece_before is not None and card.coverage and card.scope
+    assert card.coverage.source == "test split"
+
+
 def test_what_was_finished_at_a_death_was_not_done_again(
     killed: Killed,
 ) -> None:
     folder, finished, _ = killed
     adapters = {stage: sum("adapters" in name for name in files) for stage, files in finished.items()}
-    assert adapters == {"generate": 0, "annotators": 1, "train": 5, "evaluate": 6}
+    assert adapters == {"generate": 0, "annotators": 1, "train": 9, "evaluate": 10}
     assert 1 <= len(finished["evaluate"]) - adapters["evaluate"] < 4  # scores
     at_the_end = finished_files(folder)
     for stage, files in finished.items():

@@ -50,6 +50,16 @@ def test_contextual_calibration_divides_by_what_is_said_of_nothing() -> None:
         measure(answers((0.6, 0.4), (0.8, 0.2), (0.9, 0.1)), TASK, TEST, "contextual")
 
 
+def test_a_temperature_changes_how_sure_answers_are_and_no_answer() -> None:
+    said = answers((0.9, 0.1), (0.2, 0.8), (0.3, 0.7))
+    before, after = measure(said, TASK, TEST), measure(said, TASK, TEST, temperature=2.0)
+    assert after.predicted == before.predicted and after.scores.accuracy == before.scores.accuracy
+    assert after.confidence[0] == pytest.approx(0.75)  # odds of 9 become 3
+    assert (before.scores.ece_before, after.scores.ece_before) == (None, before.scores.ece)
+    assert after.scores.ece != before.scores.ece
+    assert after.scores.surest_80 == before.scores.surest_80
+
+
 def test_an_empty_test_split_is_bad_input(vllm_engine: Engine) -> None:
     with pytest.raises(InputError, match="test split is empty"):
         answer(vllm_engine, TASK, [], form=PLAIN)

@@ -1,0 +1,37 @@
+"""What the report says of probabilities: calibration, accuracy against coverage, texts that are none of the task's."""
+
+from typing import Any
+
+from fourshot.pipeline.report.data import Certainty
+from fourshot.pipeline.report.figures import Curve, line_plot
+from fourshot.pipeline.report.text import count, per_cent
+
+SHOWN = (0.25, 0.5, 0.75, 0.9, 1.0)  # shares of the texts in the table
+
+
+def certainty_part(certainty: Certainty | None) -> dict[str, Any]:
+    """Its sentences, the points of the table, and the figure; all empty where nothing is known."""
+    if certainty is None:
+        return {"lines": [], "rows": [], "plot": ""}
+    lines = [
+        f"Probabilities are calibrated with temperature {certainty.temperature:.2f}, found on "
+        f"{certainty.calibrated_on}. No test label was used."
+        if certainty.calibrated_on
+        else "Probabilities are not calibrated: nothing was held out that could tell how sure to be."
+    ]
+    if scope := certainty.scope:
+        lines.append(
+            f"With --none-of-these, {per_cent(scope.false_rejects)} % of {count(scope.num_texts)} held-out texts of "
+            f"the task get no label, and {per_cent(scope.false_accepts)} % of {count(scope.num_others)} texts of other "
+            "subjects get one all the same."
+        )
+    curve = certainty.coverage
+    if curve is None:
+        return {"lines": lines, "rows": [], "plot": ""}
+    counted = f"Accuracy against coverage is from {count(curve.num_texts)} texts"
+    estimated = ", as other adapters read them: an estimate" if curve.source == "held-out texts" else ""
+    lines.append(f"{counted} ({curve.source}{estimated}).")
+    rows = [min(curve.points, key=lambda point: abs(point.coverage - share)) for share in SHOWN]
+    points = [(100 * point.coverage, 100 * point.accuracy) for point in curve.points]
+    plot = line_plot([Curve(curve.source, points)], x_name="answered, %", y_name="accuracy, %", y_from_zero=False)
+    return {"lines": lines, "rows": list(dict.fromkeys(rows)), "plot": plot}

@@ -1,0 +1,173 @@
+"""Calibration of a finished classifier on what a run has without test labels.
+
+What a classifier says of texts that it was trained on tells nothing. So judges are asked: adapters that were trained
+like it, each without a part of the shots. By how much they are too sure of those is known, because these labels are,
+and what was trained on labels for certain is too sure by as much (docs/training.md has the measurement).
+
+A classifier that learnt probabilities is not. It is compared with those of candidates that it did not learn.
+
+Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature scaling); Hinton et al. 2015,
+"Distilling the Knowledge in a Neural Network", section 2 (soft targets).
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fourshot.engine.calibration import Calibration, apply, fit_temperature, normalise, smoothed_targets
+from fourshot.engine.core import Adapter, Engine
+from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR
+from fourshot.pipeline.selective import CoverageCurve, Scope, coverage_curve, label_mass
+from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.work_folder import WorkFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CALIBRATED_FILE = "calibrated.json"  # beside the weights
+JUDGES = 4  # adapters, each trained without a part of the shots
+MOST_UNSEEN = 120  # candidates that it is asked about
+FEWEST_UNSEEN = 20
+LOST = 0.05  # share of a task's own texts that its out-of-scope rule may take for none
+OTHERS_FILE = "other_subjects.jsonl"
+
+
+class Unseen(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate that the classifier was not trained on."""
+
+    text: str
+    soft: tuple[float, ...] = ()  # what annotators say of each label, [num_labels], where that is what is learnt
+
+
+class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found of one adapter."""
+
+    temperature: float = 1.0
+    num_shots: int = 0  # that the temperature was found on, or
+    num_soft: int = 0  # candidates with probabilities
+    curve: CoverageCurve | None = None  # from the candidates
+    scope: Scope | None = None
+
+    @property
+    def basis(self) -> str:
+        """For people; "" where the temperature was not found."""
+        if self.num_shots:
+            return f"{self.num_shots} shots that adapters were trained without"
+        return f"{self.num_soft} candidates with the annotators' probabilities" if self.num_soft else ""
+
+
+class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter that is to be calibrated."""
+
+    adapter: Adapter
+    task: Task
+    form: PromptFormat
+    shots: tuple[Example, ...]
+    judges: tuple[Reader, ...] = ()  # none where it learnt probabilities
+    unseen: tuple[Unseen, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return self.adapter.name
+
+    @property
+    def adapters(self) -> set[Adapter]:
+        return {self.adapter, *(judge.adapter for judge in self.judges if judge.adapter)}
+
+    @property
+    def is_finished(self) -> bool:
+        return WorkFolder(self.adapter.path).has(CALIBRATED_FILE)
+
+    def do(self, engine: Engine) -> None:
+        """`CALIBRATED_FILE` beside the weights has the result."""
+        if not self.is_finished:
+            WorkFolder(self.adapter.path).write(CALIBRATED_FILE, calibrate(engine, self))
+
+
+def calibrate(engine: Engine, item: CalibrationItem) -> Calibrated:
+    """Ask the judges about what they have not seen, and the classifier about what it has not."""
+    import numpy as np
+
+    found = _by_shots(engine, item) if item.judges else Calibrated()
+    if not item.unseen:
+        return found
+    own = _ask(engine, item, [unseen.text for unseen in item.unseen])
+    if not item.judges:
+        temperature = fit_temperature(own, np.array([unseen.soft for unseen in item.unseen]))
+        found = Calibrated(temperature=temperature, num_soft=len(own))
+    sure = np.exp(apply(Calibration(temperature=found.temperature), own)).max(axis=1)
+    mass, others = label_mass(own), label_mass(_ask(engine, item, other_subjects()))
+    least = float(np.quantile(mass, LOST))
+    scope = Scope(
+        least_mass=least,
+        false_rejects=float((mass < least).mean()),
+        num_texts=len(mass),
+        false_accepts=float((others >= least).mean()),
+        num_others=len(others),
+    )
+    return msgspec.structs.replace(found, curve=coverage_curve(sure, sure, "held-out texts"), scope=scope)
+
+
+def _by_shots(engine: Engine, item: CalibrationItem) -> Calibrated:
+    import numpy as np
+
+    names = item.task.label_names
+    left_out = [[item.shots[index] for index in judge.left_out] for judge in item.judges]
+    held_out = [_read(engine, item, judge, shots) for judge, shots in zip(item.judges, left_out, strict=True) if shots]
+    labels = np.array([names.index(shot.label) for shots in left_out for shot in shots])
+    temperature = fit_temperature(np.concatenate(held_out), smoothed_targets(labels, len(names)))
+    return Calibrated(temperature=temperature, num_shots=len(labels))
+
+
+def temperature_of(adapter: Adapter | None) -> float | None:
+    """That was found for an adapter; None where it is not calibrated."""
+    beside = WorkFolder(adapter.path) if adapter else None
+    return beside.read(CALIBRATED_FILE, Calibrated).temperature if beside and beside.has(CALIBRATED_FILE) else None
+
+
+def unseen_texts(pairs: Sequence[tuple[Candidate, Verdict]], names: Sequence[str], *, soft: bool) -> tuple[Unseen, ...]:
+    """What annotators read and the classifier did not learn, evenly chosen; none where there is too little.
+
+    ``soft``: with their probabilities of the labels ``names``.
+    """
+    read = [
+        (candidate.text, verdict.probabilities)
+        for candidate, verdict in pairs
+        if verdict.reason in READ_BY_ANNOTATOR and not verdict.kept
+    ]
+    if len(read) < FEWEST_UNSEEN:
+        return ()
+    count = min(len(read), MOST_UNSEEN)
+    return tuple(
+        Unseen(text=text, soft=tuple(said[name] for name in names) if soft else ())
+        for text, said in (read[index * len(read) // count] for index in range(count))
+    )
+
+
+@cache
+def other_subjects() -> tuple[str, ...]:
+    """Texts that most tasks have nothing to do with."""
+    lines = resources.files("fourshot.pipeline.runs").joinpath(OTHERS_FILE).read_bytes().splitlines()
+    return tuple(msgspec.json.decode(line, type=dict[str, str])["text"] for line in lines)
+
+
+def _ask(engine: Engine, item: CalibrationItem, texts: Sequence[str]) -> "np.ndarray":
+    """What the classifier answers: raw log-probabilities [num_texts, num_labels]."""
+    prompts = [reading_prompt(item.task, text, item.form) for text in texts]
+    return engine.score(prompts, item.task.label_words, item.adapter, item.form.verbalizer)
+
+
+def _read(engine: Engine, item: CalibrationItem, judge: Reader, shots: Sequence[Example]) -> "np.ndarray":
+    """What a judge answers: log-probabilities among the labels, [num_shots, num_labels]."""
+    import numpy as np
+
+    form = msgspec.structs.replace(item.form, wording=judge.wording, verbalizer=judge.verbalizer, chat=judge.chat)
+    prompts = [reading_prompt(item.task, shot.text, form) for shot in shots]
+    scores = engine.score(prompts, item.task.label_words, judge.adapter, judge.verbalizer)
+    return np.log(np.maximum(normalise(scores), np.finfo(np.float64).tiny))

@@ -1,0 +1,157 @@
+"""Answering only what one is sure enough of: how accurate a classifier is where it answers a share of the texts.
+
+Source: El-Yaniv & Wiener 2010, "On the Foundations of Noise-free Selective Classification" (the curve of risk against
+coverage); Geifman & El-Yaniv 2017, "Selective Classification for Deep Neural Networks" (by the largest probability).
+"""
+
+import math
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+STEPS = 20  # of the curve: 5 %, 10 % ... of the texts
+
+
+class CoveragePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What answering only the surest texts comes to."""
+
+    coverage: float  # share of the texts that are answered
+    threshold: float  # least probability of the label
+    accuracy: float  # on the texts that are answered
+
+
+class CoverageCurve(msgspec.Struct, frozen=True, kw_only=True):
+    """Accuracy against coverage."""
+
+    # test split: counted there. held-out texts: synthetic ones that were not trained on, as other adapters read them.
+    source: Literal["test split", "held-out texts"]
+    num_texts: int
+    points: tuple[CoveragePoint, ...]  # coverage ascending, the last one is 1
+
+    def threshold(self, coverage: float) -> float:
+        """The least probability that leaves about ``coverage`` of the texts, linear between points; 0 for all."""
+        if coverage >= 1:
+            return 0.0
+        return self._at(coverage, [point.threshold for point in self.points])
+
+    def accuracy(self, coverage: float) -> float:
+        """On the surest ``coverage`` of the texts, linear between points."""
+        return self._at(coverage, [point.accuracy for point in self.points])
+
+    def _at(self, coverage: float, values: list[float]) -> float:
+        import numpy as np
+
+        return float(np.interp(coverage, [point.coverage for point in self.points], values))
+
+
+def coverage_curve(
+    confidence: "ArrayLike", correct: "ArrayLike", source: Literal["test split", "held-out texts"]
+) -> CoverageCurve:
+    """``confidence`` [n] is the probability of the label answered, ``correct`` [n] how likely it is right, 0 to 1.
+
+    Of equally sure texts all are answered or none. Raises ValueError where there is no text.
+    """
+    import numpy as np
+
+    sure, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if sure.size == 0 or sure.shape != right.shape:
+        raise ValueError(f"a curve needs two equally long, non-empty lists, got {sure.shape} and {right.shape}")
+    points = {}
+    ordered = np.sort(sure)[::-1]
+    for step in range(1, STEPS + 1):
+        threshold = ordered[max(0, math.ceil(len(sure) * step / STEPS) - 1)]
+        answered = sure >= threshold
+        share = float(answered.mean())
+        points[share] = CoveragePoint(
+            coverage=round(share, 4),
+            threshold=math.floor(1e5 * threshold) / 1e5,
+            accuracy=round(float(right[answered].mean()), 4),
+        )
+    return CoverageCurve(source=source, num_texts=len(sure), points=tuple(points.values()))
+
+
+class Refusing(TypedDict, total=False):
+    """The fields of a `Refusal`, as arguments."""
+
+    abstain_below: float | None
+    coverage: float | None
+    none_of_these: bool
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller asks not to be answered."""
+
+    abstain_below: float | None = None  # least probability of a label that is given
+    coverage: float | None = None  # the share of texts that are to be answered, instead
+    none_of_these: bool = False  # texts unlike those of the task get no label
+
+    def __post_init__(self) -> None:
+        if self.abstain_below is not None and self.coverage is not None:
+            raise InputError("abstain_below and coverage both say what is answered. Give one of them.")
+        if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
+            raise InputError(f"abstain_below is a probability, 0 to 1; got {self.abstain_below}.")
+        if self.coverage is not None and not 0 < self.coverage <= 1:
+            raise InputError(f"coverage is a share of the texts, above 0 and at most 1; got {self.coverage}.")
+
+
+Abstained = Literal["", "unsure", "none_of_these"]
+
+
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
+    """Which texts count as none of the task's: those whose `label_mass` is below a bound.
+
+    The bound leaves out `LOST` of the texts that were drawn for the task; ``false_accepts`` says how many texts of
+    other subjects pass it all the same.
+    """
+
+    least_mass: float  # nats
+    false_rejects: float  # share of the texts of the task that are taken for none
+    num_texts: int  # of the task
+    false_accepts: float  # share of texts of other subjects that are not
+    num_others: int
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """When a text gets no label."""
+
+    threshold: float = 0.0  # least probability
+    least_mass: float | None = None  # nats; None: any text is one of the task's
+
+    def abstains(self, probability: float, mass: float) -> Abstained:
+        """Why a text gets no label whose likeliest one has ``probability`` and whose `label_mass` is ``mass``."""
+        if self.least_mass is not None and mass < self.least_mass:
+            return "none_of_these"
+        return "unsure" if probability < self.threshold else ""
+
+
+def rule_of(refusal: Refusal, curve: CoverageCurve | None, scope: Scope | None) -> Rule:
+    """What ``refusal`` asks of a classifier with this curve and scope.
+
+    Raises InputError where it asks for what the classifier's card does not have.
+    """
+    threshold = refusal.abstain_below or 0.0
+    if refusal.coverage is not None:
+        if curve is None:
+            raise InputError(
+                "its card has no curve of accuracy against coverage, so the threshold for a coverage is not known. "
+                "Give the least probability instead (abstain_below), or train again."
+            )
+        threshold = curve.threshold(refusal.coverage)
+    if refusal.none_of_these and scope is None:
+        raise InputError(
+            "its card has no out-of-scope rule, so none_of_these cannot be told. Leave it out, or train again."
+        )
+    return Rule(threshold=threshold, least_mass=scope.least_mass if scope and refusal.none_of_these else None)
+
+
+def label_mass(logprobs: "np.ndarray") -> "np.ndarray":
+    """The log-probability that any of the labels is said, [num_texts], of raw scores [num_texts, num_labels], nats."""
+    import numpy as np
+
+    return np.logaddexp.reduce(np.asarray(logprobs, dtype=np.float64), axis=1)

@@ -1,0 +1,92 @@
+"""Why a text got its label: the examples that the classifier sees as most like it, and what other wordings answer.
+
+Likeness is that of the adapted model's last hidden states, which labels are read from: their cosine, once the mean over
+the examples is taken off. Source: Mu & Viswanath 2018, "All-but-the-Top: Simple and Effective Postprocessing for Word
+Representations" (what all representations have in common says nothing).
+"""
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fourshot.engine.files import replace_file
+from fourshot.engine.home import home
+from fourshot.pipeline.card import AdapterCard, Learnt
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NEAREST = 5
+States = Callable[[Sequence[str]], "np.ndarray"]  # prompts -> [num_prompts, hidden_size]
+
+
+class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
+    """An example that the classifier learnt from."""
+
+    text: str
+    label: str
+    kind: str  # "shot" or "synthetic"
+    similarity: float  # cosine, -1 to 1
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """What a wording of the prompt is answered."""
+
+    label: str
+    probability: float
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands behind one answer."""
+
+    nearest: tuple[Neighbour, ...]  # the most similar first
+    wordings: dict[str, Reading]  # of the prompt; the adapter was trained on the first of them
+
+
+class Examples:
+    """What a classifier learnt from, as it sees it: computed at the first question, and kept in fourshot's home."""
+
+    def __init__(self, card: AdapterCard, learnt: Sequence[Learnt], states: States) -> None:
+        self._learnt, self._states = learnt, states
+        prompts = [card.prompt(example.text) for example in learnt]
+        known = hashlib.sha256("\0".join(prompts).encode()).hexdigest()[:12]
+        file = home() / "states" / f"{card.name}-{known}.npy"
+        import numpy as np
+
+        try:
+            self._known = np.load(file)
+        except (OSError, ValueError):
+            self._known = states(prompts)
+            content = io.BytesIO()
+            np.save(content, self._known)
+            with contextlib.suppress(OSError):  # it only saves time
+                replace_file(file, content.getvalue())
+        self._mean = self._known.mean(axis=0)
+
+    def nearest(self, prompts: Sequence[str], count: int = NEAREST) -> list[tuple[Neighbour, ...]]:
+        """Of each prompt."""
+        import numpy as np
+
+        similar = _unit(self._states(prompts) - self._mean) @ _unit(self._known - self._mean).T
+        return [
+            tuple(
+                Neighbour(
+                    text=self._learnt[index].text,
+                    label=self._learnt[index].label,
+                    kind=self._learnt[index].kind,
+                    similarity=round(float(row[index]), 3),
+                )
+                for index in np.argsort(-row, kind="stable")[:count]
+            )
+            for row in similar
+        ]
+
+
+def _unit(rows: "np.ndarray") -> "np.ndarray":
+    import numpy as np
+
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

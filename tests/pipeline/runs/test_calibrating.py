@@ -1,0 +1,127 @@
+"""A classifier is calibrated on what its run has without test labels; nothing is trained here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fourshot.engine.core import Adapter
+from fourshot.pipeline.runs.calibrating import (
+    CALIBRATED_FILE,
+    MOST_UNSEEN,
+    CalibrationItem,
+    Unseen,
+    calibrate,
+    other_subjects,
+    temperature_of,
+    unseen_texts,
+)
+from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
+from fourshot.pipeline.tasks.types import Example, Label, Task
+
+TASK = Task(name="mood", instruction="Say which.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+SHOTS = tuple(Example(text=f"{name} {number}", label=name) for number in range(4) for name in TASK.label_names)
+UNSEEN = tuple(Unseen(text=f"{name} and new {number}") for number in range(20) for name in TASK.label_names)
+CERTAIN = np.log([0.999, 0.001])
+
+
+class SureEngine:
+    """Nearly certain of whatever label a text begins with; it says nothing of the labels where it begins with none."""
+
+    def __init__(self, *wrong: str) -> None:
+        """``wrong``: texts of which it is as certain of the other label."""
+        self.wrong = wrong
+        self.asked: list[tuple[str, str]] = []
+
+    def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: Adapter, verbalizer: str) -> np.ndarray:
+        rows = []
+        for prompt in prompts:
+            text = prompt.rpartition("Text: ")[2].partition("\n")[0]
+            self.asked.append((adapter.name, text))
+            row = CERTAIN if text.startswith("good") != (text in self.wrong) else CERTAIN[::-1]
+            rows.append(row if text.split()[0] in TASK.label_names else row - 5)
+        return np.array(rows, dtype=np.float32)
+
+
+def item(path: Path, *unseen: Unseen, judges: bool = True) -> CalibrationItem:
+    readers = tuple(
+        Reader(adapter=Adapter(name=f"judge{fold}", path=""), left_out=(2 * fold, 2 * fold + 1)) for fold in range(4)
+    )
+    own = Adapter(name="own", path=str(path))
+    return CalibrationItem(
+        adapter=own, task=TASK, form=PromptFormat(), shots=SHOTS, judges=readers if judges else (), unseen=unseen
+    )
+
+
+def test_a_classifier_is_as_sure_as_judges_are_right_about_shots_they_have_not_seen(tmp_path: Path) -> None:
+    engine: Any = SureEngine("good 1", "bad 3")
+    found = calibrate(engine, item(tmp_path))
+    # Each judge is asked about its own two, and a quarter is wrong where all were said to be nearly certain.
+    assert engine.asked == [(f"judge{i // 2}", shot.text) for i, shot in enumerate(SHOTS)]
+    sure = 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / found.temperature))
+    assert sure == pytest.approx((6 * 9 / 10 + 2 * 1 / 10) / 8, abs=0.02)
+    assert found.basis == "8 shots that adapters were trained without"
+    assert (found.curve, found.scope) == (None, None)
+    assert calibrate(SureEngine(), item(tmp_path)).temperature < found.temperature  # type: ignore[arg-type]
+
+
+def test_one_that_learnt_probabilities_is_compared_with_them(tmp_path: Path) -> None:
+    soft = [Unseen(text=f"good {number}", soft=(0.8, 0.2)) for number in range(20)]
+    found = calibrate(SureEngine(), item(tmp_path, *soft, judges=False))  # type: ignore[arg-type]
+    assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / found.temperature)) == pytest.approx(0.8, abs=0.01)
+    assert found.basis == "20 candidates with the annotators' probabilities"
+
+
+def test_texts_it_has_not_learnt_give_the_curve_and_those_of_other_subjects_the_rule(tmp_path: Path) -> None:
+    found = calibrate(SureEngine(), item(tmp_path, *UNSEEN))  # type: ignore[arg-type]
+    assert found.curve is not None and (found.curve.source, found.curve.num_texts) == ("held-out texts", 40)
+    assert found.scope is not None and found.scope.false_accepts == 0.0 and found.scope.num_others == 40
+    assert found.scope.false_rejects <= 0.05
+
+
+def test_what_was_found_lies_beside_the_weights_and_is_not_found_again(tmp_path: Path) -> None:
+    engine: Any = SureEngine()
+    one = item(tmp_path)
+    assert temperature_of(one.adapter) is None and temperature_of(None) is None
+    one.do(engine)
+    assert one.is_finished and (tmp_path / CALIBRATED_FILE).exists()
+    assert (temperature_of(one.adapter) or 0) > 1
+    asked = len(engine.asked)
+    one.do(engine)
+    assert len(engine.asked) == asked
+    assert {adapter.name for adapter in one.adapters} == {"own", "judge0", "judge1", "judge2", "judge3"}
+
+
+def pair(number: int, reason: Reason) -> tuple[Candidate, Verdict]:
+    candidate = Candidate(
+        id=f"r00-{number:06d}",
+        text=f"text {number}",
+        label="good",
+        round=0,
+        prompt_hash="p",
+        shots=(),
+        num_tokens=4,
+        cumulative_logprob=-9.0,
+        finish_reason="stop",
+    )
+    said = {"good": 0.75, "bad": 0.25}
+    return candidate, Verdict(candidate_id=candidate.id, kept=reason == "kept", reason=reason, probabilities=said)
+
+
+def test_only_what_was_read_and_not_learnt_is_unseen() -> None:
+    reasons: tuple[Reason, ...] = ("kept", "surplus", "label_disagrees", "malformed")
+    pairs = [pair(number, reasons[number % 4]) for number in range(4 * 200)]
+    chosen = unseen_texts(pairs, TASK.label_names, soft=True)
+    assert len(chosen) == MOST_UNSEEN == len({one.text for one in chosen})
+    assert {int(one.text.split()[1]) % 4 for one in chosen} == {1, 2}
+    assert {one.soft for one in chosen} == {(0.75, 0.25)}
+    assert {one.soft for one in unseen_texts(pairs, TASK.label_names, soft=False)} == {()}
+    assert unseen_texts(pairs[:20], TASK.label_names, soft=False) == ()
+
+
+def test_texts_of_other_subjects_are_many_and_different() -> None:
+    assert len(set(other_subjects())) == 40

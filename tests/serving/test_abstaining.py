@@ -1,0 +1,169 @@
+"""A service and a classifier leave texts without a label where they are asked to, by what the adapter's card says."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from fourshot.engine.calibration import Calibration
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.card import AdapterCard
+from fourshot.pipeline.selective import Refusing, Scope, coverage_curve
+from fourshot.pipeline.tasks.types import Example
+from fourshot.serving.answers import RefusalError
+from fourshot.serving.api import ClassifyRequest, ClassifyResponse
+from fourshot.serving.app.metrics import Metrics
+from fourshot.serving.app.scorer import Scored
+from fourshot.serving.app.service import Service
+from fourshot.serving.clients.calls import classify_call
+from fourshot.serving.clients.local import LocalClassifier
+from fourshot.serving.settings import Limits
+from fourshot.serving.testing.adapters import task_of
+from fourshot.training.lora.settings import LoraSettings
+
+SAID = {"sure": (0.8, 0.1), "unsure": (0.5, 0.4), "strange": (0.0008, 0.0001)}  # probability of each label
+TEXTS = list(SAID)
+CARD = AdapterCard(
+    name="tone-0123",
+    task=task_of("tone"),
+    model_name="base",
+    model_revision="abc",
+    calibration=Calibration(temperature=2.0),
+    coverage=coverage_curve([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0], "test split"),
+    scope=Scope(least_mass=-3.0, false_rejects=0.05, num_texts=100, false_accepts=0.2, num_others=40),
+    training=LoraSettings(),
+    shots=(Example(text="so good", label="good-label"),),
+    real_examples=8,
+    synthetic_examples=20,
+    steps=1,
+    train_tokens=1,
+    train_s=1.0,
+)
+EXPECTED: list[tuple[Refusing, list[str]]] = [
+    ({}, ["", "", ""]),
+    # Odds of 8 and 1.25 are those of their roots at a temperature of 2: 0.74 and 0.53.
+    ({"abstain_below": 0.6}, ["", "unsure", ""]),
+    ({"abstain_below": 0.73}, ["", "unsure", ""]),
+    ({"abstain_below": 0.75}, ["unsure", "unsure", "unsure"]),
+    ({"coverage": 0.75}, ["", "unsure", ""]),  # from 0.7 on
+    ({"coverage": 1.0}, ["", "", ""]),
+    ({"none_of_these": True}, ["", "", "none_of_these"]),
+    ({"none_of_these": True, "abstain_below": 0.6}, ["", "unsure", "none_of_these"]),
+]
+
+
+def logprobs(text: str) -> tuple[float, ...]:
+    return tuple(np.log(SAID[text]))
+
+
+class FakeScorer:
+    async def score_all(self, prompts: list[str], labels: Any, lora: Any) -> list[Scored]:
+        return [
+            Scored(
+                logprobs=logprobs(text), prompt_tokens=9, cached_tokens=0, completion_tokens=1, queue_s=0.0, model_s=0.1
+            )
+            for text in prompts
+        ]
+
+
+def classify(monkeypatch: pytest.MonkeyPatch, card: AdapterCard, **fields: Any) -> ClassifyResponse:
+    """What a service with this card answers."""
+    monkeypatch.setattr("fourshot.serving.app.service.encode_prompts", lambda tokenizer, prompts: prompts)
+    monkeypatch.setattr("fourshot.serving.app.service.check_lengths", lambda *_: None)
+    version = SimpleNamespace(
+        name=card.name,
+        task=card.task,
+        shots=card.shots,
+        prompt=lambda text, shots: text,
+        methods=["adapter", "icl"],
+        labels={"adapter": SimpleNamespace(longest=1), "icl": SimpleNamespace(longest=1)},
+        lora=None,
+        in_use=0,
+        calibration=card.calibration,
+        coverage=card.coverage,
+        scope=card.scope,
+    )
+    parts: dict[str, Any] = {
+        "adapters": SimpleNamespace(current={"tone": version}),
+        "scorer": FakeScorer(),
+        "dispatcher": SimpleNamespace(check=lambda: None),
+        "tokenizer": None,
+    }
+    metrics = Metrics(CollectorRegistry())
+    service = Service(base_name="base", limits=Limits(), metrics=metrics, max_model_len=99, **parts)
+    return asyncio.run(service.classify("tone", msgspec.json.encode({"input": TEXTS, **fields})))
+
+
+class FakeEngine:
+    def __init__(self, settings: EngineSettings) -> None:
+        pass
+
+    def score(self, prompts: list[str], *_: Any) -> np.ndarray:
+        asked = [next(text for text in SAID if f"Text: {text}\n" in prompt) for prompt in prompts]
+        return np.array([logprobs(text) for text in asked], dtype=np.float32)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalClassifier:
+    (tmp_path / "card.json").write_bytes(msgspec.json.encode(CARD))
+    base = SimpleNamespace(path="", name="base", revision="abc")
+    monkeypatch.setattr("fourshot.serving.clients.local.resolve_model", lambda name: base)
+    monkeypatch.setattr("fourshot.serving.clients.local.open_engine", FakeEngine)
+    return LocalClassifier(tmp_path)
+
+
+@pytest.mark.parametrize(("refusing", "expected"), EXPECTED)
+def test_both_ways_of_asking_leave_the_same_texts_without_a_label(
+    monkeypatch: pytest.MonkeyPatch, classifier: LocalClassifier, refusing: Refusing, expected: list[str]
+) -> None:
+    answered, predicted = classify(monkeypatch, CARD, **refusing).results, classifier.predict(TEXTS, **refusing)
+    for answer, prediction, why in zip(answered, predicted, expected, strict=True):
+        assert answer.label == prediction.label == (None if why else "good-label")
+        assert answer.abstained == prediction.abstained == why
+        assert answer.probability == pytest.approx(prediction.probability, abs=1e-6)
+        assert list(answer.probabilities.values()) == pytest.approx(list(prediction.probabilities.values()), abs=1e-6)
+    assert answered[0].probability == pytest.approx(8**0.5 / (1 + 8**0.5)), "the card's temperature is applied"
+
+
+def test_what_a_card_does_not_have_is_refused_and_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, classifier: LocalClassifier
+) -> None:
+    bare = msgspec.structs.replace(CARD, coverage=None, scope=None)
+    for fields in ({"coverage": 0.5}, {"none_of_these": True}, {"coverage": 0.5, "abstain_below": 0.5}):
+        with pytest.raises(RefusalError) as refused:
+            classify(monkeypatch, bare, **fields)
+        assert (refused.value.code, refused.value.kind) == (400, "cannot_abstain")
+    classifier.card = bare
+    with pytest.raises(InputError, match=r"The adapter tone-0123: its card has no curve .*abstain_below"):
+        classifier.predict(TEXTS, coverage=0.5)
+    assert classify(monkeypatch, bare, abstain_below=0.6).results[1].label is None
+
+
+@pytest.mark.parametrize("fields", [{"abstain_below": 2}, {"coverage": 0}, {"coverage": "all"}, {"none_of_these": 1}])
+def test_values_out_of_range_are_bad_requests(monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]) -> None:
+    with pytest.raises(RefusalError) as refused:
+        classify(monkeypatch, CARD, **fields)
+    assert (refused.value.code, refused.value.kind) == (400, "bad_request")
+
+
+def test_who_asks_for_nothing_new_sends_and_gets_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert classify_call("tone", "so good", None).body == b'{"input":"so good"}', "servers of before know no more"
+    answer = msgspec.to_builtins(classify(monkeypatch, CARD))["results"][0]
+    assert list(answer) == [
+        *("label", "probability", "probabilities", "prompt_tokens", "cached_tokens", "queue_ms", "model_ms")
+    ]
+    assert msgspec.json.decode(classify_call("tone", "x", "icl").body, type=ClassifyRequest).method == "icl"
+
+
+def test_an_explanation_needs_hidden_states(classifier: LocalClassifier) -> None:
+    with pytest.raises(InputError, match="the engine transformers"):
+        classifier.explain(["sure"])
