@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET
 
+from fourshot.pipeline.selective import Abstained, Refusal
+
 DEADLINE = "X-Deadline-Ms"  # header of a request: milliseconds from its arrival to its answer, at most
 # No character outside this set shows. Source: Unicode's Default_Ignorable_Code_Point, with controls and blanks.
 VISIBLE = (
@@ -15,7 +17,6 @@ VISIBLE = (
     r"\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8]"
 )
 
-from fourshot.pipeline.selective import Abstained, Refusal
 
 Method = Literal["adapter", "icl"]
 

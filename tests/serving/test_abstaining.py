@@ -63,7 +63,10 @@ def logprobs(text: str) -> tuple[float, ...]:
 
 
 class FakeScorer:
-    async def score_all(self, prompts: list[str], labels: Any, lora: Any) -> list[Scored]:
+    def work_tokens(self, *_: Any) -> int:
+        return 9
+
+    async def score_all(self, prompts: list[str], *_: Any) -> list[Scored]:
         return [
             Scored(
                 logprobs=logprobs(text), prompt_tokens=9, cached_tokens=0, completion_tokens=1, queue_s=0.0, model_s=0.1
@@ -92,7 +95,7 @@ def classify(monkeypatch: pytest.MonkeyPatch, card: AdapterCard, **fields: Any) 
     parts: dict[str, Any] = {
         "adapters": SimpleNamespace(current={"tone": version}),
         "scorer": FakeScorer(),
-        "dispatcher": SimpleNamespace(check=lambda: None),
+        "dispatcher": SimpleNamespace(check=lambda *_: None),
         "tokenizer": None,
     }
     metrics = Metrics(CollectorRegistry())
