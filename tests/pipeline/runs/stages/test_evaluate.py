@@ -1,0 +1,68 @@
+"""A classifier is calibrated before it is measured, on the engine that measures it; the engine is the fake one."""
+
+import json
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.core import Adapter
+from fourshot.engine.files import read_json
+from fourshot.pipeline.events import ignore
+from fourshot.pipeline.runs.calibrating import CALIBRATED_FILE, Calibrated, CalibrationItem, Unseen
+from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell
+from fourshot.pipeline.runs.stages.evaluate import EvaluateStage, TaskEvaluation
+from fourshot.pipeline.runs.stages.probe import ProbeItem, ProbeStage
+from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.tasks.types import Example
+from fourshot.serving.testing.adapters import task_of
+
+TASK = task_of("tone")
+EXAMPLES = tuple(
+    Example(text=f"text {number} is {label.word}", label=label.name) for number in range(20) for label in TASK.labels
+)
+
+
+def adapter(folder: Path, name: str) -> Adapter:
+    path = folder / name
+    path.mkdir()
+    (path / "adapter_config.json").write_text(json.dumps({"r": 8}))
+    return Adapter(name=name, path=str(path))
+
+
+def probe_item(folder: Path) -> ProbeItem:
+    own = adapter(folder, "own")
+    judges = tuple(Reader(adapter=adapter(folder, f"judge{n}"), left_out=(2 * n, 2 * n + 1)) for n in range(4))
+    unseen = tuple(Unseen(text=example.text) for example in EXAMPLES)
+    calibration = CalibrationItem(
+        adapter=own, task=TASK, form=PromptFormat(), shots=EXAMPLES[:8], judges=judges, unseen=unseen
+    )
+    return ProbeItem(adapter=own, probe=None, calibration=calibration)
+
+
+def test_what_was_calibrated_is_measured_calibrated(tmp_path: Path) -> None:
+    probe = probe_item(tmp_path)
+    cells = tuple(
+        EvaluationCell(out=str(tmp_path / "scores" / f"{name}.json"), title=name, adapter=one)
+        for name, one in (("zero_shot", None), ("own", probe.adapter))
+    )
+    item = TaskEvaluation(task=TASK, test=EXAMPLES, cells=cells, probes=(probe,))
+    stage = EvaluateStage(model_path="fake", items=(item,))
+    assert {one.name for one in stage.adapters()} == {"own", "judge0", "judge1", "judge2", "judge3"}
+    told = msgspec.json.decode(msgspec.json.encode(stage), type=EvaluateStage)  # as it goes to a process of its own
+    assert told == stage and not told.is_done
+    told.run(ignore)
+    assert told.is_done
+    found = read_json(tmp_path / "own" / CALIBRATED_FILE, Calibrated)
+    plain, own = (read_json(Path(cell.out), Evaluation) for cell in cells)
+    assert plain.predicted == own.predicted and found.temperature != 1.0
+    assert (plain.scores.ece_before, own.scores.ece_before) == (None, plain.scores.ece)
+    assert own.confidence != plain.confidence
+    assert own.scores.surest_80 is not None
+
+
+def test_where_nothing_is_measured_it_is_calibrated_when_it_is_probed(tmp_path: Path) -> None:
+    stage = ProbeStage(model_path="fake", items=(probe_item(tmp_path),))
+    assert not stage.is_done
+    stage.run(ignore)
+    assert stage.is_done and (tmp_path / "own" / CALIBRATED_FILE).exists()
