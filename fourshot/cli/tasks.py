@@ -22,7 +22,7 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
 
 @command(
     "tasks new",
-    argument("table", "TABLE", "a JSONL, CSV, TSV or Parquet file"),
+    argument("table", "TABLE", "CSV, TSV, JSON Lines, JSON, Parquet, Arrow or a spreadsheet; packed or not"),
     argument("--out", "FOLDER", "default: the task's name, or the table's without its ending"),
     argument("--name", "NAME", "of the task (default: the table's)"),
     argument(

@@ -9,7 +9,8 @@ from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.shots import load_chosen_shots, take_shots
-from fourshot.pipeline.tasks.tables import drop_overlap, find_split_file, load_split
+from fourshot.pipeline.tasks.split_files import find_split_file
+from fourshot.pipeline.tasks.tables import drop_overlap, load_split
 from fourshot.pipeline.tasks.types import Example, Task
 
 CARDS = (CARD_FILE, f"*/{CARD_FILE}", f"*/*/{CARD_FILE}")

@@ -4,9 +4,11 @@ from pathlib import Path
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import Fault, counted, error, errors_in, note, shorten, warning
+from fourshot.pipeline.tasks.hub_tables import read_hub
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
-from fourshot.pipeline.tasks.table_files import Table, read_hub, scan_table
-from fourshot.pipeline.tasks.tables import clean, count_labels, find_split_file, label_rows, missing_split, normalise
+from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
+from fourshot.pipeline.tasks.table_files import Table, scan_table, settings_of
+from fourshot.pipeline.tasks.tables import clean, count_labels, label_rows, normalise
 from fourshot.pipeline.tasks.types import Example, Task
 
 
@@ -47,7 +49,7 @@ def _scan(task: Task, stem: str) -> tuple[Table | None, list[Fault]]:
     if task.data.hub:
         return read_hub(task.data.hub, task.data.hub_config, stem), []
     path = find_split_file(Path(task.data.folder), stem)
-    return scan_table(path) if path else (None, [])
+    return scan_table(path, settings_of(task.data)) if path else (None, [])
 
 
 def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[Fault]:

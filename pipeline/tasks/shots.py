@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.tables import Split, find_split_file, load_split
+from fourshot.pipeline.tasks.split_files import find_split_file
+from fourshot.pipeline.tasks.tables import Split, load_split
 from fourshot.pipeline.tasks.types import Example, Task
 
 SHOTS_STEM = "shots"

@@ -1,49 +1,44 @@
-"""Tables on disk and on the hub, read as they are: columns, rows, and the line each row came from.
+"""Tables on disk, read as they are: columns, rows, and the line each row came from.
 
-A broken file gives all its faults at once, each with ``file:line``. What the values mean, `pipeline.tasks.tables` says.
+One reader for all that is given as a table. Each row of a file comes back, or is counted as left out, or is an error
+with its line; what cannot be told for sure is asked for. What the values mean, `pipeline.tasks.tables` says.
 """
 
-import csv
-import io
-import json
-import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.faults import Fault, LeftOut, error, raise_errors, read_text
+from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, error, raise_errors, shorten, warning
+from fourshot.pipeline.tasks.split_files import lone_shard, shards_of
+from fourshot.pipeline.tasks.table_binary import read_columnar, read_spreadsheet
+from fourshot.pipeline.tasks.table_bytes import DAMAGED, find_source
+from fourshot.pipeline.tasks.table_csv import read_csv
+from fourshot.pipeline.tasks.table_json import read_json
+from fourshot.pipeline.tasks.table_types import AS_FOUND, Item, Reading, ReadSettings, Table, TableError, Unread
+from fourshot.pipeline.tasks.types import DataSource
 
-EXTENSIONS = (".jsonl", ".csv", ".tsv", ".parquet")
-DELIMITERS = ",;\t|"
+__all__ = ["ReadSettings", "Table", "read_table", "scan_table", "settings_of", "stream_table"]
 
-
-class ReadSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a file does not say of itself for sure."""
-
-    encoding: str = ""  # "" means: by the byte-order mark, else UTF-8
-    header: bool | None = (
-        None  # False: no line of column names, they are "1", "2", ...; None: a doubtful one is asked for
-    )
-    skip_broken: bool = False  # rows that cannot be read are left out and counted; else they are errors
-
-
-AS_FOUND = ReadSettings()
-
-
-class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows as they were read, in file order. Every row of the file is in ``rows`` or counted in ``left_out``."""
-
-    path: str
-    columns: tuple[str, ...]
-    rows: dict[int, dict[str, Any]]  # by 1-based line, or by row number where there are no lines (Parquet, hub)
-    class_names: dict[str, tuple[str, ...]] = {}  # per column, what its integers stand for, where the data says so
-    unit: Literal["line", "row"] = "line"  # what the keys of ``rows`` count
-    left_out: tuple[LeftOut, ...] = ()
-    notices: tuple[Fault, ...] = ()  # warnings and notes: how the file was understood where that was not plain
+_READERS = {
+    "json": read_json,
+    "csv": read_csv,
+    "parquet": read_columnar,
+    "arrow": read_columnar,
+    "spreadsheet": read_spreadsheet,
+}
+_ERRORS_SHOWN = 10  # of each reason; a file of another kind has as many as it has lines
+_LINES_KEPT = 5
+_WHY = {
+    "broken_json": "that are not valid JSON",
+    "no_object": "that are no JSON objects",
+    "key_twice": "with a key that stands there twice",
+    "half_pair": "with half of a surrogate pair",
+    "field_count": "with more or fewer fields than the header",
+    "repeated_header": "that repeat the names of the columns",
+}
 
 
 def read_table(path: Path, settings: ReadSettings = AS_FOUND) -> Table:
@@ -58,162 +53,109 @@ def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, li
 
     A table with an error among its faults must not be used.
     """
-    empty = Table(path=str(path), columns=(), rows={})
-    if not path.is_file():
-        return empty, [error(path, "no such file.", "Check the path.")]
-    if path.suffix not in EXTENSIONS:
-        kinds = ", ".join(EXTENSIONS)
-        return empty, [error(path, f"cannot read a {path.suffix or 'nameless'} file; allowed are {kinds}.")]
-    if path.suffix == ".parquet":
-        table, faults = _scan_parquet(path)
-    else:
-        text, faults = read_text(path)
-        if faults:
-            return empty, faults
-        table, faults = _scan_jsonl(path, text) if path.suffix == ".jsonl" else _scan_csv(path, text)
-    if not table.rows and not faults:
-        faults.append(error(path, "the file has no rows.", "Put at least one example in it."))
-    return table, faults
-
-
-def read_hub(name: str, config: str, split: str) -> Table:
-    """Read one split of a hub data set through `datasets`. Raises `InputError` with the way round the hub."""
-    import datasets
-
-    try:
-        try:
-            loaded = datasets.load_dataset(name, config or None, split=split)
-        except RuntimeError as failure:
-            if "scripts are no longer supported" not in str(failure):
-                raise
-            # The hub keeps a converted copy of data sets that still carry a loading script, under this revision.
-            loaded = datasets.load_dataset(name, config or None, split=split, revision="refs/convert/parquet")
-    except Exception as failure:  # the hub client raises dozens of kinds; all mean that the data is not to be had
-        first_line = (str(failure).splitlines() or [type(failure).__name__])[0]
-        raise InputError(
-            f"cannot load split {split!r} of data set {name!r} from the hub: {first_line}\n{_remedy(failure, name)}"
-            "To work without the hub, give a folder with train and test files: --data FOLDER."
-        ) from failure
-    return Table(
-        path=f"{name}[{split}]",
-        columns=tuple(loaded.column_names),
-        rows={number: dict(row) for number, row in enumerate(loaded, start=1)},
-        class_names={
-            column: tuple(feature.names)
-            for column, feature in loaded.features.items()
-            if isinstance(feature, datasets.ClassLabel)
-        },
-    )
-
-
-def _remedy(failure: Exception, name: str) -> str:
-    """What to do where a data set cannot be had, as a line; "" where the library's own words say it."""
-    from datasets.exceptions import DatasetNotFoundError
-
-    if isinstance(failure, DatasetNotFoundError) and "gated" in str(failure):
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        return f"Accept its terms on {endpoint}/datasets/{name}, and set HF_TOKEN or log in with hf auth login.\n"
-    if isinstance(failure, DatasetNotFoundError):
-        return "Check the spelling of $.data.hub (owner/name); for a private one, set HF_TOKEN or log in.\n"
-    if "OfflineModeIsEnabled" in str(failure):
-        return "HF_HUB_OFFLINE is set, and no copy is on this machine. Unset it to fetch one.\n"
-    return ""
-
-
-def _scan_jsonl(path: Path, text: str) -> tuple[Table, list[Fault]]:
+    reading = Reading(path=path, settings=settings)
     rows: dict[int, dict[str, Any]] = {}
+    unread: dict[str, list[tuple[int, Unread]]] = defaultdict(list)
     faults: list[Fault] = []
-    # Not `splitlines`: that also splits at characters which may stand unescaped inside a JSON string (U+2028, U+0085).
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                rows[number] = _read_object(line)
-            except _LineError as failure:
-                faults.append(error(f"{path}:{number}", *failure.args))
-    columns = dict.fromkeys(key for row in rows.values() for key in row)
-    return Table(path=str(path), columns=tuple(columns), rows=rows), faults
-
-
-class _LineError(ValueError):
-    """What is wrong with a line, and what to do."""
-
-
-def _read_object(line: str) -> dict[str, Any]:
-    """The JSON object in a line. Raises _LineError."""
     try:
-        row = json.loads(line, object_pairs_hook=_refuse_twice)
-    except json.JSONDecodeError as failure:
-        what = f"not valid JSON: {failure.msg} (column {failure.colno})."
-        raise _LineError(what, "Write one JSON object per line.") from failure
-    if not isinstance(row, dict):
-        what = f"got a JSON {type(row).__name__}, each line must be an object."
-        raise _LineError(what, 'Write it as {"text": "...", "label": "..."}.')
-    try:
-        if "\\u" in line:
-            json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as failure:
-        raise _LineError("half of a surrogate pair (\\ud800 to \\udfff).", "Write the whole one.") from failure
-    return row
-
-
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise _LineError(f"the key {key!r} stands there twice.", "Remove one.")
-    return row
-
-
-def _scan_csv(path: Path, text: str) -> tuple[Table, list[Fault]]:
-    header_line = text.split("\n", 1)[0]
-    counts = {mark: len(next(csv.reader([header_line], delimiter=mark), [])) for mark in DELIMITERS}
-    delimiter = "\t" if path.suffix == ".tsv" else max(counts, key=lambda mark: counts[mark])
-    faults: list[Fault] = []
-    rows: dict[int, dict[str, Any]] = {}
-    columns: tuple[str, ...] = ()
-    try:
-        for number, fields in _records(text, delimiter):
-            if not columns:
-                columns = tuple(field.strip() for field in fields)
-                for name, times in Counter(columns).items():
-                    if times > 1:
-                        what = f"the column {name!r} stands there {times} times."
-                        faults.append(error(f"{path}:{number}", what, "Rename or remove one."))
-            elif len(fields) != len(columns):
-                what = f"{len(fields)} fields where the header has {len(columns)} (separator {delimiter!r})."
-                faults.append(error(f"{path}:{number}", what, 'Put texts that hold the separator in "double quotes".'))
+        for number, row in stream_table(reading):
+            if isinstance(row, Unread):
+                unread[row.reason].append((number, row))
             else:
-                rows[number] = dict(zip(columns, fields, strict=True))
-    except csv.Error as failure:
-        faults.append(error(path, f"not a readable table: {failure}."))
-    return Table(path=str(path), columns=columns, rows=rows), faults
+                rows[number] = row
+    except TableError as failure:
+        where = path if failure.line is None else f"{path}:{failure.line}"
+        faults.append(error(where, failure.what, failure.remedy))
+    faults += [fault for fault in reading.faults if fault.severity == "error"]
+    left_out = []
+    for reason, some in unread.items():
+        if some[0][1].is_error and not settings.skip_broken:
+            faults += _errors(reading, some)
+        else:
+            lines = tuple(number for number, _ in some[:_LINES_KEPT])
+            left_out.append(LeftOut(reason=reason, what=_WHY[reason], count=len(some), lines=lines))
+    if not rows and not faults:
+        faults.append(error(path, "the file has no rows.", "Put at least one example in it."))
+    faults += _chats(path, reading, rows)
+    notices = tuple(fault for fault in reading.faults if fault.severity != "error")
+    table = Table(
+        path=str(path),
+        columns=tuple(reading.columns),
+        rows=rows,
+        class_names=reading.class_names,
+        unit=reading.unit,
+        left_out=tuple(left_out),
+        notices=notices,
+    )
+    return table, faults + list(notices) + [_warning(table, one) for one in left_out]
 
 
-def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line on which the record starts, its fields); blank lines are skipped."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    start = 1
-    for fields in reader:
-        if fields:
-            yield start, fields
-        start = reader.line_num + 1
+def stream_table(reading: Reading) -> Iterator[Item]:
+    """Yield (line, row) for every row, `Unread` in the place of one that cannot be used; memory stays flat.
+
+    What is known of the file as a whole, its errors too, is in ``reading`` once all has been read. Raises `TableError`.
+    JSON that is not in lines is held in memory, and so are spreadsheets.
+    """
+    shards = [] if reading.path.is_file() else shards_of(reading.path)
+    if not shards:
+        if (lone := lone_shard(reading.path)) and reading.path.is_file():
+            what = f"one of {lone[1]} shards; the others are not read."
+            reading.faults.append(warning(reading.path, what, f"To read all, name {lone[0].name!r} in its place."))
+        yield from _stream_file(reading, reading.path)
+        return
+    rows = 0
+    for shard in shards:
+        for _, row in _stream_file(reading, shard):
+            rows += 1
+            yield rows, row
+    reading.unit = "row"
 
 
-def _scan_parquet(path: Path) -> tuple[Table, list[Fault]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    empty = Table(path=str(path), columns=(), rows={})
+def _stream_file(reading: Reading, path: Path) -> Iterator[Item]:
+    source = find_source(path)
     try:
-        # `ParquetFile`, because `read_table` would take a folder name such as label=x for a column of its own.
-        loaded = pyarrow.parquet.ParquetFile(path).read()
-    except (pyarrow.ArrowException, OSError) as failure:
-        return empty, [error(path, f"not a readable Parquet file: {failure}.")]
-    columns = tuple(loaded.column_names)
-    if twice := [name for name, times in Counter(columns).items() if times > 1]:
-        what = "the column {!r} stands there twice."
-        return empty, [error(path, what.format(name), "Rename or remove one.") for name in twice]
-    features = json.loads((loaded.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    class_names = {column: tuple(feature["names"]) for column, feature in features.items() if "names" in feature}
-    rows = dict(enumerate(loaded.to_pylist(), start=1))
-    return Table(path=str(path), columns=columns, rows=rows, class_names=class_names), []
+        yield from _READERS[source.kind](reading, source)
+    except DAMAGED as failure:
+        what = "cannot be unpacked" if source.packing else "cannot be read"
+        raise TableError(f"{what}: {failure}.", "Is the download complete?") from failure
+
+
+def settings_of(source: DataSource) -> ReadSettings:
+    """How the files of a task are to be read."""
+    return ReadSettings(encoding=source.encoding, header=source.header)
+
+
+def _errors(reading: Reading, unread: list[tuple[int, Unread]]) -> list[Fault]:
+    faults = [error(f"{reading.path}:{number}", one.what, one.remedy) for number, one in unread[:_ERRORS_SHOWN]]
+    if rest := len(unread) - len(faults):
+        faults.append(error(reading.path, f"{counted(rest, 'more row')} {_WHY[unread[0][1].reason]}."))
+    remedy = f"{faults[-1].remedy} Or leave such rows out: fourshot tasks new --skip-broken.".strip()
+    return [*faults[:-1], msgspec.structs.replace(faults[-1], remedy=remedy)]
+
+
+def _warning(table: Table, one: LeftOut) -> Fault:
+    what = f"{counted(one.count, 'row')} {one.what} left out ({table.unit} {shorten(one.lines)})."
+    return warning(table.path, what)
+
+
+def _chats(path: Path, reading: Reading, rows: dict[int, dict[str, Any]]) -> list[Fault]:
+    """The error of a file for chat fine-tuning, with a row as it should be."""
+    row = next(iter(rows.values()), {})
+    chats = [name for name, value in row.items() if _is_chat(value)]
+    if not chats or len(row.keys() - chats) > 1:
+        return []
+    texts = [turn.get("content", turn.get("value")) for turn in row[chats[0]]]
+    return [
+        error(
+            path,
+            f"its rows are chats ({chats[0]!r}), made for another trainer; a row here is a text and a label.",
+            f'Write each as {{"text": ..., "label": ...}}. The first has the turns {shorten(map(repr, texts), 3)}.',
+        )
+    ]
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(t, dict) and _TURN & t.keys() for t in value)
+
+
+_TURN = {"role", "from"}

@@ -21,12 +21,12 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import Fault, counted, error, nearest, raise_errors, shorten
 from fourshot.pipeline.tasks.label_cells import LabelCell, read_label, read_text_cell, visible
-from fourshot.pipeline.tasks.table_files import EXTENSIONS, Table, read_hub, read_table
+from fourshot.pipeline.tasks.hub_tables import read_hub
+from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
+from fourshot.pipeline.tasks.table_files import Table, read_table, settings_of
 from fourshot.pipeline.tasks.types import DataSource, Example, Task
 
 ONE_LABEL = "A task has one class per text: keep one label, or leave the row out."
-SPLIT_ALIASES = {"dev": ("dev", "validation", "valid", "val")}
-
 Lined = tuple[int, Example]  # an example and its line in the file
 
 
@@ -70,31 +70,7 @@ def load_table(source: DataSource, split: str) -> Table:
     path = find_split_file(Path(source.folder), stem) if source.folder else None
     if path is None:
         raise InputError(missing_split(source, stem))
-    return read_table(path)
-
-
-def find_split_file(folder: Path, stem: str) -> Path | None:
-    """The file of a split in a folder, or None. Raises `InputError` for two files: which one counts is unclear."""
-    stems = SPLIT_ALIASES.get(stem, (stem,))
-    files = [path for s in stems for suffix in EXTENSIONS if (path := folder / f"{s}{suffix}").is_file()]
-    if len(files) > 1:
-        names = " and ".join(path.name for path in files)
-        raise InputError(f"{folder} has {names} for the same split. Keep one of them.")
-    return files[0] if files else None
-
-
-def missing_split(source: DataSource, stem: str) -> str:
-    """The message for a folder without a file for a split."""
-    folder = Path(source.folder)
-    if not source.folder:
-        return (
-            "the task says neither a hub data set nor a folder. Set $.data.hub or $.data.folder, or give --data FOLDER."
-        )
-    if not folder.is_dir():
-        return f"no such data folder: {folder}. Set $.data.folder, or give a folder that is there with --data."
-    there = shorten(sorted(path.name for path in folder.iterdir()), 8) or "nothing"
-    kinds = ", ".join(f"{stem}{suffix}" for suffix in EXTENSIONS)
-    return f"no file for the split {stem!r} in {folder}: allowed are {kinds}; there is {there}."
+    return read_table(path, settings_of(source))
 
 
 def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:

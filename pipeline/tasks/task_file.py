@@ -9,8 +9,9 @@ import msgspec
 from fourshot.engine.errors import InputError, TaskFileError
 from fourshot.pipeline.tasks.data_check import data_faults
 from fourshot.pipeline.tasks.faults import Fault, errors_in
-from fourshot.pipeline.tasks.table_files import EXTENSIONS, scan_table
-from fourshot.pipeline.tasks.tables import find_split_file, missing_split
+from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
+from fourshot.pipeline.tasks.table_bytes import table_ending
+from fourshot.pipeline.tasks.table_files import scan_table
 from fourshot.pipeline.tasks.task_check import read_document, shape_faults, word_faults
 from fourshot.pipeline.tasks.types import DataSource, Task
 
@@ -82,7 +83,7 @@ def find_task_file(name_or_path: str | Path) -> Path:
         return shipped[text]
     path = Path(text)
     if path.is_file():
-        if path.suffix.lower() in EXTENSIONS:
+        if table_ending(path):
             raise InputError(
                 f"{text} is a table of texts, not a task file. To make a task of it: fourshot tasks new {text}"
             )

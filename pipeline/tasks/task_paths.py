@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
-from fourshot.pipeline.tasks.tables import find_split_file
+from fourshot.pipeline.tasks.split_files import find_split_file
 from fourshot.pipeline.tasks.task_file import find_task_file, load_task, shipped_tasks
 from fourshot.pipeline.tasks.types import Task
 

@@ -24,7 +24,9 @@ class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     hub: str = ""  # e.g. "stanfordnlp/sst2"
     hub_config: str = ""
-    folder: str = ""  # relative to the task file; train.{jsonl,csv,parquet} and test.{jsonl,csv,parquet}
+    folder: str = ""  # relative to the task file; one table per split, such as train.jsonl and test.csv
+    encoding: str = ""  # of the folder's files; "" means: by the byte-order mark, else UTF-8
+    header: bool = True  # whether the first line of CSV files and spreadsheets names the columns; else "1", "2", ...
     text_column: str = "text"
     label_column: str = "label"
     train_split: str = "train"

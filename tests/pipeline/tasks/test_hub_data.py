@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 READ = """
 import json, os, sys
 from fourshot.engine.errors import FourshotError
-from fourshot.pipeline.tasks.table_files import read_hub
+from fourshot.pipeline.tasks.hub_tables import read_hub
 
 for asked in sys.argv[1:]:
     name, config, split, token = asked.split(":")

@@ -76,9 +76,9 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_an_unknown_kind_of_file_names_those_allowed(tmp_path: Path) -> None:
-    (tmp_path / "t.xlsx").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"cannot read a \.xlsx file; allowed are \.jsonl, \.csv, \.tsv, \.parquet"):
-        read_table(tmp_path / "t.xlsx")
+    (tmp_path / "t.docx").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"cannot read a \.docx file; allowed are \.jsonl, .*\.csv, .*\.parquet"):
+        read_table(tmp_path / "t.docx")
 
 
 def test_a_parquet_file_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_faults_of_the_data_come_with_their_lines_all_splits_at_once(tmp_path: P
     assert [error.removeprefix(f"{tmp_path}/").split(". ")[0] for error in errors(path)] == [
         "train.jsonl:9: label 'tepid' (1 row); the task's labels are warm, cold",
         "test.jsonl:3: not valid JSON: Unterminated string starting at (column 10)",
-        "test.jsonl:4: got a JSON list, each line must be an object",
+        "test.jsonl:4: got a JSON list, each row must be an object",
         "test.jsonl:5: the key 'text' stands there twice",
     ]
 

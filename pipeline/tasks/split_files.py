@@ -1,0 +1,107 @@
+"""Which file of a folder holds a split: under its own name, or in the shards that the hub and `datasets` write."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.faults import shorten
+from fourshot.pipeline.tasks.table_bytes import KINDS, PACKINGS, table_ending
+from fourshot.pipeline.tasks.types import DataSource
+
+SPLIT_ALIASES = {"dev": ("dev", "validation", "valid", "val")}
+# Source: huggingface/datasets, `filename_for_dataset_split`; older uploads add a fingerprint, conversions only count.
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]{16})?")
+_COUNTED = re.compile(r"(data-|part-)?\d{4,5}(-of-\d{5})?")
+
+
+def find_split_file(folder: Path, stem: str) -> Path | None:
+    """What holds a split in a folder, or in its folder ``data``: a file, or the path that `shards_of` takes; or None.
+
+    Raises `InputError` for two files: which one counts is unclear.
+    """
+    stems = SPLIT_ALIASES.get(stem, (stem,))
+    for place in (folder, folder / "data"):
+        found: list[Path] = []
+        for file in _tables(place):
+            shard = _SHARD.fullmatch(_base(file))
+            if _base(file).lower() in (one.lower() for one in stems):
+                found.append(file)
+            elif shard and shard["stem"] in stems:
+                found.append(place / shard["stem"])
+        found = list(dict.fromkeys(found)) or [place / one for one in stems if shards_of(place / one)]
+        if len(found) > 1:
+            names = " and ".join(path.name for path in found)
+            raise InputError(f"{folder} has {names} for the same split. Keep one of them.")
+        if found:
+            return found[0]
+    return None
+
+
+def shards_of(path: Path) -> list[Path]:
+    """The shards of "data/train": "data/train-00000-of-00002.parquet" and so on, or what "data/train/" counts up.
+
+    Empty where there are none. Raises `InputError` where one is missing.
+    """
+    shards: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+    for file in _tables(path.parent):
+        match = _SHARD.fullmatch(_base(file))
+        if match and match["stem"] == path.name:
+            shards[match["total"]].append((int(match["number"]), file))
+    for total, files in shards.items():
+        if [number for number, _ in sorted(files)] != list(range(int(total))) or len(shards) > 1:
+            there = shorten(sorted(file.name for some in shards.values() for _, file in some))
+            raise InputError(f"{path}: of {int(total)} shards there is {there}. Fetch what is missing.")
+        return [file for _, file in sorted(files)]
+    files_inside = _tables(path) if path.is_dir() else []
+    return files_inside if all(_COUNTED.fullmatch(_base(file)) for file in files_inside) else []
+
+
+def lone_shard(path: Path) -> tuple[Path, int] | None:
+    """For one of several shards, the path that stands for all of them, and how many there should be."""
+    match = _SHARD.fullmatch(_base(path))
+    return (path.with_name(match["stem"]), int(match["total"])) if match and int(match["total"]) > 1 else None
+
+
+def missing_split(source: DataSource, stem: str) -> str:
+    """The message for a folder without a file for a split."""
+    folder = Path(source.folder)
+    if not source.folder:
+        return (
+            "the task says neither a hub data set nor a folder. Set $.data.hub or $.data.folder, or give --data FOLDER."
+        )
+    if not folder.is_dir():
+        return f"no such data folder: {folder}. Set $.data.folder, or give a folder that is there with --data."
+    there = shorten(sorted(path.name for path in folder.iterdir()), 8) or "nothing"
+    kinds = ", ".join(f"{stem}{suffix}" for suffix in (*list(KINDS)[:4], ".parquet"))
+    key = "test_split" if stem == source.test_split else "train_split"
+    other = next((name for name in ("test", *SPLIT_ALIASES["dev"]) if _has(folder, name)), "") if stem == "test" else ""
+    hint = f' To measure on {other!r}: {key} = "{other}" under [data].' if other else ""
+    return (
+        f"no file for the split {stem!r} in {folder}: allowed are {kinds} and other tables, also packed or in shards "
+        f"({stem}-00000-of-00002.parquet); there is {there}.{hint}"
+    )
+
+
+def _has(folder: Path, stem: str) -> bool:
+    try:
+        return find_split_file(folder, stem) is not None
+    except InputError:
+        return True
+
+
+def _tables(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = [path for path in folder.iterdir() if table_ending(path) and path.is_file()]
+    return sorted(files, key=lambda path: (_rank(table_ending(path)), path.name))
+
+
+def _rank(ending: str) -> int:
+    """Where an ending stands in the list of kinds."""
+    return [*KINDS, *PACKINGS].index("." + ending.split(".")[1])
+
+
+def _base(path: Path) -> str:
+    """The file's name without the endings of a table and of its packing."""
+    return path.name[: len(path.name) - len(table_ending(path))]

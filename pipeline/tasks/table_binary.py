@@ -1,0 +1,75 @@
+"""Parquet and Arrow files through pyarrow, spreadsheets through calamine."""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from fourshot.pipeline.tasks.table_bytes import Source
+from fourshot.pipeline.tasks.table_grid import grid_rows
+from fourshot.pipeline.tasks.table_types import Item, Reading, TableError
+
+_BATCH_ROWS = 4096
+
+
+def read_columnar(reading: Reading, source: Source) -> Iterator[Item]:
+    """Yield the rows of a Parquet or Arrow file, some thousand held at a time. Raises `TableError`."""
+    import pyarrow
+
+    reading.unit = "row"
+    try:
+        with source.open() as stream:
+            schema, batches = _batches(source, stream if stream.seekable() else io.BytesIO(stream.read()))
+            names = schema.names
+            if twice := [name for name, times in Counter(names).items() if times > 1]:
+                raise TableError(f"the column {twice[0]!r} stands there twice.", "Rename or remove one.")
+            reading.columns |= dict.fromkeys(names)
+            told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+            reading.class_names |= {name: tuple(one["names"]) for name, one in told.items() if "names" in one}
+            number = 0
+            for batch in batches:
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    # ValueError: bytes in a column of strings that are no text, times that Python's types cannot hold.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as failure:
+        kind = source.kind.capitalize()
+        raise TableError(f"not a readable {kind} file: {failure}.", "Is the download complete?") from failure
+
+
+def _batches(source: Source, stream: Any) -> tuple[Any, Iterator[Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    if source.kind == "parquet":
+        # `ParquetFile`, because `read_table` would take a folder name such as label=x for a column of its own.
+        file = pyarrow.parquet.ParquetFile(stream)
+        return file.schema_arrow, file.iter_batches(_BATCH_ROWS)
+    try:
+        file = pyarrow.ipc.open_file(stream)
+        return file.schema, (file.get_batch(place) for place in range(file.num_record_batches))
+    except pyarrow.ArrowInvalid:  # as `datasets` writes them: a stream, which has no index
+        stream.seek(0)
+        file = pyarrow.ipc.open_stream(stream)
+        return file.schema, iter(file)
+
+
+def read_spreadsheet(reading: Reading, source: Source) -> Iterator[Item]:
+    """Yield the rows of a spreadsheet's one sheet that has something in it. Raises `TableError`."""
+    import python_calamine
+
+    reading.unit = "row"
+    try:
+        with source.open() as stream:
+            book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(stream.read()))
+        sheets = {name: book.get_sheet_by_name(name) for name in book.sheet_names}
+        filled = {name: rows for name, sheet in sheets.items() if any(map(any, rows := sheet.to_python(False)))}
+    except (python_calamine.CalamineError, OSError, ValueError) as failure:
+        raise TableError(f"not a readable spreadsheet: {failure}.", "Save it again, or save it as CSV.") from failure
+    if len(filled) > 1:
+        names = " and ".join(map(repr, filled))
+        raise TableError(f"the sheets {names} hold something; it must be one.", "Save the one you mean as CSV.")
+    for rows in filled.values():
+        records = ((number, row) for number, row in enumerate(rows, start=1) if any(cell != "" for cell in row))
+        yield from grid_rows(reading, records, "")

@@ -1,0 +1,106 @@
+"""A file's bytes, unpacked, and what kind of table they are: by how they begin, then by the file's ending."""
+
+import bz2
+import gzip
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, Literal, cast
+
+import msgspec
+
+from fourshot.pipeline.tasks.faults import shorten
+from fourshot.pipeline.tasks.table_types import TableError
+
+Kind = Literal["json", "csv", "parquet", "arrow", "spreadsheet"]
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
+    **dict.fromkeys((".csv", ".tsv", ".tab"), "csv"),
+    ".parquet": "parquet",
+    **dict.fromkeys((".arrow", ".feather"), "arrow"),
+    **dict.fromkeys((".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"), "spreadsheet"),
+}
+PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
+# Source: the formats' own documents; what `file` and pandas look at too.
+_BEGINNINGS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\x00": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
+_KIND_BEGINNINGS: dict[bytes, Kind] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xd0\xcf\x11\xe0": "spreadsheet"}
+_PARTS_OF_SPREADSHEETS = ("xl/", "content.xml")  # in the ZIP file that a spreadsheet is
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError)
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """One table in one file, to be opened as often as needed."""
+
+    path: Path
+    kind: Kind
+    name: str  # of the table itself: without the packing's ending, or as it is called in a ZIP file
+    packing: str = ""
+
+    def open(self) -> BinaryIO:
+        """The unpacked bytes, from their beginning. Raises OSError."""
+        return _open(self.path, self.packing, self.name)
+
+
+def table_ending(path: PurePath) -> str:
+    """``.csv`` of "Tickets.CSV" or ".csv.gz" of "tickets.csv.gz"; "" where the name is not that of a table."""
+    packing = path.suffix.lower() if path.suffix.lower() in PACKINGS else ""
+    inner = PurePath(path.stem if packing else path.name).suffix.lower()
+    return inner + packing if inner in KINDS else packing
+
+
+def find_source(path: Path) -> Source:
+    """What table is in a file. Raises `TableError` for a file that is none, or holds several."""
+    if not path.is_file():
+        raise TableError("a folder, not a file." if path.is_dir() else "no such file.", "Check the path.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as failure:
+        raise TableError(f"cannot be opened: {failure.strerror}.", "Check who may read it.") from failure
+    name, packing = path.name, next((end for start, end in _BEGINNINGS.items() if head.startswith(start)), "")
+    if head.startswith(b"PK\x03\x04"):
+        names = _names_in_zip(path)
+        if any(part.startswith(_PARTS_OF_SPREADSHEETS) for part in names):
+            return Source(path=path, kind="spreadsheet", name=name)
+        if len(names) != 1:
+            raise TableError(f"a ZIP file with {shorten(names)}; it must hold one table.", "Unpack it.")
+        name, packing = names[0], ".zip"
+    elif packing and path.suffix.lower() in PACKINGS:
+        name = path.stem
+    if packing:
+        try:
+            with _open(path, packing, name) as stream:
+                head = stream.read(8)
+        except DAMAGED as failure:
+            raise TableError(f"cannot be unpacked: {failure}.", "Is the download complete?") from failure
+    suffix = PurePath(name).suffix.lower()
+    kind = next((kind for start, kind in _KIND_BEGINNINGS.items() if head.startswith(start)), KINDS.get(suffix))
+    if kind is None:
+        raise TableError(
+            f"cannot read a {suffix or 'nameless'} file; allowed are {', '.join(KINDS)}, "
+            f"also packed ({', '.join(PACKINGS)})."
+        )
+    return Source(path=path, kind=kind, name=name, packing=packing)
+
+
+def _names_in_zip(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except DAMAGED as failure:
+        raise TableError(f"cannot be unpacked: {failure}.", "Is the download complete?") from failure
+    # macOS adds a folder of its own beside what was packed.
+    return [info.filename for info in infos if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
+
+
+def _open(path: Path, packing: str, member: str) -> BinaryIO:
+    if packing == ".zip":
+        return cast(BinaryIO, zipfile.ZipFile(path).open(member))
+    if packing == ".zst":
+        import pyarrow
+
+        return cast(BinaryIO, pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
+    opens: dict[str, Callable[..., Any]] = {"": Path.open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    return cast(BinaryIO, opens[packing](path, "rb"))

@@ -1,0 +1,172 @@
+"""CSV and its dialects: what separates the cells, and whether quotes quote, told from all that the file holds.
+
+Python's `csv` reads every dialect here and says on which line a record begins, as pandas, pyarrow and polars do not.
+Its `Sniffer` guesses from a sample, so the choice is made here: a dialect is right where every record of the file has
+as many cells as the first one.
+"""
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO
+
+import msgspec
+
+from fourshot.pipeline.tasks.faults import note
+from fourshot.pipeline.tasks.table_bytes import Source
+from fourshot.pipeline.tasks.table_grid import grid_rows
+from fourshot.pipeline.tasks.table_text import Text, check_text
+from fourshot.pipeline.tasks.table_types import Item, Reading, TableError
+
+DELIMITERS = ",;\t|"
+LARGEST_CELL = 2**31 - 1  # characters; the default of 131,072 is less than some e-mails have
+_SAMPLE = 1 << 18  # characters that the separator is told from
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]+', re.IGNORECASE)  # as spreadsheets write and read it
+QUOTED: dict[str, Any] = {}
+# Source: Python's `csv`, "Dialects and Formatting Parameters".
+READINGS: dict[str, dict[str, Any]] = {
+    "cells in double quotes": QUOTED,
+    "cells in double quotes after a blank": {"skipinitialspace": True},
+    "cells in double quotes, with a backslash before a quote that belongs to the text": {
+        "escapechar": "\\",
+        "doublequote": False,
+    },
+    "quotes as characters like any other": {"quoting": csv.QUOTE_NONE},
+}
+LITERAL = READINGS["quotes as characters like any other"]
+
+
+class _Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """How well a reading fits a file."""
+
+    records: int
+    odd: int  # records with another number of cells than the first
+    fault: str = ""  # where a quote makes no sense, with the line
+
+
+def read_csv(reading: Reading, source: Source) -> Iterator[Item]:
+    """Yield the rows of a CSV file. Raises `TableError` where no dialect reads it."""
+    csv.field_size_limit(LARGEST_CELL)
+    text = check_text(source, reading.settings)
+    with text.open(newline="") as stream:
+        sample = stream.read(_SAMPLE)
+    told = _SEPARATOR_LINE.match(sample)
+    skip = 1 if told else 0
+    delimiter = told[1] if told else _find_delimiter(sample, source.name.lower().endswith((".tsv", ".tab")))
+    name = _find_reading(reading, text, delimiter, skip) if text.has_quotes else next(iter(READINGS))
+    with text.open(newline="") as stream:
+        records = _records(stream, delimiter, READINGS[name], skip)
+        yield from grid_rows(reading, records, f" (separator {delimiter!r}{f'; {name}' * text.has_quotes})")
+
+
+def _records(stream: TextIO, delimiter: str, reading: dict[str, Any], skip: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line on which the record starts, its cells); blank lines are skipped. Raises `TableError`."""
+    reader = csv.reader(itertools.islice(stream, skip, None), delimiter=delimiter, strict=True, **reading)
+    start = skip + 1
+    try:
+        for cells in reader:
+            if len(cells) > 1 or (cells and cells[0].strip()):
+                yield start, cells
+            start = skip + reader.line_num + 1
+    except csv.Error as failure:
+        raise TableError(
+            f"a quote opens a cell here and does not close it as it should ({failure}; separator {delimiter!r}).",
+            "Close it, double each quote that belongs to a text, or save the file as JSON Lines.",
+            start,
+        ) from failure
+
+
+def _find_delimiter(sample: str, tabs: bool) -> str:
+    """The separator that gives most records of the sample as many cells as the first has, two or more."""
+    lines = list(io.StringIO(sample, newline=""))
+    if len(sample) == _SAMPLE and len(lines) > 1:
+        lines.pop()  # cut short
+    fits: dict[str, tuple[float, int]] = {}
+    for delimiter in DELIMITERS:
+        for quoting in (QUOTED, LITERAL):
+            counts = [len(cells) for cells in csv.reader(lines, delimiter=delimiter, **quoting) if cells]
+            if counts and counts[0] > 1:
+                fit = (counts.count(counts[0]) / len(counts), counts[0])
+                fits[delimiter] = max(fit, fits.get(delimiter, fit))
+    if not fits:
+        return "\t" if tabs else ","
+    if tabs and "\t" in fits:
+        return "\t"
+    best = max(fits.values())
+    if len(same := [repr(delimiter) for delimiter, fit in fits.items() if fit == best]) > 1:
+        raise TableError(
+            f"cannot tell what separates the cells: {' and '.join(same)} stand in the lines equally often.",
+            "Write the separator into a first line of its own: sep=;",
+        )
+    return max(fits, key=lambda delimiter: fits[delimiter])
+
+
+def _find_reading(reading: Reading, text: Text, delimiter: str, skip: int) -> str:
+    """How the quotes of a file are meant: the first reading in which all records have the same number of cells.
+
+    With tabs, where quotes rarely quote, a reading line by line that fits goes before one that does not need it.
+    """
+    fits: dict[str, _Fit] = {}
+    for name, how in READINGS.items():
+        with text.open(newline="") as stream:
+            fits[name] = _fit(stream, delimiter, how, skip)
+        if delimiter != "\t" and _is_clean(fits[name]):
+            break
+    clean = [name for name, fit in fits.items() if _is_clean(fit)]
+    quoted, *_, literal = READINGS
+    chosen = clean[0] if clean else quoted
+    if delimiter == "\t":
+        by_line = literal in clean and not _quotes_are_needed(text, skip, fits)
+        if by_line or (not clean and fits[literal].odd <= fits[quoted].odd + bool(fits[quoted].fault)):
+            chosen = literal
+    if delimiter == "\t" or chosen != quoted:
+        reading.faults.append(note(reading.path, f"separated by {delimiter!r}; read with {chosen}."))
+    return chosen
+
+
+def _is_clean(fit: _Fit) -> bool:
+    return not fit.odd and not fit.fault
+
+
+def _fit(stream: TextIO, delimiter: str, how: dict[str, Any], skip: int) -> _Fit:
+    width, records, odd = 0, 0, 0
+    try:
+        for _, cells in _records(stream, delimiter, how, skip):
+            width = width or len(cells)
+            records += 1
+            odd += len(cells) != width and (len(cells) < width or any(cells[width:]))
+    except TableError as failure:
+        return _Fit(records=records, odd=odd, fault=failure.what)
+    return _Fit(records=records, odd=odd)
+
+
+def _quotes_are_needed(text: Text, skip: int, fits: dict[str, _Fit]) -> bool:
+    """Whether the quotes of a table with tabs, which can be read with and without them, look like those of a writer.
+
+    Such a writer doubles a quote inside a text, or puts every cell of a column into quotes, or every one with a comma.
+    """
+    quoted, *_, literal = READINGS
+    if fits[quoted].records != fits[literal].records:
+        return False  # each line is a record, and a quote would swallow some
+    with text.open(newline="") as stream:
+        records = _records(stream, "\t", LITERAL, skip)
+        next(records, None)
+        return _written_with_quotes(cells for _, cells in records)
+
+
+def _written_with_quotes(records: Iterable[list[str]]) -> bool:
+    rows, in_quotes, commas, bare_commas = 0, [0] * 0, 0, 0
+    for cells in records:
+        rows += 1
+        in_quotes += [0] * (len(cells) - len(in_quotes))
+        for place, cell in enumerate(cells):
+            if cell.startswith('"'):
+                in_quotes[place] += 1
+                if '""' in cell[1:-1]:
+                    return True
+                commas += "," in cell
+            else:
+                bare_commas += "," in cell
+    return rows in in_quotes or (commas > 0 and not bare_commas)

@@ -1,0 +1,122 @@
+"""Rows of cells, from a CSV file or a spreadsheet, become rows by column: which line names the columns, and does it?"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fourshot.pipeline.tasks.faults import counted, error, shorten, warning
+from fourshot.pipeline.tasks.table_types import Item, Reading, Unread
+
+_LONGEST_NAME = 200  # characters; a question of a survey may be the name of a column
+_SENTENCE = re.compile(r"(\S+\s+){3,}\S+[.!]")
+
+
+def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hint: str) -> Iterator[Item]:
+    """Yield rows by column name from (line, cells). ``hint`` says what is amiss where a row has cells too many.
+
+    The first record names the columns, unless the settings say that there is no such line; a column without a name is
+    called by its place, from 1. Empty cells beyond the last column go. A record that repeats the names is left out.
+    """
+    first = next(records, None)
+    if first is None:
+        return
+    line, cells = first
+    header = [str(cell).strip("\ufeff \t\r\n") for cell in cells]
+    if reading.settings.header is False:
+        header = [""] * len(header)
+        columns = _names(header)
+        yield line, dict(zip(columns, cells, strict=True))
+    else:
+        columns = _names(header)
+        for name, times in Counter(columns).items():
+            if times > 1:
+                what = f"the column {name!r} stands there {times} times."
+                reading.faults.append(error(f"{reading.path}:{line}", what, "Rename or remove one."))
+    reading.columns |= dict.fromkeys(columns)
+    width, named = len(columns), {name for name in header if name}
+    doubt = _Doubt(header)
+    nameless = doubt.nameless if named else []
+    for number, cells in records:
+        if len(cells) != width:
+            if len(cells) < width or any(cells[width:]):
+                what = f"{counted(len(cells), 'field')} where the header has {width}{hint}."
+                yield number, Unread("field_count", what, 'Put texts that hold the separator in "double quotes".')
+                continue
+            cells = cells[:width]
+        if not named.isdisjoint(cells):
+            if list(cells) == header:
+                yield number, Unread("repeated_header", "repeating the column names", is_error=False)
+                continue
+            doubt.see(number, cells)
+        if nameless and any(cells[place] for place in nameless):
+            doubt.fill(number, cells)
+        doubt.rows += 1
+        yield number, dict(zip(columns, cells, strict=True))
+    if named:
+        doubt.judge(reading, line, columns)
+
+
+def _names(header: Sequence[str]) -> list[str]:
+    """The columns' names; a place for those that have none, written so that it is no other column's name."""
+    places = (f"column {place}" if str(place) in header else str(place) for place in range(1, len(header) + 1))
+    return [name or place for name, place in zip(header, places, strict=True)]
+
+
+class _Doubt:
+    """What speaks against a first line being the names of the columns."""
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self.header = header
+        self.rows = 0
+        self.nameless = [place for place, name in enumerate(header) if not name]
+        self._again: dict[int, int] = {}  # place of a column -> rows that hold its name as a value
+        self._filled: dict[int, int] = dict.fromkeys(self.nameless, 0)
+        self._filled_lines: list[int] = []
+
+    def see(self, line: int, cells: Sequence[Any]) -> None:
+        """A row that holds a column's name, perhaps in the column itself."""
+        for place, name in enumerate(self.header):
+            if name and cells[place] == name:
+                self._again[place] = self._again.get(place, 0) + 1
+
+    def fill(self, line: int, cells: Sequence[Any]) -> None:
+        """A row with something in a column that has no name."""
+        self._filled_lines.append(line)
+        for place in self.nameless:
+            self._filled[place] += bool(cells[place])
+
+    def judge(self, reading: Reading, line: int, columns: Sequence[str]) -> None:
+        """Say what columns without a name hold; ask where the first line looks like an example."""
+        for place in self.nameless:
+            if not self._filled[place]:
+                reading.columns.pop(columns[place], None)
+        if self._filled_lines:
+            names = ", ".join(repr(columns[place]) for place in self.nameless if self._filled[place])
+            what = (
+                f"{counted(len(self._filled_lines), 'row')} with something in a column without a name "
+                f"({reading.unit} {shorten(self._filled_lines)}); such columns are called by their place: {names}."
+            )
+            reading.faults.append(warning(reading.path, what, "Is the rest of a text there?"))
+        if reading.settings.header is None and (evidence := self._evidence()):
+            reading.faults.append(
+                error(
+                    f"{reading.path}:{line}",
+                    f"the first line looks like an example, not like the names of columns: {evidence}.",
+                    "If no line names the columns: --no-header (they are then called 1, 2, ...; in a task file "
+                    "$.data.header = false). If this one does: --text-column NAME --label-column NAME.",
+                )
+            )
+
+    def _evidence(self) -> str:
+        if list(self.header) == [str(place) for place in range(len(self.header))]:
+            return ""  # as pandas writes columns that have no names
+        for place, times in self._again.items():
+            return f"{self.header[place]!r} stands in {counted(times, 'more row')} of column {place + 1}"
+        for name in self.header:
+            if len(name) > _LONGEST_NAME or _SENTENCE.fullmatch(name):
+                return f"{name[:60]!r} is a sentence"
+        for place in self.nameless[self.nameless[:1] == [0] :]:  # the first one may number the rows
+            if self._filled[place] > self.rows / 2:
+                return f"column {place + 1} has no name, and something in {counted(self._filled[place], 'row')}"
+        return ""

@@ -1,0 +1,114 @@
+"""The text in a file's bytes: by its byte-order mark, as UTF-8, or as the user says; never by a guess."""
+
+import codecs
+import io
+from typing import TextIO
+
+import msgspec
+
+from fourshot.pipeline.tasks.table_bytes import Source
+from fourshot.pipeline.tasks.table_types import ReadSettings, TableError
+
+_MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's does
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_BLOCK_BYTES = 1 << 20
+_SHOWN = 30  # bytes before and after one that is not UTF-8
+
+
+class Text(msgspec.Struct, frozen=True, kw_only=True):
+    """A source whose bytes have all been decoded once: reading it again meets no fault."""
+
+    source: Source
+    encoding: str
+    has_quotes: bool
+
+    def open(self, newline: str | None = None) -> TextIO:
+        """The text from its beginning; lines end at CR, LF or CRLF, kept as they are with ``newline=""``."""
+        return io.TextIOWrapper(self.source.open(), encoding=self.encoding, newline=newline)
+
+
+def check_text(source: Source, settings: ReadSettings) -> Text:
+    """Decode all of it, in flat memory. Raises `TableError` with the line of the first byte that is no text."""
+    encoding = _find_encoding(source, settings.encoding)
+    decoder = codecs.getincrementaldecoder(encoding)()
+    has_quotes, before = False, 0
+    with source.open() as stream:
+        while True:
+            block = stream.read(_BLOCK_BYTES)
+            held = len(decoder.getstate()[0])  # bytes of a character that the last block began
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as failure:
+                place = before - held + failure.start
+                if encoding == "utf-8-sig" and not before:
+                    place += len(codecs.BOM_UTF8)  # which its decoder does not count
+                raise _not_decoded(source, encoding, place, failure, settings) from failure
+            if "\0" in text:
+                raise _nul(source, encoding, block)
+            has_quotes = has_quotes or '"' in text
+            before += len(block)
+            if not block:
+                return Text(source=source, encoding=encoding, has_quotes=has_quotes)
+
+
+def _find_encoding(source: Source, asked: str) -> str:
+    with source.open() as stream:
+        head = stream.read(4)
+    mark = next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), "")
+    if not asked:
+        return mark or "utf-8"
+    try:
+        found = codecs.lookup(asked)
+        b"".decode(asked)  # some names stand for no text, such as "hex"
+    except (LookupError, ValueError) as failure:
+        what = f"there is no encoding {asked!r}; among those allowed are utf-8, utf-16, cp1252, latin-1, shift_jis."
+        raise TableError(what, "Give one of Python's names.") from failure
+    if mark and found.name.replace("_", "-")[:6] != mark[:6]:
+        raise TableError(
+            f"begins with the byte-order mark of {mark[:6].upper()}, and the encoding {asked} was asked for.",
+            "Leave the encoding out.",
+        )
+    return mark or asked
+
+
+def _not_decoded(
+    source: Source, encoding: str, place: int, failure: UnicodeDecodeError, settings: ReadSettings
+) -> TableError:
+    """The fault, its line, and what the place would be in the encoding that spreadsheets in the West write."""
+    with source.open() as stream:
+        ahead = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(), translate=True)
+        line, left, last = 1, place, b""
+        while left > 0:
+            block = stream.read(min(left, _BLOCK_BYTES))
+            line += ahead.decode(block).count("\n")
+            left, last = left - len(block), (last + block)[-_SHOWN:]
+        near = last.splitlines(keepends=True)[-1:] or [b""]
+        after = stream.read(_SHOWN).splitlines()[:1] or [b""]
+    if settings.encoding:
+        what = f"not {encoding}: {failure.reason}."
+        return TableError(what, "Give the encoding that the file was saved in, or save it as UTF-8.", line)
+    byte = f"byte 0x{failure.object[failure.start]:02x} is not valid"
+    if not encoding.startswith("utf-8"):
+        return TableError(f"{byte} {encoding.upper()}: {failure.reason}.", "Save it again.", line)
+    what = f"{byte} UTF-8."
+    remedy = "Save the file as UTF-8, or name its encoding (--encoding NAME; in a task file, $.data.encoding)."
+    before = near[0] if not near[0].endswith((b"\n", b"\r")) else b""
+    try:
+        shown = before.decode("utf-8", "ignore") + after[0].decode("cp1252")
+        remedy += f" As cp1252 (Windows-1252) the place is {shown.strip()!r}."
+    except UnicodeDecodeError:
+        pass
+    return TableError(what, remedy, line)
+
+
+def _nul(source: Source, encoding: str, block: bytes) -> TableError:
+    what = "it has NUL characters, which no text has."
+    if not encoding.startswith("utf-8"):
+        return TableError(what, "Remove them.")
+    guess = "utf-16-le" if block[1::2].count(0) >= block[::2].count(0) else "utf-16-be"
+    return TableError(what, f"If it is UTF-16 without a byte-order mark: --encoding {guess}. Else remove them.")
