@@ -51,6 +51,7 @@ def new(options: Options, terminal: Terminal) -> None:
     """Write a task folder from a table of texts and labels."""
     from fourshot.pipeline.tasks.faults import counted, shorten
     from fourshot.pipeline.tasks.new_task import MADE_FROM, new_task
+    from fourshot.pipeline.tasks.table_bytes import table_stem
     from fourshot.pipeline.tasks.table_files import ReadSettings
     from fourshot.pipeline.tasks.usable_rows import TableChoices
 
@@ -66,7 +67,7 @@ def new(options: Options, terminal: Terminal) -> None:
             skip_broken=options.skip_broken,
         ),
     )
-    out = options.out or options.name or Path(options.table).stem
+    out = options.out or options.name or table_stem(Path(options.table))
     made = new_task(options.table, out, choices, options.name, options.seed)
     terminal.result("result", made)
     for kind, columns, others in (

@@ -14,6 +14,7 @@ from fourshot.engine.files import append_lines, settle, staged_folder
 from fourshot.pipeline.tasks.columns import MOST_CLASSES, SPLITS, Columns
 from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, note, shorten, warning
 from fourshot.pipeline.tasks.label_words import label_word, propose_words, says_nothing
+from fourshot.pipeline.tasks.table_bytes import table_stem
 from fourshot.pipeline.tasks.table_files import Table, read_table
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
@@ -67,7 +68,7 @@ def new_task(
         raise InputError(
             f"{out} exists and is not empty; nothing was written. Choose another folder, or remove this one."
         )
-    task_name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_") or "task" if name is None else name
+    task_name = re.sub(r"[^a-z0-9]+", "_", table_stem(path).lower()).strip("_") or "task" if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", task_name):
         raise InputError(f"{task_name!r} cannot be a task's name: letters, digits, '_', '-' and '.' are allowed.")
     reading = choices.reading

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import shorten
-from fourshot.pipeline.tasks.table_bytes import KINDS, PACKINGS, table_ending
+from fourshot.pipeline.tasks.table_bytes import KINDS, PACKINGS, table_ending, table_stem
 from fourshot.pipeline.tasks.types import DataSource
 
 SPLIT_ALIASES = {"dev": ("dev", "validation", "valid", "val")}
@@ -24,8 +24,8 @@ def find_split_file(folder: Path, stem: str) -> Path | None:
     for place in (folder, folder / "data"):
         found: list[Path] = []
         for file in _tables(place):
-            shard = _SHARD.fullmatch(_base(file))
-            if _base(file).lower() in (one.lower() for one in stems):
+            shard = _SHARD.fullmatch(table_stem(file))
+            if table_stem(file).lower() in (one.lower() for one in stems):
                 found.append(file)
             elif shard and shard["stem"] in stems:
                 found.append(place / shard["stem"])
@@ -45,7 +45,7 @@ def shards_of(path: Path) -> list[Path]:
     """
     shards: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for file in _tables(path.parent):
-        match = _SHARD.fullmatch(_base(file))
+        match = _SHARD.fullmatch(table_stem(file))
         if match and match["stem"] == path.name:
             shards[match["total"]].append((int(match["number"]), file))
     for total, files in shards.items():
@@ -54,12 +54,12 @@ def shards_of(path: Path) -> list[Path]:
             raise InputError(f"{path}: of {int(total)} shards there is {there}. Fetch what is missing.")
         return [file for _, file in sorted(files)]
     files_inside = _tables(path) if path.is_dir() else []
-    return files_inside if all(_COUNTED.fullmatch(_base(file)) for file in files_inside) else []
+    return files_inside if all(_COUNTED.fullmatch(table_stem(file)) for file in files_inside) else []
 
 
 def lone_shard(path: Path) -> tuple[Path, int] | None:
     """For one of several shards, the path that stands for all of them, and how many there should be."""
-    match = _SHARD.fullmatch(_base(path))
+    match = _SHARD.fullmatch(table_stem(path))
     return (path.with_name(match["stem"]), int(match["total"])) if match and int(match["total"]) > 1 else None
 
 
@@ -75,7 +75,7 @@ def missing_split(source: DataSource, stem: str) -> str:
     there = shorten(sorted(path.name for path in folder.iterdir()), 8) or "nothing"
     kinds = ", ".join(f"{stem}{suffix}" for suffix in (*list(KINDS)[:4], ".parquet"))
     key = "test_split" if stem == source.test_split else "train_split"
-    other = next((name for name in ("test", *SPLIT_ALIASES["dev"]) if _has(folder, name)), "") if stem == "test" else ""
+    other = next((name for name in reversed(SPLIT_ALIASES["dev"]) if _has(folder, name)), "") if stem == "test" else ""
     hint = f' To measure on {other!r}: {key} = "{other}" under [data].' if other else ""
     return (
         f"no file for the split {stem!r} in {folder}: allowed are {kinds} and other tables, also packed or in shards "
@@ -100,8 +100,3 @@ def _tables(folder: Path) -> list[Path]:
 def _rank(ending: str) -> int:
     """Where an ending stands in the list of kinds."""
     return [*KINDS, *PACKINGS].index("." + ending.split(".")[1])
-
-
-def _base(path: Path) -> str:
-    """The file's name without the endings of a table and of its packing."""
-    return path.name[: len(path.name) - len(table_ending(path))]

@@ -50,6 +50,11 @@ def table_ending(path: PurePath) -> str:
     return inner + packing if inner in KINDS else packing
 
 
+def table_stem(path: PurePath) -> str:
+    """The file's name without the endings of a table and of its packing."""
+    return path.name[: len(path.name) - len(table_ending(path))]
+
+
 def find_source(path: Path) -> Source:
     """What table is in a file. Raises `TableError` for a file that is none, or holds several."""
     if not path.is_file():

@@ -20,7 +20,16 @@ from fourshot.pipeline.tasks.table_json import read_json
 from fourshot.pipeline.tasks.table_types import AS_FOUND, Item, Reading, ReadSettings, Table, TableError, Unread
 from fourshot.pipeline.tasks.types import DataSource
 
-__all__ = ["ReadSettings", "Table", "read_table", "scan_table", "settings_of", "stream_table"]
+__all__ = [
+    "AS_FOUND",
+    "ReadSettings",
+    "Table",
+    "read_table",
+    "scan_table",
+    "settings_of",
+    "stream_table",
+    "table_warnings",
+]
 
 _READERS = {
     "json": read_json,
@@ -87,7 +96,7 @@ def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, li
         left_out=tuple(left_out),
         notices=notices,
     )
-    return table, faults + list(notices) + [_warning(table, one) for one in left_out]
+    return table, faults + [one for one in notices if one.severity == "note"] + table_warnings(table)
 
 
 def stream_table(reading: Reading) -> Iterator[Item]:
@@ -133,9 +142,13 @@ def _errors(reading: Reading, unread: list[tuple[int, Unread]]) -> list[Fault]:
     return [*faults[:-1], msgspec.structs.replace(faults[-1], remedy=remedy)]
 
 
-def _warning(table: Table, one: LeftOut) -> Fault:
-    what = f"{counted(one.count, 'row')} {one.what} left out ({table.unit} {shorten(one.lines)})."
-    return warning(table.path, what)
+def table_warnings(table: Table) -> list[Fault]:
+    """What was left out of a table, and what about its file may mean that it was understood wrongly."""
+    whats = (
+        f"{counted(one.count, 'row')} {one.what} left out ({table.unit} {shorten(one.lines)})."
+        for one in table.left_out
+    )
+    return [one for one in table.notices if one.severity == "warning"] + [warning(table.path, what) for what in whats]
 
 
 def _chats(path: Path, reading: Reading, rows: dict[int, dict[str, Any]]) -> list[Fault]:

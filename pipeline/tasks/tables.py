@@ -20,10 +20,10 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import Fault, counted, error, nearest, raise_errors, shorten
-from fourshot.pipeline.tasks.label_cells import LabelCell, read_label, read_text_cell, visible
 from fourshot.pipeline.tasks.hub_tables import read_hub
+from fourshot.pipeline.tasks.label_cells import LabelCell, read_label, read_text_cell, visible
 from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
-from fourshot.pipeline.tasks.table_files import Table, read_table, settings_of
+from fourshot.pipeline.tasks.table_files import Table, read_table, settings_of, table_warnings
 from fourshot.pipeline.tasks.types import DataSource, Example, Task
 
 ONE_LABEL = "A task has one class per text: keep one label, or leave the row out."
@@ -50,7 +50,12 @@ def load_split(task: Task, split: str, limit: int | None = None) -> Split:
     rows, faults = label_rows(task, table)
     raise_errors(faults)
     loaded = clean(split, table.path, rows)
-    return msgspec.structs.replace(loaded, examples=limited(loaded.examples, limit))
+    return msgspec.structs.replace(
+        loaded,
+        examples=limited(loaded.examples, limit),
+        dropped={**{some.reason: some.count for some in table.left_out}, **loaded.dropped},
+        warnings=(*map(str, table_warnings(table)), *loaded.warnings),
+    )
 
 
 def limited(examples: list[Example], limit: int | None) -> list[Example]:
