@@ -14,10 +14,11 @@ import msgspec
 from fourshot.pipeline.tasks.faults import shorten
 from fourshot.pipeline.tasks.table_types import TableError
 
-Kind = Literal["json", "csv", "parquet", "arrow", "spreadsheet"]
+Kind = Literal["json", "csv", "text", "parquet", "arrow", "spreadsheet"]
 KINDS: dict[str, Kind] = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
     **dict.fromkeys((".csv", ".tsv", ".tab"), "csv"),
+    ".txt": "text",
     ".parquet": "parquet",
     **dict.fromkeys((".arrow", ".feather"), "arrow"),
     **dict.fromkeys((".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"), "spreadsheet"),

@@ -54,11 +54,25 @@ def read_csv(reading: Reading, source: Source) -> Iterator[Item]:
         sample = stream.read(_SAMPLE)
     told = _SEPARATOR_LINE.match(sample)
     skip = 1 if told else 0
-    delimiter = told[1] if told else _find_delimiter(sample, source.name.lower().endswith((".tsv", ".tab")))
+    delimiter = told[1] if told else _find_delimiter(sample, not source.name.lower().endswith(".csv"))
     name = _find_reading(reading, text, delimiter, skip) if text.has_quotes else next(iter(READINGS))
     with text.open(newline="") as stream:
         records = _records(stream, delimiter, READINGS[name], skip)
         yield from grid_rows(reading, records, f" (separator {delimiter!r}{f'; {name}' * text.has_quotes})")
+
+
+def read_lines(reading: Reading, source: Source) -> Iterator[Item]:
+    """Yield a text per line, as the column "text"; or the rows of a table, where as many tabs stand in each line."""
+    text = check_text(source, reading.settings)
+    with text.open() as stream:
+        tabs = {line.count("\t") for line in stream if line.strip()}
+    if len(tabs) == 1 and tabs != {0}:
+        yield from read_csv(reading, source)
+        return
+    reading.columns["text"] = None
+    with text.open() as stream:
+        for number, line in enumerate(stream, start=1):
+            yield number, {"text": line.rstrip("\n")}
 
 
 def _records(stream: TextIO, delimiter: str, reading: dict[str, Any], skip: int) -> Iterator[tuple[int, list[str]]]:

@@ -15,7 +15,7 @@ from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, error, raise
 from fourshot.pipeline.tasks.split_files import lone_shard, shards_of
 from fourshot.pipeline.tasks.table_binary import read_columnar, read_spreadsheet
 from fourshot.pipeline.tasks.table_bytes import DAMAGED, find_source
-from fourshot.pipeline.tasks.table_csv import read_csv
+from fourshot.pipeline.tasks.table_csv import read_csv, read_lines
 from fourshot.pipeline.tasks.table_json import read_json
 from fourshot.pipeline.tasks.table_types import AS_FOUND, Item, Reading, ReadSettings, Table, TableError, Unread
 from fourshot.pipeline.tasks.types import DataSource
@@ -34,6 +34,7 @@ __all__ = [
 _READERS = {
     "json": read_json,
     "csv": read_csv,
+    "text": read_lines,
     "parquet": read_columnar,
     "arrow": read_columnar,
     "spreadsheet": read_spreadsheet,

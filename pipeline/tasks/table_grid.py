@@ -22,7 +22,8 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
     if first is None:
         return
     line, cells = first
-    header = [str(cell).strip("\ufeff \t\r\n") for cell in cells]
+    raw = list(cells)
+    header = [f"{cell:g}" if isinstance(cell, float) else str(cell).strip("\ufeff \t\r\n") for cell in cells]
     if reading.settings.header is False:
         header = [""] * len(header)
         columns = _names(header)
@@ -34,8 +35,8 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
                 what = f"the column {name!r} stands there {times} times."
                 reading.faults.append(error(f"{reading.path}:{line}", what, "Rename or remove one."))
     reading.columns |= dict.fromkeys(columns)
-    width, named = len(columns), {name for name in header if name}
-    doubt = _Doubt(header)
+    width, named = len(columns), {name for name in [*raw, *header] if name not in ("", None)} if any(header) else set()
+    doubt = _Doubt(header, raw)
     nameless = doubt.nameless if named else []
     for number, cells in records:
         if len(cells) != width:
@@ -45,7 +46,7 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
                 continue
             cells = cells[:width]
         if not named.isdisjoint(cells):
-            if list(cells) == header:
+            if list(cells) in (header, raw):
                 yield number, Unread("repeated_header", "repeating the column names", is_error=False)
                 continue
             doubt.see(number, cells)
@@ -66,8 +67,9 @@ def _names(header: Sequence[str]) -> list[str]:
 class _Doubt:
     """What speaks against a first line being the names of the columns."""
 
-    def __init__(self, header: Sequence[str]) -> None:
+    def __init__(self, header: Sequence[str], raw: Sequence[Any]) -> None:
         self.header = header
+        self._raw = raw  # a number in a spreadsheet is one, and no text
         self.rows = 0
         self.nameless = [place for place, name in enumerate(header) if not name]
         self._again: dict[int, int] = {}  # place of a column -> rows that hold its name as a value
@@ -77,7 +79,7 @@ class _Doubt:
     def see(self, line: int, cells: Sequence[Any]) -> None:
         """A row that holds a column's name, perhaps in the column itself."""
         for place, name in enumerate(self.header):
-            if name and cells[place] == name:
+            if name and cells[place] in (name, self._raw[place]):
                 self._again[place] = self._again.get(place, 0) + 1
 
     def fill(self, line: int, cells: Sequence[Any]) -> None:
@@ -91,8 +93,9 @@ class _Doubt:
         for place in self.nameless:
             if not self._filled[place]:
                 reading.columns.pop(columns[place], None)
-        if self._filled_lines:
-            names = ", ".join(repr(columns[place]) for place in self.nameless if self._filled[place])
+        filled = [place for place in self.nameless if self._filled[place]]
+        if filled and filled != [0]:  # the first one numbers the rows, as pandas and R write them
+            names = ", ".join(repr(columns[place]) for place in filled)
             what = (
                 f"{counted(len(self._filled_lines), 'row')} with something in a column without a name "
                 f"({reading.unit} {shorten(self._filled_lines)}); such columns are called by their place: {names}."
@@ -103,13 +106,15 @@ class _Doubt:
                 error(
                     f"{reading.path}:{line}",
                     f"the first line looks like an example, not like the names of columns: {evidence}.",
-                    "If no line names the columns: --no-header (they are then called 1, 2, ...; in a task file "
-                    "$.data.header = false). If this one does: --text-column NAME --label-column NAME.",
+                    "If no line names the columns, write one above, or give --no-header: they are then called 1, 2, "
+                    "... (in a task file, $.data.header = false). If this one does: --text-column NAME --label-column "
+                    "NAME.",
                 )
             )
 
     def _evidence(self) -> str:
-        if list(self.header) == [str(place) for place in range(len(self.header))]:
+        names = [name for name in self.header if name]
+        if names == [str(place) for place in range(len(names))]:
             return ""  # as pandas writes columns that have no names
         for place, times in self._again.items():
             return f"{self.header[place]!r} stands in {counted(times, 'more row')} of column {place + 1}"

@@ -44,6 +44,8 @@ def check_text(source: Source, settings: ReadSettings) -> Text:
             try:
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as failure:
+                if encoding == "utf-8" and b"\0" in block:
+                    raise _nul(source, encoding, block) from failure
                 place = before - held + failure.start
                 if encoding == "utf-8-sig" and not before:
                     place += len(codecs.BOM_UTF8)  # which its decoder does not count
@@ -63,16 +65,14 @@ def _find_encoding(source: Source, asked: str) -> str:
     if not asked:
         return mark or "utf-8"
     try:
-        found = codecs.lookup(asked)
-        b"".decode(asked)  # some names stand for no text, such as "hex"
+        found = codecs.lookup(asked).name
+        io.TextIOWrapper(io.BytesIO(), encoding=asked)  # some names stand for no text, such as "hex"
     except (LookupError, ValueError) as failure:
         what = f"there is no encoding {asked!r}; among those allowed are utf-8, utf-16, cp1252, latin-1, shift_jis."
         raise TableError(what, "Give one of Python's names.") from failure
-    if mark and found.name.replace("_", "-")[:6] != mark[:6]:
-        raise TableError(
-            f"begins with the byte-order mark of {mark[:6].upper()}, and the encoding {asked} was asked for.",
-            "Leave the encoding out.",
-        )
+    if mark and not found.startswith(known := mark.removesuffix("-sig")):
+        what = f"begins with the byte-order mark of {known.upper()}, and the encoding {asked} was asked for."
+        raise TableError(what, "Leave the encoding out.")
     return mark or asked
 
 

@@ -22,6 +22,7 @@ _EXPECTED: dict[type[inspect.Type], Any] = {
     inspect.DictType: dict,
     inspect.VarTupleType: list,
     inspect.StrType: str,
+    inspect.BoolType: bool,
 }
 
 

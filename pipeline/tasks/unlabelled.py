@@ -6,12 +6,10 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.faults import counted, error, raise_errors, read_text, shorten
+from fourshot.pipeline.tasks.faults import counted, error, raise_errors, shorten
 from fourshot.pipeline.tasks.label_cells import read_text_cell
-from fourshot.pipeline.tasks.table_files import EXTENSIONS, read_table
+from fourshot.pipeline.tasks.table_files import read_table, table_warnings
 from fourshot.pipeline.tasks.types import Task
-
-LINES = ".txt"  # a file with one text per line
 
 
 class UnlabelledTexts(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,14 +41,6 @@ def load_unlabelled(path: Path, task: Task, most: int, text_column: str = "", se
 
 def _rows(path: Path, task: Task, text_column: str) -> tuple[list[tuple[int, str]], str]:
     """(line, text) of every row, "" where it has none; and where they stand, for people."""
-    if path.suffix.lower() == LINES and path.is_file():
-        content, faults = read_text(path)
-        raise_errors(faults)
-        lines = content.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
-        return [(line, text.strip()) for line, text in enumerate(lines, start=1)], ""
-    if path.is_file() and path.suffix.lower() not in EXTENSIONS and not path.suffix.lower().endswith((".gz", ".zip")):
-        kinds = ", ".join((*EXTENSIONS, LINES))
-        raise InputError(f"{path}: cannot read a {path.suffix or 'nameless'} file of texts; allowed are {kinds}.")
     table = read_table(path)
     column = text_column or task.data.text_column
     if column not in table.columns and not text_column and len(table.columns) == 1:
@@ -70,4 +60,4 @@ def _rows(path: Path, task: Task, text_column: str) -> tuple[list[tuple[int, str
             continue
         rows.append((line, text))
     raise_errors(faults)
-    return rows, f", column {column!r}"
+    return rows, "".join((f", column {column!r}", *(f"; {one.what}" for one in table_warnings(table))))

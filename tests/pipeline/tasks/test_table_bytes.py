@@ -1,0 +1,158 @@
+"""Packed tables, endings in capitals, Arrow files and spreadsheets: each is read, or refused by what it is."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.new_task import new_task
+from fourshot.pipeline.tasks.table_files import ReadSettings, read_table
+from fourshot.pipeline.tasks.tables import load_split
+from fourshot.pipeline.tasks.task_file import find_task_file, load_task
+from tests.pipeline.task_folders import COLD, WARM, rows_of, write_task
+
+ROWS = rows_of(WARM, "warm") + rows_of(COLD, "cold")
+CSV = "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in ROWS)
+
+
+def zipped(files: dict[str, str]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
+def zstd(content: bytes) -> bytes:
+    import pyarrow
+
+    packed: bytes = pyarrow.compress(content, codec="zstd", asbytes=True)
+    return packed
+
+
+def arrow(kind: str) -> bytes:
+    import pyarrow
+
+    table, out = pyarrow.Table.from_pylist(ROWS), io.BytesIO()
+    with {"file": pyarrow.ipc.new_file, "stream": pyarrow.ipc.new_stream}[kind](out, table.schema) as writer:
+        writer.write_table(table)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("T.CSV", CSV.encode()),
+        ("t.csv.gz", gzip.compress(CSV.encode())),
+        ("T.CSV.GZ", gzip.compress(CSV.encode())),
+        ("t.csv.bz2", bz2.compress(CSV.encode())),
+        ("t.csv.xz", lzma.compress(CSV.encode())),
+        ("t.csv.zst", zstd(CSV.encode())),
+        ("t.csv", gzip.compress(CSV.encode())),
+        ("t.zip", zipped({"any.csv": CSV})),
+        ("t.zip", zipped({"folder/any.csv": CSV, "__MACOSX/folder/._any.csv": "x"})),
+        ("t.arrow", arrow("file")),
+        ("t.arrow", arrow("stream")),
+        ("t.feather.gz", gzip.compress(arrow("file"))),
+    ],
+)
+def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert list(read_table(tmp_path / name).rows.values()) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv.gz", gzip.compress(CSV.encode())[:-12], "cannot be unpacked"),
+        ("t.csv.gz", gzip.compress(CSV.encode())[:5], "cannot be unpacked"),
+        ("t.csv.zst", zstd(CSV.encode())[:-5], "cannot be unpacked|no rows"),
+        ("t.zip", zipped({"a.csv": CSV})[:-30], "cannot be unpacked"),
+        ("t.zip", zipped({"a.csv": CSV, "b.csv": CSV}), r"a ZIP file with a\.csv, b\.csv; it must hold one table"),
+        ("t.zip", zipped({}), "cannot read a .zip file|a ZIP file with"),
+        ("t.zip", zipped({"a.docx": "x"}), r"cannot read a \.docx file; allowed are"),
+        ("t.docx", b"PK", r"cannot read a \.docx file"),
+        ("t", b"text", "cannot read a nameless file"),
+        ("t.xls", b"\xd0\xcf\x11\xe0 and no more", "not a readable spreadsheet"),
+        ("t.xlsx", b"PK", "not a readable spreadsheet"),
+        ("t.arrow", b"ARROW1 and no more", "not a readable Arrow file"),
+    ],
+)
+def test_damaged_and_other_files_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_table(tmp_path / name)
+
+
+def test_a_packed_table_in_capitals_makes_a_task_and_serves_as_a_split(tmp_path: Path) -> None:
+    (tmp_path / "My Table.CSV.GZ").write_bytes(gzip.compress(CSV.encode()))
+    with pytest.raises(InputError, match="is a table of texts, not a task file"):
+        find_task_file(tmp_path / "My Table.CSV.GZ")
+    made = new_task(tmp_path / "My Table.CSV.GZ", tmp_path / "out")
+    assert (made.rows, made.task_file) == (8, str(tmp_path / "out" / "my_table.toml"))
+    task = load_task(write_task(tmp_path))
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / "TRAIN.Csv.gz").write_bytes(gzip.compress(CSV.encode()))
+    assert len(load_split(task, "train").examples) == 8
+
+
+def spreadsheet(*sheets: list[list[object]]) -> bytes:
+    """An .xlsx file in its plainest form: strings in the cells, numbers as numbers."""
+
+    def cell(value: object) -> str:
+        return f"<c><v>{value}</v></c>" if isinstance(value, int) else f'<c t="inlineStr"><is><t>{value}</t></is></c>'
+
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    link = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006"
+    numbers = range(1, len(sheets) + 1)
+    entries = "".join(f'<sheet name="S{n}" sheetId="{n}" r:id="r{n}"/>' for n in numbers)
+    links = "".join(f'<Relationship Id="r{n}" Type="{link}/worksheet" Target="worksheets/s{n}.xml"/>' for n in numbers)
+    content = {
+        "[Content_Types].xml": f'<Types xmlns="{package}/content-types"/>',
+        "_rels/.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r0" '
+        f'Type="{link}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{link}"><sheets>{entries}</sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships">{links}</Relationships>',
+    }
+    for number, rows in enumerate(sheets, start=1):
+        lines = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
+        content[f"xl/worksheets/s{number}.xml"] = (
+            f'<worksheet xmlns="{main}"><sheetData>{lines}</sheetData></worksheet>'
+        )
+    return zipped(content)
+
+
+SHEET: list[list[object]] = [["text", "label"], ["Stuck, again.", 1], ["Charged.", 2], ["Jams.", 1]]
+
+
+@pytest.mark.parametrize("name", ["t.xlsx", "T.XLSX", "t.csv"])
+def test_a_spreadsheet_is_read_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(spreadsheet(SHEET, []))
+    table = read_table(tmp_path / name)
+    assert [row["text"] for row in table.rows.values()] == ["Stuck, again.", "Charged.", "Jams."]
+    assert (table.unit, list(table.rows)) == ("row", [2, 3, 4])
+    without = read_table(tmp_path / name, ReadSettings(header=False))
+    assert (without.columns, len(without.rows)) == (("1", "2"), 4)
+
+
+@pytest.mark.parametrize(
+    ("sheets", "message"),
+    [
+        ([SHEET, SHEET], "the sheets 'S1' and 'S2' hold something"),
+        ([SHEET[1:]], "the first line looks like an example.*'1' stands in 1 more row"),
+        ([[["Complaints", ""], *SHEET]], "column 2 has no name"),
+        ([[]], "no rows"),
+    ],
+)
+def test_spreadsheets_that_are_no_table_are_asked_about(
+    tmp_path: Path, sheets: list[list[list[object]]], message: str
+) -> None:
+    (tmp_path / "t.xlsx").write_bytes(spreadsheet(*sheets))
+    with pytest.raises(InputError, match=message):
+        read_table(tmp_path / "t.xlsx")
