@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 CALIBRATED_FILE = "calibrated.json"  # beside the weights
-JUDGES = 4  # adapters, each trained without a part of the shots
 MOST_UNSEEN = 120  # candidates that it is asked about
 FEWEST_UNSEEN = 20
 LOST = 0.05  # share of a task's own texts that its out-of-scope rule may take for none

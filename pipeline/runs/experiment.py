@@ -15,13 +15,13 @@ from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.provenance import installed_versions, value_hash
-from fourshot.pipeline.runs.calibrating import JUDGES, CalibrationItem, unseen_texts
+from fourshot.pipeline.runs.calibrating import CalibrationItem, unseen_texts
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells, writer_names
 from fourshot.pipeline.runs.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell
 from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.runs.task_data import TaskData
-from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, shot_orders, shots_left_out
+from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, judges_of, shot_orders, shots_left_out
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name, untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
@@ -184,32 +184,24 @@ class Experiment:
         ]
         return tuple(readers)
 
-    def _judges(self, cell: MethodCell) -> MethodCell | None:
-        """Whose annotators are the adapters that calibrate a method's classifier; None where there are none."""
-        settings, method = cell.settings, cell.method
-        if not settings.calibrate or not method.trained or method.real_per_class or settings.train.loss == "text":
-            return None
-        if method.synthetic and settings.learns_soft:
-            return None
-        changes = {"annotator": "adapters", "weights": "held_out", "num_adapters": JUDGES, "in_context": 0, "folds": 0}
-        settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **changes))
-        judges = msgspec.structs.replace(
-            cell, name=f"{cell.name}, judges", settings=settings, shots=self.learnt(cell).shots
-        )
-        return judges if any(shots_left_out(judges)) else None
-
     def judge_jobs(self, cell: MethodCell) -> list[TrainingJob]:
         """The trainings of the adapters that calibrate a method's classifier, each without a part of the shots."""
-        judges = self._judges(cell)
+        judges = judges_of(cell, self.learnt(cell).shots)
         return self.annotator_jobs(judges) if judges else []
 
     def calibration_item(self, cell: MethodCell) -> CalibrationItem | None:
         """How a method's finished classifier is calibrated; None where it is not, or a training is not finished."""
-        trained, judges = self.result(cell), self._judges(cell)
-        soft = cell.method.synthetic and cell.settings.learns_soft
-        if not trained or not cell.settings.calibrate or (judges and len(self.annotator_results(judges)) < JUDGES):
+        trained, judges = self.result(cell), judges_of(cell, self.learnt(cell).shots)
+        if not trained or not cell.settings.calibrate:
             return None
-        learnt = self.learnt(cell)
+        if judges and len(self.annotator_results(judges)) < len(self.annotator_jobs(judges)):
+            return None
+        return self._once(("calibration", *cell.key), lambda: self._calibration(cell, trained, judges))
+
+    def _calibration(
+        self, cell: MethodCell, trained: TrainingResult, judges: MethodCell | None
+    ) -> CalibrationItem | None:
+        learnt, soft = self.learnt(cell), judges is None and cell.method.synthetic and cell.settings.learns_soft
         read = [*learnt.synthetic, *learnt.unlabelled] if judges or soft else []
         item = CalibrationItem(
             adapter=Adapter(name=trained.name, path=trained.path),

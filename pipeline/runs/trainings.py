@@ -18,6 +18,8 @@ from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.jobs.jobs import TrainingJob
 from fourshot.training.lora.examples import TrainingExample
 
+JUDGES = 4  # adapters that calibrate a classifier
+
 
 def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[TrainingJob]:
     """The committee: adapters of the shots alone, then one per fold of the pool, which has to be drawn."""
@@ -55,6 +57,22 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
         job = as_job(_shots_and(task, writer, believed, form))
         of_folds.append(msgspec.structs.replace(job, settings=brief))
     return of_shots + of_folds
+
+
+def judges_of(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None:
+    """Whose annotators are the adapters that calibrate a method's classifier, each without a part of ``shots``.
+
+    None where there are none: it learnt probabilities, whole texts or more real texts, or no shot can be left out.
+    """
+    settings, method = cell.settings, cell.method
+    if not settings.calibrate or not method.trained or method.real_per_class or settings.train.loss == "text":
+        return None
+    if method.synthetic and settings.learns_soft:
+        return None
+    changes = {"annotator": "adapters", "weights": "held_out", "num_adapters": JUDGES, "in_context": 0, "folds": 0}
+    settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **changes))
+    judges = msgspec.structs.replace(cell, name=f"{cell.name}, judges", settings=settings, shots=shots)
+    return judges if any(shots_left_out(judges)) else None
 
 
 def shots_left_out(writer: MethodCell) -> list[tuple[int, ...]]:
