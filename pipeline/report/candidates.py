@@ -52,9 +52,8 @@ def own_texts(data: ReportData) -> str:
         for reason in REASON_NAMES
         if reason != "kept" and (number := data.unlabelled.get(reason, 0))
     ]
-    learnt = (
-        f"Of {total:,} texts without labels, {data.unlabelled.get('kept', 0):,} are learnt as the annotators read them"
-    )
+    kept = data.unlabelled.get("kept", 0)
+    learnt = f"Of {total:,} texts without labels, {kept:,} are learnt as the annotators read them"
     learnt += f", and {data.labelled:,} as a person labelled them." if data.labelled else "."
     return f"{learnt} Left out: {', '.join(others)}." if others else learnt
 

@@ -51,6 +51,9 @@ def full_data() -> ReportData:
         title=f"Reviews {HOSTILE}",
         task=TASK,
         num_test=200,
+        unlabelled={"kept": 930, "near_duplicate": 50},
+        labelled=20,
+        reviewed={"relabelled": 3, "dropped": 5},
         methods=(
             method_row("icl", "In context", [scores(0.571), scores(0.559)], real_examples=12),
             method_row("fourshot", "fourshot", [scores(0.842), scores(0.836)], real_examples=12, synthetic_examples=3),

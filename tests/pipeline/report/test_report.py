@@ -116,6 +116,15 @@ def test_both_files_tell_the_same_numbers(html: str, markdown: str) -> None:
     assert "In context: 56.5\u00a0%, 27.4 points lower" in html
 
 
+def test_texts_without_labels_and_what_a_person_said_are_told(html: str, markdown: str) -> None:
+    for words in (
+        "Of 1,000 texts without labels, 930 are learnt as the annotators read them, and 20 as a person labelled them.",
+        "Left out: 50 near duplicate.",
+        "A person reviewed the shots and the texts: 5 dropped, 3 relabelled.",
+    ):
+        assert words in html and words in markdown.replace("\\", "")
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     paths = write_report(ReportData(title="Nothing yet", task=TASK), tmp_path / "new" / "folder")
     for path in paths:
