@@ -22,7 +22,7 @@ from fourshot.training.lora.settings import LoraSettings
 CARD_FILE = "card.json"
 PROBED_FILE = "probed.json"  # beside the card: that the served adapter was found to answer as in training
 EXAMPLES_FILE = "examples.json"  # beside the card: what the adapter was trained on
-LINK = "adapter"  # in a run folder whose adapters lie elsewhere: leads to its own
+LINK = "adapter"  # in a run folder: leads to the adapter of its classifier
 
 
 class Learnt(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """A folder of our own on disk: claimed by a manifest, locked while in use, and whole after a kill at any moment."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -124,3 +125,11 @@ def _differences(theirs: Any, ours: Any, at: str = "") -> Iterator[str]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def lead(link: Path, target: Path) -> None:
+    """Make ``link`` lead to ``target``; relative, so that the folder of both may be moved."""
+    staged = link.with_name(f".{link.name}")
+    staged.unlink(missing_ok=True)
+    staged.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)
+    os.replace(staged, link)

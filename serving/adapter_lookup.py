@@ -10,7 +10,7 @@ from fourshot.pipeline.work_folder import MANIFEST_FILE
 def find_adapter(folder: str | Path) -> Path:
     """The adapter folder that ``folder`` is, or the one adapter in a run folder that saw synthetic texts.
 
-    A task's folder of `fourshot train --tasks` links to its adapter.
+    A run links to its adapter.
     Raises `InputError` where there is none, or where several might be meant.
     """
     folder = Path(folder)
@@ -34,7 +34,8 @@ def find_adapter(folder: str | Path) -> Path:
             "command that made a run finishes it where it was stopped."
         )
     # A run also trains on the shots alone, to compare with.
-    likely = [path for path, card in cards.items() if card.synthetic_examples] or list(cards)
+    likely = [path for path, card in cards.items() if card.synthetic_examples or card.unlabelled_examples]
+    likely = likely or list(cards)
     if len(likely) == 1:
         return likely[0]
     listed = "\n".join(

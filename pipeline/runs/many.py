@@ -1,6 +1,5 @@
 """Many tasks, one base: one adapter for each; a task that fails drops out with its reason, the others go on."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -20,7 +19,7 @@ from fourshot.pipeline.runs.stages.train import classifiers
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Task
-from fourshot.pipeline.work_folder import MANIFEST_FILE
+from fourshot.pipeline.work_folder import MANIFEST_FILE, lead
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 
@@ -66,7 +65,7 @@ def train_tasks(
         for name, task in tasks.items():
             try:
                 driver.add(name, _experiment(task, base, settings, root / name, store, on_event))
-                _lead(root / name / "adapters", store)  # so that `evaluate --out` there finds them
+                lead(root / name / "adapters", store)  # so that `evaluate --out` there finds them
             except FourshotError as error:
                 driver.drop(name, error)
         driver.run("generate")
@@ -104,7 +103,7 @@ def _outcome(name: str, folder: Path, driver: StageDriver) -> TaskOutcome:
         return TaskOutcome(task=name, state="failed", folder=begun, error=failure.kind, message=failure.message)
     (outcome,) = driver.experiments[name].outcomes()
     assert outcome.training
-    _lead(folder / LINK, Path(outcome.training.path))
+    lead(folder / LINK, Path(outcome.training.path))
     return TaskOutcome(
         task=name,
         state="finished",
@@ -115,11 +114,3 @@ def _outcome(name: str, folder: Path, driver: StageDriver) -> TaskOutcome:
         loss=outcome.training.losses[-1],
         train_s=round(outcome.training.seconds, 1),
     )
-
-
-def _lead(link: Path, target: Path) -> None:
-    """Make ``link`` lead to ``target``; relative, so that the folder of both may be moved."""
-    staged = link.with_name(f".{link.name}")
-    staged.unlink(missing_ok=True)
-    staged.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()), target_is_directory=True)
-    os.replace(staged, link)

@@ -8,6 +8,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import refuse_fake, resolve_model
+from fourshot.pipeline.card import LINK
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.loop.reading import as_candidates
 from fourshot.pipeline.runs.cells import SeedExamples
@@ -24,6 +25,7 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.tasks.unlabelled import load_unlabelled
+from fourshot.pipeline.work_folder import lead
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 
@@ -99,6 +101,8 @@ def run_task(
             return RunSummary(folder=str(folder), table=[], ask_path=str(waiting))
         driver.run(last)
         trained = experiment.result(experiment.cell("fourshot"))
+        if trained:
+            lead(folder / LINK, Path(trained.path))  # others may lie there too: of texts before they were reviewed
         if merge:
             driver.do(synthetic_classifiers)
         rows = table(experiment)

@@ -10,10 +10,12 @@ import pytest
 
 from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.card import load_card
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.runs.review import entropy, open_review, run_in
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
+from fourshot.serving.adapter_lookup import find_adapter
 from tests.pipeline.runs.whole_runs import WholeRuns, card_of, texts_of
 
 SETTINGS = RunSettings(
@@ -89,6 +91,7 @@ def test_what_a_person_left_is_learnt_and_the_baselines_stay(
     assert card.reviewed == {"dropped": 2, "kept": 1, "relabelled": 2}
     assert card.lineage["review"] and "review" not in before.lineage
     assert card.name != before.name
+    assert load_card(find_adapter(folder.path)).name == card.name, "of several, the last one is the run's"
     assert runs.drawn == 0
     (folder.path / "review.csv").unlink()
     assert card_of(runs.run(folder.path, SETTINGS)).name == before.name and not runs.trained
