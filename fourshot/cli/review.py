@@ -43,7 +43,7 @@ def report(options: Options, terminal: Terminal) -> None:
         from fourshot.serving.review.server import serve_review
 
         def opened(url: str) -> None:
-            terminal.result("result", {"url": url})
+            terminal.result("ready", {"address": url})
             terminal.say(f"Open {url} in a browser on this machine. Ctrl-C ends it; what you decided is in the folder.")
 
         serve_review(folder, options.port, opened)

@@ -1,5 +1,6 @@
 """Which texts a person's label would help most: those that the annotators are unsure of, and unlike each other."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,9 @@ def texts_to_ask(vectors: "np.ndarray", entropies: Sequence[float], count: int, 
     if count >= len(order):
         return order
     unsure = order[: UNSURE_PER_TEXT * count]
-    centres, cluster = kmeans2(vectors[unsure].astype(np.float64), count, minit="++", rng=seed, missing="warn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of texts that are all alike: clusters stay empty
+        centres, cluster = kmeans2(vectors[unsure].astype(np.float64), count, minit="++", rng=seed, missing="warn")
     chosen = []
     for number, centre in enumerate(centres):
         members = [index for index, own in zip(unsure, cluster, strict=True) if own == number]

@@ -15,7 +15,7 @@ import msgspec
 
 from fourshot.engine.files import replace_file
 from fourshot.pipeline.tasks.faults import Fault, error, nearest, raise_errors
-from fourshot.pipeline.tasks.table_files import read_table
+from fourshot.pipeline.tasks.table_files import ReadSettings, read_table
 from fourshot.pipeline.tasks.types import Task
 
 COLUMNS = ("id", "text", "label", "keep", "why", "probabilities")
@@ -84,7 +84,7 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
     Raises InputError with every fault, each with its line: an unknown label, a text that was changed, a row that is
     new or there twice, a column that is missing.
     """
-    table = read_table(path)
+    table = read_table(path, ReadSettings(header=True))
     missing = [column for column in NEEDED if column not in table.columns]
     if missing:
         what = f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
@@ -144,4 +144,4 @@ def label_named(said: str, task: Task) -> str | None:
 
 def own_columns(path: Path) -> list[str]:
     """Columns that a person added."""
-    return [column for column in read_table(path).columns if column not in COLUMNS]
+    return [column for column in read_table(path, ReadSettings(header=True)).columns if column not in COLUMNS]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MANY = msgspec.structs.replace(TASK, labels=(*TASK.labels, *(Label(name=f"shade {n}") for n in range(9))))
 
 
-class Served(msgspec.Struct):
-    url: str
+class Ready(msgspec.Struct):
+    address: str
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def page(browser: "Browser", folder: RunFolder) -> Iterator["Page"]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
     try:
-        url = msgspec.json.decode(process.stdout.readline(), type=Served).url
+        url = msgspec.json.decode(process.stdout.readline(), type=Ready).address
         with browser.new_context(base_url=url) as context:
             page = context.new_page()
             page.set_default_timeout(10_000)

@@ -1,0 +1,80 @@
+"""A file of texts without labels: which column of it is read, and that every row is a text or counted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.types import DataSource, Label, Task
+from fourshot.pipeline.tasks.unlabelled import load_unlabelled
+
+TASK = Task(
+    name="mail",
+    instruction="Sort it.",
+    noun="mail",
+    labels=(Label(name="a"), Label(name="b")),
+    data=DataSource(text_column="body"),
+)
+ROWS = [{"body": f"Mail {number}.", "subject": f"About {number}", "label": "a"} for number in range(6)]
+
+
+def table(folder: Path, rows: list[dict[str, object]], name: str = "own.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_the_task_s_column_or_the_one_that_is_named_is_read(tmp_path: Path) -> None:
+    own = load_unlabelled(table(tmp_path, ROWS), TASK, 0)
+    assert own.texts == tuple((number + 1, f"Mail {number}.") for number in range(6))
+    assert own.note == f"6 unlabelled texts in {tmp_path / 'own.jsonl'}, column 'body'"
+    assert load_unlabelled(table(tmp_path, ROWS), TASK, 0, "subject").texts[0] == (1, "About 0")
+
+
+def test_a_column_in_doubt_is_asked_for_and_the_only_one_is_not(tmp_path: Path) -> None:
+    rows = [{"subject": "About it", "text": "A mail."}]
+    with pytest.raises(InputError, match=r"no column 'body'; the columns are 'subject', 'text'.*text_column=NAME"):
+        load_unlabelled(table(tmp_path, rows), TASK, 0)
+    with pytest.raises(InputError, match="no column 'nobody'"):
+        load_unlabelled(table(tmp_path, [{"only": "A mail."}]), TASK, 0, "nobody")
+    assert load_unlabelled(table(tmp_path, [{"only": "A mail."}]), TASK, 0).texts == ((1, "A mail."),)
+
+
+def test_one_text_per_line_whatever_ends_it(tmp_path: Path) -> None:
+    file = tmp_path / "own.TXT"
+    file.write_bytes("\ufeffone\r\ntwo\u2028halves\rthree\n\n four \n".encode())
+    own = load_unlabelled(file, TASK, 0)
+    assert own.texts == ((1, "one"), (2, "two\u2028halves"), (3, "three"), (5, "four"))
+    assert own.note.endswith("; 1 row without a text left out (line 4)")
+
+
+def test_more_than_are_wanted_are_drawn_from_by_the_seed(tmp_path: Path) -> None:
+    file = table(tmp_path, ROWS)
+    one, same, other = (load_unlabelled(file, TASK, 3, seed=seed) for seed in (0, 0, 1))
+    assert one == same != other
+    assert len(one.texts) == 3 and list(one.texts) == sorted(one.texts)
+    assert ", 3 of them drawn (unlabelled.most)" in one.note
+    assert "drawn" not in load_unlabelled(file, TASK, 6).note
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ([{"body": ["a", "list"]}, {"body": "fine"}], r"own\.jsonl:1: the text is a list"),
+        ([{"body": ""}, {"body": None}], "has no text: 2 rows, all without one"),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path: Path, rows: list[dict[str, object]], fault: str) -> None:
+    with pytest.raises(InputError, match=fault):
+        load_unlabelled(table(tmp_path, rows), TASK, 0)
+
+
+def test_files_of_other_kinds_and_missing_ones_are_named(tmp_path: Path) -> None:
+    (tmp_path / "own.docx").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"cannot read a \.docx file of texts; allowed are .*\.csv.*\.txt"):
+        load_unlabelled(tmp_path / "own.docx", TASK, 0)
+    with pytest.raises(InputError, match=r"own\.csv: no such file"):
+        load_unlabelled(tmp_path / "own.csv", TASK, 0)
+    with pytest.raises(InputError, match=r"own\.txt"):
+        load_unlabelled(tmp_path / "own.txt", TASK, 0)
