@@ -1,6 +1,7 @@
 """A file of texts without labels: which column of it is read, and that every row is a text or counted."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ TASK = Task(
 ROWS = [{"body": f"Mail {number}.", "subject": f"About {number}", "label": "a"} for number in range(6)]
 
 
-def table(folder: Path, rows: list[dict[str, object]], name: str = "own.jsonl") -> Path:
+def table(folder: Path, rows: Sequence[Mapping[str, object]], name: str = "own.jsonl") -> Path:
     path = folder / name
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
