@@ -131,7 +131,16 @@ def has_table(folder: RunFolder, name: str) -> bool:
 
 
 def written_rows(folder: RunFolder, name: str) -> list[ReviewRow]:
-    """The rows of a table as they were written; none where there is no table. Raises InputError where only it is."""
+    """The rows of a table as they were written; none where there is no table.
+
+    Raises InputError where only the table is, or one was saved as something else than CSV.
+    """
+    others = sorted(path.name for path in folder.path.glob(f"{name}.*") if path.suffix not in (".csv", ".json"))
+    if others:
+        raise InputError(
+            f"{folder.path} has {', '.join(others)}. A person's answers are read from {name}.csv alone: save the table "
+            "as CSV (UTF-8) there, and move the others away."
+        )
     if not has_table(folder, name):
         return []
     if not folder.has(f"{name}.json"):

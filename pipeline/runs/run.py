@@ -92,8 +92,9 @@ def run_task(
         experiment.check_trainable()
         driver = StageDriver(folder / LOG_FILE, on_event, placement)
         driver.add(task.name, experiment)
+        said = decisions(run_folder, REVIEW, task)
         if has_table(run_folder, REVIEW):
-            on_event(Event(stage="shots", message=in_words(REVIEW, decisions(run_folder, REVIEW, task))))
+            on_event(Event(stage="shots", message=in_words(REVIEW, said)))
         if ask and STAGE_NAMES.index(last) >= STAGE_NAMES.index("annotate"):
             driver.run("annotate")
             driver.do(lambda one: questions(one, ask))

@@ -121,6 +121,14 @@ def test_a_table_that_was_changed_otherwise_stops_the_run_before_anything_is_don
     assert not runs.heard
 
 
+def test_a_table_that_was_saved_as_something_else_is_not_overlooked(runs: WholeRuns, folder: RunFolder) -> None:
+    open_review(folder)
+    (folder.path / "review.xlsx").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"has review\.xlsx\. A person's answers are read from review\.csv alone"):
+        runs.run(folder.path, SETTINGS)
+    assert not runs.heard
+
+
 def test_a_new_label_without_keep_is_said_and_not_learnt(runs: WholeRuns, folder: RunFolder) -> None:
     open_review(folder)
 
