@@ -44,7 +44,7 @@ def predict(options: Options, terminal: Terminal) -> None:
 
         _refuse(options, "an adapter on this machine; a service (--url) has its own", "model", "engine", "explain")
         with Client(options.url, options.key) as client:
-            texts = read_texts(options.texts)
+            texts = read_texts(options.texts, terminal)
             predictions = client.predict(options.adapter, texts, options.method, **refusing)
         source: dict[str, object] = {"url": client.url, "task": options.adapter}
     else:
@@ -53,7 +53,7 @@ def predict(options: Options, terminal: Terminal) -> None:
 
         _refuse(options, "a service (--url)", "key", "method")
         folder = find_adapter(options.adapter)
-        texts = read_texts(options.texts)
+        texts = read_texts(options.texts, terminal)
         if options.explain and options.engine == "vllm":
             raise InputError("--explain reads hidden states, which --engine vllm does not give. Leave --engine out.")
         kind = "transformers" if options.explain else options.engine or engine_for(len(texts))
@@ -92,17 +92,22 @@ def _refuse(options: Options, what_for: str, *names: str) -> None:
         raise InputError(f"{' and '.join(given)} {'are' if len(given) > 1 else 'is'} for {what_for}. Leave it out.")
 
 
-def read_texts(given: Sequence[str]) -> list[str]:
-    """The texts of the command line, else standard input, one per line. Raises `InputError` where there is none."""
+def read_texts(given: Sequence[str], terminal: Terminal) -> list[str]:
+    """The texts of the command line, else standard input, one per line. Raises `InputError` where there is none.
+
+    Blank ones are left out, and counted.
+    """
     texts = list(given)
     if not texts:
         if sys.stdin.isatty():
             raise InputError("there is nothing to classify. Give texts as arguments, or on standard input, one a line.")
         try:
-            texts = sys.stdin.buffer.read().decode("utf-8-sig").split("\n")
+            texts = sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
             raise InputError(f"standard input is not UTF-8: {error}. Convert it first.") from error
-    texts = [text.strip() for text in texts if text.strip()]
-    if not texts:
+    kept = [text.strip() for text in texts if text.strip()]
+    if not kept:
         raise InputError("there is nothing to classify: all texts are blank.")
-    return texts
+    if blank := len(texts) - len(kept):
+        terminal.warn(f"{blank} blank {'texts are' if blank > 1 else 'text is'} left out.")
+    return kept

@@ -67,6 +67,8 @@ class Dispatcher:
         self._later: list[tuple[float, int, _Waiting]] = []  # a heap of what was not due when it came
         self._numbers = count()
         self._due_tokens: Counter[str] = Counter()  # by asker: of what waits and is due
+        self._later_tokens: Counter[str] = Counter()  # by asker: of what waits and is not
+        self._last_due: dict[str, float] = {}  # by asker: when all of that will be
         self._texts: Counter[str] = Counter()  # by asker: all that wait
         self._given: dict[str, int] = {}  # by asker: tokens given so far, where that is more than `_level`
         self._level = 0  # tokens that whose turn it was last had been given before: where somebody new starts
@@ -94,32 +96,49 @@ class Dispatcher:
         """Raise `RefusalError` where new work would wait too long, with the time that what is ahead will take.
 
         ``tokens`` are those of a whole request, 0 where they are not known yet; ``within_s``: seconds that it may
-        take to be answered.
+        take to be answered. With little ahead nothing is refused: the rate may have been measured in a bad moment.
         """
         self._turn_due()
-        ahead, rate = self._ahead(asker, tokens or USUAL_TOKENS), self.tokens_per_s or math.inf
-        wait_s, work_s = ahead / rate, tokens / rate
+        rate = self.tokens_per_s or math.inf
+        ahead, work_s = self._ahead(asker, tokens or USUAL_TOKENS), tokens / rate
+        wait_s = ahead / rate
         if self._num_waiting >= MOST_WAITING and self._texts[asker] * len(self._texts) >= self._num_waiting:
             raise RefusalError(429, "overloaded", f"Too busy: {self._num_waiting:,} texts wait.", max(1.0, wait_s))
-        if ahead > LEAST_WINDOW_TOKENS and wait_s > self._max_queue_s:
+        if ahead <= LEAST_WINDOW_TOKENS:
+            return
+        if wait_s > self._max_queue_s:
             raise RefusalError(429, "overloaded", f"Too busy: {wait_s:.1f} s of work are ahead of this.", wait_s)
-        if (late_s := wait_s + work_s - within_s) > 0 and ahead + tokens > LEAST_WINDOW_TOKENS:
+        done_s = self._ahead(asker, tokens, work_s) / rate + work_s
+        if done_s > within_s:
             raise RefusalError(
                 429,
                 "deadline",
-                f"This cannot be answered within {within_s:g} s: {wait_s:.1f} s of work are ahead of it, and it takes "
-                f"{work_s:.1f} s itself. Allow more, send fewer texts at once, or ask again later.",
-                late_s,
+                f"This cannot be answered within {within_s:g} s: it takes {work_s:.1f} s itself, and "
+                f"{done_s - work_s:.1f} s of other work go before its end. Allow more time, send fewer texts at once, "
+                "or ask again later.",
+                done_s - within_s,
             )
 
-    def _ahead(self, asker: str, tokens: int) -> int:
-        """Of the tokens that run or wait and are due, those that go before ``tokens`` that ``asker`` adds now."""
-        own = self._due_tokens[asker]
+    def _ahead(self, asker: str, tokens: int, in_s: float = 0.0) -> float:
+        """Of the tokens that run, or wait and will be due ``in_s`` from now: those that go before the end of new work.
+
+        That work is ``tokens`` tokens of ``asker``.
+        """
+        own = self._soon(asker, in_s)
         reach = self._given_to(asker) + own + tokens
-        others = sum(
-            min(due, max(0, reach - self._given_to(other))) for other, due in self._due_tokens.items() if other != asker
+        others = self._due_tokens.keys() | self._later_tokens.keys()
+        return (
+            self._running_tokens
+            + own
+            + sum(min(self._soon(other, in_s), max(0, reach - self._given_to(other))) for other in others - {asker})
         )
-        return self._running_tokens + own + others
+
+    def _soon(self, asker: str, in_s: float) -> float:
+        """Tokens of ``asker`` that wait and will be due ``in_s`` from now."""
+        due, later = self._due_tokens[asker], self._later_tokens[asker]
+        if not later or not in_s:
+            return due
+        return due + later * min(1.0, in_s / max(in_s, self._last_due[asker] - self._clock()))
 
     def _given_to(self, asker: str) -> int:
         return max(self._given.get(asker, 0), self._level)
@@ -131,6 +150,7 @@ class Dispatcher:
             if not work.ready.done():
                 work.turned_due = True
                 self._due_tokens[work.asker] += work.tokens
+                _subtract(self._later_tokens, work.asker, work.tokens)
 
     def close(self, refusal: RefusalError) -> None:
         """Give ``refusal`` to all that waits."""
@@ -149,6 +169,8 @@ class Dispatcher:
         heapq.heappush(self._later, (work.due, next(self._numbers), work))
         self._num_waiting += 1
         self._texts[asker] += 1
+        self._later_tokens[asker] += tokens
+        self._last_due[asker] = max(work.due, self._last_due.get(asker, 0.0))
         self._fill()
         try:
             await work.ready
@@ -225,8 +247,14 @@ class Dispatcher:
         if not queue:
             del self._waiting[work.asker, work.adapter]
         self._num_waiting -= 1
-        self._texts[work.asker] -= 1
-        self._due_tokens[work.asker] -= work.tokens if work.turned_due else 0
-        for counts in (self._texts, self._due_tokens):
-            if not counts[work.asker]:
-                del counts[work.asker]
+        _subtract(self._texts, work.asker, 1)
+        _subtract(self._due_tokens if work.turned_due else self._later_tokens, work.asker, work.tokens)
+        if not self._texts[work.asker]:
+            del self._last_due[work.asker]
+
+
+def _subtract(counts: Counter[str], asker: str, number: int) -> None:
+    """Whoever has nothing left is forgotten."""
+    counts[asker] -= number
+    if not counts[asker]:
+        del counts[asker]

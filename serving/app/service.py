@@ -151,7 +151,7 @@ class Service:
 
     def _check(self, asker: Asker, tokens: int = 0) -> None:
         try:
-            self._dispatcher.check(asker.name, tokens, asker.deadline_s)
+            self._dispatcher.check(asker.name, tokens, min(asker.deadline_s, self._limits.timeout_s))
         except RefusalError as refusal:
             self.metrics.rejected.labels("deadline" if refusal.kind == "deadline" else "queue").inc()
             raise

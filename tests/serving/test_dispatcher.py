@@ -331,7 +331,9 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_the_time_after_which_it_c
         model = Model(Clock())
         await model.ask("a", 10)  # 1 s of work
         model.dispatcher.check("a", 500, within_s=1.6)
-        with pytest.raises(RefusalError, match=r"within 1\.2 s: 1\.0 s of work are ahead of it") as no:
+        with pytest.raises(
+            RefusalError, match=r"within 1\.2 s: it takes 0\.5 s itself, and 1\.0 s of other work"
+        ) as no:
             model.dispatcher.check("a", 500, within_s=1.2)
         assert (no.value.code, no.value.kind) == (429, "deadline")
         assert no.value.retry_after_s == pytest.approx(0.3)
@@ -339,6 +341,27 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_the_time_after_which_it_c
         await model.leave()
 
     asyncio.run(run())
+
+
+def test_requests_of_many_texts_that_would_all_be_late_are_not_all_accepted() -> None:
+    """Each alone could be answered in time; their texts take turns, so all of them would be done at the end only."""
+
+    async def run() -> list[int]:
+        model = Model(Clock())
+        accepted = []
+        for number in range(8):
+            try:
+                model.dispatcher.check("a", 2000, within_s=8.0)  # 2 s of work each, of 20 texts
+            except RefusalError:
+                continue
+            accepted.append(number)
+            model.tasks += [asyncio.create_task(model.dispatcher.turn("a", 100, 100 * n, "a")) for n in range(20)]
+            await settle()
+        model.dispatcher.check("a", 100, within_s=2.0)  # one text goes between
+        await model.leave()
+        return accepted
+
+    assert asyncio.run(run()) == [0, 1, 2, 3]
 
 
 def test_in_a_long_queue_adapters_in_a_slot_still_go_first() -> None:

@@ -36,6 +36,15 @@ def test_the_command_asks_a_service(service: FakeService, capfd: pytest.CaptureF
     assert last == {"type": "result", "url": service.url, "task": "tone", "texts": 1}
 
 
+def test_a_text_is_one_line_and_a_blank_one_is_counted(service: FakeService, capfd: pytest.CaptureFixture[str]) -> None:
+    texts = ["First line\nsecond  good", "tab\tin\u2028side\r\n good", " ", ""]
+    assert cli.main(["predict", "--url", service.url, "tone", *texts]) == 0
+    told = capfd.readouterr()
+    assert told.out == "good\t0.750\tFirst line second  good\ngood\t0.750\ttab in side  good\n"
+    assert "2 blank texts are left out" in told.err
+    assert service.received[0].texts == ["First line\nsecond  good", "tab\tin\u2028side\r\n good"]
+
+
 @pytest.mark.usefixtures("at_once")
 def test_the_command_says_what_is_wrong(service: FakeService, capfd: pytest.CaptureFixture[str]) -> None:
     service.replies = [refusal(404, "unknown_task", "There is no task 'tune' here.")]
@@ -52,6 +61,9 @@ def test_the_command_says_what_is_wrong(service: FakeService, capfd: pytest.Capt
     [
         (["--url", "http://127.0.0.1:1", "--model", "m"], "--model is for an adapter on this machine"),
         (["--url", "http://127.0.0.1:1", "--model", "m", "--engine", "vllm"], "--model and --engine are for"),
+        (["--url", "http://127.0.0.1:1", "--key", '"fs-a"'], "without quotes and without the word"),
+        (["--url", "http://127.0.0.1:1", "--key", "Bearer fs-a"], "without quotes and without the word"),
+        (["--url", "http://127.0.0.1:1", "--key", "fs-a b"], "characters that no key has"),
         (["--key", "secret"], "--key is for a service (--url)"),
         (["--method", "icl"], "--method is for a service (--url)"),
     ],

@@ -67,7 +67,7 @@ def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "--poll-s",
         "0.2",
         "--drain-s",
-        "10",
+        "40",
         "--header-timeout-s",
         "2",
     )
@@ -351,9 +351,9 @@ def test_openapi_describes_our_routes(service: RunningService) -> None:
     document = service.http.get("/openapi.json").json()
     classify = document["paths"]["/v1/classify/{task}"]["post"]
     assert classify["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/ClassifyRequest")
-    assert {"200", "400", "401", "403", "404", "413", "429", "503"} <= set(classify["responses"])
+    assert {"200", "400", "401", "403", "404", "413", "415", "429", "503", "504"} <= set(classify["responses"])
     schemas = document["components"]["schemas"]
-    assert set(schemas["ClassifyRequest"]["properties"]) == {"input", "method"}
+    assert {"input", "method", "model", "user", "stream"} <= set(schemas["ClassifyRequest"]["properties"])
     assert {"Classified", "Usage", "TaskInfo", "Refused", "ErrorAnswer", "Fault"} <= set(schemas)
     assert "/v1/chat/completions" in document["paths"]
 
@@ -362,6 +362,49 @@ def test_the_page_is_there(service: RunningService) -> None:
     answer = service.http.get("/")
     assert answer.status_code == 200 and "<!doctype html>" in answer.text.lower()
     assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code", "kind"),
+    [
+        ("POST", "/v1/classify/task-0/", 200, ""),
+        ("GET", "/v1/models/", 200, ""),
+        ("HEAD", "/metrics", 200, ""),
+        ("GET", "/docs", 200, ""),
+        ("GET", "/docs/files/swagger-ui.css", 200, ""),
+        ("POST", "/v1/classify/my-org%2Ftask-0", 404, "unknown_task"),
+        ("GET", "/v1/nothing", 404, "not_found"),
+        ("GET", "/v1/classify/task-0", 405, "method_not_allowed"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("OPTIONS", "/v1/classify/task-0", 400, "cors"),
+    ],
+)
+def test_addresses_of_ours_and_of_vllms_answer_in_one_form(
+    service: RunningService, method: str, path: str, code: int, kind: str
+) -> None:
+    headers = {"Origin": "https://other.example", "Access-Control-Request-Method": "POST"} if kind == "cors" else {}
+    body = {"input": "x"} if method == "POST" else None
+    answer = service.http.request(method, path, json=body, headers=headers, follow_redirects=False)
+    assert answer.status_code == code, answer.text
+    if kind:
+        assert (answer.json()["error"]["type"], answer.json()["error"]["code"]) == (kind, code)
+
+
+def test_what_is_no_http_is_told_so_in_the_same_form(service: RunningService) -> None:
+    answer = raw(service, b"GET /v1/tasks HTTP/9.9\r\nno header\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400") and b'"type":"bad_request"' in answer
+
+
+def test_a_task_whose_only_version_is_damaged_answers_on(service: RunningService, folder: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(folder, task_of("hurt"), seed=66)
+    wait_for(lambda: version_of(service, "hurt") == adapter.name)
+    os.truncate(adapter / "adapter_model.safetensors", 100_000)
+    wait_for(lambda: "fourshot_damaged_adapters 1.0" in service.http.get("/metrics").text)
+    assert service.classify("hurt", {"input": "x"}).json()["adapter"] == adapter.name
+    (reason,) = [one["reason"] for one in service.tasks(True)["refused"] if one["path"] == adapter.name]
+    assert "answered on" in reason
+    shutil.rmtree(adapter)
+    wait_for(lambda: version_of(service, "hurt") == "")
 
 
 # From here on the service is hurt: these come last.
@@ -424,7 +467,7 @@ def test_an_engine_that_is_killed_is_started_again_and_no_answer_is_wrong(
 
 def test_a_shutdown_answers_what_was_accepted(service: RunningService) -> None:
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(service.classify, f"task-{n}", {"input": TEXTS * 4}) for n in range(8)]
+        asked = [pool.submit(service.classify, f"task-{n}", {"input": TEXTS * 2}) for n in range(8)]
         engines = service.engines()
         wait_for(lambda: sum(info["in_flight"] for info in service.tasks()["tasks"]) >= 16)  # some of it waits
         service.process.send_signal(signal.SIGTERM)
