@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BOM = b"\xef\xbb\xbf"
+NO_UTF8 = " Send it as UTF-8."
+HINTS = {  # by the beginning of a body that is no JSON
+    b"\x1f\x8b": " It looks packed: say so with Content-Encoding: gzip.",
+    b"\xff\xfe": NO_UTF8,
+    b"\xfe\xff": NO_UTF8,
+}
 
 
 class Asker(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,9 +222,9 @@ def read_request(body: bytes, limits: Limits) -> ClassifyRequest:
         if any(body.count(b'"%s"' % name.encode()) > 1 for name in ("input", "method")):
             json.loads(body, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
-        raise RefusalError(
-            400, "bad_request", f'The body is not {{"input": text or [texts], "method": "adapter" or "icl"}}: {error}.'
-        ) from None
+        hint = HINTS.get(body[:2], "")
+        form = '{"input": text or [texts], "method": "adapter" or "icl"}'
+        raise RefusalError(400, "bad_request", f"The body is not {form}: {error}.{hint}") from None
     texts = [request.input] if isinstance(request.input, str) else request.input
     if not texts:
         raise RefusalError(400, "no_text", "There is nothing to classify: input is an empty list.")

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import msgspec
 
 from fourshot.bench.core.load import Load, LoadAnswer, generate
@@ -105,7 +104,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
                 answers = load(options.seconds, rate=SHARE * capacity, seed=3)
             long = judge(answers)
             long |= {"churn": dict(churn.done), "memory_bytes": memory.samples, "memory_growth": memory.growth()}
-            metrics = httpx.get(f"{service.address}/metrics").text.splitlines()
+            metrics = service.http.get("/metrics").text.splitlines()
             long["metrics"] = [line for line in metrics if line.startswith(("fourshot_adapter", "fourshot_rest"))]
             _tell("long", {key: value for key, value in long.items() if key != "memory_bytes"})
     p99 = over["latency_ms"]["p99"] / calm["latency_ms"]["p99"]

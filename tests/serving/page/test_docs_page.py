@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvicorn
 
+from fourshot.serving.answers import RefusalError, send_refusal
 from fourshot.serving.fleet.supervisor import listen
 from tests.serving.app_in_process import InProcess
 from tests.waiting import wait_for
@@ -36,12 +37,23 @@ def address() -> Iterator[str]:
     app = InProcess().guard
 
     async def below_a_prefix(scope: Any, receive: Any, send: Any) -> None:
-        """As a proxy that takes its prefix off."""
+        """As a proxy that takes its prefix off, and leads elsewhere without it."""
         cut = {"path": scope["path"].removeprefix("/llm"), "raw_path": scope["raw_path"].removeprefix(b"/llm")}
-        await app({**scope, **cut}, receive, send)
+        if scope["path"].startswith(("/llm", "/docs")) or scope["path"] == "/openapi.json":
+            await app({**scope, **cut}, receive, send)
+        else:
+            await send_refusal(send, RefusalError(404, "elsewhere", "This is another application."))
 
     with answering(below_a_prefix) as url:
         yield url
+
+
+def test_the_page_asks_below_the_prefix_that_it_lies_at(browser: "Browser", address: str) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.goto(f"{address}/llm/")
+        page.locator("#tasks tbody").get_by_text("desk").wait_for()
 
 
 @pytest.mark.parametrize("path", ["/docs", "/llm/docs/"])
