@@ -31,6 +31,7 @@ OPEN_PATHS = ("/", "/health", "/ping")  # answer without a key: they tell nothin
 LIMITED_PATHS = ("/v1/classify/", "/v1/tasks")  # what a key for some tasks may ask at all
 READ_KEYS_EVERY_S = 2.0
 NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+MOST_DIGITS = 18  # of a length: no body has more, and Python reads no number of thousands
 SHALLOW = 16  # brackets, below which nobody need count how deep they are
 
 Scope = dict[str, Any]
@@ -139,6 +140,7 @@ class Guard:
         """
         limits = self._limits
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        declared = declared.lstrip(b"0")[:MOST_DIGITS] or b"0"
         if declared.isdigit() and int(declared) > limits.max_body_bytes:
             raise RefusalError(
                 413, "too_large", f"The body has {int(declared)} bytes; at most {limits.max_body_bytes}."

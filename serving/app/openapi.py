@@ -83,8 +83,8 @@ def describe(app: FastAPI, limits: Limits) -> None:
     texts = {"type": "array", "items": text, "minItems": 1, "maxItems": limits.max_texts}
     properties = components["ClassifyRequest"]["properties"]
     properties["input"] = {"anyOf": [text, texts]}
-    for name in properties.keys() - {"input", "method"}:
-        properties[name] = {"description": "Accepted, as OpenAI's clients send it, and ignored."}
+    ignored = {"description": "Accepted, as OpenAI's clients send it, and ignored."}
+    properties |= {name: ignored for name, schema in properties.items() if not schema}  # of any type
 
     def openapi() -> dict[str, Any]:
         document = given()
