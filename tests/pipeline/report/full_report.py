@@ -2,8 +2,10 @@
 
 from fourshot.pipeline.report import Lineage, ReportData, method_row
 from fourshot.pipeline.report.candidates import Judged
+from fourshot.pipeline.report.data import Certainty
 from fourshot.pipeline.report.text import REASON_NAMES
 from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.selective import Scope, coverage_curve
 from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
@@ -38,7 +40,9 @@ def scores(accuracy: float) -> Scores:
         n=200,
         accuracy=accuracy,
         macro_f1=0.7,
-        ece=0.1,
+        ece=0.04,
+        ece_before=0.21,
+        surest_80=0.925,
         interval=(0.6, 0.9),
         seconds=8,
         prompt_tokens=8400,
@@ -57,6 +61,12 @@ def full_data() -> ReportData:
         methods=(
             method_row("icl", "In context", [scores(0.571), scores(0.559)], real_examples=12),
             method_row("fourshot", "fourshot", [scores(0.842), scores(0.836)], real_examples=12, synthetic_examples=3),
+        ),
+        certainty=Certainty(
+            calibrated_on="12 shots that adapters were trained without",
+            temperature=2.5,
+            coverage=coverage_curve([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0], "test split"),
+            scope=Scope(least_mass=-3.0, false_rejects=0.05, num_texts=100, false_accepts=0.225, num_others=40),
         ),
         kept=tuple(judged(i, label, "kept", HOSTILE) for i, label in enumerate(("good", "bad", "mixed"))),
         rejected=tuple(

@@ -11,6 +11,7 @@ from markupsafe import Markup
 import fourshot.pipeline.report
 from fourshot.pipeline.report import MethodRow, ReportData, method_row, varied, write_report
 from fourshot.pipeline.report.candidates import pick_examples
+from fourshot.pipeline.report.data import Certainty
 from fourshot.pipeline.report.text import REASON_NAMES, duration, flatten
 from fourshot.pipeline.synthesis.types import Reason
 from tests.pipeline.report.full_report import TASK, full_data, judged, scores
@@ -123,6 +124,17 @@ def test_texts_without_labels_and_what_a_person_said_are_told(html: str, markdow
         "A person reviewed the shots and the texts: 5 dropped, 3 relabelled.",
     ):
         assert words in html and words in markdown.replace("\\", "")
+
+
+def test_how_far_a_probability_is_to_be_trusted_is_told(html: str, markdown: str, tmp_path: Path) -> None:
+    for page in (html, markdown):
+        for told in ("0.040", "before: 0.210", "92.5", "12 shots that adapters were trained without", "from 4 texts"):
+            assert told in page, told
+        assert "22.5 % of 40 texts of other subjects" in page
+    assert "| 75.0 | 0.700 | 100.0 |" in markdown
+    uncalibrated = msgspec.structs.replace(full_data(), certainty=Certainty())
+    _, file = write_report(uncalibrated, tmp_path)
+    assert "Probabilities are not calibrated" in file.read_text()
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
