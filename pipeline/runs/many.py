@@ -11,6 +11,7 @@ from fourshot.engine.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.review import tell_review
 from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
@@ -93,6 +94,7 @@ def _experiment(
     seeds = [load_shots(data, settings, RunFolder(root))]
     experiment = Experiment(data, model, settings, ["fourshot"], seeds, root, flat=True, store=store)
     experiment.check_trainable()
+    tell_review(RunFolder(root), task, on_event)
     return experiment
 
 

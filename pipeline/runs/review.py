@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.run_folder import SHOTS_FILE, RunFolder
@@ -211,6 +212,13 @@ def corrected_pairs(pairs: TextPairs, said: Decisions) -> TextPairs:
             verdict = Verdict(candidate_id=candidate.id, kept=True, reason="kept", predicted=answer.label)
         left.append((candidate, verdict))
     return left
+
+
+def tell_review(folder: RunFolder, task: Task, on_event: OnEvent) -> None:
+    """Say what a review changes, before anything is done. Raises InputError for a table with faults."""
+    said = decisions(folder, REVIEW, task)
+    if has_table(folder, REVIEW):
+        on_event(Event(stage="shots", message=f"{folder.path}: {in_words(REVIEW, said)}"))
 
 
 def in_words(name: str, said: Decisions) -> str:

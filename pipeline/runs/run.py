@@ -13,7 +13,7 @@ from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.loop.reading import as_candidates
 from fourshot.pipeline.runs.cells import SeedExamples
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.review import REVIEW, decisions, has_table, in_words
+from fourshot.pipeline.runs.review import tell_review
 from fourshot.pipeline.runs.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName
@@ -92,9 +92,7 @@ def run_task(
         experiment.check_trainable()
         driver = StageDriver(folder / LOG_FILE, on_event, placement)
         driver.add(task.name, experiment)
-        said = decisions(run_folder, REVIEW, task)
-        if has_table(run_folder, REVIEW):
-            on_event(Event(stage="shots", message=in_words(REVIEW, said)))
+        tell_review(run_folder, task, on_event)
         if ask and STAGE_NAMES.index(last) >= STAGE_NAMES.index("annotate"):
             driver.run("annotate")
             driver.do(lambda one: questions(one, ask))

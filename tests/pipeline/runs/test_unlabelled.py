@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fourshot.cli import main as cli
 from fourshot.engine.errors import InputError, ModelNotFoundError, RunFolderError
 from fourshot.engine.fake_engine import WORDS
 from fourshot.pipeline.loop.rounds import Round, finished_pairs
@@ -192,6 +193,21 @@ def test_a_person_is_asked_and_the_same_run_goes_on_with_what_they_say(
     assert not set(labelled) & set(texts_of(learnt[9:])), "each is learnt once"
     card = card_of(done)
     assert (card.real_examples, card.unlabelled_examples) == (9, 14) and "asked" in card.lineage
+
+
+def test_the_command_says_what_to_fill_in_and_refuses_a_half_of_it(
+    runs: WholeRuns, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = ["run", str(runs.task_file), "--model", "fake", "--out", str(out), "--unlabelled", str(own), "--ask", "3"]
+    command += ["--preset", "soft", "--shots", "2", "--per-class", "2", "--allow-short", "--quiet"]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert f"Label the texts in {out / 'ask.csv'} (column label), then run the same command again." in said
+    assert "Try it" not in said
+    fill(out / "ask.csv", "hot", rows=1)
+    assert cli.main(command) == 2
+    assert "unknown label 'hot'; the task's labels are warm, cold" in capsys.readouterr().err
 
 
 def test_a_table_that_nobody_filled_in_is_left_aside_where_nobody_is_asked(
