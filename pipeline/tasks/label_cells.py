@@ -46,7 +46,7 @@ def read_label(value: Any) -> LabelCell:
     if isinstance(value, dict) and value and all(isinstance(share, int | float) for share in value.values()):
         if not set(value.values()) <= {0, 1}:
             raise ValueError("an object of numbers other than 0 and 1")
-        return LabelCell(tuple(visible(str(name)) for name, share in value.items() if share), "shares")
+        return _listed([name for name, share in value.items() if share])._replace(how="shares")
     if isinstance(value, dict):
         # Label Studio writes {"choices": [...]}
         if len(value) != 1 or not isinstance(inner := next(iter(value.values())), list):

@@ -44,7 +44,7 @@ from fourshot.pipeline.tasks.label_cells import joined_labels, read_label, read_
         ('{"choices": ["billing", "lock"]}', ("billing", "lock")),  # Label Studio's CSV
         ({"choices": ["billing"]}, ("billing",)),
         ({"billing": 1.0, "lock": 0}, ("billing",)),  # spaCy
-        ({"billing": False}, ()),
+        ({"billing": False, "": True}, ()),
         ("(other)", ("(other)",)),
         ("[ok", ("[ok",)),
         ("]", ("]",)),
