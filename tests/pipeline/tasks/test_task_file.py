@@ -31,7 +31,7 @@ DATA = st.fixed_dictionaries(
     {"folder": st.just(".")},
     optional={"text_column": NAMES, "train_split": NAMES, "label_values": st.dictionaries(NAMES, NAMES, max_size=2)},
 )
-SOUND = {"name": NAMES | st.just("t"), "instruction": NAMES, "noun": NAMES}
+SOUND: dict[str, Any] = {"name": NAMES | st.just("t"), "instruction": NAMES, "noun": NAMES}
 SOUND |= {"labels": st.lists(LABELS, max_size=4), "data": DATA}
 DOCUMENTS = st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6) | st.fixed_dictionaries(SOUND)
 

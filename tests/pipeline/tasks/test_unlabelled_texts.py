@@ -73,7 +73,7 @@ def test_what_is_no_text_is_refused(tmp_path: Path, rows: list[dict[str, object]
 
 def test_files_of_other_kinds_and_missing_ones_are_named(tmp_path: Path) -> None:
     (tmp_path / "own.docx").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"cannot read a \.docx file of texts; allowed are .*\.csv.*\.txt"):
+    with pytest.raises(InputError, match=r"cannot read a \.docx file; allowed are .*\.csv.*\.txt"):
         load_unlabelled(tmp_path / "own.docx", TASK, 0)
     with pytest.raises(InputError, match=r"own\.csv: no such file"):
         load_unlabelled(tmp_path / "own.csv", TASK, 0)
