@@ -129,7 +129,7 @@ def joined_labels(names: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Of the names those that are several labels in one cell ("lock#damage"), and the labels, each a name too."""
     alone = {name.casefold(): name for name in names}
     found = {}
-    for name in names:
+    for name in sorted(names):
         parts = [part for part in JOINED.split(name) if part]
         if len(parts) > 1 and all(part.casefold() in alone for part in parts):
             found[name] = tuple(alone[part.casefold()] for part in parts)

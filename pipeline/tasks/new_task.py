@@ -23,6 +23,7 @@ from fourshot.pipeline.tasks.usable_rows import TableChoices, UsableRows, usable
 TEST_SHARE = 0.2
 SHOTS_LEFT_FOR_TRAIN = 4  # a class gives rows to the test split only beyond these
 FEW_CLASSES = 20  # up to here a class may have one row
+NO_TEST = f"no row is left for testing: a class gives some only beyond its first {SHOTS_LEFT_FOR_TRAIN}."
 MADE_FROM = "made_from.json"
 UNDECIDED = TableChoices()
 
@@ -100,6 +101,11 @@ def new_task(
             *_words_elsewhere(table, usable.columns, asked),
             *_question(table, usable.columns, counts),
             *_own_splits(table),
+            *(
+                []
+                if test
+                else [warning(table.path, NO_TEST, "Add rows, or write a test file yourself: a run needs one.")]
+            ),
         ),
     )
     with staged_folder(out.parent, out.name) as staged:

@@ -153,6 +153,7 @@ def test_a_column_with_a_word_for_each_number_is_pointed_out(tmp_path: Path) -> 
 def test_a_table_of_one_row_for_each_of_a_few_classes_is_a_task(tmp_path: Path) -> None:
     made = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(1)), tmp_path / "out")
     assert (made.train, made.test) == (3, 0)
+    assert ["no row is left for testing" in str(fault) for fault in made.notices] == [True]
 
 
 def test_numeric_labels_make_a_task_whose_check_asks_for_words(tmp_path: Path) -> None:
