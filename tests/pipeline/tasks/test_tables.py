@@ -11,7 +11,7 @@ import pytest
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.table_files import read_table
 from fourshot.pipeline.tasks.tables import drop_overlap, load_split
-from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.task_file import check_task, load_task
 from tests.pipeline.task_folders import COLD, TASK, WARM, rows_of, write_jsonl, write_task
 
 ROWS = rows_of(WARM, "warm") + rows_of(COLD, "cold")
@@ -208,6 +208,15 @@ def test_a_split_without_labels_is_called_that(tmp_path: Path) -> None:
             load_split(task, "test")
 
 
+def test_a_label_in_capitals_names_the_one_that_may_be_meant_and_nothing_follows_from_it(tmp_path: Path) -> None:
+    path = write_task(tmp_path, TASK.replace('"warm"', '"True"').replace('"cold"', '"False"'))
+    write_jsonl(tmp_path / "train.jsonl", rows_of(WARM, True) + rows_of(COLD, False))
+    write_jsonl(tmp_path / "test.jsonl", rows_of(["Ice cubes."], "FALSE"))
+    assert [(fault.severity, "Did you mean 'False'? Add it" in str(fault)) for fault in check_task(path)] == [
+        ("error", True)
+    ]
+
+
 def test_several_labels_in_a_cell_and_objects_are_refused_with_their_lines(tmp_path: Path) -> None:
     task = load_task(write_task(tmp_path))
     write_jsonl(tmp_path / "train.jsonl", [*rows_of(WARM[:1], ["warm", "cold"]), *rows_of(COLD[:1], {"a": "b"})])
@@ -217,7 +226,7 @@ def test_several_labels_in_a_cell_and_objects_are_refused_with_their_lines(tmp_p
 
 def test_a_hub_data_set_without_a_network_names_the_way_round_it(tmp_path: Path) -> None:
     code = (
-        "from fourshot.pipeline.tasks.task_file import load_task\n"
+        "from fourshot.pipeline.tasks.task_file import check_task, load_task\n"
         "from fourshot.pipeline.tasks.tables import load_split\n"
         "from fourshot.engine.errors import InputError\n"
         "try:\n    load_split(load_task('trec'), 'train')\nexcept InputError as error:\n    print(error)"
