@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from fourshot.pipeline.tasks.faults import note
+from fourshot.pipeline.tasks.faults import note, warning
 from fourshot.pipeline.tasks.table_bytes import Source
 from fourshot.pipeline.tasks.table_grid import grid_rows
 from fourshot.pipeline.tasks.table_text import Text, check_text
@@ -43,7 +43,12 @@ class _Fit(msgspec.Struct, frozen=True, kw_only=True):
 
     records: int
     odd: int  # records with another number of cells than the first
-    fault: str = ""  # where a quote makes no sense, with the line
+    spans: int  # the line of the first record that may go over several lines; 0 for none
+    fault: str = ""  # where a quote makes no sense
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.odd and not self.fault
 
 
 def read_csv(reading: Reading, source: Source) -> Iterator[Item]:
@@ -122,48 +127,57 @@ def _find_reading(reading: Reading, text: Text, delimiter: str, skip: int) -> st
 
     With tabs, where quotes rarely quote, a reading line by line that fits goes before one that does not need it.
     """
-    fits: dict[str, _Fit] = {}
-    for name, how in READINGS.items():
-        with text.open(newline="") as stream:
-            fits[name] = _fit(stream, delimiter, how, skip)
-        if delimiter != "\t" and _is_clean(fits[name]):
-            break
-    clean = [name for name, fit in fits.items() if _is_clean(fit)]
-    quoted, *_, literal = READINGS
+    quoted, *others, literal = READINGS
+    opens = re.compile(rf'(?:^|{re.escape(delimiter)}) *"')
+    with text.open(newline="") as stream:
+        if not any(map(opens.search, stream)):
+            return quoted  # only at the beginning of a cell a quote may mean something
+    fits = {quoted: _fit(text, delimiter, quoted, skip)}
+    if fits[quoted].spans or not fits[quoted].is_clean or delimiter == "\t":
+        fits[literal] = _fit(text, delimiter, literal, skip)
+    if not any(fit.is_clean for fit in fits.values()):
+        fits |= {name: _fit(text, delimiter, name, skip) for name in others}
+    clean = [name for name in READINGS if name in fits and fits[name].is_clean]
     chosen = clean[0] if clean else quoted
+    # Each line is a record, and quotes would swallow some?
+    doubtful = clean == [quoted, literal] and fits[quoted].records != fits[literal].records
     if delimiter == "\t":
-        by_line = literal in clean and not _quotes_are_needed(text, skip, fits)
-        if by_line or (not clean and fits[literal].odd <= fits[quoted].odd + bool(fits[quoted].fault)):
-            chosen = literal
-    if delimiter == "\t" or chosen != quoted:
-        reading.faults.append(note(reading.path, f"separated by {delimiter!r}; read with {chosen}."))
+        if not clean:
+            by_line = fits[literal].odd <= fits[quoted].odd + bool(fits[quoted].fault)
+        else:
+            by_line = doubtful or (literal in clean and not _quotes_are_needed(text, skip))
+        chosen = literal if by_line else chosen
+    what = f"separated by {delimiter!r}; read with {chosen}."
+    if doubtful:
+        what += f" From line {fits[quoted].spans} on, several lines could also be one cell, or rows of their own."
+        reading.faults.append(warning(reading.path, what, "If this is wrong, save the table as JSON Lines."))
+    elif delimiter == "\t" or chosen != quoted:
+        reading.faults.append(note(reading.path, what))
     return chosen
 
 
-def _is_clean(fit: _Fit) -> bool:
-    return not fit.odd and not fit.fault
+def _fit(text: Text, delimiter: str, name: str, skip: int) -> _Fit:
+    width, records, odd, spans, last = 0, 0, 0, 0, 0
+    cells: list[str] = []
+    with text.open(newline="") as stream:
+        try:
+            for line, cells in _records(stream, delimiter, READINGS[name], skip):
+                spans = spans or (last if last and line > last + 1 else 0)
+                last, width = line, width or len(cells)
+                records += 1
+                odd += len(cells) != width and (len(cells) < width or any(cells[width:]))
+        except TableError as failure:
+            return _Fit(records=records, odd=odd, spans=spans, fault=failure.what)
+    if not spans and any("\n" in cell or "\r" in cell for cell in cells):
+        spans = last
+    return _Fit(records=records, odd=odd, spans=spans)
 
 
-def _fit(stream: TextIO, delimiter: str, how: dict[str, Any], skip: int) -> _Fit:
-    width, records, odd = 0, 0, 0
-    try:
-        for _, cells in _records(stream, delimiter, how, skip):
-            width = width or len(cells)
-            records += 1
-            odd += len(cells) != width and (len(cells) < width or any(cells[width:]))
-    except TableError as failure:
-        return _Fit(records=records, odd=odd, fault=failure.what)
-    return _Fit(records=records, odd=odd)
-
-
-def _quotes_are_needed(text: Text, skip: int, fits: dict[str, _Fit]) -> bool:
+def _quotes_are_needed(text: Text, skip: int) -> bool:
     """Whether the quotes of a table with tabs, which can be read with and without them, look like those of a writer.
 
     Such a writer doubles a quote inside a text, or puts every cell of a column into quotes, or every one with a comma.
     """
-    quoted, *_, literal = READINGS
-    if fits[quoted].records != fits[literal].records:
-        return False  # each line is a record, and a quote would swallow some
     with text.open(newline="") as stream:
         records = _records(stream, "\t", LITERAL, skip)
         next(records, None)

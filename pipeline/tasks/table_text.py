@@ -50,6 +50,8 @@ def check_text(source: Source, settings: ReadSettings) -> Text:
                 if encoding == "utf-8-sig" and not before:
                     place += len(codecs.BOM_UTF8)  # which its decoder does not count
                 raise _not_decoded(source, encoding, place, failure, settings) from failure
+            except UnicodeError as failure:
+                raise TableError(f"not {encoding}: {failure}.", "Give its encoding, such as utf-16-le.") from failure
             if "\0" in text:
                 raise _nul(source, encoding, block)
             has_quotes = has_quotes or '"' in text

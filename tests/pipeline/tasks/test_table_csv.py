@@ -73,6 +73,18 @@ def test_tabs_without_quoting_give_as_many_rows_as_lines(tmp_path: Path) -> None
     assert "quotes as characters" in str(table.notices[0])
 
 
+def test_quotes_that_may_join_lines_or_not_are_warned_about(tmp_path: Path) -> None:
+    lines = ["Fine.", '"Great , he said', "Bad.", 'and left"', "Good."]
+    tabs = read(tmp_path, "text\tlabel\n" + "".join(f"{line}\tx\n" for line in lines), "t.tsv")
+    assert [row["text"] for row in tabs.rows.values()] == lines
+    commas = read(tmp_path, 'text,label\nFine.,a\n"Hello,\nthe lock jams",b\nBad.,a\n')
+    assert pairs(commas)[1] == ("Hello,\nthe lock jams", "b")
+    for table in (tabs, commas):
+        [notice] = table.notices
+        assert notice.severity == "warning"
+        assert "From line 3 on, several lines could also be one cell, or rows of their own" in str(notice)
+
+
 def test_tabs_with_quoting_are_read_with_it_where_a_writer_left_no_doubt(tmp_path: Path) -> None:
     two_lines = read(tmp_path, 'text\tlabel\n"One\nline more"\ta\nPlain.\tb\n', "t.tsv")
     assert pairs(two_lines) == [("One\nline more", "a"), ("Plain.", "b")]
