@@ -7,6 +7,7 @@ import pytest
 
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.app.dispatcher import BASE, Dispatcher
+from fourshot.serving.settings import Limits
 
 
 class Clock:
@@ -427,3 +428,44 @@ def test_what_is_remembered_of_askers_is_bounded(monkeypatch: pytest.MonkeyPatch
         assert not model.dispatcher._given
 
     asyncio.run(run())
+
+
+def test_a_batch_job_of_64_clients_is_answered_and_not_refused_and_another_client_hardly_waits() -> None:
+    """Each client asks again as soon as it is answered, or when it was told to; ten texts a second are answered."""
+
+    async def run(max_queue_s: float) -> tuple[int, int, float]:
+        model = Model(Clock())
+        model.dispatcher._max_queue_s = max_queue_s
+        waiting: dict[str, tuple[asyncio.Task[None], float]] = {}
+        ready_at = {f"{'job' if number else 'other'} {number}": 0.0 for number in range(65)}
+        answered = refused = 0
+        other_s: list[float] = []
+        for _ in range(600):
+            now = model.clock.now
+            for name, (task, since) in list(waiting.items()):
+                if task.done():
+                    del waiting[name]
+                    answered += 1
+                    if name.startswith("other"):
+                        other_s.append(now - since)
+            for name in ready_at.keys() - waiting.keys():
+                if ready_at[name] > now:
+                    continue
+                try:
+                    model.dispatcher.check(asker := name.split()[0])
+                except RefusalError as refusal:
+                    refused += 1
+                    ready_at[name] = now + max(1.0, round(refusal.retry_after_s))
+                    continue
+                waiting[name] = asyncio.create_task(model.dispatcher.turn("a", 100, asker=asker)), now
+            await settle()
+            await model.work(1)
+        model.tasks += [task for task, _ in waiting.values()]
+        await model.leave()
+        return answered, refused, max(other_s)
+
+    answered, refused, other_s = asyncio.run(run(Limits().max_queue_s))
+    assert (answered > 550, refused) == (True, 0)
+    assert other_s <= 0.5
+    _, refused, _ = asyncio.run(run(0.5))  # what a page may want
+    assert refused > 1000
