@@ -20,7 +20,7 @@ from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import check_task, load_task
 from fourshot.pipeline.tasks.usable_rows import TableChoices, UsableRows, usable_rows
 
-EXAMPLES = int(os.environ.get("FOURSHOT_EXAMPLES", "100"))  # 10000 before a release
+EXAMPLES = int(os.environ.get("FOURSHOT_EXAMPLES", "0"))  # 0: a few, always the same
 LENIENT = TableChoices(
     text_columns=("text",),
     label_columns=("label",),
@@ -57,7 +57,7 @@ def texts(*labels: Any, times: int = 1) -> list[tuple[str, Any]]:
     return [(f"note number {i}/{place}", label) for i in range(times) for place, label in enumerate(labels)]
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES or 40, derandomize=not EXAMPLES, deadline=None)
 @given(st.lists(st.fixed_dictionaries({}, optional={"text": TEXTS, "label": CELLS, "other": ATOMS}), min_size=1))
 def test_every_row_of_any_table_is_an_example_or_left_out_once(rows: list[dict[str, Any]]) -> None:
     table = table_of({"text": "one text", "label": "lock"}, *rows)
@@ -74,7 +74,7 @@ def test_every_row_of_any_table_is_an_example_or_left_out_once(rows: list[dict[s
     assert not {"no_label", "several_labels", "not_label", "not_text"} & left_out(strict).keys()
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES or 40, derandomize=not EXAMPLES, deadline=None)
 @given(st.lists(st.tuples(TEXTS | st.text(), CELLS), max_size=12))
 def test_every_row_of_any_file_is_in_the_task_or_left_out(rows: list[tuple[Any, Any]]) -> None:
     rows += texts("lock", "damage", times=12)  # more than there can be classes of one row
