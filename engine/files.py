@@ -22,13 +22,18 @@ def replace_file(target: Path, content: bytes) -> None:
 
     Makes the folder. Raises OSError, for a full disk say, with the old file as it was.
     """
+    with replaced_file(target) as staged:
+        staged.write_bytes(content)
+
+
+@contextmanager
+def replaced_file(target: Path) -> Iterator[Path]:
+    """A hidden file to be written, which takes the place of ``target`` when the block is left without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with staged.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield staged
+        _sync(staged)
         os.replace(staged, target)
     finally:
         staged.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fourshot.api import compare, corpus, run, train
+    from fourshot.api import annotate, compare, corpus, distill, run, train
     from fourshot.engine.errors import (
         AdapterError,
         FourshotError,
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from fourshot.pipeline.corpus.settings import CorpusSettings
     from fourshot.pipeline.corpus.summary import CorpusSummary
     from fourshot.pipeline.events import Event
+    from fourshot.pipeline.runs.annotating import AnnotationSummary
     from fourshot.pipeline.runs.compare import Comparison
+    from fourshot.pipeline.runs.distilled import DistillSummary
     from fourshot.pipeline.runs.many import TaskOutcome
     from fourshot.pipeline.runs.run import RunSummary
     from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
@@ -37,18 +39,21 @@ if TYPE_CHECKING:
     from fourshot.serving.clients.client import AsyncClient, Client
     from fourshot.serving.clients.local import LocalClassifier as Classifier
     from fourshot.serving.clients.local import Prediction
+    from fourshot.training.students.settings import StudentSettings
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",
     "AdapterError",
+    "AnnotationSummary",
     "AsyncClient",
     "Classifier",
     "Client",
     "Comparison",
     "CorpusSettings",
     "CorpusSummary",
+    "DistillSummary",
     "Event",
     "Example",
     "FourshotError",
@@ -62,27 +67,33 @@ __all__ = [
     "RunSummary",
     "ServiceError",
     "ShortRunError",
+    "StudentSettings",
     "Task",
     "TaskFileError",
     "TaskOutcome",
+    "annotate",
     "compare",
     "corpus",
+    "distill",
     "load_task",
     "run",
     "train",
 ]
 
 _HOMES = {  # of the names above; the errors are in fourshot.engine.errors
-    **dict.fromkeys(("compare", "corpus", "run", "train"), "fourshot.api"),
+    **dict.fromkeys(("annotate", "compare", "corpus", "distill", "run", "train"), "fourshot.api"),
     **dict.fromkeys(("Example", "Label", "Task"), "fourshot.pipeline.tasks.types"),
     **dict.fromkeys(("PRESETS", "RunSettings"), "fourshot.pipeline.synthesis.settings"),
     **dict.fromkeys(("Classifier", "Prediction"), "fourshot.serving.clients.local"),
     **dict.fromkeys(("AsyncClient", "Client"), "fourshot.serving.clients.client"),
+    "AnnotationSummary": "fourshot.pipeline.runs.annotating",
     "Comparison": "fourshot.pipeline.runs.compare",
     "CorpusSettings": "fourshot.pipeline.corpus.settings",
     "CorpusSummary": "fourshot.pipeline.corpus.summary",
+    "DistillSummary": "fourshot.pipeline.runs.distilled",
     "Event": "fourshot.pipeline.events",
     "RunSummary": "fourshot.pipeline.runs.run",
+    "StudentSettings": "fourshot.training.students.settings",
     "TaskOutcome": "fourshot.pipeline.runs.many",
     "load_task": "fourshot.pipeline.tasks.task_file",
 }

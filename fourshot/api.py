@@ -3,19 +3,26 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.runs import compare as comparing
+from fourshot.pipeline.runs import distill as distilling
+from fourshot.pipeline.runs.annotating import AnnotationSummary, annotate_table, unfinished_folder
+from fourshot.pipeline.runs.distilled import DistillSummary
 from fourshot.pipeline.runs.many import TaskOutcome, train_tasks
 from fourshot.pipeline.runs.run import RunSummary, run_task
 from fourshot.pipeline.runs.stages import StageName
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.task_paths import load_tasks
+from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.pipeline.tasks.types import Task
+from fourshot.serving.clients.teachers import find_teacher
 from fourshot.training.jobs.jobs import Placement
+from fourshot.training.students.settings import StudentSettings
 
 
 def default_folder(task: str, preset: str = "default", seed: int = 0) -> Path:
@@ -141,3 +148,100 @@ def corpus(
         corpus_settings or CorpusSettings(),
         on_event or ignore,
     )
+
+
+def default_student_folder(task: Task | str | Path, data: str | Path | None = None) -> Path:
+    """Where a distillation of a task lies unless the user names a folder."""
+    task = load_task(task, data) if isinstance(task, str | Path) else task
+    return Path("runs") / task.name / "student"
+
+
+def annotate(
+    task: Task | str | Path,
+    unlabelled: str | Path,
+    out: str | Path,
+    *,
+    by: str | Path | None = None,
+    data: str | Path | None = None,
+    text_column: str | None = None,
+    abstain_below: float = 0.0,
+    model: str | None = None,
+    key: str | None = None,
+    ray: str = "",
+    on_event: OnEvent | None = None,
+) -> AnnotationSummary:
+    """Write a table with what somebody says of each of its texts; the same call goes on where one was stopped.
+
+    ``task`` is a task, or the folder of a finished run. ``by`` is a finished run, an adapter, a student, or the address
+    of a service (``key`` for that); by default the run, or the task's run in runs/. ``abstain_below``: texts of which
+    nobody is so sure get no label. Raises `InputError` for bad input, `ServiceError` where a service does not answer.
+    """
+    if _is_run(task):
+        named, by = None, by or task  # type: ignore[assignment]
+    else:
+        named = load_task(task, data) if isinstance(task, str | Path) else task
+    if by is None:
+        assert named
+        by = default_folder(named.name)
+        if not _is_run(by):
+            raise InputError(
+                f"there is no finished run of {named.name} in {by} to annotate with. Begin one (fourshot train "
+                f"{named.name}), or name who is to annotate with --by."
+            )
+    teacher = find_teacher(by, named, model=model, key=key, ray=ray)
+    given = open_texts(unlabelled, text_column, teacher.task.data.text_column)
+    on_event = on_event or ignore
+    return annotate_table(
+        given,
+        Path(out),
+        teacher.task.label_names,
+        teacher.name,
+        teacher.read(unfinished_folder(Path(out)) / "log.txt", on_event),
+        abstain_below=abstain_below,
+        on_event=on_event,
+    )
+
+
+def distill(
+    task: Task | str | Path,
+    *,
+    unlabelled: str | Path | None = None,
+    generate: int = 0,
+    by: str | Path | None = None,
+    student: str | None = None,
+    student_settings: StudentSettings | None = None,
+    folder: str | Path | None = None,
+    data: str | Path | None = None,
+    text_column: str | None = None,
+    model: str | None = None,
+    settings: RunSettings | None = None,
+    key: str | None = None,
+    ray: str = "",
+    on_event: OnEvent | None = None,
+) -> DistillSummary:
+    """Make a small classifier that needs no language model; the same call goes on where one was stopped.
+
+    A teacher annotates the texts of the table ``unlabelled``, or writes ``generate`` texts per class, or both, and the
+    encoder ``student`` (None: the embedded one) learns what it says. The teacher is trained on the shots, or is ``by``:
+    a finished run, an adapter, a student, or the address of a service (``key`` for that). ``folder`` defaults to
+    runs/<task>/student. Other arguments as for `run`. Raises `InputError` for bad input, `ShortRunError` where a class
+    stalls, `RunFolderError` for a folder that holds something else, `ServiceError` where a service does not answer.
+    """
+    task = load_task(task, data) if isinstance(task, str | Path) else task
+    return distilling.distill(
+        task,
+        Path(folder or default_student_folder(task)),
+        unlabelled=open_texts(unlabelled, text_column, task.data.text_column) if unlabelled else None,
+        generate_per_class=generate,
+        by=find_teacher(by, task, model=model, key=key, ray=ray) if by else None,
+        student=student,
+        student_settings=student_settings,
+        model=model,
+        settings=settings,
+        on_event=on_event or ignore,
+        placement=Placement(ray=ray),
+    )
+
+
+def _is_run(folder: Task | str | Path) -> bool:
+    return isinstance(folder, str | Path) and (Path(folder) / "shots.json").is_file()

@@ -11,6 +11,8 @@ from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.files import read_json
+from fourshot.engine.hub import at_revision
+from fourshot.engine.models import ResolvedModel, broken_shards, resolve_model
 from fourshot.engine.probe import Probe, Probed
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
@@ -98,3 +100,27 @@ def load_card(adapter: str | Path) -> AdapterCard:
         raise AdapterError(
             f"{file} is not a card that this version reads: {error}. Train the adapter again."
         ) from error
+
+
+def base_of(card: AdapterCard, adapter: Path, model: str | None = None) -> ResolvedModel:
+    """The base model that an adapter is asked on; ``model`` names it where it is not where it was in training.
+
+    Raises AdapterError for an adapter of other prompts, a damaged one, and for another base model;
+    ModelNotFoundError where there is none.
+    """
+    if card.prompt_version != (renders := card.prompt_format.version):
+        raise AdapterError(
+            f"The adapter {adapter} was trained on prompts of version {card.prompt_version}; this fourshot "
+            f"renders version {renders}. Train again, or install the fourshot it was made with."
+        )
+    if faults := broken_shards(adapter):
+        raise AdapterError(f"The adapter {adapter} is damaged: {'; '.join(faults)}. Copy it again, whole.")
+    # The hub may have another state of that name by now.
+    base = resolve_model(at_revision(card.model_name, card.model_revision) if model is None else model)
+    if base.revision != card.model_revision:
+        raise AdapterError(
+            f"The adapter {adapter} was trained on {card.model_name} revision {card.model_revision}; "
+            f"{base.name} here is revision {base.revision}. Name the base it was trained on (--model), or train "
+            "again on this one."
+        )
+    return base

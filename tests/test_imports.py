@@ -14,7 +14,7 @@ PACKAGE = "fourshot"  # the one import name; `fourshot/<room>` leads to the room
 ROOMS = ("engine", "training", "pipeline", "serving", "bench")  # each may import those before it
 # Of each room the wings, and what each may import of its own room beside the modules at the room's root.
 WINGS = {
-    "training": {"lora": (), "jobs": ("lora",)},
+    "training": {"lora": (), "students": (), "jobs": ("lora",)},
     "pipeline": {
         "tasks": (),
         "synthesis": ("tasks",),
@@ -33,6 +33,7 @@ VALUE_TYPES = (
     "fourshot.engine.core",
     "fourshot.engine.errors",
     "fourshot.training.lora.settings",
+    "fourshot.training.students.settings",
     "fourshot.pipeline.tasks.types",
     "fourshot.pipeline.synthesis.types",
     "fourshot.pipeline.scores",

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 failed, 2 bad input, 130 stopped with Ctrl-C. Raises SystemExit where argparse does: help, usage errors.
     """
     # Each declares its commands when it is imported; the help lists them in this order.
-    from fourshot.cli import runs, review, corpus, tasks, predict, serve, adapters, keys, machine, bench  # noqa: F401, I001
+    from fourshot.cli import runs, review, students, corpus, tasks, predict, serve, adapters, keys, machine, bench  # noqa: F401, I001
     from fourshot.cli.console import Terminal
     from fourshot.cli.declare import read_command
 

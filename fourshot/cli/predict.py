@@ -1,4 +1,4 @@
-"""`predict`: texts in, labels out, from an adapter here or from a service that has it."""
+"""`predict`: texts in, labels out, from an adapter or a student here, or from a service that has it."""
 
 import sys
 from collections import Counter
@@ -22,7 +22,7 @@ WHY = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
 
 @command(
     "predict",
-    argument("adapter", "ADAPTER", "an adapter's folder, or that of a finished run; with --url a task's name"),
+    argument("adapter", "ADAPTER", "folder of an adapter, a student or a finished run; with --url a task's name"),
     argument("texts", "TEXT", "texts; without any, standard input, one per line", nargs="*"),
     argument("--model", "MODEL", "the base model, where it is not where it was in training"),
     argument("--engine", None, "default: transformers for few texts, vllm for many", choices=["vllm", "transformers"]),
@@ -35,7 +35,7 @@ WHY = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
     flag("--explain", "show the most similar texts of the training, and what other wordings of the prompt answer"),
 )
 def predict(options: Options, terminal: Terminal) -> None:
-    """Classify texts with a trained adapter."""
+    """Classify texts with a trained adapter or a student."""
     refusal = Refusal(**{name: getattr(options, name) for name in Refusal.__struct_fields__})
     refusing = msgspec.structs.asdict(refusal)
     explanations: list[Explanation] = []
@@ -48,19 +48,24 @@ def predict(options: Options, terminal: Terminal) -> None:
             predictions = client.predict(options.adapter, texts, options.method, **refusing)
         source: dict[str, object] = {"url": client.url, "task": options.adapter}
     else:
+        from fourshot.pipeline.student_card import find_student
         from fourshot.serving.adapter_lookup import find_adapter
         from fourshot.serving.clients.local import LocalClassifier, engine_for
 
         _refuse(options, "a service (--url)", "key", "method")
-        folder = find_adapter(options.adapter)
+        student = find_student(options.adapter)
+        if student:
+            _refuse(options, "an adapter; a student has no language model", "model", "engine", "explain")
+        folder = student or find_adapter(options.adapter)
         texts = read_texts(options.texts, terminal)
         if options.explain and options.engine == "vllm":
             raise InputError("--explain reads hidden states, which --engine vllm does not give. Leave --engine out.")
         kind = "transformers" if options.explain else options.engine or engine_for(len(texts))
-        with terminal.hushed(), LocalClassifier(folder, options.model, kind=kind) as classifier:
+        opened = {} if student else {"model": options.model, "kind": kind}
+        with terminal.hushed(), LocalClassifier(folder, **opened) as classifier:
             predictions = classifier.predict(texts, **refusing)
             explanations = classifier.explain(texts) if options.explain else []
-        source = {"adapter": folder}
+        source = {"student" if student else "adapter": folder}
     for text, prediction, explained in zip_longest(texts, predictions, explanations):
         said = {"text": text, **msgspec.to_builtins(prediction)}
         terminal.result("prediction", said | ({"explanation": explained} if explained else {}))

@@ -9,6 +9,7 @@ import queue
 import random
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
@@ -120,8 +121,8 @@ class UnitRunner:
         task = self._tasks[unit.brief]
         try:
             if isinstance(unit, ReadUnit):
-                scores = task.scores(unit.texts, unit.folds)
-                result = UnitResult(unit=unit, scores=scores, evidence=task.take_evidence())
+                scores, agreement = task.read(unit.texts, unit.folds)
+                result = UnitResult(unit=unit, scores=scores, agreement=agreement, evidence=task.take_evidence())
             else:
                 result = self._drawn(unit, slices, task, meanwhile)
         except FourshotError as error:
@@ -165,11 +166,15 @@ class _Task:
 
     def __init__(self, engine: Engine, brief: TaskBrief) -> None:
         self.brief, self._engine = brief, engine
-        self._filter = TextFilter(brief.shots, brief.settings.filter, task=brief.task)
         self._sources: dict[str, PromptSource] = {}  # by class, from the first draw on
         self._listed: dict[str, Attributes] = {}  # by this worker, and not yet sent to the driver
         self._annotator: Annotator | None = None
         self._has_told_evidence = False
+
+    @cached_property
+    def _filter(self) -> TextFilter:
+        """Of drawn texts; a task whose texts are only read needs none, and may have no shots."""
+        return TextFilter(self.brief.shots, self.brief.settings.filter, task=self.brief.task)
 
     def prepare(self) -> None:
         """Know the prompts of every class; attributes are listed where the brief has none."""
@@ -237,20 +242,25 @@ class _Task:
         if self.brief.settings.annotate.annotator == "none":
             return [()] * len(texts)
         try:
-            return [tuple(round(score, 6) for score in row) for row in self.scores(texts)]
+            return [tuple(round(score, 6) for score in row) for row in self.read(texts)[0]]
         except InputError as error:
             if len(texts) == 1:
                 return [str(error)]
             return [answer for text in texts for answer in self._scores_or_errors([text])]
 
-    def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> tuple[tuple[float, ...], ...]:
-        """The annotator's, uncalibrated, nats [num_texts, num_labels]."""
+    def read(
+        self, texts: Sequence[str], folds: Sequence[int | None] = ()
+    ) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
+        """The annotator's scores, uncalibrated, nats [num_texts, num_labels]; of a committee, how far it agrees."""
         if self._annotator is None:
             brief = self.brief
             self._annotator = annotator_of(
                 self._engine, brief.task, brief.shots, brief.settings, brief.readers, brief.chat
             )
-        return tuple(map(tuple, self._annotator.scores(texts, folds).astype(np.float64).tolist()))
+        if not isinstance(self._annotator, Committee):
+            return tuple(map(tuple, self._annotator.scores(texts, folds).astype(np.float64).tolist())), ()
+        probabilities, agreement = self._annotator.read(texts, folds)
+        return tuple(map(tuple, np.log(probabilities).tolist())), tuple(agreement.tolist())
 
 
 def draw_number(candidate: Candidate) -> int:

@@ -116,6 +116,7 @@ class UnitResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     draws: tuple[Draw, ...] = ()
     faults: tuple[DrawFault, ...] = ()
     scores: tuple[tuple[float, ...], ...] = ()  # of a read unit, nats [num_texts, num_labels]
+    agreement: tuple[float, ...] = ()  # of a read unit: share of a committee's readers that say its label, by text
     evidence: dict[str, KindEvidence] = {}  # by kind of reader, with the first texts that a worker reads
     failure: Failure | None = None  # it cannot be done, here or elsewhere: an adapter does not load, say
     output_tokens: int = 0  # of a draw unit: of all its completions

@@ -124,19 +124,36 @@ def measure(
     if temperature is not None:
         ece_before = score_predictions(np.exp(calibrations.apply(fitted, answers.logprobs)), gold).ece
         fitted = msgspec.structs.replace(fitted, temperature=temperature)
-    probabilities = np.exp(calibrations.apply(fitted, answers.logprobs))
-    scores = score_predictions(
-        probabilities,
-        gold,
+    measured = evaluation_of(
+        np.exp(calibrations.apply(fitted, answers.logprobs)),
+        task,
+        test,
         seconds=answers.seconds,
         prompt_tokens=answers.prompt_tokens,
         cached_tokens=answers.cached_tokens,
     )
+    return msgspec.structs.replace(measured, scores=msgspec.structs.replace(measured.scores, ece_before=ece_before))
+
+
+def evaluation_of(
+    probabilities: "np.ndarray",
+    task: Task,
+    test: Sequence[Example],
+    *,
+    seconds: float,
+    prompt_tokens: int = 0,
+    cached_tokens: int = 0,
+) -> Evaluation:
+    """Compare label probabilities, [num_texts, num_labels], with the labels; ``seconds``: what they took."""
+    gold = [task.label_names.index(example.label) for example in test]
+    scores = score_predictions(
+        probabilities, gold, seconds=seconds, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens
+    )
     measured = Evaluation(
-        scores=msgspec.structs.replace(scores, ece_before=ece_before),
+        scores=scores,
         predicted=tuple(int(index) for index in probabilities.argmax(axis=1)),
         gold=tuple(gold),
         confidence=tuple(round(float(value), 5) for value in probabilities.max(axis=1)),
     )
-    surest = msgspec.structs.replace(measured.scores, surest_80=measured.curve.accuracy(0.8))
+    surest = msgspec.structs.replace(scores, surest_80=measured.curve.accuracy(0.8))
     return msgspec.structs.replace(measured, scores=surest)

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.tasks.split_files import find_split_file
 from fourshot.pipeline.tasks.tables import Split, drop_overlap, limited, load_split
 from fourshot.pipeline.tasks.types import Example, Task
 
@@ -11,11 +13,15 @@ from fourshot.pipeline.tasks.types import Example, Task
 class TaskData:
     """The splits of ``task``. Reading them raises InputError, see `load_split`; events tell what is left out."""
 
-    def __init__(self, task: Task, on_event: OnEvent = ignore) -> None:
-        self.task, self._on_event = task, on_event
+    def __init__(self, task: Task, on_event: OnEvent = ignore, *, needs_test: bool = True) -> None:
+        """``needs_test``: else a task whose folder has no test file has no test texts."""
+        self.task, self._on_event, self._needs_test = task, on_event, needs_test
 
     @cached_property
     def test(self) -> list[Example]:
+        source = self.task.data
+        if not self._needs_test and source.folder and not find_split_file(Path(source.folder), source.test_split):
+            return []
         return self._told(load_split(self.task, "test"))
 
     @cached_property

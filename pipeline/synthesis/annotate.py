@@ -129,19 +129,30 @@ class Committee:
 
     def probabilities(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
         """Float64 [num_texts, num_labels]; each row sums to one."""
+        return self.read(texts, folds)[0]
+
+    def read(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "tuple[np.ndarray, np.ndarray]":
+        """(probabilities, agreement): agreement [num_texts] is the share of the readers that say the likeliest label.
+
+        The adapters of folds are one reader: of each text, those that did not see it.
+        """
         import numpy as np
 
         if not self._is_weighed:
             self._weigh()
             self._is_weighed = True
         logs = np.zeros((len(texts), len(self._task.labels)))
+        said = []
         for kind, readers in self._kinds.items():
             weight = self.evidence[kind].weight if self.evidence else 1 / len(self._kinds)
             for reader in readers:
-                logs += weight * self._read(reader, texts) / len(readers)
+                said.append(self._read(reader, texts))
+                logs += weight * said[-1] / len(readers)
         if self._of_folds:
-            logs += self._fold_weight * bounded_log(self._fold_probabilities(texts, folds or [None] * len(texts)))
-        return calibrations.normalise(logs)
+            said.append(bounded_log(self._fold_probabilities(texts, folds or [None] * len(texts))))
+            logs += self._fold_weight * said[-1]
+        likeliest = logs.argmax(axis=1)
+        return calibrations.normalise(logs), np.mean([each.argmax(axis=1) == likeliest for each in said], axis=0)
 
     def _fold_probabilities(self, texts: Sequence[str], folds: Sequence[int | None]) -> "np.ndarray":
         """Of the adapter that did not see the text, or the mean of all for one that none saw."""

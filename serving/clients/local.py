@@ -1,4 +1,4 @@
-"""A finished classifier in this process: the card beside its adapter says everything else that is needed.
+"""A finished classifier in this process: the card beside its weights says everything else that is needed.
 
 Importing this module loads neither torch nor vllm.
 """
@@ -13,12 +13,11 @@ import msgspec
 from fourshot.engine.adapters import slot_rank
 from fourshot.engine.calibration import apply
 from fourshot.engine.core import Adapter, EngineSettings
-from fourshot.engine.errors import AdapterError, InputError
-from fourshot.engine.hub import at_revision
-from fourshot.engine.models import broken_shards, resolve_model
+from fourshot.engine.errors import InputError
 from fourshot.engine.opening import open_engine
-from fourshot.pipeline.card import load_card, load_examples
+from fourshot.pipeline.card import AdapterCard, base_of, load_card, load_examples
 from fourshot.pipeline.selective import Abstained, Refusal, Refusing, Rule, label_mass, rule_of
+from fourshot.pipeline.student_card import StudentCard, find_student, load_student_card
 from fourshot.pipeline.synthesis.prompts import Wording, reading_prompt
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import VISIBLE
@@ -41,33 +40,25 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LocalClassifier:
-    """A trained adapter on its base model. A context manager: leaving it gives the model's memory back."""
+    """A trained adapter on its base model, or a student. A context manager: leaving it gives the memory back."""
+
+    card: AdapterCard | StudentCard
+
+    def __new__(cls, adapter_folder: str | Path, *_: object, **__: object) -> "LocalClassifier":
+        """A `LocalStudent` where the folder is a student's, or that of a distillation."""
+        return super().__new__(LocalStudent if find_student(adapter_folder) else LocalClassifier)
 
     def __init__(self, adapter_folder: str | Path, model: str | None = None, kind: EngineKind = "vllm") -> None:
         """Open the adapter in ``adapter_folder`` (or in the run folder of that name) on its base model.
 
         ``model`` names the base where it is not where it was in training; it must be the same one. ``kind`` is the
-        engine: "vllm" for many texts, "transformers" opens faster and answers a few (`engine_for`).
+        engine: "vllm" for many texts, "transformers" opens faster and answers a few (`engine_for`). A student needs
+        neither.
         Raises `InputError` where there is no adapter, `ModelNotFoundError`, and `AdapterError` for another base model.
         """
         folder = find_adapter(adapter_folder)
-        self.card = load_card(folder)
-        if self.card.prompt_version != (renders := self.card.prompt_format.version):
-            raise AdapterError(
-                f"The adapter {folder} was trained on prompts of version {self.card.prompt_version}; this fourshot "
-                f"renders version {renders}. Train again, or install the fourshot it was made with."
-            )
-        if faults := broken_shards(folder):
-            raise AdapterError(f"The adapter {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
-        # The hub may have another state of that name by now.
-        trained_on = at_revision(self.card.model_name, self.card.model_revision)
-        base = resolve_model(trained_on if model is None else model)
-        if base.revision != self.card.model_revision:
-            raise AdapterError(
-                f"The adapter {folder} was trained on {self.card.model_name} revision {self.card.model_revision}; "
-                f"{base.name} here is revision {base.revision}. Name the base it was trained on (--model), or train "
-                "again on this one."
-            )
+        self.card = self._adapter_card = load_card(folder)
+        base = base_of(self.card, folder, model)
         self._examples: Examples | None = None  # opened with the first explanation
         self._adapter = Adapter(name=self.card.name, path=str(folder.resolve()))
         self._engine = open_engine(
@@ -85,11 +76,9 @@ class LocalClassifier:
         rule = self.rule(Refusal(**refusing))
         if not texts:
             return []
-        import numpy as np
 
         names = self.card.task.label_names
-        scores = self._scores([self.card.prompt(text) for text in texts])
-        calibrated = np.exp(apply(self.card.calibration, scores))
+        probabilities, masses = self._answers(texts)
         return [
             Prediction(
                 label=None if (why := rule.abstains(float(row.max()), mass)) else names[int(row.argmax())],
@@ -97,8 +86,15 @@ class LocalClassifier:
                 probabilities={name: float(value) for name, value in zip(names, row, strict=True)},
                 abstained=why,
             )
-            for row, mass in zip(calibrated, label_mass(scores), strict=True)
+            for row, mass in zip(probabilities, masses, strict=True)
         ]
+
+    def _answers(self, texts: Sequence[str]) -> "tuple[np.ndarray, np.ndarray]":
+        """Label probabilities [num_texts, num_labels], and `label_mass` [num_texts]."""
+        import numpy as np
+
+        scores = self._scores([self._adapter_card.prompt(text) for text in texts])
+        return np.exp(apply(self._adapter_card.calibration, scores)), label_mass(scores)
 
     def explain(self, texts: Sequence[str]) -> list[Explanation]:
         """What stands behind the answer to each text: the nearest of the texts that the adapter was trained on, and
@@ -115,11 +111,11 @@ class LocalClassifier:
         if not texts:
             return []
         if self._examples is None:
-            learnt = load_examples(self._adapter.path, self.card)
-            self._examples = Examples(self.card, learnt, lambda prompts: engine.states(prompts, self._adapter))
-        nearest = self._examples.nearest([self.card.prompt(text) for text in texts])
-        others = [wording for wording in get_args(Wording) if wording != self.card.wording]
-        readings = {wording: self._readings(texts, wording) for wording in (self.card.wording, *others)}
+            learnt = load_examples(self._adapter.path, self._adapter_card)
+            self._examples = Examples(self._adapter_card, learnt, lambda prompts: engine.states(prompts, self._adapter))
+        nearest = self._examples.nearest([self._adapter_card.prompt(text) for text in texts])
+        others = [wording for wording in get_args(Wording) if wording != self._adapter_card.wording]
+        readings = {wording: self._readings(texts, wording) for wording in (self._adapter_card.wording, *others)}
         return [
             Explanation(nearest=neighbours, wordings={wording: answers[i] for wording, answers in readings.items()})
             for i, neighbours in enumerate(nearest)
@@ -128,11 +124,11 @@ class LocalClassifier:
     def _readings(self, texts: Sequence[str], wording: Wording) -> list[Reading]:
         import numpy as np
 
-        form = msgspec.structs.replace(self.card.prompt_format, wording=wording)
-        scores = self._scores([reading_prompt(self.card.task, text, form) for text in texts])
+        form = msgspec.structs.replace(self._adapter_card.prompt_format, wording=wording)
+        scores = self._scores([reading_prompt(self._adapter_card.task, text, form) for text in texts])
         return [
-            Reading(label=self.card.task.label_names[int(row.argmax())], probability=float(row.max()))
-            for row in np.exp(apply(self.card.calibration, scores))
+            Reading(label=self._adapter_card.task.label_names[int(row.argmax())], probability=float(row.max()))
+            for row in np.exp(apply(self._adapter_card.calibration, scores))
         ]
 
     def rule(self, refusal: Refusal) -> Rule:
@@ -140,11 +136,13 @@ class LocalClassifier:
         try:
             return rule_of(refusal, self.card.coverage, self.card.scope)
         except InputError as error:
-            raise InputError(f"The adapter {self.card.name}: {error}") from None
+            raise InputError(f"The classifier {self.card.name}: {error}") from None
 
     def _scores(self, prompts: Sequence[str]) -> "np.ndarray":
         """Raw log-probabilities of the labels, float32 [num_prompts, num_labels]."""
-        return self._engine.score(prompts, self.card.task.label_words, self._adapter, self.card.verbalizer)
+        return self._engine.score(
+            prompts, self._adapter_card.task.label_words, self._adapter, self._adapter_card.verbalizer
+        )
 
     def close(self) -> None:
         """Give the memory back. Idempotent."""
@@ -155,6 +153,32 @@ class LocalClassifier:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class LocalStudent(LocalClassifier):
+    """A student: it needs no language model."""
+
+    def __init__(self, adapter_folder: str | Path, model: str | None = None, kind: EngineKind | None = None) -> None:
+        """Raises `InputError` where a model or an engine is named, `AdapterError` for a damaged student."""
+        if model is not None or kind is not None:
+            raise InputError(f"{adapter_folder} is a student: it needs no base model and no engine. Leave them out.")
+        folder = find_student(adapter_folder)
+        assert folder
+        self.card = load_student_card(folder)
+        from fourshot.training.students.classifier import StudentClassifier
+
+        self._student = StudentClassifier(folder, self.card.training.max_tokens)
+
+    def _answers(self, texts: Sequence[str]) -> "tuple[np.ndarray, np.ndarray]":
+        import numpy as np
+
+        return self._student.probabilities(texts), np.zeros(len(texts))
+
+    def explain(self, texts: Sequence[str]) -> list[Explanation]:
+        raise InputError("a student has no prompt to explain an answer by. Ask the adapter that taught it.")
+
+    def close(self) -> None:
+        """Nothing is held but memory of this process."""
 
 
 def check_texts(texts: Sequence[str]) -> None:

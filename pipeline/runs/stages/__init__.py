@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.stages import ask, evaluate, generate, merge, probe, style, train
+from fourshot.pipeline.runs.stages import ask, evaluate, generate, merge, probe, student, style, train
 from fourshot.pipeline.runs.stages.stage import Stage
 
 # What a run can stop after.
@@ -18,6 +18,7 @@ STAGE_TYPES: tuple[type[Stage], ...] = (
     merge.MergeStage,
     style.StyleStage,
     ask.AskStage,
+    student.StudentStage,
 )
 StagePlan = Callable[[Experiment], Stage]  # what one experiment needs of a stage; the stages before it are finished
 

@@ -1,0 +1,123 @@
+"""`annotate` and `distill`: a user's texts, read by a teacher; and a small classifier that learnt from it."""
+
+import shlex
+from pathlib import Path
+
+from fourshot.cli.console import Terminal, program
+from fourshot.cli.declare import MODEL, Options, argument, command, given, setting
+from fourshot.cli.options import settings_of, settings_options
+from fourshot.cli.runs import DATA, TASK
+from fourshot.engine.errors import InputError
+from fourshot.training.students.settings import StudentSettings
+
+DEFAULTS = StudentSettings()
+BY = "who says what the texts are: a finished run, an adapter, a student, or the address of a service"
+TEXT_COLUMN = argument("--text-column", "NAME", "of the table (default: the task's, else found)")
+RAY = argument("--ray", "WHERE", "read and train over Ray: 'local', 'auto' or a cluster's address", default="")
+TABLE_HELP = "a table of texts (CSV, TSV, JSONL, Parquet); its other columns are kept"
+SHOWN = ("strategy", "temperature", "hard_share", "weights", "min_confidence", "balance", "held_out", "num_epochs")
+STUDENT_OPTIONS = tuple(
+    setting(DEFAULTS, name)._replace(heading="student")
+    for name in (*SHOWN, "learning_rate", "batch_size", "max_tokens", "few_texts", "real_weight")
+)
+
+
+@command(
+    "annotate",
+    argument("task", "TASK", "a task (its run in runs/ annotates unless --by names another), or a finished run"),
+    DATA,
+    argument("--unlabelled", "FILE", TABLE_HELP, required=True),
+    TEXT_COLUMN,
+    argument("--by", "WHO", BY),
+    argument("--key", "KEY", "of a service; better as FOURSHOT_API_KEY in the environment"),
+    argument("--out", "FILE", "the table with labels; its ending says the format", required=True, type=Path),
+    argument("--abstain-below", "P", "texts of which nobody is so sure get no label, 0 to 1", type=float, default=0.0),
+    argument("--model", "MODEL", "the base model, where it is not where it was in training"),
+    RAY,
+)
+def annotate(options: Options, terminal: Terminal) -> None:
+    """Say of each text of a table what it is, how surely, and who says so."""
+    from fourshot import api
+
+    with terminal.progress() as on_event:
+        summary = api.annotate(
+            options.task,
+            options.unlabelled,
+            options.out,
+            by=options.by,
+            data=options.data,
+            text_column=options.text_column,
+            abstain_below=options.abstain_below,
+            model=options.model,
+            key=options.key,
+            ray=options.ray,
+            on_event=on_event,
+        )
+    terminal.result("result", summary)
+    terminal.table([{"label": label, "rows": count} for label, count in summary.labelled.items()])
+    for count, what in (
+        (summary.abstained, "got no label: nobody was sure enough"),
+        (summary.blank, "have no text"),
+        (summary.unreadable, "could not be read"),
+    ):
+        if count:
+            terminal.say(f"{count} rows {what}.")
+    if summary.agreement is not None:
+        terminal.say(f"Of the readers, {summary.agreement:.0%} say the label that was given, on average.")
+    terminal.say(f"{summary.rows} rows in {summary.out}, read by {summary.by}.")
+
+
+@command(
+    "distill",
+    *TASK,
+    argument("--unlabelled", "FILE", f"{TABLE_HELP}; the teacher annotates them"),
+    TEXT_COLUMN,
+    argument("--generate", "N", "texts per class that the teacher writes", type=int, default=0),
+    argument("--by", "WHO", f"{BY} (default: a teacher that is trained on the shots)"),
+    argument("--key", "KEY", "of a service; better as FOURSHOT_API_KEY in the environment"),
+    argument("--student", "MODEL", "an encoder: a Hugging Face id or a folder (default: the embedded one)"),
+    MODEL,
+    argument("--out", "FOLDER", "of the distillation (default: in runs/TASK/); a used one is continued"),
+    RAY,
+    *STUDENT_OPTIONS,
+    *settings_options(without=["--per-class"]),
+)
+def distill(options: Options, terminal: Terminal) -> None:
+    """Make a small classifier that needs no language model, from what a teacher says of texts."""
+    from fourshot import api
+
+    if options.generate < 0:
+        raise InputError(f"--generate is a number of texts per class, at least 1; got {options.generate}.")
+    folder = Path(options.out or api.default_student_folder(options.task, options.data))
+    with terminal.progress() as on_event:
+        summary = api.distill(
+            options.task,
+            unlabelled=options.unlabelled,
+            generate=options.generate,
+            by=options.by,
+            student=options.student,
+            student_settings=StudentSettings(**given(options, StudentSettings)),
+            folder=folder,
+            data=options.data,
+            text_column=options.text_column,
+            model=options.model,
+            settings=settings_of(options),
+            key=options.key,
+            ray=options.ray,
+            on_event=on_event,
+        )
+    terminal.result("result", summary)
+    for note in summary.notes:
+        terminal.say(f"{note}.")
+    if summary.table:
+        terminal.scores(summary.table)
+    else:
+        terminal.say("Nothing was measured: the task has no test file.")
+    if summary.held_out_agreement is not None:
+        terminal.say(
+            f"On {summary.held_out} texts that it did not learn, the student says what the teacher says in "
+            f"{summary.held_out_agreement:.0%}."
+        )
+    size = f"{summary.parameters / 1e6:.0f} million parameters, {summary.megabytes:.0f} MB"
+    terminal.say(f"Student: {summary.student_path} ({size})\nReport: {summary.report_path}")
+    terminal.say(f"Try it: {program()} predict {shlex.quote(str(folder))} 'A text of your own'")

@@ -1,0 +1,168 @@
+"""A table of a user's texts, annotated: what each is, how likely that is, who says so, and how far they agree.
+
+Answers are on the disk part by part, beside the table that will be written, so a kill costs the part in work.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.engine.files import append_lines
+from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.runs.readers import Annotation, Read, parts_of
+from fourshot.pipeline.tasks.text_table import TextTable, check_written, write_table
+from fourshot.pipeline.work_folder import WorkFolder
+
+LABEL, PROBABILITY, AGREEMENT, BY = "annotated_label", "annotated_probability", "annotated_agreement", "annotated_by"
+ANSWERS_FILE = "answers.jsonl"
+
+
+class AnnotationManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What the answers beside an unfinished table are."""
+
+    table: str  # content hash
+    labels: tuple[str, ...]
+    by: str
+
+    def identity(self) -> dict[str, Any]:
+        known: dict[str, Any] = msgspec.to_builtins(self)
+        return known
+
+
+class AnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What an annotation came to."""
+
+    out: str
+    by: str
+    rows: int
+    labelled: dict[str, int]  # by label
+    abstained: int = 0  # rows of which nobody was sure enough
+    blank: int = 0  # rows without a text
+    unreadable: int = 0  # rows whose text was refused
+    agreement: float | None = None  # mean, where several read
+
+
+def annotation_columns(labels: Sequence[str]) -> list[str]:
+    """What is added to a table: the likeliest label, and ``p_LABEL`` for each."""
+    return [LABEL, PROBABILITY, AGREEMENT, BY, *(f"p_{label}" for label in labels)]
+
+
+def annotate_table(
+    given: TextTable,
+    out: Path,
+    labels: Sequence[str],
+    by: str,
+    read: Read,
+    *,
+    abstain_below: float = 0.0,
+    on_event: OnEvent = ignore,
+) -> AnnotationSummary:
+    """Write the rows of ``given`` with what ``read`` says of each to ``out``; resumes what was stopped.
+
+    ``by``: names who reads, and must change with what they would answer. Rows keep their order and all their columns. A
+    row whose likeliest label is less likely than ``abstain_below`` gets no label; its probabilities stay.
+    Raises InputError where ``out`` is there, or a column that would be added.
+    """
+    if not 0 <= abstain_below <= 1:
+        raise InputError(f"--abstain-below is a probability, from 0 to 1; got {abstain_below}.")
+    added = annotation_columns(labels)
+    check_written(out, given.columns, added)
+    beside = WorkFolder(unfinished_folder(out))
+    with beside.lock():
+        beside.claim(AnnotationManifest(table=given.content_hash, labels=tuple(labels), by=by))
+        _read_rest(given, beside.path / ANSWERS_FILE, read, on_event)
+        counts: Counter[str] = Counter()
+        agreed = {"texts": 0.0, "share": 0.0}
+
+        def rows() -> Iterator[dict[str, Any]]:
+            answers = _answers(beside.path / ANSWERS_FILE)
+            for row, text in given.rows():
+                answer = next(answers) if text else None
+                cells, kind = _cells(answer, labels, by, abstain_below)
+                counts[kind] += 1
+                if answer and answer.agreement is not None:
+                    agreed["texts"] += 1
+                    agreed["share"] += answer.agreement
+                yield {**row, **cells}
+
+        write_table(out, [*given.columns, *added], rows())
+    shutil.rmtree(beside.path)
+    return AnnotationSummary(
+        out=str(out),
+        by=by,
+        rows=counts.total(),
+        labelled={label: counts[f"={label}"] for label in labels},
+        abstained=counts["abstained"],
+        blank=counts["blank"],
+        unreadable=counts["unreadable"],
+        agreement=round(agreed["share"] / agreed["texts"], 4) if agreed["texts"] else None,
+    )
+
+
+def unfinished_folder(out: Path) -> Path:
+    """Where the answers lie until the table is written."""
+    return out.with_name(f"{out.name}.unfinished")
+
+
+def _read_rest(given: TextTable, file: Path, read: Read, on_event: OnEvent) -> None:
+    """Have the texts read whose answers the file lacks; a line that a kill cut short is not there yet."""
+    if file.exists():
+        content = file.read_bytes()
+        file.write_bytes(content[: content.rfind(b"\n") + 1])
+    done = sum(1 for _ in _answers(file))
+    total = sum(1 for _ in given.texts())
+    if done == total:
+        return
+    for answers in read(parts_of(islice(given.texts(), done, None))):
+        append_lines(file, answers)
+        done += len(answers)
+        on_event(Event(stage="annotate", message="reading", done=done, total=total, unit="texts"))
+
+
+def _answers(file: Path) -> Iterator[Annotation]:
+    """One by one: there may be millions."""
+    if not file.exists():
+        return
+    decode = msgspec.json.Decoder(Annotation).decode
+    with file.open("rb") as lines:
+        yield from map(decode, lines)
+
+
+def _cells(
+    answer: Annotation | None, labels: Sequence[str], by: str, abstain_below: float
+) -> tuple[dict[str, Any], str]:
+    """What is added to a row, and what became of it: "=LABEL", or why there is none."""
+    if answer is None or answer.fault:
+        return {}, "blank" if answer is None else "unreadable"
+    probability = max(answer.probabilities)
+    label = labels[answer.probabilities.index(probability)] if probability >= abstain_below else None
+    cells = {LABEL: label, PROBABILITY: probability, AGREEMENT: answer.agreement, BY: by}
+    cells |= {f"p_{name}": value for name, value in zip(labels, answer.probabilities, strict=True)}
+    return cells, f"={label}" if label else "abstained"
+
+
+def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple[float, ...] | None:
+    """What a row of such a table teaches, as a person may have corrected it; None: nothing.
+
+    A label that is not the likeliest one was put there by a person, and counts alone. Raises InputError where it is
+    none of ``labels``, or a probability is no number.
+    """
+    label = (row.get(LABEL) or "").strip()
+    if label and label not in labels:
+        raise InputError(f"{LABEL} is {label!r}; allowed are {', '.join(labels)}, or nothing to leave a row out.")
+    if not label:
+        return None
+    try:
+        said = [float(row[f"p_{name}"]) for name in labels]
+    except (TypeError, ValueError, KeyError):
+        said = []
+    if not said or labels[said.index(max(said))] != label:
+        return tuple(float(name == label) for name in labels)
+    total = sum(said)
+    return tuple(value / total for value in said)

@@ -1,0 +1,68 @@
+"""Students: trained on what a teacher said, then measured, as they will be loaded."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from fourshot.engine.files import write_json
+from fourshot.engine.threads import TRAIN_SPINS
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.measuring import evaluation_of
+from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.training.jobs.jobs import FailedJob
+from fourshot.training.students.examples import StudentJob
+from fourshot.training.students.train import finished_student, train_student
+
+
+class StudentItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A student to be trained, and to be measured into the file ``out``."""
+
+    job: StudentJob
+    task: Task
+    test: tuple[Example, ...]  # none: nothing is measured
+    out: str
+
+    @property
+    def key(self) -> str:
+        return self.job.key
+
+
+class StudentStage(Stage, frozen=True, kw_only=True, tag="student"):
+    """Train what the store does not have yet, and measure it."""
+
+    items: tuple[StudentItem, ...]
+    store: str
+
+    spins: ClassVar[str] = TRAIN_SPINS
+
+    def is_finished(self, item: StudentItem) -> bool:
+        return bool(finished_student(Path(self.store), item.job)) and (not item.test or Path(item.out).exists())
+
+    def run(self, on_event: OnEvent) -> list[FailedJob]:
+        return self._each(partial(self._do, on_event=on_event))
+
+    def _do(self, item: StudentItem, on_event: OnEvent) -> None:
+        store, job = Path(self.store), item.job
+
+        def report(step: int, planned: int, loss: float) -> None:
+            figures = {"loss": round(loss, 4)}
+            on_event(Event(stage="train", message=job.title, done=step, total=planned, unit="steps", figures=figures))
+
+        result = finished_student(store, job) or train_student(job, store, report)
+        if result.steps:
+            report(result.steps, result.steps, result.losses[-1])  # it may have stopped early
+        if item.test and not Path(item.out).exists():
+            from fourshot.training.students.classifier import StudentClassifier
+
+            classifier = StudentClassifier(result.path, job.settings.max_tokens)
+            texts = [example.text for example in item.test]
+            classifier.probabilities(texts[:16])  # warm
+            began_s = time.perf_counter()
+            probabilities = classifier.probabilities(texts)
+            seconds = time.perf_counter() - began_s
+            write_json(Path(item.out), evaluation_of(probabilities, item.task, item.test, seconds=seconds))
+            on_event(Event(stage="evaluate", message=job.title, done=len(texts), total=len(texts), unit="texts"))

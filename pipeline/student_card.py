@@ -1,0 +1,64 @@
+"""The card that lies beside a student: how to ask it, and where it comes from."""
+
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.errors import AdapterError
+from fourshot.engine.files import read_json
+from fourshot.pipeline.scores import Scores
+from fourshot.pipeline.selective import CoverageCurve, Scope
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.training.students.settings import StudentSettings
+
+STUDENT_FILE = "student.json"
+STUDENT_LINK = "student"  # in the folder of a distillation: leads to its student
+
+
+class StudentCard(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about a student but its weights."""
+
+    schema: int = 1
+    name: str  # content-hashed
+    task: Task
+    labels: tuple[str, ...]  # names, in the order of the checkpoint's outputs
+    encoder: str
+    encoder_revision: str
+    teacher: str  # who said what the texts are; "" for one that learnt the shots alone
+    strategy: str  # geometric, plain or head
+    training: StudentSettings
+    seed: int = 0
+    shots: tuple[Example, ...] = ()
+    real_examples: int
+    annotated_examples: int = 0  # texts of the user's that the teacher annotated
+    synthetic_examples: int = 0
+    parameters: int
+    steps: int
+    train_s: float
+    held_out: int = 0  # texts that were annotated and not learnt
+    held_out_agreement: float | None = None  # share of these on which student and teacher say the same
+    scores: Scores | None = None
+    coverage: CoverageCurve | None = None  # how accurate it is where it answers a share of the texts
+    scope: Scope | None = None  # which texts are none of the task's; a student has no rule for that yet
+    teacher_scores: Scores | None = None
+    lineage: dict[str, str] = {}  # what -> content hash
+
+
+def load_student_card(folder: str | Path) -> StudentCard:
+    """Read the card in a student's folder. Raises AdapterError where there is none or it is not one."""
+    file = Path(folder) / STUDENT_FILE
+    try:
+        return read_json(file, StudentCard)
+    except FileNotFoundError:
+        raise AdapterError(f"{folder} has no {STUDENT_FILE}, so fourshot did not make it. Give a student's.") from None
+    except msgspec.DecodeError as error:
+        raise AdapterError(
+            f"{file} is not a card that this version reads: {error}. Distil the student again."
+        ) from error
+
+
+def find_student(folder: str | Path) -> Path | None:
+    """The student's folder that ``folder`` is, or that the folder of a finished distillation leads to; else None."""
+    folder = Path(folder)
+    places = (folder, folder / STUDENT_LINK)
+    return next((place.resolve() for place in places if (place / STUDENT_FILE).is_file()), None)

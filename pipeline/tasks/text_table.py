@@ -1,0 +1,139 @@
+"""Tables of texts without labels, read row by row, and what is written beside their columns."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.content_hash import content_hash_of
+from fourshot.engine.errors import InputError
+from fourshot.engine.files import replaced_file
+from fourshot.pipeline.tasks.faults import shorten
+from fourshot.pipeline.tasks.label_cells import read_text_cell
+from fourshot.pipeline.tasks.table_files import read_table, stream_table
+from fourshot.pipeline.tasks.table_types import AS_FOUND, Reading, ReadSettings, TableError, Unread
+
+WRITTEN = (".jsonl", ".csv", ".tsv", ".parquet")
+
+
+class TextTable(msgspec.Struct, frozen=True, kw_only=True):
+    """A table whose rows can all be read, with its column of texts. It is read anew whenever rows are asked for."""
+
+    path: Path
+    columns: tuple[str, ...]
+    text_column: str
+    settings: ReadSettings
+    content_hash: str
+
+    def rows(self) -> Iterator[tuple[dict[str, Any], str]]:
+        """(row, its text or ""), in the order of the file; memory stays flat but for JSON arrays and spreadsheets."""
+        for _, row in stream_table(Reading(path=self.path, settings=self.settings)):
+            if not isinstance(row, Unread):
+                yield row, read_text_cell(row.get(self.text_column)) or ""
+
+    def texts(self) -> Iterator[str]:
+        """Of the rows that have one."""
+        return (text for _, text in self.rows() if text)
+
+
+def open_texts(
+    path: str | Path, text_column: str | None = None, usual: str = "text", settings: ReadSettings = AS_FOUND
+) -> TextTable:
+    """A table in any format that `tasks new` reads; ``usual``: the column that the task's own data calls text.
+
+    Raises `InputError`: a file that cannot be read, a column of texts that is neither named nor the task's nor the only
+    one, a text that is no string, no text at all.
+    """
+    path = Path(path)
+    reading = Reading(path=path, settings=settings)
+    columns: tuple[str, ...] = ()
+    column, texts, wrong = "", 0, dict[int, str]()
+    try:
+        for line, row in stream_table(reading):
+            if isinstance(row, Unread):
+                if row.is_error and not settings.skip_broken:
+                    break
+                continue
+            column = column or _text_column(path, tuple(reading.columns), text_column, usual)
+            text = read_text_cell(row.get(column))
+            texts += bool(text)
+            if text is None:
+                wrong[line] = type(row[column]).__name__
+        else:
+            columns = tuple(reading.columns)
+    except TableError:
+        pass
+    if not columns or any(fault.severity == "error" for fault in reading.faults):
+        read_table(path, settings)  # it says everything that is wrong
+        raise InputError(f"{path} cannot be read as a table.")
+    if wrong:
+        raise InputError(
+            f"{path}:{shorten(list(wrong))}: the text is a {next(iter(wrong.values()))}, it must be a string. Is "
+            f"{column!r} the column of texts? To name another: --text-column NAME."
+        )
+    if not texts:
+        raise InputError(f"{path}: all texts in the column {column!r} are blank. Give at least one.")
+    return TextTable(
+        path=path,
+        columns=columns,
+        text_column=column,
+        settings=settings,
+        content_hash=content_hash_of([path] if path.is_file() else sorted(path.parent.glob(f"{path.stem}*")), column),
+    )
+
+
+def _text_column(path: Path, columns: tuple[str, ...], wanted: str | None, usual: str) -> str:
+    if wanted is None and usual not in columns and len(columns) == 1:
+        return columns[0]
+    if (column := usual if wanted is None else wanted) in columns:
+        return column
+    there = ", ".join(map(repr, columns))
+    raise InputError(
+        f"{path} has no column {column!r}; the columns are {there}. Name that of the texts: --text-column NAME."
+    )
+
+
+def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> None:
+    """Raise InputError where ``out`` is there, is of no format that is written, or ``columns`` has one of ``more``."""
+    if out.exists():
+        raise InputError(f"{out} is there already; nothing was written. Give another --out, or remove it.")
+    if out.suffix.lower() not in WRITTEN:
+        raise InputError(f"cannot write a {out.suffix or 'nameless'} file ({out}); allowed are {', '.join(WRITTEN)}.")
+    if taken := [column for column in more if column in columns]:
+        raise InputError(
+            f"the table has a column {' and '.join(map(repr, taken))}, which is what would be added. Rename it first."
+        )
+
+
+def write_table(out: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write ``rows`` in the format that the name of ``out`` says; the file appears whole or not at all.
+
+    Rows are written as they come, but for Parquet, whose types are those of all rows.
+    """
+    kind = out.suffix.lower()
+    with replaced_file(out) as staged:
+        if kind == ".parquet":
+            import pyarrow
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_in_order(row, columns) for row in rows]), staged)
+        elif kind == ".jsonl":
+            with staged.open("wb") as file:
+                file.writelines(msgspec.json.encode(_in_order(row, columns), enc_hook=str) + b"\n" for row in rows)
+        else:
+            with staged.open("w", encoding="utf-8", newline="") as text_file:
+                writer = csv.writer(text_file, delimiter="\t" if kind == ".tsv" else ",", lineterminator="\n")
+                writer.writerow(columns)
+                writer.writerows(_cells(row, columns) for row in rows)
+
+
+def _in_order(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    return {column: row.get(column) for column in columns}
+
+
+def _cells(row: dict[str, Any], columns: Sequence[str]) -> Iterator[Any]:
+    for column in columns:
+        value = row.get(column)
+        yield msgspec.json.encode(value, enc_hook=str).decode() if isinstance(value, dict | list) else value

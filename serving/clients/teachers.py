@@ -1,0 +1,108 @@
+"""Who is to annotate, from what a user calls it: a run, an adapter, a student, or the address of a service."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.readers import (
+    Annotation,
+    NamedReader,
+    Parts,
+    Read,
+    Teacher,
+    open_run,
+    read_with,
+    teacher_of_adapter,
+    teacher_of_run,
+)
+from fourshot.pipeline.runs.run_folder import SHOTS_FILE
+from fourshot.pipeline.student_card import find_student, load_student_card
+from fourshot.pipeline.tasks.types import Task
+from fourshot.serving.adapter_lookup import find_adapter
+
+
+def find_teacher(
+    by: str | Path, task: Task | None = None, *, model: str | None = None, key: str | None = None, ray: str = ""
+) -> NamedReader:
+    """Whoever ``by`` names. ``task``: what it must be of; an address needs one, the others know their own.
+
+    Raises InputError where there is nobody, or one of other labels; as `LocalClassifier` and `Client` do otherwise.
+    """
+    if str(by).startswith(("http://", "https://")):
+        if task is None:
+            raise InputError("A service (--by ADDRESS) is asked about a task: name one in place of the run.")
+        return _service(str(by), task, key)
+    folder = Path(by)
+    if key is not None:
+        raise InputError(f"--key is for a service, and {by} is a folder. Leave it out.")
+    if student := find_student(folder):
+        found = _student(student, model)
+    elif (folder / SHOTS_FILE).is_file():
+        if model is not None:
+            raise InputError(f"--model is for an adapter; the run {by} knows its base model. Leave it out.")
+        experiment = open_run(folder)
+        found = _engine(teacher_of_run(experiment), ray)
+        found = found._replace(pairs=experiment.learnt(experiment.cells[0]).synthetic)
+    else:
+        found = _engine(teacher_of_adapter(find_adapter(folder), model), ray)
+    if task and found.task.label_names != task.label_names:
+        raise InputError(
+            f"{by} tells apart {', '.join(found.task.label_names)}; the task {task.name} has the labels "
+            f"{', '.join(task.label_names)}. Name one of the same labels, in the same order."
+        )
+    return found
+
+
+def _engine(teacher: Teacher, ray: str) -> NamedReader:
+    def read(log: Path, on_event: OnEvent) -> Read:
+        return read_with(teacher, log, ray, lambda: on_event(Event(stage="annotate", message="starting the engine")))
+
+    return NamedReader(name=teacher.name, task=teacher.task, read=read, shots=teacher.shots)
+
+
+def _student(folder: Path, model: str | None) -> NamedReader:
+    if model is not None:
+        raise InputError(f"{folder} is a student, which needs no base model. Leave --model out.")
+    card = load_student_card(folder)
+
+    def read(log: Path, on_event: OnEvent) -> Read:
+        from fourshot.training.students.classifier import StudentClassifier
+
+        classifier = StudentClassifier(folder, card.training.max_tokens)
+        return _each(lambda texts: classifier.probabilities(texts).tolist())
+
+    return NamedReader(name=card.name, task=card.task, read=read, shots=card.shots)
+
+
+def _service(url: str, task: Task, key: str | None) -> NamedReader:
+    from fourshot.serving.clients.client import Client
+
+    with Client(url, key) as client:
+        served = next((one for one in client.tasks().tasks if one.task == task.name), None)
+    if served is None:
+        raise InputError(f"{url} serves no task {task.name!r}. Ask it what it serves: GET {url}/v1/tasks.")
+    if tuple(served.labels) != task.label_names:
+        raise InputError(
+            f"{url} tells {task.name} apart as {', '.join(served.labels)}; the task here has the labels "
+            f"{', '.join(task.label_names)}."
+        )
+
+    def read(log: Path, on_event: OnEvent) -> Read:
+        def ask(texts: Sequence[str]) -> list[list[float]]:
+            with Client(url, key) as client:
+                return [list(said.probabilities.values()) for said in client.predict(task.name, texts)]
+
+        return _each(ask)
+
+    return NamedReader(name=f"{url} {served.adapter or 'in context'}", task=task, read=read)
+
+
+def _each(probabilities: Callable[[Sequence[str]], list[list[float]]]) -> Read:
+    """Reads part by part with what gives label probabilities."""
+
+    def read(parts: Parts) -> Iterator[list[Annotation]]:
+        for texts in parts:
+            yield [Annotation(probabilities=tuple(round(p, 6) for p in row)) for row in probabilities(texts)]
+
+    return read

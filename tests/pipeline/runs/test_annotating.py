@@ -1,0 +1,165 @@
+"""Annotated tables keep what the user had, say what was answered, and go on where they were stopped."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.pipeline.runs.annotating import (
+    ANSWERS_FILE,
+    AnnotationSummary,
+    annotate_table,
+    annotated_probabilities,
+    unfinished_folder,
+)
+from fourshot.pipeline.runs.readers import Annotation, Parts, Read
+from fourshot.pipeline.tasks.table_files import read_table
+from fourshot.pipeline.tasks.text_table import open_texts
+from tests.pipeline.task_folders import write_jsonl
+
+LABELS = ("warm", "cold")
+
+
+class StoppedError(Exception):
+    """As a kill would come, between two parts."""
+
+
+def reader(stop_after: int | None = None, seen: list[str] | None = None) -> Read:
+    """Says "cold" of texts with ice; is less sure of longer texts."""
+
+    def read(parts: Parts) -> Iterator[list[Annotation]]:
+        for number, texts in enumerate(parts):
+            if number == stop_after:
+                raise StoppedError
+            if seen is not None:
+                seen.extend(texts)
+            yield [answer(text) for text in texts]
+
+    return read
+
+
+def answer(text: str) -> Annotation:
+    if "?!" in text:
+        return Annotation(fault="too long")
+    sure = 0.9 if len(text) < 20 else 0.6
+    return Annotation(probabilities=(1 - sure, sure) if "ice" in text else (sure, 1 - sure), agreement=0.5)
+
+
+def table(folder: Path, name: str = "notes.csv") -> Path:
+    """Five rows with columns of the user's own."""
+    rows: list[dict[str, object]] = [
+        {"id": "7", "text": "ice cubes", "who": "Ann, B."},
+        {"id": "3", "text": "hot soup", "who": ""},
+        {"id": "5", "text": "   ", "who": "C"},
+        {"id": "1", "text": "thick ice on all the lakes", "who": "D"},
+        {"id": "2", "text": "what?!", "who": "E"},
+    ]
+    path = folder / name
+    if path.suffix == ".jsonl":
+        write_jsonl(path, rows)
+    elif path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+def annotate(path: Path, out: Path, read: Read | None = None, abstain_below: float = 0.0) -> AnnotationSummary:
+    return annotate_table(open_texts(path), out, LABELS, "somebody", read or reader(), abstain_below=abstain_below)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("given", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_rows_keep_their_order_and_columns_in_every_format(tmp_path: Path, given: str, ending: str) -> None:
+    out = tmp_path / f"out{ending}"
+    summary = annotate(table(tmp_path, f"notes{given}"), out)
+    written = read_table(out)
+    rows = list(written.rows.values())
+    assert [row["id"] for row in rows] == ["7", "3", "5", "1", "2"]
+    assert [row["who"] for row in rows] == ["Ann, B.", "", "C", "D", "E"]
+    assert [row["annotated_label"] or None for row in rows] == ["cold", "warm", None, "cold", None]
+    assert [float(row["p_cold"] or -1) for row in rows] == pytest.approx([0.9, 0.1, -1, 0.6, -1])
+    assert {row["annotated_by"] or None for row in rows} == {"somebody", None}
+    assert (summary.rows, summary.blank, summary.unreadable) == (5, 1, 1)
+    assert summary.labelled == {"warm": 1, "cold": 2} and summary.agreement == 0.5
+    assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name or path.name[0] == "."] == []
+
+
+def test_nobody_sure_enough_means_no_label(tmp_path: Path) -> None:
+    summary = annotate(table(tmp_path), tmp_path / "out.jsonl", abstain_below=0.7)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert rows[3]["annotated_label"] is None and rows[3]["p_cold"] == 0.6
+    assert summary.abstained == 1 and summary.labelled["cold"] == 1
+
+
+def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
+    path, out = tmp_path / "many.jsonl", tmp_path / "out.jsonl"
+    write_jsonl(path, [{"text": f"note {number} of ice"} for number in range(600)])
+    with pytest.raises(StoppedError):
+        annotate(path, out, reader(stop_after=1))
+    assert not out.exists()
+    answers = unfinished_folder(out) / ANSWERS_FILE
+    answers.write_bytes(answers.read_bytes()[:-9])  # the last line was cut short
+    seen: list[str] = []
+    assert annotate(path, out, reader(seen=seen)).rows == 600
+    assert (seen[0], len(seen)) == ("note 255 of ice", 345)
+    assert [row["text"] for row in read_table(out).rows.values()] == [f"note {number} of ice" for number in range(600)]
+
+
+def test_answers_of_another_reader_are_not_gone_on_with(tmp_path: Path) -> None:
+    path, out = table(tmp_path), tmp_path / "out.jsonl"
+    with pytest.raises(StoppedError):
+        annotate(path, out, reader(stop_after=0))
+    with pytest.raises(RunFolderError, match="by: "):
+        annotate_table(open_texts(path), out, LABELS, "somebody else", reader())
+
+
+@pytest.mark.parametrize(
+    ("out", "columns", "message"),
+    [
+        ("out.xls", "text", "cannot write a .xls file"),
+        ("notes.csv", "text", "is there already"),
+        ("out.csv", "text,p_cold", "'p_cold'"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_read(
+    tmp_path: Path, out: str, columns: str, message: str
+) -> None:
+    path = tmp_path / "notes.csv"
+    path.write_text(f"{columns}\n" + ",".join(["a cold note"] * (columns.count(",") + 1)) + "\n")
+    with pytest.raises(InputError, match=message):
+        annotate(path, tmp_path / out, reader(stop_after=0))
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "message"),
+    [
+        ("id,when\n1,2\n", None, "has no column 'text'"),
+        ("id,text\n1,\n", None, "are blank"),
+        ("id,text\n1,note\n", "body", "no column 'body'"),
+    ],
+)
+def test_a_table_without_texts_is_refused(tmp_path: Path, content: str, column: str | None, message: str) -> None:
+    path = tmp_path / "notes.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        open_texts(path, column)
+
+
+def test_a_person_may_correct_what_was_annotated(tmp_path: Path) -> None:
+    row = {"annotated_label": "cold", "p_warm": "0.2", "p_cold": "0.6"}
+    assert annotated_probabilities(row, LABELS) == pytest.approx((0.25, 0.75))
+    assert annotated_probabilities({**row, "annotated_label": "warm"}, LABELS) == (1.0, 0.0)
+    assert annotated_probabilities({"annotated_label": "warm", "p_warm": "", "p_cold": ""}, LABELS) == (1.0, 0.0)
+    assert annotated_probabilities({**row, "annotated_label": ""}, LABELS) is None
+    with pytest.raises(InputError, match="'wram'"):
+        annotated_probabilities({**row, "annotated_label": "wram"}, LABELS)

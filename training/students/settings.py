@@ -1,0 +1,48 @@
+"""What can be set about the training of a student. Loads neither torch nor transformers."""
+
+from typing import Literal
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+
+
+class StudentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a small encoder learns what a teacher says. The comments are the help of the options."""
+
+    # geometric: texts that the teacher reads alike are moved together, those it reads differently apart. plain: the
+    # whole classifier learns the teacher's probabilities. head: the encoder stays as it is. auto: geometric up to
+    # ``few_texts``, plain above.
+    strategy: Literal["auto", "geometric", "plain", "head"] = "auto"  # how the encoder learns
+    few_texts: int = 1000  # up to so many the strategy auto is geometric
+    temperature: float = 1.0  # of the teacher's probabilities: above 1 softer, below 1 more certain
+    hard_share: float = 0.0  # of what is learnt that is the teacher's likeliest label alone, 0 to 1
+    weights: Literal["confidence", "equal"] = "confidence"  # texts count as the teacher is sure of them, or the same
+    min_confidence: float = 0.0  # texts of which the teacher is less sure are not learnt, 0 to 1
+    balance: bool = False  # have every class count the same, however often the teacher names it
+    held_out: float = 0.1  # share of the teacher's texts that is not learnt: it says when to stop
+    real_weight: float = 4.0  # of a text that a person labelled, where one that the teacher is sure of counts 1
+    num_epochs: float = 6.0  # at most: the one that does best on the held-out texts is kept
+    min_steps: int = 40  # of a training on few texts, however many epochs that is
+    learning_rate: float = 5e-5  # of the encoder
+    batch_size: int = 32  # texts in a step
+    max_tokens: int = 128  # longer texts are cut, in training and after
+
+    def __post_init__(self) -> None:
+        shares = (self.hard_share, self.min_confidence, self.held_out)
+        if not all(0 <= share <= 1 for share in shares) or self.held_out > 0.5:
+            raise InputError(
+                "hard_share and min_confidence must be from 0 to 1, held_out from 0 to 0.5; got "
+                f"{self.hard_share}, {self.min_confidence} and {self.held_out}."
+            )
+        positive = (self.temperature, self.real_weight, self.num_epochs, self.learning_rate)
+        if (
+            not all(value > 0 for value in positive)
+            or min(self.few_texts, self.batch_size, self.min_steps) < 1
+            or self.max_tokens < 8
+        ):
+            raise InputError(
+                "temperature, real_weight, num_epochs and learning_rate must be above 0, few_texts, batch_size and "
+                f"min_steps at least 1, max_tokens at least 8; got {positive}, {self.few_texts}, {self.batch_size}, "
+                f"{self.min_steps} and {self.max_tokens}."
+            )

@@ -1,0 +1,282 @@
+"""One student: texts and what a teacher says of them in, a checkpoint that `transformers` loads out."""
+
+import copy
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fourshot.engine.collector import collector_paused
+from fourshot.engine.content_hash import content_hash_of
+from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.files import read_json, settle, staged_folder, write_json
+from fourshot.training.students.encoders import by_length, encoded, last_linear, open_classifier
+from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
+from fourshot.training.students.settings import StudentSettings
+
+if TYPE_CHECKING:
+    import torch
+
+RESULT_FILE = "result.json"
+HEAD_STEPS = 60
+OnStep = Callable[[int, int, float], None]  # step, planned steps, loss
+
+
+def finished_student(store: Path, job: StudentJob) -> StudentResult | None:
+    """The result of a job that the store has, with its path as it is now."""
+    file = store / job.key / RESULT_FILE
+    if not file.exists():
+        return None
+    import msgspec
+
+    result = read_json(file, StudentResult)
+    return msgspec.structs.replace(result, path=str((store / job.key / result.name).resolve()))
+
+
+def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: None) -> StudentResult:
+    """Train ``job`` into ``store``/<key>/<name>-<content hash>; finished once its result.json is written.
+
+    First the layer that tells the labels apart is fitted to the encoder's vectors as they are; then the encoder learns.
+    So its vectors are not spoilt before there is a sensible gradient. Source: Kumar et al. 2022, "Fine-Tuning can
+    Distort Pretrained Features and Underperform Out-of-Distribution", section 3.4 (linear probing, then fine-tuning).
+    The same job, machine and thread count give the same bytes.
+    Raises InputError for no texts, fewer than two labels or probabilities that are none.
+    """
+    with collector_paused():
+        import torch
+        from transformers import AutoTokenizer
+        from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # that the head is new is no news
+    _check(job)
+    settings = job.settings
+    sure = [one for one in job.examples if one.is_real or max(one.probabilities) >= settings.min_confidence]
+    if not sure:
+        raise InputError(
+            f"The teacher is sure of no text: of {len(job.examples)} none has a label of at least "
+            f"{settings.min_confidence}. Lower student.min_confidence."
+        )
+    learnt, held = hold_out(sure, settings.held_out, job.seed)
+    began_s = time.perf_counter()
+    torch.manual_seed(job.seed)
+    tokenizer = AutoTokenizer.from_pretrained(job.encoder)
+    tokenizer.model_max_length = settings.max_tokens  # what other tools cut at
+    model = open_classifier(job.encoder, job.labels, job.seed)
+    training = _Training(model, tokenizer, learnt, held, settings, job.seed)
+    training.run(on_step)
+    folder = store / job.key
+    with staged_folder(folder) as staged:
+        model.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+        name = f"{job.name}-{content_hash_of(staged.glob('*.safetensors'))}"
+        settle(staged, folder / name, replace=True)
+    result = StudentResult(
+        name=name,
+        path=str(folder / name),
+        strategy=training.strategy,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        examples=len(learnt),
+        left_out=len(job.examples) - len(sure),
+        steps=len(training.losses),
+        seconds=time.perf_counter() - began_s,
+        losses=tuple(training.losses),
+        held_out=len(held),
+        held_out_losses=tuple(training.held_out_losses),
+        held_out_agreement=training.agreement(),
+    )
+    write_json(folder / RESULT_FILE, result)
+    return result
+
+
+def hold_out(
+    examples: Sequence[TaughtExample], share: float, seed: int
+) -> tuple[list[TaughtExample], list[TaughtExample]]:
+    """What is learnt, and ``share`` of the teacher's texts, drawn at random, to say when to stop."""
+    taught = [index for index, one in enumerate(examples) if not one.is_real]
+    chosen = set(random.Random(f"{seed}/held out").sample(taught, int(len(taught) * share)))
+    learnt = [one for index, one in enumerate(examples) if index not in chosen]
+    return learnt, [examples[index] for index in sorted(chosen)]
+
+
+def targets_of(examples: Sequence[TaughtExample], settings: StudentSettings) -> "tuple[torch.Tensor, torch.Tensor]":
+    """What is to be said of each text, [num_texts, num_labels], and how much it counts, [num_texts], one on average."""
+    import torch
+
+    said = torch.tensor([one.probabilities for one in examples], dtype=torch.float32)
+    real = torch.tensor([one.is_real for one in examples])
+    num_labels = said.shape[1]
+    soft = said.clamp_min(1e-9) ** (1 / settings.temperature)
+    soft = soft / soft.sum(1, keepdim=True)
+    hard = torch.nn.functional.one_hot(said.argmax(1), num_labels).float()
+    soft = torch.where(real[:, None], said, torch.lerp(soft, hard, settings.hard_share))
+    weights = torch.ones(len(said))
+    if settings.weights == "confidence":
+        weights = ((said.max(1).values - 1 / num_labels) / (1 - 1 / num_labels)).clamp_min(1e-3)
+    weights = torch.where(real, settings.real_weight, weights)
+    if settings.balance:
+        share = (soft * weights[:, None]).sum(0) / weights.sum()
+        weights = weights * (soft / (num_labels * share.clamp_min(1e-3))).sum(1)
+    return soft, weights / weights.mean()
+
+
+class _Training:
+    """The state of one training."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        learnt: Sequence[TaughtExample],
+        held: Sequence[TaughtExample],
+        settings: StudentSettings,
+        seed: int,
+    ) -> None:
+        self._model, self._tokenizer, self._settings = model, tokenizer, settings
+        self._texts, self._held_texts = [one.text for one in learnt], [one.text for one in held]
+        self._targets, self._weights = targets_of(learnt, settings)
+        if held:
+            self._held_targets, self._held_weights = targets_of(held, settings)
+        self._random = random.Random(seed)
+        self._head = last_linear(model)
+        self._head.register_forward_pre_hook(self._keep_input)
+        few = len(learnt) + len(held) <= settings.few_texts
+        self.strategy = ("geometric" if few else "plain") if settings.strategy == "auto" else settings.strategy
+        self.losses: list[float] = []
+        self.held_out_losses: list[float] = []
+
+    def _keep_input(self, module: Any, inputs: Any) -> None:
+        self._vectors = inputs[0]
+
+    def run(self, on_step: OnStep) -> None:
+        """Train, and leave the weights of the epoch that did best on the held-out texts."""
+        import torch
+
+        self._fit_head()
+        best, best_state = self._held_out_loss(), copy.deepcopy(self._model.state_dict())
+        if self.strategy == "head":
+            return
+        settings = self._settings
+        per_pass = -(-len(self._texts) // settings.batch_size)
+        epochs = max(round(settings.num_epochs), -(-settings.min_steps // per_pass))
+        planned = epochs * per_pass
+        head = list(self._head.parameters())
+        body = [p for p in self._model.parameters() if p.requires_grad and not any(p is h for h in head)]
+        groups = [{"params": body, "lr": settings.learning_rate}]
+        if self.strategy == "plain":
+            groups.append({"params": head, "lr": 20 * settings.learning_rate})
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / (0.1 * planned)) * (1 - step / planned)
+        )
+        for _ in range(epochs):
+            for batch in self._batches():
+                loss = self._loss(batch)
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(body, 1.0)
+                optimizer.step()
+                schedule.step()
+                self.losses.append(float(loss.detach()))
+                if self.losses[-1] != self.losses[-1]:
+                    raise FourshotError(f"The loss is no longer a number at step {len(self.losses)}. Lower the rate.")
+                on_step(len(self.losses), planned, self.losses[-1])
+            if self.strategy == "geometric" and self._held_texts:
+                self._fit_head()
+            now = self._held_out_loss()
+            if self._held_texts and now < best:
+                best, best_state = now, copy.deepcopy(self._model.state_dict())
+            elif self._held_texts and len(self.held_out_losses) > 2 and min(self.held_out_losses[-2:]) > best:
+                break  # two epochs without a gain
+        if self._held_texts:
+            self._model.load_state_dict(best_state)
+        elif self.strategy == "geometric":
+            self._fit_head()
+
+    def _batches(self) -> list[list[int]]:
+        """All texts once, shuffled; the last batch may be smaller."""
+        order = list(range(len(self._texts)))
+        self._random.shuffle(order)
+        size = self._settings.batch_size
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def _loss(self, batch: Sequence[int]) -> "torch.Tensor":
+        import torch
+
+        self._model.train()
+        logits = self._model(
+            **encoded(self._tokenizer, [self._texts[i] for i in batch], self._settings.max_tokens)
+        ).logits
+        targets, weights = self._targets[batch], self._weights[batch]
+        if self.strategy == "plain":
+            return _cross_entropy(logits, targets, weights)
+        # How alike two texts are is to be how likely the teacher thinks both of one class: what SetFit does with pairs
+        # of labelled texts, for labels that are not certain. Source: Tunstall et al. 2022, "Efficient Few-Shot Learning
+        # Without Prompts", section 3.
+        vectors = torch.nn.functional.normalize(self._vectors, dim=1)
+        pairs = weights[:, None] * weights * (1 - torch.eye(len(batch)))
+        return (pairs * (vectors @ vectors.T - targets @ targets.T) ** 2).sum() / pairs.sum().clamp_min(1e-6)
+
+    def _fit_head(self) -> None:
+        """The best last layer for the vectors as they are: logistic regression, as convex as that is."""
+        import torch
+
+        vectors = self._outputs(self._texts, lambda logits: self._vectors)
+        self._head.weight.data.zero_()
+        self._head.bias.data.zero_()
+        parameters = list(self._head.parameters())
+        optimizer = torch.optim.LBFGS(parameters, max_iter=HEAD_STEPS, line_search_fn="strong_wolfe")
+        scale = 0.5 / len(self._texts)  # one over twice the inverse strength 1, scikit-learn's default
+
+        def closure() -> "torch.Tensor":
+            optimizer.zero_grad()
+            loss = _cross_entropy(self._head(vectors), self._targets, self._weights)
+            loss = loss + scale * (self._head.weight**2).sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    def _held_out_loss(self) -> float:
+        """Cross-entropy with the teacher, nats; 0 where nothing is held out."""
+        if not self._held_texts:
+            return 0.0
+        logits = self._outputs(self._held_texts, lambda logits: logits)
+        self.held_out_losses.append(float(_cross_entropy(logits, self._held_targets, self._held_weights)))
+        return self.held_out_losses[-1]
+
+    def agreement(self) -> float | None:
+        """On the held-out texts."""
+        if not self._held_texts:
+            return None
+        said = self._outputs(self._held_texts, lambda logits: logits).argmax(1)
+        return float((said == self._held_targets.argmax(1)).float().mean())
+
+    def _outputs(self, texts: Sequence[str], of: "Callable[[torch.Tensor], torch.Tensor]") -> "torch.Tensor":
+        import torch
+
+        self._model.eval()
+        with torch.no_grad():
+            return by_length(
+                self._tokenizer, texts, self._settings.max_tokens, lambda batch: of(self._model(**batch).logits)
+            )
+
+
+def _cross_entropy(logits: "torch.Tensor", targets: "torch.Tensor", weights: "torch.Tensor") -> "torch.Tensor":
+    """Weighted mean, nats."""
+    each = -(targets * logits.log_softmax(1)).sum(1)
+    return (weights * each).sum() / weights.sum()
+
+
+def _check(job: StudentJob) -> None:
+    if len(job.labels) < 2:
+        raise InputError(f"A classifier needs at least two labels, got {list(job.labels)}.")
+    if not job.examples:
+        raise InputError("There is nothing to train a student on. Give unlabelled texts, or have some written.")
+    for example in job.examples:
+        said = example.probabilities
+        if len(said) != len(job.labels) or min(said) < 0 or abs(sum(said) - 1) > 1e-3:
+            raise InputError(
+                f"A text has {len(job.labels)} probabilities, one per label, that sum to 1; got {list(said)[:8]}."
+            )
