@@ -21,17 +21,10 @@ from fourshot.engine.files import read_json, write_json
 from fourshot.engine.models import refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.provenance import installed_versions
-from fourshot.pipeline.runs.annotating import (
-    AnnotationSummary,
-    annotate_table,
-    annotated_probabilities,
-    unfinished_folder,
-)
 from fourshot.pipeline.runs.distilled import DistillSummary, write_results
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.measuring import Evaluation, evaluation_of
 from fourshot.pipeline.runs.readers import NamedReader, Read, Teacher, parts_of, read_with, teacher_of_run
-from fourshot.pipeline.runs.review import TextPairs
 from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
@@ -39,17 +32,14 @@ from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages import generate, style, train
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
 from fourshot.pipeline.runs.task_data import TaskData
+from fourshot.pipeline.runs.taught import annotated_texts, learnable, student_jobs, written_texts
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.shots import take_shots
-from fourshot.pipeline.tasks.table_files import read_table
-from fourshot.pipeline.tasks.tables import normalise
 from fourshot.pipeline.tasks.text_table import TextTable
 from fourshot.pipeline.tasks.types import Example, Task
-from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
-from fourshot.training.students.encoders import ResolvedEncoder, resolve_encoder
-from fourshot.training.students.examples import StudentJob, TaughtExample
+from fourshot.training.students.encoders import resolve_encoder
 from fourshot.training.students.settings import StudentSettings
 
 TEACHER_FOLDER = "teacher"
@@ -145,11 +135,11 @@ def distill(
         teacher_file = folder / "scores" / "teacher.json"
         if test and not teacher_file.exists():
             write_json(teacher_file, _measure(read, task, test, on_event))
-        annotated, notes = _annotate(unlabelled, folder, task, name, read, on_event)
-        taught, left_out = _learnable(annotated, shots, data.test)
+        annotated, notes = annotated_texts(unlabelled, folder, task, name, read, on_event)
+        taught, left_out = learnable(annotated, shots, data.test)
         notes += left_out
-        written = _written(pairs, task, generate_per_class)
-        jobs = _jobs(task, encoder, shots, taught, written, student_settings or StudentSettings(), settings.seed)
+        written = written_texts(pairs, task, generate_per_class)
+        jobs = student_jobs(task, encoder, shots, taught, written, student_settings or StudentSettings(), settings.seed)
         items = [
             StudentItem(job=job, task=task, test=test, out=str(folder / "scores" / f"student-{job.key}.json"))
             for job in jobs
@@ -217,99 +207,3 @@ def _measure(read: Read, task: Task, test: Sequence[Example], on_event: OnEvent)
         message = "the teacher on the test texts"
         on_event(Event(stage="evaluate", message=message, done=len(rows), total=len(test), unit="texts"))
     return evaluation_of(np.array(rows), task, test, seconds=time.perf_counter() - began_s)
-
-
-Annotated = list[tuple[str, tuple[float, ...]]]  # text, probabilities
-
-
-def _annotate(
-    given: TextTable | None, folder: Path, task: Task, by: str, read: Read, on_event: OnEvent
-) -> tuple[Annotated, list[str]]:
-    """The user's texts with what the teacher says, or what a person made of that; and what is to be told."""
-    if given is None:
-        return [], []
-    suffix = given.path.suffix.lower() if given.path.suffix.lower() in (".csv", ".tsv") else ".jsonl"
-    out = folder / f"annotated{suffix}"
-    summary_file = "annotated.json"
-    work = WorkFolder(folder)
-    if not out.exists() or unfinished_folder(out).exists():
-        out.unlink(missing_ok=True)
-        work.write(summary_file, annotate_table(given, out, task.label_names, by, read, on_event=on_event))
-    summary = work.read(summary_file, AnnotationSummary)
-    rows = [
-        (row.get(given.text_column) or "", annotated_probabilities(row, task.label_names))
-        for row in read_table(out).rows.values()
-    ]
-    notes = []
-    if summary.blank:
-        notes.append(f"{summary.blank} rows without a text were left out")
-    if summary.unreadable:
-        notes.append(f"{summary.unreadable} texts that the teacher could not read were left out")
-    labelled = [(text.strip(), said) for text, said in rows if said is not None and text.strip()]
-    if missing := summary.rows - summary.blank - summary.unreadable - len(labelled):
-        notes.append(f"{missing} rows whose label was removed from {out.name} were left out")
-    return labelled, notes
-
-
-def _learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:
-    """Without texts that stand there twice, are shots, or are what is measured on; and how many these were."""
-    tested, seen = {normalise(one.text) for one in test}, {normalise(one.text) for one in shots}
-    kept: Annotated = []
-    repeated = measured = 0
-    for text, said in annotated:
-        key = normalise(text)
-        if key in tested:
-            measured += 1
-        elif key in seen:
-            repeated += 1
-        else:
-            seen.add(key)
-            kept.append((text, said))
-    notes = [f"{measured} texts that are test texts were not learnt"] if measured else []
-    return kept, notes + ([f"{repeated} texts that repeat others were not learnt"] if repeated else [])
-
-
-def _written(pairs: TextPairs, task: Task, per_class: int) -> Annotated:
-    """Up to ``per_class`` kept texts of each class that the teacher wrote, as it reads them."""
-    counts = dict.fromkeys(task.label_names, 0)
-    written: Annotated = []
-    for candidate, verdict in pairs:
-        label = verdict.predicted or candidate.label
-        if verdict.kept and counts[label] < per_class:
-            counts[label] += 1
-            said = verdict.probabilities or {label: 1.0}
-            total = sum(said.values())
-            written.append((candidate.text, tuple(said.get(name, 0.0) / total for name in task.label_names)))
-    return written
-
-
-def _jobs(
-    task: Task,
-    encoder: ResolvedEncoder,
-    shots: Sequence[Example],
-    annotated: Annotated,
-    written: Annotated,
-    settings: StudentSettings,
-    seed: int,
-) -> list[StudentJob]:
-    """The student, and the same on the shots alone, to compare with."""
-    names = task.label_names
-    real = [
-        TaughtExample(text=shot.text, probabilities=tuple(float(name == shot.label) for name in names), is_real=True)
-        for shot in shots
-    ]
-    taught = [TaughtExample(text=text, probabilities=said) for text, said in (*annotated, *written)]
-
-    def job(title: str, examples: Sequence[TaughtExample]) -> StudentJob:
-        return StudentJob(
-            name=task.name,
-            title=f"{task.name}, {title}",
-            encoder=encoder.path,
-            encoder_revision=encoder.revision,
-            labels=names,
-            examples=tuple(examples),
-            settings=settings,
-            seed=seed,
-        )
-
-    return [job("student", real + taught), job("student on the shots alone", real)]

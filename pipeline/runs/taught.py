@@ -1,0 +1,117 @@
+"""What a student learns: a user's texts as a teacher read them, texts that it wrote, and what of both is left out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.runs.annotating import (
+    AnnotationSummary,
+    annotate_table,
+    annotated_probabilities,
+    unfinished_folder,
+)
+from fourshot.pipeline.runs.readers import Read
+from fourshot.pipeline.runs.review import TextPairs
+from fourshot.pipeline.tasks.table_files import read_table
+from fourshot.pipeline.tasks.tables import normalise
+from fourshot.pipeline.tasks.text_table import TextTable
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.work_folder import WorkFolder
+from fourshot.training.students.encoders import ResolvedEncoder
+from fourshot.training.students.examples import StudentJob, TaughtExample
+from fourshot.training.students.settings import StudentSettings
+
+Annotated = list[tuple[str, tuple[float, ...]]]  # text, probabilities
+
+
+def annotated_texts(
+    given: TextTable | None, folder: Path, task: Task, by: str, read: Read, on_event: OnEvent
+) -> tuple[Annotated, list[str]]:
+    """The user's texts with what the teacher says, or what a person made of that; and what is to be told."""
+    if given is None:
+        return [], []
+    suffix = given.path.suffix.lower() if given.path.suffix.lower() in (".csv", ".tsv") else ".jsonl"
+    out = folder / f"annotated{suffix}"
+    summary_file = "annotated.json"
+    work = WorkFolder(folder)
+    if not out.exists() or unfinished_folder(out).exists():
+        out.unlink(missing_ok=True)
+        work.write(summary_file, annotate_table(given, out, task.label_names, by, read, on_event=on_event))
+    summary = work.read(summary_file, AnnotationSummary)
+    rows = [
+        (row.get(given.text_column) or "", annotated_probabilities(row, task.label_names))
+        for row in read_table(out).rows.values()
+    ]
+    notes = []
+    if summary.blank:
+        notes.append(f"{summary.blank} rows without a text were left out")
+    if summary.unreadable:
+        notes.append(f"{summary.unreadable} texts that the teacher could not read were left out")
+    labelled = [(text.strip(), said) for text, said in rows if said is not None and text.strip()]
+    if missing := summary.rows - summary.blank - summary.unreadable - len(labelled):
+        notes.append(f"{missing} rows whose label was removed from {out.name} were left out")
+    return labelled, notes
+
+
+def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:
+    """Without texts that stand there twice, are shots, or are what is measured on; and how many these were."""
+    tested, seen = {normalise(one.text) for one in test}, {normalise(one.text) for one in shots}
+    kept: Annotated = []
+    repeated = measured = 0
+    for text, said in annotated:
+        key = normalise(text)
+        if key in tested:
+            measured += 1
+        elif key in seen:
+            repeated += 1
+        else:
+            seen.add(key)
+            kept.append((text, said))
+    notes = [f"{measured} texts that are test texts were not learnt"] if measured else []
+    return kept, notes + ([f"{repeated} texts that repeat others were not learnt"] if repeated else [])
+
+
+def written_texts(pairs: TextPairs, task: Task, per_class: int) -> Annotated:
+    """Up to ``per_class`` kept texts of each class that the teacher wrote, as it reads them."""
+    counts = dict.fromkeys(task.label_names, 0)
+    written: Annotated = []
+    for candidate, verdict in pairs:
+        label = verdict.predicted or candidate.label
+        if verdict.kept and counts[label] < per_class:
+            counts[label] += 1
+            said = verdict.probabilities or {label: 1.0}
+            total = sum(said.values())
+            written.append((candidate.text, tuple(said.get(name, 0.0) / total for name in task.label_names)))
+    return written
+
+
+def student_jobs(
+    task: Task,
+    encoder: ResolvedEncoder,
+    shots: Sequence[Example],
+    annotated: Annotated,
+    written: Annotated,
+    settings: StudentSettings,
+    seed: int,
+) -> list[StudentJob]:
+    """The student, and the same on the shots alone, to compare with."""
+    names = task.label_names
+    real = [
+        TaughtExample(text=shot.text, probabilities=tuple(float(name == shot.label) for name in names), is_real=True)
+        for shot in shots
+    ]
+    taught = [TaughtExample(text=text, probabilities=said) for text, said in (*annotated, *written)]
+
+    def job(title: str, examples: Sequence[TaughtExample]) -> StudentJob:
+        return StudentJob(
+            name=task.name,
+            title=f"{task.name}, {title}",
+            encoder=encoder.path,
+            encoder_revision=encoder.revision,
+            labels=names,
+            examples=tuple(examples),
+            settings=settings,
+            seed=seed,
+        )
+
+    return [job("student", real + taught), job("student on the shots alone", real)]
