@@ -1,5 +1,6 @@
 """`tasks list`, `new` and `check`."""
 
+import shlex
 from pathlib import Path
 
 from fourshot.cli.console import Terminal, program
@@ -94,7 +95,7 @@ def new(options: Options, terminal: Terminal) -> None:
     left_out = f" What was left out: {Path(made.task_file).parent / MADE_FROM}." if gone else ""
     terminal.say(
         f"Wrote {made.task_file}.{left_out} Make its instruction, noun and label words fit, then: "
-        f"{program()} tasks check {made.task_file}"
+        f"{program()} tasks check {shlex.quote(made.task_file)}"
     )
 
 

@@ -61,6 +61,12 @@ def test_what_was_chosen_and_left_out_is_said_to_people_and_machines(
     ]
 
 
+def test_the_command_that_comes_next_can_be_copied(table: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    table.rename("our inbox.csv")
+    assert cli.main(["tasks", "new", "our inbox.csv"]) == 0
+    assert capfd.readouterr().out.endswith("tasks check 'our inbox/our_inbox.toml'\n")
+
+
 def test_columns_in_doubt_end_with_2_and_their_names(table: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lines = table.read_text().splitlines()
     table.write_text("\n".join(f"{'subject' if i == 0 else f'the case of {i}'},{line}" for i, line in enumerate(lines)))
