@@ -40,6 +40,7 @@ def run(
     until: StageName | None = None,
     ray: str = "",
     gpus_per_job: int = 1,
+    forecast: bool = False,
     merge: bool = False,
     unlabelled: str | Path | None = None,
     ask: int = 0,
@@ -68,6 +69,7 @@ def run(
         merge,
         Path(unlabelled) if unlabelled else None,
         ask,
+        forecast,
     )
 
 
@@ -82,6 +84,7 @@ def compare(
     on_event: OnEvent | None = None,
     ray: str = "",
     gpus_per_job: int = 1,
+    forecast: bool = False,
 ) -> comparing.Comparison:
     """Measure ``methods`` on one task, each seed with shots of its own.
 
@@ -98,6 +101,7 @@ def compare(
         Path(folder or f"runs/{task.name}/compare"),
         on_event or ignore,
         Placement(ray=ray, gpus_per_job=gpus_per_job),
+        forecast,
     )
 
 
@@ -110,6 +114,7 @@ def train(
     on_event: OnEvent | None = None,
     ray: str = "",
     gpus_per_job: int = 1,
+    forecast: bool = False,
 ) -> list[TaskOutcome]:
     """One adapter for each of many tasks: names, task files, or folders of them. Nothing is measured.
 
@@ -120,7 +125,7 @@ def train(
     settings = settings or RunSettings()
     folder = Path(folder or default_folder("tasks", seed=settings.seed))
     placement = Placement(ray=ray, gpus_per_job=gpus_per_job)
-    return train_tasks(load_tasks(tasks), model, settings, folder, on_event or ignore, placement)
+    return train_tasks(load_tasks(tasks), model, settings, folder, on_event or ignore, placement, forecast)
 
 
 def corpus(
@@ -132,6 +137,7 @@ def corpus(
     settings: RunSettings | None = None,
     corpus_settings: CorpusSettings | None = None,
     on_event: OnEvent | None = None,
+    forecast: bool = False,
 ) -> CorpusSummary:
     """Many texts for each class of many tasks, generated and filtered, in a ``folder`` that `datasets` can load.
 
@@ -147,6 +153,7 @@ def corpus(
         settings or PRESETS["corpus"],
         corpus_settings or CorpusSettings(),
         on_event or ignore,
+        forecast,
     )
 
 

@@ -22,3 +22,11 @@ OnEvent = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """An `OnEvent` that does nothing."""
+
+
+def span(seconds: float) -> str:
+    """A time as a person says it: ``8 s``, ``3 min``, ``1 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -9,6 +9,7 @@ import pytest
 from fourshot.engine.core import Adapter, Engine, EngineSettings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("FOURSHOT_FORECAST", "0")  # a command would first measure this machine, for half a minute
 # Before torch is loaded. Threads that spin while they wait starve each other where the cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

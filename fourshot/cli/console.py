@@ -10,12 +10,15 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from fourshot.engine import errors
-from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.events import OnEvent, ignore, span
+
+if TYPE_CHECKING:
+    from fourshot.pipeline.forecast import Forecast
 
 WIDE = 200  # columns of a table that is not printed to a terminal: never folded
 SCORES = {  # key of `pipeline.report.MethodRow` -> heading
@@ -31,6 +34,15 @@ SCORES = {  # key of `pipeline.report.MethodRow` -> heading
     "real_examples": "real",
     "synthetic_examples": "synthetic",
     "unlabelled_examples": "unlabelled",
+}
+
+
+FORECAST = {  # key of `pipeline.forecast.StageForecast` -> heading
+    "stage": "stage",
+    "calls": "calls",
+    "tokens": "tokens",
+    "steps": "training steps",
+    "seconds": "seconds",
 }
 
 
@@ -108,6 +120,24 @@ class Terminal:
         if self._json:
             line = {"type": kind, **msgspec.to_builtins(content, enc_hook=str)}
             os.write(self._kept, msgspec.json.encode(line) + b"\n")
+
+    def forecast(self, told: "Forecast | None") -> None:
+        """Print what a command would take; None: nothing is left to do."""
+        self.result("forecast", told or {"seconds": 0.0, "stages": []})
+        if told is None:
+            self.say("Nothing is left to do.")
+            return
+        self.table(told.stages, FORECAST)
+        doubt = f"; {told.doubt}" if told.doubt else ""
+        self.say(
+            f"About {span(told.seconds)}, {told.calls:,} calls, {told.tokens:,} tokens, "
+            f"{told.memory_bytes / 1e9:.1f} GB of memory{doubt}."
+        )
+
+    def verdict(self, told: "Forecast | None") -> None:
+        """Print how right a forecast was."""
+        if told and told.verdict:
+            self.say(f"Time: {told.verdict}.")
 
     def scores(self, rows: Sequence[Any]) -> None:
         """Print the table of methods: rows are `pipeline.report.MethodRow` or mappings with its keys."""

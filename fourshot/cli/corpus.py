@@ -1,9 +1,11 @@
 """`corpus`: many texts for many tasks."""
 
+from pathlib import Path
+
 import msgspec
 
 from fourshot.cli.console import Terminal, exit_code
-from fourshot.cli.declare import MODEL, Options, argument, command, given, setting
+from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, given, setting
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.pipeline.corpus.settings import CorpusSettings
 
@@ -26,6 +28,7 @@ CLASSES = {  # key of `ClassOutcome` -> heading
     argument("--tasks", "PATH", "names, task files, or folders of them", nargs="+", required=True),
     argument("--data", "FOLDER", "a folder for each task, named as it, in place of its own data"),
     MODEL,
+    PLAN,
     argument("--out", "FOLDER", "of the data set; one in use is continued", required=True),
     setting(DEFAULTS, "format"),
     setting(DEFAULTS, "adapters", "FOLDER"),
@@ -36,17 +39,26 @@ CLASSES = {  # key of `ClassOutcome` -> heading
 def corpus(options: Options, terminal: Terminal) -> int:
     """Write many texts for many tasks, as a data set."""
     from fourshot import api
-    from fourshot.cli.progress import rate, span
+    from fourshot.cli.progress import rate
+    from fourshot.pipeline.corpus.run import plan_corpus
+    from fourshot.pipeline.events import span
+    from fourshot.pipeline.tasks.task_paths import load_tasks
 
+    settings, how = settings_of(options), CorpusSettings(**given(options, CorpusSettings))
     with terminal.progress() as on_event:
+        if options.plan:
+            tasks = load_tasks(options.tasks, options.data)
+            terminal.forecast(plan_corpus(tasks, options.model, Path(options.out), settings, how, on_event))
+            return 0
         summary = api.corpus(
             options.tasks,
             options.out,
             data=options.data,
             model=options.model,
-            settings=settings_of(options),
-            corpus_settings=CorpusSettings(**given(options, CorpusSettings)),
+            settings=settings,
+            corpus_settings=how,
             on_event=on_event,
+            forecast=not (options.quiet or how.ray),  # it is of one machine
         )
     for file, wrong in summary.mended.items():
         aside = "" if wrong == "is missing" else f"; what was there is in {summary.folder}/damaged"
@@ -63,5 +75,6 @@ def corpus(options: Options, terminal: Terminal) -> int:
             f"{span(rates.seconds)}: {rate(rates.rows_per_s)} texts/s kept, "
             f"{rate(rates.output_tokens_per_s)} tokens/s{cached}"
         )
+    terminal.verdict(summary.forecast)
     terminal.say(f"{summary.rows} texts in {summary.folder}; README.md there says what they are.")
     return max((exit_code(outcome.error) for outcome in summary.classes if outcome.error), default=0)

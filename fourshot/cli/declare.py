@@ -58,6 +58,7 @@ def flag(name: str, help_text: str) -> Argument:
     return Argument(name, {"action": "store_true", "help": help_text})
 
 
+PLAN = flag("--plan", "measure this machine, say what it will take, and do nothing")
 MODEL = argument(
     "--model", "MODEL", "base: a Hugging Face id, also ID@REVISION, a folder or a GGUF file (default: the embedded one)"
 )

@@ -18,7 +18,9 @@ def demo(options: Options, terminal: Terminal) -> None:
     from fourshot.serving.clients.local import LocalClassifier
 
     with terminal.progress() as on_event:
-        summary = api.run(DEMO_TASK, model=options.model, folder=options.out, on_event=on_event)
+        summary = api.run(
+            DEMO_TASK, model=options.model, folder=options.out, on_event=on_event, forecast=not options.quiet
+        )
     with terminal.hushed(), LocalClassifier(summary.adapter_path, options.model, kind="transformers") as classifier:
         (answer,) = classifier.predict([DEMO_TEXT])
     terminal.result("result", {"run": summary, "text": DEMO_TEXT, "answer": answer})

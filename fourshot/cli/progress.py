@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from fourshot.pipeline.events import Event
+from fourshot.pipeline.events import Event, span
 
 QUIET_S = 10.0  # between two lines about one step, where there is no terminal to draw a bar in
 
@@ -121,14 +121,6 @@ def figures(event: Event) -> str:
     """The figures of an event as ``loss 0.31, kept 120``, and its detail."""
     text = ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in event.figures.items())
     return "; ".join(part for part in (text, event.detail) if part)
-
-
-def span(seconds: float) -> str:
-    """A time as a person says it: ``8 s``, ``3 min``, ``1 h 20 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _count(event: Event) -> str:

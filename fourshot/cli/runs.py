@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fourshot.cli.console import Terminal, exit_code, program
-from fourshot.cli.declare import MODEL, Options, argument, command, flag, names_in
+from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, names_in
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.engine.errors import InputError
 
@@ -16,6 +16,7 @@ DATA = argument("--data", "FOLDER", "train and test files, in place of the task'
 TASK = (argument("task", "TASK", TASK_HELP), DATA)
 PLACE = (
     MODEL,
+    PLAN,
     argument("--out", "FOLDER", "run folder (default: in runs/TASK/); a used one is continued"),
     argument("--ray", "WHERE", "write, read and train over Ray: 'local', 'auto' or a cluster's address", default=""),
     argument("--gpus-per-job", "N", "GPUs, or without GPUs processes, that share each training", type=int, default=1),
@@ -64,10 +65,18 @@ def run(options: Options, terminal: Terminal) -> None:
     more = {**_place(options), "until": options.until, "merge": options.merge}
     more |= {"unlabelled": options.unlabelled, "ask": options.ask}
     with terminal.progress() as on_event:
+        if options.plan:
+            from fourshot.pipeline.runs.run import plan_task
+
+            texts = Path(options.unlabelled) if options.unlabelled else None
+            where = Path(folder)
+            terminal.forecast(plan_task(task, options.model, settings, where, on_event, options.until, texts))
+            return
         summary = api.run(task, settings=settings, folder=folder, on_event=on_event, **more)
     terminal.result("result", summary)
     if summary.table:
         terminal.scores(summary.table)
+    terminal.verdict(summary.forecast)
     terminal.say(f"Run folder: {folder}")
     if summary.ask_path:
         terminal.say(f"Label the texts in {summary.ask_path} (column label), then run the same command again.")
@@ -107,6 +116,13 @@ def train(options: Options, terminal: Terminal) -> int | None:
     settings = settings_of(options)
     folder = options.out or api.default_folder("tasks", options.preset, settings.seed)
     with terminal.progress() as on_event:
+        if options.plan:
+            from fourshot.pipeline.runs.many import plan_tasks
+            from fourshot.pipeline.tasks.task_paths import load_tasks
+
+            tasks = load_tasks(options.tasks)
+            terminal.forecast(plan_tasks(tasks, options.model, settings, Path(folder), on_event))
+            return 0
         outcomes = api.train(options.tasks, settings=settings, folder=folder, on_event=on_event, **_place(options))
     for outcome in outcomes:
         terminal.result("task", outcome)
@@ -139,6 +155,12 @@ def compare(options: Options, terminal: Terminal) -> None:
     task = load_task(options.task, options.data)
     folder = Path(options.out or f"runs/{task.name}/compare-{options.preset}")
     with terminal.progress() as on_event:
+        if options.plan:
+            from fourshot.pipeline.runs.compare import DEFAULT_METHODS, plan_comparison
+
+            wanted = methods or DEFAULT_METHODS
+            terminal.forecast(plan_comparison(task, options.model, settings, wanted, seeds, folder, on_event))
+            return
         result = api.compare(
             task, methods, seeds=seeds, settings=settings, folder=folder, on_event=on_event, **_place(options)
         )
@@ -148,7 +170,8 @@ def compare(options: Options, terminal: Terminal) -> None:
 
 
 def _place(options: Options) -> dict[str, Any]:
-    return {"model": options.model, "ray": options.ray, "gpus_per_job": options.gpus_per_job}
+    where = {"model": options.model, "ray": options.ray, "gpus_per_job": options.gpus_per_job}
+    return {**where, "forecast": not (options.quiet or options.ray)}  # it is of one machine
 
 
 def choose_methods(text: str, known: Mapping[str, object]) -> list[str]:

@@ -1,7 +1,8 @@
 """A corpus: many texts for many tasks, generated and filtered, in a folder that `datasets` can load."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.corpus.datacard import write_card
 from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord, TaskManifest
 from fourshot.pipeline.corpus.mending import Damage, MendSink
+from fourshot.pipeline.corpus.plan import COMPILE_FROM_ROWS as COMPILE_FROM_ROWS
+from fourshot.pipeline.corpus.plan import STAGE, remaining_work
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.sink import ShardSink, replayed
 from fourshot.pipeline.corpus.sources import first_shots, readers_of
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, class_outcomes, counted
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, foretell
 from fourshot.pipeline.loop.counts import ClassCounts, ShortClass, short_run_error
 from fourshot.pipeline.loop.driver import Driver, Sink
 from fourshot.pipeline.loop.progress import ProgressReporter, Rates
@@ -31,7 +35,6 @@ from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.tasks.types import Task
 from fourshot.training.jobs.cluster import check_cluster
 
-COMPILE_FROM_ROWS = 2_000  # torch.compile takes a minute, and then samples twice as fast
 MOST_LORAS = 8  # distinct adapters in a batch
 
 
@@ -42,10 +45,12 @@ def make_corpus(
     settings: RunSettings = PRESETS["corpus"],
     corpus: CorpusSettings = CorpusSettings(),  # noqa: B008 - frozen
     on_event: OnEvent = ignore,
+    forecast: bool = False,
 ) -> CorpusSummary:
     """Make the corpus of ``tasks`` in ``folder``, or go on where an earlier call was stopped.
 
-    ``tasks`` is what `load_tasks` gives; a task that fails is an outcome, and the others go on. Raises
+    ``tasks`` is what `load_tasks` gives; a task that fails is an outcome, and the others go on. ``forecast``: first
+    tell what it will take. Raises
     InputError for what the user gave, RunFolderError for a folder that holds something else, ShortRunError where
     classes stall and ``allow_short`` is not set; finished shards stay on disk whatever is raised.
     """
@@ -63,7 +68,9 @@ def make_corpus(
         for name, task in tasks.items():
             try:
                 if isinstance(task, Task):
-                    briefs[name] = _brief(files, task, settings, corpus, base)
+                    readers = _readers(task, corpus, base)
+                    files.forget_unstarted_task(_task_manifest(task, readers))
+                    briefs[name] = _brief(files, task, settings, readers)
             except FourshotError as error:
                 failed[name] = error
         if not briefs:
@@ -74,7 +81,39 @@ def make_corpus(
         for brief in briefs.values():
             files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
         briefs = _styled(files, briefs, base, settings, on_event)
-        return _make(files, briefs, failed, base, settings, corpus, on_event)
+        return _make(files, briefs, failed, base, settings, corpus, on_event, forecast)
+
+
+def plan_corpus(
+    tasks: Mapping[str, Task | FourshotError],
+    model: str | None,
+    folder: Path,
+    settings: RunSettings,
+    corpus: CorpusSettings,
+    on_event: OnEvent,
+) -> Forecast | None:
+    """What `make_corpus` would take, by the speed of this machine as it is now; None where nothing is left to do."""
+    _check(tasks, settings, corpus)
+    files, base = CorpusFolder(folder), resolve_model(model)
+    read = {name: task for name, task in tasks.items() if isinstance(task, Task)}
+    if not read:
+        raise next(task for task in tasks.values() if isinstance(task, FourshotError))
+    briefs = {name: _brief(files, task, settings, _readers(task, corpus, base)) for name, task in read.items()}
+    shards: dict[str, list[ShardRecord]] = {}
+    for shard in files.journal():
+        shards.setdefault(shard.task, []).append(shard)
+    return _foretell(briefs, shards, base, on_event, anew=True)
+
+
+def _foretell(
+    briefs: Mapping[str, TaskBrief],
+    shards: Mapping[str, Sequence[ShardRecord]],
+    base: ResolvedModel,
+    on_event: OnEvent,
+    *,
+    anew: bool = False,
+) -> Forecast | None:
+    return foretell(base, lambda speed: remaining_work(briefs, shards, base, speed), on_event, anew=anew)
 
 
 def _make(
@@ -85,6 +124,7 @@ def _make(
     settings: RunSettings,
     corpus: CorpusSettings,
     on_event: OnEvent,
+    forecast: bool,
 ) -> CorpusSummary:
     damage = Damage(files, on_event)
 
@@ -124,6 +164,8 @@ def _make(
         }
 
     put_down()
+    told = _foretell(briefs, shards, base, on_event) if forecast else None
+    began = time.perf_counter()
     try:
         with contextlib.ExitStack() as held:
             workers, was_whole = None, False
@@ -131,9 +173,8 @@ def _make(
                 if workers is None:
                     on_event(Event(stage="corpus", message="starting the engine"))
                     readers = [reader for brief in briefs.values() for reader in brief.readers]
-                    engine = engine_settings(
-                        base.path, readers, MOST_LORAS, compiled=wanted - kept >= COMPILE_FROM_ROWS
-                    )
+                    compiled = wanted - kept >= COMPILE_FROM_ROWS
+                    engine = engine_settings(base.path, readers, MOST_LORAS, compiled=compiled)
                     workers = held.enter_context(closing(open_workers(engine, corpus.ray, files.path / "log.txt")))
                 driver, was_mended = Driver(to_fill, keep_going=True), bool(damaged)
                 try:
@@ -146,6 +187,9 @@ def _make(
     except BaseException:
         put_down()
         raise
+    if told:
+        told = told.beside({STAGE: time.perf_counter() - began})
+        files.files.write(FORECAST_FILE, told)
     summary, counts = put_down(is_last=True)
     if briefs.keys() <= failed.keys():
         raise next(iter(failed.values()))
@@ -157,7 +201,7 @@ def _make(
     ]
     if short and not settings.allow_short:
         raise short_run_error(short, settings.generate.per_class, str(files.path))
-    return summary
+    return msgspec.structs.replace(summary, forecast=told)
 
 
 def _check(tasks: Mapping[str, Task | FourshotError], settings: RunSettings, corpus: CorpusSettings) -> None:
@@ -175,11 +219,11 @@ def _check(tasks: Mapping[str, Task | FourshotError], settings: RunSettings, cor
         )
 
 
-def _brief(
-    files: CorpusFolder, task: Task, settings: RunSettings, corpus: CorpusSettings, base: ResolvedModel
-) -> TaskBrief:
-    readers = readers_of(task, Path(corpus.adapters), base) if corpus.adapters else ()
-    files.forget_unstarted_task(_task_manifest(task, readers))
+def _readers(task: Task, corpus: CorpusSettings, base: ResolvedModel) -> tuple[Reader, ...]:
+    return readers_of(task, Path(corpus.adapters), base) if corpus.adapters else ()
+
+
+def _brief(files: CorpusFolder, task: Task, settings: RunSettings, readers: tuple[Reader, ...]) -> TaskBrief:
     shots = files.shots(task.name) or first_shots(task, settings)
     return TaskBrief(
         key=task.name,

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from fourshot.pipeline.corpus.folder import ShardRecord
+from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.counts import ClassCounts, accepted, more_draws
 from fourshot.pipeline.loop.progress import Rates
 from fourshot.pipeline.synthesis.settings import GenerateSettings
@@ -39,6 +40,7 @@ class CorpusSummary(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[ClassOutcome, ...]
     mended: dict[str, str] = {}  # file -> what was wrong with it; its texts were made again
     rates: Rates = Rates()
+    forecast: Forecast | None = None  # what was foretold of this call, beside what it took
 
 
 def counted(task: Task, settings: GenerateSettings, journal: Iterable[ShardRecord]) -> ClassCounts:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -75,6 +76,7 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     synthetic_texts: dict[str, tuple[str, ...]] = {}  # by class
     losses: dict[str, tuple[tuple[int, float], ...]] = {}  # training -> (step, loss), steps ascending
     stage_seconds: dict[str, float] = {}  # in the order the stages ran
+    forecast: Forecast | None = None  # of the last call that had something to do
     settings: dict[str, Any] = {}  # may be nested
     versions: dict[str, str] = {}
     lineage: Lineage = Lineage()

@@ -9,11 +9,13 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
 from fourshot.pipeline.report.data import MethodRow
 from fourshot.pipeline.runs.cells import SeedExamples
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.methods import METHODS
+from fourshot.pipeline.runs.plan import foretell_runs
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.summary import report_data, table
@@ -66,37 +68,70 @@ def compare(
     folder: Path,
     on_event: OnEvent = ignore,
     placement: Placement = HERE,
+    forecast: bool = False,
 ) -> Comparison:
-    """Measure ``methods`` on every seed, each with shots of its own. Resumes; writes comparison.json and the report."""
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown or not methods:
-        raise InputError(f"Unknown methods {unknown}. The methods are {', '.join(METHODS)}.")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise InputError(f"Seeds must be at least one and all different, got {list(seeds)}.")
-    refuse_fake(model, "A comparison")
+    """Measure ``methods`` on every seed, each with shots of its own. Resumes; writes comparison.json and the report.
+
+    ``forecast``: first tell what it will take.
+    """
+    _check(model, methods, seeds)
     check_cluster(placement.ray)
     run_folder = RunFolder(folder)
     with run_folder.lock():
-        on_event(Event(stage="shots", message="reading the data"))
-        data = TaskData(task, on_event)
-        experiment = Experiment(
-            data,
-            resolve_model(model),
-            settings,
-            methods,
-            [_examples(data, settings, seed, methods) for seed in seeds],
-            folder,
-        )
-        experiment.check_trainable()
+        experiment = _experiment(task, model, settings, methods, seeds, folder, on_event)
         driver = StageDriver(folder / LOG_FILE, on_event, placement)
         driver.add(task.name, experiment)
+        told = foretell_runs([experiment], "evaluate", on_event) if forecast else None
         driver.run("evaluate")
+        if told:
+            run_folder.write(FORECAST_FILE, told.beside(driver.took))
         result = _result(experiment, seeds)
         run_folder.write("comparison.json", result)
         from fourshot.pipeline.report import write_report
 
         write_report(report_data(experiment, f"{task.name}: {len(seeds)} draws of shots"), folder)
         return result
+
+
+def plan_comparison(
+    task: Task,
+    model: str | None,
+    settings: RunSettings,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    on_event: OnEvent,
+) -> Forecast | None:
+    """What `compare` would take, by the speed of this machine as it is now; None where nothing is left to do."""
+    _check(model, methods, seeds)
+    experiment = _experiment(task, model, settings, methods, seeds, folder, on_event)
+    return foretell_runs([experiment], "evaluate", on_event, anew=True)
+
+
+def _check(model: str | None, methods: Sequence[str], seeds: Sequence[int]) -> None:
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown or not methods:
+        raise InputError(f"Unknown methods {unknown}. The methods are {', '.join(METHODS)}.")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"Seeds must be at least one and all different, got {list(seeds)}.")
+    refuse_fake(model, "A comparison")
+
+
+def _experiment(
+    task: Task,
+    model: str | None,
+    settings: RunSettings,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    on_event: OnEvent,
+) -> Experiment:
+    on_event(Event(stage="shots", message="reading the data"))
+    data = TaskData(task, on_event)
+    examples = [_examples(data, settings, seed, methods) for seed in seeds]
+    experiment = Experiment(data, resolve_model(model), settings, methods, examples, folder)
+    experiment.check_trainable()
+    return experiment
 
 
 def _examples(data: TaskData, settings: RunSettings, seed: int, methods: Sequence[str]) -> SeedExamples:

@@ -10,13 +10,14 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.plan import foretell_runs
 from fourshot.pipeline.runs.review import tell_review
 from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages.probe import probes
-from fourshot.pipeline.runs.stages.train import classifiers
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Task
@@ -49,10 +50,12 @@ def train_tasks(
     root: Path,
     on_event: OnEvent = ignore,
     placement: Placement = HERE,
+    forecast: bool = False,
 ) -> list[TaskOutcome]:
     """One adapter per task, each run in ``root``/<task>, all adapters in ``root``/adapters; what is finished is kept.
 
-    ``tasks`` is what `load_tasks` gives; errors in it come back as outcomes. Raises InputError for no tasks, a model
+    ``tasks`` is what `load_tasks` gives; errors in it come back as outcomes. ``forecast``: first tell what it will
+    take. Raises InputError for no tasks, a model
     that is none, a cluster that is not there.
     """
     refuse_fake(model, "A training")
@@ -69,14 +72,30 @@ def train_tasks(
                 lead(root / name / "adapters", store)  # so that `evaluate --out` there finds them
             except FourshotError as error:
                 driver.drop(name, error)
-        driver.run("generate")
-        driver.do(classifiers)
+        told = foretell_runs([*driver.experiments.values()], "train", on_event) if forecast else None
+        driver.run("train")
         driver.do(probes)
         driver.write_cards()
+        if told:
+            RunFolder(root).write(FORECAST_FILE, told.beside(driver.took))
         outcomes = [_outcome(name, root / name, driver) for name in tasks]
         if any(outcome.folder for outcome in outcomes):
             RunFolder(root).write(OUTCOME_FILE, outcomes)
         return outcomes
+
+
+def plan_tasks(
+    tasks: Mapping[str, Task | FourshotError], model: str | None, settings: RunSettings, root: Path, on_event: OnEvent
+) -> Forecast | None:
+    """What `train_tasks` would take of those that can be read, by the speed of this machine as it is now."""
+    refuse_fake(model, "A training")
+    base, experiments = resolve_model(model), list[Experiment]()
+    for name, task in tasks.items():
+        try:
+            experiments.append(_experiment(task, base, settings, root / name, root / "adapters", on_event))
+        except FourshotError as error:
+            on_event(Event(stage="failed", message=f"{name}: {' '.join(str(error).split())}"))
+    return foretell_runs(experiments, "train", on_event, anew=True)
 
 
 def _experiment(

@@ -10,9 +10,11 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.models import refuse_fake, resolve_model
 from fourshot.pipeline.card import LINK
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.loop.reading import as_candidates
 from fourshot.pipeline.runs.cells import SeedExamples
 from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.plan import foretell_runs
 from fourshot.pipeline.runs.review import tell_review
 from fourshot.pipeline.runs.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
@@ -41,6 +43,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     report_path: str = ""
     merged_path: str = ""
     ask_path: str = ""  # a table that a person is to fill in before the run goes on
+    forecast: Forecast | None = None  # what was foretold of this call, beside what it took
 
 
 def run_task(
@@ -54,13 +57,14 @@ def run_task(
     merge: bool = False,
     unlabelled: Path | None = None,
     ask: int = 0,
+    forecast: bool = False,
 ) -> RunSummary:
     """Run ``task`` in ``folder``, or go on where an earlier call was stopped; ``until`` names the last stage to do.
 
     ``merge``: write base and adapter as one checkpoint, too, to ``folder``/merged/<adapter>. ``unlabelled``: a file of
     texts without labels, learnt as the annotators read them. ``ask``: stop when they are annotated, until a person has
     labelled so many of them, in a table that the summary names. What a person changed in a table that `review` wrote
-    is learnt, too.
+    is learnt, too. ``forecast``: first tell what it will take.
 
     Raises InputError for what the user gave, RunFolderError for a folder of another configuration, ShortRunError where
     a class stalls; what was finished stays on disk.
@@ -76,23 +80,11 @@ def run_task(
     check_cluster(placement.ray)
     run_folder = RunFolder(folder)
     with run_folder.lock():
-        on_event(Event(stage="shots", message="reading the data"))
-        data = TaskData(task, on_event)
-        texts = _texts_of(unlabelled, task, settings, on_event)
-        experiment = Experiment(
-            data,
-            resolve_model(model),
-            settings,
-            RUN_METHODS,
-            [load_shots(data, settings, run_folder)],
-            folder,
-            flat=True,
-            unlabelled=as_candidates(texts),
-        )
-        experiment.check_trainable()
+        experiment = _experiment(task, model, settings, folder, unlabelled, on_event)
         driver = StageDriver(folder / LOG_FILE, on_event, placement)
         driver.add(task.name, experiment)
         tell_review(run_folder, task, on_event)
+        told = foretell_runs([experiment], last, on_event) if forecast else None
         if ask and STAGE_NAMES.index(last) >= STAGE_NAMES.index("annotate"):
             driver.run("annotate")
             driver.do(lambda one: questions(one, ask))
@@ -105,6 +97,9 @@ def run_task(
         if merge:
             driver.do(synthetic_classifiers)
         rows = table(experiment)
+        if told:
+            told = told.beside(driver.took)
+            run_folder.write(FORECAST_FILE, told)
         report = ""
         if last == "report":
             from fourshot.pipeline.report import write_report
@@ -117,10 +112,46 @@ def run_task(
             adapter_path=trained.path if trained else "",
             report_path=report,
             merged_path=str(merged_folder(folder, trained.name)) if merge and trained else "",
+            forecast=told,
         )
         if rows:
             run_folder.write("summary.json", summary)
         return summary
+
+
+def plan_task(
+    task: Task,
+    model: str | None,
+    settings: RunSettings,
+    folder: Path,
+    on_event: OnEvent,
+    until: StageName | None = None,
+    unlabelled: Path | None = None,
+) -> Forecast | None:
+    """What `run_task` would take, by the speed of this machine as it is now; None where nothing is left to do."""
+    refuse_fake(model, "A run")
+    experiment = _experiment(task, model, settings, folder, unlabelled, on_event)
+    return foretell_runs([experiment], until or "report", on_event, anew=True)
+
+
+def _experiment(
+    task: Task, model: str | None, settings: RunSettings, folder: Path, unlabelled: Path | None, on_event: OnEvent
+) -> Experiment:
+    on_event(Event(stage="shots", message="reading the data"))
+    data = TaskData(task, on_event)
+    texts = _texts_of(unlabelled, task, settings, on_event)
+    experiment = Experiment(
+        data,
+        resolve_model(model),
+        settings,
+        RUN_METHODS,
+        [load_shots(data, settings, RunFolder(folder))],
+        folder,
+        flat=True,
+        unlabelled=as_candidates(texts),
+    )
+    experiment.check_trainable()
+    return experiment
 
 
 def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder) -> SeedExamples:

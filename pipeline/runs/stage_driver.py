@@ -3,6 +3,7 @@
 So one engine writes the texts of all, and all trainings are one queue, in this process or over a Ray cluster.
 """
 
+import time
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,7 @@ class StageDriver:
         """
         self.experiments: dict[str, Experiment] = {}
         self.failed: dict[str, FailedJob] = {}
+        self.took: dict[str, float] = {}  # seconds, by the title of a phase
         self._log, self._on_event, self._placement, self._keep_going = log, on_event, placement, keep_going
 
     def add(self, name: str, experiment: Experiment) -> None:
@@ -39,7 +41,9 @@ class StageDriver:
         last = STAGE_NAMES.index(until)
         for phase in PHASES:
             if STAGE_NAMES.index(phase.name) <= last:
+                began = time.perf_counter()
                 self.do(phase.plan)
+                self.took[phase.title] = self.took.get(phase.title, 0.0) + time.perf_counter() - began
                 if phase.writes_cards:
                     self.write_cards()
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
@@ -16,6 +17,7 @@ from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example
+from fourshot.pipeline.work_folder import WorkFolder
 
 
 def table(experiment: Experiment) -> list[MethodRow]:
@@ -64,6 +66,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         synthetic_texts=_by_class([Example(text=c.text, label=c.label) for c, v in pairs if v.kept]),
         losses=_losses(experiment),
         stage_seconds=_seconds(experiment, main) if main else {},
+        forecast=_forecast(experiment),
         settings=msgspec.to_builtins(experiment.settings),
         versions=installed_versions(),
         lineage=Lineage(
@@ -125,6 +128,11 @@ def _seconds(experiment: Experiment, main: MethodCell) -> dict[str, float]:
         "evaluate": outcome.evaluation.scores.seconds if outcome.evaluation else 0.0,
     }
     return {stage: round(value, 2) for stage, value in seconds.items() if value}
+
+
+def _forecast(experiment: Experiment) -> Forecast | None:
+    folder = WorkFolder(experiment.root)
+    return folder.read(FORECAST_FILE, Forecast) if folder.has(FORECAST_FILE) else None
 
 
 def _prompts(experiment: Experiment) -> dict[str, str]:

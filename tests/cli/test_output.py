@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from fourshot.cli.console import Terminal
-from fourshot.cli.progress import Bars, Lines, span
-from fourshot.pipeline.events import Event
+from fourshot.cli.progress import Bars, Lines
+from fourshot.pipeline.events import Event, span
 
 
 def steps(done: float, total: float = 40, stage: str = "train") -> Event:

@@ -28,15 +28,16 @@ class Phase(NamedTuple):
 
     name: StageName
     plan: StagePlan
+    title: str  # of what is done there, in forecasts
     writes_cards: bool = False  # it changes what the adapters' cards say
 
 
 PHASES = (
-    Phase("shots", style.prompt_styles),
-    Phase("annotators", generate.pools),
-    Phase("annotators", train.on_real_texts),
-    Phase("annotate", generate.unlabelled_texts),
-    Phase("generate", generate.rounds),
-    Phase("train", train.classifiers, writes_cards=True),
-    Phase("evaluate", evaluate.methods, writes_cards=True),
+    Phase("shots", style.prompt_styles, "find the prompt style"),
+    Phase("annotators", generate.pools, "draw the pool"),
+    Phase("annotators", train.on_real_texts, "train the annotators"),
+    Phase("annotate", generate.unlabelled_texts, "annotate"),
+    Phase("generate", generate.rounds, "generate"),
+    Phase("train", train.classifiers, "train", writes_cards=True),
+    Phase("evaluate", evaluate.methods, "evaluate", writes_cards=True),
 )

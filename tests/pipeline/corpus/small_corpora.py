@@ -43,10 +43,12 @@ def make(
     wanted: RunSettings | None = None,
     model: str = "fake",
     on_event: OnEvent = ignore,
+    forecast: bool = False,
     **corpus: Any,
 ) -> CorpusSummary:
     """A corpus of a fake engine."""
-    return make_corpus(tasks or named("one"), model, folder, wanted or settings(), CorpusSettings(**corpus), on_event)
+    how = CorpusSettings(**corpus)
+    return make_corpus(tasks or named("one"), model, folder, wanted or settings(), how, on_event, forecast)
 
 
 def rows_of(folder: Path) -> list[CorpusRow]:

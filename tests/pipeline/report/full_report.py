@@ -1,5 +1,6 @@
 """A report with everything in it, and a text that would hurt the page if it could."""
 
+from fourshot.pipeline.forecast import Forecast, StageForecast
 from fourshot.pipeline.report import Lineage, ReportData, method_row
 from fourshot.pipeline.report.candidates import Judged
 from fourshot.pipeline.report.data import Certainty
@@ -76,6 +77,16 @@ def full_data() -> ReportData:
         synthetic_texts={"good": ("a warm and honest film", HOSTILE), "bad": ("a long and dull mess",)},
         losses={"fourshot, seed 0": tuple((step, 2 / (step + 1)) for step in range(400))},
         stage_seconds={"generate": 93.4, "train": 3721.0},
+        forecast=Forecast(
+            seconds=4000.0,
+            calls=640,
+            tokens=53_824,
+            memory_bytes=1_200_000_000,
+            stages=(
+                StageForecast(stage="generate", calls=640, tokens=50_000, steps=0, seconds=100.0, took_s=110.0),
+                StageForecast(stage=HOSTILE, calls=0, tokens=3_824, steps=9, seconds=3900.0, took_s=None),
+            ),
+        ).beside({HOSTILE: 4890.0}),
         settings={"filter": {"bound": 0.8, "text": HOSTILE}},
         versions={"vllm": "0.32.0"},
         lineage=Lineage(

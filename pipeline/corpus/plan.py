@@ -1,0 +1,59 @@
+"""What a corpus will ask for, as far as its shards do not have it yet."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.corpus.folder import ShardRecord
+from fourshot.pipeline.corpus.sink import replayed
+from fourshot.pipeline.forecast import Counts, Work
+from fourshot.pipeline.loop.units import TaskBrief
+from fourshot.pipeline.speed import Speed
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+
+STAGE = "make the corpus"
+COMPILE_FROM_ROWS = 2_000  # torch.compile takes a minute, and then samples twice as fast
+WASTE = 1.03  # draws that were on their way when a class had enough
+
+
+def remaining_work(
+    briefs: Mapping[str, TaskBrief],
+    shards: Mapping[str, Sequence[ShardRecord]],
+    model: ResolvedModel,
+    speed: Speed,
+) -> list[Work]:
+    """Of all tasks together, by the acceptance so far where there is one."""
+    work = list[Work]()
+    plans = {name: replayed(brief, shards.get(name, ())) for name, brief in briefs.items()}
+    rows = sum(sum(plan.counts.missing.values()) for plan in plans.values())
+    compiled = rows >= COMPILE_FROM_ROWS and not any(brief.readers for brief in briefs.values())
+    for name, brief in briefs.items():
+        plan = plans[name]
+        if plan.is_done:
+            continue
+        counts = Counts(brief.task, brief.shots, brief.settings, model.path)
+        has_annotator = brief.settings.annotate.annotator != "none"
+        expected = speed.accepted if has_annotator else speed.well_formed
+        draws = [
+            missing / (plan.counts.by_label[label].acceptance if plan.counts.by_label[label].drawn else expected)
+            for label, missing in plan.counts.missing.items()
+            if not plan.counts.has_stalled(label)
+        ]
+        per_class = WASTE * sum(draws) / counts.num_labels
+        part = counts.draws(per_class, chat=brief.chat) + _reading(
+            brief, counts, per_class * counts.num_labels * speed.well_formed
+        )
+        work.append(msgspec.structs.replace(part, stage=STAGE, compiled=compiled))
+    return work
+
+
+def _reading(brief: TaskBrief, counts: Counts, texts: float) -> Work:
+    annotate, total = brief.settings.annotate, Work(stage="")
+    if annotate.annotator == "icl":
+        form = PromptFormat(verbalizer=brief.settings.base_verbalizer, chat=brief.chat)
+        total += counts.reads(texts, form, shots=brief.shots)
+    for reader in brief.readers:
+        form = PromptFormat(wording=reader.wording, verbalizer=reader.verbalizer, chat=reader.chat)
+        total += counts.reads(texts, form, adapter=True)
+    return total

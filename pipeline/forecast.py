@@ -1,0 +1,271 @@
+"""What a command will take on this machine: calls, tokens, seconds and memory, stage by stage.
+
+`Work` says what a stage asks for, `pipeline.speed` how long that takes here. Afterwards the seconds that each stage
+took stand beside what was forecast. Importing this module loads neither torch nor vllm.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from math import ceil, perm
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+import msgspec
+
+from fourshot.engine.chat import ChatTurns
+from fourshot.engine.core import Verbalizer
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.events import Event, OnEvent, span
+from fourshot.pipeline.speed import Speed, known_speed
+from fourshot.pipeline.synthesis.prompts import PromptFormat, context, generation_prompt, reading_prompt
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.training.lora.settings import LoraSettings
+
+FORECAST_FILE = "forecast.json"
+SWITCH = "FOURSHOT_FORECAST"  # environment: "0" where nobody reads it, and a new machine should not be measured
+BLOCK = 32  # tokens: the prefix cache has whole blocks
+COMPILE_S = 60.0  # of torch.compile, which then samples twice as fast (docs/corpus.md)
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What one stage asks of the machine. Prompt tokens are those that the prefix cache does not have."""
+
+    stage: str
+    opens: Literal["engine", "trainer"] = "engine"
+    calls: float = 0  # texts that are drawn or read
+    prompt_tokens: float = 0  # read by the base
+    shots_tokens: float = 0  # the same, behind shots
+    adapter_tokens: float = 0  # read by an adapter
+    output_tokens: float = 0
+    steps: float = 0  # of trainings
+    train_tokens: float = 0
+    compiled: bool = False
+
+    def __add__(self, other: "Work") -> "Work":
+        numbers = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in ("calls", "steps", *(name for name in self.__struct_fields__ if name.endswith("_tokens")))
+        }
+        return msgspec.structs.replace(self, **numbers)
+
+    def __mul__(self, times: float) -> "Work":
+        return msgspec.structs.replace(
+            self,
+            **{
+                name: getattr(self, name) * times
+                for name in self.__struct_fields__
+                if name in ("calls", "steps") or name.endswith("_tokens")
+            },
+        )
+
+    @property
+    def tokens(self) -> float:
+        return self.prompt_tokens + self.shots_tokens + self.adapter_tokens + self.output_tokens + self.train_tokens
+
+    def seconds(self, speed: Speed) -> float:
+        if self.opens == "trainer":
+            return speed.open_trainer_s + self.train_tokens * speed.train_token_s
+        opening = speed.open_engine_s + (COMPILE_S if self.compiled else 0)
+        return (
+            opening
+            + self.prompt_tokens * speed.prompt_token_s
+            + self.shots_tokens * speed.shots_token_s
+            + self.adapter_tokens * speed.adapter_token_s
+            + self.output_tokens * speed.output_token_s / (2 if self.compiled else 1)
+        )
+
+
+class StageForecast(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage."""
+
+    stage: str
+    calls: int  # texts that are drawn or read
+    tokens: int  # computed: prompts that no cache has, answers, trainings
+    steps: int  # of trainings
+    seconds: float
+    took_s: float | None = None  # once it is done
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole command, as far as it is not done yet."""
+
+    seconds: float
+    calls: int
+    tokens: int
+    memory_bytes: int  # the most that a process needs
+    stages: tuple[StageForecast, ...]
+    took_s: float | None = None  # all stages, once they are done
+    doubt: str = ""  # why the speed of this machine may be another
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{stage.stage} {span(stage.seconds)}" for stage in self.stages)
+        doubt = f"; {self.doubt}" if self.doubt else ""
+        return (
+            f"about {span(self.seconds)}, {self.calls:,} calls, {self.tokens:,} tokens, "
+            f"{self.memory_bytes / 1e9:.1f} GB of memory ({parts}){doubt}"
+        )
+
+    def beside(self, took: Mapping[str, float]) -> "Forecast":
+        """With the seconds that stages took, by name."""
+        stages = tuple(
+            msgspec.structs.replace(stage, took_s=round(took[stage.stage], 1)) if stage.stage in took else stage
+            for stage in self.stages
+        )
+        known = [stage.took_s for stage in stages]
+        total = sum(seconds for seconds in known if seconds is not None)
+        return msgspec.structs.replace(self, stages=stages, took_s=round(total, 1) if None not in known else None)
+
+    @property
+    def verdict(self) -> str:
+        """How right it was; "" before that is known."""
+        if self.took_s is None:
+            return ""
+        share = self.took_s / self.seconds - 1 if self.seconds else 0.0
+        more = f"{abs(share):.0%} {'more' if share > 0 else 'less'}"
+        return f"forecast {span(self.seconds)}, took {span(self.took_s)} ({more})"
+
+
+def forecast(work: Iterable[Work], speed: Speed) -> Forecast:
+    """What ``work`` will take; parts of the same stage share one process."""
+    joined: dict[str, Work] = {}
+    for part in work:
+        joined[part.stage] = joined[part.stage] + part if part.stage in joined else part
+    stages = tuple(
+        StageForecast(
+            stage=part.stage,
+            calls=round(part.calls),
+            tokens=round(part.tokens),
+            steps=round(part.steps),
+            seconds=round(part.seconds(speed), 1),
+        )
+        for part in joined.values()
+    )
+    needs = {"engine": speed.engine_bytes, "trainer": speed.trainer_bytes}
+    return Forecast(
+        seconds=round(sum(stage.seconds for stage in stages), 1),
+        calls=sum(stage.calls for stage in stages),
+        tokens=sum(stage.tokens for stage in stages),
+        memory_bytes=max((needs[part.opens] for part in joined.values()), default=0),
+        stages=stages,
+        doubt=speed.doubt,
+    )
+
+
+def foretell(
+    model: ResolvedModel, work_of: Callable[[Speed], Sequence[Work]], on_event: OnEvent, *, anew: bool = False
+) -> Forecast | None:
+    """Forecast what ``work_of`` a machine of some speed gives, and tell; None where nothing is left to do.
+
+    Without ``anew``, a speed that cannot be measured is told of and stops nobody; with it FourshotError is raised. And
+    without it, `SWITCH` set to 0 means no forecast.
+    """
+    if not anew and os.environ.get(SWITCH) == "0":
+        return None
+    probing = Event(stage="forecast", message="measuring this machine, once for each base model")
+    if not work_of(ANY_SPEED):
+        return None
+    try:
+        speed = known_speed(model, lambda: on_event(probing), anew=anew)
+    except (FourshotError, OSError) as error:
+        if anew:
+            raise
+        on_event(Event(stage="forecast", message=f"none, for this machine could not be measured: {error}"))
+        return None
+    told = forecast(work_of(speed), speed)
+    on_event(Event(stage="forecast", message=str(told)))
+    return told
+
+
+ANY_SPEED = msgspec.convert(
+    {name: 0 for name in Speed.__struct_fields__ if name.endswith(("_s", "_bytes"))}, Speed
+)  # to see whether there is any work
+
+
+class Counts:
+    """Prompts of one task, counted in tokens."""
+
+    def __init__(self, task: Task, shots: Sequence[Example], settings: RunSettings, model_path: str) -> None:
+        self.task, self.shots, self.settings = task, tuple(shots), settings
+        self.tokens = token_counter(model_path)
+        self.text_tokens = fmean(self.tokens(f" {shot.text}") for shot in self.shots) + 1
+        self.num_labels = len(task.labels)
+
+    def draws(self, per_class: float, *, chat: ChatTurns | None = None, batches: float = 1) -> Work:
+        """Of ``per_class`` draws for every class; ``batches``: how often the prefix cache is emptied meanwhile."""
+        words, generate, variety = self.settings.max_text_words, self.settings.generate, self.settings.variety
+        prompts, computed = 0.0, 0.0
+        for label in self.task.labels:
+            own = [shot for shot in self.shots if shot.label == label.name]
+            shown = min(variety.shots_shown or len(own), len(own))
+            prompt = self.tokens(generation_prompt(self.task, label, own[:shown], max_text_words=words, chat=chat))
+            orders = min(per_class, batches * (1 if variety.order == "fixed" else perm(len(own), shown)))
+            prompts += per_class
+            computed += orders * prompt + (per_class - orders) * (prompt - (prompt - 1) // BLOCK * BLOCK)
+        times = generate.keep_likelier_of
+        return Work(
+            stage="",
+            calls=prompts * times,
+            prompt_tokens=computed,
+            output_tokens=prompts * times * self.text_tokens,
+        )
+
+    def reads(self, texts: float, form: PromptFormat, *, adapter: bool = False, shots: Sequence[Example] = ()) -> Work:
+        """Of that many texts, each as long as a shot."""
+        shared = self.tokens(context(self.task, shots, form))
+        whole = fmean(self.tokens(reading_prompt(self.task, shot.text, form, shots)) for shot in self.shots)
+        questions = self._questions(form.verbalizer)
+        tokens = texts * questions * (whole - shared // BLOCK * BLOCK) + shared // BLOCK * BLOCK
+        kind = "adapter_tokens" if adapter else "shots_tokens" if shots else "prompt_tokens"
+        return msgspec.structs.replace(Work(stage="", calls=texts), **{kind: tokens})
+
+    def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> Work:
+        """Of one adapter on that many examples, each as long as a shot; a row of texts shares their beginning."""
+        steps = settings.planned_steps(examples)
+        shared = self.tokens(context(self.task, (), form))
+        whole = fmean(self.tokens(reading_prompt(self.task, shot.text, form)) for shot in self.shots)
+        tokens = shared + min(settings.batch_size, examples) * (whole - shared + 1)
+        return Work(stage="", opens="trainer", steps=steps, train_tokens=steps * tokens)
+
+    def _questions(self, verbalizer: Verbalizer) -> int:
+        """Requests for one text: one for each beginning that several labels share."""
+        if verbalizer == "token" or not self.tokens.is_exact:
+            return 1
+        spelt = [self.tokens.pieces(f" {word}") for word in self.task.label_words]
+        return max(1, len({tuple(one[:depth]) for one in spelt for depth in range(len(one))}))
+
+
+class TokenCounter:
+    """How many tokens a text has."""
+
+    def __init__(self, model_path: str) -> None:
+        file = Path(model_path) / "tokenizer.json"
+        self._tokenizer = None
+        if file.exists():
+            from tokenizers import Tokenizer
+
+            self._tokenizer = Tokenizer.from_file(str(file))
+
+    @property
+    def is_exact(self) -> bool:
+        return self._tokenizer is not None
+
+    def __call__(self, text: str) -> int:
+        return len(self.pieces(text))
+
+    def pieces(self, text: str) -> list[int]:
+        """Ids; where the model has no such tokenizer, four characters are one."""
+        if self._tokenizer is None:
+            return [hash(text[at : at + 4]) for at in range(0, len(text), 4)]
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+token_counter = cache(TokenCounter)
+
+
+def rounds_for(wanted: float, rate: float, draws: int) -> int:
+    """Rounds of so many draws until a class has enough."""
+    return max(1, ceil(wanted / (max(rate, 0.01) * draws) - 0.1)) if wanted > 0 else 0

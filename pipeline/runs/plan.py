@@ -1,0 +1,177 @@
+"""What the stages of an experiment will ask for, as far as they are not done yet."""
+
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+
+import msgspec
+
+from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.forecast import Counts, Forecast, Work, foretell, rounds_for
+from fourshot.pipeline.runs.cells import MethodCell
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE
+from fourshot.pipeline.runs.stages import PHASES, STAGE_NAMES, StageName
+from fourshot.pipeline.runs.stages.evaluate import WARM_UP_TEXTS
+from fourshot.pipeline.runs.trainings import annotator_jobs
+from fourshot.pipeline.speed import Speed
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.training.jobs.jobs import TrainingJob, finished
+
+
+def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: Speed) -> list[Work]:
+    """Of every stage up to ``until``, in their order."""
+    last = STAGE_NAMES.index(until)
+    titles = [phase.title for phase in PHASES if STAGE_NAMES.index(phase.name) <= last]
+    found = [part for experiment in experiments for part in _Remaining(experiment, speed).work()]
+    return sorted((part for part in found if part.stage in titles), key=lambda part: titles.index(part.stage))
+
+
+def foretell_runs(
+    experiments: Sequence[Experiment], until: StageName, on_event: OnEvent, *, anew: bool = False
+) -> Forecast | None:
+    """Forecast what is left of experiments of one base model, and tell. See `forecast.foretell`."""
+    if not experiments:
+        return None
+    return foretell(experiments[0].model, lambda speed: remaining_work(experiments, until, speed), on_event, anew=anew)
+
+
+class _Remaining:
+    """Of one experiment."""
+
+    def __init__(self, experiment: Experiment, speed: Speed) -> None:
+        self._experiment, self._speed = experiment, speed
+        self._counts = {cell.key: self._counted(cell) for cell in (*experiment.writers, *experiment.cells)}
+
+    def work(self) -> list[Work]:
+        writers = self._experiment.writers
+        return [
+            *(part for writer in writers for part in self._pool(writer)),
+            *self._annotators(),
+            *(part for writer in writers for part in self._texts(writer)),
+            *self._classifiers(),
+            *self._measuring(),
+        ]
+
+    def _counted(self, cell: MethodCell) -> Counts:
+        return Counts(self._experiment.task, cell.shots, cell.settings, self._experiment.model.path)
+
+    def _pool_draws(self, writer: MethodCell) -> int:
+        """Per class."""
+        annotate, generate = writer.settings.annotate, writer.settings.generate
+        if not annotate.has_pool:
+            return 0
+        return generate.draws_per_round * rounds_for(
+            annotate.pool_per_class, self._speed.well_formed, generate.draws_per_round
+        )
+
+    def _pool(self, writer: MethodCell) -> list[Work]:
+        draws = self._pool_draws(writer)
+        if not draws or writer.folder.has(POOL_FILE):
+            return []
+        rounds = draws // writer.settings.generate.draws_per_round
+        work = self._counts[writer.key].draws(draws, chat=writer.form.chat, batches=rounds)
+        return [_at("draw the pool", work)]
+
+    def _annotators(self) -> list[Work]:
+        """Those on shots are known; those on the pool are, once it is drawn."""
+        experiment = self._experiment
+        trained = [cell for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
+        jobs = {job.key: (job, cell) for cell in trained for job in [experiment.job(cell)]}
+        work = []
+        for writer in experiment.writers:
+            annotate = writer.settings.annotate
+            if annotate.annotator != "adapters":
+                continue
+            known = experiment.annotator_jobs(writer)
+            if annotate.has_pool and not known:
+                alone = msgspec.structs.replace(annotate, folds=0, num_adapters=annotate.num_adapters)
+                settings = msgspec.structs.replace(writer.settings, annotate=alone) if annotate.num_adapters else None
+                known = (
+                    annotator_jobs(
+                        experiment.task, experiment.model.revision, msgspec.structs.replace(writer, settings=settings)
+                    )
+                    if settings
+                    else []
+                )
+                pool = self._pool_draws(writer) * self._speed.well_formed * len(experiment.task.labels)
+                seen = len(writer.shots) + round(min(pool, self._most_pool(writer)) * (1 - 1 / annotate.folds))
+                brief = msgspec.structs.replace(writer.settings.train, num_epochs=annotate.fold_epochs)
+                fold = self._counts[writer.key].training(seen, brief, writer.form)
+                work.append(_at("train the annotators", fold * annotate.folds))
+            jobs |= {job.key: (job, writer) for job in known}
+        return [*work, *self._trainings("train the annotators", jobs)]
+
+    def _most_pool(self, writer: MethodCell) -> int:
+        return writer.settings.annotate.pool_per_class * len(self._experiment.task.labels)
+
+    def _trainings(self, stage: str, jobs: dict[str, tuple[TrainingJob, MethodCell]]) -> list[Work]:
+        return [
+            _at(stage, self._counts[cell.key].training(len(job.examples), job.settings, cell.form))
+            for job, cell in jobs.values()
+            if finished(self._experiment.store, job) is None
+        ]
+
+    def _texts(self, writer: MethodCell) -> list[Work]:
+        """Texts of the pool are read, then more are drawn where it was not enough; and the user's own."""
+        experiment, settings, counts = self._experiment, writer.settings, self._counts[writer.key]
+        generate, work = settings.generate, list[Work]()
+        if experiment.unlabelled:
+            work.append(_at("annotate", self._reading(writer, len(experiment.unlabelled))))
+        instead = experiment.unlabelled and settings.unlabelled.mode == "instead"
+        if instead or writer.folder.has(GENERATED_FILE):
+            return work
+        keeps_all = settings.learns_soft or settings.annotate.annotator == "none"
+        rate = self._speed.well_formed if keeps_all else self._speed.accepted
+        drawn = self._pool_draws(writer)
+        rounds = rounds_for(generate.per_class - drawn * rate, rate, generate.draws_per_round)
+        more = rounds * generate.draws_per_round
+        part = self._reading(writer, (drawn + more) * self._speed.well_formed * counts.num_labels)
+        if more:
+            part = counts.draws(more, chat=writer.form.chat, batches=rounds) + part
+        return [*work, _at("generate", part)]
+
+    def _reading(self, writer: MethodCell, texts: float) -> Work:
+        """By everyone in the committee, and by one of the folds."""
+        annotate, counts = writer.settings.annotate, self._counts[writer.key]
+        base = PromptFormat(verbalizer=writer.settings.base_verbalizer, chat=writer.form.chat)
+        total = Work(stage="")
+        if annotate.annotator == "icl":
+            total += counts.reads(texts, base, shots=writer.shots)
+        if annotate.annotator == "adapters":
+            wordings = [wording for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))]
+            for wording in [*wordings, *(["task"] if annotate.folds else [])]:
+                form = msgspec.structs.replace(writer.form, wording=wording)
+                total += counts.reads(texts, form, adapter=True)
+            if annotate.in_context:
+                total += counts.reads(texts, base, shots=writer.shots) * annotate.in_context
+        return total
+
+    def _classifiers(self) -> list[Work]:
+        experiment, work = self._experiment, list[Work]()
+        for cell in experiment.cells:
+            if not cell.method.synthetic or experiment.result(cell) is not None:
+                continue
+            kept = cell.settings.generate.per_class * len(experiment.task.labels) + len(experiment.unlabelled)
+            part = self._counts[cell.key].training(len(cell.shots) + kept, cell.settings.train, cell.form)
+            work.append(_at("train", part))
+        return work
+
+    def _measuring(self) -> list[Work]:
+        experiment, work, answered = self._experiment, list[Work](), set[bytes]()
+        for cell in experiment.cells:
+            wanted = experiment.evaluation_cell(cell)
+            trained = cell.method.trained
+            key = wanted.answers_key + (cell.name.encode() if trained else b"")
+            if Path(wanted.out).exists() or key in answered:
+                continue
+            answered.add(key)
+            counts, texts = self._counts[cell.key], len(experiment.test)
+            work.append(_at("evaluate", counts.reads(texts, cell.form, adapter=trained, shots=wanted.shots)))
+            warming = min(WARM_UP_TEXTS, texts)
+            work.append(_at("evaluate", counts.reads(warming, cell.form, adapter=trained)))
+        return work
+
+
+def _at(stage: str, work: Work) -> Work:
+    return msgspec.structs.replace(work, stage=stage)

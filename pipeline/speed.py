@@ -1,0 +1,254 @@
+"""How fast a base model is on this machine: measured once, in seconds, and kept in the home folder.
+
+Forecasts stand on it (`pipeline.forecast`). The base is trained for a few steps and then opened in the engine, each in
+a process of its own as in a run; there it draws texts of the task that comes with fourshot, and reads some.
+"""
+
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.core import Adapter, Engine, EngineSettings
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.fake_engine import DISAGREES, NUM_WORDS, fake_settings, is_fake
+from fourshot.engine.files import read_json, write_json
+from fourshot.engine.home import home
+from fourshot.engine.models import ResolvedModel
+from fourshot.engine.processes import ChildProcess, ParentLink, end_process, run_child
+from fourshot.engine.threads import ENGINE_SPINS, TRAIN_SPINS, available_cores
+from fourshot.pipeline.provenance import describe_hardware, installed_versions, value_hash
+
+TASK = "support_tickets"
+STEPS = 5  # of training; the first one, in which kernels are built, does not count
+READ_TEXTS = 48  # and half as many with all shots in the prompt
+DRAWS_PER_CLASS = 13  # 65 draws at once, as many as a unit of a corpus
+WARM_UP_DRAWS = 2  # per class
+ACCEPTED = 0.5  # of the draws for a class, those that are kept: between 0.3 and 0.9 on the tasks of the paper
+WELL_FORMED = 0.8  # of the draws, those that pass the text filter
+
+
+class Speed(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds and bytes. "Computed" tokens are those that no cache has."""
+
+    open_engine_s: float  # from the start of its process
+    open_trainer_s: float
+    prompt_token_s: float  # of a computed prompt token, base model
+    shots_token_s: float  # the same behind shots, which are cached and attended to
+    adapter_token_s: float  # the same with an adapter
+    output_token_s: float  # of a sampled token, in a full batch
+    train_token_s: float  # forward and backward
+    engine_bytes: int  # the most that its process had
+    trainer_bytes: int
+    well_formed: float = WELL_FORMED  # share of the draws
+    accepted: float = ACCEPTED
+    load: float = 0.0  # what the machine had to do beside, in processes that wanted a core
+    cores: int = 0
+    took_s: float = 0.0
+
+    @property
+    def doubt(self) -> str:
+        """Why not to believe it, "" where there is no reason."""
+        if self.load > 0.5:
+            return f"measured while other work kept {self.load:.1f} of {self.cores} cores busy"
+        return ""
+
+
+class TrainerProbe(msgspec.Struct, frozen=True, kw_only=True, tag="trainer"):
+    """Train for some steps, into ``folder``."""
+
+    model: str
+    folder: str
+
+
+class EngineProbe(msgspec.Struct, frozen=True, kw_only=True, tag="engine"):
+    """Draw and read, also with the adapter."""
+
+    model: str
+    adapter: Adapter
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
+    """The model is open."""
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
+    """Fields of `Speed`; of the trainer also its adapter."""
+
+    fields: dict[str, float]
+    adapter: Adapter | None = None
+
+
+def known_speed(model: ResolvedModel, on_probe: Callable[[], object] = lambda: None, *, anew: bool = False) -> Speed:
+    """The speed of ``model`` here, measured now where it is not known yet, or ``anew``; ``on_probe`` is called before.
+
+    Raises FourshotError where it cannot be measured.
+    """
+    if is_fake(model.path):
+        seconds = fake_settings(model.path).delay_s / NUM_WORDS
+        kept = 1 - 1 / DISAGREES
+        return _fake_speed(output_token_s=seconds, accepted=kept)
+    machine = value_hash((describe_hardware(), available_cores(), installed_versions()))
+    file = home() / "speed" / f"{model.revision}-{machine}.json"
+    if file.exists() and not anew:
+        try:
+            return read_json(file, Speed)
+        except msgspec.DecodeError:
+            pass  # of another version
+    on_probe()
+    speed = _measured(model)
+    write_json(file, speed)
+    return speed
+
+
+def _measured(model: ResolvedModel) -> Speed:
+    began, load = time.perf_counter(), os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="fourshot-speed-") as scratch:
+        log = Path(scratch) / "log.txt"
+        trainer, open_trainer_s = _ask(TrainerProbe(model=model.path, folder=scratch), log)
+        assert trainer.adapter
+        engine, open_engine_s = _ask(EngineProbe(model=model.path, adapter=trainer.adapter), log)
+    found = {
+        **trainer.fields,
+        **engine.fields,
+        "open_trainer_s": open_trainer_s,
+        "open_engine_s": open_engine_s,
+        "load": round(load, 2),
+        "cores": available_cores(),
+        "took_s": round(time.perf_counter() - began, 1),
+    }
+    return msgspec.convert(found, Speed)
+
+
+def _ask(probe: TrainerProbe | EngineProbe, log: Path) -> tuple[Measured, float]:
+    """What a child measured, and the seconds until it had the model open."""
+    began = time.perf_counter()
+    spins = TRAIN_SPINS if isinstance(probe, TrainerProbe) else ENGINE_SPINS
+    with ChildProcess("fourshot.pipeline.speed", log, spins=spins) as child:
+        child.send(probe)
+        opened_s = 0.0
+        for message in child.messages(Opened | Measured):
+            if isinstance(message, Measured):
+                return message, opened_s
+            opened_s = round(time.perf_counter() - began, 2)
+        raise child.error("The process that measures this machine")
+
+
+def _work(parent: ParentLink) -> None:
+    either: Any = TrainerProbe | EngineProbe
+    probe = parent.receive(either)
+    trains = isinstance(probe, TrainerProbe)
+    measured = (_trainer if trains else _engine)(probe, lambda: parent.send(Opened()))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    parent.send(
+        msgspec.structs.replace(
+            measured, fields={**measured.fields, "trainer_bytes" if trains else "engine_bytes": most}
+        )
+    )
+
+
+def _trainer(probe: TrainerProbe, opened: Callable[[], object]) -> Measured:
+    from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+    from fourshot.pipeline.tasks.shots import take_shots
+    from fourshot.pipeline.tasks.task_file import load_task
+    from fourshot.training.lora.examples import TrainingExample
+    from fourshot.training.lora.settings import LoraSettings
+    from fourshot.training.lora.train import LoraTrainer
+
+    trainer = LoraTrainer(probe.model)
+    opened()
+    task, times = load_task(TASK), list[float]()
+    examples = [
+        TrainingExample(
+            prompt=reading_prompt(task, shot.text, PromptFormat()), target=task.label_names.index(shot.label)
+        )
+        for shot in take_shots(task, 4, 0)
+    ]
+    result = trainer.train(
+        examples,
+        task.label_words,
+        LoraSettings(min_steps=STEPS, max_steps=STEPS),
+        probe.folder,
+        on_step=lambda *_: times.append(time.perf_counter()),
+        verbalizer="token",
+    )
+    step_s = (times[-1] - times[0]) / (len(times) - 1)
+    return Measured(
+        fields={"train_token_s": step_s * result.steps / result.tokens},
+        adapter=Adapter(name=result.name, path=result.path),
+    )
+
+
+def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
+    from fourshot.engine.opening import open_engine
+    from fourshot.pipeline.loop.rounds import draw_round
+    from fourshot.pipeline.synthesis.filters import TextFilter
+    from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+    from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
+    from fourshot.pipeline.tasks.shots import take_shots
+    from fourshot.pipeline.tasks.tables import load_split
+    from fourshot.pipeline.tasks.task_file import load_task
+
+    engine = open_engine(EngineSettings(model=probe.model, max_loras=1, compile=False))
+    opened()
+    task = load_task(TASK)
+    shots = take_shots(task, 4, 0)
+    texts = [example.text for example in load_split(task, "test").examples[:READ_TEXTS]]
+
+    def read(count: int, *, shown: bool = False, adapter: Adapter | None = None) -> float:
+        """Seconds for a computed prompt token."""
+        form = PromptFormat(verbalizer="token" if adapter else "word")
+        prompts = [reading_prompt(task, text, form, shots if shown else ()) for text in texts[:count]]
+        return _per_token(engine, lambda: engine.score(prompts, task.label_words, adapter, form.verbalizer))
+
+    def draw(per_class: int, number: int) -> tuple[float, int, float]:
+        """Seconds beside those for prompts, tokens, and the share of texts that are well-formed."""
+        settings = RunSettings(generate=GenerateSettings(draws_per_round=per_class))
+        engine.reset_prefix_cache()
+        before = engine.stats()
+        drawn = draw_round(engine, task, shots, settings, number, task.label_names)
+        after = engine.stats()
+        computed = after.prompt_tokens - before.prompt_tokens - (after.cached_tokens - before.cached_tokens)
+        check = TextFilter(shots, settings.filter, task=task)
+        good = sum(check.alone(candidate) is None for candidate in drawn)
+        seconds = after.busy_s - before.busy_s - computed * prompt_token_s
+        return seconds, after.output_tokens - before.output_tokens, good / len(drawn)
+
+    read(4)  # an engine's first answers take longer
+    read(4, adapter=probe.adapter)
+    prompt_token_s = read(READ_TEXTS)
+    draw(WARM_UP_DRAWS, 0)
+    seconds, tokens, well_formed = draw(DRAWS_PER_CLASS, 1)
+    return Measured(
+        fields={
+            "prompt_token_s": prompt_token_s,
+            "shots_token_s": read(READ_TEXTS // 2, shown=True),
+            "adapter_token_s": read(READ_TEXTS, adapter=probe.adapter),
+            "output_token_s": max(seconds, 0.0) / tokens,
+            "well_formed": well_formed,
+        }
+    )
+
+
+def _per_token(engine: Engine, do: Callable[[], object]) -> float:
+    engine.reset_prefix_cache()
+    before = engine.stats()
+    do()
+    after = engine.stats()
+    computed = after.prompt_tokens - before.prompt_tokens - (after.cached_tokens - before.cached_tokens)
+    return (after.busy_s - before.busy_s) / max(1, computed)
+
+
+def _fake_speed(**fields: float) -> Speed:
+    """Of the engine without a model: nothing but what it is told to take."""
+    plain = dict.fromkeys([name for name in Speed.__struct_fields__ if name.endswith("_s")], 0.0)
+    return msgspec.convert({**plain, "engine_bytes": 0, "trainer_bytes": 0, "well_formed": 1.0, **fields}, Speed)
+
+
+if __name__ == "__main__":
+    end_process(run_child(_work, reported=(FourshotError, OSError)))

@@ -1,0 +1,235 @@
+"""Forecasts: how often a machine is measured, what its speed comes to, and how near that is to what then is asked."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fourshot.cli import main as cli
+from fourshot.engine.core import EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.fake_engine import FakeEngine
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline import forecast as forecasts
+from fourshot.pipeline import speed as speeds
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.forecast import FORECAST_FILE, SWITCH, Forecast, Work, forecast, foretell, rounds_for
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.stages import generate
+from fourshot.pipeline.speed import Speed, known_speed
+from fourshot.pipeline.synthesis.filters import FilterSettings
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
+from fourshot.training.lora.settings import LoraSettings
+from tests.pipeline.corpus.small_corpora import make, named, settings
+from tests.pipeline.loop.filling import InProcessWorker
+from tests.pipeline.runs.whole_runs import WholeRuns
+
+MODEL = ResolvedModel(path="/models/none", name="none", revision="r1")
+SPEED = Speed(
+    open_engine_s=10.0,
+    open_trainer_s=5.0,
+    prompt_token_s=0.01,
+    shots_token_s=0.02,
+    adapter_token_s=0.03,
+    output_token_s=0.1,
+    train_token_s=0.5,
+    engine_bytes=3_000,
+    trainer_bytes=2_000,
+)
+NEAR = 0.3  # of what was forecast
+
+
+@pytest.fixture(autouse=True)
+def on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(SWITCH, "1")
+    monkeypatch.setenv("FOURSHOT_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[ResolvedModel]:
+    """Of which models the speed was measured."""
+    asked = list[ResolvedModel]()
+
+    def measure(model: ResolvedModel) -> Speed:
+        asked.append(model)
+        return SPEED
+
+    monkeypatch.setattr(speeds, "_measured", measure)
+    return asked
+
+
+def test_seconds_are_loading_and_tokens_and_stages_share_their_process() -> None:
+    told = forecast(
+        [
+            Work(stage="draw", calls=4, prompt_tokens=100, output_tokens=20),
+            Work(stage="draw", calls=1, shots_tokens=10, adapter_tokens=10),
+            Work(stage="train", opens="trainer", steps=3, train_tokens=30),
+            Work(stage="make", output_tokens=20, compiled=True),
+        ],
+        SPEED,
+    )
+    seconds = [10 + 1 + 2 + 0.2 + 0.3, 5 + 15, 10 + forecasts.COMPILE_S + 1]
+    assert [stage.seconds for stage in told.stages] == pytest.approx(seconds)
+    assert [(stage.calls, stage.tokens, stage.steps) for stage in told.stages] == [(5, 140, 0), (0, 30, 3), (0, 20, 0)]
+    assert told.seconds == pytest.approx(sum(seconds)) and told.memory_bytes == 3_000
+    assert str(told).startswith("about 2 min, 5 calls, 190 tokens, 0.0 GB of memory (draw 14 s, train 20 s, make 71 s)")
+
+
+def test_what_stages_took_stands_beside_it_and_the_whole_is_judged_once_all_are_known() -> None:
+    told = forecast([Work(stage="draw", output_tokens=100), Work(stage="read", prompt_tokens=1000)], SPEED)
+    some = told.beside({"draw": 30.0, "another": 9.0})
+    assert [stage.took_s for stage in some.stages] == [30.0, None] and not some.verdict
+    assert told.beside({"draw": 30.0, "read": 30.0}).verdict == "forecast 40 s, took 60 s (50% more)"
+    assert told.beside({"draw": 10.0, "read": 20.0}).verdict == "forecast 40 s, took 30 s (25% less)"
+
+
+@pytest.mark.parametrize(("wanted", "rate", "rounds"), [(80, 0.8, 2), (50, 0.8, 1), (0, 0.5, 0), (50, 0.0, 79)])
+def test_rounds_until_a_class_has_enough(wanted: float, rate: float, rounds: int) -> None:
+    assert rounds_for(wanted, rate, 64) == rounds
+
+
+def test_a_machine_is_measured_once_for_each_model_and_anew_where_that_is_asked(
+    measured: list[ResolvedModel], tmp_path: Path
+) -> None:
+    other, told = msgspec.structs.replace(MODEL, revision="r2"), list[int]()
+    for model in (MODEL, MODEL, other):
+        assert known_speed(model, lambda: told.append(1)) == SPEED
+    assert measured == [MODEL, other] and len(told) == 2
+    known_speed(MODEL, anew=True)
+    assert len(measured) == 3
+    for file in (tmp_path / "home" / "speed").iterdir():
+        file.write_text("{}")  # of another version
+    known_speed(MODEL)
+    assert len(measured) == 4
+
+
+def test_other_work_at_the_time_is_told_of(measured: list[ResolvedModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = msgspec.structs.replace(SPEED, load=1.8, cores=2)
+    monkeypatch.setattr(speeds, "_measured", lambda _: busy)
+    told = foretell(MODEL, lambda _: [Work(stage="draw")], lambda _: None)
+    assert told and "other work kept 1.8 of 2 cores busy" in str(told)
+
+
+def test_what_cannot_be_measured_stops_nobody_but_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: ResolvedModel) -> Speed:
+        raise FourshotError("no memory")
+
+    monkeypatch.setattr(speeds, "_measured", fail)
+    told = list[Event]()
+    assert foretell(MODEL, lambda _: [Work(stage="draw")], told.append) is None
+    assert told[-1].message == "none, for this machine could not be measured: no memory"
+    with pytest.raises(FourshotError, match="no memory"):
+        foretell(MODEL, lambda _: [Work(stage="draw")], told.append, anew=True)
+
+
+def test_nothing_is_measured_where_nothing_is_left_to_do_or_nobody_wants_it(
+    measured: list[ResolvedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert foretell(MODEL, lambda _: [], lambda _: None, anew=True) is None
+    monkeypatch.setenv(SWITCH, "0")
+    assert foretell(MODEL, lambda _: [Work(stage="draw")], lambda _: None) is None
+    assert not measured
+
+
+SMALL = RunSettings(
+    k=2,
+    generate=GenerateSettings(per_class=20, draws_per_round=32),
+    annotate=AnnotateSettings(pool_per_class=24),
+    filter=FilterSettings(max_length_factor=9.0),  # the fake engine's texts are longer than the shots
+    train=LoraSettings(min_steps=4),
+    allow_short=True,
+)
+OTHERS: dict[str, RunSettings] = {
+    "committee": SMALL,
+    "in context": msgspec.structs.replace(SMALL, annotate=AnnotateSettings(annotator="icl")),
+    "nobody": msgspec.structs.replace(SMALL, annotate=AnnotateSettings(annotator="none")),
+    "soft": msgspec.structs.replace(
+        SMALL, annotate=AnnotateSettings(targets="soft", folds=0, num_adapters=2, in_context=2)
+    ),
+}
+
+
+class Counting(FakeEngine):
+    """Counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__(EngineSettings(model="fake"))
+        self.calls = 0
+
+    def sample(self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None) -> Any:
+        self.calls += len(prompts) * sampling.n
+        return super().sample(prompts, sampling, adapter)
+
+    def score(self, prompts: Sequence[str], *rest: Any) -> Any:
+        self.calls += len(prompts)
+        return super().score(prompts, *rest)
+
+
+@pytest.mark.parametrize("who", OTHERS)
+def test_what_a_run_asks_is_near_what_was_forecast(who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, wanted, engine = WholeRuns(tmp_path / "task", monkeypatch), OTHERS[who], Counting()
+    monkeypatch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
+    monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
+    speed = msgspec.structs.replace(SPEED, well_formed=1.0, accepted=0.85)  # as the fake engine is
+    monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: speed)
+    told = runs.run(tmp_path / "run", wanted, forecast=True).forecast
+    steps = [asked[-1] for asked in runs.heard if len(asked) == 6]  # of each training
+    assert told and told.calls == pytest.approx(engine.calls, rel=NEAR)
+    assert sum(stage.steps for stage in told.stages) == pytest.approx(sum(steps), rel=NEAR)
+    assert told.verdict and all(stage.took_s is not None for stage in told.stages)
+    assert RunFolder(tmp_path / "run").read(FORECAST_FILE, Forecast) == told
+    messages = [event.message for event in runs.events]
+    assert messages.index(str(told)) < min(i for i, event in enumerate(runs.events) if event.total), "it comes first"
+    assert runs.run(tmp_path / "run", wanted, forecast=True).forecast is None, "nothing was left to do"
+
+
+def test_a_corpus_is_forecast_by_its_draws_and_when_it_goes_on_by_what_is_missing(tmp_path: Path) -> None:
+    wanted, told = settings(per_class=60), list[Event]()
+    model = "fake:delay_s=0.0001"
+    summary = make(tmp_path / "c", named("one", "two"), wanted, model, told.append, forecast=True)
+    drawn = sum(outcome.drawn for outcome in summary.classes)
+    (made,) = summary.forecast.stages if summary.forecast else ()
+    assert made.calls / 2 == pytest.approx(drawn, rel=0.15), "every draw is read"
+    assert made.seconds == pytest.approx(drawn * 0.0001, abs=0.1) and made.took_s
+    again = make(tmp_path / "c", named("one", "two", "three"), wanted, model, told.append, forecast=True)
+    assert again.forecast and again.forecast.calls == pytest.approx(made.calls / 2, rel=0.1)
+    assert [event.message[:5] for event in told if event.stage == "forecast"] == ["about", "about"]
+
+
+def test_plan_says_it_and_makes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["corpus", "--tasks", "support_tickets", "--per-class", "8", "--model", "fake", "--plan"]
+    assert cli.main([*words, "--out", str(tmp_path / "c"), "--json", "--quiet"]) == 0
+    (line,) = capfd.readouterr().out.splitlines()
+    document = json.loads(line)
+    assert document["type"] == "forecast" and document["calls"] > 40
+    assert cli.main([*words, "--out", str(tmp_path / "c"), "--quiet"]) == 0
+    assert "make the corpus" in capfd.readouterr().out
+    assert not (tmp_path / "c").exists()
+
+
+PLANS: dict[str, list[str]] = {
+    "run": ["run", "support_tickets"],
+    "compare": ["compare", "support_tickets", "--methods", "icl,lora25"],
+    "train": ["train", "--tasks", "support_tickets", "snips_intents_that_is_not_there"],
+}
+
+
+@pytest.mark.parametrize("command", PLANS)
+def test_every_long_command_has_a_plan(
+    command: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def known(model: ResolvedModel, *_: object, anew: bool) -> Speed:
+        asked.update(model=model.path, anew=anew)
+        return SPEED
+
+    monkeypatch.setattr(forecasts, "known_speed", known)
+    out = str(tmp_path / "out")
+    assert cli.main([*PLANS[command], "--model", model, "--out", out, "--plan", "--json", "--quiet"]) == 0
+    told = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert asked == {"model": model, "anew": True}
+    assert told["type"] == "forecast" and told["seconds"] > sum((10, 5)) and not (tmp_path / "out").exists()
