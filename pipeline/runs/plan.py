@@ -8,6 +8,7 @@ import msgspec
 
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Counts, Forecast, Work, foretell, rounds_for
+from fourshot.pipeline.runs.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, other_subjects
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE
@@ -17,6 +18,7 @@ from fourshot.pipeline.runs.trainings import annotator_jobs
 from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.training.jobs.jobs import TrainingJob, finished
+from fourshot.training.lora.train import PROBE_TEXTS
 
 
 def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: Speed) -> list[Work]:
@@ -76,8 +78,9 @@ class _Remaining:
     def _annotators(self) -> list[Work]:
         """Those on shots are known; those on the pool are, once it is drawn."""
         experiment = self._experiment
-        trained = [cell for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
-        jobs = {job.key: (job, cell) for cell in trained for job in [experiment.job(cell)]}
+        of_real = [cell for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
+        jobs = {job.key: (job, cell) for cell in of_real for job in [experiment.job(cell)]}
+        jobs |= {job.key: (job, cell) for cell in experiment.cells for job in experiment.judge_jobs(cell)}
         work = []
         for writer in experiment.writers:
             annotate = writer.settings.annotate
@@ -85,15 +88,11 @@ class _Remaining:
                 continue
             known = experiment.annotator_jobs(writer)
             if annotate.has_pool and not known:
-                alone = msgspec.structs.replace(annotate, folds=0, num_adapters=annotate.num_adapters)
-                settings = msgspec.structs.replace(writer.settings, annotate=alone) if annotate.num_adapters else None
-                known = (
-                    annotator_jobs(
-                        experiment.task, experiment.model.revision, msgspec.structs.replace(writer, settings=settings)
-                    )
-                    if settings
-                    else []
-                )
+                if annotate.num_adapters:
+                    alone = msgspec.structs.replace(annotate, folds=0)
+                    settings = msgspec.structs.replace(writer.settings, annotate=alone)
+                    of_shots = msgspec.structs.replace(writer, settings=settings)
+                    known = annotator_jobs(experiment.task, experiment.model.revision, of_shots)
                 pool = self._pool_draws(writer) * self._speed.well_formed * len(experiment.task.labels)
                 seen = len(writer.shots) + round(min(pool, self._most_pool(writer)) * (1 - 1 / annotate.folds))
                 brief = msgspec.structs.replace(writer.settings.train, num_epochs=annotate.fold_epochs)
@@ -168,9 +167,20 @@ class _Remaining:
             answered.add(key)
             counts, texts = self._counts[cell.key], len(experiment.test)
             work.append(_at("evaluate", counts.reads(texts, cell.form, adapter=trained, shots=wanted.shots)))
-            warming = min(WARM_UP_TEXTS, texts)
-            work.append(_at("evaluate", counts.reads(warming, cell.form, adapter=trained)))
+            more = min(WARM_UP_TEXTS, texts) + (self._probed(cell) if trained else 0)
+            work.append(_at("evaluate", counts.reads(more, cell.form, adapter=trained)))
         return work
+
+    def _probed(self, cell: MethodCell) -> int:
+        """Texts that a classifier is asked before it is measured: to compare it with its trainer, and to calibrate."""
+        if not cell.settings.calibrate:
+            return PROBE_TEXTS
+        if not cell.method.synthetic:
+            return PROBE_TEXTS + len(cell.shots)
+        drawn = max(self._pool_draws(cell), cell.settings.generate.draws_per_round) * self._speed.well_formed
+        unseen = max(0.0, drawn - cell.settings.generate.per_class) * len(self._experiment.task.labels)
+        others = len(other_subjects()) + min(MOST_UNSEEN, round(unseen)) if unseen >= FEWEST_UNSEEN else 0
+        return PROBE_TEXTS + len(cell.shots) + others
 
 
 def _at(stage: str, work: Work) -> Work:
