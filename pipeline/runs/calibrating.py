@@ -76,6 +76,11 @@ class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
         return self.adapter.name
 
     @property
+    def basis(self) -> tuple[object, ...]:
+        """All that the temperature depends on, wherever it lies."""
+        return [(judge.adapter and judge.adapter.name, judge.left_out) for judge in self.judges], self.unseen
+
+    @property
     def adapters(self) -> set[Adapter]:
         return {self.adapter, *(judge.adapter for judge in self.judges if judge.adapter)}
 
@@ -124,10 +129,9 @@ def _by_shots(engine: Engine, item: CalibrationItem) -> Calibrated:
     return Calibrated(temperature=temperature, num_shots=len(labels))
 
 
-def temperature_of(adapter: Adapter | None) -> float | None:
-    """That was found for an adapter; None where it is not calibrated."""
-    beside = WorkFolder(adapter.path) if adapter else None
-    return beside.read(CALIBRATED_FILE, Calibrated).temperature if beside and beside.has(CALIBRATED_FILE) else None
+def temperature_of(adapter: Adapter) -> float:
+    """That was found for an adapter that is calibrated."""
+    return WorkFolder(adapter.path).read(CALIBRATED_FILE, Calibrated).temperature
 
 
 def unseen_texts(pairs: Sequence[tuple[Candidate, Verdict]], names: Sequence[str], *, soft: bool) -> tuple[Unseen, ...]:

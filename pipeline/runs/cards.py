@@ -8,11 +8,11 @@ from fourshot.pipeline.card import CARD_FILE, EXAMPLES_FILE, PROBED_FILE, Adapte
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.report.data import Certainty
 from fourshot.pipeline.runs.calibrating import CALIBRATED_FILE, Calibrated
-from fourshot.pipeline.runs.experiment import Experiment, MethodOutcome
+from fourshot.pipeline.runs.cells import MethodCell
+from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.runs.review import TextPairs
 from fourshot.pipeline.work_folder import WorkFolder
-from fourshot.training.lora.examples import TrainingResult
 
 
 def write_cards(experiment: Experiment) -> None:
@@ -22,7 +22,7 @@ def write_cards(experiment: Experiment) -> None:
         if (training := outcome.training) is None:
             continue
         beside, learnt = WorkFolder(training.path), experiment.learnt(cell)
-        sure = certainty_of(outcome, training)
+        sure = certainty_of(experiment, cell)
         # Content hashes of what the adapter was made from, and of what it was measured on.
         lineage = {"job": experiment.job(cell).key, "test": experiment.test_hash, "real": value_hash(cell.real)}
         card = AdapterCard(
@@ -59,10 +59,11 @@ def write_cards(experiment: Experiment) -> None:
         beside.write(CARD_FILE, card)
 
 
-def certainty_of(outcome: MethodOutcome, training: TrainingResult) -> Certainty:
+def certainty_of(experiment: Experiment, cell: MethodCell) -> Certainty:
     """What the probabilities of a finished classifier are worth, as far as its run has found that out."""
-    beside = WorkFolder(training.path)
-    found = beside.read(CALIBRATED_FILE, Calibrated) if beside.has(CALIBRATED_FILE) else Calibrated()
+    outcome, item = experiment.outcome(cell), experiment.calibration_item(cell)
+    beside = WorkFolder(item.adapter.path) if item else None
+    found = beside.read(CALIBRATED_FILE, Calibrated) if beside and beside.has(CALIBRATED_FILE) else Calibrated()
     return Certainty(
         calibrated_on=found.basis,
         temperature=found.temperature,

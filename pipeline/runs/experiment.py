@@ -229,7 +229,7 @@ class Experiment:
     def evaluation_cell(self, cell: MethodCell) -> EvaluationCell:
         """What is measured, into a file named by all that the answers depend on: no old score is taken for new."""
         method, trained = cell.method, self.result(cell)
-        shots = cell.shots if method.shots_in_prompt else ()
+        shots, calibrated = cell.shots if method.shots_in_prompt else (), self.calibration_item(cell)
         decides = (
             cell.name,
             self.model.revision,
@@ -243,7 +243,7 @@ class Experiment:
             self.test_hash,
             *((cell.form.version, cell.form.chat) if cell.form.chat else ()),
             *((cell.form.verbalizer,) if cell.form.verbalizer == "prefix" else ()),
-            *(("calibrated", item.judges, item.unseen) if (item := self.calibration_item(cell)) else ()),
+            *(("calibrated", calibrated.basis) if calibrated else ()),
         )
         return EvaluationCell(
             out=str((self.root / "scores" / f"{cell.name}-{value_hash(decides)}.json").resolve()),
@@ -252,6 +252,7 @@ class Experiment:
             adapter=Adapter(name=trained.name, path=trained.path) if trained else None,
             form=cell.form,
             calibration=method.calibration,
+            has_temperature=calibrated is not None,
         )
 
     def outcomes(self) -> list[MethodOutcome]:

@@ -28,6 +28,7 @@ class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
     adapter: Adapter | None = None
     form: PromptFormat = PromptFormat()  # of the prompts that the adapter was trained on
     calibration: Literal["none", "contextual", "batch"] = "none"
+    has_temperature: bool = False  # lies beside the adapter
 
     @property
     def answers_key(self) -> bytes:

@@ -54,7 +54,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         num_test=next((outcome.evaluation.scores.n for outcome in outcomes if outcome.evaluation), 0),
         methods=tuple(rows),
-        certainty=certainty_of(experiment.outcome(main), trained) if main and trained else None,
+        certainty=certainty_of(experiment, main) if main and trained else None,
         headline_method=main.name if main and any(row.method == main.name for row in rows) else "",
         reason_counts=_reasons(pairs),
         kept=tuple(pair for pair in pairs if pair[1].kept),

@@ -65,7 +65,7 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
                         content_free=content_free,
                     )
                     last = cell.answers_key, answers
-                found = temperature_of(cell.adapter)
+                found = temperature_of(cell.adapter) if cell.adapter and cell.has_temperature else None
                 measured = measure(last[1], item.task, item.test, cell.calibration, found)
                 WorkFolder(out.parent).write(out.name, measured)
             on_event(Event(stage=self.name, message=cell.title, done=number, total=len(item.cells), unit="methods"))

@@ -329,6 +329,10 @@ def test_a_classifier_is_calibrated_by_adapters_that_each_left_shots_out(tmp_pat
     for cell in experiment.cells:  # an old score is not taken for one of the calibrated classifier
         names = [Path(one.evaluation_cell(cell).out).name for one in (plain, experiment)]
         assert (names[0] == names[1]) == (items[cell.name] is None)
+    again = begun(tmp_path / "elsewhere", "lora", "fourshot", "paper", "lora25", calibrate=True)
+    finish(again)
+    for cell in experiment.cells:  # nor is one measured again because the folder was moved
+        assert len({Path(one.evaluation_cell(cell).out).name for one in (experiment, again)}) == 1
 
 
 def test_the_card_says_the_temperature_and_what_it_was_found_on(tmp_path: Path) -> None:
@@ -344,9 +348,7 @@ def test_the_card_says_the_temperature_and_what_it_was_found_on(tmp_path: Path) 
     learnt = load_examples(fourshot.path, card)
     assert [example.text for example in learnt if example.kind == "synthetic"] == list(WRITTEN)
     assert [example.text for example in learnt if example.kind == "shot"] == [shot.text for shot in card.shots]
-    assert report_data(experiment, "a run").certainty == certainty_of(
-        experiment.outcome(experiment.cell("fourshot")), fourshot
-    )
+    assert report_data(experiment, "a run").certainty == certainty_of(experiment, experiment.cell("fourshot"))
 
 
 def test_where_probabilities_are_learnt_no_more_adapters_are_trained(tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ def probe_item(folder: Path) -> ProbeItem:
 def test_what_was_calibrated_is_measured_calibrated(tmp_path: Path) -> None:
     probe = probe_item(tmp_path)
     cells = tuple(
-        EvaluationCell(out=str(tmp_path / "scores" / f"{name}.json"), title=name, adapter=one)
+        EvaluationCell(
+            out=str(tmp_path / "scores" / f"{name}.json"), title=name, adapter=one, has_temperature=bool(one)
+        )
         for name, one in (("zero_shot", None), ("own", probe.adapter))
     )
     item = TaskEvaluation(task=TASK, test=EXAMPLES, cells=cells, probes=(probe,))
