@@ -86,7 +86,7 @@ def _records(stream: TextIO, delimiter: str, reading: dict[str, Any], skip: int)
     start = skip + 1
     try:
         for cells in reader:
-            if len(cells) > 1 or (cells and cells[0].strip()):
+            if len(cells) > 1 or (cells and cells[0].strip("\x1a \t")):
                 yield start, cells
             start = skip + reader.line_num + 1
     except csv.Error as failure:

@@ -39,7 +39,7 @@ _READERS = {
     "arrow": read_columnar,
     "spreadsheet": read_spreadsheet,
 }
-_ERRORS_SHOWN = 10  # of each reason; a file of another kind has as many as it has lines
+_ERRORS_SHOWN = 10  # of each reason, where there are rows without; a file of another kind has an error in each line
 _LINES_KEPT = 5
 _WHY = {
     "broken_json": "that are not valid JSON",
@@ -80,12 +80,13 @@ def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, li
     left_out = []
     for reason, some in unread.items():
         if some[0][1].is_error and not settings.skip_broken:
-            faults += _errors(reading, some)
+            faults += _errors(reading, some, _ERRORS_SHOWN if rows else 1)
         else:
             lines = tuple(number for number, _ in some[:_LINES_KEPT])
             left_out.append(LeftOut(reason=reason, what=_WHY[reason], count=len(some), lines=lines))
     if not rows and not faults:
-        faults.append(error(path, "the file has no rows.", "Put at least one example in it."))
+        gone = "".join(f" {counted(one.count, 'row')} {one.what} left out." for one in left_out)
+        faults.append(error(path, f"the file has no rows.{gone}", "Put at least one example in it."))
     faults += _chats(path, reading, rows)
     notices = tuple(fault for fault in reading.faults if fault.severity != "error")
     table = Table(
@@ -135,11 +136,11 @@ def settings_of(source: DataSource) -> ReadSettings:
     return ReadSettings(encoding=source.encoding, header=source.header)
 
 
-def _errors(reading: Reading, unread: list[tuple[int, Unread]]) -> list[Fault]:
-    faults = [error(f"{reading.path}:{number}", one.what, one.remedy) for number, one in unread[:_ERRORS_SHOWN]]
+def _errors(reading: Reading, unread: list[tuple[int, Unread]], most: int) -> list[Fault]:
+    faults = [error(f"{reading.path}:{number}", one.what) for number, one in unread[:most]]
     if rest := len(unread) - len(faults):
         faults.append(error(reading.path, f"{counted(rest, 'more row')} {_WHY[unread[0][1].reason]}."))
-    remedy = f"{faults[-1].remedy} Or leave such rows out: fourshot tasks new --skip-broken.".strip()
+    remedy = f"{unread[0][1].remedy} Or leave such rows out: fourshot tasks new --skip-broken.".strip()
     return [*faults[:-1], msgspec.structs.replace(faults[-1], remedy=remedy)]
 
 
@@ -158,7 +159,7 @@ def _chats(path: Path, reading: Reading, rows: dict[int, dict[str, Any]]) -> lis
     chats = [name for name, value in row.items() if _is_chat(value)]
     if not chats or len(row.keys() - chats) > 1:
         return []
-    texts = [turn.get("content", turn.get("value")) for turn in row[chats[0]]]
+    texts = [value for turn in row[chats[0]] for key, value in turn.items() if key not in _TURN]
     return [
         error(
             path,

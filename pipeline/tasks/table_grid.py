@@ -8,6 +8,11 @@ from typing import Any
 from fourshot.pipeline.tasks.faults import counted, error, shorten, warning
 from fourshot.pipeline.tasks.table_types import Item, Reading, Unread
 
+_SEPARATORS = 'Put texts that hold the separator in "double quotes". Is the first line that of the names?'
+_ONE_COLUMN = (
+    "If the first line is not that of the names, remove it. If another character separates, write it into a first line "
+    "of its own, such as sep=^. If each line is one text, call the file .txt."
+)
 _LONGEST_NAME = 200  # characters; a question of a survey may be the name of a column
 _SENTENCE = re.compile(r"(\S+\s+){3,}\S+[.!]")
 
@@ -42,7 +47,7 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
         if len(cells) != width:
             if len(cells) < width or any(cells[width:]):
                 what = f"{counted(len(cells), 'field')} where the header has {width}{hint}."
-                yield number, Unread("field_count", what, 'Put texts that hold the separator in "double quotes".')
+                yield number, Unread("field_count", what, _ONE_COLUMN if width == 1 else _SEPARATORS)
                 continue
             cells = cells[:width]
         if not named.isdisjoint(cells):

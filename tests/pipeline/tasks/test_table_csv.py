@@ -160,7 +160,8 @@ def test_rows_of_another_width_are_errors_or_left_out_as_asked(tmp_path: Path) -
         read(tmp_path, "text,label\n" + lines)
     faults = str(caught.value).splitlines()
     assert len(faults) == 11
-    assert faults[0].endswith("has 2 (separator ','). Put texts that hold the separator in \"double quotes\".")
+    assert faults[0].endswith("3 fields where the header has 2 (separator ',').")
+    assert 'Put texts that hold the separator in "double quotes"' in faults[-1]
     assert "5 more rows with more or fewer fields than the header" in faults[-1]
     assert "--skip-broken" in faults[-1]
     table = read(tmp_path, "text,label\n" + lines, settings=ReadSettings(skip_broken=True))

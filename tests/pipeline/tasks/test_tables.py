@@ -53,7 +53,7 @@ def test_csv_with_a_column_twice_or_fields_too_many_says_all_of_it(tmp_path: Pat
     path.write_text("text,label,text\na,warm,b\nwell, then,cold,c\nd,warm\n")
     with pytest.raises(InputError) as caught:
         read_table(path)
-    assert [line.removeprefix(str(path)).split(". ")[0] for line in str(caught.value).splitlines()] == [
+    assert [line.removeprefix(str(path)).split(".")[0] for line in str(caught.value).splitlines()] == [
         ":1: the column 'text' stands there 2 times",
         ":3: 4 fields where the header has 3 (separator ',')",
         ":4: 2 fields where the header has 3 (separator ',')",
