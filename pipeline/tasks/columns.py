@@ -48,7 +48,7 @@ def find_columns(
     for column in (*text_columns, *label_columns, *([verdict_column] if verdict_column not in ("", "none") else [])):
         if column not in table.columns:
             raise InputError(f"{table.path} has no column {column!r}; the columns are {there}.")
-    verdicts = [column for column in table.columns if _is_verdict(table, column)]
+    verdicts = verdict_columns(table)
     labels = _label_columns(table, {*text_columns, *verdicts})
     chosen_labels = list(label_columns) or _decided(labels, "label")
     texts = _text_columns(table, set(chosen_labels))
@@ -163,6 +163,11 @@ def plain_cell(value: Any) -> str:
         return ", ".join(read_label(value).labels)
     except ValueError:
         return ""
+
+
+def verdict_columns(table: Table) -> list[str]:
+    """The columns that hold a person's verdicts on the rows, as their contents say."""
+    return [column for column in table.columns if _is_verdict(table, column)]
 
 
 def _is_verdict(table: Table, column: str) -> bool:

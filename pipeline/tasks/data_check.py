@@ -40,7 +40,7 @@ def data_faults(task: Task, k: int) -> list[Fault]:
         splits[split] = cleaned.examples
         # Where a shots file is there, the train split is not drawn from: a class may be missing in it.
         fewest = k if split == "shots" or (split == "train" and "shots" not in splits) else 0
-        if not label_faults:  # else what is missing may be there under another label
+        if not errors_in(label_faults):  # else what is missing may be there under another label
             faults += _counts(task, table.path, split, cleaned.examples, fewest)
     return faults + _overlaps(splits)
 

@@ -10,6 +10,7 @@ Two texts are the same where they differ in case, whitespace and the way an acce
 """
 
 import random
+import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,8 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.faults import Fault, counted, error, nearest, raise_errors, shorten
+from fourshot.pipeline.tasks.columns import verdict_columns
+from fourshot.pipeline.tasks.faults import Fault, counted, error, nearest, raise_errors, shorten, warning
 from fourshot.pipeline.tasks.hub_tables import read_hub
 from fourshot.pipeline.tasks.label_cells import LabelCell, read_label, read_text_cell, visible
 from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
@@ -54,7 +56,7 @@ def load_split(task: Task, split: str, limit: int | None = None) -> Split:
         loaded,
         examples=limited(loaded.examples, limit),
         dropped={**{some.reason: some.count for some in table.left_out}, **loaded.dropped},
-        warnings=(*map(str, table_warnings(table)), *loaded.warnings),
+        warnings=(*map(str, table_warnings(table)), *map(str, faults), *loaded.warnings),
     )
 
 
@@ -91,6 +93,15 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
         if example.text and example.label not in task.label_names:
             unknown[example.label].append(line)
     faults += [_unknown_label(task, table, value, lines) for value, lines in unknown.items()]
+    faults += [
+        warning(
+            table.path,
+            f"the column {column!r} says which rows a person rejected; they are used all the same.",
+            f"Remove them, or make the task with: fourshot tasks new TABLE --verdict-column {shlex.quote(column)}",
+        )
+        for column in verdict_columns(table)
+        if column not in (source.text_column, source.label_column)
+    ]
     return [(line, example) for line, example in rows if example.label not in unknown], faults
 
 

@@ -217,6 +217,18 @@ def test_a_label_in_capitals_names_the_one_that_may_be_meant_and_nothing_follows
     ]
 
 
+def test_rows_that_a_person_rejected_are_pointed_out_in_data_that_is_used_as_it_is(tmp_path: Path) -> None:
+    path = write_task(tmp_path)
+    verdicts = ["accept"] * 7 + ["reject"]
+    write_jsonl(
+        tmp_path / "train.jsonl", [{**row, "answer": answer} for row, answer in zip(ROWS, verdicts, strict=True)]
+    )
+    assert ["the column 'answer' says which rows" in str(fault) for fault in check_task(path)] == [True]
+    assert [
+        "the column 'answer' says which rows" in text for text in load_split(load_task(path), "train").warnings
+    ] == [True]
+
+
 def test_several_labels_in_a_cell_and_objects_are_refused_with_their_lines(tmp_path: Path) -> None:
     task = load_task(write_task(tmp_path))
     write_jsonl(tmp_path / "train.jsonl", [*rows_of(WARM[:1], ["warm", "cold"]), *rows_of(COLD[:1], {"a": "b"})])
