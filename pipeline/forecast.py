@@ -16,7 +16,6 @@ import msgspec
 
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Verbalizer
-from fourshot.engine.errors import FourshotError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import Event, OnEvent, span
 from fourshot.pipeline.speed import Speed, known_speed
@@ -170,7 +169,7 @@ def foretell(
         return None
     try:
         speed = known_speed(model, lambda: on_event(probing), anew=anew)
-    except (FourshotError, OSError) as error:
+    except Exception as error:  # whatever it is: who asked for a run is to have it
         if anew:
             raise
         on_event(Event(stage="forecast", message=f"none, for this machine could not be measured: {error}"))

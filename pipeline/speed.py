@@ -80,7 +80,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
 class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
     """Fields of `Speed`; of the trainer also its adapter."""
 
-    fields: dict[str, float]
+    fields: dict[str, int | float]
     adapter: Adapter | None = None
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from fourshot.cli import main as cli
-from fourshot.engine.core import EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.models import ResolvedModel
@@ -104,6 +104,24 @@ def test_a_machine_is_measured_once_for_each_model_and_anew_where_that_is_asked(
         file.write_text("{}")  # of another version
     known_speed(MODEL)
     assert len(measured) == 4
+
+
+def test_what_its_processes_measure_becomes_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {name: getattr(SPEED, name) for name in Speed.__struct_fields__ if name.endswith(("token_s", "_bytes"))}
+    adapter = Adapter(name="a", path="/a")
+    of_trainer = {name: fields.pop(name) for name in ("train_token_s", "trainer_bytes")}
+    answers = [(speeds.Measured(fields=of_trainer, adapter=adapter), 5.0), (speeds.Measured(fields=fields), 10.0)]
+    asked = list[Any]()
+
+    def ask(probe: Any, _: Path) -> Any:
+        asked.append(probe)
+        measured, opened_s = answers[len(asked) - 1]
+        return msgspec.json.decode(msgspec.json.encode(measured), type=speeds.Measured), opened_s
+
+    monkeypatch.setattr(speeds, "_ask", ask)
+    speed = known_speed(MODEL)
+    assert msgspec.structs.replace(speed, load=0.0, cores=0, took_s=0.0) == SPEED
+    assert asked[1].adapter == adapter and known_speed(MODEL) == speed
 
 
 def test_other_work_at_the_time_is_told_of(measured: list[ResolvedModel], monkeypatch: pytest.MonkeyPatch) -> None:
