@@ -12,7 +12,6 @@ import msgspec
 from fourshot.engine.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import ArrayLike
 
 STEPS = 20  # of the curve: 5 %, 10 % ... of the texts
@@ -104,30 +103,28 @@ Abstained = Literal["", "unsure", "none_of_these"]
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
-    """Which texts count as none of the task's: those whose `label_mass` is below a bound.
+    """Which texts count as none of the task's: those of which no label is likely enough.
 
-    The bound leaves out `LOST` of the texts that were drawn for the task; ``false_accepts`` says how many texts of
-    other subjects pass it all the same.
+    Source: Larson et al. 2019, "An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction", section
+    4.1 (a threshold on the likeliest label's probability).
     """
 
-    least_mass: float  # nats
-    false_rejects: float  # share of the texts of the task that are taken for none
+    least_probability: float
+    false_rejects: float  # share of the task's own texts that are taken for none
     num_texts: int  # of the task
     false_accepts: float  # share of texts of other subjects that are not
     num_others: int
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """When a text gets no label."""
+    """When a text gets no label: by the probability of the likeliest one."""
 
-    threshold: float = 0.0  # least probability
-    least_mass: float | None = None  # nats; None: any text is one of the task's
+    threshold: float = 0.0  # below it, the label is unsure
+    scope: float = 0.0  # below it, the text is none of the task's
 
-    def abstains(self, probability: float, mass: float) -> Abstained:
-        """Why a text gets no label whose likeliest one has ``probability`` and whose `label_mass` is ``mass``."""
-        if self.least_mass is not None and mass < self.least_mass:
-            return "none_of_these"
-        return "unsure" if probability < self.threshold else ""
+    def abstains(self, probability: float) -> Abstained:
+        """Why a text gets no label whose likeliest one has ``probability``."""
+        return "none_of_these" if probability < self.scope else "unsure" if probability < self.threshold else ""
 
 
 def rule_of(refusal: Refusal, curve: CoverageCurve | None, scope: Scope | None) -> Rule:
@@ -147,11 +144,4 @@ def rule_of(refusal: Refusal, curve: CoverageCurve | None, scope: Scope | None) 
         raise InputError(
             "its card has no out-of-scope rule, so none_of_these cannot be told. Leave it out, or train again."
         )
-    return Rule(threshold=threshold, least_mass=scope.least_mass if scope and refusal.none_of_these else None)
-
-
-def label_mass(logprobs: "np.ndarray") -> "np.ndarray":
-    """The log-probability that any of the labels is said, [num_texts], of raw scores [num_texts, num_labels], nats."""
-    import numpy as np
-
-    return np.logaddexp.reduce(np.asarray(logprobs, dtype=np.float64), axis=1)
+    return Rule(threshold=threshold, scope=scope.least_probability if scope and refusal.none_of_these else 0.0)

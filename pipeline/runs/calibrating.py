@@ -20,7 +20,7 @@ import msgspec
 from fourshot.engine.calibration import Calibration, apply, fit_temperature, normalise, smoothed_targets
 from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR
-from fourshot.pipeline.selective import CoverageCurve, Scope, coverage_curve, label_mass
+from fourshot.pipeline.selective import CoverageCurve, Scope, coverage_curve
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 CALIBRATED_FILE = "calibrated.json"  # beside the weights
 MOST_UNSEEN = 120  # candidates that it is asked about
 FEWEST_UNSEEN = 20
-LOST = 0.05  # share of a task's own texts that its out-of-scope rule may take for none
+LOST = 0.1  # share of a task's own texts that its out-of-scope rule may take for none
 OTHERS_FILE = "other_subjects.jsonl"
 
 
@@ -105,13 +105,15 @@ def calibrate(engine: Engine, item: CalibrationItem) -> Calibrated:
     if not item.judges:
         temperature = fit_temperature(own, np.array([unseen.soft for unseen in item.unseen]))
         found = Calibrated(temperature=temperature, num_soft=len(own))
-    sure = np.exp(apply(Calibration(temperature=found.temperature), own)).max(axis=1)
-    mass, others = label_mass(own), label_mass(_ask(engine, item, other_subjects()))
-    least = float(np.quantile(mass, LOST))
+    sure, others = (
+        np.exp(apply(Calibration(temperature=found.temperature), scores)).max(axis=1)
+        for scores in (own, _ask(engine, item, other_subjects()))
+    )
+    least = float(np.quantile(sure, LOST))
     scope = Scope(
-        least_mass=least,
-        false_rejects=float((mass < least).mean()),
-        num_texts=len(mass),
+        least_probability=least,
+        false_rejects=float((sure < least).mean()),
+        num_texts=len(sure),
         false_accepts=float((others >= least).mean()),
         num_others=len(others),
     )

@@ -15,7 +15,7 @@ import msgspec
 from fourshot.engine.calibration import Calibration, apply
 from fourshot.engine.errors import InputError
 from fourshot.engine.tokens import check_lengths, encode_prompts
-from fourshot.pipeline.selective import Abstained, Rule, label_mass, rule_of
+from fourshot.pipeline.selective import Abstained, Rule, rule_of
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import (
     DEADLINE,
@@ -174,9 +174,11 @@ class Service:
         import numpy as np
 
         task, names = version.task.name, version.task.label_names
-        logprobs = np.array([text.logprobs for text in scored])
-        rows = zip(np.exp(apply(calibration, logprobs)), label_mass(logprobs), scored, strict=True)
-        results = [_classified(names, row, rule.abstains(float(row.max()), mass), text) for row, mass, text in rows]
+        probabilities = np.exp(apply(calibration, np.array([text.logprobs for text in scored])))
+        results = [
+            _classified(names, row, rule.abstains(float(row.max())), text)
+            for row, text in zip(probabilities, scored, strict=True)
+        ]
         for result in results:
             self.metrics.labels.labels(task, method, result.label or result.abstained).inc()
             self.metrics.queue.labels(task, method).observe(result.queue_ms / 1000)

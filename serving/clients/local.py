@@ -16,7 +16,7 @@ from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.card import AdapterCard, base_of, load_card, load_examples
-from fourshot.pipeline.selective import Abstained, Refusal, Refusing, Rule, label_mass, rule_of
+from fourshot.pipeline.selective import Abstained, Refusal, Refusing, Rule, rule_of
 from fourshot.pipeline.student_card import StudentCard, find_student, load_student_card
 from fourshot.pipeline.synthesis.prompts import Wording, reading_prompt
 from fourshot.serving.adapter_lookup import find_adapter
@@ -78,23 +78,22 @@ class LocalClassifier:
             return []
 
         names = self.card.task.label_names
-        probabilities, masses = self._answers(texts)
         return [
             Prediction(
-                label=None if (why := rule.abstains(float(row.max()), mass)) else names[int(row.argmax())],
+                label=None if (why := rule.abstains(float(row.max()))) else names[int(row.argmax())],
                 probability=float(row.max()),
                 probabilities={name: float(value) for name, value in zip(names, row, strict=True)},
                 abstained=why,
             )
-            for row, mass in zip(probabilities, masses, strict=True)
+            for row in self._answers(texts)
         ]
 
-    def _answers(self, texts: Sequence[str]) -> "tuple[np.ndarray, np.ndarray]":
-        """Label probabilities [num_texts, num_labels], and `label_mass` [num_texts]."""
+    def _answers(self, texts: Sequence[str]) -> "np.ndarray":
+        """Label probabilities, float64 [num_texts, num_labels]."""
         import numpy as np
 
         scores = self._scores([self._adapter_card.prompt(text) for text in texts])
-        return np.exp(apply(self._adapter_card.calibration, scores)), label_mass(scores)
+        return np.exp(apply(self._adapter_card.calibration, scores))
 
     def explain(self, texts: Sequence[str]) -> list[Explanation]:
         """What stands behind the answer to each text: the nearest of the texts that the adapter was trained on, and
@@ -169,10 +168,8 @@ class LocalStudent(LocalClassifier):
 
         self._student = StudentClassifier(folder, self.card.training.max_tokens)
 
-    def _answers(self, texts: Sequence[str]) -> "tuple[np.ndarray, np.ndarray]":
-        import numpy as np
-
-        return self._student.probabilities(texts), np.zeros(len(texts))
+    def _answers(self, texts: Sequence[str]) -> "np.ndarray":
+        return self._student.probabilities(texts)
 
     def explain(self, texts: Sequence[str]) -> list[Explanation]:
         raise InputError("a student has no prompt to explain an answer by. Ask the adapter that taught it.")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.selective import Refusal, Refusing, Rule, Scope, coverage_curve, label_mass, rule_of
+from fourshot.pipeline.selective import Refusal, Refusing, Rule, Scope, coverage_curve, rule_of
 
 SURE = np.linspace(0.4, 0.99, 100)
-SCOPE = Scope(least_mass=-2.0, false_rejects=0.05, num_texts=100, false_accepts=0.3, num_others=40)
+SCOPE = Scope(least_probability=0.5, false_rejects=0.05, num_texts=100, false_accepts=0.3, num_others=40)
 
 
 def test_the_surest_texts_come_first_and_the_last_point_is_all_of_them() -> None:
@@ -40,15 +40,14 @@ def test_no_text_has_no_curve() -> None:
 def test_a_coverage_is_the_threshold_of_the_curve() -> None:
     curve = coverage_curve(SURE, SURE > 0.7, "test split")
     rule = rule_of(Refusal(coverage=0.5), curve, None)
-    assert np.mean([not rule.abstains(float(sure), 0.0) for sure in SURE]) == pytest.approx(0.5, abs=0.02)
+    assert np.mean([not rule.abstains(float(sure)) for sure in SURE]) == pytest.approx(0.5, abs=0.02)
 
 
 def test_what_is_unsure_or_unlike_the_task_gets_no_label() -> None:
-    assert Rule().abstains(0.2, -9.0) == ""
+    assert Rule().abstains(0.01) == ""
     rule = rule_of(Refusal(abstain_below=0.6, none_of_these=True), None, SCOPE)
-    said = [rule.abstains(0.6, -1.0), rule.abstains(0.59, -1.0), rule.abstains(0.99, -2.1)]
-    assert said == ["", "unsure", "none_of_these"]
-    assert rule_of(Refusal(abstain_below=0.6), None, SCOPE).abstains(0.99, -9.0) == ""
+    assert [rule.abstains(sure) for sure in (0.6, 0.59, 0.5, 0.49)] == ["", "unsure", "unsure", "none_of_these"]
+    assert rule_of(Refusal(abstain_below=0.4), None, SCOPE).abstains(0.45) == ""
 
 
 @pytest.mark.parametrize(
@@ -74,7 +73,3 @@ def test_what_a_card_does_not_have_is_not_guessed(refusal: Refusal, message: str
 def test_shares_and_probabilities_are_between_0_and_1_and_exclude_each_other(fields: Refusing) -> None:
     with pytest.raises(InputError):
         Refusal(**fields)
-
-
-def test_the_mass_is_how_likely_any_label_is() -> None:
-    assert np.exp(label_mass(np.log([[0.2, 0.3], [0.01, 0.02]]))) == pytest.approx([0.5, 0.03])

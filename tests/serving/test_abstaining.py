@@ -27,7 +27,7 @@ from fourshot.serving.settings import Limits
 from fourshot.serving.testing.adapters import task_of
 from fourshot.training.lora.settings import LoraSettings
 
-SAID = {"sure": (0.8, 0.1), "unsure": (0.5, 0.4), "strange": (0.0008, 0.0001)}  # probability of each label
+SAID = {"sure": (0.8, 0.1), "unsure": (0.5, 0.3), "strange": (0.5, 0.4)}  # probability of each label
 TEXTS = list(SAID)
 CARD = AdapterCard(
     name="tone-0123",
@@ -36,7 +36,7 @@ CARD = AdapterCard(
     model_revision="abc",
     calibration=Calibration(temperature=2.0),
     coverage=coverage_curve([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0], "test split"),
-    scope=Scope(least_mass=-3.0, false_rejects=0.05, num_texts=100, false_accepts=0.2, num_others=40),
+    scope=Scope(least_probability=0.55, false_rejects=0.05, num_texts=100, false_accepts=0.2, num_others=40),
     training=LoraSettings(),
     shots=(Example(text="so good", label="good-label"),),
     real_examples=8,
@@ -47,11 +47,11 @@ CARD = AdapterCard(
 )
 EXPECTED: list[tuple[Refusing, list[str]]] = [
     ({}, ["", "", ""]),
-    # Odds of 8 and 1.25 are those of their roots at a temperature of 2: 0.74 and 0.53.
-    ({"abstain_below": 0.6}, ["", "unsure", ""]),
-    ({"abstain_below": 0.73}, ["", "unsure", ""]),
+    # Odds of 8, 1.67 and 1.25 are those of their roots at a temperature of 2: 0.74, 0.56 and 0.53.
+    ({"abstain_below": 0.55}, ["", "", "unsure"]),
+    ({"abstain_below": 0.73}, ["", "unsure", "unsure"]),
     ({"abstain_below": 0.75}, ["unsure", "unsure", "unsure"]),
-    ({"coverage": 0.75}, ["", "unsure", ""]),  # from 0.7 on
+    ({"coverage": 0.75}, ["", "unsure", "unsure"]),  # from 0.7 on
     ({"coverage": 1.0}, ["", "", ""]),
     ({"none_of_these": True}, ["", "", "none_of_these"]),
     ({"none_of_these": True, "abstain_below": 0.6}, ["", "unsure", "none_of_these"]),

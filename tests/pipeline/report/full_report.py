@@ -67,7 +67,7 @@ def full_data() -> ReportData:
             calibrated_on="12 shots that adapters were trained without",
             temperature=2.5,
             coverage=coverage_curve([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0], "test split"),
-            scope=Scope(least_mass=-3.0, false_rejects=0.05, num_texts=100, false_accepts=0.225, num_others=40),
+            scope=Scope(least_probability=0.4, false_rejects=0.05, num_texts=100, false_accepts=0.225, num_others=40),
         ),
         kept=tuple(judged(i, label, "kept", HOSTILE) for i, label in enumerate(("good", "bad", "mixed"))),
         rejected=tuple(
