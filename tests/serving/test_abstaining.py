@@ -119,7 +119,7 @@ class FakeEngine:
 def classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalClassifier:
     (tmp_path / "card.json").write_bytes(msgspec.json.encode(CARD))
     base = SimpleNamespace(path="", name="base", revision="abc")
-    monkeypatch.setattr("fourshot.serving.clients.local.resolve_model", lambda name: base)
+    monkeypatch.setattr("fourshot.serving.clients.local.base_of", lambda *_: base)
     monkeypatch.setattr("fourshot.serving.clients.local.open_engine", FakeEngine)
     return LocalClassifier(tmp_path)
 
@@ -146,7 +146,7 @@ def test_what_a_card_does_not_have_is_refused_and_says_what_to_do(
             classify(monkeypatch, bare, **fields)
         assert (refused.value.code, refused.value.kind) == (400, "cannot_abstain")
     classifier.card = bare
-    with pytest.raises(InputError, match=r"The adapter tone-0123: its card has no curve .*abstain_below"):
+    with pytest.raises(InputError, match=r"The classifier tone-0123: its card has no curve .*abstain_below"):
         classifier.predict(TEXTS, coverage=0.5)
     assert classify(monkeypatch, bare, abstain_below=0.6).results[1].label is None
 
