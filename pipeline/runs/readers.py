@@ -146,6 +146,7 @@ def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
         settings=RunSettings(annotate=annotate, max_text_words=card.max_text_words),
         shots=card.shots,
         readers=(reader,),
+        calibration=card.calibration,
     )
 
 

@@ -103,6 +103,7 @@ class Committee:
         self._words, annotate = settings.max_text_words, settings.annotate
         self._of_folds = [reader for reader in readers if reader.fold is not None]
         self._fold_weight = annotate.fold_weight
+        self._several = len(readers) > 1  # there are others to be outvoted
         self._kinds: dict[str, list[Reader]] = {}
         for reader in readers:
             if reader.fold is None:
@@ -218,7 +219,7 @@ class Committee:
 
         if prior := self._priors.get(reader):
             logs = calibrations.apply(prior, logs)
-        return bounded_log(np.exp(logs))
+        return bounded_log(np.exp(logs)) if self._several else logs
 
     def _answers(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
         """Float64 [num_texts, num_labels], rows sum to one; as the model says it."""
