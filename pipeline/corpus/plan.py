@@ -13,7 +13,6 @@ from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 
 STAGE = "make the corpus"
-COMPILE_FROM_ROWS = 2_000  # torch.compile takes a minute, and then samples twice as fast
 WASTE = 1.03  # draws that were on their way when a class had enough
 
 
@@ -22,12 +21,14 @@ def remaining_work(
     shards: Mapping[str, Sequence[ShardRecord]],
     model: ResolvedModel,
     speed: Speed,
+    *,
+    compiled_from: int,
 ) -> list[Work]:
-    """Of all tasks together, by the acceptance so far where there is one."""
+    """Of all tasks together, by the acceptance so far where there is one; an engine of so many rows is compiled."""
     work = list[Work]()
     plans = {name: replayed(brief, shards.get(name, ())) for name, brief in briefs.items()}
     rows = sum(sum(plan.counts.missing.values()) for plan in plans.values())
-    compiled = rows >= COMPILE_FROM_ROWS and not any(brief.readers for brief in briefs.values())
+    compiled = rows >= compiled_from and not any(brief.readers for brief in briefs.values())
     for name, brief in briefs.items():
         plan = plans[name]
         if plan.is_done:

@@ -1,32 +1,21 @@
 """A corpus: many texts for many tasks, generated and filtered, in a folder that `datasets` can load."""
 
-import contextlib
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.models import ResolvedModel, resolve_model
-from fourshot.pipeline.corpus.datacard import write_card
+from fourshot.pipeline.corpus.filling import Filling, foretell_corpus
 from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord, TaskManifest
-from fourshot.pipeline.corpus.mending import Damage, MendSink
-from fourshot.pipeline.corpus.plan import COMPILE_FROM_ROWS as COMPILE_FROM_ROWS
-from fourshot.pipeline.corpus.plan import STAGE, remaining_work
 from fourshot.pipeline.corpus.settings import CorpusSettings
-from fourshot.pipeline.corpus.sink import ShardSink, replayed
 from fourshot.pipeline.corpus.sources import first_shots, readers_of
-from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, class_outcomes, counted
+from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, foretell
-from fourshot.pipeline.loop.counts import ClassCounts, ShortClass, short_run_error
-from fourshot.pipeline.loop.driver import Driver, Sink
-from fourshot.pipeline.loop.progress import ProgressReporter, Rates
+from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.styles import choose_styles
 from fourshot.pipeline.loop.units import TaskBrief
-from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.prompt_style import untried_style
@@ -34,8 +23,6 @@ from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.tasks.types import Task
 from fourshot.training.jobs.cluster import check_cluster
-
-MOST_LORAS = 8  # distinct adapters in a batch
 
 
 def make_corpus(
@@ -50,9 +37,9 @@ def make_corpus(
     """Make the corpus of ``tasks`` in ``folder``, or go on where an earlier call was stopped.
 
     ``tasks`` is what `load_tasks` gives; a task that fails is an outcome, and the others go on. ``forecast``: first
-    tell what it will take. Raises
-    InputError for what the user gave, RunFolderError for a folder that holds something else, ShortRunError where
-    classes stall and ``allow_short`` is not set; finished shards stay on disk whatever is raised.
+    tell what it will take. Raises InputError for what the user gave, RunFolderError for a folder that holds something
+    else, ShortRunError where classes stall and ``allow_short`` is not set; finished shards stay on disk whatever is
+    raised.
     """
     _check(tasks, settings, corpus)
     check_cluster(corpus.ray)
@@ -81,7 +68,7 @@ def make_corpus(
         for brief in briefs.values():
             files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
         briefs = _styled(files, briefs, base, settings, on_event)
-        return _make(files, briefs, failed, base, settings, corpus, on_event, forecast)
+        return Filling(files, briefs, failed, base, settings, corpus, on_event).fill(forecast=forecast)
 
 
 def plan_corpus(
@@ -102,106 +89,7 @@ def plan_corpus(
     shards: dict[str, list[ShardRecord]] = {}
     for shard in files.journal():
         shards.setdefault(shard.task, []).append(shard)
-    return _foretell(briefs, shards, base, on_event, anew=True)
-
-
-def _foretell(
-    briefs: Mapping[str, TaskBrief],
-    shards: Mapping[str, Sequence[ShardRecord]],
-    base: ResolvedModel,
-    on_event: OnEvent,
-    *,
-    anew: bool = False,
-) -> Forecast | None:
-    return foretell(base, lambda speed: remaining_work(briefs, shards, base, speed), on_event, anew=anew)
-
-
-def _make(
-    files: CorpusFolder,
-    briefs: Mapping[str, TaskBrief],
-    failed: dict[str, FourshotError],
-    base: ResolvedModel,
-    settings: RunSettings,
-    corpus: CorpusSettings,
-    on_event: OnEvent,
-    forecast: bool,
-) -> CorpusSummary:
-    damage = Damage(files, on_event)
-
-    def look() -> tuple[dict[str, list[ShardRecord]], dict[str, set[str]]]:
-        """Shards by task, and which of them are damaged."""
-        shards = {name: of_task for name, of_task in files.resume().items() if name not in failed}
-        return shards, damage.look(shards, briefs.keys())
-
-    shards, damaged = look()
-    wanted = settings.generate.per_class * sum(len(brief.task.labels) for brief in briefs.values())
-    kept = sum(
-        shard.rows for name in briefs for shard in shards.get(name, ()) if shard.file not in damaged.get(name, ())
-    )
-    progress, rates = ProgressReporter(on_event, "corpus", "rows", kept, wanted), Rates()
-
-    def put_down(*, is_last: bool = False) -> tuple[CorpusSummary, dict[str, ClassCounts]]:
-        """The data card as things are; one at any moment, for `datasets` finds nothing without."""
-        journal = files.journal()
-        counts = {name: counted(files.task(name), settings.generate, journal) for name in files.tasks()}
-        summary = _summary(files, failed, journal, counts, rates, damage.found)
-        readable = [shard for shard in journal if shard.task not in failed]  # as far as is known
-        write_card(files, summary, readable if is_last else (), corpus)
-        return summary, counts
-
-    def sinks() -> Mapping[str, Sink]:
-        """Damaged shards come first, for what is missing afterwards is drawn with all else."""
-        left = {name: brief for name, brief in briefs.items() if name not in failed}
-        if damaged:
-            return {
-                name: MendSink(files, left[name], shards[name], of_task, base, progress)
-                for name, of_task in damaged.items()
-            }
-        return {
-            name: ShardSink(files, brief, shards.get(name, ()), base, corpus, progress, put_down)
-            for name, brief in left.items()
-            if not replayed(brief, shards.get(name, ())).is_done
-        }
-
-    put_down()
-    told = _foretell(briefs, shards, base, on_event) if forecast else None
-    began = time.perf_counter()
-    try:
-        with contextlib.ExitStack() as held:
-            workers, was_whole = None, False
-            while not was_whole and (to_fill := sinks()):
-                if workers is None:
-                    on_event(Event(stage="corpus", message="starting the engine"))
-                    readers = [reader for brief in briefs.values() for reader in brief.readers]
-                    compiled = wanted - kept >= COMPILE_FROM_ROWS
-                    engine = engine_settings(base.path, readers, MOST_LORAS, compiled=compiled)
-                    workers = held.enter_context(closing(open_workers(engine, corpus.ray, files.path / "log.txt")))
-                driver, was_mended = Driver(to_fill, keep_going=True), bool(damaged)
-                try:
-                    driver.run(workers)
-                finally:
-                    failed |= driver.failed
-                    rates = progress.rates(workers.starts)
-                shards, damaged = look()  # what was written an hour ago may have been changed since
-                was_whole = not (was_mended or damaged)
-    except BaseException:
-        put_down()
-        raise
-    if told:
-        told = told.beside({STAGE: time.perf_counter() - began})
-        files.files.write(FORECAST_FILE, told)
-    summary, counts = put_down(is_last=True)
-    if briefs.keys() <= failed.keys():
-        raise next(iter(failed.values()))
-    short = [
-        ShortClass(f"{name}, {label}", of_task.by_label[label])
-        for name, of_task in counts.items()
-        for label in of_task.missing
-        if of_task.has_stalled(label)
-    ]
-    if short and not settings.allow_short:
-        raise short_run_error(short, settings.generate.per_class, str(files.path))
-    return msgspec.structs.replace(summary, forecast=told)
+    return foretell_corpus(briefs, shards, base, on_event, anew=True)
 
 
 def _check(tasks: Mapping[str, Task | FourshotError], settings: RunSettings, corpus: CorpusSettings) -> None:
@@ -266,26 +154,4 @@ def _manifest(settings: RunSettings, corpus: CorpusSettings, base: ResolvedModel
         model_revision=base.revision,
         format=corpus.format,
         versions=installed_versions(),
-    )
-
-
-def _summary(
-    files: CorpusFolder,
-    failed: Mapping[str, FourshotError],
-    journal: list[ShardRecord],
-    counts: Mapping[str, ClassCounts],
-    rates: Rates,
-    mended: Mapping[str, str],
-) -> CorpusSummary:
-    classes = [outcome for name, of_task in counts.items() for outcome in class_outcomes(name, of_task)]
-    for name, error in failed.items():
-        message = " ".join(str(error).split())
-        classes.append(ClassOutcome(task=name, state="failed", error=type(error).__name__, message=message))
-    return CorpusSummary(
-        folder=str(files.path),
-        rows=sum(shard.rows for shard in journal),
-        shards=sum(bool(shard.file) for shard in journal),
-        classes=tuple(classes),
-        mended=dict(mended),
-        rates=rates,
     )

@@ -132,13 +132,13 @@ def ours(setup: SamplerSetup) -> Sampler:
 
 def corpus(setup: SamplerSetup) -> Sampler:
     """`fourshot corpus` into a folder. Its time is counted from when its engine is open to the last row on disk."""
-    from fourshot.pipeline.corpus import run
+    from fourshot.pipeline.corpus import filling
     from fourshot.pipeline.corpus.folder import CorpusFolder
     from fourshot.pipeline.corpus.run import make_corpus
     from fourshot.pipeline.events import Event
     from fourshot.pipeline.loop.child import READY
 
-    run.COMPILE_FROM_ROWS = 0  # the engine as a large corpus has it
+    filling.COMPILE_FROM_ROWS = 0  # the engine as a large corpus has it
 
     def draw(request: DrawRequest) -> DrawResult:
         first: list[float] = []

@@ -35,7 +35,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return InProcessWorker(fake_engine.FakeEngine(engine))
 
     STARTS.clear()
-    monkeypatch.setattr("fourshot.pipeline.corpus.run.open_workers", open_workers)
+    monkeypatch.setattr("fourshot.pipeline.corpus.filling.open_workers", open_workers)
 
 
 def make_small(folder: Path, tasks: dict[str, Any] = TASKS, **more: Any) -> Any:

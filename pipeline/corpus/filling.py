@@ -1,0 +1,159 @@
+"""Filling a corpus whose tasks are begun: damaged shards first, then what is missing, a data card at any moment."""
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+
+import msgspec
+
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.corpus.datacard import write_card
+from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
+from fourshot.pipeline.corpus.mending import Damage, MendSink
+from fourshot.pipeline.corpus.plan import STAGE, remaining_work
+from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.sink import ShardSink, replayed
+from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, class_outcomes, counted
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, foretell
+from fourshot.pipeline.loop.counts import ClassCounts, ShortClass, short_run_error
+from fourshot.pipeline.loop.driver import Driver, Sink
+from fourshot.pipeline.loop.progress import ProgressReporter, Rates
+from fourshot.pipeline.loop.units import TaskBrief
+from fourshot.pipeline.loop.workers import engine_settings, open_workers
+from fourshot.pipeline.synthesis.settings import RunSettings
+
+COMPILE_FROM_ROWS = 2_000  # torch.compile takes a minute, and then samples twice as fast
+MOST_LORAS = 8  # distinct adapters in a batch
+
+
+class Filling:
+    """One call's work on a corpus."""
+
+    def __init__(
+        self,
+        files: CorpusFolder,
+        briefs: Mapping[str, TaskBrief],
+        failed: dict[str, FourshotError],
+        base: ResolvedModel,
+        settings: RunSettings,
+        corpus: CorpusSettings,
+        on_event: OnEvent,
+    ) -> None:
+        """``failed``: tasks that dropped out, why; others are added. Raises RunFolderError for damage that stays."""
+        self._files, self._briefs, self._failed, self._base = files, briefs, failed, base
+        self._settings, self._corpus, self._on_event = settings, corpus, on_event
+        self._damage = Damage(files, on_event)
+        self._look()
+        wanted = settings.generate.per_class * sum(len(brief.task.labels) for brief in briefs.values())
+        kept = sum(
+            shard.rows
+            for name in briefs
+            for shard in self._shards.get(name, ())
+            if shard.file not in self._damaged.get(name, ())
+        )
+        self._progress, self._rates = ProgressReporter(on_event, "corpus", "rows", kept, wanted), Rates()
+        self._compiled = wanted - kept >= COMPILE_FROM_ROWS
+
+    def fill(self, *, forecast: bool) -> CorpusSummary:
+        """Until every class has enough or has stalled. Raises ShortRunError, and what ended all tasks."""
+        self._put_down()
+        told = foretell_corpus(self._briefs, self._shards, self._base, self._on_event) if forecast else None
+        began = time.perf_counter()
+        try:
+            self._fill()
+        except BaseException:
+            self._put_down()
+            raise
+        if told:
+            told = told.beside({STAGE: time.perf_counter() - began})
+            self._files.files.write(FORECAST_FILE, told)
+        summary, counts = self._put_down(is_last=True)
+        if self._briefs.keys() <= self._failed.keys():
+            raise next(iter(self._failed.values()))
+        short = [
+            ShortClass(f"{name}, {label}", of_task.by_label[label])
+            for name, of_task in counts.items()
+            for label in of_task.missing
+            if of_task.has_stalled(label)
+        ]
+        if short and not self._settings.allow_short:
+            raise short_run_error(short, self._settings.generate.per_class, str(self._files.path))
+        return msgspec.structs.replace(summary, forecast=told)
+
+    def _fill(self) -> None:
+        with contextlib.ExitStack() as held:
+            workers, was_whole = None, False
+            while not was_whole and (sinks := self._sinks()):
+                if workers is None:
+                    self._on_event(Event(stage="corpus", message="starting the engine"))
+                    readers = [reader for brief in self._briefs.values() for reader in brief.readers]
+                    engine = engine_settings(self._base.path, readers, MOST_LORAS, compiled=self._compiled)
+                    log = self._files.path / "log.txt"
+                    workers = held.enter_context(closing(open_workers(engine, self._corpus.ray, log)))
+                driver, was_mended = Driver(sinks, keep_going=True), bool(self._damaged)
+                try:
+                    driver.run(workers)
+                finally:
+                    self._failed.update(driver.failed)
+                    self._rates = self._progress.rates(workers.starts)
+                self._look()  # what was written an hour ago may have been changed since
+                was_whole = not (was_mended or self._damaged)
+
+    def _look(self) -> None:
+        """See which shards there are, and which of them are damaged."""
+        self._shards = {name: shards for name, shards in self._files.resume().items() if name not in self._failed}
+        self._damaged = self._damage.look(self._shards, self._briefs.keys())
+
+    def _sinks(self) -> Mapping[str, Sink]:
+        """Damaged shards come first: what is missing afterwards is drawn with all else."""
+        files, shards, progress = self._files, self._shards, self._progress
+        if self._damaged:
+            return {
+                name: MendSink(files, self._briefs[name], shards[name], of_task, self._base, progress)
+                for name, of_task in self._damaged.items()
+            }
+        return {
+            name: ShardSink(files, brief, shards.get(name, ()), self._base, self._corpus, progress, self._put_down)
+            for name, brief in self._briefs.items()
+            if name not in self._failed and not replayed(brief, shards.get(name, ())).is_done
+        }
+
+    def _put_down(self, *, is_last: bool = False) -> tuple[CorpusSummary, dict[str, ClassCounts]]:
+        """Write the data card as things are. There is one at any moment: `datasets` finds nothing without."""
+        files, journal = self._files, self._files.journal()
+        counts = {name: counted(files.task(name), self._settings.generate, journal) for name in files.tasks()}
+        classes = [outcome for name, of_task in counts.items() for outcome in class_outcomes(name, of_task)]
+        for name, error in self._failed.items():
+            message = " ".join(str(error).split())
+            classes.append(ClassOutcome(task=name, state="failed", error=type(error).__name__, message=message))
+        summary = CorpusSummary(
+            folder=str(files.path),
+            rows=sum(shard.rows for shard in journal),
+            shards=sum(bool(shard.file) for shard in journal),
+            classes=tuple(classes),
+            mended=dict(self._damage.found),
+            rates=self._rates,
+        )
+        readable = [shard for shard in journal if shard.task not in self._failed]  # as far as is known
+        write_card(files, summary, readable if is_last else (), self._corpus)
+        return summary, counts
+
+
+def foretell_corpus(
+    briefs: Mapping[str, TaskBrief],
+    shards: Mapping[str, Sequence[ShardRecord]],
+    base: ResolvedModel,
+    on_event: OnEvent,
+    *,
+    anew: bool = False,
+) -> Forecast | None:
+    """Forecast what is left of a corpus, and tell. See `forecast.foretell`."""
+    return foretell(
+        base,
+        lambda speed: remaining_work(briefs, shards, base, speed, compiled_from=COMPILE_FROM_ROWS),
+        on_event,
+        anew=anew,
+    )
