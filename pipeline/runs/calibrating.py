@@ -91,6 +91,7 @@ class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
     def do(self, engine: Engine) -> None:
         """`CALIBRATED_FILE` beside the weights has the result."""
         if not self.is_finished:
+            engine.reset_prefix_cache()  # what is found must not depend on what was asked before
             WorkFolder(self.adapter.path).write(CALIBRATED_FILE, calibrate(engine, self))
 
 

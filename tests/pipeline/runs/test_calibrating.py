@@ -37,6 +37,9 @@ class SureEngine:
         self.wrong = wrong
         self.asked: list[tuple[str, str]] = []
 
+    def reset_prefix_cache(self) -> None:
+        pass
+
     def score(self, prompts: Sequence[str], labels: Sequence[str], adapter: Adapter, verbalizer: str) -> np.ndarray:
         rows = []
         for prompt in prompts:
