@@ -1,9 +1,11 @@
 """From a cell to the labels in it, whatever tables make of a label: numbers, booleans, NaN, lists, bytes, Unicode."""
 
 import ast
+import json
 import math
 import re
 import unicodedata
+import warnings
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 MISSING = {"nan", "NaN", "NAN", "<NA>", "NaT", "#N/A", "null", "NULL"}
 MISSING_TEXT = MISSING - {"null", "NULL"}  # of a text, which may be any word
 QUOTED = re.compile(r"""[bu]?'((?:[^'\\]|\\.)*)'|[bu]?"((?:[^"\\]|\\.)*)\"""")
-BYTES = re.compile(r"""b('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
+FASTTEXT = re.compile(r"(__label__[^\s,]+[\s,]*)+")
 JOINED = re.compile(r"\s*[#;|,/&+]\s*|\s+and\s+")
 UNSEEN = re.compile("[\\s\u00ad\u200b-\u200f\u2060-\u2064\ufeff]*")
 # Of Unicode's format characters: the joiners, which letters and emoji need; tags (flags); Arabic signs that are seen.
@@ -30,6 +32,8 @@ HOW = {
     "list": "written as a list of one: the element was taken",
     "shares": "written as an object of 0 and 1, such as spaCy's cats: the one with 1 was taken",
     "bytes": "written as bytes, such as b'a': read as text",
+    "fasttext": "with __label__ before them: taken without it",
+    "quotes": "in quotation marks: taken without them",
     "unicode": "with invisible characters or another spelling of an accent: written in one way (Unicode NFC)",
     "blanks": "with blanks around them or several between words: left away",
 }
@@ -42,7 +46,7 @@ def read_label(value: Any) -> LabelCell:
     if isinstance(value, float) and value.is_integer():  # an integer column with gaps, as tables libraries write it
         return LabelCell((str(int(value)),))
     if isinstance(value, bytes):
-        return LabelCell(_read_text(value.decode(errors="backslashreplace")).labels, "bytes")
+        return _read_text(value.decode(errors="backslashreplace"))._replace(how="bytes")
     if isinstance(value, dict) and value and all(isinstance(share, int | float) for share in value.values()):
         if not set(value.values()) <= {0, 1}:
             raise ValueError("an object of numbers other than 0 and 1")
@@ -75,29 +79,48 @@ def read_text_cell(value: Any) -> str | None:
 
 
 def _read_text(raw: str) -> LabelCell:
-    """What a cell of text holds; lists and bytes are known by how Python, numpy, JSON and Spark write them."""
+    """What a cell of text holds; containers are known by how Python, JSON, numpy and Spark write them.
+
+    Raises ValueError where it is an object.
+    """
     plain = visible(raw)
-    stripped = raw.strip()
-    how = "" if plain == raw else "blanks" if plain == " ".join(stripped.split()) else "unicode"
+    how = "" if plain == raw else "blanks" if plain == " ".join(raw.split()) else "unicode"
     if plain in MISSING or not plain:
         return LabelCell(())
-    if BYTES.fullmatch(plain):
-        try:
-            inner = ast.literal_eval(plain).decode()
-        except (ValueError, SyntaxError):
-            return LabelCell((plain,), how)
-        return LabelCell(_read_text(inner).labels, "bytes")
-    if plain[0] + plain[-1] not in ("[]", "()", "{}") or len(plain) < 2:
+    if FASTTEXT.fullmatch(plain):
+        return _listed(re.findall(r"__label__([^\s,]+)", plain))._replace(how="fasttext")
+    if plain[0] == plain[-1] and plain[0] in "\"'" and plain[0] not in plain[1:-1] and plain[1:-1].strip():
+        return LabelCell(_read_text(plain[1:-1]).labels, "quotes")
+    if plain[0] + plain[-1] not in ("[]", "()", "{}", "b'", 'b"'):
         return LabelCell((plain,), how)
-    inside = plain[1:-1].strip()
-    choices = re.fullmatch(r"""["']choices["']\s*:\s*\[(.*)\]""", inside) if plain[0] == "{" else None
-    inside = choices[1] if choices else inside
-    quoted = [single or double for single, double in QUOTED.findall(inside)]
-    if (quoted and not QUOTED.sub("", inside).strip(" ,")) or not inside:
-        return _listed(quoted)
-    if plain[0] == "[" and not re.search(r"""[\[\]{}"':]""", inside):  # [billing], [0, 1]: as Spark writes a list
-        return _listed(inside.split(","))
+    if re.search(r"""['"]\s+['"]""", plain) and plain[0] == "[":  # numpy: ['a' 'b'], which Python would join
+        return _listed([single or double for single, double in QUOTED.findall(plain)])
+    value = _parsed(plain)
+    if isinstance(value, list | tuple | set | dict | bytes):
+        return read_label(value)
+    if plain[0] == "[" and not re.search(r"""[\[\]{}"':]""", plain[1:-1]):  # Spark: [billing]
+        return _listed(plain[1:-1].split(","))
     return LabelCell((plain,), how)
+
+
+def _parsed(text: str) -> Any:
+    """The value that ``text`` writes in JSON or in Python; None where it writes none."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Python's parser, about backslashes
+                return parse(text)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    return None
+
+
+def is_plain(name: str) -> bool:
+    """Whether a label's name, where it stands in a cell, is read as that label."""
+    try:
+        return read_label(name).labels == (visible(name),)
+    except ValueError:
+        return False
 
 
 def _listed(items: Collection[Any]) -> LabelCell:

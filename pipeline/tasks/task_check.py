@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import inspect
 
 from fourshot.pipeline.tasks.faults import Fault, counted, error, nearest, note, read_text, warning
-from fourshot.pipeline.tasks.label_cells import read_label, visible
+from fourshot.pipeline.tasks.label_cells import is_plain, visible
 from fourshot.pipeline.tasks.label_words import propose_words, says_nothing
 from fourshot.pipeline.tasks.types import Task
 
@@ -129,11 +129,10 @@ def _label_faults(labels: list[dict[str, str]]) -> list[Fault]:
         if word.strip() and says_nothing(word)
     ]
     for i, name in enumerate(names):
-        read_as = read_label(name).labels
         same = [other for other in names[:i] if visible(other) == visible(name) and other.casefold() != name.casefold()]
-        if read_as != (visible(name),) and name.strip():
-            what = f"in the data, {name!r} is read as {' and '.join(map(repr, read_as)) or 'no label'}."
-            faults.append(warning(f"$.labels[{i}].name", what, "Write the name as the data should have it."))
+        if name.strip() and not is_plain(name):
+            what = f"{name!r} is how tables write no label, a list or quotes, not the name of a class."
+            faults.append(warning(f"$.labels[{i}].name", what, "Rename it, and map it under [data.label_values]."))
         elif same:
             what = f"{name!a} looks like {same[0]!a}."
             faults.append(warning(f"$.labels[{i}].name", what, "Remove one of them, and what only it has."))

@@ -26,7 +26,16 @@ from fourshot.pipeline.tasks.label_cells import joined_labels, read_label, read_
         ("b'billing'", ("billing",)),
         ('b"it\'s"', ("it's",)),
         (b"\xff", ("\\xff",)),
-        ("b'\\xff'", ("b'\\xff'",)),
+        ("b'\\xff'", ("\\xff",)),
+        ("b", ("b",)),
+        ("['it\\'s']", ("it's",)),
+        ('["late \\"fee\\""]', ('late "fee"',)),
+        ("[null]", ()),
+        ('"billing"', ("billing",)),
+        ("'billing'", ("billing",)),
+        ('"', ('"',)),
+        ("__label__billing", ("billing",)),
+        ("__label__billing __label__lock", ("billing", "lock")),
         (["billing"], ("billing",)),
         (["billing", "lock"], ("billing", "lock")),
         (["billing", "billing"], ("billing",)),
@@ -47,6 +56,7 @@ from fourshot.pipeline.tasks.label_cells import joined_labels, read_label, read_
         ({"billing": False, "": True}, ()),
         ("(other)", ("(other)",)),
         ("[ok", ("[ok",)),
+        ("[" * 9999 + "]", ("[" * 9999 + "]",)),
         ("]", ("]",)),
     ],
 )
@@ -54,7 +64,20 @@ def test_the_labels_in_a_cell(cell: Any, labels: tuple[str, ...]) -> None:
     assert read_label(cell).labels == labels
 
 
-@pytest.mark.parametrize("cell", [{"a": 0.4}, {"a": "b"}, {}, {"a": [1], "b": [2]}, [[0, 4, "PER"]], [{"label": "x"}]])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "{}",
+        '{"title": {"value": "lock"}}',
+        '[["lock"]]',
+        {"a": 0.4},
+        {"a": "b"},
+        {},
+        {"a": [1], "b": [2]},
+        [[0, 4, "PER"]],
+        [{"label": "x"}],
+    ],
+)
 def test_objects_and_nested_lists_are_no_labels(cell: Any) -> None:
     with pytest.raises(ValueError, match=r"an object|a list of lists or objects"):
         read_label(cell)

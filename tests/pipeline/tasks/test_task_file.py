@@ -255,8 +255,8 @@ def test_a_data_folder_makes_up_for_a_file_without_a_source(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("['warm']", "in the data, \"['warm']\" is read as 'warm'."),
-        ("nan", "in the data, 'nan' is read as no label."),
+        ("['warm']", "\"['warm']\" is how tables write no label, a list or quotes, not the name of a class."),
+        ("nan", "'nan' is how tables write no label, a list or quotes, not the name of a class."),
         ("co\u200bld", "'co\\u200bld' looks like 'cold'."),
     ],
 )
