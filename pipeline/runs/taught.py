@@ -12,7 +12,7 @@ from fourshot.pipeline.runs.annotating import (
 )
 from fourshot.pipeline.runs.readers import Read
 from fourshot.pipeline.runs.review import TextPairs
-from fourshot.pipeline.tasks.table_files import read_table
+from fourshot.pipeline.tasks.table_files import ReadSettings, read_table
 from fourshot.pipeline.tasks.tables import normalise
 from fourshot.pipeline.tasks.text_table import TextTable
 from fourshot.pipeline.tasks.types import Example, Task
@@ -40,7 +40,7 @@ def annotated_texts(
     summary = work.read(summary_file, AnnotationSummary)
     rows = [
         (row.get(given.text_column) or "", annotated_probabilities(row, task.label_names))
-        for row in read_table(out).rows.values()
+        for row in read_table(out, ReadSettings(header=True)).rows.values()
     ]
     notes = []
     if summary.blank:

@@ -6,7 +6,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import Fault, counted, error, errors_in, note, shorten, warning
 from fourshot.pipeline.tasks.hub_tables import read_hub
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
-from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
+from fourshot.pipeline.tasks.split_files import find_split_file, missing_split, split_files
 from fourshot.pipeline.tasks.table_files import Table, scan_table, settings_of
 from fourshot.pipeline.tasks.tables import clean, count_labels, label_rows, normalise
 from fourshot.pipeline.tasks.types import Example, Task
@@ -48,8 +48,13 @@ def data_faults(task: Task, k: int) -> list[Fault]:
 def _scan(task: Task, stem: str) -> tuple[Table | None, list[Fault]]:
     if task.data.hub:
         return read_hub(task.data.hub, task.data.hub_config, stem), []
-    path = find_split_file(Path(task.data.folder), stem)
-    return scan_table(path, settings_of(task.data)) if path else (None, [])
+    folder = Path(task.data.folder)
+    path = find_split_file(folder, stem)
+    if path is None:
+        return None, []
+    table, faults = scan_table(path, settings_of(task.data))
+    others = shorten(other.name for other in split_files(folder, stem) if other != path)
+    return table, faults + ([note(path, f"beside it, {others} is not read.")] if others else [])
 
 
 def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[Fault]:

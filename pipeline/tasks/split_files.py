@@ -10,6 +10,7 @@ from fourshot.pipeline.tasks.table_bytes import KINDS, PACKINGS, table_ending, t
 from fourshot.pipeline.tasks.types import DataSource
 
 SPLIT_ALIASES = {"dev": ("dev", "validation", "valid", "val")}
+_PLAIN = (".jsonl", ".csv", ".tsv", ".parquet")
 # Source: huggingface/datasets, `filename_for_dataset_split`; older uploads add a fingerprint, conversions only count.
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]{16})?")
 _COUNTED = re.compile(r"(data-|part-)?\d{4,5}(-of-\d{5})?")
@@ -20,6 +21,16 @@ def find_split_file(folder: Path, stem: str) -> Path | None:
 
     Raises `InputError` for two files: which one counts is unclear.
     """
+    found = split_files(folder, stem)
+    plain = [path for path in found if path.suffix in _PLAIN and path.is_file()]
+    if len(found) > 1 and len(plain) != 1:
+        names = " and ".join(path.name for path in found)
+        raise InputError(f"{folder} has {names} for the same split. Keep one of them.")
+    return next(iter(plain or found), None)
+
+
+def split_files(folder: Path, stem: str) -> list[Path]:
+    """All that might hold a split. Beside one in a usual format, what may lie in others does not count."""
     stems = SPLIT_ALIASES.get(stem, (stem,))
     for place in (folder, folder / "data"):
         found: list[Path] = []
@@ -29,13 +40,9 @@ def find_split_file(folder: Path, stem: str) -> Path | None:
                 found.append(file)
             elif shard and shard["stem"] in stems:
                 found.append(place / shard["stem"])
-        found = list(dict.fromkeys(found)) or [place / one for one in stems if shards_of(place / one)]
-        if len(found) > 1:
-            names = " and ".join(path.name for path in found)
-            raise InputError(f"{folder} has {names} for the same split. Keep one of them.")
-        if found:
-            return found[0]
-    return None
+        if found := list(dict.fromkeys(found)) or [place / one for one in stems if shards_of(place / one)]:
+            return found
+    return []
 
 
 def shards_of(path: Path) -> list[Path]:

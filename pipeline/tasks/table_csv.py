@@ -66,18 +66,12 @@ def read_csv(reading: Reading, source: Source) -> Iterator[Item]:
         yield from grid_rows(reading, records, f" (separator {delimiter!r}{f'; {name}' * text.has_quotes})")
 
 
-def read_lines(reading: Reading, source: Source) -> Iterator[Item]:
-    """Yield a text per line, as the column "text"; or the rows of a table, where as many tabs stand in each line."""
-    text = check_text(source, reading.settings)
-    with text.open() as stream:
-        tabs = {line.count("\t") for line in stream if line.strip()}
-    if len(tabs) == 1 and tabs != {0}:
-        yield from read_csv(reading, source)
-        return
-    reading.columns["text"] = None
-    with text.open() as stream:
-        for number, line in enumerate(stream, start=1):
-            yield number, {"text": line.rstrip("\n")}
+def is_table(text: Text, delimiter: str) -> bool:
+    """Whether all of a text is a table of two columns or more with this separator."""
+    with text.open(newline="") as stream:
+        first = next((line for line in stream if line.strip()), "")
+    quoted, *_, literal = READINGS
+    return delimiter in first and any(_fit(text, delimiter, name, 0).is_clean for name in (literal, quoted))
 
 
 def _records(stream: TextIO, delimiter: str, reading: dict[str, Any], skip: int) -> Iterator[tuple[int, list[str]]]:
@@ -145,10 +139,10 @@ def _find_reading(reading: Reading, text: Text, delimiter: str, skip: int) -> st
         if not clean:
             by_line = fits[literal].odd <= fits[quoted].odd + bool(fits[quoted].fault)
         else:
-            by_line = doubtful or (literal in clean and not _quotes_are_needed(text, skip))
+            by_line = literal in clean and not _quotes_are_needed(text, skip, by_rows=not doubtful)
         chosen = literal if by_line else chosen
     what = f"separated by {delimiter!r}; read with {chosen}."
-    if doubtful:
+    if doubtful and (chosen == literal or delimiter != "\t"):
         what += f" From line {fits[quoted].spans} on, several lines could also be one cell, or rows of their own."
         reading.faults.append(warning(reading.path, what, "If this is wrong, save the table as JSON Lines."))
     elif delimiter == "\t" or chosen != quoted:
@@ -173,15 +167,18 @@ def _fit(text: Text, delimiter: str, name: str, skip: int) -> _Fit:
     return _Fit(records=records, odd=odd, spans=spans)
 
 
-def _quotes_are_needed(text: Text, skip: int) -> bool:
+def _quotes_are_needed(text: Text, skip: int, by_rows: bool) -> bool:
     """Whether the quotes of a table with tabs, which can be read with and without them, look like those of a writer.
 
-    Such a writer doubles a quote inside a text, or puts every cell of a column into quotes, or every one with a comma.
+    Such a writer puts all names into quotes, or doubles a quote inside a text, or puts every cell of a column into
+    quotes, or every one with a comma. ``by_rows``: look at more than the names.
     """
     with text.open(newline="") as stream:
         records = _records(stream, "\t", LITERAL, skip)
-        next(records, None)
-        return _written_with_quotes(cells for _, cells in records)
+        _, names = next(records, (0, [""]))
+        return all(name.startswith('"') for name in names) or (
+            by_rows and _written_with_quotes(cells for _, cells in records)
+        )
 
 
 def _written_with_quotes(records: Iterable[list[str]]) -> bool:

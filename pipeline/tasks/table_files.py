@@ -15,8 +15,9 @@ from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, error, raise
 from fourshot.pipeline.tasks.split_files import lone_shard, shards_of
 from fourshot.pipeline.tasks.table_binary import read_columnar, read_spreadsheet
 from fourshot.pipeline.tasks.table_bytes import DAMAGED, find_source
-from fourshot.pipeline.tasks.table_csv import read_csv, read_lines
+from fourshot.pipeline.tasks.table_csv import read_csv
 from fourshot.pipeline.tasks.table_json import read_json
+from fourshot.pipeline.tasks.table_lines import read_lines
 from fourshot.pipeline.tasks.table_types import AS_FOUND, Item, Reading, ReadSettings, Table, TableError, Unread
 from fourshot.pipeline.tasks.types import DataSource
 

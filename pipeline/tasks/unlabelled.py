@@ -8,7 +8,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import counted, error, raise_errors, shorten
 from fourshot.pipeline.tasks.label_cells import read_text_cell
-from fourshot.pipeline.tasks.table_files import read_table, table_warnings
+from fourshot.pipeline.tasks.table_files import ReadSettings, read_table, table_warnings
 from fourshot.pipeline.tasks.types import Task
 
 
@@ -41,7 +41,7 @@ def load_unlabelled(path: Path, task: Task, most: int, text_column: str = "", se
 
 def _rows(path: Path, task: Task, text_column: str) -> tuple[list[tuple[int, str]], str]:
     """(line, text) of every row, "" where it has none; and where they stand, for people."""
-    table = read_table(path)
+    table = read_table(path, ReadSettings(header=True if text_column else None))  # its name is given
     column = text_column or task.data.text_column
     if column not in table.columns and not text_column and len(table.columns) == 1:
         column = table.columns[0]

@@ -56,11 +56,16 @@ def test_a_missing_shard_is_named_and_a_lone_one_is_warned_about(tmp_path: Path)
     assert "one of 3 shards; the others are not read. To read all, name 'train'" in str(notice)
 
 
-def test_a_file_and_shards_of_one_split_are_an_error(tmp_path: Path) -> None:
-    task = load_task(write_task(tmp_path))
+def test_what_else_may_hold_a_split_is_named_or_an_error(tmp_path: Path) -> None:
+    path = write_task(tmp_path)
     write_parquet(tmp_path / "train-00000-of-00001.parquet", ROWS)
-    with pytest.raises(InputError, match=r"has train\.jsonl and train for the same split"):
-        load_split(task, "train")
+    (tmp_path / "TRAIN.xlsx").write_bytes(b"never read")
+    [notice] = check_task(path)
+    assert (notice.severity, notice.what) == ("note", "beside it, train, TRAIN.xlsx is not read.")
+    assert len(load_split(load_task(path), "train").examples) == 8
+    (tmp_path / "train.jsonl").unlink()
+    with pytest.raises(InputError, match=r"has train and TRAIN\.xlsx for the same split"):
+        load_split(load_task(path), "train")
 
 
 def test_the_folder_of_a_task_made_of_the_file_beside_it_is_no_split(tmp_path: Path) -> None:

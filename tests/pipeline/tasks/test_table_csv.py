@@ -90,6 +90,8 @@ def test_tabs_with_quoting_are_read_with_it_where_a_writer_left_no_doubt(tmp_pat
     assert pairs(two_lines) == [("One\nline more", "a"), ("Plain.", "b")]
     doubled = read(tmp_path, 'text\tlabel\n"He said ""no""."\ta\nPlain.\tb\n', "t.tsv")
     assert pairs(doubled) == [('He said "no".', "a"), ("Plain.", "b")]
+    all_quoted = read(tmp_path, '"text"\t"label"\n"One\tx\nline"\t"a"\n"Two."\t"b"\n', "t.tsv")
+    assert pairs(all_quoted) == [("One\tx\nline", "a"), ("Two.", "b")]
     every_cell = read(tmp_path, '"text"\t"label"\n"One."\t"a"\n"Two."\t"b"\n', "t.tsv")
     assert pairs(every_cell) == [("One.", "a"), ("Two.", "b")]
 
@@ -168,10 +170,3 @@ def test_rows_of_another_width_are_errors_or_left_out_as_asked(tmp_path: Path) -
     assert len(table.rows) == 15
     [gone] = table.left_out
     assert (gone.reason, gone.count, gone.lines) == ("field_count", 15, (3, 5, 7, 9, 11))
-
-
-def test_a_text_file_has_a_text_per_line_or_is_a_table_with_tabs(tmp_path: Path) -> None:
-    lines = read(tmp_path, 'One, two.\n"Three" and four.\nFive.', "t.txt")
-    assert [row["text"] for row in lines.rows.values()] == ["One, two.", '"Three" and four.', "Five."]
-    settings = ReadSettings(header=False)
-    assert read(tmp_path, "ham\tHello.\nspam\tWin!\n", "t.txt", settings).rows[2] == {"1": "spam", "2": "Win!"}
