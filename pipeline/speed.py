@@ -25,10 +25,12 @@ from fourshot.engine.threads import ENGINE_SPINS, TRAIN_SPINS, available_cores
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, value_hash
 
 TASK = "support_tickets"
-STEPS = 5  # of training; the first one, in which kernels are built, does not count
-READ_TEXTS = 48  # and half as many with all shots in the prompt
-DRAWS_PER_CLASS = 13  # 65 draws at once, as many as a unit of a corpus
-WARM_UP_DRAWS = 2  # per class
+STEPS = 4  # of training; the first one, in which kernels are built, does not count
+PART_S = 2.0  # that reading or drawing is to take, within bounds: a large base is slow
+READ_TEXTS = (8, 48)  # least and most
+DRAWS_PER_CLASS = (4, 13)  # 65 draws at once are as many as a unit of a corpus
+WARM_UP_TEXTS, WARM_UP_DRAWS = 4, 2  # the latter per class
+LOOK_S = 0.5  # at what else the machine does
 ACCEPTED = 0.5  # of the draws for a class, those that are kept: between 0.3 and 0.9 on the tasks of the paper
 WELL_FORMED = 0.8  # of the draws, those that pass the text filter
 
@@ -47,7 +49,7 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     trainer_bytes: int
     well_formed: float = WELL_FORMED  # share of the draws
     accepted: float = ACCEPTED
-    load: float = 0.0  # what the machine had to do beside, in processes that wanted a core
+    load: float = 0.0  # cores that were busy when nothing was measured yet
     cores: int = 0
     took_s: float = 0.0
 
@@ -107,7 +109,9 @@ def known_speed(model: ResolvedModel, on_probe: Callable[[], object] = lambda: N
 
 
 def _measured(model: ResolvedModel) -> Speed:
-    began, load = time.perf_counter(), os.getloadavg()[0]
+    import psutil
+
+    began, load = time.perf_counter(), psutil.cpu_percent(LOOK_S) / 100 * (os.cpu_count() or 1)
     with tempfile.TemporaryDirectory(prefix="fourshot-speed-") as scratch:
         log = Path(scratch) / "log.txt"
         trainer, open_trainer_s = _ask(TrainerProbe(model=model.path, folder=scratch), log)
@@ -198,7 +202,7 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
     opened()
     task = load_task(TASK)
     shots = take_shots(task, 4, 0)
-    texts = [example.text for example in load_split(task, "test").examples[:READ_TEXTS]]
+    texts = [example.text for example in load_split(task, "test").examples[: READ_TEXTS[1]]]
 
     def read(count: int, *, shown: bool = False, adapter: Adapter | None = None) -> float:
         """Seconds for a computed prompt token."""
@@ -219,20 +223,28 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
         seconds = after.busy_s - before.busy_s - computed * prompt_token_s
         return seconds, after.output_tokens - before.output_tokens, good / len(drawn)
 
-    read(4)  # an engine's first answers take longer
-    read(4, adapter=probe.adapter)
-    prompt_token_s = read(READ_TEXTS)
-    draw(WARM_UP_DRAWS, 0)
-    seconds, tokens, well_formed = draw(DRAWS_PER_CLASS, 1)
+    read(WARM_UP_TEXTS)  # an engine's first answers take longer
+    read(WARM_UP_TEXTS, adapter=probe.adapter)
+    began, prompt_token_s = time.perf_counter(), read(WARM_UP_TEXTS)
+    count = _bounded(WARM_UP_TEXTS, time.perf_counter() - began, *READ_TEXTS)
+    prompt_token_s = read(count)
+    began, _ = time.perf_counter(), draw(WARM_UP_DRAWS, 0)
+    per_class = _bounded(WARM_UP_DRAWS, time.perf_counter() - began, *DRAWS_PER_CLASS)
+    seconds, tokens, well_formed = draw(per_class, 1)
     return Measured(
         fields={
             "prompt_token_s": prompt_token_s,
-            "shots_token_s": read(READ_TEXTS // 2, shown=True),
-            "adapter_token_s": read(READ_TEXTS, adapter=probe.adapter),
+            "shots_token_s": read(count // 2, shown=True),
+            "adapter_token_s": read(count, adapter=probe.adapter),
             "output_token_s": max(seconds, 0.0) / tokens,
             "well_formed": well_formed,
         }
     )
+
+
+def _bounded(tried: int, seconds: float, least: int, most: int) -> int:
+    """How many of something take `PART_S`, where ``tried`` of them took ``seconds``."""
+    return max(least, min(most, round(tried * PART_S / seconds)))
 
 
 def _per_token(engine: Engine, do: Callable[[], object]) -> float:

@@ -3,6 +3,7 @@
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
 from fourshot.pipeline.loop.counts import RECENT_BATCHES, DrawRecord
@@ -80,6 +81,35 @@ def test_the_first_units_are_one_for_each_class_and_more_are_given_than_are_fini
         first = next_units(plan(per_class=per_class))
         assert [only_slice(unit).label for unit in first[:3]] == list(LABELS)
         assert len(first) == ahead and {unit.size for unit in first} == {64}
+
+
+@pytest.mark.parametrize(("classes", "first"), [(2, 64), (8, 64), (20, 25), (150, FEWEST_DRAWS)])
+def test_the_first_units_of_many_classes_are_small_for_nothing_is_judged_before_all_are_read(
+    classes: int, first: int
+) -> None:
+    labels = tuple(Label(name=f"class {number}") for number in range(classes))
+    made = AheadPlan(msgspec.structs.replace(brief(1000), task=msgspec.structs.replace(TASK, labels=labels)))
+    units = next_units(made)
+    assert [only_slice(unit).label for unit in units[:classes]] == [label.name for label in labels]
+    assert {unit.size for unit in units[:classes]} == {first} and units[classes].size == 64
+
+
+def test_where_records_are_of_other_units_than_were_planned_no_draw_is_numbered_twice() -> None:
+    """As where a shard was made again and gave fewer texts: units after it were planned by what it had given."""
+    made = plan(300)
+    units = next_units(made)
+    for unit in units[:9]:
+        made.finish([record(unit, unit.size)])
+        next_units(made)
+    drawn = {label: sum(unit.size for unit in units[:9] if only_slice(unit).label == label) for label in LABELS}
+    assert only_slice(units[9]).label == LABELS[0] and only_slice(units[1]).label == LABELS[1]
+    made.finish([record(msgspec.structs.replace(units[1], number=9, batch=9), 3)])
+    drawn[LABELS[1]] += units[1].size
+    left = next_units(made)
+    assert [unit.number for unit in left] == list(range(10, 10 + len(left)))
+    for label in LABELS:
+        first = next(only_slice(unit) for unit in left if only_slice(unit).label == label)
+        assert first.first_id == drawn[label]
 
 
 def test_a_class_that_lacks_little_is_drawn_for_a_little() -> None:
