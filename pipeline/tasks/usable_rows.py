@@ -8,6 +8,7 @@ import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from os.path import commonprefix
 from typing import Any
 
 import msgspec
@@ -89,7 +90,12 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
         examples=split.examples,
         columns=columns,
         left_out=(*table.left_out, *left_out),
-        notices=(*table.notices, *notices, *_perhaps_missing(where, split.examples)),
+        notices=(
+            *table.notices,
+            *notices,
+            *_perhaps_missing(where, split.examples),
+            *_around_texts(table, columns, split.examples),
+        ),
     )
 
 
@@ -199,6 +205,23 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
         if new[example.label] != example.label:
             renamed[example.label, new[example.label]].append(line)
     return [(line, Example(text=example.text, label=new[example.label])) for line, example in rows], renamed
+
+
+def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -> list[Fault]:
+    """Warnings of signs that stand around each text, as trainers of other models and Python's bytes leave them."""
+    texts = [example.text for example in examples]
+    ends = commonprefix([text[::-1] for text in texts])[::-1]  # noqa: RUF071, characters are what is compared
+    first = re.match(r"b['\"]|[^\w\s]*", commonprefix(texts))  # noqa: RUF071
+    last = re.search(r"\W*$", ends)
+    found = [
+        f"{verb} with {part[0]!r}"
+        for verb, part in (("begins", first), ("ends", last))
+        if part and len(part[0].strip()) > 1
+    ]
+    if len(texts) < 2 or not found:
+        return []
+    where = f"{table.path}: column {' and '.join(map(repr, columns.texts))}"
+    return [warning(where, f"each text {' and '.join(found)}.", "Remove it if it does not belong to the texts.")]
 
 
 def _perhaps_missing(where: str, examples: Sequence[Example]) -> list[Fault]:

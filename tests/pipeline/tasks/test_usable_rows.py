@@ -156,6 +156,15 @@ def test_a_text_that_is_a_number_is_refused_with_its_line() -> None:
         use([*texts("lock", "damage"), (5, "lock")])
 
 
+@pytest.mark.parametrize(
+    ("form", "what"),
+    [("{}\n\n###\n", "ends with '\\n\\n###'"), ("b'{}'", 'begins with "b\'"'), ("{}.", ""), ("a {}", "")],
+)
+def test_signs_around_each_text_are_pointed_out(form: str, what: str) -> None:
+    used = use([(form.format(f"{word} text"), "lock") for word in ("one", "two", "three")])
+    assert [fault.what.removeprefix("each text ") for fault in used.notices] == ([f"{what}."] if what else [])
+
+
 def test_names_that_look_the_same_are_one_class_and_that_is_said() -> None:
     used = use(texts("caf\u00e9", "cafe\u0301", "\u200block", "lock "))
     assert labels_of(used) == ["caf\u00e9", "caf\u00e9", "lock", "lock"]
