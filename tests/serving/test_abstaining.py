@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from fourshot.cli import main as cli
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
@@ -165,6 +166,37 @@ def test_who_asks_for_nothing_new_sends_and_gets_nothing_new(monkeypatch: pytest
         *("label", "probability", "probabilities", "prompt_tokens", "cached_tokens", "queue_ms", "model_ms")
     ]
     assert msgspec.json.decode(classify_call("tone", "x", "icl").body, type=ClassifyRequest).method == "icl"
+
+
+@pytest.mark.usefixtures("classifier")
+def test_the_command_says_none_and_counts_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["predict", str(tmp_path), *TEXTS, "--none-of-these", "--abstain-below", "0.6"]
+    assert cli.main(words) == 0
+    said, told = capfd.readouterr()
+    assert [line.split("\t")[0] for line in said.splitlines()] == ["good-label", "none", "none"]
+    assert told == "fourshot: 2 of 3 texts have no label: 1 too unsure, 1 unlike the task's texts\n"
+    assert cli.main([*words, "--json"]) == 0
+    lines = [msgspec.json.decode(line) for line in capfd.readouterr().out.splitlines()]
+    assert [line.get("abstained") for line in lines[:3]] == [None, "unsure", "none_of_these"]
+    assert [line["label"] for line in lines[:3]] == ["good-label", None, None]
+    assert lines[3]["abstained"] == {"unsure": 1, "none_of_these": 1}
+
+
+@pytest.mark.usefixtures("classifier")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--abstain-below", "70"], "0 to 1; got 70"),
+        (["--abstain-below", "0.5", "--coverage", "0.5"], "Give one of them"),
+        (["--explain", "--engine", "vllm"], "Leave --engine out"),
+        (["--explain", "--url", "http://127.0.0.1:1"], "--explain is for an adapter on this machine"),
+    ],
+)
+def test_what_cannot_be_asked_is_bad_input(
+    tmp_path: Path, options: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["predict", str(tmp_path), "sure", *options]) == 2
+    assert message in capfd.readouterr().err
 
 
 def test_an_explanation_needs_hidden_states(classifier: LocalClassifier) -> None:
