@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fourshot.engine.calibration import CONTENT_FREE, NONE, Calibration, contextual
+from fourshot.engine.calibration import CONTENT_FREE, Calibration, contextual
 from fourshot.engine.errors import AdapterError, FourshotError
 from fourshot.engine.labels import LabelTokens, label_tokens
 from fourshot.engine.models import Shapes
 from fourshot.engine.tokens import encode_prompts
 from fourshot.engine.vllm_seams.client import InFlight, add_model, remove_model
 from fourshot.pipeline.card import AdapterCard
-from fourshot.pipeline.selective import CoverageCurve, Scope
 from fourshot.serving.api import Method, Refused, TaskInfo
 from fourshot.serving.app.admission import stage
 from fourshot.serving.app.registry import FolderContents, InContext, Registry, Signature, StoredAdapter
@@ -53,19 +52,11 @@ class Version:
         source = stored.card if isinstance(stored, StoredAdapter) else stored
         self.name = lora.lora_name if lora else ""
         self.task, self.shots, self.prompt = source.task, source.shots, source.prompt
-        self.calibration: Calibration = NONE
-        self.coverage: CoverageCurve | None = None
-        self.scope: Scope | None = None
-        if isinstance(source, AdapterCard):
-            self.follow(source)
+        self.card = source if isinstance(source, AdapterCard) else None  # as it is now: its temperature may be new
         self.icl_calibration: Calibration | None = None  # fitted when it is first asked for
         self.pinned = False  # in its slot
         self.left_at = 0.0  # when it ceased to be what answers; monotonic seconds
         self.in_use = 0  # requests that were promised an answer of this version
-
-    def follow(self, card: AdapterCard) -> None:
-        """Answer as ``card`` says: of the same weights, it may have changed since they were loaded."""
-        self.calibration, self.coverage, self.scope = card.calibration, card.coverage, card.scope
 
     @property
     def methods(self) -> list[Method]:
@@ -163,7 +154,7 @@ class AdapterSync:
         now = self.current.get(task)
         for stored in contents.versions(task):
             if now is not None and now.name == stored.name:
-                now.follow(stored.card)
+                now.card = stored.card
                 return
             version = self._ready.get(stored.name) or await self._admit(stored)
             if version is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fourshot.engine.calibration import Calibration, apply
+from fourshot.engine.calibration import NONE, Calibration, apply
 from fourshot.engine.errors import InputError
 from fourshot.engine.tokens import check_lengths, encode_prompts
 from fourshot.pipeline.selective import Abstained, Rule, rule_of
@@ -149,7 +149,7 @@ class Service:
                 raise RefusalError(400, "too_long", str(error)) from None
             lora = version.lora if method == "adapter" else None
             self._check(asker, self._scorer.work_tokens(prompts, version.labels[method], lora))
-            calibration = version.calibration
+            calibration = version.card.calibration if version.card else NONE
             if method == "icl":
                 calibration = await self.adapters.icl_calibration(version)
             scored = await self._scorer.score_all(prompts, version.labels[method], lora, asker.name)
@@ -259,9 +259,9 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _rule(version: Version, request: ClassifyRequest, method: Method) -> Rule:
     """When a text gets no label. Raises `RefusalError` where the version cannot tell."""
-    own = version.coverage, version.scope
+    card = version.card if method == "adapter" else None
     try:
-        return rule_of(request.refusal, *(own if method == "adapter" else (None, None)))
+        return rule_of(request.refusal, card and card.coverage, card and card.scope)
     except InputError as error:
         where = f"{version.name}: " if method == "adapter" else "In context, "
         raise RefusalError(400, "cannot_abstain", f"{where}{error}") from None

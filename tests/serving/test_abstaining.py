@@ -89,9 +89,7 @@ def classify(monkeypatch: pytest.MonkeyPatch, card: AdapterCard, **fields: Any) 
         labels={"adapter": SimpleNamespace(longest=1), "icl": SimpleNamespace(longest=1)},
         lora=None,
         in_use=0,
-        calibration=card.calibration,
-        coverage=card.coverage,
-        scope=card.scope,
+        card=card,
     )
     parts: dict[str, Any] = {
         "adapters": SimpleNamespace(current={"tone": version}),
