@@ -261,7 +261,7 @@ def _rule(version: Version, request: ClassifyRequest, method: Method) -> Rule:
     """When a text gets no label. Raises `RefusalError` where the version cannot tell."""
     card = version.card if method == "adapter" else None
     try:
-        return rule_of(request.refusal, card and card.coverage, card and card.scope)
+        return rule_of(request.refusal, card.coverage if card else None, card.scope if card else None)
     except InputError as error:
         where = f"{version.name}: " if method == "adapter" else "In context, "
         raise RefusalError(400, "cannot_abstain", f"{where}{error}") from None
