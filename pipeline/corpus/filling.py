@@ -104,8 +104,14 @@ class Filling:
 
     def _look(self) -> None:
         """See which shards there are, and which of them are damaged."""
-        self._shards = {name: shards for name, shards in self._files.resume().items() if name not in self._failed}
+        shards = self._files.resume(self._tell_aside)
+        self._shards = {name: of_task for name, of_task in shards.items() if name not in self._failed}
         self._damaged = self._damage.look(self._shards, self._briefs.keys())
+
+    def _tell_aside(self, files: Sequence[str]) -> None:
+        shown = ", ".join(files[:3])
+        message = f"{len(files)} shards that the journal does not have are put aside, in damaged/: {shown}"
+        self._on_event(Event(stage="corpus", message=message))
 
     def _sinks(self) -> Mapping[str, Sink]:
         """Damaged shards come first: what is missing afterwards is drawn with all else."""

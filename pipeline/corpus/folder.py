@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,15 +135,25 @@ class CorpusFolder:
                 "corpus anew in another folder (--out)."
             ) from error
 
-    def resume(self) -> dict[str, list[ShardRecord]]:
-        """Shards by task, with all that belongs to none cut away."""
+    def resume(self, on_aside: Callable[[list[str]], object] = lambda files: None) -> dict[str, list[ShardRecord]]:
+        """Shards by task, with all that belongs to none cut away.
+
+        ``on_aside`` is given the files that were put aside: a kill leaves one that the journal does not know, and more
+        are a sign that the journal was lost.
+        """
         shards = self.journal()
         self.files.keep_lines(JOURNAL_FILE, len(shards))
         self.files.keep_lines(ERRORS_FILE, sum(shard.faults for shard in shards))
         known = {shard.file for shard in shards if shard.file}
         there = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if _OURS.match(file.name)}
-        for stranger in there - known:  # written, and not yet in the journal when the process was killed
-            (self.path / stranger).unlink()
+        strangers = sorted(there - known)
+        whole = [file for file in strangers if not Path(file).name.startswith(".")]
+        for file in whole if len(whole) > 1 else ():
+            self._put_aside(file)
+        for file in strangers:  # written, and not yet in the journal when the process was killed
+            (self.path / file).unlink(missing_ok=True)
+        if len(whole) > 1:
+            on_aside(whole)
         by_task: dict[str, list[ShardRecord]] = {}
         for shard in shards:
             by_task.setdefault(shard.task, []).append(shard)
@@ -190,11 +200,9 @@ class CorpusFolder:
         self, old: ShardRecord, units: Sequence[DrawRecord], rows: Sequence[CorpusRow], faults: Sequence[DrawFault]
     ) -> None:
         """Write what came of a damaged shard's units once more; what was found in its place is put aside."""
-        file, known = self.path / old.file, set(self.faults())
-        if file.exists():
-            aside = self.path / DAMAGED / file.relative_to(self.path / "data")
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, aside)
+        known = set(self.faults())
+        if (self.path / old.file).exists():
+            self._put_aside(old.file)
         name = old.file if rows else ""
         sha256 = self._write_rows(name, rows, self.manifest().format)
         new_faults = [fault for fault in faults if fault not in known]
@@ -210,6 +218,11 @@ class CorpusFolder:
         )
         lines = [new if shard == old else shard for shard in self.journal()]
         replace_file(self.path / JOURNAL_FILE, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+
+    def _put_aside(self, file: str) -> None:
+        aside = self.path / DAMAGED / Path(file).relative_to("data")
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self.path / file, aside)
 
     def _write_rows(self, name: str, rows: Sequence[CorpusRow], kind: Format) -> str:
         """Write a shard that has rows; gives back its hash."""

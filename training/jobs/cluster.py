@@ -45,8 +45,9 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
             _check_answering(address)
             ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
+        why = str(error).rstrip(".")
         raise InputError(
-            f"There is no Ray cluster at {address!r}: {error}. Give 'local' to start Ray on this machine, 'auto' on a "
+            f"There is no Ray cluster at {address!r}: {why}. Give 'local' to start Ray on this machine, 'auto' on a "
             "machine of a cluster (`ray start`), or the address of its head, like 10.0.0.1:6379."
         ) from error
     try:

@@ -176,6 +176,16 @@ def test_a_corpus_of_before_there_were_hashes_opens_and_its_rows_are_counted(tmp
     assert list(make_small(tmp_path).mended) == [SECOND] and rows_of(tmp_path) == before
 
 
+def test_a_journal_that_lost_its_lines_costs_time_and_no_shard(tmp_path: Path) -> None:
+    told = list[Event]()
+    make_small(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.glob("data/one/*")}
+    (tmp_path / JOURNAL_FILE).unlink()
+    assert make_small(tmp_path, on_event=told.append).rows == 120
+    assert {file.name: file.read_bytes() for file in tmp_path.glob("damaged/one/*")} == before
+    assert any("put aside, in damaged/: data/one/000000.jsonl" in event.message for event in told)
+
+
 @pytest.mark.parametrize("name", [JOURNAL_FILE, "tasks/one/annotator.json"])
 def test_what_shards_cannot_be_judged_without_is_not_guessed(name: str, tmp_path: Path) -> None:
     make_small(tmp_path, named("one"))
