@@ -13,6 +13,7 @@ SPLIT_ALIASES = {"dev": ("dev", "validation", "valid", "val")}
 _PLAIN = (".jsonl", ".csv", ".tsv", ".parquet")
 # Source: huggingface/datasets, `filename_for_dataset_split`; older uploads add a fingerprint, conversions only count.
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]{16})?")
+_ABOUT_A_DATA_SET = ("dataset_info.json", "state.json")  # which `Dataset.save_to_disk` writes beside the shards
 _COUNTED = re.compile(r"(data-|part-)?\d{4,5}(-of-\d{5})?")
 
 
@@ -60,8 +61,8 @@ def shards_of(path: Path) -> list[Path]:
             there = shorten(sorted(file.name for some in shards.values() for _, file in some))
             raise InputError(f"{path}: of {int(total)} shards there is {there}. Fetch what is missing.")
         return [file for _, file in sorted(files)]
-    files_inside = _tables(path) if path.is_dir() else []
-    return files_inside if all(_COUNTED.fullmatch(table_stem(file)) for file in files_inside) else []
+    inside = [file for file in _tables(path) if file.name not in _ABOUT_A_DATA_SET]
+    return inside if all(_COUNTED.fullmatch(table_stem(file)) for file in inside) else []
 
 
 def lone_shard(path: Path) -> tuple[Path, int] | None:

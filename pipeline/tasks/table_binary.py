@@ -20,7 +20,7 @@ def read_columnar(reading: Reading, source: Source) -> Iterator[Item]:
     reading.unit = "row"
     try:
         with source.open() as stream:
-            schema, batches = _batches(source, stream if stream.seekable() else io.BytesIO(stream.read()))
+            schema, batches = _batches(source, io.BytesIO(stream.read()) if source.packing else stream)
             names = schema.names
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise TableError(f"the column {twice[0]!r} stands there twice.", "Rename or remove one.")

@@ -28,6 +28,11 @@ PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _BEGINNINGS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\x00": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
 _KIND_BEGINNINGS: dict[bytes, Kind] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xd0\xcf\x11\xe0": "spreadsheet"}
 _PARTS_OF_SPREADSHEETS = ("xl/", "content.xml")  # in the ZIP file that a spreadsheet is
+_HEAD_BYTES = 64
+_NO_TABLES = {
+    b"version https://git-lfs": ("a pointer of Git LFS, not the file itself.", "Fetch it: git lfs pull."),
+    **dict.fromkeys((b"<!doctype html", b"<html"), ("a web page, not a table.", "Download the file itself.")),
+}
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError)
 
 
@@ -58,13 +63,19 @@ def table_stem(path: PurePath) -> str:
 
 def find_source(path: Path) -> Source:
     """What table is in a file. Raises `TableError` for a file that is none, or holds several."""
+    if path.is_dir():
+        raise TableError("a folder, not a file.", "Name the table in it; of shards, what they have in common.")
     if not path.is_file():
-        raise TableError("a folder, not a file." if path.is_dir() else "no such file.", "Check the path.")
+        what = "not a file that can be read twice, but a pipe or a device." if path.exists() else "no such file."
+        raise TableError(what, "Save it as a file." if path.exists() else "Check the path.")
     try:
         with path.open("rb") as file:
-            head = file.read(8)
+            head = file.read(_HEAD_BYTES)
     except OSError as failure:
         raise TableError(f"cannot be opened: {failure.strerror}.", "Check who may read it.") from failure
+    for start, (what, remedy) in _NO_TABLES.items():
+        if head.lower().startswith(start):
+            raise TableError(what, remedy)
     name, packing = path.name, next((end for start, end in _BEGINNINGS.items() if head.startswith(start)), "")
     if head.startswith(b"PK\x03\x04"):
         names = _names_in_zip(path)
@@ -78,7 +89,7 @@ def find_source(path: Path) -> Source:
     if packing:
         try:
             with _open(path, packing, name) as stream:
-                head = stream.read(8)
+                head = stream.read(_HEAD_BYTES)
         except DAMAGED as failure:
             raise TableError(f"cannot be unpacked: {failure}.", "Is the download complete?") from failure
     suffix = PurePath(name).suffix.lower()

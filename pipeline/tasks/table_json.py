@@ -63,7 +63,7 @@ def _lines(stream: TextIO) -> Iterator[Item]:
     # Not `splitlines`: that also splits at characters which may stand unescaped inside a JSON string (U+2028, U+0085).
     for number, line in enumerate(stream, start=1):
         if line.strip():
-            yield number, _object(_read(line.rstrip("\n")))
+            yield number, _object(_read(line.strip("\ufeff\n")))
 
 
 def _object(row: Any) -> dict[str, Any] | Unread:

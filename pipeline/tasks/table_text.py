@@ -75,6 +75,9 @@ def _find_encoding(source: Source, asked: str) -> str:
     if mark and not found.startswith(known := mark.removesuffix("-sig")):
         what = f"begins with the byte-order mark of {known.upper()}, and the encoding {asked} was asked for."
         raise TableError(what, "Leave the encoding out.")
+    if not mark and found in ("utf-16", "utf-32"):
+        what = f"has no byte-order mark, without which {found} may be one of two encodings."
+        raise TableError(what, f"Give {found}-le (as Windows writes it) or {found}-be.")
     return mark or asked
 
 
@@ -83,7 +86,7 @@ def _not_decoded(
 ) -> TableError:
     """The fault, its line, and what the place would be in the encoding that spreadsheets in the West write."""
     with source.open() as stream:
-        ahead = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(), translate=True)
+        ahead = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)("replace"), translate=True)
         line, left, last = 1, place, b""
         while left > 0:
             block = stream.read(min(left, _BLOCK_BYTES))

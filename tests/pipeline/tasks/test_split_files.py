@@ -44,6 +44,20 @@ def test_the_shards_of_a_split_are_one_split(tmp_path: Path, names: tuple[str, s
     assert (list(table.rows), table.unit) == (list(range(1, 9)), "row")
 
 
+def test_a_data_set_saved_to_disk_is_a_folder_of_splits(tmp_path: Path) -> None:
+    import datasets
+
+    names = datasets.ClassLabel(names=["cold", "warm"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": names})
+    rows = {"text": [*WARM, *COLD], "label": [1] * 4 + [0] * 4}
+    saved = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict({"train": saved, "test": saved}).save_to_disk(
+        tmp_path / "saved", num_shards={"train": 2, "test": 1}
+    )
+    task = load_task(write_task(tmp_path), tmp_path / "saved")
+    assert [example.label for example in load_split(task, "train").examples] == ["warm"] * 4 + ["cold"] * 4
+
+
 def test_a_missing_shard_is_named_and_a_lone_one_is_warned_about(tmp_path: Path) -> None:
     task = write_task(tmp_path)
     (tmp_path / "train.jsonl").unlink()

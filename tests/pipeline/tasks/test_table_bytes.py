@@ -77,6 +77,12 @@ def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: b
         ("t.zip", zipped({}), "cannot read a .zip file|a ZIP file with"),
         ("t.zip", zipped({"a.docx": "x"}), r"cannot read a \.docx file; allowed are"),
         ("t.docx", b"PK", r"cannot read a \.docx file"),
+        (
+            "t.parquet",
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "a pointer of Git LFS.*git lfs pull",
+        ),
+        ("t.csv", b"<!DOCTYPE html><html><body>Log in</body></html>", "a web page, not a table"),
         ("t", b"text", "cannot read a nameless file"),
         ("t.xls", b"\xd0\xcf\x11\xe0 and no more", "not a readable spreadsheet"),
         ("t.xlsx", b"PK", "not a readable spreadsheet"),

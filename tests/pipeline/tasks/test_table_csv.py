@@ -150,7 +150,7 @@ def test_names_that_are_the_question_of_a_survey_or_a_number_are_no_examples(tmp
 
 
 def test_a_line_that_repeats_the_names_is_left_out_and_counted(tmp_path: Path) -> None:
-    table = read(tmp_path, "text,label\nStuck.,lock\ntext,label\nCharged.,billing\ntext,label\n")
+    table = read(tmp_path, "text,label\nStuck.,lock\ntext,label\nCharged.,billing\n\ufefftext,label\n")
     assert pairs(table) == [("Stuck.", "lock"), ("Charged.", "billing")]
     [gone] = table.left_out
     assert (gone.reason, gone.count, gone.lines) == ("repeated_header", 2, (3, 5))

@@ -26,7 +26,7 @@ def read(folder: Path, content: str, name: str = "t.json", settings: ReadSetting
         "\n".join(LINES),
         "\r".join(LINES),
         "\r\n".join([*LINES, ""]),
-        "\ufeff" + "\n\n".join(LINES),
+        "\ufeff" + "\n\n\ufeff".join(LINES),
         json.dumps(ROWS),
         json.dumps(ROWS, indent=2),
         json.dumps(ROWS, ensure_ascii=False),
