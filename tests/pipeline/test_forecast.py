@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from fourshot.cli import main as cli
-from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Sampling
+from fourshot.engine.core import Adapter, Engine, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.models import ResolvedModel
@@ -251,3 +251,24 @@ def test_every_long_command_has_a_plan(
     told = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert asked == {"model": model, "anew": True}
     assert told["type"] == "forecast" and told["seconds"] > sum((10, 5)) and not (tmp_path / "out").exists()
+
+
+def test_a_real_base_is_measured_in_all_its_parts(
+    tiny_model: str,
+    vllm_engine: Engine,
+    adapters: tuple[Adapter, Adapter],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The trainer on a tiny base; the engine is the one that all tests share, in this process."""
+    opened = list[str]()
+    trainer = speeds._trainer(
+        speeds.TrainerProbe(model=tiny_model, folder=str(tmp_path)), lambda: opened.append("trainer")
+    )
+    monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: vllm_engine)
+    probe = speeds.EngineProbe(model=vllm_engine.settings.model, adapter=adapters[0])
+    engine = speeds._engine(probe, lambda: opened.append("engine"))
+    fields = trainer.fields | engine.fields
+    assert all(value > 0 for name, value in fields.items() if name != "well_formed")
+    assert {*fields} == {name for name in Speed.__struct_fields__ if name.endswith(("token_s", "formed"))}
+    assert trainer.adapter and Path(trainer.adapter.path).is_dir() and opened == ["trainer", "engine"]
