@@ -14,6 +14,7 @@ from fourshot.pipeline.runs.annotating import AnnotationSummary, annotate_table,
 from fourshot.pipeline.runs.distilled import DistillSummary
 from fourshot.pipeline.runs.many import TaskOutcome, train_tasks
 from fourshot.pipeline.runs.run import RunSummary, run_task
+from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stages import StageName
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
@@ -183,8 +184,9 @@ def annotate(
     of a service (``key`` for that); by default the run, or the task's run in runs/. ``abstain_below``: texts of which
     nobody is so sure get no label. Raises `InputError` for bad input, `ServiceError` where a service does not answer.
     """
-    if _is_run(task):
-        named, by = None, by or task  # type: ignore[assignment]
+    named: Task | None
+    if isinstance(task, str | Path) and _is_run(task):
+        named, by = (RunFolder(task).manifest().task if by else None), by or task
     else:
         named = load_task(task, data) if isinstance(task, str | Path) else task
     if by is None:
@@ -224,15 +226,17 @@ def distill(
     settings: RunSettings | None = None,
     key: str | None = None,
     ray: str = "",
+    onnx: bool = False,
     on_event: OnEvent | None = None,
 ) -> DistillSummary:
     """Make a small classifier that needs no language model; the same call goes on where one was stopped.
 
     A teacher annotates the texts of the table ``unlabelled``, or writes ``generate`` texts per class, or both, and the
     encoder ``student`` (None: the embedded one) learns what it says. The teacher is trained on the shots, or is ``by``:
-    a finished run, an adapter, a student, or the address of a service (``key`` for that). ``folder`` defaults to
-    runs/<task>/student. Other arguments as for `run`. Raises `InputError` for bad input, `ShortRunError` where a class
-    stalls, `RunFolderError` for a folder that holds something else, `ServiceError` where a service does not answer.
+    a finished run, an adapter, a student, or the address of a service (``key`` for that). ``onnx`` writes the student
+    as ONNX too. ``folder`` defaults to runs/<task>/student. Other arguments as for `run`. Raises `InputError` for bad
+    input, `ShortRunError` where a class stalls, `RunFolderError` for a folder that holds something else,
+    `ServiceError` where a service does not answer.
     """
     task = load_task(task, data) if isinstance(task, str | Path) else task
     return distilling.distill(
@@ -247,6 +251,7 @@ def distill(
         settings=settings,
         on_event=on_event or ignore,
         placement=Placement(ray=ray),
+        onnx=onnx,
     )
 
 

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from fourshot.cli.console import Terminal, program
-from fourshot.cli.declare import MODEL, Options, argument, command, given, setting
+from fourshot.cli.declare import MODEL, Options, argument, command, flag, given, setting
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.cli.runs import DATA, TASK
 from fourshot.engine.errors import InputError
@@ -75,6 +75,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
     argument("--generate", "N", "texts per class that the teacher writes", type=int, default=0),
     argument("--by", "WHO", f"{BY} (default: a teacher that is trained on the shots)"),
     argument("--key", "KEY", "of a service; better as FOURSHOT_API_KEY in the environment"),
+    flag("--onnx", "write the student as ONNX too, in float and int8, with how both answer beside it"),
     argument("--student", "MODEL", "an encoder: a Hugging Face id or a folder (default: the embedded one)"),
     MODEL,
     argument("--out", "FOLDER", "of the distillation (default: in runs/TASK/); a used one is continued"),
@@ -104,6 +105,7 @@ def distill(options: Options, terminal: Terminal) -> None:
             settings=settings_of(options),
             key=options.key,
             ray=options.ray,
+            onnx=options.onnx,
             on_event=on_event,
         )
     terminal.result("result", summary)
@@ -119,5 +121,10 @@ def distill(options: Options, terminal: Terminal) -> None:
             f"{summary.held_out_agreement:.0%}."
         )
     size = f"{summary.parameters / 1e6:.0f} million parameters, {summary.megabytes:.0f} MB"
+    for parity in summary.onnx:
+        terminal.say(
+            f"{parity.file} ({parity.megabytes:.0f} MB): another label for {parity.other_labels} of {parity.texts} "
+            f"texts; probabilities differ by up to {parity.largest_difference:.4f}."
+        )
     terminal.say(f"Student: {summary.student_path} ({size})\nReport: {summary.report_path}")
     terminal.say(f"Try it: {program()} predict {shlex.quote(str(folder))} 'A text of your own'")

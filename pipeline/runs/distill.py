@@ -40,6 +40,7 @@ from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 from fourshot.training.students.encoders import resolve_encoder
+from fourshot.training.students.onnx_export import check_onnx
 from fourshot.training.students.settings import StudentSettings
 
 TEACHER_FOLDER = "teacher"
@@ -83,11 +84,13 @@ def distill(
     settings: RunSettings | None = None,
     on_event: OnEvent = ignore,
     placement: Placement = HERE,
+    onnx: bool = False,
 ) -> DistillSummary:
     """Make a student of ``task`` in ``folder``, or go on where an earlier call was stopped.
 
     Without ``by`` the teacher is a committee of adapters of ``model``, trained on the shots. A task without a test file
-    is not measured. Raises InputError for what the user gave, RunFolderError for a folder of something else.
+    is not measured. ``onnx``: write the student as ONNX, too. Raises InputError for what the user gave, RunFolderError
+    for a folder of something else.
     """
     refuse_fake(model, "A distillation")
     if unlabelled is None and not generate_per_class:
@@ -97,6 +100,8 @@ def distill(
             "--generate asks a teacher to write texts, and the one of --by has none: name a finished run, or leave "
             "--by out to have a teacher trained that writes."
         )
+    if onnx:
+        check_onnx()
     check_cluster(placement.ray)
     settings = _teacher_settings(settings or RunSettings(), generate_per_class)
     encoder = resolve_encoder(student)
@@ -141,7 +146,13 @@ def distill(
         written = written_texts(pairs, task, generate_per_class)
         jobs = student_jobs(task, encoder, shots, taught, written, student_settings or StudentSettings(), settings.seed)
         items = [
-            StudentItem(job=job, task=task, test=test, out=str(folder / "scores" / f"student-{job.key}.json"))
+            StudentItem(
+                job=job,
+                task=task,
+                test=test,
+                out=str(folder / "scores" / f"student-{job.key}.json"),
+                onnx=onnx and job is jobs[0],
+            )
             for job in jobs
         ]
         run_stage(

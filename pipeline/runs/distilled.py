@@ -11,7 +11,7 @@ from fourshot.engine.files import read_json, write_json
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
 from fourshot.pipeline.runs.measuring import Evaluation
-from fourshot.pipeline.runs.stages.student import StudentItem
+from fourshot.pipeline.runs.stages.student import StudentItem, parities
 from fourshot.pipeline.selective import CoverageCurve
 from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, StudentCard
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -19,6 +19,7 @@ from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import lead
 from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentResult
+from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.train import finished_student
 
 
@@ -37,6 +38,7 @@ class DistillSummary(msgspec.Struct, frozen=True, kw_only=True):
     held_out: int
     held_out_agreement: float | None  # of student and teacher, on texts that were not learnt
     coverage: dict[str, CoverageCurve] = {}  # accuracy against coverage, of "student" and "teacher"
+    onnx: list[Parity] = []  # how its ONNX files answer beside it
     notes: list[str] = []  # what was left out, and why
     report_path: str = ""
 
@@ -114,6 +116,7 @@ def write_results(
         held_out=main.held_out,
         held_out_agreement=main.held_out_agreement,
         coverage={name: evaluation.curve for name, evaluation in measured.items() if evaluation},
+        onnx=parities(main),
         notes=list(notes),
         report_path=str(report),
     )

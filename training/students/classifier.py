@@ -30,9 +30,9 @@ class StudentClassifier:
         logging.disable_progress_bar()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._max_tokens = max_tokens
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-        self._model = model.eval().to(self._device)
+        self.model = model.eval().to(self._device)
 
     def probabilities(self, texts: Sequence[str], batch: int = BATCH) -> "np.ndarray":
         """Float32 [num_texts, num_labels], rows sum to one; of no texts, none."""
@@ -40,9 +40,9 @@ class StudentClassifier:
         import torch
 
         if not texts:
-            return np.zeros((0, self._model.config.num_labels), dtype=np.float32)
+            return np.zeros((0, self.model.config.num_labels), dtype=np.float32)
         with torch.inference_mode():
             logits = by_length(
-                self._tokenizer, texts, self._max_tokens, lambda b: self._model(**b.to(self._device)).logits, batch
+                self.tokenizer, texts, self._max_tokens, lambda b: self.model(**b.to(self._device)).logits, batch
             )
         return logits.softmax(1).cpu().numpy()

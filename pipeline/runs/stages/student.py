@@ -7,14 +7,15 @@ from typing import ClassVar
 
 import msgspec
 
-from fourshot.engine.files import write_json
+from fourshot.engine.files import read_json, write_json
 from fourshot.engine.threads import TRAIN_SPINS
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.measuring import evaluation_of
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.jobs.jobs import FailedJob
-from fourshot.training.students.examples import StudentJob
+from fourshot.training.students.examples import StudentJob, StudentResult
+from fourshot.training.students.onnx_export import ONNX_FOLDER, PARITY_FILE, Parity, export_onnx
 from fourshot.training.students.train import finished_student, train_student
 
 
@@ -25,6 +26,7 @@ class StudentItem(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     test: tuple[Example, ...]  # none: nothing is measured
     out: str
+    onnx: bool = False  # write it as ONNX, too
 
     @property
     def key(self) -> str:
@@ -40,7 +42,9 @@ class StudentStage(Stage, frozen=True, kw_only=True, tag="student"):
     spins: ClassVar[str] = TRAIN_SPINS
 
     def is_finished(self, item: StudentItem) -> bool:
-        return bool(finished_student(Path(self.store), item.job)) and (not item.test or Path(item.out).exists())
+        result = finished_student(Path(self.store), item.job)
+        measured = not item.test or Path(item.out).exists()
+        return result is not None and measured and (not item.onnx or parities(result) != [])
 
     def run(self, on_event: OnEvent) -> list[FailedJob]:
         return self._each(partial(self._do, on_event=on_event))
@@ -66,3 +70,12 @@ class StudentStage(Stage, frozen=True, kw_only=True, tag="student"):
             seconds = time.perf_counter() - began_s
             write_json(Path(item.out), evaluation_of(probabilities, item.task, item.test, seconds=seconds))
             on_event(Event(stage="evaluate", message=job.title, done=len(texts), total=len(texts), unit="texts"))
+        if item.onnx and not parities(result):
+            on_event(Event(stage="export", message=f"{job.title}: ONNX, in float and int8"))
+            export_onnx(Path(result.path), job.settings.max_tokens, [one.text for one in job.examples])
+
+
+def parities(result: StudentResult) -> list[Parity]:
+    """How the ONNX files of a student answer beside it; none where they are not there."""
+    file = Path(result.path) / ONNX_FOLDER / PARITY_FILE
+    return read_json(file, list[Parity]) if file.exists() else []

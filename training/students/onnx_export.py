@@ -1,0 +1,98 @@
+"""A student as ONNX, in float and in int8, each asked the same texts as the checkpoint. Needs the extra "onnx"."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.engine.files import settle, staged_folder, write_json
+from fourshot.training.students.classifier import StudentClassifier
+from fourshot.training.students.encoders import by_length
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ONNX_FOLDER = "onnx"  # in a student's folder
+FLOAT_FILE, INT8_FILE, PARITY_FILE = "model.onnx", "model_int8.onnx", "parity.json"
+PROBED_TEXTS = 200
+INPUTS = ("input_ids", "attention_mask")
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True):
+    """How an exported file answers beside the checkpoint."""
+
+    file: str
+    megabytes: float
+    texts: int
+    other_labels: int  # texts whose likeliest label differs
+    largest_difference: float  # of a probability
+
+
+def check_onnx() -> None:
+    """Raises InputError where the extra is not there."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed. Install it with: pip install 'fourshot[onnx]'") from error
+
+
+def export_onnx(student: Path, max_tokens: int, texts: Sequence[str]) -> list[Parity]:
+    """Write ``student``/onnx with the float and the int8 model, and how both answer ``texts``, up to 200 of them.
+
+    Inputs are int64 [num_texts, num_tokens], the output float32 logits [num_texts, num_labels]. int8 weights,
+    activations quantised as they come. The folder appears whole or not at all.
+    """
+    check_onnx()
+    import torch
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    classifier = StudentClassifier(student, max_tokens)
+    probed = list(texts[:PROBED_TEXTS])
+    expected = classifier.probabilities(probed)
+    with staged_folder(student, ONNX_FOLDER) as staged:
+        target = staged / FLOAT_FILE
+        # Two tensors: one given twice would be taken for one input.
+        example = {name: torch.ones((2, 8), dtype=torch.int64) for name in INPUTS}
+        dims = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens", max=max_tokens)}
+        torch.onnx.export(
+            classifier.model,
+            (),
+            str(target),
+            kwargs=example,
+            input_names=list(INPUTS),
+            output_names=["logits"],
+            dynamic_shapes=dict.fromkeys(INPUTS, dims),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        quantize_dynamic(target, staged / INT8_FILE, weight_type=QuantType.QInt8)
+        parities = [_parity(file, classifier, probed, expected, max_tokens) for file in (target, staged / INT8_FILE)]
+        write_json(staged / PARITY_FILE, parities)
+        settle(staged, student / ONNX_FOLDER, replace=True)
+    return parities
+
+
+def _parity(
+    file: Path, classifier: StudentClassifier, texts: Sequence[str], expected: "np.ndarray", max_tokens: int
+) -> Parity:
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+    def logits(batch: Any) -> Any:
+        return torch.from_numpy(session.run(None, {name: batch[name].numpy() for name in INPUTS})[0])
+
+    said = by_length(classifier.tokenizer, texts, max_tokens, logits).softmax(1).numpy()
+    return Parity(
+        file=file.name,
+        megabytes=round(file.stat().st_size / 1e6, 1),
+        texts=len(texts),
+        other_labels=int((said.argmax(1) != expected.argmax(1)).sum()),
+        largest_difference=round(float(abs(said - expected).max()), 6),
+    )
