@@ -10,7 +10,7 @@ from fourshot.pipeline.tasks.table_bytes import Source
 from fourshot.pipeline.tasks.table_text import check_text
 from fourshot.pipeline.tasks.table_types import Item, Reading, TableError, Unread
 
-_BETWEEN = re.compile(r"[\s,]*")
+_BETWEEN = re.compile(r"[\s,\ufeff]*")
 _LINES_TRIED = 20  # whether one of so many is an object by itself tells JSON Lines with a broken first line
 _WAYS = (
     'Write one object per row, {"text": "...", "label": "..."}, each on a line of its own or all in one array '
@@ -30,7 +30,7 @@ def read_json(reading: Reading, source: Source) -> Iterator[Item]:
             values = list(_values(document))
         except TableError:
             # Lines of which the first is broken, as later ones are objects by themselves?
-            later = map(_read, document.split("\n")[1:_LINES_TRIED])
+            later = map(_Decoder().read, document.split("\n")[1:_LINES_TRIED])
             if document.lstrip().startswith("[") or not any(isinstance(row, dict) for row in later):
                 raise
             by_line = True
@@ -55,15 +55,16 @@ def _known(reading: Reading, items: Iterable[Item]) -> Iterator[Item]:
 def _is_by_line(stream: TextIO) -> bool:
     """Whether the file is JSON Lines; one object alone may be a row, or hold the table in one of its values."""
     lines = (line for line in stream if line.strip())
-    row = _read(next(lines, "{}"))
+    row = _Decoder().read(next(lines, "{}"))
     return isinstance(row, dict) and (next(lines, None) is not None or not _holds_table(row))
 
 
 def _lines(stream: TextIO) -> Iterator[Item]:
+    decoder = _Decoder()
     # Not `splitlines`: that also splits at characters which may stand unescaped inside a JSON string (U+2028, U+0085).
     for number, line in enumerate(stream, start=1):
         if line.strip():
-            yield number, _object(_read(line.strip("\ufeff\n")))
+            yield number, _object(decoder.read(line.strip("\ufeff\n")))
 
 
 def _object(row: Any) -> dict[str, Any] | Unread:
@@ -73,45 +74,58 @@ def _object(row: Any) -> dict[str, Any] | Unread:
     return Unread("no_object", what, 'Write it as {"text": "...", "label": "..."}.')
 
 
-def _read(line: str) -> Any:
-    """The JSON value in a line, `Unread` where it is none."""
-    again: list[str] = []
-    try:
-        row = json.loads(line, object_pairs_hook=_pairs(again))
-    except json.JSONDecodeError as failure:
-        what = f"not valid JSON: {failure.msg} (column {failure.colno})."
-        return Unread("broken_json", what, "Write one JSON object per line.")
-    except (ValueError, RecursionError) as failure:  # a number of thousands of digits, brackets in thousands
-        return Unread("broken_json", f"JSON that cannot be read: {failure}.")
-    return _check(row, again, line)
+class _Decoder:
+    """Python's decoder, which lets no key stand twice and no half of a surrogate pair pass."""
 
+    def __init__(self) -> None:
+        self._again: list[str] = []
+        self._json = json.JSONDecoder(object_pairs_hook=self._build)
 
-def _check(row: Any, again: list[str], source: str) -> Any:
-    if again:
-        return Unread("key_twice", f"the key {again[0]!r} stands there twice.", "Remove one.")
-    if "\\u" in source:
+    def read(self, line: str) -> Any:
+        """The one value in a line, `Unread` where there is none."""
+        self._again.clear()
         try:
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            return Unread("half_pair", "half of a surrogate pair (\\ud800 to \\udfff).", "Write the whole one.")
-    return row
+            row = self._json.decode(line)
+        except json.JSONDecodeError as failure:
+            what = f"not valid JSON: {failure.msg} (column {failure.colno})."
+            return Unread("broken_json", what, "Write one JSON object per line.")
+        except (ValueError, RecursionError) as failure:  # a number of thousands of digits, brackets in thousands
+            return Unread("broken_json", f"JSON that cannot be read: {failure}.")
+        return self._checked(row, line)
 
+    def read_at(self, text: str, place: int) -> tuple[Any, int]:
+        """(value that begins at a place, `Unread` for one that cannot be used; where it ends). Raises `TableError`."""
+        self._again.clear()
+        try:
+            value, end = self._json.raw_decode(text, place)
+        except json.JSONDecodeError as failure:
+            what = f"not valid JSON: {failure.msg} (column {failure.colno})."
+            raise TableError(what, _WAYS, failure.lineno) from failure
+        except (ValueError, RecursionError) as failure:
+            raise TableError(f"JSON that cannot be read: {failure}.", _WAYS, text.count("\n", 0, place) + 1) from None
+        return self._checked(value, text[place:end]), end
 
-def _pairs(again: list[str]) -> Any:
-    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def _build(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         row = dict(pairs)
         if len(row) != len(pairs):
             keys = [key for key, _ in pairs]
-            again.extend(key for key in row if keys.count(key) > 1)
+            self._again.extend(key for key in row if keys.count(key) > 1)
         return row
 
-    return build
+    def _checked(self, row: Any, source: str) -> Any:
+        if self._again:
+            return Unread("key_twice", f"the key {self._again[0]!r} stands there twice.", "Remove one.")
+        if "\\u" in source:
+            try:
+                json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                return Unread("half_pair", "half of a surrogate pair (\\ud800 to \\udfff).", "Write the whole one.")
+        return row
 
 
 def _values(text: str) -> Iterator[Any]:
     """The values in a text, one after the other, without the brackets of an array around them."""
-    again: list[str] = []
-    decoder = json.JSONDecoder(object_pairs_hook=_pairs(again))
+    decoder = _Decoder()
     place, is_open = 0, False
     while True:
         place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing, too
@@ -121,17 +135,9 @@ def _values(text: str) -> Iterator[Any]:
             return
         if text[place] == ("]" if is_open else "["):
             is_open, place = not is_open, place + 1
-            continue
-        again.clear()
-        try:
-            value, end = decoder.raw_decode(text, place)
-        except json.JSONDecodeError as failure:
-            what = f"not valid JSON: {failure.msg} (column {failure.colno})."
-            raise TableError(what, _WAYS, failure.lineno) from failure
-        except (ValueError, RecursionError) as failure:
-            raise TableError(f"JSON that cannot be read: {failure}.", _WAYS, text.count("\n", 0, place) + 1) from None
-        yield _check(value, again, text[place:end])
-        place = end
+        else:
+            value, place = decoder.read_at(text, place)
+            yield value
 
 
 def _holds_table(row: dict[str, Any]) -> bool:
