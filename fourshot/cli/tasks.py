@@ -44,6 +44,7 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
     argument("--missing-label", "LABEL", "means that a row has no label: leave it out", action="append", default=[]),
     argument("--encoding", "NAME", "of a text file, such as cp1252 (default: by its byte-order mark, else UTF-8)"),
     flag("--no-header", "no line names the columns: they are called 1, 2, ..."),
+    argument("--sheet", "NAME", "of a spreadsheet (default: the only one that holds something)"),
     flag("--merge-labels", "make labels that read the same one class, such as Bug and bug"),
     flag("--skip-broken", "leave out, and count, rows that cannot be read or have no label or several"),
     argument("--seed", "SEED", "draws the test split (default: 0)", type=int, default=0),
@@ -65,6 +66,7 @@ def new(options: Options, terminal: Terminal) -> None:
         reading=ReadSettings(
             encoding=options.encoding or "",
             header=False if options.no_header else None,
+            sheet=options.sheet or "",
             skip_broken=options.skip_broken,
         ),
     )

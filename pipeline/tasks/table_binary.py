@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from fourshot.pipeline.tasks.faults import shorten
 from fourshot.pipeline.tasks.table_bytes import Source
 from fourshot.pipeline.tasks.table_grid import grid_rows
 from fourshot.pipeline.tasks.table_types import Item, Reading, TableError
@@ -56,20 +57,24 @@ def _batches(source: Source, stream: Any) -> tuple[Any, Iterator[Any]]:
 
 
 def read_spreadsheet(reading: Reading, source: Source) -> Iterator[Item]:
-    """Yield the rows of a spreadsheet's one sheet that has something in it. Raises `TableError`."""
+    """Yield the rows of a spreadsheet's sheet: the one asked for, or the one that has something in it. Raises `TableError`."""
     import python_calamine
 
     reading.unit = "row"
     try:
         with source.open() as stream:
             book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(stream.read()))
-        sheets = {name: book.get_sheet_by_name(name) for name in book.sheet_names}
+        if (wanted := reading.settings.sheet) and wanted not in book.sheet_names:
+            raise TableError(
+                f"no sheet {wanted!r}; there is {shorten(map(repr, book.sheet_names))}.", "Name one of them."
+            )
+        sheets = {name: book.get_sheet_by_name(name) for name in ([wanted] if wanted else book.sheet_names)}
         filled = {name: rows for name, sheet in sheets.items() if any(map(any, rows := sheet.to_python(False)))}
     except (python_calamine.CalamineError, OSError, ValueError) as failure:
         raise TableError(f"not a readable spreadsheet: {failure}.", "Save it again, or save it as CSV.") from failure
     if len(filled) > 1:
         names = " and ".join(map(repr, filled))
-        raise TableError(f"the sheets {names} hold something; it must be one.", "Save the one you mean as CSV.")
+        raise TableError(f"the sheets {names} hold something.", "Name one (--sheet NAME), or save it as CSV.")
     for rows in filled.values():
         records = ((number, row) for number, row in enumerate(rows, start=1) if any(cell != "" for cell in row))
         yield from grid_rows(reading, records, "")

@@ -143,6 +143,11 @@ def test_a_spreadsheet_is_read_whatever_it_is_called(tmp_path: Path, name: str) 
     table = read_table(tmp_path / name)
     assert [row["text"] for row in table.rows.values()] == ["Stuck, again.", "Charged.", "Jams."]
     assert (table.unit, list(table.rows)) == ("row", [2, 3, 4])
+    (tmp_path / name).write_bytes(spreadsheet(SHEET, SHEET[:2]))
+    assert len(read_table(tmp_path / name, ReadSettings(sheet="S2")).rows) == 1
+    with pytest.raises(InputError, match="no sheet 'S3'; there is 'S1', 'S2'"):
+        read_table(tmp_path / name, ReadSettings(sheet="S3"))
+    (tmp_path / name).write_bytes(spreadsheet(SHEET, []))
     without = read_table(tmp_path / name, ReadSettings(header=False))
     assert (without.columns, len(without.rows)) == (("1", "2"), 4)
 
