@@ -57,7 +57,7 @@ def _batches(source: Source, stream: Any) -> tuple[Any, Iterator[Any]]:
 
 
 def read_spreadsheet(reading: Reading, source: Source) -> Iterator[Item]:
-    """Yield the rows of a spreadsheet's sheet: the one asked for, or the one that has something in it. Raises `TableError`."""
+    """Yield the rows of the sheet asked for, or of the only one that has something in it. Raises `TableError`."""
     import python_calamine
 
     reading.unit = "row"
