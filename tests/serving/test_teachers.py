@@ -89,7 +89,7 @@ def test_predict_with_a_student_loads_no_language_model(student: Path) -> None:
     code = (
         "import sys; from fourshot.cli.main import main; "
         f"code = main(['predict', {str(student)!r}, 'snow']); "
-        "print(code, *sorted({'vllm', 'peft', 'ray', 'datasets'} & sys.modules.keys()))"
+        "print(code, *sorted({'transformers', 'vllm', 'peft', 'ray', 'datasets'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0"

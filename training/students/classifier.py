@@ -1,13 +1,15 @@
 """A finished student in this process: texts in, label probabilities out. No language model, no engine."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.models import broken_shards
-from fourshot.training.students.encoders import BATCH, by_length
+from fourshot.training.students.bert import BertClassifier, FastTokens, fits
+from fourshot.training.students.encoders import BATCH, by_length, encoded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,31 +20,41 @@ class StudentClassifier:
 
     def __init__(self, folder: str | Path, max_tokens: int) -> None:
         """Raises AdapterError where the folder is damaged."""
-        if faults := broken_shards(Path(folder)) or (
-            [] if any(Path(folder).glob("*.safetensors")) else ["it has no weights"]
-        ):
+        folder = Path(folder)
+        if faults := broken_shards(folder) or ([] if any(folder.glob("*.safetensors")) else ["it has no weights"]):
             raise AdapterError(f"The student {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
         with collector_paused():
             import torch
-            from transformers import AutoModelForSequenceClassification, AutoTokenizer
-            from transformers.utils import logging
 
-        logging.disable_progress_bar()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._max_tokens = max_tokens
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-        self.model = model.eval().to(self._device)
+        self.tokens: Any
+        if fits(folder):
+            self._logits: Any = BertClassifier(folder, self._device)
+            self.tokens = FastTokens(folder, max_tokens)
+        else:
+            model, tokenizer = open_checkpoint(folder)
+            model.to(self._device)
+            self._logits = lambda **batch: model(**batch).logits
+            self.tokens = partial(encoded, tokenizer, max_tokens=max_tokens)
 
     def probabilities(self, texts: Sequence[str], batch: int = BATCH) -> "np.ndarray":
-        """Float32 [num_texts, num_labels], rows sum to one; of no texts, none."""
-        import numpy as np
+        """Float32 [num_texts, num_labels], rows sum to one. Raises InputError for no texts."""
         import torch
 
-        if not texts:
-            return np.zeros((0, self.model.config.num_labels), dtype=np.float32)
+        def logits(tokens: Any) -> "torch.Tensor":
+            return self._logits(**{name: tensor.to(self._device) for name, tensor in tokens.items()})
+
         with torch.inference_mode():
-            logits = by_length(
-                self.tokenizer, texts, self._max_tokens, lambda b: self.model(**b.to(self._device)).logits, batch
-            )
-        return logits.softmax(1).cpu().numpy()
+            return by_length(self.tokens, texts, logits, batch).softmax(1).cpu().numpy()
+
+
+def open_checkpoint(folder: Path) -> tuple[Any, Any]:
+    """(model, tokenizer), as `transformers` opens them."""
+    with collector_paused():
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)

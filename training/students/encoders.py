@@ -77,16 +77,19 @@ def _check(folder: Path) -> None:
 
 
 def by_length(
-    tokenizer: Any, texts: Sequence[str], max_tokens: int, compute: "Callable[[Any], torch.Tensor]", batch: int = BATCH
+    tokens: "Callable[[Sequence[str]], Any]",
+    texts: Sequence[str],
+    compute: "Callable[[Any], torch.Tensor]",
+    batch: int = BATCH,
 ) -> "torch.Tensor":
-    """``compute`` of the tokens of all texts, in batches of about equal lengths; rows in the order of ``texts``."""
+    """``compute`` of the ``tokens`` of all texts, in batches of about equal lengths; rows in the order of ``texts``."""
     import torch
 
     if not texts:
         raise InputError("there are no texts to encode. Give at least one.")
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     parts = [
-        compute(encoded(tokenizer, [texts[index] for index in order[start : start + batch]], max_tokens))
+        compute(tokens([texts[index] for index in order[start : start + batch]]))
         for start in range(0, len(order), batch)
     ]
     return torch.cat(parts)[torch.tensor(order).argsort()]

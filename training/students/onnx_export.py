@@ -8,7 +8,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import settle, staged_folder, write_json
-from fourshot.training.students.classifier import StudentClassifier
+from fourshot.training.students.classifier import StudentClassifier, open_checkpoint
 from fourshot.training.students.encoders import by_length
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def export_onnx(student: Path, max_tokens: int, texts: Sequence[str]) -> list[Pa
         example = {name: torch.ones((2, 8), dtype=torch.int64) for name in INPUTS}
         dims = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens", max=max_tokens)}
         torch.onnx.export(
-            classifier.model,
+            open_checkpoint(student)[0],
             (),
             str(target),
             kwargs=example,
@@ -71,15 +71,13 @@ def export_onnx(student: Path, max_tokens: int, texts: Sequence[str]) -> list[Pa
             verbose=False,
         )
         quantize_dynamic(target, staged / INT8_FILE, weight_type=QuantType.QInt8)
-        parities = [_parity(file, classifier, probed, expected, max_tokens) for file in (target, staged / INT8_FILE)]
+        parities = [_parity(file, classifier, probed, expected) for file in (target, staged / INT8_FILE)]
         write_json(staged / PARITY_FILE, parities)
         settle(staged, student / ONNX_FOLDER, replace=True)
     return parities
 
 
-def _parity(
-    file: Path, classifier: StudentClassifier, texts: Sequence[str], expected: "np.ndarray", max_tokens: int
-) -> Parity:
+def _parity(file: Path, classifier: StudentClassifier, texts: Sequence[str], expected: "np.ndarray") -> Parity:
     import onnxruntime
     import torch
 
@@ -88,7 +86,7 @@ def _parity(
     def logits(batch: Any) -> Any:
         return torch.from_numpy(session.run(None, {name: batch[name].numpy() for name in INPUTS})[0])
 
-    said = by_length(classifier.tokenizer, texts, max_tokens, logits).softmax(1).numpy()
+    said = by_length(classifier.tokens, texts, logits).softmax(1).numpy()
     return Parity(
         file=file.name,
         megabytes=round(file.stat().st_size / 1e6, 1),

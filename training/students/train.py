@@ -4,6 +4,7 @@ import copy
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,8 @@ class _Training:
         settings: StudentSettings,
         seed: int,
     ) -> None:
-        self._model, self._tokenizer, self._settings = model, tokenizer, settings
+        self._model, self._settings = model, settings
+        self._tokens = partial(encoded, tokenizer, max_tokens=settings.max_tokens)
         self._texts, self._held_texts = [one.text for one in learnt], [one.text for one in held]
         self._targets, self._weights = targets_of(learnt, settings)
         if held:
@@ -205,9 +207,7 @@ class _Training:
         import torch
 
         self._model.train()
-        logits = self._model(
-            **encoded(self._tokenizer, [self._texts[i] for i in batch], self._settings.max_tokens)
-        ).logits
+        logits = self._model(**self._tokens([self._texts[i] for i in batch])).logits
         targets, weights = self._targets[batch], self._weights[batch]
         if self.strategy == "plain":
             return _cross_entropy(logits, targets, weights)
@@ -258,9 +258,7 @@ class _Training:
 
         self._model.eval()
         with torch.no_grad():
-            return by_length(
-                self._tokenizer, texts, self._settings.max_tokens, lambda batch: of(self._model(**batch).logits)
-            )
+            return by_length(self._tokens, texts, lambda batch: of(self._model(**batch).logits))
 
 
 def _cross_entropy(logits: "torch.Tensor", targets: "torch.Tensor", weights: "torch.Tensor") -> "torch.Tensor":

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import AdapterError, InputError, ModelNotFoundError
-from fourshot.training.students.classifier import StudentClassifier
-from fourshot.training.students.encoders import resolve_encoder
+from fourshot.training.students.bert import fits
+from fourshot.training.students.classifier import StudentClassifier, open_checkpoint
+from fourshot.training.students.encoders import by_length, encoded, resolve_encoder
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
 from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.train import finished_student, targets_of, train_student
@@ -57,6 +59,18 @@ def test_it_answers_new_texts_and_is_what_transformers_loads(trained: tuple[Stud
     assert [answer["score"] for answer in theirs] == pytest.approx(said.max(axis=1), abs=1e-4)
 
 
+def test_torch_alone_answers_as_transformers_does(trained: tuple[StudentJob, Path, StudentResult]) -> None:
+    _, _, result = trained
+    folder = Path(result.path)
+    assert fits(folder)
+    texts = [*ANIMALS, "Ünïcode, Emoji 🐶 and a very long text " * 20, "x", *MONEY]
+    model, tokenizer = open_checkpoint(folder)
+    with torch.inference_mode():
+        logits = by_length(lambda part: encoded(tokenizer, part, 32), texts, lambda batch: model(**batch).logits)
+    ours = StudentClassifier(folder, 32).probabilities(texts, batch=4)
+    assert np.abs(logits.softmax(1).numpy() - ours).max() < 1e-5
+
+
 def test_it_stops_by_texts_that_it_does_not_learn(trained: tuple[StudentJob, Path, StudentResult]) -> None:
     one, store, result = trained
     assert (result.examples, result.held_out) == (6, 2)
@@ -65,10 +79,9 @@ def test_it_stops_by_texts_that_it_does_not_learn(trained: tuple[StudentJob, Pat
 
 
 def test_the_vectors_of_a_new_classifier_are_those_of_the_encoder(tmp_path: Path) -> None:
-    import torch
     from transformers import AutoTokenizer
 
-    from fourshot.training.students.encoders import encoded, last_linear, open_classifier
+    from fourshot.training.students.encoders import last_linear, open_classifier
 
     folder = resolve_encoder(None).path
     model, seen = open_classifier(folder, LABELS, 0), []
@@ -130,7 +143,6 @@ def test_a_damaged_student_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_exported_answers_as_the_student_does(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-    import torch
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
     from fourshot.training.students.onnx_export import export_onnx
