@@ -10,7 +10,7 @@ from fourshot.pipeline.tasks.faults import shorten
 from fourshot.pipeline.tasks.label_cells import read_label
 from fourshot.pipeline.tasks.table_files import Table
 
-MOST_CLASSES = 100
+MOST_CLASSES = 200  # of a column that is found by its contents
 TEXT_NAMES = {"text", "sentence", "message", "body", "content", "question", "review", "comment"}
 TEXT_NAMES |= {"description", "utterance"}
 PART_NAMES = {"subject", "title", "headline", "premise", "hypothesis", "context", "passage", "query", "prompt"}

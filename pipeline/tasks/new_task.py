@@ -11,7 +11,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import append_lines, settle, staged_folder
-from fourshot.pipeline.tasks.columns import MOST_CLASSES, SPLITS, Columns
+from fourshot.pipeline.tasks.columns import SPLITS, Columns
 from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, note, shorten, warning
 from fourshot.pipeline.tasks.label_words import label_word, propose_words, says_nothing
 from fourshot.pipeline.tasks.table_bytes import table_stem
@@ -22,6 +22,7 @@ from fourshot.pipeline.tasks.usable_rows import TableChoices, UsableRows, usable
 
 TEST_SHARE = 0.2
 SHOTS_LEFT_FOR_TRAIN = 4  # a class gives rows to the test split only beyond these
+MOST_CLASSES = 1000  # more are a column of ids or of texts
 FEW_CLASSES = 20  # up to here a class may have one row
 NO_TEST = f"no row is left for testing: a class gives some only beyond its first {SHOTS_LEFT_FOR_TRAIN}."
 MADE_FROM = "made_from.json"
@@ -62,7 +63,7 @@ def new_task(
     Columns are guessed where there is no doubt. The folder appears complete or not at all.
 
     Raises `InputError`: unreadable or empty table, columns in doubt, rows that cannot be used, one class only, more
-    than 100 classes, labels that read the same, a folder that has something in it.
+    than 1,000 classes, labels that read the same, a folder that has something in it.
     """
     path, out = Path(table_path), Path(out_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -145,7 +146,7 @@ def _label_counts(usable: UsableRows) -> dict[str, int]:
     if len(counts) > MOST_CLASSES or len(counts) > max(FEW_CLASSES, len(usable.examples) / 2):
         raise InputError(
             f"the column {column!r} has {len(counts)} different values in {len(usable.examples)} rows; allowed are at "
-            f"most {MOST_CLASSES} classes, above {FEW_CLASSES} of two rows or more on average. Is it the label column? "
+            f"most {MOST_CLASSES:,} classes, above {FEW_CLASSES} of two rows or more on average. Is it the label column? "
             f"To name another: --label-column NAME.{left_out}"
         )
     return {name: counts[name] for name in sorted(counts, key=_place)}

@@ -156,6 +156,12 @@ def test_a_table_of_one_row_for_each_of_a_few_classes_is_a_task(tmp_path: Path) 
     assert ["no row is left for testing" in str(fault) for fault in made.notices] == [True]
 
 
+def test_a_table_may_have_hundreds_of_classes(tmp_path: Path) -> None:
+    names = tuple(f"intent_{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(150))
+    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(5, names)), tmp_path / "out")
+    assert (len(made.labels), made.train, made.test) == (150, 600, 150)
+
+
 def test_numeric_labels_make_a_task_whose_check_asks_for_words(tmp_path: Path) -> None:
     path = task_of(write_csv(tmp_path / "d.csv", ("text", "label"), rows(20, (0, 1))), tmp_path / "out")
     assert [(f.severity, f.where) for f in check_task(path)] == [
