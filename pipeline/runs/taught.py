@@ -5,18 +5,16 @@ from pathlib import Path
 
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.runs.annotating import (
-    AnnotationSummary,
     annotate_table,
     annotated_probabilities,
     unfinished_folder,
 )
 from fourshot.pipeline.runs.readers import Read
 from fourshot.pipeline.runs.review import TextPairs
-from fourshot.pipeline.tasks.table_files import ReadSettings, read_table
+from fourshot.pipeline.tasks.table_files import read_table
 from fourshot.pipeline.tasks.tables import normalise
 from fourshot.pipeline.tasks.text_table import TextTable
 from fourshot.pipeline.tasks.types import Example, Task
-from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentJob, TaughtExample
 from fourshot.training.students.settings import StudentSettings
@@ -32,24 +30,19 @@ def annotated_texts(
         return [], []
     suffix = given.path.suffix.lower() if given.path.suffix.lower() in (".csv", ".tsv") else ".jsonl"
     out = folder / f"annotated{suffix}"
-    summary_file = "annotated.json"
-    work = WorkFolder(folder)
     if not out.exists() or unfinished_folder(out).exists():
         out.unlink(missing_ok=True)
-        work.write(summary_file, annotate_table(given, out, task.label_names, by, read, on_event=on_event))
-    summary = work.read(summary_file, AnnotationSummary)
+        annotate_table(given, out, task.label_names, by, read, on_event=on_event)
     rows = [
-        (row.get(given.text_column) or "", annotated_probabilities(row, task.label_names))
-        for row in read_table(out, ReadSettings(header=True)).rows.values()
+        ((row.get(given.text_column) or "").strip(), annotated_probabilities(row, task.label_names))
+        for row in read_table(out).rows.values()
     ]
+    labelled = [(text, said) for text, said in rows if text and said is not None]
     notes = []
-    if summary.blank:
-        notes.append(f"{summary.blank} rows without a text were left out")
-    if summary.unreadable:
-        notes.append(f"{summary.unreadable} texts that the teacher could not read were left out")
-    labelled = [(text.strip(), said) for text, said in rows if said is not None and text.strip()]
-    if missing := summary.rows - summary.blank - summary.unreadable - len(labelled):
-        notes.append(f"{missing} rows whose label was removed from {out.name} were left out")
+    if blank := sum(not text for text, _ in rows):
+        notes.append(f"{blank} rows without a text were left out")
+    if missing := len(rows) - blank - len(labelled):
+        notes.append(f"{missing} texts have no label in {out.name}: refused by the teacher, or removed there")
     return labelled, notes
 
 
