@@ -146,8 +146,8 @@ def _label_counts(usable: UsableRows) -> dict[str, int]:
     if len(counts) > MOST_CLASSES or len(counts) > max(FEW_CLASSES, len(usable.examples) / 2):
         raise InputError(
             f"the column {column!r} has {len(counts)} different values in {len(usable.examples)} rows; allowed are at "
-            f"most {MOST_CLASSES:,} classes, above {FEW_CLASSES} of two rows or more on average. Is it the label column?"
-            f" To name another: --label-column NAME.{left_out}"
+            f"most {MOST_CLASSES:,} classes, above {FEW_CLASSES} of two rows or more on average. Is it the label "
+            f"column? To name another: --label-column NAME.{left_out}"
         )
     return {name: counts[name] for name in sorted(counts, key=_place)}
 
