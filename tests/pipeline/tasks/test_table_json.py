@@ -64,6 +64,7 @@ def test_what_stands_beside_the_rows_is_named(tmp_path: Path) -> None:
         ('{"text": "a", "label": ' + "9" * 5000 + "}", "JSON that cannot be read"),
         ("", "no rows"),
         ("[]", "no rows"),
+        ("[{}, {}]", "no rows with anything in them"),
         ("text,label\nOne.,a\n", "not valid JSON"),
         (json.dumps({"text": "a", "label": "b"}) + "\nnull\n", ":2: got a JSON NoneType"),
     ],
