@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -15,12 +16,24 @@ logger = logging.getLogger("fourshot.engine")
 
 def longest_context(model: str | Path) -> int | None:
     """Tokens that the checkpoint in ``model`` has positions for, prompt and answer; None where it does not say."""
+    config = _config(model)
+    return next((int(config[name]) for name in NAMES if isinstance(config.get(name), int)), None)
+
+
+def readable_tokens(model: str | Path) -> int | None:
+    """Tokens that its last one sees in every layer: the positions, or a sliding window that is in use and shorter."""
+    config, longest = _config(model), longest_context(model)
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    return min((length for length in (longest, window) if isinstance(length, int)), default=None)
+
+
+def _config(model: str | Path) -> dict[str, Any]:
+    """Of the text model in a checkpoint folder; empty where it has none that can be read."""
     try:
         config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    config = config.get("text_config") or config
-    return next((int(config[name]) for name in NAMES if isinstance(config.get(name), int)), None)
+        return {}
+    return config.get("text_config") or config
 
 
 def within_context(settings: EngineSettings) -> EngineSettings:

@@ -6,6 +6,7 @@ Everything is set here rather than at import, and only when an engine is opened.
 import os
 from typing import TYPE_CHECKING, Any
 
+from fourshot.engine.alignment import BLOCK_TOKENS
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.vllm_scoring import MAX_LABEL_IDS
@@ -14,7 +15,6 @@ from fourshot.engine.vllm_seams import in_process, lora_kernels
 if TYPE_CHECKING:
     from vllm import LLMEngine
 
-BLOCK_TOKENS = 32  # the CPU default of 128 is longer than most shared prompts, which would then never be cached
 # Per step; prompts are never cut, so it is also at least max_model_len. On two cores steps of 2,048 tokens are as fast
 # as longer ones, with adapters faster (what is added to stays in the cache), and who comes next waits half as long.
 CPU_BATCHED_TOKENS = 2048

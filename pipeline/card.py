@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from fourshot.engine.alignment import Filler
 from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Verbalizer
@@ -46,6 +47,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     prompt_version: str = PROMPT_VERSION
     wording: Wording = "task"  # of the prompts it was trained on
     chat: ChatTurns | None = None  # of the same: the base's chat template, with its hash; None: plain text
+    filler: Filler | None = None  # in front of the same; None: nothing, as in adapters of earlier versions
     verbalizer: Verbalizer = "word"  # what it was trained to say for a label; before there was a choice, its word
     max_text_words: int = MAX_TEXT_WORDS
     calibration: Calibration = NONE
@@ -71,12 +73,22 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def prompt_format(self) -> PromptFormat:
         return PromptFormat(
-            wording=self.wording, verbalizer=self.verbalizer, max_text_words=self.max_text_words, chat=self.chat
+            wording=self.wording,
+            verbalizer=self.verbalizer,
+            max_text_words=self.max_text_words,
+            chat=self.chat,
+            filler=self.filler,
         )
+
+    @property
+    def align(self) -> bool:
+        """Whether its task's prompts have filler in front, those with shots too."""
+        return self.filler is not None
 
     def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
         """What the adapter is asked about ``text``, as in training; with ``shots``, what the base is asked."""
-        return reading_prompt(self.task, text, self.prompt_format, shots)
+        form = msgspec.structs.replace(self.prompt_format, filler=None) if shots else self.prompt_format
+        return reading_prompt(self.task, text, form, shots)
 
 
 def load_examples(adapter: str | Path, card: AdapterCard) -> list[Learnt]:

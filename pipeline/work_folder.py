@@ -14,8 +14,16 @@ from fourshot.engine.files import append_lines, keep_lines, read_lines, write_js
 from fourshot.pipeline.synthesis.earlier_names import decode_stored
 
 MANIFEST_FILE = "manifest.json"
+LAYOUT_FILE = "layout.json"  # how prompts are laid out; not where they have no filler, as in earlier versions
 OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # what the folder of a run or comparison has
+UNALIGNED = "the folder was begun without filler before prompts (align), and goes on without"
 T = TypeVar("T")
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """What was decided when a folder was begun, and holds for as long as it is used."""
+
+    align: bool = False
 
 
 class Manifest(Protocol):
@@ -90,6 +98,27 @@ class WorkFolder:
             for folder in missing:
                 with suppress(OSError):  # it holds something
                     folder.rmdir()
+
+    def layout(self, wanted: Layout) -> Layout:
+        """That of the folder; ``wanted`` for a new one. One that was begun without filler goes on without.
+
+        Raises RunFolderError where filler is not wanted and it was begun with it.
+        """
+        if not self.has(LAYOUT_FILE):
+            begun = self.path.is_dir() and any(entry.name.startswith(OURS) for entry in self.path.iterdir())
+            return Layout() if begun else wanted
+        kept = self.read(LAYOUT_FILE, Layout)
+        if kept != wanted:
+            raise RunFolderError(
+                f"{self.path} was begun with align = {kept.align}, and this call asks for {wanted.align}. Set it as it "
+                "was (--set align=...), or give another folder (--out)."
+            )
+        return kept
+
+    def keep_layout(self, layout: Layout) -> None:
+        """Write it down, where there is anything to say."""
+        if layout.align:
+            self.write(LAYOUT_FILE, layout)
 
     def has(self, name: str) -> bool:
         return (self.path / name).exists()

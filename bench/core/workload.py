@@ -11,8 +11,11 @@ from typing import Literal
 
 import msgspec
 
+from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt, reading_prompt
+from fourshot.pipeline.synthesis.aligned import aligned
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.types import Example, Task
 
 FLOOR_PROMPT = "Label:"
@@ -25,7 +28,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     display_name: str
     engine: str  # which of the suite's engines answers
     shots: Literal["none", "fixed", "drawn"] = "none"  # in the prompt: none, the task's, or others for each request
-    wording: Literal["task", "bare"] = "task"
+    wording: Wording = "task"
     adapters: int = 0  # distinct ones, taken by turns; MANY: as many as the suite has
     text: bool = True  # without: what a request costs before it has any tokens
     one_by_one: bool = False  # knows no more than one request at a time
@@ -65,6 +68,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     shots: tuple[Example, ...]
     pools: dict[str, tuple[Example, ...]]  # of the train split, by label: where other examples are drawn from
     k: int
+    model: str = ""  # folder of the base, for the filler that runs put in front by default; "": there is none
 
     def requests(self, variant: Variant, start: int, number: int, many: int = 1) -> list[Request]:
         """``number`` requests from text ``start`` on; ``many`` is what MANY adapters are.
@@ -86,14 +90,20 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         if not variant.text:
             return FLOOR_PROMPT
         text = self.texts[number]
-        if variant.wording == "bare":
-            return reading_prompt(self.task, text, PromptFormat(wording="bare"))
-        shots: Sequence[Example] = ()
-        if variant.shots == "fixed":
-            shots = self.shots
-        elif variant.shots == "drawn":
-            shots = self.drawn_shots(number)
-        return classification_prompt(self.task, text, shots)
+        if variant.shots == "none":
+            return self.prompt(text, wording=variant.wording)
+        if variant.shots == "fixed" and variant.engine == "base":
+            return self.prompt(text, self.shots)
+        # What precedes the text is not cached: filler would be computed for nothing.
+        shots = self.shots if variant.shots == "fixed" else self.drawn_shots(number)
+        return reading_prompt(self.task, text, PromptFormat(), shots)
+
+    def prompt(self, text: str, shots: Sequence[Example] = (), wording: Wording = "task") -> str:
+        """What is sent for ``text``; ``shots``: shown to many texts."""
+        form = PromptFormat(wording=wording)
+        if self.model and PRESETS["default"].align:
+            form = aligned(form, self.task, EngineSettings(model=self.model), shots)
+        return reading_prompt(self.task, text, form, shots)
 
     def drawn_shots(self, number: int) -> list[Example]:
         """Other examples for each request, as when the nearest neighbours of a text are shown, or for each task."""
@@ -105,8 +115,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return shots
 
 
-def load_workload(name: str, data: Path, k: int) -> Workload:
-    """A shipped task with its data in ``data / name``."""
+def load_workload(name: str, data: Path, k: int, model: str = "") -> Workload:
+    """A shipped task with its data in ``data / name``. ``model``: as in `Workload`."""
     from fourshot.pipeline.tasks.shots import draw_shots
     from fourshot.pipeline.tasks.tables import load_split
     from fourshot.pipeline.tasks.task_file import load_task
@@ -121,4 +131,5 @@ def load_workload(name: str, data: Path, k: int) -> Workload:
         shots=tuple(draw_shots(train, task.label_names, k, 0)),
         pools={label: tuple(example for example in train if example.label == label) for label in task.label_names},
         k=k,
+        model=model,
     )

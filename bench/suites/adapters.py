@@ -25,7 +25,6 @@ from fourshot.bench.core.statistics import shown
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import Request, Workload, load_workload
 from fourshot.pipeline.report.figures import Curve, line_plot
-from fourshot.pipeline.synthesis.prompts import classification_prompt
 
 KINDS = ("adapters", "in context")
 
@@ -103,8 +102,8 @@ def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettin
 
     def request(task: int, text: str) -> Request:
         if cell.kind == "adapters":
-            return Request(prompt=classification_prompt(workload.task, text), adapter=task)
-        return Request(prompt=classification_prompt(workload.task, text, workload.drawn_shots(task)))
+            return Request(prompt=workload.prompt(text), adapter=task)
+        return Request(prompt=workload.prompt(text, workload.drawn_shots(task)))
 
     return CellRequests(
         requests=tuple(request(task, text) for task, text in zip(wanted, texts, strict=False)),
@@ -121,8 +120,8 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
 
     settings = options.settings
     wanted = [cell for cell in cells(settings) if cell.name not in rows.pieces]
-    workload = load_workload(settings.task, options.data, settings.k)
     model = resolve_model(options.model)
+    workload = load_workload(settings.task, options.data, settings.k, model.path)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         if wanted:
             tell(f"{max(settings.numbers)} adapters of random weights")

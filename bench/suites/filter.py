@@ -2,9 +2,8 @@
 
     fourshot bench filter --data FOLDER --out FILE.json
 
-Needed are the tokens of the instruction and the shots once, and those of each candidate. Computed is what the engine's
-own counters say. What lies between is the end of the shots' last block, which is computed for each candidate: the cache
-keeps whole blocks.
+Needed are the tokens of the instruction and the shots once, with the filler that has them end on the edge of a block of
+the cache, and those of each candidate. Computed is what the engine's own counters say.
 """
 
 import random
@@ -61,7 +60,7 @@ def train_texts(workload: Workload, number: int) -> list[str]:
 
 def filter_requests(workload: Workload, texts: Sequence[str]) -> CellRequests:
     """Every text read with all shots, all of them queued at once."""
-    prompts = [classification_prompt(workload.task, text, workload.shots) for text in texts]
+    prompts = [workload.prompt(text, workload.shots) for text in texts]
     requests = tuple(Request(prompt=prompt) for prompt in prompts)
     return CellRequests(requests=requests, warmup=(), labels=workload.task.label_words, concurrency=0)
 
@@ -111,7 +110,7 @@ def needed_tokens(model: str, workload: Workload, requests: CellRequests) -> dic
     def count(*texts: str) -> int:
         return sum(len(ids) for ids in encode_prompts(tokenizer, texts))
 
-    shared, alone = count(classification_prompt(task, "x", workload.shots)), count(classification_prompt(task, "x"))
+    shared, alone = count(workload.prompt("x", workload.shots)), count(classification_prompt(task, "x"))
     prompts = count(*(request.prompt for request in requests.requests))
     beginning = shared - alone + count(task.instruction)
     needed = prompts - beginning * (len(requests.requests) - 1)
@@ -121,7 +120,7 @@ def needed_tokens(model: str, workload: Workload, requests: CellRequests) -> dic
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Both engines over the same candidates."""
     model = resolve_model(options.model)
-    workload = load_workload(options.task, options.data, options.shots)
+    workload = load_workload(options.task, options.data, options.shots, model.path)
     requests = filter_requests(workload, train_texts(workload, options.candidates))
     read_both_ways(model.path, requests, rows, options.out.with_suffix(".log"))
     tokens = needed_tokens(model.path, workload, requests)

@@ -2,6 +2,7 @@
 
 README.md            the data card; `datasets` reads from it which files belong to which task, and their columns
 manifest.json        what this corpus is: settings, model, format
+layout.json          that prompts which show shots have filler in front, where they have
 journal.jsonl        one line per shard: its file, its hash, and the units it covers
 data/<task>/         shards of rows
 damaged/<task>/      shards as they were found, where they were not as they had been written
@@ -57,6 +58,7 @@ class CorpusManifest(msgspec.Struct, frozen=True, kw_only=True):
         known: dict[str, Any] = msgspec.to_builtins(self)
         known.pop("versions")
         known["settings"].pop("allow_short")
+        known["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
         return known
 
 

@@ -22,6 +22,7 @@ from fourshot.pipeline.synthesis.prompt_style import untried_style
 from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.work_folder import UNALIGNED, Layout
 from fourshot.training.jobs.cluster import check_cluster
 
 
@@ -48,6 +49,10 @@ def make_corpus(
     untried_style(settings.prompt_style, base.path, base.name)  # an error now, before the folder is claimed
     with files.files.lock():
         on_event(Event(stage="corpus", message=f"reading the data, tasks: {len(tasks)}"))
+        layout = files.files.layout(Layout(align=settings.align))
+        if layout.align != settings.align:
+            on_event(Event(stage="corpus", message=UNALIGNED))
+        settings = msgspec.structs.replace(settings, align=layout.align)
         manifest = _manifest(settings, corpus, base)
         files.forget_unstarted(manifest)
         failed = {name: task for name, task in tasks.items() if isinstance(task, FourshotError)}
@@ -65,6 +70,7 @@ def make_corpus(
         for name, fault in failed.items():  # now: the others may take hours
             on_event(Event(stage="corpus", message=f"{name} drops out: {' '.join(str(fault).split())}"))
         files.claim(manifest)
+        files.files.keep_layout(layout)
         for brief in briefs.values():
             files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
         briefs = _styled(files, briefs, base, settings, on_event)

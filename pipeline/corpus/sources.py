@@ -56,6 +56,7 @@ def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, 
             wording=card.wording,
             verbalizer=card.verbalizer,
             chat=card.chat,
+            filler=card.filler,
         )
     if not readers:
         raise InputError(

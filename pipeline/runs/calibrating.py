@@ -173,7 +173,9 @@ def _read(engine: Engine, item: CalibrationItem, judge: Reader, shots: Sequence[
     """What a judge answers: log-probabilities among the labels, [num_shots, num_labels]."""
     import numpy as np
 
-    form = msgspec.structs.replace(item.form, wording=judge.wording, verbalizer=judge.verbalizer, chat=judge.chat)
+    form = msgspec.structs.replace(
+        item.form, wording=judge.wording, verbalizer=judge.verbalizer, chat=judge.chat, filler=judge.filler
+    )
     prompts = [reading_prompt(item.task, shot.text, form) for shot in shots]
     scores = engine.score(prompts, item.task.label_words, judge.adapter, judge.verbalizer)
     return np.log(np.maximum(normalise(scores), np.finfo(np.float64).tiny))

@@ -33,6 +33,7 @@ def write_cards(experiment: Experiment) -> None:
             prompt_version=cell.form.version,
             wording=cell.form.wording,
             chat=cell.form.chat,
+            filler=cell.form.filler,
             verbalizer=cell.form.verbalizer,
             max_text_words=cell.form.max_text_words,
             calibration=Calibration(temperature=sure.temperature),

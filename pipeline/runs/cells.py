@@ -1,15 +1,16 @@
 """The cells of an experiment, methods x seeds: each with its settings, examples and folder, computed once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import get_args
 
 import msgspec
 
 from fourshot.engine.chat import ChatTurns
 from fourshot.pipeline.runs.methods import METHODS, Method
 from fourshot.pipeline.runs.run_folder import RunFolder
-from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example
 
@@ -30,6 +31,7 @@ class MethodCell(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     settings: RunSettings
     form: PromptFormat  # of the prompt, in training and after
+    worded: dict[Wording, PromptFormat]  # the same in each wording, for annotators
     shots: tuple[Example, ...]
     real: tuple[Example, ...]  # those of the real examples that the method is shown or trained on
     folder: RunFolder  # where its synthetic texts lie
@@ -47,13 +49,16 @@ def method_cells(
     *,
     flat: bool,
     chats: Mapping[int, ChatTurns | None] = MappingProxyType({}),
+    align: Callable[[PromptFormat], PromptFormat] = lambda form: form,
 ) -> list[MethodCell]:
     """By method, then seed, in their orders. ``flat``: the texts of fourshot, of a single seed, lie in ``root``.
 
-    ``chats``: of each seed's prompts; None or left out: plain text.
+    ``chats``: of each seed's prompts; None or left out: plain text. ``align`` adds the filler to a form.
     """
     return [
-        _cell(settings, name, examples, root, flat, chats.get(examples.seed)) for name in methods for examples in seeds
+        _cell(settings, name, examples, root, flat, chats.get(examples.seed), align)
+        for name in methods
+        for examples in seeds
     ]
 
 
@@ -63,24 +68,34 @@ def writer_names(methods: Sequence[str]) -> list[str]:
 
 
 def _cell(
-    base: RunSettings, name: str, examples: SeedExamples, root: Path, flat: bool, chat: ChatTurns | None
+    base: RunSettings,
+    name: str,
+    examples: SeedExamples,
+    root: Path,
+    flat: bool,
+    chat: ChatTurns | None,
+    align: Callable[[PromptFormat], PromptFormat],
 ) -> MethodCell:
     method = METHODS[name]
     settings = msgspec.structs.replace(method.settings(base), seed=examples.seed)
     writer = method.texts_of or name
     uses_shots = method.trained or method.shots_in_prompt
+    # What was not trained needs the instruction, and knows words alone.
+    plain = PromptFormat(
+        verbalizer=settings.learnt_verbalizer if method.trained else settings.base_verbalizer,
+        max_text_words=settings.max_text_words,
+        chat=chat,
+    )
+    worded = {wording: msgspec.structs.replace(plain, wording=wording) for wording in get_args(Wording)}
+    if settings.aligns:
+        worded = {wording: align(form) for wording, form in worded.items()}
     return MethodCell(
         name=name,
         method=method,
         seed=examples.seed,
         settings=settings,
-        # What was not trained needs the instruction, and knows words alone.
-        form=PromptFormat(
-            wording=settings.wording if method.trained else "task",
-            verbalizer=settings.learnt_verbalizer if method.trained else settings.base_verbalizer,
-            max_text_words=settings.max_text_words,
-            chat=chat,
-        ),
+        form=worded[settings.wording if method.trained else "task"],
+        worded=worded,
         shots=examples.shots,
         real=examples.more if method.real_per_class else examples.shots if uses_shots else (),
         folder=RunFolder(root if flat and writer == "fourshot" else root / f"seed{examples.seed}" / writer),

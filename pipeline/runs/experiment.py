@@ -5,14 +5,13 @@ What stages need of it, jobs say, is computed once, when what it stands on is fi
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from fourshot.engine.chat import ChatTurns
-from fourshot.engine.core import Adapter
+from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.provenance import installed_versions, value_hash
 from fourshot.pipeline.runs.calibrating import CalibrationItem, unseen_texts
@@ -21,13 +20,14 @@ from fourshot.pipeline.runs.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell
 from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.runs.task_data import TaskData
-from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, judges_of, shot_orders, shots_left_out
+from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, committee, judges_of
+from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name, untried_style
-from fourshot.pipeline.synthesis.prompts import version_of
+from fourshot.pipeline.synthesis.prompts import PromptFormat, version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
-from fourshot.pipeline.work_folder import WorkFolder
+from fourshot.pipeline.work_folder import Layout, WorkFolder
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingResult
 from fourshot.training.lora.targets import check_trainable
@@ -65,10 +65,13 @@ class Experiment:
     ) -> None:
         """``flat``: the texts of fourshot, of a single seed, lie in ``root`` itself. ``store``: where finished
         trainings lie, if not in ``root``. ``unlabelled``: texts of the user's that are learnt too. Raises InputError
-        where the test split cannot be read.
+        where the test split cannot be read, RunFolderError where ``root`` was begun with another layout of prompts.
         """
-        self.data, self.task, self.model, self.settings = data, data.task, model, settings
+        self.data, self.task, self.model = data, data.task, model
         self.root, self.flat = root, flat
+        self._layout = WorkFolder(root).layout(Layout(align=settings.align))
+        self.keeps_layout = self._layout.align != settings.align  # of a folder that was begun without filler
+        self.settings = msgspec.structs.replace(settings, align=self._layout.align)
         self.store = store or root / "adapters"
         self.unlabelled = tuple(unlabelled)
         self.seeds = sorted(seeds, key=lambda examples: examples.seed)
@@ -89,8 +92,13 @@ class Experiment:
         chats = {examples.seed: self._chat(examples) for examples in self.seeds}
         return self._once(
             ("cells", methods, *chats.items()),
-            lambda: method_cells(self.settings, methods, self.seeds, self.root, flat=self.flat, chats=chats),
+            lambda: method_cells(
+                self.settings, methods, self.seeds, self.root, flat=self.flat, chats=chats, align=self._aligned
+            ),
         )
+
+    def _aligned(self, form: PromptFormat) -> PromptFormat:
+        return aligned(form, self.task, EngineSettings(model=self.model.path))
 
     def _chat(self, examples: SeedExamples) -> ChatTurns | None:
         if self.settings.prompt_style == "plain":
@@ -136,6 +144,7 @@ class Experiment:
             )
             if not writer.folder.has(SHOTS_FILE):
                 writer.folder.write(SHOTS_FILE, writer.shots)
+        WorkFolder(self.root).keep_layout(self._layout)
 
     @property
     def first_cells(self) -> list[MethodCell]:
@@ -164,25 +173,8 @@ class Experiment:
 
     def readers(self, writer: MethodCell) -> tuple[Reader, ...]:
         """The finished adapters of the committee, each with what it is to read and how."""
-        annotate = writer.settings.annotate
         adapters = [Adapter(name=result.name, path=result.path) for result in self.annotator_results(writer)]
-        said, chat = writer.form.verbalizer, writer.form.chat
-        left_outs, wordings = shots_left_out(writer), cycle(annotate.wordings)
-        of_shots = zip(adapters[: annotate.num_adapters], left_outs, wordings, strict=False)
-        readers = [
-            Reader(adapter=adapter, left_out=left_out, wording=wording, chat=chat, verbalizer=said)
-            for adapter, left_out, wording in of_shots
-        ]
-        if annotate.annotator == "adapters":
-            readers += [
-                Reader(adapter=None, shown=order, chat=chat, verbalizer=writer.settings.base_verbalizer)
-                for order in shot_orders(len(writer.shots), annotate.in_context, writer.seed)
-            ]
-        readers += [
-            Reader(adapter=adapter, chat=chat, fold=fold, verbalizer=said)
-            for fold, adapter in enumerate(adapters[annotate.num_adapters :])
-        ]
-        return tuple(readers)
+        return committee(writer, adapters)
 
     def judge_jobs(self, cell: MethodCell) -> list[TrainingJob]:
         """The trainings of the adapters that calibrate a method's classifier, each without a part of the shots."""
@@ -242,6 +234,7 @@ class Experiment:
             self.settings.max_text_words,
             self.test_hash,
             *((cell.form.version, cell.form.chat) if cell.form.chat else ()),
+            *((cell.form.filler or "aligned",) if cell.settings.aligns else ()),
             *((cell.form.verbalizer,) if cell.form.verbalizer == "prefix" else ()),
             *(("calibrated", calibrated.basis) if calibrated else ()),
         )
@@ -251,6 +244,7 @@ class Experiment:
             shots=shots,
             adapter=Adapter(name=trained.name, path=trained.path) if trained else None,
             form=cell.form,
+            align=cell.settings.aligns,
             calibration=method.calibration,
             has_temperature=calibrated is not None,
         )

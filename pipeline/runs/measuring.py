@@ -11,6 +11,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.metrics import score_predictions
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, coverage_curve
+from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.fitting import shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task
@@ -27,13 +28,14 @@ class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
     shots: tuple[Example, ...] = ()  # in the prompt
     adapter: Adapter | None = None
     form: PromptFormat = PromptFormat()  # of the prompts that the adapter was trained on
+    align: bool = False  # the prompts that show shots
     calibration: Literal["none", "contextual", "batch"] = "none"
     has_temperature: bool = False  # lies beside the adapter
 
     @property
     def answers_key(self) -> bytes:
         """Equal for cells whose answers are the same before calibration."""
-        return msgspec.json.encode((self.shots, self.adapter, self.form))
+        return msgspec.json.encode((self.shots, self.adapter, self.form, self.align))
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,11 +71,12 @@ def answer(
     form: PromptFormat,
     shots: Sequence[Example] = (),
     adapter: Adapter | None = None,
+    align: bool = False,
     content_free: bool = False,
 ) -> Answers:
     """Score every text of ``test``. ``shots`` go into the prompt as far as they fit, so they are empty for adapters.
 
-    ``form``: of the prompts that the adapter was trained on.
+    ``form``: of the prompts that the adapter was trained on. ``align``: put filler before prompts that show shots.
 
     The prefix cache is emptied first, so that the seconds do not depend on what was measured before. ``content_free``:
     score the texts that contextual calibration needs, too. Raises InputError for an empty test split.
@@ -82,6 +85,9 @@ def answer(
         raise InputError("There is nothing to measure on: the test split is empty. Give one with at least one text.")
 
     shown = shots_that_fit(engine, task, shots, form, [example.text for example in test])
+    if shown:
+        plain = msgspec.structs.replace(form, filler=None)
+        form = aligned(plain, task, engine.settings, shown) if align else plain
 
     def score(texts: Sequence[str]) -> "np.ndarray":
         prompts = [reading_prompt(task, text, form, shown) for text in texts]

@@ -138,9 +138,10 @@ class _Remaining:
         if annotate.annotator == "icl":
             total += counts.reads(texts, base, shots=writer.shots)
         if annotate.annotator == "adapters":
-            wordings = [wording for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))]
-            for wording in [*wordings, *(["task"] if annotate.folds else [])]:
-                form = msgspec.structs.replace(writer.form, wording=wording)
+            forms = [
+                writer.worded[wording] for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))
+            ]
+            for form in [*forms, *([writer.worded["task"]] if annotate.folds else [])]:
                 total += counts.reads(texts, form, adapter=True)
             if annotate.in_context:
                 total += counts.reads(texts, base, shots=writer.shots) * annotate.in_context

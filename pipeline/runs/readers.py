@@ -137,6 +137,7 @@ def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
         adapter=Adapter(name=card.name, path=str(folder.resolve())),
         wording=card.wording,
         chat=card.chat,
+        filler=card.filler,
         verbalizer=card.verbalizer,
     )
     return Teacher(

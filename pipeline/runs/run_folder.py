@@ -1,6 +1,7 @@
 """A run's folder: what stages hand each other, written so that a kill at any moment loses only unfinished work.
 
 manifest.json        what this run is: task, settings, model
+layout.json          that prompts have filler in front, where they have
 shots.json           the examples it starts from
 candidates.jsonl     every synthetic text, in the order drawn
 verdicts.jsonl       what became of each
@@ -51,6 +52,7 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True):
         known["settings"].pop("test_limit")  # how much is measured changes nothing that was made
         known["settings"].pop("allow_short")
         known["settings"].pop("calibrate")  # it is done after all that is trained
+        known["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
         return known
 
 

@@ -14,6 +14,7 @@ from fourshot.pipeline.runs.cards import write_cards
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages import PHASES, STAGE_NAMES, StageName, StagePlan
+from fourshot.pipeline.work_folder import UNALIGNED
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
 
 LOG_FILE = "log.txt"
@@ -34,6 +35,8 @@ class StageDriver:
     def add(self, name: str, experiment: Experiment) -> None:
         """Claim the experiment's folders. Raises RunFolderError where one belongs to another configuration."""
         experiment.claim()
+        if experiment.keeps_layout:
+            self._on_event(Event(stage="shots", message=f"{name}: {UNALIGNED}"))
         self.experiments[name] = experiment
 
     def run(self, until: StageName = "evaluate") -> None:

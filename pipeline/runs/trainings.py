@@ -8,11 +8,13 @@ from itertools import cycle
 
 import msgspec
 
+from fourshot.engine.core import Adapter
 from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.learnt import LearntTexts
+from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.evidence import shot_folds
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.jobs.jobs import TrainingJob
@@ -34,7 +36,7 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
             classification_examples(
                 task,
                 [shot for index, shot in enumerate(writer.shots) if index not in left_out],
-                msgspec.structs.replace(writer.form, wording=wording),
+                writer.worded[wording],
             ),
             seed=writer.seed + 1000 * number,
         )
@@ -43,7 +45,7 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
     if not annotate.folds:
         return of_shots
     brief = msgspec.structs.replace(settings.train, num_epochs=annotate.fold_epochs)
-    form = msgspec.structs.replace(writer.form, wording="task")
+    form = writer.worded["task"]
     drawn = [candidate for candidate, _ in finished_pairs(writer.folder.pool)]
     fold_of = pool_folds(writer.folder.pool, annotate.folds)
     of_folds = []
@@ -73,6 +75,30 @@ def judges_of(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None
     settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **changes))
     judges = msgspec.structs.replace(cell, name=f"{cell.name}, judges", settings=settings, shots=shots)
     return judges if any(shots_left_out(judges)) else None
+
+
+def committee(writer: MethodCell, adapters: Sequence[Adapter]) -> tuple[Reader, ...]:
+    """The readers of a method's texts; ``adapters``: those of `annotator_jobs`, in their order, as far as trained."""
+    annotate, learnt = writer.settings.annotate, writer.form.verbalizer
+
+    def reader(adapter: Adapter, wording: Wording = "task") -> Reader:
+        form = writer.worded[wording]
+        return Reader(adapter=adapter, wording=wording, chat=form.chat, filler=form.filler, verbalizer=learnt)
+
+    of_shots = zip(adapters[: annotate.num_adapters], shots_left_out(writer), cycle(annotate.wordings), strict=False)
+    readers = [
+        msgspec.structs.replace(reader(adapter, wording), left_out=left_out) for adapter, left_out, wording in of_shots
+    ]
+    if annotate.annotator == "adapters":
+        readers += [
+            Reader(adapter=None, shown=order, chat=writer.form.chat, verbalizer=writer.settings.base_verbalizer)
+            for order in shot_orders(len(writer.shots), annotate.in_context, writer.seed)
+        ]
+    readers += [
+        msgspec.structs.replace(reader(adapter), fold=fold)
+        for fold, adapter in enumerate(adapters[annotate.num_adapters :])
+    ]
+    return tuple(readers)
 
 
 def shots_left_out(writer: MethodCell) -> list[tuple[int, ...]]:

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from fourshot.engine import calibration as calibrations
+from fourshot.engine.alignment import Filler
 from fourshot.engine.calibration import SMALLEST, Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, bounded_log, shot_folds, weigh
 from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.fitting import shots_that_fit
-from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, context, question, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example, Task
@@ -48,15 +50,13 @@ class InContextAnnotator:
         chat: ChatTurns | None = None,
     ) -> None:
         self._engine, self._task = engine, task
-        self._form = PromptFormat(
-            verbalizer=settings.base_verbalizer, max_text_words=settings.max_text_words, chat=chat
-        )
-        shown = shots_that_fit(engine, task, shots, self._form, [longest_text(shots, settings.filter)])
-        self._context = context(task, shown, self._form)
+        form = PromptFormat(verbalizer=settings.base_verbalizer, max_text_words=settings.max_text_words, chat=chat)
+        self._shown = shots_that_fit(engine, task, shots, form, [longest_text(shots, settings.filter)])
+        self._form = aligned(form, task, engine.settings, self._shown) if settings.aligns else form
 
     def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""
-        prompts = [self._context + question(text, self._form) for text in texts]
+        prompts = [reading_prompt(self._task, text, self._form, self._shown) for text in texts]
         return self._engine.score(prompts, self._task.label_words, None, self._form.verbalizer)
 
 
@@ -68,6 +68,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[int, ...] = ()  # of an adapter: the shots that it was not trained on
     wording: Wording = "task"  # of the prompts that it was trained on
     chat: ChatTurns | None = None  # of the same
+    filler: Filler | None = None  # of the same
     verbalizer: Verbalizer = "word"  # what it learnt to say
     fold: int | None = None  # reads the candidates of this fold, which it was not trained on; None reads all
 
@@ -100,7 +101,7 @@ class Committee:
         if not readers:
             raise InputError("The adapters that annotate candidates are missing: none was given. Train at least one.")
         self._engine, self._task, self._shots = engine, task, shots
-        self._words, annotate = settings.max_text_words, settings.annotate
+        self._words, self._aligns, annotate = settings.max_text_words, settings.aligns, settings.annotate
         self._of_folds = [reader for reader in readers if reader.fold is not None]
         self._fold_weight = annotate.fold_weight
         self._several = len(readers) > 1  # there are others to be outvoted
@@ -223,8 +224,10 @@ class Committee:
 
     def _answers(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
         """Float64 [num_texts, num_labels], rows sum to one; as the model says it."""
-        form = PromptFormat(wording=reader.wording, max_text_words=self._words, chat=reader.chat)
+        form = PromptFormat(wording=reader.wording, max_text_words=self._words, chat=reader.chat, filler=reader.filler)
         shots = [self._shots[index] for index in reader.shown]
+        if self._aligns and not reader.adapter:
+            form = aligned(form, self._task, self._engine.settings, shots)
         prompts = [reading_prompt(self._task, text, form, shots) for text in texts]
         return calibrations.normalise(
             self._engine.score(prompts, self._task.label_words, reader.adapter, reader.verbalizer)

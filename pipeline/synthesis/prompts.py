@@ -11,12 +11,14 @@ from typing import Literal
 
 import msgspec
 
+from fourshot.engine.alignment import Filler
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Verbalizer
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 PROMPT_VERSION = "1"  # goes up with every change of what is rendered; lies on every card
 CHAT_VERSION = "1-chat"  # the same of prompts in chat turns, which earlier versions of fourshot must refuse
+ALIGNED = "-aligned"  # ends the version of prompts with filler in front, for the same reason
 
 PromptStyle = Literal["plain", "chat", "auto"]  # auto: found by measurement, see `pipeline.synthesis.prompt_style`
 Wording = Literal["task", "bare", "answer"]  # of a prompt without shots; an adapter is asked in the one it learnt
@@ -45,11 +47,12 @@ class PromptFormat(msgspec.Struct, frozen=True, kw_only=True):
     verbalizer: Verbalizer = "word"
     max_text_words: int = MAX_TEXT_WORDS
     chat: ChatTurns | None = None  # of the base's chat template; None: plain text
+    filler: Filler | None = None  # in front of everything, see `pipeline.synthesis.aligned`
 
     @property
     def version(self) -> str:
         """Of what is rendered in this form."""
-        return CHAT_VERSION if self.chat else PROMPT_VERSION
+        return (CHAT_VERSION if self.chat else PROMPT_VERSION) + (ALIGNED if self.filler else "")
 
     @property
     def turns(self) -> ChatTurns:
@@ -107,11 +110,12 @@ def reading_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Ex
     answer is the instruction, the text, "The answer is". With ``shots`` it is the instruction in any case: they are for
     a model that was not trained.
     """
+    filler = form.filler.text if form.filler else ""
     if form.wording == "bare" and not shots:
-        return form.turns.begin + question(text, form)
+        return filler + form.turns.begin + question(text, form)
     if form.wording == "answer" and not shots:
-        return _opened(form.chat, f"{task.instruction}\n\n{form.shown(text)}\n\n", "The answer is")
-    return context(task, shots, form) + question(text, form)
+        return filler + _opened(form.chat, f"{task.instruction}\n\n{form.shown(text)}\n\n", "The answer is")
+    return filler + context(task, shots, form) + question(text, form)
 
 
 def generation_prompt(

@@ -151,6 +151,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     base_verbalizer: Literal["word", "prefix"] = "word"
     shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
     max_text_words: int = MAX_TEXT_WORDS  # longer texts are cut, the same in training and serving
+    align: bool = False  # filler before prompts, so that the cache holds all that is before a text (docs/engine.md)
     test_limit: int = 0  # test texts to measure on, 0 for all
     calibrate: bool = True  # find by how much classifiers are too sure; trains up to four small adapters of the shots
     allow_short: bool = False  # go on with what there is where a class stalls below N
@@ -167,6 +168,11 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def learns_soft(self) -> bool:
         """Whether texts are learnt with a probability of each label."""
         return self.annotate.targets == "soft" and self.annotate.annotator != "none"
+
+    @property
+    def aligns(self) -> bool:
+        """Whether prompts have filler in front. A loss on the whole text would learn to write it."""
+        return self.align and self.train.loss == "label"
 
     @property
     def mixed_share(self) -> float:

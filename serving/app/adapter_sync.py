@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fourshot.engine.calibration import CONTENT_FREE, Calibration, contextual
+from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import AdapterError, FourshotError
 from fourshot.engine.labels import LabelTokens, label_tokens
 from fourshot.engine.models import Shapes
 from fourshot.engine.tokens import encode_prompts
 from fourshot.engine.vllm_seams.client import InFlight, add_model, remove_model
 from fourshot.pipeline.card import AdapterCard
+from fourshot.pipeline.synthesis.aligned import aligned
+from fourshot.pipeline.synthesis.prompts import reading_prompt
 from fourshot.serving.api import Method, Refused, TaskInfo
 from fourshot.serving.app.admission import stage
 from fourshot.serving.app.registry import FolderContents, InContext, Registry, Signature, StoredAdapter
@@ -46,17 +49,27 @@ class Version:
         labels: dict[Method, LabelTokens],
         lora: "LoRARequest | None",
         folder: Path | None,
+        engine: EngineSettings,
     ) -> None:
         """``labels``: what is said for them, by method. ``lora``, ``folder``: None where there are examples alone."""
         self.stored, self.labels, self.lora, self.folder = stored, labels, lora, folder
         source = stored.card if isinstance(stored, StoredAdapter) else stored
         self.name = lora.lora_name if lora else ""
-        self.task, self.shots, self.prompt = source.task, source.shots, source.prompt
+        self.task, self.shots = source.task, source.shots
+        self._form = self._icl_form = source.prompt_format
+        if source.align:
+            self._icl_form = aligned(self._form, self.task, engine, self.shots)
         self.card = source if isinstance(source, AdapterCard) else None  # as it is now: its temperature may be new
         self.icl_calibration: Calibration | None = None  # fitted when it is first asked for
         self.pinned = False  # in its slot
         self.left_at = 0.0  # when it ceased to be what answers; monotonic seconds
         self.in_use = 0  # requests that were promised an answer of this version
+
+    def prompt(self, text: str, method: Method) -> str:
+        """What the adapter is asked about ``text``, as in training, or the base with the examples before it."""
+        if method == "icl":
+            return reading_prompt(self.task, text, self._icl_form, self.shots)
+        return reading_prompt(self.task, text, self._form)
 
     @property
     def methods(self) -> list[Method]:
@@ -79,12 +92,15 @@ class AdapterSync:
         staging: Path,
         base_shapes: Shapes,
         largest_rank: int,
+        settings: EngineSettings,
         hot: Sequence[str] = (),
     ) -> None:
-        """``engine`` is vLLM's ``EngineClient``, ``models`` its ``OpenAIServingModels``, which lists adapters, too."""
+        """``engine`` is vLLM's ``EngineClient``, ``models`` its ``OpenAIServingModels``, which lists adapters, too.
+        ``settings``: of the engine, as far as prompts depend on it.
+        """
         self._registry, self._engine, self._models, self._tokenizer = registry, engine, models, tokenizer
         self._scorer, self._staging, self._shapes, self._rank = scorer, staging, base_shapes, largest_rank
-        self._hot = set(hot)
+        self._settings, self._hot = settings, set(hot)
         self._in_flight = InFlight(engine)
         self._ids = count(1)
         self._ready: dict[str, Version] = {}  # by adapter name
@@ -173,7 +189,7 @@ class AdapterSync:
         except FourshotError as error:
             logger.warning("task %s cannot be answered in context: %s", task, error)
             return
-        self._answer_with(task, Version(entry, labels, None, None))
+        self._answer_with(task, Version(entry, labels, None, None, self._settings))
 
     def _answer_with(self, task: str, version: Version) -> None:
         now = self.current.get(task)
@@ -194,7 +210,7 @@ class AdapterSync:
         try:
             labels = self._labels(stored.card)
             folder = await asyncio.to_thread(stage, stored.folder, stored.card, self._staging, self._shapes, self._rank)
-            version = Version(stored, labels, await self._load(stored.name, folder), folder)
+            version = Version(stored, labels, await self._load(stored.name, folder), folder, self._settings)
             await self._warm_up(version)
         except FourshotError as error:
             self._bad[stored.folder] = (stored.signature, str(error))
@@ -224,7 +240,7 @@ class AdapterSync:
 
     async def _warm_up(self, version: Version) -> None:
         """One answer before the first request: the instruction is in the prefix cache, and the adapter works."""
-        (ids,) = encode_prompts(self._tokenizer, [version.prompt(WARM_UP_TEXT)])
+        (ids,) = encode_prompts(self._tokenizer, [version.prompt(WARM_UP_TEXT, "adapter")])
         await self._scorer.score(ids, version.labels["adapter"], version.lora)
 
     def _retire(self, task: str) -> None:
@@ -255,7 +271,7 @@ class AdapterSync:
         if version.icl_calibration is None:
             import numpy as np
 
-            asked = [version.prompt(text, version.shots) for text in CONTENT_FREE]
+            asked = [version.prompt(text, "icl") for text in CONTENT_FREE]
             prompts = encode_prompts(self._tokenizer, asked)
             scored = await self._scorer.score_all(prompts, version.labels["icl"], None)
             version.icl_calibration = contextual(np.array([text.logprobs for text in scored]))

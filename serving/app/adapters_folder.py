@@ -41,7 +41,7 @@ def add_adapter(root: Path, source: str) -> tuple[AdapterCard, bool]:
 def add_in_context(root: Path, task: Task, shots: int, seed: int) -> Path:
     """Have ``task`` answered in context, with ``shots`` examples per class, until it has an adapter."""
     examples = take_shots(task, shots, seed, train=TaskData(task).train)
-    return write_in_context(root, InContext(task=task, shots=tuple(examples)))
+    return write_in_context(root, InContext(task=task, shots=tuple(examples), align=True))
 
 
 def remove(root: Path, name: str, base: str | None = None) -> list[Path]:

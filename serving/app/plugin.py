@@ -17,6 +17,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from fourshot.engine.core import EngineSettings
 from fourshot.engine.models import checkpoint_shapes, resolve_model
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.engine.vllm_seams.lora_loads import WORKER_METHOD
@@ -64,6 +65,7 @@ class FourshotPlugin:
         base = resolve_model(settings.base)
         tokenizer = load_tokenizer(base.path)
         lora, scheduler = engine_client.vllm_config.lora_config, engine_client.vllm_config.scheduler_config
+        max_model_len = engine_client.model_config.max_model_len
         metrics = Metrics()
         dispatcher = Dispatcher(
             slots=lora.max_loras,
@@ -81,6 +83,7 @@ class FourshotPlugin:
             staging=at_start.staging or Path(tempfile.mkdtemp(prefix="fourshot-serving-")),
             base_shapes=checkpoint_shapes(Path(base.path)),
             largest_rank=lora.max_lora_rank,
+            settings=EngineSettings(model=base.path, max_model_len=max_model_len),
             hot=settings.hot,
         )
         state.fourshot = Service(
@@ -91,7 +94,7 @@ class FourshotPlugin:
             tokenizer=tokenizer,
             limits=limits,
             metrics=metrics,
-            max_model_len=engine_client.model_config.max_model_len,
+            max_model_len=max_model_len,
         )
         adapters.on_change = _counting(metrics)
         metrics.restarts.set(at_start.restarts)

@@ -5,7 +5,7 @@ No engine and no HTTP here. `serving.app.adapter_sync` acts on what `Registry.re
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ from fourshot.engine.errors import AdapterError, FourshotError, InputError
 from fourshot.engine.files import read_json, write_json
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, LINK, AdapterCard
-from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, PROMPT_VERSION, classification_prompt
+from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, PROMPT_VERSION, PromptFormat
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.serving.adapter_lookup import find_adapter
@@ -49,10 +49,11 @@ class InContext(msgspec.Struct, frozen=True, kw_only=True):
     shots: tuple[Example, ...]
     max_text_words: int = MAX_TEXT_WORDS
     prompt_version: str = PROMPT_VERSION
+    align: bool = False  # filler before the instruction; not in files of earlier versions
 
-    def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
-        """What the base is asked about ``text``."""
-        return classification_prompt(self.task, text, shots, max_text_words=self.max_text_words)
+    @property
+    def prompt_format(self) -> PromptFormat:
+        return PromptFormat(max_text_words=self.max_text_words)
 
 
 class FolderContents(msgspec.Struct, frozen=True, kw_only=True):

@@ -133,7 +133,6 @@ class Service:
         self, version: Version, request: ClassifyRequest, method: Method, arrived: float, asker: Asker
     ) -> ClassifyResponse:
         texts = [request.input] if isinstance(request.input, str) else request.input
-        shots = version.shots if method == "icl" else ()
         if method not in version.methods:
             why = "has no adapter yet" if method == "adapter" else "holds no examples to show"
             raise RefusalError(
@@ -142,7 +141,7 @@ class Service:
         rule = _rule(version, request, method)
         self._check(asker)  # before anything is computed
         async with self._promised(version, len(texts)):
-            prompts = encode_prompts(self._tokenizer, [version.prompt(text, shots) for text in texts])
+            prompts = encode_prompts(self._tokenizer, [version.prompt(text, method) for text in texts])
             try:
                 check_lengths(prompts, version.labels[method].longest, self._max_model_len)
             except InputError as error:

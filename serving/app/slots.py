@@ -94,7 +94,9 @@ def fit(
     if gpu_free:
         return _fit_on_a_gpu(settings, contents, decoder, base_bytes, slots, rank, free, gpu_free)
     room = free - base_bytes - PROCESS_BYTES - slots * each_bytes
-    kv = settings.kv_cache_bytes or decoder.kv_bytes(settings.max_model_len, int(room * SHARE_FOR_KV))
+    fillers = [adapter.card.filler for adapter in contents.adapters]
+    prefixes = sum(filler.prefix_tokens for filler in fillers if filler)
+    kv = settings.kv_cache_bytes or decoder.kv_bytes(settings.max_model_len, int(room * SHARE_FOR_KV), prefixes)
     room -= kv
     in_memory = settings.max_cpu_loras or max(slots, min(tasks + SPARE_ADAPTERS, room // each_bytes))
     needed = base_bytes + PROCESS_BYTES + (slots + in_memory) * each_bytes + kv
@@ -186,8 +188,11 @@ class _Decoder(msgspec.Struct, frozen=True):
         per_layer = (hidden + query) * 2 + (hidden + self._keys) * 2 + (hidden + self.intermediate_size) * 3
         return self.num_hidden_layers * per_layer * rank * BYTES_PER_WEIGHT
 
-    def kv_bytes(self, max_model_len: int, room: int) -> int:
-        """Of a cache that takes no more than ``room``, unless two prompts of ``max_model_len`` tokens need more."""
+    def kv_bytes(self, max_model_len: int, room: int, prefix_tokens: int = 0) -> int:
+        """Of a cache that takes no more than ``room``, unless two prompts of ``max_model_len`` tokens need more.
+
+        ``prefix_tokens``: of all adapters together, whole blocks that stay there beside the prompts in use.
+        """
         per_token = 2 * self.num_hidden_layers * self._keys * BYTES_PER_WEIGHT
-        wanted = min(KV_REQUESTS * max_model_len * per_token, LARGEST_KV_BYTES, room)
-        return max(wanted, LEAST_KV_BYTES, 2 * max_model_len * per_token)
+        wanted = min(KV_REQUESTS * max_model_len * per_token, LARGEST_KV_BYTES) + prefix_tokens * per_token
+        return max(min(wanted, room), LEAST_KV_BYTES, 2 * max_model_len * per_token)

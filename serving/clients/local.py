@@ -18,6 +18,7 @@ from fourshot.engine.opening import open_engine
 from fourshot.pipeline.card import AdapterCard, base_of, load_card, load_examples
 from fourshot.pipeline.selective import Abstained, Refusal, Refusing, Rule, rule_of
 from fourshot.pipeline.student_card import StudentCard, find_student, load_student_card
+from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import Wording, reading_prompt
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import VISIBLE
@@ -123,11 +124,14 @@ class LocalClassifier:
     def _readings(self, texts: Sequence[str], wording: Wording) -> list[Reading]:
         import numpy as np
 
-        form = msgspec.structs.replace(self._adapter_card.prompt_format, wording=wording)
-        scores = self._scores([reading_prompt(self._adapter_card.task, text, form) for text in texts])
+        card = self._adapter_card
+        form = msgspec.structs.replace(card.prompt_format, wording=wording)
+        if card.align and wording != card.wording:
+            form = aligned(form, card.task, self._engine.settings)
+        scores = self._scores([reading_prompt(card.task, text, form) for text in texts])
         return [
-            Reading(label=self._adapter_card.task.label_names[int(row.argmax())], probability=float(row.max()))
-            for row in np.exp(apply(self._adapter_card.calibration, scores))
+            Reading(label=card.task.label_names[int(row.argmax())], probability=float(row.max()))
+            for row in np.exp(apply(card.calibration, scores))
         ]
 
     def rule(self, refusal: Refusal) -> Rule:

@@ -11,11 +11,13 @@ import msgspec
 import torch
 from safetensors.torch import save_file
 
-from fourshot.engine.core import Verbalizer
+from fourshot.engine.core import EngineSettings, Verbalizer
 from fourshot.engine.files import settle, staged_folder
 from fourshot.engine.models import ResolvedModel, checkpoint_shapes, resolve_model
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
-from fourshot.pipeline.synthesis.prompts import Wording
+from fourshot.pipeline.synthesis.aligned import aligned
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
+from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.types import Example, Label, Task
 from fourshot.serving.app.admission import WEIGHTS
 from fourshot.training.lora.saving import content_hash
@@ -42,9 +44,16 @@ def make_adapter(
     verbalizer: Verbalizer = "word",
     base: ResolvedModel | None = None,
     shots: Sequence[Example] = (),
+    align: bool = PRESETS["default"].align,
 ) -> Path:
-    """An adapter of ``task`` in a folder of its own in ``root``; another seed is another version."""
+    """An adapter of ``task`` in a folder of its own in ``root``; another seed is another version.
+
+    ``align``: its prompts have filler in front.
+    """
     base = base or resolve_model(None)
+    form = PromptFormat(wording=wording)
+    if align:
+        form = aligned(form, task, EngineSettings(model=base.path))
     random = torch.Generator().manual_seed(seed)
     weights, targets = {}, projections(base.path)
     for name, shape in (checkpoint_shapes(Path(base.path)) or config_shapes(Path(base.path))).items():
@@ -70,7 +79,9 @@ def make_adapter(
             task=task,
             model_name=base.name,
             model_revision=base.revision,
+            prompt_version=form.version,
             wording=wording,
+            filler=form.filler,
             verbalizer=verbalizer,
             training=LoraSettings(r=rank),
             shots=tuple(shots)

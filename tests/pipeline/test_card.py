@@ -5,9 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fourshot.engine.alignment import Filler
 from fourshot.engine.errors import AdapterError
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
-from fourshot.pipeline.synthesis.prompts import classification_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
 from fourshot.training.lora.settings import LoraSettings
@@ -94,6 +95,18 @@ def test_an_adapter_is_asked_in_the_wording_of_its_card_and_the_base_with_the_in
     assert bare.prompt("one two three four") == "Text: one two three\nLabel:"
     shots = (Example(text="Refund me", label=CARD.task.label_names[0]),)
     assert bare.prompt("Hi", shots) == classification_prompt(CARD.task, "Hi", shots)
+
+
+def test_filler_stands_before_what_the_adapter_is_asked_and_earlier_versions_refuse_the_card(tmp_path: Path) -> None:
+    filler = Filler(token="</s>", number=2, prefix_tokens=32)
+    form = PromptFormat(filler=filler)
+    card = msgspec.structs.replace(CARD, filler=filler, prompt_version=form.version)
+    (tmp_path / CARD_FILE).write_bytes(msgspec.json.encode(card))
+    assert load_card(tmp_path) == card
+    assert card.prompt("Hi") == f"</s></s>{classification_prompt(CARD.task, 'Hi')}"
+    shots = (Example(text="Lo", label=CARD.task.label_names[0]),)
+    assert card.prompt("Hi", shots) == classification_prompt(CARD.task, "Hi", shots), "it fits other prompts not"
+    assert form.version == "1-aligned" != CARD.prompt_format.version == "1"
 
 
 def test_a_folder_without_a_card_is_not_ours(tmp_path: Path) -> None:

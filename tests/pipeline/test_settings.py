@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from fourshot.engine import seeds
+from fourshot.engine.alignment import Filler
 from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.fake_engine import WORDS, FakeEngine
@@ -192,6 +193,8 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     engine = Listener(heard)
     patch.setattr("fourshot.training.lora.train.LoraTrainer", Trainer)
     patch.setattr("fourshot.pipeline.runs.run.refuse_fake", lambda *_: None)  # here it can be trained
+    filler = Filler(token="~", number=2, prefix_tokens=32)  # as of a base with a tokenizer
+    patch.setattr("fourshot.pipeline.synthesis.aligned.filler_for", lambda *_, **__: filler)
     patch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
     patch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
     patch.setattr(stage_driver, "run_stage", lambda stage, on_event: stage.run(on_event))

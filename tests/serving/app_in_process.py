@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from fourshot.engine.calibration import NONE
+from fourshot.engine.core import EngineSettings
 from fourshot.engine.labels import LabelTokens
 from fourshot.pipeline.tasks.types import Example, Label, Task
 from fourshot.serving.api import Refused, TaskInfo
@@ -82,7 +83,8 @@ class FakeAdapters:
     def __init__(self) -> None:
         shots = tuple(Example(text=f"a {label.name}", label=label.name) for label in DESK.labels)
         labels = LabelTokens(words=("lock", "billing"), ids=((1,), (2,)), terminated=False)
-        self.current = {"desk": Version(InContext(task=DESK, shots=shots), {"icl": labels}, None, None)}
+        desk, engine = InContext(task=DESK, shots=shots), EngineSettings(model="fake")
+        self.current = {"desk": Version(desk, {"icl": labels}, None, None, engine)}
 
     def tasks(self) -> list[TaskInfo]:
         return [TaskInfo(task="desk", labels=[], adapter="", versions=[], pinned=False, methods=["icl"])]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fourshot.engine.core import EngineSettings
 from fourshot.engine.models import resolve_model
 from fourshot.pipeline.tasks.types import Example
 from fourshot.serving.app.adapter_sync import AdapterSync
@@ -39,6 +40,7 @@ class Sync(AdapterSync):
             staging=root / ".staging",
             base_shapes={},
             largest_rank=8,
+            settings=EngineSettings(model="fake"),
         )
 
     def _labels(self, source: Any) -> Any:

@@ -52,7 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, words in enumerate(WORDS):
         wording: Wording = "bare" if number in BARE else "task"
         verbalizer: Verbalizer = "token" if number in ONE_STEP else "word"
-        make_adapter(root, task_of(f"task-{number}", words), seed=number, wording=wording, verbalizer=verbalizer)
+        task = task_of(f"task-{number}", words)
+        make_adapter(root, task, seed=number, wording=wording, verbalizer=verbalizer, align=number % 2 == 0)
     return root
 
 
@@ -166,8 +167,10 @@ def test_in_context_it_answers_with_the_base_and_the_shots_of_the_card(
     assert (answer.json()["method"], answer.json()["adapter"]) == ("icl", "")
 
 
-def test_answers_have_times_and_counts(service: RunningService) -> None:
+def test_answers_have_times_and_counts(service: RunningService, cards: dict[str, AdapterCard]) -> None:
     answer = service.classify("task-0", {"input": TEXTS}).json()
+    filler = cards["task-0"].filler
+    assert filler and {one["cached_tokens"] for one in answer["results"]} == {filler.prefix_tokens}
     for one in answer["results"]:
         assert 0 <= one["queue_ms"] <= answer["total_ms"]
         assert 0 < one["model_ms"] <= answer["total_ms"]

@@ -19,7 +19,7 @@ FREE = 16 * GIB
 def contents(tmp_path_factory: pytest.TempPathFactory) -> FolderContents:
     root = tmp_path_factory.mktemp("adapters")
     for number in range(3):
-        make_adapter(root, task_of(f"task{number}"), rank=16 if number == 2 else 8)
+        make_adapter(root, task_of(f"task{number}"), rank=16 if number == 2 else 8, align=True)
     return Registry(root, resolve_model(None)).read()
 
 
@@ -52,6 +52,12 @@ def test_many_adapters_do_not_mean_many_slots(contents: FolderContents) -> None:
 def test_little_memory_keeps_fewer_adapters_in_it(contents: FolderContents) -> None:
     small = fit(settings(), resolve_model(None), contents, 2 * GIB)
     assert small.kv_cache_bytes < fit(settings(), resolve_model(None), contents, FREE).kv_cache_bytes
+
+
+def test_the_cache_has_room_for_what_every_adapter_keeps_there(contents: FolderContents) -> None:
+    crowd = FolderContents(adapters=[contents.adapters[0]] * 500, refused=[], pins={})
+    few, many = (fit(settings(), resolve_model(None), these, FREE).kv_cache_bytes for these in (contents, crowd))
+    assert many - few == 497 * 32 * 2 * 30 * 3 * 64 * 2, "a block of 32 tokens each: keys, values, 30 layers, 3 heads"
 
 
 def test_what_cannot_fit_is_refused_with_what_takes_the_room(contents: FolderContents) -> None:

@@ -168,10 +168,10 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
 
 
 def _measure_missing(options: Options, settings: LatencySettings, rows: Rows) -> None:
-    workloads = {name: load_workload(name, options.data, settings.k) for name in settings.tasks}
     log = options.out.with_suffix(".log")
     with tempfile.TemporaryDirectory() as folder:
         base = prepare(options, Path(folder), settings)
+        workloads = {name: load_workload(name, options.data, settings.k, base.path) for name in settings.tasks}
         rows.add_once("shape", lambda: shape_of(base.path))
         rows.add_once("machine", lambda: machine_apart(base.path))
         specs = engine_specs(base, settings, options.plant_sleep_ms / 1000)

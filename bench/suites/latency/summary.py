@@ -147,7 +147,7 @@ def ratios_to_icl(
         their_tokens, their_cached = computed_tokens(theirs)
         row[other] = {
             "throughput": msgspec.to_builtins(ratio(rates(own), rates(theirs))),
-            "prompt_tokens": their_tokens / tokens,
+            "prompt_tokens": (their_tokens - their_cached) / (tokens - cached),  # those that are computed
             "roof": limit(their_tokens, their_cached) / limit(tokens, cached),
         }
         # Where all come at once, each waits for those before it: p50 of another number of requests says nothing.

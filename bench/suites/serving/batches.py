@@ -10,7 +10,10 @@ BATCH_SIZES, BATCH_ADAPTERS, BATCH_REPEATS = (8, 32, 128), 8, 9
 
 
 def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
-    """Time of a batch of the base alone, of one adapter, and of several, in turn, in an engine of our own."""
+    """Time of a batch of the base alone, of one adapter, and of several, in turn, in an engine of our own.
+
+    Prompts have no filler, so all three compute the same tokens: with it, each adapter would have a prefix of its own.
+    """
     from fourshot.engine.core import Adapter, EngineSettings
     from fourshot.engine.opening import open_engine
     from fourshot.pipeline.synthesis.prompts import classification_prompt

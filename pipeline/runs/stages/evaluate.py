@@ -62,6 +62,7 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
                         form=cell.form,
                         shots=cell.shots,
                         adapter=cell.adapter,
+                        align=cell.align,
                         content_free=content_free,
                     )
                     last = cell.answers_key, answers

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 import pytest
 
+from fourshot.engine.alignment import Filler
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.files import write_json
 from fourshot.engine.models import ResolvedModel
@@ -17,6 +18,7 @@ from fourshot.pipeline.runs.cells import MethodCell, SeedExamples
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, RunFolder
+from fourshot.pipeline.runs.stage_driver import StageDriver
 from fourshot.pipeline.runs.stages.generate import pools, rounds
 from fourshot.pipeline.runs.stages.style import prompt_styles
 from fourshot.pipeline.runs.stages.train import classifiers, on_real_texts
@@ -30,6 +32,7 @@ from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.tables import Split, load_split
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.work_folder import LAYOUT_FILE
 from fourshot.training.jobs.jobs import RESULT_FILE, TrainingJob
 from fourshot.training.lora.examples import TrainingResult
 from tests.pipeline.chat import CHAT
@@ -47,13 +50,19 @@ def begun(
     prompt_style: PromptStyle = "plain",
     verbalizer: Literal["token", "word"] = "token",
     calibrate: bool = False,
+    align: bool = False,
 ) -> Experiment:
     """An experiment with one seed whose texts are there and kept, and whose committee reads the shots alone."""
     folder.mkdir()
     task = load_task(write_task(folder))
     annotate = AnnotateSettings(folds=0)
     settings = RunSettings(
-        wording=wording, prompt_style=prompt_style, verbalizer=verbalizer, annotate=annotate, calibrate=calibrate
+        wording=wording,
+        prompt_style=prompt_style,
+        verbalizer=verbalizer,
+        annotate=annotate,
+        calibrate=calibrate,
+        align=align,
     )
     data = TaskData(task)
     seeds = [SeedExamples(seed=0, shots=tuple(data.train), more=tuple(data.train))]
@@ -137,6 +146,51 @@ def test_what_is_trained_learns_a_token_for_each_label_and_the_base_says_words(t
     assert len(readers) == 3 and {reader.verbalizer for reader in readers} == {"token"}
     whole = begun(tmp_path / "whole", "lora", verbalizer="word")
     assert [job.verbalizer for job in on_real_texts(whole).items] == ["word"]
+
+
+def test_filler_is_the_same_in_training_reading_measuring_and_on_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filler_of_base(monkeypatch)
+    experiment = begun(tmp_path / "run", align=True)
+    trained = finish(experiment)
+    for examples in (job.examples for job in trained.values()):
+        assert all(example.prompt.startswith("~~") for example in examples)
+    (readers,) = (item.readers for item in rounds(experiment).items if item.readers)
+    assert {reader.filler for reader in readers if reader.adapter} == {FILLER}
+    write_cards(experiment)
+    for cell in map(experiment.evaluation_cell, experiment.cells):
+        assert cell.align and cell.form.filler == FILLER
+        if cell.adapter:
+            card = load_card(cell.adapter.path)
+            assert card.prompt_format == cell.form
+            assert asked(card) <= {example.prompt for example in trained[cell.adapter.name].examples}
+
+
+def test_a_folder_keeps_the_layout_that_it_was_begun_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filler_of_base(monkeypatch)
+    old = begun(tmp_path / "run")  # as by a version that knows no filler
+    keys, cells = committee(old), [old.evaluation_cell(cell).out for cell in old.cells]
+    wanted = msgspec.structs.replace(old.settings, align=True)
+    again = Experiment(old.data, MODEL, wanted, METHODS, old.seeds, old.root)
+    said = list[str]()
+    StageDriver(tmp_path / "log.txt", lambda event: said.append(event.message)).add("notes", again)
+    assert committee(again) == keys and not (old.root / LAYOUT_FILE).exists()
+    assert said == ["notes: the folder was begun without filler before prompts (align), and goes on without"]
+    new = begun(tmp_path / "new", align=True)
+    assert committee(new) != keys
+    assert not {Path(cell).name for cell in cells} & {Path(new.evaluation_cell(cell).out).name for cell in new.cells}
+    other = msgspec.structs.replace(new.settings, align=False)
+    with pytest.raises(RunFolderError, match=r"begun with align = True.*--set align="):
+        Experiment(new.data, MODEL, other, METHODS, new.seeds, new.root)
+
+
+FILLER = Filler(token="~", number=2, prefix_tokens=32)
+
+
+def filler_of_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the base had a tokenizer, and every prompt a place for it."""
+    monkeypatch.setattr("fourshot.pipeline.synthesis.aligned.filler_for", lambda *_, **__: FILLER)
 
 
 def committee(experiment: Experiment) -> list[str]:

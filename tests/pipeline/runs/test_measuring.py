@@ -7,6 +7,7 @@ from fourshot.engine.chat import turns_of
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.runs.measuring import Answers, answer, measure
+from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
@@ -82,6 +83,17 @@ def test_what_was_trained_without_the_instruction_is_measured_without_it(vllm_en
     assert np.allclose(asked.logprobs, vllm_engine.score(prompts, TASK.label_words), atol=0.05)
     shown, plain = (answer(vllm_engine, TASK, TEST, form=form, shots=TEST[:2]) for form in (bare, PLAIN))
     assert shown.prompt_tokens == plain.prompt_tokens > asked.prompt_tokens
+
+
+def test_with_filler_all_that_is_before_a_text_is_computed_once(vllm_engine: Engine) -> None:
+    many = [Example(text=f"it was warm on day {day} of the month", label=TEST[0].label) for day in range(12)]
+    form = aligned(PLAIN, TASK, vllm_engine.settings)
+    assert form.filler
+    alone = answer(vllm_engine, TASK, many, form=form)
+    assert alone.cached_tokens == (len(many) - 1) * form.filler.prefix_tokens
+    without, shown = (answer(vllm_engine, TASK, many, form=PLAIN, shots=TEST, align=align) for align in (False, True))
+    left, right = (given.prompt_tokens - given.cached_tokens for given in (without, shown))
+    assert right < left and shown.prompt_tokens > without.prompt_tokens
 
 
 def test_in_chat_what_prompts_share_is_computed_once(vllm_engine: Engine, model: str) -> None:

@@ -1,0 +1,107 @@
+"""Filler in front of prompts, so that what all of them begin with fills whole blocks of the prefix cache.
+
+vLLM caches whole blocks and nothing less, and a task's instruction is shorter than a block: without filler it is
+computed for every text. The filler is a special token's text, repeated. A tokenizer takes special tokens out of a text
+before it does anything else, so what follows them has the ids that it has alone, and prompts stay plain text: the same
+in training, measuring and serving, in any process. Where a tokenizer does otherwise, there is no filler.
+
+Importing this module loads neither torch nor transformers.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import repeat, takewhile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.context import readable_tokens
+from fourshot.engine.fake_engine import is_fake
+
+BLOCK_TOKENS = 32  # of the cache on the CPU (`engine.vllm_start`); a multiple of a GPU's 16
+LEAST_GAIN_TOKENS = 8  # fewer that are cached beyond whole blocks are not worth a filler
+ROLES = ("eos_token", "pad_token", "bos_token")  # which special token fills, the first that can
+
+Encode = Callable[[str], list[int]]
+
+
+class Filler(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in front of every prompt of a task."""
+
+    token: str  # text of a special token
+    number: int  # how often it stands there, at least once
+    prefix_tokens: int  # all that comes before the text, filler included: whole blocks
+    block_tokens: int = BLOCK_TOKENS
+
+    @property
+    def text(self) -> str:
+        return self.token * self.number
+
+
+@lru_cache(maxsize=1024)
+def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_tokens: int) -> Filler | None:
+    """What to put before prompts that differ in their texts alone, for the checkpoint in the folder ``model``.
+
+    ``prompts``: one task's, of texts that begin in different ways. ``text_tokens``: what a text and its answer may
+    need; with the prefix they must stay within ``most_tokens``, the model's positions and its sliding window. None
+    where they would not, where next to nothing would be gained, or where no special token leaves the rest of a prompt
+    as it is.
+    """
+    if is_fake(model) or not (Path(model) / "config.json").is_file():
+        return None
+    encode = _encoder(model)
+    plain = [encode(prompt) for prompt in prompts]
+    prefix = min(_shared_tokens(plain[0], ids) for ids in plain[1:])
+    gain = prefix % BLOCK_TOKENS
+    number = BLOCK_TOKENS - gain
+    fits = prefix + number + text_tokens <= min(most_tokens, readable_tokens(model) or most_tokens)
+    if gain < LEAST_GAIN_TOKENS or not fits:
+        return None
+    for token in _special_tokens(model):
+        filler = Filler(token=token, number=number, prefix_tokens=prefix + number)
+        filled = [encode(filler.text + prompt) for prompt in prompts]
+        if all(map(_is_inserted, filled, plain, repeat(number))):
+            return filler
+    return None
+
+
+def _shared_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return sum(1 for _ in same)
+
+
+def _is_inserted(filled: Sequence[int], plain: Sequence[int], number: int) -> bool:
+    """Whether ``filled`` is ``plain`` with one token so many times in front, or after a begin token."""
+    at = _shared_tokens(filled[:1], plain[:1])
+    return len({*filled[at : at + number]}) == 1 and [*filled[:at], *filled[at + number :]] == [*plain]
+
+
+@lru_cache(maxsize=8)
+def _encoder(model: str) -> Encode:
+    """Text to ids as `engine.tokens.encode_prompts` does, from the tokenizer's own file where there is one: at once."""
+    file = Path(model) / "tokenizer.json"
+    if not file.is_file():
+        from fourshot.engine.tokens import encode_prompt, load_tokenizer
+
+        slow = load_tokenizer(model)
+        return lambda text: encode_prompt(slow, text)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    return lambda text: list(tokenizer.encode(text).ids)
+
+
+def _special_tokens(model: str) -> list[str]:
+    """Those that may fill, the likeliest first."""
+    named: list[str] = []
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        try:
+            config: dict[str, Any] = json.loads((Path(model) / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        found = (config.get(role) for role in ROLES)
+        named += [token["content"] if isinstance(token, dict) else token for token in found if token]
+    return list(dict.fromkeys(named))

@@ -1,0 +1,29 @@
+"""Prompts whose common beginning fills whole blocks of the prefix cache: see `engine.alignment`."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from fourshot.engine.alignment import filler_for
+from fourshot.engine.core import EngineSettings
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.tasks.types import Example, Task
+
+# Texts begin in every way: with small and capital letters, digits, signs, other scripts.
+BEGINNINGS = ("a", "The", "1", "(", '"', "-", "é", "中")
+TOKENS_PER_WORD = 2  # of a long text; English has about 1.3
+
+
+def aligned(form: PromptFormat, task: Task, engine: EngineSettings, shots: Sequence[Example] = ()) -> PromptFormat:
+    """``form`` with the filler that `reading_prompt` is to put before prompts with these ``shots``.
+
+    ``engine``: of the engine that reads them. There is no filler where the longest text would not fit any more.
+    """
+    plain = msgspec.structs.replace(form, filler=None)
+    filler = filler_for(
+        engine.model,
+        tuple(reading_prompt(task, text, plain, shots) for text in BEGINNINGS),
+        text_tokens=TOKENS_PER_WORD * form.max_text_words,
+        most_tokens=engine.max_model_len,
+    )
+    return msgspec.structs.replace(plain, filler=filler)
