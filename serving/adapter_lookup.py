@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.card import CARD_FILE, LINK, load_card
+from fourshot.pipeline.student_card import find_student
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 
 
@@ -18,6 +19,8 @@ def find_adapter(folder: str | Path) -> Path:
         return folder
     if (folder / LINK / CARD_FILE).is_file():
         return (folder / LINK).resolve()
+    if find_student(folder):
+        raise InputError(f"{folder} is a student, which is no adapter: `fourshot predict` asks it, no service yet.")
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}. Give an adapter's folder, or that of a finished run.")
     cards = {file.parent: load_card(file.parent) for file in sorted(folder.rglob(CARD_FILE))}

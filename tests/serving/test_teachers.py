@@ -16,6 +16,7 @@ from fourshot.pipeline.events import ignore
 from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Label
+from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.clients.local import LocalClassifier, LocalStudent
 from fourshot.serving.clients.teachers import find_teacher
 from fourshot.training.students.settings import StudentSettings
@@ -101,6 +102,13 @@ def test_what_a_student_cannot_do_is_refused(
 ) -> None:
     assert main(["predict", str(student), "snow", *option]) == 2
     assert option[0].strip("-").replace("-", "_") in capfd.readouterr().err.replace("-", "_")
+
+
+def test_no_service_takes_a_student_for_an_adapter(student: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "student").symlink_to(student)
+    with pytest.raises(InputError, match="is a student, which is no adapter"):
+        find_adapter(tmp_path / "run")
 
 
 def test_another_s_labels_a_key_for_a_folder_and_nobody_are_refused(student: Path, tmp_path: Path) -> None:
