@@ -30,7 +30,7 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     reason: str  # a key, such as "broken_json"
     what: str  # completes "3 rows ..."
     count: int
-    lines: tuple[int, ...]  # of the first ones, as `Table.rows` counts
+    lines: tuple[int, ...]  # as `Table.rows` counts
 
 
 def error(where: object, what: str, remedy: str = "") -> Fault:

@@ -41,7 +41,6 @@ _READERS = {
     "spreadsheet": read_spreadsheet,
 }
 _ERRORS_SHOWN = 10  # of each reason, where there are rows without; a file of another kind has an error in each line
-_LINES_KEPT = 5
 _WHY = {
     "broken_json": "that are not valid JSON",
     "no_object": "that are no JSON objects",
@@ -83,7 +82,7 @@ def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, li
         if some[0][1].is_error and not settings.skip_broken:
             faults += _errors(reading, some, _ERRORS_SHOWN if rows else 1)
         else:
-            lines = tuple(number for number, _ in some[:_LINES_KEPT])
+            lines = tuple(number for number, _ in some)
             left_out.append(LeftOut(reason=reason, what=_WHY[reason], count=len(some), lines=lines))
     if not (rows and reading.columns) and not faults:
         nothing = " with anything in them" if rows else ""
@@ -115,18 +114,26 @@ def stream_table(reading: Reading) -> Iterator[Item]:
     What is known of the file as a whole, its errors too, is in ``reading`` once all has been read. Raises `TableError`.
     JSON that is not in lines is held in memory, and so are spreadsheets.
     """
-    shards = [] if reading.path.is_file() else shards_of(reading.path)
+    try:
+        is_file = reading.path.is_file()
+        shards = [] if is_file else shards_of(reading.path)
+    except OSError as failure:  # a name that is too long, a folder that may not be read
+        raise TableError(f"cannot be opened: {failure.strerror}.", "Check the path.") from failure
     if not shards:
-        if (lone := lone_shard(reading.path)) and reading.path.is_file():
+        if is_file and (lone := lone_shard(reading.path)):
             what = f"one of {lone[1]} shards; the others are not read."
             reading.faults.append(warning(reading.path, what, f"To read all, name {lone[0].name!r} in its place."))
         yield from _stream_file(reading, reading.path)
         return
-    rows = 0
+    rows, known = 0, 0
     for shard in shards:
         for _, row in _stream_file(reading, shard):
             rows += 1
             yield rows, row
+        if known and len(reading.columns) > known:
+            more = shorten(map(repr, list(reading.columns)[known:]))
+            reading.faults.append(warning(shard, f"has columns that shards before it lack: {more}."))
+        known = len(reading.columns)
     reading.unit = "row"
 
 

@@ -86,7 +86,8 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
     missing = [column for column in (source.text_column, source.label_column) if column not in table.columns]
     if missing:
         what = f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
-        return [], [error(table.path, what, "Set $.data.text_column and $.data.label_column.")]
+        remedy = "Set $.data.text_column and $.data.label_column; if no line names the columns, $.data.header = false."
+        return [], [error(table.path, what, remedy)]
     rows, faults = read_rows(source, table, task.label_names)
     unknown: dict[str, list[int]] = defaultdict(list)
     for line, example in rows:

@@ -169,4 +169,4 @@ def test_rows_of_another_width_are_errors_or_left_out_as_asked(tmp_path: Path) -
     table = read(tmp_path, "text,label\n" + lines, settings=ReadSettings(skip_broken=True))
     assert len(table.rows) == 15
     [gone] = table.left_out
-    assert (gone.reason, gone.count, gone.lines) == ("field_count", 15, (3, 5, 7, 9, 11))
+    assert (gone.reason, gone.count, gone.lines) == ("field_count", 15, tuple(range(3, 32, 2)))

@@ -51,7 +51,7 @@ def scan(name: str, content: bytes, read: ReadSettings) -> tuple[Table, bool]:
         path.write_bytes(content)
         table, faults = scan_table(path, read)
         assert all(fault.what and fault.where.startswith(str(path)) for fault in faults)
-        assert all(one.count >= len(one.lines) > 0 and one.what for one in table.left_out)
+        assert all(one.count == len(one.lines) > 0 and one.what for one in table.left_out)
         reading = Reading(path=path, settings=read)
         try:
             assert sum(not isinstance(row, Unread) for _, row in stream_table(reading)) == len(table.rows)
