@@ -22,7 +22,7 @@ from fourshot.engine.fake_engine import is_fake
 
 BLOCK_TOKENS = 32  # of the cache on the CPU (`engine.vllm_start`); a multiple of a GPU's 16
 LEAST_GAIN_TOKENS = 8  # fewer that are cached beyond whole blocks are not worth a filler
-ROLES = ("eos_token", "pad_token", "bos_token")  # which special token fills, the first that can
+ROLES, BEGIN = ("eos_token", "pad_token"), "bos_token"  # which special token fills: the first that can
 
 Encode = Callable[[str], list[int]]
 
@@ -96,12 +96,18 @@ def _encoder(model: str) -> Encode:
 
 def _special_tokens(model: str) -> list[str]:
     """Those that may fill, the likeliest first."""
-    named: list[str] = []
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+    named: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
         try:
-            config: dict[str, Any] = json.loads((Path(model) / name).read_text(encoding="utf-8"))
+            config: dict[str, Any] = json.loads((Path(model) / file).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        found = (config.get(role) for role in ROLES)
-        named += [token["content"] if isinstance(token, dict) else token for token in found if token]
-    return list(dict.fromkeys(named))
+        found = {role: config.get(role) for role in (*ROLES, BEGIN)}
+        named |= {
+            role: token["content"] if isinstance(token, dict) else token for role, token in found.items() if token
+        }
+    # Two begin tokens in front are read as one (`engine.tokens`), but where it is the end token too.
+    begin = named.pop(BEGIN, None)
+    if begin != named.get(ROLES[0]):
+        named = {role: token for role, token in named.items() if token != begin}
+    return list(dict.fromkeys(named[role] for role in ROLES if role in named))

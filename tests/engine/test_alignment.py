@@ -88,6 +88,22 @@ def test_a_token_that_changes_what_follows_is_not_taken(tmp_path: Path) -> None:
     assert filler_for(model, asked, text_tokens=100, most_tokens=2048) is None
 
 
+def test_a_begin_token_fills_only_where_it_is_the_end_token_too(tmp_path: Path) -> None:
+    asked = prompts("Say what the weather is in this text: warm or cold." + " warm" * 12)
+    model = base(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    fillers = {}
+    for name, tokens in {
+        "both": {"eos_token": "<|end|>", "bos_token": "<|end|>"},
+        "padding": {"pad_token": {"content": "<|end|>"}},
+        "begin": {"pad_token": "<|end|>", "bos_token": "<|end|>"},
+    }.items():
+        config.write_text(json.dumps(tokens))
+        filler_for.cache_clear()
+        fillers[name] = filler_for(model, asked, text_tokens=100, most_tokens=2048)
+    assert fillers["both"] == fillers["padding"] != fillers["begin"] is None
+
+
 def test_a_base_without_special_tokens_or_without_files_has_no_filler(tmp_path: Path) -> None:
     asked = prompts("Say what the weather is in this text: warm or cold.")
     model = base(tmp_path)
