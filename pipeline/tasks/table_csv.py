@@ -81,8 +81,6 @@ def _records(stream: TextIO, delimiter: str, reading: dict[str, Any], skip: int)
     try:
         for cells in reader:
             if len(cells) > 1 or (cells and cells[0].strip("\x1a \t")):
-                if cells[0].startswith("\ufeff"):  # the file is several, one after the other
-                    cells[0] = cells[0].lstrip("\ufeff")
                 yield start, cells
             start = skip + reader.line_num + 1
     except csv.Error as failure:

@@ -51,7 +51,8 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
                 continue
             cells = cells[:width]
         if not named.isdisjoint(cells):
-            if list(cells) in (header, raw):
+            # Files one after the other may each begin with a byte-order mark.
+            if list(cells) == raw or [str(cells[0]).lstrip("\ufeff"), *cells[1:]] == header:
                 yield number, Unread("repeated_header", "repeating the column names", is_error=False)
                 continue
             doubt.see(number, cells)
