@@ -194,7 +194,7 @@ def _train_teacher(
     driver.do(style.prompt_styles)
     if any(writer.settings.annotate.has_pool for writer in experiment.writers):
         driver.do(generate.pools)
-    driver.do(train.on_real_texts)
+    driver.do(train.annotators)
     if writes:
         driver.do(generate.rounds)
     return teacher_of_run(experiment)

@@ -72,6 +72,12 @@ def on_real_texts(experiment: Experiment) -> TrainStage:
     return _stage(experiment, jobs, "annotator" if experiment.flat else "adapter")
 
 
+def annotators(experiment: Experiment) -> TrainStage:
+    """The committee alone."""
+    jobs = [job for writer in experiment.writers for job in experiment.annotator_jobs(writer)]
+    return _stage(experiment, jobs, "annotator")
+
+
 def classifiers(experiment: Experiment) -> TrainStage:
     """The trainings that stand on synthetic texts."""
     jobs = [experiment.job(cell) for cell in experiment.cells if cell.method.synthetic]
