@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.runs.distill import distill
 from fourshot.pipeline.runs.distilled import DistillSummary
+from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
+from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.runs.stages.student import StudentStage
 from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.tasks.task_file import load_task
@@ -109,3 +112,21 @@ def test_nothing_to_learn_and_nobody_who_writes_are_refused(folder: Path) -> Non
     with pytest.raises(InputError, match="has none"):
         distill(task, folder / "out", generate_per_class=3, by=Teacher().named(folder))
     assert not (folder / "out").exists()
+
+
+def test_a_teacher_is_three_adapters_of_the_shots_and_nothing_more(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[Stage] = []
+
+    def record(stage: Stage, _: object) -> tuple[()]:
+        stages.append(stage)
+        return ()
+
+    base = ResolvedModel(path="nowhere", name="base", revision="1")
+    monkeypatch.setattr("fourshot.pipeline.runs.distill.resolve_model", lambda name: base)
+    monkeypatch.setattr(Experiment, "check_trainable", lambda self: None)
+    monkeypatch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", record)
+    with pytest.raises(InputError, match="0 of its 3 annotators"):
+        distill(load_task(folder / "task.toml"), folder / "out", unlabelled=open_texts(folder / "notes.jsonl"))
+    assert [(stage.name, len(stage.items)) for stage in stages if stage.items] == [("train", 3)]
