@@ -27,6 +27,7 @@ from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name, un
 from fourshot.pipeline.synthesis.prompts import PromptFormat, version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.tasks.types import Example
 from fourshot.pipeline.work_folder import Layout, WorkFolder
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingResult
@@ -93,12 +94,13 @@ class Experiment:
         return self._once(
             ("cells", methods, *chats.items()),
             lambda: method_cells(
-                self.settings, methods, self.seeds, self.root, flat=self.flat, chats=chats, align=self._aligned
+                self.settings, methods, self.seeds, self.root, flat=self.flat, chats=chats, align=self.with_filler
             ),
         )
 
-    def _aligned(self, form: PromptFormat) -> PromptFormat:
-        return aligned(form, self.task, EngineSettings(model=self.model.path))
+    def with_filler(self, form: PromptFormat, shots: Sequence[Example] = ()) -> PromptFormat:
+        """``form`` of prompts with these shots, aligned."""
+        return aligned(form, self.task, EngineSettings(model=self.model.path), shots)
 
     def _chat(self, examples: SeedExamples) -> ChatTurns | None:
         if self.settings.prompt_style == "plain":

@@ -145,11 +145,14 @@ def _prompts(experiment: Experiment) -> dict[str, str]:
         if not cell.method.shots_in_prompt:
             users[reading_prompt(task, "…", cell.form)].append(cell.method.display_name)
     several = len(users) > 1
+    in_context = PromptFormat(max_text_words=words, chat=chat)
+    if experiment.settings.aligns:
+        in_context = experiment.with_filler(in_context, shots)
     return {
         "generation": generation_prompt(task, label, own, max_text_words=words, chat=chat),
         **{
             f"classification ({', '.join(names)})" if several else "classification": prompt
             for prompt, names in users.items()
         },
-        "in context": reading_prompt(task, "…", PromptFormat(max_text_words=words, chat=chat), shots),
+        "in context": reading_prompt(task, "…", in_context, shots),
     }

@@ -158,6 +158,7 @@ def test_filler_is_the_same_in_training_reading_measuring_and_on_the_card(
         assert all(example.prompt.startswith("~~") for example in examples)
     (readers,) = (item.readers for item in rounds(experiment).items if item.readers)
     assert {reader.filler for reader in readers if reader.adapter} == {FILLER}
+    assert all(prompt.startswith("~~") for kind, prompt in shown(experiment).items() if kind != "generation")
     write_cards(experiment)
     for cell in map(experiment.evaluation_cell, experiment.cells):
         assert cell.align and cell.form.filler == FILLER
@@ -183,6 +184,11 @@ def test_a_folder_keeps_the_layout_that_it_was_begun_with(tmp_path: Path, monkey
     other = msgspec.structs.replace(new.settings, align=False)
     with pytest.raises(RunFolderError, match=r"begun with align = True.*--set align="):
         Experiment(new.data, MODEL, other, METHODS, new.seeds, new.root)
+
+
+def shown(experiment: Experiment) -> dict[str, str]:
+    """Prompts in the report."""
+    return report_data(experiment, "A run").lineage.prompts
 
 
 FILLER = Filler(token="~", number=2, prefix_tokens=32)

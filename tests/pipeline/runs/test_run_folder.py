@@ -15,6 +15,7 @@ from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.runs.run_folder import RunFolder, RunManifest
 from fourshot.pipeline.synthesis.settings import PRESETS, GenerateSettings, RunSettings
 from fourshot.pipeline.tasks.types import DataSource, Example, Label, Task
+from fourshot.pipeline.work_folder import Layout, WorkFolder
 
 TASK = Task(name="colours", instruction="Warm or cold?", noun="note", labels=(Label(name="warm"), Label(name="cold")))
 
@@ -229,3 +230,20 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, below: str) 
 def test_a_device_in_the_place_of_the_folder_is_refused_as_a_file_is() -> None:
     with pytest.raises(InputError, match="/dev/null is a file"), RunFolder("/dev/null/run").lock():
         pass
+
+
+def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
+    aligned, plain = Layout(align=True), Layout()
+    new, old = WorkFolder(tmp_path / "new"), WorkFolder(tmp_path / "old")
+    assert new.layout(aligned) == aligned and new.layout(plain) == plain
+    new.path.mkdir()
+    new.keep_layout(aligned)
+    new.write("manifest.json", {})
+    assert new.layout(aligned) == aligned
+    with pytest.raises(RunFolderError, match="--out"):
+        new.layout(plain)
+    old.path.mkdir()
+    old.keep_layout(plain)
+    assert not [*old.path.iterdir()], "a folder without filler is as one of an earlier version"
+    old.write("manifest.json", {})
+    assert old.layout(aligned) == old.layout(plain) == plain
