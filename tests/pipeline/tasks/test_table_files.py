@@ -10,6 +10,7 @@ import io
 import json
 import lzma
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +114,8 @@ def test_csv_comes_back_as_it_was_written_or_is_asked_about(
 ) -> None:
     if delimiter == "\t":  # tabs and lines in quotes, beside tabs that end cells, can be read in two ways
         rows = [{**row, "text": row["text"].replace("\t", " ")} for row in rows]
+    # Python's writer does not quote a CR alone, which ends a line for every reader.
+    rows = [{**row, "text": re.sub(r"\r(?!\n)", "", row["text"])} for row in rows]
     text = as_csv(rows, delimiter=delimiter, lineterminator=end, quoting=quoting)
     head = f"sep={delimiter}\n" if told else ""
     table, refused = scan("t.csv", (head + text).encode(encoding), ReadSettings(header=True))
