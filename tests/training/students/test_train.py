@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -57,6 +58,18 @@ def test_it_answers_new_texts_and_is_what_transformers_loads(trained: tuple[Stud
     theirs = pipeline("text-classification", model=result.path)(texts)
     assert [answer["label"] for answer in theirs] == list(LABELS)
     assert [answer["score"] for answer in theirs] == pytest.approx(said.max(axis=1), abs=1e-4)
+
+
+def test_a_student_is_as_sure_as_its_teacher(tmp_path: Path) -> None:
+    animals = [f"The {animal} {does}." for animal in ("dog", "cat", "owl", "horse", "fox") for does in ("eats", "runs")]
+    money = [f"The {thing} {does}." for thing in ("bank", "loan", "tax", "share", "fee") for does in ("rises", "falls")]
+    taught = [TaughtExample(text=text, probabilities=(0.97, 0.03)) for text in (*animals, *ANIMALS)]
+    taught += [TaughtExample(text=text, probabilities=(0.03, 0.97)) for text in (*money, *MONEY)]
+    whole = msgspec.structs.replace(job(tmp_path, "head", held_out=0.5), examples=tuple(taught * 2))
+    result = train_student(whole, tmp_path)
+    assert result.held_out == 28
+    sure = StudentClassifier(result.path, 32).probabilities([*animals, *money]).max(axis=1)
+    assert 0.85 < sure.mean() < 0.99, "a regression on these few texts alone is not sure of any"
 
 
 def test_torch_alone_answers_as_transformers_does(trained: tuple[StudentJob, Path, StudentResult]) -> None:
@@ -119,8 +132,6 @@ def test_settings_out_of_range_are_refused(changes: dict[str, float], message: s
 
 
 def test_a_teacher_that_is_sure_of_nothing_teaches_nothing(tmp_path: Path) -> None:
-    import msgspec
-
     whole = job(tmp_path, min_confidence=0.95)
     with pytest.raises(InputError, match="sure of no text"):
         train_student(msgspec.structs.replace(whole, examples=whole.examples[4:]), tmp_path)
