@@ -27,6 +27,7 @@ from fourshot.training.lora.settings import LoraSettings
 FORECAST_FILE = "forecast.json"
 SWITCH = "FOURSHOT_FORECAST"  # environment: "0" where nobody reads it, and a new machine should not be measured
 BLOCK = 32  # tokens: the prefix cache has whole blocks
+NUMBERS = ("calls", "prompt_tokens", "shots_tokens", "adapter_tokens", "output_tokens", "steps", "train_tokens")
 COMPILE_S = 60.0  # of torch.compile, which then samples twice as fast (docs/corpus.md)
 
 
@@ -45,25 +46,14 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     compiled: bool = False
 
     def __add__(self, other: "Work") -> "Work":
-        numbers = {
-            name: getattr(self, name) + getattr(other, name)
-            for name in ("calls", "steps", *(name for name in self.__struct_fields__ if name.endswith("_tokens")))
-        }
-        return msgspec.structs.replace(self, **numbers)
+        return msgspec.structs.replace(self, **{name: getattr(self, name) + getattr(other, name) for name in NUMBERS})
 
     def __mul__(self, times: float) -> "Work":
-        return msgspec.structs.replace(
-            self,
-            **{
-                name: getattr(self, name) * times
-                for name in self.__struct_fields__
-                if name in ("calls", "steps") or name.endswith("_tokens")
-            },
-        )
+        return msgspec.structs.replace(self, **{name: getattr(self, name) * times for name in NUMBERS})
 
     @property
     def tokens(self) -> float:
-        return self.prompt_tokens + self.shots_tokens + self.adapter_tokens + self.output_tokens + self.train_tokens
+        return float(sum(getattr(self, name) for name in NUMBERS if name.endswith("_tokens")))
 
     def seconds(self, speed: Speed) -> float:
         if self.opens == "trainer":
