@@ -26,9 +26,9 @@ from fourshot.pipeline.provenance import describe_hardware, installed_versions, 
 
 TASK = "support_tickets"
 STEPS = 4  # of training; the first one, in which kernels are built, does not count
-PART_S = 2.0  # that reading or drawing is to take, within bounds: a large base is slow
+READ_S = 2.0  # that reading is to take, within bounds: a large base is slow
 READ_TEXTS = (8, 48)  # least and most
-DRAWS_PER_CLASS = (4, 13)  # 65 draws at once are as many as a unit of a corpus
+DRAWS_PER_CLASS = 26  # 130 at once: the engine's batches have to be as large as in a run, where a token costs least
 WARM_UP_TEXTS, WARM_UP_DRAWS = 4, 2  # the latter per class
 LOOK_S = 0.5  # at what else the machine does
 ACCEPTED = 0.5  # of the draws for a class, those that are kept: between 0.3 and 0.9 on the tasks of the paper
@@ -226,11 +226,11 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
     read(WARM_UP_TEXTS)  # an engine's first answers take longer
     read(WARM_UP_TEXTS, adapter=probe.adapter)
     began, prompt_token_s = time.perf_counter(), read(WARM_UP_TEXTS)
-    count = _bounded(WARM_UP_TEXTS, time.perf_counter() - began, *READ_TEXTS)
+    least, most = READ_TEXTS
+    count = max(least, min(most, round(WARM_UP_TEXTS * READ_S / (time.perf_counter() - began))))
     prompt_token_s = read(count)
-    began, _ = time.perf_counter(), draw(WARM_UP_DRAWS, 0)
-    per_class = _bounded(WARM_UP_DRAWS, time.perf_counter() - began, *DRAWS_PER_CLASS)
-    seconds, tokens, well_formed = draw(per_class, 1)
+    draw(WARM_UP_DRAWS, 0)
+    seconds, tokens, well_formed = draw(DRAWS_PER_CLASS, 1)
     return Measured(
         fields={
             "prompt_token_s": prompt_token_s,
@@ -240,11 +240,6 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
             "well_formed": well_formed,
         }
     )
-
-
-def _bounded(tried: int, seconds: float, least: int, most: int) -> int:
-    """How many of something take `PART_S`, where ``tried`` of them took ``seconds``."""
-    return max(least, min(most, round(tried * PART_S / seconds)))
 
 
 def _per_token(engine: Engine, do: Callable[[], object]) -> float:
