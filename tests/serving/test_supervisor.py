@@ -103,7 +103,9 @@ def test_while_a_dead_server_starts_again_its_address_answers_503(
         serving = asyncio.create_task(supervisor.run())
         await until((tmp_path / "start-1").exists)
         async with httpx.AsyncClient() as client:
-            answer = await client.get(f"http://127.0.0.1:{listening.getsockname()[1]}/health")
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}/health"
+            answer, head = await client.get(url), await client.head(url)
+        assert (head.status_code, head.headers["Content-Length"]) == (503, str(len(answer.content)))
         supervisor.stop()
         await serving
         return answer
