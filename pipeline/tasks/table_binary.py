@@ -30,13 +30,15 @@ def read_columnar(reading: Reading, source: Source) -> Iterator[Item]:
             reading.class_names |= {name: tuple(one["names"]) for name, one in told.items() if "names" in one}
             number = 0
             for batch in batches:
+                batch.validate(full=True)  # damaged offsets would be read beyond the end
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
     # ValueError: bytes in a column of strings that are no text, times that Python's types cannot hold.
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as failure:
-        kind = source.kind.capitalize()
-        raise TableError(f"not a readable {kind} file: {failure}.", "Is the download complete?") from failure
+    # MemoryError: damaged lengths.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as failure:
+        what = f"not a readable {source.kind.capitalize()} file: {str(failure) or type(failure).__name__}."
+        raise TableError(what, "Is the download complete?") from failure
 
 
 def _batches(source: Source, stream: Any) -> tuple[Any, Iterator[Any]]:

@@ -11,7 +11,7 @@ import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.new_task import new_task
-from fourshot.pipeline.tasks.table_files import ReadSettings, read_table
+from fourshot.pipeline.tasks.table_files import ReadSettings, read_table, scan_table
 from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import find_task_file, load_task
 from tests.pipeline.task_folders import COLD, WARM, rows_of, write_task
@@ -93,6 +93,15 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path, name: str, content:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_a_damaged_byte_of_an_arrow_file_is_explained_or_changes_a_cell(tmp_path: Path, kind: str) -> None:
+    sound = arrow(kind)
+    for place in range(0, len(sound), 5):
+        (tmp_path / "t.arrow").write_bytes(sound[:place] + bytes([sound[place] ^ 0xFF]) + sound[place + 1 :])
+        table, faults = scan_table(tmp_path / "t.arrow")
+        assert len(table.rows) == 8 or faults
 
 
 def test_a_packed_table_in_capitals_makes_a_task_and_serves_as_a_split(tmp_path: Path) -> None:
