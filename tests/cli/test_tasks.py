@@ -91,3 +91,22 @@ def test_the_list_names_what_comes_with_fourshot(capfd: pytest.CaptureFixture[st
     assert cli.main(["tasks", "list"]) == 0
     shown = capfd.readouterr().out
     assert all(name in shown for name in ("support_tickets", "sst2", "trec", "ag_news"))
+
+
+def test_a_file_that_does_not_say_how_it_is_to_be_read_can_be_told_of(
+    table: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = TABLE.replace("question", "qu\u00e9stion").splitlines()[1:]
+    table.write_bytes("\n".join([*lines, "one, two, three,sales"]).encode("cp1252"))
+    for options, message in (
+        ([], ":1: byte 0xe9 is not valid UTF-8"),
+        (["--encoding", "cp1252"], ":1: the first line looks like an example"),
+        (["--encoding", "cp1252", "--no-header"], ":21: 4 fields where the header has 2"),
+    ):
+        assert cli.main(["tasks", "new", str(table), *options]) == 2
+        assert message in capfd.readouterr().err
+    assert cli.main(["tasks", "new", str(table), "--encoding", "cp1252", "--no-header", "--skip-broken"]) == 0
+    shown = capfd.readouterr().out
+    assert "texts: column '1'\nlabels: column '2'\n" in shown
+    assert "1 row with more or fewer fields than the header: line 21\n" in shown
+    assert "qu\u00e9stion" in Path("inbox/train.jsonl").read_text(encoding="utf-8")
