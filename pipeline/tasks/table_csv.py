@@ -16,7 +16,7 @@ import msgspec
 
 from fourshot.pipeline.tasks.faults import note, warning
 from fourshot.pipeline.tasks.table_bytes import Source
-from fourshot.pipeline.tasks.table_grid import grid_rows
+from fourshot.pipeline.tasks.table_grid import grid_rows, names_its_rows
 from fourshot.pipeline.tasks.table_text import Text, check_text
 from fourshot.pipeline.tasks.table_types import Item, Reading, TableError
 
@@ -152,12 +152,16 @@ def _find_reading(reading: Reading, text: Text, delimiter: str, skip: int) -> st
 
 def _fit(text: Text, delimiter: str, name: str, skip: int) -> _Fit:
     width, records, odd, spans, last = 0, 0, 0, 0, 0
-    cells: list[str] = []
+    first, cells = list[str](), list[str]()
     with text.open(newline="") as stream:
         try:
             for line, cells in _records(stream, delimiter, READINGS[name], skip):
                 spans = spans or (last if last and line > last + 1 else 0)
-                last, width = line, width or len(cells)
+                if records == 1 and names_its_rows(first, cells):
+                    width += 1
+                    odd = 0
+                first, width = first or cells, width or len(cells)
+                last = line
                 records += 1
                 odd += len(cells) != width and (len(cells) < width or any(cells[width:]))
         except TableError as failure:

@@ -1,11 +1,12 @@
 """Rows of cells, from a CSV file or a spreadsheet, become rows by column: which line names the columns, and does it?"""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fourshot.pipeline.tasks.faults import counted, error, shorten, warning
+from fourshot.pipeline.tasks.faults import counted, error, note, shorten, warning
 from fourshot.pipeline.tasks.table_types import Item, Reading, Unread
 
 _SEPARATORS = 'Put texts that hold the separator in "double quotes". Is the first line that of the names?'
@@ -27,6 +28,15 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
     if first is None:
         return
     line, cells = first
+    second = next(records, None)
+    if second is not None:
+        records = itertools.chain([second], records)
+        if reading.settings.header is not False and names_its_rows(cells, second[1]):
+            cells = ["", *cells]
+            what = (
+                "each row has a cell more than the line of names; the first was taken for its number, as R writes it."
+            )
+            reading.faults.append(note(reading.path, what))
     raw = list(cells)
     header = [f"{cell:g}" if isinstance(cell, float) else str(cell).strip("\ufeff \t\r\n") for cell in cells]
     if reading.settings.header is False:
@@ -38,7 +48,8 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
         for name, times in Counter(columns).items():
             if times > 1:
                 what = f"the column {name!r} stands there {times} times."
-                reading.faults.append(error(f"{reading.path}:{line}", what, "Rename or remove one."))
+                remedy = "Rename or remove one. If no line names the columns: --no-header."
+                reading.faults.append(error(f"{reading.path}:{line}", what, remedy))
     reading.columns |= dict.fromkeys(columns)
     width, named = len(columns), {name for name in [*raw, *header] if name not in ("", None)} if any(header) else set()
     doubt = _Doubt(header, raw)
@@ -62,6 +73,11 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
         yield number, dict(zip(columns, cells, strict=True))
     if named:
         doubt.judge(reading, line, columns)
+
+
+def names_its_rows(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Whether rows are numbered in a column that the first record has not. Source: R, `write.table`, "CSV files"."""
+    return len(second) == len(first) + 1 and str(second[0]) == "1"
 
 
 def _names(header: Sequence[str]) -> list[str]:

@@ -149,6 +149,14 @@ def test_names_that_are_the_question_of_a_survey_or_a_number_are_no_examples(tmp
     assert len(read(tmp_path, ",0,1\n0,Fine.,1\n1,Bad.,0\n").rows) == 2
 
 
+@pytest.mark.parametrize("mark", [",", "\t"])
+def test_the_numbers_of_rows_that_r_writes_are_a_column_without_a_name(tmp_path: Path, mark: str) -> None:
+    lines = ['"text"|"label"', '"1"|"One, and more."|"a"', '"2"|"Two."|"b"']
+    table = read(tmp_path, "\n".join(lines).replace("|", mark))
+    assert pairs(table) == [("One, and more.", "a"), ("Two.", "b")]
+    assert "the first was taken for its number, as R writes it" in " ".join(map(str, table.notices))
+
+
 def test_a_line_that_repeats_the_names_is_left_out_and_counted(tmp_path: Path) -> None:
     table = read(tmp_path, "text,label\nStuck.,lock\ntext,label\nCharged.,billing\n\ufefftext,label\n")
     assert pairs(table) == [("Stuck.", "lock"), ("Charged.", "billing")]
