@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fourshot.pipeline.tasks.faults import counted, error, note, shorten, warning
+from fourshot.pipeline.tasks.faults import counted, error, shorten, warning
 from fourshot.pipeline.tasks.table_types import Item, Reading, Unread
 
 _SEPARATORS = 'Put texts that hold the separator in "double quotes". Is the first line that of the names?'
@@ -33,10 +33,8 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
         records = itertools.chain([second], records)
         if reading.settings.header is not False and names_its_rows(cells, second[1]):
             cells = ["", *cells]
-            what = (
-                "each row has a cell more than the line of names; the first was taken for its number, as R writes it."
-            )
-            reading.faults.append(note(reading.path, what))
+            what = "rows have a cell more than the line of names: the first was taken for its number, as R writes it."
+            reading.faults.append(warning(reading.path, what))
     raw = list(cells)
     header = [f"{cell:g}" if isinstance(cell, float) else str(cell).strip("\ufeff \t\r\n") for cell in cells]
     if reading.settings.header is False:
