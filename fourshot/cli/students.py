@@ -53,6 +53,8 @@ def annotate(options: Options, terminal: Terminal) -> None:
             ray=options.ray,
             on_event=on_event,
         )
+    for warning in summary.warnings:
+        terminal.warn(warning)
     terminal.result("result", summary)
     terminal.table([{"label": label, "rows": count} for label, count in summary.labelled.items()])
     for count, what in (

@@ -46,6 +46,7 @@ class AnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
     blank: int = 0  # rows without a text
     unreadable: int = 0  # rows whose text was refused
     agreement: float | None = None  # mean, where several read
+    warnings: tuple[str, ...] = ()  # of how the table was read
 
 
 def annotation_columns(labels: Sequence[str]) -> list[str]:
@@ -102,6 +103,7 @@ def annotate_table(
         blank=counts["blank"],
         unreadable=counts["unreadable"],
         agreement=round(agreed["share"] / agreed["texts"], 4) if agreed["texts"] else None,
+        warnings=given.warnings,
     )
 
 

@@ -38,7 +38,7 @@ def annotated_texts(
         for row in read_table(out).rows.values()
     ]
     labelled = [(text, said) for text, said in rows if text and said is not None]
-    notes = []
+    notes = list(given.warnings)
     if blank := sum(not text for text, _ in rows):
         notes.append(f"{blank} rows without a text were left out")
     if missing := len(rows) - blank - len(labelled):

@@ -1,6 +1,7 @@
 """Tables of texts without labels, read row by row, and what is written beside their columns."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import msgspec
 from fourshot.engine.content_hash import content_hash_of
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import replaced_file
-from fourshot.pipeline.tasks.faults import shorten
+from fourshot.pipeline.tasks.faults import counted, shorten
 from fourshot.pipeline.tasks.label_cells import read_text_cell
 from fourshot.pipeline.tasks.table_files import read_table, stream_table
 from fourshot.pipeline.tasks.table_types import AS_FOUND, Reading, ReadSettings, TableError, Unread
@@ -26,6 +27,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
     text_column: str
     settings: ReadSettings
     content_hash: str
+    warnings: tuple[str, ...] = ()  # how its file was understood where that was not plain, and what was left out
 
     def rows(self) -> Iterator[tuple[dict[str, Any], str]]:
         """(row, its text or ""), in the order of the file; memory stays flat but for JSON arrays and spreadsheets."""
@@ -49,12 +51,13 @@ def open_texts(
     path = Path(path)
     reading = Reading(path=path, settings=settings)
     columns: tuple[str, ...] = ()
-    column, texts, wrong = "", 0, dict[int, str]()
+    column, texts, wrong, left_out = "", 0, dict[int, str](), Counter[str]()
     try:
         for line, row in stream_table(reading):
             if isinstance(row, Unread):
                 if row.is_error and not settings.skip_broken:
                     break
+                left_out[row.what] += 1
                 continue
             column = column or _text_column(path, tuple(reading.columns), text_column, usual)
             text = read_text_cell(row.get(column))
@@ -80,6 +83,10 @@ def open_texts(
         columns=columns,
         text_column=column,
         settings=settings,
+        warnings=(
+            *(str(fault) for fault in reading.faults if fault.severity == "warning"),
+            *(f"{path}: {counted(count, 'row')} left out: {what}." for what, count in left_out.items()),
+        ),
         content_hash=content_hash_of([path] if path.is_file() else sorted(path.parent.glob(f"{path.stem}*")), column),
     )
 

@@ -163,3 +163,14 @@ def test_a_person_may_correct_what_was_annotated(tmp_path: Path) -> None:
     assert annotated_probabilities({**row, "annotated_label": ""}, LABELS) is None
     with pytest.raises(InputError, match="'wram'"):
         annotated_probabilities({**row, "annotated_label": "wram"}, LABELS)
+
+
+def test_what_was_left_out_of_the_table_and_what_is_unclear_in_it_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "notes.csv"
+    path.write_text("text,who,\nice cubes,Ann,\ntext,who,\nhot soup,Bo,more\n")
+    given = open_texts(path)
+    summary = annotate_table(given, tmp_path / "out.csv", LABELS, "a run", reader())
+    assert summary.rows == 2
+    unclear, left_out = summary.warnings
+    assert "something in a column without a name (line 4)" in unclear
+    assert "1 row left out: repeating the column names" in left_out
