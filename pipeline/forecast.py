@@ -27,7 +27,8 @@ from fourshot.training.lora.settings import LoraSettings
 FORECAST_FILE = "forecast.json"
 SWITCH = "FOURSHOT_FORECAST"  # environment: "0" where nobody reads it, and a new machine should not be measured
 BLOCK = 32  # tokens: the prefix cache has whole blocks
-NUMBERS = ("calls", "prompt_tokens", "shots_tokens", "adapter_tokens", "output_tokens", "steps", "train_tokens")
+TOKENS = ("prompt_tokens", "shots_tokens", "adapter_tokens", "output_tokens", "train_tokens")
+NUMBERS = ("calls", *TOKENS, "trainings", "steps")
 COMPILE_S = 60.0  # of torch.compile, which then samples twice as fast (docs/corpus.md)
 
 
@@ -41,7 +42,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     shots_tokens: float = 0  # the same, behind shots
     adapter_tokens: float = 0  # read by an adapter
     output_tokens: float = 0
-    steps: float = 0  # of trainings
+    trainings: float = 0
+    steps: float = 0  # of all of them
     train_tokens: float = 0
     compiled: bool = False
 
@@ -53,11 +55,11 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tokens(self) -> float:
-        return float(sum(getattr(self, name) for name in NUMBERS if name.endswith("_tokens")))
+        return float(sum(getattr(self, name) for name in TOKENS))
 
     def seconds(self, speed: Speed) -> float:
         if self.opens == "trainer":
-            return speed.open_trainer_s + self.train_tokens * speed.train_token_s
+            return speed.open_trainer_s + self.trainings * speed.training_s + self.train_tokens * speed.train_token_s
         opening = speed.open_engine_s + (COMPILE_S if self.compiled else 0)
         return (
             opening
@@ -217,7 +219,7 @@ class Counts:
         shared = self.tokens(context(self.task, (), form))
         whole = fmean(self.tokens(reading_prompt(self.task, shot.text, form)) for shot in self.shots)
         tokens = shared + min(settings.batch_size, examples) * (whole - shared + 1)
-        return Work(stage="", opens="trainer", steps=steps, train_tokens=steps * tokens)
+        return Work(stage="", opens="trainer", trainings=1, steps=steps, train_tokens=steps * tokens)
 
     def _questions(self, verbalizer: Verbalizer) -> int:
         """Requests for one text: one for each beginning that several labels share."""

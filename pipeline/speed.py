@@ -45,6 +45,7 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     adapter_token_s: float  # the same with an adapter
     output_token_s: float  # of a sampled token, in a full batch
     train_token_s: float  # forward and backward
+    training_s: float  # of a training beside its steps: it begins slowly, is compared with the base, and saved
     engine_bytes: int  # the most that its process had
     trainer_bytes: int
     well_formed: float = WELL_FORMED  # share of the draws
@@ -173,6 +174,7 @@ def _trainer(probe: TrainerProbe, opened: Callable[[], object]) -> Measured:
         )
         for shot in take_shots(task, 4, 0)
     ]
+    began = time.perf_counter()
     result = trainer.train(
         examples,
         task.label_words,
@@ -181,9 +183,10 @@ def _trainer(probe: TrainerProbe, opened: Callable[[], object]) -> Measured:
         on_step=lambda *_: times.append(time.perf_counter()),
         verbalizer="token",
     )
-    step_s = (times[-1] - times[0]) / (len(times) - 1)
+    whole_s, step_s = time.perf_counter() - began, (times[-1] - times[0]) / (len(times) - 1)
+    steps_s = step_s * result.steps
     return Measured(
-        fields={"train_token_s": step_s * result.steps / result.tokens},
+        fields={"train_token_s": steps_s / result.tokens, "training_s": max(0.0, whole_s - steps_s)},
         adapter=Adapter(name=result.name, path=result.path),
     )
 

@@ -36,6 +36,7 @@ SPEED = Speed(
     adapter_token_s=0.03,
     output_token_s=0.1,
     train_token_s=0.5,
+    training_s=2.0,
     engine_bytes=3_000,
     trainer_bytes=2_000,
 )
@@ -66,16 +67,16 @@ def test_seconds_are_loading_and_tokens_and_stages_share_their_process() -> None
         [
             Work(stage="draw", calls=4, prompt_tokens=100, output_tokens=20),
             Work(stage="draw", calls=1, shots_tokens=10, adapter_tokens=10),
-            Work(stage="train", opens="trainer", steps=3, train_tokens=30),
+            Work(stage="train", opens="trainer", trainings=2, steps=3, train_tokens=30),
             Work(stage="make", output_tokens=20, compiled=True),
         ],
         SPEED,
     )
-    seconds = [10 + 1 + 2 + 0.2 + 0.3, 5 + 15, 10 + forecasts.COMPILE_S + 1]
+    seconds = [10 + 1 + 2 + 0.2 + 0.3, 5 + 4 + 15, 10 + forecasts.COMPILE_S + 1]
     assert [stage.seconds for stage in told.stages] == pytest.approx(seconds)
     assert [(stage.calls, stage.tokens, stage.steps) for stage in told.stages] == [(5, 140, 0), (0, 30, 3), (0, 20, 0)]
     assert told.seconds == pytest.approx(sum(seconds)) and told.memory_bytes == 3_000
-    assert str(told).startswith("about 2 min, 5 calls, 190 tokens, 0.0 GB of memory (draw 14 s, train 20 s, make 71 s)")
+    assert str(told).startswith("about 2 min, 5 calls, 190 tokens, 0.0 GB of memory (draw 14 s, train 24 s, make 71 s)")
 
 
 def test_what_stages_took_stands_beside_it_and_the_whole_is_judged_once_all_are_known() -> None:
@@ -107,9 +108,11 @@ def test_a_machine_is_measured_once_for_each_model_and_anew_where_that_is_asked(
 
 
 def test_what_its_processes_measure_becomes_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    fields = {name: getattr(SPEED, name) for name in Speed.__struct_fields__ if name.endswith(("token_s", "_bytes"))}
+    fields = {
+        name: getattr(SPEED, name) for name in Speed.__struct_fields__ if name.endswith(("token_s", "ing_s", "_bytes"))
+    }
     adapter = Adapter(name="a", path="/a")
-    of_trainer = {name: fields.pop(name) for name in ("train_token_s", "trainer_bytes")}
+    of_trainer = {name: fields.pop(name) for name in ("train_token_s", "training_s", "trainer_bytes")}
     answers = [(speeds.Measured(fields=of_trainer, adapter=adapter), 5.0), (speeds.Measured(fields=fields), 10.0)]
     asked = list[Any]()
 
@@ -270,5 +273,5 @@ def test_a_real_base_is_measured_in_all_its_parts(
     engine = speeds._engine(probe, lambda: opened.append("engine"))
     fields = trainer.fields | engine.fields
     assert all(value > 0 for name, value in fields.items() if name != "well_formed")
-    assert {*fields} == {name for name in Speed.__struct_fields__ if name.endswith(("token_s", "formed"))}
+    assert {*fields} == {name for name in Speed.__struct_fields__ if name.endswith(("token_s", "ing_s", "formed"))}
     assert trainer.adapter and Path(trainer.adapter.path).is_dir() and opened == ["trainer", "engine"]
