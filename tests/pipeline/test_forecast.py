@@ -234,7 +234,7 @@ def test_plan_says_it_and_makes_nothing(tmp_path: Path, capfd: pytest.CaptureFix
 PLANS: dict[str, list[str]] = {
     "run": ["run", "support_tickets"],
     "compare": ["compare", "support_tickets", "--methods", "icl,lora25"],
-    "train": ["train", "--tasks", "support_tickets", "snips_intents_that_is_not_there"],
+    "train": ["train", "--tasks", "support_tickets"],
 }
 
 
