@@ -151,19 +151,20 @@ def _find_reading(reading: Reading, text: Text, delimiter: str, skip: int) -> st
 
 
 def _fit(text: Text, delimiter: str, name: str, skip: int) -> _Fit:
-    width, records, odd, spans, last = 0, 0, 0, 0, 0
-    first, cells = list[str](), list[str]()
+    records, odd, spans = 0, 0, 0
     with text.open(newline="") as stream:
         try:
-            for line, cells in _records(stream, delimiter, READINGS[name], skip):
-                spans = spans or (last if last and line > last + 1 else 0)
-                if records == 1 and names_its_rows(first, cells):
-                    width += 1
-                    odd = 0
-                first, width = first or cells, width or len(cells)
+            rows = _records(stream, delimiter, READINGS[name], skip)
+            last, cells = next(rows, (0, []))
+            width, records = len(cells), 1
+            for records, (line, cells) in enumerate(rows, start=2):
+                if line != last + 1:
+                    spans = spans or last
                 last = line
-                records += 1
-                odd += len(cells) != width and (len(cells) < width or any(cells[width:]))
+                if len(cells) != width:
+                    if records == 2 and names_its_rows([""] * width, cells):
+                        width += 1
+                    odd += len(cells) < width or any(cells[width:])
         except TableError as failure:
             return _Fit(records=records, odd=odd, spans=spans, fault=failure.what)
     if not spans and any("\n" in cell or "\r" in cell for cell in cells):

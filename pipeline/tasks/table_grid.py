@@ -65,10 +65,9 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
                 yield number, Unread("repeated_header", "repeating the column names", is_error=False)
                 continue
             doubt.see(number, cells)
-        if nameless and any(cells[place] for place in nameless):
+        if nameless:
             doubt.fill(number, cells)
-        doubt.rows += 1
-        yield number, dict(zip(columns, cells, strict=True))
+        yield number, dict(zip(columns, cells, strict=False))  # as many as there are columns
     if named:
         doubt.judge(reading, line, columns)
 
@@ -103,8 +102,10 @@ class _Doubt:
                 self._again[place] = self._again.get(place, 0) + 1
 
     def fill(self, line: int, cells: Sequence[Any]) -> None:
-        """A row with something in a column that has no name."""
-        self._filled_lines.append(line)
+        """A row of a table with columns that have no name."""
+        self.rows += 1
+        if any(cells[place] for place in self.nameless):
+            self._filled_lines.append(line)
         for place in self.nameless:
             self._filled[place] += bool(cells[place])
 
