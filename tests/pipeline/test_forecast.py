@@ -127,11 +127,18 @@ def test_what_its_processes_measure_becomes_a_speed(monkeypatch: pytest.MonkeyPa
     assert asked[1].adapter == adapter and known_speed(MODEL) == speed
 
 
-def test_other_work_at_the_time_is_told_of(measured: list[ResolvedModel], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_work_at_the_time_is_told_of_and_when_it_is_over_it_is_measured_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     busy = msgspec.structs.replace(SPEED, load=1.8, cores=2)
     monkeypatch.setattr(speeds, "_measured", lambda _: busy)
-    told = foretell(MODEL, lambda _: [Work(stage="draw")], lambda _: None)
-    assert told and "other work kept 1.8 of 2 cores busy" in str(told)
+    for beside in (2.0, 1.5):
+        monkeypatch.setattr(speeds, "_load", lambda beside=beside: beside)
+        told = foretell(MODEL, lambda _: [Work(stage="draw")], lambda _: None)
+        assert told and "other work kept 1.8 of 2 cores busy" in str(told)
+    monkeypatch.setattr(speeds, "_measured", lambda _: SPEED)
+    monkeypatch.setattr(speeds, "_load", lambda: 0.2)
+    assert known_speed(MODEL) == known_speed(MODEL) == SPEED
 
 
 def test_what_cannot_be_measured_stops_nobody_but_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,11 @@ def test_how_far_a_probability_is_to_be_trusted_is_told(html: str, markdown: str
     assert "Probabilities are not calibrated" in file.read_text()
 
 
+def test_a_forecast_stands_beside_what_each_stage_took(html: str, markdown: str) -> None:
+    assert "Forecast 67 min, took 83 min (25% more)" in html and "forecast 67 min, took 83 min (25% more)" in markdown
+    assert "| generate | 640 | 50,000 | 1 min 40 s | 1 min 50 s |" in markdown
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     paths = write_report(ReportData(title="Nothing yet", task=TASK), tmp_path / "new" / "folder")
     for path in paths:
