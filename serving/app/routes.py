@@ -48,7 +48,7 @@ def add_routes(app: FastAPI, limits: Limits) -> None:
 
 
 async def _classify(task: str, request: Request) -> Response:
-    service: Service = request.app.state.fourshot
+    service = _service(request)
     key: Key | None = request.scope.get(ACCESS)
     if key is not None:
         key.require(task)
@@ -73,6 +73,14 @@ async def _classify(task: str, request: Request) -> Response:
                 await waiting
 
 
+def _service(request: Request) -> Service:
+    """Raises `RefusalError` while it is not there yet."""
+    service: Service | None = getattr(request.app.state, "fourshot", None)
+    if service is None:
+        raise RefusalError(503, "starting", "The service is starting.", 5.0)
+    return service
+
+
 def _deadline_s(request: Request) -> float:
     """Within how many seconds the request wants its answer. Raises `RefusalError` for what is no such time."""
     given = request.headers.get(DEADLINE, "").strip()
@@ -92,7 +100,7 @@ async def _left(request: Request) -> None:
 
 
 async def _tasks(request: Request) -> Response:
-    service: Service = request.app.state.fourshot
+    service = _service(request)
     key: Key | None = request.scope.get(ACCESS)
     wanted = request.query_params.get("all", "0")
     if wanted not in ("0", "1"):

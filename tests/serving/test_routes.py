@@ -69,3 +69,15 @@ def test_a_key_sees_its_tasks_and_nothing_that_is_refused() -> None:
     for key, tasks, refused in ((limited, ["a"], 0), (Key(name="k", sha256=""), ["a", "b"], 1), (None, ["a", "b"], 1)):
         listed = ask("GET", "/v1/tasks?all=1", key).json()
         assert ([info["task"] for info in listed["tasks"]], len(listed["refused"])) == (tasks, refused)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/classify/a/"), ("GET", "/v1/tasks")])
+def test_before_there_is_a_service_it_is_starting(method: str, path: str) -> None:
+    async def run() -> httpx.Response:
+        app = FastAPI()
+        add_routes(app, Limits())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+            return await client.request(method, path)
+
+    answer = asyncio.run(run())
+    assert (answer.status_code, answer.json()["error"]["type"], answer.headers["Retry-After"]) == (503, "starting", "5")
