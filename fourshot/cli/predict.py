@@ -25,7 +25,7 @@ WHY = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
     argument("adapter", "ADAPTER", "folder of an adapter, a student or a finished run; with --url a task's name"),
     argument("texts", "TEXT", "texts; without any, standard input, one per line", nargs="*"),
     argument("--model", "MODEL", "the base model, where it is not where it was in training"),
-    argument("--engine", None, "default: transformers for few texts, vllm for many", choices=["vllm", "transformers"]),
+    argument("--engine", None, "default: transformers for little text, else vllm", choices=["vllm", "transformers"]),
     argument("--url", "ADDRESS", "ask a service (`fourshot serve`), as http://127.0.0.1:8000"),
     argument("--key", "KEY", "of the service; better as FOURSHOT_API_KEY in the environment, in no process list"),
     argument("--method", None, "how the service answers (default: its choice)", choices=["adapter", "icl"]),
@@ -60,7 +60,7 @@ def predict(options: Options, terminal: Terminal) -> None:
         texts = read_texts(options.texts, terminal)
         if options.explain and options.engine == "vllm":
             raise InputError("--explain reads hidden states, which --engine vllm does not give. Leave --engine out.")
-        kind = "transformers" if options.explain else options.engine or engine_for(len(texts))
+        kind = "transformers" if options.explain else options.engine or engine_for(texts)
         opened = {} if student else {"model": options.model, "kind": kind}
         with terminal.hushed(), LocalClassifier(folder, **opened) as classifier:
             predictions = classifier.predict(texts, **refusing)

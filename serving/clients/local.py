@@ -27,7 +27,8 @@ from fourshot.serving.clients.explain import Examples, Explanation, Reading
 if TYPE_CHECKING:
     import numpy as np
 
-FEW_TEXTS = 128  # up to this many the reference engine is done before vLLM is ready (docs/cli.md has the times)
+FEW_BYTES = 30_000  # of prompts: up to this the reference engine is done before vLLM is (docs/cli.md has the times)
+INSTRUCTION_BYTES, READ_BYTES = 100, 2_000  # of a usual instruction; of a text as far as it is usually read
 EngineKind = Literal["vllm", "transformers"]
 
 
@@ -190,9 +191,12 @@ def check_texts(texts: Sequence[str]) -> None:
         raise InputError(f"there is nothing to classify in the texts at {blank[:5]}. Leave blank texts out.")
 
 
-def engine_for(num_texts: int) -> EngineKind:
-    """The engine that has answered ``num_texts`` texts first, opening included.
+def engine_for(texts: Sequence[str]) -> EngineKind:
+    """The engine that has answered ``texts`` first, opening included: many short ones are as little work as few long.
 
     Both give the same labels but where two are about equally likely: they round differently.
     """
-    return "transformers" if num_texts <= FEW_TEXTS else "vllm"
+    sizes = (
+        min(len(text.encode(errors="replace")), READ_BYTES) for text in texts
+    )  # bytes: some scripts have no blanks
+    return "transformers" if sum(sizes) + INSTRUCTION_BYTES * len(texts) <= FEW_BYTES else "vllm"

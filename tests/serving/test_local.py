@@ -20,7 +20,7 @@ from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classific
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
 from fourshot.serving.adapter_lookup import find_adapter
-from fourshot.serving.clients.local import LocalClassifier
+from fourshot.serving.clients.local import LocalClassifier, engine_for
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.chat import CHAT
 
@@ -175,3 +175,19 @@ def test_nothing_to_classify_is_bad_input(tmp_path: Path, card: AdapterCard, cap
     folder = put(tmp_path / "adapter", card)
     assert cli.main(["predict", str(folder), "  "]) == 2
     assert "all texts are blank" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind"),
+    [
+        (["Who wrote the Bible ?"] * 200, "transformers"),
+        (["Who wrote the Bible ?"] * 300, "vllm"),
+        (["a mail of some length " * 60] * 15, "transformers"),
+        (["a mail of some length " * 60] * 40, "vllm"),
+        (["\u8ab0\u304c\u8056\u66f8" * 60] * 60, "vllm"),  # no blank, and no less work for that
+        (["one long text, cut as in training " * 50_000], "transformers"),
+        (["half of a pair \ud83d"], "transformers"),
+    ],
+)
+def test_the_engine_that_is_done_first_follows_from_the_amount_of_text(texts: list[str], kind: str) -> None:
+    assert engine_for(texts) == kind
