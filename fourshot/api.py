@@ -51,7 +51,8 @@ def run(
     ``task`` is a `Task`, a name such as "sst2", or a task file. ``model`` is a Hugging Face id, a folder or a
     GGUF file, None the embedded one. ``folder`` defaults to runs/<task>/default-seed<seed>. ``until`` stops
     after a stage. ``ray`` is "local", "auto" or the address of the Ray cluster that trains; empty trains in this
-    process tree. ``gpus_per_job`` GPUs share each training. ``merge`` writes base and adapter as one checkpoint, too.
+    process tree. ``gpus_per_job`` GPUs share each training. ``forecast`` first tells what the run will take on this
+    machine; the summary has it beside what it took. ``merge`` writes base and adapter as one checkpoint, too.
     ``unlabelled`` is a file of texts without labels, learnt as the annotators read them; with ``ask`` the call returns
     when they are annotated, and ``ask_path`` of the summary is a table of so many to be labelled before it is repeated.
     Raises `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError` for another run's folder.
@@ -143,8 +144,9 @@ def corpus(
     """Many texts for each class of many tasks, generated and filtered, in a ``folder`` that `datasets` can load.
 
     ``tasks`` as for `train`. ``data``: a folder for each task, named as it, in place of its own data. ``settings``
-    default to ``PRESETS["corpus"]``; ``corpus_settings`` say how it is written and where engines run. The same call
-    goes on where one was stopped. Raises `InputError` for bad input, `ShortRunError` where a class stalls,
+    default to ``PRESETS["corpus"]``; ``corpus_settings`` say how it is written and where engines run. ``forecast`` as
+    for `run`. The same call goes on where one was stopped; shards that were damaged meanwhile are made again.
+    Raises `InputError` for bad input, `ShortRunError` where a class stalls,
     `RunFolderError` for a folder that holds something else.
     """
     return make_corpus(

@@ -8,7 +8,7 @@ import msgspec
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One line of progress."""
 
-    stage: str  # "shots", "annotators", "generate", "train", "evaluate", "report", "corpus"
+    stage: str  # "shots", "annotators", "generate", "train", "evaluate", "report", "corpus", "forecast"
     message: str = ""  # names the step: another message is another step
     detail: str = ""  # for people; changes from event to event of a step
     done: float = 0.0
