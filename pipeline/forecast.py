@@ -7,6 +7,7 @@ took stand beside what was forecast. Importing this module loads neither torch n
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import takewhile
 from math import ceil, perm
 from pathlib import Path
 from statistics import fmean
@@ -15,11 +16,12 @@ from typing import Literal
 import msgspec
 
 from fourshot.engine.chat import ChatTurns
-from fourshot.engine.core import Verbalizer
+from fourshot.engine.core import EngineSettings, Verbalizer
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import Event, OnEvent, span
 from fourshot.pipeline.speed import Speed, known_speed
-from fourshot.pipeline.synthesis.prompts import PromptFormat, context, generation_prompt, reading_prompt
+from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
+from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.lora.settings import LoraSettings
@@ -180,7 +182,7 @@ class Counts:
     """Prompts of one task, counted in tokens."""
 
     def __init__(self, task: Task, shots: Sequence[Example], settings: RunSettings, model_path: str) -> None:
-        self.task, self.shots, self.settings = task, tuple(shots), settings
+        self.task, self.shots, self.settings, self._model_path = task, tuple(shots), settings, model_path
         self.tokens = token_counter(model_path)
         self.text_tokens = fmean(self.tokens(f" {shot.text}") for shot in self.shots) + 1
         self.num_labels = len(task.labels)
@@ -206,8 +208,7 @@ class Counts:
 
     def reads(self, texts: float, form: PromptFormat, *, adapter: bool = False, shots: Sequence[Example] = ()) -> Work:
         """Of that many texts, each as long as a shot."""
-        shared = self.tokens(context(self.task, shots, form))
-        whole = fmean(self.tokens(reading_prompt(self.task, shot.text, form, shots)) for shot in self.shots)
+        shared, whole = self._prompt(form, shots)
         questions = self._questions(form.verbalizer)
         tokens = texts * questions * (whole - shared // BLOCK * BLOCK) + shared // BLOCK * BLOCK
         kind = "adapter_tokens" if adapter else "shots_tokens" if shots else "prompt_tokens"
@@ -216,10 +217,18 @@ class Counts:
     def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> Work:
         """Of one adapter on that many examples, each as long as a shot; a row of texts shares their beginning."""
         steps = settings.planned_steps(examples)
-        shared = self.tokens(context(self.task, (), form))
-        whole = fmean(self.tokens(reading_prompt(self.task, shot.text, form)) for shot in self.shots)
+        shared, whole = self._prompt(form)
         tokens = shared + min(settings.batch_size, examples) * (whole - shared + 1)
         return Work(stage="", opens="trainer", trainings=1, steps=steps, train_tokens=steps * tokens)
+
+    def _prompt(self, form: PromptFormat, shots: Sequence[Example] = ()) -> tuple[int, float]:
+        """Tokens that all prompts of a kind begin with, and of a whole one."""
+        if self.settings.aligns:
+            plain = msgspec.structs.replace(form, filler=None)
+            form = aligned(plain, self.task, EngineSettings(model=self._model_path), shots)
+        kinds = [self.tokens.pieces(reading_prompt(self.task, text, form, shots)) for text in BEGINNINGS]
+        shared = sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*kinds, strict=False)))
+        return shared, fmean(self.tokens(reading_prompt(self.task, shot.text, form, shots)) for shot in self.shots)
 
     def _questions(self, verbalizer: Verbalizer) -> int:
         """Requests for one text: one for each beginning that several labels share."""
