@@ -24,12 +24,11 @@ from fourshot.engine.models import Shapes
 from fourshot.engine.tokens import encode_prompts
 from fourshot.engine.vllm_seams.client import InFlight, add_model, remove_model
 from fourshot.pipeline.card import AdapterCard
-from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.prompts import reading_prompt
 from fourshot.serving.api import Method, Refused, TaskInfo
 from fourshot.serving.app.admission import stage
 from fourshot.serving.app.registry import FolderContents, InContext, Registry, Signature, StoredAdapter
 from fourshot.serving.app.scorer import Scorer
+from fourshot.serving.app.version import Version
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,44 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("fourshot.serving")
 WARM_UP_TEXT = "N/A"
 GRACE_S = 30.0  # a request of vLLM's own routes may have looked an adapter up and not come to the engine yet
-
-
-class Version:
-    """What a task is answered with: an adapter that the engine has, or examples alone."""
-
-    def __init__(
-        self,
-        stored: StoredAdapter | InContext,
-        labels: dict[Method, LabelTokens],
-        lora: "LoRARequest | None",
-        folder: Path | None,
-        engine: EngineSettings,
-    ) -> None:
-        """``labels``: what is said for them, by method. ``lora``, ``folder``: None where there are examples alone."""
-        self.stored, self.labels, self.lora, self.folder = stored, labels, lora, folder
-        source = stored.card if isinstance(stored, StoredAdapter) else stored
-        self.name = lora.lora_name if lora else ""
-        self.task, self.shots = source.task, source.shots
-        self._form = self._icl_form = source.prompt_format
-        if source.align:
-            self._icl_form = aligned(self._form, self.task, engine, self.shots)
-        self.card = source if isinstance(source, AdapterCard) else None  # as it is now: its temperature may be new
-        self.icl_calibration: Calibration | None = None  # fitted when it is first asked for
-        self.pinned = False  # in its slot
-        self.left_at = 0.0  # when it ceased to be what answers; monotonic seconds
-        self.in_use = 0  # requests that were promised an answer of this version
-
-    def prompt(self, text: str, method: Method) -> str:
-        """What the adapter is asked about ``text``, as in training, or the base with the examples before it."""
-        if method == "icl":
-            return reading_prompt(self.task, text, self._icl_form, self.shots)
-        return reading_prompt(self.task, text, self._form)
-
-    @property
-    def methods(self) -> list[Method]:
-        """How it can answer, the usual way first."""
-        methods: list[Method] = ["adapter"] if self.lora else []
-        return [*methods, "icl"] if self.shots else methods
 
 
 class AdapterSync:

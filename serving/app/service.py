@@ -27,10 +27,11 @@ from fourshot.serving.api import (
     TaskList,
     Usage,
 )
-from fourshot.serving.app.adapter_sync import AdapterSync, Version
+from fourshot.serving.app.adapter_sync import AdapterSync
 from fourshot.serving.app.dispatcher import Dispatcher
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.scorer import Scored, Scorer
+from fourshot.serving.app.version import Version
 from fourshot.serving.settings import Limits
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def read_request(body: bytes, limits: Limits) -> ClassifyRequest:
     body = body.removeprefix(BOM)
     try:
         request = msgspec.json.decode(body, type=ClassifyRequest)
-        if any(body.count(b'"%s"' % name.encode()) > 1 for name in ("input", "method")):
+        if any(body.count(b'"%s"' % name.encode()) > 1 for name in ClassifyRequest.__struct_fields__):
             json.loads(body, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
         hint = HINTS.get(body[:2], "")

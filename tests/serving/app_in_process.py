@@ -18,7 +18,6 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.labels import LabelTokens
 from fourshot.pipeline.tasks.types import Example, Label, Task
 from fourshot.serving.api import Refused, TaskInfo
-from fourshot.serving.app.adapter_sync import Version
 from fourshot.serving.app.dispatcher import Dispatcher
 from fourshot.serving.app.guard import Guard
 from fourshot.serving.app.keys import Keys
@@ -27,6 +26,7 @@ from fourshot.serving.app.registry import InContext
 from fourshot.serving.app.routes import add_routes
 from fourshot.serving.app.scorer import Scored
 from fourshot.serving.app.service import Service
+from fourshot.serving.app.version import Version
 from fourshot.serving.settings import Limits
 
 DESK = Task(

@@ -1,0 +1,56 @@
+"""The queue in front of an engine that is not there: a clock that a test moves, and a model that answers by it."""
+
+import asyncio
+
+from fourshot.serving.app.dispatcher import Dispatcher
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made(clock: Clock, *, slots: int = 2, window: int = 10, rate: float = 0.0, max_wait_s: float = 1.0) -> Dispatcher:
+    return Dispatcher(
+        slots=slots, window_tokens=window, max_wait_s=max_wait_s, max_queue_s=2.0, tokens_per_s=rate, clock=clock
+    )
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+class Model:
+    """Answers one text at a time, each of 100 tokens in 0.1 s, and keeps whose it was."""
+
+    def __init__(self, clock: Clock, **settings: float) -> None:
+        self.clock, self.served, self.tasks = clock, list[str](), list["asyncio.Task[None]"]()
+        self.dispatcher = made(clock, window=100, rate=1000.0, **settings)  # type: ignore[arg-type]
+
+    async def ask(self, asker: str, texts: int = 1, *, adapter: str = "a") -> None:
+        """``texts`` requests of one text each."""
+
+        async def one() -> None:
+            await self.dispatcher.turn(adapter, 100, asker=asker)
+            self.served.append(asker)
+
+        self.tasks += [asyncio.create_task(one()) for _ in range(texts)]
+        await settle()
+
+    async def work(self, texts: int) -> None:
+        for _ in range(texts):
+            self.clock.now += 0.1
+            self.dispatcher.done(100)
+            await settle()
+
+    async def leave(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        assert self.dispatcher.num_waiting == 0
