@@ -14,7 +14,7 @@ import msgspec
 from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, error, raise_errors, shorten, warning
 from fourshot.pipeline.tasks.split_files import lone_shard, shards_of
 from fourshot.pipeline.tasks.table_binary import read_columnar, read_spreadsheet
-from fourshot.pipeline.tasks.table_bytes import DAMAGED, find_source
+from fourshot.pipeline.tasks.table_bytes import DAMAGED, Source, find_source
 from fourshot.pipeline.tasks.table_csv import read_csv
 from fourshot.pipeline.tasks.table_json import read_json
 from fourshot.pipeline.tasks.table_lines import read_lines
@@ -139,11 +139,26 @@ def stream_table(reading: Reading) -> Iterator[Item]:
 
 def _stream_file(reading: Reading, path: Path) -> Iterator[Item]:
     source = find_source(path)
+    reading.faults += _unused(reading.settings, source)
     try:
         yield from _READERS[source.kind](reading, source)
     except DAMAGED as failure:
         what = "cannot be unpacked" if source.packing else "cannot be read"
         raise TableError(f"{what}: {failure}.", "Is the download complete?") from failure
+
+
+def _unused(settings: ReadSettings, source: Source) -> list[Fault]:
+    """Warnings of settings that say nothing about this kind of file."""
+    unused = {
+        "an encoding": settings.encoding and source.kind not in ("csv", "json", "text"),
+        "no header": settings.header is False and source.kind not in ("csv", "spreadsheet"),
+        "a sheet": settings.sheet and source.kind != "spreadsheet",
+    }
+    return [
+        warning(source.path, f"{what} was given, which a file of this kind ({source.kind}) has no use for.")
+        for what, is_unused in unused.items()
+        if is_unused
+    ]
 
 
 def settings_of(source: DataSource) -> ReadSettings:

@@ -185,3 +185,13 @@ def test_a_file_that_lost_or_changed_a_byte_is_no_fault_of_ours(rows: Rows, endi
     else:
         content[place] = data.draw(st.integers(0, 255))
     scan("t" + ending, bytes(content), ReadSettings())
+
+
+def test_settings_that_a_kind_of_file_has_no_use_for_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a", "label": "b"}\n')
+    _, faults = scan_table(path, ReadSettings(encoding="utf-8", header=False, sheet="Sheet1"))
+    assert [(one.severity, one.what.split(" was")[0]) for one in faults] == [
+        ("warning", "no header"),
+        ("warning", "a sheet"),
+    ]
