@@ -8,11 +8,18 @@ from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.runs import compare as comparing
 from fourshot.pipeline.runs import distill as distilling
-from fourshot.pipeline.runs.annotating import AnnotationSummary, annotate_table, unfinished_folder
+from fourshot.pipeline.runs.annotating import (
+    AnnotationSummary,
+    annotate_table,
+    foretell_annotation,
+    unfinished_folder,
+)
 from fourshot.pipeline.runs.distilled import DistillSummary
 from fourshot.pipeline.runs.many import TaskOutcome, train_tasks
+from fourshot.pipeline.runs.readers import NamedReader
 from fourshot.pipeline.runs.run import RunSummary, run_task
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stages import StageName
@@ -179,13 +186,54 @@ def annotate(
     key: str | None = None,
     ray: str = "",
     on_event: OnEvent | None = None,
+    forecast: bool = False,
 ) -> AnnotationSummary:
     """Write a table with what somebody says of each of its texts; the same call goes on where one was stopped.
 
     ``task`` is a task, or the folder of a finished run. ``by`` is a finished run, an adapter, a student, or the address
     of a service (``key`` for that); by default the run, or the task's run in runs/. ``abstain_below``: texts of which
-    nobody is so sure get no label. Raises `InputError` for bad input, `ServiceError` where a service does not answer.
+    nobody is so sure get no label. ``forecast`` as for `run`. Raises `InputError` for bad input, `ServiceError` where a
+    service does not answer.
     """
+    teacher = _teacher(task, by, data, model, key, ray)
+    given = open_texts(unlabelled, text_column, teacher.task.data.text_column)
+    tell = on_event or ignore
+    return annotate_table(
+        given,
+        Path(out),
+        teacher.task.label_names,
+        teacher.name,
+        teacher.read(unfinished_folder(Path(out)) / "log.txt", tell),
+        abstain_below=abstain_below,
+        on_event=tell,
+        forecast=lambda texts: foretell_annotation(teacher, given, texts, tell) if forecast else None,
+    )
+
+
+def plan_annotation(
+    task: Task | str | Path,
+    unlabelled: str | Path,
+    *,
+    by: str | Path | None = None,
+    data: str | Path | None = None,
+    text_column: str | None = None,
+    model: str | None = None,
+    on_event: OnEvent | None = None,
+) -> Forecast | None:
+    """What `annotate` would take by the speed of this machine as it is now; None for who reads without an engine."""
+    teacher = _teacher(task, by, data, model, None, "")
+    given = open_texts(unlabelled, text_column, teacher.task.data.text_column)
+    return foretell_annotation(teacher, given, sum(1 for _ in given.texts()), on_event or ignore, anew=True)
+
+
+def _teacher(
+    task: Task | str | Path,
+    by: str | Path | None,
+    data: str | Path | None,
+    model: str | None,
+    key: str | None,
+    ray: str,
+) -> NamedReader:
     named: Task | None
     if isinstance(task, str | Path) and _is_run(task):
         named, by = (RunFolder(task).manifest().task if by else None), by or task
@@ -199,18 +247,7 @@ def annotate(
                 f"there is no finished run of {named.name} in {by} to annotate with. Begin one (fourshot train "
                 f"{named.name}), or name who is to annotate with --by."
             )
-    teacher = find_teacher(by, named, model=model, key=key, ray=ray)
-    given = open_texts(unlabelled, text_column, teacher.task.data.text_column)
-    on_event = on_event or ignore
-    return annotate_table(
-        given,
-        Path(out),
-        teacher.task.label_names,
-        teacher.name,
-        teacher.read(unfinished_folder(Path(out)) / "log.txt", on_event),
-        abstain_below=abstain_below,
-        on_event=on_event,
-    )
+    return find_teacher(by, named, model=model, key=key, ray=ray)
 
 
 def distill(

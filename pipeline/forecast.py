@@ -214,6 +214,19 @@ class Counts:
         kind = "adapter_tokens" if adapter else "shots_tokens" if shots else "prompt_tokens"
         return msgspec.structs.replace(Work(stage="", calls=texts), **{kind: tokens})
 
+    def committee(
+        self, texts: float, forms: Sequence[PromptFormat], shots: Sequence[Example], chat: ChatTurns | None
+    ) -> Work:
+        """Of texts read by adapters of ``forms``, and by the base model in context where the settings have it."""
+        annotate, total = self.settings.annotate, Work(stage="")
+        by_adapters = annotate.annotator == "adapters"
+        if in_context := annotate.in_context if by_adapters else annotate.annotator == "icl":
+            base = PromptFormat(verbalizer=self.settings.base_verbalizer, chat=chat)
+            total += self.reads(texts, base, shots=shots) * in_context
+        for form in forms if by_adapters else ():
+            total += self.reads(texts, form, adapter=True)
+        return total
+
     def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> Work:
         """Of one adapter on that many examples, each as long as a shot; a row of texts shares their beginning."""
         steps = settings.planned_steps(examples)

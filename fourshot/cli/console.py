@@ -125,7 +125,7 @@ class Terminal:
         """Print what a command would take; None: nothing is left to do."""
         self.result("forecast", told or {"seconds": 0.0, "stages": []})
         if told is None:
-            self.say("Nothing is left to do.")
+            self.say("Nothing is left to do that an engine is needed for.")
             return
         self.table(told.stages, FORECAST)
         doubt = f"; {told.doubt}" if told.doubt else ""

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from fourshot.cli.console import Terminal, program
-from fourshot.cli.declare import MODEL, Options, argument, command, flag, given, setting
+from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, given, setting
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.cli.runs import DATA, TASK
 from fourshot.engine.errors import InputError
@@ -34,12 +34,20 @@ STUDENT_OPTIONS = tuple(
     argument("--abstain-below", "P", "texts of which nobody is so sure get no label, 0 to 1", type=float, default=0.0),
     argument("--model", "MODEL", "the base model, where it is not where it was in training"),
     RAY,
+    PLAN,
 )
 def annotate(options: Options, terminal: Terminal) -> None:
     """Say of each text of a table what it is, how surely, and who says so."""
     from fourshot import api
 
     with terminal.progress() as on_event:
+        if options.plan:
+            where = {"by": options.by, "data": options.data, "text_column": options.text_column}
+            told = api.plan_annotation(
+                options.task, options.unlabelled, model=options.model, on_event=on_event, **where
+            )
+            terminal.forecast(told)
+            return
         summary = api.annotate(
             options.task,
             options.unlabelled,
@@ -52,6 +60,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
             key=options.key,
             ray=options.ray,
             on_event=on_event,
+            forecast=not (options.quiet or options.ray),
         )
     for warning in summary.warnings:
         terminal.warn(warning)
@@ -66,6 +75,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
             terminal.say(f"{count} rows {what}.")
     if summary.agreement is not None:
         terminal.say(f"Of the readers, {summary.agreement:.0%} say the label that was given, on average.")
+    terminal.verdict(summary.forecast)
     terminal.say(f"{summary.rows} rows in {summary.out}, read by {summary.by}.")
 
 

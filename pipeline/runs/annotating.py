@@ -4,8 +4,9 @@ Answers are on the disk part by part, beside the table that will be written, so 
 """
 
 import shutil
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,18 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import append_lines
+from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.runs.readers import Annotation, Read, parts_of
+from fourshot.pipeline.forecast import Counts, Forecast, foretell
+from fourshot.pipeline.runs.readers import Annotation, NamedReader, Read, parts_of
+from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.tasks.text_table import TextTable, check_written, write_table
+from fourshot.pipeline.tasks.types import Example
 from fourshot.pipeline.work_folder import WorkFolder
 
 LABEL, PROBABILITY, AGREEMENT, BY = "annotated_label", "annotated_probability", "annotated_agreement", "annotated_by"
 ANSWERS_FILE = "answers.jsonl"
+SAMPLE = 100  # texts whose length a forecast knows
 
 
 class AnnotationManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +53,7 @@ class AnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: int = 0  # rows whose text was refused
     agreement: float | None = None  # mean, where several read
     warnings: tuple[str, ...] = ()  # of how the table was read
+    forecast: Forecast | None = None  # what was foretold of this call, beside what it took
 
 
 def annotation_columns(labels: Sequence[str]) -> list[str]:
@@ -63,11 +70,13 @@ def annotate_table(
     *,
     abstain_below: float = 0.0,
     on_event: OnEvent = ignore,
+    forecast: Callable[[int], Forecast | None] = lambda texts: None,
 ) -> AnnotationSummary:
     """Write the rows of ``given`` with what ``read`` says of each to ``out``; resumes what was stopped.
 
     ``by``: names who reads, and must change with what they would answer. Rows keep their order and all their columns. A
-    row whose likeliest label is less likely than ``abstain_below`` gets no label; its probabilities stay.
+    row whose likeliest label is less likely than ``abstain_below`` gets no label; its probabilities stay. ``forecast``
+    tells beforehand what so many texts take.
     Raises InputError where ``out`` is there, or a column that would be added.
     """
     if not 0 <= abstain_below <= 1:
@@ -77,7 +86,7 @@ def annotate_table(
     beside = WorkFolder(unfinished_folder(out))
     with beside.lock():
         beside.claim(AnnotationManifest(table=given.content_hash, labels=tuple(labels), by=by))
-        _read_rest(given, beside.path / ANSWERS_FILE, read, on_event)
+        told = _read_rest(given, beside.path / ANSWERS_FILE, read, on_event, forecast)
         counts: Counter[str] = Counter()
         agreed = {"texts": 0.0, "share": 0.0}
 
@@ -104,7 +113,30 @@ def annotate_table(
         unreadable=counts["unreadable"],
         agreement=round(agreed["share"] / agreed["texts"], 4) if agreed["texts"] else None,
         warnings=given.warnings,
+        forecast=told,
     )
+
+
+def foretell_annotation(
+    reader: NamedReader, given: TextTable, texts: int, on_event: OnEvent, *, anew: bool = False
+) -> Forecast | None:
+    """Forecast what it takes to have ``texts`` texts of a table read, and tell; None for who reads without an engine.
+
+    See `forecast.foretell`.
+    """
+    teacher = reader.teacher
+    sample = [Example(text=text, label=reader.task.label_names[0]) for text in islice(given.texts(), SAMPLE)]
+    if teacher is None or not (texts and sample):
+        return None
+    model = ResolvedModel(path=teacher.model_path, name="", revision=teacher.model_revision)
+    forms = [
+        PromptFormat(wording=one.wording, verbalizer=one.verbalizer, chat=one.chat, filler=one.filler)
+        for one in teacher.readers
+        if one.adapter
+    ]
+    counts = Counts(teacher.task, sample, teacher.settings, teacher.model_path)
+    work = counts.committee(texts, forms, teacher.shots, teacher.chat)
+    return foretell(model, lambda _: [msgspec.structs.replace(work, stage="annotate")], on_event, anew=anew)
 
 
 def unfinished_folder(out: Path) -> Path:
@@ -112,7 +144,9 @@ def unfinished_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.unfinished")
 
 
-def _read_rest(given: TextTable, file: Path, read: Read, on_event: OnEvent) -> None:
+def _read_rest(
+    given: TextTable, file: Path, read: Read, on_event: OnEvent, forecast: Callable[[int], Forecast | None]
+) -> Forecast | None:
     """Have the texts read whose answers the file lacks; a line that a kill cut short is not there yet."""
     if file.exists():
         content = file.read_bytes()
@@ -120,11 +154,13 @@ def _read_rest(given: TextTable, file: Path, read: Read, on_event: OnEvent) -> N
     done = sum(1 for _ in _answers(file))
     total = sum(1 for _ in given.texts())
     if done == total:
-        return
+        return None
+    told, began = forecast(total - done), time.perf_counter()
     for answers in read(parts_of(islice(given.texts(), done, None))):
         append_lines(file, answers)
         done += len(answers)
         on_event(Event(stage="annotate", message="reading", done=done, total=total, unit="texts"))
+    return told.beside({"annotate": time.perf_counter() - began}) if told else None
 
 
 def _answers(file: Path) -> Iterator[Annotation]:

@@ -16,7 +16,6 @@ from fourshot.pipeline.runs.stages import PHASES, STAGE_NAMES, StageName
 from fourshot.pipeline.runs.stages.evaluate import WARM_UP_TEXTS
 from fourshot.pipeline.runs.trainings import annotator_jobs
 from fourshot.pipeline.speed import Speed
-from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.train import PROBE_TEXTS
 
@@ -132,20 +131,11 @@ class _Remaining:
 
     def _reading(self, writer: MethodCell, texts: float) -> Work:
         """By everyone in the committee, and by one of the folds."""
-        annotate, counts = writer.settings.annotate, self._counts[writer.key]
-        base = PromptFormat(verbalizer=writer.settings.base_verbalizer, chat=writer.form.chat)
-        total = Work(stage="")
-        if annotate.annotator == "icl":
-            total += counts.reads(texts, base, shots=writer.shots)
-        if annotate.annotator == "adapters":
-            forms = [
-                writer.worded[wording] for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))
-            ]
-            for form in [*forms, *([writer.worded["task"]] if annotate.folds else [])]:
-                total += counts.reads(texts, form, adapter=True)
-            if annotate.in_context:
-                total += counts.reads(texts, base, shots=writer.shots) * annotate.in_context
-        return total
+        annotate = writer.settings.annotate
+        wordings = [wording for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))]
+        wordings += ["task"] if annotate.folds else []
+        forms = [msgspec.structs.replace(writer.form, wording=wording) for wording in wordings]
+        return self._counts[writer.key].committee(texts, forms, writer.shots, writer.form.chat)
 
     def _classifiers(self) -> list[Work]:
         experiment, work = self._experiment, list[Work]()

@@ -58,6 +58,7 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     task: Task
     model_path: str
+    model_revision: str = ""
     settings: RunSettings
     shots: tuple[Example, ...]
     readers: tuple[Reader, ...] = ()  # none: the base model, shown the shots
@@ -73,6 +74,7 @@ class NamedReader(NamedTuple):
     read: Callable[[Path, OnEvent], Read]  # given the log and who is told of progress
     shots: tuple[Example, ...] = ()  # what it learnt from, where that is known
     pairs: Sequence[tuple[Candidate, Verdict]] = ()  # texts that it wrote, with what became of them
+    teacher: Teacher | None = None  # where it reads with an engine
 
 
 def open_run(folder: Path) -> Experiment:
@@ -111,6 +113,7 @@ def teacher_of_run(experiment: Experiment, writer: MethodCell | None = None) -> 
         name=f"committee of {len(readers)}, {_hash(readers)}" if readers else f"{experiment.model.name} in context",
         task=experiment.task,
         model_path=experiment.model.path,
+        model_revision=experiment.model.revision,
         settings=writer.settings,
         shots=writer.shots,
         readers=readers,
@@ -144,6 +147,7 @@ def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
         name=card.name,
         task=card.task,
         model_path=base.path,
+        model_revision=base.revision,
         settings=RunSettings(annotate=annotate, max_text_words=card.max_text_words),
         shots=card.shots,
         readers=(reader,),

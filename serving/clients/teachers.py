@@ -58,7 +58,7 @@ def _engine(teacher: Teacher, ray: str) -> NamedReader:
     def read(log: Path, on_event: OnEvent) -> Read:
         return read_with(teacher, log, ray, lambda: on_event(Event(stage="annotate", message="starting the engine")))
 
-    return NamedReader(name=teacher.name, task=teacher.task, read=read, shots=teacher.shots)
+    return NamedReader(name=teacher.name, task=teacher.task, read=read, shots=teacher.shots, teacher=teacher)
 
 
 def _student(folder: Path, model: str | None) -> NamedReader:

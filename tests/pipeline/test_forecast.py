@@ -17,14 +17,19 @@ from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline import speed as speeds
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.forecast import FORECAST_FILE, SWITCH, Forecast, Work, forecast, foretell, rounds_for
+from fourshot.pipeline.runs.annotating import AnnotationSummary, annotate_table, foretell_annotation
+from fourshot.pipeline.runs.readers import NamedReader, Read, Teacher
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stages import generate
 from fourshot.pipeline.speed import Speed, known_speed
+from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.filters import FilterSettings
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
+from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.training.lora.settings import LoraSettings
-from tests.pipeline.corpus.small_corpora import make, named, settings
+from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settings
 from tests.pipeline.loop.filling import InProcessWorker
+from tests.pipeline.runs.test_annotating import reader, table
 from tests.pipeline.runs.whole_runs import WholeRuns
 
 MODEL = ResolvedModel(path="/models/none", name="none", revision="r1")
@@ -225,6 +230,36 @@ def test_a_corpus_is_forecast_by_its_draws_and_when_it_goes_on_by_what_is_missin
     again = make(tmp_path / "c", named("one", "two", "three"), wanted, model, told.append, forecast=True)
     assert again.forecast and again.forecast.calls == pytest.approx(made.calls / 2, rel=0.1)
     assert [event.message[:5] for event in told if event.stage == "forecast"] == ["about", "about"]
+
+
+def test_an_annotation_is_forecast_by_its_readers_and_the_texts_that_are_left(tmp_path: Path) -> None:
+    given, told = open_texts(table(tmp_path)), list[Event]()
+    readers = tuple(Reader(adapter=Adapter(name=name, path=f"/{name}"), wording="bare") for name in "abc")
+    teacher = Teacher(
+        name="committee of 3",
+        task=TASK,
+        model_path="fake",
+        settings=RunSettings(annotate=AnnotateSettings(in_context=1, folds=0)),
+        shots=SHOTS,
+        readers=(*readers, Reader(adapter=None)),
+    )
+    somebody = NamedReader(name=teacher.name, task=TASK, read=lambda *_: reader(), teacher=teacher)
+
+    def annotate(out: str, read: Read) -> AnnotationSummary:
+        return annotate_table(
+            given,
+            tmp_path / out,
+            ("warm", "cold"),
+            somebody.name,
+            read,
+            forecast=lambda texts: foretell_annotation(somebody, given, texts, told.append),
+        )
+
+    summary = annotate("out.csv", reader())
+    assert summary.forecast and summary.forecast.calls == 4 * 4, "four texts, four readers"
+    assert [stage.took_s is not None for stage in summary.forecast.stages] == [True]
+    assert told[0].message.startswith("about 0 s, 16 calls")
+    assert foretell_annotation(somebody._replace(teacher=None), given, 4, told.append) is None and len(told) == 1
 
 
 def test_plan_says_it_and_makes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
