@@ -98,11 +98,14 @@ class Killer:
             assert time.monotonic() < deadline, f"{folder} is not finished"
 
     def _kill(self, driver: BaseProcess, folder: Path) -> BaseProcess:
-        """Kill the driver, or the engine's process where there is one."""
-        engines = child_pids(driver.pid or 0)
-        if engines and self._draw.random() < 0.5:
-            os.kill(engines[0], signal.SIGKILL)
-            self.kills["engine"] += 1
+        """Kill the driver, or the engine's process, for which a driver that has just begun is waited for."""
+        if self._draw.random() < 0.5:
+            while driver.is_alive():
+                if engines := child_pids(driver.pid or 0):
+                    os.kill(engines[0], signal.SIGKILL)
+                    self.kills["engine"] += 1
+                    return driver
+                driver.join(0.01)
             return driver
         driver.kill()
         driver.join()

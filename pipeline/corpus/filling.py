@@ -59,7 +59,6 @@ class Filling:
 
     def fill(self, *, forecast: bool) -> CorpusSummary:
         """Until every class has enough or has stalled. Raises ShortRunError, and what ended all tasks."""
-        self._put_down()
         told = foretell_corpus(self._briefs, self._shards, self._base, self._on_event) if forecast else None
         began = time.perf_counter()
         try:
@@ -93,6 +92,7 @@ class Filling:
                     engine = engine_settings(self._base.path, readers, MOST_LORAS, compiled=self._compiled)
                     log = self._files.path / "log.txt"
                     workers = held.enter_context(closing(open_workers(engine, self._corpus.ray, log)))
+                    self._put_down()  # while the engine starts
                 driver, was_mended = Driver(sinks, keep_going=True), bool(self._damaged)
                 try:
                     driver.run(workers)
