@@ -20,7 +20,7 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.files import read_json, write_json
 from fourshot.engine.models import refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.provenance import installed_versions
+from fourshot.pipeline.provenance import installed_versions, value_hash
 from fourshot.pipeline.runs.distilled import DistillSummary, write_results
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.measuring import Evaluation, evaluation_of
@@ -137,7 +137,8 @@ def distill(
             name, read = teacher.name, read_with(teacher, log, placement.ray, _starting(on_event))
             pairs = experiment.learnt(experiment.cells[0]).synthetic if generate_per_class else []
         test = tuple(data.measured(settings.test_limit)) if data.test else ()
-        teacher_file = folder / "scores" / "teacher.json"
+        tested = value_hash(test)  # other test texts, other scores
+        teacher_file = folder / "scores" / f"teacher-{tested}.json"
         if test and not teacher_file.exists():
             write_json(teacher_file, _measure(read, task, test, on_event))
         annotated, notes = annotated_texts(unlabelled, folder, task, name, read, on_event)
@@ -150,7 +151,7 @@ def distill(
                 job=job,
                 task=task,
                 test=test,
-                out=str(folder / "scores" / f"student-{job.key}.json"),
+                out=str(folder / "scores" / f"student-{job.key}-{tested}.json"),
                 onnx=onnx and job is jobs[0],
             )
             for job in jobs

@@ -94,9 +94,9 @@ def write_results(
     main, path = results[0], Path(results[0].path)
     lead(folder / STUDENT_LINK, path)
     rows = [
-        _row("student", f"Student ({encoder.name})", evaluations[0], len(shots), annotated + synthetic),
-        _row("shots", "The same on the shots alone", evaluations[1], len(shots), 0),
-        _row("teacher", f"Teacher ({teacher})", teacher_evaluation, len(shots), 0),
+        _row("student", f"Student ({encoder.name})", evaluations[0], len(shots), annotated, synthetic),
+        _row("shots", "The same on the shots alone", evaluations[1], len(shots)),
+        _row("teacher", f"Teacher ({teacher})", teacher_evaluation, len(shots)),
     ]
     table = [row for row in rows if row]
     from fourshot.pipeline.report import write_report
@@ -124,10 +124,19 @@ def write_results(
     return summary
 
 
-def _row(key: str, name: str, evaluation: Evaluation | None, real: int, learnt: int) -> MethodRow | None:
+def _row(
+    key: str, name: str, evaluation: Evaluation | None, real: int, annotated: int = 0, synthetic: int = 0
+) -> MethodRow | None:
     if evaluation is None:
         return None
-    return method_row(key, name, [evaluation.scores], real_examples=real, synthetic_examples=learnt)
+    return method_row(
+        key,
+        name,
+        [evaluation.scores],
+        real_examples=real,
+        synthetic_examples=synthetic,
+        unlabelled_examples=annotated or None,
+    )
 
 
 def _report(
