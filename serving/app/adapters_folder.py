@@ -9,6 +9,7 @@ from fourshot.engine.files import remove_folder, settle, staged_folder
 from fourshot.engine.models import resolve_model
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.runs.task_data import TaskData
+from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.adapter_lookup import find_adapter
@@ -41,7 +42,7 @@ def add_adapter(root: Path, source: str) -> tuple[AdapterCard, bool]:
 def add_in_context(root: Path, task: Task, shots: int, seed: int) -> Path:
     """Have ``task`` answered in context, with ``shots`` examples per class, until it has an adapter."""
     examples = take_shots(task, shots, seed, train=TaskData(task).train)
-    return write_in_context(root, InContext(task=task, shots=tuple(examples), align=True))
+    return write_in_context(root, InContext(task=task, shots=tuple(examples), align=PRESETS["default"].align))
 
 
 def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
