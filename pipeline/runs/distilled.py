@@ -129,7 +129,7 @@ def _row(
 ) -> MethodRow | None:
     if evaluation is None:
         return None
-    return method_row(
+    row = method_row(
         key,
         name,
         [evaluation.scores],
@@ -137,6 +137,9 @@ def _row(
         synthetic_examples=synthetic,
         unlabelled_examples=annotated or None,
     )
+    # Of the teacher only the whole is known, its start included; and a student has no prompt.
+    seconds = None if key == "teacher" else row.seconds_per_example
+    return msgspec.structs.replace(row, prompt_tokens_per_example=None, seconds_per_example=seconds)
 
 
 def _report(
@@ -162,6 +165,7 @@ def _report(
             for title, result in zip(titles, results, strict=True)
             if result.losses
         },
+        stage_seconds={"train": round(results[0].seconds, 2)},
         settings={"student": msgspec.to_builtins(items[0].job.settings), "teacher": msgspec.to_builtins(settings)},
         versions=installed_versions(),
         lineage=Lineage(
