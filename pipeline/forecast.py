@@ -21,12 +21,14 @@ from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import Event, OnEvent, span
 from fourshot.pipeline.speed import Speed, known_speed
 from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
+from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.lora.settings import LoraSettings
 
 FORECAST_FILE = "forecast.json"
+MOST_COUNTED = 100  # shots whose lengths stand for all, where there are twice as many or more
 SWITCH = "FOURSHOT_FORECAST"  # environment: "0" where nobody reads it, and a new machine should not be measured
 BLOCK = 32  # tokens: the prefix cache has whole blocks
 TOKENS = ("prompt_tokens", "shots_tokens", "adapter_tokens", "output_tokens", "train_tokens")
@@ -207,7 +209,8 @@ class Counts:
         )
 
     def reads(self, texts: float, form: PromptFormat, *, adapter: bool = False, shots: Sequence[Example] = ()) -> Work:
-        """Of that many texts, each as long as a shot."""
+        """Of that many texts, each as long as a shot, behind as many of ``shots`` as fit."""
+        shots = self.fitting(shots, form)
         shared, whole = self._prompt(form, shots)
         questions = self._questions(form.verbalizer)
         tokens = texts * questions * (whole - shared // BLOCK * BLOCK) + shared // BLOCK * BLOCK
@@ -227,6 +230,12 @@ class Counts:
             total += self.reads(texts, form, adapter=True)
         return total
 
+    def fitting(self, shots: Sequence[Example], form: PromptFormat) -> Sequence[Example]:
+        """As `shots_that_fit` finds them, as far as the lengths of shots are alike."""
+        room = EngineSettings(model=self._model_path).max_model_len - ANSWER_TOKENS
+        whole = self.tokens(reading_prompt(self.task, "", form, shots)) + self.text_tokens
+        return shots if whole <= room else in_turn(self.task, shots)[: int(len(shots) * room / whole)]
+
     def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> Work:
         """Of one adapter on that many examples, each as long as a shot; a row of texts shares their beginning."""
         steps = settings.planned_steps(examples)
@@ -241,7 +250,8 @@ class Counts:
             form = aligned(plain, self.task, EngineSettings(model=self._model_path), shots)
         kinds = [self.tokens.pieces(reading_prompt(self.task, text, form, shots)) for text in BEGINNINGS]
         shared = sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*kinds, strict=False)))
-        return shared, fmean(self.tokens(reading_prompt(self.task, shot.text, form, shots)) for shot in self.shots)
+        some = self.shots[:: max(1, len(self.shots) // MOST_COUNTED)]
+        return shared, fmean(self.tokens(reading_prompt(self.task, shot.text, form, shots)) for shot in some)
 
     def _questions(self, verbalizer: Verbalizer) -> int:
         """Requests for one text: one for each beginning that several labels share."""

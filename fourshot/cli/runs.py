@@ -4,12 +4,15 @@ import difflib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fourshot.cli.console import Terminal, exit_code, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, names_in
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.engine.errors import InputError
+
+if TYPE_CHECKING:
+    from msgspec import UnsetType
 
 TASK_HELP = "a task that comes with fourshot, a task file, or its folder"
 DATA = argument("--data", "FOLDER", "train and test files, in place of the task's own data")
@@ -76,6 +79,7 @@ def run(options: Options, terminal: Terminal) -> None:
     terminal.result("result", summary)
     if summary.table:
         terminal.scores(summary.table)
+    _say_left_out(summary.left_out, terminal)
     terminal.verdict(summary.forecast)
     terminal.say(f"Run folder: {folder}")
     if summary.ask_path:
@@ -164,9 +168,16 @@ def compare(options: Options, terminal: Terminal) -> None:
         result = api.compare(
             task, methods, seeds=seeds, settings=settings, folder=folder, on_event=on_event, **_place(options)
         )
-    terminal.result("result", {"folder": folder, "rows": result.rows})
+    said = {"folder": folder, "rows": result.rows}
+    terminal.result("result", said | ({"left_out": result.left_out} if result.left_out else {}))
     terminal.scores(result.rows)
+    _say_left_out(result.left_out, terminal)
     terminal.say(f"Numbers: {folder / 'comparison.json'}\nReport: {folder / 'report.html'}")
+
+
+def _say_left_out(left_out: "Mapping[str, str] | UnsetType", terminal: Terminal) -> None:
+    for method, why in (left_out or {}).items():
+        terminal.say(f"{method} is left out: {why}")
 
 
 def _place(options: Options) -> dict[str, Any]:

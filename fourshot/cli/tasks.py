@@ -110,7 +110,7 @@ def new(options: Options, terminal: Terminal) -> None:
 )
 def check(options: Options, terminal: Terminal) -> int:
     """Explain every fault of a task file and its data, all at once."""
-    from fourshot.pipeline.tasks.faults import errors_in
+    from fourshot.pipeline.tasks.faults import condensed, errors_in
     from fourshot.pipeline.tasks.task_file import check_task, find_task_file
 
     find_task_file(options.task)  # before a model is looked for
@@ -121,8 +121,8 @@ def check(options: Options, terminal: Terminal) -> int:
 
         tokenizer = load_tokenizer(resolve_model(options.model).path)
     faults = check_task(options.task, tokenizer, k=options.shots, data_folder=options.data)
-    for fault in faults:
-        terminal.say(f"{fault.severity}: {fault}")
+    for line in condensed(faults):
+        terminal.say(line)
     errors = len(errors_in(faults))
     terminal.result("result", {"errors": errors, "faults": faults})
     terminal.say(f"{errors} error{'s' if errors != 1 else ''}, {len(faults) - errors} warnings and notes.")

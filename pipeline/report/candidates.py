@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from fourshot.pipeline.report.classes import FEWEST_KEPT, has_many_classes
 from fourshot.pipeline.report.data import ReportData
 from fourshot.pipeline.report.text import REASON_NAMES, per_cent
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -33,8 +34,10 @@ def reason_figure(data: ReportData) -> dict[str, Any] | None:
                 "counts": {REASON_NAMES[reason]: by_reason.get(reason, 0) for reason in present},
             }
         )
+    fewest = sorted(rows, key=lambda row: row["kept"])
     return {
-        "rows": rows,
+        "rows": fewest if has_many_classes(data) else rows,
+        "drawn": fewest[:FEWEST_KEPT] if has_many_classes(data) else rows,
         "legend": {REASON_NAMES[reason]: f"r-{reason}" for reason in present},
         "longest": max(row["total"] for row in rows),
         "total": sum(row["total"] for row in rows),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from fourshot.engine.files import replace_file
-from fourshot.pipeline.report import candidates, certainty, results, text, varied
+from fourshot.pipeline.report import candidates, certainty, classes, results, text, varied
 from fourshot.pipeline.report.data import ReportData
 from fourshot.pipeline.report.figures import Curve, line_plot
 
@@ -43,6 +43,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "certainty": certainty.certainty_part(data.certainty),
         "error": text.error,
         "accuracy": results.accuracy_figure(data),
+        "classes": classes.class_tables(data),
         "reasons": candidates.reason_figure(data),
         "own": candidates.own_texts(data),
         "reviewed": candidates.review(data),

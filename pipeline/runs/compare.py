@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import refuse_fake, resolve_model
@@ -18,7 +19,7 @@ from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.runs.plan import foretell_runs
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
-from fourshot.pipeline.runs.summary import report_data, table
+from fourshot.pipeline.runs.summary import left_out, report_data, table
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -57,6 +58,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     hardware: dict[str, Any] = {}
     commit: str = ""
+    left_out: dict[str, str] | UnsetType = UNSET  # method -> why it has no row
 
 
 def compare(
@@ -167,4 +169,5 @@ def _result(experiment: Experiment, seeds: Sequence[int]) -> Comparison:
         versions=installed_versions(),
         hardware=describe_hardware(),
         commit=source_commit(),
+        left_out=left_out(experiment) or UNSET,
     )

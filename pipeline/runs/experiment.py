@@ -17,7 +17,7 @@ from fourshot.pipeline.provenance import installed_versions, value_hash
 from fourshot.pipeline.runs.calibrating import CalibrationItem, unseen_texts
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells, writer_names
 from fourshot.pipeline.runs.learnt import LearntTexts, learnt_texts
-from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell
+from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, committee, judges_of
@@ -42,6 +42,7 @@ class MethodOutcome(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     seed: int
     evaluation: Evaluation | None = None
+    left_out: str = ""  # why it was not measured
     training: TrainingResult | None = None
     real_examples: int = 0
     synthetic_examples: int = 0
@@ -256,8 +257,8 @@ class Experiment:
         return [self.outcome(cell) for cell in self.cells]
 
     def outcome(self, cell: MethodCell) -> MethodOutcome:
-        file = Path(self.evaluation_cell(cell).out)
-        evaluation = None
+        measured = self.evaluation_cell(cell)
+        file, left_out, evaluation = Path(measured.out), Path(measured.left_out), None
         if file.exists():
             evaluation = self._once(file, lambda: WorkFolder(file.parent).read(file.name, Evaluation))
         learnt = self.learnt(cell)
@@ -265,8 +266,9 @@ class Experiment:
             method=cell.name,
             seed=cell.seed,
             evaluation=evaluation,
+            left_out=WorkFolder(file.parent).read(left_out.name, LeftOutCell).why if left_out.exists() else "",
             training=self.result(cell),
-            real_examples=len(learnt.real),
+            real_examples=evaluation.shown if evaluation and evaluation.shown is not None else len(learnt.real),
             synthetic_examples=sum(verdict.kept for _, verdict in learnt.synthetic),
             unlabelled_examples=sum(verdict.kept for _, verdict in learnt.unlabelled),
         )

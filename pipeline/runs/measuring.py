@@ -1,6 +1,7 @@
 """Measuring one way of classifying on a test split."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -12,7 +13,7 @@ from fourshot.pipeline.metrics import score_predictions
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, coverage_curve
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.fitting import shots_that_fit
+from fourshot.pipeline.synthesis.fitting import check_room, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task
 
@@ -33,18 +34,34 @@ class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
     has_temperature: bool = False  # lies beside the adapter
 
     @property
+    def left_out(self) -> str:
+        """The file that says why there is no ``out``."""
+        return str(Path(self.out).with_suffix(".left_out.json"))
+
+    @property
+    def is_done(self) -> bool:
+        return Path(self.out).exists() or Path(self.left_out).exists()
+
+    @property
     def answers_key(self) -> bytes:
         """Equal for cells whose answers are the same before calibration."""
         return msgspec.json.encode((self.shots, self.adapter, self.form, self.align))
 
 
-class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+class LeftOutCell(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a cell was not measured."""
+
+    why: str
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Scores, and every answer behind them."""
 
     scores: Scores
     predicted: tuple[int, ...]  # index of the label answered, per test text
     gold: tuple[int, ...]
     confidence: tuple[float, ...]  # probability of the label answered
+    shown: int | None = None  # shots in the prompt, where not all of them fitted
 
     @property
     def curve(self) -> CoverageCurve:
@@ -61,6 +78,7 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     prompt_tokens: int
     cached_tokens: int
+    shown: int | None = None  # shots in the prompt, where not all of them fitted
 
 
 def answer(
@@ -79,12 +97,14 @@ def answer(
     ``form``: of the prompts that the adapter was trained on. ``align``: put filler before prompts that show shots.
 
     The prefix cache is emptied first, so that the seconds do not depend on what was measured before. ``content_free``:
-    score the texts that contextual calibration needs, too. Raises InputError for an empty test split.
+    score the texts that contextual calibration needs, too. Raises InputError for an empty test split, NoRoomError
+    where not one of the ``shots`` of each class fits.
     """
     if not test:
         raise InputError("There is nothing to measure on: the test split is empty. Give one with at least one text.")
 
     shown = shots_that_fit(engine, task, shots, form, [example.text for example in test])
+    check_room(engine, shots, shown)
     if shown:
         plain = msgspec.structs.replace(form, filler=None)
         form = aligned(plain, task, engine.settings, shown) if align else plain
@@ -103,6 +123,7 @@ def answer(
         seconds=after.busy_s - before.busy_s,
         prompt_tokens=after.prompt_tokens - before.prompt_tokens,
         cached_tokens=after.cached_tokens - before.cached_tokens,
+        shown=len(shown) if len(shown) < len(shots) else None,
     )
 
 
@@ -139,7 +160,8 @@ def measure(
         prompt_tokens=answers.prompt_tokens,
         cached_tokens=answers.cached_tokens,
     )
-    return msgspec.structs.replace(measured, scores=msgspec.structs.replace(measured.scores, ece_before=ece_before))
+    scores = msgspec.structs.replace(measured.scores, ece_before=ece_before)
+    return msgspec.structs.replace(measured, scores=scores, shown=answers.shown)
 
 
 def evaluation_of(

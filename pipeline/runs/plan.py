@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import cycle
-from pathlib import Path
 
 import msgspec
 
@@ -153,10 +152,11 @@ class _Remaining:
             wanted = experiment.evaluation_cell(cell)
             trained = cell.method.trained
             key = wanted.answers_key + (cell.name.encode() if trained else b"")
-            if Path(wanted.out).exists() or key in answered:
+            counts, texts = self._counts[cell.key], len(experiment.test)
+            has_room = len(counts.fitting(wanted.shots, cell.form)) >= min(counts.num_labels, len(wanted.shots))
+            if wanted.is_done or key in answered or not has_room:
                 continue
             answered.add(key)
-            counts, texts = self._counts[cell.key], len(experiment.test)
             work.append(_at("evaluate", counts.reads(texts, cell.form, adapter=trained, shots=wanted.shots)))
             more = min(WARM_UP_TEXTS, texts) + (self._probed(cell) if trained else 0)
             work.append(_at("evaluate", counts.reads(more, cell.form, adapter=trained)))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import refuse_fake, resolve_model
@@ -21,7 +22,7 @@ from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName
 from fourshot.pipeline.runs.stages.ask import check_askable, questions, unanswered
 from fourshot.pipeline.runs.stages.merge import merged_folder, synthetic_classifiers
-from fourshot.pipeline.runs.summary import report_data, table
+from fourshot.pipeline.runs.summary import left_out, report_data, table
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.shots import take_shots
@@ -42,6 +43,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     adapter_path: str = ""
     report_path: str = ""
     merged_path: str = ""
+    left_out: dict[str, str] | UnsetType = UNSET  # method -> why it has no row
     ask_path: str = ""  # a table that a person is to fill in before the run goes on
     forecast: Forecast | None = None  # what was foretold of this call, beside what it took
 
@@ -113,6 +115,7 @@ def run_task(
             report_path=report,
             merged_path=str(merged_folder(folder, trained.name)) if merge and trained else "",
             forecast=told,
+            left_out=left_out(experiment) or UNSET,
         )
         if rows:
             run_folder.write("summary.json", summary)

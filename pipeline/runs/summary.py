@@ -40,6 +40,12 @@ def table(experiment: Experiment) -> list[MethodRow]:
     ]
 
 
+def left_out(experiment: Experiment) -> dict[str, str]:
+    """Why a method has no row, by its display name: of the first seed that it was not measured on."""
+    missing = [outcome for outcome in experiment.outcomes() if outcome.left_out]
+    return {METHODS[outcome.method].display_name: outcome.left_out for outcome in reversed(missing)}
+
+
 def report_data(experiment: Experiment, title: str) -> ReportData:
     """Everything the report shows; texts and losses are those of the first seed's main method."""
     rows, outcomes = table(experiment), experiment.outcomes()
@@ -54,6 +60,8 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         num_test=next((outcome.evaluation.scores.n for outcome in outcomes if outcome.evaluation), 0),
         methods=tuple(rows),
+        left_out=left_out(experiment),
+        answers=_answers(experiment, main),
         certainty=certainty_of(experiment, main) if main and trained else None,
         headline_method=main.name if main and any(row.method == main.name for row in rows) else "",
         reason_counts=_reasons(pairs),
@@ -79,6 +87,13 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         try_it=f"fourshot predict {experiment.root} {_QUOTED}" if trained else "",
         seed=first.seed,
     )
+
+
+def _answers(experiment: Experiment, main: MethodCell | None) -> tuple[tuple[str, str], ...]:
+    evaluation, names = experiment.outcome(main).evaluation if main else None, experiment.task.label_names
+    if evaluation is None:
+        return ()
+    return tuple((names[gold], names[said]) for gold, said in zip(evaluation.gold, evaluation.predicted, strict=True))
 
 
 def _hashes(main: MethodCell | None, adapter: str) -> dict[str, str]:
@@ -145,14 +160,17 @@ def _prompts(experiment: Experiment) -> dict[str, str]:
         if not cell.method.shots_in_prompt:
             users[reading_prompt(task, "…", cell.form)].append(cell.method.display_name)
     several = len(users) > 1
-    in_context = PromptFormat(max_text_words=words, chat=chat)
-    if experiment.settings.aligns:
-        in_context = experiment.with_filler(in_context, shots)
+    asked_with = {}
+    if METHODS["icl"].display_name not in left_out(experiment):
+        in_context = PromptFormat(max_text_words=words, chat=chat)
+        if experiment.settings.aligns:
+            in_context = experiment.with_filler(in_context, shots)
+        asked_with["in context"] = reading_prompt(task, "…", in_context, shots)
     return {
         "generation": generation_prompt(task, label, own, max_text_words=words, chat=chat),
         **{
             f"classification ({', '.join(names)})" if several else "classification": prompt
             for prompt, names in users.items()
         },
-        "in context": reading_prompt(task, "…", in_context, shots),
+        **asked_with,
     }

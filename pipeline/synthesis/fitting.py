@@ -3,9 +3,24 @@
 from collections.abc import Sequence
 
 from fourshot.engine.core import Engine
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task
+
+
+class NoRoomError(InputError):
+    """A prompt has no room for a shot of every class: what it would be read as is not in context."""
+
+
+def check_room(engine: Engine, shots: Sequence[Example], shown: Sequence[Example]) -> None:
+    """Raise `NoRoomError` where none of a class's ``shots`` is among those that are ``shown``."""
+    wanted, seen = ({shot.label for shot in some} for some in (shots, shown))
+    if wanted != seen:
+        raise NoRoomError(
+            f"a prompt of {engine.settings.max_model_len:,} tokens has no room for one shot of each of {len(wanted)} "
+            f"classes before the longest text; {len(seen)} fit."
+        )
 
 
 def shots_that_fit(

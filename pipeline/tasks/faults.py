@@ -1,7 +1,9 @@
 """A fault in what the user gave: how bad, where, what, and the way out. The checks collect these, all of them."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +11,10 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 
+MOST_NAMED = 20  # labels in a message
+MOST_ALIKE = 10  # faults of a kind that are told one by one
+SHOWN_ALIKE = 3  # of more
+_NAMED = re.compile(r"""('[^']*'|"[^"]*")(, )?|\d+ more|\d+""")
 Severity = Literal["error", "warning", "note"]
 
 
@@ -43,6 +49,24 @@ def warning(where: object, what: str, remedy: str = "") -> Fault:
 
 def note(where: object, what: str, remedy: str = "") -> Fault:
     return Fault("note", str(where), what, remedy)
+
+
+def condensed(faults: Sequence[Fault]) -> list[str]:
+    """The faults for people, a line each; of more than `MOST_ALIKE` that differ in names and numbers alone, the first.
+
+    With 150 classes there may be hundreds of a kind.
+    """
+    kinds = [(fault.severity, _NAMED.sub("", fault.what)) for fault in faults]
+    count, told = Counter(kinds), Counter[tuple[str, str]]()
+    lines = []
+    for fault, kind in zip(faults, kinds, strict=True):
+        told[kind] += 1
+        is_long = count[kind] > MOST_ALIKE
+        if not is_long or told[kind] <= SHOWN_ALIKE:
+            lines.append(f"{fault.severity}: {fault}")
+        if is_long and told[kind] == SHOWN_ALIKE:
+            lines.append(f"{fault.severity}: and {count[kind] - SHOWN_ALIKE} more like this. --json lists them all.")
+    return lines
 
 
 def errors_in(faults: Iterable[Fault]) -> list[Fault]:

@@ -22,7 +22,8 @@ from fourshot.pipeline.tasks.usable_rows import TableChoices, UsableRows, usable
 
 TEST_SHARE = 0.2
 SHOTS_LEFT_FOR_TRAIN = 4  # a class gives rows to the test split only beyond these
-MOST_CLASSES = 1000  # more are a column of ids or of texts
+MOST_CLASSES = 1000  # of a column that nobody named: more are likelier ids or texts
+MOST_LISTED = 200  # labels in the instruction, which stands in every prompt; they take about 800 tokens
 FEW_CLASSES = 20  # up to here a class may have one row
 NO_TEST = f"no row is left for testing: a class gives some only beyond its first {SHOTS_LEFT_FOR_TRAIN}."
 MADE_FROM = "made_from.json"
@@ -63,7 +64,7 @@ def new_task(
     Columns are guessed where there is no doubt. The folder appears complete or not at all.
 
     Raises `InputError`: unreadable or empty table, columns in doubt, rows that cannot be used, one class only, more
-    than 1,000 classes, labels that read the same, a folder that has something in it.
+    than 1,000 classes in a column that is not named, labels that read the same, a folder that has something in it.
     """
     path, out = Path(table_path), Path(out_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -78,7 +79,7 @@ def new_task(
         reading = msgspec.structs.replace(reading, header=True)  # its names are given
     table = read_table(path, reading)
     usable = usable_rows(table, choices)
-    counts = _label_counts(usable)
+    counts = _label_counts(usable, most=None if choices.label_columns else MOST_CLASSES)
     proposals = propose_words(list(counts))
     asked = {name: proposals.get(name, "") for name in counts if says_nothing(label_word(name))}
     train, test = split_by_label(usable.examples, seed)
@@ -134,8 +135,8 @@ def split_by_label(examples: Sequence[Example], seed: int) -> tuple[list[Example
     return train, [examples[index] for index in sorted(chosen)]
 
 
-def _label_counts(usable: UsableRows) -> dict[str, int]:
-    """Rows per label, by name. Raises `InputError` where they are no classes of a task."""
+def _label_counts(usable: UsableRows, most: int | None) -> dict[str, int]:
+    """Rows per label, by name. Raises `InputError` where they are no classes of a task, or more than ``most``."""
     column, counts = usable.columns.labels[0], Counter(example.label for example in usable.examples)
     left_out = "".join(f" {counted(some.count, 'row')} {some.what} left out." for some in usable.left_out)
     if len(counts) < 2:
@@ -143,11 +144,17 @@ def _label_counts(usable: UsableRows) -> dict[str, int]:
         raise InputError(
             f"a task needs at least 2 classes; the column {column!r} has {got}. Is it the label column?{left_out}"
         )
-    if len(counts) > MOST_CLASSES or len(counts) > max(FEW_CLASSES, len(usable.examples) / 2):
+    if len(counts) > (most or len(counts)):
         raise InputError(
-            f"the column {column!r} has {len(counts)} different values in {len(usable.examples)} rows; allowed are at "
-            f"most {MOST_CLASSES:,} classes, above {FEW_CLASSES} of two rows or more on average. Is it the label "
-            f"column? To name another: --label-column NAME.{left_out}"
+            f"the column {column!r} has {len(counts):,} different values in {len(usable.examples):,} rows, more than "
+            f"the {most:,} of a column that nobody named: it may hold ids. If these are the labels: --label-column "
+            f"{shlex.quote(column)}.{left_out}"
+        )
+    if len(counts) > max(FEW_CLASSES, len(usable.examples) / 2):
+        raise InputError(
+            f"the column {column!r} has {len(counts)} different values in {len(usable.examples)} rows; more than "
+            f"{FEW_CLASSES} classes must have two rows or more on average. Is it the label column? To name another: "
+            f"--label-column NAME.{left_out}"
         )
     return {name: counts[name] for name in sorted(counts, key=_place)}
 
@@ -199,7 +206,7 @@ def _task_file(name: str, made: NewTask, examples: Sequence[Example]) -> str:
 # Made from {_inline(Path(made.table).name)}. The model reads the instruction, the noun and the label words:
 # make them fit, then run: fourshot tasks check FILE{joined if len(made.text_columns) > 1 else ""}
 {_pair("name", name)}
-{_pair("instruction", f"Classify the text as {', '.join(words[:-1])} or {words[-1]}.")}
+{_pair("instruction", _instruction(words))}
 noun = "text" # what one text is, such as "movie review" or "support ticket"
 
 [data]
@@ -215,6 +222,12 @@ folder = "." # train.jsonl and test.jsonl beside this file; {MADE_FROM} says wha
 {_pair("description", f"labelled {word}")} # completes: few examples of texts ... are given
 """)
     return "\n".join(blocks)
+
+
+def _instruction(words: Sequence[str]) -> str:
+    if len(words) > MOST_LISTED:
+        return f"Classify the text. There are {len(words)} labels, such as {', '.join(words[:3])}."
+    return f"Classify the text as {', '.join(words[:-1])} or {words[-1]}."
 
 
 def _asked(label: str, proposal: str, examples: Sequence[Example]) -> str:

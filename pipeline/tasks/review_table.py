@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.files import replace_file
-from fourshot.pipeline.tasks.faults import Fault, error, nearest, raise_errors
+from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, error, nearest, raise_errors, shorten
 from fourshot.pipeline.tasks.table_files import ReadSettings, read_table
 from fourshot.pipeline.tasks.types import Task
 
@@ -121,7 +121,7 @@ def _answer(where: str, found: Mapping[str, str], row: ReviewRow, task: Task, fa
     keep = said in YES
     label = label_named(found["label"], task)
     if label is None:
-        allowed = f"the task's labels are {', '.join(task.label_names)}."
+        allowed = f"the task's labels are {shorten(task.label_names, MOST_NAMED)}."
         got = found["label"].strip()
         faults.append(error(where, f"unknown label {got!r}; {allowed}", nearest(got, task.label_names)))
     elif not label and row.label and keep:

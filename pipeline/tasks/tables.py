@@ -21,7 +21,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.columns import verdict_columns
-from fourshot.pipeline.tasks.faults import Fault, counted, error, nearest, raise_errors, shorten, warning
+from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, counted, error, nearest, raise_errors, shorten, warning
 from fourshot.pipeline.tasks.hub_tables import read_hub
 from fourshot.pipeline.tasks.label_cells import LabelCell, read_label, read_text_cell, visible
 from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
@@ -221,7 +221,7 @@ def count_labels(task: Task, examples: Iterable[Example]) -> dict[str, int]:
 
 def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> Fault:
     got = f"label {value!r}" if value else "a row without a label"
-    labels = f"the task's labels are {', '.join(task.label_names)}."
+    labels = f"the task's labels are {shorten(task.label_names, MOST_NAMED)}."
     alike = [name for name in task.label_names if name.casefold() == value.casefold()]
     hint = f"Did you mean {alike[0]!r}?" if alike else nearest(value, task.label_names)
     what = f"{got} ({counted(len(lines), 'row')}); {labels} {hint}".rstrip()

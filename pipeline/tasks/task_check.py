@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import inspect
 
-from fourshot.pipeline.tasks.faults import Fault, counted, error, nearest, note, read_text, warning
+from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, counted, error, nearest, note, read_text, shorten, warning
 from fourshot.pipeline.tasks.label_cells import is_plain, visible
 from fourshot.pipeline.tasks.label_words import propose_words, says_nothing
 from fourshot.pipeline.tasks.types import Task
@@ -159,7 +159,7 @@ def _column_faults(data: dict[str, Any], names: list[str]) -> list[Fault]:
         faults.append(error("$.data.text_column", what, "Name the column of the text and the one of the label."))
     for value, name in data.get("label_values", {}).items():
         if name not in names:
-            what = f"{name!r} is no label's name; the labels are {', '.join(names)}."
+            what = f"{name!r} is no label's name; the labels are {shorten(names, MOST_NAMED)}."
             faults.append(error(f"$.data.label_values.{value}", what, nearest(name, names, "Map it to one of them.")))
     return faults
 
@@ -185,6 +185,6 @@ def word_faults(task: Task, tokenizer: Any) -> list[Fault]:
             faults.append(note(where, what, "A common short word may be one token."))
         if first[ids[:1]] > 1:
             others = [repr(w) for w, t in zip(task.label_words, tokens, strict=True) if t[:1] == ids[:1] and t != ids]
-            what = f"{word!r} starts with the same token as {', '.join(others)}; needs more steps without an adapter."
+            what = f"{word!r} starts with the same token as {shorten(others)}; needs more steps without an adapter."
             faults.append(note(where, what, "Words with first tokens of their own are faster."))
     return faults

@@ -18,6 +18,7 @@ from fourshot.pipeline.runs.readers import (
 )
 from fourshot.pipeline.runs.run_folder import SHOTS_FILE
 from fourshot.pipeline.student_card import find_student, load_student_card
+from fourshot.pipeline.tasks.faults import MOST_NAMED, shorten
 from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.adapter_lookup import find_adapter
 
@@ -48,8 +49,8 @@ def find_teacher(
         found = _engine(teacher_of_adapter(find_adapter(folder), model), ray)
     if task and found.task.label_names != task.label_names:
         raise InputError(
-            f"{by} tells apart {', '.join(found.task.label_names)}; the task {task.name} has the labels "
-            f"{', '.join(task.label_names)}. Name one of the same labels, in the same order."
+            f"{by} tells apart {shorten(found.task.label_names, MOST_NAMED)}; the task {task.name} has the labels "
+            f"{shorten(task.label_names, MOST_NAMED)}. Name one of the same labels, in the same order."
         )
     return found
 
@@ -85,7 +86,7 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
     if tuple(served.labels) != task.label_names:
         raise InputError(
             f"{url} tells {task.name} apart as {', '.join(served.labels)}; the task here has the labels "
-            f"{', '.join(task.label_names)}."
+            f"{shorten(task.label_names, MOST_NAMED)}."
         )
 
     def read(log: Path, on_event: OnEvent) -> Read:

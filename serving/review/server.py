@@ -15,6 +15,7 @@ import msgspec
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.pipeline.runs.review import ASK, REVIEW, answers_in, decisions, has_table, open_review, written_rows
 from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.tasks.faults import MOST_NAMED, shorten
 from fourshot.pipeline.tasks.review_table import Answer, label_named, own_columns, write_review
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Desk:
         """Put a decision into the table. Raises InputError where it cannot be one, or the table is in use."""
         label = label_named(said.label, self.task)
         if label is None or (said.keep and not label):
-            raise InputError(f"unknown label {said.label!r}; allowed are {', '.join(self.task.label_names)}.")
+            raise InputError(f"unknown label {said.label!r}; allowed are {shorten(self.task.label_names, MOST_NAMED)}.")
         with self.folder.lock():
             path = self.folder.path / f"{self.name}.csv"
             answers = answers_in(self.folder, self.name, self.task)

@@ -110,3 +110,18 @@ def test_a_file_that_does_not_say_how_it_is_to_be_read_can_be_told_of(
     assert "texts: column '1'\nlabels: column '2'\n" in shown
     assert "1 row with more or fewer fields than the header: line 21\n" in shown
     assert "qu\u00e9stion" in Path("inbox/train.jsonl").read_text(encoding="utf-8")
+
+
+def test_what_is_alike_of_150_classes_is_summed_up(table: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    classes = "".join(
+        f"note {row} of the customer's file {row * number},{number}\n" for number in range(150) for row in range(3)
+    )
+    table.write_text("text,label\n" + classes)
+    assert cli.main(["tasks", "new", str(table)]) == 0
+    assert cli.main(["tasks", "check", "inbox", "--no-model"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) < 30
+    assert "warning: and 147 more like this. --json lists them all." in lines
+    assert cli.main(["tasks", "check", "inbox", "--no-model", "--json"]) == 0
+    faults = json.loads(capfd.readouterr().out)["faults"]
+    assert sum("tells a model nothing" in fault["what"] for fault in faults) == 150

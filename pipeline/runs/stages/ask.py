@@ -13,7 +13,7 @@ from fourshot.pipeline.runs.review import ASK, decisions, entropy, has_table, in
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.asking import texts_to_ask
-from fourshot.pipeline.tasks.faults import shorten
+from fourshot.pipeline.tasks.faults import MOST_NAMED, shorten
 from fourshot.pipeline.tasks.review_table import ReviewRow
 from fourshot.training.jobs.jobs import FailedJob
 
@@ -98,7 +98,7 @@ def unanswered(experiment: Experiment, count: int, on_event: OnEvent) -> Path | 
     if said.answers:
         raise InputError(
             f"{path}: {len(said.open)} of {asked} texts have no label yet ({shorten(said.open)}). Label them (the "
-            f"labels are {', '.join(experiment.task.label_names)}), say no under keep, or delete the rows."
+            f"labels are {shorten(experiment.task.label_names, MOST_NAMED)}), say no under keep, or delete the rows."
         )
     if not count:
         on_event(Event(stage="ask", message=f"{path} was not filled in, so the run goes on without it"))

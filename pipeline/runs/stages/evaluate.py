@@ -8,9 +8,10 @@ from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.calibrating import temperature_of
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.measuring import Answers, EvaluationCell, answer, measure
+from fourshot.pipeline.runs.measuring import Answers, EvaluationCell, LeftOutCell, answer, measure
 from fourshot.pipeline.runs.stages.probe import ProbeItem, probe_items
 from fourshot.pipeline.runs.stages.stage import EngineStage
+from fourshot.pipeline.synthesis.fitting import NoRoomError
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 
@@ -36,7 +37,7 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
     items: tuple[TaskEvaluation, ...]
 
     def is_finished(self, item: TaskEvaluation) -> bool:
-        return all(Path(cell.out).exists() for cell in item.cells)
+        return all(cell.is_done for cell in item.cells)
 
     def adapters(self) -> set[Adapter]:
         probed = {adapter for item in self.items for probe in item.probes for adapter in probe.adapters}
@@ -49,27 +50,37 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
         last: tuple[bytes, Answers] | None = None  # cells that differ only in calibration stand beside each other
         is_warm = False
         for number, cell in enumerate(sorted(item.cells, key=lambda cell: cell.answers_key), start=1):
-            out = Path(cell.out)
-            if not out.exists():
+            out, title = Path(cell.out), cell.title
+            if not cell.is_done:
                 if not is_warm:
                     _warm_up(item, engine)
                     is_warm = True
-                if last is None or last[0] != cell.answers_key:
-                    answers = answer(
-                        engine,
-                        item.task,
-                        item.test,
-                        form=cell.form,
-                        shots=cell.shots,
-                        adapter=cell.adapter,
-                        align=cell.align,
-                        content_free=content_free,
-                    )
-                    last = cell.answers_key, answers
-                found = temperature_of(cell.adapter) if cell.adapter and cell.has_temperature else None
-                measured = measure(last[1], item.task, item.test, cell.calibration, found)
-                WorkFolder(out.parent).write(out.name, measured)
-            on_event(Event(stage=self.name, message=cell.title, done=number, total=len(item.cells), unit="methods"))
+                try:
+                    if last is None or last[0] != cell.answers_key:
+                        last = cell.answers_key, _answers(item, cell, engine, content_free=content_free)
+                except NoRoomError as failure:
+                    WorkFolder(out.parent).write(Path(cell.left_out).name, LeftOutCell(why=str(failure)))
+                    title += f" is left out: {failure}"
+                else:
+                    found = temperature_of(cell.adapter) if cell.adapter and cell.has_temperature else None
+                    measured = measure(last[1], item.task, item.test, cell.calibration, found)
+                    WorkFolder(out.parent).write(out.name, measured)
+                    if measured.shown is not None:
+                        title += f": {measured.shown} of {len(cell.shots)} shots fit into the prompt"
+            on_event(Event(stage=self.name, message=title, done=number, total=len(item.cells), unit="methods"))
+
+
+def _answers(item: TaskEvaluation, cell: EvaluationCell, engine: Engine, *, content_free: bool) -> Answers:
+    return answer(
+        engine,
+        item.task,
+        item.test,
+        form=cell.form,
+        shots=cell.shots,
+        adapter=cell.adapter,
+        align=cell.align,
+        content_free=content_free,
+    )
 
 
 def _warm_up(item: TaskEvaluation, engine: Engine) -> None:

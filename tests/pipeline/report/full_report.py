@@ -63,6 +63,7 @@ def full_data() -> ReportData:
             method_row("icl", "In context", [scores(0.571), scores(0.559)], real_examples=12),
             method_row("fourshot", "fourshot", [scores(0.842), scores(0.836)], real_examples=12, synthetic_examples=3),
         ),
+        left_out={f"Zero-shot {HOSTILE}": f"no room {HOSTILE}"},
         certainty=Certainty(
             calibrated_on="12 shots that adapters were trained without",
             temperature=2.5,

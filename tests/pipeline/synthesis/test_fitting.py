@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+import pytest
+
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.fake_engine import FakeEngine
-from fourshot.pipeline.synthesis.fitting import shots_that_fit
+from fourshot.pipeline.synthesis.fitting import NoRoomError, check_room, shots_that_fit
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Label, Task
@@ -48,3 +50,12 @@ def test_as_many_as_fit_are_shown_the_same_number_of_every_class_but_for_one() -
 def test_no_shots_stay_none() -> None:
     engine = FakeEngine(EngineSettings(model="fake", kind="fake", max_model_len=40))
     assert shots_that_fit(engine, TASK, (), PLAIN, TEXTS) == ()
+
+
+def test_without_a_shot_of_each_class_a_prompt_is_no_baseline() -> None:
+    engine = FakeEngine(EngineSettings(model="fake", kind="fake", max_model_len=120))
+    one_each = SHOTS[: len(TASK.labels)]
+    check_room(engine, SHOTS, one_each)
+    check_room(engine, (), ())
+    with pytest.raises(NoRoomError, match=r"120 tokens has no room for one shot of each of 6 classes.*; 5 fit"):
+        check_room(engine, SHOTS, one_each[1:])

@@ -209,3 +209,13 @@ def test_awkward_names_survive_the_way_through_toml(tmp_path: Path) -> None:
     assert set(load_task(path).label_names) == set(awkward)
     with pytest.raises(InputError, match=r"'\.\./x' cannot be a task's name"):
         task_of(tmp_path / "d.csv", tmp_path / "other", name="../x")
+
+
+def test_more_than_1000_classes_are_taken_from_a_column_that_is_named(tmp_path: Path) -> None:
+    names = tuple(f"case {number}" for number in range(1001))
+    table = write_csv(tmp_path / "cases.csv", ("text", "label"), rows(2, names))
+    with pytest.raises(InputError, match=r"1,001 different values.*--label-column label"):
+        new_task(table, tmp_path / "out")
+    task = load_task(task_of(table, tmp_path / "out", TableChoices(label_columns=("label",))))
+    assert len(task.labels) == 1001
+    assert task.instruction == "Classify the text. There are 1001 labels, such as case 0, case 1, case 10."

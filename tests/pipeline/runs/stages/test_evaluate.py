@@ -7,14 +7,14 @@ import msgspec
 
 from fourshot.engine.core import Adapter
 from fourshot.engine.files import read_json
-from fourshot.pipeline.events import ignore
+from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.runs.calibrating import CALIBRATED_FILE, Calibrated, CalibrationItem, Unseen
-from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell
+from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.runs.stages.evaluate import EvaluateStage, TaskEvaluation
 from fourshot.pipeline.runs.stages.probe import ProbeItem, ProbeStage
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat
-from fourshot.pipeline.tasks.types import Example
+from fourshot.pipeline.tasks.types import Example, Label, Task
 from fourshot.serving.testing.adapters import task_of
 
 TASK = task_of("tone")
@@ -68,3 +68,43 @@ def test_where_nothing_is_measured_it_is_calibrated_when_it_is_probed(tmp_path: 
     stage.run(ignore)
     assert stage.is_done
     assert (tmp_path / "own" / CALIBRATED_FILE).exists()
+
+
+def many_classes(folder: Path, number: int) -> TaskEvaluation:
+    """Zero-shot and in context, with four shots of twenty tokens for each of so many classes."""
+    labels = tuple(Label(name=f"change the setting {n:03}") for n in range(number))
+    shots = tuple(
+        Example(text=f"number {turn}, {'and so on ' * 4}{label.name}", label=label.name)
+        for turn in range(4)
+        for label in labels
+    )
+    in_context = [
+        EvaluationCell(out=str(folder / f"{name}.json"), title=name, shots=shots) for name in ("icl", "again")
+    ]
+    zero_shot = EvaluationCell(out=str(folder / "zero_shot.json"), title="zero_shot")
+    task = Task(name="intents", instruction="Classify.", noun="text", labels=labels)
+    return TaskEvaluation(task=task, test=shots[:5], cells=(*in_context, zero_shot))
+
+
+def test_a_baseline_whose_prompt_has_no_room_is_left_out_and_the_others_are_measured(tmp_path: Path) -> None:
+    item, told = many_classes(tmp_path, 150), list[Event]()
+    stage = EvaluateStage(model_path="fake", items=(item,))
+    stage.run(told.append)
+    assert stage.is_done
+    icl, again, zero_shot = item.cells
+    for cell in (icl, again):
+        assert not Path(cell.out).exists()
+        why = read_json(Path(cell.left_out), LeftOutCell).why
+        assert "one shot of each of 150 classes" in why
+        assert f"{cell.title} is left out: {why}" in [event.message for event in told]
+    assert read_json(Path(zero_shot.out), Evaluation).scores.n == 5
+    assert "zero_shot" in [event.message for event in told]
+
+
+def test_a_baseline_that_shows_fewer_shots_says_how_many(tmp_path: Path) -> None:
+    item, told = many_classes(tmp_path, 40), list[Event]()
+    EvaluateStage(model_path="fake", items=(item,)).run(told.append)
+    shown = read_json(Path(item.cells[0].out), Evaluation).shown
+    assert shown is not None and 40 <= shown < 160
+    assert f"icl: {shown} of 160 shots fit into the prompt" in [event.message for event in told]
+    assert "shown" not in json.loads(Path(item.cells[2].out).read_bytes())

@@ -1,0 +1,55 @@
+"""Many classes: which are answered worst, and which are taken for which, as tables in place of a bar for each class."""
+
+from collections import Counter
+from typing import Any
+
+from fourshot.pipeline.report.data import ReportData
+
+MANY_CLASSES = 24  # with more, bars of all classes and a whole confusion matrix cannot be read
+WORST_PAIRS = 20
+FEWEST_KEPT = 12  # classes whose candidates are drawn, where there are many
+
+
+def has_many_classes(data: ReportData) -> bool:
+    return len(data.task.labels) > MANY_CLASSES
+
+
+def class_tables(data: ReportData) -> dict[str, Any] | None:
+    """The pairs that are confused most, and every class, the worst first; None for few classes or no answers.
+
+    Shares are of the texts of the class (recall), and of the texts that were answered so (precision).
+    """
+    if not data.answers or not has_many_classes(data):
+        return None
+    confused = Counter((gold, said) for gold, said in data.answers if gold != said)
+    of_class, answered = (Counter(side) for side in zip(*data.answers, strict=True))
+    right = Counter(gold for gold, said in data.answers if gold == said)
+    pairs = sorted(confused.items(), key=lambda item: (-item[1], -item[1] / of_class[item[0][0]], item[0]))
+    taken_for: dict[str, str] = {}
+    for gold, said in (pair for pair, _ in reversed(pairs)):  # the most frequent one stays
+        taken_for[gold] = said
+    worst = sorted(
+        data.task.label_names,
+        key=lambda name: (not of_class[name], right[name] / max(1, of_class[name]), -of_class[name], name),
+    )
+    classes = [
+        {
+            "label": name,
+            "texts": of_class[name],
+            "right": right[name],
+            "recall": right[name] / of_class[name] if of_class[name] else None,
+            "precision": right[name] / answered[name] if answered[name] else None,
+            "taken_for": taken_for.get(name, ""),
+        }
+        for name in worst
+    ]
+    return {
+        "pairs": [
+            {"label": gold, "said": said, "count": count, "share": count / of_class[gold]}
+            for (gold, said), count in pairs[:WORST_PAIRS]
+        ],
+        "num_pairs": len(pairs),
+        "mistakes": confused.total(),
+        "shown": sum(count for _, count in pairs[:WORST_PAIRS]),
+        "classes": classes,
+    }
