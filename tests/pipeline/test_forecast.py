@@ -16,7 +16,7 @@ from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline import speed as speeds
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecast import FORECAST_FILE, SWITCH, Forecast, Work, forecast, foretell, rounds_for
+from fourshot.pipeline.forecast import FORECAST_FILE, SWITCH, Counts, Forecast, Work, forecast, foretell, rounds_for
 from fourshot.pipeline.runs.annotating import AnnotationSummary, annotate_table, foretell_annotation
 from fourshot.pipeline.runs.readers import NamedReader, Read, Teacher
 from fourshot.pipeline.runs.run_folder import RunFolder
@@ -24,8 +24,10 @@ from fourshot.pipeline.runs.stages import generate
 from fourshot.pipeline.speed import Speed, known_speed
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.filters import FilterSettings
+from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.tasks.text_table import open_texts
+from fourshot.pipeline.tasks.types import Example, Label, Task
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settings
 from tests.pipeline.loop.filling import InProcessWorker
@@ -317,3 +319,15 @@ def test_a_real_base_is_measured_in_all_its_parts(
     assert all(value > 0 for name, value in fields.items() if name != "well_formed")
     assert {*fields} == {name for name in Speed.__struct_fields__ if name.endswith(("token_s", "ing_s", "formed"))}
     assert trainer.adapter and Path(trainer.adapter.path).is_dir() and opened == ["trainer", "engine"]
+
+
+def test_shots_for_which_a_prompt_has_no_room_are_not_counted() -> None:
+    names = [f"change setting {number:03}" for number in range(150)]
+    many = Task(name="many", instruction="Sort.", noun="text", labels=tuple(Label(name=name) for name in names))
+    shots = [Example(text=f"so please {turn} {name}", label=name) for name in names for turn in range(4)]
+    counts = Counts(many, shots, RunSettings(), MODEL.path)
+    shown = counts.fitting(shots, PromptFormat())
+    assert 0 < len(shown) < 150 and len({shot.label for shot in shown}) == len(shown), "one of each first"
+    assert counts.fitting(shots[:8], PromptFormat()) == shots[:8]
+    one = counts.reads(1, PromptFormat(), shots=shots)
+    assert 0 < one.shots_tokens <= EngineSettings(model="m").max_model_len
