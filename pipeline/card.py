@@ -18,7 +18,8 @@ from fourshot.engine.probe import Probe, Probed
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
 from fourshot.pipeline.synthesis.earlier_names import decode_stored
-from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, PROMPT_VERSION, PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS, LongTexts
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.lora.settings import LoraSettings
 
@@ -50,6 +51,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     filler: Filler | None = None  # in front of the same; None: nothing, as in adapters of earlier versions
     verbalizer: Verbalizer = "word"  # what it was trained to say for a label; before there was a choice, its word
     max_text_words: int = MAX_TEXT_WORDS
+    long_texts: LongTexts = "cut"  # what is not read of longer ones
     calibration: Calibration = NONE
     calibrated_on: str = ""  # what the temperature was fitted on, for people; "": it was not
     coverage: CoverageCurve | None = None  # how accurate it is where it answers a share of the texts
@@ -76,6 +78,7 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
             wording=self.wording,
             verbalizer=self.verbalizer,
             max_text_words=self.max_text_words,
+            long_texts=self.long_texts,
             chat=self.chat,
             filler=self.filler,
         )

@@ -62,6 +62,7 @@ class Classified(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     queue_ms: float  # from the request's arrival until the model began with the text
     model_ms: float  # in the model
     abstained: Abstained = ""  # why there is no label; left out where there is one
+    cut_words: int = 0  # of the text, that were not read; left out where all were
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

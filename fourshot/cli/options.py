@@ -31,6 +31,7 @@ OPTIONS = (
     Option("--shots", "k", "K"),
     Option("--seed", "seed", "S"),
     Option("--prompt-style", "prompt_style"),
+    Option("--long-texts", "long_texts"),
     Option("--per-class", "generate.per_class"),
     Option("--candidates-per-draw", "generate.keep_likelier_of"),
     Option("--annotator", "annotate.annotator"),

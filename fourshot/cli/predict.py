@@ -66,6 +66,8 @@ def predict(options: Options, terminal: Terminal) -> None:
             predictions = classifier.predict(texts, **refusing)
             explanations = classifier.explain(texts) if options.explain else []
         source = {"student" if student else "adapter": folder}
+    if cut := [prediction.cut_words for prediction in predictions if prediction.cut_words]:
+        terminal.warn(not_read(len(cut), len(texts), sum(cut)))
     for text, prediction, explained in zip_longest(texts, predictions, explanations):
         said = {"text": text, **msgspec.to_builtins(prediction)}
         terminal.result("prediction", said | ({"explanation": explained} if explained else {}))
@@ -90,6 +92,14 @@ def _told(explained: "Explanation") -> str:
     for wording, reading in explained.wordings.items():
         lines.append(f"wording {wording}\t{reading.label}\t{reading.probability:.3f}")
     return "\n".join(f"\t{line}" for line in lines)
+
+
+def not_read(cut: int, texts: int, words: int) -> str:
+    """For people: how much of what was asked about is longer than the classifier reads."""
+    return (
+        f"{cut:,} of {texts:,} texts {'are' if cut > 1 else 'is'} longer than the classifier reads: {words:,} "
+        f"{'words' if words > 1 else 'word'} of {'them' if cut > 1 else 'it'} did not count."
+    )
 
 
 def _refuse(options: Options, what_for: str, *names: str) -> None:

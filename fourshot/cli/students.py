@@ -6,6 +6,7 @@ from pathlib import Path
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, given, setting
 from fourshot.cli.options import settings_of, settings_options
+from fourshot.cli.predict import not_read
 from fourshot.cli.runs import DATA, TASK
 from fourshot.engine.errors import InputError
 from fourshot.training.students.settings import StudentSettings
@@ -64,6 +65,8 @@ def annotate(options: Options, terminal: Terminal) -> None:
         )
     for warning in summary.warnings:
         terminal.warn(warning)
+    if summary.cut:
+        terminal.warn(not_read(summary.cut, summary.rows, summary.cut_words))
     terminal.result("result", summary)
     terminal.table([{"label": label, "rows": count} for label, count in summary.labelled.items()])
     for count, what in (

@@ -66,6 +66,7 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     methods: tuple[MethodRow, ...] = ()
     left_out: dict[str, str] = {}  # display name of a method -> why it has no row
     answers: tuple[tuple[str, str], ...] = ()  # (label, answer) of each test text, as `certainty`
+    long_texts: tuple[str, ...] = ()  # how much of each split is not read, where it is not all
     certainty: Certainty | None = None  # of the headline method, on the first seed
     headline_method: str = ""  # key of the row that the first sentence is about; "": "fourshot", else the last row
     reason_counts: dict[str, dict[str, int]] = {}  # class -> reason -> number; empty: counted from the two below

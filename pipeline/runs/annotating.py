@@ -51,6 +51,8 @@ class AnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
     abstained: int = 0  # rows of which nobody was sure enough
     blank: int = 0  # rows without a text
     unreadable: int = 0  # rows whose text was refused
+    cut: int = 0  # rows whose text was too long to be read whole
+    cut_words: int = 0  # of these, that were not read
     agreement: float | None = None  # mean, where several read
     warnings: tuple[str, ...] = ()  # of how the table was read
     forecast: Forecast | None = None  # what was foretold of this call, beside what it took
@@ -88,6 +90,7 @@ def annotate_table(
         beside.claim(AnnotationManifest(table=given.content_hash, labels=tuple(labels), by=by))
         told = _read_rest(given, beside.path / ANSWERS_FILE, read, on_event, forecast)
         counts: Counter[str] = Counter()
+        cut: Counter[str] = Counter()
         agreed = {"texts": 0.0, "share": 0.0}
 
         def rows() -> Iterator[dict[str, Any]]:
@@ -96,6 +99,9 @@ def annotate_table(
                 answer = next(answers) if text else None
                 cells, kind = _cells(answer, labels, by, abstain_below)
                 counts[kind] += 1
+                if answer and answer.cut_words:
+                    cut["texts"] += 1
+                    cut["words"] += answer.cut_words
                 if answer and answer.agreement is not None:
                     agreed["texts"] += 1
                     agreed["share"] += answer.agreement
@@ -111,6 +117,8 @@ def annotate_table(
         abstained=counts["abstained"],
         blank=counts["blank"],
         unreadable=counts["unreadable"],
+        cut=cut["texts"],
+        cut_words=cut["words"],
         agreement=round(agreed["share"] / agreed["texts"], 4) if agreed["texts"] else None,
         warnings=given.warnings,
         forecast=told,

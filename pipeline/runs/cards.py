@@ -36,6 +36,7 @@ def write_cards(experiment: Experiment) -> None:
             filler=cell.form.filler,
             verbalizer=cell.form.verbalizer,
             max_text_words=cell.form.max_text_words,
+            long_texts=cell.form.long_texts,
             calibration=Calibration(temperature=sure.temperature),
             calibrated_on=sure.calibrated_on,
             coverage=sure.coverage,

@@ -84,6 +84,7 @@ def _cell(
     plain = PromptFormat(
         verbalizer=settings.learnt_verbalizer if method.trained else settings.base_verbalizer,
         max_text_words=settings.max_text_words,
+        long_texts=settings.long_texts,
         chat=chat,
     )
     worded = {wording: msgspec.structs.replace(plain, wording=wording) for wording in get_args(Wording)}

@@ -129,7 +129,7 @@ def _experiment(
     on_event: OnEvent,
 ) -> Experiment:
     on_event(Event(stage="shots", message="reading the data"))
-    data = TaskData(task, on_event)
+    data = TaskData(task, on_event, settings)
     examples = [_examples(data, settings, seed, methods) for seed in seeds]
     experiment = Experiment(data, resolve_model(model), settings, methods, examples, folder)
     experiment.check_trainable()

@@ -239,6 +239,7 @@ class Experiment:
             *((cell.form.version, cell.form.chat) if cell.form.chat else ()),
             *((cell.form.filler or "aligned",) if cell.settings.aligns else ()),
             *((cell.form.verbalizer,) if cell.form.verbalizer == "prefix" else ()),
+            *((self.settings.long_texts,) if self.settings.long_texts != "cut" else ()),
             *(("calibrated", calibrated.basis) if calibrated else ()),
         )
         return EvaluationCell(

@@ -109,7 +109,7 @@ def _experiment(
     """The run of a task for its adapter alone."""
     if isinstance(task, FourshotError):
         raise task
-    data = TaskData(task, on_event)
+    data = TaskData(task, on_event, settings)
     seeds = [load_shots(data, settings, RunFolder(root))]
     experiment = Experiment(data, model, settings, ["fourshot"], seeds, root, flat=True, store=store)
     experiment.check_trainable()

@@ -35,6 +35,7 @@ from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.pipeline.tasks.types import Example, Task
 
 PART = 256  # texts: what is lost by a kill, and what is on the disk at once
@@ -46,6 +47,7 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     probabilities: tuple[float, ...] = ()  # [num_labels]; empty: it could not be read
     agreement: float | None = None  # share of several readers that say the likeliest label
     fault: str = ""  # why it could not be read
+    cut_words: int = 0  # of the text, that were not read
 
 
 Parts = Iterable[Sequence[str]]
@@ -148,7 +150,7 @@ def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
         task=card.task,
         model_path=base.path,
         model_revision=base.revision,
-        settings=RunSettings(annotate=annotate, max_text_words=card.max_text_words),
+        settings=RunSettings(annotate=annotate, max_text_words=card.max_text_words, long_texts=card.long_texts),
         shots=card.shots,
         readers=(reader,),
         calibration=card.calibration,
@@ -178,7 +180,7 @@ def read_with(teacher: Teacher, log: Path, ray: str = "", on_start: Callable[[],
                     to.give(unit, brief)
                 for message in to.wait(WAIT_S):
                     if isinstance(message, UnitResult):
-                        queue.take(message, teacher.calibration, len(teacher.readers) > 1)
+                        queue.take(message, teacher)
                 yield from queue.done()
                 if queue.is_empty:
                     return
@@ -215,7 +217,7 @@ class _Queue:
         self._number += 1
         return ReadUnit(brief=brief, number=self._number - 1, texts=texts)
 
-    def take(self, result: UnitResult, calibration: Calibration, several: bool) -> None:
+    def take(self, result: UnitResult, teacher: Teacher) -> None:
         """Put a unit's answers in their places. Raises what failed, but for texts that are refused."""
         assert isinstance(result.unit, ReadUnit)
         part, place = self._places.pop(result.unit.number)
@@ -231,11 +233,15 @@ class _Queue:
         else:
             import numpy as np
 
-            probabilities = np.exp(calibrations.apply(calibration, np.array(result.scores))).round(6).tolist()
-            agreement = result.agreement if several else [None] * len(texts)
+            probabilities = np.exp(calibrations.apply(teacher.calibration, np.array(result.scores))).round(6).tolist()
+            agreement = result.agreement if len(teacher.readers) > 1 else [None] * len(texts)
             answers = [
-                Annotation(probabilities=tuple(row), agreement=agreed if agreed is None else round(agreed, 3))
-                for row, agreed in zip(probabilities, agreement, strict=True)
+                Annotation(
+                    probabilities=tuple(row),
+                    agreement=agreed if agreed is None else round(agreed, 3),
+                    cut_words=words_left_out(text, teacher.settings.max_text_words),
+                )
+                for text, row, agreed in zip(texts, probabilities, agreement, strict=True)
             ]
         self._open[part][place : place + len(answers)] = answers
 

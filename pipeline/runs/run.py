@@ -141,7 +141,7 @@ def _experiment(
     task: Task, model: str | None, settings: RunSettings, folder: Path, unlabelled: Path | None, on_event: OnEvent
 ) -> Experiment:
     on_event(Event(stage="shots", message="reading the data"))
-    data = TaskData(task, on_event)
+    data = TaskData(task, on_event, settings)
     texts = _texts_of(unlabelled, task, settings, on_event)
     experiment = Experiment(
         data,

@@ -14,6 +14,7 @@ from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment, MethodOutcome
 from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.runs.methods import METHODS
+from fourshot.pipeline.runs.task_data import cut_line
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example
@@ -54,6 +55,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
     learnt = experiment.learnt(main) if main else LearntTexts(shots=first.shots)
     pairs = learnt.synthetic
     trained = experiment.result(main) if main else None
+    read = {"shots": first.shots, "test": experiment.test}
     return ReportData(
         title=title,
         task=experiment.task,
@@ -62,6 +64,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         methods=tuple(rows),
         left_out=left_out(experiment),
         answers=_answers(experiment, main),
+        long_texts=tuple(filter(None, (cut_line(name, texts, experiment.settings) for name, texts in read.items()))),
         certainty=certainty_of(experiment, main) if main and trained else None,
         headline_method=main.name if main and any(row.method == main.name for row in rows) else "",
         reason_counts=_reasons(pairs),
@@ -162,7 +165,7 @@ def _prompts(experiment: Experiment) -> dict[str, str]:
     several = len(users) > 1
     asked_with = {}
     if METHODS["icl"].display_name not in left_out(experiment):
-        in_context = PromptFormat(max_text_words=words, chat=chat)
+        in_context = PromptFormat(max_text_words=words, long_texts=experiment.settings.long_texts, chat=chat)
         if experiment.settings.aligns:
             in_context = experiment.with_filler(in_context, shots)
         asked_with["in context"] = reading_prompt(task, "…", in_context, shots)

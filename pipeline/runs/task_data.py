@@ -5,17 +5,28 @@ from functools import cached_property
 from pathlib import Path
 
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.split_files import find_split_file
 from fourshot.pipeline.tasks.tables import Split, drop_overlap, limited, load_split
+from fourshot.pipeline.tasks.text_words import cut_texts
 from fourshot.pipeline.tasks.types import Example, Task
 
 
 class TaskData:
     """The splits of ``task``. Reading them raises InputError, see `load_split`; events tell what is left out."""
 
-    def __init__(self, task: Task, on_event: OnEvent = ignore, *, needs_test: bool = True) -> None:
-        """``needs_test``: else a task whose folder has no test file has no test texts."""
-        self.task, self._on_event, self._needs_test = task, on_event, needs_test
+    def __init__(
+        self,
+        task: Task,
+        on_event: OnEvent = ignore,
+        settings: RunSettings | None = None,
+        *,
+        needs_test: bool = True,
+    ) -> None:
+        """``needs_test``: else a task whose folder has no test file has no test texts. ``settings``: of the run that
+        reads them, to tell how much of them it will not read.
+        """
+        self.task, self._on_event, self._settings, self._needs_test = task, on_event, settings, needs_test
 
     @cached_property
     def test(self) -> list[Example]:
@@ -32,8 +43,16 @@ class TaskData:
     def _told(self, split: Split) -> list[Example]:
         for warning in split.warnings:
             self._on_event(Event(stage="shots", message=warning))
+        if self._settings and (line := cut_line(split.name, split.examples, self._settings)):
+            self._on_event(Event(stage="shots", message=line))
         return split.examples
 
     def measured(self, limit: int) -> Sequence[Example]:
         """The test texts to measure on; ``limit`` 0 means all."""
         return limited(self.test, limit or None)
+
+
+def cut_line(name: str, examples: Sequence[Example], settings: RunSettings) -> str:
+    """How much of the texts of a split is not read, for people; "" where all is."""
+    cut = cut_texts((example.text for example in examples), settings.max_text_words, settings.long_texts)
+    return f"{name}: {cut}" if cut.cut else ""

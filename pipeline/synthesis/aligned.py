@@ -11,7 +11,7 @@ from fourshot.pipeline.tasks.types import Example, Task
 
 # Texts begin in every way: with small and capital letters, digits, signs, other scripts.
 BEGINNINGS = ("a", "The", "1", "(", '"', "-", "é", "中")
-TOKENS_PER_WORD = 2  # of a long text; English has about 1.3
+TOKENS_PER_WORD = 2  # of a long text; English has about 1.3, scripts without blanks have 1.2 to 1.7
 
 
 def aligned(form: PromptFormat, task: Task, engine: EngineSettings, shots: Sequence[Example] = ()) -> PromptFormat:

@@ -50,7 +50,12 @@ class InContextAnnotator:
         chat: ChatTurns | None = None,
     ) -> None:
         self._engine, self._task = engine, task
-        form = PromptFormat(verbalizer=settings.base_verbalizer, max_text_words=settings.max_text_words, chat=chat)
+        form = PromptFormat(
+            verbalizer=settings.base_verbalizer,
+            max_text_words=settings.max_text_words,
+            long_texts=settings.long_texts,
+            chat=chat,
+        )
         self._shown = shots_that_fit(engine, task, shots, form, [longest_text(shots, settings.filter)])
         self._form = aligned(form, task, engine.settings, self._shown) if settings.aligns else form
 
@@ -101,7 +106,8 @@ class Committee:
         if not readers:
             raise InputError("The adapters that annotate candidates are missing: none was given. Train at least one.")
         self._engine, self._task, self._shots = engine, task, shots
-        self._words, self._aligns, annotate = settings.max_text_words, settings.aligns, settings.annotate
+        self._aligns, annotate = settings.aligns, settings.annotate
+        self._form = PromptFormat(max_text_words=settings.max_text_words, long_texts=settings.long_texts)
         self._of_folds = [reader for reader in readers if reader.fold is not None]
         self._fold_weight = annotate.fold_weight
         self._several = len(readers) > 1  # there are others to be outvoted
@@ -116,7 +122,7 @@ class Committee:
 
     def _fitted(self, reader: Reader, settings: RunSettings) -> Reader:
         """A reader in context, shown as many of its shots as fit."""
-        form = PromptFormat(wording=reader.wording, max_text_words=self._words, chat=reader.chat)
+        form = msgspec.structs.replace(self._form, wording=reader.wording, chat=reader.chat)
         wanted, longest = [self._shots[index] for index in reader.shown], longest_text(self._shots, settings.filter)
         fitting = set(shots_that_fit(self._engine, self._task, wanted, form, [longest]))
         return msgspec.structs.replace(
@@ -224,7 +230,7 @@ class Committee:
 
     def _answers(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
         """Float64 [num_texts, num_labels], rows sum to one; as the model says it."""
-        form = PromptFormat(wording=reader.wording, max_text_words=self._words, chat=reader.chat, filler=reader.filler)
+        form = msgspec.structs.replace(self._form, wording=reader.wording, chat=reader.chat, filler=reader.filler)
         shots = [self._shots[index] for index in reader.shown]
         if self._aligns and not reader.adapter:
             form = aligned(form, self._task, self._engine.settings, shots)

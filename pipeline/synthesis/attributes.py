@@ -24,6 +24,8 @@ from fourshot.pipeline.synthesis.prompts import (
     attribute_prompt,
 )
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.words import without_marks
+from fourshot.pipeline.tasks.text_words import count_words, has_unspaced
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 LENGTH = "length"  # counted; the other dimensions are listed by the model
@@ -34,6 +36,7 @@ FEWEST_LISTS, MOST_VALUES = 2, 12  # a value is in so many of the lists; the mos
 MOST_WORDS, FEWEST_LETTERS = 3, 3
 SHORTER, LONGER = 0.75, 1.33  # times the median length of the class's shots
 CONTENT_FREE = "N/A"
+_COMMA = re.compile("[,\u3001\uff0c\u060c]")  # of Chinese and Japanese and of Arabic lists too
 _VALUE = re.compile(r"[^\W\d_]+(?:[ '\u2019-][^\W\d_]+)*")
 
 
@@ -74,14 +77,15 @@ def listed_values(lists: Iterable[str], forbidden: Iterable[str] = ()) -> tuple[
     never = {word for phrase in forbidden for word in phrase.lower().split()}
     counts: Counter[str] = Counter()
     for text in lists:
-        items = {item.strip(" .:\"'").lower() for item in text.split(",")}
+        items = {item.strip(" .:\"'").lower() for item in _COMMA.split(text)}
         counts.update(item for item in items if _is_value(item) and not never & set(item.split()))
     often = [item for item, count in counts.items() if count >= FEWEST_LISTS]
     return tuple(sorted(often, key=lambda item: (-counts[item], item))[:MOST_VALUES])
 
 
 def _is_value(item: str) -> bool:
-    return bool(_VALUE.fullmatch(item)) and len(item) >= FEWEST_LETTERS and len(item.split()) <= MOST_WORDS
+    fewest = 2 if has_unspaced(item) else FEWEST_LETTERS
+    return bool(_VALUE.fullmatch(without_marks(item))) and len(item) >= fewest and count_words(item) <= MOST_WORDS
 
 
 def _of_class(
@@ -112,7 +116,7 @@ def _of_class(
 
 def lengths_of(texts: Sequence[str]) -> list[str]:
     """short, medium or long, by the number of words beside the median of ``texts``."""
-    counts = [len(text.split()) for text in texts]
+    counts = [count_words(text) for text in texts]
     middle = median(counts)
     return ["short" if n < SHORTER * middle else "long" if n > LONGER * middle else "medium" for n in counts]
 

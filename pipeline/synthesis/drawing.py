@@ -15,6 +15,7 @@ from fourshot.engine.core import Completion, Engine, Sampling
 from fourshot.pipeline.synthesis.attributes import Attributes
 from fourshot.pipeline.synthesis.prompts import END_OF_TEXT, generation_prompt, mixed_prompt, prompt_hash
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.text_words import shown_text
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 TOKENS_OVER_LONGEST_SHOT = 1.5
@@ -139,5 +140,5 @@ def _preference(completion: Completion) -> tuple[bool, float, int]:
 
 
 def _token_bound(engine: Engine, shots: Sequence[Example], settings: RunSettings) -> int:
-    longest = max(engine.count_tokens([" ".join(shot.text.split()[: settings.max_text_words]) for shot in shots]))
+    longest = max(engine.count_tokens([shown_text(shot.text, settings.max_text_words) for shot in shots]))
     return max(FEWEST_MAX_TOKENS, round(TOKENS_OVER_LONGEST_SHOT * longest))

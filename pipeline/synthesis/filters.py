@@ -13,14 +13,17 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.neardup import NearDuplicates, similar_to_any
 from fourshot.pipeline.synthesis.types import Candidate, Reason
-from fourshot.pipeline.synthesis.words import comparable
+from fourshot.pipeline.synthesis.words import comparable, without_marks
 from fourshot.pipeline.tasks.tables import normalise
+from fourshot.pipeline.tasks.text_words import CHARS_PER_WORD, has_unspaced
 from fourshot.pipeline.tasks.types import Example, Task
 
-_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]\s]*$")  # noqa: RUF001 - full-width marks end sentences too
-_FIELD = re.compile(r"(?:^|[\s\"'(\[])(?:text|label)\s*:", re.IGNORECASE)
-_BULLET = re.compile(r"^(?:[-*•–]\s+|\(?\d{1,3}[.)]\s+)")  # noqa: RUF001 - an en dash opens list items
+# Marks of all scripts that have one: Chinese and Japanese, Arabic, Hindi, Ethiopic, Armenian, Khmer, Burmese, Tibetan.
+_SENTENCE_END = re.compile(r"[.!?…。！？｡؟۔।॥።։។။།‼⁇⁈⁉][\"'”’»«)\]）」』】〉》\s]*$")  # noqa: RUF001 - not Latin ones
+_FIELD = re.compile(r"(?:^|[\s\"'(\[])(?:text|label)\s*[:：]", re.IGNORECASE)  # noqa: RUF001 - a full-width colon
+_BULLET = re.compile(r"^(?:[-*•–]\s+|\(?\d{1,3}[.)]\s+|・\s*|[（(]?\d{1,3}[、．）]\s*)")  # noqa: RUF001 - so do others
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`", "**": "**"}  # noqa: RUF001
+_QUOTES |= {"「": "」", "『": "』", "《": "》", "»": "«", "‚": "‘"}  # noqa: RUF001 - Chinese, Japanese, German
 
 
 class FilterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,7 +56,9 @@ def length_bounds(shots: Sequence[Example], settings: FilterSettings) -> tuple[i
     if not shots:
         raise InputError("the length bounds come from the shots, and there are none. Give at least one shot per class.")
     lengths = [len(shot.text) for shot in shots]
-    fewest = min(min(lengths), max(settings.shortest_chars, round(settings.min_length_factor * min(lengths))))
+    # A character of a script without blanks stands for about as much as two others.
+    shortest = settings.shortest_chars // (CHARS_PER_WORD if any(has_unspaced(shot.text) for shot in shots) else 1)
+    fewest = min(min(lengths), max(shortest, round(settings.min_length_factor * min(lengths))))
     most = max(settings.longest_chars, round(settings.max_length_factor * max(lengths)))
     return fewest, most
 
@@ -92,7 +97,7 @@ class TextFilter:
         self._prompt_parts += [f"generate more {normalise(label.plural)}" for label in task.labels if label.plural]
         names = (*task.label_names, *task.label_words)
         self._label_names = set(map(comparable, names))
-        self._label_first = re.compile(rf"(?:{'|'.join(map(re.escape, names))})\s*:", re.IGNORECASE)
+        self._label_first = re.compile(rf"(?:{'|'.join(map(re.escape, names))})\s*[:\uff1a]", re.IGNORECASE)
         self._passed: set[str] = set()
         self._near_passed = NearDuplicates(self.settings.near_duplicate)
         self._test: set[str] = set()
@@ -161,7 +166,10 @@ class TextFilter:
 
 def _is_long(plain: str) -> bool:
     """Whether a comparable text stands inside another by no chance: that of under four words may."""
-    return plain.count(" ") >= 3
+    if plain.isascii():
+        return plain.count(" ") >= 3
+    # Without blanks, each two neighbouring characters stand there as a word: twice as many as there are words.
+    return sum(1 / CHARS_PER_WORD if has_unspaced(word) else 1 for word in plain.split(" ")) >= 4
 
 
 def is_malformed(text: str, settings: FilterSettings) -> bool:
@@ -169,7 +177,7 @@ def is_malformed(text: str, settings: FilterSettings) -> bool:
     solid = "".join(text.split())
     if not solid or "\ufffd" in text:
         return True
-    if sum(map(str.isalpha, solid)) < settings.min_letters * len(solid):
+    if sum(map(str.isalpha, solid)) < settings.min_letters * len(without_marks(solid)):
         return True
     words = comparable(text).split()
     return len(words) >= 12 and len(set(words)) < settings.min_distinct_words * len(words)
@@ -199,6 +207,6 @@ def _unwrap(text: str) -> str:
         if len(text) > len(opening) + len(closing) and text.endswith(closing):
             # "Yes" and "no" is not one quoted text: its quotation marks close before the end.
             return inner.strip() if closing not in inner else text
-        if closing not in text[len(opening) :] and opening not in "'‘`":  # noqa: RUF001
+        if closing not in text[len(opening) :] and opening not in "'‘`»‚":  # noqa: RUF001
             return text[len(opening) :].strip()  # opened and cut off before it closed
     return text[:-1].strip() if text.count('"') == 1 and re.search(r'[.!?]"$', text) else text

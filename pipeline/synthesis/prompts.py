@@ -14,15 +14,16 @@ import msgspec
 from fourshot.engine.alignment import Filler
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Verbalizer
+from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS, LongTexts, shown_text
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 PROMPT_VERSION = "1"  # goes up with every change of what is rendered; lies on every card
 CHAT_VERSION = "1-chat"  # the same of prompts in chat turns, which earlier versions of fourshot must refuse
 ALIGNED = "-aligned"  # ends the version of prompts with filler in front, for the same reason
+MIDDLE = "-middle"  # the same of prompts that leave out the middle of long texts
 
 PromptStyle = Literal["plain", "chat", "auto"]  # auto: found by measurement, see `pipeline.synthesis.prompt_style`
 Wording = Literal["task", "bare", "answer"]  # of a prompt without shots; an adapter is asked in the one it learnt
-MAX_TEXT_WORDS = 300  # longer texts are cut at the end
 
 LISTS: dict[str, dict[str, tuple[str, ...]]] = {  # dimension -> of what -> values: a small model goes by examples
     "topic": {
@@ -46,13 +47,15 @@ class PromptFormat(msgspec.Struct, frozen=True, kw_only=True):
     wording: Wording = "task"
     verbalizer: Verbalizer = "word"
     max_text_words: int = MAX_TEXT_WORDS
+    long_texts: LongTexts = "cut"  # what is left out of texts above that: their end, or their middle
     chat: ChatTurns | None = None  # of the base's chat template; None: plain text
     filler: Filler | None = None  # in front of everything, see `pipeline.synthesis.aligned`
 
     @property
     def version(self) -> str:
         """Of what is rendered in this form."""
-        return (CHAT_VERSION if self.chat else PROMPT_VERSION) + (ALIGNED if self.filler else "")
+        middle = MIDDLE if self.long_texts == "middle" else ""
+        return (CHAT_VERSION if self.chat else PROMPT_VERSION) + (ALIGNED if self.filler else "") + middle
 
     @property
     def turns(self) -> ChatTurns:
@@ -61,7 +64,7 @@ class PromptFormat(msgspec.Struct, frozen=True, kw_only=True):
 
     def shown(self, text: str) -> str:
         """``text`` as a prompt shows it: on one line, cut, and never more than a part of its turn."""
-        return self.turns.inert(one_line(text, self.max_text_words))
+        return self.turns.inert(shown_text(text, self.max_text_words, self.long_texts))
 
 
 # Plain text is a conversation whose turns are told apart by line ends.
@@ -178,11 +181,6 @@ def _attribute_lines(attributes: Mapping[str, str]) -> str:
 
 def _plural(task: Task, label: Label) -> str:
     return label.plural or f"{label.read_as} {task.nouns}"
-
-
-def one_line(text: str, max_words: int) -> str:
-    """``text`` with every run of white space as one blank, cut after ``max_words`` words."""
-    return " ".join(text.split()[:max_words])
 
 
 def prompt_hash(prompt: str) -> str:

@@ -13,7 +13,8 @@ import msgspec
 from fourshot.engine.core import SamplingSettings, Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.filters import FilterSettings
-from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, PromptStyle, Wording
+from fourshot.pipeline.synthesis.prompts import PromptStyle, Wording
+from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS, LongTexts
 from fourshot.training.lora.settings import PRESETS as TRAINING_PRESETS
 from fourshot.training.lora.settings import LoraSettings
 
@@ -151,6 +152,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     base_verbalizer: Literal["word", "prefix"] = "word"
     shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
     max_text_words: int = MAX_TEXT_WORDS  # longer texts are cut, the same in training and serving
+    long_texts: LongTexts = "cut"  # what is not read of texts above max_text_words: their end, or their middle
     align: bool = False  # filler before prompts, so that the cache holds all that is before a text (docs/engine.md)
     test_limit: int = 0  # test texts to measure on, 0 for all
     calibrate: bool = True  # find by how much classifiers are too sure; trains up to four small adapters of the shots

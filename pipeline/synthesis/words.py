@@ -1,27 +1,78 @@
-"""What counts as a word: each use draws the line elsewhere.
+"""What counts as a word where texts are compared: each use draws the line elsewhere, in every script.
 
+Where a script puts no blanks between words, each two neighbouring characters are one, as search engines have it.
+Source: Lucene's CJKBigramFilter. Combining marks belong to their letter: without them, many Hindi words are the same.
 Importing this module loads neither torch nor vllm.
 """
 
 import re
+import unicodedata
 from functools import lru_cache
+from itertools import pairwise
 
-_WITH_APOSTROPHES = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
-_LETTERS_AND_DIGITS = re.compile(r"[^\W_]+")
-_WITH_UNDERSCORES = re.compile(r"\w+")
+from fourshot.pipeline.tasks.text_words import characters, has_unspaced, script_runs
+
+_WITH_APOSTROPHES = r"{letter}+(?:['\u2019]{letter}+)*"
+_LETTERS_AND_DIGITS = r"{letter}+"
+_WITH_UNDERSCORES = r"(?:_|{letter})+"
+_MARK = r"[[\p{Mn}\p{Mc}]--[\ufe00-\ufe0f]]"  # but what only chooses between two forms of an emoji
 
 
 def words(text: str) -> list[str]:
     """For counting: in lower case, punctuation dropped; "it's" is one word."""
-    return _WITH_APOSTROPHES.findall(text.lower())
+    return _found(_WITH_APOSTROPHES, text.lower())
 
 
 def spelt_words(text: str) -> set[str]:
     """The different words as they are spelt, in pieces as tokenizers have them: "it's" is two."""
-    return set(_LETTERS_AND_DIGITS.findall(text))
+    return set(_found(_LETTERS_AND_DIGITS, text))
 
 
 @lru_cache(maxsize=4)  # a text is compared with several others in turn
 def comparable(text: str) -> str:
     """A text without what two duplicates may differ in: case, punctuation, whitespace."""
-    return " ".join(_WITH_UNDERSCORES.findall(text.casefold()))
+    return " ".join(_found(_WITH_UNDERSCORES, text.casefold()))
+
+
+def without_marks(text: str) -> str:
+    """Letters alone, without the marks above, below and around them."""
+    return text if text.isascii() else _marks().sub("", text)
+
+
+def _found(pattern: str, text: str) -> list[str]:
+    if text.isascii():
+        return _compiled(pattern, has_marks=False).findall(text)
+    is_unspaced = has_unspaced(text)
+    if is_unspaced:
+        text = unicodedata.normalize("NFKC", text)  # wide and narrow forms are the same
+    if has_marks := _marks().search(text) is not None:
+        text = unicodedata.normalize("NFC", text)
+    found = _compiled(pattern, has_marks).findall(text)
+    return [part for word in found for part in _pairs(word)] if is_unspaced else found
+
+
+def _pairs(word: str) -> list[str]:
+    """The parts of a word with blanks between words as they are; of the others each two neighbouring characters."""
+    parts = []
+    for run in script_runs(word):
+        signs = characters(run) if has_unspaced(run) else [run]
+        parts += [one + other for one, other in pairwise(signs)] or signs
+    return parts
+
+
+@lru_cache
+def _compiled(pattern: str, has_marks: bool) -> "re.Pattern[str]":
+    if not has_marks:
+        return re.compile(pattern.format(letter=r"[^\W_]"))
+    import regex
+
+    with_marks: re.Pattern[str] = regex.compile(pattern.format(letter=rf"(?:[\p{{L}}\p{{N}}]{_MARK}*)"), regex.V1)
+    return with_marks
+
+
+@lru_cache(maxsize=1)
+def _marks() -> "re.Pattern[str]":
+    import regex
+
+    marks: re.Pattern[str] = regex.compile(_MARK, regex.V1)
+    return marks

@@ -9,6 +9,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import shorten
 from fourshot.pipeline.tasks.label_cells import read_label
 from fourshot.pipeline.tasks.table_files import Table
+from fourshot.pipeline.tasks.text_words import UNSPACED, count_words
 
 MOST_CLASSES = 200  # of a column that is found by its contents
 TEXT_NAMES = {"text", "sentence", "message", "body", "content", "question", "review", "comment"}
@@ -23,7 +24,6 @@ ACCEPTED = {"accept", "accepted", "approve", "approved", "submitted", "true", "y
 REJECTED = {"reject", "rejected", "ignore", "ignored", "skip", "skipped", "discard", "discarded", "draft", "pending"}
 PRODIGY = {"accept", "reject", "ignore"}  # Source: prodi.gy/docs, "answer" of an annotated task
 SPLITS = {"train", "training", "test", "testing", "dev", "val", "valid", "validation", "eval"}
-UNSPACED = re.compile("[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
 class Columns(NamedTuple):
@@ -142,7 +142,7 @@ def _looks_like_text(values: Sequence[Any]) -> bool:
     if not _is_worded(values):
         return False
     # Sentences may be repeated, such as what several questions are about; labels of two or three words are.
-    is_long = sum(len(text.split()) for text in texts) >= 5 * len(texts)
+    is_long = sum(map(count_words, texts)) >= 5 * len(texts)
     return len(set(texts)) > len(texts) * (0.1 if is_long else 0.5)
 
 

@@ -9,6 +9,7 @@ from fourshot.pipeline.tasks.shots import SHOTS_STEM
 from fourshot.pipeline.tasks.split_files import find_split_file, missing_split, split_files
 from fourshot.pipeline.tasks.table_files import Table, scan_table, settings_of
 from fourshot.pipeline.tasks.tables import clean, count_labels, label_rows, normalise
+from fourshot.pipeline.tasks.text_words import cut_texts
 from fourshot.pipeline.tasks.types import Example, Task
 
 
@@ -38,6 +39,9 @@ def data_faults(task: Task, k: int) -> list[Fault]:
         faults += label_faults
         faults += [warning(table.path, text.removeprefix(f"{table.path}: ")) for text in cleaned.warnings]
         splits[split] = cleaned.examples
+        if long := str(cut_texts(example.text for example in cleaned.examples)):
+            remedy = "--set max_text_words=N shows more of them, --long-texts middle their beginning and end."
+            faults.append(note(table.path, long, remedy))
         # Where a shots file is there, the train split is not drawn from: a class may be missing in it.
         fewest = k if split == "shots" or (split == "train" and "shots" not in splits) else 0
         if not errors_in(label_faults):  # else what is missing may be there under another label

@@ -14,7 +14,8 @@ from fourshot.engine.errors import AdapterError, FourshotError, InputError
 from fourshot.engine.files import read_json, write_json
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, LINK, AdapterCard
-from fourshot.pipeline.synthesis.prompts import MAX_TEXT_WORDS, PROMPT_VERSION, PromptFormat
+from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat
+from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.serving.adapter_lookup import find_adapter

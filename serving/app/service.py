@@ -153,7 +153,8 @@ class Service:
             if method == "icl":
                 calibration = await self.adapters.icl_calibration(version)
             scored = await self._scorer.score_all(prompts, version.labels[method], lora, asker.name)
-        return self._response(version, method, scored, calibration, rule, arrived)
+        cut_words = [version.words_left_out(text) for text in texts]
+        return self._response(version, method, scored, cut_words, calibration, rule, arrived)
 
     def _check(self, asker: Asker, tokens: int = 0) -> None:
         try:
@@ -167,6 +168,7 @@ class Service:
         version: Version,
         method: Method,
         scored: list[Scored],
+        cut_words: list[int],
         calibration: Calibration,
         rule: Rule,
         arrived: float,
@@ -176,8 +178,8 @@ class Service:
         task, names = version.task.name, version.task.label_names
         probabilities = np.exp(apply(calibration, np.array([text.logprobs for text in scored])))
         results = [
-            _classified(names, row, rule.abstains(float(row.max())), text)
-            for row, text in zip(probabilities, scored, strict=True)
+            _classified(names, row, rule.abstains(float(row.max())), text, cut)
+            for row, text, cut in zip(probabilities, scored, cut_words, strict=True)
         ]
         for result in results:
             self.metrics.labels.labels(task, method, result.label or result.abstained).inc()
@@ -267,11 +269,14 @@ def _rule(version: Version, request: ClassifyRequest, method: Method) -> Rule:
         raise RefusalError(400, "cannot_abstain", f"{where}{error}") from None
 
 
-def _classified(names: tuple[str, ...], row: "np.ndarray", abstained: Abstained, scored: Scored) -> Classified:
+def _classified(
+    names: tuple[str, ...], row: "np.ndarray", abstained: Abstained, scored: Scored, cut_words: int
+) -> Classified:
     best = int(row.argmax())
     return Classified(
         label=None if abstained else names[best],
         abstained=abstained,
+        cut_words=cut_words,
         probability=float(row[best]),
         probabilities={name: float(value) for name, value in zip(names, row, strict=True)},
         prompt_tokens=scored.prompt_tokens,

@@ -9,6 +9,7 @@ from fourshot.engine.labels import LabelTokens
 from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import reading_prompt
+from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.serving.api import Method
 from fourshot.serving.app.registry import InContext, StoredAdapter
 
@@ -46,6 +47,10 @@ class Version:
         if method == "icl":
             return reading_prompt(self.task, text, self._icl_form, self.shots)
         return reading_prompt(self.task, text, self._form)
+
+    def words_left_out(self, text: str) -> int:
+        """Words of a text that neither is shown."""
+        return words_left_out(text, self._form.max_text_words)
 
     @property
     def methods(self) -> list[Method]:

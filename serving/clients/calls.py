@@ -179,6 +179,7 @@ def predictions(answers: Sequence[ClassifyResponse]) -> list[Prediction]:
             probability=result.probability,
             probabilities=result.probabilities,
             abstained=result.abstained,
+            cut_words=result.cut_words,
         )
         for answer in answers
         for result in answer.results

@@ -20,6 +20,7 @@ from fourshot.pipeline.selective import Abstained, Refusal, Refusing, Rule, rule
 from fourshot.pipeline.student_card import StudentCard, find_student, load_student_card
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import Wording, reading_prompt
+from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import VISIBLE
 from fourshot.serving.clients.explain import Examples, Explanation, Reading
@@ -39,6 +40,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     probability: float  # of the likeliest label, among the labels
     probabilities: dict[str, float]  # of every label, in the task's order; sums to one
     abstained: Abstained = ""  # why there is no label
+    cut_words: int = 0  # of the text, that were not read for it is longer than the classifier reads
 
 
 class LocalClassifier:
@@ -86,9 +88,14 @@ class LocalClassifier:
                 probability=float(row.max()),
                 probabilities={name: float(value) for name, value in zip(names, row, strict=True)},
                 abstained=why,
+                cut_words=self._left_out(text),
             )
-            for row in self._answers(texts)
+            for text, row in zip(texts, self._answers(texts), strict=True)
         ]
+
+    def _left_out(self, text: str) -> int:
+        """Words of a text that are not read."""
+        return words_left_out(text, self._adapter_card.max_text_words)
 
     def _answers(self, texts: Sequence[str]) -> "np.ndarray":
         """Label probabilities, float64 [num_texts, num_labels]."""
@@ -175,6 +182,9 @@ class LocalStudent(LocalClassifier):
 
     def _answers(self, texts: Sequence[str]) -> "np.ndarray":
         return self._student.probabilities(texts)
+
+    def _left_out(self, text: str) -> int:
+        return 0
 
     def explain(self, texts: Sequence[str]) -> list[Explanation]:
         raise InputError("a student has no prompt to explain an answer by. Ask the adapter that taught it.")

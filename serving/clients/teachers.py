@@ -71,7 +71,7 @@ def _student(folder: Path, model: str | None) -> NamedReader:
         from fourshot.training.students.classifier import StudentClassifier
 
         classifier = StudentClassifier(folder, card.training.max_tokens)
-        return _each(lambda texts: classifier.probabilities(texts).tolist())
+        return _each(lambda texts: [_annotation(row) for row in classifier.probabilities(texts).tolist()])
 
     return NamedReader(name=card.name, task=card.task, read=read, shots=card.shots)
 
@@ -90,20 +90,27 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
         )
 
     def read(log: Path, on_event: OnEvent) -> Read:
-        def ask(texts: Sequence[str]) -> list[list[float]]:
+        def ask(texts: Sequence[str]) -> list[Annotation]:
             with Client(url, key) as client:
-                return [list(said.probabilities.values()) for said in client.predict(task.name, texts)]
+                return [
+                    _annotation(list(said.probabilities.values()), said.cut_words)
+                    for said in client.predict(task.name, texts)
+                ]
 
         return _each(ask)
 
     return NamedReader(name=f"{url} {served.adapter or 'in context'}", task=task, read=read)
 
 
-def _each(probabilities: Callable[[Sequence[str]], list[list[float]]]) -> Read:
-    """Reads part by part with what gives label probabilities."""
+def _annotation(probabilities: Sequence[float], cut_words: int = 0) -> Annotation:
+    return Annotation(probabilities=tuple(round(p, 6) for p in probabilities), cut_words=cut_words)
+
+
+def _each(annotations: Callable[[Sequence[str]], list[Annotation]]) -> Read:
+    """Reads part by part with what annotates the texts of one."""
 
     def read(parts: Parts) -> Iterator[list[Annotation]]:
         for texts in parts:
-            yield [Annotation(probabilities=tuple(round(p, 6) for p in row)) for row in probabilities(texts)]
+            yield annotations(texts)
 
     return read

@@ -121,3 +121,15 @@ def test_a_broken_card_is_named_with_its_fault(tmp_path: Path, content: bytes) -
     (tmp_path / CARD_FILE).write_bytes(content)
     with pytest.raises(AdapterError, match=r"card\.json is not a card that this version reads"):
         load_card(tmp_path)
+
+
+def test_what_is_left_out_of_long_texts_lies_on_the_card_and_earlier_versions_refuse_it(tmp_path: Path) -> None:
+    form = PromptFormat(max_text_words=4, long_texts="middle")
+    card = msgspec.structs.replace(CARD, max_text_words=4, long_texts="middle", prompt_version=form.version)
+    (tmp_path / CARD_FILE).write_bytes(msgspec.json.encode(card))
+    assert load_card(tmp_path) == card and card.prompt_format.version == form.version == "1-middle"
+    assert card.prompt("one two three four five six").endswith("Text: one … four five six\nLabel:")
+    old = msgspec.to_builtins(CARD)
+    del old["long_texts"]
+    (tmp_path / CARD_FILE).write_bytes(msgspec.json.encode(old))
+    assert load_card(tmp_path).long_texts == "cut" and load_card(tmp_path).prompt_format.version == "1"

@@ -60,6 +60,7 @@ GIVEN: Mapping[str, dict[str, Any]] = {
     "generate.max_candidates": {"generate": {"per_class": 90}},
     "allow_short": {"generate": {"per_class": 90}, "allow_short": False},
     "allow_fewer_shots": {"k": 50},
+    "long_texts": {"max_text_words": 3},
     "filter.longest_chars": {"filter": {"max_length_factor": 1.0}},
     **{f"unlabelled.{name}": {"unlabelled": {"most": 20}} for name in ("mode", "most", "text_column")},
 }

@@ -85,6 +85,7 @@ def classify(monkeypatch: pytest.MonkeyPatch, card: AdapterCard, **fields: Any) 
         task=card.task,
         shots=card.shots,
         prompt=lambda text, shots: text,
+        words_left_out=lambda text: 0,
         methods=["adapter", "icl"],
         labels={"adapter": SimpleNamespace(longest=1), "icl": SimpleNamespace(longest=1)},
         lora=None,

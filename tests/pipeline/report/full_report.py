@@ -59,6 +59,7 @@ def full_data() -> ReportData:
         unlabelled={"kept": 930, "near_duplicate": 50},
         labelled=20,
         reviewed={"relabelled": 3, "dropped": 5},
+        long_texts=("test: 1 of 90 texts has more than 300 words.",),
         methods=(
             method_row("icl", "In context", [scores(0.571), scores(0.559)], real_examples=12),
             method_row("fourshot", "fourshot", [scores(0.842), scores(0.836)], real_examples=12, synthetic_examples=3),

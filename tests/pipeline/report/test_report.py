@@ -137,6 +137,11 @@ def test_how_far_a_probability_is_to_be_trusted_is_told(html: str, markdown: str
     assert "Probabilities are not calibrated" in file.read_text()
 
 
+def test_how_much_of_long_texts_is_not_read_is_told(html: str, markdown: str) -> None:
+    for report in (html, markdown):
+        assert "test: 1 of 90 texts has more than 300 words." in report
+
+
 def test_a_forecast_stands_beside_what_each_stage_took(html: str, markdown: str) -> None:
     assert "Forecast 67 min, took 83 min (25% more)" in html and "forecast 67 min, took 83 min (25% more)" in markdown
     assert "| generate | 640 | 50,000 | 1 min 40 s | 1 min 50 s |" in markdown

@@ -45,7 +45,11 @@ def answer(text: str) -> Annotation:
     if "?!" in text:
         return Annotation(fault="too long")
     sure = 0.9 if len(text) < 20 else 0.6
-    return Annotation(probabilities=(1 - sure, sure) if "ice" in text else (sure, 1 - sure), agreement=0.5)
+    return Annotation(
+        probabilities=(1 - sure, sure) if "ice" in text else (sure, 1 - sure),
+        agreement=0.5,
+        cut_words=3 * ("lakes" in text),
+    )
 
 
 def table(folder: Path, name: str = "notes.csv") -> Path:
@@ -174,3 +178,8 @@ def test_what_was_left_out_of_the_table_and_what_is_unclear_in_it_is_told(tmp_pa
     unclear, left_out = summary.warnings
     assert "something in a column without a name (line 4)" in unclear
     assert "1 row left out: repeating the column names" in left_out
+
+
+def test_rows_that_are_not_read_whole_are_counted(tmp_path: Path) -> None:
+    summary = annotate(table(tmp_path), tmp_path / "out.csv")
+    assert (summary.rows, summary.cut, summary.cut_words) == (5, 1, 3)

@@ -414,3 +414,31 @@ def test_the_card_says_the_temperature_and_what_it_was_found_on(tmp_path: Path) 
 def test_where_probabilities_are_learnt_no_more_adapters_are_trained(tmp_path: Path) -> None:
     plain, calibrated = (begun(tmp_path / name, "soft", calibrate=name == "on") for name in ("off", "on"))
     assert [job.key for job in on_real_texts(plain).items] == [job.key for job in on_real_texts(calibrated).items]
+
+
+def test_what_is_left_out_of_long_texts_is_the_same_in_training_measuring_and_serving(tmp_path: Path) -> None:
+    usual = begun(tmp_path / "usual", "icl", "fourshot")
+    settings = msgspec.structs.replace(usual.settings, max_text_words=3, long_texts="middle")
+    experiment = Experiment(usual.data, MODEL, settings, ["icl", "fourshot"], usual.seeds, tmp_path / "middle")
+    experiment.claim()
+    for writer in experiment.writers:
+        write_texts(writer.folder)
+    finish(experiment)
+    write_cards(experiment)
+    cell = experiment.cell("fourshot")
+    assert "Text: Sunlight … red barn.\n" in experiment.job(cell).examples[0].prompt
+    result = experiment.result(cell)
+    assert result and load_card(result.path).prompt_format == experiment.evaluation_cell(cell).form == cell.form
+    cut = Experiment(
+        usual.data,
+        MODEL,
+        msgspec.structs.replace(settings, long_texts="cut"),
+        ["icl"],
+        usual.seeds,
+        tmp_path / "middle",
+    )
+    out = {one.evaluation_cell(one.cell("icl")).out for one in (experiment, cut)}
+    assert len(out) == 2, "no score of one is taken for the other's"
+    assert report_data(usual, "usual").long_texts == ()
+    told = report_data(experiment, "middle").long_texts
+    assert told[0].startswith("shots: 7 of 8 texts have more than 3 words (the longest 7): the middle is not read, ")

@@ -63,6 +63,7 @@ def test_an_adapter_annotates_as_sure_as_its_card_says(tmp_path: Path, monkeypat
         steps=1,
         train_tokens=1,
         train_s=1.0,
+        max_text_words=2,
     )
     write_json(tmp_path / "adapter" / CARD_FILE, card)
     monkeypatch.setattr(readers, "base_of", lambda *_: ResolvedModel(path="fake", name="fake", revision=""))
@@ -70,6 +71,7 @@ def test_an_adapter_annotates_as_sure_as_its_card_says(tmp_path: Path, monkeypat
     ((answer,),) = read(parts_of(["note 1 warm"], 16))
     expected = np.exp(apply(card.calibration, np.array([[-0.5, -4.0]])))
     assert answer.probabilities == pytest.approx(expected[0].tolist(), abs=1e-5)
+    assert answer.cut_words == 1
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

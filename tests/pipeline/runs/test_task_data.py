@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs.task_data import TaskData
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
 
@@ -18,3 +19,16 @@ def test_rows_that_a_run_leaves_out_are_told_once(tmp_path: Path) -> None:
         "1 row repeating an earlier text left out (line 5).",
         "1 text also in the test split left out.",
     ]
+
+
+def test_how_much_of_a_split_is_not_read_is_told_in_one_line(tmp_path: Path) -> None:
+    task = load_task(write_task(tmp_path))
+    events: list[Event] = []
+    data = TaskData(task, events.append, RunSettings(max_text_words=5, long_texts="middle"))
+    assert len(data.train) == 8 and data.test
+    (line,) = [event.message for event in events]
+    assert line == (
+        "train: 3 of 8 texts have more than 5 words (the longest 7): the middle is not read, 4 of 41 words."
+    ), line
+    TaskData(task, events.append, RunSettings()).train  # noqa: B018 - read for what it tells
+    assert len(events) == 1

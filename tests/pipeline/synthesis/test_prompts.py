@@ -8,7 +8,6 @@ from fourshot.pipeline.synthesis.prompts import (
     attribute_prompt,
     classification_prompt,
     generation_prompt,
-    one_line,
     prompt_hash,
     reading_prompt,
 )
@@ -109,8 +108,6 @@ def test_no_prompt_ends_in_a_blank() -> None:
 
 
 def test_texts_and_shots_are_cut_after_so_many_words() -> None:
-    assert one_line("one two three four", 3) == "one two three"
-    assert one_line("one two three", 3) == "one two three"
     cut = classification_prompt(
         SST2, "one two three four", [Example(text="a b c d e", label="positive")], max_text_words=2
     )

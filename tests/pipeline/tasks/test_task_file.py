@@ -305,3 +305,14 @@ def test_importing_the_task_modules_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_texts_that_a_run_would_not_read_whole_are_counted(tmp_path: Path) -> None:
+    path = write_task(tmp_path)
+    write_jsonl(tmp_path / "train.jsonl", rows_of([*WARM, "sun " * 310], "warm") + rows_of(COLD, "cold"))
+    (fault,) = check_task(path)
+    assert (fault.severity, fault.what) == (
+        "note",
+        "1 of 9 texts has more than 300 words (the longest 310): the end is not read, 10 of 350 words.",
+    )
+    assert "--long-texts middle" in fault.remedy

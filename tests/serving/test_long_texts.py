@@ -1,0 +1,97 @@
+"""What of a text is not read is said by every way of asking, and is the same part in each."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from fourshot.cli import main as cli
+from fourshot.engine.core import EngineSettings
+from fourshot.pipeline.card import AdapterCard
+from fourshot.serving.app.registry import StoredAdapter
+from fourshot.serving.app.version import Version
+from fourshot.serving.clients.local import LocalClassifier
+from fourshot.serving.testing.adapters import task_of
+from fourshot.training.lora.settings import LoraSettings
+from tests.serving.app_in_process import asked
+from tests.serving.fake_server import FakeService, Received, Reply, served
+
+LONG = "begin " + "word " * 308 + "end"
+FORM = {"max_text_words": 4, "long_texts": "middle", "prompt_version": "1-middle"}
+CARD = AdapterCard(
+    name="tone-0123",
+    task=task_of("tone"),
+    model_name="base",
+    model_revision="abc",
+    training=LoraSettings(),
+    real_examples=8,
+    synthetic_examples=20,
+    steps=1,
+    train_tokens=1,
+    train_s=1.0,
+)
+
+
+class FakeEngine:
+    prompts: list[str] = []  # noqa: RUF012 - of all that were opened
+
+    def __init__(self, settings: EngineSettings) -> None: ...
+
+    def score(self, prompts: list[str], *_: Any) -> np.ndarray:
+        self.prompts[:] = prompts
+        return np.log(np.full((len(prompts), 2), 0.5, dtype=np.float32))
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "card.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(CARD, **FORM)))
+    base = SimpleNamespace(path="", name="base", revision="abc")
+    monkeypatch.setattr("fourshot.serving.clients.local.base_of", lambda *_: base)
+    monkeypatch.setattr("fourshot.serving.clients.local.open_engine", FakeEngine)
+    return tmp_path
+
+
+def test_the_command_counts_what_is_not_read(adapter: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", str(adapter), "short", LONG, "1 2 3 4 5", "--json"]) == 0
+    told = capfd.readouterr()
+    assert [json.loads(line).get("cut_words") for line in told.out.splitlines()] == [None, 306, 1, None]
+    assert told.err == (
+        "fourshot: warning: 2 of 3 texts are longer than the classifier reads: 307 words of them did not count.\n"
+    )
+
+
+def test_a_classifier_here_and_a_server_are_shown_the_same_of_a_text(adapter: Path) -> None:
+    classifier = LocalClassifier(adapter)
+    classifier.predict([LONG])
+    (prompt,) = FakeEngine.prompts
+    assert "Text: begin … word word end\n" in prompt
+    card = msgspec.structs.replace(CARD, **FORM)
+    stored = StoredAdapter(card=card, folder=adapter, written_at=0.0, signature=())
+    version = Version(stored, {}, None, None, EngineSettings(model="fake"))
+    assert version.prompt(LONG, "adapter") == prompt and version.words_left_out(LONG) == 306
+
+
+def test_a_server_says_how_much_of_each_text_it_did_not_read() -> None:
+    answer = json.loads(asked("POST", "/v1/classify/desk", json.dumps({"input": ["short", LONG]}).encode()).body)
+    assert [result.get("cut_words") for result in answer["results"]] == [None, 10]
+
+
+def test_a_client_hands_on_what_the_service_did_not_read(capfd: pytest.CaptureFixture[str]) -> None:
+    class Cutting(FakeService):
+        def usual(self, request: Received) -> Reply:
+            reply = super().usual(request)
+            answer = msgspec.json.decode(reply.body)
+            answer["results"][0]["cut_words"] = 1
+            return Reply(body=msgspec.json.encode(answer))
+
+    with served(Cutting()) as service:
+        assert cli.main(["predict", "--url", service.url, "tone", "so good", "--json"]) == 0
+    told = capfd.readouterr()
+    assert json.loads(told.out.splitlines()[0])["cut_words"] == 1
+    assert "1 of 1 texts is longer than the classifier reads: 1 word of it did not count." in told.err
