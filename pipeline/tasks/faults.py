@@ -14,7 +14,7 @@ from fourshot.engine.errors import InputError
 MOST_NAMED = 20  # labels in a message
 MOST_ALIKE = 10  # faults of a kind that are told one by one
 SHOWN_ALIKE = 3  # of more
-_NAMED = re.compile(r"""('[^']*'|"[^"]*")(, )?|\d+ more|\d+""")
+_NAMED = re.compile(r"""('[^']*'|"[^"]*")(, )?|( and )?\d+( \w+)?""")
 Severity = Literal["error", "warning", "note"]
 
 

@@ -18,12 +18,13 @@ import msgspec
 
 from fourshot.engine.calibration import CONTENT_FREE, Calibration, contextual
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.errors import AdapterError, FourshotError
+from fourshot.engine.errors import AdapterError, FourshotError, InputError
 from fourshot.engine.labels import LabelTokens, label_tokens
 from fourshot.engine.models import Shapes
 from fourshot.engine.tokens import encode_prompts
 from fourshot.engine.vllm_seams.client import InFlight, add_model, remove_model
 from fourshot.pipeline.card import AdapterCard
+from fourshot.pipeline.synthesis.prompts import reading_prompt
 from fourshot.serving.api import Method, Refused, TaskInfo
 from fourshot.serving.app.admission import stage
 from fourshot.serving.app.registry import FolderContents, InContext, Registry, Signature, StoredAdapter
@@ -182,11 +183,19 @@ class AdapterSync:
         return version
 
     def _labels(self, source: AdapterCard | InContext) -> dict[Method, LabelTokens]:
-        """What an adapter was trained to say; the base, shown examples, says the words that they have."""
-        words = source.task.label_words
-        labels: dict[Method, LabelTokens] = {"icl": label_tokens(self._tokenizer, words)}
+        """What an adapter was trained to say; the base, shown examples, says the words that they have.
+
+        The latter is left out where a prompt has no room for the examples; InputError if there is no adapter either.
+        """
+        task, words, most = source.task, source.task.label_words, self._settings.max_model_len
+        in_context = label_tokens(self._tokenizer, words)
+        (shortest,) = encode_prompts(self._tokenizer, [reading_prompt(task, "a", source.prompt_format, source.shots)])
+        needed = len(shortest) + in_context.longest
+        labels: dict[Method, LabelTokens] = {"icl": in_context} if needed <= most else {}
         if isinstance(source, AdapterCard):
             labels["adapter"] = label_tokens(self._tokenizer, words, source.verbalizer)
+        elif not labels:
+            raise InputError(f"its {len(source.shots)} examples need {needed:,} tokens, and a prompt has {most:,}.")
         return labels
 
     async def _load(self, name: str, folder: Path) -> "LoRARequest":

@@ -135,7 +135,7 @@ class Service:
     ) -> ClassifyResponse:
         texts = [request.input] if isinstance(request.input, str) else request.input
         if method not in version.methods:
-            why = "has no adapter yet" if method == "adapter" else "holds no examples to show"
+            why = "has no adapter yet" if method == "adapter" else "holds no examples that a prompt has room for"
             raise RefusalError(
                 400, f"no_{method}", f"{version.name or version.task.name} {why}; it answers with {version.methods[0]}."
             )

@@ -28,7 +28,10 @@ class Version:
         folder: Path | None,
         engine: EngineSettings,
     ) -> None:
-        """``labels``: what is said for them, by method. ``lora``, ``folder``: None where there are examples alone."""
+        """``labels``: what is said for them, by method; without ``icl`` where the examples do not fit.
+
+        ``lora``, ``folder``: None where there are examples alone.
+        """
         self.stored, self.labels, self.lora, self.folder = stored, labels, lora, folder
         source = stored.card if isinstance(stored, StoredAdapter) else stored
         self.name = lora.lora_name if lora else ""
@@ -56,4 +59,4 @@ class Version:
     def methods(self) -> list[Method]:
         """How it can answer, the usual way first."""
         methods: list[Method] = ["adapter"] if self.lora else []
-        return [*methods, "icl"] if self.shots else methods
+        return [*methods, "icl"] if self.shots and "icl" in self.labels else methods

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.models import resolve_model
+from fourshot.engine.tokens import load_tokenizer
 from fourshot.pipeline.tasks.types import Example
 from fourshot.serving.app.adapter_sync import AdapterSync
 from fourshot.serving.app.registry import InContext, Registry, write_in_context, write_pins
@@ -142,3 +144,24 @@ def test_a_damaged_file_of_a_task_in_context_or_of_pins_changes_no_answer(tmp_pa
     file.unlink()
     (tmp_path / "pins.json").unlink()
     assert sync.now() == {"mood": second.name}
+
+
+def test_in_context_is_not_offered_where_the_examples_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fourshot.serving.app.adapter_sync.stage", lambda folder, card, staging, *_: staging)
+    sync = Sync(tmp_path)
+    sync._tokenizer = load_tokenizer(model)
+    monkeypatch.setattr(sync, "_labels", partial(AdapterSync._labels, sync))
+    many = task_of("many", [f"change the setting {number}" for number in range(150)])
+    for task in (DESK, many):
+        texts = [(f"please {label.word}, {turn}", label.name) for label in task.labels for turn in range(4)]
+        shots = tuple(Example(text=text, label=label) for text, label in texts)
+        write_in_context(tmp_path, InContext(task=task, shots=shots))
+    with caplog.at_level(logging.WARNING, "fourshot.serving"):
+        assert sync.now() == {"desk": ""}
+    assert "task many cannot be answered in context: its 600 examples need " in caplog.text
+    adapter = make_adapter(tmp_path, many, verbalizer="token", shots=shots)
+    assert sync.now() == {"desk": "", "many": adapter.name}
+    assert {info.task: info.methods for info in sync.tasks()} == {"desk": ["icl"], "many": ["adapter"]}
+    assert [len(one.tokens) for one in sync.current["many"].labels["adapter"].questions(128)] == [128, 22]
