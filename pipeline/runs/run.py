@@ -23,7 +23,7 @@ from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName
 from fourshot.pipeline.runs.stages.ask import check_askable, questions, unanswered
 from fourshot.pipeline.runs.stages.merge import merged_folder, synthetic_classifiers
 from fourshot.pipeline.runs.summary import left_out, report_data, table
-from fourshot.pipeline.runs.task_data import TaskData
+from fourshot.pipeline.runs.task_data import TaskData, cut_line
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.types import Task
@@ -173,4 +173,6 @@ def _texts_of(file: Path | None, task: Task, settings: RunSettings, on_event: On
     wanted = settings.unlabelled
     found = load_unlabelled(file, task, wanted.most, wanted.text_column, settings.seed)
     on_event(Event(stage="shots", message=found.note))
+    if line := cut_line("unlabelled", [text for _, text in found.texts], settings):
+        on_event(Event(stage="shots", message=line))
     return found.texts

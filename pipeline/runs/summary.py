@@ -55,7 +55,11 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
     learnt = experiment.learnt(main) if main else LearntTexts(shots=first.shots)
     pairs = learnt.synthetic
     trained = experiment.result(main) if main else None
-    read = {"shots": first.shots, "test": experiment.test}
+    read = {
+        "shots": [shot.text for shot in first.shots],
+        "unlabelled": [candidate.text for candidate in experiment.unlabelled],
+        "test": [example.text for example in experiment.test],
+    }
     return ReportData(
         title=title,
         task=experiment.task,

@@ -1,6 +1,6 @@
 """A task's splits, each read when it is first asked for, and once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -43,7 +43,9 @@ class TaskData:
     def _told(self, split: Split) -> list[Example]:
         for warning in split.warnings:
             self._on_event(Event(stage="shots", message=warning))
-        if self._settings and (line := cut_line(split.name, split.examples, self._settings)):
+        if self._settings and (
+            line := cut_line(split.name, [example.text for example in split.examples], self._settings)
+        ):
             self._on_event(Event(stage="shots", message=line))
         return split.examples
 
@@ -52,7 +54,7 @@ class TaskData:
         return limited(self.test, limit or None)
 
 
-def cut_line(name: str, examples: Sequence[Example], settings: RunSettings) -> str:
+def cut_line(name: str, texts: Iterable[str], settings: RunSettings) -> str:
     """How much of the texts of a split is not read, for people; "" where all is."""
-    cut = cut_texts((example.text for example in examples), settings.max_text_words, settings.long_texts)
+    cut = cut_texts(texts, settings.max_text_words, settings.long_texts)
     return f"{name}: {cut}" if cut.cut else ""

@@ -20,7 +20,7 @@ from fourshot.pipeline.selective import Abstained, Refusal, Refusing, Rule, rule
 from fourshot.pipeline.student_card import StudentCard, find_student, load_student_card
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import Wording, reading_prompt
-from fourshot.pipeline.tasks.text_words import words_left_out
+from fourshot.pipeline.tasks.text_words import count_words, words_left_out
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import VISIBLE
 from fourshot.serving.clients.explain import Examples, Explanation, Reading
@@ -184,7 +184,7 @@ class LocalStudent(LocalClassifier):
         return self._student.probabilities(texts)
 
     def _left_out(self, text: str) -> int:
-        return 0
+        return count_words(text[self._student.read_chars(text) :])
 
     def explain(self, texts: Sequence[str]) -> list[Explanation]:
         raise InputError("a student has no prompt to explain an answer by. Ask the adapter that taught it.")

@@ -19,6 +19,7 @@ from fourshot.pipeline.runs.readers import (
 from fourshot.pipeline.runs.run_folder import SHOTS_FILE
 from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.tasks.faults import MOST_NAMED, shorten
+from fourshot.pipeline.tasks.text_words import count_words
 from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.adapter_lookup import find_adapter
 
@@ -71,7 +72,14 @@ def _student(folder: Path, model: str | None) -> NamedReader:
         from fourshot.training.students.classifier import StudentClassifier
 
         classifier = StudentClassifier(folder, card.training.max_tokens)
-        return _each(lambda texts: [_annotation(row) for row in classifier.probabilities(texts).tolist()])
+
+        def ask(texts: Sequence[str]) -> list[Annotation]:
+            return [
+                _annotation(row, count_words(text[classifier.read_chars(text) :]))
+                for text, row in zip(texts, classifier.probabilities(texts).tolist(), strict=True)
+            ]
+
+        return _each(ask)
 
     return NamedReader(name=card.name, task=card.task, read=read, shots=card.shots)
 

@@ -86,6 +86,14 @@ def test_a_student_annotates_and_is_asked_like_an_adapter(
     assert "2 rows" in capfd.readouterr().out
 
 
+def test_a_student_says_how_much_of_a_text_it_does_not_read(student: Path, tmp_path: Path) -> None:
+    texts = ["snow " * 30, "snow " * 33, "short"]
+    with LocalClassifier(student) as classifier:
+        assert [said.cut_words for said in classifier.predict(texts)] == [0, 3, 0]  # 32 tokens, two of them special
+    (answers,) = find_teacher(student).read(tmp_path / "log", ignore)([texts])
+    assert [answer.cut_words for answer in answers] == [0, 3, 0]
+
+
 def test_predict_with_a_student_loads_no_language_model(student: Path) -> None:
     code = (
         "import sys; from fourshot.cli.main import main; "

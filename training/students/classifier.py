@@ -1,7 +1,7 @@
 """A finished student in this process: texts in, label probabilities out. No language model, no engine."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ class StudentClassifier:
         with collector_paused():
             import torch
 
+        self._folder, self._max_tokens = folder, max_tokens
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokens: Any
         if fits(folder):
@@ -46,6 +47,24 @@ class StudentClassifier:
 
         with torch.inference_mode():
             return by_length(self.tokens, texts, logits, batch).softmax(1).cpu().numpy()
+
+    def read_chars(self, text: str) -> int:
+        """How many characters of a text it reads: those of its first ``max_tokens`` tokens."""
+        if len(text.encode(errors="replace")) < self._max_tokens - 2 or not (self._folder / "tokenizer.json").is_file():
+            return len(text)  # no token is less than a byte
+        kept = self._max_tokens - self._uncut.num_special_tokens_to_add(is_pair=False)
+        offsets = self._uncut.encode(text, add_special_tokens=False).offsets
+        return offsets[kept - 1][1] if len(offsets) > kept else len(text)
+
+    @cached_property
+    def _uncut(self) -> Any:
+        """The tokenizer without a bound."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
 
 def open_checkpoint(folder: Path) -> tuple[Any, Any]:

@@ -3,8 +3,10 @@
 import unicodedata
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fourshot.pipeline.tasks.text_words import count_words, cut_texts, shown_text, word_pieces
+from fourshot.pipeline.tasks.text_words import GAP, count_words, cut_texts, shown_text, word_pieces
 
 SPACED = [
     "The kettle boils, and I like it!",
@@ -70,3 +72,17 @@ def test_what_is_left_out_is_counted() -> None:
     assert str(cut) == "2 of 3 texts have more than 2 words (the longest 11): the end is not read, 10 of 15 words."
     assert str(cut_texts(["one two three", "one"], 2, "middle")).startswith("1 of 2 texts has more than 2 words")
     assert str(cut_texts(["one two"], 2)) == str(cut_texts([])) == ""
+
+
+PIECES = st.sampled_from(["猫", "か\u3099", "กี่", FAMILY, "🇯🇵", "1️⃣", "\u200d", "\u0301", " ", "\u3000", "שָׁ", "ab"])
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(st.lists(PIECES | st.characters(), max_size=20).map("".join), st.integers(1, 12))
+def test_any_text_is_counted_and_cut_as_it_is_counted(text: str, most: int) -> None:
+    line = " ".join(text.split())
+    assert "".join(word_pieces(text)) == line and count_words(text) == len(word_pieces(text))
+    shown = shown_text(text, most)
+    assert line.startswith(shown) and (shown == line) == (count_words(text) <= most)
+    middle = shown_text(text, most, "middle")
+    assert (middle == line) if count_words(text) <= most else f" {GAP}" in middle

@@ -1,0 +1,22 @@
+"""What a student reads of a text, by its tokenizer alone."""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+
+from fourshot.training.students.classifier import StudentClassifier
+
+
+def test_a_student_reads_as_many_characters_as_its_tokens_are(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(WordLevel({"[CLS]": 0, "[SEP]": 1, "snow": 2, "[UNK]": 3}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)])
+    tokenizer.enable_truncation(4)  # as transformers may save it
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    student = object.__new__(StudentClassifier)  # without a checkpoint
+    student._folder, student._max_tokens = tmp_path, 8
+    for text, read in (("snow", 4), ("snow " * 6, 30), ("snow " * 7, 29), ("Schnee für " * 9, 32)):
+        assert student.read_chars(text) == read
