@@ -12,6 +12,7 @@ from fourshot.pipeline.synthesis.settings import GenerateSettings
 from fourshot.pipeline.synthesis.types import Verdict
 
 ROUNDS_BEFORE_STALL = 2  # of draws_per_round draws: before that, an acceptance says little
+MOST_TOLD = 20  # classes that stalled, in a message
 RECENT_BATCHES = 10  # a class's acceptance is that of its last batches: it falls as texts begin to repeat themselves
 
 
@@ -150,13 +151,16 @@ class ShortClass(NamedTuple):
 
 def short_run_error(short: Sequence[ShortClass], wanted: int, folder: str) -> ShortRunError:
     """What is raised where classes have stalled; ``folder`` is where everything lies that there is."""
-    lines = "\n".join(
+    lines = [
         f"  - {title}: {count.kept} of {wanted} kept from {count.drawn} draws ({accepted(count)}); "
         f"{more_draws(count, wanted)}"
-        for title, count in short
-    )
+        for title, count in short[:MOST_TOLD]
+    ]
+    if rest := len(short) - len(lines):
+        lines.append(f"  - and {rest} more")
+    told = "\n".join(lines)
     return ShortRunError(
-        f"Some classes stalled before they had enough texts:\n{lines}\nAll others are finished, and everything is in "
+        f"Some classes stalled before they had enough texts:\n{told}\nAll others are finished, and everything is in "
         f"{folder}. Go on there with what there is (--allow-short); or start anew in another folder (--out): ask for "
         "fewer (--per-class), draw more (--set generate.max_candidates=...), accept a lower rate "
         "(--set generate.min_acceptance=...), or describe these labels better in the task file."
