@@ -6,10 +6,8 @@ took stand beside what was forecast. Importing this module loads neither torch n
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from itertools import takewhile
 from math import ceil, perm
-from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
@@ -25,6 +23,7 @@ from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.token_counter import token_counter
 from fourshot.training.lora.settings import LoraSettings
 
 FORECAST_FILE = "forecast.json"
@@ -236,6 +235,19 @@ class Counts:
         whole = self.tokens(reading_prompt(self.task, "", form, shots)) + self.text_tokens
         return shots if whole <= room else in_turn(self.task, shots)[: int(len(shots) * room / whole)]
 
+    def told_fitting(self, chat: ChatTurns | None) -> str:
+        """How many shots the base model is shown where it annotates, if not all fit; else ""."""
+        annotate, form = self.settings.annotate, PromptFormat(chat=chat)
+        by_base = annotate.annotator == "icl" or (annotate.annotator == "adapters" and annotate.in_context)
+        shown = self.fitting(self.shots, form) if by_base else self.shots
+        if len(shown) == len(self.shots):
+            return ""
+        classes = len({shot.label for shot in shown})
+        return (
+            f"{self.task.name}: the base model annotates with about {len(shown)} of {len(self.shots)} shots in its "
+            f"prompt, of {classes} of {self.num_labels} classes; more do not fit"
+        )
+
     def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> Work:
         """Of one adapter on that many examples, each as long as a shot; a row of texts shares their beginning."""
         steps = settings.planned_steps(examples)
@@ -259,34 +271,6 @@ class Counts:
             return 1
         spelt = [self.tokens.pieces(f" {word}") for word in self.task.label_words]
         return max(1, len({tuple(one[:depth]) for one in spelt for depth in range(len(one))}))
-
-
-class TokenCounter:
-    """How many tokens a text has."""
-
-    def __init__(self, model_path: str) -> None:
-        file = Path(model_path) / "tokenizer.json"
-        self._tokenizer = None
-        if file.exists():
-            from tokenizers import Tokenizer
-
-            self._tokenizer = Tokenizer.from_file(str(file))
-
-    @property
-    def is_exact(self) -> bool:
-        return self._tokenizer is not None
-
-    def __call__(self, text: str) -> int:
-        return len(self.pieces(text))
-
-    def pieces(self, text: str) -> list[int]:
-        """Ids; where the model has no such tokenizer, four characters are one."""
-        if self._tokenizer is None:
-            return [hash(text[at : at + 4]) for at in range(0, len(text), 4)]
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-token_counter = cache(TokenCounter)
 
 
 def rounds_for(wanted: float, rate: float, draws: int) -> int:

@@ -13,7 +13,7 @@ from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.sources import first_shots, readers_of
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.forecast import Counts, Forecast
 from fourshot.pipeline.loop.styles import choose_styles
 from fourshot.pipeline.loop.units import TaskBrief
 from fourshot.pipeline.provenance import installed_versions
@@ -74,6 +74,9 @@ def make_corpus(
         for brief in briefs.values():
             files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
         briefs = _styled(files, briefs, base, settings, on_event)
+        for brief in briefs.values():
+            if told := Counts(brief.task, brief.shots, settings, base.path).told_fitting(brief.chat):
+                on_event(Event(stage="corpus", message=told))
         return Filling(files, briefs, failed, base, settings, corpus, on_event).fill(forecast=forecast)
 
 

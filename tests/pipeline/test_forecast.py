@@ -331,3 +331,9 @@ def test_shots_for_which_a_prompt_has_no_room_are_not_counted() -> None:
     assert counts.fitting(shots[:8], PromptFormat()) == shots[:8]
     one = counts.reads(1, PromptFormat(), shots=shots)
     assert 0 < one.shots_tokens <= EngineSettings(model="m").max_model_len
+    by_base = msgspec.structs.replace(RunSettings(), annotate=AnnotateSettings(annotator="icl"))
+    told = Counts(many, shots, by_base, MODEL.path).told_fitting(None)
+    assert f"about {len(shown)} of 600 shots in its prompt, of {len(shown)} of 150 classes" in told
+    assert Counts(many, shots[:8], by_base, MODEL.path).told_fitting(None) == ""
+    nobody = msgspec.structs.replace(by_base, annotate=AnnotateSettings(annotator="none"))
+    assert Counts(many, shots, nobody, MODEL.path).told_fitting(None) == ""

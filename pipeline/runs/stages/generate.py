@@ -11,6 +11,7 @@ import msgspec
 
 from fourshot.engine.chat import ChatTurns
 from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.forecast import Counts
 from fourshot.pipeline.loop.driver import Driver
 from fourshot.pipeline.loop.reading import UnlabelledSink
 from fourshot.pipeline.loop.rounds import RoundSink
@@ -65,6 +66,14 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         reads_pool = manifest.settings.annotate.has_pool and not self.is_pool
         return RoundSink(*what, pool=folder.pool if reads_pool else None, is_pool=self.is_pool, **more)
 
+    def told_fitting(self, model_path: str) -> str:
+        """As `Counts` tells it; "" where nothing is read."""
+        folder = RunFolder(self.folder)
+        manifest = folder.manifest()
+        if self.is_pool:
+            return ""
+        return Counts(manifest.task, folder.shots(), manifest.settings, model_path).told_fitting(self.chat)
+
 
 class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
     """Fill run folders; what to write is in their manifests."""
@@ -85,6 +94,9 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
         item_of = {sink.key: item.key for sink, item in zip(sinks, items, strict=True)}  # a pool lies inside a folder
         # A folder alone in the engine gives the same bytes, whatever is filled before and after it.
         driver = Driver({sink.key: sink for sink in sinks}, one_at_a_time=not spread, keep_going=self.keep_going)
+        for item in items:
+            if told := item.told_fitting(self.model_path):
+                on_event(Event(stage=self.name, message=told))
         on_event(Event(stage=self.name, message="starting the engine"))
         # One adapter answers at a time here; and a run samples for less time than compiling takes.
         engine = engine_settings(self.model_path, [reader for item in items for reader in item.readers], most_loras=1)
