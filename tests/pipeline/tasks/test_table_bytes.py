@@ -48,17 +48,17 @@ def arrow(kind: str) -> bytes:
     ("name", "content"),
     [
         ("T.CSV", CSV.encode()),
-        ("t.csv.gz", gzip.compress(CSV.encode())),
-        ("T.CSV.GZ", gzip.compress(CSV.encode())),
+        ("t.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
+        ("T.CSV.GZ", gzip.compress(CSV.encode(), mtime=0)),
         ("t.csv.bz2", bz2.compress(CSV.encode())),
         ("t.csv.xz", lzma.compress(CSV.encode())),
         ("t.csv.zst", zstd(CSV.encode())),
-        ("t.csv", gzip.compress(CSV.encode())),
+        ("t.csv", gzip.compress(CSV.encode(), mtime=0)),
         ("t.zip", zipped({"any.csv": CSV})),
         ("t.zip", zipped({"folder/any.csv": CSV, "__MACOSX/folder/._any.csv": "x"})),
         ("t.arrow", arrow("file")),
         ("t.arrow", arrow("stream")),
-        ("t.feather.gz", gzip.compress(arrow("file"))),
+        ("t.feather.gz", gzip.compress(arrow("file"), mtime=0)),
     ],
 )
 def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: bytes) -> None:
@@ -69,8 +69,8 @@ def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: b
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv.gz", gzip.compress(CSV.encode())[:-12], "cannot be unpacked"),
-        ("t.csv.gz", gzip.compress(CSV.encode())[:5], "cannot be unpacked"),
+        ("t.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:-12], "cannot be unpacked"),
+        ("t.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:5], "cannot be unpacked"),
         ("t.csv.zst", zstd(CSV.encode())[:-5], "cannot be unpacked|no rows"),
         ("t.zip", zipped({"a.csv": CSV})[:-30], "cannot be unpacked"),
         ("t.zip", zipped({"a.csv": CSV, "b.csv": CSV}), r"a ZIP file with a\.csv, b\.csv; it must hold one table"),
