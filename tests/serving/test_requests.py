@@ -4,12 +4,15 @@ import asyncio
 import gzip
 import json
 import zlib
+from functools import partial
 from typing import Any
 
 import pytest
 
 from fourshot.serving.settings import Limits
 from tests.serving.app_in_process import Answer, InProcess, asked
+
+gzipped = partial(gzip.compress, mtime=0)  # the same bytes in every process
 
 DESK = "/v1/classify/desk"
 TEXT = b'{"input": "The bolt is stuck"}'
@@ -46,7 +49,7 @@ def test_what_openai_clients_and_gateways_add_is_ignored(added: dict[str, Any]) 
         (b"", "truncated"),
         (b'{"input": "broken \\ud83d smile"}', "surrogate"),
         ('{"input": "x"}'.encode("utf-16"), "UTF-8"),
-        (gzip.compress(TEXT), "Content-Encoding: gzip"),
+        (gzipped(TEXT), "Content-Encoding: gzip"),
         ('{"input": "\u200b\ufeff"}'.encode(), "nothing to classify"),
         ('{"input": ["x", "\u2060\u00ad \u3164"]}'.encode(), "at [1]"),
     ],
@@ -77,24 +80,24 @@ def packed(body: bytes, encoding: str, **more: Any) -> Answer:
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate", "identity"])
 def test_a_packed_body_is_unpacked(encoding: str) -> None:
-    body = {"deflate": zlib.compress(TEXT), "identity": TEXT}.get(encoding, gzip.compress(TEXT))
+    body = {"deflate": zlib.compress(TEXT), "identity": TEXT}.get(encoding, gzipped(TEXT))
     assert packed(body, encoding).code == 200
 
 
 def test_members_of_a_gzip_file_are_one_body() -> None:
-    assert packed(gzip.compress(TEXT[:9]) + gzip.compress(TEXT[9:]), "gzip").code == 200
+    assert packed(gzipped(TEXT[:9]) + gzipped(TEXT[9:]), "gzip").code == 200
 
 
 @pytest.mark.parametrize(
     ("body", "encoding", "code", "kind"),
     [
         (TEXT, "br", 415, "unknown_encoding"),
-        (gzip.compress(gzip.compress(TEXT)), "gzip, gzip", 415, "unknown_encoding"),
+        (gzipped(gzipped(TEXT)), "gzip, gzip", 415, "unknown_encoding"),
         (TEXT, "gzip", 400, "bad_encoding"),
-        (gzip.compress(TEXT)[:-9], "gzip", 400, "bad_encoding"),
-        (gzip.compress(b" " * 5000), "gzip", 413, "too_large"),
-        (gzip.compress(b" " * 900) + gzip.compress(b" " * 900), "gzip", 413, "too_large"),
-        (gzip.compress(b"[" * 900), "gzip", 400, "too_deep"),
+        (gzipped(TEXT)[:-9], "gzip", 400, "bad_encoding"),
+        (gzipped(b" " * 5000), "gzip", 413, "too_large"),
+        (gzipped(b" " * 900) + gzipped(b" " * 900), "gzip", 413, "too_large"),
+        (gzipped(b"[" * 900), "gzip", 400, "too_deep"),
     ],
 )
 def test_a_body_that_cannot_be_unpacked_says_why(body: bytes, encoding: str, code: int, kind: str) -> None:
