@@ -313,6 +313,6 @@ def test_texts_that_a_run_would_not_read_whole_are_counted(tmp_path: Path) -> No
     (fault,) = check_task(path)
     assert (fault.severity, fault.what) == (
         "note",
-        "1 of 9 texts has more than 300 words (the longest 310): the end is not read, 10 of 350 words.",
+        "1 of 9 texts has more than 300 words (the longest 310): the end is not read, 10 of 351 words.",
     )
     assert "--long-texts middle" in fault.remedy
