@@ -64,7 +64,8 @@ def _scan(task: Task, stem: str) -> tuple[Table | None, list[Fault]]:
 def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[Fault]:
     what = missing_split(task.data, stem)
     if split == "test":
-        return [warning("$.data", what, "Without it only `fourshot corpus` works: everything else needs test texts.")]
+        remedy = "Without it `fourshot corpus` and `fourshot distill` work; the rest needs test texts."
+        return [warning("$.data", what, remedy)]
     if split == "train" and has_shots:
         return [note("$.data", what, "The shots are there; only lora25 needs it.")]
     return [error("$.data", what)] if split == "train" else []
