@@ -59,7 +59,7 @@ def open_texts(
                     break
                 left_out[row.what] += 1
                 continue
-            column = column or _text_column(path, tuple(reading.columns), text_column, usual)
+            column = column or text_column_of(path, tuple(reading.columns), text_column, usual)
             text = read_text_cell(row.get(column))
             texts += bool(text)
             if text is None:
@@ -91,15 +91,16 @@ def open_texts(
     )
 
 
-def _text_column(path: Path, columns: tuple[str, ...], wanted: str | None, usual: str) -> str:
-    if wanted is None and usual not in columns and len(columns) == 1:
+def text_column_of(
+    path: Path, columns: Sequence[str], wanted: str | None, usual: str, option: str = "--text-column NAME"
+) -> str:
+    """The column of texts: ``wanted``, else ``usual``, else the only one. Raises InputError, which names ``option``."""
+    if not wanted and usual not in columns and len(columns) == 1:
         return columns[0]
-    if (column := usual if wanted is None else wanted) in columns:
+    if (column := wanted or usual) in columns:
         return column
     there = ", ".join(map(repr, columns))
-    raise InputError(
-        f"{path} has no column {column!r}; the columns are {there}. Name that of the texts: --text-column NAME."
-    )
+    raise InputError(f"{path} has no column {column!r}; the columns are {there}. Name that of the texts: {option}.")
 
 
 def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import counted, error, raise_errors, shorten
 from fourshot.pipeline.tasks.label_cells import read_text_cell
 from fourshot.pipeline.tasks.table_files import ReadSettings, read_table, table_warnings
+from fourshot.pipeline.tasks.text_table import text_column_of
 from fourshot.pipeline.tasks.types import Task
 
 
@@ -42,15 +43,8 @@ def load_unlabelled(path: Path, task: Task, most: int, text_column: str = "", se
 def _rows(path: Path, task: Task, text_column: str) -> tuple[list[tuple[int, str]], str]:
     """(line, text) of every row, "" where it has none; and where they stand, for people."""
     table = read_table(path, ReadSettings(header=True if text_column else None))  # its name is given
-    column = text_column or task.data.text_column
-    if column not in table.columns and not text_column and len(table.columns) == 1:
-        column = table.columns[0]
-    if column not in table.columns:
-        there = ", ".join(map(repr, table.columns))
-        raise InputError(
-            f"{path} has no column {column!r}; the columns are {there}. Name that of the texts: "
-            "--set unlabelled.text_column=NAME"
-        )
+    option = "--set unlabelled.text_column=NAME"
+    column = text_column_of(path, table.columns, text_column, task.data.text_column, option)
     rows, faults = [], []
     for line, row in table.rows.items():
         text = read_text_cell(row.get(column))

@@ -91,63 +91,31 @@ def fit(
     slots = settings.max_loras or min(max(tasks, 1) + SPARE_SLOTS, MOST_SLOTS)
     names = gpus(os.environ) if gpu_free is None else []
     gpu_free = free_gpu_bytes(names) if names else gpu_free or 0
-    if gpu_free:
-        return _fit_on_a_gpu(settings, contents, decoder, base_bytes, slots, rank, free, gpu_free)
-    room = free - base_bytes - PROCESS_BYTES - slots * each_bytes
     fillers = [adapter.card.filler for adapter in contents.adapters]
     prefixes = sum(filler.prefix_tokens for filler in fillers if filler)
-    kv = settings.kv_cache_bytes or decoder.kv_bytes(settings.max_model_len, int(room * SHARE_FOR_KV), prefixes)
-    room -= kv
-    in_memory = settings.max_cpu_loras or max(slots, min(tasks + SPARE_ADAPTERS, room // each_bytes))
-    needed = base_bytes + PROCESS_BYTES + (slots + in_memory) * each_bytes + kv
+    in_engine, kv, gpu_needed = base_bytes + slots * each_bytes, settings.kv_cache_bytes, 0
+    shares = f"the base takes {base_bytes / GIB:.1f}, {slots} slots {slots * each_bytes / GIB:.1f}"
+    if gpu_free:
+        gpu_needed = in_engine + GPU_STEP_BYTES
+        least_kv = kv or decoder.kv_bytes(settings.max_model_len, 0, prefixes)
+        if gpu_needed + least_kv > gpu_free * GPU_SHARE:
+            raise InputError(
+                f"This does not fit on the GPU: {(gpu_needed + least_kv) / GIB:.1f} GiB are needed, "
+                f"{gpu_free * GPU_SHARE / GIB:.1f} GiB are free for it. Of these {shares}, the KV cache "
+                f"{least_kv / GIB:.1f}. Lower --kv-cache-mib, --max-loras or --max-model-len, or end what else uses it."
+            )
+        held, shares = PROCESS_BYTES, ""
+    else:
+        room = free - in_engine - PROCESS_BYTES
+        kv = kv or decoder.kv_bytes(settings.max_model_len, int(room * SHARE_FOR_KV), prefixes)
+        held, shares = PROCESS_BYTES + in_engine + kv, f"{shares}, the KV cache {kv / GIB:.1f}, "
+    in_memory = settings.max_cpu_loras or max(slots, min(tasks + SPARE_ADAPTERS, (free - held) // each_bytes))
+    needed = held + in_memory * each_bytes
     if needed > free:
         raise InputError(
-            f"This does not fit: {needed / GIB:.1f} GiB are needed, {free / GIB:.1f} GiB are free. Of these the base "
-            f"takes {base_bytes / GIB:.1f}, the KV cache {kv / GIB:.1f}, {slots} slots and {in_memory} adapters in "
-            f"memory {(slots + in_memory) * each_bytes / GIB:.1f}. "
-            "Lower --kv-cache-mib, --max-loras or --max-cpu-loras."
-        )
-    return Fit(
-        max_loras=slots,
-        max_cpu_loras=in_memory,
-        max_lora_rank=rank,
-        kv_cache_bytes=kv,
-        adapters=len(contents.adapters),
-        adapter_bytes=each_bytes,
-        base_bytes=base_bytes,
-        free_bytes=free,
-        needed_bytes=needed,
-    )
-
-
-def _fit_on_a_gpu(
-    settings: ServeSettings,
-    contents: FolderContents,
-    decoder: "_Decoder",
-    base_bytes: int,
-    slots: int,
-    rank: int,
-    free: int,
-    gpu_free: int,
-) -> Fit:
-    each_bytes, tasks, kv = decoder.adapter_bytes(rank), len(contents.tasks), settings.kv_cache_bytes
-    least_kv = kv or decoder.kv_bytes(settings.max_model_len, 0)
-    gpu_needed = base_bytes + slots * each_bytes + GPU_STEP_BYTES
-    if gpu_needed + least_kv > gpu_free * GPU_SHARE:
-        raise InputError(
-            f"This does not fit on the GPU: {(gpu_needed + least_kv) / GIB:.1f} GiB are needed, "
-            f"{gpu_free * GPU_SHARE / GIB:.1f} GiB are free for it. Of these the base takes {base_bytes / GIB:.1f}, "
-            f"the KV cache {least_kv / GIB:.1f}, {slots} slots {slots * each_bytes / GIB:.1f}. "
-            "Lower --kv-cache-mib, --max-loras or --max-model-len, or end what else uses the GPU."
-        )
-    in_memory = settings.max_cpu_loras or max(
-        slots, min(tasks + SPARE_ADAPTERS, (free - PROCESS_BYTES) // max(each_bytes, 1))
-    )
-    needed = PROCESS_BYTES + in_memory * each_bytes
-    if needed > free:
-        raise InputError(
-            f"This does not fit: {in_memory} adapters in memory take {needed / GIB:.1f} GiB, {free / GIB:.1f} GiB are "
-            "free. Lower --max-cpu-loras."
+            f"This does not fit: {needed / GIB:.1f} GiB are needed, {free / GIB:.1f} GiB are free. Of these {shares}"
+            f"{in_memory} adapters in memory {in_memory * each_bytes / GIB:.1f}. "
+            f"Lower {'' if gpu_free else '--kv-cache-mib, --max-loras or '}--max-cpu-loras."
         )
     return Fit(
         max_loras=slots,
