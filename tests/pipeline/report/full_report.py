@@ -7,8 +7,9 @@ from fourshot.pipeline.report.data import Certainty
 from fourshot.pipeline.report.text import REASON_NAMES
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import Scope, coverage_curve
-from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
+from fourshot.pipeline.synthesis.types import Reason, Verdict
 from fourshot.pipeline.tasks.types import Example, Label, Task
+from tests.pipeline.candidates import candidate as made
 
 HOSTILE = '<script>alert(1)</script> | a "quoted" text\nLabel: *bad* & <img src=https://example.org/x.png>'
 TASK = Task(
@@ -20,17 +21,7 @@ TASK = Task(
 
 
 def judged(number: int, label: str, reason: Reason, text: str = "a fine film") -> Judged:
-    candidate = Candidate(
-        id=f"r01-{number:06d}",
-        text=text,
-        label=label,
-        round=1,
-        prompt_hash="p",
-        shots=(0,),
-        num_tokens=4,
-        cumulative_logprob=-9.0,
-        finish_reason="stop",
-    )
+    candidate = made(number, text, label, round_number=1)
     probabilities = {"good": 0.71, "bad": 0.27, "mixed": 0.02} if reason in ("kept", "label_disagrees") else {}
     kept = reason == "kept"
     return candidate, Verdict(candidate_id=candidate.id, kept=kept, reason=reason, probabilities=probabilities)

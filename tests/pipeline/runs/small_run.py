@@ -5,8 +5,9 @@ from pathlib import Path
 from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, SHOTS_FILE, RunFolder, RunManifest
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
+from fourshot.pipeline.synthesis.types import Reason, Verdict
 from fourshot.pipeline.tasks.types import Example, Label, Task
+from tests.pipeline.candidates import candidate as made
 
 TASK = Task(name="colours", instruction="Warm or cold?", noun="note", labels=(Label(name="warm"), Label(name="cold")))
 SHOTS = [Example(text="Sunlight on the red barn.", label="warm"), Example(text="Frost on every window.", label="cold")]
@@ -27,17 +28,7 @@ def write_run(path: Path, task: Task = TASK) -> RunFolder:
     folder.claim(RunManifest(task=task, settings=settings, model_name="m", model_revision="1", model_path="/m"))
     folder.write(SHOTS_FILE, SHOTS)
     for number, (text, (label, warmth, reason)) in enumerate(TEXTS.items()):
-        candidate = Candidate(
-            id=f"r00-{number:06d}",
-            text=text,
-            label=label,
-            round=0,
-            prompt_hash="p",
-            shots=(0,),
-            num_tokens=4,
-            cumulative_logprob=-9.0,
-            finish_reason="stop",
-        )
+        candidate = made(number, text, label)
         share = {} if reason == "too_short" else {"warm": warmth, "cold": 1 - warmth}
         verdict = Verdict(candidate_id=candidate.id, kept=reason == "kept", reason=reason, probabilities=share)
         folder.append("candidates.jsonl", [candidate])

@@ -28,13 +28,14 @@ from fourshot.pipeline.runs.trainings import classifier_job
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle
 from fourshot.pipeline.synthesis.prompts import CHAT_VERSION, PROMPT_VERSION, PromptStyle, Wording
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
-from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.synthesis.types import Verdict
 from fourshot.pipeline.tasks.tables import Split, load_split
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import LAYOUT_FILE
 from fourshot.training.jobs.jobs import RESULT_FILE, TrainingJob
 from fourshot.training.lora.examples import TrainingResult
+from tests.pipeline.candidates import candidate as made
 from tests.pipeline.chat import CHAT
 from tests.pipeline.task_folders import write_task
 
@@ -75,17 +76,7 @@ def begun(
 
 def write_texts(folder: RunFolder) -> None:
     for number, (text, label) in enumerate(WRITTEN.items()):
-        candidate = Candidate(
-            id=f"r00-{number:06d}",
-            text=text,
-            label=label,
-            round=0,
-            prompt_hash="p",
-            shots=(0,),
-            num_tokens=4,
-            cumulative_logprob=-9.0,
-            finish_reason="stop",
-        )
+        candidate = made(number, text, label)
         verdict = Verdict(candidate_id=candidate.id, kept=True, reason="kept")
         folder.append("candidates.jsonl", [candidate])
         folder.append("verdicts.jsonl", [verdict])
