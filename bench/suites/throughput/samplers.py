@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 
@@ -138,8 +139,6 @@ def corpus(setup: SamplerSetup) -> Sampler:
     from fourshot.pipeline.events import Event
     from fourshot.pipeline.loop.child import READY
 
-    filling.COMPILE_FROM_ROWS = 0  # the engine as a large corpus has it
-
     def draw(request: DrawRequest) -> DrawResult:
         first: list[float] = []
 
@@ -149,7 +148,8 @@ def corpus(setup: SamplerSetup) -> Sampler:
 
         folder, task = Path(request.folder), request.task
         began = time.perf_counter()
-        summary = make_corpus({task.name: task}, setup.engine.model, folder, request.settings, on_event=on_event)
+        with patch.object(filling, "COMPILE_FROM_ROWS", 0):  # the engine as a large corpus has it
+            summary = make_corpus({task.name: task}, setup.engine.model, folder, request.settings, on_event=on_event)
         ended = time.perf_counter()
         lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
         ready = next((float(line.removeprefix(READY)) for line in lines if line.startswith(READY)), began)
