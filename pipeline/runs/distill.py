@@ -29,7 +29,7 @@ from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stage_process import run_stage
-from fourshot.pipeline.runs.stages import generate, style, train
+from fourshot.pipeline.runs.stages import generate, student, style, train
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
 from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.runs.taught import annotated_texts, learnable, student_jobs, written_texts
@@ -196,6 +196,7 @@ def _train_teacher(
     if any(writer.settings.annotate.has_pool for writer in experiment.writers):
         driver.do(generate.pools)
     driver.do(train.annotators)
+    driver.do(student.encoders)
     if writes:
         driver.do(generate.rounds)
     return teacher_of_run(experiment)

@@ -20,9 +20,9 @@ from fourshot.pipeline.runs.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.runs.task_data import TaskData
-from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, committee, judges_of
+from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, committee, encoder_jobs, judges_of
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.annotate import EncoderFiles, Reader
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name, untried_style
 from fourshot.pipeline.synthesis.prompts import PromptFormat, version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -32,6 +32,8 @@ from fourshot.pipeline.work_folder import Layout, WorkFolder
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingResult
 from fourshot.training.lora.targets import check_trainable
+from fourshot.training.students.examples import StudentJob
+from fourshot.training.students.train import finished_student
 
 T = TypeVar("T")
 
@@ -125,6 +127,8 @@ class Experiment:
         trained += [writer for writer in self.writers if writer.settings.annotate.annotator == "adapters"]
         for wanted in {cell.settings.train.target_modules for cell in trained}:
             check_trainable(self.model.path, wanted)
+        for writer in self.writers:
+            self.encoder_jobs(writer)
 
     def claim(self) -> None:
         """Make the folders this experiment's. Raises RunFolderError where one belongs to another, InputError where
@@ -175,9 +179,23 @@ class Experiment:
         return [result for job in self.annotator_jobs(writer) if (result := finished(self.store, job))]
 
     def readers(self, writer: MethodCell) -> tuple[Reader, ...]:
-        """The finished adapters of the committee, each with what it is to read and how."""
+        """The finished members of the committee, each with what it is to read and how."""
         adapters = [Adapter(name=result.name, path=result.path) for result in self.annotator_results(writer)]
-        return committee(writer, adapters)
+        encoders = [
+            EncoderFiles(name=result.name, path=result.path, max_tokens=job.settings.max_tokens)
+            for job in self.encoder_jobs(writer)
+            if (result := finished_student(self.encoder_store, job))
+        ]
+        return committee(writer, adapters, encoders)
+
+    def encoder_jobs(self, writer: MethodCell) -> list[StudentJob]:
+        """The trainings of the committee's encoders. Raises ModelNotFoundError where there is no encoder."""
+        return self._once(("encoders", *writer.key), lambda: encoder_jobs(self.task, writer))
+
+    @property
+    def encoder_store(self) -> Path:
+        """Where finished encoders lie: beside the adapters."""
+        return self.store.with_name("encoders")
 
     def judge_jobs(self, cell: MethodCell) -> list[TrainingJob]:
         """The trainings of the adapters that calibrate a method's classifier, each without a part of the shots."""

@@ -103,8 +103,7 @@ def teacher_of_run(experiment: Experiment, writer: MethodCell | None = None) -> 
     if annotator == "none":
         raise InputError(f"The run {folder} has no annotator. Name its adapter's folder to have that annotate.")
     readers = experiment.readers(writer)
-    wanted = writer.settings.annotate
-    expected = wanted.num_adapters + wanted.in_context + wanted.folds if annotator == "adapters" else 0
+    expected = writer.settings.annotate.num_readers if annotator == "adapters" else 0
     if len(readers) < expected:
         raise InputError(
             f"The run {folder} is not finished: {len(readers)} of its {expected} annotators are there. Run the command "
@@ -126,10 +125,12 @@ def teacher_of_run(experiment: Experiment, writer: MethodCell | None = None) -> 
 
 def _hash(readers: Sequence[Reader]) -> str:
     """Twelve hex digits that change with who reads, wherever their files lie."""
-    known = [
-        (reader.adapter.name if reader.adapter else "", msgspec.structs.replace(reader, adapter=None))
-        for reader in readers
-    ]
+    known = []
+    for reader in readers:
+        how = msgspec.to_builtins(msgspec.structs.replace(reader, adapter=None))
+        del how["encoder"]
+        files = reader.adapter or reader.encoder
+        known.append((files.name if files else "", how))
     return hashlib.sha256(msgspec.json.encode(known)).hexdigest()[:12]
 
 

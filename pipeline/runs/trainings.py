@@ -12,13 +12,16 @@ from fourshot.engine.core import Adapter
 from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.learnt import LearntTexts
-from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.annotate import EncoderFiles, Reader
 from fourshot.pipeline.synthesis.evidence import shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.jobs.jobs import TrainingJob
 from fourshot.training.lora.examples import TrainingExample
+from fourshot.training.students.encoders import resolve_encoder
+from fourshot.training.students.examples import StudentJob, TaughtExample
+from fourshot.training.students.settings import StudentSettings
 
 JUDGES = 4  # adapters that calibrate a classifier
 
@@ -30,7 +33,7 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
     if annotate.annotator != "adapters":
         return []
     as_job = partial(_training_job, task, model_revision, writer)
-    left_outs = shots_left_out(writer)
+    left_outs = shots_left_out(writer, annotate.num_adapters)
     of_shots = [
         as_job(
             classification_examples(
@@ -71,21 +74,57 @@ def judges_of(cell: MethodCell, shots: tuple[Example, ...]) -> MethodCell | None
         return None
     if method.synthetic and settings.learns_soft:
         return None
-    changes = {"annotator": "adapters", "weights": "held_out", "num_adapters": JUDGES, "in_context": 0, "folds": 0}
+    changes = {"annotator": "adapters", "weights": "held_out", "num_adapters": JUDGES, "folds": 0}
+    changes |= {"in_context": 0, "num_encoders": 0}
     settings = msgspec.structs.replace(settings, annotate=msgspec.structs.replace(settings.annotate, **changes))
     judges = msgspec.structs.replace(cell, name=f"{cell.name}, judges", settings=settings, shots=shots)
-    return judges if any(shots_left_out(judges)) else None
+    return judges if any(shots_left_out(judges, JUDGES)) else None
 
 
-def committee(writer: MethodCell, adapters: Sequence[Adapter]) -> tuple[Reader, ...]:
-    """The readers of a method's texts; ``adapters``: those of `annotator_jobs`, in their order, as far as trained."""
+def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
+    """The encoders of the committee. Raises ModelNotFoundError where the embedded one is not installed."""
+    annotate = writer.settings.annotate
+    if annotate.annotator != "adapters" or not annotate.num_encoders:
+        return []
+    encoder = resolve_encoder(None)
+    return [
+        StudentJob(
+            name=task.name,
+            title=f"{task.name}, encoder {number + 1} of {annotate.num_encoders}",
+            encoder=encoder.path,
+            encoder_revision=encoder.revision,
+            labels=task.label_names,
+            examples=tuple(
+                TaughtExample(
+                    text=shot.text,
+                    probabilities=tuple(float(name == shot.label) for name in task.label_names),
+                    is_real=True,
+                )
+                for index, shot in enumerate(writer.shots)
+                if index not in left_out
+            ),
+            settings=StudentSettings(),
+            seed=writer.seed + 1000 * number,
+        )
+        for number, left_out in enumerate(shots_left_out(writer, annotate.num_encoders))
+    ]
+
+
+def committee(
+    writer: MethodCell, adapters: Sequence[Adapter], encoders: Sequence[EncoderFiles] = ()
+) -> tuple[Reader, ...]:
+    """The readers of a method's texts; ``adapters``: those of `annotator_jobs`, in their order, as far as trained.
+
+    ``encoders``: those of `encoder_jobs`, the same.
+    """
     annotate, learnt = writer.settings.annotate, writer.form.verbalizer
 
     def reader(adapter: Adapter, wording: Wording = "task") -> Reader:
         form = writer.worded[wording]
         return Reader(adapter=adapter, wording=wording, chat=form.chat, filler=form.filler, verbalizer=learnt)
 
-    of_shots = zip(adapters[: annotate.num_adapters], shots_left_out(writer), cycle(annotate.wordings), strict=False)
+    left_outs = shots_left_out(writer, annotate.num_adapters)
+    of_shots = zip(adapters[: annotate.num_adapters], left_outs, cycle(annotate.wordings), strict=False)
     readers = [
         msgspec.structs.replace(reader(adapter, wording), left_out=left_out) for adapter, left_out, wording in of_shots
     ]
@@ -95,23 +134,23 @@ def committee(writer: MethodCell, adapters: Sequence[Adapter]) -> tuple[Reader, 
             for order in shot_orders(len(writer.shots), annotate.in_context, writer.seed)
         ]
     readers += [
+        Reader(adapter=None, encoder=encoder, left_out=left_out)
+        for encoder, left_out in zip(encoders, shots_left_out(writer, annotate.num_encoders), strict=False)
+    ]
+    readers += [
         msgspec.structs.replace(reader(adapter), fold=fold)
         for fold, adapter in enumerate(adapters[annotate.num_adapters :])
     ]
     return tuple(readers)
 
 
-def shots_left_out(writer: MethodCell) -> list[tuple[int, ...]]:
-    """Of each adapter of the shots: the shots that it is not trained on, so that it can be asked about them."""
-    annotate = writer.settings.annotate
-    if annotate.weights == "equal":
-        return [()] * annotate.num_adapters
-    folds = shot_folds([shot.label for shot in writer.shots], min(annotate.num_adapters, writer.settings.k))
+def shots_left_out(writer: MethodCell, count: int) -> list[tuple[int, ...]]:
+    """Of each of ``count`` models of the shots: those that it is not trained on, so that it can be asked about them."""
+    if writer.settings.annotate.weights == "equal":
+        return [()] * count
+    folds = shot_folds([shot.label for shot in writer.shots], min(count, writer.settings.k))
     num_folds = len(set(folds) - {None}) or 1
-    return [
-        tuple(index for index, fold in enumerate(folds) if fold == number % num_folds)
-        for number in range(annotate.num_adapters)
-    ]
+    return [tuple(index for index, fold in enumerate(folds) if fold == number % num_folds) for number in range(count)]
 
 
 def shot_orders(num_shots: int, count: int, seed: int) -> list[tuple[int, ...]]:

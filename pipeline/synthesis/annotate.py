@@ -23,6 +23,8 @@ from fourshot.pipeline.tasks.types import Example, Task
 if TYPE_CHECKING:
     import numpy as np
 
+    from fourshot.training.students.classifier import StudentClassifier
+
 
 PROMPT_FOLDS = 4  # the shots are left out of a prompt in so many parts, to be asked about
 
@@ -65,17 +67,31 @@ class InContextAnnotator:
         return self._engine.score(prompts, self._task.label_words, None, self._form.verbalizer)
 
 
+class EncoderFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """A small encoder, fine-tuned on the shots (`training.students`)."""
+
+    name: str  # content-hashed
+    path: str
+    max_tokens: int
+
+
 class Reader(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the committee: an adapter, or the base model in context."""
+    """One of the committee: an adapter, the base model in context, or an encoder."""
 
     adapter: Adapter | None
+    encoder: EncoderFiles | None = None
     shown: tuple[int, ...] = ()  # of the base in context: the shots in its prompt, in their order
-    left_out: tuple[int, ...] = ()  # of an adapter: the shots that it was not trained on
+    left_out: tuple[int, ...] = ()  # of an adapter and an encoder: the shots that it was not trained on
     wording: Wording = "task"  # of the prompts that it was trained on
     chat: ChatTurns | None = None  # of the same
     filler: Filler | None = None  # of the same
     verbalizer: Verbalizer = "word"  # what it learnt to say
     fold: int | None = None  # reads the candidates of this fold, which it was not trained on; None reads all
+
+    @property
+    def kind(self) -> str:
+        """Those of a kind are believed alike."""
+        return "adapters" if self.adapter else "encoders" if self.encoder else "in context"
 
 
 class Committee:
@@ -88,6 +104,10 @@ class Committee:
     The base in context errs elsewhere; what it answers hangs on the order of the shots. Source: Lu et al. 2022,
     "Fantastically Ordered Prompts and Where to Find Them", section 2. How far each kind is believed, shots say that it
     has not seen (`pipeline.synthesis.evidence`); without such, all readers count the same.
+
+    An encoder that was trained on sentences, not to continue texts, errs elsewhere again. It is another model, so the
+    paper's rule of one model for all steps does not hold with it. Source: Blum & Mitchell 1998, "Combining Labeled and
+    Unlabeled Data with Co-Training" (two views of a text teach each other).
 
     Adapters of a fold learn what most texts drawn for a class have in common, so they contradict the label of one that
     was drawn for the wrong class. Source: Northcutt et al. 2021, "Confident Learning", section 3 (out-of-sample
@@ -114,8 +134,9 @@ class Committee:
         self._kinds: dict[str, list[Reader]] = {}
         for reader in readers:
             if reader.fold is None:
-                kind = "adapters" if reader.adapter else "in context"
-                self._kinds.setdefault(kind, []).append(reader if reader.adapter else self._fitted(reader, settings))
+                fitted = self._fitted(reader, settings) if reader.kind == "in context" else reader
+                self._kinds.setdefault(reader.kind, []).append(fitted)
+        self._encoders: dict[EncoderFiles, StudentClassifier] = {}
         self._priors: dict[Reader, Calibration] = {}
         self._is_weighed = annotate.weights == "equal"
         self.evidence: dict[str, KindEvidence] = {}  # by kind of reader, once the first texts are read
@@ -198,7 +219,7 @@ class Committee:
         """The shots that a reader can be asked about, and what it says: log-probabilities [num_shots, num_labels]."""
         import numpy as np
 
-        if reader.adapter:
+        if reader.kind != "in context":
             unseen = list(reader.left_out)
             return unseen, self._read(reader, [self._shots[i].text for i in unseen])
         folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
@@ -230,6 +251,8 @@ class Committee:
 
     def _answers(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
         """Float64 [num_texts, num_labels], rows sum to one; as the model says it."""
+        if reader.encoder:
+            return self._encoded(reader.encoder, texts)
         form = msgspec.structs.replace(self._form, wording=reader.wording, chat=reader.chat, filler=reader.filler)
         shots = [self._shots[index] for index in reader.shown]
         if self._aligns and not reader.adapter:
@@ -238,6 +261,18 @@ class Committee:
         return calibrations.normalise(
             self._engine.score(prompts, self._task.label_words, reader.adapter, reader.verbalizer)
         )
+
+    def _encoded(self, files: EncoderFiles, texts: Sequence[str]) -> "np.ndarray":
+        """The same, of an encoder, which is loaded when it is first asked."""
+        import numpy as np
+
+        if not texts:
+            return np.zeros((0, len(self._task.labels)))
+        if files not in self._encoders:
+            from fourshot.training.students.classifier import StudentClassifier
+
+            self._encoders[files] = StudentClassifier(files.path, files.max_tokens)
+        return self._encoders[files].probabilities(texts).astype(np.float64)
 
 
 def annotator_of(

@@ -73,9 +73,10 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Who annotates the candidates, and when a label is believed (docs/design.md says why).
 
     adapters: a committee. ``num_adapters`` of its members are trained on the shots alone, in turn with each of
-    ``wordings``; ``in_context`` more are the base model, shown the shots in different orders. ``folds`` more are
-    trained on shots and candidates: a pool of candidates is drawn first and dealt into folds, and the adapter that did
-    not see a fold reads it. icl: the base model, shown the shots. none: nobody.
+    ``wordings``; ``in_context`` more are the base model, shown the shots in different orders; ``num_encoders`` more are
+    small encoders, fine-tuned on the shots. ``folds`` more are trained on shots and candidates: a pool of candidates is
+    drawn first and dealt into folds, and the adapter that did not see a fold reads it. icl: the base model, shown the
+    shots. none: nobody.
     """
 
     annotator: Literal["adapters", "icl", "none"] = "adapters"  # who annotates the synthetic texts
@@ -87,6 +88,7 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     weights: Literal["equal", "held_out"] = "equal"
     num_adapters: int = 3  # trained on the shots alone; 0 leaves it to the others
     in_context: int = 0  # readers that are the base model, each shown the shots in an order of its own
+    num_encoders: int = 0  # readers that are the embedded encoder, fine-tuned on the shots: a second view of the texts
     wordings: tuple[Wording, ...] = ("task", "bare", "answer")
     folds: int = 2  # 0: no adapters but those of the shots, and no pool
     fold_weight: float = 0.5  # what a fold adapter's log-probability counts, where the mean of the others counts 1
@@ -106,13 +108,20 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 "pool_per_class must be at least 2, fold_weight above 0, wordings one or more; got "
                 f"{self.pool_per_class}, {self.fold_weight} and {list(self.wordings)}."
             )
-        if self.in_context < 0:
-            raise InputError(f"in_context must be at least 0, got {self.in_context}.")
-        if self.annotator == "adapters" and not (self.num_adapters or self.in_context or self.folds):
+        if self.in_context < 0 or self.num_encoders < 0:
             raise InputError(
-                "num_adapters, in_context and folds are all 0, so nobody would annotate. Set one of them, or annotator "
-                "to 'none'."
+                f"in_context and num_encoders must be at least 0, got {self.in_context} and {self.num_encoders}."
             )
+        if self.annotator == "adapters" and not self.num_readers:
+            raise InputError(
+                "num_adapters, in_context, num_encoders and folds are all 0, so nobody would annotate. Set one of "
+                "them, or annotator to 'none'."
+            )
+
+    @property
+    def num_readers(self) -> int:
+        """Of a committee."""
+        return self.num_adapters + self.in_context + self.num_encoders + self.folds
 
     @property
     def has_pool(self) -> bool:

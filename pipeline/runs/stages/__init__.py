@@ -36,6 +36,7 @@ PHASES = (
     Phase("shots", style.prompt_styles, "find the prompt style"),
     Phase("annotators", generate.pools, "draw the pool"),
     Phase("annotators", train.on_real_texts, "train the annotators"),
+    Phase("annotators", student.encoders, "fine-tune the encoders"),
     Phase("annotate", generate.unlabelled_texts, "annotate"),
     Phase("generate", generate.rounds, "generate"),
     Phase("train", train.classifiers, "train", writes_cards=True),

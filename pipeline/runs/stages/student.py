@@ -10,6 +10,7 @@ import msgspec
 from fourshot.engine.files import read_json, write_json
 from fourshot.engine.threads import TRAIN_SPINS
 from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.measuring import evaluation_of
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.tasks.types import Example, Task
@@ -73,6 +74,15 @@ class StudentStage(Stage, frozen=True, kw_only=True, tag="student"):
         if item.onnx and not parities(result):
             on_event(Event(stage="export", message=f"{job.title}: ONNX, in float and int8"))
             export_onnx(Path(result.path), job.settings.max_tokens, [one.text for one in job.examples])
+
+
+def encoders(experiment: Experiment) -> StudentStage:
+    """The encoders of the committees, which stand on the shots alone."""
+    jobs = [job for writer in experiment.writers for job in experiment.encoder_jobs(writer)]
+    items = [StudentItem(job=job, task=experiment.task, test=(), out="") for job in jobs]
+    return StudentStage(
+        model_path=jobs[0].encoder if jobs else "", items=tuple(items), store=str(experiment.encoder_store)
+    )
 
 
 def parities(result: StudentResult) -> list[Parity]:
