@@ -6,7 +6,7 @@ from fourshot.engine.core import Adapter
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, load_card
-from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.shots import load_chosen_shots, take_shots
 from fourshot.pipeline.tasks.split_files import find_split_file

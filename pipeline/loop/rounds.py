@@ -19,8 +19,8 @@ from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.loop.plan import Biases, DrawPlan, RoundPlan, round_slices
 from fourshot.pipeline.loop.progress import ProgressReporter
 from fourshot.pipeline.loop.units import Draw, DrawUnit, TaskBrief, UnitProgress, UnitResult
-from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.attributes import Attributes
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.evidence import describe
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict

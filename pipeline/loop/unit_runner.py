@@ -31,8 +31,9 @@ from fourshot.pipeline.loop.units import (
     UnitResult,
     all_faulty,
 )
-from fourshot.pipeline.synthesis.annotate import Annotator, Committee, annotator_of
+from fourshot.pipeline.synthesis.annotate import Annotator, annotator_of
 from fourshot.pipeline.synthesis.attributes import Attributes, list_attributes
+from fourshot.pipeline.synthesis.committee import Committee
 from fourshot.pipeline.synthesis.drawing import DrawPrompt, PromptSource, draw_sampling, likeliest
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.filters import TextFilter, clean_text

@@ -9,8 +9,8 @@ import msgspec
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import EngineStats
 from fourshot.engine.processes import Failure
-from fourshot.pipeline.synthesis.annotate import Reader
 from fourshot.pipeline.synthesis.attributes import Attributes
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Reason

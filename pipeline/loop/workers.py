@@ -7,7 +7,7 @@ from typing import Protocol
 from fourshot.engine.adapters import rank_of, slot_rank
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitProgress, UnitResult
-from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.committee import Reader
 
 
 class Workers(Protocol):

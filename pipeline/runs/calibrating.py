@@ -21,7 +21,7 @@ from fourshot.engine.calibration import Calibration, apply, fit_temperature, nor
 from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR
 from fourshot.pipeline.selective import CoverageCurve, Scope, coverage_curve
-from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example, Task

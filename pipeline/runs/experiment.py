@@ -14,15 +14,15 @@ from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.provenance import installed_versions, value_hash
+from fourshot.pipeline.runs import trainings
 from fourshot.pipeline.runs.calibrating import CalibrationItem, unseen_texts
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells, writer_names
 from fourshot.pipeline.runs.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.runs.task_data import TaskData
-from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, committee, encoder_jobs, judges_of
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.annotate import EncoderFiles, Reader
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name, untried_style
 from fourshot.pipeline.synthesis.prompts import PromptFormat, version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -33,7 +33,6 @@ from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingResult
 from fourshot.training.lora.targets import check_trainable
 from fourshot.training.students.examples import StudentJob
-from fourshot.training.students.train import finished_student
 
 T = TypeVar("T")
 
@@ -77,6 +76,7 @@ class Experiment:
         self.keeps_layout = self._layout.align != settings.align  # of a folder that was begun without filler
         self.settings = msgspec.structs.replace(settings, align=self._layout.align)
         self.store = store or root / "adapters"
+        self.encoder_store = self.store.with_name("encoders")
         self.unlabelled = tuple(unlabelled)
         self.seeds = sorted(seeds, key=lambda examples: examples.seed)
         self.test = data.measured(settings.test_limit)
@@ -124,16 +124,14 @@ class Experiment:
     def check_trainable(self) -> None:
         """Raise InputError, before anything is drawn, where the base cannot be trained or served as is wanted."""
         trained = [cell for cell in self.cells if cell.method.trained]
-        trained += [writer for writer in self.writers if writer.settings.annotate.annotator == "adapters"]
+        trained += [writer for writer in self.writers if writer.settings.annotate.trains_adapters]
         for wanted in {cell.settings.train.target_modules for cell in trained}:
             check_trainable(self.model.path, wanted)
         for writer in self.writers:
             self.encoder_jobs(writer)
 
     def claim(self) -> None:
-        """Make the folders this experiment's. Raises RunFolderError where one belongs to another, InputError where
-        chat prompts are asked for and the base has no template.
-        """
+        """Make the folders its own. Raises RunFolderError for another's, InputError where a chat template is missing."""
         if not all(self.style_file(examples).exists() for examples in self.seeds):
             untried_style(self.settings.prompt_style, self.model.path, self.model.name)
         for writer in self.writers:
@@ -172,7 +170,9 @@ class Experiment:
         """The trainings of the committee, those of the shots first; none before the pool is drawn, if there is one."""
         if writer.settings.annotate.has_pool and not writer.folder.has(POOL_FILE):
             return []
-        return self._once(("annotators", *writer.key), lambda: annotator_jobs(self.task, self.model.revision, writer))
+        return self._once(
+            ("annotators", *writer.key), lambda: trainings.annotator_jobs(self.task, self.model.revision, writer)
+        )
 
     def annotator_results(self, writer: MethodCell) -> list[TrainingResult]:
         """The finished trainings of the adapters that re-label for this method."""
@@ -181,30 +181,21 @@ class Experiment:
     def readers(self, writer: MethodCell) -> tuple[Reader, ...]:
         """The finished members of the committee, each with what it is to read and how."""
         adapters = [Adapter(name=result.name, path=result.path) for result in self.annotator_results(writer)]
-        encoders = [
-            EncoderFiles(name=result.name, path=result.path, max_tokens=job.settings.max_tokens)
-            for job in self.encoder_jobs(writer)
-            if (result := finished_student(self.encoder_store, job))
-        ]
-        return committee(writer, adapters, encoders)
+        encoders = trainings.finished_encoders(self.encoder_store, self.encoder_jobs(writer))
+        return trainings.committee(writer, adapters, encoders)
 
     def encoder_jobs(self, writer: MethodCell) -> list[StudentJob]:
         """The trainings of the committee's encoders. Raises ModelNotFoundError where there is no encoder."""
-        return self._once(("encoders", *writer.key), lambda: encoder_jobs(self.task, writer))
-
-    @property
-    def encoder_store(self) -> Path:
-        """Where finished encoders lie: beside the adapters."""
-        return self.store.with_name("encoders")
+        return self._once(("encoders", *writer.key), lambda: trainings.encoder_jobs(self.task, writer))
 
     def judge_jobs(self, cell: MethodCell) -> list[TrainingJob]:
         """The trainings of the adapters that calibrate a method's classifier, each without a part of the shots."""
-        judges = judges_of(cell, self.learnt(cell).shots)
+        judges = trainings.judges_of(cell, self.learnt(cell).shots)
         return self.annotator_jobs(judges) if judges else []
 
     def calibration_item(self, cell: MethodCell) -> CalibrationItem | None:
         """How a method's finished classifier is calibrated; None where it is not, or a training is not finished."""
-        trained, judges = self.result(cell), judges_of(cell, self.learnt(cell).shots)
+        trained, judges = self.result(cell), trainings.judges_of(cell, self.learnt(cell).shots)
         if not trained or not cell.settings.calibrate:
             return None
         if judges and len(self.annotator_results(judges)) < len(self.annotator_jobs(judges)):
@@ -230,7 +221,8 @@ class Experiment:
         """The training of a method's classifier; for one that stands on synthetic texts, once they are there."""
         assert cell.method.trained and self._has_texts(cell), cell.key
         return self._once(
-            ("job", *cell.key), lambda: classifier_job(self.task, self.model.revision, cell, self.learnt(cell))
+            ("job", *cell.key),
+            lambda: trainings.classifier_job(self.task, self.model.revision, cell, self.learnt(cell)),
         )
 
     def result(self, cell: MethodCell) -> TrainingResult | None:

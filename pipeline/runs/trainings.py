@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from itertools import cycle
+from pathlib import Path
 
 import msgspec
 
@@ -12,7 +13,7 @@ from fourshot.engine.core import Adapter
 from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.learnt import LearntTexts
-from fourshot.pipeline.synthesis.annotate import EncoderFiles, Reader
+from fourshot.pipeline.synthesis.committee import EncoderFiles, Reader
 from fourshot.pipeline.synthesis.evidence import shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -22,6 +23,7 @@ from fourshot.training.lora.examples import TrainingExample
 from fourshot.training.students.encoders import resolve_encoder
 from fourshot.training.students.examples import StudentJob, TaughtExample
 from fourshot.training.students.settings import StudentSettings
+from fourshot.training.students.train import finished_student
 
 JUDGES = 4  # adapters that calibrate a classifier
 
@@ -107,6 +109,15 @@ def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
             seed=writer.seed + 1000 * number,
         )
         for number, left_out in enumerate(shots_left_out(writer, annotate.num_encoders))
+    ]
+
+
+def finished_encoders(store: Path, jobs: Sequence[StudentJob]) -> list[EncoderFiles]:
+    """Of those, the ones that ``store`` has."""
+    return [
+        EncoderFiles(name=result.name, path=result.path, max_tokens=job.settings.max_tokens)
+        for job in jobs
+        if (result := finished_student(store, job))
     ]
 
 

@@ -3,30 +3,20 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
-from fourshot.engine import calibration as calibrations
-from fourshot.engine.alignment import Filler
-from fourshot.engine.calibration import SMALLEST, Calibration
 from fourshot.engine.chat import ChatTurns
-from fourshot.engine.core import Adapter, Engine, Verbalizer
+from fourshot.engine.core import Engine
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, bounded_log, shot_folds, weigh
+from fourshot.pipeline.synthesis.committee import Committee, Reader
 from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.fitting import shots_that_fit
-from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.types import Example, Task
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from fourshot.training.students.classifier import StudentClassifier
-
-
-PROMPT_FOLDS = 4  # the shots are left out of a prompt in so many parts, to be asked about
 
 
 class Annotator(Protocol):
@@ -65,214 +55,6 @@ class InContextAnnotator:
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""
         prompts = [reading_prompt(self._task, text, self._form, self._shown) for text in texts]
         return self._engine.score(prompts, self._task.label_words, None, self._form.verbalizer)
-
-
-class EncoderFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """A small encoder, fine-tuned on the shots (`training.students`)."""
-
-    name: str  # content-hashed
-    path: str
-    max_tokens: int
-
-
-class Reader(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the committee: an adapter, the base model in context, or an encoder."""
-
-    adapter: Adapter | None
-    encoder: EncoderFiles | None = None
-    shown: tuple[int, ...] = ()  # of the base in context: the shots in its prompt, in their order
-    left_out: tuple[int, ...] = ()  # of an adapter and an encoder: the shots that it was not trained on
-    wording: Wording = "task"  # of the prompts that it was trained on
-    chat: ChatTurns | None = None  # of the same
-    filler: Filler | None = None  # of the same
-    verbalizer: Verbalizer = "word"  # what it learnt to say
-    fold: int | None = None  # reads the candidates of this fold, which it was not trained on; None reads all
-
-    @property
-    def kind(self) -> str:
-        """Those of a kind are believed alike."""
-        return "adapters" if self.adapter else "encoders" if self.encoder else "in context"
-
-
-class Committee:
-    """Readers that answer one after another; their log-probabilities are averaged and normalised.
-
-    Adapters of the shots know what the labels mean but not much, and what they know hangs on the wording of the prompt
-    and the random start: the mean over several knows more than the best of them. Source: Schick & Schuetze 2021,
-    "Exploiting Cloze Questions for Few Shot Text Classification", section 3.2.
-
-    The base in context errs elsewhere; what it answers hangs on the order of the shots. Source: Lu et al. 2022,
-    "Fantastically Ordered Prompts and Where to Find Them", section 2. How far each kind is believed, shots say that it
-    has not seen (`pipeline.synthesis.evidence`); without such, all readers count the same.
-
-    An encoder that was trained on sentences, not to continue texts, errs elsewhere again. It is another model, so the
-    paper's rule of one model for all steps does not hold with it. Source: Blum & Mitchell 1998, "Combining Labeled and
-    Unlabeled Data with Co-Training" (two views of a text teach each other).
-
-    Adapters of a fold learn what most texts drawn for a class have in common, so they contradict the label of one that
-    was drawn for the wrong class. Source: Northcutt et al. 2021, "Confident Learning", section 3 (out-of-sample
-    predictions by cross-validation show label errors).
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        task: Task,
-        readers: Sequence[Reader],
-        settings: RunSettings,
-        shots: Sequence[Example] = (),
-    ) -> None:
-        """``shots``: of the run. Raises InputError where there are no readers."""
-        if not readers:
-            raise InputError("The adapters that annotate candidates are missing: none was given. Train at least one.")
-        self._engine, self._task, self._shots = engine, task, shots
-        self._aligns, annotate = settings.aligns, settings.annotate
-        self._form = PromptFormat(max_text_words=settings.max_text_words, long_texts=settings.long_texts)
-        self._of_folds = [reader for reader in readers if reader.fold is not None]
-        self._fold_weight = annotate.fold_weight
-        self._several = len(readers) > 1  # there are others to be outvoted
-        self._kinds: dict[str, list[Reader]] = {}
-        for reader in readers:
-            if reader.fold is None:
-                fitted = self._fitted(reader, settings) if reader.kind == "in context" else reader
-                self._kinds.setdefault(reader.kind, []).append(fitted)
-        self._encoders: dict[EncoderFiles, StudentClassifier] = {}
-        self._priors: dict[Reader, Calibration] = {}
-        self._is_weighed = annotate.weights == "equal"
-        self.evidence: dict[str, KindEvidence] = {}  # by kind of reader, once the first texts are read
-
-    def _fitted(self, reader: Reader, settings: RunSettings) -> Reader:
-        """A reader in context, shown as many of its shots as fit."""
-        form = msgspec.structs.replace(self._form, wording=reader.wording, chat=reader.chat)
-        wanted, longest = [self._shots[index] for index in reader.shown], longest_text(self._shots, settings.filter)
-        fitting = set(shots_that_fit(self._engine, self._task, wanted, form, [longest]))
-        return msgspec.structs.replace(
-            reader, shown=tuple(index for index in reader.shown if self._shots[index] in fitting)
-        )
-
-    def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
-        """Log-probabilities, float64 [num_texts, num_labels]."""
-        import numpy as np
-
-        return np.log(self.probabilities(texts, folds))
-
-    def probabilities(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
-        """Float64 [num_texts, num_labels]; each row sums to one."""
-        return self.read(texts, folds)[0]
-
-    def read(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "tuple[np.ndarray, np.ndarray]":
-        """(probabilities, agreement): agreement [num_texts] is the share of the readers that say the likeliest label.
-
-        The adapters of folds are one reader: of each text, those that did not see it.
-        """
-        import numpy as np
-
-        if not self._is_weighed:
-            self._weigh()
-            self._is_weighed = True
-        logs = np.zeros((len(texts), len(self._task.labels)))
-        said = []
-        for kind, readers in self._kinds.items():
-            weight = self.evidence[kind].weight if self.evidence else 1 / len(self._kinds)
-            for reader in readers:
-                said.append(self._read(reader, texts))
-                logs += weight * said[-1] / len(readers)
-        if self._of_folds:
-            said.append(bounded_log(self._fold_probabilities(texts, folds or [None] * len(texts))))
-            logs += self._fold_weight * said[-1]
-        likeliest = logs.argmax(axis=1)
-        return calibrations.normalise(logs), np.mean([each.argmax(axis=1) == likeliest for each in said], axis=0)
-
-    def _fold_probabilities(self, texts: Sequence[str], folds: Sequence[int | None]) -> "np.ndarray":
-        """Of the adapter that did not see the text, or the mean of all for one that none saw."""
-        import numpy as np
-
-        total = np.zeros((len(texts), len(self._task.labels)))
-        count = np.zeros((len(texts), 1))
-        for reader in self._of_folds:
-            chosen = [i for i, fold in enumerate(folds) if fold in (None, reader.fold)]
-            if chosen:
-                total[chosen] += self._answers(reader, [texts[i] for i in chosen])
-                count[chosen] += 1
-        return total / count
-
-    def _weigh(self) -> None:
-        """Calibrate the readers in context and weigh the kinds, by what each says of shots that it does not know."""
-        import numpy as np
-
-        names = self._task.label_names
-        targets = np.array([names.index(shot.label) for shot in self._shots])
-        totals: dict[str, np.ndarray] = {}
-        counts: dict[str, np.ndarray] = {}
-        for kind, readers in self._kinds.items():
-            totals[kind], counts[kind] = np.zeros((len(targets), len(names))), np.zeros((len(targets), 1))
-            for reader in readers:
-                unseen, logs = self._of_unseen(reader)
-                totals[kind][unseen] += logs
-                counts[kind][unseen] += 1
-        known = np.flatnonzero(np.all([count[:, 0] > 0 for count in counts.values()], axis=0))
-        if len(known):
-            held_out = {kind: totals[kind][known] / counts[kind][known] for kind in totals}
-            self.evidence = weigh(held_out, targets[known])
-
-    def _of_unseen(self, reader: Reader) -> tuple[list[int], "np.ndarray"]:
-        """The shots that a reader can be asked about, and what it says: log-probabilities [num_shots, num_labels]."""
-        import numpy as np
-
-        if reader.kind != "in context":
-            unseen = list(reader.left_out)
-            return unseen, self._read(reader, [self._shots[i].text for i in unseen])
-        folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
-        unseen, answers = [], [np.zeros((0, len(self._task.labels)))]
-        for fold in sorted({fold for fold in folds if fold is not None}):
-            asked = [i for i in reader.shown if folds[i] == fold]
-            without = msgspec.structs.replace(reader, shown=tuple(i for i in reader.shown if folds[i] != fold))
-            unseen += asked
-            answers.append(self._answers(without, [self._shots[i].text for i in asked]))
-        logs = np.log(np.concatenate(answers) + SMALLEST)
-        if unseen:
-            self._priors[reader] = balanced_prior(logs)
-        return unseen, self._calibrated(reader, logs)
-
-    def _read(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
-        """Log-probabilities, float64 [num_texts, num_labels], calibrated and bounded."""
-        import numpy as np
-
-        if not texts:
-            return np.zeros((0, len(self._task.labels)))
-        return self._calibrated(reader, np.log(self._answers(reader, texts) + SMALLEST))
-
-    def _calibrated(self, reader: Reader, logs: "np.ndarray") -> "np.ndarray":
-        import numpy as np
-
-        if prior := self._priors.get(reader):
-            logs = calibrations.apply(prior, logs)
-        return bounded_log(np.exp(logs)) if self._several else logs
-
-    def _answers(self, reader: Reader, texts: Sequence[str]) -> "np.ndarray":
-        """Float64 [num_texts, num_labels], rows sum to one; as the model says it."""
-        if reader.encoder:
-            return self._encoded(reader.encoder, texts)
-        form = msgspec.structs.replace(self._form, wording=reader.wording, chat=reader.chat, filler=reader.filler)
-        shots = [self._shots[index] for index in reader.shown]
-        if self._aligns and not reader.adapter:
-            form = aligned(form, self._task, self._engine.settings, shots)
-        prompts = [reading_prompt(self._task, text, form, shots) for text in texts]
-        return calibrations.normalise(
-            self._engine.score(prompts, self._task.label_words, reader.adapter, reader.verbalizer)
-        )
-
-    def _encoded(self, files: EncoderFiles, texts: Sequence[str]) -> "np.ndarray":
-        """The same, of an encoder, which is loaded when it is first asked."""
-        import numpy as np
-
-        if not texts:
-            return np.zeros((0, len(self._task.labels)))
-        if files not in self._encoders:
-            from fourshot.training.students.classifier import StudentClassifier
-
-            self._encoders[files] = StudentClassifier(files.path, files.max_tokens)
-        return self._encoders[files].probabilities(texts).astype(np.float64)
 
 
 def annotator_of(

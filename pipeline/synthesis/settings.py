@@ -124,6 +124,11 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return self.num_adapters + self.in_context + self.num_encoders + self.folds
 
     @property
+    def trains_adapters(self) -> bool:
+        """Whether there are adapters on the committee."""
+        return self.annotator == "adapters" and self.num_adapters + self.folds > 0
+
+    @property
     def has_pool(self) -> bool:
         """Whether candidates are drawn before there is anyone to read them."""
         return self.annotator == "adapters" and self.folds > 0

@@ -22,7 +22,7 @@ from fourshot.pipeline.runs.readers import NamedReader, Read, Teacher
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stages import generate
 from fourshot.pipeline.speed import Speed, known_speed
-from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.filters import FilterSettings
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings

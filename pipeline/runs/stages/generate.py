@@ -19,7 +19,7 @@ from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE, UNLABELLED_FILE, RunFolder
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.tasks.types import Example
 from fourshot.training.jobs.jobs import FailedJob

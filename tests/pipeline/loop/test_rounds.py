@@ -12,7 +12,7 @@ from fourshot.engine.errors import InputError, ShortRunError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.loop.rounds import Round, finished_pairs
-from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.shots import take_shots

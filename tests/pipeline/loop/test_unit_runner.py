@@ -16,7 +16,7 @@ from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.loop.plan import class_slice, in_place_unit, round_slices, split_slice
 from fourshot.pipeline.loop.unit_runner import Inbox, UnitRunner, work
 from fourshot.pipeline.loop.units import DrawUnit, ReadUnit, TaskBrief, Unit, UnitProgress, UnitResult
-from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from tests.pipeline.chat import CHAT
 from tests.pipeline.corpus.small_corpora import TASK, brief, settings

@@ -18,7 +18,7 @@ from fourshot.pipeline.runs.calibrating import (
     temperature_of,
     unseen_texts,
 )
-from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
 from fourshot.pipeline.tasks.types import Example, Label, Task

@@ -13,7 +13,7 @@ from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.runs import readers
 from fourshot.pipeline.runs.readers import Teacher, open_run, parts_of, read_with, teacher_of_adapter
-from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example

@@ -1,24 +1,16 @@
-"""The committee that annotates: who reads what, how the answers become one, and what is then kept."""
+"""What is kept of texts that were read."""
 
 from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-import pytest
 
-from fourshot.engine import calibration as calibrations
-from fourshot.engine.core import Adapter, Engine
-from fourshot.engine.errors import InputError
-from fourshot.pipeline.synthesis.annotate import Committee, Reader, judge
-from fourshot.pipeline.synthesis.evidence import DOUBT
-from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.synthesis.annotate import judge
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import load_task
 
 TASK = load_task("support_tickets")
-SETTINGS = RunSettings()
 TEXTS = ("The parcel never came", "I was charged twice", "How do I turn a page?", "Please delete my account")
 
 
@@ -37,69 +29,6 @@ def candidates(texts: Sequence[str] = TEXTS, label: str = TASK.label_names[0]) -
         )
         for number, text in enumerate(texts)
     ]
-
-
-def read_alone(engine: Engine, adapter: Adapter, wording: Wording = "task") -> np.ndarray:
-    prompts = [reading_prompt(TASK, text, PromptFormat(wording=wording)) for text in TEXTS]
-    return calibrations.normalise(engine.score(prompts, TASK.label_words, adapter))
-
-
-def weighted(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
-    logs = sum(weight * np.log(part + DOUBT) for weight, part in parts)
-    return np.exp(logs) / np.exp(logs).sum(axis=1, keepdims=True)
-
-
-def test_the_wordings_differ_and_the_one_that_is_served_is_among_them() -> None:
-    prompts = {
-        wording: reading_prompt(TASK, TEXTS[0], PromptFormat(wording=wording)) for wording in SETTINGS.annotate.wordings
-    }
-    assert len(set(prompts.values())) == len(prompts) == 3
-    assert prompts["task"].startswith(TASK.instruction) and prompts["task"].endswith("Label:")
-    assert TASK.instruction not in prompts["bare"]
-    assert all(TEXTS[0] in prompt for prompt in prompts.values())
-
-
-def test_a_long_text_is_cut_in_every_wording() -> None:
-    for wording in SETTINGS.annotate.wordings:
-        form = PromptFormat(wording=wording, max_text_words=3)
-        assert reading_prompt(TASK, "word " * 50, form).count("word") == 3
-
-
-def test_adapters_of_the_shots_are_averaged_each_asked_in_its_own_wording(
-    vllm_engine: Engine, adapters: tuple[Adapter, Adapter]
-) -> None:
-    readers = (Reader(adapter=adapters[0]), Reader(adapter=adapters[1], wording="answer"))
-    read = Committee(vllm_engine, TASK, readers, SETTINGS).probabilities(TEXTS)
-    alone = [read_alone(vllm_engine, adapters[0]), read_alone(vllm_engine, adapters[1], "answer")]
-    assert read.shape == (len(TEXTS), len(TASK.labels))
-    np.testing.assert_allclose(read, weighted([(0.5, alone[0]), (0.5, alone[1])]), atol=0.02)
-    assert np.abs(alone[0] - alone[1]).max() > 0.1  # else it would not show who was asked
-
-
-def test_a_fold_adapter_reads_its_own_fold_and_all_read_what_none_has_seen(
-    vllm_engine: Engine, adapters: tuple[Adapter, Adapter]
-) -> None:
-    readers = tuple(Reader(adapter=adapter, fold=fold) for fold, adapter in enumerate(adapters))
-    folds = (0, 1, 1, None)  # the fourth was drawn after the pool
-    settings = RunSettings(annotate=AnnotateSettings(fold_weight=1.0))
-    read = Committee(vllm_engine, TASK, readers, settings).probabilities(TEXTS, folds)
-    first, second = (read_alone(vllm_engine, adapter) for adapter in adapters)
-    expected = np.stack([first[0], second[1], second[2], (first[3] + second[3]) / 2])
-    np.testing.assert_allclose(read, expected, atol=0.02)
-
-
-def test_both_kinds_are_weighed_as_the_settings_say(vllm_engine: Engine, adapters: tuple[Adapter, Adapter]) -> None:
-    readers = (Reader(adapter=adapters[0]), Reader(adapter=adapters[1], fold=0))
-    shots, folds = (read_alone(vllm_engine, adapter) for adapter in adapters)
-    for weight in (0.5, 2.0):
-        settings = RunSettings(annotate=AnnotateSettings(fold_weight=weight))
-        read = Committee(vllm_engine, TASK, readers, settings).probabilities(TEXTS)
-        np.testing.assert_allclose(read, weighted([(1.0, shots), (weight, folds)]), atol=0.02)
-
-
-def test_a_committee_without_members_is_refused(vllm_engine: Engine) -> None:
-    with pytest.raises(InputError, match="none was given"):
-        Committee(vllm_engine, TASK, (), SETTINGS)
 
 
 def test_kept_is_what_is_read_as_intended_and_confidently_enough() -> None:
@@ -136,27 +65,3 @@ def test_with_soft_targets_every_text_that_somebody_is_sure_enough_of_is_kept() 
     assert [verdict.predicted for verdict in judge(TASK, given, sure, settings)] == [names[0], names[1]]
     assert all(verdict.kept for verdict in judge(TASK, given, sure, settings))
     assert {verdict.reason for verdict in judge(TASK, given, unsure, settings)} == {"low_confidence"}
-
-
-def test_the_base_in_context_reads_beside_adapters_and_unseen_shots_weigh_them(
-    vllm_engine: Engine, adapters: Sequence[Adapter]
-) -> None:
-    shots = load_split(TASK, "train").examples[:8]
-    everyone = tuple(range(len(shots)))
-    readers = (
-        Reader(adapter=adapters[0], left_out=everyone[:4]),
-        Reader(adapter=adapters[1], left_out=everyone[4:]),
-        Reader(adapter=None, shown=everyone),
-        Reader(adapter=None, shown=everyone[::-1]),
-    )
-    weighed = RunSettings(annotate=AnnotateSettings(weights="held_out"))
-    committee = Committee(vllm_engine, TASK, readers, weighed, shots)
-    read = committee.probabilities(TEXTS)
-    assert set(committee.evidence) == {"adapters", "in context"}
-    assert committee.evidence["adapters"].num_texts > 0
-    assert read.sum(axis=1) == pytest.approx(np.ones(len(TEXTS)))
-    again = Committee(vllm_engine, TASK, readers, weighed, shots)
-    assert np.abs(again.probabilities(TEXTS) - read).max() < 0.02, "the same but for rounding in other batches"
-    unweighed = Committee(vllm_engine, TASK, readers, SETTINGS, shots)
-    unweighed.probabilities(TEXTS)
-    assert unweighed.evidence == {}

@@ -12,7 +12,7 @@ from fourshot.pipeline.runs.calibrating import CALIBRATED_FILE, Calibrated, Cali
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.runs.stages.evaluate import EvaluateStage, TaskEvaluation
 from fourshot.pipeline.runs.stages.probe import ProbeItem, ProbeStage
-from fourshot.pipeline.synthesis.annotate import Reader
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.tasks.types import Example, Label, Task
 from fourshot.serving.testing.adapters import task_of
