@@ -131,7 +131,7 @@ class Experiment:
             self.encoder_jobs(writer)
 
     def claim(self) -> None:
-        """Make the folders its own. Raises RunFolderError for another's, InputError where a chat template is missing."""
+        """Make the folders its own. Raises RunFolderError for another's, InputError where no chat template is."""
         if not all(self.style_file(examples).exists() for examples in self.seeds):
             untried_style(self.settings.prompt_style, self.model.path, self.model.name)
         for writer in self.writers:
