@@ -19,7 +19,6 @@ from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells,
 from fourshot.pipeline.runs.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
-from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, committee, judges_of
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.annotate import Reader
@@ -27,6 +26,7 @@ from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name, un
 from fourshot.pipeline.synthesis.prompts import PromptFormat, version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.types import Example
 from fourshot.pipeline.work_folder import Layout, WorkFolder
 from fourshot.training.jobs.jobs import TrainingJob, finished
