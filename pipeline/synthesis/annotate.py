@@ -56,7 +56,7 @@ class InContextAnnotator:
             long_texts=settings.long_texts,
             chat=chat,
         )
-        self._shown = shots_that_fit(engine, task, shots, form, [longest_text(shots, settings.filter)])
+        self._shown = shots_that_fit(engine, task, shots, form, [longest_text(task, shots, settings.filter)])
         self._form = aligned(form, task, engine.settings, self._shown) if settings.aligns else form
 
     def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
@@ -123,7 +123,10 @@ class Committee:
     def _fitted(self, reader: Reader, settings: RunSettings) -> Reader:
         """A reader in context, shown as many of its shots as fit."""
         form = msgspec.structs.replace(self._form, wording=reader.wording, chat=reader.chat)
-        wanted, longest = [self._shots[index] for index in reader.shown], longest_text(self._shots, settings.filter)
+        wanted, longest = (
+            [self._shots[index] for index in reader.shown],
+            longest_text(self._task, self._shots, settings.filter),
+        )
         fitting = set(shots_that_fit(self._engine, self._task, wanted, form, [longest]))
         return msgspec.structs.replace(
             reader, shown=tuple(index for index in reader.shown if self._shots[index] in fitting)
