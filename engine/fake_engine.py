@@ -30,7 +30,8 @@ SYLLABLES = ("ba", "do", "fi", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "
 WORDS = tuple(a + b + c for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES)  # 4,096: twelve bits of a seed
 NUM_WORDS = 12
 DISAGREES = 8  # one text of so many is read as another class
-_ASKED = re.compile(r"Label: ([^\n]*)\n\n(?:[A-Z][a-z]+: [^\n]*\n)*Text:$")  # lines between: attributes
+# The last label of a prompt, and the name of what is to be written; lines between: attributes.
+_ASKED = re.compile(r"Label: ([^\n]*)\n\n(?:[A-Z][a-z]+: [^\n]*\n)*([^\n]+:)$")
 
 
 class FakeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,6 +89,8 @@ class FakeEngine:
                 if self._fake.delay_s:
                     time.sleep(self._fake.delay_s)
                 text = _text(seeds.derive(sampling.seed or 0, sampling.seed_offset + i, j), asked[1] if asked else "")
+                if asked and asked[2] != "Text:":
+                    text = _in_lines(text, prompt[prompt.rfind(f"\n{asked[2]}", 0, asked.start()) + 1 : asked.start()])
                 yield Completion(
                     prompt_index=i,
                     sample_index=j,
@@ -109,7 +112,8 @@ class FakeEngine:
         scores = np.full((len(prompts), len(labels)), -4.0, dtype=np.float32)
         for i, prompt in enumerate(prompts):
             self._count(prompt, 1)
-            text = prompt[prompt.rfind("\nText:") : -len("\nLabel:")].rstrip(".")
+            begin = prompt.rfind("\nText:")
+            text = prompt[begin if begin >= 0 else prompt.rfind("\n\n") : -len("\nLabel:")].rstrip(".")
             if self._fake.unreadable and self._fake.unreadable in text:
                 raise InputError("a prompt has too many tokens")
             meant = next((k for k, label in enumerate(labels) if text.endswith(f" {label}")), 0)
@@ -145,6 +149,16 @@ def _is_first(folder: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _in_lines(text: str, example: str) -> str:
+    """The words spread over as many lines as the example has, behind its names."""
+    names = [line.partition(":")[0] for line in example.splitlines()[1:]]
+    words = text.split(" ")
+    share = len(words) // (len(names) + 1)
+    parts = [" ".join(words[i * share : (i + 1) * share]) for i in range(len(names))]
+    first, *others = [*parts, " ".join(words[len(names) * share :])]
+    return "".join([first, *(f"\n{name}: {part}" for name, part in zip(names, others, strict=True))])
 
 
 def _text(seed: int, word: str) -> str:

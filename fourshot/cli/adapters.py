@@ -55,7 +55,8 @@ def add(options: Options, terminal: Terminal) -> None:
     root = options.adapters
     if options.in_context:
         task = load_task(options.source, options.data)
-        file = add_in_context(root, task, options.shots, options.seed)
+        with terminal.progress() as on_event:
+            file = add_in_context(root, task, options.shots, options.seed, on_event)
         terminal.result("result", {"task": task.name, "file": file})
         terminal.say(f"{task.name}: answered in context by whoever serves {root}, until it has an adapter.")
         return

@@ -12,13 +12,13 @@ from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
 from fourshot.pipeline.corpus.rows import row_of
 from fourshot.pipeline.corpus.sink import stored_calibration
-from fourshot.pipeline.corpus.sources import texts_kept_out
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.loop.counts import DrawRecord
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.loop.plan import Biases, DrawBatch, DrawPlan, class_slice, in_place_unit
 from fourshot.pipeline.loop.progress import ProgressReporter
 from fourshot.pipeline.loop.units import DrawFault, TaskBrief, UnitProgress, UnitResult
+from fourshot.pipeline.task_data import TaskData
 
 
 class Damage:
@@ -134,7 +134,7 @@ class MendSink:
         ledger = Ledger(
             self._brief,
             MendPlan(self._brief, self._shards, self._files),
-            test_texts=texts_kept_out(self._brief.task),
+            test_texts=TaskData(self._brief.task, needs_test=False).test_texts,
             calibration=stored_calibration(self._folder, name),
         )
         kept: dict[str, list[str]] = {}

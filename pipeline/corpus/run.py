@@ -10,7 +10,7 @@ from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.corpus.filling import Filling, foretell_corpus
 from fourshot.pipeline.corpus.folder import CorpusFolder, CorpusManifest, ShardRecord, TaskManifest
 from fourshot.pipeline.corpus.settings import CorpusSettings
-from fourshot.pipeline.corpus.sources import first_shots, readers_of
+from fourshot.pipeline.corpus.sources import data_of, readers_of
 from fourshot.pipeline.corpus.summary import CorpusSummary
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Counts, Forecast
@@ -62,7 +62,7 @@ def make_corpus(
                 if isinstance(task, Task):
                     readers = _readers(task, corpus, base)
                     files.forget_unstarted_task(_task_manifest(task, readers))
-                    briefs[name] = _brief(files, task, settings, readers)
+                    briefs[name] = _brief(files, task, settings, readers, on_event)
             except FourshotError as error:
                 failed[name] = error
         if not briefs:
@@ -94,7 +94,9 @@ def plan_corpus(
     read = {name: task for name, task in tasks.items() if isinstance(task, Task)}
     if not read:
         raise next(task for task in tasks.values() if isinstance(task, FourshotError))
-    briefs = {name: _brief(files, task, settings, _readers(task, corpus, base)) for name, task in read.items()}
+    briefs = {
+        name: _brief(files, task, settings, _readers(task, corpus, base), on_event) for name, task in read.items()
+    }
     shards: dict[str, list[ShardRecord]] = {}
     for shard in files.journal():
         shards.setdefault(shard.task, []).append(shard)
@@ -120,8 +122,12 @@ def _readers(task: Task, corpus: CorpusSettings, base: ResolvedModel) -> tuple[R
     return readers_of(task, Path(corpus.adapters), base) if corpus.adapters else ()
 
 
-def _brief(files: CorpusFolder, task: Task, settings: RunSettings, readers: tuple[Reader, ...]) -> TaskBrief:
-    shots = files.shots(task.name) or first_shots(task, settings)
+def _brief(
+    files: CorpusFolder, task: Task, settings: RunSettings, readers: tuple[Reader, ...], on_event: OnEvent
+) -> TaskBrief:
+    data = data_of(task, on_event)
+    _ = data.test  # read now: what it leaves out is told before hours of work, and a fault is this task's
+    shots = files.shots(task.name) or data.shots(settings)
     return TaskBrief(
         key=task.name,
         task=task,

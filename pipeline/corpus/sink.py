@@ -10,12 +10,12 @@ from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.corpus.folder import CorpusFolder, ShardRecord
 from fourshot.pipeline.corpus.rows import CorpusRow, row_of
 from fourshot.pipeline.corpus.settings import CorpusSettings
-from fourshot.pipeline.corpus.sources import texts_kept_out
 from fourshot.pipeline.loop.counts import ClassCounts, DrawRecord
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.loop.plan import AheadPlan
 from fourshot.pipeline.loop.progress import ProgressReporter
 from fourshot.pipeline.loop.units import DrawFault, TaskBrief, UnitProgress, UnitResult
+from fourshot.pipeline.task_data import TaskData
 
 SHOWN_CLASSES = 2  # a line has room for no more
 
@@ -48,7 +48,7 @@ class ShardSink:
         self._ledger = Ledger(
             self._brief,
             AheadPlan(self._brief),
-            test_texts=texts_kept_out(self._brief.task),
+            test_texts=TaskData(self._brief.task, needs_test=False).test_texts,
             calibration=stored_calibration(self._folder, self._name) if self._shards else None,
         )
         texts = self._folder.texts(self._shards)

@@ -6,29 +6,21 @@ from fourshot.engine.core import Adapter
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, load_card
+from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.synthesis.committee import Reader
-from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.shots import load_chosen_shots, take_shots
-from fourshot.pipeline.tasks.split_files import find_split_file
-from fourshot.pipeline.tasks.tables import drop_overlap, load_split
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.task_data import TaskData
+from fourshot.pipeline.tasks.types import Task
 
 CARDS = (CARD_FILE, f"*/{CARD_FILE}", f"*/*/{CARD_FILE}")
 
 
-def texts_kept_out(task: Task) -> list[str]:
-    """Texts of the test split; none where the task's folder has no such file."""
-    if task.data.folder and find_split_file(Path(task.data.folder), task.data.test_split) is None:
-        return []
-    return [example.text for example in load_split(task, "test").examples]
+def data_of(task: Task, on_event: OnEvent = ignore) -> TaskData:
+    """The splits of ``task``, which need not have test texts. What is left out of them is told under its name."""
 
+    def tell(event: Event) -> None:
+        on_event(Event(stage="corpus", message=f"{task.name}: {event.message}"))
 
-def first_shots(task: Task, settings: RunSettings) -> list[Example]:
-    """The shots that the user chose, else drawn from the train split, never a text of the test split."""
-    train = None
-    if load_chosen_shots(task) is None:
-        train = drop_overlap(load_split(task, "train"), texts_kept_out(task)).examples
-    return take_shots(task, settings.k, settings.seed, settings.allow_fewer_shots, train)
+    return TaskData(task, tell, needs_test=False)
 
 
 def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, ...]:

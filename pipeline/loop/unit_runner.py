@@ -36,8 +36,9 @@ from fourshot.pipeline.synthesis.attributes import Attributes, list_attributes
 from fourshot.pipeline.synthesis.committee import Committee
 from fourshot.pipeline.synthesis.drawing import DrawPrompt, PromptSource, draw_sampling, likeliest
 from fourshot.pipeline.synthesis.evidence import KindEvidence
-from fourshot.pipeline.synthesis.filters import TextFilter, clean_text
+from fourshot.pipeline.synthesis.filters import TextFilter, clean_completion
 from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.tasks.types import Task
 
 Inbox = queue.SimpleQueue[TaskBrief | Unit | None]  # None: nothing more will come
 OnProgress = Callable[[UnitProgress], None]
@@ -148,7 +149,7 @@ class UnitRunner:
                 if every and not more and (finished % every == 0 or finished == unit.size):
                     self._on_progress(UnitProgress(unit=unit.key, done=finished))
             done += len(completions)
-            draws += _draws(unit, sampled, likeliest(completions))
+            draws += _draws(task.brief.task, unit, sampled, likeliest(completions))
         read, faults = task.read_in_place(draws) if unit.reads else (draws, [])
         return UnitResult(
             unit=unit,
@@ -215,8 +216,8 @@ class _Task:
         numbered = list(enumerate(prompts[part.skip : part.skip + part.draws], start=part.first_id))
         if by_shots:
             numbered.sort(key=lambda item: item[1].shots)
-        brief = self.brief
-        sampling = draw_sampling(self._engine, brief.shots, brief.settings, seed, part.seed_offset, part.bias)
+        task, shots, settings = self.brief.task, self.brief.shots, self.brief.settings
+        sampling = draw_sampling(self._engine, task, shots, settings, seed, part.seed_offset, part.bias)
         completions = self._engine.sample([prompt.prompt for _, prompt in numbered], sampling)
         return _Sampled(part, numbered, sampling, completions)
 
@@ -269,14 +270,14 @@ def draw_number(candidate: Candidate) -> int:
     return int(candidate.id.rpartition("-")[2])
 
 
-def _draws(unit: DrawUnit, sampled: _Sampled, best: Mapping[int, Completion]) -> Iterator[Draw]:
+def _draws(task: Task, unit: DrawUnit, sampled: _Sampled, best: Mapping[int, Completion]) -> Iterator[Draw]:
     """The texts of a slice with their lineage, in the order of its requests."""
     part, sampling = sampled.part, sampled.sampling
     for index, (number, prompt) in enumerate(sampled.prompts):
         completion = best[index]
         candidate = Candidate(
             id=f"{part.id_prefix}{number:0{part.id_digits}d}",
-            text=clean_text(completion.text),
+            text=clean_completion(task, completion.text),
             label=part.label,
             round=unit.batch,
             prompt_hash=prompt.prompt_hash,

@@ -20,10 +20,10 @@ from fourshot.pipeline.runs.plan import foretell_runs
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.summary import left_out, report_data, table
-from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.shots import draw_shots, take_shots
+from fourshot.pipeline.task_data import TaskData
+from fourshot.pipeline.tasks.shots import draw_shots
 from fourshot.pipeline.tasks.types import Task
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
@@ -138,7 +138,7 @@ def _experiment(
 
 def _examples(data: TaskData, settings: RunSettings, seed: int, methods: Sequence[str]) -> SeedExamples:
     """Shots of this seed's own, and as many real examples as a method wants; these contain the shots."""
-    shots = take_shots(data.task, settings.k, seed, settings.allow_fewer_shots, data.train)
+    shots = data.shots(settings, seed)
     most = max(METHODS[method].real_per_class for method in methods)
     more = draw_shots(data.train, data.task.label_names, most, seed) if most else []
     return SeedExamples(seed=seed, shots=tuple(shots), more=tuple(more))

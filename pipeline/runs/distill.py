@@ -31,10 +31,9 @@ from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages import generate, student, style, train
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
-from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.runs.taught import annotated_texts, learnable, student_jobs, written_texts
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.text_table import TextTable
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.jobs.cluster import check_cluster
@@ -111,7 +110,7 @@ def distill(
         on_event(Event(stage="shots", message="reading the data"))
         data = TaskData(task, on_event, needs_test=False)
         shots = by.shots if by else ()
-        shots = shots or tuple(take_shots(task, settings.k, settings.seed, settings.allow_fewer_shots, data.train))
+        shots = shots or tuple(data.shots(settings))
         work.claim(
             DistillManifest(
                 task=task,

@@ -20,13 +20,13 @@ from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells,
 from fourshot.pipeline.runs.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
-from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name, untried_style
 from fourshot.pipeline.synthesis.prompts import PromptFormat, version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.types import Example
 from fourshot.pipeline.work_folder import Layout, WorkFolder
 from fourshot.training.jobs.jobs import TrainingJob, finished

@@ -18,8 +18,8 @@ from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stages.probe import probes
-from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE, lead
 from fourshot.training.jobs.cluster import check_cluster

@@ -23,9 +23,8 @@ from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName
 from fourshot.pipeline.runs.stages.ask import check_askable, questions, unanswered
 from fourshot.pipeline.runs.stages.merge import merged_folder, synthetic_classifiers
 from fourshot.pipeline.runs.summary import left_out, report_data, table
-from fourshot.pipeline.runs.task_data import TaskData, cut_line
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.task_data import TaskData, cut_line
 from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.tasks.unlabelled import load_unlabelled
 from fourshot.pipeline.work_folder import lead
@@ -159,10 +158,7 @@ def _experiment(
 
 def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder) -> SeedExamples:
     """The shots that the folder has, else those drawn from the train split, never a text of the test split."""
-    if folder.has(SHOTS_FILE):
-        shots = folder.shots()
-    else:
-        shots = take_shots(data.task, settings.k, settings.seed, settings.allow_fewer_shots, data.train)
+    shots = folder.shots() if folder.has(SHOTS_FILE) else data.shots(settings)
     return SeedExamples(seed=settings.seed, shots=tuple(shots))
 
 

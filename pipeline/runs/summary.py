@@ -14,9 +14,9 @@ from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment, MethodOutcome
 from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.runs.methods import METHODS
-from fourshot.pipeline.runs.task_data import cut_line
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.task_data import cut_line
 from fourshot.pipeline.tasks.types import Example
 from fourshot.pipeline.work_folder import WorkFolder
 

@@ -48,7 +48,7 @@ class InContextAnnotator:
             long_texts=settings.long_texts,
             chat=chat,
         )
-        self._shown = shots_that_fit(engine, task, shots, form, [longest_text(shots, settings.filter)])
+        self._shown = shots_that_fit(engine, task, shots, form, [longest_text(task, shots, settings.filter)])
         self._form = aligned(form, task, engine.settings, self._shown) if settings.aligns else form
 
     def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":

@@ -104,7 +104,7 @@ def _of_class(
         listed = listed_values(lists[label.name, dimension], (*task.label_names, *task.label_words))
         if len(own_values := tuple(value for value in listed if value not in copied)) >= 2:
             values[dimension] = own_values
-            fitting[dimension] = _fitting(engine, dimension, own_values, texts, form)
+            fitting[dimension] = _fitting(engine, task, dimension, own_values, texts, form)
     lengths = lengths_of(texts)
     if len(set(lengths)) > 1:
         values[LENGTH], fitting[LENGTH] = tuple(sorted(set(lengths))), lengths
@@ -122,10 +122,10 @@ def lengths_of(texts: Sequence[str]) -> list[str]:
 
 
 def _fitting(
-    engine: Engine, dimension: str, values: Sequence[str], texts: Sequence[str], form: PromptFormat
+    engine: Engine, task: Task, dimension: str, values: Sequence[str], texts: Sequence[str], form: PromptFormat
 ) -> list[str]:
     """Of ``values``, the one that the model finds likeliest after each text, beside after a text that says nothing."""
-    prompts = [attribute_prompt(dimension, text, form) for text in (*texts, CONTENT_FREE)]
+    prompts = [attribute_prompt(task, dimension, text, form) for text in (*texts, CONTENT_FREE)]
     scores = engine.score(prompts, values)
     return [values[int(row.argmax())] for row in scores[:-1] - scores[-1]]
 

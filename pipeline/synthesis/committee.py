@@ -105,7 +105,8 @@ class Committee:
     def _fitted(self, reader: Reader, settings: RunSettings) -> Reader:
         """A reader in context, shown as many of its shots as fit."""
         form = msgspec.structs.replace(self._form, wording=reader.wording, chat=reader.chat)
-        wanted, longest = [self._shots[index] for index in reader.shown], longest_text(self._shots, settings.filter)
+        wanted = [self._shots[index] for index in reader.shown]
+        longest = longest_text(self._task, self._shots, settings.filter)
         fitting = set(shots_that_fit(self._engine, self._task, wanted, form, [longest]))
         return msgspec.structs.replace(
             reader, shown=tuple(index for index in reader.shown if self._shots[index] in fitting)

@@ -13,9 +13,15 @@ import msgspec
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Completion, Engine, Sampling
 from fourshot.pipeline.synthesis.attributes import Attributes
-from fourshot.pipeline.synthesis.prompts import END_OF_TEXT, generation_prompt, mixed_prompt, prompt_hash
+from fourshot.pipeline.synthesis.prompts import (
+    END_OF_FIELDS,
+    END_OF_TEXT,
+    PromptFormat,
+    generation_prompt,
+    mixed_prompt,
+    prompt_hash,
+)
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.text_words import shown_text
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 TOKENS_OVER_LONGEST_SHOT = 1.5
@@ -105,19 +111,20 @@ class PromptSource:
 
 def draw_sampling(
     engine: Engine,
+    task: Task,
     shots: Sequence[Example],
     settings: RunSettings,
     seed: int,
     seed_offset: int = 0,
     bias: tuple[tuple[str, float], ...] = (),
 ) -> Sampling:
-    """How texts are drawn: one line each, at most half as long again as the longest shot."""
+    """How texts are drawn: one line each, or one for each field, at most half as long again as the longest shot."""
     drawn_from = msgspec.structs.replace(settings.sampling, bias=(*settings.sampling.bias, *bias))
     return Sampling(
         **msgspec.structs.asdict(drawn_from),
         n=settings.generate.keep_likelier_of,
-        stop=(END_OF_TEXT,),
-        max_tokens=settings.generate.max_tokens or _token_bound(engine, shots, settings),
+        stop=END_OF_FIELDS if task.input_fields else (END_OF_TEXT,),
+        max_tokens=settings.generate.max_tokens or _token_bound(engine, task, shots, settings),
         seed=seed,
         seed_offset=seed_offset,
     )
@@ -139,6 +146,7 @@ def _preference(completion: Completion) -> tuple[bool, float, int]:
     return completion.finish_reason == "stop", per_token, -completion.sample_index
 
 
-def _token_bound(engine: Engine, shots: Sequence[Example], settings: RunSettings) -> int:
-    longest = max(engine.count_tokens([shown_text(shot.text, settings.max_text_words) for shot in shots]))
+def _token_bound(engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings) -> int:
+    form = PromptFormat(max_text_words=settings.max_text_words)
+    longest = max(engine.count_tokens([form.shown_input(task, shot.text, name="") for shot in shots]))
     return max(FEWEST_MAX_TOKENS, round(TOKENS_OVER_LONGEST_SHOT * longest))

@@ -14,16 +14,25 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.neardup import NearDuplicates, similar_to_any
 from fourshot.pipeline.synthesis.types import Candidate, Reason
 from fourshot.pipeline.synthesis.words import comparable, without_marks
+from fourshot.pipeline.tasks.fields import bare_text, heading, join_fields, split_fields, written_fields
 from fourshot.pipeline.tasks.tables import normalise
 from fourshot.pipeline.tasks.text_words import CHARS_PER_WORD, has_unspaced
 from fourshot.pipeline.tasks.types import Example, Task
 
 # Marks of all scripts that have one: Chinese and Japanese, Arabic, Hindi, Ethiopic, Armenian, Khmer, Burmese, Tibetan.
 _SENTENCE_END = re.compile(r"[.!?…。！？｡؟۔।॥።։។။།‼⁇⁈⁉][\"'”’»«)\]）」』】〉》\s]*$")  # noqa: RUF001 - not Latin ones
-_FIELD = re.compile(r"(?:^|[\s\"'(\[])(?:text|label)\s*[:：]", re.IGNORECASE)  # noqa: RUF001 - a full-width colon
 _BULLET = re.compile(r"^(?:[-*•–]\s+|\(?\d{1,3}[.)]\s+|・\s*|[（(]?\d{1,3}[、．）]\s*)")  # noqa: RUF001 - so do others
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`", "**": "**"}  # noqa: RUF001
 _QUOTES |= {"「": "」", "『": "』", "《": "》", "»": "«", "‚": "‘"}  # noqa: RUF001 - Chinese, Japanese, German
+
+
+def _name_pattern(*names: str) -> "re.Pattern[str]":
+    """One of the names that stand before parts of a prompt, and its colon."""
+    any_name = "|".join(map(re.escape, names))
+    return re.compile(rf"(?:^|[\s\"'(\[])(?:{any_name})\s*[:：]", re.IGNORECASE)  # noqa: RUF001 - a full-width colon
+
+
+_FIELD = _name_pattern("text", "label")
 
 
 class FilterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,11 +72,19 @@ def length_bounds(shots: Sequence[Example], settings: FilterSettings) -> tuple[i
     return fewest, most
 
 
-def longest_text(shots: Sequence[Example], settings: FilterSettings) -> str:
+def longest_text(task: Task, shots: Sequence[Example], settings: FilterSettings) -> str:
     """As long as a candidate may be, of the words of the longest shot: to find out what prompts have room for."""
-    most = length_bounds(shots, settings)[1]
+    shots = bare_shots(task, shots)
+    most = length_bounds(shots, settings)[1] // (len(task.input_fields) or 1)  # it will stand in every field
     longest = max((shot.text for shot in shots), key=len)
     return (f"{longest} " * most)[:most] if longest else ""
+
+
+def bare_shots(task: Task, shots: Sequence[Example]) -> Sequence[Example]:
+    """The shots without the names of their fields."""
+    if not task.input_fields:
+        return shots
+    return [Example(text=bare_text(task, shot.text), label=shot.label) for shot in shots]
 
 
 class TextFilter:
@@ -86,6 +103,7 @@ class TextFilter:
     ) -> None:
         """``test_texts``: texts of the test split where it is known; no labels. Raises `InputError` for no shots."""
         self.settings = settings or FilterSettings()
+        self._task, shots = task, bare_shots(task, shots)
         self.bounds = length_bounds(shots, self.settings)
         self._shots = [comparable(shot.text) for shot in shots]
         self._long_shots = [f" {shot} " for shot in self._shots if _is_long(shot)]
@@ -102,9 +120,11 @@ class TextFilter:
         self._near_passed = NearDuplicates(self.settings.near_duplicate)
         self._test: set[str] = set()
         self._near_test = NearDuplicates(self.settings.near_test)
+        self._field = _name_pattern("text", "label", *map(heading, task.input_fields)) if task.input_fields else _FIELD
         for text in test_texts or ():
-            self._test.add(comparable(text))
-            self._near_test.add(text)
+            bare = bare_text(task, text)
+            self._test.add(comparable(bare))
+            self._near_test.add(bare)
 
     def check(self, candidate: Candidate) -> Reason | None:
         """Why the candidate is rejected, or None: it passes, and later ones are compared with it too."""
@@ -115,10 +135,15 @@ class TextFilter:
 
     def alone(self, candidate: Candidate) -> Reason | None:
         """What speaks against the candidate whatever other texts there are: its form, or that it copies a shot."""
-        return self._form(candidate) or self._copies_shot(candidate.text)
+        fields = self._task.input_fields
+        if fields and split_fields(fields, candidate.text) is None:
+            return "missing_field"
+        text = bare_text(self._task, candidate.text)
+        return self._form(text, candidate.finish_reason) or self._copies_shot(text)
 
     def beside_others(self, text: str) -> Reason | None:
         """Whether the text repeats one of the test split, or one that was remembered."""
+        text = bare_text(self._task, text)
         plain = comparable(text)
         if plain in self._test or (self._test and self._near_test.find(text)):
             return "in_test_set"
@@ -128,18 +153,18 @@ class TextFilter:
 
     def remember(self, text: str) -> None:
         """Take a text as passed without checking it."""
+        text = bare_text(self._task, text)
         self._passed.add(comparable(text))
         self._near_passed.add(text)
 
-    def _form(self, candidate: Candidate) -> Reason | None:
-        text = candidate.text
+    def _form(self, text: str, finish_reason: str) -> Reason | None:
         if is_malformed(text, self.settings):
             return "malformed"
-        if comparable(text) in self._label_names or _FIELD.search(text) or self._label_first.match(text):
+        if comparable(text) in self._label_names or self._field.search(text) or self._label_first.match(text):
             return "leaks_label"
         if self._repeats_prompt(normalise(text)):
             return "repeats_prompt"
-        if candidate.finish_reason == "length" and not _SENTENCE_END.search(text):
+        if finish_reason == "length" and not _SENTENCE_END.search(text):
             return "unfinished"
         if len(text) < self.bounds[0]:
             return "too_short"
@@ -181,6 +206,15 @@ def is_malformed(text: str, settings: FilterSettings) -> bool:
         return True
     words = comparable(text).split()
     return len(words) >= 12 and len(set(words)) < settings.min_distinct_words * len(words)
+
+
+def clean_completion(task: Task, raw: str) -> str:
+    """The input that a model wrote; of a task with fields, the lines of those that it wrote."""
+    if not task.input_fields:
+        return clean_text(raw)
+    written = written_fields(task.input_fields, raw)
+    values = {field: clean_text(value, first_line_only=False) for field, value in written.items()}
+    return join_fields(task.input_fields, {field: value for field, value in values.items() if value})
 
 
 def clean_text(raw: str, first_line_only: bool = True) -> str:

@@ -14,6 +14,7 @@ import msgspec
 from fourshot.engine.alignment import Filler
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Verbalizer
+from fourshot.pipeline.tasks.fields import cut_fields, heading, values_of
 from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS, LongTexts, shown_text
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
@@ -39,6 +40,7 @@ LISTS: dict[str, dict[str, tuple[str, ...]]] = {  # dimension -> of what -> valu
 }
 
 END_OF_TEXT = "\n"  # a generated text ends here
+END_OF_FIELDS = ("\n\n", "\nLabel:")  # a generated input of several fields does
 
 
 class PromptFormat(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +68,13 @@ class PromptFormat(msgspec.Struct, frozen=True, kw_only=True):
         """``text`` as a prompt shows it: on one line, cut, and never more than a part of its turn."""
         return self.turns.inert(shown_text(text, self.max_text_words, self.long_texts))
 
+    def shown_input(self, task: Task, text: str, name: str = "Text: ") -> str:
+        """The same behind ``name``; of a task with fields, a line for each, behind the names of its own."""
+        if not task.input_fields:
+            return name + self.shown(text)
+        values = cut_fields(values_of(task, text), self.max_text_words, self.long_texts)
+        return "\n".join(f"{heading(field)}: {self.turns.inert(value)}" for field, value in values.items())
+
 
 # Plain text is a conversation whose turns are told apart by line ends.
 PLAIN = ChatTurns(begin="", answer="\n", next="\n\n", open="\n", template_hash="")
@@ -89,21 +98,26 @@ def classification_prompt(
     Without shots it is the zero-shot prompt. Texts above ``max_text_words`` words are cut at the end.
     """
     form = PromptFormat(max_text_words=max_text_words, chat=chat)
-    return context(task, shots, form) + question(text, form)
+    return context(task, shots, form) + question(task, text, form)
 
 
 def context(task: Task, shots: Sequence[Example], form: PromptFormat) -> str:
     """What `classification_prompt` says before the text: the same for all texts, so it is cached, by the engine too."""
     turns, words = form.turns, {label.name: label.read_as for label in task.labels}
     answered = "".join(
-        f"Text: {form.shown(shot.text)}{turns.answer}Label: {words[shot.label]}{turns.next}" for shot in shots
+        f"{form.shown_input(task, shot.text)}{turns.answer}Label: {words[shot.label]}{turns.next}" for shot in shots
     )
     return f"{turns.begin}{task.instruction}\n\n{answered}"
 
 
-def question(text: str, form: PromptFormat) -> str:
+def question(task: Task, text: str, form: PromptFormat) -> str:
     """What `classification_prompt` says after the shots: the text and an open label."""
-    return f"Text: {form.shown(text)}{form.turns.open}Label:"
+    return f"{form.shown_input(task, text)}{form.turns.open}Label:"
+
+
+def opening(task: Task) -> str:
+    """What an input begins with that is to be written."""
+    return f"{heading(task.input_fields[0])}:" if task.input_fields else "Text:"
 
 
 def reading_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Example] = ()) -> str:
@@ -115,10 +129,11 @@ def reading_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Ex
     """
     filler = form.filler.text if form.filler else ""
     if form.wording == "bare" and not shots:
-        return filler + form.turns.begin + question(text, form)
+        return filler + form.turns.begin + question(task, text, form)
     if form.wording == "answer" and not shots:
-        return filler + _opened(form.chat, f"{task.instruction}\n\n{form.shown(text)}\n\n", "The answer is")
-    return filler + context(task, shots, form) + question(text, form)
+        shown = form.shown_input(task, text, name="")
+        return filler + _opened(form.chat, f"{task.instruction}\n\n{shown}\n\n", "The answer is")
+    return filler + context(task, shots, form) + question(task, text, form)
 
 
 def generation_prompt(
@@ -140,22 +155,22 @@ def generation_prompt(
     form = PromptFormat(max_text_words=max_text_words, chat=chat)
     description = f" {label.description}" if label.description else f" labelled {label.read_as}"
     pairs = "".join(
-        f"{_attribute_lines(attributes)}Text: {form.shown(shot.text)}\nLabel: {label.read_as}\n\n"
+        f"{_attribute_lines(attributes)}{form.shown_input(task, shot.text)}\nLabel: {label.read_as}\n\n"
         for shot, attributes in zip(shots, of_shots or [{}] * len(shots), strict=True)
     )
     said = (
         f"Few examples of {task.nouns}{description} are given. Generate more {_plural(task, label)}.\n\n"
         f"{pairs}{_attribute_lines(wanted or {})}"
     )
-    return _opened(chat, said, "Text:")
+    return _opened(chat, said, opening(task))
 
 
 def mixed_prompt(task: Task, shots: Sequence[Example], *, max_text_words: int, chat: ChatTurns | None = None) -> str:
     """Shots of any class, without their labels, then an open text: what is written may be of any class."""
     form = PromptFormat(max_text_words=max_text_words, chat=chat)
-    given = "".join(f"Text: {form.shown(shot.text)}\n\n" for shot in shots)
+    given = "".join(f"{form.shown_input(task, shot.text)}\n\n" for shot in shots)
     said = f"Few examples of {task.nouns} are given. Generate more {task.nouns}.\n\n{given}"
-    return _opened(chat, said, "Text:")
+    return _opened(chat, said, opening(task))
 
 
 def attribute_list_prompt(task: Task, label: Label, dimension: str, chat: ChatTurns | None = None) -> str:
@@ -165,9 +180,9 @@ def attribute_list_prompt(task: Task, label: Label, dimension: str, chat: ChatTu
     return _opened(chat, lists, f"{title} of {_plural(task, label)}:")
 
 
-def attribute_prompt(dimension: str, text: str, form: PromptFormat) -> str:
+def attribute_prompt(task: Task, dimension: str, text: str, form: PromptFormat) -> str:
     """A text and an open attribute."""
-    return _opened(form.chat, f"Text: {form.shown(text)}\n", f"{dimension.capitalize()}:")
+    return _opened(form.chat, f"{form.shown_input(task, text)}\n", f"{dimension.capitalize()}:")
 
 
 def _opened(chat: ChatTurns | None, said: str, begun: str) -> str:

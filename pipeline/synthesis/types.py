@@ -11,6 +11,7 @@ Reason = Literal[
     "kept",
     "exact_duplicate",  # same text, whitespace and case ignored, as an earlier candidate
     "near_duplicate",  # token-set similarity above the bound
+    "missing_field",  # of the task's fields not all were written
     "too_short",
     "too_long",
     "unfinished",  # ran into max_tokens

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import Fault, counted, error, errors_in, note, shorten, warning
+from fourshot.pipeline.tasks.fields import bare_text
 from fourshot.pipeline.tasks.hub_tables import read_hub
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
 from fourshot.pipeline.tasks.split_files import find_split_file, missing_split, split_files
@@ -35,11 +36,11 @@ def data_faults(task: Task, k: int) -> list[Fault]:
         if errors_in(split_faults):
             continue
         rows, label_faults = label_rows(task, table)
-        cleaned = clean(split, table.path, rows)
+        cleaned = clean(split, table.path, rows, task.input_fields)
         faults += label_faults
         faults += [warning(table.path, text.removeprefix(f"{table.path}: ")) for text in cleaned.warnings]
         splits[split] = cleaned.examples
-        if long := str(cut_texts(example.text for example in cleaned.examples)):
+        if long := str(cut_texts(bare_text(task, example.text) for example in cleaned.examples)):
             remedy = "--set max_text_words=N shows more of them, --long-texts middle their beginning and end."
             faults.append(note(table.path, long, remedy))
         # Where a shots file is there, the train split is not drawn from: a class may be missing in it.

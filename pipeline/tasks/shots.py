@@ -43,17 +43,13 @@ def draw_shots(
     return drawn
 
 
-def take_shots(
-    task: Task, k: int, seed: int, allow_fewer: bool = False, train: Sequence[Example] | None = None
-) -> list[Example]:
-    """The shots of a run: those the user chose (``shots.jsonl`` in the folder), else drawn from ``train``.
+def take_shots(task: Task, k: int, seed: int) -> list[Example]:
+    """``k`` shots per class of those the user chose (``shots.jsonl`` in the folder), else of the train split.
 
-    A shots file with exactly ``k`` per class gives those, in seeded order; a longer one is drawn from. ``train``
-    defaults to the task's train split. Raises `InputError` as `draw_shots` does.
+    What is left out of the files is not told, see `pipeline.task_data`. Raises `InputError` as `draw_shots` does.
     """
-    chosen = load_chosen_shots(task)
-    pool = chosen.examples if chosen is not None else load_split(task, "train").examples if train is None else train
-    return draw_shots(pool, task.label_names, k, seed, allow_fewer)
+    pool = load_chosen_shots(task) or load_split(task, "train")
+    return draw_shots(pool.examples, task.label_names, k, seed)
 
 
 def load_chosen_shots(task: Task) -> Split | None:

@@ -22,8 +22,9 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.columns import verdict_columns
 from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, counted, error, nearest, raise_errors, shorten, warning
+from fourshot.pipeline.tasks.fields import no_text_in, row_input
 from fourshot.pipeline.tasks.hub_tables import read_hub
-from fourshot.pipeline.tasks.label_cells import LabelCell, read_label, read_text_cell, visible
+from fourshot.pipeline.tasks.label_cells import LabelCell, read_label, visible
 from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
 from fourshot.pipeline.tasks.table_files import Table, read_table, settings_of, table_warnings
 from fourshot.pipeline.tasks.types import DataSource, Example, Task
@@ -51,7 +52,7 @@ def load_split(task: Task, split: str, limit: int | None = None) -> Split:
     table = load_table(task.data, split)
     rows, faults = label_rows(task, table)
     raise_errors(faults)
-    loaded = clean(split, table.path, rows)
+    loaded = clean(split, table.path, rows, task.input_fields)
     return msgspec.structs.replace(
         loaded,
         examples=limited(loaded.examples, limit),
@@ -83,12 +84,14 @@ def load_table(source: DataSource, split: str) -> Table:
 def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
     """All rows that have a label of the task, empty texts included; and every fault of the others."""
     source = task.data
-    missing = [column for column in (source.text_column, source.label_column) if column not in table.columns]
+    columns = (*task.input_columns, source.label_column)
+    missing = [column for column in columns if column not in table.columns]
     if missing:
         what = f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
-        remedy = "Set $.data.text_column and $.data.label_column; if no line names the columns, $.data.header = false."
+        keys = "$.fields" if task.input_fields else "$.data.text_column"
+        remedy = f"Set {keys} and $.data.label_column; if no line names the columns, $.data.header = false."
         return [], [error(table.path, what, remedy)]
-    rows, faults = read_rows(source, table, task.label_names)
+    rows, faults = read_rows(task, table)
     unknown: dict[str, list[int]] = defaultdict(list)
     for line, example in rows:
         if example.text and example.label not in task.label_names:
@@ -101,21 +104,22 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
             f"Remove them, or make the task with: fourshot tasks new TABLE --verdict-column {shlex.quote(column)}",
         )
         for column in verdict_columns(table)
-        if column not in (source.text_column, source.label_column)
+        if column not in columns
     ]
     return [(line, example) for line, example in rows if example.label not in unknown], faults
 
 
-def read_rows(source: DataSource, table: Table, names: Sequence[str]) -> tuple[list[Lined], list[Fault]]:
+def read_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
     """All rows, and a fault for each whose text is no string or whose label is not one. No label is the label ""."""
     rows: list[Lined] = []
     faults: list[Fault] = []
-    known = known_labels(names)
+    source, known = task.data, known_labels(task.label_names)
     for line, row in table.rows.items():
-        where, text = f"{table.path}:{line}", read_text_cell(row.get(source.text_column))
+        where, text = f"{table.path}:{line}", row_input(task, row)
         if text is None:
-            what = f"the text is a {type(row[source.text_column]).__name__}, it must be a string."
-            faults.append(error(where, what, f"Is {source.text_column!r} the text column?"))
+            column = no_text_in(row, task.input_columns)
+            what = f"the text is a {type(row[column]).__name__}, it must be a string."
+            faults.append(error(where, what, f"Is {column!r} the text column?"))
             continue
         try:
             labels = find_labels(source, table, row.get(source.label_column), known).labels
@@ -160,7 +164,7 @@ def find_labels(source: DataSource, table: Table, value: Any, known: Mapping[str
     return cell._replace(labels=tuple(source.label_values.get(key, known.get(key, key)) for key in cell.labels))
 
 
-def clean(split: str, path: str, rows: Sequence[Lined]) -> Split:
+def clean(split: str, path: str, rows: Sequence[Lined], fields: Sequence[str] = ()) -> Split:
     """Leave out what the rules at the head of this module leave out, and say so."""
     copies: dict[str, list[Lined]] = defaultdict(list)
     for line, example in rows:
@@ -172,11 +176,12 @@ def clean(split: str, path: str, rows: Sequence[Lined]) -> Split:
             torn += group
         else:
             again += group[1:]
+    of_fields = f" in one of {', '.join(fields)}" if fields else ""
     fate = "kept, as in every test split" if split == "test" else "left out"
     left_out: dict[str, list[Lined]] = {}
     warnings = []
     for why, some, what in (
-        ("empty_text", empty, "without a text left out"),
+        ("empty_text", empty, f"without a text{of_fields} left out"),
         ("duplicate", again, f"repeating an earlier text {fate}"),
         ("contradiction", torn, f"with a text that has two different labels {fate}"),
     ):

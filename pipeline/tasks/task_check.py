@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import inspect
 
 from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, counted, error, nearest, note, read_text, shorten, warning
+from fourshot.pipeline.tasks.fields import heading, is_field_name
 from fourshot.pipeline.tasks.label_cells import is_plain, visible
 from fourshot.pipeline.tasks.label_words import propose_words, says_nothing
 from fourshot.pipeline.tasks.types import Task
@@ -52,7 +53,9 @@ def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fa
     if isinstance(given, dict):
         faults += _source_faults(given.get("hub"), given.get("folder"), given.get("hub_config"), needs_source)
         names = [label["name"] for label in labels or [] if "name" in label]
-        faults += _column_faults(sound.get("data", {}), names)
+        faults += _column_faults(sound.get("data", {}), names, sound.get("fields"))
+    if "fields" in sound:
+        faults += _field_faults(sound["fields"])
     return faults
 
 
@@ -151,10 +154,34 @@ def _source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) -
     return faults
 
 
-def _column_faults(data: dict[str, Any], names: list[str]) -> list[Fault]:
+def _field_faults(fields: list[Any]) -> list[Fault]:
     faults = []
+    if len(fields) < 2:
+        what = f"{counted(len(fields), 'field')}; allowed are none, for a task of texts, or two and more."
+        faults.append(error("$.fields", what, "To name the column of the texts: text_column under [data]."))
+    names = [field if isinstance(field, str) else "" for field in fields]  # another type was told of before
+    read_as = [heading(name).casefold() for name in names]
+    for i, name in enumerate(names):
+        if name and read_as[i] in read_as[:i]:
+            faults.append(error(f"$.fields[{i}]", f"{name!r} reads like a field before it.", "Rename one of them."))
+        elif isinstance(fields[i], str) and not is_field_name(name):
+            what = f"{name!r} cannot begin a line of a prompt: no colon, line end or outer blank, and not 'label'."
+            faults.append(error(f"$.fields[{i}]", what, "Rename it, and the data's column."))
+    return faults
+
+
+def _column_faults(data: dict[str, Any], names: list[str], fields: Any) -> list[Fault]:
+    faults = []
+    label_column = data.get("label_column", "label")
     column = data.get("text_column", "text")
-    if column == data.get("label_column", "label"):
+    if fields:
+        if "text_column" in data:
+            what = "set beside $.fields, which name the columns of an input."
+            faults.append(error("$.data.text_column", what, "Remove one of them."))
+        if label_column in fields:
+            what = f"{label_column!r} is one of $.fields too."
+            faults.append(error("$.data.label_column", what, "Name the column of the label."))
+    elif column == label_column:
         what = f"text_column and label_column are both {column!r}."
         faults.append(error("$.data.text_column", what, "Name the column of the text and the one of the label."))
     for value, name in data.get("label_values", {}).items():

@@ -4,6 +4,7 @@ All frozen; unknown keys in a user's file are an error. Importing this module lo
 """
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,12 +42,24 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     instruction: str
     noun: str  # of one text: "movie review"
     noun_plural: str = ""  # "" means: {noun}s
+    # Of an input, in the order of its lines, and the data's columns; a task without them has texts. Unset, they are not
+    # written, so cards and hashes of such tasks are those of versions before there were fields.
+    fields: tuple[str, ...] | UnsetType = UNSET
     labels: tuple[Label, ...]
     data: DataSource = DataSource()
 
     @property
     def nouns(self) -> str:
         return self.noun_plural or f"{self.noun}s"
+
+    @property
+    def input_fields(self) -> tuple[str, ...]:
+        return self.fields or ()
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        """Columns of the data that an input is read from."""
+        return self.input_fields or (self.data.text_column,)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -60,5 +73,5 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Example(msgspec.Struct, frozen=True, kw_only=True):
     """A text and the name of its label."""
 
-    text: str
+    text: str  # of a task with fields: a line for each, see `pipeline.tasks.fields`
     label: str

@@ -8,9 +8,9 @@ from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.files import remove_folder, settle, staged_folder
 from fourshot.engine.models import resolve_model
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
-from fourshot.pipeline.runs.task_data import TaskData
-from fourshot.pipeline.synthesis.settings import PRESETS
-from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.app.admission import check_hash
@@ -39,9 +39,9 @@ def add_adapter(root: Path, source: str) -> tuple[AdapterCard, bool]:
     return card, True
 
 
-def add_in_context(root: Path, task: Task, shots: int, seed: int) -> Path:
+def add_in_context(root: Path, task: Task, shots: int, seed: int, on_event: OnEvent = ignore) -> Path:
     """Have ``task`` answered in context, with ``shots`` examples per class, until it has an adapter."""
-    examples = take_shots(task, shots, seed, train=TaskData(task).train)
+    examples = TaskData(task, on_event, needs_test=False).shots(RunSettings(k=shots, seed=seed))
     return write_in_context(root, InContext(task=task, shots=tuple(examples), align=PRESETS["default"].align))
 
 

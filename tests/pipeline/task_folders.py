@@ -1,7 +1,7 @@
 """Small task folders that the tests write, right at first and then broken in one place."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 TASK = """\
@@ -32,12 +32,39 @@ COLD = (
 )
 
 
+PAIRS = [
+    {"premise": premise, "hypothesis": hypothesis, "label": label}
+    for premise, hypothesis, label in (
+        ("It rains hard.", "It is wet.", "yes"),
+        ("The barn burns.", "A building is on fire.", "yes"),
+        ("Ann sold her car.", "Ann has sold something.", "yes"),
+        ("All shops are shut today.", "The baker is shut.", "yes"),
+        ("It rains hard.", "It is Monday.", "no"),
+        ("The barn is red.", "The barn burns.", "no"),
+        ("Ann sold her car.", "Ann has bought a house.", "no"),
+        ("Some shops are shut.", "The baker is shut.", "no"),
+    )
+]
+
+
+def write_pairs(folder: Path) -> Path:
+    """A task of premises and hypotheses, four per class; returns the task file."""
+    labels = TASK[TASK.index("[[labels]]") :].replace("warm", "yes").replace("cold", "no")
+    head = 'name = "pairs"\ninstruction = "Does the premise entail the hypothesis?"\nnoun = "pair"\n'
+    path = folder / "pairs.toml"
+    path.write_text(f'{head}fields = ["premise", "hypothesis"]\n\n[data]\nfolder = "."\n\n{labels}', encoding="utf-8")
+    write_jsonl(folder / "train.jsonl", PAIRS)
+    tests = [("Snow fell all night.", "It snowed.", "yes"), ("Tom sings.", "Tom is rich.", "no")]
+    write_jsonl(folder / "test.jsonl", [dict(zip(PAIRS[0], row, strict=True)) for row in tests])
+    return path
+
+
 def rows_of(texts: Iterable[str], label: object) -> list[dict[str, object]]:
     """Rows in the default columns."""
     return [{"text": text, "label": label} for text in texts]
 
 
-def write_jsonl(path: Path, rows: Iterable[dict[str, object]]) -> None:
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """One JSON object per line."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

@@ -29,9 +29,9 @@ from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.runs.compare import compare
 from fourshot.pipeline.runs.methods import METHODS
 from fourshot.pipeline.runs.run_folder import RunFolder
-from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
 from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.task_file import load_task
 
 SCHEMA = 1

@@ -8,8 +8,8 @@ import msgspec
 
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.runs.run_folder import RunFolder
-from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.diversity import unique_trigram_curve, word_frequencies
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.types import Task
 
 METHOD = "fourshot"

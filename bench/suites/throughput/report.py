@@ -14,7 +14,7 @@ from fourshot.bench.core.workload import Workload
 from fourshot.bench.suites import filter as filter_bench
 from fourshot.bench.suites.throughput.samplers import DrawResult
 from fourshot.engine.core import EngineSettings
-from fourshot.pipeline.synthesis.filters import TextFilter, clean_text
+from fourshot.pipeline.synthesis.filters import TextFilter, clean_completion
 from fourshot.pipeline.synthesis.types import Candidate
 
 NAMES = {
@@ -71,7 +71,7 @@ def passing(workload: Workload, result: DrawResult) -> int:
     candidates = (
         Candidate(
             id="",
-            text=clean_text(sampled.text),
+            text=clean_completion(workload.task, sampled.text),
             label=sampled.label,
             round=0,
             prompt_hash="",

@@ -96,8 +96,8 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Train, evaluate, set beside the machine. Nothing is kept: the adapters are measured together."""
     from fourshot.engine.models import resolve_model
     from fourshot.engine.tokens import encode_prompts, load_tokenizer
-    from fourshot.pipeline.runs.task_data import TaskData
     from fourshot.pipeline.synthesis.prompts import classification_prompt
+    from fourshot.pipeline.task_data import TaskData
     from fourshot.pipeline.tasks.shots import draw_shots
 
     task, model = load_task(options.task, options.data), resolve_model(options.model)

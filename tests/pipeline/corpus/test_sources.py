@@ -8,14 +8,17 @@ import pytest
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
-from fourshot.pipeline.corpus.sources import first_shots, readers_of, texts_kept_out
+from fourshot.pipeline.corpus.run import plan_corpus
+from fourshot.pipeline.corpus.settings import CorpusSettings
+from fourshot.pipeline.corpus.sources import data_of, readers_of
+from fourshot.pipeline.events import Event
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.task_paths import load_tasks
 from fourshot.pipeline.tasks.types import Label, Task
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import TASK
-from tests.pipeline.task_folders import write_task
+from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
 
 MODEL = ResolvedModel(path="/models/a", name="a/model", revision="abc")
 
@@ -71,9 +74,23 @@ def test_a_task_without_a_test_split_has_shots_and_keeps_nothing_out(tmp_path: P
     write_task(tmp_path)
     (tmp_path / "test.jsonl").unlink()
     task = load_task(tmp_path)
-    assert texts_kept_out(task) == [] and texts_kept_out(TASK)
-    shots = first_shots(task, msgspec.structs.replace(PRESETS["corpus"], k=2))
+    assert data_of(task).test_texts == [] and data_of(TASK).test_texts
+    shots = data_of(task).shots(msgspec.structs.replace(PRESETS["corpus"], k=2))
     assert {shot.label for shot in shots} == set(task.label_names) and len(shots) == 4
+
+
+def test_rows_that_a_corpus_leaves_out_are_told_under_the_name_of_their_task(tmp_path: Path) -> None:
+    task = load_task(write_task(tmp_path))
+    write_jsonl(tmp_path / "train.jsonl", rows_of([*WARM, WARM[0], "Ice cubes."], "warm") + rows_of(COLD, "cold"))
+    write_jsonl(tmp_path / "test.jsonl", rows_of(["Ice cubes.", ""], "cold"))
+    events: list[Event] = []
+    settings, corpus = PRESETS["corpus"], CorpusSettings()
+    plan_corpus({"colours": task}, "fake", tmp_path / "out", settings, corpus, events.append)
+    assert [(event.stage, event.message.replace(str(tmp_path), "")) for event in events[:3]] == [
+        ("corpus", "colours: /test.jsonl: 1 row without a text left out (line 2)."),
+        ("corpus", "colours: /train.jsonl: 1 row repeating an earlier text left out (line 5)."),
+        ("corpus", "colours: train: 1 text also in the test split left out."),
+    ]
 
 
 def test_data_may_lie_in_a_folder_for_each_task(tmp_path: Path) -> None:

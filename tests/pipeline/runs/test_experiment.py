@@ -23,12 +23,12 @@ from fourshot.pipeline.runs.stages.generate import pools, rounds
 from fourshot.pipeline.runs.stages.style import prompt_styles
 from fourshot.pipeline.runs.stages.train import classifiers, on_real_texts
 from fourshot.pipeline.runs.summary import report_data
-from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.runs.trainings import classifier_job
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle
 from fourshot.pipeline.synthesis.prompts import CHAT_VERSION, PROMPT_VERSION, PromptStyle, Wording
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Verdict
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.tables import Split, load_split
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Task
@@ -259,8 +259,8 @@ def test_a_split_is_read_once_and_a_job_rendered_once(tmp_path: Path, monkeypatc
         rendered.append(cell.name)
         return classifier_job(task, revision, cell, learnt)
 
-    monkeypatch.setattr("fourshot.pipeline.runs.task_data.load_split", reading)
-    monkeypatch.setattr("fourshot.pipeline.runs.experiment.classifier_job", rendering)
+    monkeypatch.setattr("fourshot.pipeline.task_data.load_split", reading)
+    monkeypatch.setattr("fourshot.pipeline.runs.trainings.classifier_job", rendering)
     experiment = begun(tmp_path / "run")
     finish(experiment)
     write_cards(experiment)

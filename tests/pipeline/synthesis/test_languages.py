@@ -179,7 +179,7 @@ def test_a_text_may_be_as_long_as_a_shot_is_shown() -> None:
 
     long = [Example(text="荷物がまだ届きません。" * 100, label="配送")]
     settings = RunSettings(max_text_words=50)
-    assert draw_sampling(Counting(), long, settings, seed=0).max_tokens == 150  # type: ignore[arg-type]
+    assert draw_sampling(Counting(), load_task("sst2"), long, settings, seed=0).max_tokens == 150  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "tables"), [("tickets_de", GERMAN), ("tickets_ja", JAPANESE)])

@@ -179,7 +179,7 @@ def test_attributes_in_chat() -> None:
     listed = attribute_list_prompt(SST2, SST2.labels[0], "topic", CHAT)
     assert listed.startswith("<|user|>\nTopics of restaurant reviews: service")
     assert listed.endswith("street music<|end|>\n<|model|>\nTopics of negative reviews:")
-    assert attribute_prompt("style", "a b c", PromptFormat(max_text_words=2, chat=CHAT)) == (
+    assert attribute_prompt(SST2, "style", "a b c", PromptFormat(max_text_words=2, chat=CHAT)) == (
         "<|user|>\nText: a b<|end|>\n<|model|>\nStyle:"
     )
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.task_file import load_task
 from tests.pipeline.task_folders import COLD, WARM, rows_of, write_jsonl, write_task
 
@@ -17,6 +17,20 @@ def test_rows_that_a_run_leaves_out_are_told_once(tmp_path: Path) -> None:
     assert len(data.train) == len(data.train) == 8
     assert [event.message.partition(": ")[2] for event in events] == [
         "1 row repeating an earlier text left out (line 5).",
+        "1 text also in the test split left out.",
+    ]
+
+
+def test_shots_that_the_user_chose_are_told_of_too_and_need_no_train_split(tmp_path: Path) -> None:
+    task = load_task(write_task(tmp_path))
+    (tmp_path / "train.jsonl").unlink()
+    write_jsonl(tmp_path / "shots.jsonl", rows_of([*WARM, ""], "warm") + rows_of([*COLD, "Ice cubes."], "cold"))
+    events: list[Event] = []
+    data = TaskData(task, events.append)
+    for seed in (0, 1):
+        assert {shot.text for shot in data.shots(RunSettings(), seed)} == {*WARM, *COLD}
+    assert [event.message.partition(": ")[2] for event in events if "shots" in event.message] == [
+        "1 row without a text left out (line 5).",
         "1 text also in the test split left out.",
     ]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.shots import draw_shots, load_chosen_shots
 from fourshot.pipeline.tasks.split_files import find_split_file
 from fourshot.pipeline.tasks.tables import Split, drop_overlap, limited, load_split
 from fourshot.pipeline.tasks.text_words import cut_texts
@@ -38,7 +39,24 @@ class TaskData:
     @cached_property
     def train(self) -> list[Example]:
         """The train split without texts that are in the test split too."""
-        return self._told(drop_overlap(load_split(self.task, "train"), [example.text for example in self.test]))
+        return self._told(drop_overlap(load_split(self.task, "train"), self.test_texts))
+
+    @property
+    def test_texts(self) -> list[str]:
+        return [example.text for example in self.test]
+
+    @cached_property
+    def _shots_file(self) -> list[Example] | None:
+        chosen = load_chosen_shots(self.task)
+        return None if chosen is None else self._told(drop_overlap(chosen, self.test_texts))
+
+    def shots(self, settings: RunSettings, seed: int | None = None) -> list[Example]:
+        """``settings.k`` per class of those that the user chose, else of the train split, which is then read; never a
+        text of the test split. ``seed`` defaults to that of the settings. Raises InputError as `draw_shots` does.
+        """
+        pool = self.train if self._shots_file is None else self._shots_file
+        seed = settings.seed if seed is None else seed
+        return draw_shots(pool, self.task.label_names, settings.k, seed, settings.allow_fewer_shots)
 
     def _told(self, split: Split) -> list[Example]:
         for warning in split.warnings:

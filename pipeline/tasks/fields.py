@@ -1,0 +1,157 @@
+"""Inputs of several named fields, such as a premise and a hypothesis: one text with a line for each, and back.
+
+Everywhere but at the doors such an input is one string, "Premise: ...\\nHypothesis: ...", in the task's order; so what
+handles texts handles it. Here is what must know the fields: what writes that string, takes it apart and cuts it.
+
+Importing this module loads no heavy library.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.faults import nearest
+from fourshot.pipeline.tasks.label_cells import read_text_cell
+from fourshot.pipeline.tasks.text_words import LongTexts, count_words, shown_text
+from fourshot.pipeline.tasks.types import Task
+
+Given = str | Mapping[str, str]  # an input as a user gives it: a text, or an object of fields
+
+
+def heading(field: str) -> str:
+    """What stands before a field in prompts: "Premise" for "premise"."""
+    name = " ".join(field.replace("_", " ").split())
+    return name[:1].upper() + name[1:]
+
+
+def join_fields(fields: Sequence[str], values: Mapping[str, str]) -> str:
+    """One line for each field that there is; white space inside a value becomes a blank."""
+    return "\n".join(f"{heading(field)}: {' '.join(values[field].split())}" for field in fields if field in values)
+
+
+def split_fields(fields: Sequence[str], text: str) -> dict[str, str] | None:
+    """The values that `join_fields` joined, also where blank lines, blanks or case differ; None where one lacks."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    values = {}
+    for field, line in zip(fields, lines, strict=False):
+        name, colon, value = line.partition(":")
+        if colon and name.strip().casefold() == heading(field).casefold() and value.strip():
+            values[field] = value.strip()
+    return values if len(values) == len(fields) == len(lines) else None
+
+
+def values_of(task: Task, text: str) -> dict[str, str]:
+    """The values of an input's fields; a text that is none, such as "N/A", stands in each of them."""
+    return split_fields(task.input_fields, text) or dict.fromkeys(task.input_fields, text)
+
+
+def bare_text(task: Task, text: str) -> str:
+    """What of an input is its giver's: the text, or the values of its fields without their names, a line each."""
+    values = split_fields(task.input_fields, text) if task.input_fields else None
+    return "\n".join(values.values()) if values else text
+
+
+def cut_fields(values: Mapping[str, str], max_words: int, long_texts: LongTexts = "cut") -> dict[str, str]:
+    """Each value on one line; where all have more than ``max_words`` words, the longest ones are cut.
+
+    The shorter fields stay whole: a question below a long passage is what the passage is read for.
+    """
+    left, open_fields, shares = max_words, len(values), {}
+    for field in sorted(values, key=lambda field: count_words(values[field])):
+        shares[field] = min(count_words(values[field]), math.ceil(left / open_fields))
+        left, open_fields = left - shares[field], open_fields - 1
+    return {field: shown_text(value, shares[field], long_texts) for field, value in values.items()}
+
+
+def row_input(task: Task, row: Mapping[str, Any]) -> str | None:
+    """The input in a row of the task's data: "" where it, or one of its fields, is empty; None where it is no text."""
+    return input_in(row, task.input_fields, task.data.text_column)
+
+
+def input_in(row: Mapping[str, Any], fields: Sequence[str], text_column: str) -> str | None:
+    """See `row_input`; ``fields``: none, where a text is one column."""
+    if not fields:
+        return read_text_cell(row.get(text_column))
+    values = {field: read_text_cell(row.get(field)) for field in fields}
+    if None in values.values():
+        return None
+    return join_fields(fields, {field: value or "" for field, value in values.items()}) if all(values.values()) else ""
+
+
+def no_text_in(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The first of the columns that holds no text."""
+    return next(column for column in columns if read_text_cell(row.get(column)) is None)
+
+
+def as_text(task: Task, given: Given) -> str:
+    """What is classified of an input that a user gave. Raises InputError where it is not of the task's form.
+
+    For a task with fields an object is allowed, that object as JSON, and its lines as a prompt has them.
+    """
+    fields = task.input_fields
+    if not fields:
+        if isinstance(given, str):
+            return given
+        raise InputError(f"the task {task.name} takes a text, got an object with {_keys(given)}. Give a string.")
+    example = msgspec.json.encode(dict.fromkeys(fields, "...")).decode()
+    values: Any = given
+    if isinstance(given, str):
+        if (lines := split_fields(fields, given)) is not None:
+            return join_fields(fields, lines)
+        try:
+            values = msgspec.json.decode(given) if given.lstrip().startswith("{") else None
+        except msgspec.DecodeError as failure:
+            raise InputError(f"{given[:60]!r} is not valid JSON: {failure}. Give an object such as {example}") from None
+    if not isinstance(values, Mapping):
+        raise InputError(
+            f"an input of the task {task.name} is an object of the fields {', '.join(fields)}, got the text "
+            f"{str(given)[:60]!r}. Give one such as {example}"
+        )
+    for key in values:
+        if key not in fields:
+            near = nearest(str(key), fields, f"Give one such as {example}")
+            raise InputError(f"unknown field {key!r}; the fields are {', '.join(fields)}. {near}")
+    for field in fields:
+        value = values.get(field)
+        if not isinstance(value, str) or not value.strip():
+            lack = "is missing" if field not in values else "is blank" if isinstance(value, str) else "is no string"
+            raise InputError(f"the field {field!r} {lack}; got {_keys(values)}. Give one such as {example}")
+    return join_fields(fields, values)
+
+
+def as_given(task: Task, text: str) -> Given:
+    """The object of an input's fields, to be written where people read it; of a task without fields, the text."""
+    return (split_fields(task.input_fields, text) or text) if task.input_fields else text
+
+
+def _keys(values: Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, values)) or "nothing"
+
+
+def written_fields(fields: Sequence[str], completion: str) -> dict[str, str]:
+    """The values that a model wrote after the first field's name, as far as they go, in the task's order.
+
+    A value ends where the next field's name begins a line, the last one with its line.
+    """
+    values, field, later = {fields[0]: ""}, fields[0], list(fields[1:])
+    names = {heading(name).casefold() for name in fields}
+    for line in completion.splitlines():
+        name, colon, value = line.partition(":")
+        if colon and name.strip().casefold() in names:
+            if not later or name.strip().casefold() != heading(later[0]).casefold():
+                break
+            field = later.pop(0)
+            line = value
+        elif not later and values[field]:
+            break
+        values[field] = f"{values.get(field, '')} {line}".strip()
+    return values
+
+
+def is_field_name(field: str) -> bool:
+    """Whether a line of a prompt can begin with it."""
+    is_line = bool(field) and ":" not in field and field == field.strip() and len(field.splitlines()) == 1
+    return is_line and heading(field).casefold() != "label"

@@ -1,0 +1,117 @@
+"""Inputs of several fields: one text with a line for each, everywhere, and an object at the doors."""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.fields import as_text, bare_text, cut_fields, join_fields, split_fields, written_fields
+from fourshot.pipeline.tasks.tables import load_split
+from fourshot.pipeline.tasks.task_file import check_task, load_task
+from fourshot.pipeline.tasks.types import Task
+from tests.pipeline.task_folders import PAIRS, TASK, write_jsonl, write_pairs, write_task
+
+FIELDS = ("premise", "hypothesis")
+TEXT = "Premise: It rains.\nHypothesis: It is wet."
+
+
+def pairs() -> Task:
+    return load_task("rte")
+
+
+def test_a_task_without_fields_is_stored_as_before_there_were_any() -> None:
+    stored = msgspec.json.encode(load_task("sst2"))
+    assert hashlib.sha256(stored).hexdigest() == "72e8c4ea833f10f533a1e950fb23e2041b0a9dab908e62d27ecb46ff60ca3a72"
+    assert b"fields" not in stored
+    assert msgspec.json.decode(msgspec.json.encode(pairs()), type=Task) == pairs()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"premise": "It rains.", "hypothesis": "It is wet."},
+        {"hypothesis": " It is\n wet.", "premise": "It\u2028rains. "},
+        '{"premise": "It rains.", "hypothesis": "It is wet."}',
+        "premise: It rains.\r\n\n HYPOTHESIS : It is wet.\n",
+    ],
+)
+def test_what_may_stand_for_an_input(given: str | dict[str, str]) -> None:
+    assert as_text(pairs(), given) == TEXT
+    assert split_fields(FIELDS, TEXT) == {"premise": "It rains.", "hypothesis": "It is wet."}
+    assert bare_text(pairs(), TEXT) == "It rains.\nIt is wet."
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("It rains.", "object of the fields premise, hypothesis, got the text 'It rains.'"),
+        ('{"premise": ', "not valid JSON"),
+        ({"premise": "x"}, "'hypothesis' is missing; got 'premise'"),
+        ({"premise": "x", "hypothesis": " "}, "'hypothesis' is blank"),
+        ({"premise": "x", "hypothesis": 3}, "'hypothesis' is no string"),
+        ({"premise": "x", "hypotesis": "y"}, "unknown field 'hypotesis'; the fields are premise, hypothesis. Did you"),
+    ],
+)
+def test_what_is_no_input_is_explained(given: str | dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        as_text(pairs(), given)
+
+
+def test_a_task_of_texts_takes_no_object() -> None:
+    assert as_text(load_task("sst2"), "fine") == "fine"
+    with pytest.raises(InputError, match=r"takes a text, got an object with 'premise'\. Give a string"):
+        as_text(load_task("sst2"), {"premise": "x"})
+
+
+@pytest.mark.parametrize(
+    ("completion", "values"),
+    [
+        (" It rains.\nHypothesis: It is wet.", ["It rains.", "It is wet."]),
+        (" It\nrains.\n hypothesis: It is wet.\nWhy: water", ["It rains.", "It is wet."]),
+        (" It rains.", ["It rains."]),
+        (" It rains.\nHypothesis:", ["It rains.", ""]),
+        (" It rains.\nPremise: It snows.\nHypothesis: It is wet.", ["It rains."]),
+    ],
+)
+def test_fields_that_a_model_wrote(completion: str, values: list[str]) -> None:
+    assert list(written_fields(FIELDS, completion).values()) == values
+
+
+def test_long_fields_are_cut_and_short_ones_stay_whole() -> None:
+    values = {"passage": "a b c d e f", "question": "x y z", "answer": "n"}
+    assert cut_fields(values, 7) == {"passage": "a b c", "question": "x y z", "answer": "n"}
+    assert cut_fields(values, 2) == {"passage": "", "question": "x", "answer": "n"}
+    assert cut_fields(values, 8, "middle")["passage"] == "a … d e f"
+
+
+def test_rows_with_a_column_for_each_field(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path)
+    task = load_task(path)
+    train = load_split(task, "train")
+    assert train.examples[0].text == join_fields(FIELDS, {"premise": "It rains hard.", "hypothesis": "It is wet."})
+    write_jsonl(tmp_path / "train.jsonl", [*PAIRS, {"premise": "x", "hypothesis": " ", "label": "yes"}, PAIRS[0]])
+    said = [str(fault) for fault in check_task(path)]
+    assert any("1 row without a text in one of premise, hypothesis left out (line 9)" in one for one in said)
+    assert any("1 row repeating an earlier text left out (line 10)" in one for one in said)
+    write_jsonl(tmp_path / "train.jsonl", [{"premise": 3, "hypothesis": "x", "label": "yes"}])
+    assert any("the text is a int" in str(one) and "'premise'" in str(one) for one in check_task(path))
+    write_jsonl(tmp_path / "train.jsonl", [{"premise": "x", "label": "yes"}])
+    assert any("no column 'hypothesis'" in str(one) and "$.fields" in str(one) for one in check_task(path))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ('["a"]', "allowed are none, for a task of texts, or two and more"),
+        ('["a_b", "A b"]', "'A b' reads like a field before it"),
+        ('["a", "label"]', "cannot begin a line of a prompt"),
+        ('["a", "b: c"]', "cannot begin a line of a prompt"),
+        ('["a", 3]', "expected string, got integer"),
+        ('"a"', "expected array, got string"),
+    ],
+)
+def test_faulty_fields_are_explained(tmp_path: Path, fields: str, said: str) -> None:
+    path = write_task(tmp_path, TASK.replace("\n[data]", f"fields = {fields}\n\n[data]", 1))
+    assert any(said in str(fault) for fault in check_task(path))
