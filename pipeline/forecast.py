@@ -273,6 +273,10 @@ class Counts:
         return max(1, len({tuple(one[:depth]) for one in spelt for depth in range(len(one))}))
 
 
-def rounds_for(wanted: float, rate: float, draws: int) -> int:
-    """Rounds of so many draws until a class has enough."""
-    return max(1, ceil(wanted / (max(rate, 0.01) * draws) - 0.1)) if wanted > 0 else 0
+def rounds_for(wanted: float, rate: float, first: int, most: int) -> list[int]:
+    """Draws of each round until a class has enough. See `pipeline.loop.plan.RoundPlan`."""
+    rate, rounds = max(rate, 0.01), list[int]()
+    while wanted > (0.1 * rate * most if rounds else 0):
+        rounds.append(min(most, ceil(wanted / rate)) if rounds and first < most else first)
+        wanted -= rate * rounds[-1]
+    return rounds

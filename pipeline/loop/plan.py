@@ -8,6 +8,7 @@ waits; `AheadPlan` keeps many engines busy with small units.
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -24,6 +25,10 @@ SHARE_AHEAD = 16  # one of so many of the units that it needs at least
 FEWEST_DRAWS = 8  # of a unit, where a class lacks less
 FIRST_DRAWS = 512  # of the first units of all classes: none is judged, nor written, before all of them are read
 REPORTS = 20  # of a round, while it is drawn
+# A round has fewer draws than ``draws_per_round`` where so many times what a class needs are fewer: by the least
+# acceptance that is usual where annotators judge, or of well-formed texts where all of them count.
+JUDGED_DRAWS, WELL_FORMED_DRAWS = 4.0, 1.5
+SPARE_DRAWS = 1.5  # of such a class in later rounds, times what it still lacks by its acceptance
 SPREAD_DRAWS = 16  # of a unit, and
 SPREAD_TEXTS = 64  # of one to be read, where a round is spread over many engines
 READ_BATCH = 256  # texts of the user's that are compared, read and written together
@@ -72,7 +77,7 @@ class DrawPlan:
 
 
 class RoundPlan(DrawPlan):
-    """Rounds of ``draws_per_round`` texts for each class that is open; the next one is planned when one is judged."""
+    """Rounds for all classes that are open; the next one is planned when one is judged."""
 
     def __init__(
         self, brief: TaskBrief, *, drawn: Mapping[int, Sequence[Candidate]] | None = None, spread: bool = False
@@ -92,7 +97,7 @@ class RoundPlan(DrawPlan):
         self.given += 1
         if number in self._drawn:
             return [DrawBatch(number, (), tuple(self._drawn[number]))]
-        slices = round_slices(self._settings, number, labels, biases)
+        slices = round_slices(self._settings, number, {label: self._draws(label) for label in labels}, biases)
         parts: list[tuple[DrawSlice, ...]] = [slices]
         if self._spread:
             parts = [(part,) for whole in slices for part in split_slice(whole, SPREAD_DRAWS)]
@@ -109,6 +114,13 @@ class RoundPlan(DrawPlan):
         )
         self._units += len(units)
         return [DrawBatch(number, units)]
+
+    def _draws(self, label: str) -> int:
+        count, most = self.counts.by_label[label], self._settings.generate.draws_per_round
+        first = first_draws(self._settings)
+        if first == most or not count.drawn:
+            return first
+        return min(most, max(FEWEST_DRAWS, math.ceil(SPARE_DRAWS * self.counts.missing[label] / count.acceptance)))
 
 
 class AheadPlan(DrawPlan):
@@ -191,27 +203,34 @@ class ReadPlan(DrawPlan):
         return [DrawBatch(number, (), tuple(texts))]
 
 
+def first_draws(settings: RunSettings) -> int:
+    """Draws per class of the first round; if as many as ``draws_per_round``, of every round."""
+    judged = settings.annotate.annotator != "none" and not settings.learns_soft
+    needed = math.ceil((JUDGED_DRAWS if judged else WELL_FORMED_DRAWS) * settings.generate.per_class)
+    return min(settings.generate.draws_per_round, needed)
+
+
 def round_slices(
-    settings: RunSettings, number: int, labels: Sequence[str], biases: Biases = lambda label: ()
+    settings: RunSettings, number: int, draws: Mapping[str, int], biases: Biases = lambda label: ()
 ) -> tuple[DrawSlice, ...]:
-    """The draws of a round, class by class. The same seed, round and class give the same prompts and random numbers."""
-    draws = settings.generate.draws_per_round
+    """The ``draws`` of a round by class. The same seed, round and class give the same prompts and random numbers."""
+    first = dict(zip(draws, accumulate(draws.values(), initial=0), strict=False))
     seed = random.Random(f"{settings.seed}/{number}").getrandbits(31)
     own_seeds = settings.variety.suppress > 0  # classes are sampled unlike each other
     return tuple(
         DrawSlice(
             label=label,
-            draws=draws,
+            draws=count,
             stream=f"{settings.seed}/{number}/{label}",
-            stream_draws=draws,
+            stream_draws=count,
             id_prefix=f"r{number:02d}-",
             id_digits=6,
-            first_id=position * draws,
+            first_id=first[label],
             seed=None if own_seeds else seed,
-            seed_offset=0 if own_seeds else position * draws,
+            seed_offset=0 if own_seeds else first[label],
             bias=biases(label),
         )
-        for position, label in enumerate(labels)
+        for label, count in draws.items()
     )
 
 

@@ -71,7 +71,7 @@ class RoundSink:
         engines. ``done_file`` is written when all is done.
         """
         self.folder, self._task, self._shots, self._pool, self._is_pool = folder, task, tuple(shots), pool, is_pool
-        self._settings = pool_settings(settings) if is_pool else settings
+        self._settings = pool_settings(settings, len(task.labels)) if is_pool else settings
         self._chat, self._readers, self._test_texts, self._on_event = chat, tuple(readers), test_texts, on_event
         self._spread, self._done_file = spread, done_file
         self._began_s = self._sampled_s = 0.0
@@ -196,11 +196,11 @@ class RoundSink:
         self._progress.report(message, figures=figures)
 
 
-def pool_settings(settings: RunSettings) -> RunSettings:
+def pool_settings(settings: RunSettings, num_labels: int) -> RunSettings:
     """Of rounds in which every well-formed text is believed."""
     return msgspec.structs.replace(
         settings,
-        generate=msgspec.structs.replace(settings.generate, per_class=settings.annotate.pool_per_class),
+        generate=msgspec.structs.replace(settings.generate, per_class=settings.pool_per_class(num_labels)),
         annotate=msgspec.structs.replace(settings.annotate, annotator="none"),
         allow_short=True,
     )
@@ -264,8 +264,8 @@ def draw_round(
     from fourshot.pipeline.loop.unit_runner import UnitRunner
 
     brief = TaskBrief(key="round", task=task, shots=tuple(shots), settings=settings, attributes=attributes or {})
-    names = [name for name in task.label_names if name in labels]
-    unit = DrawUnit(brief="round", number=0, batch=number, slices=round_slices(settings, number, names, biases))
+    draws = {name: settings.generate.draws_per_round for name in task.label_names if name in labels}
+    unit = DrawUnit(brief="round", number=0, batch=number, slices=round_slices(settings, number, draws, biases))
     runner = UnitRunner(engine)
     runner.introduce(brief)
     result = runner.begin(unit) or runner.finish()

@@ -7,6 +7,8 @@ import msgspec
 
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Counts, Forecast, Work, foretell, rounds_for
+from fourshot.pipeline.loop.plan import first_draws
+from fourshot.pipeline.loop.rounds import pool_settings
 from fourshot.pipeline.runs.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, other_subjects
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment
@@ -15,6 +17,7 @@ from fourshot.pipeline.runs.stages import PHASES, STAGE_NAMES, StageName
 from fourshot.pipeline.runs.stages.evaluate import WARM_UP_TEXTS
 from fourshot.pipeline.runs.trainings import annotator_jobs
 from fourshot.pipeline.speed import Speed
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.train import PROBE_TEXTS
 
@@ -56,21 +59,18 @@ class _Remaining:
     def _counted(self, cell: MethodCell) -> Counts:
         return Counts(self._experiment.task, cell.shots, cell.settings, self._experiment.model.path)
 
-    def _pool_draws(self, writer: MethodCell) -> int:
-        """Per class."""
-        annotate, generate = writer.settings.annotate, writer.settings.generate
-        if not annotate.has_pool:
-            return 0
-        return generate.draws_per_round * rounds_for(
-            annotate.pool_per_class, self._speed.well_formed, generate.draws_per_round
-        )
+    def _pool_rounds(self, writer: MethodCell) -> list[int]:
+        """Draws per class."""
+        if not writer.settings.annotate.has_pool:
+            return []
+        wanted = pool_settings(writer.settings, len(self._experiment.task.labels))
+        return _rounds(wanted, wanted.generate.per_class, self._speed.well_formed)
 
     def _pool(self, writer: MethodCell) -> list[Work]:
-        draws = self._pool_draws(writer)
-        if not draws or writer.folder.has(POOL_FILE):
+        rounds = self._pool_rounds(writer)
+        if not rounds or writer.folder.has(POOL_FILE):
             return []
-        rounds = draws // writer.settings.generate.draws_per_round
-        work = self._counts[writer.key].draws(draws, chat=writer.form.chat, batches=rounds)
+        work = self._counts[writer.key].draws(sum(rounds), chat=writer.form.chat, batches=len(rounds))
         return [_at("draw the pool", work)]
 
     def _annotators(self) -> list[Work]:
@@ -91,7 +91,7 @@ class _Remaining:
                     settings = msgspec.structs.replace(writer.settings, annotate=alone)
                     of_shots = msgspec.structs.replace(writer, settings=settings)
                     known = annotator_jobs(experiment.task, experiment.model.revision, of_shots)
-                pool = self._pool_draws(writer) * self._speed.well_formed * len(experiment.task.labels)
+                pool = sum(self._pool_rounds(writer)) * self._speed.well_formed * len(experiment.task.labels)
                 seen = len(writer.shots) + round(min(pool, self._most_pool(writer)) * (1 - 1 / annotate.folds))
                 brief = msgspec.structs.replace(writer.settings.train, num_epochs=annotate.fold_epochs)
                 fold = self._counts[writer.key].training(seen, brief, writer.form)
@@ -100,7 +100,8 @@ class _Remaining:
         return [*work, *self._trainings("train the annotators", jobs)]
 
     def _most_pool(self, writer: MethodCell) -> int:
-        return writer.settings.annotate.pool_per_class * len(self._experiment.task.labels)
+        num_labels = len(self._experiment.task.labels)
+        return writer.settings.pool_per_class(num_labels) * num_labels
 
     def _trainings(self, stage: str, jobs: dict[str, tuple[TrainingJob, MethodCell]]) -> list[Work]:
         return [
@@ -120,12 +121,11 @@ class _Remaining:
             return work
         keeps_all = settings.learns_soft or settings.annotate.annotator == "none"
         rate = self._speed.well_formed if keeps_all else self._speed.accepted
-        drawn = self._pool_draws(writer)
-        rounds = rounds_for(generate.per_class - drawn * rate, rate, generate.draws_per_round)
-        more = rounds * generate.draws_per_round
-        part = self._reading(writer, (drawn + more) * self._speed.well_formed * counts.num_labels)
-        if more:
-            part = counts.draws(more, chat=writer.form.chat, batches=rounds) + part
+        drawn = sum(self._pool_rounds(writer))
+        rounds = _rounds(settings, generate.per_class - drawn * rate, rate)
+        part = self._reading(writer, (drawn + sum(rounds)) * self._speed.well_formed * counts.num_labels)
+        if rounds:
+            part = counts.draws(sum(rounds), chat=writer.form.chat, batches=len(rounds)) + part
         return [*work, _at("generate", part)]
 
     def _reading(self, writer: MethodCell, texts: float) -> Work:
@@ -168,10 +168,14 @@ class _Remaining:
             return PROBE_TEXTS
         if not cell.method.synthetic:
             return PROBE_TEXTS + len(cell.shots)
-        drawn = max(self._pool_draws(cell), cell.settings.generate.draws_per_round) * self._speed.well_formed
+        drawn = (sum(self._pool_rounds(cell)) or first_draws(cell.settings)) * self._speed.well_formed
         unseen = max(0.0, drawn - cell.settings.generate.per_class) * len(self._experiment.task.labels)
         others = len(other_subjects()) + min(MOST_UNSEEN, round(unseen)) if unseen >= FEWEST_UNSEEN else 0
         return PROBE_TEXTS + len(cell.shots) + others
+
+
+def _rounds(settings: RunSettings, wanted: float, rate: float) -> list[int]:
+    return rounds_for(wanted, rate, first_draws(settings), settings.generate.draws_per_round)
 
 
 def _at(stage: str, work: Work) -> Work:

@@ -18,6 +18,9 @@ from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS, LongTexts
 from fourshot.training.lora.settings import PRESETS as TRAINING_PRESETS
 from fourshot.training.lora.settings import LoraSettings
 
+POOL_TIMES = 3  # what is to be kept: the texts of a pool, for at least
+POOL_TEXTS = 400  # of all classes, enough for adapters to learn from
+
 
 class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many texts, and how they are drawn."""
@@ -93,7 +96,8 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     folds: int = 2  # 0: no adapters but those of the shots, and no pool
     fold_weight: float = 0.5  # what a fold adapter's log-probability counts, where the mean of the others counts 1
     fold_epochs: float = 2.0  # what is learnt later is which labels are wrong, by heart
-    pool_per_class: int = 80  # well-formed candidates that the fold adapters are trained on
+    # Well-formed candidates that the fold adapters are trained on; of many classes no more than three times per_class.
+    pool_per_class: int = 80
     confidence: float = 0.0  # least probability of the label, 0 to 1
     calibration: Literal["none", "contextual", "batch"] = "none"  # of the annotator icl
 
@@ -194,6 +198,11 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def mixed_share(self) -> float:
         """Of the prompts, those that ask for no class: none where a text is believed to be what it was drawn for."""
         return self.variety.mixed if self.learns_soft else 0.0
+
+    def pool_per_class(self, num_labels: int) -> int:
+        """Well-formed texts of the pool: where few are kept of many classes, as many as these are likely to need."""
+        needed = max(POOL_TIMES * self.generate.per_class, math.ceil(POOL_TEXTS / num_labels))
+        return min(self.annotate.pool_per_class, needed)
 
     @property
     def learnt_verbalizer(self) -> Verbalizer:

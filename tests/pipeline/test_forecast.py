@@ -94,9 +94,18 @@ def test_what_stages_took_stands_beside_it_and_the_whole_is_judged_once_all_are_
     assert told.beside({"draw": 10.0, "read": 20.0}).verdict == "forecast 40 s, took 30 s (25% less)"
 
 
-@pytest.mark.parametrize(("wanted", "rate", "rounds"), [(80, 0.8, 2), (50, 0.8, 1), (0, 0.5, 0), (50, 0.0, 79)])
-def test_rounds_until_a_class_has_enough(wanted: float, rate: float, rounds: int) -> None:
-    assert rounds_for(wanted, rate, 64) == rounds
+@pytest.mark.parametrize(
+    ("wanted", "rate", "first", "rounds"),
+    [
+        (80, 0.8, 64, [64, 64]),
+        (50, 0.8, 64, [64]),
+        (0, 0.5, 64, []),
+        (50, 0.0, 64, [64] * 79),
+        (10, 0.2, 40, [40, 10]),
+    ],
+)
+def test_rounds_until_a_class_has_enough(wanted: float, rate: float, first: int, rounds: list[int]) -> None:
+    assert rounds_for(wanted, rate, first, 64) == rounds
 
 
 def test_a_machine_is_measured_once_for_each_model_and_anew_where_that_is_asked(

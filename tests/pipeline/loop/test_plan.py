@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from fourshot.pipeline.loop.counts import RECENT_BATCHES, DrawRecord
-from fourshot.pipeline.loop.plan import FEWEST_DRAWS, SHARE_AHEAD, UNITS_AHEAD, AheadPlan, RoundPlan
+from fourshot.pipeline.loop.plan import FEWEST_DRAWS, SHARE_AHEAD, UNITS_AHEAD, AheadPlan, RoundPlan, first_draws
+from fourshot.pipeline.loop.rounds import pool_settings
 from fourshot.pipeline.loop.units import DrawSlice, DrawUnit, TaskBrief
-from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings, VarietySettings
+from fourshot.pipeline.synthesis.settings import PRESETS, GenerateSettings, RunSettings, VarietySettings
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 LABELS = ("warm", "cold", "mild")
@@ -197,6 +198,38 @@ def test_a_round_waits_for_the_one_before_and_is_drawn_for_the_classes_that_lack
     numbers["number"] = 1
     made.finish([DrawRecord(label=name, passed=0, kept=0, **numbers) for name in LABELS[1:]])
     assert next_units(made) == [] and made.is_done and list(made.counts.missing) == ["cold", "mild"]
+
+
+def test_rounds_are_no_larger_than_few_texts_per_class_need() -> None:
+    made = RoundPlan(brief(per_class=5))
+    (unit,) = next_units(made)
+    assert [(part.label, part.draws, part.first_id) for part in unit.slices] == [
+        ("warm", 20, 0),
+        ("cold", 20, 20),
+        ("mild", 20, 40),
+    ]
+    made.finish(
+        [
+            DrawRecord(number=0, label=name, draws=20, passed=kept, kept=kept, rejected={})
+            for name, kept in zip(LABELS, (5, 4, 0), strict=True)
+        ]
+    )
+    (unit,) = next_units(made)  # by what they lack and how much is accepted; of a class of which nothing is, all
+    assert [(part.label, part.draws, part.first_id) for part in unit.slices] == [("cold", 8, 0), ("mild", 64, 8)]
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_the_presets_draw_whole_rounds_and_pools(preset: RunSettings) -> None:
+    assert first_draws(preset) == preset.generate.draws_per_round
+    if preset.annotate.has_pool:
+        assert preset.pool_per_class(150) == preset.annotate.pool_per_class
+        assert first_draws(pool_settings(preset, 150)) == preset.generate.draws_per_round
+
+
+def test_a_pool_of_many_classes_is_no_larger_than_few_texts_per_class_need() -> None:
+    few = RunSettings(generate=GenerateSettings(per_class=10))
+    assert [few.pool_per_class(num_labels) for num_labels in (150, 8, 5)] == [30, 50, 80]
+    assert first_draws(pool_settings(few, 150)) == 45
 
 
 @pytest.mark.parametrize("suppress", [0.0, 1.0])

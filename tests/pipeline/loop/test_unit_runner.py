@@ -135,7 +135,7 @@ def test_adapters_read_what_the_base_has_drawn(vllm_engine: Engine, adapters: tu
 def test_a_round_in_parts_is_the_same_round() -> None:
     """The parts of a class, wherever they are drawn: the same prompts, seeds and ids."""
     wanted = settings(draws_per_round=12)
-    whole = DrawUnit(brief=TASK.name, number=0, batch=1, slices=round_slices(wanted, 1, ("bug", "login")))
+    whole = DrawUnit(brief=TASK.name, number=0, batch=1, slices=round_slices(wanted, 1, {"bug": 12, "login": 12}))
     slices = [part for slice_of_class in whole.slices for part in split_slice(slice_of_class, 5)]
     parts = [msgspec.structs.replace(whole, slices=(part,), number=number) for number, part in enumerate(slices)]
     (alone,) = done(fake_engine(), whole, made=brief(TASK, wanted))
