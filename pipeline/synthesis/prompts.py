@@ -145,8 +145,8 @@ def reading_messages(task: Task, text: str, form: PromptFormat, shots: Sequence[
     asked = f"{task.instruction} Answer with one of these labels and nothing else: {', '.join(words.values())}.\n\n"
     turns = []
     for shot in shots:
-        turns += [("user", f"Text: {form.shown(shot.text)}"), ("assistant", words[shot.label])]
-    turns.append(("user", f"Text: {form.shown(text)}"))
+        turns += [("user", form.shown_input(task, shot.text)), ("assistant", words[shot.label])]
+    turns.append(("user", form.shown_input(task, text)))
     turns[0] = ("user", asked + turns[0][1])
     return [{"role": role, "content": content} for role, content in turns]
 

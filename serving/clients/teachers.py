@@ -19,11 +19,10 @@ from fourshot.pipeline.runs.readers import (
     teacher_of_run,
 )
 from fourshot.pipeline.runs.run_folder import SHOTS_FILE
-from fourshot.pipeline.runs.task_data import TaskData
 from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.faults import MOST_NAMED, shorten
-from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.text_words import count_words
 from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.adapter_lookup import find_adapter
@@ -88,8 +87,7 @@ def _remote(url: str, task: Task, remote: Remote, model: str | None, key: str | 
             raise InputError(f"{option} is for models on this machine; {remote.model} answers at {url}. Leave it out.")
     if key is not None:
         raise InputError(f"A teacher's key is given in the environment, as {KEY_VARIABLES[0]}. Leave --key out.")
-    data, run = TaskData(task, needs_test=False), remote.run
-    shots = take_shots(task, run.k, run.seed, run.allow_fewer_shots, data.train)
+    shots = TaskData(task, needs_test=False).shots(remote.run)
     return remote_teacher(url, remote.model, task, shots, remote.settings)
 
 

@@ -234,7 +234,7 @@ def test_a_wrong_model_an_unknown_label_and_nobody_are_told(
     [({"max_requests": 12}, 12), ({"max_cost": 12.5 * 110e-6, "price_in": 1.0, "price_out": 10.0}, 11)],
 )
 def test_a_limit_is_of_all_calls_for_one_table(
-    endpoint: FakeEndpoint, task: Task, tmp_path: Path, limit: dict[str, float], answered: int
+    endpoint: FakeEndpoint, task: Task, tmp_path: Path, limit: dict[str, Any], answered: int
 ) -> None:
     texts = [f"snow {number}" for number in range(9)]
     for _ in range(2):

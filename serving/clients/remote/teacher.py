@@ -17,7 +17,7 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecast import Forecast, StageForecast
 from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.student_card import RemoteTeacher
-from fourshot.pipeline.synthesis.annotate import PROMPT_FOLDS
+from fourshot.pipeline.synthesis.committee import PROMPT_FOLDS
 from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, bounded_log, shot_folds, weigh
 from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.pipeline.tasks.types import Example, Task
