@@ -7,6 +7,7 @@
     │   ├── RunFolderError      a run folder that belongs to another configuration
     │   └── RequestError        a request that a service refuses, whoever sends it again     (also a ServiceError)
     ├── ShortRunError           a class stalled below N and --allow-short was not given
+    ├── SpendingLimitError      what a remote teacher may cost is spent; what it answered is kept
     ├── AdapterError            an adapter that vLLM would not load, or that was made for another base
     └── ServiceError            a service that is not there, or answers with an error
 
@@ -46,6 +47,10 @@ class RunFolderError(InputError):
 
 class ShortRunError(FourshotError):
     """At least one class stalled below the wanted number; everything generated so far is on disk."""
+
+
+class SpendingLimitError(FourshotError):
+    """A limit on requests or costs is reached; every answer that was paid for is on disk."""
 
 
 class AdapterError(FourshotError):

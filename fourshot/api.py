@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.corpus.run import make_corpus
 from fourshot.pipeline.corpus.settings import CorpusSettings
@@ -28,7 +30,8 @@ from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.task_paths import load_tasks
 from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.pipeline.tasks.types import Task
-from fourshot.serving.clients.teachers import find_teacher
+from fourshot.serving.clients.remote.settings import RemoteSettings
+from fourshot.serving.clients.teachers import Remote, find_teacher
 from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import StudentSettings
 
@@ -187,15 +190,18 @@ def annotate(
     ray: str = "",
     on_event: OnEvent | None = None,
     forecast: bool = False,
+    teacher_model: str | None = None,
+    remote: RemoteSettings | None = None,
 ) -> AnnotationSummary:
     """Write a table with what somebody says of each of its texts; the same call goes on where one was stopped.
 
     ``task`` is a task, or the folder of a finished run. ``by`` is a finished run, an adapter, a student, or the address
     of a service (``key`` for that); by default the run, or the task's run in runs/. ``abstain_below``: texts of which
-    nobody is so sure get no label. ``forecast`` as for `run`. Raises `InputError` for bad input, `ServiceError` where a
-    service does not answer.
+    nobody is so sure get no label. ``forecast`` as for `run`. ``teacher_model``: ``by`` is the address of an
+    OpenAI-compatible endpoint, and this a model there; ``remote`` says how it is asked and what that may cost.
+    Raises `InputError` for bad input, `ServiceError` where a service does not answer, `SpendingLimitError` at a limit.
     """
-    teacher = _teacher(task, by, data, model, key, ray)
+    teacher = _teacher(task, by, data, model, key, ray, _remote(teacher_model, remote))
     given = open_texts(unlabelled, text_column, teacher.task.data.text_column)
     tell = on_event or ignore
     return annotate_table(
@@ -207,6 +213,7 @@ def annotate(
         abstain_below=abstain_below,
         on_event=tell,
         forecast=lambda texts: foretell_annotation(teacher, given, texts, tell) if forecast else None,
+        account=teacher.account,
     )
 
 
@@ -219,9 +226,11 @@ def plan_annotation(
     text_column: str | None = None,
     model: str | None = None,
     on_event: OnEvent | None = None,
+    teacher_model: str | None = None,
+    remote: RemoteSettings | None = None,
 ) -> Forecast | None:
     """What `annotate` would take by the speed of this machine as it is now; None for who reads without an engine."""
-    teacher = _teacher(task, by, data, model, None, "")
+    teacher = _teacher(task, by, data, model, None, "", _remote(teacher_model, remote))
     given = open_texts(unlabelled, text_column, teacher.task.data.text_column)
     return foretell_annotation(teacher, given, sum(1 for _ in given.texts()), on_event or ignore, anew=True)
 
@@ -233,10 +242,13 @@ def _teacher(
     model: str | None,
     key: str | None,
     ray: str,
+    remote: Remote | None,
 ) -> NamedReader:
     named: Task | None
     if isinstance(task, str | Path) and _is_run(task):
-        named, by = (RunFolder(task).manifest().task if by else None), by or task
+        manifest = RunFolder(task).manifest()
+        named, by = (manifest.task if by else None), by or task
+        remote = remote and msgspec.structs.replace(remote, run=manifest.settings)
     else:
         named = load_task(task, data) if isinstance(task, str | Path) else task
     if by is None:
@@ -247,7 +259,13 @@ def _teacher(
                 f"there is no finished run of {named.name} in {by} to annotate with. Begin one (fourshot train "
                 f"{named.name}), or name who is to annotate with --by."
             )
-    return find_teacher(by, named, model=model, key=key, ray=ray)
+    return find_teacher(by, named, model=model, key=key, ray=ray, remote=remote)
+
+
+def _remote(model: str | None, settings: RemoteSettings | None, run: RunSettings | None = None) -> Remote | None:
+    if model is None:
+        return None
+    return Remote(model=model, settings=settings or RemoteSettings(), run=run or RunSettings())
 
 
 def distill(
@@ -267,15 +285,19 @@ def distill(
     ray: str = "",
     onnx: bool = False,
     on_event: OnEvent | None = None,
+    forecast: bool = False,
+    teacher_model: str | None = None,
+    remote: RemoteSettings | None = None,
 ) -> DistillSummary:
     """Make a small classifier that needs no language model; the same call goes on where one was stopped.
 
     A teacher annotates the texts of the table ``unlabelled``, or writes ``generate`` texts per class, or both, and the
     encoder ``student`` (None: the embedded one) learns what it says. The teacher is trained on the shots, or is ``by``:
     a finished run, an adapter, a student, or the address of a service (``key`` for that). ``onnx`` writes the student
-    as ONNX too. ``folder`` defaults to runs/<task>/student. Other arguments as for `run`. Raises `InputError` for bad
-    input, `ShortRunError` where a class stalls, `RunFolderError` for a folder that holds something else,
-    `ServiceError` where a service does not answer.
+    as ONNX too. ``folder`` defaults to runs/<task>/student. ``teacher_model`` and ``remote`` as for `annotate`, other
+    arguments as for `run`. Raises `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError`
+    for a folder that holds something else, `ServiceError` where a service does not answer, `SpendingLimitError` at a
+    limit.
     """
     task = load_task(task, data) if isinstance(task, str | Path) else task
     return distilling.distill(
@@ -283,7 +305,7 @@ def distill(
         Path(folder or default_student_folder(task)),
         unlabelled=open_texts(unlabelled, text_column, task.data.text_column) if unlabelled else None,
         generate_per_class=generate,
-        by=find_teacher(by, task, model=model, key=key, ray=ray) if by else None,
+        by=_by(by, task, model, key, ray, _remote(teacher_model, remote, settings)),
         student=student,
         student_settings=student_settings,
         model=model,
@@ -291,7 +313,43 @@ def distill(
         on_event=on_event or ignore,
         placement=Placement(ray=ray),
         onnx=onnx,
+        forecast=forecast,
     )
+
+
+def plan_distillation(
+    task: Task | str | Path,
+    *,
+    unlabelled: str | Path | None = None,
+    generate: int = 0,
+    by: str | Path | None = None,
+    folder: str | Path | None = None,
+    data: str | Path | None = None,
+    text_column: str | None = None,
+    model: str | None = None,
+    settings: RunSettings | None = None,
+    on_event: OnEvent | None = None,
+    teacher_model: str | None = None,
+    remote: RemoteSettings | None = None,
+) -> Forecast | None:
+    """What `distill` would take of the teacher; None for who reads without an engine."""
+    task = load_task(task, data) if isinstance(task, str | Path) else task
+    return distilling.plan_distillation(
+        task,
+        Path(folder or default_student_folder(task)),
+        unlabelled=open_texts(unlabelled, text_column, task.data.text_column) if unlabelled else None,
+        generate_per_class=generate,
+        by=_by(by, task, model, None, "", _remote(teacher_model, remote, settings)),
+        model=model,
+        settings=settings,
+        on_event=on_event or ignore,
+    )
+
+
+def _by(
+    by: str | Path | None, task: Task, model: str | None, key: str | None, ray: str, remote: Remote | None
+) -> NamedReader | None:
+    return find_teacher(by, task, model=model, key=key, ray=ray, remote=remote) if by else None
 
 
 def _is_run(folder: Task | str | Path) -> bool:

@@ -94,8 +94,15 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[StageForecast, ...]
     took_s: float | None = None  # all stages, once they are done
     doubt: str = ""  # why the speed of this machine may be another
+    asks: str = ""  # the remote model that all calls are requests to; of these neither time nor memory is known
+    cost: float | None = None  # of these; None: no prices were given
 
     def __str__(self) -> str:
+        if self.asks:
+            cost = "no prices were given" if self.cost is None else f"cost about {self.cost:.4g}"
+            parts = ", ".join(f"{stage.stage} {stage.calls:,}" for stage in self.stages)
+            doubt = f"; {self.doubt}" if self.doubt else ""
+            return f"{self.calls:,} requests to {self.asks} ({parts}), about {self.tokens:,} tokens, {cost}{doubt}"
         parts = ", ".join(f"{stage.stage} {span(stage.seconds)}" for stage in self.stages)
         doubt = f"; {self.doubt}" if self.doubt else ""
         return (
@@ -116,7 +123,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def verdict(self) -> str:
         """How right it was; "" before that is known."""
-        if self.took_s is None:
+        if self.took_s is None or self.asks:
             return ""
         share = self.took_s / self.seconds - 1 if self.seconds else 0.0
         more = f"{abs(share):.0%} {'more' if share > 0 else 'less'}"

@@ -8,11 +8,29 @@ from fourshot.engine.errors import AdapterError
 from fourshot.engine.files import read_json
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
+from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.students.settings import StudentSettings
 
 STUDENT_FILE = "student.json"
 STUDENT_LINK = "student"  # in the folder of a distillation: leads to its student
+
+
+class RemoteTeacher(msgspec.Struct, frozen=True, kw_only=True):
+    """A teacher behind an OpenAI-compatible address: how it was asked, how right it was, and what that cost."""
+
+    endpoint: str
+    model: str
+    asked: str  # "chat, probabilities of tokens", "completions, 8 votes"
+    shots: int  # in its prompt
+    requests: int  # whose answers were used
+    paid_requests: int  # of these, those that were paid for here: the others were kept from before
+    prompt_tokens: int  # of all that were used
+    output_tokens: int
+    cost: float | None = None  # of all that were used, in the unit of the prices; None: no prices were given
+    paid_cost: float | None = None
+    outside: float | None = None  # mean probability on no label, over what was read last
+    held_out: KindEvidence | None = None  # on shots, each read with others in the prompt; None: there are too few
 
 
 class StudentCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +59,7 @@ class StudentCard(msgspec.Struct, frozen=True, kw_only=True):
     coverage: CoverageCurve | None = None  # how accurate it is where it answers a share of the texts
     scope: Scope | None = None  # which texts are none of the task's; a student has no rule for that yet
     teacher_scores: Scores | None = None
+    remote_teacher: RemoteTeacher | None = None
     lineage: dict[str, str] = {}  # what -> content hash
 
 

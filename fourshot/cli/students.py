@@ -7,6 +7,7 @@ from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, given, setting
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.cli.predict import not_read
+from fourshot.cli.remote import REMOTE_OPTIONS, describe, teacher_of
 from fourshot.cli.runs import DATA, TASK
 from fourshot.engine.errors import InputError
 from fourshot.training.students.settings import StudentSettings
@@ -36,6 +37,7 @@ STUDENT_OPTIONS = tuple(
     argument("--model", "MODEL", "the base model, where it is not where it was in training"),
     RAY,
     PLAN,
+    *REMOTE_OPTIONS,
 )
 def annotate(options: Options, terminal: Terminal) -> None:
     """Say of each text of a table what it is, how surely, and who says so."""
@@ -43,7 +45,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
 
     with terminal.progress() as on_event:
         if options.plan:
-            where = {"by": options.by, "data": options.data, "text_column": options.text_column}
+            where = {"data": options.data, "text_column": options.text_column, **teacher_of(options)}
             told = api.plan_annotation(
                 options.task, options.unlabelled, model=options.model, on_event=on_event, **where
             )
@@ -53,7 +55,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
             options.task,
             options.unlabelled,
             options.out,
-            by=options.by,
+            **teacher_of(options),
             data=options.data,
             text_column=options.text_column,
             abstain_below=options.abstain_below,
@@ -79,6 +81,8 @@ def annotate(options: Options, terminal: Terminal) -> None:
     if summary.agreement is not None:
         terminal.say(f"Of the readers, {summary.agreement:.0%} say the label that was given, on average.")
     terminal.verdict(summary.forecast)
+    if summary.remote_teacher:
+        terminal.say(describe(summary.remote_teacher))
     terminal.say(f"{summary.rows} rows in {summary.out}, read by {summary.by}.")
 
 
@@ -95,6 +99,8 @@ def annotate(options: Options, terminal: Terminal) -> None:
     MODEL,
     argument("--out", "FOLDER", "of the distillation (default: in runs/TASK/); a used one is continued"),
     RAY,
+    PLAN,
+    *REMOTE_OPTIONS,
     *STUDENT_OPTIONS,
     *settings_options(without=["--per-class"]),
 )
@@ -105,23 +111,30 @@ def distill(options: Options, terminal: Terminal) -> None:
     if options.generate < 0:
         raise InputError(f"--generate is a number of texts per class, at least 1; got {options.generate}.")
     folder = Path(options.out or api.default_student_folder(options.task, options.data))
+    what = {
+        **teacher_of(options),
+        "unlabelled": options.unlabelled,
+        "generate": options.generate,
+        "folder": folder,
+        "data": options.data,
+        "text_column": options.text_column,
+        "model": options.model,
+        "settings": settings_of(options),
+    }
     with terminal.progress() as on_event:
+        if options.plan:
+            terminal.forecast(api.plan_distillation(options.task, on_event=on_event, **what))
+            return
         summary = api.distill(
             options.task,
-            unlabelled=options.unlabelled,
-            generate=options.generate,
-            by=options.by,
+            **what,
             student=options.student,
             student_settings=StudentSettings(**given(options, StudentSettings)),
-            folder=folder,
-            data=options.data,
-            text_column=options.text_column,
-            model=options.model,
-            settings=settings_of(options),
             key=options.key,
             ray=options.ray,
             onnx=options.onnx,
             on_event=on_event,
+            forecast=not (options.quiet or options.ray),
         )
     terminal.result("result", summary)
     for note in summary.notes:
@@ -130,6 +143,8 @@ def distill(options: Options, terminal: Terminal) -> None:
         terminal.scores(summary.table)
     else:
         terminal.say("Nothing was measured: the task has no test file.")
+    if summary.remote_teacher:
+        terminal.say(describe(summary.remote_teacher))
     if summary.held_out_agreement is not None:
         terminal.say(
             f"On {summary.held_out} texts that it did not learn, the student says what the teacher says in "

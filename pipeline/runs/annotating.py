@@ -19,6 +19,7 @@ from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Counts, Forecast, foretell
 from fourshot.pipeline.runs.readers import Annotation, NamedReader, Read, parts_of
+from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.tasks.text_table import TextTable, check_written, write_table
 from fourshot.pipeline.tasks.types import Example
@@ -56,6 +57,7 @@ class AnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
     agreement: float | None = None  # mean, where several read
     warnings: tuple[str, ...] = ()  # of how the table was read
     forecast: Forecast | None = None  # what was foretold of this call, beside what it took
+    remote_teacher: RemoteTeacher | None = None  # who read, where that was one: how well, and what it cost
 
 
 def annotation_columns(labels: Sequence[str]) -> list[str]:
@@ -73,12 +75,13 @@ def annotate_table(
     abstain_below: float = 0.0,
     on_event: OnEvent = ignore,
     forecast: Callable[[int], Forecast | None] = lambda texts: None,
+    account: Callable[[], RemoteTeacher | None] = lambda: None,
 ) -> AnnotationSummary:
     """Write the rows of ``given`` with what ``read`` says of each to ``out``; resumes what was stopped.
 
     ``by``: names who reads, and must change with what they would answer. Rows keep their order and all their columns. A
     row whose likeliest label is less likely than ``abstain_below`` gets no label; its probabilities stay. ``forecast``
-    tells beforehand what so many texts take.
+    tells beforehand what so many texts take, ``account`` afterwards what a remote teacher cost.
     Raises InputError where ``out`` is there, or a column that would be added.
     """
     if not 0 <= abstain_below <= 1:
@@ -122,17 +125,23 @@ def annotate_table(
         agreement=round(agreed["share"] / agreed["texts"], 4) if agreed["texts"] else None,
         warnings=given.warnings,
         forecast=told,
+        remote_teacher=account(),
     )
 
 
 def foretell_annotation(
-    reader: NamedReader, given: TextTable, texts: int, on_event: OnEvent, *, anew: bool = False
+    reader: NamedReader, given: TextTable, texts: int, on_event: OnEvent, *, tested: int = 0, anew: bool = False
 ) -> Forecast | None:
     """Forecast what it takes to have ``texts`` texts of a table read, and tell; None for who reads without an engine.
 
-    See `forecast.foretell`.
+    ``tested``: test texts that are read besides. See `forecast.foretell`.
     """
     teacher = reader.teacher
+    if reader.forecast and texts + tested:  # it takes no measuring of this machine
+        told = reader.forecast(list(islice(given.texts(), SAMPLE)), {"annotate": texts, "evaluate": tested})
+        on_event(Event(stage="forecast", message=str(told)))
+        return told
+    texts += tested
     sample = [Example(text=text, label=reader.task.label_names[0]) for text in islice(given.texts(), SAMPLE)]
     if teacher is None or not (texts and sample):
         return None

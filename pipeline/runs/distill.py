@@ -7,6 +7,7 @@ manifest.json     what this distillation is
 teacher/          the run folder of a teacher that was trained here
 annotated.jsonl   the user's table with what the teacher says; a person may correct it, and the same command goes on
 students/<job>/   finished trainings; `student` leads to the one that is the result
+remote_teacher.json  how a remote teacher was asked, how right it was, and what that cost
 scores/, summary.json, report.html, report.md
 """
 
@@ -18,10 +19,12 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import read_json, write_json
-from fourshot.engine.models import refuse_fake, resolve_model
+from fourshot.engine.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import installed_versions, value_hash
-from fourshot.pipeline.runs.distilled import DistillSummary, write_results
+from fourshot.pipeline.runs.distill_plan import foretell_distillation
+from fourshot.pipeline.runs.distilled import REMOTE_FILE, DistillSummary, write_results
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.measuring import Evaluation, evaluation_of
 from fourshot.pipeline.runs.readers import NamedReader, Read, Teacher, parts_of, read_with, teacher_of_run
@@ -84,21 +87,15 @@ def distill(
     on_event: OnEvent = ignore,
     placement: Placement = HERE,
     onnx: bool = False,
+    forecast: bool = False,
 ) -> DistillSummary:
     """Make a student of ``task`` in ``folder``, or go on where an earlier call was stopped.
 
     Without ``by`` the teacher is a committee of adapters of ``model``, trained on the shots. A task without a test file
-    is not measured. ``onnx``: write the student as ONNX, too. Raises InputError for what the user gave, RunFolderError
-    for a folder of something else.
+    is not measured. ``onnx``: write the student as ONNX, too. ``forecast``: first tell what the teacher will take.
+    Raises InputError for what the user gave, RunFolderError for a folder of something else.
     """
-    refuse_fake(model, "A distillation")
-    if unlabelled is None and not generate_per_class:
-        raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
-    if by and generate_per_class and not by.pairs:
-        raise InputError(
-            "--generate asks a teacher to write texts, and the one of --by has none: name a finished run, or leave "
-            "--by out to have a teacher trained that writes."
-        )
+    _check(unlabelled, generate_per_class, by, model)
     if onnx:
         check_onnx()
     check_cluster(placement.ray)
@@ -126,21 +123,26 @@ def distill(
             )
         )
         log = folder / LOG_FILE
-        if by:
-            name, read, pairs = by.name, by.read(log, on_event), list(by.pairs)
-        else:
-            assert base
-            seeds = [load_shots(data, settings, RunFolder(folder / TEACHER_FOLDER))]
-            experiment = Experiment(data, base, settings, ["fourshot"], seeds, folder / TEACHER_FOLDER, flat=True)
-            teacher = _train_teacher(experiment, log, on_event, placement, writes=generate_per_class > 0)
-            name, read = teacher.name, read_with(teacher, log, placement.ray, _starting(on_event))
-            pairs = experiment.learnt(experiment.cells[0]).synthetic if generate_per_class else []
         test = tuple(data.measured(settings.test_limit)) if data.test else ()
         tested = value_hash(test)  # other test texts, other scores
         teacher_file = folder / "scores" / f"teacher-{tested}.json"
+        writes = generate_per_class > 0
+        experiment = _experiment(data, base, settings, folder) if base else None
+        if forecast:
+            left = 0 if teacher_file.exists() else len(test)
+            foretell_distillation(by or experiment, unlabelled, folder, left, on_event, writes=writes)
+        if by:
+            name, read, pairs = by.name, by.read(log, on_event), list(by.pairs)
+        else:
+            assert experiment
+            teacher = _train_teacher(experiment, log, on_event, placement, writes=writes)
+            name, read = teacher.name, read_with(teacher, log, placement.ray, _starting(on_event))
+            pairs = experiment.learnt(experiment.cells[0]).synthetic if writes else []
+        annotated, notes = annotated_texts(unlabelled, folder, task, name, read, on_event)
         if test and not teacher_file.exists():
             write_json(teacher_file, _measure(read, task, test, on_event))
-        annotated, notes = annotated_texts(unlabelled, folder, task, name, read, on_event)
+        if by and (account := by.account()):
+            write_json(folder / REMOTE_FILE, account)
         taught, left_out = learnable(annotated, shots, data.test)
         notes += left_out
         written = written_texts(pairs, task, generate_per_class)
@@ -172,6 +174,43 @@ def distill(
             settings=settings,
             notes=notes,
         )
+
+
+def plan_distillation(
+    task: Task,
+    folder: Path,
+    *,
+    unlabelled: TextTable | None = None,
+    generate_per_class: int = 0,
+    by: NamedReader | None = None,
+    model: str | None = None,
+    settings: RunSettings | None = None,
+    on_event: OnEvent = ignore,
+) -> Forecast | None:
+    """What the teacher of such a `distill` would take; None for one that reads without an engine. Writes nothing."""
+    _check(unlabelled, generate_per_class, by, model)
+    settings = _teacher_settings(settings or RunSettings(), generate_per_class)
+    data = TaskData(task, on_event, needs_test=False)
+    reader = by or _experiment(data, resolve_model(model), settings, folder)
+    tested, writes = len(data.measured(settings.test_limit)), generate_per_class > 0
+    return foretell_distillation(reader, unlabelled, folder, tested, on_event, writes=writes, anew=True)
+
+
+def _check(unlabelled: TextTable | None, generate_per_class: int, by: NamedReader | None, model: str | None) -> None:
+    refuse_fake(model, "A distillation")
+    if unlabelled is None and not generate_per_class:
+        raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
+    if by and generate_per_class and not by.pairs:
+        raise InputError(
+            "--generate asks a teacher to write texts, and the one of --by has none: name a finished run, or leave "
+            "--by out to have a teacher trained that writes."
+        )
+
+
+def _experiment(data: TaskData, base: ResolvedModel, settings: RunSettings, folder: Path) -> Experiment:
+    """Whose annotators are the teacher."""
+    seeds = [load_shots(data, settings, RunFolder(folder / TEACHER_FOLDER))]
+    return Experiment(data, base, settings, ["fourshot"], seeds, folder / TEACHER_FOLDER, flat=True)
 
 
 def _teacher_settings(settings: RunSettings, per_class: int) -> RunSettings:

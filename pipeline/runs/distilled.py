@@ -13,7 +13,7 @@ from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method
 from fourshot.pipeline.runs.measuring import Evaluation
 from fourshot.pipeline.runs.stages.student import StudentItem, parities
 from fourshot.pipeline.selective import CoverageCurve
-from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, StudentCard
+from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, RemoteTeacher, StudentCard
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import lead
@@ -21,6 +21,8 @@ from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentResult
 from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.train import finished_student
+
+REMOTE_FILE = "remote_teacher.json"  # of a remote teacher: how it was asked, how right it was, what that cost
 
 
 class DistillSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +41,7 @@ class DistillSummary(msgspec.Struct, frozen=True, kw_only=True):
     held_out_agreement: float | None  # of student and teacher, on texts that were not learnt
     coverage: dict[str, CoverageCurve] = {}  # accuracy against coverage, of "student" and "teacher"
     onnx: list[Parity] = []  # how its ONNX files answer beside it
+    remote_teacher: RemoteTeacher | None = None
     notes: list[str] = []  # what was left out, and why
     report_path: str = ""
 
@@ -58,6 +61,7 @@ def write_results(
     notes: Sequence[str],
 ) -> DistillSummary:
     """Write cards, summary and report. ``items``: the student, then the one on the shots alone."""
+    remote = read_json(folder / REMOTE_FILE, RemoteTeacher) if (folder / REMOTE_FILE).exists() else None
     results, evaluations = list[StudentResult](), list[Evaluation | None]()
     for number, item in enumerate(items):
         result = finished_student(folder / "students", item.job)
@@ -88,6 +92,7 @@ def write_results(
             scores=evaluation.scores if evaluation else None,
             coverage=evaluation.curve if evaluation else None,
             teacher_scores=teacher_evaluation.scores if teacher_evaluation else None,
+            remote_teacher=remote if is_taught else None,
             lineage={"job": item.job.key},
         )
         write_json(Path(result.path) / STUDENT_FILE, card)
@@ -117,6 +122,7 @@ def write_results(
         held_out_agreement=main.held_out_agreement,
         coverage={name: evaluation.curve for name, evaluation in measured.items() if evaluation},
         onnx=parities(main),
+        remote_teacher=remote,
         notes=list(notes),
         report_path=str(report),
     )

@@ -39,6 +39,18 @@ def foretell_runs(
     return foretell(experiments[0].model, lambda speed: remaining_work(experiments, until, speed), on_event, anew=anew)
 
 
+def teaching_work(experiment: Experiment, texts: int, speed: Speed, *, writes: bool) -> list[Work]:
+    """Of the teacher of a distillation: trained on the shots, it ``writes`` texts, and reads so many others."""
+    left, writer = _Remaining(experiment, speed), experiment.writers[0]
+    jobs = {job.key: (job, writer) for job in experiment.annotator_jobs(writer)}
+    return [
+        *left._pool(writer),
+        *left._trainings("train the annotators", jobs),
+        *(left._texts(writer) if writes else ()),
+        *([_at("annotate", left._reading(writer, texts))] if texts else ()),
+    ]
+
+
 class _Remaining:
     """Of one experiment."""
 

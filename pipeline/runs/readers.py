@@ -5,7 +5,7 @@ Texts come in parts and answers go out in parts, in their order, so that neither
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from fourshot.engine.hub import at_revision
 from fourshot.engine.models import resolve_model
 from fourshot.pipeline.card import base_of, load_card
 from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.driver import WAIT_S
 from fourshot.pipeline.loop.rounds import CALIBRATION_FILE
 from fourshot.pipeline.loop.units import ReadUnit, TaskBrief, UnitResult
@@ -31,6 +32,7 @@ from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -77,6 +79,9 @@ class NamedReader(NamedTuple):
     shots: tuple[Example, ...] = ()  # what it learnt from, where that is known
     pairs: Sequence[tuple[Candidate, Verdict]] = ()  # texts that it wrote, with what became of them
     teacher: Teacher | None = None  # where it reads with an engine
+    # Of a remote teacher: what so many texts like some will take, by stage; and what was read so far, once it was.
+    forecast: Callable[[Sequence[str], Mapping[str, int]], Forecast] | None = None
+    account: Callable[[], RemoteTeacher | None] = lambda: None
 
 
 def open_run(folder: Path) -> Experiment:

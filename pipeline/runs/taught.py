@@ -22,15 +22,25 @@ from fourshot.training.students.settings import StudentSettings
 Annotated = list[tuple[str, tuple[float, ...]]]  # text, probabilities
 
 
+def annotated_file(given: TextTable, folder: Path) -> Path:
+    """Where a distillation has what its teacher says of a table."""
+    suffix = given.path.suffix.lower()
+    return folder / f"annotated{suffix if suffix in ('.csv', '.tsv') else '.jsonl'}"
+
+
+def is_annotated(out: Path) -> bool:
+    """Whether the teacher has read all of it."""
+    return out.exists() and not unfinished_folder(out).exists()
+
+
 def annotated_texts(
     given: TextTable | None, folder: Path, task: Task, by: str, read: Read, on_event: OnEvent
 ) -> tuple[Annotated, list[str]]:
     """The user's texts with what the teacher says, or what a person made of that; and what is to be told."""
     if given is None:
         return [], []
-    suffix = given.path.suffix.lower() if given.path.suffix.lower() in (".csv", ".tsv") else ".jsonl"
-    out = folder / f"annotated{suffix}"
-    if not out.exists() or unfinished_folder(out).exists():
+    out = annotated_file(given, folder)
+    if not is_annotated(out):
         out.unlink(missing_ok=True)
         annotate_table(given, out, task.label_names, by, read, on_event=on_event)
     rows = [

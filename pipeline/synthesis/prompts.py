@@ -136,6 +136,21 @@ def reading_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Ex
     return filler + context(task, shots, form) + question(task, text, form)
 
 
+def reading_messages(task: Task, text: str, form: PromptFormat, shots: Sequence[Example]) -> list[dict[str, str]]:
+    """`classification_prompt` for a service that takes messages: instruction and labels, shots as turns, then ``text``.
+
+    The instruction is in the first turn of the user, since some chat templates have no system turn.
+    """
+    words = {label.name: label.read_as for label in task.labels}
+    asked = f"{task.instruction} Answer with one of these labels and nothing else: {', '.join(words.values())}.\n\n"
+    turns = []
+    for shot in shots:
+        turns += [("user", form.shown_input(task, shot.text)), ("assistant", words[shot.label])]
+    turns.append(("user", form.shown_input(task, text)))
+    turns[0] = ("user", asked + turns[0][1])
+    return [{"role": role, "content": content} for role, content in turns]
+
+
 def generation_prompt(
     task: Task,
     label: Label,

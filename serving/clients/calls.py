@@ -7,7 +7,7 @@ import math
 import os
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -68,18 +68,23 @@ def retry_policy(retries: int) -> dict[str, Any]:
 
 
 def _wait_s(state: tenacity.RetryCallState) -> float:
-    """Clients that were rejected together must not ask again together: every wait has a random part."""
     assert state.outcome is not None
+    asked_s = None if state.outcome.failed else retry_after_s(state.outcome.result().headers)
+    return pause_s(state, None if asked_s is None else min(asked_s, LONGEST_RETRY_AFTER_S))
+
+
+def pause_s(state: tenacity.RetryCallState, asked_s: float | None) -> float:
+    """Clients that were rejected together must not ask again together: every wait has a random part.
+
+    ``asked_s``: what the service asks to wait, see `retry_after_s`.
+    """
     pause_s = tenacity.wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)(state)
-    asked_s = None if state.outcome.failed else _retry_after_s(state.outcome.result())
-    if asked_s is None:
-        return pause_s * random.uniform(0.5, 1.0)
-    return min(asked_s, LONGEST_RETRY_AFTER_S) + pause_s * random.uniform(0.0, 0.5)
+    return pause_s * random.uniform(0.5, 1.0) if asked_s is None else asked_s + pause_s * random.uniform(0.0, 0.5)
 
 
-def _retry_after_s(response: httpx.Response) -> float | None:
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds that an answer asks to wait; None where it does not say, or says it as a date."""
-    value = response.headers.get("Retry-After", "").strip()
+    value = headers.get("Retry-After", "").strip()
     return float(value) if value.isascii() and value.isdigit() else None
 
 

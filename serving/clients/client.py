@@ -192,7 +192,7 @@ class AsyncClient:
         async def send() -> httpx.Response:
             async with pace.turn():
                 response = await self._http.request(**call.request())
-                pace.learn(response)
+                pace.learn(busy=response.status_code == BUSY)
                 return response
 
         retrying = tenacity.AsyncRetrying(sleep=self._sleep, **retry_policy(self._retries))
@@ -239,9 +239,9 @@ class Pace:
                 self._sending -= 1
                 self._changed.notify_all()
 
-    def learn(self, response: httpx.Response) -> None:
-        """Take in the answer to a request."""
-        if response.status_code == BUSY:
+    def learn(self, busy: bool) -> None:
+        """Take in the answer to a request: whether the service was too busy for it."""
+        if busy:
             self._now, self._answers = max(1, self._now // 2), 0
             return
         self._answers += 1

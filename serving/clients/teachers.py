@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.readers import (
@@ -18,24 +20,47 @@ from fourshot.pipeline.runs.readers import (
 )
 from fourshot.pipeline.runs.run_folder import SHOTS_FILE
 from fourshot.pipeline.student_card import find_student, load_student_card
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.faults import MOST_NAMED, shorten
 from fourshot.pipeline.tasks.text_words import count_words
 from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.adapter_lookup import find_adapter
+from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
+from fourshot.serving.clients.remote.teacher import remote_teacher
+
+
+class Remote(msgspec.Struct, frozen=True, kw_only=True):
+    """A model behind an OpenAI-compatible address, and the shots that it is shown."""
+
+    model: str
+    settings: RemoteSettings = RemoteSettings()
+    run: RunSettings = RunSettings()  # which shots
 
 
 def find_teacher(
-    by: str | Path, task: Task | None = None, *, model: str | None = None, key: str | None = None, ray: str = ""
+    by: str | Path,
+    task: Task | None = None,
+    *,
+    model: str | None = None,
+    key: str | None = None,
+    ray: str = "",
+    remote: Remote | None = None,
 ) -> NamedReader:
     """Whoever ``by`` names. ``task``: what it must be of; an address needs one, the others know their own.
 
+    ``remote``: which model to ask where ``by`` is the address of an OpenAI-compatible endpoint, not of a service.
     Raises InputError where there is nobody, or one of other labels; as `LocalClassifier` and `Client` do otherwise.
     """
     if str(by).startswith(("http://", "https://")):
         if task is None:
             raise InputError("A service (--by ADDRESS) is asked about a task: name one in place of the run.")
+        if remote:
+            return _remote(str(by), task, remote, model, key, ray)
         return _service(str(by), task, key)
     folder = Path(by)
+    if remote:
+        raise InputError(f"--teacher-model is for an address, and {by} is a folder. Leave it out.")
     if key is not None:
         raise InputError(f"--key is for a service, and {by} is a folder. Leave it out.")
     if student := find_student(folder):
@@ -54,6 +79,16 @@ def find_teacher(
             f"{shorten(task.label_names, MOST_NAMED)}. Name one of the same labels, in the same order."
         )
     return found
+
+
+def _remote(url: str, task: Task, remote: Remote, model: str | None, key: str | None, ray: str) -> NamedReader:
+    for option, value in (("--model", model), ("--ray", ray)):
+        if value:
+            raise InputError(f"{option} is for models on this machine; {remote.model} answers at {url}. Leave it out.")
+    if key is not None:
+        raise InputError(f"A teacher's key is given in the environment, as {KEY_VARIABLES[0]}. Leave --key out.")
+    shots = TaskData(task, needs_test=False).shots(remote.run)
+    return remote_teacher(url, remote.model, task, shots, remote.settings)
 
 
 def _engine(teacher: Teacher, ray: str) -> NamedReader:

@@ -1,0 +1,60 @@
+"""Options of commands that may ask a teacher behind an OpenAI-compatible address."""
+
+from typing import Any
+
+from fourshot.cli.declare import Options, argument, given, setting
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.student_card import RemoteTeacher
+from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
+
+DEFAULTS = RemoteSettings()
+NAMES = ("teacher_api", "votes", "answer_tokens", "concurrency", "retries", "timeout_s")
+KEYS = " or ".join(KEY_VARIABLES)
+REMOTE_OPTIONS = tuple(
+    option._replace(heading="remote teacher")
+    for option in (
+        argument(
+            "--teacher", "URL", f"of an OpenAI-compatible endpoint, as http://host/v1; key: {KEYS} in the environment"
+        ),
+        argument("--teacher-model", "NAME", "the model that is asked there, shown the shots"),
+        *(setting(DEFAULTS, name) for name in NAMES),
+        argument("--max-requests", "N", "stop after so many, over all calls; the same command goes on", type=int),
+        argument("--max-cost", "X", "stop before more is spent, over all calls, in the unit of the prices", type=float),
+        argument("--price-in", "X", "of a million tokens that are sent", type=float),
+        argument("--price-out", "X", "of a million tokens that are answered", type=float),
+    )
+)
+
+
+def teacher_of(options: Options) -> dict[str, Any]:
+    """Who is to read, as the functions of `fourshot.api` take it. Raises InputError for half of a remote teacher."""
+    wanted = given(options, RemoteSettings)
+    if options.teacher and options.by:
+        raise InputError("--teacher and --by both name who reads the texts. Give one of them.")
+    if options.teacher and not options.teacher_model:
+        raise InputError(f"--teacher {options.teacher} has many models, or may have. Name one with --teacher-model.")
+    if options.teacher_model and not (options.teacher or options.by):
+        raise InputError("--teacher-model is a model at an address. Give that, too: --teacher http://host/v1.")
+    if wanted and not options.teacher_model:
+        given_options = ", ".join(f"--{name.replace('_', '-')}" for name in wanted)
+        raise InputError(f"{given_options}: only for a teacher behind an address (--teacher URL --teacher-model NAME).")
+    return {
+        "by": options.teacher or options.by,
+        "teacher_model": options.teacher_model,
+        "remote": RemoteSettings(**wanted) if options.teacher_model else None,
+    }
+
+
+def describe(teacher: RemoteTeacher) -> str:
+    """How a remote teacher did, and what that cost, in two lines."""
+    held_out, outside = teacher.held_out, teacher.outside
+    right = f", {held_out.accuracy:.0%} of {held_out.num_texts} shots right" if held_out else ""
+    beside = f", {outside:.1%} of its probability on no label" if outside is not None else ""
+    cost = "" if teacher.paid_cost is None else f", cost {teacher.paid_cost:.4g}"
+    old = teacher.requests - teacher.paid_requests
+    kept = f"; {old:,} answers were kept from before" if old > 0 else ""
+    return (
+        f"{teacher.model} at {teacher.endpoint} ({teacher.asked}){right}{beside}.\n"
+        f"{teacher.paid_requests:,} requests{cost}{kept}; {teacher.prompt_tokens:,} tokens read and "
+        f"{teacher.output_tokens:,} written for all of them."
+    )

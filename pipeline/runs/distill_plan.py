@@ -1,0 +1,41 @@
+"""What the teacher of a distillation will take. The student's own training, seconds to minutes, is not in it."""
+
+from pathlib import Path
+
+from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.forecast import Forecast, foretell
+from fourshot.pipeline.runs.annotating import foretell_annotation
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.plan import teaching_work
+from fourshot.pipeline.runs.readers import NamedReader
+from fourshot.pipeline.runs.taught import annotated_file, is_annotated
+from fourshot.pipeline.tasks.text_table import TextTable
+
+
+def foretell_distillation(
+    reader: NamedReader | Experiment | None,
+    given: TextTable | None,
+    folder: Path,
+    tested: int,
+    on_event: OnEvent,
+    *,
+    writes: bool,
+    anew: bool = False,
+) -> Forecast | None:
+    """Forecast and tell; None for a teacher that reads without an engine. See `forecast.foretell`.
+
+    ``reader``: who is to read, or the experiment whose annotators are trained first, and which ``writes`` texts.
+    ``tested``: test texts that are left to be read.
+    """
+    texts = sum(1 for _ in given.texts()) if given and not is_annotated(annotated_file(given, folder)) else 0
+    if isinstance(reader, Experiment):
+        experiment = reader
+        return foretell(
+            experiment.model,
+            lambda speed: teaching_work(experiment, texts + tested, speed, writes=writes),
+            on_event,
+            anew=anew,
+        )
+    if reader is None or given is None:
+        return None
+    return foretell_annotation(reader, given, texts, on_event, tested=tested, anew=anew)

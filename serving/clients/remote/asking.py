@@ -1,0 +1,79 @@
+"""How a model behind an address is asked what a text is: ways that endpoints differ in, and the requests of each."""
+
+import string
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_messages, reading_prompt
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.serving.clients.remote.endpoint import Request
+from fourshot.serving.clients.remote.said import bare
+from fourshot.serving.clients.remote.settings import RemoteSettings
+
+SPARE_TOKENS = 4  # beside those of the longest label
+BYTES_A_TOKEN = 2  # of a label, at least
+VOTE_TEMPERATURE = 1.0
+FORM = PromptFormat()
+
+
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to ask."""
+
+    route: Literal["chat", "completions"]
+    likely: int = 0  # of so many tokens the probability is asked for; 0: answers are sampled, as votes
+    is_bare: bool = False  # without what the newest models of some endpoints refuse
+    one_by_one: bool = False  # a request for each vote, where the endpoint gives one answer to each
+
+    def describe(self, votes: int) -> str:
+        """For people, and for the card."""
+        return f"{self.route}, {'probabilities of tokens' if self.likely else f'{votes} votes'}"
+
+
+# From what says most to what most endpoints take. Sources: OpenAI's reference (at most 20 likely tokens in chat, 5 in
+# completions; reasoning models take neither max_tokens nor temperature nor logprobs), and vLLM's (--max-logprobs 20).
+WAYS = (
+    Way(route="chat", likely=20),
+    Way(route="chat", likely=5),
+    Way(route="chat"),
+    Way(route="chat", is_bare=True, one_by_one=True),
+    Way(route="completions", likely=20),
+    Way(route="completions", likely=5),
+    Way(route="completions"),
+    Way(route="completions", one_by_one=True),
+)
+
+
+def asked_task(task: Task) -> Task:
+    """``task`` as its labels are asked for: by letters where their words begin alike, so that one token tells."""
+    words = [bare(word) for word in task.label_words]
+    begun = [word.replace("_", " ").replace("-", " ").split(" ")[0] for word in words]
+    alike = len(set(begun)) < len(begun) or "" in begun
+    letters = string.ascii_uppercase
+    if not alike or (len(words) > len(letters) and len(set(words)) == len(words)):
+        return task
+    names = letters if len(words) <= len(letters) else [str(number) for number in range(1, len(words) + 1)]
+    options = "; ".join(f"{name}: {word}" for name, word in zip(names, task.label_words, strict=False))
+    labels = (msgspec.structs.replace(label, word=name) for label, name in zip(task.labels, names, strict=False))
+    return msgspec.structs.replace(task, instruction=f"{task.instruction} {options}.", labels=tuple(labels))
+
+
+def requests_for(task: Task, text: str, shots: Sequence[Example], way: Way, settings: RemoteSettings) -> list[Request]:
+    """What is sent for one text: one request, or one for each vote. ``task`` as `asked_task` gives it."""
+    longest = max(len(word.encode()) for word in task.label_words)
+    room = settings.answer_tokens or longest // BYTES_A_TOKEN + SPARE_TOKENS
+    body: dict[str, Any] = {"max_completion_tokens" if way.is_bare else "max_tokens": room}
+    if way.route == "chat":
+        body["messages"] = reading_messages(task, text, FORM, shots)
+        body |= {"logprobs": True, "top_logprobs": way.likely} if way.likely else {}
+    else:
+        body |= {"prompt": reading_prompt(task, text, FORM, shots), "stop": ["\n"]}
+        body |= {"logprobs": way.likely} if way.likely else {}
+    if not way.is_bare:
+        body["temperature"] = 0.0 if way.likely else VOTE_TEMPERATURE
+    if way.likely:
+        return [Request(route=way.route, body=body)]
+    if way.one_by_one:
+        return [Request(route=way.route, body=body, sample=number) for number in range(settings.votes)]
+    return [Request(route=way.route, body=body | {"n": settings.votes})]

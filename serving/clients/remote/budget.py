@@ -1,0 +1,67 @@
+"""What a piece of work may still send: a limit holds over all of its calls, and with requests on their way."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fourshot.engine.errors import SpendingLimitError
+from fourshot.serving.clients.remote.kept import Spent
+from fourshot.serving.clients.remote.said import Said
+from fourshot.serving.clients.remote.settings import RemoteSettings
+
+CHARS_A_TOKEN = 3.0  # at most so many in a token, until the endpoint has told: a limit is to hold from the beginning
+
+
+class Budget:
+    """Of one piece of work."""
+
+    def __init__(self, settings: RemoteSettings, spent: Spent) -> None:
+        """``spent``: in earlier calls."""
+        self._settings, self._spent = settings, spent
+        self._failed = 0  # requests of this call that brought nothing
+        self._under_way: list[float] = []  # what each request on its way costs at most
+        self._tokens_a_char = 1 / CHARS_A_TOKEN
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def room(self, chars: int, most_tokens: int) -> AsyncIterator[None]:
+        """Waits until a request of ``chars`` may be sent, for up to ``most_tokens``; inside, it is on its way.
+
+        Raises SpendingLimitError where it may not be, whatever those on their way come to.
+        """
+        most = self._settings.cost(chars * self._tokens_a_char, most_tokens) or 0.0
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._under_way or self._fits(most))
+            if not self._fits(most):
+                raise SpendingLimitError(self.describe())
+            self._under_way.append(most)
+        try:
+            yield
+        except BaseException:
+            self._failed += 1
+            raise
+        finally:
+            async with self._changed:
+                self._under_way.remove(most)
+                self._changed.notify_all()
+
+    def paid(self, said: Said, chars: int) -> None:
+        self._spent = self._spent.plus(said)
+        self._tokens_a_char = max(self._tokens_a_char, said.prompt_tokens / max(1, chars))
+
+    def _fits(self, cost: float) -> bool:
+        wanted, spent = self._settings, self._spent
+        sent = spent.requests + self._failed + len(self._under_way)
+        paid = self._settings.cost(spent.prompt_tokens, spent.output_tokens) or 0.0
+        return (wanted.max_requests is None or sent < wanted.max_requests) and (
+            wanted.max_cost is None or paid + sum(self._under_way) + cost <= wanted.max_cost
+        )
+
+    def describe(self) -> str:
+        """Why it ended."""
+        spent, wanted = self._spent, self._settings
+        cost = wanted.cost(spent.prompt_tokens, spent.output_tokens)
+        asked = f"{spent.requests:,} requests were answered, {self._failed:,} failed"
+        if wanted.max_requests is not None and spent.requests + self._failed >= wanted.max_requests:
+            return f"--max-requests {wanted.max_requests} is reached: {asked}."
+        return f"--max-cost {wanted.max_cost:g} is reached: {asked}; {cost:.4g} is spent, and the next may cost more."

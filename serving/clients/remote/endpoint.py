@@ -1,0 +1,262 @@
+"""Asks a model behind an OpenAI-compatible address: bounded, patient, within a limit, and never twice.
+
+Source of what is sent and answered: https://platform.openai.com/docs/api-reference (chat, completions, models).
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import threading
+from collections.abc import Sequence
+from concurrent.futures import wait
+from typing import TYPE_CHECKING, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import msgspec
+import tenacity
+
+from fourshot.engine.errors import InputError, RequestError, ServiceError, SpendingLimitError
+from fourshot.serving.clients.calls import BUSY, pause_s, retry_after_s
+from fourshot.serving.clients.client import Pace
+from fourshot.serving.clients.proxies import is_this_machine
+from fourshot.serving.clients.remote.budget import Budget
+from fourshot.serving.clients.remote.kept import KeptAnswers
+from fourshot.serving.clients.remote.said import Said, StrangeAnswerError, read_said
+from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings, teacher_key
+
+if TYPE_CHECKING:
+    import openai
+
+LONGEST_RETRY_AFTER_S = 120.0  # an endpoint that asks for more than a minute's limit is not waited for
+REFUSALS = (400, 404, 405, 413, 422, 501)  # codes for what another request of the same endpoint may be free of
+CLOSE_S = 5.0
+GO_ON = "What was answered is kept, and the same command goes on from there."
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What is sent but for the model."""
+
+    route: Literal["chat", "completions"]
+    body: dict[str, Any]
+    sample: int = 0  # of the same body, where the endpoint gives one at a time
+
+    @property
+    def chars(self) -> int:
+        """Of what the model reads."""
+        return len(self.body.get("prompt", "")) + sum(len(one["content"]) for one in self.body.get("messages", ()))
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """The endpoint will not answer this request, whoever sends it again; another one it may."""
+
+    code: int
+    message: str
+
+
+class Endpoint:
+    """One model at one address, for one piece of work. A context manager."""
+
+    def __init__(self, url: str, model: str, settings: RemoteSettings, work: str) -> None:
+        """``work`` names who pays, see `KeptAnswers`. Raises InputError where there is no client for such endpoints."""
+        try:
+            import openai
+        except ImportError:
+            raise InputError(
+                "A teacher behind an OpenAI-compatible address needs the client: pip install 'fourshot[teacher]'."
+            ) from None
+        self.url, self.model, self._settings = url, model, settings
+        self._key, self._key_from = teacher_key()
+        self.kept = KeptAnswers(url, model, work)
+        self._budget = Budget(settings, self.kept.spent)
+        self._client = openai.AsyncOpenAI(
+            base_url=url,
+            api_key=self._key,
+            max_retries=0,  # here, so that every try counts and all of them slow down together
+            timeout=settings.timeout_s,
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=not is_this_machine(urlsplit(url).hostname or "")),
+        )
+        self._pace, self._over = Pace(settings.concurrency), asyncio.Event()
+        # A loop in a thread of its own: whoever calls may have one, as notebooks do.
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+
+    def ask(self, requests: Sequence[Request]) -> list[Said | Refused]:
+        """The answer to each, kept before this returns.
+
+        Raises RequestError for what the user must change, SpendingLimitError at a limit, ServiceError where trying
+        again has not helped. Before that, and after Ctrl-C, what is on its way is waited for: it is paid for.
+        """
+        asked = asyncio.run_coroutine_threadsafe(self._all(requests), self._loop)
+        try:
+            return asked.result()
+        except KeyboardInterrupt:
+            self._loop.call_soon_threadsafe(self._over.set)
+            wait([asked])
+            raise
+
+    async def _all(self, requests: Sequence[Request]) -> list[Said | Refused]:
+        keys = [self._key_of(request) for request in requests]
+        found: dict[str, Said | Refused] = {key: said for key in set(keys) if (said := self.kept.find(key))}
+        queue = iter({key: one for key, one in zip(keys, requests, strict=True) if key not in found}.items())
+        faults = list[Exception]()
+        self._over.clear()
+
+        async def work() -> None:
+            for key, request in queue:
+                if self._over.is_set():
+                    return
+                try:
+                    found[key] = await self._answer(key, request)
+                except Exception as error:  # raised below, once nothing is on its way any more
+                    faults.append(error)
+                    self._over.set()
+
+        await asyncio.gather(*(work() for _ in range(self._settings.concurrency)))
+        if faults and isinstance(faults[0], SpendingLimitError):
+            raise SpendingLimitError(f"{self._budget.describe()} {GO_ON} Give a higher limit, or leave it out.")
+        if faults:
+            raise faults[0]
+        self.kept.use([key for key, said in found.items() if isinstance(said, Said)])
+        return [found[key] for key in keys if key in found]
+
+    def _key_of(self, request: Request) -> str:
+        asked = msgspec.json.encode((self.url, self.model, request), order="sorted")
+        return hashlib.sha256(asked).hexdigest()
+
+    async def _answer(self, key: str, request: Request) -> Said | Refused:
+        async def pause(seconds: float) -> None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), seconds)
+                raise ServiceError("given up, for another request failed")
+
+        retrying = tenacity.AsyncRetrying(
+            sleep=pause,
+            retry=tenacity.retry_if_exception(_may_pass),
+            stop=tenacity.stop_after_attempt(self._settings.retries + 1),
+            wait=_wait_s,
+            reraise=True,
+        )
+        try:
+            said: Said = await retrying(self._send, key, request)
+        except _errors() as error:
+            return await self._explained(error, int(retrying.statistics["attempt_number"]))
+        return said
+
+    async def _send(self, key: str, request: Request) -> Said:
+        """One try. Its answer is on the disk when this returns."""
+        import openai
+
+        route = self._client.chat.completions if request.route == "chat" else self._client.completions
+        most = request.body.get("n", 1) * (request.body.get("max_tokens") or request.body["max_completion_tokens"])
+        async with self._pace.turn(), self._budget.room(request.chars, most):
+            try:
+                async with asyncio.timeout(self._settings.timeout_s):  # the client's own is that of one read
+                    answer = await route.with_raw_response.create(model=self.model, **request.body)
+                said = read_said(answer.content, request.chars)
+            except openai.RateLimitError:
+                self._pace.learn(busy=True)
+                raise
+            self._pace.learn(busy=False)
+            self.kept.keep(key, said)
+            self._budget.paid(said, request.chars)
+            return said
+
+    async def _explained(self, error: Exception, tries: int) -> Refused:
+        """A refusal of this one request. Raises what to do about anything else that the last try came to."""
+        import openai
+
+        tried = f" (tried {tries} times)" if tries > 1 else ""
+        if isinstance(error, openai.APIStatusError):
+            return await self._explained_status(error, f"{self.model} at {self.url} answers {error.status_code}{tried}")
+        if isinstance(error, openai.APITimeoutError | TimeoutError):
+            raise ServiceError(
+                f"{self.model} at {self.url} has not answered within {self._settings.timeout_s:g} s{tried}. {GO_ON} "
+                "Give it more time with --timeout-s, or fewer requests at a time with --concurrency.",
+                kind="timeout",
+            ) from error
+        if isinstance(error, openai.APIConnectionError):
+            cause = self._without_key(str(error.__cause__ or error))
+            raise ServiceError(f"nobody answers at {self.url}{tried}: {cause}. {GO_ON}", kind="unreachable") from error
+        raise ServiceError(
+            f"{self.url} answered, and not as an OpenAI-compatible endpoint does{tried}: {error}. Is this its address? "
+            f"It usually ends in /v1. {GO_ON}",
+            kind="strange_answer",
+        ) from error
+
+    async def _explained_status(self, error: "openai.APIStatusError", answers: str) -> Refused:
+        code, message = error.status_code, self._without_key(_message_of(error)).rstrip(".")
+        said = f"{answers}: {message}."
+        if code in (401, 403):
+            given = f"The key of {self._key_from} is refused" if self._key_from else "It wants a key"
+            raise RequestError(f"{said} {given}: set {KEY_VARIABLES[0]} in the environment. {GO_ON}", code, "no_key")
+        if code == 402 or _is_used_up(error):
+            raise RequestError(f"{said} The account there is used up. {GO_ON}", code, "used_up")
+        if code == 404:
+            names = await self._models()
+            if self.model not in names:
+                listed = f"It has {', '.join(names[:20])}." if names else "It does not say which models it has."
+                ways = "Name one with --teacher-model; an address usually ends in /v1."
+                raise RequestError(f"{said} {listed} {ways}", code, "unknown_model")
+        if code in REFUSALS:
+            return Refused(code=code, message=message)
+        if (asked_s := retry_after_s(error.response.headers) or 0) > LONGEST_RETRY_AFTER_S:
+            said += f" It asks to be left alone for {asked_s:.0f} s."
+        raise ServiceError(f"{said} {GO_ON}", code, "busy" if code == BUSY else "failed")
+
+    async def _models(self) -> list[str]:
+        """What may be asked; empty where it does not say."""
+        try:
+            return [model.id async for model in self._client.models.list()]
+        except Exception:  # whatever it is: the error before it is the one to tell
+            return []
+
+    def _without_key(self, message: str) -> str:
+        """Some endpoints repeat what they refuse."""
+        return message.replace(self._key, "***") if self._key_from else message
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(Exception):
+            asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(CLOSE_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.kept.close()
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What one try may come to that has to be explained."""
+    import openai
+
+    return openai.OpenAIError, TimeoutError, StrangeAnswerError
+
+
+def _message_of(error: "openai.APIStatusError") -> str:
+    """In one line, cut: some endpoints answer with a page."""
+    body = error.body
+    said = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
+    line = " ".join(str(said or error.response.text).split())
+    return line if len(line) <= 300 else f"{line[:297]}..."
+
+
+def _is_used_up(error: "openai.APIStatusError") -> bool:
+    return "insufficient_quota" in (error.code, error.type)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same request may be answered later."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        if _is_used_up(error) or (retry_after_s(error.response.headers) or 0) > LONGEST_RETRY_AFTER_S:
+            return False
+        return error.status_code in (408, 409, BUSY) or (
+            error.status_code in range(500, 600) and error.status_code != 501
+        )
+    return isinstance(error, openai.APIConnectionError | TimeoutError | StrangeAnswerError)
+
+
+def _wait_s(state: tenacity.RetryCallState) -> float:
+    assert state.outcome is not None
+    response = getattr(state.outcome.exception(), "response", None)
+    return pause_s(state, retry_after_s(response.headers) if response is not None else None)

@@ -1,0 +1,103 @@
+"""What a remote teacher answered, kept for good: for whoever asks the same again, after a kill or in another command.
+
+One file of SQLite for each endpoint and model, to which rows are only added. An answer and what it cost are one row, in
+one transaction, so a sum over the rows of a piece of work is what that has paid, whenever it was stopped.
+"""
+
+import errno
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.engine.home import home
+from fourshot.serving.clients.remote.said import Said
+
+BUSY_S = 60.0  # how long another process may be writing
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT PRIMARY KEY, said BLOB NOT NULL, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+    paid_by TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS paid ON answers (paid_by);
+CREATE TABLE IF NOT EXISTS uses (work TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (work, key)) WITHOUT ROWID;
+"""
+
+
+class Spent(NamedTuple):
+    """By one piece of work, over all its calls."""
+
+    requests: int = 0  # that were answered
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+    def plus(self, said: Said) -> "Spent":
+        return Spent(
+            self.requests + 1, self.prompt_tokens + said.prompt_tokens, self.output_tokens + said.output_tokens
+        )
+
+
+class KeptAnswers:
+    """Of one model at one endpoint, for one piece of work. For one thread at a time."""
+
+    def __init__(self, endpoint: str, model: str, work: str) -> None:
+        """``work`` names who pays. Raises InputError where the file is none of ours, OSError where none can be."""
+        name = hashlib.sha256(f"{endpoint} {model}".encode()).hexdigest()[:16]
+        self.path, self._work = home() / "answers" / f"{name}.sqlite", work
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._explained():
+            self._rows = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            self._rows.executescript(SCHEMA)
+
+    def find(self, key: str) -> Said | None:
+        with self._explained():
+            row = self._rows.execute("SELECT said FROM answers WHERE key = ?", (key,)).fetchone()
+        return msgspec.json.decode(row[0], type=Said) if row else None
+
+    def keep(self, key: str, said: Said) -> None:
+        """On the disk when this returns."""
+        row = (key, msgspec.json.encode(said), said.prompt_tokens, said.output_tokens, self._work)
+        with self._explained():
+            self._rows.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)", row)
+
+    def use(self, keys: Sequence[str]) -> None:
+        """Note that this work rests on these answers, whoever paid for them."""
+        with self._explained():
+            self._rows.execute("BEGIN")
+            self._rows.executemany("INSERT OR IGNORE INTO uses VALUES (?, ?)", [(self._work, key) for key in keys])
+            self._rows.execute("COMMIT")
+
+    @property
+    def spent(self) -> Spent:
+        """What this work has paid for."""
+        return self._sum("FROM answers WHERE paid_by = ?")
+
+    @property
+    def used(self) -> Spent:
+        """What this work rests on, whoever paid for it."""
+        return self._sum("FROM uses JOIN answers USING (key) WHERE work = ?")
+
+    def _sum(self, rows: str) -> Spent:
+        sums = "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(output_tokens), 0)"
+        with self._explained():
+            return Spent(*self._rows.execute(f"{sums} {rows}", (self._work,)).fetchone())
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            number = errno.ENOSPC if "full" in str(error) else errno.EIO
+            raise OSError(number, str(error), str(self.path)) from error
+        except sqlite3.DatabaseError as error:
+            raise InputError(
+                f"{self.path} should hold what the teacher answered, and cannot be read: {error}. Put it back from a "
+                "copy, or move it away to have everything asked again."
+            ) from error
+
+    def close(self) -> None:
+        self._rows.close()

@@ -1,0 +1,174 @@
+"""What an endpoint answered, and what that says of a text: the probability of each label, and of anything else."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+LEAST = 1e-4  # probability on the labels below which an answer names none of them
+BEFORE = " \t\r\n*_`\"'\u2018\u2019\u201c\u201d\u00ab\u00bb[(<#:-"  # what may stand before a label
+THOUGHT = re.compile(r"^.*?</think>", re.DOTALL)  # what models say aloud before they answer
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True):
+    """One token of an answer."""
+
+    token: str  # that was said
+    likely: dict[str, float]  # log-probability of the likeliest tokens, in nats
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to one request, as far as it is used."""
+
+    texts: tuple[str, ...]  # one for each sample
+    steps: tuple[Step, ...] = ()  # of the first, where the endpoint tells
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    is_cut: bool = False  # it had no room to end
+
+
+class StrangeAnswerError(ValueError):
+    """It is none of a completion."""
+
+
+class _Token(msgspec.Struct):
+    token: str
+    logprob: float = 0.0
+    top_logprobs: list["_Token"] = []
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_Token] | None = None  # of chat
+    tokens: list[str] | None = None  # of completions
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None  # of chat
+    text: str | None = None  # of completions
+    logprobs: _Logprobs | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+def read_said(content: bytes, sent: int) -> Said:
+    """The body of an answer to a request of ``sent`` characters. Raises StrangeAnswerError.
+
+    An endpoint that does not count tokens is taken to have four characters in each.
+    """
+    try:
+        found = msgspec.json.decode(content, type=_Completion)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StrangeAnswerError(str(error)) from None
+    if not found.choices or all(choice.message is None and choice.text is None for choice in found.choices):
+        raise StrangeAnswerError("it has no `choices` with a message or a text")
+    texts = tuple((choice.message.content if choice.message else choice.text) or "" for choice in found.choices)
+    usage = found.usage or _Usage(
+        prompt_tokens=math.ceil(sent / 4), completion_tokens=math.ceil(sum(map(len, texts)) / 4)
+    )
+    return Said(
+        texts=texts,
+        steps=_steps(found.choices[0].logprobs),
+        prompt_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+        is_cut=any(choice.finish_reason == "length" for choice in found.choices),
+    )
+
+
+def _steps(told: _Logprobs | None) -> tuple[Step, ...]:
+    if told is None:
+        return ()
+    if told.content is not None:
+        return tuple(
+            Step(one.token, {likely.token: likely.logprob for likely in (one, *one.top_logprobs)})
+            for one in told.content
+        )
+    pairs = zip(told.tokens or (), told.top_logprobs or (), strict=False)
+    return tuple(Step(token, likely or {}) for token, likely in pairs)
+
+
+class Reading(NamedTuple):
+    """What an answer says of a text."""
+
+    masses: list[float]  # [num_labels]: probability of each label; what they lack of one is on no label
+    agreement: float | None = None  # of votes: the share for the likeliest label, of those that name one
+
+    @property
+    def outside(self) -> float:
+        return max(0.0, 1 - sum(self.masses))
+
+
+def bare(text: str) -> str:
+    """As labels and answers are compared: without case, and without what may stand before."""
+    return text.lstrip(BEFORE).casefold()
+
+
+def read_labels(said: Said, words: Sequence[str]) -> Reading:
+    """Of an answer that is to be one of ``words``: from its tokens' probabilities where told, else from what it says.
+
+    ``words`` must differ where they are `bare`.
+    """
+    names = [bare(word) for word in words]
+    texts = [bare(THOUGHT.sub("", text)).strip() for text in said.texts]
+    votes = [_named(text, names) for text in texts]
+    if said.steps and (votes[0] is None or bare(said.texts[0]).startswith(names[votes[0]])):
+        return Reading(_walked(said.steps, names))
+    counts = [float(votes.count(place)) for place in range(len(names))]
+    agreement = max(counts) / sum(counts) if any(counts) and len(votes) > 1 else None
+    return Reading([count / len(votes) for count in counts], agreement)
+
+
+def _walked(steps: Sequence[Step], names: Sequence[str]) -> list[float]:
+    """Along the tokens that were said, the probability of every label that a likely token tells apart from the others.
+
+    Tokens that several labels begin with are followed where they were said; elsewhere their probability is shared.
+    """
+    masses = [0.0] * len(names)
+    reached, prefix = 1.0, ""
+    for number, step in enumerate(steps):
+        followed = 0.0
+        for token, logprob in step.likely.items():
+            probability, text = reached * math.exp(min(logprob, 0.0)), bare(prefix + token)
+            ended, begun = _meant(text, names) if text else ([], [])
+            is_open = len(ended) + len(begun) > 1 or not text
+            if is_open and token == step.token and number + 1 < len(steps):
+                followed = probability
+                continue
+            for place in ended or begun:
+                masses[place] += probability / len(ended or begun)
+        if not followed:
+            break
+        reached, prefix = followed, prefix + step.token
+    return masses
+
+
+def _meant(text: str, names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Places of the label that ``text`` begins with, none or the longest one, and of those that it may become."""
+    ended = [place for place, name in enumerate(names) if text.startswith(name) and not text[len(name) :][:1].isalnum()]
+    begun = [place for place, name in enumerate(names) if name.startswith(text) and name != text]
+    return sorted(ended, key=lambda place: -len(names[place]))[:1], begun
+
+
+def _named(text: str, names: Sequence[str]) -> int | None:
+    """The place of the one label that a whole answer names: as its beginning, else anywhere; None: none or several."""
+    ended, _ = _meant(text, names)
+    if ended:
+        return ended[0]
+    found = [place for place, name in enumerate(names) if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)]
+    whole = [place for place in found if not any(names[place] in names[other] for other in found if other != place)]
+    return whole[0] if len(whole) == 1 else None

@@ -1,0 +1,77 @@
+"""How a remote teacher is asked, and what that may cost. Loads no library of models or requests."""
+
+import os
+import re
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+
+KEY_VARIABLES = ("FOURSHOT_TEACHER_KEY", "OPENAI_API_KEY")  # the first that is set is sent
+NO_KEY = "none"  # what is sent to endpoints without keys: the client wants some
+
+
+class RemoteSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one command. The comments are the help of the options."""
+
+    teacher_api: Literal["auto", "chat", "completions"] = "auto"  # what is asked; auto: chat, else completions
+    votes: int = 8  # answers sampled for a text, where the endpoint tells no probabilities
+    answer_tokens: int = 0  # that an answer may have; 0: as the labels need; a model that thinks aloud needs more
+    concurrency: int = 8  # requests on their way at most; fewer while the endpoint is busy
+    retries: int = 6  # of a request that failed and may succeed later
+    timeout_s: float = 60.0  # that one answer may take
+    max_requests: int | None = None
+    max_cost: float | None = None
+    price_in: float | None = None  # per million tokens
+    price_out: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.votes < 1 or self.concurrency < 1 or self.retries < 0 or self.answer_tokens < 0:
+            raise InputError(
+                "--votes and --concurrency must be at least 1, --retries and --answer-tokens at least 0; got "
+                f"{self.votes}, {self.concurrency}, {self.retries} and {self.answer_tokens}."
+            )
+        if not self.timeout_s > 0:
+            raise InputError(f"--timeout-s is {self.timeout_s:g}; give more than 0 seconds.")
+        if self.max_requests is not None and self.max_requests < 1:
+            raise InputError(f"--max-requests is {self.max_requests}; give at least 1, or leave it out for no limit.")
+        if self.max_cost is not None and not self.max_cost > 0:
+            raise InputError(f"--max-cost is {self.max_cost:g}; give more than 0, or leave it out for no limit.")
+        prices = (self.price_in, self.price_out)
+        if any(price is not None and not price >= 0 for price in prices):
+            raise InputError(f"--price-in and --price-out are per million tokens, 0 or more; got {prices}.")
+        if (self.price_in is None) != (self.price_out is None):
+            raise InputError("--price-in and --price-out go together: a request costs for what it sends and gets.")
+        if self.max_cost is not None and self.price_in is None:
+            raise InputError("--max-cost needs --price-in and --price-out, per million tokens, to know what is spent.")
+
+    def cost(self, prompt_tokens: float, output_tokens: float) -> float | None:
+        """In the unit of the prices; None where there are none."""
+        if self.price_in is None or self.price_out is None:
+            return None
+        return (prompt_tokens * self.price_in + output_tokens * self.price_out) / 1e6
+
+
+def checked_endpoint(url: str) -> str:
+    """``url`` as it is written everywhere. Raises InputError for none, and for one that holds a secret."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"{url!r} is no address of a teacher. Give one such as http://127.0.0.1:8000/v1.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise InputError(
+            "A teacher's address is written into cards and logs, so it may hold no name, password or query. Give the "
+            f"address alone, and the key in {KEY_VARIABLES[0]}."
+        )
+    return url.rstrip("/")
+
+
+def teacher_key() -> tuple[str, str]:
+    """(key, the variable that it is from); ("none", "") where none is set. Raises InputError for what is no key."""
+    for name in KEY_VARIABLES:
+        if key := os.environ.get(name, "").strip():
+            if re.search(r"[^\x21-\x7e]", key):
+                raise InputError(f"{name} has characters that no key has. Set it to the key alone.")
+            return key, name
+    return NO_KEY, ""

@@ -1,0 +1,252 @@
+"""A teacher that nobody trained here: a model behind an OpenAI-compatible address reads texts, shown the shots."""
+
+import hashlib
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from fourshot.engine import calibration as calibrations
+from fourshot.engine.calibration import SMALLEST, Calibration
+from fourshot.engine.errors import InputError, ServiceError
+from fourshot.engine.files import replace_file
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.forecast import Forecast, StageForecast
+from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
+from fourshot.pipeline.student_card import RemoteTeacher
+from fourshot.pipeline.synthesis.committee import PROMPT_FOLDS
+from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, bounded_log, shot_folds, weigh
+from fourshot.pipeline.tasks.text_words import words_left_out
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.serving.clients.remote.asking import FORM, WAYS, Way, asked_task, requests_for
+from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused
+from fourshot.serving.clients.remote.said import LEAST, Reading, Said, read_labels
+from fourshot.serving.clients.remote.settings import RemoteSettings, checked_endpoint, teacher_key
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WORK_FILE = "remote_work.txt"  # names who pays for requests; goes with the folder that they are for
+FEW = 8  # texts that may all be refused by chance
+CHARS_A_TOKEN = 4  # about, for a forecast
+
+
+def remote_teacher(url: str, model: str, task: Task, shots: Sequence[Example], settings: RemoteSettings) -> NamedReader:
+    """``model`` at ``url``, shown ``shots``. Sends nothing yet. Raises InputError for what cannot be asked."""
+    teacher_key()
+    reader = _RemoteReader(checked_endpoint(url), model, task, tuple(shots), settings)
+    return NamedReader(
+        name=reader.name,
+        task=task,
+        read=reader.read,
+        shots=tuple(shots),
+        forecast=reader.forecast,
+        account=lambda: reader.account,
+    )
+
+
+class _Unread(NamedTuple):
+    """Why a text has no answer."""
+
+    fault: str
+
+    def __str__(self) -> str:
+        return self.fault
+
+
+class _RemoteReader:
+    """Asks, weighs what is answered by what is answered of the shots, and keeps account."""
+
+    def __init__(self, url: str, model: str, task: Task, shots: tuple[Example, ...], settings: RemoteSettings) -> None:
+        self._url, self._model, self._settings, self._all_shots = url, model, settings, shots
+        self._asked, self._shots = asked_task(task), shots
+        self._labels = task.label_names
+        self._way: Way | None = None
+        self._prior = Calibration()
+        self._evidence: KindEvidence | None = None
+        self._outside: list[float] = []
+        self.account: RemoteTeacher | None = None
+
+    @property
+    def name(self) -> str:
+        """Changes with what would be answered."""
+        known = (self._asked, self._all_shots, self._settings.teacher_api, self._settings.votes)
+        asked = hashlib.sha256(msgspec.json.encode((*known, self._settings.answer_tokens))).hexdigest()[:12]
+        return f"{self._model} at {self._url}, {asked}"
+
+    def read(self, log: Path, on_event: OnEvent) -> Read:
+        def read(parts: Parts) -> Iterator[list[Annotation]]:
+            with Endpoint(self._url, self._model, self._settings, _work(log.with_name(WORK_FILE))) as endpoint:
+                if self._way is None:
+                    self._way = self._agree(endpoint, on_event)
+                    self._weigh(endpoint, on_event)
+                for texts in parts:
+                    answers = self._readings(endpoint, [(text, self._shots) for text in texts])
+                    read = [one for one in answers if isinstance(one, Reading)]
+                    if len(texts) >= FEW and not read:
+                        raise ServiceError(f"{self.name} reads none of {len(texts)} texts: {answers[0]}. {GO_ON}")
+                    self._outside += [one.outside for one in read]
+                    said = [self._annotation(text, one) for text, one in zip(texts, answers, strict=True)]
+                    self.account = self._accounted(endpoint)
+                    yield said
+
+        return read
+
+    def _agree(self, endpoint: Endpoint, on_event: OnEvent) -> Way:
+        """The first way to ask that the endpoint takes; shows fewer shots where it has no room for all."""
+        longest = max((shot.text for shot in self._shots), key=len)
+        ways = [way for way in WAYS if self._settings.teacher_api in ("auto", way.route)]
+        while True:
+            refused: list[Refused] = []
+            for way in ways:
+                answer = endpoint.ask(requests_for(self._asked, longest, self._shots, way, self._settings)[:1])[0]
+                if isinstance(answer, Refused):
+                    refused.append(answer)
+                elif answer.steps or not way.likely:
+                    few = not way.likely and len(answer.texts) < self._settings.votes
+                    return msgspec.structs.replace(way, one_by_one=True) if few else way
+            fewer = _fewer(self._shots)
+            if not (fewer and any("token" in one.message or "context" in one.message for one in refused)):
+                raise InputError(
+                    f"{self._model} at {self._url} refuses to read texts in every way that is known. It says: "
+                    f"{refused[0].message}." + f" Of completions: {refused[-1].message}." * (refused[-1] != refused[0])
+                )
+            self._shots = fewer
+            message = f"{self._model} has no room for all shots: {len(fewer)} of {len(self._all_shots)} are shown"
+            on_event(Event(stage="annotate", message=message))
+
+    def _weigh(self, endpoint: Endpoint, on_event: OnEvent) -> None:
+        """How far to believe it, from shots that it reads with others in the prompt. See `synthesis.evidence`.
+
+        Raises InputError where it names no label of any.
+        """
+        import numpy as np
+
+        folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
+        asked = [(shot, fold) for shot, fold in zip(self._shots, folds, strict=True) if fold is not None]
+        if not asked:
+            return
+        given = [
+            (shot.text, tuple(other for other, of in zip(self._shots, folds, strict=True) if of != fold))
+            for shot, fold in asked
+        ]
+        answers = self._readings(endpoint, given)
+        self._outside += [one.outside for one in answers if isinstance(one, Reading)]
+        read = [(one, shot) for one, (shot, _) in zip(answers, asked, strict=True) if isinstance(one, Reading)]
+        if not read:
+            raise InputError(
+                f"{self._model} at {self._url} names no label of any shot: {answers[0]}. Is it a model that "
+                "follows instructions? One that thinks aloud needs more --answer-tokens."
+            )
+        targets = np.array([self._labels.index(shot.label) for _, shot in read])
+        logs = _logs([one for one, _ in read])
+        self._prior = balanced_prior(logs)
+        held_out = self._calibrated(logs)
+        evidence = weigh({"remote": held_out}, targets)["remote"]
+        right = evidence.accuracy * len(read) / len(asked)  # what it names no label of is wrong
+        self._evidence = msgspec.structs.replace(evidence, accuracy=right, num_texts=len(asked))
+        message = f"{self._model}: {right:.0%} of {len(asked)} shots right, each read with others in the prompt"
+        on_event(Event(stage="annotate", message=message))
+
+    def _readings(self, endpoint: Endpoint, given: Sequence[tuple[str, Sequence[Example]]]) -> list[Reading | _Unread]:
+        """Of each text, read behind some shots."""
+        assert self._way
+        requests = [requests_for(self._asked, text, shots, self._way, self._settings) for text, shots in given]
+        answers = endpoint.ask([one for several in requests for one in several])
+        each = len(answers) // len(given)
+        return [self._reading(answers[at : at + each]) for at in range(0, len(answers), each)]
+
+    def _reading(self, answers: Sequence[Said | Refused]) -> Reading | _Unread:
+        """Of all votes for one text."""
+        said = [answer for answer in answers if isinstance(answer, Said)]
+        if len(said) < len(answers):
+            return _Unread(next(one.message for one in answers if isinstance(one, Refused)))
+        joined = said[0] if len(said) == 1 else Said(texts=tuple(text for one in said for text in one.texts))
+        reading = read_labels(joined, self._asked.label_words)
+        if sum(reading.masses) >= LEAST:
+            return reading
+        cut = ", cut short" if any(one.is_cut for one in said) else ""
+        return _Unread(f"the teacher names none of the labels: {joined.texts[0][:80]!r}{cut}")
+
+    def _annotation(self, text: str, reading: Reading | _Unread) -> Annotation:
+        import numpy as np
+
+        if isinstance(reading, _Unread):
+            return Annotation(fault=reading.fault)
+        weight = self._evidence.weight if self._evidence else 1.0
+        (row,) = calibrations.normalise(weight * self._calibrated(_logs([reading])))
+        return Annotation(
+            probabilities=tuple(np.round(row, 6).tolist()),
+            agreement=None if reading.agreement is None else round(reading.agreement, 3),
+            cut_words=words_left_out(text, FORM.max_text_words),
+        )
+
+    def _calibrated(self, logs: "np.ndarray") -> "np.ndarray":
+        import numpy as np
+
+        return bounded_log(np.exp(calibrations.apply(self._prior, logs)))
+
+    def _accounted(self, endpoint: Endpoint) -> RemoteTeacher:
+        assert self._way
+        used, spent, cost = endpoint.kept.used, endpoint.kept.spent, self._settings.cost
+        return RemoteTeacher(
+            endpoint=self._url,
+            model=self._model,
+            asked=self._way.describe(self._settings.votes),
+            shots=len(self._shots),
+            requests=used.requests,
+            paid_requests=spent.requests,
+            prompt_tokens=used.prompt_tokens,
+            output_tokens=used.output_tokens,
+            cost=cost(used.prompt_tokens, used.output_tokens),
+            paid_cost=cost(spent.prompt_tokens, spent.output_tokens),
+            outside=round(fmean(self._outside), 6) if self._outside else None,
+            held_out=self._evidence,
+        )
+
+    def forecast(self, sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
+        """As if it told probabilities: of votes, each text may be as many requests as there are votes."""
+        folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
+        counts = {"weigh": 1 + len(self._shots) - folds.count(None), **counts}
+        prompts = [requests_for(self._asked, text, self._shots, WAYS[0], self._settings)[0].chars for text in sample]
+        read = fmean(prompts or [0]) / CHARS_A_TOKEN
+        said = fmean(len(word) for word in self._asked.label_words) / CHARS_A_TOKEN + 1
+        stages = tuple(
+            StageForecast(stage=name, calls=count, tokens=round(count * (read + said)), steps=0, seconds=0.0)
+            for name, count in counts.items()
+        )
+        calls, most = sum(counts.values()), self._settings.max_requests
+        return Forecast(
+            seconds=0.0,
+            calls=calls,
+            tokens=sum(stage.tokens for stage in stages),
+            memory_bytes=0,
+            stages=stages,
+            doubt=f"--max-requests {most} will end it before" if most is not None and most < calls else "",
+            asks=f"{self._model} at {self._url}",
+            cost=self._settings.cost(calls * read, calls * said),
+        )
+
+
+def _logs(readings: Sequence[Reading]) -> "np.ndarray":
+    """Log-probabilities among the labels, float64 [num_texts, num_labels]."""
+    import numpy as np
+
+    masses = np.array([reading.masses for reading in readings])
+    return np.log(masses / masses.sum(axis=1, keepdims=True) + SMALLEST)
+
+
+def _fewer(shots: Sequence[Example]) -> tuple[Example, ...]:
+    """Without the last shot of every class."""
+    last = {shot.label: place for place, shot in enumerate(shots)}
+    return tuple(shot for place, shot in enumerate(shots) if last[shot.label] != place)
+
+
+def _work(file: Path) -> str:
+    """Who pays: the same for as long as the folder is there."""
+    if not file.exists():
+        replace_file(file, uuid.uuid4().hex.encode())
+    return file.read_text()
