@@ -51,7 +51,8 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     filler: Filler | None = None  # in front of the same; None: nothing, as in adapters of earlier versions
     verbalizer: Verbalizer = "word"  # what it was trained to say for a label; before there was a choice, its word
     max_text_words: int = MAX_TEXT_WORDS
-    long_texts: LongTexts = "cut"  # what is not read of longer ones
+    # What is not read of longer ones. windows: all is, in parts; learnt is the first part.
+    long_texts: LongTexts = "cut"
     calibration: Calibration = NONE
     calibrated_on: str = ""  # what the temperature was fitted on, for people; "": it was not
     coverage: CoverageCurve | None = None  # how accurate it is where it answers a share of the texts

@@ -22,6 +22,7 @@ from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.windows import parts_of
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.token_counter import token_counter
 from fourshot.training.lora.settings import LoraSettings
@@ -219,6 +220,8 @@ class Counts:
         shots = self.fitting(shots, form)
         shared, whole = self._prompt(form, shots)
         questions = self._questions(form.verbalizer)
+        if form.long_texts == "windows":
+            texts *= fmean(len(parts_of(self.task, shot.text, form)) for shot in self.shots)
         tokens = texts * questions * (whole - shared // BLOCK * BLOCK) + shared // BLOCK * BLOCK
         kind = "adapter_tokens" if adapter else "shots_tokens" if shots else "prompt_tokens"
         return msgspec.structs.replace(Work(stage="", calls=texts), **{kind: tokens})

@@ -22,8 +22,9 @@ from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR
 from fourshot.pipeline.selective import CoverageCurve, Scope, coverage_curve
 from fourshot.pipeline.synthesis.committee import Reader
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.synthesis.windows import score_texts
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 
@@ -165,8 +166,11 @@ def other_subjects() -> tuple[str, ...]:
 
 def _ask(engine: Engine, item: CalibrationItem, texts: Sequence[str]) -> "np.ndarray":
     """What the classifier answers: raw log-probabilities [num_texts, num_labels]."""
-    prompts = [reading_prompt(item.task, text, item.form) for text in texts]
-    return engine.score(prompts, item.task.label_words, item.adapter, item.form.verbalizer)
+
+    def score(prompts: list[str]) -> "np.ndarray":
+        return engine.score(prompts, item.task.label_words, item.adapter, item.form.verbalizer)
+
+    return score_texts(score, item.task, texts, item.form)
 
 
 def _read(engine: Engine, item: CalibrationItem, judge: Reader, shots: Sequence[Example]) -> "np.ndarray":
@@ -176,6 +180,9 @@ def _read(engine: Engine, item: CalibrationItem, judge: Reader, shots: Sequence[
     form = msgspec.structs.replace(
         item.form, wording=judge.wording, verbalizer=judge.verbalizer, chat=judge.chat, filler=judge.filler
     )
-    prompts = [reading_prompt(item.task, shot.text, form) for shot in shots]
-    scores = engine.score(prompts, item.task.label_words, judge.adapter, judge.verbalizer)
+
+    def score(prompts: list[str]) -> "np.ndarray":
+        return engine.score(prompts, item.task.label_words, judge.adapter, judge.verbalizer)
+
+    scores = score_texts(score, item.task, [shot.text for shot in shots], form)
     return np.log(np.maximum(normalise(scores), np.finfo(np.float64).tiny))

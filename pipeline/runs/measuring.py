@@ -14,7 +14,8 @@ from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, coverage_curve
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.fitting import check_room, shots_that_fit
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.windows import parts_of, score_texts
 from fourshot.pipeline.tasks.types import Example, Task
 
 if TYPE_CHECKING:
@@ -103,15 +104,18 @@ def answer(
     if not test:
         raise InputError("There is nothing to measure on: the test split is empty. Give one with at least one text.")
 
-    shown = shots_that_fit(engine, task, shots, form, [example.text for example in test])
+    parts = [part for example in test for part in parts_of(task, example.text, form)]
+    shown = shots_that_fit(engine, task, shots, form, parts)
     check_room(engine, shots, shown)
     if shown:
         plain = msgspec.structs.replace(form, filler=None)
         form = aligned(plain, task, engine.settings, shown) if align else plain
 
     def score(texts: Sequence[str]) -> "np.ndarray":
-        prompts = [reading_prompt(task, text, form, shown) for text in texts]
-        return engine.score(prompts, task.label_words, adapter, form.verbalizer)
+        def ask(prompts: list[str]) -> "np.ndarray":
+            return engine.score(prompts, task.label_words, adapter, form.verbalizer)
+
+        return score_texts(ask, task, texts, form, shown)
 
     engine.reset_prefix_cache()
     before = engine.stats()

@@ -245,7 +245,7 @@ class _Queue:
                 Annotation(
                     probabilities=tuple(row),
                     agreement=agreed if agreed is None else round(agreed, 3),
-                    cut_words=words_left_out(text, teacher.settings.max_text_words),
+                    cut_words=words_left_out(text, teacher.settings.max_text_words, teacher.settings.long_texts),
                 )
                 for text, row, agreed in zip(texts, probabilities, agreement, strict=True)
             ]

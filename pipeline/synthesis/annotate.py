@@ -10,9 +10,10 @@ from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.committee import Committee, Reader
 from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.fitting import shots_that_fit
-from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.synthesis.windows import score_texts
 from fourshot.pipeline.tasks.types import Example, Task
 
 if TYPE_CHECKING:
@@ -53,8 +54,11 @@ class InContextAnnotator:
 
     def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""
-        prompts = [reading_prompt(self._task, text, self._form, self._shown) for text in texts]
-        return self._engine.score(prompts, self._task.label_words, None, self._form.verbalizer)
+
+        def score(prompts: list[str]) -> "np.ndarray":
+            return self._engine.score(prompts, self._task.label_words, None, self._form.verbalizer)
+
+        return score_texts(score, self._task, texts, self._form, self._shown)
 
 
 def annotator_of(

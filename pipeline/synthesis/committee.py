@@ -15,8 +15,9 @@ from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, bounded_log, shot_folds, weigh
 from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.fitting import shots_that_fit
-from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.windows import score_texts
 from fourshot.pipeline.tasks.types import Example, Task
 
 if TYPE_CHECKING:
@@ -219,10 +220,11 @@ class Committee:
         shots = [self._shots[index] for index in reader.shown]
         if self._aligns and not reader.adapter:
             form = aligned(form, self._task, self._engine.settings, shots)
-        prompts = [reading_prompt(self._task, text, form, shots) for text in texts]
-        return calibrations.normalise(
-            self._engine.score(prompts, self._task.label_words, reader.adapter, reader.verbalizer)
-        )
+
+        def score(prompts: list[str]) -> "np.ndarray":
+            return self._engine.score(prompts, self._task.label_words, reader.adapter, reader.verbalizer)
+
+        return calibrations.normalise(score_texts(score, self._task, texts, form, shots))
 
     def _encoded(self, files: EncoderFiles, texts: Sequence[str]) -> "np.ndarray":
         """The same, of an encoder, which is loaded when it is first asked."""

@@ -21,7 +21,6 @@ from fourshot.pipeline.tasks.types import Example, Label, Task
 PROMPT_VERSION = "1"  # goes up with every change of what is rendered; lies on every card
 CHAT_VERSION = "1-chat"  # the same of prompts in chat turns, which earlier versions of fourshot must refuse
 ALIGNED = "-aligned"  # ends the version of prompts with filler in front, for the same reason
-MIDDLE = "-middle"  # the same of prompts that leave out the middle of long texts
 
 PromptStyle = Literal["plain", "chat", "auto"]  # auto: found by measurement, see `pipeline.synthesis.prompt_style`
 Wording = Literal["task", "bare", "answer"]  # of a prompt without shots; an adapter is asked in the one it learnt
@@ -49,15 +48,15 @@ class PromptFormat(msgspec.Struct, frozen=True, kw_only=True):
     wording: Wording = "task"
     verbalizer: Verbalizer = "word"
     max_text_words: int = MAX_TEXT_WORDS
-    long_texts: LongTexts = "cut"  # what is left out of texts above that: their end, or their middle
+    long_texts: LongTexts = "cut"  # what is left out of texts above that; of windows, a prompt shows the first
     chat: ChatTurns | None = None  # of the base's chat template; None: plain text
     filler: Filler | None = None  # in front of everything, see `pipeline.synthesis.aligned`
 
     @property
     def version(self) -> str:
         """Of what is rendered in this form."""
-        middle = MIDDLE if self.long_texts == "middle" else ""
-        return (CHAT_VERSION if self.chat else PROMPT_VERSION) + (ALIGNED if self.filler else "") + middle
+        long = "" if self.long_texts == "cut" else f"-{self.long_texts}"  # which earlier versions do not read either
+        return (CHAT_VERSION if self.chat else PROMPT_VERSION) + (ALIGNED if self.filler else "") + long
 
     @property
     def turns(self) -> ChatTurns:

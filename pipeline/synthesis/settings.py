@@ -96,8 +96,8 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     folds: int = 2  # 0: no adapters but those of the shots, and no pool
     fold_weight: float = 0.5  # what a fold adapter's log-probability counts, where the mean of the others counts 1
     fold_epochs: float = 2.0  # what is learnt later is which labels are wrong, by heart
-    # Well-formed candidates that the fold adapters are trained on; of many classes no more than three times per_class.
-    pool_per_class: int = 80
+    # Of many classes no more than three times per_class, see `RunSettings.pool_per_class`.
+    pool_per_class: int = 80  # well-formed candidates that the fold adapters are trained on
     confidence: float = 0.0  # least probability of the label, 0 to 1
     calibration: Literal["none", "contextual", "batch"] = "none"  # of the annotator icl
 
@@ -170,7 +170,8 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     base_verbalizer: Literal["word", "prefix"] = "word"
     shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
     max_text_words: int = MAX_TEXT_WORDS  # longer texts are cut, the same in training and serving
-    long_texts: LongTexts = "cut"  # what is not read of texts above max_text_words: their end, or their middle
+    # cut, middle: their end or middle is not read. windows: all is, in parts that overlap; learnt is the first part.
+    long_texts: LongTexts = "cut"  # what is read of texts above max_text_words
     align: bool = False  # filler before prompts, so that the cache holds all that is before a text (docs/engine.md)
     test_limit: int = 0  # test texts to measure on, 0 for all
     calibrate: bool = True  # find by how much classifiers are too sure; trains up to four small adapters of the shots

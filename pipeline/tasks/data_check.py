@@ -41,7 +41,10 @@ def data_faults(task: Task, k: int) -> list[Fault]:
         faults += [warning(table.path, text.removeprefix(f"{table.path}: ")) for text in cleaned.warnings]
         splits[split] = cleaned.examples
         if long := str(cut_texts(bare_text(task, example.text) for example in cleaned.examples)):
-            remedy = "--set max_text_words=N shows more of them, --long-texts middle their beginning and end."
+            remedy = (
+                "--set max_text_words=N shows more of them, --long-texts middle their beginning and end, "
+                "--long-texts windows all of them, in parts."
+            )
             faults.append(note(table.path, long, remedy))
         # Where a shots file is there, the train split is not drawn from: a class may be missing in it.
         fewest = k if split == "shots" or (split == "train" and "shots" not in splits) else 0

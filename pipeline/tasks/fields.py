@@ -15,7 +15,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import nearest
 from fourshot.pipeline.tasks.label_cells import read_text_cell
-from fourshot.pipeline.tasks.text_words import LongTexts, count_words, shown_text
+from fourshot.pipeline.tasks.text_words import LongTexts, count_words, shown_text, text_windows
 from fourshot.pipeline.tasks.types import Task
 
 Given = str | Mapping[str, str]  # an input as a user gives it: a text, or an object of fields
@@ -59,11 +59,25 @@ def cut_fields(values: Mapping[str, str], max_words: int, long_texts: LongTexts 
 
     The shorter fields stay whole: a question below a long passage is what the passage is read for.
     """
-    left, open_fields, shares = max_words, len(values), {}
+    shares = _shares(values, max_words)
+    return {field: shown_text(value, shares[field], long_texts) for field, value in values.items()}
+
+
+def field_windows(values: Mapping[str, str], max_words: int) -> list[dict[str, str]]:
+    """The parts of an input: a long field in windows, the others whole, or their last window, beside each of them."""
+    shares = _shares(values, max_words)
+    windows = {field: text_windows(value, shares[field]) for field, value in values.items()}
+    most = max(map(len, windows.values()))
+    return [{field: parts[min(number, len(parts) - 1)] for field, parts in windows.items()} for number in range(most)]
+
+
+def _shares(values: Mapping[str, str], max_words: int) -> dict[str, int]:
+    """Words of each field, of ``max_words`` together: the shorter fields whole, what is left to the longer ones."""
+    left, open_fields, shares = max_words, len(values), dict[str, int]()
     for field in sorted(values, key=lambda field: count_words(values[field])):
         shares[field] = min(count_words(values[field]), math.ceil(left / open_fields))
         left, open_fields = left - shares[field], open_fields - 1
-    return {field: shown_text(value, shares[field], long_texts) for field, value in values.items()}
+    return shares
 
 
 def row_input(task: Task, row: Mapping[str, Any]) -> str | None:

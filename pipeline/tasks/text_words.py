@@ -15,7 +15,8 @@ from typing import Literal
 
 import msgspec
 
-LongTexts = Literal["cut", "middle"]  # what of a text above the bound is left out: its end, or its middle
+# What of a text above the bound is left out: its end, or its middle; windows: nothing, it is read in parts.
+LongTexts = Literal["cut", "middle", "windows"]
 
 MAX_TEXT_WORDS = 300  # of a text, that a prompt shows
 CHARS_PER_WORD = 2
@@ -23,6 +24,7 @@ CHARS_PER_WORD = 2
 # Source: Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?", section 5.3.1: 128 tokens of 510.
 HEAD_SHARE = 0.25
 GAP = "…"  # in place of a middle
+OVERLAP = 0.25  # of a window's words, those that the window before has too
 
 # Letters of scripts that put no blanks between words: Thai, Lao, Tibetan, Burmese, Khmer, Tai, Balinese, Javanese,
 # kana, bopomofo, Chinese characters. Source: Unicode line breaking (UAX 14), classes SA, ID and CJ, without emoji.
@@ -82,18 +84,31 @@ def count_words(text: str) -> int:
 
 
 def shown_text(text: str, max_words: int, long_texts: LongTexts = "cut") -> str:
-    """``text`` with every run of white space as one blank, and ``max_words`` words of it where it has more."""
+    """``text`` with every run of white space as one blank, and ``max_words`` words of it where it has more.
+
+    Of windows, it is the first.
+    """
     pieces = word_pieces(text)
-    if len(pieces) <= max_words or long_texts == "cut":
+    if len(pieces) <= max_words or long_texts != "middle":
         return "".join(pieces[:max_words])
     head = math.ceil(HEAD_SHARE * max_words)
     tail = "".join(pieces[len(pieces) - (max_words - head) :]).lstrip() if max_words > head else ""
     return f"{''.join(pieces[:head])} {GAP} {tail}".rstrip()
 
 
-def words_left_out(text: str, max_words: int) -> int:
-    """Those that `shown_text` leaves out."""
-    return max(0, count_words(text) - max_words)
+def text_windows(text: str, max_words: int) -> list[str]:
+    """Parts of ``text`` that overlap, the last one up to its end: each has ``max_words`` words, or all there are."""
+    pieces = word_pieces(text)
+    step = max(1, max_words - math.floor(OVERLAP * max_words))
+    if len(pieces) <= max_words or max_words < 1:
+        return ["".join(pieces[:max_words])]
+    starts = [*range(0, len(pieces) - max_words, step), len(pieces) - max_words]
+    return ["".join(pieces[start : start + max_words]).lstrip() for start in starts]
+
+
+def words_left_out(text: str, max_words: int, long_texts: LongTexts = "cut") -> int:
+    """Those that no prompt shows."""
+    return 0 if long_texts == "windows" else max(0, count_words(text) - max_words)
 
 
 class CutTexts(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,11 +126,14 @@ class CutTexts(msgspec.Struct, frozen=True, kw_only=True):
         """For people; "" where all is shown."""
         if not self.cut:
             return ""
-        part = {"cut": "end", "middle": "middle"}[self.long_texts]
-        return (
+        long = (
             f"{self.cut:,} of {self.texts:,} texts {'have' if self.cut > 1 else 'has'} more than {self.max_text_words} "
-            f"words (the longest {self.longest:,}): the {part} is not read, {self.left_out:,} of {self.words:,} words."
+            f"words (the longest {self.longest:,})"
         )
+        if self.long_texts == "windows":
+            return f"{long}: answered in parts of {self.max_text_words} words. Of those that are learnt, the first is."
+        part = {"cut": "end", "middle": "middle"}[self.long_texts]
+        return f"{long}: the {part} is not read, {self.left_out:,} of {self.words:,} words."
 
 
 def cut_texts(texts: Iterable[str], max_words: int = MAX_TEXT_WORDS, long_texts: LongTexts = "cut") -> CutTexts:

@@ -210,7 +210,7 @@ class AdapterSync:
 
     async def _warm_up(self, version: Version) -> None:
         """One answer before the first request: the instruction is in the prefix cache, and the adapter works."""
-        (ids,) = encode_prompts(self._tokenizer, [version.prompt(WARM_UP_TEXT, "adapter")])
+        (ids,) = encode_prompts(self._tokenizer, version.prompts(WARM_UP_TEXT, "adapter"))
         await self._scorer.score(ids, version.labels["adapter"], version.lora)
 
     def _retire(self, task: str) -> None:
@@ -241,7 +241,7 @@ class AdapterSync:
         if version.icl_calibration is None:
             import numpy as np
 
-            asked = [version.prompt(text, "icl") for text in CONTENT_FREE]
+            asked = [prompt for text in CONTENT_FREE for prompt in version.prompts(text, "icl")]
             prompts = encode_prompts(self._tokenizer, asked)
             scored = await self._scorer.score_all(prompts, version.labels["icl"], None)
             version.icl_calibration = contextual(np.array([text.logprobs for text in scored]))

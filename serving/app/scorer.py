@@ -15,6 +15,7 @@ import msgspec
 from fourshot.engine.labels import LabelTokens, Question
 from fourshot.engine.vllm_scoring import Scoring, questions
 from fourshot.engine.vllm_seams.client import began_s
+from fourshot.pipeline.synthesis.windows import combined
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.app.dispatcher import BASE, Dispatcher
 
@@ -122,6 +123,30 @@ class Scorer:
             self._dispatcher.done(work_tokens)
         self._cached.saw(adapter, ids, last.num_cached_tokens or 0)
         return question, last, turn, time.monotonic()
+
+
+def combined_answers(scored: Sequence[Scored], counts: Sequence[int]) -> list[Scored]:
+    """One for each text, which was asked about in so many prompts. See `pipeline.synthesis.windows`."""
+    if len(counts) == len(scored):
+        return list(scored)
+    import numpy as np
+
+    rows = combined(np.array([part.logprobs for part in scored]), counts)
+    answers, start = [], 0
+    for row, number in zip(rows, counts, strict=True):
+        parts = scored[start : (start := start + number)]
+        began = min(part.queue_s for part in parts)
+        answers.append(
+            Scored(
+                logprobs=tuple(row.tolist()),
+                prompt_tokens=sum(part.prompt_tokens for part in parts),
+                cached_tokens=sum(part.cached_tokens for part in parts),
+                completion_tokens=sum(part.completion_tokens for part in parts),
+                queue_s=began,
+                model_s=max(part.queue_s + part.model_s for part in parts) - began,
+            )
+        )
+    return answers
 
 
 def _engine_down() -> RefusalError:

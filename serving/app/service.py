@@ -30,7 +30,7 @@ from fourshot.serving.api import (
 from fourshot.serving.app.adapter_sync import AdapterSync
 from fourshot.serving.app.dispatcher import Dispatcher
 from fourshot.serving.app.metrics import Metrics
-from fourshot.serving.app.scorer import Scored, Scorer
+from fourshot.serving.app.scorer import Scored, Scorer, combined_answers
 from fourshot.serving.app.version import Version
 from fourshot.serving.settings import Limits
 
@@ -142,7 +142,8 @@ class Service:
         rule = _rule(version, request, method)
         self._check(asker)  # before anything is computed
         async with self._promised(version, len(texts)):
-            prompts = encode_prompts(self._tokenizer, [version.prompt(text, method) for text in texts])
+            parts = [version.prompts(text, method) for text in texts]
+            prompts = encode_prompts(self._tokenizer, [prompt for own in parts for prompt in own])
             try:
                 check_lengths(prompts, version.labels[method].longest, self._max_model_len)
             except InputError as error:
@@ -153,6 +154,7 @@ class Service:
             if method == "icl":
                 calibration = await self.adapters.icl_calibration(version)
             scored = await self._scorer.score_all(prompts, version.labels[method], lora, asker.name)
+        scored = combined_answers(scored, [len(own) for own in parts])
         cut_words = [version.words_left_out(text) for text in texts]
         return self._response(version, method, scored, cut_words, calibration, rule, arrived)
 

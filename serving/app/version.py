@@ -8,7 +8,7 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.labels import LabelTokens
 from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.prompts import reading_prompt
+from fourshot.pipeline.synthesis.windows import reading_prompts
 from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.serving.api import Method
 from fourshot.serving.app.registry import InContext, StoredAdapter
@@ -45,15 +45,18 @@ class Version:
         self.left_at = 0.0  # when it ceased to be what answers; monotonic seconds
         self.in_use = 0  # requests that were promised an answer of this version
 
-    def prompt(self, text: str, method: Method) -> str:
-        """What the adapter is asked about ``text``, as in training, or the base with the examples before it."""
+    def prompts(self, text: str, method: Method) -> list[str]:
+        """What the adapter is asked about ``text``, as in training, or the base with the examples before it.
+
+        It is one prompt, or one for each window of a long text.
+        """
         if method == "icl":
-            return reading_prompt(self.task, text, self._icl_form, self.shots)
-        return reading_prompt(self.task, text, self._form)
+            return reading_prompts(self.task, text, self._icl_form, self.shots)
+        return reading_prompts(self.task, text, self._form)
 
     def words_left_out(self, text: str) -> int:
         """Words of a text that neither is shown."""
-        return words_left_out(text, self._form.max_text_words)
+        return words_left_out(text, self._form.max_text_words, self._form.long_texts)
 
     @property
     def methods(self) -> list[Method]:

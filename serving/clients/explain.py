@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -67,11 +68,13 @@ class Examples:
                 replace_file(file, content.getvalue())
         self._mean = self._known.mean(axis=0)
 
-    def nearest(self, prompts: Sequence[str], count: int = NEAREST) -> list[tuple[Neighbour, ...]]:
-        """Of each prompt."""
+    def nearest(self, prompts: Sequence[Sequence[str]], count: int = NEAREST) -> list[tuple[Neighbour, ...]]:
+        """Of each text, which has one prompt or more: the nearest to any of them."""
         import numpy as np
 
-        similar = _unit(self._states(prompts) - self._mean) @ _unit(self._known - self._mean).T
+        states = self._states([prompt for parts in prompts for prompt in parts])
+        starts = [0, *accumulate(len(parts) for parts in prompts)][:-1]
+        similar = np.maximum.reduceat(_unit(states - self._mean) @ _unit(self._known - self._mean).T, starts)
         return [
             tuple(
                 Neighbour(

@@ -19,7 +19,8 @@ from fourshot.pipeline.card import AdapterCard, base_of, load_card, load_example
 from fourshot.pipeline.selective import Abstained, Refusal, Refusing, Rule, rule_of
 from fourshot.pipeline.student_card import StudentCard, find_student, load_student_card
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.prompts import Wording, reading_prompt
+from fourshot.pipeline.synthesis.prompts import Wording
+from fourshot.pipeline.synthesis.windows import reading_prompts, score_texts
 from fourshot.pipeline.tasks.text_words import count_words, words_left_out
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import VISIBLE
@@ -95,14 +96,14 @@ class LocalClassifier:
 
     def _left_out(self, text: str) -> int:
         """Words of a text that are not read."""
-        return words_left_out(text, self._adapter_card.max_text_words)
+        return words_left_out(text, self._adapter_card.max_text_words, self._adapter_card.long_texts)
 
     def _answers(self, texts: Sequence[str]) -> "np.ndarray":
         """Label probabilities, float64 [num_texts, num_labels]."""
         import numpy as np
 
-        scores = self._scores([self._adapter_card.prompt(text) for text in texts])
-        return np.exp(apply(self._adapter_card.calibration, scores))
+        card = self._adapter_card
+        return np.exp(apply(card.calibration, score_texts(self._scores, card.task, texts, card.prompt_format)))
 
     def explain(self, texts: Sequence[str]) -> list[Explanation]:
         """What stands behind the answer to each text: the nearest of the texts that the adapter was trained on, and
@@ -121,7 +122,8 @@ class LocalClassifier:
         if self._examples is None:
             learnt = load_examples(self._adapter.path, self._adapter_card)
             self._examples = Examples(self._adapter_card, learnt, lambda prompts: engine.states(prompts, self._adapter))
-        nearest = self._examples.nearest([self._adapter_card.prompt(text) for text in texts])
+        card = self._adapter_card
+        nearest = self._examples.nearest([reading_prompts(card.task, text, card.prompt_format) for text in texts])
         others = [wording for wording in get_args(Wording) if wording != self._adapter_card.wording]
         readings = {wording: self._readings(texts, wording) for wording in (self._adapter_card.wording, *others)}
         return [
@@ -136,7 +138,7 @@ class LocalClassifier:
         form = msgspec.structs.replace(card.prompt_format, wording=wording)
         if card.align and wording != card.wording:
             form = aligned(form, card.task, self._engine.settings)
-        scores = self._scores([reading_prompt(card.task, text, form) for text in texts])
+        scores = score_texts(self._scores, card.task, texts, form)
         return [
             Reading(label=card.task.label_names[int(row.argmax())], probability=float(row.max()))
             for row in np.exp(apply(card.calibration, scores))

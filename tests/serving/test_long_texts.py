@@ -1,6 +1,7 @@
 """What of a text is not read is said by every way of asking, and is the same part in each."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from fourshot.cli import main as cli
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.card import AdapterCard
 from fourshot.serving.app.registry import StoredAdapter
+from fourshot.serving.app.scorer import Scored, combined_answers
 from fourshot.serving.app.version import Version
 from fourshot.serving.clients.local import LocalClassifier
 from fourshot.serving.testing.adapters import task_of
@@ -74,7 +76,34 @@ def test_a_classifier_here_and_a_server_are_shown_the_same_of_a_text(adapter: Pa
     card = msgspec.structs.replace(CARD, **FORM)
     stored = StoredAdapter(card=card, folder=adapter, written_at=0.0, signature=())
     version = Version(stored, {}, None, None, EngineSettings(model="fake"))
-    assert version.prompt(LONG, "adapter") == prompt and version.words_left_out(LONG) == 306
+    assert version.prompts(LONG, "adapter") == [prompt] and version.words_left_out(LONG) == 306
+
+
+def test_windows_leave_nothing_out_and_are_the_same_here_and_on_a_server(
+    adapter: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    card = msgspec.structs.replace(CARD, max_text_words=200, long_texts="windows", prompt_version="1-windows")
+    (adapter / "card.json").write_bytes(msgspec.json.encode(card))
+    assert cli.main(["predict", str(adapter), "short", LONG, "--json"]) == 0
+    told = capfd.readouterr()
+    assert [json.loads(line).get("cut_words") for line in told.out.splitlines()[:2]] == [None, None] and not told.err
+    stored = StoredAdapter(card=card, folder=adapter, written_at=0.0, signature=())
+    version = Version(stored, {}, None, None, EngineSettings(model="fake"))
+    parts = version.prompts(LONG, "adapter")
+    assert FakeEngine.prompts == [*version.prompts("short", "adapter"), *parts] and len(parts) == 2
+    assert version.words_left_out(LONG) == 0
+
+
+def test_a_server_gives_one_answer_to_the_parts_of_a_text() -> None:
+    def part(first: float, **seconds: float) -> Scored:
+        logprobs = (math.log(first), math.log(1 - first))
+        return Scored(logprobs=logprobs, prompt_tokens=9, cached_tokens=4, completion_tokens=1, **seconds)
+
+    parts = [part(0.9, queue_s=1.0, model_s=1.0), part(0.5, queue_s=2.0, model_s=3.0), part(0.2, queue_s=0, model_s=1)]
+    both, alone = combined_answers(parts, [2, 1])
+    assert alone == parts[2] and np.exp(both.logprobs) == pytest.approx([0.7, 0.3])
+    assert (both.prompt_tokens, both.cached_tokens, both.completion_tokens) == (18, 8, 2)
+    assert (both.queue_s, both.model_s) == (1.0, 4.0), "from the first that began to the last that was done"
 
 
 def test_a_server_says_how_much_of_each_text_it_did_not_read() -> None:

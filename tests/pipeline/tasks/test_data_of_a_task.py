@@ -143,4 +143,4 @@ def test_texts_that_a_run_would_not_read_whole_are_counted(tmp_path: Path) -> No
         "note",
         "1 of 9 texts has more than 300 words (the longest 310): the end is not read, 10 of 351 words.",
     )
-    assert "--long-texts middle" in fault.remedy
+    assert "--long-texts middle" in fault.remedy and "--long-texts windows" in fault.remedy

@@ -1,0 +1,64 @@
+"""Long texts read in parts: which windows a text has, and one answer for all of them.
+
+Source: Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?", section 5.3.1 (hierarchical methods: a text
+is read in fractions, which are combined by their mean).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fourshot.engine.calibration import SMALLEST, normalise
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.tasks.fields import field_windows, join_fields, values_of
+from fourshot.pipeline.tasks.text_words import text_windows
+from fourshot.pipeline.tasks.types import Example, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def parts_of(task: Task, text: str, form: PromptFormat) -> list[str]:
+    """``text``, or its windows where it is long and ``form`` reads such texts so; each is a text that is shown whole.
+
+    Of an input with fields, each part has all fields; those that are long are in windows.
+    """
+    if form.long_texts != "windows":
+        return [text]
+    if not task.input_fields:
+        parts = text_windows(text, form.max_text_words)
+        return parts if len(parts) > 1 else [text]
+    values = field_windows(values_of(task, text), form.max_text_words)
+    return [join_fields(task.input_fields, value) for value in values] if len(values) > 1 else [text]
+
+
+def reading_prompts(task: Task, text: str, form: PromptFormat, shots: Sequence[Example] = ()) -> list[str]:
+    """What `reading_prompt` gives, of each part of ``text``."""
+    return [reading_prompt(task, part, form, shots) for part in parts_of(task, text, form)]
+
+
+def score_texts(
+    score: Callable[[list[str]], "np.ndarray"],
+    task: Task,
+    texts: Sequence[str],
+    form: PromptFormat,
+    shots: Sequence[Example] = (),
+) -> "np.ndarray":
+    """Label log-probabilities of every text, [num_texts, num_labels], by those that ``score`` gives of prompts."""
+    prompts = [reading_prompts(task, text, form, shots) for text in texts]
+    return combined(score([prompt for parts in prompts for prompt in parts]), [len(parts) for parts in prompts])
+
+
+def combined(scores: "np.ndarray", counts: Sequence[int]) -> "np.ndarray":
+    """One row for each text, which has so many of the rows of ``scores``: as they are, or the mean of several.
+
+    Several are combined as the log of the mean of their probabilities among the labels.
+    """
+    import numpy as np
+
+    if all(count == 1 for count in counts):
+        return scores
+    rows, start = [], 0
+    for count in counts:
+        own = scores[start : (start := start + count)]
+        rows.append(own[0] if count == 1 else np.log(normalise(own).mean(axis=0) + SMALLEST))
+    return np.array(rows, dtype=scores.dtype)

@@ -1,0 +1,73 @@
+"""Long texts are read in parts: all of a text is in some part, and the parts are answered as one."""
+
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+import pytest
+
+from fourshot.engine.calibration import normalise
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.windows import combined, parts_of, reading_prompts, score_texts
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.text_words import OVERLAP, count_words, text_windows
+
+TASK = load_task("sst2")
+FORM = PromptFormat(max_text_words=8, long_texts="windows")
+CUT = msgspec.structs.replace(FORM, long_texts="cut")
+
+
+@pytest.mark.parametrize("number", [1, 8, 9, 14, 15, 40])
+def test_windows_overlap_and_leave_nothing_out(number: int) -> None:
+    words = [str(place) for place in range(number)]
+    windows = [window.split() for window in text_windows("\n ".join(words), 8)]
+    assert [len(window) for window in windows] == [min(number, 8)] * len(windows)
+    assert list(dict.fromkeys(word for window in windows for word in window)) == words
+    for before, after in pairwise(windows):
+        assert len({*before} & {*after}) >= OVERLAP * 8
+
+
+def test_windows_of_a_script_without_blanks_take_no_character_apart() -> None:
+    text = "あさがおの花が庭でたくさん咲いている"
+    windows = text_windows(text, 4)
+    assert all(count_words(window) == 4 and window in text for window in windows)
+    assert text.startswith(windows[0]) and text.endswith(windows[-1])
+
+
+def test_a_prompt_is_asked_for_each_part_as_if_it_were_a_text() -> None:
+    long = " ".join(map(str, range(20)))
+    prompts = reading_prompts(TASK, long, FORM)
+    assert prompts == [reading_prompt(TASK, part, CUT) for part in text_windows(long, 8)] and len(prompts) == 3
+    assert prompts[0] == reading_prompt(TASK, long, FORM), "what is learnt is the first part"
+    for form in (CUT, msgspec.structs.replace(FORM, long_texts="middle")):
+        assert reading_prompts(TASK, long, form) == [reading_prompt(TASK, long, form)]
+    assert reading_prompts(TASK, "a short one", FORM) == [reading_prompt(TASK, "a short one", FORM)]
+
+
+def test_each_part_of_an_input_has_all_its_fields() -> None:
+    task = load_task("rte")
+    long = " ".join(map(str, range(20)))
+    parts = parts_of(task, f"Premise: {long}\nHypothesis: It is wet.", FORM)
+    assert [part.splitlines()[1] for part in parts] == ["Hypothesis: It is wet."] * len(parts)
+    premises = [part.splitlines()[0].removeprefix("Premise: ") for part in parts]
+    assert premises == text_windows(long, 5)
+    assert parts_of(task, "Premise: It rains.\nHypothesis: It is wet.", FORM) == [
+        "Premise: It rains.\nHypothesis: It is wet."
+    ]
+
+
+def test_a_text_of_several_parts_is_answered_by_the_mean_of_their_probabilities() -> None:
+    long = " ".join(map(str, range(20)))
+    asked: list[str] = []
+
+    def score(prompts: list[str]) -> np.ndarray:
+        asked.extend(prompts)
+        return np.array([[-1.0, -3.0], [-4.0, -2.0], [-2.0, -2.0], [-5.0, -1.0]][: len(prompts)], dtype=np.float32)
+
+    scores = score_texts(score, TASK, [long, "short"], FORM)
+    assert asked == [*reading_prompts(TASK, long, FORM), reading_prompt(TASK, "short", FORM)]
+    assert scores.dtype == np.float32 and scores[1].tolist() == [-5.0, -1.0]
+    parts = np.array([[-1.0, -3.0], [-4.0, -2.0], [-2.0, -2.0]])
+    assert np.exp(scores[0]) == pytest.approx(normalise(parts).mean(axis=0), rel=1e-5)
+    raw = np.array([[-1.0, -3.0]], dtype=np.float32)
+    assert combined(raw, [1]) is raw, "other texts are answered as before"
