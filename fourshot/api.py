@@ -202,7 +202,7 @@ def annotate(
     Raises `InputError` for bad input, `ServiceError` where a service does not answer, `SpendingLimitError` at a limit.
     """
     teacher = _teacher(task, by, data, model, key, ray, _remote(teacher_model, remote))
-    given = open_texts(unlabelled, text_column, teacher.task.data.text_column)
+    given = open_texts(unlabelled, text_column, teacher.task)
     tell = on_event or ignore
     return annotate_table(
         given,
@@ -231,7 +231,7 @@ def plan_annotation(
 ) -> Forecast | None:
     """What `annotate` would take by the speed of this machine as it is now; None for who reads without an engine."""
     teacher = _teacher(task, by, data, model, None, "", _remote(teacher_model, remote))
-    given = open_texts(unlabelled, text_column, teacher.task.data.text_column)
+    given = open_texts(unlabelled, text_column, teacher.task)
     return foretell_annotation(teacher, given, sum(1 for _ in given.texts()), on_event or ignore, anew=True)
 
 
@@ -303,7 +303,7 @@ def distill(
     return distilling.distill(
         task,
         Path(folder or default_student_folder(task)),
-        unlabelled=open_texts(unlabelled, text_column, task.data.text_column) if unlabelled else None,
+        unlabelled=open_texts(unlabelled, text_column, task) if unlabelled else None,
         generate_per_class=generate,
         by=_by(by, task, model, key, ray, _remote(teacher_model, remote, settings)),
         student=student,
@@ -337,7 +337,7 @@ def plan_distillation(
     return distilling.plan_distillation(
         task,
         Path(folder or default_student_folder(task)),
-        unlabelled=open_texts(unlabelled, text_column, task.data.text_column) if unlabelled else None,
+        unlabelled=open_texts(unlabelled, text_column, task) if unlabelled else None,
         generate_per_class=generate,
         by=_by(by, task, model, None, "", _remote(teacher_model, remote, settings)),
         model=model,

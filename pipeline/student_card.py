@@ -1,5 +1,6 @@
 """The card that lies beside a student: how to ask it, and where it comes from."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,8 @@ from fourshot.engine.files import read_json
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
 from fourshot.pipeline.synthesis.evidence import KindEvidence
+from fourshot.pipeline.tasks.fields import encoder_text
+from fourshot.pipeline.tasks.text_words import count_words
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.students.settings import StudentSettings
 
@@ -74,6 +77,12 @@ def load_student_card(folder: str | Path) -> StudentCard:
         raise AdapterError(
             f"{file} is not a card that this version reads: {error}. Distil the student again."
         ) from error
+
+
+def student_left_out(task: Task, text: str, max_tokens: int, read_chars: Callable[[str], int]) -> int:
+    """Words of an input that a student does not read; ``read_chars``: characters of a text that it does."""
+    given = encoder_text(task, text, max_tokens)
+    return count_words(given[read_chars(given) :]) + count_words(text) - count_words(given)
 
 
 def find_student(folder: str | Path) -> Path | None:

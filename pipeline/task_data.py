@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.fields import bare_text
 from fourshot.pipeline.tasks.shots import draw_shots, load_chosen_shots
 from fourshot.pipeline.tasks.split_files import find_split_file
 from fourshot.pipeline.tasks.tables import Split, drop_overlap, limited, load_split
@@ -62,7 +63,7 @@ class TaskData:
         for warning in split.warnings:
             self._on_event(Event(stage="shots", message=warning))
         if self._settings and (
-            line := cut_line(split.name, [example.text for example in split.examples], self._settings)
+            line := cut_line(split.name, [example.text for example in split.examples], self._settings, self.task)
         ):
             self._on_event(Event(stage="shots", message=line))
         return split.examples
@@ -72,7 +73,7 @@ class TaskData:
         return limited(self.test, limit or None)
 
 
-def cut_line(name: str, texts: Iterable[str], settings: RunSettings) -> str:
+def cut_line(name: str, texts: Iterable[str], settings: RunSettings, task: Task) -> str:
     """How much of the texts of a split is not read, for people; "" where all is."""
-    cut = cut_texts(texts, settings.max_text_words, settings.long_texts)
+    cut = cut_texts((bare_text(task, text) for text in texts), settings.max_text_words, settings.long_texts)
     return f"{name}: {cut}" if cut.cut else ""

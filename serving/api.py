@@ -6,9 +6,10 @@ Importing this module loads no heavy library: the client and the command use it 
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from fourshot.pipeline.selective import Abstained, Refusal
+from fourshot.pipeline.tasks.fields import Given
 
 DEADLINE = "X-Deadline-Ms"  # header of a request: milliseconds from its arrival to its answer, at most
 # No character outside this set shows. Source: Unicode's Default_Ignorable_Code_Point, with controls and blanks.
@@ -28,7 +29,7 @@ class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     can change an answer here, so they are accepted, with any value, and ignored.
     """
 
-    input: str | list[str]  # one text or many
+    input: str | dict[str, str] | list[str | dict[str, str]]  # one text or many; objects for inputs of several fields
     method: Method | None = None  # None: the adapter, or in context where the task has none yet
     # What is not answered (`pipeline.selective.Refusal`): such texts keep their probabilities and get no label.
     abstain_below: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
@@ -44,6 +45,10 @@ class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     service_tier: Any = UNSET
     safety_identifier: Any = UNSET
     prompt_cache_key: Any = UNSET
+
+    @property
+    def inputs(self) -> list[Given]:
+        return list(self.input) if isinstance(self.input, list) else [self.input]
 
     @property
     def refusal(self) -> Refusal:
@@ -96,6 +101,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     methods: list[Method]
     requests: int = 0  # since the server started, all methods
     in_flight: int = 0  # texts that wait or are in the model
+    fields: list[str] | UnsetType = UNSET  # of an input; left out where it is a text
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,10 @@ from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.selective import Refusal
+from fourshot.pipeline.tasks.fields import as_given, as_texts
 
 if TYPE_CHECKING:
+    from fourshot.pipeline.tasks.types import Task
     from fourshot.serving.clients.explain import Explanation
 
 NO_LABEL = "none"
@@ -23,7 +25,9 @@ WHY = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
 @command(
     "predict",
     argument("adapter", "ADAPTER", "folder of an adapter, a student or a finished run; with --url a task's name"),
-    argument("texts", "TEXT", "texts; without any, standard input, one per line", nargs="*"),
+    argument(
+        "texts", "TEXT", "texts, or objects of fields as JSON; without any, standard input, one per line", nargs="*"
+    ),
     argument("--model", "MODEL", "the base model, where it is not where it was in training"),
     argument("--engine", None, "default: transformers for little text, else vllm", choices=["vllm", "transformers"]),
     argument("--url", "ADDRESS", "ask a service (`fourshot serve`), as http://127.0.0.1:8000"),
@@ -39,6 +43,7 @@ def predict(options: Options, terminal: Terminal) -> None:
     refusal = Refusal(**{name: getattr(options, name) for name in Refusal.__struct_fields__})
     refusing = msgspec.structs.asdict(refusal)
     explanations: list[Explanation] = []
+    task: Task | None = None
     if options.url:
         from fourshot.serving.clients.client import Client
 
@@ -48,7 +53,8 @@ def predict(options: Options, terminal: Terminal) -> None:
             predictions = client.predict(options.adapter, texts, options.method, **refusing)
         source: dict[str, object] = {"url": client.url, "task": options.adapter}
     else:
-        from fourshot.pipeline.student_card import find_student
+        from fourshot.pipeline.card import load_card
+        from fourshot.pipeline.student_card import find_student, load_student_card
         from fourshot.serving.adapter_lookup import find_adapter
         from fourshot.serving.clients.local import LocalClassifier, engine_for
 
@@ -57,7 +63,8 @@ def predict(options: Options, terminal: Terminal) -> None:
         if student:
             _refuse(options, "an adapter; a student has no language model", "model", "engine", "explain")
         folder = student or find_adapter(options.adapter)
-        texts = read_texts(options.texts, terminal)
+        task = (load_student_card(student) if student else load_card(folder)).task
+        texts = as_texts(task, read_texts(options.texts, terminal))
         if options.explain and options.engine == "vllm":
             raise InputError("--explain reads hidden states, which --engine vllm does not give. Leave --engine out.")
         kind = "transformers" if options.explain else options.engine or engine_for(texts)
@@ -69,7 +76,7 @@ def predict(options: Options, terminal: Terminal) -> None:
     if cut := [prediction.cut_words for prediction in predictions if prediction.cut_words]:
         terminal.warn(not_read(len(cut), len(texts), sum(cut)))
     for text, prediction, explained in zip_longest(texts, predictions, explanations):
-        said = {"text": text, **msgspec.to_builtins(prediction)}
+        said = {"text": as_given(task, text) if task else text, **msgspec.to_builtins(prediction)}
         terminal.result("prediction", said | ({"explanation": explained} if explained else {}))
         terminal.say(f"{prediction.label or NO_LABEL}\t{prediction.probability:.3f}\t{_shown(text)}")
         if explained:

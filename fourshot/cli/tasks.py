@@ -33,6 +33,7 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
         action="append",
         default=[],
     ),
+    argument("--field", "NAME", "a column that is one of several fields of an input", action="append", default=[]),
     argument(
         "--label-column",
         "NAME",
@@ -59,6 +60,7 @@ def new(options: Options, terminal: Terminal) -> None:
 
     choices = TableChoices(
         text_columns=tuple(options.text_column),
+        fields=tuple(options.field),
         label_columns=tuple(options.label_column),
         verdict_column=options.verdict_column or "",
         missing_labels=tuple(options.missing_label),
@@ -74,7 +76,7 @@ def new(options: Options, terminal: Terminal) -> None:
     made = new_task(options.table, out, choices, options.name, options.seed)
     terminal.result("result", made)
     for kind, columns, others in (
-        ("texts", made.text_columns, made.other_text_columns),
+        ("fields" if made.fields else "texts", made.text_columns, made.other_text_columns),
         ("labels", made.label_columns, made.other_label_columns),
     ):
         also = f"; also possible: {shorten(map(repr, others))}" if others else ""

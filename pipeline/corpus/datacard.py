@@ -3,7 +3,7 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -13,6 +13,7 @@ from fourshot.pipeline.corpus.rows import features
 from fourshot.pipeline.corpus.settings import CorpusSettings
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
+from fourshot.pipeline.tasks.types import Task
 
 SAMPLE = 1_000  # texts per task that diversity is told of
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
@@ -51,7 +52,7 @@ def write_card(
             by_task.setdefault(shard.task, []).append(shard)
     manifest = folder.manifest()
     parts = [
-        _front_matter(tasks, summary.rows, corpus),
+        _front_matter({name: folder.task(name) for name in tasks}, summary.rows, corpus),
         _introduction(tasks, summary, manifest),
         _counts(summary.classes),
         *([_diversity(folder, by_task)] if by_task else []),
@@ -62,7 +63,7 @@ def write_card(
     replace_file(folder.path / "README.md", "\n".join(parts).encode())
 
 
-def _front_matter(tasks: Sequence[str], rows: int, corpus: CorpusSettings) -> str:
+def _front_matter(tasks: Mapping[str, Task], rows: int, corpus: CorpusSettings) -> str:
     from huggingface_hub import DatasetCardData
 
     files = {task: [{"split": "train", "path": f"data/{task}/*.{corpus.format}"}] for task in tasks}
@@ -72,7 +73,7 @@ def _front_matter(tasks: Sequence[str], rows: int, corpus: CorpusSettings) -> st
         tags=["synthetic"],
         size_categories=[next((name for most, name in SIZES.items() if rows < most), "n>10M")],
         configs=[{"config_name": task, "data_files": of_task} for task, of_task in files.items()],
-        dataset_info=[{"config_name": task, "features": features()} for task in tasks],
+        dataset_info=[{"config_name": name, "features": features(task.input_fields)} for name, task in tasks.items()],
     )
     return f"---\n{card.to_yaml()}\n---\n"
 
@@ -147,6 +148,8 @@ def _sample(texts: Iterable[str]) -> list[str]:
 def _columns(folder: CorpusFolder, tasks: Sequence[str]) -> str:
     lines = ["## Columns", "", "| columns | are |", "| --- | --- |"]
     lines += [f"| `{names}` | {meaning} |" for names, meaning in COLUMNS.items()]
+    if fields := [f"- {name}: {', '.join(one)}" for name in tasks if (one := folder.task(name).input_fields)]:
+        lines += ["", "`text` has a line for each field of an input; `fields` has them apart:", "", *fields]
     lines += ["", "Labels, in the order of `probabilities`:", ""]
     lines += [f"- {task}: {', '.join(folder.task(task).label_names)}" for task in tasks]
     return "\n".join([*lines, ""])

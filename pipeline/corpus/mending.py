@@ -150,21 +150,21 @@ class MendSink:
 
     def add(self, ledger: Ledger, judged: Sequence[JudgedBatch]) -> None:
         """Have batches wait for the last of their shard."""
-        name = self._brief.task.name
+        task = self._brief.task
         for batch in judged:
             self._judged.append(batch)
             self._progress.add(len(batch.kept))
             if batch.number < self._left[0].units[-1].number:
                 continue
             rows = [
-                row_of(name, *pair, self._model.name, self._model.revision) for one in self._judged for pair in one.kept
+                row_of(task, *pair, self._model.name, self._model.revision) for one in self._judged for pair in one.kept
             ]
             faults: list[DrawFault] = [fault for one in self._judged for fault in one.faults]
             records = [record for one in self._judged for record in one.records]
             shard = self._left.popleft()
             self._folder.replace_shard(shard, records, rows, faults)
             self._judged = []
-            self._progress.report(name, f"{shard.file} is made again, {len(rows)} rows")
+            self._progress.report(task.name, f"{shard.file} is made again, {len(rows)} rows")
 
     def write(self, *, only_due: bool = False) -> None:
         """Every shard is written as soon as it is judged."""

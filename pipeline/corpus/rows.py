@@ -4,15 +4,18 @@ Importing this module loads no pyarrow; Parquet does.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from fourshot.pipeline.corpus.settings import Format
 from fourshot.pipeline.loop.units import Draw
 from fourshot.pipeline.synthesis.types import Verdict
+from fourshot.pipeline.tasks.fields import split_fields
+from fourshot.pipeline.tasks.types import Task
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,6 +29,7 @@ class CorpusRow(msgspec.Struct, frozen=True, kw_only=True):
     """One text of a corpus with all that it comes from. The fields are the columns."""
 
     text: str
+    fields: dict[str, str] | UnsetType = UNSET  # of an input that has several: what the lines of the text say
     label: str
     task: str
     id: str  # within the task: the class and the number of the draw
@@ -42,13 +46,14 @@ class CorpusRow(msgspec.Struct, frozen=True, kw_only=True):
     revision: str
 
 
-def row_of(task: str, draw: Draw, verdict: Verdict, model: str, revision: str) -> CorpusRow:
+def row_of(task: Task, draw: Draw, verdict: Verdict, model: str, revision: str) -> CorpusRow:
     """The row of a text that is kept."""
     candidate = draw.candidate
     return CorpusRow(
         text=candidate.text,
+        fields=split_fields(task.input_fields, candidate.text) or UNSET if task.input_fields else UNSET,
         label=candidate.label,
-        task=task,
+        task=task.name,
         id=candidate.id,
         unit=candidate.round,
         prompt_hash=candidate.prompt_hash,
@@ -72,7 +77,8 @@ def encode_rows(rows: Sequence[CorpusRow], kind: Format) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
-    table = pyarrow.Table.from_pylist([msgspec.to_builtins(row) for row in rows], schema=_schema())
+    fields = tuple(rows[0].fields or ()) if rows else ()  # the same in all rows of a task
+    table = pyarrow.Table.from_pylist([msgspec.to_builtins(row) for row in rows], schema=_schema(fields))
     held = io.BytesIO()
     parquet.write_table(table, held, compression="zstd")
     return held.getvalue()
@@ -95,26 +101,32 @@ _LISTS = {"shots": "int32", "attributes": "string", "probabilities": "float64"}
 _PLAIN = {int: "int64", float: "float64", str: "string"}
 
 
-def features() -> list[dict[str, str]]:
-    """The columns for a data card. Without them `datasets` takes types from the first rows, and an empty list has none.
+def features(fields: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The columns for a data card; ``fields``: those of the task.
+
+    Without them `datasets` takes types from the first rows, and an empty list has none.
 
     Source: huggingface/datasets, `Features._from_yaml_list`; "sequence" is what versions before 4 know, too.
     """
-    return [
-        {"name": field.name, "sequence": _LISTS[field.name]}
-        if field.name in _LISTS
-        else {"name": field.name, "dtype": _PLAIN[field.type]}
-        for field in msgspec.structs.fields(CorpusRow)
-    ]
+    columns: list[dict[str, Any]] = []
+    for column in msgspec.structs.fields(CorpusRow):
+        if column.name in _LISTS:
+            columns.append({"name": column.name, "sequence": _LISTS[column.name]})
+        elif column.type in _PLAIN:
+            columns.append({"name": column.name, "dtype": _PLAIN[column.type]})
+        elif fields:
+            columns.append({"name": column.name, "struct": [{"name": name, "dtype": "string"} for name in fields]})
+    return columns
 
 
-def _schema() -> "pyarrow.Schema":
+def _schema(fields: Sequence[str]) -> "pyarrow.Schema":
     import pyarrow
 
     kind = pyarrow.type_for_alias
-    return pyarrow.schema(
-        [
-            (column["name"], kind(column["dtype"]) if "dtype" in column else pyarrow.list_(kind(column["sequence"])))
-            for column in features()
-        ]
-    )
+
+    def type_of(column: Mapping[str, Any]) -> "pyarrow.DataType":
+        if "struct" in column:
+            return pyarrow.struct([(one["name"], type_of(one)) for one in column["struct"]])
+        return kind(column["dtype"]) if "dtype" in column else pyarrow.list_(kind(column["sequence"]))
+
+    return pyarrow.schema([(column["name"], type_of(column)) for column in features(fields)])

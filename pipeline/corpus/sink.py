@@ -70,7 +70,7 @@ class ShardSink:
         for batch in judged:
             self._records += batch.records
             self._faults += batch.faults
-            rows = [row_of(self._name, *pair, self._model.name, self._model.revision) for pair in batch.kept]
+            rows = [row_of(self._brief.task, *pair, self._model.name, self._model.revision) for pair in batch.kept]
             self._rows += rows
             self._progress.add(len(rows))
         if ledger.is_done:  # what classes lack that have stalled

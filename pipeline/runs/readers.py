@@ -37,6 +37,7 @@ from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task_data import TaskData
+from fourshot.pipeline.tasks.fields import bare_text
 from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.pipeline.tasks.types import Example, Task
 
@@ -245,7 +246,9 @@ class _Queue:
                 Annotation(
                     probabilities=tuple(row),
                     agreement=agreed if agreed is None else round(agreed, 3),
-                    cut_words=words_left_out(text, teacher.settings.max_text_words, teacher.settings.long_texts),
+                    cut_words=words_left_out(
+                        bare_text(teacher.task, text), teacher.settings.max_text_words, teacher.settings.long_texts
+                    ),
                 )
                 for text, row, agreed in zip(texts, probabilities, agreement, strict=True)
             ]

@@ -155,7 +155,7 @@ def written_rows(folder: RunFolder, name: str) -> list[ReviewRow]:
 def write_rows(folder: RunFolder, name: str, rows: Sequence[ReviewRow]) -> None:
     """What is written, then the table: it is there when all is."""
     folder.write(f"{name}.json", rows)
-    write_review(folder.path / f"{name}.csv", rows)
+    write_review(folder.path / f"{name}.csv", rows, task=folder.manifest().task)
 
 
 def answers_in(folder: RunFolder, name: str, task: Task) -> dict[str, Answer]:

@@ -169,6 +169,6 @@ def _texts_of(file: Path | None, task: Task, settings: RunSettings, on_event: On
     wanted = settings.unlabelled
     found = load_unlabelled(file, task, wanted.most, wanted.text_column, settings.seed)
     on_event(Event(stage="shots", message=found.note))
-    if line := cut_line("unlabelled", [text for _, text in found.texts], settings):
+    if line := cut_line("unlabelled", [text for _, text in found.texts], settings, task):
         on_event(Event(stage="shots", message=line))
     return found.texts

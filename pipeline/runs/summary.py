@@ -1,6 +1,7 @@
 """From an experiment's folder to the table and to what the report shows."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -14,6 +15,7 @@ from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment, MethodOutcome
 from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.runs.methods import METHODS
+from fourshot.pipeline.synthesis.filters import bare_shots
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task_data import cut_line
@@ -60,6 +62,8 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         "unlabelled": [candidate.text for candidate in experiment.unlabelled],
         "test": [example.text for example in experiment.test],
     }
+    written = [Example(text=candidate.text, label=candidate.label) for candidate, verdict in pairs if verdict.kept]
+    cut = [cut_line(name, texts, experiment.settings, experiment.task) for name, texts in read.items()]
     return ReportData(
         title=title,
         task=experiment.task,
@@ -68,7 +72,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         methods=tuple(rows),
         left_out=left_out(experiment),
         answers=_answers(experiment, main),
-        long_texts=tuple(filter(None, (cut_line(name, texts, experiment.settings) for name, texts in read.items()))),
+        long_texts=tuple(filter(None, cut)),
         certainty=certainty_of(experiment, main) if main and trained else None,
         headline_method=main.name if main and any(row.method == main.name for row in rows) else "",
         reason_counts=_reasons(pairs),
@@ -77,8 +81,8 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         unlabelled=dict(Counter(verdict.reason for _, verdict in learnt.unlabelled)),
         labelled=len(learnt.asked),
         reviewed=learnt.review.counts,
-        real_texts=_by_class([*first.shots, *first.more]),
-        synthetic_texts=_by_class([Example(text=c.text, label=c.label) for c, v in pairs if v.kept]),
+        real_texts=_by_class(bare_shots(experiment.task, [*first.shots, *first.more])),
+        synthetic_texts=_by_class(bare_shots(experiment.task, written)),
         losses=_losses(experiment),
         stage_seconds=_seconds(experiment, main) if main else {},
         forecast=_forecast(experiment),
@@ -125,7 +129,7 @@ def _reasons(pairs: list[tuple[Candidate, Verdict]]) -> dict[str, dict[str, int]
     return {label: dict(reasons) for label, reasons in counts.items()}
 
 
-def _by_class(examples: list[Example]) -> dict[str, tuple[str, ...]]:
+def _by_class(examples: Sequence[Example]) -> dict[str, tuple[str, ...]]:
     texts: dict[str, dict[str, None]] = defaultdict(dict)  # a dict, for order without repetition
     for example in examples:
         texts[example.label][example.text] = None

@@ -1,6 +1,7 @@
 """What a student learns: a user's texts as a teacher read them, texts that it wrote, and what of both is left out."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from fourshot.pipeline.events import OnEvent
@@ -11,6 +12,7 @@ from fourshot.pipeline.runs.annotating import (
 )
 from fourshot.pipeline.runs.readers import Read
 from fourshot.pipeline.runs.review import TextPairs
+from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.table_files import read_table
 from fourshot.pipeline.tasks.tables import normalise
 from fourshot.pipeline.tasks.text_table import TextTable
@@ -44,8 +46,7 @@ def annotated_texts(
         out.unlink(missing_ok=True)
         annotate_table(given, out, task.label_names, by, read, on_event=on_event)
     rows = [
-        ((row.get(given.text_column) or "").strip(), annotated_probabilities(row, task.label_names))
-        for row in read_table(out).rows.values()
+        (given.text_of(row), annotated_probabilities(row, task.label_names)) for row in read_table(out).rows.values()
     ]
     labelled = [(text, said) for text, said in rows if text and said is not None]
     notes = list(given.warnings)
@@ -98,12 +99,14 @@ def student_jobs(
     seed: int,
 ) -> list[StudentJob]:
     """The student, and the same on the shots alone, to compare with."""
-    names = task.label_names
+    names, shown = task.label_names, partial(encoder_text, task, max_tokens=settings.max_tokens)
     real = [
-        TaughtExample(text=shot.text, probabilities=tuple(float(name == shot.label) for name in names), is_real=True)
+        TaughtExample(
+            text=shown(shot.text), probabilities=tuple(float(name == shot.label) for name in names), is_real=True
+        )
         for shot in shots
     ]
-    taught = [TaughtExample(text=text, probabilities=said) for text, said in (*annotated, *written)]
+    taught = [TaughtExample(text=shown(text), probabilities=said) for text, said in (*annotated, *written)]
 
     def job(title: str, examples: Sequence[TaughtExample]) -> StudentJob:
         return StudentJob(

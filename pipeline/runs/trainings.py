@@ -17,6 +17,7 @@ from fourshot.pipeline.synthesis.committee import EncoderFiles, Reader
 from fourshot.pipeline.synthesis.evidence import shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.jobs.jobs import TrainingJob
 from fourshot.training.lora.examples import TrainingExample
@@ -88,7 +89,7 @@ def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
     annotate = writer.settings.annotate
     if annotate.annotator != "adapters" or not annotate.num_encoders:
         return []
-    encoder = resolve_encoder(None)
+    encoder, settings = resolve_encoder(None), StudentSettings()
     return [
         StudentJob(
             name=task.name,
@@ -98,14 +99,14 @@ def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
             labels=task.label_names,
             examples=tuple(
                 TaughtExample(
-                    text=shot.text,
+                    text=encoder_text(task, shot.text, settings.max_tokens),
                     probabilities=tuple(float(name == shot.label) for name in task.label_names),
                     is_real=True,
                 )
                 for index, shot in enumerate(writer.shots)
                 if index not in left_out
             ),
-            settings=StudentSettings(),
+            settings=settings,
             seed=writer.seed + 1000 * number,
         )
         for number, left_out in enumerate(shots_left_out(writer, annotate.num_encoders))

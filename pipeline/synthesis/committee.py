@@ -18,6 +18,7 @@ from fourshot.pipeline.synthesis.fitting import shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import score_texts
+from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.types import Example, Task
 
 if TYPE_CHECKING:
@@ -236,4 +237,5 @@ class Committee:
             from fourshot.training.students.classifier import StudentClassifier
 
             self._encoders[files] = StudentClassifier(files.path, files.max_tokens)
-        return self._encoders[files].probabilities(texts).astype(np.float64)
+        given = [encoder_text(self._task, text, files.max_tokens) for text in texts]
+        return self._encoders[files].probabilities(given).astype(np.float64)

@@ -69,7 +69,11 @@ def find_columns(
     ]
     wanted = " and ".join(kind for kind, chosen in (("text", chosen_texts), ("label", chosen_labels)) if not chosen)
     named = [f"--{kind}-column NAME" for kind in ("text", "label") if not wanted or kind in wanted]
-    joined = " Several --text-column are joined to one text." if len(texts) > 1 and not chosen_texts else ""
+    joined = ""
+    if len(texts) > 1 and not chosen_texts:
+        joined = " Several --text-column are joined to one text."
+        fields = " ".join(f"--field {shlex.quote(column)}" for column in texts[:4])
+        joined += f" To keep them apart, as a premise and a hypothesis are: {fields}."
     raise InputError(
         f"cannot tell which column of {table.path} is the {wanted or 'text and which the label'}; "
         f"the columns are {there}.{''.join(f' Of these, {doubt}.' for doubt in doubts)}{_nested(table)} "

@@ -7,7 +7,7 @@ Importing this module loads no heavy library.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from fourshot.pipeline.tasks.label_cells import read_text_cell
 from fourshot.pipeline.tasks.text_words import LongTexts, count_words, shown_text, text_windows
 from fourshot.pipeline.tasks.types import Task
 
+TOKENS_PER_NAME = 4  # of a field, with its colon
 Given = str | Mapping[str, str]  # an input as a user gives it: a text, or an object of fields
 
 
@@ -80,6 +81,18 @@ def _shares(values: Mapping[str, str], max_words: int) -> dict[str, int]:
     return shares
 
 
+def encoder_text(task: Task, text: str, max_tokens: int) -> str:
+    """What an encoder that reads ``max_tokens`` is given of an input: with fields, so much of each that all are read.
+
+    An encoder cuts a text at its end, where the last field is.
+    """
+    fields = task.input_fields
+    if not fields:
+        return text
+    words = max(len(fields), (max_tokens - TOKENS_PER_NAME * len(fields)) * 2 // 3)  # 1.5 tokens a word
+    return join_fields(fields, cut_fields(values_of(task, text), words))
+
+
 def row_input(task: Task, row: Mapping[str, Any]) -> str | None:
     """The input in a row of the task's data: "" where it, or one of its fields, is empty; None where it is no text."""
     return input_in(row, task.input_fields, task.data.text_column)
@@ -134,6 +147,17 @@ def as_text(task: Task, given: Given) -> str:
             lack = "is missing" if field not in values else "is blank" if isinstance(value, str) else "is no string"
             raise InputError(f"the field {field!r} {lack}; got {_keys(values)}. Give one such as {example}")
     return join_fields(fields, values)
+
+
+def as_texts(task: Task, given: Iterable[Given]) -> list[str]:
+    """`as_text` of each. Raises InputError, which says which one it is."""
+    texts = []
+    for index, one in enumerate(given):
+        try:
+            texts.append(as_text(task, one))
+        except InputError as error:
+            raise InputError(f"The input at {index}: {error}") from None
+    return texts
 
 
 def as_given(task: Task, text: str) -> Given:

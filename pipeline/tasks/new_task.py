@@ -8,14 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import append_lines, settle, staged_folder
 from fourshot.pipeline.tasks.columns import SPLITS, Columns
-from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, note, shorten, warning
+from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, errors_in, note, shorten, warning
+from fourshot.pipeline.tasks.fields import split_fields
 from fourshot.pipeline.tasks.label_words import label_word, propose_words, says_nothing
 from fourshot.pipeline.tasks.table_bytes import table_stem
 from fourshot.pipeline.tasks.table_files import Table, read_table
+from fourshot.pipeline.tasks.task_check import field_faults
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
 from fourshot.pipeline.tasks.usable_rows import TableChoices, UsableRows, usable_rows
@@ -40,6 +43,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     train: int
     test: int
     text_columns: tuple[str, ...]
+    fields: tuple[str, ...] | UnsetType = UNSET  # these columns, where they are fields of an input
     label_columns: tuple[str, ...]
     verdict_column: str  # "" where there is none
     other_text_columns: tuple[str, ...]  # that might have been meant
@@ -74,8 +78,9 @@ def new_task(
     task_name = re.sub(r"[^a-z0-9]+", "_", table_stem(path).lower()).strip("_") or "task" if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", task_name):
         raise InputError(f"{task_name!r} cannot be a task's name: letters, digits, '_', '-' and '.' are allowed.")
+    _check_fields(choices)
     reading = choices.reading
-    if reading.header is None and choices.text_columns and choices.label_columns:
+    if reading.header is None and (choices.text_columns or choices.fields) and choices.label_columns:
         reading = msgspec.structs.replace(reading, header=True)  # its names are given
     table = read_table(path, reading)
     usable = usable_rows(table, choices)
@@ -91,6 +96,7 @@ def new_task(
         train=len(train),
         test=len(test),
         text_columns=usable.columns.texts,
+        fields=choices.fields or UNSET,
         label_columns=usable.columns.labels,
         verdict_column=usable.columns.verdict,
         other_text_columns=usable.columns.other_texts,
@@ -111,15 +117,35 @@ def new_task(
         ),
     )
     with staged_folder(out.parent, out.name) as staged:
-        append_lines(staged / "train.jsonl", train)
+        append_lines(staged / "train.jsonl", _rows(train, choices.fields))
         if test:
-            append_lines(staged / "test.jsonl", test)
+            append_lines(staged / "test.jsonl", _rows(test, choices.fields))
         (staged / MADE_FROM).write_bytes(msgspec.json.format(msgspec.json.encode(made)))
         task_file = staged / made.task_file
         task_file.write_text(_task_file(task_name, made, usable.examples), encoding="utf-8")
         load_task(task_file)
         settle(staged, out)
     return msgspec.structs.replace(made, task_file=str(out / made.task_file))
+
+
+def _check_fields(choices: TableChoices) -> None:
+    """Raise InputError for fields that a task cannot have."""
+    fields = choices.fields
+    if not fields:
+        return
+    if choices.text_columns:
+        raise InputError("--field and --text-column were both given; an input has fields or is a text. Leave one out.")
+    if len(fields) < 2:
+        raise InputError(f"one --field ({fields[0]!r}); an input has two or more. For one column: --text-column.")
+    if faults := errors_in(field_faults(list(fields))):
+        raise InputError("--field: " + " ".join(map(str, faults)))
+
+
+def _rows(examples: Sequence[Example], fields: Sequence[str]) -> Sequence[Example | dict[str, str]]:
+    """As the files of a task have them."""
+    if not fields:
+        return examples
+    return [{**(split_fields(fields, one.text) or {}), "label": one.label} for one in examples]
 
 
 def split_by_label(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
@@ -201,14 +227,16 @@ def _task_file(name: str, made: NewTask, examples: Sequence[Example]) -> str:
     """The task file, with comments for whoever completes it: they are why it is not one call of `tomli_w`."""
     words = [label_word(label) for label in made.labels]
     joined = f"\n# Each text is the columns {' and '.join(map(repr, made.text_columns))}, one after the other."
+    names = ", ".join(_pair("", field).partition(" = ")[2] for field in made.fields or ())
+    fields = f"fields = [{names}] # of an input, each on a line of its own\n" if made.fields else ""
     blocks = [
         f"""\
 # Made from {_inline(Path(made.table).name)}. The model reads the instruction, the noun and the label words:
-# make them fit, then run: fourshot tasks check FILE{joined if len(made.text_columns) > 1 else ""}
+# make them fit, then run: fourshot tasks check FILE{joined if len(made.text_columns) > 1 and not made.fields else ""}
 {_pair("name", name)}
 {_pair("instruction", _instruction(words))}
 noun = "text" # what one text is, such as "movie review" or "support ticket"
-
+{fields}
 [data]
 folder = "." # train.jsonl and test.jsonl beside this file; {MADE_FROM} says what was left out
 """

@@ -15,11 +15,11 @@ import msgspec
 
 from fourshot.engine.files import replace_file
 from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, error, nearest, raise_errors, shorten
+from fourshot.pipeline.tasks.fields import split_fields
 from fourshot.pipeline.tasks.table_files import ReadSettings, read_table
 from fourshot.pipeline.tasks.types import Task
 
 COLUMNS = ("id", "text", "label", "keep", "why", "probabilities")
-NEEDED = COLUMNS[:4]
 # A spreadsheet takes what begins with one of these for a formula; with an apostrophe in front it does not. Source:
 # OWASP, "CSV Injection". The apostrophe is guarded like them, so that taking one away undoes every guard.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -38,10 +38,10 @@ class ReviewRow(msgspec.Struct, frozen=True, kw_only=True):
     why: str  # it is there
     probabilities: dict[str, float] = {}  # the annotators'
 
-    @property
-    def shown(self) -> str:
-        """The text as the table has it."""
-        return self.text[:LONGEST_CELL]
+    def shown(self, columns: Sequence[str]) -> dict[str, str]:
+        """The text as the table has it, by column."""
+        values = {"text": self.text} if columns == ("text",) else split_fields(columns, self.text)
+        return {name: value[:LONGEST_CELL] for name, value in (values or {}).items()}
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,11 +52,24 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     is_deleted: bool = False  # the row is not there any more, so neither is kept
 
 
-def write_review(path: Path, rows: Sequence[ReviewRow], answers: Mapping[str, Answer] | None = None) -> None:
+def text_columns(task: Task) -> tuple[str, ...]:
+    """A column for each field of the task, unless the table has another one of that name."""
+    return task.input_fields if task.input_fields and not set(COLUMNS) & {*task.input_fields} else ("text",)
+
+
+def columns_of(texts: Sequence[str]) -> tuple[str, ...]:
+    """All columns, with ``texts`` for those of the text."""
+    return (COLUMNS[0], *texts, *COLUMNS[2:])
+
+
+def write_review(
+    path: Path, rows: Sequence[ReviewRow], answers: Mapping[str, Answer] | None = None, *, task: Task
+) -> None:
     """Write the table, whole or not at all; ``answers``, by id, stand in place of what was proposed."""
+    texts = text_columns(task)
     content = io.StringIO(newline="")
     table = csv.writer(content)
-    table.writerow(COLUMNS)
+    table.writerow(columns_of(texts))
     for row in rows:
         said = (answers or {}).get(row.id)
         if said and said.is_deleted:
@@ -64,7 +77,8 @@ def write_review(path: Path, rows: Sequence[ReviewRow], answers: Mapping[str, An
         label, keep = (said.label, said.keep) if said else (row.label, row.keep)
         likeliest = sorted(row.probabilities, key=lambda name: -row.probabilities[name])[:MOST_PROBABILITIES]
         shares = ", ".join(f"{name} {row.probabilities[name]:.2f}" for name in likeliest)
-        table.writerow([guard(cell) for cell in (row.id, row.shown, label, "yes" if keep else "no", row.why, shares)])
+        cells = (row.id, *row.shown(texts).values(), label, "yes" if keep else "no", row.why, shares)
+        table.writerow([guard(cell) for cell in cells])
     replace_file(path, content.getvalue().encode("utf-8-sig"))
 
 
@@ -85,15 +99,17 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
     new or there twice, a column that is missing.
     """
     table = read_table(path, ReadSettings(header=True))
-    missing = [column for column in NEEDED if column not in table.columns]
+    columns, texts = columns_of(text_columns(task)), text_columns(task)
+    needed = columns[: columns.index("why")]
+    missing = [column for column in needed if column not in table.columns]
     if missing:
         what = f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
-        raise_errors([error(path, what, f"Put it back, as it was written: {', '.join(COLUMNS)}.")])
+        raise_errors([error(path, what, f"Put it back, as it was written: {', '.join(columns)}.")])
     written = {row.id: row for row in rows}
     answers: dict[str, Answer] = {}
     faults: list[Fault] = []
     for line, cells in table.rows.items():
-        found = {name: unguard(str(value or "")) for name, value in cells.items() if name in NEEDED}
+        found = {name: unguard(str(value or "")) for name, value in cells.items() if name in needed}
         if not any(cell.strip() for cell in found.values()):
             continue
         name = found["id"].strip()
@@ -104,17 +120,20 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
         elif name in answers:
             faults.append(error(where, f"the id {name!r} stands there twice.", "Remove one of the rows."))
         else:
-            answers[name] = _answer(where, found, written[name], task, faults)
+            answers[name] = _answer(where, found, written[name], texts, task, faults)
     raise_errors(faults)
     return {row.id: answers.get(row.id, Answer(label=row.label, keep=False, is_deleted=True)) for row in rows}
 
 
-def _answer(where: str, found: Mapping[str, str], row: ReviewRow, task: Task, faults: list[Fault]) -> Answer:
+def _answer(
+    where: str, found: Mapping[str, str], row: ReviewRow, texts: Sequence[str], task: Task, faults: list[Fault]
+) -> Answer:
     """What a row says; its faults go into ``faults``."""
-    if found["text"].split() != row.shown.split():
-        was = json.dumps(row.shown if len(row.shown) < 80 else row.shown[:77] + "...", ensure_ascii=False)
-        what = f"the text of {row.id} was changed; only label and keep may be."
-        faults.append(error(where, what, f"Put it back, or delete the row: {was}"))
+    for name, shown in row.shown(texts).items():
+        if found[name].split() != shown.split():
+            was = json.dumps(shown if len(shown) < 80 else shown[:77] + "...", ensure_ascii=False)
+            what = f"the {name} of {row.id} was changed; only label and keep may be."
+            faults.append(error(where, what, f"Put it back, or delete the row: {was}"))
     said = found["keep"].strip().casefold()
     if said not in (*YES, *NO):
         faults.append(error(where, f"keep is {found['keep']!r}; allowed are yes and no."))
@@ -142,6 +161,7 @@ def label_named(said: str, task: Task) -> str | None:
     return alike[0] if alike and folded[said.casefold()] == 1 else None
 
 
-def own_columns(path: Path) -> list[str]:
+def own_columns(path: Path, task: Task) -> list[str]:
     """Columns that a person added."""
-    return [column for column in read_table(path, ReadSettings(header=True)).columns if column not in COLUMNS]
+    columns = columns_of(text_columns(task))
+    return [column for column in read_table(path, ReadSettings(header=True)).columns if column not in columns]

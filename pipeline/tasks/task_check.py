@@ -55,7 +55,7 @@ def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fa
         names = [label["name"] for label in labels or [] if "name" in label]
         faults += _column_faults(sound.get("data", {}), names, sound.get("fields"))
     if "fields" in sound:
-        faults += _field_faults(sound["fields"])
+        faults += field_faults(sound["fields"])
     return faults
 
 
@@ -154,7 +154,8 @@ def _source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) -
     return faults
 
 
-def _field_faults(fields: list[Any]) -> list[Fault]:
+def field_faults(fields: list[Any]) -> list[Fault]:
+    """What is wrong with the names of an input's fields."""
     faults = []
     if len(fields) < 2:
         what = f"{counted(len(fields), 'field')}; allowed are none, for a task of texts, or two and more."

@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from fourshot.engine.content_hash import content_hash_of
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import replaced_file
 from fourshot.pipeline.tasks.faults import counted, shorten
-from fourshot.pipeline.tasks.label_cells import read_text_cell
+from fourshot.pipeline.tasks.fields import input_in, no_text_in
 from fourshot.pipeline.tasks.table_files import read_table, stream_table
 from fourshot.pipeline.tasks.table_types import AS_FOUND, Reading, ReadSettings, TableError, Unread
+from fourshot.pipeline.tasks.types import Task
 
 WRITTEN = (".jsonl", ".csv", ".tsv", ".parquet")
 
@@ -24,16 +25,21 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
 
     path: Path
     columns: tuple[str, ...]
-    text_column: str
+    text_column: str  # "" where an input has fields, a column each
     settings: ReadSettings
     content_hash: str
+    fields: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()  # how its file was understood where that was not plain, and what was left out
 
     def rows(self) -> Iterator[tuple[dict[str, Any], str]]:
         """(row, its text or ""), in the order of the file; memory stays flat but for JSON arrays and spreadsheets."""
         for _, row in stream_table(Reading(path=self.path, settings=self.settings)):
             if not isinstance(row, Unread):
-                yield row, read_text_cell(row.get(self.text_column)) or ""
+                yield row, self.text_of(row)
+
+    def text_of(self, row: Mapping[str, Any]) -> str:
+        """The input in a row, "" where there is none."""
+        return input_in(row, self.fields, self.text_column) or ""
 
     def texts(self) -> Iterator[str]:
         """Of the rows that have one."""
@@ -41,17 +47,19 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def open_texts(
-    path: str | Path, text_column: str | None = None, usual: str = "text", settings: ReadSettings = AS_FOUND
+    path: str | Path, text_column: str | None = None, task: Task | None = None, settings: ReadSettings = AS_FOUND
 ) -> TextTable:
-    """A table in any format that `tasks new` reads; ``usual``: the column that the task's own data calls text.
+    """A table in any format that `tasks new` reads; ``task``: what its data calls the text, or its fields.
 
     Raises `InputError`: a file that cannot be read, a column of texts that is neither named nor the task's nor the only
-    one, a text that is no string, no text at all.
+    one, a field without a column, a text that is no string, no text at all.
     """
     path = Path(path)
+    fields = task.input_fields if task else ()
     reading = Reading(path=path, settings=settings)
     columns: tuple[str, ...] = ()
-    column, texts, wrong, left_out = "", 0, dict[int, str](), Counter[str]()
+    inputs: tuple[str, ...] = ()
+    texts, wrong, left_out = 0, dict[int, str](), Counter[str]()
     try:
         for line, row in stream_table(reading):
             if isinstance(row, Unread):
@@ -59,11 +67,11 @@ def open_texts(
                     break
                 left_out[row.what] += 1
                 continue
-            column = column or text_column_of(path, tuple(reading.columns), text_column, usual)
-            text = read_text_cell(row.get(column))
+            inputs = inputs or input_columns_of(path, tuple(reading.columns), text_column, task)
+            text = input_in(row, fields, inputs[0])
             texts += bool(text)
             if text is None:
-                wrong[line] = type(row[column]).__name__
+                wrong[line] = type(row[no_text_in(row, inputs)]).__name__
         else:
             columns = tuple(reading.columns)
     except TableError:
@@ -71,35 +79,52 @@ def open_texts(
     if not columns or any(fault.severity == "error" for fault in reading.faults):
         read_table(path, settings)  # it says everything that is wrong
         raise InputError(f"{path} cannot be read as a table.")
+    column = " or ".join(map(repr, inputs))
     if wrong:
         raise InputError(
             f"{path}:{shorten(list(wrong))}: the text is a {next(iter(wrong.values()))}, it must be a string. Is "
-            f"{column!r} the column of texts? To name another: --text-column NAME."
+            f"{column} the column of texts?{'' if fields else ' To name another: --text-column NAME.'}"
         )
     if not texts:
-        raise InputError(f"{path}: all texts in the column {column!r} are blank. Give at least one.")
+        raise InputError(f"{path}: all texts in the column {column} are blank. Give at least one.")
     return TextTable(
         path=path,
         columns=columns,
-        text_column=column,
+        text_column="" if fields else inputs[0],
+        fields=fields,
         settings=settings,
         warnings=(
             *(str(fault) for fault in reading.faults if fault.severity == "warning"),
             *(f"{path}: {counted(count, 'row')} left out: {what}." for what, count in left_out.items()),
         ),
-        content_hash=content_hash_of([path] if path.is_file() else sorted(path.parent.glob(f"{path.stem}*")), column),
+        content_hash=content_hash_of(
+            [path] if path.is_file() else sorted(path.parent.glob(f"{path.stem}*")), "\n".join(inputs)
+        ),
     )
 
 
-def text_column_of(
-    path: Path, columns: Sequence[str], wanted: str | None, usual: str, option: str = "--text-column NAME"
-) -> str:
-    """The column of texts: ``wanted``, else ``usual``, else the only one. Raises InputError, which names ``option``."""
-    if not wanted and usual not in columns and len(columns) == 1:
-        return columns[0]
-    if (column := wanted or usual) in columns:
-        return column
+def input_columns_of(
+    path: Path, columns: Sequence[str], wanted: str | None, task: Task | None, option: str = "--text-column NAME"
+) -> tuple[str, ...]:
+    """The column of texts: ``wanted``, else the task's, else the only one; or those of the task's fields.
+
+    Raises InputError, which names ``option``.
+    """
     there = ", ".join(map(repr, columns))
+    if task and task.input_fields:
+        if wanted:
+            raise InputError(f"{option.split()[0]} is for tasks of texts; {task.name} has fields. Leave it out.")
+        if missing := [field for field in task.input_fields if field not in columns]:
+            raise InputError(
+                f"{path} has no column {' and '.join(map(repr, missing))}; the columns are {there}. An input of "
+                f"{task.name} has the fields {', '.join(task.input_fields)}: name a column after each."
+            )
+        return task.input_fields
+    usual = task.data.text_column if task else "text"
+    if not wanted and usual not in columns and len(columns) == 1:
+        return (columns[0],)
+    if (column := wanted or usual) in columns:
+        return (column,)
     raise InputError(f"{path} has no column {column!r}; the columns are {there}. Name that of the texts: {option}.")
 
 

@@ -7,9 +7,9 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import counted, error, raise_errors, shorten
-from fourshot.pipeline.tasks.label_cells import read_text_cell
+from fourshot.pipeline.tasks.fields import input_in, no_text_in
 from fourshot.pipeline.tasks.table_files import ReadSettings, read_table, table_warnings
-from fourshot.pipeline.tasks.text_table import text_column_of
+from fourshot.pipeline.tasks.text_table import input_columns_of
 from fourshot.pipeline.tasks.types import Task
 
 
@@ -44,14 +44,16 @@ def _rows(path: Path, task: Task, text_column: str) -> tuple[list[tuple[int, str
     """(line, text) of every row, "" where it has none; and where they stand, for people."""
     table = read_table(path, ReadSettings(header=True if text_column else None))  # its name is given
     option = "--set unlabelled.text_column=NAME"
-    column = text_column_of(path, table.columns, text_column, task.data.text_column, option)
+    columns = input_columns_of(path, table.columns, text_column, task, option)
     rows, faults = [], []
     for line, row in table.rows.items():
-        text = read_text_cell(row.get(column))
+        text = input_in(row, task.input_fields, columns[0])
         if text is None:
+            column = no_text_in(row, columns)
             what = f"the text is a {type(row[column]).__name__}, it must be a string."
             faults.append(error(f"{path}:{line}", what, f"Is {column!r} the column of texts?"))
             continue
         rows.append((line, text))
     raise_errors(faults)
-    return rows, "".join((f", column {column!r}", *(f"; {one.what}" for one in table_warnings(table))))
+    named = f", column {' and '.join(map(repr, columns))}"
+    return rows, "".join((named, *(f"; {one.what}" for one in table_warnings(table))))

@@ -16,6 +16,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.columns import ACCEPTED, Columns, find_columns, plain_cell
 from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, note, shorten, warning
+from fourshot.pipeline.tasks.fields import input_in
 from fourshot.pipeline.tasks.label_cells import HOW, LabelCell, joined_labels, read_text_cell
 from fourshot.pipeline.tasks.label_words import propose_words, reads_as
 from fourshot.pipeline.tasks.table_files import AS_FOUND, ReadSettings, Table
@@ -45,6 +46,7 @@ class TableChoices(msgspec.Struct, frozen=True, kw_only=True):
     """What a user says of a table that it does not say itself."""
 
     text_columns: tuple[str, ...] = ()  # (): found by name and contents
+    fields: tuple[str, ...] = ()  # columns that are fields of an input, in place of a text
     label_columns: tuple[str, ...] = ()  # several: of one annotator each
     verdict_column: str = ""  # "none": there is none
     missing_labels: tuple[str, ...] = ()  # labels that mean: not labelled
@@ -66,7 +68,8 @@ Lines = dict[str, list[int]]  # reason, or what was done -> the lines of the tab
 
 def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
     """The examples of a table. Raises `InputError` for columns in doubt, and with all that cannot be used."""
-    columns = find_columns(table, choices.text_columns, choices.label_columns, choices.verdict_column)
+    texts = choices.fields or choices.text_columns
+    columns = find_columns(table, texts, choices.label_columns, choices.verdict_column)
     rows, out, how = _sort_rows(table, columns, choices)
     where = f"{table.path}: column {' and '.join(map(repr, columns.labels))}"
     notices = [
@@ -82,7 +85,7 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
     ]
     split = clean("train", table.path, rows)
     left_out = [
-        LeftOut(reason=reason, what=_what(reason, columns), count=len(lines), lines=tuple(sorted(lines)))
+        LeftOut(reason=reason, what=_what(reason, columns, choices), count=len(lines), lines=tuple(sorted(lines)))
         for reason in dict.fromkeys([*out, *split.lines])
         if (lines := [*out[reason], *split.lines.get(reason, ())])
     ]
@@ -113,6 +116,8 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
         verdict = plain_cell(row.get(columns.verdict))
         parts = [read_text_cell(row.get(column)) for column in columns.texts]
         text = "\n".join(part for part in parts if part)
+        if choices.fields:
+            text = input_in(row, choices.fields, "") or ""
         if columns.verdict and verdict.casefold() not in ACCEPTED:
             out[f"{columns.verdict}={verdict}"].append(line)
         elif None in parts:
@@ -146,7 +151,9 @@ def _agreed(table: Table, columns: Sequence[str], row: Mapping[str, Any]) -> Lab
     return LabelCell(given[0].labels, "differ") if len(alike) > 1 else (given or cells)[0]
 
 
-def _what(reason: str, columns: Columns) -> str:
+def _what(reason: str, columns: Columns, choices: TableChoices) -> str:
+    if reason == "empty_text" and choices.fields:
+        return f"without a text in one of {', '.join(choices.fields)}"
     verdict = reason.removeprefix(f"{columns.verdict}=")
     return WHAT.get(reason, f"with {verdict!r} in the column {columns.verdict!r}")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET
 
 from fourshot.engine.calibration import CONTENT_FREE, Calibration, contextual
 from fourshot.engine.core import EngineSettings
@@ -258,6 +259,7 @@ class AdapterSync:
                 versions=_names(contents, task),
                 pinned=bool(contents and version.name and contents.pins.get(task) == version.name),
                 methods=version.methods,
+                fields=list(version.task.input_fields) or UNSET,
             )
             for task, version in sorted(self.current.items())
         ]

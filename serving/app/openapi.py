@@ -80,9 +80,10 @@ def describe(app: FastAPI, limits: Limits) -> None:
     given = app.openapi
     _, components = msgspec.json.schema_components(TYPES, ref_template=REF)
     text = {"type": "string", "pattern": VISIBLE, "maxLength": limits.max_text_chars}
-    texts = {"type": "array", "items": text, "minItems": 1, "maxItems": limits.max_texts}
+    fields = {"type": "object", "additionalProperties": text, "description": "An input of a task with fields."}
+    texts = {"type": "array", "items": {"anyOf": [text, fields]}, "minItems": 1, "maxItems": limits.max_texts}
     properties = components["ClassifyRequest"]["properties"]
-    properties["input"] = {"anyOf": [text, texts]}
+    properties["input"] = {"anyOf": [text, fields, texts]}
     ignored = {"description": "Accepted, as OpenAI's clients send it, and ignored."}
     properties |= {name: ignored for name, schema in properties.items() if not schema}  # of any type
 

@@ -16,6 +16,7 @@ from fourshot.engine.calibration import NONE, Calibration, apply
 from fourshot.engine.errors import InputError
 from fourshot.engine.tokens import check_lengths, encode_prompts
 from fourshot.pipeline.selective import Abstained, Rule, rule_of
+from fourshot.pipeline.tasks.fields import as_texts
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import (
     DEADLINE,
@@ -133,7 +134,10 @@ class Service:
     async def _answer(
         self, version: Version, request: ClassifyRequest, method: Method, arrived: float, asker: Asker
     ) -> ClassifyResponse:
-        texts = [request.input] if isinstance(request.input, str) else request.input
+        try:
+            texts = as_texts(version.task, request.inputs)
+        except InputError as error:
+            raise RefusalError(400, "bad_input", str(error)) from None
         if method not in version.methods:
             why = "has no adapter yet" if method == "adapter" else "holds no examples that a prompt has room for"
             raise RefusalError(
@@ -229,9 +233,9 @@ def read_request(body: bytes, limits: Limits) -> ClassifyRequest:
             json.loads(body, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
         hint = HINTS.get(body[:2], "")
-        form = '{"input": text or [texts], "method": "adapter" or "icl"}'
+        form = '{"input": text or [texts], "method": "adapter" or "icl"}, where an object of fields may be a text'
         raise RefusalError(400, "bad_request", f"The body is not {form}: {error}.{hint}") from None
-    texts = [request.input] if isinstance(request.input, str) else request.input
+    texts = [one if isinstance(one, str) else "\n".join(one.values()) for one in request.inputs]
     if not texts:
         raise RefusalError(400, "no_text", "There is nothing to classify: input is an empty list.")
     if len(texts) > limits.max_texts:

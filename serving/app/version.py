@@ -9,6 +9,7 @@ from fourshot.engine.labels import LabelTokens
 from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.windows import reading_prompts
+from fourshot.pipeline.tasks.fields import bare_text
 from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.serving.api import Method
 from fourshot.serving.app.registry import InContext, StoredAdapter
@@ -56,7 +57,7 @@ class Version:
 
     def words_left_out(self, text: str) -> int:
         """Words of a text that neither is shown."""
-        return words_left_out(text, self._form.max_text_words, self._form.long_texts)
+        return words_left_out(bare_text(self.task, text), self._form.max_text_words, self._form.long_texts)
 
     @property
     def methods(self) -> list[Method]:

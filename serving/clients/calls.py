@@ -18,6 +18,7 @@ import tenacity
 
 from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.pipeline.selective import Refusal
+from fourshot.pipeline.tasks.fields import Given
 from fourshot.serving.api import DEADLINE, ClassifyRequest, ClassifyResponse, ErrorAnswer, Method, TaskList
 from fourshot.serving.clients.local import Prediction, check_texts
 from fourshot.serving.clients.proxies import proxy_for
@@ -135,19 +136,19 @@ def read(call: Call[Answer], response: httpx.Response, retrying: tenacity.BaseRe
 
 
 def classify_call(
-    task: str, texts: str | Sequence[str], method: Method | None, refusal: Refusal = ALL, first: int = 0
+    task: str, texts: Given | Sequence[Given], method: Method | None, refusal: Refusal = ALL, first: int = 0
 ) -> Call[ClassifyResponse]:
     """The call for one request. Raises InputError for a task without a name, and for text that is no Unicode."""
     if not task:
         raise InputError("there is no task to ask. Give its name.")
-    given = texts if isinstance(texts, str) else list(texts)
+    given: Any = texts if isinstance(texts, str | Mapping) else list(texts)
     request = ClassifyRequest(input=given, method=method, **msgspec.structs.asdict(refusal))
     path = f"/v1/classify/{quote(task, safe='')}"
     return Call(answer=ClassifyResponse, method="POST", path=path, body=_encoded(request), first=first)
 
 
 def predict_calls(
-    task: str, texts: Sequence[str], method: Method | None, refusal: Refusal, batch: int
+    task: str, texts: Sequence[Given], method: Method | None, refusal: Refusal, batch: int
 ) -> list[Call[ClassifyResponse]]:
     """The calls that classify ``texts`` in order. Raises InputError, before any is sent, for a blank text."""
     check_texts(texts)
@@ -156,7 +157,7 @@ def predict_calls(
     return [classify_call(task, texts[first:end], method, refusal, first) for first, end in _parts(texts, batch)]
 
 
-def _parts(texts: Sequence[str], batch: int) -> Iterator[tuple[int, int]]:
+def _parts(texts: Sequence[Given], batch: int) -> Iterator[tuple[int, int]]:
     """Beginning and end of each part: at most ``batch`` texts, and MAX_PART_BYTES unless one text alone has more."""
     first = size = 0
     for index, text in enumerate(texts):

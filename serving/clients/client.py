@@ -19,6 +19,7 @@ import tenacity
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.selective import Refusal, Refusing
+from fourshot.pipeline.tasks.fields import Given
 from fourshot.serving.api import ClassifyResponse, Method, TaskList
 from fourshot.serving.clients.calls import (
     BATCH,
@@ -72,7 +73,7 @@ class Client:
         self._http = httpx.Client(**options)
 
     def classify(
-        self, task: str, texts: str | Sequence[str], method: Method | None = None, **refusing: Unpack[Refusing]
+        self, task: str, texts: Given | Sequence[Given], method: Method | None = None, **refusing: Unpack[Refusing]
     ) -> ClassifyResponse:
         """The service's answer to one request: one result per text, in their order.
 
@@ -84,7 +85,7 @@ class Client:
     def predict(
         self,
         task: str,
-        texts: Sequence[str],
+        texts: Sequence[Given],
         method: Method | None = None,
         *,
         batch: int = BATCH,
@@ -144,7 +145,7 @@ class AsyncClient:
         self._http = httpx.AsyncClient(**options)
 
     async def classify(
-        self, task: str, texts: str | Sequence[str], method: Method | None = None, **refusing: Unpack[Refusing]
+        self, task: str, texts: Given | Sequence[Given], method: Method | None = None, **refusing: Unpack[Refusing]
     ) -> ClassifyResponse:
         """As `Client.classify`."""
         return await self._ask(classify_call(task, texts, method, Refusal(**refusing)))
@@ -152,7 +153,7 @@ class AsyncClient:
     async def predict(
         self,
         task: str,
-        texts: Sequence[str],
+        texts: Sequence[Given],
         method: Method | None = None,
         *,
         batch: int = BATCH,

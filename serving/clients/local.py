@@ -4,7 +4,7 @@ Importing this module loads neither torch nor vllm.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, Unpack, get_args
 
@@ -17,11 +17,12 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.card import AdapterCard, base_of, load_card, load_examples
 from fourshot.pipeline.selective import Abstained, Refusal, Refusing, Rule, rule_of
-from fourshot.pipeline.student_card import StudentCard, find_student, load_student_card
+from fourshot.pipeline.student_card import StudentCard, find_student, load_student_card, student_left_out
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import Wording
 from fourshot.pipeline.synthesis.windows import reading_prompts, score_texts
-from fourshot.pipeline.tasks.text_words import count_words, words_left_out
+from fourshot.pipeline.tasks.fields import Given, as_texts, bare_text, encoder_text
+from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import VISIBLE
 from fourshot.serving.clients.explain import Examples, Explanation, Reading
@@ -70,16 +71,16 @@ class LocalClassifier:
             EngineSettings(model=base.path, kind=kind, max_loras=1, max_lora_rank=slot_rank(self.card.training.r))
         )
 
-    def predict(self, texts: Sequence[str], **refusing: Unpack[Refusing]) -> list[Prediction]:
-        """One prediction per text, in their order.
+    def predict(self, texts: Sequence[Given], **refusing: Unpack[Refusing]) -> list[Prediction]:
+        """One prediction per text, in their order; of a task with fields, objects of them stand for texts.
 
         Without a label: those less probable than ``abstain_below``, or, by the curve on the card, beyond the
         ``coverage`` (share) of the surest texts; with ``none_of_these``, texts unlike those of the task. Raises
         InputError for a blank text, and for what the card cannot tell.
         """
-        check_texts(texts)
+        asked = self._texts(texts)
         rule = self.rule(Refusal(**refusing))
-        if not texts:
+        if not asked:
             return []
 
         names = self.card.task.label_names
@@ -91,12 +92,18 @@ class LocalClassifier:
                 abstained=why,
                 cut_words=self._left_out(text),
             )
-            for text, row in zip(texts, self._answers(texts), strict=True)
+            for text, row in zip(asked, self._answers(asked), strict=True)
         ]
+
+    def _texts(self, given: Sequence[Given]) -> list[str]:
+        check_texts(given)
+        return as_texts(self.card.task, given)
 
     def _left_out(self, text: str) -> int:
         """Words of a text that are not read."""
-        return words_left_out(text, self._adapter_card.max_text_words, self._adapter_card.long_texts)
+        return words_left_out(
+            bare_text(self.card.task, text), self._adapter_card.max_text_words, self._adapter_card.long_texts
+        )
 
     def _answers(self, texts: Sequence[str]) -> "np.ndarray":
         """Label probabilities, float64 [num_texts, num_labels]."""
@@ -105,27 +112,27 @@ class LocalClassifier:
         card = self._adapter_card
         return np.exp(apply(card.calibration, score_texts(self._scores, card.task, texts, card.prompt_format)))
 
-    def explain(self, texts: Sequence[str]) -> list[Explanation]:
+    def explain(self, texts: Sequence[Given]) -> list[Explanation]:
         """What stands behind the answer to each text: the nearest of the texts that the adapter was trained on, and
         what it answers to the other wordings of the prompt.
 
         Raises InputError for a blank text, and where the engine is not "transformers", which alone has hidden states.
         """
-        check_texts(texts)
+        asked = self._texts(texts)
         from fourshot.engine.transformers_engine import TransformersEngine
 
         engine = self._engine
         if not isinstance(engine, TransformersEngine):
             raise InputError("an explanation needs the model's hidden states. Open it with the engine transformers.")
-        if not texts:
+        if not asked:
             return []
         if self._examples is None:
             learnt = load_examples(self._adapter.path, self._adapter_card)
             self._examples = Examples(self._adapter_card, learnt, lambda prompts: engine.states(prompts, self._adapter))
         card = self._adapter_card
-        nearest = self._examples.nearest([reading_prompts(card.task, text, card.prompt_format) for text in texts])
+        nearest = self._examples.nearest([reading_prompts(card.task, text, card.prompt_format) for text in asked])
         others = [wording for wording in get_args(Wording) if wording != self._adapter_card.wording]
-        readings = {wording: self._readings(texts, wording) for wording in (self._adapter_card.wording, *others)}
+        readings = {wording: self._readings(asked, wording) for wording in (self._adapter_card.wording, *others)}
         return [
             Explanation(nearest=neighbours, wordings={wording: answers[i] for wording, answers in readings.items()})
             for i, neighbours in enumerate(nearest)
@@ -180,26 +187,28 @@ class LocalStudent(LocalClassifier):
         self.card = load_student_card(folder)
         from fourshot.training.students.classifier import StudentClassifier
 
-        self._student = StudentClassifier(folder, self.card.training.max_tokens)
+        self._max_tokens = self.card.training.max_tokens
+        self._student = StudentClassifier(folder, self._max_tokens)
 
     def _answers(self, texts: Sequence[str]) -> "np.ndarray":
-        return self._student.probabilities(texts)
+        return self._student.probabilities([encoder_text(self.card.task, text, self._max_tokens) for text in texts])
 
     def _left_out(self, text: str) -> int:
-        return count_words(text[self._student.read_chars(text) :])
+        return student_left_out(self.card.task, text, self._max_tokens, self._student.read_chars)
 
-    def explain(self, texts: Sequence[str]) -> list[Explanation]:
+    def explain(self, texts: Sequence[Given]) -> list[Explanation]:
         raise InputError("a student has no prompt to explain an answer by. Ask the adapter that taught it.")
 
     def close(self) -> None:
         """Nothing is held but memory of this process."""
 
 
-def check_texts(texts: Sequence[str]) -> None:
+def check_texts(texts: Sequence[Given]) -> None:
     """Raise InputError where ``texts`` is one text instead of a list, or has a blank one."""
-    if isinstance(texts, str):
-        raise InputError("predict takes a list of texts, got one string. Put it in a list.")
-    if blank := [index for index, text in enumerate(texts) if not re.search(VISIBLE, text)]:
+    if isinstance(texts, str | Mapping):
+        got = "string" if isinstance(texts, str) else "object"
+        raise InputError(f"predict takes a list of texts, got one {got}. Put it in a list.")
+    if blank := [index for index, text in enumerate(texts) if isinstance(text, str) and not re.search(VISIBLE, text)]:
         raise InputError(f"there is nothing to classify in the texts at {blank[:5]}. Leave blank texts out.")
 
 

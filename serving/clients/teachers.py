@@ -19,11 +19,11 @@ from fourshot.pipeline.runs.readers import (
     teacher_of_run,
 )
 from fourshot.pipeline.runs.run_folder import SHOTS_FILE
-from fourshot.pipeline.student_card import find_student, load_student_card
+from fourshot.pipeline.student_card import find_student, load_student_card, student_left_out
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.faults import MOST_NAMED, shorten
-from fourshot.pipeline.tasks.text_words import count_words
+from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
@@ -106,12 +106,14 @@ def _student(folder: Path, model: str | None) -> NamedReader:
     def read(log: Path, on_event: OnEvent) -> Read:
         from fourshot.training.students.classifier import StudentClassifier
 
-        classifier = StudentClassifier(folder, card.training.max_tokens)
+        most = card.training.max_tokens
+        classifier = StudentClassifier(folder, most)
 
         def ask(texts: Sequence[str]) -> list[Annotation]:
+            read = [encoder_text(card.task, text, most) for text in texts]
             return [
-                _annotation(row, count_words(text[classifier.read_chars(text) :]))
-                for text, row in zip(texts, classifier.probabilities(texts).tolist(), strict=True)
+                _annotation(row, student_left_out(card.task, text, most, classifier.read_chars))
+                for text, row in zip(texts, classifier.probabilities(read).tolist(), strict=True)
             ]
 
         return _each(ask)

@@ -79,10 +79,10 @@ class Desk:
             answers = answers_in(self.folder, self.name, self.task)
             if name not in answers:
                 raise InputError(f"there is no text {name!r} in {path}.")
-            if own := own_columns(path):
+            if own := own_columns(path, self.task):
                 raise InputError(f"{path} has columns of yours ({', '.join(own)}), so go on in the spreadsheet.")
             answers[name] = Answer(label=label, keep=said.keep)
-            write_review(path, self.rows, answers)
+            write_review(path, self.rows, answers, task=self.task)
         return answers[name]
 
 

@@ -32,7 +32,7 @@ COLD = (
 )
 
 
-PAIRS = [
+PAIRS: list[dict[str, object]] = [
     {"premise": premise, "hypothesis": hypothesis, "label": label}
     for premise, hypothesis, label in (
         ("It rains hard.", "It is wet.", "yes"),

@@ -43,8 +43,7 @@ class Received(NamedTuple):
 
     @property
     def texts(self) -> list[str]:
-        texts = msgspec.json.decode(self.body, type=ClassifyRequest).input
-        return [texts] if isinstance(texts, str) else texts
+        return [str(text) for text in msgspec.json.decode(self.body, type=ClassifyRequest).inputs]
 
     @property
     def method(self) -> str | None:

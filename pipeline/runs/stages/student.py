@@ -13,6 +13,7 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.measuring import evaluation_of
 from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.jobs.jobs import FailedJob
 from fourshot.training.students.examples import StudentJob, StudentResult
@@ -64,7 +65,7 @@ class StudentStage(Stage, frozen=True, kw_only=True, tag="student"):
             from fourshot.training.students.classifier import StudentClassifier
 
             classifier = StudentClassifier(result.path, job.settings.max_tokens)
-            texts = [example.text for example in item.test]
+            texts = [encoder_text(item.task, example.text, job.settings.max_tokens) for example in item.test]
             classifier.probabilities(texts[:16])  # warm
             began_s = time.perf_counter()
             probabilities = classifier.probabilities(texts)

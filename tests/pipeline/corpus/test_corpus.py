@@ -18,7 +18,7 @@ from fourshot.cli import main as cli
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import FourshotError, InputError, RunFolderError, ShortRunError
 from fourshot.pipeline.corpus.folder import CorpusFolder
-from fourshot.pipeline.corpus.rows import CorpusRow
+from fourshot.pipeline.corpus.rows import features
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
@@ -64,7 +64,7 @@ def test_datasets_loads_it_with_the_lineage_of_every_row(
         make(folder, named("one", "two"), format="parquet", rows_per_shard=20, shard_s=0)
         assert [row.id for row in rows_of(folder)] == [row.id for row in rows_of(whole[0])]
     loaded = load_dataset(str(folder), "two", split="train", cache_dir=str(tmp_path / "cache"))
-    assert loaded.column_names == list(CorpusRow.__struct_fields__)
+    assert loaded.column_names == [column["name"] for column in features()]
     assert loaded["text"] == [row.text for row in rows_of(folder) if row.task == "two"]
     assert loaded[0]["probabilities"] == pytest.approx(list(rows_of(folder)[60].probabilities))
 

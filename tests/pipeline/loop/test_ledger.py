@@ -17,6 +17,7 @@ from fourshot.pipeline.loop.plan import AheadPlan, RoundPlan
 from fourshot.pipeline.loop.unit_runner import UnitRunner
 from fourshot.pipeline.loop.units import DrawUnit, Unit, UnitResult, all_faulty
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings, VarietySettings
+from fourshot.pipeline.tasks.task_file import load_task
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, brief, settings
 
 
@@ -77,7 +78,7 @@ def test_every_class_has_as_many_different_texts_as_were_wanted(rounds: bool) ->
 
 def test_a_row_says_where_it_comes_from() -> None:
     _, judged = filled(settings())
-    row = row_of("support_tickets", *judged[0].kept[0], "fake", "1")
+    row = row_of(load_task("support_tickets"), *judged[0].kept[0], "fake", "1")
     assert (row.task, row.model, row.revision, row.unit) == ("support_tickets", "fake", "1", 0)
     assert {SHOTS[index].label for index in row.shots} == {row.label}
     assert row.id == f"{row.label}-00000000" and len(row.prompt_hash) == 12 and row.seed > 0

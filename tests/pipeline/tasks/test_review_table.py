@@ -40,7 +40,7 @@ def as_is() -> dict[str, Answer]:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    write_review(tmp_path / "review.csv", ROWS)
+    write_review(tmp_path / "review.csv", ROWS, task=TASK)
     return tmp_path / "review.csv"
 
 
@@ -111,7 +111,7 @@ def test_every_fault_is_named_at_once(table: Path) -> None:
 
 def test_a_text_that_no_cell_holds_is_shown_in_part(tmp_path: Path) -> None:
     row = ReviewRow(id="shot-0", text="word " * LONGEST_CELL, label="A", keep=True, why="shot")
-    write_review(tmp_path / "t.csv", [row])
+    write_review(tmp_path / "t.csv", [row], task=TASK)
     assert read_review(tmp_path / "t.csv", [row], TASK) == {"shot-0": Answer(label="A", keep=True)}
 
 
@@ -121,8 +121,8 @@ def test_answers_are_written_in_place_of_what_was_proposed_and_columns_of_one_s_
         "r00-000005": Answer(label="A", keep=False),
         "r00-000004": Answer(label="A-", keep=False, is_deleted=True),
     }
-    write_review(table, ROWS, said)
+    write_review(table, ROWS, said, task=TASK)
     assert read_review(table, ROWS, TASK) == said
-    assert own_columns(table) == []
+    assert own_columns(table, TASK) == []
     edit(table, ("why", "my notes"))
-    assert own_columns(table) == ["my notes"]
+    assert own_columns(table, TASK) == ["my notes"]
