@@ -167,11 +167,14 @@ def foretell(
     """
     if not anew and os.environ.get(SWITCH) == "0":
         return None
-    probing = Event(stage="forecast", message="measuring this machine, once for each base model")
-    if not work_of(ANY_SPEED):
+    work = work_of(ANY_SPEED)
+    if not work:
         return None
+    calls, tokens = sum(part.calls for part in work), sum(part.tokens for part in work)
+    ahead = f"about {calls:,.0f} calls, {tokens:,.0f} tokens; measuring this machine, once for each base model"
+    trains = any(part.opens == "trainer" or part.adapter_tokens for part in work)
     try:
-        speed = known_speed(model, lambda: on_event(probing), anew=anew)
+        speed = known_speed(model, lambda: on_event(Event(stage="forecast", message=ahead)), anew=anew, trains=trains)
     except Exception as error:  # whatever it is: who asked for a run is to have it
         if anew:
             raise

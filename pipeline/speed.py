@@ -1,7 +1,8 @@
 """How fast a base model is on this machine: measured once, in seconds, and kept in the home folder.
 
-Forecasts stand on it (`pipeline.forecast`). The base is trained for a few steps and then opened in the engine, each in
-a process of its own as in a run; there it draws texts of the task that comes with fourshot, and reads some.
+Forecasts stand on it (`pipeline.forecast`). The base is trained for a few steps, where that is asked for, and then
+opened in the engine, each in a process of its own as in a run; there it draws texts of the task that comes with
+fourshot, and reads some.
 """
 
 import contextlib
@@ -26,8 +27,8 @@ from fourshot.engine.threads import ENGINE_SPINS, TRAIN_SPINS, available_cores
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, value_hash
 
 TASK = "support_tickets"
-STEPS = 4  # of training; the time between the first and the last one counts
-READ_S = 2.0  # that reading is to take, within bounds: a large base is slow
+STEPS = 3  # of training; the time between the first and the last one counts
+READ_S = 1.0  # that reading is to take, within bounds: a large base is slow
 READ_TEXTS = (8, 48)  # least and most
 DRAWS_PER_CLASS = 26  # 130 at once: the engine's batches have to be as large as in a run, where a token costs least
 WARM_UP_TEXTS, WARM_UP_DRAWS = 4, 2  # the latter per class
@@ -49,7 +50,7 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     train_token_s: float  # forward and backward
     training_s: float  # of a training beside its steps: it begins slowly, is compared with the base, and saved
     engine_bytes: int  # the most that its process had
-    trainer_bytes: int
+    trainer_bytes: int  # 0: neither training nor an adapter was measured
     well_formed: float = WELL_FORMED  # share of the draws
     accepted: float = ACCEPTED
     load: float = 0.0  # cores that were busy when nothing was measured yet
@@ -72,10 +73,10 @@ class TrainerProbe(msgspec.Struct, frozen=True, kw_only=True, tag="trainer"):
 
 
 class EngineProbe(msgspec.Struct, frozen=True, kw_only=True, tag="engine"):
-    """Draw and read, also with the adapter."""
+    """Draw and read, also with the adapter where there is one."""
 
     model: str
-    adapter: Adapter
+    adapter: Adapter | None
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
@@ -89,10 +90,15 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
     adapter: Adapter | None = None
 
 
-def known_speed(model: ResolvedModel, on_probe: Callable[[], object] = lambda: None, *, anew: bool = False) -> Speed:
+NO_TRAINER = {"train_token_s": 0.0, "training_s": 0.0, "trainer_bytes": 0}
+
+
+def known_speed(
+    model: ResolvedModel, on_probe: Callable[[], object] = lambda: None, *, anew: bool = False, trains: bool = True
+) -> Speed:
     """The speed of ``model`` here, measured now where it is not known yet, or ``anew``; ``on_probe`` is called before.
 
-    Raises FourshotError where it cannot be measured.
+    ``trains``: of trainings and adapters, too. Raises FourshotError where it cannot be measured.
     """
     if is_fake(model.path):
         seconds = fake_settings(model.path).delay_s / NUM_WORDS
@@ -104,20 +110,21 @@ def known_speed(model: ResolvedModel, on_probe: Callable[[], object] = lambda: N
         with contextlib.suppress(msgspec.DecodeError):  # of another version
             known = read_json(file, Speed)
             # What was measured beside other work is, once that is over.
-            if known.load <= BUSY or _load() > known.load - BUSY:
+            if (known.trainer_bytes or not trains) and (known.load <= BUSY or _load() > known.load - BUSY):
                 return known
     on_probe()
-    speed = _measured(model)
+    speed = _measured(model, trains)
     write_json(file, speed)
     return speed
 
 
-def _measured(model: ResolvedModel) -> Speed:
+def _measured(model: ResolvedModel, trains: bool) -> Speed:
     began, load = time.perf_counter(), _load()
     with tempfile.TemporaryDirectory(prefix="fourshot-speed-") as scratch:
         log = Path(scratch) / "log.txt"
-        trainer, open_trainer_s = _ask(TrainerProbe(model=model.path, folder=scratch), log)
-        assert trainer.adapter
+        trainer, open_trainer_s = Measured(fields=NO_TRAINER), 0.0
+        if trains:
+            trainer, open_trainer_s = _ask(TrainerProbe(model=model.path, folder=scratch), log)
         engine, open_engine_s = _ask(EngineProbe(model=model.path, adapter=trainer.adapter), log)
     found = {
         **trainer.fields,
@@ -241,7 +248,8 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
         return seconds, after.output_tokens - before.output_tokens, good / len(drawn)
 
     read(WARM_UP_TEXTS)  # an engine's first answers take longer
-    read(WARM_UP_TEXTS, adapter=probe.adapter)
+    if probe.adapter:
+        read(WARM_UP_TEXTS, adapter=probe.adapter)
     began, prompt_token_s = time.perf_counter(), read(WARM_UP_TEXTS)
     least, most = READ_TEXTS
     count = max(least, min(most, round(WARM_UP_TEXTS * READ_S / (time.perf_counter() - began))))
@@ -252,7 +260,7 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
         fields={
             "prompt_token_s": prompt_token_s,
             "shots_token_s": read(count // 2, shown=True),
-            "adapter_token_s": read(count, adapter=probe.adapter),
+            "adapter_token_s": read(count, adapter=probe.adapter) if probe.adapter else prompt_token_s,
             "output_token_s": max(seconds, 0.0) / tokens,
             "well_formed": well_formed,
         }

@@ -61,9 +61,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[ResolvedModel]:
     """Of which models the speed was measured."""
     asked = list[ResolvedModel]()
 
-    def measure(model: ResolvedModel) -> Speed:
+    def measure(model: ResolvedModel, trains: bool) -> Speed:
         asked.append(model)
-        return SPEED
+        return SPEED if trains else msgspec.structs.replace(SPEED, trainer_bytes=0)
 
     monkeypatch.setattr(speeds, "_measured", measure)
     return asked
@@ -123,6 +123,17 @@ def test_a_machine_is_measured_once_for_each_model_and_anew_where_that_is_asked(
     assert len(measured) == 4
 
 
+def test_trainings_are_measured_where_some_are_to_come_and_what_is_known_is_told_before(
+    measured: list[ResolvedModel],
+) -> None:
+    draws, trains = Work(stage="draw", calls=3, output_tokens=2_000), Work(stage="train", opens="trainer")
+    told = list[Event]()
+    for work in ([draws], [draws], [draws, trains], [draws]):
+        assert foretell(MODEL, lambda _, work=work: work, told.append)
+    assert len(measured) == 2, "without trainings; with them, once there are some"
+    assert told[0].message.startswith("about 3 calls, 2,000 tokens; measuring this machine")
+
+
 def test_what_its_processes_measure_becomes_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {
         name: getattr(SPEED, name) for name in Speed.__struct_fields__ if name.endswith(("token_s", "ing_s", "_bytes"))
@@ -141,24 +152,28 @@ def test_what_its_processes_measure_becomes_a_speed(monkeypatch: pytest.MonkeyPa
     speed = known_speed(MODEL)
     assert msgspec.structs.replace(speed, load=0.0, cores=0, took_s=0.0) == SPEED
     assert asked[1].adapter == adapter and known_speed(MODEL) == speed
+    answers = [(speeds.Measured(fields=fields), 10.0)]
+    asked.clear()
+    alone = known_speed(MODEL, anew=True, trains=False)
+    assert (alone.open_engine_s, alone.open_trainer_s, alone.trainer_bytes, len(asked)) == (10.0, 0.0, 0, 1)
 
 
 def test_other_work_at_the_time_is_told_of_and_when_it_is_over_it_is_measured_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     busy = msgspec.structs.replace(SPEED, load=1.8, cores=2)
-    monkeypatch.setattr(speeds, "_measured", lambda _: busy)
+    monkeypatch.setattr(speeds, "_measured", lambda *_: busy)
     for beside in (2.0, 1.5):
         monkeypatch.setattr(speeds, "_load", lambda beside=beside: beside)
         told = foretell(MODEL, lambda _: [Work(stage="draw")], lambda _: None)
         assert told and "other work kept 1.8 of 2 cores busy" in str(told)
-    monkeypatch.setattr(speeds, "_measured", lambda _: SPEED)
+    monkeypatch.setattr(speeds, "_measured", lambda *_: SPEED)
     monkeypatch.setattr(speeds, "_load", lambda: 0.2)
     assert known_speed(MODEL) == known_speed(MODEL) == SPEED
 
 
 def test_what_cannot_be_measured_stops_nobody_but_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: ResolvedModel) -> Speed:
+    def fail(*_: object) -> Speed:
         raise FourshotError("no memory")
 
     monkeypatch.setattr(speeds, "_measured", fail)
@@ -297,15 +312,15 @@ def test_every_long_command_has_a_plan(
 ) -> None:
     asked: dict[str, Any] = {}
 
-    def known(model: ResolvedModel, *_: object, anew: bool) -> Speed:
-        asked.update(model=model.path, anew=anew)
+    def known(model: ResolvedModel, *_: object, anew: bool, trains: bool) -> Speed:
+        asked.update(model=model.path, anew=anew, trains=trains)
         return SPEED
 
     monkeypatch.setattr(forecasts, "known_speed", known)
     out = str(tmp_path / "out")
     assert cli.main([*PLANS[command], "--model", model, "--out", out, "--plan", "--json", "--quiet"]) == 0
     told = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert asked == {"model": model, "anew": True}
+    assert asked == {"model": model, "anew": True, "trains": True}
     assert told["type"] == "forecast" and told["seconds"] > sum((10, 5)) and not (tmp_path / "out").exists()
 
 
