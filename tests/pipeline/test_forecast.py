@@ -127,9 +127,10 @@ def test_trainings_are_measured_where_some_are_to_come_and_what_is_known_is_told
     measured: list[ResolvedModel],
 ) -> None:
     draws, trains = Work(stage="draw", calls=3, output_tokens=2_000), Work(stage="train", opens="trainer")
-    told = list[Event]()
-    for work in ([draws], [draws], [draws, trains], [draws]):
-        assert foretell(MODEL, lambda _, work=work: work, told.append)
+    told, to_do = list[Event](), [draws]
+    for number in (1, 1, 2, 1):
+        to_do[:] = [draws, trains][:number]
+        assert foretell(MODEL, lambda _: to_do, told.append)
     assert len(measured) == 2, "without trainings; with them, once there are some"
     assert told[0].message.startswith("about 3 calls, 2,000 tokens; measuring this machine")
 
