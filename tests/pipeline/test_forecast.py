@@ -1,4 +1,4 @@
-"""Forecasts: how often a machine is measured, what its speed comes to, and how near that is to what then is asked."""
+"""Forecasts: what a speed and some work come to, and how near that is to what then is asked."""
 
 import json
 from collections.abc import Sequence
@@ -9,19 +9,17 @@ import msgspec
 import pytest
 
 from fourshot.cli import main as cli
-from fourshot.engine.core import Adapter, Engine, EngineSettings, PerPromptAdapter, Sampling
-from fourshot.engine.errors import FourshotError
+from fourshot.engine.core import Adapter, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline import forecast as forecasts
-from fourshot.pipeline import speed as speeds
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecast import FORECAST_FILE, SWITCH, Counts, Forecast, Work, forecast, foretell, rounds_for
+from fourshot.pipeline.forecast import FORECAST_FILE, Counts, Forecast, Work, forecast, rounds_for
 from fourshot.pipeline.runs.annotating import AnnotationSummary, annotate_table, foretell_annotation
 from fourshot.pipeline.runs.readers import NamedReader, Read, Teacher
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stages import generate
-from fourshot.pipeline.speed import Speed, known_speed
+from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.filters import FilterSettings
 from fourshot.pipeline.synthesis.prompts import PromptFormat
@@ -31,42 +29,16 @@ from fourshot.pipeline.tasks.types import Example, Label, Task
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settings
 from tests.pipeline.loop.filling import InProcessWorker
+from tests.pipeline.machine_speeds import MODEL, SPEED, forecasts_on
 from tests.pipeline.runs.test_annotating import reader, table
 from tests.pipeline.runs.whole_runs import WholeRuns
 
-MODEL = ResolvedModel(path="/models/none", name="none", revision="r1")
-SPEED = Speed(
-    open_engine_s=10.0,
-    open_trainer_s=5.0,
-    prompt_token_s=0.01,
-    shots_token_s=0.02,
-    adapter_token_s=0.03,
-    output_token_s=0.1,
-    train_token_s=0.5,
-    training_s=2.0,
-    engine_bytes=3_000,
-    trainer_bytes=2_000,
-)
 NEAR = 0.3  # of what was forecast
 
 
 @pytest.fixture(autouse=True)
 def on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(SWITCH, "1")
-    monkeypatch.setenv("FOURSHOT_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[ResolvedModel]:
-    """Of which models the speed was measured."""
-    asked = list[ResolvedModel]()
-
-    def measure(model: ResolvedModel, trains: bool) -> Speed:
-        asked.append(model)
-        return SPEED if trains else msgspec.structs.replace(SPEED, trainer_bytes=0)
-
-    monkeypatch.setattr(speeds, "_measured", measure)
-    return asked
+    forecasts_on(monkeypatch, tmp_path / "home")
 
 
 def test_seconds_are_loading_and_tokens_and_stages_share_their_process() -> None:
@@ -106,92 +78,6 @@ def test_what_stages_took_stands_beside_it_and_the_whole_is_judged_once_all_are_
 )
 def test_rounds_until_a_class_has_enough(wanted: float, rate: float, first: int, rounds: list[int]) -> None:
     assert rounds_for(wanted, rate, first, 64) == rounds
-
-
-def test_a_machine_is_measured_once_for_each_model_and_anew_where_that_is_asked(
-    measured: list[ResolvedModel], tmp_path: Path
-) -> None:
-    other, told = msgspec.structs.replace(MODEL, revision="r2"), list[int]()
-    for model in (MODEL, MODEL, other):
-        assert known_speed(model, lambda: told.append(1)) == SPEED
-    assert measured == [MODEL, other] and len(told) == 2
-    known_speed(MODEL, anew=True)
-    assert len(measured) == 3
-    for file in (tmp_path / "home" / "speed").iterdir():
-        file.write_text("{}")  # of another version
-    known_speed(MODEL)
-    assert len(measured) == 4
-
-
-def test_trainings_are_measured_where_some_are_to_come_and_what_is_known_is_told_before(
-    measured: list[ResolvedModel],
-) -> None:
-    draws, trains = Work(stage="draw", calls=3, output_tokens=2_000), Work(stage="train", opens="trainer")
-    told, to_do = list[Event](), [draws]
-    for number in (1, 1, 2, 1):
-        to_do[:] = [draws, trains][:number]
-        assert foretell(MODEL, lambda _: to_do, told.append)
-    assert len(measured) == 2, "without trainings; with them, once there are some"
-    assert told[0].message.startswith("about 3 calls, 2,000 tokens; measuring this machine")
-
-
-def test_what_its_processes_measure_becomes_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    fields = {
-        name: getattr(SPEED, name) for name in Speed.__struct_fields__ if name.endswith(("token_s", "ing_s", "_bytes"))
-    }
-    adapter = Adapter(name="a", path="/a")
-    of_trainer = {name: fields.pop(name) for name in ("train_token_s", "training_s", "trainer_bytes")}
-    answers = [(speeds.Measured(fields=of_trainer, adapter=adapter), 5.0), (speeds.Measured(fields=fields), 10.0)]
-    asked = list[Any]()
-
-    def ask(probe: Any, _: Path) -> Any:
-        asked.append(probe)
-        measured, opened_s = answers[len(asked) - 1]
-        return msgspec.json.decode(msgspec.json.encode(measured), type=speeds.Measured), opened_s
-
-    monkeypatch.setattr(speeds, "_ask", ask)
-    speed = known_speed(MODEL)
-    assert msgspec.structs.replace(speed, load=0.0, cores=0, took_s=0.0) == SPEED
-    assert asked[1].adapter == adapter and known_speed(MODEL) == speed
-    answers = [(speeds.Measured(fields=fields), 10.0)]
-    asked.clear()
-    alone = known_speed(MODEL, anew=True, trains=False)
-    assert (alone.open_engine_s, alone.open_trainer_s, alone.trainer_bytes, len(asked)) == (10.0, 0.0, 0, 1)
-
-
-def test_other_work_at_the_time_is_told_of_and_when_it_is_over_it_is_measured_anew(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    busy = msgspec.structs.replace(SPEED, load=1.8, cores=2)
-    monkeypatch.setattr(speeds, "_measured", lambda *_: busy)
-    for beside in (2.0, 1.5):
-        monkeypatch.setattr(speeds, "_load", lambda beside=beside: beside)
-        told = foretell(MODEL, lambda _: [Work(stage="draw")], lambda _: None)
-        assert told and "other work kept 1.8 of 2 cores busy" in str(told)
-    monkeypatch.setattr(speeds, "_measured", lambda *_: SPEED)
-    monkeypatch.setattr(speeds, "_load", lambda: 0.2)
-    assert known_speed(MODEL) == known_speed(MODEL) == SPEED
-
-
-def test_what_cannot_be_measured_stops_nobody_but_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> Speed:
-        raise FourshotError("no memory")
-
-    monkeypatch.setattr(speeds, "_measured", fail)
-    told = list[Event]()
-    assert foretell(MODEL, lambda _: [Work(stage="draw")], told.append) is None
-    assert told[-1].message == "none, for this machine could not be measured: no memory"
-    with pytest.raises(FourshotError, match="no memory"):
-        foretell(MODEL, lambda _: [Work(stage="draw")], told.append, anew=True)
-
-
-def test_nothing_is_measured_where_nothing_is_left_to_do_or_nobody_wants_it(
-    measured: list[ResolvedModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert foretell(MODEL, lambda _: [], lambda _: None, anew=True) is None
-    monkeypatch.setenv(SWITCH, "0")
-    assert foretell(MODEL, lambda _: [Work(stage="draw")], lambda _: None) is None
-    assert not measured
 
 
 SMALL = RunSettings(
@@ -323,27 +209,6 @@ def test_every_long_command_has_a_plan(
     told = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert asked == {"model": model, "anew": True, "trains": True}
     assert told["type"] == "forecast" and told["seconds"] > sum((10, 5)) and not (tmp_path / "out").exists()
-
-
-def test_a_real_base_is_measured_in_all_its_parts(
-    tiny_model: str,
-    vllm_engine: Engine,
-    adapters: tuple[Adapter, Adapter],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The trainer on a tiny base; the engine is the one that all tests share, in this process."""
-    opened = list[str]()
-    trainer = speeds._trainer(
-        speeds.TrainerProbe(model=tiny_model, folder=str(tmp_path)), lambda: opened.append("trainer")
-    )
-    monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: vllm_engine)
-    probe = speeds.EngineProbe(model=vllm_engine.settings.model, adapter=adapters[0])
-    engine = speeds._engine(probe, lambda: opened.append("engine"))
-    fields = trainer.fields | engine.fields
-    assert all(value > 0 for name, value in fields.items() if name != "well_formed")
-    assert {*fields} == {name for name in Speed.__struct_fields__ if name.endswith(("token_s", "ing_s", "formed"))}
-    assert trainer.adapter and Path(trainer.adapter.path).is_dir() and opened == ["trainer", "engine"]
 
 
 def test_shots_for_which_a_prompt_has_no_room_are_not_counted() -> None:

@@ -1,103 +1,29 @@
 """What an experiment trains and measures, told by its stages: nothing is trained here."""
 
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import pytest
 
 from fourshot.engine.alignment import Filler
-from fourshot.engine.errors import InputError, RunFolderError
-from fourshot.engine.files import write_json
-from fourshot.engine.models import ResolvedModel
-from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card, load_examples
-from fourshot.pipeline.loop.rounds import Round
-from fourshot.pipeline.runs.calibrating import CALIBRATED_FILE, Calibrated
-from fourshot.pipeline.runs.cards import certainty_of, write_cards
-from fourshot.pipeline.runs.cells import MethodCell, SeedExamples
+from fourshot.engine.errors import RunFolderError
+from fourshot.pipeline.card import load_card
+from fourshot.pipeline.runs.cards import write_cards
+from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.learnt import LearntTexts
-from fourshot.pipeline.runs.run_folder import GENERATED_FILE, RunFolder
+from fourshot.pipeline.runs.run_folder import GENERATED_FILE
 from fourshot.pipeline.runs.stage_driver import StageDriver
-from fourshot.pipeline.runs.stages.generate import pools, rounds
-from fourshot.pipeline.runs.stages.style import prompt_styles
+from fourshot.pipeline.runs.stages.generate import rounds
 from fourshot.pipeline.runs.stages.train import classifiers, on_real_texts
 from fourshot.pipeline.runs.summary import report_data
 from fourshot.pipeline.runs.trainings import classifier_job
-from fourshot.pipeline.synthesis.prompt_style import ChosenStyle
-from fourshot.pipeline.synthesis.prompts import CHAT_VERSION, PROMPT_VERSION, PromptStyle, Wording
-from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
-from fourshot.pipeline.synthesis.types import Verdict
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.tables import Split, load_split
-from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import LAYOUT_FILE
-from fourshot.training.jobs.jobs import RESULT_FILE, TrainingJob
-from fourshot.training.lora.examples import TrainingResult
-from tests.pipeline.candidates import candidate as made
-from tests.pipeline.chat import CHAT
-from tests.pipeline.task_folders import write_task
-
-METHODS = ("zero_shot", "icl", "lora", "lora_bare", "fourshot", "fourshot_bare", "lora25_bare")
-MODEL = ResolvedModel(path="/models/base", name="base", revision="abc")
-WRITTEN = {"Steam over the pot.": "warm", "Snow on snow.": "cold"}
-
-
-def begun(
-    folder: Path,
-    *methods: str,
-    wording: Wording = "task",
-    prompt_style: PromptStyle = "plain",
-    verbalizer: Literal["token", "word"] = "token",
-    calibrate: bool = False,
-    align: bool = False,
-) -> Experiment:
-    """An experiment with one seed whose texts are there and kept, and whose committee reads the shots alone."""
-    folder.mkdir()
-    task = load_task(write_task(folder))
-    annotate = AnnotateSettings(folds=0)
-    settings = RunSettings(
-        wording=wording,
-        prompt_style=prompt_style,
-        verbalizer=verbalizer,
-        annotate=annotate,
-        calibrate=calibrate,
-        align=align,
-    )
-    data = TaskData(task)
-    seeds = [SeedExamples(seed=0, shots=tuple(data.train), more=tuple(data.train))]
-    experiment = Experiment(data, MODEL, settings, methods or METHODS, seeds, folder / "out")
-    experiment.claim()
-    for writer in experiment.writers:
-        write_texts(writer.folder)
-    return experiment
-
-
-def write_texts(folder: RunFolder) -> None:
-    for number, (text, label) in enumerate(WRITTEN.items()):
-        candidate = made(number, text, label)
-        verdict = Verdict(candidate_id=candidate.id, kept=True, reason="kept")
-        folder.append("candidates.jsonl", [candidate])
-        folder.append("verdicts.jsonl", [verdict])
-    counts = {"warm": 1, "cold": 1}
-    record = Round(number=0, num_candidates=2, kept=counts, drawn=counts, sample_s=1.0, filter_s=1.0, output_tokens=8)
-    folder.append("rounds.jsonl", [record])
-    folder.write(GENERATED_FILE, {"kept": 2})
-
-
-def finish(experiment: Experiment) -> dict[str, TrainingJob]:
-    """As if everything had been trained. Returns what was, by the adapter's name."""
-    jobs = {job.key: job for job in [*on_real_texts(experiment).items, *classifiers(experiment).items]}
-    trained = {}
-    for key, job in jobs.items():
-        result = TrainingResult(
-            name=f"adapter-{key}", path="", steps=1, planned_steps=1, losses=(0.5,), tokens=9, seconds=1.0, examples=2
-        )
-        (experiment.store / key / result.name).mkdir(parents=True)
-        RunFolder(experiment.store / key).write(RESULT_FILE, result)
-        trained[result.name] = job
-    return trained
+from fourshot.training.jobs.jobs import TrainingJob
+from tests.pipeline.runs.begun_experiments import METHODS, MODEL, asked, begun, finish, write_texts
 
 
 def test_a_bare_method_stands_on_the_texts_and_the_committee_of_its_counterpart(tmp_path: Path) -> None:
@@ -210,11 +136,6 @@ def test_each_adapter_is_measured_and_carded_in_the_wording_of_its_training(tmp_
         assert asked(card) <= {example.prompt for example in trained[cell.adapter.name].examples}
 
 
-def asked(card: AdapterCard) -> set[str]:
-    """What a server asks this adapter about its own shots."""
-    return {card.prompt(shot.text) for shot in card.shots}
-
-
 @pytest.mark.parametrize(
     ("methods", "kinds"),
     [
@@ -280,131 +201,6 @@ def test_texts_that_are_not_finished_are_no_training_s_yet(tmp_path: Path) -> No
 
 def test_a_method_that_is_named_twice_is_one_cell(tmp_path: Path) -> None:
     assert [cell.name for cell in begun(tmp_path / "run", "lora", "icl", "lora").cells] == ["lora", "icl"]
-
-
-@pytest.fixture
-def untried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A base whose template need not be looked at."""
-    monkeypatch.setattr("fourshot.pipeline.runs.experiment.untried_style", lambda *asked: None)
-
-
-def test_the_style_that_was_found_is_that_of_every_prompt_and_lies_on_every_card(untried: None, tmp_path: Path) -> None:
-    plain, experiment = begun(tmp_path / "plain"), begun(tmp_path / "run", prompt_style="auto")
-    (item,) = prompt_styles(experiment).items
-    assert prompt_styles(plain).items == ()
-    assert {cell.form.chat for cell in experiment.cells} == {None}  # not found yet
-    RunFolder(Path(item.out).parent).write(Path(item.out).name, ChosenStyle(chat=CHAT, reason="it is better"))
-    assert {cell.form.chat for cell in (*experiment.cells, *experiment.writers)} == {CHAT}
-    assert {text.chat for text in (*pools(experiment).items, *rounds(experiment).items)} == {CHAT}
-
-    trained = finish(experiment)
-    write_cards(experiment)
-    assert all(example.prompt.startswith(CHAT.begin) for job in trained.values() for example in job.examples)
-    (writer,) = experiment.writers
-    readers = experiment.readers(writer)
-    assert readers and {reader.chat for reader in readers} == {CHAT}
-    for cell in experiment.cells:
-        if result := experiment.result(cell):
-            card = load_card(result.path)
-            assert (card.chat, card.prompt_version) == (CHAT, CHAT_VERSION)
-            assert asked(card) <= {example.prompt for example in trained[result.name].examples}
-    lineage = report_data(experiment, "A run").lineage
-    assert all(prompt.startswith(CHAT.begin) for prompt in lineage.prompts.values())
-    assert lineage.hashes["chat template"] == CHAT.template_hash
-
-
-def test_plain_answers_are_not_taken_for_answers_in_chat(untried: None, tmp_path: Path) -> None:
-    found = {}
-    for name, chat in (("plain", None), ("chat", CHAT)):
-        experiment = begun(tmp_path / name, "zero_shot", "icl", prompt_style="auto")
-        style = experiment.style_file(experiment.seeds[0])
-        RunFolder(style.parent).write(style.name, ChosenStyle(chat=chat, reason="given"))
-        found[name] = {Path(experiment.evaluation_cell(cell).out).name for cell in experiment.cells}
-    usual = begun(tmp_path / "usual", "zero_shot", "icl")
-    assert found["plain"] == {Path(usual.evaluation_cell(cell).out).name for cell in usual.cells}
-    assert not found["plain"] & found["chat"]
-
-
-def test_a_style_that_was_found_for_another_base_is_found_anew(untried: None, tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run", "icl", prompt_style="auto")
-    other = ResolvedModel(path="/models/other", name="other", revision="def")
-    again = Experiment(experiment.data, other, experiment.settings, ["icl"], experiment.seeds, experiment.root)
-    (first,), (second,) = prompt_styles(experiment).items, prompt_styles(again).items
-    assert Path(first.out).parent == Path(second.out).parent and first.out != second.out
-
-
-def test_a_folder_of_another_style_is_refused(untried: None, tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run", "fourshot")
-    other = msgspec.structs.replace(experiment.settings, prompt_style="chat")
-    again = Experiment(TaskData(experiment.task), MODEL, other, ["fourshot"], experiment.seeds, experiment.root)
-    with pytest.raises(RunFolderError, match=r"prompt_style: the folder has 'plain', this run has 'chat'"):
-        again.claim()
-
-
-def test_chat_without_a_template_is_refused_before_the_folder_is_claimed(tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run", "fourshot")
-    fake = ResolvedModel(path="fake", name="fake", revision="0")
-    chat = msgspec.structs.replace(experiment.settings, prompt_style="chat")
-    refused = Experiment(TaskData(experiment.task), fake, chat, ["fourshot"], experiment.seeds, tmp_path / "other")
-    with pytest.raises(InputError):
-        refused.claim()
-    assert not (tmp_path / "other").exists()
-
-
-def test_a_card_without_a_style_is_of_plain_text(tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run", "lora")
-    finish(experiment)
-    write_cards(experiment)
-    result = experiment.result(experiment.cell("lora"))
-    assert result is not None
-    file = Path(result.path) / CARD_FILE
-    stored = msgspec.json.decode(file.read_bytes())
-    del stored["chat"]
-    file.write_bytes(msgspec.json.encode(stored))
-    card = load_card(result.path)
-    assert (card.chat, card.prompt_version, card.prompt_format.version) == (None, PROMPT_VERSION, PROMPT_VERSION)
-
-
-def test_a_classifier_is_calibrated_by_adapters_that_each_left_shots_out(tmp_path: Path) -> None:
-    plain = begun(tmp_path / "plain", "lora", "fourshot", "paper", "lora25")
-    experiment = begun(tmp_path / "run", "lora", "fourshot", "paper", "lora25", calibrate=True)
-    first = {job.key for job in on_real_texts(plain).items}
-    judges = {job.key: job for job in on_real_texts(experiment).items if job.key not in first}.values()
-    num_shots = len(experiment.seeds[0].shots)
-    assert [len(job.examples) for job in judges] == [num_shots - 2] * 4, "of two methods, trained once"
-    finish(plain)
-    finish(experiment)
-    items = {cell.name: experiment.calibration_item(cell) for cell in experiment.cells}
-    assert {name for name, item in items.items() if item} == {"lora", "fourshot"}
-    assert items["fourshot"] and [len(judge.left_out) for judge in items["fourshot"].judges] == [2] * 4
-    for cell in experiment.cells:  # an old score is not taken for one of the calibrated classifier
-        names = [Path(one.evaluation_cell(cell).out).name for one in (plain, experiment)]
-        assert (names[0] == names[1]) == (items[cell.name] is None)
-    again = begun(tmp_path / "elsewhere", "lora", "fourshot", "paper", "lora25", calibrate=True)
-    finish(again)
-    for cell in experiment.cells:  # nor is one measured again because the folder was moved
-        assert len({Path(one.evaluation_cell(cell).out).name for one in (experiment, again)}) == 1
-
-
-def test_the_card_says_the_temperature_and_what_it_was_found_on(tmp_path: Path) -> None:
-    experiment = begun(tmp_path / "run", "lora", "fourshot", calibrate=True)
-    finish(experiment)
-    lora, fourshot = (experiment.result(experiment.cell(name)) for name in ("lora", "fourshot"))
-    assert lora and fourshot
-    write_json(Path(fourshot.path) / CALIBRATED_FILE, Calibrated(temperature=2.5, num_shots=8))
-    write_cards(experiment)
-    card = load_card(fourshot.path)
-    assert (card.calibration.temperature, card.calibrated_on) == (2.5, "8 shots that adapters were trained without")
-    assert (load_card(lora.path).calibration.temperature, load_card(lora.path).calibrated_on) == (1.0, "")
-    learnt = load_examples(fourshot.path, card)
-    assert [example.text for example in learnt if example.kind == "synthetic"] == list(WRITTEN)
-    assert [example.text for example in learnt if example.kind == "shot"] == [shot.text for shot in card.shots]
-    assert report_data(experiment, "a run").certainty == certainty_of(experiment, experiment.cell("fourshot"))
-
-
-def test_where_probabilities_are_learnt_no_more_adapters_are_trained(tmp_path: Path) -> None:
-    plain, calibrated = (begun(tmp_path / name, "soft", calibrate=name == "on") for name in ("off", "on"))
-    assert [job.key for job in on_real_texts(plain).items] == [job.key for job in on_real_texts(calibrated).items]
 
 
 def test_what_is_left_out_of_long_texts_is_the_same_in_training_measuring_and_serving(tmp_path: Path) -> None:

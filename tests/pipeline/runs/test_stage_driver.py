@@ -13,7 +13,7 @@ from fourshot.pipeline.runs.stage_driver import StageDriver
 from fourshot.pipeline.runs.stages import PHASES, STAGE_NAMES, StageName, StagePlan
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.training.jobs.jobs import FailedJob, Placement
-from tests.pipeline.runs.test_experiment import begun
+from tests.pipeline.runs.begun_experiments import begun
 
 
 class NotedItem(msgspec.Struct, frozen=True):

@@ -1,0 +1,29 @@
+"""A machine whose speed is known."""
+
+from pathlib import Path
+
+import pytest
+
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.forecast import SWITCH
+from fourshot.pipeline.speed import Speed
+
+MODEL = ResolvedModel(path="/models/none", name="none", revision="r1")
+SPEED = Speed(
+    open_engine_s=10.0,
+    open_trainer_s=5.0,
+    prompt_token_s=0.01,
+    shots_token_s=0.02,
+    adapter_token_s=0.03,
+    output_token_s=0.1,
+    train_token_s=0.5,
+    training_s=2.0,
+    engine_bytes=3_000,
+    trainer_bytes=2_000,
+)
+
+
+def forecasts_on(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """As they are but in tests, with a home of their own."""
+    monkeypatch.setenv(SWITCH, "1")
+    monkeypatch.setenv("FOURSHOT_HOME", str(home))

@@ -1,0 +1,86 @@
+"""Experiments whose texts are there, and whose trainings can be as if they were."""
+
+from pathlib import Path
+from typing import Literal
+
+from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.card import AdapterCard
+from fourshot.pipeline.loop.rounds import Round
+from fourshot.pipeline.runs.cells import SeedExamples
+from fourshot.pipeline.runs.experiment import Experiment
+from fourshot.pipeline.runs.run_folder import GENERATED_FILE, RunFolder
+from fourshot.pipeline.runs.stages.train import classifiers, on_real_texts
+from fourshot.pipeline.synthesis.prompts import PromptStyle, Wording
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
+from fourshot.pipeline.synthesis.types import Verdict
+from fourshot.pipeline.task_data import TaskData
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.training.jobs.jobs import RESULT_FILE, TrainingJob
+from fourshot.training.lora.examples import TrainingResult
+from tests.pipeline.candidates import candidate as made
+from tests.pipeline.task_folders import write_task
+
+METHODS = ("zero_shot", "icl", "lora", "lora_bare", "fourshot", "fourshot_bare", "lora25_bare")
+MODEL = ResolvedModel(path="/models/base", name="base", revision="abc")
+WRITTEN = {"Steam over the pot.": "warm", "Snow on snow.": "cold"}
+
+
+def begun(
+    folder: Path,
+    *methods: str,
+    wording: Wording = "task",
+    prompt_style: PromptStyle = "plain",
+    verbalizer: Literal["token", "word"] = "token",
+    calibrate: bool = False,
+    align: bool = False,
+) -> Experiment:
+    """An experiment with one seed whose texts are there and kept, and whose committee reads the shots alone."""
+    folder.mkdir()
+    task = load_task(write_task(folder))
+    annotate = AnnotateSettings(folds=0)
+    settings = RunSettings(
+        wording=wording,
+        prompt_style=prompt_style,
+        verbalizer=verbalizer,
+        annotate=annotate,
+        calibrate=calibrate,
+        align=align,
+    )
+    data = TaskData(task)
+    seeds = [SeedExamples(seed=0, shots=tuple(data.train), more=tuple(data.train))]
+    experiment = Experiment(data, MODEL, settings, methods or METHODS, seeds, folder / "out")
+    experiment.claim()
+    for writer in experiment.writers:
+        write_texts(writer.folder)
+    return experiment
+
+
+def write_texts(folder: RunFolder) -> None:
+    for number, (text, label) in enumerate(WRITTEN.items()):
+        candidate = made(number, text, label)
+        verdict = Verdict(candidate_id=candidate.id, kept=True, reason="kept")
+        folder.append("candidates.jsonl", [candidate])
+        folder.append("verdicts.jsonl", [verdict])
+    counts = {"warm": 1, "cold": 1}
+    record = Round(number=0, num_candidates=2, kept=counts, drawn=counts, sample_s=1.0, filter_s=1.0, output_tokens=8)
+    folder.append("rounds.jsonl", [record])
+    folder.write(GENERATED_FILE, {"kept": 2})
+
+
+def finish(experiment: Experiment) -> dict[str, TrainingJob]:
+    """As if everything had been trained. Returns what was, by the adapter's name."""
+    jobs = {job.key: job for job in [*on_real_texts(experiment).items, *classifiers(experiment).items]}
+    trained = {}
+    for key, job in jobs.items():
+        result = TrainingResult(
+            name=f"adapter-{key}", path="", steps=1, planned_steps=1, losses=(0.5,), tokens=9, seconds=1.0, examples=2
+        )
+        (experiment.store / key / result.name).mkdir(parents=True)
+        RunFolder(experiment.store / key).write(RESULT_FILE, result)
+        trained[result.name] = job
+    return trained
+
+
+def asked(card: AdapterCard) -> set[str]:
+    """What a server asks this adapter about its own shots."""
+    return {card.prompt(shot.text) for shot in card.shots}

@@ -1,0 +1,53 @@
+"""Which adapters an experiment trains to calibrate its classifiers, and what their cards say of it."""
+
+from pathlib import Path
+
+from fourshot.engine.files import write_json
+from fourshot.pipeline.card import load_card, load_examples
+from fourshot.pipeline.runs.calibrating import CALIBRATED_FILE, Calibrated
+from fourshot.pipeline.runs.cards import certainty_of, write_cards
+from fourshot.pipeline.runs.stages.train import on_real_texts
+from fourshot.pipeline.runs.summary import report_data
+from tests.pipeline.runs.begun_experiments import WRITTEN, begun, finish
+
+
+def test_a_classifier_is_calibrated_by_adapters_that_each_left_shots_out(tmp_path: Path) -> None:
+    plain = begun(tmp_path / "plain", "lora", "fourshot", "paper", "lora25")
+    experiment = begun(tmp_path / "run", "lora", "fourshot", "paper", "lora25", calibrate=True)
+    first = {job.key for job in on_real_texts(plain).items}
+    judges = {job.key: job for job in on_real_texts(experiment).items if job.key not in first}.values()
+    num_shots = len(experiment.seeds[0].shots)
+    assert [len(job.examples) for job in judges] == [num_shots - 2] * 4, "of two methods, trained once"
+    finish(plain)
+    finish(experiment)
+    items = {cell.name: experiment.calibration_item(cell) for cell in experiment.cells}
+    assert {name for name, item in items.items() if item} == {"lora", "fourshot"}
+    assert items["fourshot"] and [len(judge.left_out) for judge in items["fourshot"].judges] == [2] * 4
+    for cell in experiment.cells:  # an old score is not taken for one of the calibrated classifier
+        names = [Path(one.evaluation_cell(cell).out).name for one in (plain, experiment)]
+        assert (names[0] == names[1]) == (items[cell.name] is None)
+    again = begun(tmp_path / "elsewhere", "lora", "fourshot", "paper", "lora25", calibrate=True)
+    finish(again)
+    for cell in experiment.cells:  # nor is one measured again because the folder was moved
+        assert len({Path(one.evaluation_cell(cell).out).name for one in (experiment, again)}) == 1
+
+
+def test_the_card_says_the_temperature_and_what_it_was_found_on(tmp_path: Path) -> None:
+    experiment = begun(tmp_path / "run", "lora", "fourshot", calibrate=True)
+    finish(experiment)
+    lora, fourshot = (experiment.result(experiment.cell(name)) for name in ("lora", "fourshot"))
+    assert lora and fourshot
+    write_json(Path(fourshot.path) / CALIBRATED_FILE, Calibrated(temperature=2.5, num_shots=8))
+    write_cards(experiment)
+    card = load_card(fourshot.path)
+    assert (card.calibration.temperature, card.calibrated_on) == (2.5, "8 shots that adapters were trained without")
+    assert (load_card(lora.path).calibration.temperature, load_card(lora.path).calibrated_on) == (1.0, "")
+    learnt = load_examples(fourshot.path, card)
+    assert [example.text for example in learnt if example.kind == "synthetic"] == list(WRITTEN)
+    assert [example.text for example in learnt if example.kind == "shot"] == [shot.text for shot in card.shots]
+    assert report_data(experiment, "a run").certainty == certainty_of(experiment, experiment.cell("fourshot"))
+
+
+def test_where_probabilities_are_learnt_no_more_adapters_are_trained(tmp_path: Path) -> None:
+    plain, calibrated = (begun(tmp_path / name, "soft", calibrate=name == "on") for name in ("off", "on"))
+    assert [job.key for job in on_real_texts(plain).items] == [job.key for job in on_real_texts(calibrated).items]
