@@ -3,6 +3,8 @@
 Each text attends to the instruction and to itself only.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,10 @@ class Segments:
     per token and head; padding points at some row and is masked.
     """
 
-    def __init__(self, row: PackedRow, dtype: torch.dtype, heads: int, kv_heads: int) -> None:
+    def __init__(
+        self, row: PackedRow, dtype: torch.dtype, heads: int, kv_heads: int, windows: Iterable[int | None] = (None,)
+    ) -> None:
+        """``windows``: how many tokens a query sees at most, itself included; None for all."""
         prefix, device = row.prefix_length, row.input_ids.device
         spans = [(0, prefix)] if prefix else []
         spans += list(zip(row.starts, row.lengths, strict=True))
@@ -33,13 +38,17 @@ class Segments:
         before = (starts > 0).expand(len(spans), prefix)  # the prefix is its own segment, and does not precede itself
         seen = torch.cat([before, inside, unused.bool()], dim=1)  # [S, K]
         earlier = torch.ones(longest, keys.shape[1]).tril(prefix).bool()  # [L, K]
-        allowed = seen[:, None, :] & earlier  # [S, L, K]
-        mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
         self.prefix, self.heads, self.kv_heads = prefix, heads, kv_heads
         self.used = prefix + sum(row.lengths)  # tokens; after them comes padding
         group, self.shape = heads // kv_heads, (len(spans), kv_heads, longest, keys.shape[1])
-        # [S * kv_heads, group * L, K]: the heads that share keys are rows of one product.
-        self.mask = mask[:, None, None].expand(-1, kv_heads, group, -1, -1).flatten(0, 1).flatten(1, 2).to(device)
+        self.masks: dict[int | None, Tensor] = {}
+        for window in set(windows):
+            near = earlier.triu(prefix - window + 1) if window else earlier
+            allowed = seen[:, None, :] & near  # [S, L, K]
+            mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
+            # [S * kv_heads, group * L, K]: the heads that share keys are rows of one product.
+            mask = mask[:, None, None].expand(-1, kv_heads, group, -1, -1).flatten(0, 1).flatten(1, 2)
+            self.masks[window] = mask.to(device)
         q = queries[:, None, None, :] * every + torch.arange(heads).view(kv_heads, group, 1)  # [S, kv, group, L]
         k = keys[:, None, :] * every + heads + torch.arange(kv_heads)[:, None]  # [S, kv, K]
         self.counts = q.numel(), k.numel()
@@ -58,7 +67,9 @@ class Segments:
         self.back_q, self.back = back_q.to(device), torch.cat(back, dim=1).flatten().to(device)
 
 
-def attend(qkv: Tensor, cos: Tensor, sin: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
+def attend(
+    qkv: Tensor, cos: Tensor, sin: Tensor, segments: Segments, window: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rotation of q and k in place, then attention. ``qkv`` is [T, (heads + 2 * kv_heads) * size].
 
     Returns the answers [S * heads * L, size], of which `Segments.back_q` says where a token's are; and the chosen rows
@@ -68,7 +79,7 @@ def attend(qkv: Tensor, cos: Tensor, sin: Tensor, segments: Segments) -> tuple[T
     _turn(x[:, : segments.heads + segments.kv_heads], cos, sin)
     rows = x.view(-1, cos.shape[-1]).index_select(0, segments.rows)
     q, k, v = _split(rows, segments)
-    weights = torch.baddbmm(segments.mask, q, k.transpose(1, 2)).softmax(-1)
+    weights = torch.baddbmm(segments.masks[window], q, k.transpose(1, 2)).softmax(-1)
     return torch.bmm(weights, v).view(-1, cos.shape[-1]), rows, weights
 
 

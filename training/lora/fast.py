@@ -65,16 +65,16 @@ class _Forward:
         return LoraLinear.apply(x, base.weight, base.bias, self._a.weight, self._b.weight, self._scaling)
 
 
-def is_plain(module: Any) -> bool:
-    """Whether ``module`` is a PEFT layer that does what `LoraLinear` does and no more."""
+def is_plain(module: Any, *, dropout: bool = False) -> bool:
+    """Whether ``module`` is a PEFT layer that does what `LoraLinear` does and no more, or ``dropout`` beside it."""
     from peft.tuners.lora import Linear
 
     if not isinstance(module, Linear) or type(module.base_layer) is not torch.nn.Linear:
         return False
-    names = module.active_adapters
+    names, allowed = module.active_adapters, (torch.nn.Identity, *([torch.nn.Dropout] if dropout else []))
     return (
         len(names) == 1
-        and isinstance(module.lora_dropout[names[0]], torch.nn.Identity)
+        and isinstance(module.lora_dropout[names[0]], allowed)
         and names[0] not in module.lora_variant
         and not module.lora_bias[names[0]]
     )

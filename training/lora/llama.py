@@ -1,4 +1,4 @@
-"""Forward and backward of a Llama decoder with LoRA on all projections, with as few operations as there can be.
+"""Forward and backward of a Llama-like decoder with LoRA, with as few operations as there can be.
 
 For rows of some hundred tokens a step is bound by the number of operations as much as by their size. The modules of
 transformers and PEFT run some 5,000 per step, and attend from every token of a packed row to every other. Here
@@ -8,7 +8,8 @@ transformers and PEFT run some 5,000 per step, and attend from every token of a 
 - the gradients of LoRA's weights are one product for `SPAN` layers,
 - after the last attention only those tokens are computed that something is predicted from.
 
-The gradients are tested against those of transformers and PEFT. Whatever is not such a model goes through these.
+Families differ from Llama by biases, the size of heads, windows, and where they normalise. The gradients are tested
+against those of transformers and PEFT, for each family. Whatever is not such a model goes through these.
 """
 
 from collections.abc import Sequence
@@ -16,12 +17,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from fourshot.training.lora.attention import Segments, attend, attend_backward
+from fourshot.training.lora.fast import is_plain
+from fourshot.training.lora.masks import SLIDING
+from fourshot.training.lora.norms import LayerNorms, Normed, enter, leave, through
 from fourshot.training.lora.packing import PackedRow
-from fourshot.training.lora.projection import Projection, pays_to_pack
+from fourshot.training.lora.projection import Projection, base_of, pays_to_pack
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+FAMILIES = ("llama", "mistral", "ministral", "cwm", "qwen2", "qwen3", "olmo2")
+NO_ADAPTER, OTHER = (0.0,), (-1.0,)
 SPAN = 6  # more layers at a time keep more gradients of activations
 
 
@@ -32,24 +39,22 @@ class Row(NamedTuple):
     cos: Tensor  # [T, heads + kv_heads, size]
     sin: Tensor
     positions: Tensor  # int64 [N]: the tokens whose last hidden states are wanted
-
-
-class Normed(NamedTuple):
-    """What a normalisation keeps."""
-
-    unit: Tensor  # [T, hidden]
-    inverse: Tensor  # float32 [T, 1]
+    seed: int | None  # of the masks of dropout; None: nothing is dropped
 
 
 class Kept(NamedTuple):
-    """What one layer keeps for its gradients, beside what its projections read."""
+    """What one layer keeps for its gradients, beside what its projections read; None where a family has no norm."""
 
-    before: Normed
+    before_attention: Normed | None
+    queries_and_keys: list[Normed]
     rows: Tensor
     weights: Tensor
-    between: Normed
+    after_attention: Normed | None
+    before_mlp: Normed | None
     both: Tensor  # gate and up [T, 2 * inner]
     opened: Tensor  # silu of the gate [T, inner]
+    after_mlp: Normed | None
+    masks: list[Tensor | None]  # of dropout, of each of `GROUPS`
 
 
 class Span(NamedTuple):
@@ -59,21 +64,6 @@ class Span(NamedTuple):
     lows: list[Tensor]  # the same times A^T: [layers, T, rank]
     layers: list[Kept]
 
-    def tensors(self) -> list[Tensor]:
-        flat = [*self.inputs, *self.lows]
-        for layer in self.layers:
-            flat += [*layer.before, layer.rows, layer.weights, *layer.between, layer.both, layer.opened]
-        return flat
-
-    @classmethod
-    def of(cls, tensors: Sequence[Tensor]) -> "Span":
-        """The inverse of `tensors`."""
-        groups, layers = len(GROUPS), []
-        for at in range(2 * groups, len(tensors), 8):
-            unit, inverse, rows, weights, unit_2, inverse_2, both, opened = tensors[at : at + 8]
-            layers.append(Kept(Normed(unit, inverse), rows, weights, Normed(unit_2, inverse_2), both, opened))
-        return cls(list(tensors[:groups]), list(tensors[groups : 2 * groups]), layers)
-
 
 class Decode(torch.autograd.Function):
     """All layers: embedded tokens [T, hidden] -> [N, hidden]. ``weights`` are those of the decoder, for autograd."""
@@ -82,50 +72,49 @@ class Decode(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, decoder: "LlamaDecoder", row: Row, keeps: bool, *weights: Tensor) -> Tensor:
         spans = decoder.spans()
         ctx.decoder, ctx.row, ctx.spans, ctx.checkpointing = decoder, row, spans, decoder.checkpointing
-        saved: list[Tensor] = []
-        ctx.ends = []  # of each span, in what is saved
+        saved: list[Any] = []
         for span in spans:
-            if keeps and ctx.checkpointing:
-                saved.append(x)
+            given = x
             x, kept = decoder.forward(span, x, row)
-            if keeps and not ctx.checkpointing:
-                saved += kept.tensors()
-            ctx.ends.append(len(saved))
-        ctx.save_for_backward(*saved)
+            if keeps:
+                saved.append(given if ctx.checkpointing else kept)
+        tensors, ctx.structure = pytree.tree_flatten(saved)
+        ctx.save_for_backward(*tensors)
         return x
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         decoder: LlamaDecoder = ctx.decoder
         of_weights = [projection.new_gradients() for projection in decoder.projections]
-        saved, g = ctx.saved_tensors, gradients[0]
-        for span, start, end in reversed(list(zip(ctx.spans, [0, *ctx.ends], ctx.ends, strict=False))):
+        saved, g = pytree.tree_unflatten(ctx.saved_tensors, ctx.structure), gradients[0]
+        for span, kept in reversed(list(zip(ctx.spans, saved, strict=True))):
             if ctx.checkpointing:
-                _, kept = decoder.forward(span, saved[start], ctx.row)
-            else:
-                kept = Span.of(saved[start:end])
+                _, kept = decoder.forward(span, kept, ctx.row)
             g = decoder.backward(span, g, kept, ctx.row, of_weights)
         return None, None, None, None, *(gradient for pair in of_weights for gradient in pair)
 
 
 class LlamaDecoder:
-    """The decoder of a PEFT-wrapped Llama: embeds a packed row, gives its last hidden states."""
+    """The decoder of a PEFT-wrapped model: embeds a packed row, gives its last hidden states."""
 
     def __init__(self, wrapped: Any) -> None:
         """Raises ValueError where `fits` is false."""
         if not fits(wrapped):
-            raise ValueError("this model is no Llama with plain LoRA on all projections")
+            raise ValueError("this model is no Llama, or kin of it, with plain LoRA")
         self._model = wrapped.get_base_model().get_decoder()
         config = self._model.config
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.checkpointing = False  # keep one layer's values at a time, compute the rest twice
         layers = [_parts(layer) for layer in self._model.layers]
-        packed = pays_to_pack([parts[name].base_layer.weight for parts in layers for names in GROUPS for name in names])
+        packed = pays_to_pack([base_of(parts[name]).weight for parts in layers for names in GROUPS for name in names])
         self.projections = [
             Projection([[parts[name] for name in names] for parts in layers], packed=packed) for names in GROUPS
         ]
-        self._norms = [(layer.input_layernorm, layer.post_attention_layernorm) for layer in self._model.layers]
+        self._norms = [LayerNorms(layer, self._heads, self._kv_heads, self._size) for layer in self._model.layers]
+        kinds = getattr(config, "layer_types", None) or [SLIDING] * len(layers)
+        window = getattr(config, "sliding_window", None)
+        self._windows = [window if kind == SLIDING else None for kind in kinds]
 
     def parameters(self) -> list[Tensor]:
         """The adapters' weights, all of them leaves: A and B of each of `GROUPS`, all layers in one."""
@@ -142,7 +131,9 @@ class LlamaDecoder:
         if positions is None:
             positions = torch.arange(len(x), device=x.device)
         cos, sin = self._angles(x, row.position_ids)
-        given = Row(Segments(row, x.dtype, self._heads, self._kv_heads), cos, sin, positions)
+        segments = Segments(row, x.dtype, self._heads, self._kv_heads, self._windows)
+        drops = any(projection.dropout for projection in self.projections)
+        given = Row(segments, cos, sin, positions, int(torch.randint(1 << 60, ())) if drops else None)
         normed: Tensor = self._model.norm(Decode.apply(x, self, given, torch.is_grad_enabled(), *self.parameters()))
         return normed
 
@@ -157,6 +148,13 @@ class LlamaDecoder:
         after = len(row.positions) if span.stop == len(self._norms) else every
         return [every, after, after, after]
 
+    def _masks(self, layer: int, row: Row, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        """Of dropout, for each of `GROUPS`, shaped as its input: the same whenever the layer is computed."""
+        if row.seed is None:
+            return [None] * len(GROUPS)
+        generator = torch.Generator(inputs[0].device).manual_seed(row.seed + layer)
+        return [projection.mask(x, generator) for projection, x in zip(self.projections, inputs, strict=True)]
+
     def forward(self, span: range, x: Tensor, row: Row) -> tuple[Tensor, Span]:
         """x [T, hidden] -> [T, hidden], after the last layer [N, hidden]."""
         num_rows, segments = self._num_rows(span, row), row.segments
@@ -167,22 +165,24 @@ class LlamaDecoder:
             kept.lows.append(x.new_empty(len(span), tokens, rank))
         qkv, out, gate_up, down = self.projections
         for layer, inputs, lows in zip(span, zip(*kept.inputs, strict=True), zip(*kept.lows, strict=True), strict=True):
-            norm_before, norm_between = self._norms[layer]
-            before = _normalise(x, norm_before, inputs[0])
-            mixed = qkv.forward(layer, inputs[0], lows[0])
-            answers, rows, weights = attend(mixed, row.cos, row.sin, segments)
+            norms, masks = self._norms[layer], self._masks(layer, row, inputs)
+            before_attention = enter(x, norms.before_attention, inputs[0])
+            mixed = qkv.forward(layer, inputs[0], lows[0], masks[0])
+            queries_and_keys = norms.queries_and_keys(mixed)
+            answers, rows, weights = attend(mixed, row.cos, row.sin, segments, self._windows[layer])
             chosen = segments.back_q
             if layer == len(self._norms) - 1:
                 x, chosen = x.index_select(0, row.positions), chosen.index_select(0, row.positions)
             torch.index_select(answers, 0, chosen.flatten(), out=inputs[1].view(-1, self._size))
-            x = out.forward(layer, inputs[1], lows[1]).add_(x)
-            between = _normalise(x, norm_between, inputs[2])
-            both = gate_up.forward(layer, inputs[2], lows[2])
+            x, after_attention = leave(x, out.forward(layer, inputs[1], lows[1], masks[1]), norms.after_attention)
+            before_mlp = enter(x, norms.before_mlp, inputs[2])
+            both = gate_up.forward(layer, inputs[2], lows[2], masks[2])
             gate, up = both.chunk(2, dim=-1)
             opened = torch.nn.functional.silu(gate)
             torch.mul(opened, up, out=inputs[3])
-            x = down.forward(layer, inputs[3], lows[3]).add_(x)
-            kept.layers.append(Kept(before, rows, weights, between, both, opened))
+            x, after_mlp = leave(x, down.forward(layer, inputs[3], lows[3], masks[3]), norms.after_mlp)
+            norms_kept = before_attention, queries_and_keys, rows, weights, after_attention, before_mlp
+            kept.layers.append(Kept(*norms_kept, both, opened, after_mlp, masks))
         return x, kept
 
     def backward(self, span: range, g: Tensor, kept: Span, row: Row, of_weights: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -199,27 +199,33 @@ class LlamaDecoder:
             at = layer - span.start
             mine, low = kept.layers[at], [whole[at] for whole in of_lows]
             of_qkv, of_out, of_both, of_down = (whole[at] for whole in outputs)
-            norm_before, norm_between = self._norms[layer]
+            norms = self._norms[layer]
             of_down.copy_(g)
-            of_gated = down.backward(layer, of_down, low[3])
+            if norms.after_mlp:
+                of_down.copy_(through(of_down, norms.after_mlp, mine.after_mlp))
+            of_gated = down.backward(layer, of_down, low[3], mine.masks[3])
             gate, up = mine.both.chunk(2, dim=-1)
             of_gate, of_up = of_both.chunk(2, dim=-1)
             torch.mul(of_gated, mine.opened, out=of_up)
             torch.ops.aten.silu_backward.grad_input(of_gated.mul_(up), gate, grad_input=of_gate)
-            of_normed = gate_up.backward(layer, of_both, low[2])
-            torch.add(of_down, _normalise_backward(of_normed, norm_between, mine.between), out=of_out)
-            of_answer, g = out.backward(layer, of_out, low[1]), of_out
+            of_normed = gate_up.backward(layer, of_both, low[2], mine.masks[2])
+            g = torch.add(g, through(of_normed, norms.before_mlp, mine.before_mlp), out=of_out)
+            if norms.after_attention:
+                g = g.clone()
+                of_out.copy_(through(of_out, norms.after_attention, mine.after_attention))
+            of_answer = out.backward(layer, of_out, low[1], mine.masks[1])
             if layer == len(self._norms) - 1:
                 of_answers[:-1].index_add_(0, row.positions, of_answer)
                 g = g.new_zeros(num_rows[0], g.shape[1]).index_add_(0, row.positions, g)
             else:
                 of_answers[:-1] = of_answer
             attend_backward(of_answers, mine.rows, mine.weights, row.cos, row.sin, row.segments, of_qkv)
+            norms.queries_and_keys_backward(of_qkv, mine.queries_and_keys)
             if layer == 0:  # embeddings are frozen
                 qkv.low_gradient(layer, of_qkv, low[0])
             else:
-                of_normed = qkv.backward(layer, of_qkv, low[0])
-                g = _normalise_backward(of_normed, norm_before, mine.before).add_(g)
+                of_normed = qkv.backward(layer, of_qkv, low[0], mine.masks[0])
+                g = through(of_normed, norms.before_attention, mine.before_attention).add_(g)
         for number, projection in enumerate(self.projections):
             projection.weight_gradients(
                 span, of_weights[number], kept.inputs[number], kept.lows[number], outputs[number], of_lows[number]
@@ -236,39 +242,29 @@ class LlamaDecoder:
         return cos[:, None] * scale, signed[:, None] * scale
 
 
-def _normalise(x: Tensor, norm: Any, out: Tensor) -> Normed:
-    """Write x over its root mean square, times the gain, to ``out``."""
-    wide = x.float()
-    inverse = wide.square().mean(-1, keepdim=True).add_(norm.variance_epsilon).rsqrt_()
-    unit = (wide * inverse).to(x.dtype)
-    torch.mul(unit, norm.weight, out=out)
-    return Normed(unit, inverse)
-
-
-def _normalise_backward(g: Tensor, norm: Any, kept: Normed) -> Tensor:
-    """The gradient for x, from that of the normalised."""
-    wide, of_unit = kept.unit.float(), g.mul_(norm.weight).float()
-    inner = (wide * of_unit).mean(-1, keepdim=True)
-    return of_unit.addcmul_(wide, inner, value=-1).mul_(kept.inverse).to(g.dtype)
-
-
 def _parts(layer: Any) -> dict[str, Any]:
     return {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
 
 
 def fits(wrapped: Any) -> bool:
     """Whether `LlamaDecoder` computes what ``wrapped`` does."""
-    from fourshot.training.lora.fast import is_plain
-
     model = wrapped.get_base_model()
     config = model.config
-    if config.model_type != "llama" or config.hidden_act != "silu" or getattr(config, "attention_dropout", 0):
+    if config.model_type not in FAMILIES or config.hidden_act != "silu" or getattr(config, "attention_dropout", 0):
         return False
-    ranks: set[tuple[float, ...]] = set()
-    for layer in model.get_decoder().layers:
-        parts = _parts(layer)
-        for names in GROUPS:
-            if not all(is_plain(parts.get(name)) and parts[name].base_layer.bias is None for name in names):
-                return False
-            ranks.update((*parts[name].r.values(), *parts[name].scaling.values()) for name in names)
-    return len(ranks) == 1  # one tensor holds the adapters of all layers
+    every = [_parts(layer) for layer in model.get_decoder().layers]
+    kinds = {tuple(_kind(parts.get(name)) for names in GROUPS for name in names) for parts in every}
+    if len(kinds) > 1:
+        return False
+    adapted = set(kinds.pop()) - {NO_ADAPTER}
+    return OTHER not in adapted and len(adapted) == 1  # one tensor holds the adapters of all layers
+
+
+def _kind(module: Any) -> tuple[float, ...]:
+    """Rank, scaling and dropout of an adapter; or `NO_ADAPTER`, or what can not be computed here."""
+    if type(module) is torch.nn.Linear:
+        return NO_ADAPTER
+    if not is_plain(module, dropout=True):
+        return OTHER
+    (name,) = module.active_adapters
+    return module.r[name], module.scaling[name], getattr(module.lora_dropout[name], "p", 0.0)

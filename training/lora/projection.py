@@ -13,15 +13,22 @@ TYPICAL_ROWS = 256  # packing may choose by it; any number of rows can be multip
 PACKED_SHARE = 0.25  # of the free memory that packed weights may take
 
 
+def base_of(module: Any) -> Any:
+    """The frozen linear layer of ``module``, which may have an adapter around it."""
+    return getattr(module, "base_layer", module)
+
+
 class Frozen:
-    """A base's weight [out, in], or several as one, to be multiplied from both sides.
+    """A base's linear layer, weight [out, in], or several as one, to be multiplied from both sides.
 
     oneDNN rearranges a weight before each product. ``packed``, this is done once, for both directions, and costs
     another two times the weight's memory.
     """
 
-    def __init__(self, weights: Sequence[Any], packed: bool) -> None:
-        self._packed = packed
+    def __init__(self, layers: Sequence[Any], packed: bool) -> None:
+        self._packed, weights = packed, [layer.weight for layer in layers]
+        biases = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
+        self._bias = torch.cat(biases).detach() if any(layer.bias is not None for layer in layers) else None
         if packed:
             whole = torch.cat([weight.detach() for weight in weights])
             self._there, self._back = _pack(whole), _pack(whole.t().contiguous())
@@ -29,10 +36,12 @@ class Frozen:
             self._weight = _stacked(weights)
 
     def there(self, x: Tensor) -> Tensor:
-        """x [T, in] -> x W^T [T, out]."""
+        """x [T, in] -> x W^T + bias [T, out]."""
         if self._packed:
-            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._there, None, "none", [], "")
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._there, self._bias, "none", [], "")
             return y
+        if self._bias is not None:
+            return torch.addmm(self._bias, x, self._weight.t())
         return torch.mm(x, self._weight.t())
 
     def back(self, g: Tensor) -> Tensor:
@@ -87,16 +96,18 @@ class Projection:
     """
 
     def __init__(self, layers: Sequence[Sequence[Any]], *, packed: bool) -> None:
-        """``layers`` are PEFT's, those that read the same input for each decoder layer; one active adapter each."""
-        (name,) = layers[0][0].active_adapters
-        self._layers, self._name = layers, name
-        self._frozen = [Frozen([linear.base_layer.weight for linear in group], packed) for group in layers]
-        downs = [torch.cat([linear.lora_A[name].weight.detach() for linear in group]) for group in layers]
-        ups = [torch.block_diag(*(linear.lora_B[name].weight.detach() for linear in group)) for group in layers]
+        """``layers`` are those that read the same input for each decoder layer; PEFT's, one active adapter each.
+
+        A layer that has no adapter has one of rank 0 here.
+        """
+        self._layers = [[_Adapter(linear) for linear in group] for group in layers]
+        self._frozen = [Frozen([base_of(linear) for linear in group], packed) for group in layers]
+        downs = [torch.cat([one.down for one in group]) for group in self._layers]
+        ups = [torch.block_diag(*(one.up for one in group)) for group in self._layers]
         self.a = torch.stack(downs).requires_grad_(True)  # [L, rank, in]
         self.b = torch.stack([up.t() for up in ups]).requires_grad_(True)  # [L, rank, out], B transposed
-        self.scaling = float(layers[0][0].scaling[name])
-        blocks = [torch.full_like(linear.lora_B[name].weight, self.scaling).detach() for linear in layers[0]]
+        self.scaling = max(one.scaling for one in self._layers[0])
+        blocks = [torch.full_like(one.up, self.scaling) for one in self._layers[0]]
         self._scale = torch.block_diag(*blocks).t()  # [rank, out], of B's gradient: 0 off the blocks
         # Views of each layer, made once: a step would make thousands.
         self._a, self._b = self.a.detach().unbind(), self.b.detach().unbind()
@@ -107,19 +118,36 @@ class Projection:
         """Of the input, of all ranks together, of the output."""
         return self.a.shape[2], self.a.shape[1], self.b.shape[2]
 
-    def forward(self, layer: int, x: Tensor, low: Tensor) -> Tensor:
-        """x [T, in] -> y [T, out]; writes x A^T to ``low`` [T, rank]."""
-        torch.mm(x, self._a_t[layer], out=low)
-        return self._frozen[layer].there(x).addmm_(low, self._b[layer], alpha=self.scaling)
+    @property
+    def dropout(self) -> float:
+        """The share of what an adapter reads that is dropped now."""
+        return max(one.dropout for one in self._layers[0])
+
+    def mask(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Of dropout, like x: one for all layers that read it, where PEFT draws one for each; None where none is."""
+        kept = 1 - self.dropout
+        return torch.empty_like(x).bernoulli_(kept, generator=generator).div_(kept) if kept < 1 else None
+
+    def forward(self, layer: int, x: Tensor, low: Tensor, mask: Tensor | None) -> Tensor:
+        """x [T, in] -> y [T, out]; writes x A^T to ``low`` [T, rank].
+
+        With ``mask`` x becomes what the adapters read, which is what `weight_gradients` wants.
+        """
+        y = self._frozen[layer].there(x)
+        torch.mm(x if mask is None else x.mul_(mask), self._a_t[layer], out=low)
+        return y.addmm_(low, self._b[layer], alpha=self.scaling)
 
     def low_gradient(self, layer: int, g: Tensor, of_low: Tensor) -> None:
         """Write the gradient of x A^T to ``of_low`` [T, rank], from g [T, out]."""
         torch.mm(g, self._b_t[layer], out=of_low).mul_(self.scaling)
 
-    def backward(self, layer: int, g: Tensor, of_low: Tensor) -> Tensor:
+    def backward(self, layer: int, g: Tensor, of_low: Tensor, mask: Tensor | None) -> Tensor:
         """The gradient for x [T, in], from g [T, out]; writes that of x A^T to ``of_low`` [T, rank]."""
         self.low_gradient(layer, g, of_low)
-        return self._frozen[layer].back(g).addmm_(of_low, self._a[layer])
+        of_x = self._frozen[layer].back(g)
+        if mask is None:
+            return of_x.addmm_(of_low, self._a[layer])
+        return of_x.addcmul_(torch.mm(of_low, self._a[layer]), mask)
 
     def new_gradients(self) -> tuple[Tensor, Tensor]:
         return torch.empty_like(self.a), torch.empty_like(self.b)
@@ -137,12 +165,27 @@ class Projection:
 
     def write_back(self) -> None:
         """Give the adapters' weights to PEFT's layers."""
-        with torch.no_grad():
-            for group, a, b in zip(self._layers, self._a, self._b, strict=True):
-                row = column = 0
-                for linear in group:
-                    down, up = linear.lora_A[self._name].weight, linear.lora_B[self._name].weight
-                    rank, out = down.shape[0], up.shape[0]
-                    down.copy_(a[column : column + rank])
-                    up.copy_(b[column : column + rank, row : row + out].t())
-                    row, column = row + out, column + rank
+        for group, a, b in zip(self._layers, self._a, self._b, strict=True):
+            row = column = 0
+            for one in group:
+                out, rank = one.up.shape
+                one.down.copy_(a[column : column + rank])
+                one.up.copy_(b[column : column + rank, row : row + out].t())
+                row, column = row + out, column + rank
+
+
+class _Adapter:
+    """Of one linear layer; of rank 0 where PEFT gave it none."""
+
+    def __init__(self, linear: Any) -> None:
+        if linear is base_of(linear):
+            weight, self.scaling, self._dropout = linear.weight, 0.0, None
+            self.down, self.up = weight.new_empty(0, weight.shape[1]), weight.new_empty(weight.shape[0], 0)
+        else:
+            (name,) = linear.active_adapters
+            self.down, self.up = linear.lora_A[name].weight.detach(), linear.lora_B[name].weight.detach()
+            self.scaling, self._dropout = float(linear.scaling[name]), linear.lora_dropout[name]
+
+    @property
+    def dropout(self) -> float:
+        return float(getattr(self._dropout, "p", 0.0)) if self._dropout and self._dropout.training else 0.0

@@ -1,9 +1,11 @@
 """A training that was killed goes on from its checkpoint, to the bytes of one that was not."""
 
+import io
 from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.train import LoraTrainer
@@ -61,7 +63,11 @@ def test_the_bytes_and_the_losses_are_those_of_an_undisturbed_training(
     assert not file.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"PK not a zip", b"\x80\x04N."])
+OTHER_LAYOUT = io.BytesIO()
+torch.save({"masters": [torch.zeros(3)]}, OTHER_LAYOUT)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK not a zip", b"\x80\x04N.", OTHER_LAYOUT.getvalue()])
 def test_a_broken_checkpoint_is_as_good_as_none(tiny_trainer: LoraTrainer, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "state.pt"
     file.write_bytes(content)

@@ -1,36 +1,41 @@
 """The LoRA layer as one step of autograd gives what PEFT's own layer gives."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from fourshot.training.lora.fast import LoraLinear, speed_up
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def tiny(dropout: float = 0.0, attention_bias: bool = False, vocab_size: int = 64, **more: Any) -> Any:
-    """Two layers in float32 with a random adapter."""
+def tiny(
+    dropout: float = 0.0, family: str = "Llama", targets: Sequence[str] = ALL, more: Any = None, **lora: Any
+) -> Any:
+    """Two layers in float32 with a random adapter; ``more`` is of the base's configuration."""
     torch.manual_seed(0)
-    base = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocab_size,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            attention_bias=attention_bias,
-        )
-    )
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+        **(more or {}),
+    }
+    base = AutoModelForCausalLM.from_config(getattr(transformers, f"{family}Config")(**sizes))
     base.requires_grad_(False)
-    wrapped = get_peft_model(base, LoraConfig(r=4, lora_alpha=16, lora_dropout=dropout, target_modules=ALL, **more))
+    config = LoraConfig(r=4, lora_alpha=16, lora_dropout=dropout, target_modules=list(targets), **lora)
+    wrapped = get_peft_model(base, config)
     for name, weights in wrapped.named_parameters():
-        if "lora_B" in name or "bias" in name:
-            torch.nn.init.normal_(weights, std=0.3)
+        if "lora_B" in name or "bias" in name or "norm" in name:
+            torch.nn.init.normal_(weights, std=0.3, mean=float("norm" in name))
     return wrapped
 
 
@@ -46,7 +51,7 @@ def loss_and_gradients(wrapped: Any) -> tuple[float, dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("attention_bias", [False, True])
 def test_loss_and_every_gradient_equal_those_of_peft(attention_bias: bool) -> None:
-    wrapped = tiny(attention_bias=attention_bias)
+    wrapped = tiny(more={"attention_bias": attention_bias})
     expected_loss, expected = loss_and_gradients(wrapped)
     assert speed_up(wrapped) == 14
     loss, gradients = loss_and_gradients(wrapped)

@@ -1,14 +1,16 @@
-"""The written-out Llama decoder gives the hidden states and gradients of transformers and PEFT."""
+"""The written-out decoder gives the hidden states and gradients of transformers and PEFT."""
 
+from collections import defaultdict
 from typing import Any
 
 import pytest
 import torch
 
 from fourshot.training.lora.llama import GROUPS, LlamaDecoder, fits
+from fourshot.training.lora.masks import attention_mask
 from fourshot.training.lora.packing import PackedRow, pack
-from fourshot.training.lora.projection import pays_to_pack
-from tests.training.lora.test_fast import tiny
+from fourshot.training.lora.projection import Projection, pays_to_pack
+from tests.training.lora.test_fast import ALL, tiny
 
 TEXTS = {
     "prefix and texts": ([5, 9, 11, 3], [[7, 8], [1, 2, 3, 4, 5, 6], [9]]),
@@ -23,41 +25,135 @@ def packed(name: str) -> PackedRow:
     return pack(prefix, tails, "cpu")
 
 
-def of_peft(wrapped: Any, row: PackedRow, weights: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def slopes(row: PackedRow) -> torch.Tensor:
+    """What the loss takes of each hidden state."""
+    return torch.randn(used_tokens(row), 32, generator=torch.Generator().manual_seed(2))
+
+
+def of_peft(wrapped: Any, row: PackedRow) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     wrapped.zero_grad()
     wrapped.get_base_model().set_attn_implementation("eager")
     hidden = wrapped.get_base_model().get_decoder()(
-        input_ids=row.input_ids, position_ids=row.position_ids, attention_mask=row.mask(torch.float32), use_cache=False
+        input_ids=row.input_ids,
+        position_ids=row.position_ids,
+        attention_mask=attention_mask(row, wrapped.get_base_model().config, torch.float32),
+        use_cache=False,
     )
     used = hidden.last_hidden_state[0][: used_tokens(row)]
-    (used * weights).sum().backward()
+    (used * slopes(row)).sum().backward()
     return used.detach(), {name: one.grad.clone() for name, one in wrapped.named_parameters() if one.requires_grad}
+
+
+def of_decoder(decoder: LlamaDecoder, wrapped: Any, row: PackedRow) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    used = decoder(row)[: used_tokens(row)]
+    (used * slopes(row)).sum().backward()
+    parameters, own = decoder.parameters(), [one.detach().clone() for one in decoder.parameters()]
+    assert len(parameters) == len(GROUPS) * 2
+    for weight in parameters:  # what write_back gives to PEFT's layers is then the gradient
+        assert weight.grad is not None
+        weight.data.copy_(weight.grad)
+    decoder.write_back()
+    found = {name: one.detach().clone() for name, one in wrapped.named_parameters() if one.requires_grad}
+    for weight, before in zip(parameters, own, strict=True):
+        weight.data.copy_(before)
+    decoder.write_back()
+    return used.detach(), found
+
+
+def compare(
+    hidden: torch.Tensor,
+    gradients: dict[str, torch.Tensor],
+    expected: torch.Tensor,
+    of_peft: dict[str, torch.Tensor],
+    count: int,
+) -> None:
+    torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-5)
+    assert gradients.keys() == of_peft.keys() and len(gradients) == count
+    for name, gradient in of_peft.items():
+        assert gradient.norm() > 0
+        assert (gradients[name] - gradient).norm() < 1e-4 * gradient.norm(), name
 
 
 def used_tokens(row: PackedRow) -> int:
     return row.prefix_length + sum(row.lengths)
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_hidden_states_and_every_gradient_equal_those_of_transformers_and_peft(name: str) -> None:
-    wrapped, row = tiny(), packed(name)
-    weights = torch.randn(used_tokens(row), 32, generator=torch.Generator().manual_seed(2))
-    expected, gradients = of_peft(wrapped, row, weights)
+# What Llama's kin has that Llama has not, each with the configuration that shows it.
+KINDS: tuple[str, ...] = ("sliding_attention", "full_attention")
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "Llama": ("Llama", {}),
+    "biases everywhere": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "heads of another size, tied weights": ("Llama", {"head_dim": 16, "tie_word_embeddings": True}),
+    "a base's own scale of angles": ("Llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0}}),
+    "Mistral, a window": ("Mistral", {"sliding_window": 4}),
+    "Ministral, a window in some layers": (
+        "Ministral",
+        {"head_dim": 8, "sliding_window": 4, "layer_types": list(KINDS)},
+    ),
+    "Cwm": ("Cwm", {"sliding_window": 4, "layer_types": list(KINDS[::-1]), "bos_token_id": 1, "eos_token_id": 2}),
+    "Qwen 2, biases": ("Qwen2", {}),
+    "Qwen 2, a window": ("Qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "Qwen 3, norms of heads": ("Qwen3", {"head_dim": 16}),
+    "OLMo 2, norms of all heads and after": ("Olmo2", {}),
+}
+CASES = [*(("Llama", name) for name in TEXTS), *((name, "prefix and texts") for name in FAMILIES if name != "Llama")]
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_hidden_states_and_every_gradient_equal_those_of_transformers_and_peft(family: str, name: str) -> None:
+    kind, more = FAMILIES[family]
+    wrapped, row = tiny(family=kind, more=more), packed(name)
+    hidden, gradients = of_decoder(LlamaDecoder(wrapped), wrapped, row)
+    compare(hidden, gradients, *of_peft(wrapped, row), count=28)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["down_proj"], ALL])
+def test_dropout_and_adapters_of_some_projections_are_those_of_peft_but_for_the_draw(
+    targets: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same masks are given to PEFT's modules: one for all that read the same input."""
+    drawn: dict[Projection, list[torch.Tensor | None]] = defaultdict(list)
+    draw = Projection.mask
+
+    def recorded(self: Projection, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+        drawn[self].append(draw(self, x, generator))
+        return drawn[self][-1]
+
+    monkeypatch.setattr(Projection, "mask", recorded)
+    wrapped, row = tiny(dropout=0.3, targets=targets).train(), packed("prefix and texts")
     decoder = LlamaDecoder(wrapped)
-    used = decoder(row)[: used_tokens(row)]
-    torch.testing.assert_close(used.detach(), expected, rtol=1e-4, atol=1e-5)
-    (used * weights).sum().backward()
-    parameters = decoder.parameters()
-    assert len(parameters) == len(GROUPS) * 2
-    for weight in parameters:  # what write_back gives to PEFT's layers is then the gradient
-        assert weight.grad is not None
-        weight.data.copy_(weight.grad)
-    decoder.write_back()
-    found = {name: one for name, one in wrapped.named_parameters() if one.requires_grad}
-    assert found.keys() == gradients.keys() and len(found) == 28
-    for parameter, gradient in gradients.items():
-        assert gradient.abs().max() > 0
-        torch.testing.assert_close(found[parameter].detach(), gradient, rtol=1e-3, atol=1e-4, msg=parameter)
+    hidden, gradients = of_decoder(decoder, wrapped, row)
+    for number, layer in enumerate(wrapped.get_base_model().get_decoder().layers):
+        parts = {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
+        for names, projection in zip(GROUPS, decoder.projections, strict=True):
+            for name in {*names} & {*targets}:
+                parts[name].lora_dropout["default"] = Times(drawn[projection][number])
+    compare(hidden, gradients, *of_peft(wrapped, row), count=4 * len(targets))
+
+
+class Times(torch.nn.Module):
+    def __init__(self, mask: torch.Tensor | None) -> None:
+        super().__init__()
+        assert mask is not None
+        self._mask = mask
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self._mask
+
+
+def test_dropout_drops_its_share_anew_each_time_and_nothing_when_asked() -> None:
+    wrapped, row = tiny(dropout=0.25).train(), packed("one text")
+    decoder = LlamaDecoder(wrapped)
+    torch.manual_seed(1)
+    first, second = decoder(row), decoder(row)
+    torch.manual_seed(1)
+    decoder.checkpointing = True
+    assert torch.equal(decoder(row), first) and not torch.equal(first, second)
+    mask = decoder.projections[0].mask(torch.empty(1000, 32), torch.Generator().manual_seed(0))
+    assert mask is not None and mask.unique().tolist() == [0, pytest.approx(4 / 3)]
+    assert float(mask.mean()) == pytest.approx(1, abs=0.02)
+    wrapped.eval()
+    assert torch.equal(decoder(row), decoder(row))
 
 
 def test_where_only_some_tokens_are_wanted_these_and_the_gradients_are_the_same() -> None:
@@ -77,12 +173,11 @@ def test_where_only_some_tokens_are_wanted_these_and_the_gradients_are_the_same(
 )
 def test_packed_weights_give_what_the_weights_give(monkeypatch: pytest.MonkeyPatch) -> None:
     row, found = packed("prefix and texts"), []
-    weights = torch.randn(used_tokens(row), 32, generator=torch.Generator().manual_seed(2))
     for packs in (True, False):
         monkeypatch.setattr("fourshot.training.lora.llama.pays_to_pack", lambda weights, packs=packs: packs)
         decoder = LlamaDecoder(tiny().bfloat16())
         hidden = decoder(row)[: used_tokens(row)]
-        (hidden * weights).sum().backward()
+        (hidden * slopes(row)).sum().backward()
         found.append([hidden.detach(), *(weight.grad for weight in decoder.parameters())])
     for one, other in zip(*found, strict=True):
         assert (one - other).float().norm() < 0.02 * other.float().norm()
@@ -104,11 +199,22 @@ def test_blocks_that_belong_to_no_projection_stay_zero() -> None:
     assert qkv.grad[:, :4, :32].all()
 
 
-@pytest.mark.parametrize("more", [{"dropout": 0.1}, {"use_dora": True}, {"attention_bias": True}])
-def test_other_models_do_not_fit(more: dict[str, Any]) -> None:
-    assert not fits(tiny(**more))
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"use_dora": True},
+        {"lora_bias": True},
+        {"rank_pattern": {"q_proj": 2}},
+        {"more": {"hidden_act": "gelu"}},
+        {"more": {"attention_dropout": 0.1}},
+        {"family": "Granite"},
+    ],
+)
+def test_other_models_do_not_fit(given: dict[str, Any]) -> None:
+    wrapped = tiny(**given)
+    assert not fits(wrapped)
     with pytest.raises(ValueError, match="no Llama"):
-        LlamaDecoder(tiny(**more))
+        LlamaDecoder(wrapped)
 
 
 def test_stacked_weights_are_not_copied_twice_and_say_the_same() -> None:

@@ -1,0 +1,92 @@
+"""Root mean square normalisation, forward and backward, wherever the Llama-like families have it."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Norm(NamedTuple):
+    """What a family's module for it says."""
+
+    gain: Tensor  # [width], or [heads, width]
+    epsilon: float
+
+    @classmethod
+    def of(cls, module: Any) -> "Norm | None":
+        """None where a family has no norm at this place."""
+        return None if module is None else cls(module.weight.detach(), module.variance_epsilon)
+
+
+class Normed(NamedTuple):
+    """What a normalisation keeps."""
+
+    unit: Tensor  # [..., width]
+    inverse: Tensor  # float32 [..., 1]
+
+
+def normalise(x: Tensor, norm: Norm, out: Tensor) -> Normed:
+    """Write x [..., width] over its root mean square, times the gain, to ``out``; this may be x."""
+    wide = x.float()
+    inverse = wide.square().mean(-1, keepdim=True).add_(norm.epsilon).rsqrt_()
+    unit = (wide * inverse).to(x.dtype)
+    torch.mul(unit, norm.gain, out=out)
+    return Normed(unit, inverse)
+
+
+def normalise_backward(g: Tensor, norm: Norm, kept: Normed) -> Tensor:
+    """The gradient for x, from that of the normalised, ``g``, which is overwritten."""
+    wide, of_unit = kept.unit.float(), g.mul_(norm.gain).float()
+    inner = (wide * of_unit).mean(-1, keepdim=True)
+    return of_unit.addcmul_(wide, inner, value=-1).mul_(kept.inverse).to(g.dtype)
+
+
+def enter(x: Tensor, norm: Norm | None, out: Tensor) -> Normed | None:
+    """Write what a projection reads to ``out``: x, normalised where there is a norm."""
+    if norm:
+        return normalise(x, norm, out)
+    out.copy_(x)
+    return None
+
+
+def leave(x: Tensor, y: Tensor, norm: Norm | None) -> tuple[Tensor, Normed | None]:
+    """x plus what came of it, ``y``, normalised where there is a norm. ``y`` is overwritten."""
+    kept = normalise(y, norm, y) if norm else None
+    return y.add_(x), kept
+
+
+def through(g: Tensor, norm: Norm | None, kept: Normed | None) -> Tensor:
+    """The gradient before a norm, if there is one, from that after it, ``g``, which is then overwritten."""
+    return normalise_backward(g, norm, kept) if norm and kept else g
+
+
+class LayerNorms:
+    """Those of one layer: before attention and MLP (Llama), or after them (OLMo 2); of queries and keys, or none."""
+
+    def __init__(self, layer: Any, heads: int, kv_heads: int, size: int) -> None:
+        first = getattr(layer, "input_layernorm", None)
+        after = first is None
+        self.before_attention = Norm.of(first)
+        self.after_attention = Norm.of(layer.post_attention_layernorm if after else None)
+        self.before_mlp = Norm.of(None if after else layer.post_attention_layernorm)
+        self.after_mlp = Norm.of(layer.post_feedforward_layernorm if after else None)
+        q, k = (Norm.of(getattr(layer.self_attn, name, None)) for name in ("q_norm", "k_norm"))
+        # Columns of q, k and v that are normalised as [T, *gain.shape]: in each head (Qwen 3), or over all (OLMo 2).
+        self._parts: list[tuple[slice, Norm]] = []
+        if q and k and q.gain.numel() == size:
+            gain = torch.cat([q.gain.expand(heads, size), k.gain.expand(kv_heads, size)])
+            self._parts = [(slice(0, (heads + kv_heads) * size), Norm(gain, q.epsilon))]
+        elif q and k:
+            split = heads * size
+            self._parts = [(slice(0, split), q), (slice(split, split + kv_heads * size), k)]
+
+    def queries_and_keys(self, qkv: Tensor) -> list[Normed]:
+        """Normalise those in ``qkv`` [T, (heads + 2 * kv_heads) * size], in place."""
+        parts = [(qkv[:, columns].unflatten(1, norm.gain.shape), norm) for columns, norm in self._parts]
+        return [normalise(part, norm, part) for part, norm in parts]
+
+    def queries_and_keys_backward(self, g: Tensor, kept: list[Normed]) -> None:
+        """Make the gradient of the normalised, shaped like ``qkv``, that of what it was before, in place."""
+        for (columns, norm), normed in zip(self._parts, kept, strict=True):
+            part = g[:, columns].unflatten(1, norm.gain.shape)
+            part.copy_(normalise_backward(part, norm, normed))
