@@ -31,15 +31,19 @@ if TYPE_CHECKING:
     from fourshot.pipeline.runs.annotating import AnnotationSummary
     from fourshot.pipeline.runs.compare import Comparison
     from fourshot.pipeline.runs.distilled import DistillSummary
+    from fourshot.pipeline.runs.distilled_text import TextDistillSummary
     from fourshot.pipeline.runs.many import TaskOutcome
     from fourshot.pipeline.runs.run import RunSummary
     from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
-    from fourshot.pipeline.tasks.task_file import load_task
+    from fourshot.pipeline.tasks.generation import GenerationTask
+    from fourshot.pipeline.tasks.task_file import load_any_task, load_task
     from fourshot.pipeline.tasks.types import Example, Label, Task
+    from fourshot.pipeline.text_student import TextStudent
     from fourshot.serving.clients.client import AsyncClient, Client
     from fourshot.serving.clients.local import LocalClassifier as Classifier
     from fourshot.serving.clients.local import Prediction
-    from fourshot.training.students.settings import StudentSettings
+    from fourshot.text_api import distill_text
+    from fourshot.training.students.settings import StudentSettings, TextStudentSettings
 
 __version__ = "0.1.0"
 
@@ -57,6 +61,7 @@ __all__ = [
     "Event",
     "Example",
     "FourshotError",
+    "GenerationTask",
     "InputError",
     "Label",
     "ModelNotFoundError",
@@ -71,10 +76,15 @@ __all__ = [
     "Task",
     "TaskFileError",
     "TaskOutcome",
+    "TextDistillSummary",
+    "TextStudent",
+    "TextStudentSettings",
     "annotate",
     "compare",
     "corpus",
     "distill",
+    "distill_text",
+    "load_any_task",
     "load_task",
     "run",
     "train",
@@ -93,9 +103,14 @@ _HOMES = {  # of the names above; the errors are in fourshot.engine.errors
     "DistillSummary": "fourshot.pipeline.runs.distilled",
     "Event": "fourshot.pipeline.events",
     "RunSummary": "fourshot.pipeline.runs.run",
+    "GenerationTask": "fourshot.pipeline.tasks.generation",
     "StudentSettings": "fourshot.training.students.settings",
+    "TextDistillSummary": "fourshot.pipeline.runs.distilled_text",
+    "TextStudent": "fourshot.pipeline.text_student",
+    "TextStudentSettings": "fourshot.training.students.settings",
     "TaskOutcome": "fourshot.pipeline.runs.many",
-    "load_task": "fourshot.pipeline.tasks.task_file",
+    "distill_text": "fourshot.text_api",
+    **dict.fromkeys(("load_any_task", "load_task"), "fourshot.pipeline.tasks.task_file"),
 }
 
 

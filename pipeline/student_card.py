@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from fourshot.engine.errors import AdapterError
+from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.files import read_json
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.tasks.fields import encoder_text
+from fourshot.pipeline.tasks.generation import KIND
 from fourshot.pipeline.tasks.text_words import count_words
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.students.settings import StudentSettings
@@ -67,8 +69,16 @@ class StudentCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_student_card(folder: str | Path) -> StudentCard:
-    """Read the card in a student's folder. Raises AdapterError where there is none or it is not one."""
+    """Read the card in a student's folder. Raises AdapterError where there is none or it is not one.
+
+    Raises InputError for a student that writes texts.
+    """
     file = Path(folder) / STUDENT_FILE
+    if is_text_student(folder):
+        raise InputError(
+            f"{folder} is a student of a text generation task: it writes texts and gives no labels. What works with "
+            "it: fourshot predict, and fourshot.TextStudent in Python."
+        )
     try:
         return read_json(file, StudentCard)
     except FileNotFoundError:
@@ -83,6 +93,18 @@ def student_left_out(task: Task, text: str, max_tokens: int, read_chars: Callabl
     """Words of an input that a student does not read; ``read_chars``: characters of a text that it does."""
     given = encoder_text(task, text, max_tokens)
     return count_words(given[read_chars(given) :]) + count_words(text) - count_words(given)
+
+
+def is_text_student(folder: str | Path) -> bool:
+    """Whether a folder's card is that of a student that writes (`pipeline.text_student`)."""
+    try:
+        return read_json(Path(folder) / STUDENT_FILE, _Peek).task.get("kind") == KIND
+    except (OSError, msgspec.DecodeError):
+        return False
+
+
+class _Peek(msgspec.Struct):
+    task: dict[str, Any]
 
 
 def find_student(folder: str | Path) -> Path | None:

@@ -39,7 +39,7 @@ WHY = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
     flag("--explain", "show the most similar texts of the training, and what other wordings of the prompt answer"),
 )
 def predict(options: Options, terminal: Terminal) -> None:
-    """Classify texts with a trained adapter or a student."""
+    """Classify texts with a trained adapter or a student; or write, with a student of a text generation task."""
     refusal = Refusal(**{name: getattr(options, name) for name in Refusal.__struct_fields__})
     refusing = msgspec.structs.asdict(refusal)
     explanations: list[Explanation] = []
@@ -54,12 +54,19 @@ def predict(options: Options, terminal: Terminal) -> None:
         source: dict[str, object] = {"url": client.url, "task": options.adapter}
     else:
         from fourshot.pipeline.card import load_card
-        from fourshot.pipeline.student_card import find_student, load_student_card
+        from fourshot.pipeline.student_card import find_student, is_text_student, load_student_card
         from fourshot.serving.adapter_lookup import find_adapter
         from fourshot.serving.clients.local import LocalClassifier, engine_for
 
         _refuse(options, "a service (--url)", "key", "method")
         student = find_student(options.adapter)
+        if student and is_text_student(student):
+            from fourshot.cli.text_students import write
+
+            for_labels = ("abstain_below", "coverage", "none_of_these")
+            _refuse(options, "tasks with labels; this student writes texts", "model", "explain", *for_labels)
+            write(student, read_texts(options.texts, terminal), options, terminal)
+            return
         if student:
             _refuse(options, "an adapter; a student has no language model", "model", "engine", "explain")
         folder = student or find_adapter(options.adapter)
@@ -110,7 +117,7 @@ def not_read(cut: int, texts: int, words: int) -> str:
 
 
 def _refuse(options: Options, what_for: str, *names: str) -> None:
-    if given := [f"--{name}" for name in names if getattr(options, name)]:
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]:
         raise InputError(f"{' and '.join(given)} {'are' if len(given) > 1 else 'is'} for {what_for}. Leave it out.")
 
 

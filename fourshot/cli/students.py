@@ -91,11 +91,17 @@ def annotate(options: Options, terminal: Terminal) -> None:
     *TASK,
     argument("--unlabelled", "FILE", f"{TABLE_HELP}; the teacher annotates them"),
     TEXT_COLUMN,
-    argument("--generate", "N", "texts per class that the teacher writes", type=int, default=0),
+    argument("--generate", "N", "texts per class, or pairs in all, that the teacher writes", type=int, default=0),
+    argument("--real", "N", "pairs of a text generation task that are learnt, or 'all' (default: 100)"),
     argument("--by", "WHO", f"{BY} (default: a teacher that is trained on the shots)"),
     argument("--key", "KEY", "of a service; better as FOURSHOT_API_KEY in the environment"),
     flag("--onnx", "write the student as ONNX too, in float and int8, with how both answer beside it"),
-    argument("--student", "MODEL", "an encoder: a Hugging Face id or a folder (default: the embedded one)"),
+    argument(
+        "--student",
+        "MODEL",
+        "an encoder, or for text generation a causal or sequence-to-sequence model: a Hugging Face id or a folder "
+        "(default: the embedded one)",
+    ),
     MODEL,
     argument("--out", "FOLDER", "of the distillation (default: in runs/TASK/); a used one is continued"),
     RAY,
@@ -107,10 +113,20 @@ def annotate(options: Options, terminal: Terminal) -> None:
 def distill(options: Options, terminal: Terminal) -> None:
     """Make a small classifier that needs no language model, from what a teacher says of texts."""
     from fourshot import api
+    from fourshot.pipeline.tasks.generation import GenerationTask
+    from fourshot.pipeline.tasks.task_file import load_any_task
 
     if options.generate < 0:
         raise InputError(f"--generate is a number of texts per class, at least 1; got {options.generate}.")
-    folder = Path(options.out or api.default_student_folder(options.task, options.data))
+    task = load_any_task(options.task, options.data)
+    folder = Path(options.out or api.default_student_folder(task))
+    if isinstance(task, GenerationTask):
+        from fourshot.cli.text_students import distill_text
+
+        distill_text(task, folder, options, terminal)
+        return
+    if options.real:
+        raise InputError(f"--real is for text generation tasks, and {task.name} has labels. Say how many with --shots.")
     what = {
         **teacher_of(options),
         "unlabelled": options.unlabelled,

@@ -11,12 +11,13 @@ from fourshot.cli.runs import TASK
 @command("tasks list")
 def list_tasks(options: Options, terminal: Terminal) -> None:
     """The tasks that come with fourshot."""
-    from fourshot.pipeline.tasks.task_file import load_task, shipped_tasks
+    from fourshot.pipeline.tasks.generation import GenerationTask
+    from fourshot.pipeline.tasks.task_file import load_any_task, shipped_tasks
 
-    rows = [
-        {"name": task.name, "classes": ", ".join(task.label_names), "data": task.data.hub or "comes with fourshot"}
-        for task in map(load_task, shipped_tasks())
-    ]
+    rows = []
+    for task in map(load_any_task, shipped_tasks()):
+        classes = "(text generation)" if isinstance(task, GenerationTask) else ", ".join(task.label_names)
+        rows.append({"name": task.name, "classes": classes, "data": task.data.hub or "comes with fourshot"})
     terminal.result("result", {"tasks": rows})
     terminal.table(rows)
 

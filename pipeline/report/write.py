@@ -30,7 +30,7 @@ def write_report(data: ReportData, folder: str | os.PathLike[str]) -> tuple[Path
     """
     context = _context(data)
     page, markdown = Path(folder) / "report.html", Path(folder) / "report.md"
-    for path, templates in ((page, environment(autoescape=True)), (markdown, _markdown())):
+    for path, templates in ((page, environment(autoescape=True)), (markdown, markdown_environment())):
         replace_file(path, templates.get_template(f"{path.name}.j2").render(context).encode())
     return page, markdown
 
@@ -87,7 +87,7 @@ def environment(*folders: Path, **options: Any) -> "jinja2.Environment":
     )
 
 
-def _markdown() -> "jinja2.Environment":
+def markdown_environment() -> "jinja2.Environment":
     """An environment in which every printed value is escaped for Markdown, as autoescape does it for HTML."""
 
     def escaped(value: object) -> object:

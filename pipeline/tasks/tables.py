@@ -15,7 +15,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -30,6 +30,7 @@ from fourshot.pipeline.tasks.table_files import Table, read_table, settings_of, 
 from fourshot.pipeline.tasks.types import DataSource, Example, Task
 
 ONE_LABEL = "A task has one class per text: keep one label, or leave the row out."
+T = TypeVar("T")
 Lined = tuple[int, Example]  # an example and its line in the file
 
 
@@ -61,7 +62,7 @@ def load_split(task: Task, split: str, limit: int | None = None) -> Split:
     )
 
 
-def limited(examples: list[Example], limit: int | None) -> list[Example]:
+def limited(examples: list[T], limit: int | None) -> list[T]:
     """``limit`` of the examples, or all, in their order, drawn at random with a seed of its own. Raises InputError."""
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1, got {limit}. Leave it out to use the whole split.")

@@ -6,6 +6,7 @@ The allowed keys and types are read off the structs in `pipeline.tasks.types`, s
 import re
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,13 @@ def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fa
     ``needs_source`` is False where the data's place is given from outside the file.
     """
     faults: list[Fault] = []
-    sound = _sound(document, inspect.type_info(Task), "$", faults)
+    sound = sound_parts(document, inspect.type_info(Task), "$", faults)
     labels, given = sound.get("labels"), document.get("data", {})
-    faults += _empty_faults(sound, labels or [])
+    faults += empty_faults(sound, ("name", "instruction", "noun"), labels or [])
     if labels is not None:
         faults += _label_faults(labels)
     if isinstance(given, dict):
-        faults += _source_faults(given.get("hub"), given.get("folder"), given.get("hub_config"), needs_source)
+        faults += source_faults(given.get("hub"), given.get("folder"), given.get("hub_config"), needs_source)
         names = [label["name"] for label in labels or [] if "name" in label]
         faults += _column_faults(sound.get("data", {}), names, sound.get("fields"))
     if "fields" in sound:
@@ -59,7 +60,7 @@ def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fa
     return faults
 
 
-def _sound(value: Any, kind: inspect.Type, at: str, faults: list[Fault]) -> Any:
+def sound_parts(value: Any, kind: inspect.Type, at: str, faults: list[Fault]) -> Any:
     """What of ``value`` is of ``kind``, the rest added to ``faults``; None where nothing is."""
     assert type(kind) in _EXPECTED, f"a field of type {kind} in fourshot.pipeline.tasks.types needs a rule here"
     expected = _EXPECTED[type(kind)]
@@ -70,7 +71,7 @@ def _sound(value: Any, kind: inspect.Type, at: str, faults: list[Fault]) -> Any:
         return None
     if isinstance(kind, inspect.VarTupleType):
         # An item that is none keeps its place, for the next ones are known by theirs.
-        return [_sound(item, kind.item_type, f"{at}[{i}]", faults) or {} for i, item in enumerate(value)]
+        return [sound_parts(item, kind.item_type, f"{at}[{i}]", faults) or {} for i, item in enumerate(value)]
     if isinstance(kind, inspect.StructType):
         fields = {field.encode_name: field for field in kind.fields}
         for key in [key for key in value if key not in fields]:
@@ -84,12 +85,13 @@ def _sound(value: Any, kind: inspect.Type, at: str, faults: list[Fault]) -> Any:
         kinds = dict.fromkeys(value, kind.value_type)
     else:
         return value
-    parts = {key: _sound(item, kinds[key], f"{at}.{key}", faults) for key, item in value.items() if key in kinds}
+    parts = {key: sound_parts(item, kinds[key], f"{at}.{key}", faults) for key, item in value.items() if key in kinds}
     return {key: part for key, part in parts.items() if part is not None}
 
 
-def _empty_faults(document: dict[str, Any], labels: list[dict[str, str]]) -> list[Fault]:
-    values = {f"$.{key}": document.get(key) for key in ("name", "instruction", "noun")}
+def empty_faults(document: dict[str, Any], keys: Sequence[str], labels: Sequence[dict[str, str]] = ()) -> list[Fault]:
+    """Texts that say nothing, and a name that is none for a folder."""
+    values = {f"$.{key}": document.get(key) for key in keys}
     for i, label in enumerate(labels):
         values |= {f"$.labels[{i}].{key}": label.get(key) for key in ("name", "word", "description", "plural")}
     faults = [
@@ -142,7 +144,8 @@ def _label_faults(labels: list[dict[str, str]]) -> list[Fault]:
     return faults
 
 
-def _source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) -> list[Fault]:
+def source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) -> list[Fault]:
+    """A data source named twice or never."""
     faults = []
     if hub and folder:
         faults.append(error("$.data", "both hub and folder are set; allowed is one of them.", "Remove one."))

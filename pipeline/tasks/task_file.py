@@ -9,6 +9,9 @@ import msgspec
 from fourshot.engine.errors import InputError, TaskFileError
 from fourshot.pipeline.tasks.data_check import data_faults
 from fourshot.pipeline.tasks.faults import Fault, errors_in
+from fourshot.pipeline.tasks.generation import KIND, WHAT_WORKS, GenerationTask, PairSource
+from fourshot.pipeline.tasks.generation_check import generation_faults, kind_faults, pairs_in
+from fourshot.pipeline.tasks.pairs import pair_faults
 from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
 from fourshot.pipeline.tasks.table_bytes import table_ending
 from fourshot.pipeline.tasks.table_files import scan_table
@@ -24,6 +27,11 @@ def shipped_tasks() -> dict[str, Path]:
 
 
 def load_task(name_or_path: str | Path, data_folder: str | Path | None = None) -> Task:
+    """`load_any_task` for what needs labels. Raises `InputError` for a text generation task, too."""
+    return with_labels(load_any_task(name_or_path, data_folder))
+
+
+def load_any_task(name_or_path: str | Path, data_folder: str | Path | None = None) -> Task | GenerationTask:
     """Load a shipped task by name ("sst2"), or a task file by path. The data itself is not read.
 
     The folder in the task comes back as an absolute path. ``data_folder`` takes the place of the file's data source: a
@@ -36,6 +44,16 @@ def load_task(name_or_path: str | Path, data_folder: str | Path | None = None) -
     task, faults = _read(path, data_folder)
     if task is None:
         raise TaskFileError(str(path), [str(error) for error in errors_in(faults)])
+    return task
+
+
+def with_labels(task: Task | GenerationTask) -> Task:
+    """``task``, for whatever needs labels. Raises `InputError` for a text generation task."""
+    if isinstance(task, GenerationTask):
+        raise InputError(
+            f"{task.name} is a text generation task: it has inputs and targets, and this needs labels. What works with "
+            f"it: {WHAT_WORKS}."
+        )
     return task
 
 
@@ -55,21 +73,28 @@ def check_task(
     task, faults = _read(find_task_file(name_or_path), data_folder)
     if task is None:
         return faults
+    if isinstance(task, GenerationTask):
+        return faults + pair_faults(task) if deep else faults
     if model_tokenizer is not None:
         faults += word_faults(task, model_tokenizer)
     return faults + data_faults(task, k) if deep else faults
 
 
-def _read(path: Path, data_folder: str | Path | None) -> tuple[Task | None, list[Fault]]:
+def _read(path: Path, data_folder: str | Path | None) -> tuple[Task | GenerationTask | None, list[Fault]]:
     """The task, None where there are errors, and the faults of its file."""
     document, faults = read_document(path)
-    faults = faults or shape_faults(document, needs_source=data_folder is None)
+    kind = document.pop("kind", "classification")
+    faults = faults or kind_faults(kind)
+    check = generation_faults if kind == KIND else shape_faults
+    faults = faults or check(document, needs_source=data_folder is None)
     if errors_in(faults):
         return None, faults
-    task = msgspec.convert(document, Task)
-    source = task.data
+    struct: Any = GenerationTask if kind == KIND else Task
+    task: Task | GenerationTask = msgspec.convert(document, struct)
+    source: Any = task.data
     if data_folder is not None:
-        source = _with_folder(source, Path(data_folder).resolve())
+        move = pairs_in if isinstance(source, PairSource) else _with_folder
+        source = move(source, Path(data_folder).resolve())
     elif source.folder:
         source = msgspec.structs.replace(source, folder=str((path.parent / source.folder).resolve()))
     return msgspec.structs.replace(task, data=source), faults

@@ -10,13 +10,14 @@ OnStep = Callable[[int, int, float], None]  # step, planned steps, loss in nats
 
 
 class TrainingExample(msgspec.Struct, frozen=True, kw_only=True):
-    """A prompt that ends where the label is to be said."""
+    """A prompt that ends where the label is to be said, or a text."""
 
     prompt: str
-    target: int  # index into the label words
+    target: int = 0  # index into the label words
     weight: float = 1.0  # of its loss, relative to the other examples
     # How likely each label is, [num_labels], summing to one; left out: ``target`` alone is right.
     soft: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
+    written: str | msgspec.UnsetType = msgspec.UNSET  # in place of a label: how the prompt is to be continued
 
 
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from fourshot.training.lora.masks import attention_mask
 from fourshot.training.lora.memory import give_back, is_out_of_memory, row_tokens
 from fourshot.training.lora.packing import PackedRow, micro_batches, pack, shared_prefix_length
 from fourshot.training.lora.share import ALL, Share
+from fourshot.training.lora.written import encode_written
 
 if TYPE_CHECKING:
     import torch
@@ -30,13 +31,15 @@ class LabelLoss:
         tokenizer: "PreTrainedTokenizerBase",
         wrapped: Any,
         examples: Sequence[TrainingExample],
-        tokens: LabelTokens,
+        tokens: LabelTokens | None,
         *,
         whole_text: bool,
         smoothing: float = 0.0,
         decoder: "LlamaDecoder | None" = None,
     ) -> None:
-        """``smoothing``: the share of each target that is spread evenly over all labels.
+        """``tokens``: of the labels; None where the examples say what is written instead.
+
+        ``smoothing``: the share of each target that is spread evenly over all labels.
 
         Source: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7. Raises InputError for soft
         targets or smoothing where it is not one step that tells the labels apart.
@@ -52,26 +55,30 @@ class LabelLoss:
         self._whole_text = whole_text
         self._weights = [example.weight for example in examples]
         prompts = encode_prompts(tokenizer, [example.prompt for example in examples])
-        answers = [tokens.ids[example.target] for example in examples]
-        # The last token of the label is predicted, never read.
+        answers = (
+            [tokens.ids[example.target] for example in examples]
+            if tokens
+            else encode_written(tokenizer, examples, prompts)
+        )
+        # The last token of an answer is predicted, never read.
         sequences = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
         shared = 0 if whole_text else shared_prefix_length(prompts)
         self._prefix = sequences[0][:shared]
         self._tails = [sequence[shared:] for sequence in sequences]
         self._answers = answers
         self._prompts = [prompt[shared:] for prompt in prompts]
-        self._labels = tokens.ids
+        self._labels = tokens.ids if tokens else ()
         self.parameters = decoder.parameters() if decoder else [p for p in wrapped.parameters() if p.requires_grad]
         sees = shared + max(len(tail) for tail in self._tails)
         self.most_tokens = row_tokens(model.config, sees, free_bytes(model.device.type))
         # One softmax over the labels where one token tells them apart: it is what scoring compares. Words of several
         # tokens are scored by whole-vocabulary probabilities at every step, so they are trained on those.
         self._choices = (
-            torch.tensor([label[0] for label in tokens.ids], device=self.device) if tokens.one_step else None
+            torch.tensor([label[0] for label in tokens.ids], device=self.device) if tokens and tokens.one_step else None
         )
         self._targets = [example.target for example in examples]
-        self._spread = _spread_targets(examples, len(tokens.ids), smoothing)
-        if self._spread is not None and (whole_text or not tokens.one_step):
+        self._spread = _spread_targets(examples, len(tokens.ids), smoothing) if tokens else None
+        if tokens and self._spread is not None and (whole_text or not tokens.one_step):
             raise InputError(
                 "Soft targets and label_smoothing need the loss on the label alone and labels that one token tells "
                 f"apart; got loss {'text' if whole_text else 'label'!r} and the label words {list(tokens.words)}. "

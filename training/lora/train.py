@@ -24,6 +24,7 @@ from fourshot.training.lora.saving import save_adapter
 from fourshot.training.lora.settings import LoraSettings, rate_by_size
 from fourshot.training.lora.share import ALL, Share
 from fourshot.training.lora.targets import target_modules
+from fourshot.training.lora.written import check_written
 
 PROBE_TEXTS = 10
 
@@ -68,7 +69,8 @@ class LoraTrainer:
         held_out: Sequence[TrainingExample] = (),
         verbalizer: Verbalizer = "word",
     ) -> TrainingResult:
-        """Train and save under ``out_dir``/<prefix>-<content hash>. Labels as in `engine.core.Engine.score`.
+        """Train and save under ``out_dir``/<prefix>-<content hash>. Labels as in `engine.core.Engine.score`; none where
+        the examples say what is written instead.
 
         Same examples, settings, seed, machine and thread count give the same bytes. With ``checkpoint``, a file, the
         state goes there every ``checkpoint_s`` seconds; a training that finds one there goes on from it, to the same
@@ -89,7 +91,7 @@ class LoraTrainer:
         if not settings.learning_rate:
             size = sum(parameter.numel() for parameter in self._base.parameters())
             settings = msgspec.structs.replace(settings, learning_rate=rate_by_size(size))
-        tokens = label_tokens(self.tokenizer, labels, verbalizer)
+        tokens = label_tokens(self.tokenizer, labels, verbalizer) if labels else None
         random.seed(seed)
         torch.manual_seed(seed)
         config = LoraConfig(
@@ -123,7 +125,7 @@ class LoraTrainer:
             run.run(on_step, unfinished)
             seconds = run.seconds
             wrapped.eval()
-            probe = _probe(loss_of, examples, labels, verbalizer)
+            probe = _probe(loss_of, examples, labels, verbalizer) if labels else None
             if decoder:
                 decoder.write_back()
             name, path = save_adapter(wrapped, Path(out_dir), prefix) if self.share.tells else ("", Path())
@@ -175,6 +177,11 @@ def flops_per_token(wrapped: Any) -> int:
 def _check(examples: Sequence[TrainingExample], held_out: Sequence[TrainingExample], labels: Sequence[str]) -> None:
     if not examples:
         raise InputError("There is nothing to train on: no examples. Give at least one per label.")
+    if not labels:
+        if held_out:
+            raise InputError("Held-out examples choose by the labels' loss, and there are no labels. Leave them out.")
+        check_written(examples)
+        return
     wrong = [example.target for example in (*examples, *held_out) if not 0 <= example.target < len(labels)]
     if wrong:
         raise InputError(

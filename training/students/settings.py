@@ -46,3 +46,26 @@ class StudentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 f"min_steps at least 1, max_tokens at least 8; got {positive}, {self.few_texts}, {self.batch_size}, "
                 f"{self.min_steps} and {self.max_tokens}."
             )
+
+
+class TextStudentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a small model learns to write what a teacher writes; 0: as is usual for the model's kind.
+
+    Of a causal model, which learns through LoRA, these take the place of the LoRA settings of the same name.
+    """
+
+    num_epochs: float = 0.0  # at most: the one that does best on the held-out texts is kept
+    learning_rate: float = 0.0
+    batch_size: int = 0
+    held_out: float = 0.1  # share of the teacher's texts that is not learnt: it says when to stop
+    max_tokens: int = 256  # longer inputs are cut
+    max_target_tokens: int = 128  # longer targets are cut, and written texts end there
+
+    def __post_init__(self) -> None:
+        numbers = (self.num_epochs, self.learning_rate, self.batch_size)
+        if min(numbers) < 0 or not 0 <= self.held_out <= 0.5 or min(self.max_tokens, self.max_target_tokens) < 8:
+            raise InputError(
+                "num_epochs, learning_rate and batch_size must be at least 0 (0: by the model's kind), held_out from 0 "
+                f"to 0.5, max_tokens and max_target_tokens at least 8; got {numbers}, {self.held_out}, "
+                f"{self.max_tokens} and {self.max_target_tokens}."
+            )

@@ -4,7 +4,18 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.stages import ask, evaluate, generate, merge, probe, student, style, train
+from fourshot.pipeline.runs.stages import (
+    ask,
+    evaluate,
+    generate,
+    merge,
+    probe,
+    student,
+    style,
+    text_student,
+    train,
+    write,
+)
 from fourshot.pipeline.runs.stages.stage import Stage
 
 # What a run can stop after.
@@ -19,6 +30,9 @@ STAGE_TYPES: tuple[type[Stage], ...] = (
     style.StyleStage,
     ask.AskStage,
     student.StudentStage,
+    write.WriteStage,
+    text_student.Seq2SeqStage,
+    text_student.CausalStage,
 )
 StagePlan = Callable[[Experiment], Stage]  # what one experiment needs of a stage; the stages before it are finished
 

@@ -1,0 +1,260 @@
+"""Distillation of a text generation task: a teacher writes targets for inputs, or whole pairs; a student learns them.
+
+Source: Kaddour & Liu 2024, "Synthetic Data Generation in Low-Resource Settings via Fine-Tuning of Large Language
+Models" (WebNLG and SGD are its generation tasks).
+
+manifest.json     what this distillation is
+pairs.json        the real pairs that teacher and student learn
+adapters/<job>/   trainings through LoRA: of the teacher, and of causal students
+written/          what each of them wrote, a line for each input
+annotated.jsonl   the user's table with what the teacher wrote; a person may correct it, and the same command goes on
+students/<job>/   checkpoints; `student` leads to the one that is the result
+scores/, summary.json, report.html, report.md
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.core import Adapter, Sampling
+from fourshot.engine.errors import InputError
+from fourshot.engine.models import ResolvedModel, refuse_fake, resolve_model
+from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.provenance import installed_versions, value_hash
+from fourshot.pipeline.runs.distilled_text import PairCounts, TextDistillSummary, write_text_results
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.stage_driver import LOG_FILE
+from fourshot.pipeline.runs.stage_process import run_stage
+from fourshot.pipeline.runs.stages.train import TrainStage
+from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, Written
+from fourshot.pipeline.runs.text_pairs import (
+    annotated_file,
+    annotated_pairs,
+    learnable_pairs,
+    write_annotated,
+    written_pairs,
+)
+from fourshot.pipeline.runs.text_students import TextStudents, lora_job, trained
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between, drawing_prompt, writing_prompt
+from fourshot.pipeline.tasks.pairs import Inputs, load_pairs, take_real, without_tested
+from fourshot.pipeline.tasks.split_files import find_split_file
+from fourshot.pipeline.tasks.tables import limited
+from fourshot.pipeline.text_metrics import check_scoring
+from fourshot.pipeline.text_student import greedy
+from fourshot.training.jobs.cluster import check_cluster
+from fourshot.training.jobs.jobs import HERE, Placement, TrainingJob
+from fourshot.training.lora.examples import TrainingExample
+from fourshot.training.students.settings import TextStudentSettings
+from fourshot.training.students.text_models import resolve_text_model
+
+USUAL_REAL = 100  # pairs, where the user does not say
+SPARE = 2  # pairs drawn for each that is wanted
+USED = ("train", "seed", "sampling", "test_limit")  # of the settings of a run; the others are of classifiers
+
+
+class TextDistillManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Says which distillation a folder belongs to."""
+
+    schema: int = 1
+    task: GenerationTask
+    settings: RunSettings
+    student: TextStudentSettings
+    model: str  # name and revision
+    base: str  # of the student
+    real: str  # content hash of the pairs
+    unlabelled: str  # content hash; "" for none
+    generate: int
+    versions: dict[str, str] = {}
+
+    def identity(self) -> dict[str, Any]:
+        known: dict[str, Any] = msgspec.to_builtins(self)
+        known.pop("versions")
+        known.pop("student")  # a training is named by its settings: another one lies beside the first
+        known["task"].pop("data")
+        known["settings"].pop("test_limit")
+        return known
+
+
+def distill_text(
+    task: GenerationTask,
+    folder: Path,
+    *,
+    unlabelled: Inputs | None = None,
+    generate: int = 0,
+    real: int | None = None,
+    student: str | None = None,
+    student_settings: TextStudentSettings | None = None,
+    model: str | None = None,
+    settings: RunSettings | None = None,
+    on_event: OnEvent = ignore,
+    placement: Placement = HERE,
+) -> TextDistillSummary:
+    """Make a student of ``task`` in ``folder``, or go on where an earlier call was stopped.
+
+    The teacher is ``model`` (None: the embedded base) with an adapter that learnt ``real`` pairs (0: all; None:
+    `USUAL_REAL`, or all where there are fewer). ``generate``: pairs that it writes. A task without a test file is not
+    measured. Raises InputError for what the user gave, RunFolderError for a folder of something else.
+    """
+    refuse_fake(model, "A distillation")
+    settings, student_settings = settings or RunSettings(), student_settings or TextStudentSettings()
+    _check_settings(settings)
+    if unlabelled is None and not generate:
+        raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
+    check_scoring()
+    check_cluster(placement.ray)
+    base, made_of = resolve_model(model), resolve_text_model(student)
+    students = TextStudents(task, made_of, settings, student_settings, folder, on_event, placement)
+    work = RunFolder(folder)
+    with work.lock():
+        on_event(Event(stage="shots", message="reading the data"))
+        learnt, test, notes = _data(task, settings, real)
+        manifest = TextDistillManifest(
+            task=task,
+            settings=settings,
+            student=student_settings,
+            model=f"{base.name}@{base.revision}",
+            base=f"{made_of.model.name}@{made_of.model.revision}",
+            real=value_hash(learnt),
+            unlabelled=value_hash(unlabelled.inputs) if unlabelled else "",
+            generate=generate,
+            versions=installed_versions(),
+        )
+        work.claim(manifest)
+        work.write("pairs.json", learnt)
+        teacher = _Teacher(task, base, settings, folder, on_event, placement, student_settings.max_target_tokens)
+        tested, annotated, drawn = teacher.work(learnt, test, unlabelled, generate)
+        taught, told = list[Pair](), list[str]()
+        if unlabelled:
+            out = annotated_file(unlabelled, folder)
+            if not out.exists():
+                write_annotated(unlabelled, out, annotated, teacher.name)
+            pairs, told = annotated_pairs(unlabelled, out)
+            taught, more = learnable_pairs(pairs, learnt, test, "input")
+            told += more
+        written, malformed = written_pairs(task, drawn, generate)
+        written, again = learnable_pairs(written, [*learnt, *taught], test, "written input")
+        notes += [*told, *malformed, *again]
+        made = students.make(learnt, [*taught, *written], test)
+        return write_text_results(
+            folder,
+            task,
+            made,
+            made_of,
+            teacher=teacher.name,
+            said_by_teacher=tested,
+            test=test,
+            counts=PairCounts(real=len(learnt), annotated=len(taught), synthetic=len(written)),
+            settings=students.settings,
+            student_settings=student_settings,
+            notes=notes,
+        )
+
+
+def _check_settings(settings: RunSettings) -> None:
+    """Raise InputError for a setting of classifiers, which would change nothing here."""
+    usual = RunSettings()
+    other = [
+        name
+        for name in RunSettings.__struct_fields__
+        if name not in USED and getattr(settings, name) != getattr(usual, name)
+    ]
+    if other:
+        raise InputError(
+            f"The setting{'s' if len(other) > 1 else ''} {', '.join(other)} (see --shots, --preset and their like) say "
+            f"how classifiers are made; a text generation task uses {', '.join(USED)}. Leave the others out."
+        )
+
+
+def _data(task: GenerationTask, settings: RunSettings, real: int | None) -> tuple[list[Pair], list[Pair], list[str]]:
+    """The real pairs, the test pairs (none without a test file), and what is to be told."""
+    source, test, notes = task.data, list[Pair](), list[str]()
+    if not source.folder or find_split_file(Path(source.folder), source.test_split):
+        split = load_pairs(task, "test")
+        test, notes = limited(split.pairs, settings.test_limit or None), [*split.notes]
+    train = load_pairs(task, "train")
+    usable, told = without_tested(train.pairs, test)
+    notes += [*train.notes, *told]
+    if real is None:
+        real = min(USUAL_REAL, len(usable))
+        notes.append(f"{real} real pairs were learnt of {len(usable)}; --real N or --real all says otherwise")
+    return take_real(usable, real, settings.seed), test, notes
+
+
+class _Teacher:
+    """A base with an adapter that learnt the real pairs, and with another one where it is to write inputs, too."""
+
+    def __init__(
+        self,
+        task: GenerationTask,
+        base: ResolvedModel,
+        settings: RunSettings,
+        folder: Path,
+        on_event: OnEvent,
+        placement: Placement,
+        most_tokens: int,
+    ) -> None:
+        self._task, self._base, self._settings, self._folder = task, base, settings, folder
+        self._on_event, self._placement, self._most_tokens = on_event, placement, most_tokens
+        self.name = ""
+
+    def work(
+        self, learnt: Sequence[Pair], test: Sequence[Pair], given: Inputs | None, generate: int
+    ) -> tuple[list[Written], list[Written], list[Written]]:
+        """Learn, then write: for the test inputs, for the user's that are not blank, and pairs of its own."""
+        jobs = [lora_job(self._task, "teacher", self._base, learnt, self._settings)]
+        if generate:
+            jobs.append(self._drawing_job(learnt))
+        store, log = self._folder / "adapters", str(self._folder / LOG_FILE)
+        stage = TrainStage(
+            model_path=self._base.path,
+            items=tuple(jobs),
+            store=str(store),
+            what="teacher",
+            log=log,
+            placement=self._placement,
+        )
+        run_stage(stage, self._on_event)
+        adapters = [trained(store, job)[0] for job in jobs]
+        self.name = adapters[0].name
+        items = [
+            self._item("the teacher on the test inputs", [pair.input for pair in test], adapters[0]),
+            self._item("the teacher on the inputs given", filter(None, given.inputs) if given else (), adapters[0]),
+        ]
+        if generate:
+            sampling = Sampling(
+                **msgspec.structs.asdict(self._settings.sampling),
+                max_tokens=3 * self._most_tokens,
+                seed=self._settings.seed,
+            )
+            prompts = (drawing_prompt(self._task),) * (SPARE * generate)
+            items.append(
+                msgspec.structs.replace(
+                    self._item("pairs of the teacher's own", [], adapters[1]), prompts=prompts, sampling=sampling
+                )
+            )
+        run_stage(WriteStage(model_path=self._base.path, items=tuple(items), log=log), self._on_event)
+        lines = [item.lines() for item in items]
+        return lines[0], lines[1], lines[2] if generate else []
+
+    def _item(self, title: str, inputs: Iterable[str], adapter: Adapter) -> WriteItem:
+        return WriteItem(
+            title=title,
+            folder=str(self._folder / "written"),
+            prompts=tuple(writing_prompt(self._task, text) for text in inputs),
+            sampling=greedy(self._most_tokens),
+            model_revision=self._base.revision,
+            adapter=adapter,
+        )
+
+    def _drawing_job(self, learnt: Sequence[Pair]) -> TrainingJob:
+        """Learns inputs with their targets, from the instruction alone."""
+        prompt = drawing_prompt(self._task)
+        examples = [
+            TrainingExample(prompt=prompt, written=f"\n{pair.input}{between(self._task)} {pair.target}")
+            for pair in learnt
+        ]
+        job = lora_job(self._task, "generator", self._base, learnt, self._settings)
+        return msgspec.structs.replace(job, examples=tuple(examples))

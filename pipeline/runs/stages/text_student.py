@@ -1,0 +1,100 @@
+"""Students that write: sequence to sequence, trained and asked here; causal, an adapter merged into its base."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from fourshot.engine.core import Adapter
+from fourshot.engine.files import append_lines, read_lines
+from fourshot.engine.threads import TRAIN_SPINS
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.pipeline.runs.stages.write import PART, Written
+from fourshot.training.jobs.jobs import FailedJob
+from fourshot.training.students.seq2seq import Seq2SeqJob, Seq2SeqWriter, finished_seq2seq, train_seq2seq
+
+
+class Seq2SeqItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A student to be trained, and texts that it is then to write for, into ``folder``."""
+
+    job: Seq2SeqJob
+    texts: tuple[str, ...]
+    folder: str
+
+    @property
+    def key(self) -> str:
+        return self.job.key
+
+    @property
+    def file(self) -> Path:
+        return Path(self.folder) / f"{value_hash((self.texts, self.job.key))}.jsonl"
+
+    def lines(self) -> list[Written]:
+        return read_lines(self.file, Written)
+
+
+class Seq2SeqStage(Stage, frozen=True, kw_only=True, tag="seq2seq"):
+    """Train what the store does not have yet, and have it write."""
+
+    items: tuple[Seq2SeqItem, ...]
+    store: str
+
+    spins: ClassVar[str] = TRAIN_SPINS
+
+    def is_finished(self, item: Seq2SeqItem) -> bool:
+        return finished_seq2seq(Path(self.store), item.job) is not None and len(item.lines()) == len(item.texts)
+
+    def run(self, on_event: OnEvent) -> list[FailedJob]:
+        return self._each(partial(self._do, on_event=on_event))
+
+    def _do(self, item: Seq2SeqItem, on_event: OnEvent) -> None:
+        def report(step: int, planned: int, loss: float) -> None:
+            figures = {"loss": round(loss, 4)}
+            title = item.job.title
+            on_event(Event(stage="train", message=title, done=step, total=planned, unit="steps", figures=figures))
+
+        store = Path(self.store)
+        result = finished_seq2seq(store, item.job) or train_seq2seq(item.job, store, report)
+        item.file.parent.mkdir(parents=True, exist_ok=True)
+        done, total = len(item.lines()), len(item.texts)
+        writer = Seq2SeqWriter(result.path) if done < total else None
+        while writer and done < total:
+            began_s = time.perf_counter()
+            said = writer.write(item.texts[done : done + PART])
+            seconds = round((time.perf_counter() - began_s) / len(said), 5)
+            append_lines(item.file, [Written(text=text, is_whole=ended, seconds=seconds) for text, ended in said])
+            done += len(said)
+            on_event(Event(stage="write", message=item.job.title, done=done, total=total, unit="texts"))
+
+
+class CausalItem(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter, and the folder of the checkpoint that it becomes."""
+
+    adapter: Adapter
+    out: str
+
+    @property
+    def key(self) -> str:
+        return self.adapter.name
+
+
+class CausalStage(Stage, frozen=True, kw_only=True, tag="causal_student"):
+    """Merge adapters into their base; a folder is whole or not there."""
+
+    items: tuple[CausalItem, ...]
+
+    def is_finished(self, item: CausalItem) -> bool:
+        return (Path(item.out) / "config.json").is_file()
+
+    def run(self, on_event: OnEvent) -> list[FailedJob]:
+        return self._each(partial(self._do, on_event=on_event))
+
+    def _do(self, item: CausalItem, on_event: OnEvent) -> None:
+        from fourshot.training.lora.merging import merge
+
+        on_event(Event(stage="merge", message=f"writing {item.out}"))
+        merge(self.model_path, item.adapter.path, item.out)

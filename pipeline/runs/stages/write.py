@@ -1,0 +1,84 @@
+"""Writing: what a model, with an adapter or without, says to prompts, into files that a kill costs a part of."""
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.core import Adapter, Engine, Sampling
+from fourshot.engine.files import append_lines, keep_lines, read_lines
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.runs.stages.stage import EngineStage
+
+PART = 128  # texts: what a kill costs
+
+
+class Written(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was said to one prompt."""
+
+    text: str
+    is_whole: bool = True  # it ended by itself
+    fault: str = ""  # why there is none
+    seconds: float = 0.0  # its share of the time that its part took
+
+
+class WriteItem(msgspec.Struct, frozen=True, kw_only=True):
+    """Prompts to be continued, into ``folder``/<key>.jsonl: a line for each, in their order."""
+
+    title: str  # for people
+    folder: str
+    prompts: tuple[str, ...]
+    sampling: Sampling  # one text per prompt
+    model_revision: str
+    adapter: Adapter | None = None
+
+    @property
+    def key(self) -> str:
+        """Of all that decides the texts: what was written before is not written again."""
+        return value_hash((self.prompts, self.sampling, self.model_revision, self.adapter and self.adapter.name))
+
+    @property
+    def file(self) -> Path:
+        return Path(self.folder) / f"{self.key}.jsonl"
+
+    def lines(self) -> list[Written]:
+        """What is there so far."""
+        return read_lines(self.file, Written)
+
+
+class WriteStage(EngineStage, frozen=True, kw_only=True, tag="write"):
+    """Write what is missing, part by part."""
+
+    items: tuple[WriteItem, ...]
+
+    def adapters(self) -> set[Adapter]:
+        return {item.adapter for item in self.items if item.adapter}
+
+    def is_finished(self, item: WriteItem) -> bool:
+        return len(item.lines()) == len(item.prompts)
+
+    def do(self, item: WriteItem, engine: Engine, on_event: OnEvent) -> None:
+        item.file.parent.mkdir(parents=True, exist_ok=True)
+        done, total = len(item.lines()), len(item.prompts)
+        if done:
+            keep_lines(item.file, done)  # a kill may have left a torn one behind them
+        while done < total:
+            began_s = time.perf_counter()
+            said = _say(engine, item, done)
+            seconds = round((time.perf_counter() - began_s) / len(said), 5)
+            append_lines(item.file, [msgspec.structs.replace(one, seconds=seconds) for one in said])
+            done += len(said)
+            on_event(Event(stage=self.name, message=item.title, done=done, total=total, unit="texts"))
+
+
+def _say(engine: Engine, item: WriteItem, first: int) -> list[Written]:
+    """The next part, from prompt ``first`` on. A prompt that leaves no room for an answer gets a fault."""
+    prompts = item.prompts[first : first + PART]
+    room = engine.settings.max_model_len - item.sampling.max_tokens
+    fits = [index for index, length in enumerate(engine.count_tokens(prompts)) if length <= room]
+    said = [Written(text="", fault=f"its prompt is longer than {room} tokens")] * len(prompts)
+    sampling = msgspec.structs.replace(item.sampling, seed_offset=first)
+    for one in engine.sample([prompts[index] for index in fits], sampling, item.adapter):
+        said[fits[one.prompt_index]] = Written(text=one.text.strip(), is_whole=one.finish_reason == "stop")
+    return said

@@ -1,0 +1,84 @@
+"""What a student that writes learns: real pairs, a user's inputs as a teacher wrote for them, pairs that it wrote."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.tasks.faults import counted
+from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
+from fourshot.pipeline.tasks.label_cells import read_text_cell
+from fourshot.pipeline.tasks.pairs import Inputs
+from fourshot.pipeline.tasks.table_files import read_table
+from fourshot.pipeline.tasks.tables import normalise
+from fourshot.pipeline.tasks.text_table import check_written, write_table
+
+TARGET, BY = "annotated_target", "annotated_by"
+
+
+def annotated_file(given: Inputs, folder: Path) -> Path:
+    """The table that a person may correct, in the format of the one that was given where that is text."""
+    suffix = given.path.suffix.lower() if given.path.suffix.lower() in (".csv", ".tsv") else ".jsonl"
+    return folder / f"annotated{suffix}"
+
+
+def write_annotated(given: Inputs, out: Path, said: Iterable[Written], by: str) -> None:
+    """The user's rows with what the teacher wrote for each; nothing for a blank input, nor where it did not end.
+
+    Raises InputError where the table has a column that would be added.
+    """
+    check_written(out, given.columns, [TARGET, BY])
+    answers = iter(said)
+    rows = []
+    for row, text in zip(given.rows, given.inputs, strict=True):
+        answer = next(answers) if text else None
+        target = answer.text if answer and answer.is_whole and not answer.fault else ""
+        rows.append({**row, TARGET: target or None, BY: by if target else None})
+    write_table(out, [*given.columns, TARGET, BY], rows)
+
+
+def annotated_pairs(given: Inputs, out: Path) -> tuple[list[Pair], list[str]]:
+    """What the table says, as a person may have corrected it; and what is to be told."""
+    targets = [(read_text_cell(row.get(TARGET)) or "").strip() for row in read_table(out).rows.values()]
+    notes = list(given.notes)
+    if blank := sum(not text for text in given.inputs):
+        notes.append(f"{counted(blank, 'row')} without an input left out")
+    pairs = [Pair(input=text, target=target) for text, target in zip(given.inputs, targets, strict=True) if text]
+    if without := sum(not pair.target for pair in pairs):
+        why = "the teacher did not come to an end, could not read them, or it was removed there"
+        notes.append(f"{counted(without, 'input')} without a target in {out.name} left out: {why}")
+    return [pair for pair in pairs if pair.target], notes
+
+
+def written_pairs(task: GenerationTask, said: Sequence[Written], wanted: int) -> tuple[list[Pair], list[str]]:
+    """The first ``wanted`` well-formed pairs of what a teacher wrote; and what is to be told.
+
+    A text without a target, and one that did not end, is malformed.
+    """
+    pairs = []
+    for one in said:
+        text, sign, target = one.text.partition(between(task))
+        if one.is_whole and sign and text.strip() and target.strip() and between(task) not in target:
+            pairs.append(Pair(input=text.strip(), target=target.strip()))
+    notes = [f"{len(said) - len(pairs)} of {len(said)} pairs that the teacher wrote are malformed"] if said else []
+    if said and len(pairs) < wanted:
+        notes.append(f"the teacher wrote {len(pairs)} of {wanted} pairs")
+    return pairs[:wanted], notes
+
+
+def learnable_pairs(
+    pairs: Sequence[Pair], real: Sequence[Pair], test: Sequence[Pair], what: str
+) -> tuple[list[Pair], list[str]]:
+    """Without inputs that are measured on, are real ones, or stand there twice; and how many these were."""
+    tested, seen = {normalise(one.input) for one in test}, {normalise(one.input) for one in real}
+    kept, measured, repeated = list[Pair](), 0, 0
+    for pair in pairs:
+        key = normalise(pair.input)
+        if key in tested:
+            measured += 1
+        elif key in seen:
+            repeated += 1
+        else:
+            seen.add(key)
+            kept.append(pair)
+    notes = [f"{counted(measured, what)} also in the test split left out"] if measured else []
+    return kept, notes + ([f"{counted(repeated, what)} repeating others or real ones left out"] if repeated else [])

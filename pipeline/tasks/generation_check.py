@@ -1,0 +1,76 @@
+"""What can be wrong with the file of a text generation task; and its data, where a folder takes their place."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.faults import Fault, error, nearest
+from fourshot.pipeline.tasks.generation import KIND, GenerationTask, PairSource
+from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
+from fourshot.pipeline.tasks.table_files import scan_table
+from fourshot.pipeline.tasks.task_check import empty_faults, sound_parts, source_faults
+
+KINDS = ("classification", KIND)
+USUAL_REFERENCES = "targets"
+
+
+def kind_faults(kind: Any) -> list[Fault]:
+    """Of ``kind`` in a task file."""
+    if kind in KINDS:
+        return []
+    what = f"{kind!r} is no kind of task; allowed are {' and '.join(map(repr, KINDS))}."
+    return [error("$.kind", what, nearest(str(kind), KINDS, "Leave it out for a task with labels."))]
+
+
+def generation_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fault]:
+    """Unknown keys, wrong types, missing keys, columns that are the same, a data source named twice or never.
+
+    ``document`` is without its kind.
+    """
+    faults: list[Fault] = []
+    if "labels" in document:
+        what = "a text generation task has no labels."
+        faults.append(error("$.labels", what, "Remove them, or kind if it is a classification task."))
+        document = {key: value for key, value in document.items() if key != "labels"}
+    sound = sound_parts(document, inspect.type_info(GenerationTask), "$", faults)
+    faults += empty_faults(sound, ("name", "instruction", "input_name", "target_name"))
+    given = document.get("data", {})
+    if isinstance(given, dict):
+        faults += source_faults(given.get("hub"), given.get("folder"), given.get("hub_config"), needs_source)
+        faults += _column_faults(sound.get("data", {}))
+    return faults
+
+
+def _column_faults(data: dict[str, Any]) -> list[Fault]:
+    inputs = data.get("input_columns", list(PairSource().input_columns))
+    if not inputs:
+        return [error("$.data.input_columns", "no column is named.", "Name the column of the inputs.")]
+    target = data.get("target_column", PairSource().target_column)
+    if target in (*inputs, data.get("references_column")):
+        what = f"{target!r} is the column of the targets and of something else."
+        return [error("$.data.target_column", what, "Name different columns.")]
+    return []
+
+
+def pairs_in(source: PairSource, folder: Path) -> PairSource:
+    """``source`` with ``folder`` in place of what it names. Raises `InputError` where there is no such folder.
+
+    A hub data set's columns need not be the folder's. They are used where the folder has them; else those that a task
+    file has unless it says otherwise, with `USUAL_REFERENCES` where they are there.
+    """
+    local = msgspec.structs.replace(source, folder=str(folder), hub="", hub_config="")
+    if not folder.is_dir():
+        raise InputError(missing_split(local.tables, source.train_split))
+    if not source.hub:
+        return local
+    local = msgspec.structs.replace(local, train_split="train", test_split="test")
+    path = find_split_file(folder, "test") or find_split_file(folder, "train")
+    columns = scan_table(path)[0].columns if path else ()
+    if not {*source.input_columns, source.target_column} <= set(columns):
+        plain = PairSource()
+        local = msgspec.structs.replace(local, input_columns=plain.input_columns, target_column=plain.target_column)
+    references = next((name for name in (source.references_column, USUAL_REFERENCES) if name in columns), "")
+    return msgspec.structs.replace(local, references_column=references)

@@ -1,0 +1,200 @@
+"""From the data of a text generation task to pairs: which columns, what is left out and why, and every fault."""
+
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.faults import Fault, counted, error, errors_in, note, raise_errors, shorten, warning
+from fourshot.pipeline.tasks.generation import GenerationTask, Pair, PairSource
+from fourshot.pipeline.tasks.label_cells import read_text_cell
+from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
+from fourshot.pipeline.tasks.table_files import ReadSettings, Table, read_table, scan_table, settings_of, table_warnings
+from fourshot.pipeline.tasks.tables import load_table, normalise
+
+COLUMNS = "Set $.data.input_columns and $.data.target_column."
+
+
+class Pairs(msgspec.Struct, frozen=True, kw_only=True):
+    """The usable pairs of one split, in file order, and what is to be told of the others."""
+
+    pairs: list[Pair]
+    notes: tuple[str, ...] = ()
+
+
+class Inputs(msgspec.Struct, frozen=True, kw_only=True):
+    """A table without targets: its rows, and the input of each; "" where it has none."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[dict[str, Any]]
+    inputs: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def load_pairs(task: GenerationTask, split: str) -> Pairs:
+    """The pairs of "train" or "test". Raises `InputError` for a missing file or column, and for cells of other types.
+
+    A row without an input or a target is left out, as is a training pair that stands there twice.
+    """
+    table = load_table(task.data.tables, split)
+    pairs, faults = read_pairs(task.data, table, split)
+    raise_errors(faults)
+    return Pairs(pairs=pairs, notes=(*map(str, table_warnings(table)), *map(str, faults)))
+
+
+def read_pairs(source: PairSource, table: Table, split: str) -> tuple[list[Pair], list[Fault]]:
+    """The usable pairs of a table, and every fault of the other rows."""
+    needed = [*source.input_columns, source.target_column]
+    needed += [source.references_column] if source.references_column and split == "test" else []
+    if missing := [column for column in needed if column not in table.columns]:
+        there = ", ".join(map(repr, table.columns))
+        what = f"no column {' and '.join(map(repr, missing))}; the columns are {there}."
+        return [], [error(table.path, what, COLUMNS)]
+    pairs, faults, seen = list[Pair](), list[Fault](), set[tuple[str, str]]()
+    without, again = list[int](), list[int]()
+    for line, row in table.rows.items():
+        try:
+            text = input_of(row, source.input_columns)
+            right = _texts(row.get(source.target_column))
+            right += [one for one in _texts(row.get(source.references_column)) if one not in right]
+        except TypeError as failure:
+            faults.append(error(f"{table.path}:{line}", f"{failure}.", COLUMNS))
+            continue
+        if not text or not right:
+            without.append(line)
+            continue
+        key = normalise(text), normalise(right[0])
+        if key in seen:
+            again.append(line)
+            if split != "test":
+                continue
+        seen.add(key)
+        pairs.append(Pair(input=text, target=right[0], references=tuple(right) if len(right) > 1 else ()))
+    if without:
+        what = f"{counted(len(without), 'row')} without an input or a target left out (line {shorten(without)})."
+        faults.append(warning(table.path, what))
+    if again:
+        fate = "kept, as in every test split" if split == "test" else "left out"
+        what = f"{counted(len(again), 'row')} repeating an earlier input and target {fate} (line {shorten(again)})."
+        faults.append(warning(table.path, what))
+    if not pairs and not errors_in(faults):
+        faults.append(error(table.path, "no row has both an input and a target.", COLUMNS))
+    return pairs, faults
+
+
+def input_of(row: dict[str, Any], columns: Sequence[str]) -> str:
+    """The input that a row holds; of several columns, those that are not empty, each with its name before it.
+
+    Raises TypeError where a cell holds no text.
+    """
+    parts = [(column, "\n".join(_texts(row.get(column)))) for column in columns]
+    if len(parts) == 1:
+        return parts[0][1]
+    return "\n".join(f"{column}: {text}" for column, text in parts if text)
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in a cell: one, those of a list, or a line for each object in it. Raises TypeError."""
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _texts(item)]
+    if isinstance(value, dict):
+        parts = {key: ", ".join(_texts(item)) for key, item in value.items()}
+        return ["; ".join(f"{key} = {text}" for key, text in parts.items() if text)]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value) if value == value else None
+    text = read_text_cell(value)
+    if text is None:
+        raise TypeError(f"a cell holds {type(value).__name__}, it must hold a text, a list of texts or objects")
+    return [text] if text else []
+
+
+def load_inputs(path: str | Path, source: PairSource, column: str | None = None) -> Inputs:
+    """The inputs of a table without targets; ``column`` names theirs where it is not the task's.
+
+    A table with a single column needs no name. Raises `InputError`.
+    """
+    table = read_table(Path(path), ReadSettings(encoding=source.encoding))
+    columns = (column,) if column else source.input_columns
+    if not column and len(table.columns) == 1:
+        columns = table.columns
+    if missing := [name for name in columns if name not in table.columns]:
+        there = ", ".join(map(repr, table.columns))
+        raise InputError(
+            f"{path} has no column {' and '.join(map(repr, missing))}; the columns are {there}. Name that of the "
+            "inputs: --text-column NAME."
+        )
+    inputs, faults = [], []
+    for line, row in table.rows.items():
+        try:
+            inputs.append(input_of(row, columns))
+        except TypeError as failure:
+            faults.append(error(f"{path}:{line}", f"{failure}.", "Name the column of the inputs: --text-column NAME."))
+    raise_errors(faults)
+    if not any(inputs):
+        raise InputError(f"{path}: all inputs in {' and '.join(map(repr, columns))} are blank. Give at least one.")
+    return Inputs(
+        path=Path(path),
+        columns=table.columns,
+        rows=list(table.rows.values()),
+        inputs=inputs,
+        notes=tuple(map(str, table_warnings(table))),
+    )
+
+
+def without_tested(pairs: Sequence[Pair], test: Iterable[Pair]) -> tuple[list[Pair], list[str]]:
+    """The pairs whose input is not tested on: what is measured must not be learnt; and what is to be told."""
+    tested = {normalise(pair.input) for pair in test}
+    kept = [pair for pair in pairs if normalise(pair.input) not in tested]
+    gone = len(pairs) - len(kept)
+    return kept, [f"train: {counted(gone, 'input')} also in the test split left out"] if gone else []
+
+
+def take_real(pairs: Sequence[Pair], wanted: int, seed: int) -> list[Pair]:
+    """``wanted`` of the pairs, in their order, drawn by ``seed``; 0: all. Raises `InputError` where there are fewer."""
+    if not pairs:
+        raise InputError("the train split has no pair that can be learnt. Give some.")
+    if wanted > len(pairs):
+        raise InputError(
+            f"--real {wanted}: the train split has {counted(len(pairs), 'pair')}. Give more, or take --real all."
+        )
+    chosen = random.Random(f"{seed}/real").sample(range(len(pairs)), wanted or len(pairs))
+    return [pairs[index] for index in sorted(chosen)]
+
+
+def pair_faults(task: GenerationTask) -> list[Fault]:
+    """What is wrong with the data of a task: every fault of both splits, and of what they have in common."""
+    source = task.data
+    if not source.hub and not Path(source.folder).is_dir():
+        return [error("$.data", missing_split(source.tables, source.train_split))]
+    faults, splits = list[Fault](), dict[str, list[Pair]]()
+    for split, stem in (("train", source.train_split), ("test", source.test_split)):
+        try:
+            table, found = _scan(source, split, stem)
+        except InputError as failure:
+            faults.append(error("$.data", str(failure)))
+            continue
+        if table is None:
+            what = missing_split(source.tables, stem)
+            remedy = "Without it nothing is measured."
+            faults.append(error("$.data", what) if split == "train" else warning("$.data", what, remedy))
+            continue
+        faults += found
+        if not errors_in(found):
+            splits[split], more = read_pairs(source, table, split)
+            faults += more
+            lengths = sorted(len(pair.target.split()) for pair in splits[split]) or [0]
+            what = f"{counted(len(lengths), 'pair')}; targets have {lengths[0]} to {lengths[-1]} words."
+            faults.append(note(table.path, what))
+    _, shared = without_tested(splits.get("train", []), splits.get("test", []))
+    return faults + [warning("$.data", f"{one}.") for one in shared]
+
+
+def _scan(source: PairSource, split: str, stem: str) -> tuple[Table | None, list[Fault]]:
+    if source.hub:
+        return load_table(source.tables, split), []
+    path = find_split_file(Path(source.folder), stem)
+    return scan_table(path, settings_of(source.tables)) if path else (None, [])

@@ -1,0 +1,81 @@
+"""How near what was written is to what is right: chrF, BLEU, ROUGE and exact match, by the libraries that define them.
+
+Importing this module loads neither library.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import msgspec
+
+from fourshot.engine.errors import InputError
+
+RESAMPLES = 500  # of the test split, for the interval
+
+
+class TextScores(msgspec.Struct, frozen=True, kw_only=True):
+    """How well something writes, on a test split. Several references count as `pipeline.tasks.generation.Pair` says."""
+
+    n: int
+    chrf: float  # 0 to 100, of the whole split
+    chrf_interval: tuple[float, float]  # 95 %, by resampling the split
+    bleu: float  # 0 to 100, of the whole split
+    rouge1: float  # 0 to 100, mean of F1 with the reference that is nearest
+    rouge2: float
+    rougeL: float  # noqa: N815 - its name
+    exact: float  # share that is one of the references to the character, outer blanks ignored
+    words: float  # mean length, in words
+    unfinished: int = 0  # texts that were cut because they did not end
+    seconds: float = 0.0  # to write them all
+    signature: str = ""  # of sacrebleu: what a score of another run has to share to be compared
+
+
+def score_texts(
+    written: Sequence[str], right: Sequence[Sequence[str]], *, unfinished: int = 0, seconds: float = 0.0
+) -> TextScores:
+    """Score ``written`` against ``right``, the references of each, at least one.
+
+    Source: Popovic 2015 (chrF) and Papineni et al. 2002 (BLEU) as in sacrebleu (Post 2018), with its defaults; Lin 2004
+    (ROUGE) as in rouge-score, with stemming. Raises InputError where there is nothing to score, or a library is
+    missing.
+    """
+    if not written or len(written) != len(right) or not all(right):
+        raise InputError(
+            f"To score texts, give at least one, each with its references; got {len(written)} and {len(right)}."
+        )
+    check_scoring()
+    from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+    from sacrebleu.metrics import BLEU, CHRF
+
+    most = max(map(len, right))
+    # sacrebleu wants one list per reference; None stands for one that a text does not have.
+    streams = [[some[k] if k < len(some) else None for some in right] for k in range(most)]
+    chrf, bleu = CHRF(), BLEU()
+    resampled = chrf.corpus_score(list(written), streams, n_bootstrap=RESAMPLES)
+    kinds = ("rouge1", "rouge2", "rougeL")
+    scorer = RougeScorer(kinds, use_stemmer=True)
+    rouge = [scorer.score_multi(list(some), text) for text, some in zip(written, right, strict=True)]
+    mean = {kind: 100 * sum(row[kind].fmeasure for row in rouge) / len(rouge) for kind in kinds}
+    exact = sum(text.strip() in {one.strip() for one in some} for text, some in zip(written, right, strict=True))
+    middle, half = float(resampled._mean), float(resampled._ci)
+    return TextScores(
+        n=len(written),
+        chrf=round(resampled.score, 2),
+        chrf_interval=(round(max(0.0, middle - half), 2), round(min(100.0, middle + half), 2)),
+        bleu=round(bleu.corpus_score(list(written), streams).score, 2),
+        exact=round(exact / len(written), 4),
+        words=round(sum(len(text.split()) for text in written) / len(written), 1),
+        unfinished=unfinished,
+        seconds=round(seconds, 2),
+        signature=str(chrf.get_signature()),
+        **{kind: round(value, 2) for kind, value in mean.items()},
+    )
+
+
+def check_scoring() -> None:
+    """Raise InputError where what texts are scored with is not installed."""
+    if missing := [name for name in ("sacrebleu", "rouge_score") if find_spec(name) is None]:
+        raise InputError(
+            f"Texts are scored with sacrebleu and rouge-score, and {' and '.join(missing)} is not installed. Run: pip "
+            "install 'fourshot[generation]'."
+        )

@@ -1,0 +1,46 @@
+"""What is learnt to be written: the tokens that continue a prompt, up to and with the model's end token."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from fourshot.engine.errors import InputError
+from fourshot.engine.tokens import encode_prompts
+from fourshot.training.lora.examples import TrainingExample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def encode_written(
+    tokenizer: "PreTrainedTokenizerBase", examples: Sequence[TrainingExample], prompts: Sequence[Sequence[int]]
+) -> list[tuple[int, ...]]:
+    """Token ids that follow each of ``prompts``, the examples' as ids; the last one ends the text.
+
+    Raises InputError where the model has no token that ends a text: it would never learn to stop.
+    """
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise InputError(
+            "The base model's tokenizer has no end token (eos_token), so nothing that it writes would end. Name "
+            "another base with --model."
+        )
+    texts = [example.written or "" for example in examples]
+    whole = encode_prompts(tokenizer, [example.prompt + text for example, text in zip(examples, texts, strict=True)])
+    alone = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    written = []
+    for prompt, both, text in zip(prompts, whole, alone, strict=True):
+        # Read as one text, so that a word's first token is what it is there. A tokenizer may join both at the seam.
+        begins = list(both[: len(prompt)]) == list(prompt)
+        written.append((*(both[len(prompt) :] if begins else text), end))
+    return written
+
+
+def check_written(examples: Sequence[TrainingExample]) -> None:
+    """Raise InputError unless all examples have something to be written."""
+    if blank := [index for index, example in enumerate(examples) if example.written is UNSET or not example.written]:
+        raise InputError(
+            f"{len(blank)} of {len(examples)} examples have nothing to be written (the first is number {blank[0]}). "
+            "Without labels, each needs a text."
+        )

@@ -1,0 +1,236 @@
+"""A sequence-to-sequence student: texts and what is to be written for them in, a checkpoint out. BART, T5 and kin."""
+
+import copy
+import hashlib
+import random
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fourshot.engine.collector import collector_paused
+from fourshot.engine.content_hash import content_hash_of
+from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.files import read_json, settle, staged_folder, write_json
+from fourshot.training.students.settings import TextStudentSettings
+
+if TYPE_CHECKING:
+    import torch
+
+RESULT_FILE = "result.json"
+EPOCHS, BATCH = 10.0, 8
+# Source: documentation of transformers, T5: "1e-4 and 3e-4 work well for most problems"; Lewis et al. 2020 (BART) and
+# most after it take some 1e-5.
+RATES = {"t5": 3e-4, "mt5": 3e-4, "umt5": 3e-4, "longt5": 3e-4}
+RATE = 5e-5
+OnStep = Callable[[int, int, float], None]  # step, planned steps, loss
+
+
+class TaughtText(msgspec.Struct, frozen=True, kw_only=True):
+    """A text, and what is to be written for it."""
+
+    text: str
+    target: str
+    is_real: bool = False  # by a person
+
+
+class Seq2SeqJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """One student to train."""
+
+    name: str  # what the student's name begins with
+    title: str  # for people
+    model: str  # folder
+    model_revision: str
+    examples: tuple[TaughtText, ...]
+    settings: TextStudentSettings
+    seed: int = 0
+
+    @cached_property
+    def key(self) -> str:
+        """Content hash: all that decides the student's bytes."""
+        content = msgspec.to_builtins(self)
+        del content["title"], content["model"]
+        return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
+
+
+class TextStudentResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one training did."""
+
+    name: str  # content-hashed
+    path: str
+    parameters: int
+    steps: int
+    seconds: float
+    losses: tuple[float, ...] = ()  # one per step, nats per token
+    held_out: int = 0  # texts
+    held_out_losses: tuple[float, ...] = ()  # epoch by epoch
+
+
+def finished_seq2seq(store: Path, job: Seq2SeqJob) -> TextStudentResult | None:
+    """The result of a job that the store has, with its path as it is now."""
+    file = store / job.key / RESULT_FILE
+    if not file.exists():
+        return None
+    result = read_json(file, TextStudentResult)
+    return msgspec.structs.replace(result, path=str((store / job.key / result.name).resolve()))
+
+
+def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: None) -> TextStudentResult:
+    """Train ``job`` into ``store``/<key>/<name>-<content hash>; finished once its result.json is written.
+
+    All weights learn, by the model's own loss, the mean over the target's tokens. A share of the teacher's texts is
+    held out and chooses the epoch. The same job, machine and thread count give the same bytes. Raises InputError for
+    nothing to learn, FourshotError where the loss is no longer a number.
+    """
+    with collector_paused():
+        import torch
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+        from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if not job.examples:
+        raise InputError("There is nothing to train a student on. Give texts with targets.")
+    began_s = time.perf_counter()
+    torch.manual_seed(job.seed)
+    taught = [index for index, one in enumerate(job.examples) if not one.is_real]
+    held = set(random.Random(f"{job.seed}/held out").sample(taught, int(len(taught) * job.settings.held_out)))
+    model = AutoModelForSeq2SeqLM.from_pretrained(job.model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    tokenizer.model_max_length = job.settings.max_tokens  # what other tools cut at
+    training = _Training(model, tokenizer, job, held)
+    training.run(on_step)
+    model.generation_config.max_length = None
+    model.generation_config.max_new_tokens = job.settings.max_target_tokens
+    model.generation_config.num_beams = 1  # how it is measured
+    folder = store / job.key
+    with staged_folder(folder) as staged:
+        model.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+        name = f"{job.name}-{content_hash_of(staged.glob('*.safetensors'))}"
+        settle(staged, folder / name, replace=True)
+    result = TextStudentResult(
+        name=name,
+        path=str(folder / name),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        steps=len(training.losses),
+        seconds=time.perf_counter() - began_s,
+        losses=tuple(training.losses),
+        held_out=len(held),
+        held_out_losses=tuple(training.held_out_losses),
+    )
+    write_json(folder / RESULT_FILE, result)
+    return result
+
+
+class _Training:
+    """The state of one training."""
+
+    def __init__(self, model: Any, tokenizer: Any, job: Seq2SeqJob, held: set[int]) -> None:
+        settings = job.settings
+        self._model, self._tokenizer, self._examples, self._settings = model, tokenizer, job.examples, settings
+        self._learnt = [index for index in range(len(job.examples)) if index not in held]
+        self._held = sorted(held)
+        self._random = random.Random(job.seed)
+        self._size = settings.batch_size or BATCH
+        self._epochs = max(1, round(settings.num_epochs or EPOCHS))
+        self._rate = settings.learning_rate or RATES.get(model.config.model_type, RATE)
+        self.losses: list[float] = []
+        self.held_out_losses: list[float] = []
+
+    def run(self, on_step: OnStep) -> None:
+        """Train, and leave the weights of the epoch that did best on the held-out texts; without any, the last."""
+        import torch
+
+        planned = self._epochs * -(-len(self._learnt) // self._size)
+        optimizer = torch.optim.AdamW(self._model.parameters(), lr=self._rate, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / (0.1 * planned)) * (1 - step / planned)
+        )
+        best_state: Any = None
+        for _ in range(self._epochs):
+            self._model.train()
+            self._random.shuffle(self._learnt)
+            for start in range(0, len(self._learnt), self._size):
+                loss = self._loss(self._learnt[start : start + self._size])
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                self.losses.append(float(loss.detach()))
+                if self.losses[-1] != self.losses[-1]:
+                    raise FourshotError(f"The loss is no longer a number at step {len(self.losses)}. Lower the rate.")
+                on_step(len(self.losses), planned, self.losses[-1])
+            if not self._held:
+                continue
+            self.held_out_losses.append(self._held_out_loss())
+            if self.held_out_losses[-1] <= min(self.held_out_losses):
+                best_state = copy.deepcopy(self._model.state_dict())
+            elif min(self.held_out_losses[-2:]) > min(self.held_out_losses):
+                break  # two epochs without a gain
+        if best_state:
+            self._model.load_state_dict(best_state)
+        self._model.eval()
+
+    def _loss(self, chosen: Sequence[int]) -> "torch.Tensor":
+        """Nats per target token."""
+        some, settings = [self._examples[index] for index in chosen], self._settings
+        batch = self._tokenizer(
+            [one.text for one in some],
+            padding=True,
+            truncation=True,
+            max_length=settings.max_tokens,
+            return_tensors="pt",
+        )
+        targets = self._tokenizer(
+            text_target=[one.target for one in some],
+            padding=True,
+            truncation=True,
+            max_length=settings.max_target_tokens,
+            return_tensors="pt",
+        )
+        labels = targets["input_ids"].masked_fill(targets["attention_mask"] == 0, -100)
+        loss: torch.Tensor = self._model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
+        ).loss
+        return loss
+
+    def _held_out_loss(self) -> float:
+        import torch
+
+        self._model.eval()
+        with torch.no_grad():
+            parts = [self._held[start : start + self._size] for start in range(0, len(self._held), self._size)]
+            return sum(float(self._loss(part)) * len(part) for part in parts) / len(self._held)
+
+
+class Seq2SeqWriter:
+    """A finished student, opened."""
+
+    def __init__(self, folder: str | Path) -> None:
+        with collector_paused():
+            import torch
+            from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+        self._model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def write(self, texts: Sequence[str], batch: int = 16) -> list[tuple[str, bool]]:
+        """What it writes for each text, the likeliest token at each step, and whether that ended by itself."""
+        import torch
+
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        written: list[tuple[str, bool]] = [("", True)] * len(texts)
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            encoded = self._tokenizer([texts[i] for i in chosen], padding=True, truncation=True, return_tensors="pt")
+            with torch.inference_mode():
+                rows = self._model.generate(
+                    input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"], do_sample=False
+                )
+            for index, row in zip(chosen, rows, strict=True):
+                ended = self._model.generation_config.eos_token_id in row[1:].tolist()
+                written[index] = self._tokenizer.decode(row, skip_special_tokens=True).strip(), ended
+        return written
