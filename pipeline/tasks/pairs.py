@@ -9,6 +9,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import Fault, counted, error, errors_in, note, raise_errors, shorten, warning
+from fourshot.pipeline.tasks.fields import heading
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, PairSource
 from fourshot.pipeline.tasks.label_cells import read_text_cell
 from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
@@ -94,7 +95,7 @@ def input_of(row: dict[str, Any], columns: Sequence[str]) -> str:
     parts = [(column, "\n".join(_texts(row.get(column)))) for column in columns]
     if len(parts) == 1:
         return parts[0][1]
-    return "\n".join(f"{column}: {text}" for column, text in parts if text)
+    return "\n".join(f"{heading(column)}: {text}" for column, text in parts if text)
 
 
 def _texts(value: Any) -> list[str]:

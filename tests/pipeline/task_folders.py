@@ -89,3 +89,35 @@ def tasks_in(folder: Path) -> Path:
     train = folder / "few" / "train.jsonl"
     train.write_text("".join(train.read_text().splitlines(keepends=True)[:6]))
     return folder
+
+
+FACTS = """\
+kind = "generation"
+name = "facts"
+instruction = "Write the facts."
+input_name = "Facts"
+target_name = "Text"
+
+[data]
+folder = "."
+references_column = "targets"
+"""
+PLACES = {"Rome": "Italy", "Oslo": "Norway", "Bonn": "Germany", "Nice": "France"}
+
+
+def write_facts(folder: Path, toml: str = FACTS) -> Path:
+    """The folder of a text generation task; in its training data one row repeats another, one has no target."""
+    train = [{"input": f"{city} | in | {land}", "target": f"{city} is in {land}."} for city, land in PLACES.items()]
+    write_jsonl(folder / "train.jsonl", [*train, dict(train[0]), {"input": "Bern", "target": " "}])
+    test: list[dict[str, object]] = [
+        {"input": ["Lyon | in | France", "Lyon | on | Rhone"], "target": "Lyon, in France, is on the Rhone."},
+        {
+            "input": "Kiel | in | Germany",
+            "target": "Kiel is in Germany.",
+            "targets": ["Kiel is in Germany.", "Kiel lies in Germany.", "In Germany lies Kiel."],
+        },
+    ]
+    write_jsonl(folder / "test.jsonl", test)
+    path = folder / "task.toml"
+    path.write_text(toml, encoding="utf-8")
+    return path

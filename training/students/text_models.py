@@ -60,7 +60,7 @@ def _is_seq2seq(folder: Path) -> bool:
         is_seq2seq = bool(config.get("is_encoder_decoder"))
     except (OSError, ValueError, AttributeError):
         return False  # whoever looks for a causal model says what is wrong
-    if not is_seq2seq and architectures and not any("LM" in one or "Generation" in one for one in architectures):
+    if architectures and not any("LM" in one or "Generation" in one for one in architectures):
         raise ModelNotFoundError(
             f"{folder} writes no texts: config.json says architectures {architectures}. A text generation task's "
             f"student is a causal or a sequence-to-sequence model. {HOW_TO_GO_ON}"

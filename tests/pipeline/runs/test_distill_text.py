@@ -1,0 +1,123 @@
+"""A distillation of a text generation task, with a base of two random layers and an engine that writes words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+import fourshot
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.engine.fake_engine import FakeEngine
+from fourshot.pipeline.runs.distilled_text import TextDistillSummary
+from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
+from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.runs.text_pairs import learnable_pairs, written_pairs
+from fourshot.pipeline.student_card import find_student, load_student_card
+from fourshot.pipeline.tasks.generation import Pair
+from fourshot.pipeline.tasks.task_file import load_any_task
+from fourshot.pipeline.text_student import TextStudent, load_text_student_card
+from fourshot.training.lora.settings import LoraSettings
+from tests.pipeline.task_folders import write_facts, write_jsonl
+
+pytest.importorskip("sacrebleu")
+pytest.importorskip("rouge_score")
+
+BRIEF = fourshot.RunSettings(train=LoraSettings(min_steps=1, max_steps=1))
+MORE = ("Cork | in | Ireland", "Turin | in | Italy", "Kiel | in | Germany", "Cork | in | Ireland", " ")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A task, and inputs: one is a test input, one is there twice, one is blank."""
+    monkeypatch.setattr(Stage, "needs_process", False)  # a process of its own loads the libraries again
+    monkeypatch.setattr(EngineStage, "engine_settings", lambda stage: EngineSettings(model="fake", kind="fake"))
+    write_facts(tmp_path)
+    write_jsonl(tmp_path / "more.jsonl", [{"number": n, "input": text} for n, text in enumerate(MORE)])
+    return tmp_path
+
+
+def make(folder: Path, model: str, **changes: Any) -> TextDistillSummary:
+    given = {"unlabelled": folder / "more.jsonl", "real": 3, "settings": BRIEF} | changes
+    return fourshot.distill_text(folder, folder=folder / "out", model=model, student=model, **given)
+
+
+def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learns(
+    folder: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = make(folder, tiny_model)
+    assert [row["method"] for row in summary.table] == ["student", "real", "teacher"]
+    assert (summary.real_pairs, summary.annotated_pairs, summary.architecture) == (3, 2, "causal")
+    told = " ".join(summary.notes)
+    assert "1 row without an input left out" in told and "1 input also in the test split left out" in told
+    assert "1 input repeating others or real ones left out" in told
+    card = load_text_student_card(folder / "out" / "student")
+    assert card.scores and card.teacher_scores and card.base == tiny_model and card.real_pairs == 3
+    assert "What they wrote" in (folder / "out" / "report.md").read_text()
+    AutoModelForCausalLM.from_pretrained(summary.student_path)
+    with TextStudent(folder / "out") as student:
+        assert len(student.write(["Bern | in | Switzerland", "Rome | in | Italy"])) == 2
+        with pytest.raises(InputError, match="are blank"):
+            student.write([" "])
+
+    asked: list[str] = []
+    monkeypatch.setattr(FakeEngine, "sample", lambda self, prompts, *_: asked.extend(prompts) or iter(()))
+    assert make(folder, tiny_model) == summary and not asked  # nothing is done again
+    monkeypatch.undo()
+
+    lines = (folder / "out" / "annotated.jsonl").read_text().splitlines()
+    assert '"annotated_target":null' in lines[4] and '"number":0' in lines[0]
+    monkeypatch.setattr(Stage, "needs_process", False)
+    monkeypatch.setattr(EngineStage, "engine_settings", lambda stage: EngineSettings(model="fake", kind="fake"))
+    write_jsonl(folder / "out" / "annotated.jsonl", [{"annotated_target": text} for text in ("Cork.", "", "", "", "")])
+    again = make(folder, tiny_model)
+    assert again.annotated_pairs == 1 and again.student_path != summary.student_path
+    with pytest.raises(RunFolderError, match="real: the folder has"):
+        make(folder, tiny_model, real=2)
+
+
+def test_a_student_that_writes_is_no_classifier(folder: Path, tmp_path: Path) -> None:
+    card = {"task": {"kind": "generation", "name": "facts", "instruction": "Write."}}
+    (tmp_path / "made").mkdir()
+    fourshot_card = tmp_path / "made" / "student.json"
+    write_jsonl(fourshot_card, [card])
+    assert find_student(tmp_path / "made")
+    with pytest.raises(InputError, match="it writes texts and gives no labels"):
+        load_student_card(tmp_path / "made")
+    with pytest.raises(InputError, match="it writes texts and gives no labels"):
+        fourshot.Classifier(tmp_path / "made")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"unlabelled": None}, "nothing for a student to learn"),
+        ({"real": 9}, "--real 9: the train split has 4 pairs"),
+        ({"settings": fourshot.RunSettings(k=8)}, "The setting k .* say how classifiers are made"),
+        ({"student_settings": fourshot.TextStudentSettings(held_out=0.2)}, "held_out of a student are for sequence"),
+        ({"unlabelled": "task.toml"}, "task.toml"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_made(
+    folder: Path, tiny_model: str, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        make(folder, tiny_model, **changes)
+    assert not (folder / "out" / "adapters").exists()
+
+
+def test_what_a_teacher_wrote_is_taken_apart_and_counted(folder: Path) -> None:
+    task = load_any_task(folder)
+    assert isinstance(task, fourshot.GenerationTask)
+    said = [
+        Written(text="Rome | in | Italy\n\nText: Rome is in Italy."),
+        Written(text="Rome | in | Italy"),
+        Written(text="Bonn\n\nText: Bonn", is_whole=False),
+        Written(text="rome | in  | Italy\n\nText: It is Rome."),
+    ]
+    pairs, notes = written_pairs(task, said, 3)
+    assert pairs[0] == Pair(input="Rome | in | Italy", target="Rome is in Italy.") and len(pairs) == 2
+    assert notes == ["2 of 4 pairs that the teacher wrote are malformed", "the teacher wrote 2 of 3 pairs"]
+    kept, notes = learnable_pairs(pairs, [], [], "pair")
+    assert kept == pairs[:1] and notes == ["1 pair repeating others or real ones left out"]

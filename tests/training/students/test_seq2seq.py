@@ -1,0 +1,71 @@
+"""Sequence-to-sequence students: small random models of the real classes, trained, saved and loaded by transformers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSeq2SeqLM, BartConfig, T5Config
+
+from fourshot.engine.errors import InputError, ModelNotFoundError
+from fourshot.training.students.seq2seq import (
+    Seq2SeqJob,
+    Seq2SeqWriter,
+    TaughtText,
+    finished_seq2seq,
+    train_seq2seq,
+)
+from fourshot.training.students.settings import TextStudentSettings
+from fourshot.training.students.text_models import resolve_text_model
+from tests.training.students.small_seq2seq import write_bart, write_t5
+
+CITIES = ("rome", "oslo", "bonn", "nice")
+EXAMPLES = tuple(TaughtText(text=f"{city} in x", target="x has x", is_real=True) for city in CITIES)
+SETTINGS = TextStudentSettings(num_epochs=12, learning_rate=0.02, max_target_tokens=8)
+
+
+def job(folder: Path, **changes: Any) -> Seq2SeqJob:
+    given = {"examples": EXAMPLES, "settings": SETTINGS} | changes
+    return Seq2SeqJob(name="facts", title="facts", model=str(folder), model_revision="1", **given)
+
+
+@pytest.mark.parametrize("write", [write_bart, write_t5], ids=["bart", "t5"])
+def test_a_student_learns_to_write_and_is_loaded_by_transformers(write: Any, tmp_path: Path) -> None:
+    one = job(write(tmp_path / "base"))
+    result = train_seq2seq(one, tmp_path / "store")
+    assert finished_seq2seq(tmp_path / "store", one) == result
+    assert result.losses[-1] < result.losses[0] / 3
+    assert Seq2SeqWriter(result.path).write(["nice in x", "rome in"]) == [("x has x", True)] * 2
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(result.path)
+    assert loaded.generation_config.max_new_tokens == 8
+    assert sum(parameter.numel() for parameter in loaded.parameters()) == result.parameters
+
+
+def test_the_epoch_that_does_best_on_held_out_texts_is_kept(tmp_path: Path) -> None:
+    taught = tuple(TaughtText(text=one.text, target="has has | |") for one in EXAMPLES)
+    settings = TextStudentSettings(num_epochs=20, learning_rate=0.1, held_out=0.25, max_target_tokens=8)
+    seen: list[int] = []
+    one = job(write_bart(tmp_path / "base"), examples=EXAMPLES + taught, settings=settings)
+    result = train_seq2seq(one, tmp_path / "store", lambda step, planned, loss: seen.append(step))
+    assert result.held_out == 1 and len(result.held_out_losses) < 20  # it stops where it no longer gains
+    assert seen == list(range(1, result.steps + 1))
+
+
+def test_what_a_model_is_follows_from_its_checkpoint(tmp_path: Path) -> None:
+    assert resolve_text_model(str(write_t5(tmp_path / "t5"))).kind == "seq2seq"
+    BartConfig(architectures=["BartForSequenceClassification"], is_encoder_decoder=False).save_pretrained(
+        tmp_path / "e"
+    )
+    with pytest.raises(ModelNotFoundError, match="writes no texts"):
+        resolve_text_model(str(tmp_path / "e"))
+    T5Config(architectures=["T5ForConditionalGeneration"]).save_pretrained(tmp_path / "bare")
+    with pytest.raises(ModelNotFoundError, match=r"no weights .* no tokenizer"):
+        resolve_text_model(str(tmp_path / "bare"))
+    with pytest.raises(ModelNotFoundError, match=r"There is no model folder './nowhere'"):
+        resolve_text_model("./nowhere")
+
+
+def test_nothing_to_learn_and_settings_without_sense_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to train a student on"):
+        train_seq2seq(job(tmp_path, examples=()), tmp_path / "store")
+    with pytest.raises(InputError, match=r"held_out from 0 to 0.5"):
+        TextStudentSettings(held_out=0.9)
