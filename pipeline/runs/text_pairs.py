@@ -7,7 +7,7 @@ from fourshot.pipeline.runs.stages.write import Written
 from fourshot.pipeline.tasks.faults import counted
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
 from fourshot.pipeline.tasks.label_cells import read_text_cell
-from fourshot.pipeline.tasks.pairs import Inputs
+from fourshot.pipeline.tasks.pairs import Inputs, input_of
 from fourshot.pipeline.tasks.table_files import read_table
 from fourshot.pipeline.tasks.tables import normalise
 from fourshot.pipeline.tasks.text_table import check_written, write_table
@@ -38,11 +38,15 @@ def write_annotated(given: Inputs, out: Path, said: Iterable[Written], by: str) 
 
 def annotated_pairs(given: Inputs, out: Path) -> tuple[list[Pair], list[str]]:
     """What the table says, as a person may have corrected it; and what is to be told."""
-    targets = [(read_text_cell(row.get(TARGET)) or "").strip() for row in read_table(out).rows.values()]
+    rows = read_table(out).rows.values()
+    pairs = [
+        Pair(input=input_of(row, given.input_columns), target=(read_text_cell(row.get(TARGET)) or "").strip())
+        for row in rows
+    ]
     notes = list(given.notes)
-    if blank := sum(not text for text in given.inputs):
+    if blank := sum(not pair.input for pair in pairs):
         notes.append(f"{counted(blank, 'row')} without an input left out")
-    pairs = [Pair(input=text, target=target) for text, target in zip(given.inputs, targets, strict=True) if text]
+    pairs = [pair for pair in pairs if pair.input]
     if without := sum(not pair.target for pair in pairs):
         why = "the teacher did not come to an end, could not read them, or it was removed there"
         notes.append(f"{counted(without, 'input')} without a target in {out.name} left out: {why}")

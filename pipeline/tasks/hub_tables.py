@@ -1,6 +1,7 @@
 """Data sets of the hub, through `datasets`: one split as a table, or what to do where it is not to be had."""
 
 import os
+from typing import Any
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.table_types import Table
@@ -28,13 +29,29 @@ def read_hub(name: str, config: str, split: str) -> Table:
         path=f"{name}[{split}]",
         columns=tuple(loaded.column_names),
         unit="row",
-        rows={number: dict(row) for number, row in enumerate(loaded, start=1)},
+        rows={
+            number: {column: _named(loaded.features[column], value) for column, value in row.items()}
+            for number, row in enumerate(loaded, start=1)
+        },
         class_names={
             column: tuple(feature.names)
             for column, feature in loaded.features.items()
             if isinstance(feature, datasets.ClassLabel)
         },
     )
+
+
+def _named(feature: Any, value: Any, *, is_inner: bool = False) -> Any:
+    """``value`` with names for the classes in lists and objects; a column of classes keeps its numbers."""
+    import datasets
+
+    if isinstance(feature, datasets.ClassLabel):
+        return feature.int2str(value) if is_inner and isinstance(value, int) and value >= 0 else value
+    if isinstance(feature, dict) and isinstance(value, dict):
+        return {key: _named(feature.get(key), item, is_inner=True) for key, item in value.items()}
+    if isinstance(value, list) and (inner := getattr(feature, "feature", None)) is not None:
+        return [_named(inner, item, is_inner=True) for item in value]
+    return value
 
 
 def _remedy(failure: Exception, name: str) -> str:

@@ -31,6 +31,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
 
     path: Path
     columns: tuple[str, ...]
+    input_columns: tuple[str, ...]
     rows: list[dict[str, Any]]
     inputs: list[str]
     notes: tuple[str, ...] = ()
@@ -140,6 +141,7 @@ def load_inputs(path: str | Path, source: PairSource, column: str | None = None)
     return Inputs(
         path=Path(path),
         columns=table.columns,
+        input_columns=columns,
         rows=list(table.rows.values()),
         inputs=inputs,
         notes=tuple(map(str, table_warnings(table))),

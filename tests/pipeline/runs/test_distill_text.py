@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make(folder: Path, model: str, **changes: Any) -> TextDistillSummary:
-    given = {"unlabelled": folder / "more.jsonl", "real": 3, "settings": BRIEF} | changes
+    given: dict[str, Any] = {"unlabelled": folder / "more.jsonl", "real": 3, "settings": BRIEF} | changes
     return fourshot.distill_text(folder, folder=folder / "out", model=model, student=model, **given)
 
 
@@ -61,16 +61,14 @@ def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learn
         with pytest.raises(InputError, match="are blank"):
             student.write([" "])
 
-    asked: list[str] = []
-    monkeypatch.setattr(FakeEngine, "sample", lambda self, prompts, *_: asked.extend(prompts) or iter(()))
-    assert make(folder, tiny_model) == summary and not asked  # nothing is done again
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeEngine, "sample", lambda *_: pytest.fail("what was written is written again"))
+        assert make(folder, tiny_model) == summary
 
     lines = (folder / "out" / "annotated.jsonl").read_text().splitlines()
     assert '"annotated_target":null' in lines[4] and '"number":0' in lines[0]
-    monkeypatch.setattr(Stage, "needs_process", False)
-    monkeypatch.setattr(EngineStage, "engine_settings", lambda stage: EngineSettings(model="fake", kind="fake"))
-    write_jsonl(folder / "out" / "annotated.jsonl", [{"annotated_target": text} for text in ("Cork.", "", "", "", "")])
+    rows = [{"input": MORE[0], "annotated_target": "Cork."}, {"input": MORE[1], "annotated_target": ""}]
+    write_jsonl(folder / "out" / "annotated.jsonl", [*rows])
     again = make(folder, tiny_model)
     assert again.annotated_pairs == 1 and again.student_path != summary.student_path
     with pytest.raises(RunFolderError, match="real: the folder has"):

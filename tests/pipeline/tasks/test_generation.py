@@ -8,7 +8,8 @@ import pytest
 from fourshot.cli.main import main
 from fourshot.engine.errors import InputError, TaskFileError
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, writing_prompt
-from fourshot.pipeline.tasks.pairs import load_inputs, load_pairs, take_real, without_tested
+from fourshot.pipeline.tasks.hub_tables import read_hub
+from fourshot.pipeline.tasks.pairs import input_of, load_inputs, load_pairs, take_real, without_tested
 from fourshot.pipeline.tasks.task_file import check_task, load_any_task, load_task
 from tests.pipeline.task_folders import FACTS, write_facts, write_jsonl
 
@@ -86,6 +87,19 @@ def test_an_input_may_be_made_of_several_columns(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl", [row, row])
     [pair] = load_pairs(load(path), "train").pairs
     assert pair.input == "User: Hello\nActs: act = OFFER; values = tea, milk\nact = GOODBYE"
+
+
+def test_classes_in_lists_of_a_hub_data_set_are_read_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    act = {"act": datasets.ClassLabel(names=["OFFER", "GOODBYE"]), "values": [datasets.Value("string")]}
+    features = datasets.Features({"acts": [act], "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = {"acts": [[{"act": 1, "values": ["tea"]}, {"act": 0, "values": []}]], "label": [1]}
+    loaded = datasets.Dataset.from_dict(rows, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: loaded)
+    row = read_hub("owner/name", "", "train").rows[1]
+    assert row["label"] == 1
+    assert input_of(row, ("acts",)) == "act = GOODBYE; values = tea\nact = OFFER"
 
 
 @pytest.mark.parametrize("command", ["run", "compare", "train", "corpus", "evaluate", "annotate", "adapters add"])

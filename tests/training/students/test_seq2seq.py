@@ -24,7 +24,7 @@ SETTINGS = TextStudentSettings(num_epochs=12, learning_rate=0.02, max_target_tok
 
 
 def job(folder: Path, **changes: Any) -> Seq2SeqJob:
-    given = {"examples": EXAMPLES, "settings": SETTINGS} | changes
+    given: dict[str, Any] = {"examples": EXAMPLES, "settings": SETTINGS} | changes
     return Seq2SeqJob(name="facts", title="facts", model=str(folder), model_revision="1", **given)
 
 
