@@ -13,6 +13,7 @@ from fourshot.training.students.settings import StudentSettings, TextStudentSett
 if TYPE_CHECKING:
     from fourshot.pipeline.tasks.generation import GenerationTask
 
+LABELS_ONLY = ("by", "key", "onnx", "plan", "teacher", "teacher_model")  # options
 SCORES = {  # key of a row of `TextDistillSummary` -> heading
     "display_name": "method",
     "chrf": "chrF",
@@ -33,7 +34,7 @@ def distill_text(task: "GenerationTask", folder: Path, options: Options, termina
 
     own = given(options, StudentSettings)
     not_here = [f"--{name.replace('_', '-')}" for name in own if name not in TextStudentSettings.__struct_fields__]
-    not_here += [f"--{name}" for name in ("by", "key", "onnx", "plan") if getattr(options, name)]
+    not_here += [f"--{name.replace('_', '-')}" for name in LABELS_ONLY if getattr(options, name)]
     if not_here:
         raise InputError(
             f"{', '.join(not_here)}: that is for tasks with labels, and {task.name} is a text generation task. Leave "
