@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 DOUBT = 1e-4  # probability that a reader leaves to every label
+LOG_FACTORS = (-3.0, 2.5)  # least and most; encoders of the shots are so unsure that they need more than e times
 CAUTION = 1.0  # how strongly weights are held to equal ones, in nats at e times an equal weight or an e-th of it
 
 
@@ -85,7 +86,7 @@ def weigh(held_out: "Mapping[str, np.ndarray]", targets: "np.ndarray") -> dict[s
         pooled = calibrations.normalise(np.tensordot(weights, stacked, axes=1))
         return loss(pooled + 1e-12) + CAUTION * float((log_factors**2).sum())
 
-    found = minimize(regret, np.zeros(len(kinds)), method="L-BFGS-B", bounds=[(-3.0, 1.0)] * len(kinds))
+    found = minimize(regret, np.zeros(len(kinds)), method="L-BFGS-B", bounds=[LOG_FACTORS] * len(kinds))
     evidence = {}
     for kind, log_factor in zip(kinds, found.x, strict=True):
         alone = calibrations.normalise(held_out[kind])
