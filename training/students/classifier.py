@@ -1,7 +1,9 @@
 """A finished student in this process: texts in, label probabilities out. No language model, no engine."""
 
+import json
 from collections.abc import Sequence
 from functools import cached_property, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +16,17 @@ from fourshot.training.students.encoders import BATCH, by_length, encoded
 if TYPE_CHECKING:
     import numpy as np
 
+WINDOWS = "fourshot_windows"  # in a checkpoint's configuration: that long texts are read in parts
+
 
 class StudentClassifier:
     """The checkpoint in a student's folder, on a GPU where there is one."""
 
-    def __init__(self, folder: str | Path, max_tokens: int) -> None:
-        """Raises AdapterError where the folder is damaged."""
+    def __init__(self, folder: str | Path, max_tokens: int, *, windows: bool | None = None) -> None:
+        """``windows``: whether long texts are read in parts; None: as the checkpoint says.
+
+        Raises AdapterError where the folder is damaged.
+        """
         folder = Path(folder)
         if faults := broken_shards(folder) or ([] if any(folder.glob("*.safetensors")) else ["it has no weights"]):
             raise AdapterError(f"The student {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
@@ -27,6 +34,8 @@ class StudentClassifier:
             import torch
 
         self._folder, self._max_tokens = folder, max_tokens
+        config = json.loads((folder / "config.json").read_bytes()) if windows is None else {WINDOWS: windows}
+        self._windows = bool(config.get(WINDOWS)) and (folder / "tokenizer.json").is_file()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokens: Any
         if fits(folder):
@@ -45,16 +54,51 @@ class StudentClassifier:
         def logits(tokens: Any) -> "torch.Tensor":
             return self._logits(**{name: tensor.to(self._device) for name, tensor in tokens.items()})
 
+        parts = [self.parts(text) for text in texts]
+        given = [part for own in parts for part in own]
         with torch.inference_mode():
-            return by_length(self.tokens, texts, logits, batch).softmax(1).cpu().numpy()
+            said = by_length(self.tokens, given, logits, batch).softmax(1).cpu().numpy()
+        if len(given) == len(parts):
+            return said
+        import numpy as np
+
+        counts = [len(own) for own in parts]
+        starts = [0, *accumulate(counts)][:-1]
+        return np.add.reduceat(said, starts) / np.array(counts, dtype=said.dtype)[:, None]
+
+    def parts(self, text: str) -> list[str]:
+        """What is read of a text, each part by itself: the text, or windows of a long one, which end with words."""
+        if not self._windows or not self._may_be_long(text):
+            return [text]
+        coded = self._uncut.encode(text, add_special_tokens=False)
+        offsets, words, count = coded.offsets, coded.word_ids, len(coded.ids)
+        kept = self._max_tokens - self._uncut.num_special_tokens_to_add(is_pair=False)
+        if count <= kept:
+            return [text]
+
+        def begins(token: int) -> bool:
+            return token in (0, count) or words[token] != words[token - 1]
+
+        parts, most = [], kept // 8  # tokens that either end may lose to a word; windows share twice as many
+        for start in [*range(0, count - kept, kept - kept // 4), count - kept]:
+            first = next((token for token in range(start, start + most) if begins(token)), start)
+            end = next((token for token in range(start + kept, start + kept - most, -1) if begins(token)), start + kept)
+            parts.append(text[offsets[first][0] : offsets[end - 1][1]])
+        return parts
 
     def read_chars(self, text: str) -> int:
-        """How many characters of a text it reads: those of its first ``max_tokens`` tokens."""
-        if len(text.encode(errors="replace")) < self._max_tokens - 2 or not (self._folder / "tokenizer.json").is_file():
-            return len(text)  # no token is less than a byte
+        """How many characters of a text it reads: those of its first ``max_tokens`` tokens, or all of them in parts."""
+        if self._windows or not self._may_be_long(text):
+            return len(text)
         kept = self._max_tokens - self._uncut.num_special_tokens_to_add(is_pair=False)
         offsets = self._uncut.encode(text, add_special_tokens=False).offsets
         return offsets[kept - 1][1] if len(offsets) > kept else len(text)
+
+    def _may_be_long(self, text: str) -> bool:
+        """Whether it may have too many tokens, none of which is less than a byte."""
+        return (
+            len(text.encode(errors="replace")) >= self._max_tokens - 2 and (self._folder / "tokenizer.json").is_file()
+        )
 
     @cached_property
     def _uncut(self) -> Any:

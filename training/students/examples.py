@@ -33,6 +33,8 @@ class StudentJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Content hash: all that decides the student's bytes."""
         content = msgspec.to_builtins(self)
         del content["title"], content["encoder"]
+        if self.settings.long_texts != "windows":  # else the students of earlier versions would be trained again
+            del content["settings"]["long_texts"]
         return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
 
 

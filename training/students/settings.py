@@ -27,6 +27,8 @@ class StudentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     learning_rate: float = 5e-5  # of the encoder
     batch_size: int = 32  # texts in a step
     max_tokens: int = 128  # longer texts are cut, in training and after
+    # Of longer texts, cut and middle: the first tokens. windows: all of it is answered, in parts; learnt is the first.
+    long_texts: Literal["cut", "middle", "windows"] = "cut"  # what is read of texts above max_tokens
 
     def __post_init__(self) -> None:
         shares = (self.hard_share, self.min_confidence, self.held_out)

@@ -12,6 +12,7 @@ from fourshot.engine.collector import collector_paused
 from fourshot.engine.content_hash import content_hash_of
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.files import read_json, settle, staged_folder, write_json
+from fourshot.training.students.classifier import WINDOWS
 from fourshot.training.students.encoders import by_length, encoded, last_linear, open_classifier
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
 from fourshot.training.students.settings import StudentSettings
@@ -70,6 +71,8 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
     training.run(on_step)
     training.scale()
     folder = store / job.key
+    if settings.long_texts == "windows":
+        setattr(model.config, WINDOWS, True)
     with staged_folder(folder) as staged:
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)

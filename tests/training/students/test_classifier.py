@@ -17,6 +17,12 @@ def test_a_student_reads_as_many_characters_as_its_tokens_are(tmp_path: Path) ->
     tokenizer.enable_truncation(4)  # as transformers may save it
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     student = object.__new__(StudentClassifier)  # without a checkpoint
-    student._folder, student._max_tokens = tmp_path, 8
+    student._folder, student._max_tokens, student._windows = tmp_path, 8, False
     for text, read in (("snow", 4), ("snow " * 6, 30), ("snow " * 7, 29), ("Schnee für " * 9, 32)):
-        assert student.read_chars(text) == read
+        assert student.read_chars(text) == read and student.parts(text) == [text]
+    student._windows = True
+    words = [f"w{number}" for number in range(15)]
+    parts = student.parts(" ".join(words))
+    assert [len(part.split()) for part in parts] == [6, 6, 6] and student.read_chars(" ".join(words)) == 49
+    assert list(dict.fromkeys(" ".join(parts).split())) == words
+    assert student.parts("w1 w2") == ["w1 w2"]

@@ -44,7 +44,7 @@ def job(tmp_path: Path, strategy: str = "geometric", **changes: object) -> Stude
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudentJob, Path, StudentResult]:
     store = tmp_path_factory.mktemp("students")
-    one = job(store, "plain", held_out=0.5, num_epochs=3.0, min_steps=1)
+    one = job(store, "plain", held_out=0.5, num_epochs=3.0, min_steps=1, long_texts="windows")
     return one, store, train_student(one, store)
 
 
@@ -58,6 +58,19 @@ def test_it_answers_new_texts_and_is_what_transformers_loads(trained: tuple[Stud
     theirs = pipeline("text-classification", model=result.path)(texts)
     assert [answer["label"] for answer in theirs] == list(LABELS)
     assert [answer["score"] for answer in theirs] == pytest.approx(said.max(axis=1), abs=1e-4)
+
+
+def test_a_long_text_is_answered_by_the_mean_of_its_parts(trained: tuple[StudentJob, Path, StudentResult]) -> None:
+    one, _, result = trained
+    long, student = " ".join([*ANIMALS, *MONEY] * 2), StudentClassifier(result.path, 32)
+    parts = student.parts(long)
+    assert len(parts) > 2 and student.read_chars(long) == len(long)
+    said = student.probabilities([long, ANIMALS[0]])
+    assert said[0] == pytest.approx(student.probabilities(parts).mean(axis=0), abs=1e-5)
+    assert said[1] == pytest.approx(student.probabilities(ANIMALS[:1])[0], abs=1e-5)
+    usual = msgspec.structs.replace(one, settings=msgspec.structs.replace(one.settings, long_texts="cut"))
+    middle = msgspec.structs.replace(one, settings=msgspec.structs.replace(one.settings, long_texts="middle"))
+    assert usual.key == middle.key != one.key
 
 
 def test_a_student_is_as_sure_as_its_teacher(tmp_path: Path) -> None:
