@@ -88,9 +88,12 @@ class FakeEngine:
                 self._count(prompt, NUM_WORDS)
                 if self._fake.delay_s:
                     time.sleep(self._fake.delay_s)
-                text = _text(seeds.derive(sampling.seed or 0, sampling.seed_offset + i, j), asked[1] if asked else "")
+                drawn = seeds.derive(sampling.seed or 0, sampling.seed_offset + i, j)
                 if asked and asked[2] != "Text:":
-                    text = _in_lines(text, prompt[prompt.rfind(f"\n{asked[2]}", 0, asked.start()) + 1 : asked.start()])
+                    example = prompt[prompt.rfind(f"\n{asked[2]}", 0, asked.start()) + 1 : asked.start()]
+                    text = _lines(drawn, asked[1], example)
+                else:
+                    text = _text(drawn, asked[1] if asked else "")
                 yield Completion(
                     prompt_index=i,
                     sample_index=j,
@@ -116,7 +119,8 @@ class FakeEngine:
             text = prompt[begin if begin >= 0 else prompt.rfind("\n\n") : -len("\nLabel:")].rstrip(".")
             if self._fake.unreadable and self._fake.unreadable in text:
                 raise InputError("a prompt has too many tokens")
-            meant = next((k for k, label in enumerate(labels) if text.endswith(f" {label}")), 0)
+            ends = (k for k, label in enumerate(labels) if text.endswith(f" {label}"))
+            meant = max(ends, key=lambda k: len(labels[k]), default=0)  # "play music" is no "music"
             checksum = zlib.crc32(text.encode())
             if checksum % DISAGREES == 0:
                 meant = checksum // DISAGREES % len(labels)
@@ -151,14 +155,16 @@ def _is_first(folder: Path) -> bool:
     return True
 
 
-def _in_lines(text: str, example: str) -> str:
-    """The words spread over as many lines as the example has, behind its names."""
-    names = [line.partition(":")[0] for line in example.splitlines()[1:]]
-    words = text.split(" ")
-    share = len(words) // (len(names) + 1)
-    parts = [" ".join(words[i * share : (i + 1) * share]) for i in range(len(names))]
-    first, *others = [*parts, " ".join(words[len(names) * share :])]
-    return "".join([first, *(f"\n{name}: {part}" for name, part in zip(names, others, strict=True))])
+def _lines(seed: int, word: str, example: str) -> str:
+    """As many lines as the example has, behind its names, each of as many words, but three at least."""
+    lines = []
+    for number, line in enumerate(example.splitlines()):
+        name, _, value = line.partition(":")
+        count = max(3, len(value.split()))
+        parts = (_text(seeds.derive(seed, number, part), "") for part in range(1 + count // NUM_WORDS))
+        words = " ".join(" ".join(part.split()[:NUM_WORDS]) for part in parts).split()[:count]
+        lines.append(f"\n{name}: {' '.join(words)}" if number else " ".join(words))
+    return "".join(lines) + f" {word}."
 
 
 def _text(seed: int, word: str) -> str:

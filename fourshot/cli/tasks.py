@@ -7,10 +7,13 @@ from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, Options, argument, command, flag
 from fourshot.cli.runs import TASK
 
+CLASSES_SHOWN = 8  # in the list of tasks
+
 
 @command("tasks list")
 def list_tasks(options: Options, terminal: Terminal) -> None:
     """The tasks that come with fourshot."""
+    from fourshot.pipeline.tasks.faults import shorten
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task, shipped_tasks
 
@@ -19,7 +22,7 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
         classes = "(text generation)" if isinstance(task, GenerationTask) else ", ".join(task.label_names)
         rows.append({"name": task.name, "classes": classes, "data": task.data.hub or "comes with fourshot"})
     terminal.result("result", {"tasks": rows})
-    terminal.table(rows)
+    terminal.table([{**row, "classes": shorten(row["classes"].split(", "), CLASSES_SHOWN)} for row in rows])
 
 
 @command(

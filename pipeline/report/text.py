@@ -25,6 +25,7 @@ REASON_NAMES: dict[Reason, str] = {
     "unfinished": "unfinished",
     "repeats_prompt": "repeats the prompt",
     "leaks_label": "leaks the label",
+    "missing_field": "lacks a field",
     "malformed": "malformed",
 }  # in the order of bars and legends: what is good, what the annotator refused, what is not new, what is malformed
 

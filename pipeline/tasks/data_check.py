@@ -9,7 +9,7 @@ from fourshot.pipeline.tasks.hub_tables import read_hub
 from fourshot.pipeline.tasks.shots import SHOTS_STEM
 from fourshot.pipeline.tasks.split_files import find_split_file, missing_split, split_files
 from fourshot.pipeline.tasks.table_files import Table, scan_table, settings_of
-from fourshot.pipeline.tasks.tables import clean, count_labels, label_rows, normalise
+from fourshot.pipeline.tasks.tables import clean, count_labels, label_rows, normalise, stand_in
 from fourshot.pipeline.tasks.text_words import cut_texts
 from fourshot.pipeline.tasks.types import Example, Task
 
@@ -35,6 +35,8 @@ def data_faults(task: Task, k: int) -> list[Fault]:
         faults += split_faults
         if errors_in(split_faults):
             continue
+        if elsewhere := stand_in(task.data, split):
+            faults.append(note(split, elsewhere))
         rows, label_faults = label_rows(task, table)
         cleaned = clean(split, table.path, rows, task.input_fields)
         faults += label_faults

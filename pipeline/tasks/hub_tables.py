@@ -25,6 +25,8 @@ def read_hub(name: str, config: str, split: str) -> Table:
             f"cannot load split {split!r} of data set {name!r} from the hub: {first_line}\n{_remedy(failure, name)}"
             "To work without the hub, give a folder with train and test files: --data FOLDER."
         ) from failure
+    media = (datasets.Audio, datasets.Image)  # which would be decoded, row by row
+    loaded = loaded.remove_columns([column for column, kind in loaded.features.items() if isinstance(kind, media)])
     return Table(
         path=f"{name}[{split}]",
         columns=tuple(loaded.column_names),

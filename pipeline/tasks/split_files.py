@@ -30,6 +30,21 @@ def find_split_file(folder: Path, stem: str) -> Path | None:
     return next(iter(plain or found), None)
 
 
+def own_splits(folder: Path, test_split: str) -> tuple[str, str]:
+    """What in a folder is the train and the test split of a task whose data were made for the hub.
+
+    Files called so. Where there are none: the dev split to test on if the hub's task is tested on that, a part of the
+    train split by its name, "train_1000", or the dev split to train on.
+    """
+    found = {stem: find_split_file(folder, stem) is not None for stem in ("train", "test", "dev")}
+    tests_on_dev = test_split in SPLIT_ALIASES["dev"] and not found["test"] and found["dev"]
+    parts = sorted({table_stem(file) for file in _tables(folder) if table_stem(file).startswith("train_")})
+    train = parts[0] if not found["train"] and len(parts) == 1 else "train"
+    if not found["train"] and not parts and found["dev"] and found["test"]:
+        train = "dev"
+    return train, "dev" if tests_on_dev else "test"
+
+
 def split_files(folder: Path, stem: str) -> list[Path]:
     """All that might hold a split. Beside one in a usual format, what may lie in others does not count."""
     stems = SPLIT_ALIASES.get(stem, (stem,))

@@ -21,11 +21,21 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.columns import verdict_columns
-from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, counted, error, nearest, raise_errors, shorten, warning
+from fourshot.pipeline.tasks.faults import (
+    MOST_NAMED,
+    Fault,
+    counted,
+    error,
+    nearest,
+    note,
+    raise_errors,
+    shorten,
+    warning,
+)
 from fourshot.pipeline.tasks.fields import no_text_in, row_input
 from fourshot.pipeline.tasks.hub_tables import read_hub
 from fourshot.pipeline.tasks.label_cells import LabelCell, read_label, visible
-from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
+from fourshot.pipeline.tasks.split_files import SPLIT_ALIASES, find_split_file, missing_split
 from fourshot.pipeline.tasks.table_files import Table, read_table, settings_of, table_warnings
 from fourshot.pipeline.tasks.types import DataSource, Example, Task
 
@@ -54,6 +64,8 @@ def load_split(task: Task, split: str, limit: int | None = None) -> Split:
     rows, faults = label_rows(task, table)
     raise_errors(faults)
     loaded = clean(split, table.path, rows, task.input_fields)
+    if elsewhere := stand_in(task.data, split):
+        faults = [note(split, elsewhere), *faults]
     return msgspec.structs.replace(
         loaded,
         examples=limited(loaded.examples, limit),
@@ -69,6 +81,14 @@ def limited(examples: list[T], limit: int | None) -> list[T]:
     if limit is None or limit >= len(examples):
         return examples
     return [examples[index] for index in sorted(random.Random(0).sample(range(len(examples)), limit))]
+
+
+def stand_in(source: DataSource, split: str) -> str:
+    """For people: which file of the folder is the split, where it is called otherwise; else ""."""
+    stem = {"train": source.train_split, "test": source.test_split}.get(split, split)
+    if not source.folder or stem == split or stem in SPLIT_ALIASES.get(split, ()):
+        return ""
+    return f"the texts are those of {stem!r} in {source.folder}."
 
 
 def load_table(source: DataSource, split: str) -> Table:
@@ -93,6 +113,11 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
         remedy = f"Set {keys} and $.data.label_column; if no line names the columns, $.data.header = false."
         return [], [error(table.path, what, remedy)]
     rows, faults = read_rows(task, table)
+    gone = {line: one.label for line, one in rows if one.label in (source.leave_out or ())}
+    if gone:
+        names = shorten(sorted(set(gone.values())), MOST_NAMED)
+        faults.append(warning(table.path, f"{counted(len(gone), 'row')} left out, as $.data.leave_out says: {names}."))
+        rows = [(line, one) for line, one in rows if line not in gone]
     unknown: dict[str, list[int]] = defaultdict(list)
     for line, example in rows:
         if example.text and example.label not in task.label_names:

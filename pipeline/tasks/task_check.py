@@ -188,6 +188,10 @@ def _column_faults(data: dict[str, Any], names: list[str], fields: Any) -> list[
     elif column == label_column:
         what = f"text_column and label_column are both {column!r}."
         faults.append(error("$.data.text_column", what, "Name the column of the text and the one of the label."))
+    for i, value in enumerate(data.get("leave_out", [])):
+        if value in names:
+            what = f"{value!r} is a label of the task."
+            faults.append(error(f"$.data.leave_out[{i}]", what, "Remove it here, or the label."))
     for value, name in data.get("label_values", {}).items():
         if name not in names:
             what = f"{name!r} is no label's name; the labels are {shorten(names, MOST_NAMED)}."

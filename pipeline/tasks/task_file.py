@@ -12,7 +12,7 @@ from fourshot.pipeline.tasks.faults import Fault, errors_in
 from fourshot.pipeline.tasks.generation import KIND, WHAT_WORKS, GenerationTask, PairSource
 from fourshot.pipeline.tasks.generation_check import generation_faults, kind_faults, pairs_in
 from fourshot.pipeline.tasks.pairs import pair_faults
-from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
+from fourshot.pipeline.tasks.split_files import find_split_file, missing_split, own_splits
 from fourshot.pipeline.tasks.table_bytes import table_ending
 from fourshot.pipeline.tasks.table_files import scan_table
 from fourshot.pipeline.tasks.task_check import read_document, shape_faults, word_faults
@@ -139,8 +139,9 @@ def _with_folder(source: DataSource, folder: Path) -> DataSource:
     if not source.hub:
         return local
     # The hub's columns and split names need not be the folder's: use them only where the folder has them.
-    local = msgspec.structs.replace(local, train_split="train", test_split="test")
-    path = find_split_file(folder, "train") or find_split_file(folder, "test")
+    train, test = own_splits(folder, source.test_split)
+    local = msgspec.structs.replace(local, train_split=train, test_split=test)
+    path = find_split_file(folder, train) or find_split_file(folder, test)
     columns = scan_table(path)[0].columns if path else ()
     return msgspec.structs.replace(
         local,

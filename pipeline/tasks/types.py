@@ -33,6 +33,7 @@ class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     train_split: str = "train"
     test_split: str = "test"
     label_values: dict[str, str] = {}  # value in the data -> label name, where they differ
+    leave_out: tuple[str, ...] | UnsetType = UNSET  # values that are no label of the task: their rows are left out
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+import msgspec
 import numpy as np
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -76,7 +77,7 @@ class FakeScorer:
 
 
 class FakeAdapters:
-    """One task, `desk`, that is answered in context."""
+    """Two tasks that are answered in context: `desk`, and `split`, whose inputs have fields."""
 
     num_in_engine = 0
 
@@ -84,7 +85,9 @@ class FakeAdapters:
         shots = tuple(Example(text=f"a {label.name}", label=label.name) for label in DESK.labels)
         labels = LabelTokens(words=("lock", "billing"), ids=((1,), (2,)), terminated=False)
         desk, engine = InContext(task=DESK, shots=shots), EngineSettings(model="fake")
-        self.current = {"desk": Version(desk, {"icl": labels}, None, None, engine)}
+        split = msgspec.structs.replace(DESK, name="split", fields=("subject", "body"))
+        pairs = InContext(task=split, shots=(Example(text="Subject: a\nBody: b", label="lock"),))
+        self.current = {one.task.name: Version(one, {"icl": labels}, None, None, engine) for one in (desk, pairs)}
 
     def tasks(self) -> list[TaskInfo]:
         return [TaskInfo(task="desk", labels=[], adapter="", versions=[], pinned=False, methods=["icl"])]

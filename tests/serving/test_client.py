@@ -1,6 +1,7 @@
 """The client against a fake server that answers what a service may: both clients, the same promises."""
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -229,6 +230,17 @@ def test_nothing_is_sent_for_bad_texts(ask: Asker, service: FakeService) -> None
     with pytest.raises(InputError, match="no Unicode"):
         ask("predict", "tone", ["\udcff"])
     assert service.received == []
+
+
+def test_inputs_with_fields_are_sent_as_objects(ask: Asker, service: FakeService) -> None:
+    ask("predict", "tone", [{"subject": "a", "body": "b"}])
+    ask("classify", "tone", {"subject": "a", "body": "b"})
+    assert [json.loads(one.body)["input"] for one in service.received] == [
+        [{"subject": "a", "body": "b"}],
+        {"subject": "a", "body": "b"},
+    ]
+    with pytest.raises(InputError, match=r"got one object\. Put it in a list"):
+        ask("predict", "tone", {"subject": "a"})
 
 
 def test_a_fault_in_a_later_part_says_which(ask: Asker, service: FakeService) -> None:

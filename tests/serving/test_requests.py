@@ -74,6 +74,25 @@ def test_what_only_looks_strange_is_answered(body: bytes) -> None:
     assert asked("POST", DESK, body).code == 200
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"subject": "Door", "body": "It is stuck"}, ""),
+        ([{"subject": "Door", "body": "It is stuck"}, "Subject: Door\nBody: Stuck"], ""),
+        ("It is stuck", "The input at 0: an input of the task split is an object of the fields subject, body"),
+        ([{"subject": "a", "body": "b"}, {"subject": "a"}], "The input at 1: the field 'body' is missing"),
+        ({"subject": "a", "body": " "}, "the field 'body' is blank"),
+        ({"subject": "\u200b", "body": ""}, "nothing to classify"),
+        ({"subject": "a", "body": 3}, "$.input"),
+    ],
+)
+def test_an_input_with_fields_is_an_object(given: Any, message: str) -> None:
+    answer = asked("POST", "/v1/classify/split", json.dumps({"input": given}).encode())
+    assert answer.code == (400 if message else 200), answer
+    assert not message or message in answer.error["message"]
+    assert "Give a string" in asked("POST", DESK, b'{"input": {"subject": "a"}}').error["message"]
+
+
 def packed(body: bytes, encoding: str, **more: Any) -> Answer:
     return asked("POST", DESK, body, [("Content-Encoding", encoding), ("Content-Length", str(len(body)))], **more)
 

@@ -22,10 +22,13 @@ from fourshot.pipeline.corpus.rows import features
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
+from fourshot.pipeline.tasks.fields import bare_text
+from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import WorkFolder
 from tests.pipeline.corpus.small_corpora import TASK, make, named, rows_of, settings
 from tests.pipeline.loop.filling import InProcessWorker
+from tests.pipeline.task_folders import write_pairs
 from tests.waiting import wait_for
 
 
@@ -63,6 +66,11 @@ def test_datasets_loads_it_with_the_lineage_of_every_row(
         folder = tmp_path / "corpus"
         make(folder, named("one", "two"), format="parquet", rows_per_shard=20, shard_s=0)
         assert [row.id for row in rows_of(folder)] == [row.id for row in rows_of(whole[0])]
+    pairs = load_task(write_pairs(tmp_path))
+    make(tmp_path / "pairs", {"pairs": pairs}, format=kind)
+    row = load_dataset(str(tmp_path / "pairs"), "pairs", split="train", cache_dir=str(tmp_path / "cache"))[0]
+    assert list(row["fields"]) == ["premise", "hypothesis"]
+    assert bare_text(pairs, row["text"]) == "\n".join(row["fields"].values())
     loaded = load_dataset(str(folder), "two", split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded.column_names == [column["name"] for column in features()]
     assert loaded["text"] == [row.text for row in rows_of(folder) if row.task == "two"]

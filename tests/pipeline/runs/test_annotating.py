@@ -17,8 +17,10 @@ from fourshot.pipeline.runs.annotating import (
 )
 from fourshot.pipeline.runs.readers import Annotation, Parts, Read
 from fourshot.pipeline.tasks.table_files import read_table
+from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.text_table import open_texts
-from tests.pipeline.task_folders import write_jsonl
+from fourshot.pipeline.tasks.unlabelled import load_unlabelled
+from tests.pipeline.task_folders import write_jsonl, write_pairs
 
 LABELS = ("warm", "cold")
 
@@ -96,6 +98,23 @@ def test_rows_keep_their_order_and_columns_in_every_format(tmp_path: Path, given
     assert (summary.rows, summary.blank, summary.unreadable) == (5, 1, 1)
     assert summary.labelled == {"warm": 1, "cold": 2} and summary.agreement == 0.5
     assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name or path.name[0] == "."] == []
+
+
+def test_a_row_of_fields_is_read_as_one_input(tmp_path: Path) -> None:
+    task = load_task(write_pairs(tmp_path))
+    path, seen = tmp_path / "new.jsonl", list[str]()
+    write_jsonl(
+        path, [{"hypothesis": "It is wet.", "premise": "It rains.", "n": 1}, {"premise": "x", "hypothesis": ""}]
+    )
+    summary = annotate_table(open_texts(path, task=task), tmp_path / "out.jsonl", LABELS, "me", reader(seen=seen))
+    assert seen == ["Premise: It rains.\nHypothesis: It is wet."] and (summary.rows, summary.blank) == (2, 1)
+    assert list(read_table(tmp_path / "out.jsonl").columns)[:3] == ["hypothesis", "premise", "n"]
+    with pytest.raises(InputError, match="--text-column is for tasks of texts; pairs has fields"):
+        open_texts(path, "premise", task)
+    with pytest.raises(InputError, match="no column 'premise' and 'hypothesis'; the columns are 'id', 'text', 'who'"):
+        open_texts(table(tmp_path), task=task)
+    found = load_unlabelled(path, task, 0)
+    assert found.texts == ((1, seen[0]),) and "column 'premise' and 'hypothesis'; 1 row without" in found.note
 
 
 def test_nobody_sure_enough_means_no_label(tmp_path: Path) -> None:

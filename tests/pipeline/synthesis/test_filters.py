@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.synthesis.filters import FilterSettings, TextFilter, clean_text, length_bounds
+from fourshot.pipeline.synthesis.filters import FilterSettings, TextFilter, clean_completion, clean_text, length_bounds
 from fourshot.pipeline.synthesis.neardup import NearDuplicates
 from fourshot.pipeline.synthesis.types import Candidate, Reason
 from fourshot.pipeline.tasks.shots import take_shots
@@ -18,6 +18,12 @@ from fourshot.pipeline.tasks.types import Example
 TASK = load_task("support_tickets")
 SHOTS = take_shots(TASK, 4, seed=0)
 GOOD = "The calendar pages came out in the wrong order and two of them were upside down."
+
+
+PAIRS_OF_SHOTS = [
+    ("It rains hard in the hills tonight.", "The hills are wet."),
+    ("Ann sold her car to a neighbour.", "Ann sold something."),
+]
 
 
 def candidate(text: str, finish_reason: str = "stop", label: str = "bug") -> Candidate:
@@ -81,6 +87,22 @@ def test_a_text_that_ran_into_the_limit_passes_only_as_a_whole_sentence(ending: 
     assert check(text, "length") == "unfinished"
     assert check(text + ending, "length") is None
     assert check(text, "stop") is None
+
+
+def test_an_input_is_judged_by_its_fields_and_rejected_where_one_lacks() -> None:
+    task = msgspec.structs.replace(load_task("rte"), name="pairs")
+    shots = [Example(text=f"Premise: {p}\nHypothesis: {h}", label="entailment") for p, h in PAIRS_OF_SHOTS]
+    texts = TextFilter(shots, task=task)
+
+    def said(completion: str) -> Reason | None:
+        return texts.check(candidate(clean_completion(task, completion), label="entailment"))
+
+    assert said(" The old mill by the river burns.\nHypothesis: A building is on fire.\nLabel: yes") is None
+    assert said(" The old mill by the river burns.") == said(" Rain all day.\nHypothesis: ") == "missing_field"
+    assert said(' "The OLD mill by the river burns."\nhypothesis: A building is on fire!') == "exact_duplicate"
+    assert said(" The sea is calm.\nHypothesis: Premise: the sea is calm and blue.") == "leaks_label"
+    assert said(f" {PAIRS_OF_SHOTS[0][0]}\nHypothesis: {PAIRS_OF_SHOTS[0][1]}") == "copies_shot"
+    assert said(" No.\nHypothesis: No.") == "too_short"  # the names of the fields do not count
 
 
 def test_duplicates_are_found_over_classes_and_rounds() -> None:

@@ -1,5 +1,7 @@
 """The prompts, letter for letter: adapters are trained on them, so a changed blank is another classifier."""
 
+import msgspec
+
 from fourshot.pipeline.synthesis.prompts import (
     CHAT_VERSION,
     PROMPT_VERSION,
@@ -8,6 +10,7 @@ from fourshot.pipeline.synthesis.prompts import (
     attribute_prompt,
     classification_prompt,
     generation_prompt,
+    mixed_prompt,
     prompt_hash,
     reading_prompt,
 )
@@ -94,6 +97,20 @@ def test_a_text_stands_on_one_line_whatever_it_brought() -> None:
     assert classification_prompt(SST2, " a film\nlike\r\n\tany   other\n") == ZERO_SHOT
     odd = [Example(text="a joyous\nromp", label="positive"), *SHOTS[1:]]
     assert classification_prompt(SST2, "a film like any other", odd) == CLASSIFICATION
+
+
+def test_the_fields_of_an_input_stand_on_a_line_each_and_the_first_is_begun() -> None:
+    task = msgspec.structs.replace(SST2, fields=("passage", "the_question"))
+    shot = Example(text="Passage: A b c d.\nThe question: Why?", label="positive")
+    asked = reading_prompt(task, shot.text, PromptFormat(max_text_words=4), [shot])
+    lines = "Passage: A b c\nThe question: Why?\n"
+    assert asked == f"{task.instruction}\n\n{lines}Label: positive\n\n{lines}Label:"
+    assert reading_prompt(task, shot.text, PromptFormat(wording="bare")).startswith("Passage: A b c d.\nThe q")
+    answer = reading_prompt(task, shot.text, PromptFormat(wording="answer"))
+    assert answer.endswith("\n\nPassage: A b c d.\nThe question: Why?\n\nThe answer is")
+    wanted = generation_prompt(task, task.labels[1], [shot], max_text_words=4, wanted={"topic": "x"})
+    assert wanted.endswith(f"given. Generate more positive reviews.\n\n{lines}Label: positive\n\nTopic: x\nPassage:")
+    assert mixed_prompt(task, [shot], max_text_words=4).endswith(f"\n\n{lines}\nPassage:")
 
 
 def test_no_prompt_ends_in_a_blank() -> None:

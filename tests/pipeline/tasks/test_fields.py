@@ -1,6 +1,7 @@
 """Inputs of several fields: one text with a line for each, everywhere, and an object at the doors."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from fourshot.pipeline.tasks.task_file import check_task, load_task
 from fourshot.pipeline.tasks.types import Task
 from tests.pipeline.task_folders import PAIRS, TASK, write_jsonl, write_pairs, write_task
 
+DATA = os.environ.get("FOURSHOT_DATA", "")
 FIELDS = ("premise", "hypothesis")
 TEXT = "Premise: It rains.\nHypothesis: It is wet."
 
@@ -115,3 +117,26 @@ def test_rows_with_a_column_for_each_field(tmp_path: Path) -> None:
 def test_faulty_fields_are_explained(tmp_path: Path, fields: str, said: str) -> None:
     path = write_task(tmp_path, TASK.replace("\n[data]", f"fields = {fields}\n\n[data]", 1))
     assert any(said in str(fault) for fault in check_task(path))
+
+
+def test_a_folder_in_place_of_the_hub_may_lack_splits_and_labels_may_be_left_out(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train_100.jsonl", PAIRS)
+    write_jsonl(tmp_path / "dev.jsonl", [{**row, "label": "entailment"} for row in PAIRS])
+    task = load_task("rte", tmp_path)  # whose test split on the hub is the validation split
+    assert (task.data.train_split, task.data.test_split) == ("train_100", "dev")
+    assert any("those of 'dev'" in one for one in load_split(task, "test").warnings)
+    data = msgspec.structs.replace(task.data, leave_out=("yes", "no"))
+    left = load_split(msgspec.structs.replace(task, data=data), "train")
+    assert not left.examples and "8 rows left out, as $.data.leave_out says: no, yes." in left.warnings[-1]
+    (tmp_path / "train_100.jsonl").rename(tmp_path / "test.jsonl")
+    task = load_task("rte", tmp_path)
+    assert (task.data.train_split, task.data.test_split) == ("dev", "test")
+
+
+@pytest.mark.parametrize("name", ["rte", "boolq", "multirc", "slurp"])
+def test_shipped_tasks_are_sound_and_read_their_data(name: str) -> None:
+    assert not [fault for fault in check_task(name, deep=False) if fault.severity == "error"]
+    if not DATA:
+        pytest.skip("FOURSHOT_DATA is not set")
+    task = load_task(name, Path(DATA) / name)
+    assert len(load_split(task, "train", limit=20).examples) == len(load_split(task, "test", limit=20).examples) == 20

@@ -1,6 +1,7 @@
 """A table with texts and labels becomes a task folder that can be used at once."""
 
 import csv
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import check_task, load_task
 from fourshot.pipeline.tasks.usable_rows import TableChoices
+from tests.pipeline.task_folders import PAIRS
 
 NAMES = ("billing_issue", "bugReport", "Sci/Tech")
 
@@ -109,6 +111,25 @@ def test_columns_of_a_text_can_be_joined_and_the_task_file_says_so(tmp_path: Pat
     texts = {example.text for split in ("train", "test") for example in load_split(load_task(path), split).examples}
     assert {"a 0\nwhat I wrote about it, 0", "b 3"} <= texts
     assert "# Each text is the columns 'subject' and 'body', one after the other." in path.read_text()
+
+
+def test_columns_can_be_the_fields_of_an_input(tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    write_csv(table, tuple(PAIRS[0]), [*(tuple(row.values()) for row in PAIRS), ("Only a premise.", "", "yes")])
+    with pytest.raises(InputError, match=r"keep them apart, .*: --field premise --field hypothesis"):
+        new_task(table, tmp_path / "out")
+    with pytest.raises(InputError, match="an input has two or more"):
+        new_task(table, tmp_path / "out", TableChoices(fields=("premise",)))
+    with pytest.raises(InputError, match="Leave one out"):
+        new_task(table, tmp_path / "out", TableChoices(fields=("premise", "hypothesis"), text_columns=("premise",)))
+    path = task_of(table, tmp_path / "out", TableChoices(fields=("premise", "hypothesis")))
+    task = load_task(path)
+    assert task.input_fields == ("premise", "hypothesis")
+    assert {example.text for example in load_split(task, "train").examples} == {
+        f"Premise: {row['premise']}\nHypothesis: {row['hypothesis']}" for row in PAIRS
+    }
+    made = json.loads((path.parent / "made_from.json").read_text())
+    assert made["left_out"][0]["what"] == "without a text in one of premise, hypothesis"
 
 
 @pytest.mark.parametrize("label", [b"lock", "caf\u00e9"])

@@ -4,6 +4,7 @@ import csv
 import io
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError
@@ -64,6 +65,22 @@ def test_no_cell_is_a_formula_and_every_guard_is_undone(table: Path) -> None:
     for start in FORMULA_STARTS:
         for cell in (start, f"{start}x", f"'{start}x", f"''{start}", "x"):
             assert unguard(guard(cell)) == cell
+
+
+def test_the_fields_of_an_input_have_columns(tmp_path: Path) -> None:
+    task = msgspec.structs.replace(TASK, fields=("premise", "hypothesis"))
+    rows = [ReviewRow(id="r-1", text="Premise: =1+1\nHypothesis: Two.", label="A-", keep=True, why="kept")]
+    path = tmp_path / "review.csv"
+    write_review(path, rows, task=task)
+    assert path.read_text("utf-8-sig").startswith(
+        "id,premise,hypothesis,label,keep,why,probabilities\nr-1,'=1+1,Two.,A-"
+    )
+    assert read_review(path, rows, task) == {"r-1": Answer(label="A-", keep=True)} and own_columns(path, task) == []
+    edit(path, ("Two.", "Three."))
+    with pytest.raises(InputError, match="the hypothesis of r-1 was changed"):
+        read_review(path, rows, task)
+    write_review(path, rows, task=msgspec.structs.replace(task, fields=("premise", "why")))
+    assert path.read_text("utf-8-sig").startswith("id,text,label")
 
 
 def test_another_separator_and_no_mark_are_what_spreadsheets_save(table: Path) -> None:
