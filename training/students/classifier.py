@@ -1,6 +1,5 @@
 """A finished student in this process: texts in, label probabilities out. No language model, no engine."""
 
-import json
 from collections.abc import Sequence
 from functools import cached_property, partial
 from itertools import accumulate
@@ -12,18 +11,17 @@ from fourshot.engine.errors import AdapterError
 from fourshot.engine.models import broken_shards
 from fourshot.training.students.bert import BertClassifier, FastTokens, fits
 from fourshot.training.students.encoders import BATCH, by_length, encoded
+from fourshot.training.students.windows import reads_windows, windows
 
 if TYPE_CHECKING:
     import numpy as np
-
-WINDOWS = "fourshot_windows"  # in a checkpoint's configuration: that long texts are read in parts
 
 
 class StudentClassifier:
     """The checkpoint in a student's folder, on a GPU where there is one."""
 
-    def __init__(self, folder: str | Path, max_tokens: int, *, windows: bool | None = None) -> None:
-        """``windows``: whether long texts are read in parts; None: as the checkpoint says.
+    def __init__(self, folder: str | Path, max_tokens: int, *, in_parts: bool = True) -> None:
+        """``in_parts``: read long texts so, where the checkpoint says it.
 
         Raises AdapterError where the folder is damaged.
         """
@@ -34,8 +32,7 @@ class StudentClassifier:
             import torch
 
         self._folder, self._max_tokens = folder, max_tokens
-        config = json.loads((folder / "config.json").read_bytes()) if windows is None else {WINDOWS: windows}
-        self._windows = bool(config.get(WINDOWS)) and (folder / "tokenizer.json").is_file()
+        self._windows = in_parts and reads_windows(folder)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokens: Any
         if fits(folder):
@@ -67,24 +64,10 @@ class StudentClassifier:
         return np.add.reduceat(said, starts) / np.array(counts, dtype=said.dtype)[:, None]
 
     def parts(self, text: str) -> list[str]:
-        """What is read of a text, each part by itself: the text, or windows of a long one, which end with words."""
+        """What is read of a text, each part by itself: the text, or windows of a long one."""
         if not self._windows or not self._may_be_long(text):
             return [text]
-        coded = self._uncut.encode(text, add_special_tokens=False)
-        offsets, words, count = coded.offsets, coded.word_ids, len(coded.ids)
-        kept = self._max_tokens - self._uncut.num_special_tokens_to_add(is_pair=False)
-        if count <= kept:
-            return [text]
-
-        def begins(token: int) -> bool:
-            return token in (0, count) or words[token] != words[token - 1]
-
-        parts, most = [], kept // 8  # tokens that either end may lose to a word; windows share twice as many
-        for start in [*range(0, count - kept, kept - kept // 4), count - kept]:
-            first = next((token for token in range(start, start + most) if begins(token)), start)
-            end = next((token for token in range(start + kept, start + kept - most, -1) if begins(token)), start + kept)
-            parts.append(text[offsets[first][0] : offsets[end - 1][1]])
-        return parts
+        return windows(self._uncut, text, self._max_tokens)
 
     def read_chars(self, text: str) -> int:
         """How many characters of a text it reads: those of its first ``max_tokens`` tokens, or all of them in parts."""

@@ -50,7 +50,7 @@ def export_onnx(student: Path, max_tokens: int, texts: Sequence[str]) -> list[Pa
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    classifier = StudentClassifier(student, max_tokens, windows=False)  # in the file there is no reading in parts
+    classifier = StudentClassifier(student, max_tokens, in_parts=False)  # in the file there is no reading in parts
     probed = list(texts[:PROBED_TEXTS])
     expected = classifier.probabilities(probed)
     with staged_folder(student, ONNX_FOLDER) as staged:

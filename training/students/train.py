@@ -12,10 +12,10 @@ from fourshot.engine.collector import collector_paused
 from fourshot.engine.content_hash import content_hash_of
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.files import read_json, settle, staged_folder, write_json
-from fourshot.training.students.classifier import WINDOWS
 from fourshot.training.students.encoders import by_length, encoded, last_linear, open_classifier
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
 from fourshot.training.students.settings import StudentSettings
+from fourshot.training.students.windows import WINDOWS
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,36 @@
+"""Long texts that a student reads in parts: that its checkpoint says so, and which parts a text has."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+WINDOWS = "fourshot_windows"  # in a checkpoint's configuration
+SHARED = 8  # either end of a part may lose one of so many of its tokens to a word; parts share twice as many
+
+
+def reads_windows(folder: Path) -> bool:
+    """Whether the student in ``folder`` reads long texts in parts."""
+    config = json.loads((folder / "config.json").read_bytes())
+    return bool(config.get(WINDOWS)) and (folder / "tokenizer.json").is_file()
+
+
+def windows(tokenizer: Any, text: str, max_tokens: int) -> list[str]:
+    """``text``, or parts of it that overlap, of ``max_tokens`` or somewhat less, which begin and end with words.
+
+    ``tokenizer``: of the library `tokenizers`, one that cuts nothing.
+    """
+    kept = max_tokens - tokenizer.num_special_tokens_to_add(is_pair=False)
+    coded = tokenizer.encode(text, add_special_tokens=False)
+    offsets, words, count = coded.offsets, coded.word_ids, len(coded.ids)
+    if count <= kept:
+        return [text]
+
+    def begins(token: int) -> bool:
+        return token in (0, count) or words[token] != words[token - 1]
+
+    parts, most = [], kept // SHARED
+    for start in [*range(0, count - kept, kept - 2 * most), count - kept]:
+        first = next((token for token in range(start, start + most) if begins(token)), start)
+        end = next((token for token in range(start + kept, start + kept - most, -1) if begins(token)), start + kept)
+        parts.append(text[offsets[first][0] : offsets[end - 1][1]])
+    return parts
