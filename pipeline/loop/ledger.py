@@ -67,7 +67,7 @@ class Ledger:
         self._keeps_all = plan.keeps_all or (settings.learns_soft and not plan.reads_in_place)
         self._filter = TextFilter(brief.shots, settings.filter, test_texts, task=brief.task)
         strength, labels = settings.variety.suppress, brief.task.label_names
-        self._use = {label: WordUse(brief.shots, label, strength) for label in (labels if strength else ())}
+        self._use = {label: WordUse(brief.task, brief.shots, label, strength) for label in (labels if strength else ())}
         self._folds = folds or {}
         self._has_started = False
         self._units: deque[Unit] = deque()  # that nobody was given yet

@@ -7,8 +7,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from fourshot.pipeline.synthesis.filters import bare_shots
 from fourshot.pipeline.synthesis.words import spelt_words
-from fourshot.pipeline.tasks.types import Example
+from fourshot.pipeline.tasks.fields import bare_text
+from fourshot.pipeline.tasks.types import Example, Task
 
 FEWEST_TEXTS = 16  # before that, a share says little
 
@@ -26,8 +28,9 @@ class WordUse:
     texts need as often are left alone.
     """
 
-    def __init__(self, shots: Sequence[Example], label: str, strength: float) -> None:
+    def __init__(self, task: Task, shots: Sequence[Example], label: str, strength: float) -> None:
         """``shots``: of all classes; ``label``: the class."""
+        self._task, shots = task, bare_shots(task, shots)
         own = [shot for shot in shots if shot.label == label]
         self._otherwise = 1 / (len(own) + 2)
         self._allowed: dict[str, float] = {}
@@ -41,7 +44,7 @@ class WordUse:
     def add(self, texts: Iterable[str]) -> None:
         """Count more texts."""
         for text in texts:
-            self._counts.update(spelt_words(text))
+            self._counts.update(spelt_words(bare_text(self._task, text)))
             self._texts += 1
 
     def biases(self) -> tuple[tuple[str, float], ...]:

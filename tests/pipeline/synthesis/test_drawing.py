@@ -75,7 +75,7 @@ def test_words_that_earlier_rounds_over_used_are_pushed_down(vllm_engine: Engine
             settings(draws_per_round=16, max_tokens=24), variety=VarietySettings(suppress=20.0)
         )
         vllm_engine.reset_prefix_cache()
-        use = WordUse(SHOTS, TWO[0], strength=20.0)
+        use = WordUse(TASK, SHOTS, TWO[0], strength=20.0)
         use.add(kept)
         drawn = draw_round(vllm_engine, TASK, SHOTS, strong, 1, TWO[:1], biases=lambda label: use.biases())
         return sum(" I " in f" {one.text} " for one in drawn)

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from fourshot.pipeline.synthesis.overuse import FEWEST_TEXTS, WordUse
+from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
 
 SHOTS = [Example(text=text, label="good") for text in ("the film sings", "the cast", "a joy", "the end")]
@@ -12,7 +13,7 @@ OTHERS = [Example(text=f"no {n} of it", label="bad") for n in range(4)]
 
 
 def used(texts: list[str], strength: float = 1.0) -> dict[str, float]:
-    use = WordUse([*SHOTS, *OTHERS], "good", strength)
+    use = WordUse(load_task("sst2"), [*SHOTS, *OTHERS], "good", strength)
     use.add(texts)
     return dict(use.biases())
 
@@ -51,3 +52,11 @@ def test_a_word_counts_once_a_text_and_as_it_is_spelt() -> None:
 def test_a_few_texts_say_nothing_yet() -> None:
     assert not used(["dull"] * (FEWEST_TEXTS - 1))
     assert used(["dull"] * FEWEST_TEXTS)
+
+
+def test_the_names_of_fields_are_no_words_of_a_text() -> None:
+    text = "Premise: {} falls.\nHypothesis: It is wet."
+    shots = [Example(text=text.format(what), label="entailment") for what in ("Rain", "Snow")]
+    use = WordUse(load_task("rte"), shots, "entailment", 1.0)
+    use.add(text.format(f"Sleet {n}") for n in range(FEWEST_TEXTS))
+    assert {"Premise", "Hypothesis"}.isdisjoint(dict(use.biases())) and "Sleet" in dict(use.biases())
