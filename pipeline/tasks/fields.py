@@ -14,7 +14,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import nearest
-from fourshot.pipeline.tasks.label_cells import read_text_cell
+from fourshot.pipeline.tasks.label_cells import UNSEEN, read_text_cell
 from fourshot.pipeline.tasks.text_words import LongTexts, count_words, shown_text, text_windows
 from fourshot.pipeline.tasks.types import Task
 
@@ -143,7 +143,7 @@ def as_text(task: Task, given: Given) -> str:
             raise InputError(f"unknown field {key!r}; the fields are {', '.join(fields)}. {near}")
     for field in fields:
         value = values.get(field)
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not value.strip() or UNSEEN.fullmatch(value.strip()):
             lack = "is missing" if field not in values else "is blank" if isinstance(value, str) else "is no string"
             raise InputError(f"the field {field!r} {lack}; got {_keys(values)}. Give one such as {example}")
     return join_fields(fields, values)
@@ -178,10 +178,11 @@ def written_fields(fields: Sequence[str], completion: str) -> dict[str, str]:
     names = {heading(name).casefold() for name in fields}
     for line in completion.splitlines():
         name, colon, value = line.partition(":")
-        if colon and name.strip().casefold() in names:
-            if not later or name.strip().casefold() != heading(later[0]).casefold():
+        if colon and (name := name.strip().casefold()) in names:
+            if later and name == heading(later[0]).casefold():
+                field = later.pop(0)
+            elif values.get(field) or name != heading(field).casefold():  # else a model repeats the name it was given
                 break
-            field = later.pop(0)
             line = value
         elif not later and values[field]:
             break

@@ -113,7 +113,7 @@ def input_columns_of(
     there = ", ".join(map(repr, columns))
     if task and task.input_fields:
         if wanted:
-            raise InputError(f"{option.split()[0]} is for tasks of texts; {task.name} has fields. Leave it out.")
+            raise InputError(f"{option} is for tasks of texts; {task.name} has fields. Leave it out.")
         if missing := [field for field in task.input_fields if field not in columns]:
             raise InputError(
                 f"{path} has no column {' and '.join(map(repr, missing))}; the columns are {there}. An input of "

@@ -109,7 +109,7 @@ def test_a_row_of_fields_is_read_as_one_input(tmp_path: Path) -> None:
     summary = annotate_table(open_texts(path, task=task), tmp_path / "out.jsonl", LABELS, "me", reader(seen=seen))
     assert seen == ["Premise: It rains.\nHypothesis: It is wet."] and (summary.rows, summary.blank) == (2, 1)
     assert list(read_table(tmp_path / "out.jsonl").columns)[:3] == ["hypothesis", "premise", "n"]
-    with pytest.raises(InputError, match="--text-column is for tasks of texts; pairs has fields"):
+    with pytest.raises(InputError, match="--text-column NAME is for tasks of texts; pairs has fields"):
         open_texts(path, "premise", task)
     with pytest.raises(InputError, match="no column 'premise' and 'hypothesis'; the columns are 'id', 'text', 'who'"):
         open_texts(table(tmp_path), task=task)
