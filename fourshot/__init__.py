@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         RunFolderError,
         ServiceError,
         ShortRunError,
+        SpendingLimitError,
         TaskFileError,
     )
     from fourshot.pipeline.corpus.settings import CorpusSettings
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from fourshot.serving.clients.local import LocalClassifier as Classifier
     from fourshot.serving.clients.local import Prediction
     from fourshot.text_api import distill_text
+    from fourshot.serving.clients.remote.settings import RemoteSettings
     from fourshot.training.students.settings import StudentSettings, TextStudentSettings
 
 __version__ = "0.1.0"
@@ -66,12 +68,14 @@ __all__ = [
     "Label",
     "ModelNotFoundError",
     "Prediction",
+    "RemoteSettings",
     "RequestError",
     "RunFolderError",
     "RunSettings",
     "RunSummary",
     "ServiceError",
     "ShortRunError",
+    "SpendingLimitError",
     "StudentSettings",
     "Task",
     "TaskFileError",
@@ -102,6 +106,7 @@ _HOMES = {  # of the names above; the errors are in fourshot.engine.errors
     "CorpusSummary": "fourshot.pipeline.corpus.summary",
     "DistillSummary": "fourshot.pipeline.runs.distilled",
     "Event": "fourshot.pipeline.events",
+    "RemoteSettings": "fourshot.serving.clients.remote.settings",
     "RunSummary": "fourshot.pipeline.runs.run",
     "GenerationTask": "fourshot.pipeline.tasks.generation",
     "StudentSettings": "fourshot.training.students.settings",

@@ -127,6 +127,9 @@ class Terminal:
         if told is None:
             self.say("Nothing is left to do that an engine is needed for.")
             return
+        if told.asks:
+            self.say(f"{told}.")
+            return
         self.table(told.stages, FORECAST)
         doubt = f"; {told.doubt}" if told.doubt else ""
         self.say(

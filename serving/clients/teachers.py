@@ -1,11 +1,12 @@
 """Who is to annotate, from what a user calls it: a run, an adapter, a student, or the address of a service."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import InputError, ServiceError
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.readers import (
     Annotation,
@@ -124,7 +125,7 @@ def _student(folder: Path, model: str | None) -> NamedReader:
 def _service(url: str, task: Task, key: str | None) -> NamedReader:
     from fourshot.serving.clients.client import Client
 
-    with Client(url, key) as client:
+    with _hinted(), Client(url, key) as client:
         served = next((one for one in client.tasks().tasks if one.task == task.name), None)
     if served is None:
         raise InputError(f"{url} serves no task {task.name!r}. Ask it what it serves: GET {url}/v1/tasks.")
@@ -145,6 +146,17 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
         return _each(ask)
 
     return NamedReader(name=f"{url} {served.adapter or 'in context'}", task=task, read=read)
+
+
+@contextmanager
+def _hinted() -> Iterator[None]:
+    """Says what else an address may be, where nothing there is a service of ours."""
+    try:
+        yield
+    except ServiceError as error:
+        if error.kind == "strange_answer":
+            error.args = (f"{error} Of an OpenAI-compatible endpoint, name a model (--teacher-model).",)
+        raise
 
 
 def _annotation(probabilities: Sequence[float], cut_words: int = 0) -> Annotation:

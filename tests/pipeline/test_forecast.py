@@ -190,6 +190,7 @@ PLANS: dict[str, list[str]] = {
     "run": ["run", "support_tickets"],
     "compare": ["compare", "support_tickets", "--methods", "icl,lora25"],
     "train": ["train", "--tasks", "support_tickets"],
+    "distill": ["distill", "support_tickets", "--generate", "5"],
 }
 
 

@@ -20,12 +20,21 @@ import pytest
 
 from fourshot.engine.calibration import CONTENT_FREE, apply, contextual
 from fourshot.engine.core import Adapter, Engine, Verbalizer
+from fourshot.engine.errors import RequestError
 from fourshot.pipeline.card import AdapterCard, load_card
+from fourshot.pipeline.events import ignore
 from fourshot.pipeline.synthesis.prompts import Wording, classification_prompt
+from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.serving.app.registry import InContext, write_in_context
+from fourshot.serving.clients.remote.asking import Way, requests_for
+from fourshot.serving.clients.remote.endpoint import Endpoint
+from fourshot.serving.clients.remote.said import Said, read_labels
+from fourshot.serving.clients.remote.settings import RemoteSettings
+from fourshot.serving.clients.remote.teacher import remote_teacher
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import RunningService, running_service, wait_for
+from tests.pipeline.task_folders import COLD, WARM, write_task
 from tests.waiting import until
 
 WORDS = [
@@ -198,6 +207,33 @@ def test_the_openai_client_still_works(service: RunningService, cards: dict[str,
         model=models[0], prompt=classification_prompt(card.task, TEXTS[0]), max_tokens=1, temperature=0, logprobs=1
     )
     assert adapted.choices[0].text and plain.choices[0].text
+
+
+def test_a_model_behind_vllm_s_own_routes_is_a_teacher(
+    service: RunningService, vllm_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOURSHOT_HOME", str(tmp_path / "home"))
+    task = load_task(write_task(tmp_path))
+    shots = [Example(text=text, label=label) for text, label in ((WARM[0], "warm"), (COLD[0], "cold"))]
+    url, model = f"{service.address}/v1", "SmolLM2-135M-Instruct"
+    for route, votes in (("chat", 1), ("completions", 1), ("chat", 4)):
+        way = Way(route=route, likely=20 if votes == 1 else 0)  # type: ignore[arg-type]
+        with Endpoint(url, model, RemoteSettings(votes=votes), "tests") as endpoint:
+            asked = [requests_for(task, text, shots, way, RemoteSettings(votes=votes))[0] for text in TEXTS]
+            found = [read_labels(said, task.label_words) for said in endpoint.ask(asked) if isinstance(said, Said)]
+        assert all(0 < sum(one.masses) < 1.001 for one in found) and len(found) == len(TEXTS)
+        if route == "completions":
+            prompts = [classification_prompt(task, text, shots) for text in TEXTS]
+            offline = np.exp(vllm_engine.score(prompts, task.label_words))
+            assert np.abs(np.array([one.masses for one in found]) - offline).max() < TOLERANCE
+    reader = remote_teacher(url, model, task, shots, RemoteSettings())
+    (answers,) = reader.read(tmp_path / "log.txt", ignore)([TEXTS])
+    assert all(sum(one.probabilities) == pytest.approx(1, abs=1e-5) for one in answers)
+    account = reader.account()
+    assert account and account.asked == "chat, probabilities of tokens" and account.requests == len(TEXTS) + 1
+    assert account.paid_requests == 1, "the texts were answered above"
+    with pytest.raises(RequestError, match=f"It has {model}, "):
+        list(remote_teacher(url, "another", task, shots, RemoteSettings()).read(tmp_path / "log.txt", ignore)([TEXTS]))
 
 
 def test_versions_come_and_go_without_a_restart(

@@ -37,6 +37,7 @@ WAYS = (
     Way(route="chat", likely=20),
     Way(route="chat", likely=5),
     Way(route="chat"),
+    Way(route="chat", one_by_one=True),
     Way(route="chat", is_bare=True, one_by_one=True),
     Way(route="completions", likely=20),
     Way(route="completions", likely=5),

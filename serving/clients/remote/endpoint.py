@@ -78,7 +78,8 @@ class Endpoint:
         self._pace, self._over = Pace(settings.concurrency), asyncio.Event()
         # A loop in a thread of its own: whoever calls may have one, as notebooks do.
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
 
     def ask(self, requests: Sequence[Request]) -> list[Said | Refused]:
         """The answer to each, kept before this returns.
@@ -221,6 +222,7 @@ class Endpoint:
         with contextlib.suppress(Exception):
             asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(CLOSE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLOSE_S)
         self.kept.close()
 
 

@@ -35,8 +35,8 @@ class StrangeAnswerError(ValueError):
 
 class _Token(msgspec.Struct):
     token: str
-    logprob: float = 0.0
-    top_logprobs: list["_Token"] = []
+    logprob: float
+    top_logprobs: list["_Token"] | None = None
 
 
 class _Logprobs(msgspec.Struct):
@@ -52,7 +52,7 @@ class _Message(msgspec.Struct):
 class _Choice(msgspec.Struct):
     message: _Message | None = None  # of chat
     text: str | None = None  # of completions
-    logprobs: _Logprobs | None = None
+    logprobs: msgspec.Raw = msgspec.Raw(b"null")
     finish_reason: str | None = None
 
 
@@ -90,12 +90,17 @@ def read_said(content: bytes, sent: int) -> Said:
     )
 
 
-def _steps(told: _Logprobs | None) -> tuple[Step, ...]:
+def _steps(content: msgspec.Raw) -> tuple[Step, ...]:
+    """None where no probabilities are told, or in a form of the endpoint's own: the answer itself is still good."""
+    try:
+        told = msgspec.json.decode(content, type=_Logprobs | None)
+    except msgspec.DecodeError:
+        return ()
     if told is None:
         return ()
     if told.content is not None:
         return tuple(
-            Step(one.token, {likely.token: likely.logprob for likely in (one, *one.top_logprobs)})
+            Step(one.token, {likely.token: likely.logprob for likely in (one, *(one.top_logprobs or ()))})
             for one in told.content
         )
     pairs = zip(told.tokens or (), told.top_logprobs or (), strict=False)

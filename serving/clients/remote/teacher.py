@@ -1,6 +1,7 @@
 """A teacher that nobody trained here: a model behind an OpenAI-compatible address reads texts, shown the shots."""
 
 import hashlib
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 WORK_FILE = "remote_work.txt"  # names who pays for requests; goes with the folder that they are for
+NO_ROOM = re.compile("context|too long|too many tokens|exceed", re.IGNORECASE)  # what endpoints say of long prompts
 FEW = 8  # texts that may all be refused by chance
 CHARS_A_TOKEN = 4  # about, for a forecast
 
@@ -109,7 +111,7 @@ class _RemoteReader:
                     few = not way.likely and len(answer.texts) < self._settings.votes
                     return msgspec.structs.replace(way, one_by_one=True) if few else way
             fewer = _fewer(self._shots)
-            if not (fewer and any("token" in one.message or "context" in one.message for one in refused)):
+            if not (fewer and any(NO_ROOM.search(one.message) for one in refused)):
                 raise InputError(
                     f"{self._model} at {self._url} refuses to read texts in every way that is known. It says: "
                     f"{refused[0].message}." + f" Of completions: {refused[-1].message}." * (refused[-1] != refused[0])

@@ -14,7 +14,7 @@ from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.runs.stages.student import StudentStage
-from fourshot.pipeline.student_card import find_student, load_student_card
+from fourshot.pipeline.student_card import RemoteTeacher, find_student, load_student_card
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.serving.clients.local import LocalClassifier
@@ -30,6 +30,17 @@ NOTES = [
 ]
 HEAD = StudentSettings(strategy="head", held_out=0.2, max_tokens=32)
 
+REMOTE = RemoteTeacher(
+    endpoint="http://host/v1",
+    model="large",
+    asked="chat, 8 votes",
+    shots=8,
+    requests=30,
+    paid_requests=20,
+    prompt_tokens=900,
+    output_tokens=30,
+)
+
 
 class Teacher:
     """Knows cold words; counts what it was asked."""
@@ -38,7 +49,10 @@ class Teacher:
         self.asked: list[str] = []
 
     def named(self, folder: Path) -> NamedReader:
-        return NamedReader(name="a teacher", task=load_task(folder / "task.toml"), read=self._opened)
+        task = load_task(folder / "task.toml")
+        return NamedReader(
+            name="a teacher", task=task, read=self._opened, account=lambda: REMOTE if self.asked else None
+        )
 
     def _opened(self, log: Path, on_event: OnEvent) -> Read:
         return self._read
@@ -82,6 +96,7 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
     card = load_student_card(summary.student_path)
     assert (card.teacher, card.real_examples, card.labels) == ("a teacher", 8, ("warm", "cold"))
     assert card.scores is not None and card.scores.n == 2
+    assert card.remote_teacher == summary.remote_teacher == REMOTE
     asked = len(teacher.asked)
     assert make(folder, teacher) == summary and len(teacher.asked) == asked, "all was finished"
 
