@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fourshot.api import annotate, compare, corpus, distill, run, train
+    from fourshot.api import compare, corpus, run, train
     from fourshot.engine.errors import (
         AdapterError,
         FourshotError,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fourshot.serving.clients.local import Prediction
     from fourshot.text_api import distill_text
     from fourshot.serving.clients.remote.settings import RemoteSettings
+    from fourshot.teaching import annotate, distill
     from fourshot.training.students.settings import StudentSettings, TextStudentSettings
 
 __version__ = "0.1.0"
@@ -95,7 +96,8 @@ __all__ = [
 ]
 
 _HOMES = {  # of the names above; the errors are in fourshot.engine.errors
-    **dict.fromkeys(("annotate", "compare", "corpus", "distill", "run", "train"), "fourshot.api"),
+    **dict.fromkeys(("compare", "corpus", "run", "train"), "fourshot.api"),
+    **dict.fromkeys(("annotate", "distill"), "fourshot.teaching"),
     **dict.fromkeys(("Example", "Label", "Task"), "fourshot.pipeline.tasks.types"),
     **dict.fromkeys(("PRESETS", "RunSettings"), "fourshot.pipeline.synthesis.settings"),
     **dict.fromkeys(("Classifier", "Prediction"), "fourshot.serving.clients.local"),

@@ -27,7 +27,7 @@ REMOTE_OPTIONS = tuple(
 
 
 def teacher_of(options: Options) -> dict[str, Any]:
-    """Who is to read, as the functions of `fourshot.api` take it. Raises InputError for half of a remote teacher."""
+    """Who is to read, as `fourshot.teaching` takes it. Raises InputError for half of a remote teacher."""
     wanted = given(options, RemoteSettings)
     if options.teacher and options.by:
         raise InputError("--teacher and --by both name who reads the texts. Give one of them.")

@@ -41,17 +41,17 @@ STUDENT_OPTIONS = tuple(
 )
 def annotate(options: Options, terminal: Terminal) -> None:
     """Say of each text of a table what it is, how surely, and who says so."""
-    from fourshot import api
+    from fourshot import teaching
 
     with terminal.progress() as on_event:
         if options.plan:
             where = {"data": options.data, "text_column": options.text_column, **teacher_of(options)}
-            told = api.plan_annotation(
+            told = teaching.plan_annotation(
                 options.task, options.unlabelled, model=options.model, on_event=on_event, **where
             )
             terminal.forecast(told)
             return
-        summary = api.annotate(
+        summary = teaching.annotate(
             options.task,
             options.unlabelled,
             options.out,
@@ -112,14 +112,15 @@ def annotate(options: Options, terminal: Terminal) -> None:
 )
 def distill(options: Options, terminal: Terminal) -> None:
     """Make a small classifier that needs no language model, from what a teacher says of texts."""
-    from fourshot import api
+    from fourshot import teaching
+    from fourshot.api import default_student_folder
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task
 
     if options.generate < 0:
         raise InputError(f"--generate is a number of texts per class, at least 1; got {options.generate}.")
     task = load_any_task(options.task, options.data)
-    folder = Path(options.out or api.default_student_folder(task))
+    folder = Path(options.out or default_student_folder(task))
     if isinstance(task, GenerationTask):
         from fourshot.cli.text_students import distill_text
 
@@ -139,9 +140,9 @@ def distill(options: Options, terminal: Terminal) -> None:
     }
     with terminal.progress() as on_event:
         if options.plan:
-            terminal.forecast(api.plan_distillation(options.task, on_event=on_event, **what))
+            terminal.forecast(teaching.plan_distillation(options.task, on_event=on_event, **what))
             return
-        summary = api.distill(
+        summary = teaching.distill(
             options.task,
             **what,
             student=options.student,

@@ -21,6 +21,7 @@ from fourshot.pipeline.runs.readers import (
 )
 from fourshot.pipeline.runs.run_folder import SHOTS_FILE
 from fourshot.pipeline.student_card import find_student, load_student_card, student_left_out
+from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.faults import MOST_NAMED, shorten
@@ -88,8 +89,10 @@ def _remote(url: str, task: Task, remote: Remote, model: str | None, key: str | 
             raise InputError(f"{option} is for models on this machine; {remote.model} answers at {url}. Leave it out.")
     if key is not None:
         raise InputError(f"A teacher's key is given in the environment, as {KEY_VARIABLES[0]}. Leave --key out.")
-    shots = TaskData(task, needs_test=False).shots(remote.run)
-    return remote_teacher(url, remote.model, task, shots, remote.settings)
+    run = remote.run
+    shots = TaskData(task, needs_test=False).shots(run)
+    form = PromptFormat(max_text_words=run.max_text_words, long_texts=run.long_texts)
+    return remote_teacher(url, remote.model, task, shots, remote.settings, form)
 
 
 def _engine(teacher: Teacher, ray: str) -> NamedReader:

@@ -12,6 +12,7 @@ from fourshot.cli.main import main
 from fourshot.engine.errors import FourshotError, InputError, RequestError, ServiceError, SpendingLimitError
 from fourshot.pipeline.events import ignore
 from fourshot.pipeline.runs.readers import Annotation, NamedReader
+from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Label, Task
@@ -146,6 +147,19 @@ def test_votes_are_sampled_where_it_tells_no_probabilities(
 )
 def test_answers_are_read_by_the_tokens_that_tell_labels_apart(said: Said, masses: tuple[float, float]) -> None:
     assert read_labels(said, ("order", "new order")).masses == pytest.approx(masses, abs=0.01)
+
+
+def test_a_long_text_is_read_in_windows_where_that_is_asked_for(
+    endpoint: FakeEndpoint, task: Task, tmp_path: Path
+) -> None:
+    shots = take_shots(task, 1, 0)  # none can be left out
+    form = PromptFormat(max_text_words=6, long_texts="windows")
+    reader = remote_teacher(f"{endpoint.url}/v1", "large", task, shots, RemoteSettings(), form)
+    (answer,) = read(reader, tmp_path, "The day was quite long and ended in deep snow.")
+    assert answer.probabilities == pytest.approx((0.5, 0.5), abs=0.01) and answer.cut_words == 0
+    assert len(endpoint.asked) == 1 + 2
+    account = reader.account()
+    assert account and account.held_out is None
 
 
 def test_labels_that_begin_alike_are_asked_for_by_letters(task: Task) -> None:

@@ -60,16 +60,23 @@ def asked_task(task: Task) -> Task:
     return msgspec.structs.replace(task, instruction=f"{task.instruction} {options}.", labels=tuple(labels))
 
 
-def requests_for(task: Task, text: str, shots: Sequence[Example], way: Way, settings: RemoteSettings) -> list[Request]:
+def requests_for(
+    task: Task,
+    text: str,
+    shots: Sequence[Example],
+    way: Way,
+    settings: RemoteSettings,
+    form: PromptFormat = FORM,
+) -> list[Request]:
     """What is sent for one text: one request, or one for each vote. ``task`` as `asked_task` gives it."""
     longest = max(len(word.encode()) for word in task.label_words)
     room = settings.answer_tokens or longest // BYTES_A_TOKEN + SPARE_TOKENS
     body: dict[str, Any] = {"max_completion_tokens" if way.is_bare else "max_tokens": room}
     if way.route == "chat":
-        body["messages"] = reading_messages(task, text, FORM, shots)
+        body["messages"] = reading_messages(task, text, form, shots)
         body |= {"logprobs": True, "top_logprobs": way.likely} if way.likely else {}
     else:
-        body |= {"prompt": reading_prompt(task, text, FORM, shots), "stop": ["\n"]}
+        body |= {"prompt": reading_prompt(task, text, form, shots), "stop": ["\n"]}
         body |= {"logprobs": way.likely} if way.likely else {}
     if not way.is_bare:
         body["temperature"] = 0.0 if way.likely else VOTE_TEMPERATURE

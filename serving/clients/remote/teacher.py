@@ -4,6 +4,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,10 +21,12 @@ from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.committee import PROMPT_FOLDS
 from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, bounded_log, shot_folds, weigh
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.windows import parts_of
 from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.serving.clients.remote.asking import FORM, WAYS, Way, asked_task, requests_for
-from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused
+from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request
 from fourshot.serving.clients.remote.said import LEAST, Reading, Said, read_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings, checked_endpoint, teacher_key
 
@@ -36,10 +39,17 @@ FEW = 8  # texts that may all be refused by chance
 CHARS_A_TOKEN = 4  # about, for a forecast
 
 
-def remote_teacher(url: str, model: str, task: Task, shots: Sequence[Example], settings: RemoteSettings) -> NamedReader:
+def remote_teacher(
+    url: str,
+    model: str,
+    task: Task,
+    shots: Sequence[Example],
+    settings: RemoteSettings,
+    form: PromptFormat = FORM,
+) -> NamedReader:
     """``model`` at ``url``, shown ``shots``. Sends nothing yet. Raises InputError for what cannot be asked."""
     teacher_key()
-    reader = _RemoteReader(checked_endpoint(url), model, task, tuple(shots), settings)
+    reader = _RemoteReader(checked_endpoint(url), model, task, tuple(shots), settings, form)
     return NamedReader(
         name=reader.name,
         task=task,
@@ -62,8 +72,16 @@ class _Unread(NamedTuple):
 class _RemoteReader:
     """Asks, weighs what is answered by what is answered of the shots, and keeps account."""
 
-    def __init__(self, url: str, model: str, task: Task, shots: tuple[Example, ...], settings: RemoteSettings) -> None:
-        self._url, self._model, self._settings, self._all_shots = url, model, settings, shots
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        task: Task,
+        shots: tuple[Example, ...],
+        settings: RemoteSettings,
+        form: PromptFormat,
+    ) -> None:
+        self._url, self._model, self._settings, self._form, self._all_shots = url, model, settings, form, shots
         self._asked, self._shots = asked_task(task), shots
         self._labels = task.label_names
         self._way: Way | None = None
@@ -75,7 +93,7 @@ class _RemoteReader:
     @property
     def name(self) -> str:
         """Changes with what would be answered."""
-        known = (self._asked, self._all_shots, self._settings.teacher_api, self._settings.votes)
+        known = (self._asked, self._all_shots, self._form, self._settings.teacher_api, self._settings.votes)
         asked = hashlib.sha256(msgspec.json.encode((*known, self._settings.answer_tokens))).hexdigest()[:12]
         return f"{self._model} at {self._url}, {asked}"
 
@@ -104,7 +122,7 @@ class _RemoteReader:
         while True:
             refused: list[Refused] = []
             for way in ways:
-                answer = endpoint.ask(requests_for(self._asked, longest, self._shots, way, self._settings)[:1])[0]
+                answer = endpoint.ask(self._requests(longest, self._shots, way)[:1])[0]
                 if isinstance(answer, Refused):
                     refused.append(answer)
                 elif answer.steps or not way.likely:
@@ -153,13 +171,21 @@ class _RemoteReader:
         message = f"{self._model}: {right:.0%} of {len(asked)} shots right, each read with others in the prompt"
         on_event(Event(stage="annotate", message=message))
 
+    def _requests(self, text: str, shots: Sequence[Example], way: Way) -> list[Request]:
+        return requests_for(self._asked, text, shots, way, self._settings, self._form)
+
     def _readings(self, endpoint: Endpoint, given: Sequence[tuple[str, Sequence[Example]]]) -> list[Reading | _Unread]:
-        """Of each text, read behind some shots."""
+        """Of each text, read behind some shots; of one in windows, the mean."""
         assert self._way
-        requests = [requests_for(self._asked, text, shots, self._way, self._settings) for text, shots in given]
-        answers = endpoint.ask([one for several in requests for one in several])
-        each = len(answers) // len(given)
-        return [self._reading(answers[at : at + each]) for at in range(0, len(answers), each)]
+        parts = [parts_of(self._asked, text, self._form) for text, _ in given]
+        requests = [
+            self._requests(part, shots, self._way)
+            for (_, shots), several in zip(given, parts, strict=True)
+            for part in several
+        ]
+        answers, each = endpoint.ask([one for several in requests for one in several]), len(requests[0])
+        readings = iter([self._reading(answers[at : at + each]) for at in range(0, len(answers), each)])
+        return [_mean(list(islice(readings, len(several)))) for several in parts]
 
     def _reading(self, answers: Sequence[Said | Refused]) -> Reading | _Unread:
         """Of all votes for one text."""
@@ -183,7 +209,7 @@ class _RemoteReader:
         return Annotation(
             probabilities=tuple(np.round(row, 6).tolist()),
             agreement=None if reading.agreement is None else round(reading.agreement, 3),
-            cut_words=words_left_out(text, FORM.max_text_words),
+            cut_words=words_left_out(text, self._form.max_text_words, self._form.long_texts),
         )
 
     def _calibrated(self, logs: "np.ndarray") -> "np.ndarray":
@@ -213,7 +239,7 @@ class _RemoteReader:
         """As if it told probabilities: of votes, each text may be as many requests as there are votes."""
         folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
         counts = {"weigh": 1 + len(self._shots) - folds.count(None), **counts}
-        prompts = [requests_for(self._asked, text, self._shots, WAYS[0], self._settings)[0].chars for text in sample]
+        prompts = [self._requests(text, self._shots, WAYS[0])[0].chars for text in sample]
         read = fmean(prompts or [0]) / CHARS_A_TOKEN
         said = fmean(len(word) for word in self._asked.label_words) / CHARS_A_TOKEN + 1
         stages = tuple(
@@ -231,6 +257,14 @@ class _RemoteReader:
             asks=f"{self._model} at {self._url}",
             cost=self._settings.cost(calls * read, calls * said),
         )
+
+
+def _mean(readings: Sequence[Reading | _Unread]) -> Reading | _Unread:
+    """Of the parts of one text."""
+    read = [one for one in readings if isinstance(one, Reading)]
+    if len(readings) == 1 or len(read) < len(readings):
+        return next((one for one in readings if isinstance(one, _Unread)), readings[0])
+    return Reading([fmean(masses) for masses in zip(*(one.masses for one in read), strict=True)])
 
 
 def _logs(readings: Sequence[Reading]) -> "np.ndarray":

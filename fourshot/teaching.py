@@ -1,0 +1,211 @@
+"""The public functions of teachers and students: tables annotated, and small classifiers that learnt from a teacher.
+
+`fourshot` hands them out on first use.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from fourshot.api import default_folder, default_student_folder
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.runs import distill as distilling
+from fourshot.pipeline.runs.annotating import (
+    AnnotationSummary,
+    annotate_table,
+    foretell_annotation,
+    unfinished_folder,
+)
+from fourshot.pipeline.runs.distilled import DistillSummary
+from fourshot.pipeline.runs.readers import NamedReader
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.text_table import open_texts
+from fourshot.pipeline.tasks.types import Task
+from fourshot.serving.clients.remote.settings import RemoteSettings
+from fourshot.serving.clients.teachers import Remote, find_teacher
+from fourshot.training.jobs.jobs import Placement
+from fourshot.training.students.settings import StudentSettings
+
+
+def annotate(
+    task: Task | str | Path,
+    unlabelled: str | Path,
+    out: str | Path,
+    *,
+    by: str | Path | None = None,
+    data: str | Path | None = None,
+    text_column: str | None = None,
+    abstain_below: float = 0.0,
+    model: str | None = None,
+    key: str | None = None,
+    ray: str = "",
+    on_event: OnEvent | None = None,
+    forecast: bool = False,
+    teacher_model: str | None = None,
+    remote: RemoteSettings | None = None,
+) -> AnnotationSummary:
+    """Write a table with what somebody says of each of its texts; the same call goes on where one was stopped.
+
+    ``task`` is a task, or the folder of a finished run. ``by`` is a finished run, an adapter, a student, or the address
+    of a service (``key`` for that); by default the run, or the task's run in runs/. ``abstain_below``: texts of which
+    nobody is so sure get no label. ``forecast`` as for `run`. ``teacher_model``: ``by`` is the address of an
+    OpenAI-compatible endpoint, and this a model there; ``remote`` says how it is asked and what that may cost.
+    Raises `InputError` for bad input, `ServiceError` where a service does not answer, `SpendingLimitError` at a limit.
+    """
+    teacher = _teacher(task, by, data, model, key, ray, _remote(teacher_model, remote))
+    given = open_texts(unlabelled, text_column, teacher.task)
+    tell = on_event or ignore
+    return annotate_table(
+        given,
+        Path(out),
+        teacher.task.label_names,
+        teacher.name,
+        teacher.read(unfinished_folder(Path(out)) / "log.txt", tell),
+        abstain_below=abstain_below,
+        on_event=tell,
+        forecast=lambda texts: foretell_annotation(teacher, given, texts, tell) if forecast else None,
+        account=teacher.account,
+    )
+
+
+def plan_annotation(
+    task: Task | str | Path,
+    unlabelled: str | Path,
+    *,
+    by: str | Path | None = None,
+    data: str | Path | None = None,
+    text_column: str | None = None,
+    model: str | None = None,
+    on_event: OnEvent | None = None,
+    teacher_model: str | None = None,
+    remote: RemoteSettings | None = None,
+) -> Forecast | None:
+    """What `annotate` would take by the speed of this machine as it is now; None for who reads without an engine."""
+    teacher = _teacher(task, by, data, model, None, "", _remote(teacher_model, remote))
+    given = open_texts(unlabelled, text_column, teacher.task)
+    return foretell_annotation(teacher, given, sum(1 for _ in given.texts()), on_event or ignore, anew=True)
+
+
+def _teacher(
+    task: Task | str | Path,
+    by: str | Path | None,
+    data: str | Path | None,
+    model: str | None,
+    key: str | None,
+    ray: str,
+    remote: Remote | None,
+) -> NamedReader:
+    named: Task | None
+    if isinstance(task, str | Path) and _is_run(task):
+        manifest = RunFolder(task).manifest()
+        named, by = (manifest.task if by else None), by or task
+        remote = remote and msgspec.structs.replace(remote, run=manifest.settings)
+    else:
+        named = load_task(task, data) if isinstance(task, str | Path) else task
+    if by is None:
+        assert named
+        by = default_folder(named.name)
+        if not _is_run(by):
+            raise InputError(
+                f"there is no finished run of {named.name} in {by} to annotate with. Begin one (fourshot train "
+                f"{named.name}), or name who is to annotate with --by."
+            )
+    return find_teacher(by, named, model=model, key=key, ray=ray, remote=remote)
+
+
+def _remote(model: str | None, settings: RemoteSettings | None, run: RunSettings | None = None) -> Remote | None:
+    if model is None:
+        return None
+    return Remote(model=model, settings=settings or RemoteSettings(), run=run or RunSettings())
+
+
+def distill(
+    task: Task | str | Path,
+    *,
+    unlabelled: str | Path | None = None,
+    generate: int = 0,
+    by: str | Path | None = None,
+    student: str | None = None,
+    student_settings: StudentSettings | None = None,
+    folder: str | Path | None = None,
+    data: str | Path | None = None,
+    text_column: str | None = None,
+    model: str | None = None,
+    settings: RunSettings | None = None,
+    key: str | None = None,
+    ray: str = "",
+    onnx: bool = False,
+    on_event: OnEvent | None = None,
+    forecast: bool = False,
+    teacher_model: str | None = None,
+    remote: RemoteSettings | None = None,
+) -> DistillSummary:
+    """Make a small classifier that needs no language model; the same call goes on where one was stopped.
+
+    A teacher annotates the texts of the table ``unlabelled``, or writes ``generate`` texts per class, or both, and the
+    encoder ``student`` (None: the embedded one) learns what it says. The teacher is trained on the shots, or is ``by``:
+    a finished run, an adapter, a student, or the address of a service (``key`` for that). ``onnx`` writes the student
+    as ONNX too. ``folder`` defaults to runs/<task>/student. ``teacher_model`` and ``remote`` as for `annotate`, other
+    arguments as for `run`. Raises `InputError` for bad input, `ShortRunError` where a class stalls, `RunFolderError`
+    for a folder that holds something else, `ServiceError` where a service does not answer, `SpendingLimitError` at a
+    limit.
+    """
+    task = load_task(task, data) if isinstance(task, str | Path) else task
+    return distilling.distill(
+        task,
+        Path(folder or default_student_folder(task)),
+        unlabelled=open_texts(unlabelled, text_column, task) if unlabelled else None,
+        generate_per_class=generate,
+        by=_by(by, task, model, key, ray, _remote(teacher_model, remote, settings)),
+        student=student,
+        student_settings=student_settings,
+        model=model,
+        settings=settings,
+        on_event=on_event or ignore,
+        placement=Placement(ray=ray),
+        onnx=onnx,
+        forecast=forecast,
+    )
+
+
+def plan_distillation(
+    task: Task | str | Path,
+    *,
+    unlabelled: str | Path | None = None,
+    generate: int = 0,
+    by: str | Path | None = None,
+    folder: str | Path | None = None,
+    data: str | Path | None = None,
+    text_column: str | None = None,
+    model: str | None = None,
+    settings: RunSettings | None = None,
+    on_event: OnEvent | None = None,
+    teacher_model: str | None = None,
+    remote: RemoteSettings | None = None,
+) -> Forecast | None:
+    """What `distill` would take of the teacher; None for who reads without an engine."""
+    task = load_task(task, data) if isinstance(task, str | Path) else task
+    return distilling.plan_distillation(
+        task,
+        Path(folder or default_student_folder(task)),
+        unlabelled=open_texts(unlabelled, text_column, task) if unlabelled else None,
+        generate_per_class=generate,
+        by=_by(by, task, model, None, "", _remote(teacher_model, remote, settings)),
+        model=model,
+        settings=settings,
+        on_event=on_event or ignore,
+    )
+
+
+def _by(
+    by: str | Path | None, task: Task, model: str | None, key: str | None, ray: str, remote: Remote | None
+) -> NamedReader | None:
+    return find_teacher(by, task, model=model, key=key, ray=ray, remote=remote) if by else None
+
+
+def _is_run(folder: Task | str | Path) -> bool:
+    return isinstance(folder, str | Path) and (Path(folder) / "shots.json").is_file()
