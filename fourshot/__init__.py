@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from fourshot.serving.clients.client import AsyncClient, Client
     from fourshot.serving.clients.local import LocalClassifier as Classifier
     from fourshot.serving.clients.local import Prediction
-    from fourshot.text_api import distill_text
     from fourshot.serving.clients.remote.settings import RemoteSettings
     from fourshot.teaching import annotate, distill
+    from fourshot.text_api import distill_text
     from fourshot.training.students.settings import StudentSettings, TextStudentSettings
 
 __version__ = "0.1.0"

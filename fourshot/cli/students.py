@@ -119,6 +119,7 @@ def distill(options: Options, terminal: Terminal) -> None:
 
     if options.generate < 0:
         raise InputError(f"--generate is a number of texts per class, at least 1; got {options.generate}.")
+    teacher = teacher_of(options)
     task = load_any_task(options.task, options.data)
     folder = Path(options.out or default_student_folder(task))
     if isinstance(task, GenerationTask):
@@ -129,7 +130,7 @@ def distill(options: Options, terminal: Terminal) -> None:
     if options.real:
         raise InputError(f"--real is for text generation tasks, and {task.name} has labels. Say how many with --shots.")
     what = {
-        **teacher_of(options),
+        **teacher,
         "unlabelled": options.unlabelled,
         "generate": options.generate,
         "folder": folder,
