@@ -219,7 +219,7 @@ def test_what_does_not_pass_ends_it_and_what_was_answered_is_kept(
     texts = [f"snow {number}" for number in range(20)]
     read(teacher(endpoint, task), tmp_path, "Deep snow.")
     endpoint.replies = [*[endpoint.usual(endpoint.asked[-1])] * 5, *[reply] * 40]
-    more = {"timeout_s": 1.5, "retries": 0} if reply.do == "hang" else {}
+    more: dict[str, Any] = {"timeout_s": 1.5, "retries": 0} if reply.do == "hang" else {}
     with pytest.raises(kind, match=message):
         read(teacher(endpoint, task, concurrency=2, **more), tmp_path, *texts)
     sent = len(endpoint.asked)
