@@ -133,7 +133,7 @@ def test_a_run_that_was_killed_goes_on_and_has_the_same_texts(
             raise Killed
         append(folder, name, values)
 
-    def cut_short(*_: object) -> None:
+    def cut_short(*_: object, **__: object) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
