@@ -50,7 +50,7 @@ def test_an_address_is_answered_or_refused_in_one_form_and_redirects_nowhere(
         if kind:
             assert answer.error["type"] == kind and answer.headers["content-type"] == "application/json"
         if kind == "unknown_task":
-            assert "Tasks are: desk." in answer.error["message"]
+            assert "Tasks are: desk, split." in answer.error["message"]
         if code == 405:
             assert answer.headers["allow"] in answer.error["message"]
 
