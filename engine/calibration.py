@@ -49,6 +49,22 @@ def normalise(logprobs: "np.ndarray") -> "np.ndarray":
     return weights / weights.sum(axis=1, keepdims=True)
 
 
+def combine_parts(probabilities: "np.ndarray", counts: "Sequence[int]") -> "np.ndarray":
+    """One row for each text that was read in parts: float64 [num_texts, num_labels] of those of all parts.
+
+    ``probabilities`` [num_parts, num_labels], ``counts`` the parts of each text. A text's row is the mean of those of
+    its parts, each of which counts as much as it says: the entropy that it lacks to knowing nothing. Parts that speak
+    of something else say little.
+    """
+    import numpy as np
+
+    given = np.asarray(probabilities, dtype=np.float64)
+    entropy = -(given * np.log(np.maximum(given, SMALLEST))).sum(axis=1)
+    weights = np.maximum(np.log(given.shape[1]) - entropy, SMALLEST)[:, None]
+    starts = np.cumsum([0, *counts])[:-1]
+    return np.add.reduceat(weights * given, starts) / np.add.reduceat(weights, starts)
+
+
 def contextual(content_free_logprobs: "np.ndarray") -> Calibration:
     """From the scores of prompts that say nothing, [num_prompts, num_labels]: their mean probability is the prior.
 

@@ -7,7 +7,7 @@ is read in fractions, which are combined by their mean).
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from fourshot.engine.calibration import SMALLEST, normalise
+from fourshot.engine.calibration import SMALLEST, combine_parts, normalise
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.fields import field_windows, join_fields, values_of
 from fourshot.pipeline.tasks.text_words import text_windows
@@ -49,16 +49,15 @@ def score_texts(
 
 
 def combined(scores: "np.ndarray", counts: Sequence[int]) -> "np.ndarray":
-    """One row for each text, which has so many of the rows of ``scores``: as they are, or the mean of several.
+    """One row for each text, which has so many of the rows of ``scores``: a single one as it is, several as one.
 
-    Several are combined as the log of the mean of their probabilities among the labels.
+    See `engine.calibration.combine_parts`.
     """
     import numpy as np
 
-    if all(count == 1 for count in counts):
+    if len(counts) == len(scores):
         return scores
-    rows, start = [], 0
-    for count in counts:
-        own = scores[start : (start := start + count)]
-        rows.append(own[0] if count == 1 else np.log(normalise(own).mean(axis=0) + SMALLEST))
-    return np.array(rows, dtype=scores.dtype)
+    several = np.array(counts) > 1
+    rows = np.log(combine_parts(normalise(scores), counts) + SMALLEST).astype(scores.dtype)
+    rows[~several] = scores[np.cumsum([0, *counts])[:-1][~several]]
+    return rows

@@ -101,7 +101,7 @@ def test_a_server_gives_one_answer_to_the_parts_of_a_text() -> None:
 
     parts = [part(0.9, queue_s=1.0, model_s=1.0), part(0.5, queue_s=2.0, model_s=3.0), part(0.2, queue_s=0, model_s=1)]
     both, alone = combined_answers(parts, [2, 1])
-    assert alone == parts[2] and np.exp(both.logprobs) == pytest.approx([0.7, 0.3])
+    assert alone == parts[2] and np.exp(both.logprobs) == pytest.approx([0.9, 0.1]), "the other part says nothing"
     assert (both.prompt_tokens, both.cached_tokens, both.completion_tokens) == (18, 8, 2)
     assert (both.queue_s, both.model_s) == (1.0, 4.0), "from the first that began to the last that was done"
 

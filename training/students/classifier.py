@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from functools import cached_property, partial
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fourshot.engine.calibration import combine_parts
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.models import broken_shards
@@ -57,11 +57,7 @@ class StudentClassifier:
             said = by_length(self.tokens, given, logits, batch).softmax(1).cpu().numpy()
         if len(given) == len(parts):
             return said
-        import numpy as np
-
-        counts = [len(own) for own in parts]
-        starts = [0, *accumulate(counts)][:-1]
-        return np.add.reduceat(said, starts) / np.array(counts, dtype=said.dtype)[:, None]
+        return combine_parts(said, [len(own) for own in parts]).astype(said.dtype)
 
     def parts(self, text: str) -> list[str]:
         """What is read of a text, each part by itself: the text, or windows of a long one."""

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from fourshot.engine.calibration import normalise
+from fourshot.engine.calibration import combine_parts, normalise
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.synthesis.windows import combined, parts_of, reading_prompts, score_texts
 from fourshot.pipeline.tasks.task_file import load_task
@@ -56,7 +56,7 @@ def test_each_part_of_an_input_has_all_its_fields() -> None:
     ]
 
 
-def test_a_text_of_several_parts_is_answered_by_the_mean_of_their_probabilities() -> None:
+def test_a_text_of_several_parts_is_answered_as_one_and_another_as_before() -> None:
     long = " ".join(map(str, range(20)))
     asked: list[str] = []
 
@@ -68,6 +68,6 @@ def test_a_text_of_several_parts_is_answered_by_the_mean_of_their_probabilities(
     assert asked == [*reading_prompts(TASK, long, FORM), reading_prompt(TASK, "short", FORM)]
     assert scores.dtype == np.float32 and scores[1].tolist() == [-5.0, -1.0]
     parts = np.array([[-1.0, -3.0], [-4.0, -2.0], [-2.0, -2.0]])
-    assert np.exp(scores[0]) == pytest.approx(normalise(parts).mean(axis=0), rel=1e-5)
+    assert np.exp(scores[0]) == pytest.approx(combine_parts(normalise(parts), [3])[0], rel=1e-5)
     raw = np.array([[-1.0, -3.0]], dtype=np.float32)
     assert combined(raw, [1]) is raw, "other texts are answered as before"
