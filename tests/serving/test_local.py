@@ -1,5 +1,6 @@
 """A classifier answers from its adapter folder alone."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from fourshot.engine.calibration import Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter, Engine, Verbalizer
 from fourshot.engine.errors import AdapterError, InputError
+from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.runs.trainings import classification_examples
@@ -169,6 +171,25 @@ def test_a_folder_without_adapter_is_refused(tmp_path: Path) -> None:
         find_adapter(tmp_path)
     with pytest.raises(InputError, match="there is no folder"):
         find_adapter(tmp_path / "nowhere")
+
+
+def test_objects_of_fields_are_answered_as_the_lines_of_a_prompt(
+    tmp_path: Path, card: AdapterCard, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With the fake engine in place of its own: what is asked and said counts here."""
+    folder = put(tmp_path / "adapter", msgspec.structs.replace(card, task=load_task("rte")))
+    monkeypatch.setattr("fourshot.serving.clients.local.open_engine", FakeEngine)
+    pair = {"premise": "Ann sold her car.", "hypothesis": "Is Ann rich? no."}
+    with LocalClassifier(folder) as classifier:
+        one, other = classifier.predict([pair, "Premise: Ann sold her car.\nHypothesis: Is Ann rich? no."])
+        assert one == other and one.label == "not_entailment"
+        with pytest.raises(InputError, match="The input at 1: the field 'premise' is missing"):
+            classifier.predict([pair, {"hypothesis": "x"}])
+    assert cli.main(["predict", "--json", str(folder), json.dumps(pair)]) == 0
+    said = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert next(line for line in said if line["type"] == "prediction")["text"] == pair
+    assert cli.main(["predict", str(folder), "Ann sold her car."]) == 2
+    assert "is an object of the fields premise, hypothesis" in capfd.readouterr().err
 
 
 def test_nothing_to_classify_is_bad_input(tmp_path: Path, card: AdapterCard, capfd: pytest.CaptureFixture[str]) -> None:

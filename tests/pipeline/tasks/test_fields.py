@@ -8,7 +8,15 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError
-from fourshot.pipeline.tasks.fields import as_text, bare_text, cut_fields, join_fields, split_fields, written_fields
+from fourshot.pipeline.tasks.fields import (
+    as_text,
+    bare_text,
+    cut_fields,
+    encoder_text,
+    join_fields,
+    split_fields,
+    written_fields,
+)
 from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import check_task, load_task
 from fourshot.pipeline.tasks.types import Task
@@ -87,6 +95,9 @@ def test_long_fields_are_cut_and_short_ones_stay_whole() -> None:
     assert cut_fields(values, 7) == {"passage": "a b c", "question": "x y z", "answer": "n"}
     assert cut_fields(values, 2) == {"passage": "", "question": "x", "answer": "n"}
     assert cut_fields(values, 8, "middle")["passage"] == "a … d e f"
+    long = join_fields(("passage", "question"), {"passage": "word " * 500, "question": "is it?"})
+    assert encoder_text(load_task("boolq"), long, 32).endswith(" word word\nQuestion: is it?")
+    assert encoder_text(load_task("sst2"), long, 32) == long
 
 
 def test_rows_with_a_column_for_each_field(tmp_path: Path) -> None:
