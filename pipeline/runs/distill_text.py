@@ -64,7 +64,7 @@ class TextDistillManifest(msgspec.Struct, frozen=True, kw_only=True):
     student: TextStudentSettings
     model: str  # name and revision
     base: str  # of the student
-    real: str  # content hash of the pairs
+    real: str  # how many pairs, and their content hash
     unlabelled: str  # content hash; "" for none
     generate: int
     versions: dict[str, str] = {}
@@ -117,7 +117,7 @@ def distill_text(
             student=student_settings,
             model=f"{base.name}@{base.revision}",
             base=f"{made_of.model.name}@{made_of.model.revision}",
-            real=value_hash(learnt),
+            real=f"{len(learnt)} pairs, {value_hash(learnt)}",
             unlabelled=value_hash(unlabelled.inputs) if unlabelled else "",
             generate=generate,
             versions=installed_versions(),
@@ -162,9 +162,10 @@ def _check_settings(settings: RunSettings) -> None:
         if name not in USED and getattr(settings, name) != getattr(usual, name)
     ]
     if other:
+        what = f"The settings {', '.join(other)} are" if len(other) > 1 else f"The setting {other[0]} is"
         raise InputError(
-            f"The setting{'s' if len(other) > 1 else ''} {', '.join(other)} (see --shots, --preset and their like) say "
-            f"how classifiers are made; a text generation task uses {', '.join(USED)}. Leave the others out."
+            f"{what} of classifiers (--shots, --preset and their like); a text generation task uses {', '.join(USED)}. "
+            "Leave the others out."
         )
 
 

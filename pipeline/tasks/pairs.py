@@ -189,9 +189,9 @@ def pair_faults(task: GenerationTask) -> list[Fault]:
         if not errors_in(found):
             splits[split], more = read_pairs(source, table, split)
             faults += more
-            lengths = sorted(len(pair.target.split()) for pair in splits[split]) or [0]
-            what = f"{counted(len(lengths), 'pair')}; targets have {lengths[0]} to {lengths[-1]} words."
-            faults.append(note(table.path, what))
+            if lengths := sorted(len(pair.target.split()) for pair in splits[split]):
+                what = f"{counted(len(lengths), 'pair')}; targets have {lengths[0]} to {lengths[-1]} words."
+                faults.append(note(table.path, what))
     _, shared = without_tested(splits.get("train", []), splits.get("test", []))
     return faults + [warning("$.data", f"{one}.") for one in shared]
 

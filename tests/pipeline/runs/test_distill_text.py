@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import fourshot
+from fourshot.cli.main import main
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.fake_engine import FakeEngine
@@ -20,6 +21,7 @@ from fourshot.pipeline.tasks.task_file import load_any_task
 from fourshot.pipeline.text_student import TextStudent, load_text_student_card
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.task_folders import write_facts, write_jsonl
+from tests.training.students.small_seq2seq import write_bart
 
 pytest.importorskip("sacrebleu")
 pytest.importorskip("rouge_score")
@@ -39,8 +41,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make(folder: Path, model: str, **changes: Any) -> TextDistillSummary:
-    given: dict[str, Any] = {"unlabelled": folder / "more.jsonl", "real": 3, "settings": BRIEF} | changes
-    return fourshot.distill_text(folder, folder=folder / "out", model=model, student=model, **given)
+    given: dict[str, Any] = {"unlabelled": folder / "more.jsonl", "real": 3, "settings": BRIEF, "student": model}
+    return fourshot.distill_text(folder, folder=folder / "out", model=model, **given | changes)
 
 
 def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learns(
@@ -71,15 +73,29 @@ def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learn
     write_jsonl(folder / "out" / "annotated.jsonl", [*rows])
     again = make(folder, tiny_model)
     assert again.annotated_pairs == 1 and again.student_path != summary.student_path
-    with pytest.raises(RunFolderError, match="real: the folder has"):
+    with pytest.raises(RunFolderError, match="real: the folder has '3 pairs"):
         make(folder, tiny_model, real=2)
 
 
-def test_a_student_that_writes_is_no_classifier(folder: Path, tmp_path: Path) -> None:
+def test_a_sequence_to_sequence_student_is_predicted_with(
+    folder: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bart = str(write_bart(folder / "bart"))
+    settings = fourshot.TextStudentSettings(num_epochs=1, max_target_tokens=8, held_out=0.5)
+    summary = make(folder, tiny_model, student=bart, student_settings=settings, generate=2)
+    assert (summary.architecture, summary.annotated_pairs, summary.synthetic_pairs) == ("seq2seq", 2, 0)
+    assert "the teacher wrote 0 of 2 pairs" in summary.notes  # this engine writes words alone
+    assert [row["method"] for row in summary.table] == ["student", "real", "teacher"]
+    assert main(["predict", str(folder / "out"), "Rome | in | Italy", "--json"]) == 0
+    assert '"written":' in capsys.readouterr().out
+    assert main(["predict", str(folder / "out"), "Rome", "--coverage", "0.5"]) == 2
+    assert "this student writes texts" in capsys.readouterr().err
+
+
+def test_a_student_that_writes_is_no_classifier(tmp_path: Path) -> None:
     card = {"task": {"kind": "generation", "name": "facts", "instruction": "Write."}}
     (tmp_path / "made").mkdir()
-    fourshot_card = tmp_path / "made" / "student.json"
-    write_jsonl(fourshot_card, [card])
+    write_jsonl(tmp_path / "made" / "student.json", [card])
     assert find_student(tmp_path / "made")
     with pytest.raises(InputError, match="it writes texts and gives no labels"):
         load_student_card(tmp_path / "made")
@@ -92,7 +108,7 @@ def test_a_student_that_writes_is_no_classifier(folder: Path, tmp_path: Path) ->
     [
         ({"unlabelled": None}, "nothing for a student to learn"),
         ({"real": 9}, "--real 9: the train split has 4 pairs"),
-        ({"settings": fourshot.RunSettings(k=8)}, "The setting k .* say how classifiers are made"),
+        ({"settings": fourshot.RunSettings(k=8)}, "The setting k is of classifiers"),
         ({"student_settings": fourshot.TextStudentSettings(held_out=0.2)}, "held_out of a student are for sequence"),
         ({"unlabelled": "task.toml"}, "task.toml"),
     ],
