@@ -78,7 +78,7 @@ def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learn
 
 
 def test_a_sequence_to_sequence_student_is_predicted_with(
-    folder: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
+    folder: Path, tiny_model: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bart = str(write_bart(folder / "bart"))
     settings = fourshot.TextStudentSettings(num_epochs=1, max_target_tokens=8, held_out=0.5)
@@ -87,9 +87,9 @@ def test_a_sequence_to_sequence_student_is_predicted_with(
     assert "the teacher wrote 0 of 2 pairs" in summary.notes  # this engine writes words alone
     assert [row["method"] for row in summary.table] == ["student", "real", "teacher"]
     assert main(["predict", str(folder / "out"), "Rome | in | Italy", "--json"]) == 0
-    assert '"written":' in capsys.readouterr().out
+    assert '"written":' in capfd.readouterr().out
     assert main(["predict", str(folder / "out"), "Rome", "--coverage", "0.5"]) == 2
-    assert "this student writes texts" in capsys.readouterr().err
+    assert "this student writes texts" in capfd.readouterr().err
 
 
 def test_a_student_that_writes_is_no_classifier(tmp_path: Path) -> None:
