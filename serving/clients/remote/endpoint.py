@@ -16,6 +16,7 @@ import msgspec
 import tenacity
 
 from fourshot.engine.errors import InputError, RequestError, ServiceError, SpendingLimitError
+from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.serving.clients.calls import BUSY, pause_s, retry_after_s
 from fourshot.serving.clients.client import Pace
 from fourshot.serving.clients.proxies import is_this_machine
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 LONGEST_RETRY_AFTER_S = 120.0  # an endpoint that asks for more than a minute's limit is not waited for
 REFUSALS = (400, 404, 405, 413, 422, 501)  # codes for what another request of the same endpoint may be free of
 CLOSE_S = 5.0
+TELL_S = 2.0  # of progress
 GO_ON = "What was answered is kept, and the same command goes on from there."
 
 
@@ -56,7 +58,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
 class Endpoint:
     """One model at one address, for one piece of work. A context manager."""
 
-    def __init__(self, url: str, model: str, settings: RemoteSettings, work: str) -> None:
+    def __init__(self, url: str, model: str, settings: RemoteSettings, work: str, on_event: OnEvent = ignore) -> None:
         """``work`` names who pays, see `KeptAnswers`. Raises InputError where there is no client for such endpoints."""
         try:
             import openai
@@ -64,7 +66,7 @@ class Endpoint:
             raise InputError(
                 "A teacher behind an OpenAI-compatible address needs the client: pip install 'fourshot[teacher]'."
             ) from None
-        self.url, self.model, self._settings = url, model, settings
+        self.url, self.model, self._settings, self._on_event = url, model, settings, on_event
         self._key, self._key_from = teacher_key()
         self.kept = KeptAnswers(url, model, work)
         self._budget = Budget(settings, self.kept.spent)
@@ -75,7 +77,7 @@ class Endpoint:
             timeout=settings.timeout_s,
             http_client=openai.DefaultAsyncHttpxClient(trust_env=not is_this_machine(urlsplit(url).hostname or "")),
         )
-        self._pace, self._over = Pace(settings.concurrency), asyncio.Event()
+        self._pace, self._over, self._missing = Pace(settings.concurrency), asyncio.Event(), 0
         # A loop in a thread of its own: whoever calls may have one, as notebooks do.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -89,16 +91,21 @@ class Endpoint:
         """
         asked = asyncio.run_coroutine_threadsafe(self._all(requests), self._loop)
         try:
-            return asked.result()
+            while not wait([asked], TELL_S).done:
+                message, done = f"asking {self.model}", len(requests) - self._missing
+                on_way = Event(stage="annotate", message=message, done=done, total=len(requests), unit="requests")
+                self._on_event(on_way)
         except KeyboardInterrupt:
             self._loop.call_soon_threadsafe(self._over.set)
             wait([asked])
             raise
+        return asked.result()
 
     async def _all(self, requests: Sequence[Request]) -> list[Said | Refused]:
         keys = [self._key_of(request) for request in requests]
         found: dict[str, Said | Refused] = {key: said for key in set(keys) if (said := self.kept.find(key))}
-        queue = iter({key: one for key, one in zip(keys, requests, strict=True) if key not in found}.items())
+        missing = {key: one for key, one in zip(keys, requests, strict=True) if key not in found}
+        queue, self._missing = iter(missing.items()), len(missing)
         faults = list[Exception]()
         self._over.clear()
 
@@ -108,6 +115,7 @@ class Endpoint:
                     return
                 try:
                     found[key] = await self._answer(key, request)
+                    self._missing -= 1
                 except Exception as error:  # raised below, once nothing is on its way any more
                     faults.append(error)
                     self._over.set()

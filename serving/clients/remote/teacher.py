@@ -99,7 +99,8 @@ class _RemoteReader:
 
     def read(self, log: Path, on_event: OnEvent) -> Read:
         def read(parts: Parts) -> Iterator[list[Annotation]]:
-            with Endpoint(self._url, self._model, self._settings, _work(log.with_name(WORK_FILE))) as endpoint:
+            work = _work(log.with_name(WORK_FILE))
+            with Endpoint(self._url, self._model, self._settings, work, on_event) as endpoint:
                 if self._way is None:
                     self._way = self._agree(endpoint, on_event)
                     self._weigh(endpoint, on_event)
@@ -245,6 +246,7 @@ class _RemoteReader:
         stages = tuple(
             StageForecast(stage=name, calls=count, tokens=round(count * (read + said)), steps=0, seconds=0.0)
             for name, count in counts.items()
+            if count
         )
         calls, most = sum(counts.values()), self._settings.max_requests
         return Forecast(
