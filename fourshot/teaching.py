@@ -9,6 +9,7 @@ import msgspec
 
 from fourshot.api import default_folder, default_student_folder
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.events import OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.runs import distill as distilling
@@ -21,9 +22,11 @@ from fourshot.pipeline.runs.annotating import (
 from fourshot.pipeline.runs.distilled import DistillSummary
 from fourshot.pipeline.runs.readers import NamedReader
 from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.table_types import ReadSettings
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.text_table import open_texts
+from fourshot.pipeline.tasks.text_table import TextTable, open_texts
 from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.teachers import Remote, find_teacher
@@ -39,6 +42,7 @@ def annotate(
     by: str | Path | None = None,
     data: str | Path | None = None,
     text_column: str | None = None,
+    encoding: str = "",
     abstain_below: float = 0.0,
     model: str | None = None,
     key: str | None = None,
@@ -50,14 +54,15 @@ def annotate(
 ) -> AnnotationSummary:
     """Write a table with what somebody says of each of its texts; the same call goes on where one was stopped.
 
-    ``task`` is a task, or the folder of a finished run. ``by`` is a finished run, an adapter, a student, or the address
-    of a service (``key`` for that); by default the run, or the task's run in runs/. ``abstain_below``: texts of which
-    nobody is so sure get no label. ``forecast`` as for `run`. ``teacher_model``: ``by`` is the address of an
+    ``task`` is a task, or the folder of a finished run, of a student or an adapter. ``by`` is a finished run, an
+    adapter, a student, or the address of a service (``key`` for that); by default that folder, or the task's run in
+    runs/. ``abstain_below``: texts of which nobody is so sure get no label. ``encoding``: of a text file, where it is
+    not UTF-8. ``forecast`` as for `run`. ``teacher_model``: ``by`` is the address of an
     OpenAI-compatible endpoint, and this a model there; ``remote`` says how it is asked and what that may cost.
     Raises `InputError` for bad input, `ServiceError` where a service does not answer, `SpendingLimitError` at a limit.
     """
     teacher = _teacher(task, by, data, model, key, ray, _remote(teacher_model, remote))
-    given = open_texts(unlabelled, text_column, teacher.task)
+    given = open_texts(unlabelled, text_column, teacher.task, ReadSettings(encoding=encoding))
     tell = on_event or ignore
     return annotate_table(
         given,
@@ -79,6 +84,7 @@ def plan_annotation(
     by: str | Path | None = None,
     data: str | Path | None = None,
     text_column: str | None = None,
+    encoding: str = "",
     model: str | None = None,
     on_event: OnEvent | None = None,
     teacher_model: str | None = None,
@@ -86,7 +92,7 @@ def plan_annotation(
 ) -> Forecast | None:
     """What `annotate` would take by the speed of this machine as it is now; None for who reads without an engine."""
     teacher = _teacher(task, by, data, model, None, "", _remote(teacher_model, remote))
-    given = open_texts(unlabelled, text_column, teacher.task)
+    given = open_texts(unlabelled, text_column, teacher.task, ReadSettings(encoding=encoding))
     return foretell_annotation(teacher, given, sum(1 for _ in given.texts()), on_event or ignore, anew=True)
 
 
@@ -104,6 +110,8 @@ def _teacher(
         manifest = RunFolder(task).manifest()
         named, by = (manifest.task if by else None), by or task
         remote = remote and msgspec.structs.replace(remote, run=manifest.settings)
+    elif isinstance(task, str | Path) and (known := _task_of(Path(task))):
+        named, by = (known if by else None), by or task
     else:
         named = load_task(task, data) if isinstance(task, str | Path) else task
     if by is None:
@@ -134,6 +142,7 @@ def distill(
     folder: str | Path | None = None,
     data: str | Path | None = None,
     text_column: str | None = None,
+    encoding: str = "",
     model: str | None = None,
     settings: RunSettings | None = None,
     key: str | None = None,
@@ -158,7 +167,7 @@ def distill(
     return distilling.distill(
         task,
         Path(folder or default_student_folder(task)),
-        unlabelled=open_texts(unlabelled, text_column, task) if unlabelled else None,
+        unlabelled=_texts(unlabelled, text_column, task, encoding),
         generate_per_class=generate,
         by=_by(by, task, model, key, ray, _remote(teacher_model, remote, settings)),
         student=student,
@@ -181,6 +190,7 @@ def plan_distillation(
     folder: str | Path | None = None,
     data: str | Path | None = None,
     text_column: str | None = None,
+    encoding: str = "",
     model: str | None = None,
     settings: RunSettings | None = None,
     on_event: OnEvent | None = None,
@@ -192,7 +202,7 @@ def plan_distillation(
     return distilling.plan_distillation(
         task,
         Path(folder or default_student_folder(task)),
-        unlabelled=open_texts(unlabelled, text_column, task) if unlabelled else None,
+        unlabelled=_texts(unlabelled, text_column, task, encoding),
         generate_per_class=generate,
         by=_by(by, task, model, None, "", _remote(teacher_model, remote, settings)),
         model=model,
@@ -205,6 +215,17 @@ def _by(
     by: str | Path | None, task: Task, model: str | None, key: str | None, ray: str, remote: Remote | None
 ) -> NamedReader | None:
     return find_teacher(by, task, model=model, key=key, ray=ray, remote=remote) if by else None
+
+
+def _texts(file: str | Path | None, text_column: str | None, task: Task, encoding: str) -> TextTable | None:
+    return open_texts(file, text_column, task, ReadSettings(encoding=encoding)) if file else None
+
+
+def _task_of(folder: Path) -> Task | None:
+    """Of a student or an adapter; None for what is neither."""
+    if student := find_student(folder):
+        return load_student_card(student).task
+    return load_card(folder).task if (folder / CARD_FILE).is_file() else None
 
 
 def _is_run(folder: Task | str | Path) -> bool:

@@ -1,5 +1,6 @@
 """The card that lies beside a student: how to ask it, and where it comes from."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.generation import KIND
 from fourshot.pipeline.tasks.text_words import count_words
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.settings import StudentSettings
 
 STUDENT_FILE = "student.json"
@@ -66,6 +68,19 @@ class StudentCard(msgspec.Struct, frozen=True, kw_only=True):
     teacher_scores: Scores | None = None
     remote_teacher: RemoteTeacher | None = None
     lineage: dict[str, str] = {}  # what -> content hash
+    files: dict[str, str] = {}  # beside the card -> SHA-256; none on cards of earlier versions
+    onnx: tuple[Parity, ...] = ()  # of the ONNX files, each asked the same texts as the checkpoint
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a student's folder but its card, by path relative to the folder."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / STUDENT_FILE]
+    return {str(file.relative_to(folder)): sha256(file) for file in files}
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def load_student_card(folder: str | Path) -> StudentCard:

@@ -8,6 +8,11 @@ from fourshot.pipeline.student_card import find_student
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 
 
+def find_classifier(folder: str | Path) -> Path:
+    """The student's folder that ``folder`` leads to, else the adapter's as `find_adapter` finds it."""
+    return find_student(folder) or find_adapter(folder)
+
+
 def find_adapter(folder: str | Path) -> Path:
     """The adapter folder that ``folder`` is, or the one adapter in a run folder that saw synthetic texts.
 
@@ -20,10 +25,14 @@ def find_adapter(folder: str | Path) -> Path:
     if (folder / LINK / CARD_FILE).is_file():
         return (folder / LINK).resolve()
     if find_student(folder):
-        raise InputError(f"{folder} is a student, which is no adapter: `fourshot predict` asks it, no service yet.")
+        raise InputError(
+            f"{folder} is a student, which is no adapter. `fourshot predict` and `fourshot serve` take it as it is."
+        )
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}. Give an adapter's folder, or that of a finished run.")
-    cards = {file.parent: load_card(file.parent) for file in sorted(folder.rglob(CARD_FILE))}
+    found = [file.parent for file in sorted(folder.rglob(CARD_FILE))]
+    found = [one for one in found if not any(find_student(folder / up) for up in one.relative_to(folder).parents)]
+    cards = {path: load_card(path) for path in found}  # without those of a distillation's teacher
     foreign = sorted({path.name for path in folder.rglob("adapter_*") if path.is_file()})
     if not cards and foreign and not (folder / MANIFEST_FILE).exists():
         raise InputError(

@@ -19,7 +19,7 @@ VISIBLE = (
 )
 
 
-Method = Literal["adapter", "icl"]
+Method = Literal["adapter", "student", "icl"]
 
 
 class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -30,7 +30,7 @@ class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """
 
     input: str | dict[str, str] | list[str | dict[str, str]]  # one text or many; objects for inputs of several fields
-    method: Method | None = None  # None: the adapter, or in context where the task has none yet
+    method: Method | None = None  # None: the pinned or newer one of adapter and student, in context where there is none
     # What is not answered (`pipeline.selective.Refusal`): such texts keep their probabilities and get no label.
     abstain_below: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     coverage: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
@@ -84,7 +84,7 @@ class ClassifyResponse(msgspec.Struct, frozen=True, kw_only=True):
 
     task: str
     method: Method
-    adapter: str  # content-hashed name of the version that answered; "" in context
+    adapter: str  # content-hashed name of the adapter or student that answered; "" in context
     results: list[Classified]
     usage: Usage
     total_ms: float  # from arrival to answer, measured in the server
@@ -98,7 +98,9 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str  # the version that answers now; "" where the task is answered in context
     versions: list[str]  # all that lie in the folder, the newest first
     pinned: bool
-    methods: list[Method]
+    methods: list[Method]  # the usual one first
+    student: str = ""  # what answers with the method student; "" where the task has none
+    teacher: str = ""  # who taught it
     requests: int = 0  # since the server started, all methods
     in_flight: int = 0  # texts that wait or are in the model
     fields: list[str] | UnsetType = UNSET  # of an input; left out where it is a text

@@ -47,6 +47,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     poll_s: float = 1.0  # seconds between two looks at the adapters' folder
     drain_s: float = 20.0  # seconds that a shutdown waits for requests in flight
     limits: Limits = Limits()
+    students_only: bool = False  # there are students and nothing else in the folder: no base model is loaded
     behind_router: bool = False  # whoever asks is the router of replicas, which says for whom
     vllm_arguments: tuple[str, ...] = ()  # passed on to vLLM's server as they are
 

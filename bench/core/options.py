@@ -47,10 +47,10 @@ def read_options(kind: type[T], words: Sequence[str], program: str, description:
 def _add(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     marks = getattr(hint, "__metadata__", ())
     default = None if field.default is msgspec.NODEFAULT else field.default
-    text = next((mark for mark in marks if isinstance(mark, str)), "").replace("%", "%%")
+    text = next((mark for mark in marks if isinstance(mark, str)), "")
     if default not in (None, False, "", ()):
         text += f" (default: {_shown(default)})"
-    wanted: dict[str, Any] = {"help": argparse.SUPPRESS if HIDDEN in marks else text}
+    wanted: dict[str, Any] = {"help": argparse.SUPPRESS if HIDDEN in marks else text.replace("%", "%%")}
     plain = _plain(hint)
     if plain is bool:
         wanted |= {"action": "store_true", "default": None}

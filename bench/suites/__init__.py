@@ -14,6 +14,7 @@ SUITES = {  # name -> what it measures; each is the `SUITE` of the module of tha
     "corpus-overhead": "what a corpus costs beside the engine",
     "corpus-order": "what it gains that a corpus is made task by task",
     "corpus-real": "a corpus of real tasks, with kills on the way, looked through",
+    "distill": "students by real data, and by texts that a teacher annotated or wrote",
     "diversity": "how varied synthetic texts are, and what adapters learn from them, by how they are asked for",
     "filter": "the in-context filter with and without the prefix cache",
     "throughput": "texts drawn per second, beside vLLM alone, transformers, and the limit of this machine",

@@ -16,10 +16,9 @@ HEADINGS = ("task", "adapter", "answers", "accuracy", "made", "folder")
 @command("adapters list", *FOLDER)
 def list_adapters(options: Options, terminal: Terminal) -> None:
     """What is there, what answers, what is refused and why."""
-    from fourshot.engine.models import resolve_model
-    from fourshot.serving.app.registry import IN_CONTEXT, Registry
+    from fourshot.serving.app.registry import IN_CONTEXT, Registry, base_named
 
-    contents = Registry(options.adapters, resolve_model(options.base)).read()
+    contents = Registry(options.adapters, base_named(options.base)).read()
     rows = []
     for task in contents.tasks:
         for place, adapter in enumerate(contents.versions(task)):
@@ -40,7 +39,7 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
 
 @command(
     "adapters add",
-    argument("source", "ADAPTER", "an adapter's folder, or that of a finished run"),
+    argument("source", "ADAPTER", "an adapter's or a student's folder, or that of a finished run or distillation"),
     *FOLDER,
     flag("--in-context", "ADAPTER is a task without one: answer in context with its examples until it has one"),
     argument("--data", "FOLDER", "with --in-context: the task's train and test files"),

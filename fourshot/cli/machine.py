@@ -57,6 +57,11 @@ def _fit(options: Options, terminal: Terminal) -> int:
 
     _, fit, contents = complete(ServeSettings(adapters=options.serve, base=options.model))
     terminal.result("fit", fit)
-    for what, why in [*fit.lines(), *(("refused", f"{fault.path}: {fault.reason}") for fault in contents.refused)]:
+    lines = fit.lines() if fit else [("base model", "none is loaded: there are students alone")]
+    lines += [
+        ("student", f"{stored.name}, in the server's memory") for stored in contents.adapters if stored.is_student
+    ]
+    lines += [("refused", f"{fault.path}: {fault.reason}") for fault in contents.refused]
+    for what, why in lines:
         terminal.say(f"{what:<24}{why}")
     return 0

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from fourshot.cli.console import Terminal, exit_code, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, names_in
 from fourshot.cli.options import settings_of, settings_options
@@ -24,8 +26,10 @@ PLACE = (
     argument("--ray", "WHERE", "write, read and train over Ray: 'local', 'auto' or a cluster's address", default=""),
     argument("--gpus-per-job", "N", "GPUs, or without GPUs processes, that share each training", type=int, default=1),
 )
+ENCODING = argument("--encoding", "NAME", "of --unlabelled, such as cp1252 (default: its byte-order mark, or UTF-8)")
 UNLABELLED = (
     argument("--unlabelled", "FILE", "texts of yours without labels, learnt as the annotators read them"),
+    ENCODING,
     argument("--ask", "N", "stop until you label the N of them whose labels would help most", type=int, default=0),
 )
 MERGE = flag("--merge", "write base and adapter as one checkpoint too, for servers that know no LoRA")
@@ -63,6 +67,9 @@ def run(options: Options, terminal: Terminal) -> None:
     from fourshot.pipeline.tasks.task_file import load_task
 
     settings = settings_of(options)
+    if options.encoding:
+        own = msgspec.structs.replace(settings.unlabelled, encoding=options.encoding)
+        settings = msgspec.structs.replace(settings, unlabelled=own)
     task = load_task(options.task, options.data)
     folder = options.out or api.default_folder(task.name, options.preset, settings.seed)
     more = {**_place(options), "until": options.until, "merge": options.merge}
@@ -156,6 +163,9 @@ def compare(options: Options, terminal: Terminal) -> None:
 
     methods, seeds = choose_methods(options.methods, METHODS) if options.methods else (), read_seeds(options.seeds)
     settings = settings_of(options)
+    if options.encoding:
+        own = msgspec.structs.replace(settings.unlabelled, encoding=options.encoding)
+        settings = msgspec.structs.replace(settings, unlabelled=own)
     task = load_task(options.task, options.data)
     folder = Path(options.out or f"runs/{task.name}/compare-{options.preset}")
     with terminal.progress() as on_event:

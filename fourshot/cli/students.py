@@ -8,7 +8,7 @@ from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, 
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.cli.predict import not_read
 from fourshot.cli.remote import REMOTE_OPTIONS, describe, teacher_of
-from fourshot.cli.runs import DATA, TASK
+from fourshot.cli.runs import DATA, ENCODING, TASK
 from fourshot.engine.errors import InputError
 from fourshot.training.students.settings import StudentSettings
 
@@ -26,10 +26,15 @@ STUDENT_OPTIONS = tuple(
 
 @command(
     "annotate",
-    argument("task", "TASK", "a task (its run in runs/ annotates unless --by names another), or a finished run"),
+    argument(
+        "task",
+        "TASK",
+        "a finished run, a student, an adapter, or a task: its run in runs/ annotates unless --by names another",
+    ),
     DATA,
     argument("--unlabelled", "FILE", TABLE_HELP, required=True),
     TEXT_COLUMN,
+    ENCODING,
     argument("--by", "WHO", BY),
     argument("--key", "KEY", "of a service; better as FOURSHOT_API_KEY in the environment"),
     argument("--out", "FILE", "the table with labels; its ending says the format", required=True, type=Path),
@@ -45,7 +50,8 @@ def annotate(options: Options, terminal: Terminal) -> None:
 
     with terminal.progress() as on_event:
         if options.plan:
-            where = {"data": options.data, "text_column": options.text_column, **teacher_of(options)}
+            where = {"data": options.data, "text_column": options.text_column, "encoding": options.encoding or ""}
+            where |= teacher_of(options)
             told = teaching.plan_annotation(
                 options.task, options.unlabelled, model=options.model, on_event=on_event, **where
             )
@@ -58,6 +64,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
             **teacher_of(options),
             data=options.data,
             text_column=options.text_column,
+            encoding=options.encoding or "",
             abstain_below=options.abstain_below,
             model=options.model,
             key=options.key,
@@ -91,6 +98,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
     *TASK,
     argument("--unlabelled", "FILE", f"{TABLE_HELP}; the teacher annotates them"),
     TEXT_COLUMN,
+    ENCODING,
     argument("--generate", "N", "texts per class, or pairs in all, that the teacher writes", type=int, default=0),
     argument("--real", "N", "pairs of a text generation task that are learnt, or 'all' (default: 100)"),
     argument("--by", "WHO", f"{BY} (default: a teacher that is trained on the shots)"),
@@ -136,6 +144,7 @@ def distill(options: Options, terminal: Terminal) -> None:
         "folder": folder,
         "data": options.data,
         "text_column": options.text_column,
+        "encoding": options.encoding or "",
         "model": options.model,
         "settings": settings_of(options),
     }

@@ -13,7 +13,7 @@ from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method
 from fourshot.pipeline.runs.measuring import Evaluation
 from fourshot.pipeline.runs.stages.student import StudentItem, parities
 from fourshot.pipeline.selective import CoverageCurve
-from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, RemoteTeacher, StudentCard
+from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, RemoteTeacher, StudentCard, file_hashes
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import lead
@@ -94,6 +94,8 @@ def write_results(
             teacher_scores=teacher_evaluation.scores if teacher_evaluation else None,
             remote_teacher=remote if is_taught else None,
             lineage={"job": item.job.key},
+            files=file_hashes(Path(result.path)),
+            onnx=tuple(parities(result)),
         )
         write_json(Path(result.path) / STUDENT_FILE, card)
     main, path = results[0], Path(results[0].path)

@@ -167,7 +167,7 @@ def _texts_of(file: Path | None, task: Task, settings: RunSettings, on_event: On
     if file is None:
         return ()
     wanted = settings.unlabelled
-    found = load_unlabelled(file, task, wanted.most, wanted.text_column, settings.seed)
+    found = load_unlabelled(file, task, wanted.most, wanted.text_column, settings.seed, wanted.encoding)
     on_event(Event(stage="shots", message=found.note))
     if line := cut_line("unlabelled", [text for _, text in found.texts], settings, task):
         on_event(Event(stage="shots", message=line))

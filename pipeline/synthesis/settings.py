@@ -144,6 +144,7 @@ class UnlabelledSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     mode: Literal["beside", "instead"] = "beside"  # learnt beside texts that the model writes, or instead of them
     most: int = 1000  # texts of the file, drawn at random where it has more; 0: all
     text_column: str = ""  # of a table; "": the task's, or the only one
+    encoding: str = ""  # of a text file; "": by its byte-order mark, else UTF-8
 
     def __post_init__(self) -> None:
         if self.most < 0:

@@ -20,13 +20,15 @@ class UnlabelledTexts(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""  # for people: the file, the column, how many of how many, and what was left out
 
 
-def load_unlabelled(path: Path, task: Task, most: int, text_column: str = "", seed: int = 0) -> UnlabelledTexts:
+def load_unlabelled(
+    path: Path, task: Task, most: int, text_column: str = "", seed: int = 0, encoding: str = ""
+) -> UnlabelledTexts:
     """Up to ``most`` texts of a table, or of a file with one per line; 0: all. More are drawn from, by ``seed``.
 
     A label column is not read. Raises InputError for a file that cannot be read, and where the column of texts is
     neither named nor the task's nor the only one.
     """
-    rows, where = _rows(path, task, text_column)
+    rows, where = _rows(path, task, text_column, encoding)
     empty = [line for line, text in rows if not text]
     texts = [(line, text) for line, text in rows if text]
     if not texts:
@@ -40,9 +42,10 @@ def load_unlabelled(path: Path, task: Task, most: int, text_column: str = "", se
     return UnlabelledTexts(texts=tuple(chosen), note=note)
 
 
-def _rows(path: Path, task: Task, text_column: str) -> tuple[list[tuple[int, str]], str]:
+def _rows(path: Path, task: Task, text_column: str, encoding: str) -> tuple[list[tuple[int, str]], str]:
     """(line, text) of every row, "" where it has none; and where they stand, for people."""
-    table = read_table(path, ReadSettings(header=True if text_column else None))  # its name is given
+    # With the column's name given, there is a line of names.
+    table = read_table(path, ReadSettings(encoding=encoding, header=True if text_column else None))
     option = "--set unlabelled.text_column=NAME"
     columns = input_columns_of(path, table.columns, text_column, task, option)
     rows, faults = [], []

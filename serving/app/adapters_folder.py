@@ -6,35 +6,50 @@ from pathlib import Path
 
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.files import remove_folder, settle, staged_folder
-from fourshot.engine.models import resolve_model
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
 from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.types import Task
-from fourshot.serving.adapter_lookup import find_adapter
-from fourshot.serving.app.admission import check_hash
-from fourshot.serving.app.registry import IN_CONTEXT, InContext, Registry, read_pins, write_in_context, write_pins
+from fourshot.serving.adapter_lookup import find_classifier
+from fourshot.serving.app.admission import check_hash, read_student
+from fourshot.serving.app.registry import (
+    IN_CONTEXT,
+    InContext,
+    Registry,
+    base_named,
+    read_pins,
+    write_in_context,
+    write_pins,
+)
 
 
-def add_adapter(root: Path, source: str) -> tuple[AdapterCard, bool]:
-    """Copy the adapter of the folder ``source`` there under its content-hashed name; False where it is there already.
+def add_adapter(root: Path, source: str) -> tuple[AdapterCard | StudentCard, bool]:
+    """Copy the adapter or student of the folder ``source`` there under its content-hashed name.
 
-    Raises InputError where there is none, or a damaged one.
+    False where it is there already. Raises InputError where there is none, or a damaged one.
     """
-    folder = find_adapter(source)
-    card = load_card(folder)
+    folder = find_classifier(source)
+    is_student = (folder / STUDENT_FILE).is_file()
+
+    def checked(place: Path) -> AdapterCard | StudentCard:
+        if is_student:
+            return read_student(place, place)
+        check_hash(place, card := load_card(place))
+        return card
+
     try:
-        check_hash(folder, card)
+        card = checked(folder)
     except AdapterError as error:
         raise InputError(f"{folder} is not added: {error}") from error
     final = root / card.name
     if final.exists():
-        check_hash(final, card)
+        checked(final)
         return card, False
     with staged_folder(root, card.name) as staged:
         shutil.copytree(folder, staged, dirs_exist_ok=True, symlinks=False)
-        os.utime(staged / CARD_FILE)  # it is the newest now
+        os.utime(staged / (STUDENT_FILE if is_student else CARD_FILE))  # it is the newest now
         settle(staged, final)
     return card, True
 
@@ -47,7 +62,7 @@ def add_in_context(root: Path, task: Task, shots: int, seed: int, on_event: OnEv
 
 def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
     """Take away all copies of an adapter, or what is refused or answered in context. Raises InputError for no such."""
-    contents = Registry(root, resolve_model(base)).read()
+    contents = Registry(root, base_named(base)).read()
     folders = [adapter.folder for adapter in contents.adapters if adapter.name == name]
     folders += [root / fault.path for fault in contents.refused if fault.path == name]
     if name in contents.in_context:
@@ -66,7 +81,7 @@ def remove(root: Path, name: str, base: str | None = None) -> list[Path]:
 
 def pin(root: Path, name: str, base: str | None = None) -> str:
     """Keep a task to the adapter ``name``. Returns the task. Raises InputError for no such adapter."""
-    tasks = {adapter.name: adapter.card.task.name for adapter in Registry(root, resolve_model(base)).read().adapters}
+    tasks = {adapter.name: adapter.card.task.name for adapter in Registry(root, base_named(base)).read().adapters}
     if name not in tasks:
         raise InputError(f"there is no adapter {name!r} in {root}. There are: {', '.join(tasks) or 'none'}.")
     write_pins(root, {**read_pins(root), tasks[name]: name})

@@ -1,4 +1,4 @@
-"""What an adapter must be before the engine may see it, and the copy that the engine then reads.
+"""What an adapter or a student must be before it is served, and the copy that is then read.
 
 The engine reads adapters while it computes; a file that is gone or half written at that moment would take every request
 with it. So it never reads the watched folder: an adapter is copied, the copy is checked, and the copy is served.
@@ -6,15 +6,21 @@ with it. So it never reads the watched folder: an adapter is copied, the copy is
 
 import re
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fourshot.engine.adapters import slot_rank
+from fourshot.engine.content_hash import content_hash_of
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.files import settle, staged_folder
 from fourshot.engine.models import ResolvedModel, Shapes, tensor_shapes
 from fourshot.engine.vllm_seams.adapter_check import check_adapter
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
+from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard, load_student_card, sha256
 from fourshot.training.lora.saving import content_hash
+from fourshot.training.students.onnx_export import ONNX_FOLDER
+from fourshot.training.students.serving_model import CONFIG as STUDENT_CONFIG
+from fourshot.training.students.serving_model import TOKENIZER, file_to_use
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FILES = (CARD_FILE, CONFIG, WEIGHTS)
@@ -23,31 +29,93 @@ TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # what may stand in
 LORA_WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
 
-def read_card(folder: Path, root: Path, base: ResolvedModel) -> AdapterCard:
+def read_card(folder: Path, root: Path, base: Callable[[], ResolvedModel]) -> AdapterCard:
     """The card of an adapter that may be served on ``base``. Raises AdapterError, with the reason, for another."""
     check_inside(folder, root)
     for name in FILES:
         check_inside(folder / name, root)
+    served = base()
     if not (folder / WEIGHTS).is_file():
         pickled = [path.name for path in folder.glob("*.bin")] + [path.name for path in folder.glob("*.pt")]
         why = f"only {pickled[0]}, which is pickled: reading it would run its code" if pickled else "no weights"
         raise AdapterError(f"it has {why}. Save it as {WEIGHTS}.")
-    if (folder / CARD_FILE).stat().st_size > MOST_CARD_BYTES:
-        raise AdapterError(f"its {CARD_FILE} is larger than {MOST_CARD_BYTES >> 20} MiB")
+    _check_size(folder / CARD_FILE)
     card = load_card(folder)
     if card.prompt_version != (renders := card.prompt_format.version):
         raise AdapterError(
             f"it was trained on prompts of version {card.prompt_version}; this fourshot renders version "
             f"{renders}. Train it again."
         )
-    if card.model_revision != base.revision:
+    if card.model_revision != served.revision:
         raise AdapterError(
-            f"it was trained on {card.model_name} revision {card.model_revision}; the base here is {base.name} "
-            f"revision {base.revision}"
+            f"it was trained on {card.model_name} revision {card.model_revision}; the base here is {served.name} "
+            f"revision {served.revision}"
         )
     check_task_name(card.task.name)
     check_hash(folder, card)
     return card
+
+
+def read_student(folder: Path, root: Path) -> StudentCard:
+    """The card of a student that may be served. Raises AdapterError, with the reason, for another."""
+    for file in (folder, *folder.rglob("*")):
+        check_inside(file, root)
+    _check_size(folder / STUDENT_FILE)
+    card = load_student_card(folder)
+    check_task_name(card.task.name)
+    if card.labels != card.task.label_names:
+        raise AdapterError("the labels of its card are not those of its task")
+    check_files(folder, card, student_files(folder, card)[0])
+    return card
+
+
+def student_files(folder: Path, card: StudentCard) -> tuple[list[str], str]:
+    """What is needed to answer with a student, and which of it is the ONNX file; "" where torch reads the weights."""
+    there = [one for one in card.onnx if (folder / ONNX_FOLDER / one.file).is_file()]
+    used = file_to_use(there)
+    weights = [used] if used else [file.name for file in sorted(folder.glob("*.safetensors*"))]
+    return [STUDENT_CONFIG, TOKENIZER, *weights], used
+
+
+def check_files(folder: Path, card: StudentCard, names: Sequence[str]) -> None:
+    """Raise AdapterError where files of a student are not those that its card was written for.
+
+    A card of an earlier version has no hashes of files; its name has one of the weights.
+    """
+    try:
+        changed = [name for name in names if card.files and sha256(folder / name) != card.files.get(name)]
+        if not card.files and not card.name.endswith(f"-{content_hash_of(folder.glob('*.safetensors'))}"):
+            changed = ["weights"]
+    except OSError as error:
+        raise AdapterError(f"it cannot be read: {error}") from error
+    if changed:
+        raise AdapterError(
+            f"its {', '.join(changed)} are not those that its card names: changed since training, or not copied whole. "
+            "Copy it again."
+        )
+    if len(names) == 2:
+        raise AdapterError("it has no weights as safetensors")
+
+
+def stage_student(folder: Path, card: StudentCard, staging: Path) -> tuple[Path, str]:
+    """Copy of a student what it answers with to ``staging``/<its name>, checked, and its ONNX file, "" for torch.
+
+    Raises AdapterError where a file is not what its card says.
+    """
+    names, used = student_files(folder, card)
+
+    def copy_to(copy: Path) -> None:
+        for name in names:
+            (copy / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(folder / name, copy / name)
+        check_files(copy, card, names)
+
+    return _staged(card.name, staging, copy_to), used
+
+
+def _check_size(card_file: Path) -> None:
+    if card_file.stat().st_size > MOST_CARD_BYTES:
+        raise AdapterError(f"its {card_file.name} is larger than {MOST_CARD_BYTES >> 20} MiB")
 
 
 def check_hash(folder: Path, card: AdapterCard) -> None:
@@ -76,16 +144,25 @@ def check_inside(path: Path, root: Path) -> None:
 
 def stage(folder: Path, card: AdapterCard, staging: Path, base_shapes: Shapes, largest_rank: int) -> Path:
     """Copy an adapter to ``staging``/<its name>, checked. Raises AdapterError where it is not what its card says."""
-    final = staging / card.name
-    if Path(card.name).name != card.name or card.name.startswith("."):
-        raise AdapterError(f"its card calls it {card.name!r}, which is no file name")
+
+    def copy_to(copy: Path) -> None:
+        for name in FILES:
+            shutil.copyfile(folder / name, copy / name)
+        check_weights(copy, card, base_shapes, largest_rank)
+
+    return _staged(card.name, staging, copy_to)
+
+
+def _staged(name: str, staging: Path, copy_to: Callable[[Path], None]) -> Path:
+    """``staging``/``name``, filled by ``copy_to`` unless it is there, whole or not at all."""
+    final = staging / name
+    if Path(name).name != name or name.startswith("."):
+        raise AdapterError(f"its card calls it {name!r}, which is no file name")
     if final.is_dir():
         return final
     try:
         with staged_folder(staging) as copy:
-            for name in FILES:
-                shutil.copyfile(folder / name, copy / name)
-            check_weights(copy, card, base_shapes, largest_rank)
+            copy_to(copy)
             settle(copy, final)
     except OSError as error:
         raise AdapterError(f"it cannot be read: {error}") from error

@@ -38,10 +38,11 @@ MOST_ASKERS = 1 << 12  # that are remembered
 
 
 class _Waiting:
-    __slots__ = ("adapter", "asker", "due", "overtaken_at", "ready", "tokens", "turned_due")
+    __slots__ = ("adapter", "asker", "due", "is_queued", "overtaken_at", "ready", "tokens", "turned_due")
 
     def __init__(self, asker: str, adapter: str, tokens: int, due: float) -> None:
         self.asker, self.adapter, self.tokens, self.due = asker, adapter, tokens, due
+        self.is_queued = True
         self.turned_due = False  # counted among its asker's due tokens
         self.overtaken_at = math.inf  # when it was first passed over for work whose adapter was in a slot
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -156,7 +157,8 @@ class Dispatcher:
         """Give ``refusal`` to all that waits."""
         for work in [one for queue in self._waiting.values() for one in queue]:
             self._take(work)
-            work.ready.set_exception(refusal)
+            if not work.ready.done():  # given up, and its task was not told yet
+                work.ready.set_exception(refusal)
 
     async def turn(self, adapter: str, tokens: int, after_tokens: int = 0, asker: str = "") -> None:
         """Wait until work of ``tokens`` tokens with ``adapter`` may go to the engine; then `done` must follow.
@@ -175,9 +177,9 @@ class Dispatcher:
         try:
             await work.ready
         except asyncio.CancelledError:
-            if not work.ready.done() or work.ready.cancelled():
+            if work.is_queued:
                 self._take(work)
-            elif not work.ready.exception():  # its turn came as it was given up
+            elif not work.ready.cancelled() and not work.ready.exception():  # its turn came as it was given up
                 self.done(tokens)
             raise
 
@@ -199,6 +201,9 @@ class Dispatcher:
         self._turn_due()
         while self._num_waiting:
             work = self._next()
+            if work.ready.done():  # given up together with what has just ended, and its task was not told yet
+                self._take(work)
+                continue
             if self._running_tokens and self._running_tokens + work.tokens > self._window:
                 return
             self._take(work)
@@ -242,6 +247,7 @@ class Dispatcher:
         return chosen
 
     def _take(self, work: _Waiting) -> None:
+        work.is_queued = False
         queue = self._waiting[work.asker, work.adapter]
         queue.remove(work)
         if not queue:

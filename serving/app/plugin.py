@@ -7,11 +7,9 @@ vLLM's server loads it where ``VLLM_PLUGINS`` names ``fourshot`` and `serving.se
 import asyncio
 import logging
 import os
-import signal
-import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +20,20 @@ from fourshot.engine.models import checkpoint_shapes, resolve_model
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.engine.vllm_seams.lora_loads import WORKER_METHOD
 from fourshot.serving.app.adapter_sync import AdapterSync
-from fourshot.serving.app.dispatcher import Dispatcher
+from fourshot.serving.app.base_model import BaseModel
+from fourshot.serving.app.lifecycle import at_start, live
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.registry import Registry
 from fourshot.serving.app.routes import add_routes
 from fourshot.serving.app.scorer import Scorer
 from fourshot.serving.app.service import Service
+from fourshot.serving.app.students import Students, queue_of
 from fourshot.serving.settings import ENVIRONMENT, from_json
 
 logger = logging.getLogger("fourshot.serving")
 LOOK_AT_ENGINE_S = 0.2
 LAST_ANSWERS_S = 1.0
 ENGINE_DIED = 70  # exit code: EX_SOFTWARE of sysexits.h
-
-
-class AtStart:
-    """What the process that runs vLLM's server knows and vLLM does not hand on."""
-
-    restarts = 0  # how often the server was started before
-    supervised = False  # standard input says when to stop, by its end at the latest
-    staging: Path | None = None  # where copies of adapters go
-    ready: Callable[[], None] = staticmethod(lambda: None)  # called when adapters are loaded and requests may come
-
-
-at_start = AtStart()
 
 
 class FourshotPlugin:
@@ -66,84 +54,39 @@ class FourshotPlugin:
         tokenizer = load_tokenizer(base.path)
         lora, scheduler = engine_client.vllm_config.lora_config, engine_client.vllm_config.scheduler_config
         max_model_len = engine_client.model_config.max_model_len
-        metrics = Metrics()
-        dispatcher = Dispatcher(
-            slots=lora.max_loras,
-            window_tokens=2 * scheduler.max_num_batched_tokens,
-            max_wait_s=limits.max_wait_ms / 1000,
-            max_queue_s=limits.max_queue_s,
-        )
-        scorer = Scorer(engine_client, dispatcher)
-        adapters = AdapterSync(
-            Registry(settings.adapters, base),
+        dispatcher = queue_of(limits, lora.max_loras, 2 * scheduler.max_num_batched_tokens)
+        staging = at_start.staging or Path(tempfile.mkdtemp(prefix="fourshot-serving-"))
+        model = BaseModel(
             engine=engine_client,
             models=state.openai_serving_models,
             tokenizer=tokenizer,
-            scorer=scorer,
-            staging=at_start.staging or Path(tempfile.mkdtemp(prefix="fourshot-serving-")),
+            scorer=Scorer(engine_client, dispatcher),
+            dispatcher=dispatcher,
+            staging=staging,
             base_shapes=checkpoint_shapes(Path(base.path)),
             largest_rank=lora.max_lora_rank,
             settings=EngineSettings(model=base.path, max_model_len=max_model_len),
             hot=settings.hot,
         )
+        students = Students(staging, queue_of(limits))
         state.fourshot = Service(
             base_name=base.name,
-            adapters=adapters,
-            scorer=scorer,
-            dispatcher=dispatcher,
-            tokenizer=tokenizer,
+            adapters=AdapterSync(Registry(settings.adapters, lambda: base), students, model),
             limits=limits,
-            metrics=metrics,
-            max_model_len=max_model_len,
+            metrics=Metrics(),
         )
-        adapters.on_change = _counting(metrics)
-        metrics.restarts.set(at_start.restarts)
-        await adapters.refresh()
-        beside = [
-            asyncio.create_task(_mind(engine_client)),
-            asyncio.create_task(_watch(state.fourshot, dispatcher, engine_client, settings.poll_s)),
-        ]
-        state.fourshot_beside = [*beside, asyncio.create_task(_obey(state.fourshot, settings.drain_s, beside))]
-        at_start.ready()
+        state.fourshot_beside = await live(
+            state.fourshot,
+            settings,
+            count=partial(_count_loads, engine_client, state.fourshot.metrics),
+            is_down=lambda: bool(engine_client.errored),
+            beside=(asyncio.create_task(_mind(engine_client)),),
+        )
 
 
 def plugin() -> FourshotPlugin:
     """The entry point."""
     return FourshotPlugin()
-
-
-async def _watch(service: Service, dispatcher: Dispatcher, engine: Any, poll_s: float) -> None:
-    """Look at the folder every ``poll_s`` seconds, as long as the server runs."""
-    adapters, metrics = service.adapters, service.metrics
-    while True:
-        metrics.tasks.set(len(adapters.current))
-        metrics.refused.set(len(adapters.refused()))
-        metrics.damaged.set(len(adapters.damaged))
-        metrics.waiting.set(dispatcher.num_waiting)
-        metrics.rate.set(dispatcher.tokens_per_s)
-        await asyncio.sleep(poll_s)
-        try:
-            await adapters.refresh()
-            await _count_loads(engine, metrics)
-        except asyncio.CancelledError:
-            raise
-        except Exception:  # whatever lies in the folder, the service goes on with what it has
-            if not engine.errored:
-                logger.exception("the adapters' folder could not be followed; trying again")
-
-
-async def _obey(service: Service, drain_s: float, beside: "list[asyncio.Task[None]]") -> None:
-    """Wait for the supervisor to ask for the end, answer what was accepted, then have vLLM end."""
-    if not at_start.supervised:
-        return
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    await reader.readline()
-    logger.info("stopping")
-    for task in beside:
-        task.cancel()
-    await service.drain(drain_s)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _mind(engine: Any) -> None:
@@ -156,15 +99,6 @@ async def _mind(engine: Any) -> None:
     logger.error("the engine has died")
     await asyncio.sleep(LAST_ANSWERS_S)
     os._exit(ENGINE_DIED)
-
-
-def _counting(metrics: Metrics) -> Callable[[str, str], None]:
-    def changed(task: str, name: str) -> None:
-        metrics.changes.labels(task).inc()
-        if not name:
-            metrics.forget(task)
-
-    return changed
 
 
 async def _count_loads(engine: Any, metrics: Metrics) -> None:

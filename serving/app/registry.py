@@ -5,22 +5,24 @@ No engine and no HTTP here. `serving.app.adapter_sync` acts on what `Registry.re
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import msgspec
 
 from fourshot.engine.errors import AdapterError, FourshotError, InputError
 from fourshot.engine.files import read_json, write_json
-from fourshot.engine.models import ResolvedModel
+from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.card import CARD_FILE, LINK, AdapterCard
+from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, StudentCard
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat
 from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import Refused
-from fourshot.serving.app.admission import FILES, check_task_name, read_card
+from fourshot.serving.app.admission import FILES, check_task_name, read_card, read_student
 
 PINS_FILE = "pins.json"
 IN_CONTEXT = ".in-context.json"  # how the file of a task without adapter ends
@@ -28,19 +30,43 @@ STORE = "adapters"  # of `fourshot train --tasks`: its adapters are linked to fr
 SEARCH_EVERY_S = 10.0  # for adapters deep inside run folders, which takes longer than looking at one
 
 Signature = tuple[tuple[int, int, int], ...]
+FindBase = Callable[[], ResolvedModel]
+
+
+def base_named(name: str | None) -> FindBase:
+    """The base model of that name. None, the embedded one, is unpacked only where it is asked for.
+
+    Raises ModelNotFoundError for a name that leads nowhere.
+    """
+    found = cache(lambda: resolve_model(name))
+    if name is not None:
+        found()
+    return found
+
+
+def no_base() -> ResolvedModel:
+    """Of a service that has students alone."""
+    raise AdapterError(
+        "this service was started for students alone and has no base model. Start it again to have it served, too"
+    )
 
 
 class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter in the folder whose card is in order. Its weights were not looked at yet."""
+    """An adapter or a student in the folder whose card is in order. It was not loaded yet."""
 
-    card: AdapterCard
+    card: AdapterCard | StudentCard
     folder: Path
     written_at: float  # when its card was written, seconds since the epoch: the newest version of a task answers
     signature: Signature
+    at: str = "."  # the place in the folder where it was found
 
     @property
     def name(self) -> str:
         return self.card.name
+
+    @property
+    def is_student(self) -> bool:
+        return isinstance(self.card, StudentCard)
 
 
 class InContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +97,11 @@ class FolderContents(msgspec.Struct, frozen=True, kw_only=True):
         return sorted(own, key=lambda adapter: (self.pins.get(task) != adapter.name, -adapter.written_at, adapter.name))
 
     @property
+    def has_students_only(self) -> bool:
+        """Whether there is at least one, and nothing that needs a base model."""
+        return bool(self.adapters) and all(one.is_student for one in self.adapters) and not self.in_context
+
+    @property
     def tasks(self) -> list[str]:
         return sorted({adapter.card.task.name for adapter in self.adapters})
 
@@ -78,8 +109,8 @@ class FolderContents(msgspec.Struct, frozen=True, kw_only=True):
 class Registry:
     """Reads the folder again and again; what did not change is not read twice."""
 
-    def __init__(self, root: str | Path, base: ResolvedModel) -> None:
-        """Raises InputError where there is no such folder."""
+    def __init__(self, root: str | Path, base: FindBase) -> None:
+        """``base`` is called once something needs it. Raises InputError where there is no such folder."""
         self.root = Path(os.path.normpath(Path(root).expanduser().absolute()))
         if not self.root.is_dir():
             raise InputError(f"there is no folder {root}. Make it, or name the one your adapters are in (--adapters).")
@@ -93,8 +124,8 @@ class Registry:
         adapters: dict[Path, StoredAdapter] = {}  # by where it is, links followed
         refused: list[Refused] = []
         for folder in self._places():
-            at = str(folder.relative_to(self.root)) if folder != self.root else "."
-            adapter = self._examine(folder)
+            at = str(folder.relative_to(self.root))
+            adapter = self._examine(folder, at)
             if isinstance(adapter, str):
                 refused.append(Refused(path=at, reason=adapter))
             else:
@@ -102,6 +133,7 @@ class Registry:
         in_context = {}
         for file in sorted(self.root.glob(f"*{IN_CONTEXT}")):
             try:
+                self._base()
                 entry = read_in_context(file)
                 in_context[entry.task.name] = entry
             except AdapterError as error:
@@ -116,17 +148,20 @@ class Registry:
         """What a refusal of ``stored`` would be listed under."""
         if isinstance(stored, InContext):
             return f"{stored.task.name}{IN_CONTEXT}"
-        return next(iter(stored.folder.relative_to(self.root).parts), ".")
+        return stored.at
 
     def _places(self) -> Iterator[Path]:
-        if (self.root / CARD_FILE).is_file() or (self.root / MANIFEST_FILE).is_file():
+        if any((self.root / name).is_file() for name in (CARD_FILE, STUDENT_FILE, MANIFEST_FILE)):
             yield self.root
             return
         for folder in sorted(self.root.iterdir()):
             if folder.is_dir() and not folder.name.startswith(".") and folder.name != STORE:
-                yield folder
+                inside = _distillations(folder)
+                yield from inside
+                if not inside or {*folder.iterdir()} - {*inside}:
+                    yield folder
 
-    def _examine(self, place: Path) -> StoredAdapter | str:
+    def _examine(self, place: Path, at: str) -> StoredAdapter | str:
         """The adapter at ``place``, or why there is none that can be served."""
         try:
             if not place.resolve().is_relative_to(self.root.resolve()):
@@ -136,10 +171,11 @@ class Registry:
             known = self._seen.get(folder)
             if known is None or known[0] != signature:
                 try:
-                    card = read_card(folder, self.root, self._base)
-                    written_at = (folder / CARD_FILE).stat().st_mtime
+                    is_student = (folder / STUDENT_FILE).is_file()
+                    card = read_student(folder, self.root) if is_student else read_card(folder, self.root, self._base)
+                    written_at = (folder / (STUDENT_FILE if is_student else CARD_FILE)).stat().st_mtime
                     adapter: StoredAdapter | str = StoredAdapter(
-                        card=card, folder=folder, written_at=written_at, signature=signature
+                        card=card, folder=folder, written_at=written_at, signature=signature, at=at
                     )
                 except AdapterError as error:
                     adapter = str(error)
@@ -151,10 +187,11 @@ class Registry:
             return f"it cannot be read: {error}"
 
     def _adapter_in(self, place: Path) -> Path:
-        if (place / CARD_FILE).is_file():
-            return place
-        if (place / LINK / CARD_FILE).is_file():
-            return place / LINK
+        for name, link in ((CARD_FILE, LINK), (STUDENT_FILE, STUDENT_LINK)):
+            if (place / name).is_file():
+                return place
+            if (place / link / name).is_file():
+                return place / link
         when, adapter = self._searched.get(place, (-SEARCH_EVERY_S, ""))
         if time.monotonic() - when >= SEARCH_EVERY_S:
             try:
@@ -189,7 +226,16 @@ def write_in_context(root: Path, entry: InContext) -> Path:
     return file
 
 
+def _distillations(folder: Path) -> list[Path]:
+    """Of a task, beside its runs say; none where ``folder`` is an adapter, a student or a run itself."""
+    if any((folder / name).exists() for name in (CARD_FILE, STUDENT_FILE, MANIFEST_FILE)):
+        return []
+    return [card.parent.parent for card in sorted(folder.glob(f"*/{STUDENT_LINK}/{STUDENT_FILE}"))]
+
+
 def _files(folder: Path) -> list[Path]:
+    if (folder / STUDENT_FILE).exists():
+        return [file for file in sorted(folder.rglob("*")) if file.is_file()]
     return [folder / name for name in FILES if (folder / name).exists()]
 
 

@@ -1,5 +1,7 @@
 """The process that serves: vLLM's own API server with our plugins in it, on a socket that somebody else has opened.
 
+Where there are students alone it is `serving.app.students_server` instead, and nothing of vLLM is loaded.
+
 The supervisor starts it, and starts it again where it ends. It hands over the file descriptor of the socket, the
 number of starts before, and an empty folder; the settings are in `serving.settings.ENVIRONMENT`. A line on standard
 input, or its end, asks to stop.
@@ -106,12 +108,17 @@ def main() -> None:
     listening = socket.socket(fileno=int(sys.argv[1]))
     import uvloop
 
-    from fourshot.serving.app import plugin
+    from fourshot.serving.app.lifecycle import at_start
 
-    plugin.at_start.restarts, plugin.at_start.staging = int(sys.argv[2]), Path(sys.argv[3])
-    plugin.at_start.supervised = True
-    plugin.at_start.ready = lambda: print(READY, file=out)
-    uvloop.run(serve(settings, listening))
+    at_start.restarts, at_start.staging = int(sys.argv[2]), Path(sys.argv[3])
+    at_start.supervised = True
+    at_start.ready = lambda: print(READY, file=out)
+    if settings.students_only:
+        from fourshot.serving.app import students_server
+
+        uvloop.run(students_server.serve(settings, listening))
+    else:
+        uvloop.run(serve(settings, listening))
 
 
 if __name__ == "__main__":

@@ -6,15 +6,13 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from fourshot.engine.calibration import NONE, Calibration, apply
 from fourshot.engine.errors import InputError
-from fourshot.engine.tokens import check_lengths, encode_prompts
 from fourshot.pipeline.selective import Abstained, Rule, rule_of
 from fourshot.pipeline.tasks.fields import as_texts
 from fourshot.serving.answers import RefusalError
@@ -29,15 +27,13 @@ from fourshot.serving.api import (
     Usage,
 )
 from fourshot.serving.app.adapter_sync import AdapterSync
-from fourshot.serving.app.dispatcher import Dispatcher
 from fourshot.serving.app.metrics import Metrics
-from fourshot.serving.app.scorer import Scored, Scorer, combined_answers
+from fourshot.serving.app.scorer import Scored
 from fourshot.serving.app.version import Version
 from fourshot.serving.settings import Limits
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import PreTrainedTokenizerBase
 
 BOM = b"\xef\xbb\xbf"
 NO_UTF8 = " Send it as UTF-8."
@@ -66,16 +62,12 @@ class Service:
         *,
         base_name: str,
         adapters: AdapterSync,
-        scorer: Scorer,
-        dispatcher: Dispatcher,
-        tokenizer: "PreTrainedTokenizerBase",
         limits: Limits,
         metrics: Metrics,
-        max_model_len: int,
     ) -> None:
+        """``base_name``: of the base model, "" where there are students alone."""
         self.adapters, self.metrics = adapters, metrics
-        self._base_name, self._scorer, self._dispatcher, self._tokenizer = base_name, scorer, dispatcher, tokenizer
-        self._limits, self._max_model_len = limits, max_model_len
+        self._base_name, self._limits = base_name, limits
         self._requests: Counter[str] = Counter()
         self._in_flight: Counter[str] = Counter()
         self._stopping = False
@@ -84,9 +76,9 @@ class Service:
         """Take no more requests, and wait until those that were taken are answered, for ``seconds`` at most."""
         self._stopping = True
         end = time.monotonic() + seconds
-        while (self._in_flight.total() or self.adapters.num_in_engine) and time.monotonic() < end:
+        while (self._in_flight.total() or self.adapters.num_inside) and time.monotonic() < end:
             await asyncio.sleep(0.02)
-        self._dispatcher.close(RefusalError(503, "stopping", "The service is being stopped.", 5.0))
+        self.adapters.close(RefusalError(503, "stopping", "The service is being stopped.", 5.0))
         await asyncio.sleep(0.1)  # for the last answers to leave
 
     def tasks(self, everything: bool) -> TaskList:
@@ -102,15 +94,16 @@ class Service:
         """Answer one request. Raises `RefusalError`."""
         arrived = time.monotonic()
         code, method = 500, "adapter"
-        version = self.adapters.current.get(task)
+        versions = self.adapters.current.get(task, ())
         try:
             if self._stopping:
                 raise RefusalError(503, "stopping", "The service is being stopped.", 5.0)
             request = read_request(body, self._limits)
-            if version is None:
+            if not versions:
                 known = ", ".join(sorted(self.adapters.current)) or "none yet"
                 raise RefusalError(404, "unknown_task", f"There is no task {task!r} here. Tasks are: {known}.")
-            method = request.method or version.methods[0]
+            method = request.method or versions[0].methods[0]
+            version = _chosen(versions, method)
             within_s = min(self._limits.timeout_s, asker.deadline_s)
             answer = await asyncio.wait_for(self._answer(version, request, method, arrived, asker), within_s)
             code = 200
@@ -126,7 +119,7 @@ class Service:
             ) from None
         finally:
             # Only names that exist become labels of metrics: a client must not be able to make new ones.
-            if version is not None:
+            if versions:
                 self._requests[task] += 1
                 self.metrics.requests.labels(task, method, code).inc()
                 self.metrics.latency.labels(task, method).observe(time.monotonic() - arrived)
@@ -138,33 +131,17 @@ class Service:
             texts = as_texts(version.task, request.inputs)
         except InputError as error:
             raise RefusalError(400, "bad_input", str(error)) from None
-        if method not in version.methods:
-            why = "has no adapter yet" if method == "adapter" else "holds no examples that a prompt has room for"
-            raise RefusalError(
-                400, f"no_{method}", f"{version.name or version.task.name} {why}; it answers with {version.methods[0]}."
-            )
         rule = _rule(version, request, method)
-        self._check(asker)  # before anything is computed
+        self._check(version, asker)  # before anything is computed
         async with self._promised(version, len(texts)):
-            parts = [version.prompts(text, method) for text in texts]
-            prompts = encode_prompts(self._tokenizer, [prompt for own in parts for prompt in own])
-            try:
-                check_lengths(prompts, version.labels[method].longest, self._max_model_len)
-            except InputError as error:
-                raise RefusalError(400, "too_long", str(error)) from None
-            lora = version.lora if method == "adapter" else None
-            self._check(asker, self._scorer.work_tokens(prompts, version.labels[method], lora))
-            calibration = version.card.calibration if version.card else NONE
-            if method == "icl":
-                calibration = await self.adapters.icl_calibration(version)
-            scored = await self._scorer.score_all(prompts, version.labels[method], lora, asker.name)
-        scored = combined_answers(scored, [len(own) for own in parts])
-        cut_words = [version.words_left_out(text) for text in texts]
-        return self._response(version, method, scored, cut_words, calibration, rule, arrived)
+            prepared = await version.prepare(texts, method)
+            self._check(version, asker, version.work_tokens(prepared, method))
+            scored, probabilities = await version.score(prepared, method, asker.name)
+        return self._response(version, method, scored, probabilities, prepared.cut_words, rule, arrived)
 
-    def _check(self, asker: Asker, tokens: int = 0) -> None:
+    def _check(self, version: Version, asker: Asker, tokens: int = 0) -> None:
         try:
-            self._dispatcher.check(asker.name, tokens, min(asker.deadline_s, self._limits.timeout_s))
+            version.dispatcher.check(asker.name, tokens, min(asker.deadline_s, self._limits.timeout_s))
         except RefusalError as refusal:
             self.metrics.rejected.labels("deadline" if refusal.kind == "deadline" else "queue").inc()
             raise
@@ -174,15 +151,12 @@ class Service:
         version: Version,
         method: Method,
         scored: list[Scored],
+        probabilities: "np.ndarray",
         cut_words: list[int],
-        calibration: Calibration,
         rule: Rule,
         arrived: float,
     ) -> ClassifyResponse:
-        import numpy as np
-
         task, names = version.task.name, version.task.label_names
-        probabilities = np.exp(apply(calibration, np.array([text.logprobs for text in scored])))
         results = [
             _classified(names, row, rule.abstains(float(row.max())), text, cut)
             for row, text, cut in zip(probabilities, scored, cut_words, strict=True)
@@ -198,7 +172,7 @@ class Service:
         return ClassifyResponse(
             task=task,
             method=method,
-            adapter=version.name if method == "adapter" else "",
+            adapter="" if method == "icl" else version.name,
             results=results,
             usage=Usage(
                 prompt_tokens=prompt_tokens,
@@ -233,7 +207,10 @@ def read_request(body: bytes, limits: Limits) -> ClassifyRequest:
             json.loads(body, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
         hint = HINTS.get(body[:2], "")
-        form = '{"input": text or [texts], "method": "adapter" or "icl"}, where an object of fields may be a text'
+        form = (
+            '{"input": text or [texts], "method": "adapter", "student" or "icl"}, where an object of fields may be a '
+            "text"
+        )
         raise RefusalError(400, "bad_request", f"The body is not {form}: {error}.{hint}") from None
     texts = [one if isinstance(one, str) else "\n".join(one.values()) for one in request.inputs]
     if not texts:
@@ -265,13 +242,28 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return fields
 
 
+def _chosen(versions: Sequence[Version], method: Method) -> Version:
+    """What of a task answers with ``method``. Raises `RefusalError` where nothing does."""
+    for version in versions:
+        if method in version.methods:
+            return version
+    why = {"adapter": "has no adapter", "student": "has no student"}
+    name, methods = versions[0].name or versions[0].task.name, [each for one in versions for each in one.methods]
+    raise RefusalError(
+        400,
+        f"no_{method}",
+        f"{name} {why.get(method, 'holds no examples that a prompt has room for')}; it answers with "
+        f"{' or '.join(methods)}.",
+    )
+
+
 def _rule(version: Version, request: ClassifyRequest, method: Method) -> Rule:
     """When a text gets no label. Raises `RefusalError` where the version cannot tell."""
-    card = version.card if method == "adapter" else None
+    card = None if method == "icl" else version.card
     try:
         return rule_of(request.refusal, card.coverage if card else None, card.scope if card else None)
     except InputError as error:
-        where = f"{version.name}: " if method == "adapter" else "In context, "
+        where = "In context, " if method == "icl" else f"{version.name}: "
         raise RefusalError(400, "cannot_abstain", f"{where}{error}") from None
 
 

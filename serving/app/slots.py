@@ -15,6 +15,7 @@ from fourshot.engine.files import read_json
 from fourshot.engine.gpus import free_gpu_bytes, gpus
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import ResolvedModel
+from fourshot.pipeline.card import AdapterCard
 from fourshot.serving.app.registry import FolderContents
 from fourshot.serving.settings import ServeSettings
 
@@ -84,14 +85,15 @@ def fit(
     decoder = read_json(Path(base.path) / "config.json", _Decoder)
     free = free_bytes() if free is None else free
     base_bytes = sum(file.stat().st_size for file in Path(base.path).glob("*.safetensors"))
-    ranks = [slot_rank(adapter.card.training.r) for adapter in contents.adapters]
+    cards = [stored.card for stored in contents.adapters if isinstance(stored.card, AdapterCard)]
+    ranks = [slot_rank(card.training.r) for card in cards]
     rank = settings.max_lora_rank or max(ranks, default=8)
     each_bytes = decoder.adapter_bytes(rank)
-    tasks = len(contents.tasks)
+    tasks = len({card.task.name for card in cards})
     slots = settings.max_loras or min(max(tasks, 1) + SPARE_SLOTS, MOST_SLOTS)
     names = gpus(os.environ) if gpu_free is None else []
     gpu_free = free_gpu_bytes(names) if names else gpu_free or 0
-    fillers = [adapter.card.filler for adapter in contents.adapters]
+    fillers = [card.filler for card in cards]
     prefixes = sum(filler.prefix_tokens for filler in fillers if filler)
     in_engine, kv, gpu_needed = base_bytes + slots * each_bytes, settings.kv_cache_bytes, 0
     shares = f"the base takes {base_bytes / GIB:.1f}, {slots} slots {slots * each_bytes / GIB:.1f}"
@@ -122,7 +124,7 @@ def fit(
         max_cpu_loras=in_memory,
         max_lora_rank=rank,
         kv_cache_bytes=kv,
-        adapters=len(contents.adapters),
+        adapters=len(cards),
         adapter_bytes=each_bytes,
         base_bytes=base_bytes,
         free_bytes=free,

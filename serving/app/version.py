@@ -1,66 +1,87 @@
-"""One version of a task's answers, as the server has loaded it."""
+"""One version of a task's answers, as the server has loaded it, and what loads such versions.
 
+`serving.app.base_model` has those of adapters and of examples alone, `serving.app.students` those of students.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from fourshot.engine.calibration import Calibration
-from fourshot.engine.core import EngineSettings
-from fourshot.engine.labels import LabelTokens
+import msgspec
+
 from fourshot.pipeline.card import AdapterCard
-from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.windows import reading_prompts
-from fourshot.pipeline.tasks.fields import bare_text
-from fourshot.pipeline.tasks.text_words import words_left_out
+from fourshot.pipeline.student_card import StudentCard
+from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.api import Method
+from fourshot.serving.app.dispatcher import Dispatcher
 from fourshot.serving.app.registry import InContext, StoredAdapter
 
 if TYPE_CHECKING:
-    from vllm.lora.request import LoRARequest
+    import numpy as np
+
+    from fourshot.serving.app.scorer import Scored
 
 
-class Version:
-    """What a task is answered with: an adapter that the engine has, or examples alone."""
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """The texts of a request, as a model is to read them."""
 
-    def __init__(
-        self,
-        stored: StoredAdapter | InContext,
-        labels: dict[Method, LabelTokens],
-        lora: "LoRARequest | None",
-        folder: Path | None,
-        engine: EngineSettings,
-    ) -> None:
-        """``labels``: what is said for them, by method; without ``icl`` where the examples do not fit.
+    prompts: list[list[int]]  # token ids
+    parts: list[int]  # prompts of each text: a long one may be read in several
+    cut_words: list[int]  # of each text, that are not read
 
-        ``lora``, ``folder``: None where there are examples alone.
-        """
-        self.stored, self.labels, self.lora, self.folder = stored, labels, lora, folder
-        source = stored.card if isinstance(stored, StoredAdapter) else stored
-        self.name = lora.lora_name if lora else ""
-        self.task, self.shots = source.task, source.shots
-        self._form = self._icl_form = source.prompt_format
-        if source.align:
-            self._icl_form = aligned(self._form, self.task, engine, self.shots)
-        self.card = source if isinstance(source, AdapterCard) else None  # as it is now: its temperature may be new
-        self.icl_calibration: Calibration | None = None  # fitted when it is first asked for
-        self.pinned = False  # in its slot
-        self.left_at = 0.0  # when it ceased to be what answers; monotonic seconds
-        self.in_use = 0  # requests that were promised an answer of this version
 
-    def prompts(self, text: str, method: Method) -> list[str]:
-        """What the adapter is asked about ``text``, as in training, or the base with the examples before it.
+class Version(Protocol):
+    """What a task is answered with."""
 
-        It is one prompt, or one for each window of a long text.
-        """
-        if method == "icl":
-            return reading_prompts(self.task, text, self._icl_form, self.shots)
-        return reading_prompts(self.task, text, self._form)
-
-    def words_left_out(self, text: str) -> int:
-        """Words of a text that neither is shown."""
-        return words_left_out(bare_text(self.task, text), self._form.max_text_words, self._form.long_texts)
+    stored: StoredAdapter | InContext
+    name: str  # content-hashed; "" where there are examples alone
+    task: Task
+    card: AdapterCard | StudentCard | None  # as it is now: its temperature may be new
+    folder: Path | None  # the copy that is served
+    left_at: float  # when it ceased to be what answers; monotonic seconds
+    in_use: int  # requests that were promised an answer of this version
 
     @property
     def methods(self) -> list[Method]:
         """How it can answer, the usual way first."""
-        methods: list[Method] = ["adapter"] if self.lora else []
-        return [*methods, "icl"] if self.shots and "icl" in self.labels else methods
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """The queue that its texts wait in."""
+
+    async def prepare(self, texts: Sequence[str], method: Method) -> Prepared:
+        """Raises RefusalError for texts that cannot be answered."""
+
+    def work_tokens(self, prepared: Prepared, method: Method) -> int:
+        """What will have to be computed."""
+
+    async def score(self, prepared: Prepared, method: Method, asker: str) -> "tuple[list[Scored], np.ndarray]":
+        """One per text, and the label probabilities [num_texts, num_labels]. Raises RefusalError."""
+
+
+class Loader(Protocol):
+    """Loads versions of one kind, and gives back what they hold. All is called on the server's event loop."""
+
+    dispatcher: Dispatcher
+
+    @property
+    def num_inside(self) -> int:
+        """Requests that are computed now, whichever route they came by."""
+
+    async def admit(self, stored: StoredAdapter | InContext) -> Version:
+        """Copy, check, load and try. Raises FourshotError, with the reason, for what cannot be served."""
+
+    def announce(self, version: Version) -> None:
+        """It answers from now on."""
+
+    def withdraw(self, version: Version) -> None:
+        """It gets nothing new; those who have it may finish."""
+
+    def is_busy(self, version: Version) -> bool:
+        """Whether one that was withdrawn may still be in use by routes of others."""
+
+    async def unload(self, version: Version) -> None:
+        """Give back its memory and its copy."""
+
+    async def pin(self, versions: Sequence[Version]) -> None:
+        """``versions`` answer now; those of hot tasks are kept where they answer fastest."""

@@ -12,10 +12,10 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.memory import free_bytes
-from fourshot.engine.models import refuse_fake, resolve_model
+from fourshot.engine.models import refuse_fake
 from fourshot.engine.vllm_seams.lora_support import check_lora_support
 from fourshot.serving.app.keys import Keys
-from fourshot.serving.app.registry import FolderContents, Registry
+from fourshot.serving.app.registry import FolderContents, Registry, base_named
 from fourshot.serving.app.slots import Fit, fit
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen
 from fourshot.serving.settings import ServeSettings
@@ -77,8 +77,8 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Launch
             )
     if replicas < 1:
         raise InputError(f"--replicas {replicas}: give at least 1.")
-    settings, _, contents = complete(settings, 1 if ray else replicas)
-    if len(settings.hot) >= settings.max_loras:
+    settings, fitted, contents = complete(settings, 1 if ray else replicas)
+    if fitted and len(settings.hot) >= settings.max_loras:
         raise InputError(
             f"--hot names {len(settings.hot)} tasks and there are {settings.max_loras} slots; the other tasks, and new "
             "versions, need at least one. Raise --max-loras."
@@ -88,15 +88,18 @@ def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Launch
     return Launch(settings=settings, contents=contents, listening=listening, replicas=replicas, ray=ray)
 
 
-def complete(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSettings, Fit, FolderContents]:
+def complete(settings: ServeSettings, replicas: int = 1) -> tuple[ServeSettings, Fit | None, FolderContents]:
     """``settings`` with everything computed, for each of ``replicas`` that share this machine.
 
+    Nothing has to fit (None) where there are students alone: no base model is looked for, unless one is named.
     Raises InputError for a folder that is not there, a base that takes no adapters, or what cannot fit.
     """
     refuse_fake(settings.base, "A service")
-    base = resolve_model(settings.base)
-    check_lora_support(base.path)
+    base = base_named(settings.base)
     contents = Registry(settings.adapters, base).read()
-    fitted = fit(settings, base, contents, free_bytes() // replicas)
+    if not (settings.base or settings.vllm_arguments) and contents.has_students_only:
+        return msgspec.structs.replace(settings, students_only=True), None, contents
+    check_lora_support(base().path)
+    fitted = fit(settings, base(), contents, free_bytes() // replicas)
     computed = ("max_loras", "max_cpu_loras", "max_lora_rank", "kv_cache_bytes")
     return msgspec.structs.replace(settings, **{name: getattr(fitted, name) for name in computed}), fitted, contents

@@ -19,6 +19,7 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.labels import LabelTokens
 from fourshot.pipeline.tasks.types import Example, Label, Task
 from fourshot.serving.api import Refused, TaskInfo
+from fourshot.serving.app.base_model import BaseModel, ModelVersion
 from fourshot.serving.app.dispatcher import Dispatcher
 from fourshot.serving.app.guard import Guard
 from fourshot.serving.app.keys import Keys
@@ -27,7 +28,6 @@ from fourshot.serving.app.registry import InContext
 from fourshot.serving.app.routes import add_routes
 from fourshot.serving.app.scorer import Scored
 from fourshot.serving.app.service import Service
-from fourshot.serving.app.version import Version
 from fourshot.serving.settings import Limits
 
 DESK = Task(
@@ -79,24 +79,26 @@ class FakeScorer:
 class FakeAdapters:
     """Two tasks that are answered in context: `desk`, and `split`, whose inputs have fields."""
 
-    num_in_engine = 0
-
-    def __init__(self) -> None:
+    def __init__(self, scorer: FakeScorer, dispatcher: Dispatcher) -> None:
+        self.num_inside, self.close = 0, dispatcher.close
+        model: Any = object.__new__(BaseModel)  # without an engine
+        model.tokenizer, model.scorer, model.dispatcher = FakeTokenizer(), scorer, dispatcher
+        model.settings = EngineSettings(model="fake", max_model_len=2048)
         shots = tuple(Example(text=f"a {label.name}", label=label.name) for label in DESK.labels)
         labels = LabelTokens(words=("lock", "billing"), ids=((1,), (2,)), terminated=False)
-        desk, engine = InContext(task=DESK, shots=shots), EngineSettings(model="fake")
         split = msgspec.structs.replace(DESK, name="split", fields=("subject", "body"))
         pairs = InContext(task=split, shots=(Example(text="Subject: a\nBody: b", label="lock"),))
-        self.current = {one.task.name: Version(one, {"icl": labels}, None, None, engine) for one in (desk, pairs)}
+        self.current: dict[str, list[ModelVersion]] = {}
+        for one in (InContext(task=DESK, shots=shots), pairs):
+            version = ModelVersion(model, one, {"icl": labels}, None, None)
+            version._icl_calibration = NONE
+            self.current[one.task.name] = [version]
 
     def tasks(self) -> list[TaskInfo]:
         return [TaskInfo(task="desk", labels=[], adapter="", versions=[], pinned=False, methods=["icl"])]
 
     def refused(self) -> list[Refused]:
         return [Refused(path="broken", reason="why")]
-
-    async def icl_calibration(self, version: Version) -> Any:
-        return NONE
 
 
 class Answer(NamedTuple):
@@ -133,13 +135,9 @@ class InProcess:
         self.scorer = FakeScorer(self.dispatcher)
         self.service = Service(
             base_name="a/model",
-            adapters=FakeAdapters(),  # type: ignore[arg-type]
-            scorer=self.scorer,  # type: ignore[arg-type]
-            dispatcher=self.dispatcher,
-            tokenizer=FakeTokenizer(),
+            adapters=FakeAdapters(self.scorer, self.dispatcher),  # type: ignore[arg-type]
             limits=limits,
             metrics=Metrics(CollectorRegistry()),
-            max_model_len=2048,
         )
         self.bare = FastAPI()  # without the guard, as other servers would mount it
         add_routes(self.bare, limits)

@@ -19,7 +19,9 @@ from fourshot.pipeline.selective import Refusing, Scope, coverage_curve
 from fourshot.pipeline.tasks.types import Example
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import ClassifyRequest, ClassifyResponse
+from fourshot.serving.app.base_model import ModelVersion
 from fourshot.serving.app.metrics import Metrics
+from fourshot.serving.app.registry import StoredAdapter
 from fourshot.serving.app.scorer import Scored
 from fourshot.serving.app.service import Service
 from fourshot.serving.clients.calls import classify_call
@@ -78,28 +80,20 @@ class FakeScorer:
 
 def classify(monkeypatch: pytest.MonkeyPatch, card: AdapterCard, **fields: Any) -> ClassifyResponse:
     """What a service with this card answers."""
-    monkeypatch.setattr("fourshot.serving.app.service.encode_prompts", lambda tokenizer, prompts: prompts)
-    monkeypatch.setattr("fourshot.serving.app.service.check_lengths", lambda *_: None)
-    version = SimpleNamespace(
-        name=card.name,
-        task=card.task,
-        shots=card.shots,
-        prompt=lambda text, shots: text,
-        words_left_out=lambda text: 0,
-        methods=["adapter", "icl"],
-        labels={"adapter": SimpleNamespace(longest=1), "icl": SimpleNamespace(longest=1)},
-        lora=None,
-        in_use=0,
-        card=card,
+    monkeypatch.setattr("fourshot.serving.app.base_model.encode_prompts", lambda tokenizer, prompts: prompts)
+    monkeypatch.setattr("fourshot.serving.app.base_model.check_lengths", lambda *_: None)
+    model: Any = SimpleNamespace(
+        tokenizer=None,
+        scorer=FakeScorer(),
+        dispatcher=SimpleNamespace(check=lambda *_: None),
+        settings=EngineSettings(model="fake"),
     )
-    parts: dict[str, Any] = {
-        "adapters": SimpleNamespace(current={"tone": version}),
-        "scorer": FakeScorer(),
-        "dispatcher": SimpleNamespace(check=lambda *_: None),
-        "tokenizer": None,
-    }
-    metrics = Metrics(CollectorRegistry())
-    service = Service(base_name="base", limits=Limits(), metrics=metrics, max_model_len=99, **parts)
+    stored = StoredAdapter(card=card, folder=Path(), written_at=0.0, signature=())
+    labels: Any = dict.fromkeys(("adapter", "icl"), SimpleNamespace(longest=1))
+    version: Any = ModelVersion(model, stored, labels, SimpleNamespace(lora_name=card.name), None)
+    version.prompts = lambda text, method: [text]
+    adapters: Any = SimpleNamespace(current={"tone": [version]})
+    service = Service(base_name="base", adapters=adapters, limits=Limits(), metrics=Metrics(CollectorRegistry()))
     return asyncio.run(service.classify("tone", msgspec.json.encode({"input": TEXTS, **fields})))
 
 

@@ -13,39 +13,42 @@ from typing import Any
 import pytest
 
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.models import resolve_model
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.pipeline.tasks.types import Example
 from fourshot.serving.app.adapter_sync import AdapterSync
-from fourshot.serving.app.registry import InContext, Registry, write_in_context, write_pins
+from fourshot.serving.app.base_model import BaseModel
+from fourshot.serving.app.registry import InContext, Registry, base_named, write_in_context, write_pins
+from fourshot.serving.app.students import Students, queue_of
+from fourshot.serving.settings import Limits
 from fourshot.serving.testing.adapters import make_adapter, task_of
+from fourshot.serving.testing.students import make_student
 
 DESK = task_of("desk")
 ON = "answered on, by the copy that was loaded before"
 
 
-class Sync(AdapterSync):
+class FakeModel(BaseModel):
     """Loads nothing."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, staging: Path) -> None:
         async def nothing(*_: Any, **__: Any) -> None:
             pass
 
         engine = SimpleNamespace(generate=nothing, add_lora=nothing, remove_lora=nothing)
         models, scorer = SimpleNamespace(lora_requests={}), SimpleNamespace(score=nothing)
         super().__init__(
-            Registry(root, resolve_model(None)),
             engine=engine,
             models=models,
             tokenizer=None,
             scorer=scorer,  # type: ignore[arg-type]
-            staging=root / ".staging",
+            dispatcher=queue_of(Limits()),
+            staging=staging,
             base_shapes={},
             largest_rank=8,
             settings=EngineSettings(model="fake"),
         )
 
-    def _labels(self, source: Any) -> Any:
+    def labels(self, source: Any) -> Any:
         return {"adapter": None, "icl": None}
 
     async def _load(self, name: str, folder: Path) -> Any:
@@ -53,6 +56,15 @@ class Sync(AdapterSync):
 
     async def _warm_up(self, version: Any) -> None:
         pass
+
+
+class Sync(AdapterSync):
+    """Adapters are loaded by nobody, students as they are."""
+
+    def __init__(self, root: Path) -> None:
+        self.model = FakeModel(root / ".staging")
+        students = Students(root / ".staging", queue_of(Limits()))
+        super().__init__(Registry(root, base_named(None)), students, self.model)
 
     def now(self) -> dict[str, str]:
         """By task, after another look at the folder: what answers."""
@@ -65,36 +77,62 @@ class Sync(AdapterSync):
 
 @pytest.fixture
 def sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sync:
-    monkeypatch.setattr("fourshot.serving.app.adapter_sync.stage", lambda folder, card, staging, *_: staging)
+    monkeypatch.setattr("fourshot.serving.app.base_model.stage", lambda folder, card, staging, *_: staging)
     return Sync(tmp_path)
 
 
-def cut(adapter: Path) -> None:
-    os.truncate(adapter / "adapter_model.safetensors", 50_000)
+Make = Callable[..., Path]
+CARDS, WEIGHTS = ("card.json", "student.json"), ("adapter_model.safetensors", "model.safetensors")
 
 
-def unreadable_card(adapter: Path) -> None:
-    (adapter / "card.json").write_text('{"name": ')
+def one_of(names: tuple[str, ...], folder: Path) -> Path:
+    return next(folder / name for name in names if (folder / name).exists())
 
 
-def no_weights(adapter: Path) -> None:
-    (adapter / "adapter_model.safetensors").unlink()
+def cut(folder: Path) -> None:
+    file = one_of(WEIGHTS, folder)
+    os.truncate(file, file.stat().st_size // 2)
 
 
-def other_weights(adapter: Path) -> None:
-    with (adapter / "adapter_model.safetensors").open("r+b") as file:
+def unreadable_card(folder: Path) -> None:
+    one_of(CARDS, folder).write_text('{"name": ')
+
+
+def no_weights(folder: Path) -> None:
+    one_of(WEIGHTS, folder).unlink()
+
+
+def other_weights(folder: Path) -> None:
+    with one_of(WEIGHTS, folder).open("r+b") as file:
         file.seek(-1000, os.SEEK_END)
         file.write(bytes(1000))
 
 
-@pytest.mark.parametrize("damage", [cut, unreadable_card, no_weights, other_weights])
+def other_tokenizer(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace('"a"', '"\u00e4"'))
+
+
+@pytest.mark.parametrize(
+    ("make", "damage"),
+    [
+        *((make, damage) for make in (make_adapter, make_student) for damage in (cut, unreadable_card, no_weights)),
+        (make_adapter, other_weights),
+        (make_student, other_weights),
+        (make_student, other_tokenizer),
+    ],
+)
 def test_a_task_whose_only_version_is_damaged_answers_on_and_it_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    make: Make,
+    damage: Callable[[Path], None],
 ) -> None:
-    monkeypatch.setattr("fourshot.serving.app.adapter_sync.stage", lambda folder, card, staging, *_: staging)
+    monkeypatch.setattr("fourshot.serving.app.base_model.stage", lambda folder, card, staging, *_: staging)
     root = tmp_path / "served"
     root.mkdir()
-    adapter = make_adapter(root, DESK)
+    adapter = make(root, DESK)
     sync = Sync(root)
     assert sync.now() == {"desk": adapter.name} and sync.why() == {}
     whole = shutil.copytree(adapter, tmp_path / "whole")
@@ -113,9 +151,12 @@ def test_a_task_whose_only_version_is_damaged_answers_on_and_it_is_told(
     assert sync.now() == {}
 
 
-def test_what_was_loaded_answers_on_before_an_older_version_and_not_before_a_newer(tmp_path: Path, sync: Sync) -> None:
-    old, new = make_adapter(tmp_path, DESK, 1), make_adapter(tmp_path, DESK, 2)
-    os.utime(old / "card.json", (1000, 1000))
+@pytest.mark.parametrize("make", [make_adapter, make_student])
+def test_what_was_loaded_answers_on_before_an_older_version_and_not_before_a_newer(
+    tmp_path: Path, sync: Sync, make: Make
+) -> None:
+    old, new = make(tmp_path, DESK, 1), make(tmp_path, DESK, 2)
+    os.utime(one_of(CARDS, old), (1000, 1000))
     assert sync.now() == {"desk": new.name}
     cut(new)
     assert sync.now() == {"desk": new.name}
@@ -123,10 +164,10 @@ def test_what_was_loaded_answers_on_before_an_older_version_and_not_before_a_new
     assert sync.now() == {"desk": old.name}
     write_pins(tmp_path, {})
     assert sync.now() == {"desk": old.name}  # the damaged one has left
-    newest = make_adapter(tmp_path, DESK, 3)
+    newest = make(tmp_path, DESK, 3)
     assert sync.now() == {"desk": newest.name}
     cut(newest)
-    shutil.copytree(make_adapter(tmp_path / ".made", DESK, 3), tmp_path / "copy-of-it")
+    shutil.copytree(make(tmp_path / ".made", DESK, 3), tmp_path / "copy-of-it")
     assert sync.now() == {"desk": newest.name} and ON not in sync.why()[newest.name]  # a whole copy lies there
 
 
@@ -149,10 +190,10 @@ def test_a_damaged_file_of_a_task_in_context_or_of_pins_changes_no_answer(tmp_pa
 def test_in_context_is_not_offered_where_the_examples_do_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("fourshot.serving.app.adapter_sync.stage", lambda folder, card, staging, *_: staging)
+    monkeypatch.setattr("fourshot.serving.app.base_model.stage", lambda folder, card, staging, *_: staging)
     sync = Sync(tmp_path)
-    sync._tokenizer = load_tokenizer(model)
-    monkeypatch.setattr(sync, "_labels", partial(AdapterSync._labels, sync))
+    sync.model.tokenizer = load_tokenizer(model)
+    monkeypatch.setattr(sync.model, "labels", partial(BaseModel.labels, sync.model))
     many = task_of("many", [f"change the setting {number}" for number in range(150)])
     for task in (DESK, many):
         texts = [(f"please {label.word}, {turn}", label.name) for label in task.labels for turn in range(4)]
@@ -164,4 +205,5 @@ def test_in_context_is_not_offered_where_the_examples_do_not_fit(
     adapter = make_adapter(tmp_path, many, verbalizer="token", shots=shots)
     assert sync.now() == {"desk": "", "many": adapter.name}
     assert {info.task: info.methods for info in sync.tasks()} == {"desk": ["icl"], "many": ["adapter"]}
-    assert [len(one.tokens) for one in sync.current["many"].labels["adapter"].questions(128)] == [128, 22]
+    version: Any = sync.current["many"][0]
+    assert [len(one.tokens) for one in version.labels["adapter"].questions(128)] == [128, 22]

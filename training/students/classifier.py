@@ -1,6 +1,6 @@
 """A finished student in this process: texts in, label probabilities out. No language model, no engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,49 +15,16 @@ from fourshot.training.students.windows import reads_windows, windows
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
 
-class StudentClassifier:
-    """The checkpoint in a student's folder, on a GPU where there is one."""
+class TextReader:
+    """What a student reads of a text, by its tokenizer alone."""
 
-    def __init__(self, folder: str | Path, max_tokens: int, *, in_parts: bool = True) -> None:
-        """``in_parts``: read long texts so, where the checkpoint says it.
-
-        Raises AdapterError where the folder is damaged.
-        """
-        folder = Path(folder)
-        if faults := broken_shards(folder) or ([] if any(folder.glob("*.safetensors")) else ["it has no weights"]):
-            raise AdapterError(f"The student {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
-        with collector_paused():
-            import torch
-
+    def __init__(self, folder: Path, max_tokens: int, *, in_parts: bool = True) -> None:
+        """``in_parts``: read long texts so, where the checkpoint says it."""
         self._folder, self._max_tokens = folder, max_tokens
         self._windows = in_parts and reads_windows(folder)
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokens: Any
-        if fits(folder):
-            self._logits: Any = BertClassifier(folder, self._device)
-            self.tokens = FastTokens(folder, max_tokens)
-        else:
-            model, tokenizer = open_checkpoint(folder)
-            model.to(self._device)
-            self._logits = lambda **batch: model(**batch).logits
-            self.tokens = partial(encoded, tokenizer, max_tokens=max_tokens)
-
-    def probabilities(self, texts: Sequence[str], batch: int = BATCH) -> "np.ndarray":
-        """Float32 [num_texts, num_labels], rows sum to one. Raises InputError for no texts."""
-        import torch
-
-        def logits(tokens: Any) -> "torch.Tensor":
-            return self._logits(**{name: tensor.to(self._device) for name, tensor in tokens.items()})
-
-        parts = [self.parts(text) for text in texts]
-        given = [part for own in parts for part in own]
-        with torch.inference_mode():
-            said = by_length(self.tokens, given, logits, batch).softmax(1).cpu().numpy()
-        if len(given) == len(parts):
-            return said
-        return combine_parts(said, [len(own) for own in parts]).astype(said.dtype)
 
     def parts(self, text: str) -> list[str]:
         """What is read of a text, each part by itself: the text, or windows of a long one."""
@@ -90,13 +57,69 @@ class StudentClassifier:
         return tokenizer
 
 
-def open_checkpoint(folder: Path) -> tuple[Any, Any]:
-    """(model, tokenizer), as `transformers` opens them."""
+class StudentClassifier(TextReader):
+    """The checkpoint in a student's folder, on a GPU where there is one."""
+
+    def __init__(self, folder: str | Path, max_tokens: int, *, in_parts: bool = True) -> None:
+        """``in_parts`` as for a `TextReader`.
+
+        Raises AdapterError where the folder is damaged.
+        """
+        folder = Path(folder)
+        self._logits, self._device = open_logits(folder)
+        super().__init__(folder, max_tokens, in_parts=in_parts)
+        self.tokens: Any
+        if fits(folder):
+            self.tokens = FastTokens(folder, max_tokens)
+        else:
+            self.tokens = partial(encoded, open_tokenizer(folder), max_tokens=max_tokens)
+
+    def probabilities(self, texts: Sequence[str], batch: int = BATCH) -> "np.ndarray":
+        """Float32 [num_texts, num_labels], rows sum to one. Raises InputError for no texts."""
+        import torch
+
+        def logits(tokens: Any) -> "torch.Tensor":
+            return self._logits(**{name: tensor.to(self._device) for name, tensor in tokens.items()})
+
+        parts = [self.parts(text) for text in texts]
+        given = [part for own in parts for part in own]
+        with torch.inference_mode():
+            said = by_length(self.tokens, given, logits, batch).softmax(1).cpu().numpy()
+        if len(given) == len(parts):
+            return said
+        return combine_parts(said, [len(own) for own in parts]).astype(said.dtype)
+
+
+def open_logits(folder: Path) -> "tuple[Callable[..., torch.Tensor], str]":
+    """What gives the logits of ``input_ids`` and ``attention_mask``, and the device where it wants them.
+
+    Raises AdapterError where the folder is damaged.
+    """
+    if faults := broken_shards(folder) or ([] if any(folder.glob("*.safetensors")) else ["it has no weights"]):
+        raise AdapterError(f"The student {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
     with collector_paused():
         import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if fits(folder):
+        return BertClassifier(folder, device), device
+    model = open_model(folder).to(device)
+    return lambda **batch: model(**batch).logits, device
+
+
+def open_model(folder: Path) -> Any:
+    """The checkpoint, as `transformers` opens it."""
+    with collector_paused():
+        import torch
+        from transformers import AutoModelForSequenceClassification
         from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """Its tokenizer, as `transformers` opens it."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)

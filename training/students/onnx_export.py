@@ -8,7 +8,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import settle, staged_folder, write_json
-from fourshot.training.students.classifier import StudentClassifier, open_checkpoint
+from fourshot.training.students.classifier import StudentClassifier, open_model
 from fourshot.training.students.encoders import by_length
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def export_onnx(student: Path, max_tokens: int, texts: Sequence[str]) -> list[Pa
         example = {name: torch.ones((2, 8), dtype=torch.int64) for name in INPUTS}
         dims = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens", max=max_tokens)}
         torch.onnx.export(
-            open_checkpoint(student)[0],
+            open_model(student),
             (),
             str(target),
             kwargs=example,

@@ -71,6 +71,13 @@ def test_what_is_no_text_is_refused(tmp_path: Path, rows: list[dict[str, object]
         load_unlabelled(table(tmp_path, rows), TASK, 0)
 
 
+def test_the_encoding_that_is_named_is_read(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_bytes("Grün\n".encode("cp1252"))
+    with pytest.raises(InputError, match="--encoding NAME"):
+        load_unlabelled(tmp_path / "own.txt", TASK, 0)
+    assert load_unlabelled(tmp_path / "own.txt", TASK, 0, encoding="cp1252").texts == ((1, "Grün"),)
+
+
 def test_files_of_other_kinds_and_missing_ones_are_named(tmp_path: Path) -> None:
     (tmp_path / "own.docx").write_bytes(b"PK")
     with pytest.raises(InputError, match=r"cannot read a \.docx file; allowed are .*\.csv.*\.txt"):

@@ -16,7 +16,11 @@ from tests.serving.fake_server import FakeServer, Received, Reply, refusal
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-MOODS = {"adapter": {"bad": 0.0625, "good": 0.9375}, "icl": {"bad": 0.625, "good": 0.375}}
+MOODS = {
+    "adapter": {"bad": 0.0625, "good": 0.9375},
+    "student": {"bad": 0.125, "good": 0.875},
+    "icl": {"bad": 0.625, "good": 0.375},
+}
 POLL_MS = 2000  # how often the page looks at the service
 CLASSIFY = "/v1/classify"
 
@@ -59,7 +63,8 @@ class PageService(FakeServer):
         return Reply(200, {"Content-Type": JSON}, msgspec.json.encode(answer))
 
     def _classified(self, request: Received) -> ClassifyResponse:
-        shares = self.shares[request.method or "adapter"]
+        method: Any = request.method or "adapter"
+        shares = self.shares[method]
         best = max(shares, key=lambda label: shares[label])
         result = Classified(
             label=best,
@@ -72,8 +77,8 @@ class PageService(FakeServer):
         )
         return ClassifyResponse(
             task=request.path.rsplit("/", 1)[1],
-            method="icl" if request.method == "icl" else "adapter",
-            adapter="" if request.method == "icl" else "mood-2",
+            method=method,
+            adapter={"icl": "", "student": "mood-s"}.get(method, "mood-2"),
             results=[result] * len(request.texts),
             usage=Usage(prompt_tokens=40, cached_tokens=32, completion_tokens=1, total_tokens=41),
             total_ms=23.75,

@@ -107,6 +107,29 @@ def test_a_task_without_examples_is_not_asked_in_context(page: "Page", service: 
     assert "law (50.0 %)" in page.inner_text("#said")
 
 
+def test_a_student_stands_beside_its_teacher_with_the_times_of_both(page: "Page", service: PageService) -> None:
+    of_teacher = {"student": "mood-s", "teacher": "mood-2", "methods": ["adapter", "student", "icl"]}
+    alone = {"student": "topic-2", "teacher": "a committee", "methods": ["student"]}
+    service.tasks = [info("mood", ["bad", "good"], **of_teacher), info("topic", ["art", "law"], **alone)]
+    ready(page)
+    assert [row[2:4] for row in cells(page, "#tasks tbody tr")] == [
+        ["mood-2\nstudent mood-s of mood-2", "adapter, student, icl"],
+        ["topic-2\na student of a committee", "student"],
+    ]
+    classify(page, "one\ntwo")
+    assert [request.method for request in service.asked(CLASSIFY)] == ["adapter", "student", "icl"]
+    assert "All methods give the same label for 0 of 2" in page.inner_text("#answer")
+    assert "1. good, in context bad one" in page.inner_text(".texts")
+    rows = {row[0]: row[1:] for row in cells(page, "#answer > div > .grid tr, #answer > .grid tr")}
+    assert rows[""] == ["Adapter\nmood-2", "Student\nmood-s", "In context\nthe base model, with examples"]
+    assert rows["total_ms"] == ["23.8"] * 3
+    page.click("#tasks tr:nth-child(2) input")
+    assert page.locator("#ask .line label:visible").all_inner_texts() == ["One text per line", "Student"]
+    with page.expect_response(f"**{CLASSIFY}/topic") as asked:
+        page.click("#ask button.first")
+    assert msgspec.json.decode(asked.value.request.post_data or "")["method"] == "student"
+
+
 def test_every_line_is_a_text_unless_switched_off(page: "Page", service: PageService) -> None:
     ready(page)
     classify(page, "one\n\n two\n")

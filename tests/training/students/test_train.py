@@ -11,9 +11,10 @@ from fourshot.engine.calibration import combine_parts
 from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import AdapterError, InputError, ModelNotFoundError
 from fourshot.training.students.bert import fits
-from fourshot.training.students.classifier import StudentClassifier, open_checkpoint
+from fourshot.training.students.classifier import StudentClassifier, open_model, open_tokenizer
 from fourshot.training.students.encoders import by_length, encoded, resolve_encoder
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
+from fourshot.training.students.serving_model import ServingModel
 from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.train import finished_student, targets_of, train_student
 
@@ -91,7 +92,7 @@ def test_torch_alone_answers_as_transformers_does(trained: tuple[StudentJob, Pat
     folder = Path(result.path)
     assert fits(folder)
     texts = [*ANIMALS, "Ünïcode, Emoji 🐶 and a very long text " * 20, "x", *MONEY]
-    model, tokenizer = open_checkpoint(folder)
+    model, tokenizer = open_model(folder), open_tokenizer(folder)
     with torch.inference_mode():
         logits = by_length(lambda part: encoded(tokenizer, part, 32), texts, lambda batch: model(**batch).logits)
     ours = StudentClassifier(folder, 32).probabilities(texts, batch=4)
@@ -182,3 +183,8 @@ def test_what_is_exported_answers_as_the_student_does(tmp_path: Path) -> None:
     in_float, int8 = export_onnx(tmp_path, 32, [*ANIMALS, *MONEY])
     assert (in_float.texts, in_float.other_labels) == (8, 0) and in_float.largest_difference < 1e-4
     assert int8.largest_difference < 0.1 and int8.megabytes < in_float.megabytes / 2
+
+    files = ("", "onnx/model.onnx", "onnx/model_int8.onnx")
+    models = [ServingModel(tmp_path, file, 32, 2) for file in files]
+    (by_torch, by_onnx, by_int8) = [model.logits(model.encode(ANIMALS)) for model in models]
+    assert np.abs(by_torch - by_onnx).max() < 1e-4 and 0 < np.abs(by_torch - by_int8).max() < 1

@@ -1,0 +1,168 @@
+"""How a student's accuracy grows with real data, and with texts that its teacher annotated or wrote.
+
+    fourshot bench distill --data FOLDER --out FILE.json
+
+FOLDER has a folder of train and test files for each task. The grid is real data (--real: a number per class, a share as
+5%, or all) x strategy x amount of texts, on each seed. A teacher is made once for each task, amount of real data and
+seed; students learn from parts of what it said. The call goes on behind the last cell where it was stopped.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from fourshot.bench.core.options import Model, Out, Positive, TaskFolders, as_settings
+from fourshot.bench.core.parts import Page, Part, Section, Table
+from fourshot.bench.core.results import TITLES, tell
+from fourshot.bench.core.rows import Rows
+from fourshot.bench.core.statistics import estimate, shown
+from fourshot.bench.core.suite import Suite
+from fourshot.bench.suites.distill.cells import NONE, TEACHER, Cell, Group, measure_cell, teach
+from fourshot.bench.suites.distill.curves import curves_of, turning_points
+from fourshot.bench.suites.distill.real_data import check_real
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.report.figures import Curve, line_plot
+
+Strategy = Literal["annotate", "generate", "both"]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of the command."""
+
+    data: TaskFolders
+    out: Out
+    tasks: Annotated[tuple[str, ...], "measured"] = ("sst2", "trec", "ag_news")
+    real: Annotated[tuple[str, ...], "real data: examples per class, a share such as 5%, or all"] = (
+        *("4", "5%", "20%", "all"),
+    )
+    strategies: Annotated[tuple[Strategy, ...], "where texts come from; both: half each"] = (
+        *("annotate", "generate", "both"),
+    )
+    amounts: Annotated[tuple[int, ...], "texts beside the real ones; 0 is always measured"] = (100, 300, 1000, 3000)
+    seeds: Annotated[Positive, "draws of the real data"] = 3
+    test_limit: Annotated[int, "test texts that are measured on; 0: all"] = 500
+    model: Model = None
+    student: Annotated[str | None, "encoder; the embedded one if left out"] = None
+
+
+def measure(options: Options, rows: Rows) -> dict[str, Any]:
+    """Every cell that is not there yet; a teacher only where one of its cells is missing."""
+    for real in options.real:
+        check_real(real)
+    amounts = sorted({*options.amounts} - {0})
+    if amounts and amounts[0] < 0:
+        raise InputError(f"--amounts are numbers of texts from 0; got {amounts[0]}.")
+    for task in options.tasks:
+        for real in options.real:
+            for seed in range(options.seeds):
+                group = Group(task=task, real=real, seed=seed)
+                cells = [Cell(strategy=TEACHER), Cell(strategy=NONE)]
+                cells += [Cell(strategy=way, amount=amount) for way in options.strategies for amount in amounts]
+                missing = [cell for cell in cells if group.piece(cell) not in rows.pieces]
+                if not missing:
+                    continue
+                taught = teach(
+                    group,
+                    options.data,
+                    options.out.with_suffix(""),
+                    most=max(amounts, default=0),
+                    annotates=bool({"annotate", "both"} & {*options.strategies}),
+                    writes=bool({"generate", "both"} & {*options.strategies}),
+                    model=options.model,
+                    student=options.student,
+                    test_limit=options.test_limit,
+                )
+                for cell in missing:
+                    row = {**msgspec.to_builtins(group), **measure_cell(taught, cell)}
+                    rows.add(group.piece(cell), row)
+                    told = row.get("left_out") or f"accuracy {row['accuracy']:.3f} with {row['texts']} texts"
+                    tell(f"{group.piece(cell)}: {told}")
+                taught.clear()
+    found = [row for piece, row in rows.pieces.items() if "/" in piece]
+    measured = [row for row in found if "accuracy" in row]
+    return {
+        "rows": measured,
+        "left_out": [row for row in found if "accuracy" not in row],
+        "curves": curves_of(measured),
+        "turning_points": turning_points(measured),
+        "targets": [],
+    }
+
+
+def report(result: Mapping[str, Any]) -> list[Part]:
+    """A table of each task, and where more texts no longer help."""
+    parts: list[Part] = []
+    for task in result["settings"]["tasks"]:
+        parts += [f"**{TITLES.get(task, task)}**, accuracy in per cent:", _table(result, task)]
+    columns: dict[str, Any] = {
+        "real data": "{real}",
+        "strategy": "{strategy}",
+        "no gain beyond": lambda row: row["no_gain_beyond"],
+        "gain up to there, points": lambda row: shown(row["gain"]) if row["gain"] else None,
+        "change from there to the most, points": lambda row: shown(row["then"]) if row["then"] else None,
+    }
+    note = (
+        "Over all tasks and seeds, in pairs, with intervals of 95 %. No gain beyond: the smallest amount that no "
+        "larger one is better than by more than its interval."
+    )
+    if result["turning_points"]:
+        parts.append(Table.of(result["turning_points"], columns, left=2, note=note))
+    if result["left_out"]:
+        cells = ", ".join("{task} {real} {strategy} {amount}".format_map(row) for row in result["left_out"])
+        parts.append(f"Not measured, for want of texts: {cells}.")
+    return parts
+
+
+def _table(result: Mapping[str, Any], task: str) -> Table:
+    curves = [curve for curve in result["curves"] if curve["task"] == task]
+    amounts = sorted({point["amount"] for curve in curves for point in curve["points"]})
+    lines: list[list[object]] = []
+    for real in result["settings"]["real"]:
+        teacher = [
+            100 * row["accuracy"]
+            for row in result["rows"]
+            if (row["task"], row["real"], row["strategy"]) == (task, real, TEACHER)
+        ]
+        if teacher:
+            lines.append([real, "the teacher", shown(estimate(teacher)), *([None] * (len(amounts) - 1))])
+        for curve in curves:
+            if curve["real"] == real:
+                by_amount = {point["amount"]: point for point in curve["points"]}
+                lines.append([real, curve["strategy"], *(shown(by_amount.get(amount)) for amount in amounts)])
+    return Table(["real data", "", *map(str, amounts)], lines, left=2)
+
+
+def page(result: Mapping[str, Any]) -> Page:
+    """Curves of each task by amount of real data, above the report's tables."""
+    sections = []
+    for task in result["settings"]["tasks"]:
+        parts: list[Part] = []
+        for real in result["settings"]["real"]:
+            own = [one for one in result["curves"] if (one["task"], one["real"]) == (task, real)]
+            drawn = [_curve(one) for one in own if len(one["points"]) > 1]
+            if drawn:
+                x_name, note = f"texts beside {real} real", "intervals of 95 % over seeds"
+                parts.append(line_plot(drawn, x_name=x_name, y_name="accuracy, %", y_from_zero=False, note=note))
+        sections.append(Section(TITLES.get(task, task), [*parts, _table(result, task)]))
+    rest = report(result)[2 * len(sections) :]
+    sections.append(Section("Where more texts no longer help", rest or ["Not measured."]))
+    return Page("Students by real data and by what a teacher said", sections)
+
+
+def _curve(curve: Mapping[str, Any]) -> Curve:
+    points = curve["points"]
+    intervals = [(one["low"], one["high"]) for one in points] if all(one["low"] is not None for one in points) else []
+    return Curve(curve["strategy"], [(one["amount"], one["mean"]) for one in points], intervals)
+
+
+SUITE = Suite(
+    options=Options,
+    settings=lambda options: {
+        **as_settings(options, "tasks", "real", "strategies", "amounts", "seeds", "test_limit", "student")
+    },
+    tasks=lambda options: options.tasks,
+    measure=measure,
+    report=report,
+    page=page,
+)

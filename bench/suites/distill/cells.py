@@ -1,0 +1,189 @@
+"""One teacher for each task, amount of real data and seed, and students of parts of what it said."""
+
+import math
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.bench.core.results import tell
+from fourshot.bench.suites.distill.real_data import real_examples
+from fourshot.engine.files import append_lines, read_json, settle, staged_folder
+from fourshot.pipeline.events import Event, ignore
+from fourshot.pipeline.loop.rounds import finished_pairs
+from fourshot.pipeline.runs.distill import TEACHER_FOLDER, distill
+from fourshot.pipeline.runs.measuring import Evaluation
+from fourshot.pipeline.runs.readers import Annotation, Parts
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.stage_driver import LOG_FILE
+from fourshot.pipeline.runs.stage_process import run_stage
+from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
+from fourshot.pipeline.runs.taught import Annotated, annotated_texts, learnable, student_jobs, written_texts
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.task_data import TaskData
+from fourshot.pipeline.tasks.fields import values_of
+from fourshot.pipeline.tasks.tables import limited
+from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.text_table import open_texts
+from fourshot.pipeline.tasks.types import DataSource, Example, Task
+from fourshot.training.students.encoders import ResolvedEncoder, resolve_encoder
+from fourshot.training.students.settings import StudentSettings
+
+TEACHER, NONE = "teacher", "none"  # strategies of rows: the teacher itself, a student of the real examples alone
+UNLABELLED = "unlabelled.jsonl"
+MADE = "distilled"  # in a group's folder: the distillation with its teacher
+QUICK = StudentSettings(strategy="head")  # of the student that `distill` makes and no cell is
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """What cells with one teacher have in common."""
+
+    task: str
+    real: str
+    seed: int
+
+    def piece(self, cell: "Cell") -> str:
+        return f"{self.task}/{self.real}/{self.seed}/{cell.strategy}/{cell.amount}"
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """A student: where its texts come from, and how many."""
+
+    strategy: str
+    amount: int = 0
+
+
+class Taught(msgspec.Struct, frozen=True, kw_only=True):
+    """A teacher's words, in the order in which cells take them."""
+
+    folder: Path
+    task: Task
+    encoder: ResolvedEncoder
+    seed: int
+    shots: tuple[Example, ...]
+    test: tuple[Example, ...]
+    annotated: Annotated
+    pairs: list[Any]  # candidates with verdicts
+    teacher_accuracy: float | None
+
+    def texts(self, cell: Cell) -> tuple[Annotated, Annotated]:
+        """Annotated and written texts of a cell: as many as asked for, or as there are."""
+        share = cell.amount // 2 if cell.strategy == "both" else cell.amount
+        annotated = self.annotated[:share] if cell.strategy in ("annotate", "both") else []
+        written: Annotated = []
+        if cell.strategy in ("generate", "both"):
+            each = math.ceil((cell.amount - len(annotated)) / len(self.task.labels))
+            written = written_texts(self.pairs, self.task, each)[: cell.amount - len(annotated)]
+        return annotated, written
+
+    def clear(self) -> None:
+        """Checkpoints take 90 MB each."""
+        for folder in (self.folder, self.folder / MADE):
+            shutil.rmtree(folder / "students", ignore_errors=True)
+
+
+def teach(
+    group: Group,
+    data: Path,
+    root: Path,
+    *,
+    most: int,
+    annotates: bool,
+    writes: bool,
+    model: str | None,
+    student: str | None,
+    test_limit: int,
+) -> Taught:
+    """Make the teacher, and have it annotate and write what the largest cell needs, or go on with that."""
+    folder = root / group.task / group.real.replace("%", "pc") / f"seed{group.seed}"
+    given = load_task(group.task, data / group.task)
+    splits = TaskData(given)
+    shots = real_examples(splits.train, given.label_names, group.real, group.seed)
+    test = limited(splits.test, test_limit or None)
+    own = msgspec.structs.replace(given, data=DataSource(folder=str(folder / "data")))
+    taken = {*shots}
+    rest = [example.text for example in splits.train if example not in taken]
+    random.Random(f"{group.seed}/unlabelled").shuffle(rest)
+    unlabelled = rest[:most] if annotates else []
+    if not (folder / "data").exists():
+        _write_data(folder / "data", own, shots, test, unlabelled)
+    table = open_texts(folder / "data" / UNLABELLED, task=own) if unlabelled else None
+    per_class = math.ceil(most / len(given.labels)) if writes else 0
+    accuracy, annotated, pairs = None, list[Any](), list[Any]()
+    if table or per_class:
+        settings = RunSettings(seed=group.seed, k=len(shots), allow_fewer_shots=True, allow_short=True)
+        summary = distill(
+            own,
+            folder / MADE,
+            unlabelled=table,
+            generate_per_class=per_class,
+            student=student,
+            student_settings=QUICK,
+            model=model,
+            settings=settings,
+            on_event=_on_event,
+        )
+        accuracy = next(row["accuracy"] for row in summary.table if row["method"] == TEACHER)
+        said, _ = annotated_texts(table, folder / MADE, own, "", _nobody, ignore)
+        annotated, _ = learnable(said, shots, test)
+        pairs = finished_pairs(RunFolder(folder / MADE / TEACHER_FOLDER)) if per_class else []
+    return Taught(
+        folder=folder,
+        task=own,
+        encoder=resolve_encoder(student),
+        seed=group.seed,
+        shots=tuple(shots),
+        test=tuple(test),
+        annotated=annotated,
+        pairs=pairs,
+        teacher_accuracy=accuracy,
+    )
+
+
+def measure_cell(taught: Taught, cell: Cell) -> dict[str, Any]:
+    """The row of a cell, without what its group has in common; without an accuracy where there are no texts for it."""
+    row: dict[str, Any] = {**msgspec.to_builtins(cell), "real_texts": len(taught.shots), "test_texts": len(taught.test)}
+    if cell.strategy == TEACHER:
+        if taught.teacher_accuracy is None:
+            return {**row, "left_out": "no teacher was needed"}
+        return {**row, "texts": 0, "accuracy": taught.teacher_accuracy}
+    annotated, written = taught.texts(cell)
+    if cell.amount and not annotated and not written:
+        return {**row, "left_out": "there are no such texts"}
+    settings = StudentSettings()
+    job = student_jobs(taught.task, taught.encoder, taught.shots, annotated, written, settings, taught.seed)[0]
+    out = taught.folder / "scores" / f"cell-{job.key}.json"
+    store = taught.folder / "students"
+    if not out.exists():
+        item = StudentItem(job=job, task=taught.task, test=taught.test, out=str(out))
+        log = str(taught.folder / LOG_FILE)
+        run_stage(StudentStage(model_path=taught.encoder.path, items=(item,), store=str(store), log=log), _on_event)
+        shutil.rmtree(store / job.key, ignore_errors=True)
+    texts = {"texts": len(annotated) + len(written), "annotated": len(annotated), "written": len(written)}
+    return {**row, **texts, "accuracy": read_json(out, Evaluation).scores.accuracy}
+
+
+def _write_data(folder: Path, task: Task, shots: list[Example], test: list[Example], unlabelled: list[str]) -> None:
+    """The task's data for one group: the real examples as chosen shots, the test texts, the texts without labels."""
+    fields = bool(task.input_fields)
+
+    def row(text: str, **label: str) -> dict[str, str]:
+        return {**(values_of(task, text) if fields else {"text": text}), **label}
+
+    with staged_folder(folder.parent) as staged:
+        append_lines(staged / "shots.jsonl", [row(one.text, label=one.label) for one in shots])
+        append_lines(staged / "test.jsonl", [row(one.text, label=one.label) for one in test])
+        append_lines(staged / UNLABELLED, [row(text) for text in unlabelled])
+        settle(staged, folder)
+
+
+def _nobody(parts: Parts) -> Iterator[list[Annotation]]:
+    raise AssertionError("all texts were annotated")
+
+
+def _on_event(event: Event) -> None:
+    if event.total == 0 or event.done == event.total:
+        tell(f"{event.stage}: {event.message}")

@@ -1,0 +1,78 @@
+"""From cells to curves, and where a curve turns."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from fourshot.bench.core.statistics import estimate
+from fourshot.bench.suites.distill.cells import NONE, TEACHER
+
+Row = dict[str, Any]
+
+
+def curves_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """By task, real data and strategy: accuracy in per cent by amount, mean and interval over seeds; 0 is in all."""
+    curves = []
+    for (task, real, strategy), own in _by_curve(rows).items():
+        points = [
+            {"amount": amount, **msgspec.to_builtins(estimate([100 * row["accuracy"] for row in cells]))}
+            for amount, cells in _by_amount(own).items()
+        ]
+        curves.append({"task": task, "real": real, "strategy": strategy, "points": points})
+    return curves
+
+
+def turning_points(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """By real data and strategy, over tasks and seeds: the smallest amount that no larger one is better than.
+
+    Amounts are compared in pairs of one task and seed; better is a gain whose 95 % interval (Student's t) lies above 0.
+    """
+    pooled: dict[tuple[str, str], list[Row]] = {}
+    for (_, real, strategy), own in _by_curve(rows).items():
+        pooled.setdefault((real, strategy), []).extend(own)
+    found = []
+    for (real, strategy), own in pooled.items():
+        amounts = list(_by_amount(own))
+        if len(amounts) < 2:
+            continue
+        turn = next(
+            amount
+            for place, amount in enumerate(amounts)
+            if not any((_gain(own, amount, more) or {}).get("low", -1.0) > 0 for more in amounts[place + 1 :])
+        )
+        gain, then = _gain(own, amounts[0], turn), _gain(own, turn, amounts[-1])
+        found.append({"real": real, "strategy": strategy, "no_gain_beyond": turn, "gain": gain, "then": then})
+    return found
+
+
+def _gain(rows: Sequence[Row], few: int, many: int) -> dict[str, Any] | None:
+    """Points of accuracy gained from ``few`` to ``many`` texts; None for one amount and for fewer than two pairs."""
+    by_place: dict[tuple[str, int], dict[int, float]] = {}
+    for row in rows:
+        by_place.setdefault((row["task"], row["seed"]), {})[row["amount"]] = 100 * row["accuracy"]
+    gains = [cells[many] - cells[few] for cells in by_place.values() if few in cells and many in cells]
+    if few == many or len(gains) < 2:
+        return None
+    found: dict[str, Any] = msgspec.to_builtins(estimate(gains, signed=True))
+    return found
+
+
+def _by_curve(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Cells of each task, real data and strategy, with those of no texts, which all strategies have in common."""
+    curves: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row["strategy"] not in (NONE, TEACHER):
+            curves.setdefault((row["task"], row["real"], row["strategy"]), []).append(row)
+    bare: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["strategy"] == NONE:
+            bare.setdefault((row["task"], row["real"]), []).append(row)
+    return {key: [*bare.get(key[:2], ()), *own] for key, own in curves.items()}
+
+
+def _by_amount(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """Ascending."""
+    ordered = sorted(rows, key=lambda row: row["amount"])
+    return {amount: list(cells) for amount, cells in groupby(ordered, key=lambda row: row["amount"])}

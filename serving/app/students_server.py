@@ -1,0 +1,72 @@
+"""A server of students alone: our routes, guard and limits on uvicorn, without vLLM and without a language model."""
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+
+from fourshot.serving.app.adapter_sync import AdapterSync
+from fourshot.serving.app.guard import Guard
+from fourshot.serving.app.keys import Keys
+from fourshot.serving.app.lifecycle import at_start, live
+from fourshot.serving.app.metrics import Metrics
+from fourshot.serving.app.protocol import bounded_protocol
+from fourshot.serving.app.registry import Registry, no_base
+from fourshot.serving.app.routes import add_routes
+from fourshot.serving.app.service import Service
+from fourshot.serving.app.students import Students, queue_of
+from fourshot.serving.settings import ServeSettings
+
+
+def application(settings: ServeSettings, staging: Path) -> FastAPI:
+    """The routes; the students are loaded before the first request is taken."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        adapters = AdapterSync(Registry(settings.adapters, no_base), Students(staging, queue_of(settings.limits)))
+        app.state.fourshot = Service(base_name="", adapters=adapters, limits=settings.limits, metrics=Metrics())
+        tasks = await live(app.state.fourshot, settings)
+        yield
+        for task in tasks:
+            task.cancel()
+
+    app = FastAPI(title="fourshot", lifespan=lifespan)
+    add_routes(app, settings.limits)
+    for path in ("/health", "/ping"):
+        app.get(path, include_in_schema=False)(_health)
+    app.get("/metrics", include_in_schema=False)(_metrics)
+    return app
+
+
+async def serve(settings: ServeSettings, listening: socket.socket) -> None:
+    """Serve until a signal asks to stop."""
+    assert at_start.staging
+    keys = Keys(settings.keys) if settings.keys else None
+    config = uvicorn.Config(
+        Guard(
+            application(settings, at_start.staging),
+            settings.limits,
+            keys,
+            settings.cors_origins,
+            settings.behind_router,
+        ),
+        http=bounded_protocol(settings.limits),
+        backlog=settings.limits.max_connections,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.drain_s),
+    )
+    await uvicorn.Server(config).serve(sockets=[listening])
+
+
+async def _health() -> Response:
+    return Response()
+
+
+async def _metrics() -> Response:
+    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,135 @@
+"""Students by real data and texts: a tiny grid with a teacher that reads by a rule, and where curves turn."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fourshot.bench.core.results import read_result
+from fourshot.bench.suites import run_suite
+from fourshot.bench.suites.distill.curves import turning_points
+from fourshot.bench.suites.distill.real_data import check_real, real_examples
+from fourshot.engine.errors import InputError
+from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.runs.distill import distill
+from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
+from fourshot.pipeline.runs.stages.student import StudentStage
+from fourshot.pipeline.synthesis.types import Verdict
+from fourshot.pipeline.tasks.types import Example
+from fourshot.serving.testing.adapters import task_of
+from fourshot.serving.testing.students import make_student
+from fourshot.training.students.settings import StudentSettings
+from tests.pipeline.candidates import candidate
+from tests.pipeline.task_folders import TASK, write_jsonl
+
+WORDS = {"warm": ("sun", "fire", "tea"), "cold": ("snow", "ice", "frost")}
+NOTES = [
+    {"text": f"the {word} is {look}", "label": label}
+    for label, words in WORDS.items()
+    for word in words
+    for look in ("here", "near", "far", "gone")
+]
+
+
+def by_rule(parts: Parts) -> Iterator[list[Annotation]]:
+    for texts in parts:
+        cold = [any(word in text for word in WORDS["cold"]) for text in texts]
+        yield [Annotation(probabilities=(0.1, 0.9) if is_cold else (0.9, 0.1)) for is_cold in cold]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which teachers were made; each annotates by the rule, and wrote four texts per class."""
+    folders: list[str] = []
+
+    def taught(task: Any, folder: Path, **more: Any) -> Any:
+        folders.append(f"{folder.parent.parent.name}/{folder.parent.name}")
+        read: Read = by_rule
+
+        def opened(log: Path, on_event: OnEvent) -> Read:
+            return read
+
+        by = NamedReader(name="rule", task=task, read=opened, pairs=pairs)
+        return distill(task, folder, by=by, **{**more, "model": None})
+
+    pairs = [
+        (
+            candidate(n, f"{word} all day {n}", label),
+            Verdict(candidate_id=str(n), kept=True, reason="kept", predicted=label, probabilities={label: 1.0}),
+        )
+        for label, (word, *_) in WORDS.items()
+        for n in range(4)
+    ]
+    monkeypatch.setattr("fourshot.bench.suites.distill.cells.distill", taught)
+    monkeypatch.setattr("fourshot.bench.suites.distill.cells.finished_pairs", lambda folder: pairs)
+    monkeypatch.setattr(StudentStage, "needs_process", False)
+    usual = StudentSettings(strategy="head", max_tokens=32)
+    monkeypatch.setattr("fourshot.bench.suites.distill.cells.StudentSettings", lambda: usual)
+    monkeypatch.setattr("fourshot.bench.suites.distill.cells.QUICK", usual)
+    return folders
+
+
+def test_a_tiny_grid_is_measured_gone_on_with_and_drawn(
+    tmp_path: Path, asked: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data" / "colours").mkdir(parents=True)
+    (tmp_path / "colours.toml").write_text(TASK)
+    write_jsonl(tmp_path / "data" / "colours" / "train.jsonl", NOTES[::2])
+    write_jsonl(tmp_path / "data" / "colours" / "test.jsonl", NOTES[1::2])
+    monkeypatch.setattr(
+        "fourshot.bench.suites.distill.cells.load_task", lambda name, data: load(tmp_path / "colours.toml", data)
+    )
+    encoder = make_student(tmp_path / "encoder", task_of("any"))
+    out = tmp_path / "distill.json"
+    words = ["--data", str(tmp_path / "data"), "--out", str(out), "--tasks", "colours", "--student", str(encoder)]
+    words += ["--real", "1,all", "--amounts", "4", "--seeds", "1"]
+    assert run_suite("distill", words) == 0
+    assert asked == ["1/seed0", "all/seed0"]
+    result = read_result(out, "distill")
+    by_cell = {(row["real"], row["seed"], row["strategy"], row["amount"]): row for row in result["rows"]}
+    assert by_cell["1", 0, "teacher", 0]["accuracy"] == 1.0
+    assert by_cell["1", 0, "both", 4]["annotated"] == by_cell["1", 0, "both", 4]["written"] == 2
+    assert by_cell["1", 0, "none", 0]["real_texts"] == 2 and by_cell["all", 0, "none", 0]["real_texts"] == 12
+    assert {(row["real"], row["strategy"]) for row in result["left_out"]} == {("all", "annotate")}
+    assert len(by_cell) == 2 * (2 + 3) - 1
+    assert "all annotate 4" in capsys.readouterr().out
+    assert "<svg" in out.with_suffix(".html").read_text()
+    assert not list(out.with_suffix("").rglob("*.safetensors")), "checkpoints of cells are not kept"
+
+    rows = out.with_suffix(".rows.jsonl")
+    lines = rows.read_text().splitlines()
+    rows.write_text("\n".join(lines[:-1]) + "\n")
+    asked.clear()
+    assert run_suite("distill", words) == 0
+    assert asked == ["all/seed0"] and read_result(out)["rows"] == result["rows"]
+
+
+def load(file: Path, data: Path) -> Any:
+    from fourshot.pipeline.tasks.task_file import load_task
+
+    return load_task(file, data)
+
+
+def test_a_curve_turns_where_no_larger_amount_is_better() -> None:
+    accuracies = {0: (0.5, 0.6, 0.55), 100: (0.7, 0.81, 0.75), 300: (0.72, 0.79, 0.76), 1000: (0.69, 0.8, 0.74)}
+    rows = [
+        {"task": "t", "real": "4", "seed": seed, "strategy": "annotate" if amount else "none", "amount": amount}
+        | {"accuracy": accuracy}
+        for amount, by_seed in accuracies.items()
+        for seed, accuracy in enumerate(by_seed)
+    ]
+    (found,) = turning_points(rows)
+    assert found["no_gain_beyond"] == 100 and found["gain"]["mean"] == pytest.approx(20.33, abs=0.01)
+    assert found["then"]["mean"] == pytest.approx(-1.0) and found["then"]["low"] < 0
+
+
+def test_real_data_is_a_number_per_class_a_share_or_all() -> None:
+    train = [Example(text=f"{label}{n}", label=label) for label, count in (("a", 90), ("b", 10)) for n in range(count)]
+    assert len(real_examples(train, ["a", "b"], "4", 0)) == 8
+    few = real_examples(train, ["a", "b"], "2%", 0)
+    assert {one.label for one in few} == {"a", "b"} and len(few) <= 3
+    assert real_examples(train, ["a", "b"], "all", 0) == train
+    for wrong in ("0", "many", "0%", "101%", "-3", "²"):
+        with pytest.raises(InputError, match="--real"):
+            check_real(wrong)

@@ -1,0 +1,113 @@
+"""A finished student for a server: token ids in, logits out, by ONNX where it has a checked file, else by torch.
+
+Importing this module loads neither torch nor onnxruntime; with ONNX torch is never loaded.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fourshot.engine.errors import AdapterError
+from fourshot.engine.threads import available_cores
+from fourshot.training.students.classifier import TextReader, open_logits
+from fourshot.training.students.onnx_export import FLOAT_FILE, INPUTS, INT8_FILE, ONNX_FOLDER, Parity
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BATCH = 32  # rows that are padded to one length
+TOKENIZER, CONFIG = "tokenizer.json", "config.json"
+MOST_OTHER_LABELS = 0.01  # share of the probed texts: an int8 file that gives more of them another label is not used
+
+
+def file_to_use(parities: Sequence[Parity]) -> str:
+    """The ONNX file to answer with, relative to the student's folder; "" for the checkpoint itself.
+
+    ``parities``: of the files that are there, as its card says. Int8 before float, if it labels texts as the student
+    does; none where onnxruntime is not installed.
+    """
+    if find_spec("onnxruntime") is None:
+        return ""
+    checked = {one.file: one for one in parities}
+    int8 = checked.get(INT8_FILE)
+    if int8 and int8.texts and int8.other_labels <= MOST_OTHER_LABELS * int8.texts:
+        return f"{ONNX_FOLDER}/{INT8_FILE}"
+    return f"{ONNX_FOLDER}/{FLOAT_FILE}" if FLOAT_FILE in checked else ""
+
+
+class ServingModel(TextReader):
+    """A student that is loaded. One thread at a time may compute."""
+
+    def __init__(self, folder: Path, file: str, max_tokens: int, num_labels: int) -> None:
+        """``file`` as `file_to_use` gives it. Raises AdapterError for files that cannot be read."""
+        from tokenizers import Tokenizer
+
+        self._num_labels = num_labels
+        try:
+            super().__init__(folder, max_tokens)
+            self._pad = json.loads((folder / CONFIG).read_bytes()).get("pad_token_id") or 0
+            self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+            self._compute = _onnx(folder / file) if file else _torch(folder)
+        except Exception as error:  # of any type, as the libraries have it: whatever it is, the files are no student
+            raise AdapterError(f"it cannot be loaded: {error}") from error
+        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.no_padding()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, its first ``max_tokens`` at most."""
+        return [row.ids for row in self._tokenizer.encode_batch(list(texts))]
+
+    def logits(self, rows: Sequence[Sequence[int]]) -> "np.ndarray":
+        """Float32 [num_rows, num_labels] of token ids, in their order. Raises AdapterError for what are no logits."""
+        import numpy as np
+
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        out = np.empty((len(rows), self._num_labels), dtype=np.float32)
+        for start in range(0, len(order), BATCH):
+            part = order[start : start + BATCH]
+            longest = max(len(rows[index]) for index in part)
+            ids = np.full((len(part), longest), self._pad, dtype=np.int64)
+            mask = np.zeros_like(ids)
+            for place, index in enumerate(part):
+                ids[place, : len(rows[index])] = rows[index]
+                mask[place, : len(rows[index])] = 1
+            found = self._compute(ids, mask)
+            if found.shape != (len(part), self._num_labels) or not np.isfinite(found).all():
+                raise AdapterError(
+                    f"it gives {list(found.shape)} values, or some that are no numbers; {len(part)} texts and "
+                    f"{self._num_labels} labels were asked for"
+                )
+            out[part] = found
+        return out
+
+
+Compute = Callable[["np.ndarray", "np.ndarray"], "np.ndarray"]  # ids and mask, int64 [num_texts, num_tokens] -> logits
+
+
+def _onnx(file: Path) -> Compute:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = available_cores()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are others' between batches
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    def compute(ids: "np.ndarray", mask: "np.ndarray") -> Any:
+        return session.run(None, dict(zip(INPUTS, (ids, mask), strict=True)))[0]
+
+    return compute
+
+
+def _torch(folder: Path) -> Compute:
+    import torch
+
+    logits, device = open_logits(folder)
+
+    def compute(ids: "np.ndarray", mask: "np.ndarray") -> Any:
+        with torch.inference_mode():
+            given = {name: torch.from_numpy(value).to(device) for name, value in zip(INPUTS, (ids, mask), strict=True)}
+            return logits(**given).float().cpu().numpy()
+
+    return compute
