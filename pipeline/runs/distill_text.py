@@ -254,7 +254,7 @@ class _Teacher:
         """Learns inputs with their targets, from the instruction alone."""
         prompt = drawing_prompt(self._task)
         examples = [
-            TrainingExample(prompt=prompt, written=f"\n{pair.input}{between(self._task)} {pair.target}")
+            TrainingExample(prompt=prompt, written=f"{pair.input}{between(self._task)} {pair.target}")
             for pair in learnt
         ]
         job = lora_job(self._task, "generator", self._base, learnt, self._settings)

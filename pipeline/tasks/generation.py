@@ -64,12 +64,12 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def writing_prompt(task: GenerationTask, text: str) -> str:
     """What a model is asked: it continues with the target, after a blank, and its end token."""
-    return f"{drawing_prompt(task)}\n{text}{between(task)}"
+    return f"{drawing_prompt(task)}{text}{between(task)}"
 
 
 def drawing_prompt(task: GenerationTask) -> str:
     """The beginning of `writing_prompt`, up to where an input would stand: for a model that writes inputs too."""
-    return f"{task.instruction}\n\n{task.input_name}:"
+    return f"{task.instruction}\n\n{task.input_name}:\n"
 
 
 def between(task: GenerationTask) -> str:

@@ -33,7 +33,7 @@ def mean_loss(model_folder: str, tokenizer: Any, examples: list[TrainingExample]
 def test_the_loss_is_that_of_the_written_tokens_and_the_end(
     tiny_trainer: LoraTrainer, tiny_model: str, tmp_path: Path
 ) -> None:
-    alike = [TrainingExample(prompt="Facts:", written=f"\n{prompt}{text}") for prompt, text in PAIRS.items()]
+    alike = [TrainingExample(prompt="Facts:\n", written=f"{prompt}{text}") for prompt, text in PAIRS.items()]
     for examples in (EXAMPLES, alike):  # prompts that differ, and one that all share to its end
         result = tiny_trainer.train(examples, (), LoraSettings(min_steps=1, max_steps=1), tmp_path)
         assert result.probe is None
