@@ -26,6 +26,7 @@ def distill_text(
     folder: str | Path | None = None,
     data: str | Path | None = None,
     text_column: str | None = None,
+    encoding: str = "",
     model: str | None = None,
     settings: RunSettings | None = None,
     ray: str = "",
@@ -34,9 +35,10 @@ def distill_text(
     """Make a student of a text generation task; the same call goes on where one was stopped.
 
     The teacher is ``model`` with an adapter that learnt ``real`` pairs (0: all; None: 100, or all where there are
-    fewer). It writes targets for the inputs of the table ``unlabelled`` (``text_column`` names theirs), or ``generate``
-    pairs of its own, or both. ``student`` is a causal or a sequence-to-sequence model, None the embedded base. Other
-    arguments as for `distill`. Raises `InputError` for bad input, `RunFolderError` for a folder of something else.
+    fewer). It writes targets for the inputs of the table ``unlabelled``, which stand in ``text_column``, or
+    ``generate`` pairs of its own, or both. ``student`` is a causal or a sequence-to-sequence model, None the embedded
+    base. Other arguments as for `distill`. Raises `InputError` for bad input, `RunFolderError` for a folder of
+    something else.
     """
     named = load_any_task(task, data) if isinstance(task, str | Path) else task
     if not isinstance(named, GenerationTask):
@@ -44,7 +46,7 @@ def distill_text(
     return distilling.distill_text(
         named,
         Path(folder or default_student_folder(named)),
-        unlabelled=load_inputs(unlabelled, named.data, text_column) if unlabelled else None,
+        unlabelled=load_inputs(unlabelled, named.data, text_column, encoding) if unlabelled else None,
         generate=generate,
         real=real,
         student=student,

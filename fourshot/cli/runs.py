@@ -163,9 +163,6 @@ def compare(options: Options, terminal: Terminal) -> None:
 
     methods, seeds = choose_methods(options.methods, METHODS) if options.methods else (), read_seeds(options.seeds)
     settings = settings_of(options)
-    if options.encoding:
-        own = msgspec.structs.replace(settings.unlabelled, encoding=options.encoding)
-        settings = msgspec.structs.replace(settings, unlabelled=own)
     task = load_task(options.task, options.data)
     folder = Path(options.out or f"runs/{task.name}/compare-{options.preset}")
     with terminal.progress() as on_event:

@@ -50,6 +50,7 @@ def distill_text(task: "GenerationTask", folder: Path, options: Options, termina
             student_settings=TextStudentSettings(**own),
             folder=folder,
             text_column=options.text_column,
+            encoding=options.encoding or "",
             model=options.model,
             settings=settings_of(options),
             ray=options.ray,

@@ -114,12 +114,12 @@ def _texts(value: Any) -> list[str]:
     return [text] if text else []
 
 
-def load_inputs(path: str | Path, source: PairSource, column: str | None = None) -> Inputs:
-    """The inputs of a table without targets; ``column`` names theirs where it is not the task's.
+def load_inputs(path: str | Path, source: PairSource, column: str | None = None, encoding: str = "") -> Inputs:
+    """The inputs of a table without targets; ``column`` and ``encoding``: where they are not the task's.
 
     A table with a single column needs no name. Raises `InputError`.
     """
-    table = read_table(Path(path), ReadSettings(encoding=source.encoding))
+    table = read_table(Path(path), ReadSettings(encoding=encoding or source.encoding))
     columns = (column,) if column else source.input_columns
     if not column and len(table.columns) == 1:
         columns = table.columns

@@ -76,6 +76,8 @@ def test_inputs_without_targets_may_stand_in_any_column(tmp_path: Path) -> None:
     source = load(write_facts(tmp_path)).data
     write_jsonl(tmp_path / "more.jsonl", [{"id": 1, "fact": ["a", "b"]}, {"id": 2, "fact": " "}])
     assert load_inputs(tmp_path / "more.jsonl", source, "fact").inputs == ["a\nb", ""]
+    (tmp_path / "latin.csv").write_bytes("input\nN\u00eemes\n".encode("latin-1"))
+    assert load_inputs(tmp_path / "latin.csv", source, encoding="latin-1").inputs == ["N\u00eemes"]
     with pytest.raises(InputError, match=r"no column 'input'; the columns are 'id', 'fact'.*--text-column"):
         load_inputs(tmp_path / "more.jsonl", source)
 
