@@ -12,7 +12,7 @@ from fourshot.engine.tokens import encode_prompts
 from fourshot.training.lora.examples import TrainingExample
 from fourshot.training.lora.masks import attention_mask
 from fourshot.training.lora.memory import give_back, is_out_of_memory, row_tokens
-from fourshot.training.lora.packing import PackedRow, micro_batches, pack, shared_prefix_length
+from fourshot.training.lora.packing import ROW_MULTIPLE, PackedRow, micro_batches, pack, shared_prefix_length
 from fourshot.training.lora.share import ALL, Share
 from fourshot.training.lora.written import encode_written
 
@@ -52,7 +52,7 @@ class LabelLoss:
         self.device, self._dtype = str(model.device), model.dtype
         self._config = model.config.get_text_config()
         self._written_out, self._decoder, self._head = decoder, model.get_decoder(), OutputLayer(model)
-        self._whole_text = whole_text
+        self._whole_text, self._multiple = whole_text, decoder.row_multiple if decoder else ROW_MULTIPLE
         self._weights = [example.weight for example in examples]
         prompts = encode_prompts(tokenizer, [example.prompt for example in examples])
         answers = (
@@ -125,7 +125,7 @@ class LabelLoss:
         loss_value, label_value, num_tokens = 0.0, 0.0, 0
         for run in micro_batches(lengths, len(self._prefix), self.most_tokens):
             chosen = [batch[position] for position in run]
-            row = pack(self._prefix, [self._tails[index] for index in chosen], self.device)
+            row = pack(self._prefix, [self._tails[index] for index in chosen], self.device, self._multiple)
             positions, targets, weights, label_weights = self._aims(chosen, row.starts)
             logits = self._logits(self._hidden(row, positions))
             if self._spread is not None:
@@ -148,7 +148,7 @@ class LabelLoss:
         scores: list[torch.Tensor] = []
         with torch.no_grad():
             for run in micro_batches([len(tail) for tail in tails], len(self._prefix), self.most_tokens):
-                row = pack(self._prefix, [tails[number] for number in run], self.device)
+                row = pack(self._prefix, [tails[number] for number in run], self.device, self._multiple)
                 hidden = self._hidden(row)
                 for number, start in zip(run, row.starts, strict=True):
                     prompt = self._prompts[chosen[number // len(beginnings)]]

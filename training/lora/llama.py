@@ -97,6 +97,8 @@ class Decode(torch.autograd.Function):
 class LlamaDecoder:
     """The decoder of a PEFT-wrapped model: embeds a packed row, gives its last hidden states."""
 
+    row_multiple = 8  # of tokens: padding costs more than the kernels of some more shapes
+
     def __init__(self, wrapped: Any) -> None:
         """Raises ValueError where `fits` is false."""
         if not fits(wrapped):

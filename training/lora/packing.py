@@ -13,7 +13,8 @@ import msgspec
 if TYPE_CHECKING:
     import torch
 
-ROW_MULTIPLE = 32  # rows are padded to a multiple, so that few shapes occur: each new shape rebuilds kernels
+# Rows are padded to a multiple: each new shape builds its kernels anew. Attention over a whole row wants it of 32.
+ROW_MULTIPLE = 32
 
 
 class PackedRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,12 +48,12 @@ def shared_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
     return limit
 
 
-def pack(prefix: Sequence[int], tails: Sequence[Sequence[int]], device: str) -> PackedRow:
-    """Lay ``prefix`` and ``tails`` into one row."""
+def pack(prefix: Sequence[int], tails: Sequence[Sequence[int]], device: str, multiple: int = ROW_MULTIPLE) -> PackedRow:
+    """Lay ``prefix`` and ``tails`` into one row, padded to a ``multiple`` of tokens."""
     import torch
 
     used = len(prefix) + sum(len(tail) for tail in tails)
-    padding = -used % ROW_MULTIPLE
+    padding = -used % multiple
     ids, positions, starts = list(prefix), list(range(len(prefix))), []
     for tail in tails:
         starts.append(len(ids))
