@@ -62,7 +62,7 @@ GIVEN: Mapping[str, dict[str, Any]] = {
     "allow_fewer_shots": {"k": 50},
     "long_texts": {"max_text_words": 3},
     "filter.longest_chars": {"filter": {"max_length_factor": 1.0}},
-    **{f"unlabelled.{name}": {"unlabelled": {"most": 20}} for name in ("mode", "most", "text_column")},
+    **{f"unlabelled.{name}": {"unlabelled": {"most": 20}} for name in ("mode", "most", "text_column", "encoding")},
 }
 CHANGED: Mapping[str, Any] = {
     "variety.mixed": 1.0,
@@ -82,6 +82,7 @@ CHANGED: Mapping[str, Any] = {
     "max_text_words": 3,
     "train.held_out": 0.5,
     "unlabelled.text_column": "note",
+    "unlabelled.encoding": "utf-16",
 }
 
 

@@ -98,7 +98,7 @@ def test_candidates_carry_their_lineage(filled: WorkFolder) -> None:
 
 
 def test_good_texts_beyond_the_number_wanted_are_surplus(vllm_engine: Engine, tmp_path: Path) -> None:
-    folder = fill(tmp_path, vllm_engine, settings(per_class=1, draws_per_round=6))
+    folder = fill(tmp_path, vllm_engine, settings("icl", per_class=1, draws_per_round=6))
     judged = pairs(folder)
     assert Counter(v.reason for _, v in judged)["surplus"] > 0
     assert Counter(c.label for c, v in judged if v.kept) == dict.fromkeys(TASK.label_names, 1)

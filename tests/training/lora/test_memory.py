@@ -31,7 +31,7 @@ GIVEN = notes.examples()
 @pytest.fixture
 def wrapped(trainer: LoraTrainer) -> Any:
     """The tokenizer's vocabulary on two narrow layers in float32, with an adapter that does something."""
-    return tiny(vocab_size=len(trainer.tokenizer))
+    return tiny(more={"vocab_size": len(trainer.tokenizer)})
 
 
 def loss_of(trainer: LoraTrainer, wrapped: Any) -> LabelLoss:
