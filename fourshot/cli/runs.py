@@ -64,6 +64,7 @@ SETTINGS = settings_options()
 def run(options: Options, terminal: Terminal) -> None:
     """All steps: shots, synthetic texts, training, evaluation, report."""
     from fourshot import api
+    from fourshot.pipeline.tasks.fields import sample_argument
     from fourshot.pipeline.tasks.task_file import load_task
 
     settings = settings_of(options)
@@ -96,7 +97,7 @@ def run(options: Options, terminal: Terminal) -> None:
     if summary.merged_path:
         terminal.say(f"Merged: {summary.merged_path}")
     if summary.adapter_path:
-        terminal.say(f"Try it: {program()} predict {shlex.quote(str(folder))} 'A text of your own'")
+        terminal.say(f"Try it: {program()} predict {shlex.quote(str(folder))} {sample_argument(task)}")
 
 
 @command(

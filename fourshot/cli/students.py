@@ -122,6 +122,7 @@ def distill(options: Options, terminal: Terminal) -> None:
     """Make a small classifier that needs no language model, from what a teacher says of texts."""
     from fourshot import teaching
     from fourshot.api import default_student_folder
+    from fourshot.pipeline.tasks.fields import sample_argument
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task
 
@@ -184,4 +185,4 @@ def distill(options: Options, terminal: Terminal) -> None:
             f"texts; probabilities differ by up to {parity.largest_difference:.4f}."
         )
     terminal.say(f"Student: {summary.student_path} ({size})\nReport: {summary.report_path}")
-    terminal.say(f"Try it: {program()} predict {shlex.quote(str(folder))} 'A text of your own'")
+    terminal.say(f"Try it: {program()} predict {shlex.quote(str(folder))} {sample_argument(task)}")

@@ -15,6 +15,7 @@ from fourshot.pipeline.runs.stages.student import StudentItem, parities
 from fourshot.pipeline.selective import CoverageCurve
 from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, RemoteTeacher, StudentCard, file_hashes
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.fields import sample_argument
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import lead
 from fourshot.training.students.encoders import ResolvedEncoder
@@ -182,5 +183,5 @@ def _report(
             hashes={"student": results[0].name},
             shots=tuple(shots),
         ),
-        try_it=f'fourshot predict {folder} "your text"',
+        try_it=f"fourshot predict {folder} {sample_argument(task)}",
     )

@@ -19,6 +19,7 @@ from fourshot.pipeline.synthesis.filters import bare_shots
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task_data import cut_line
+from fourshot.pipeline.tasks.fields import sample_argument
 from fourshot.pipeline.tasks.types import Example
 from fourshot.pipeline.work_folder import WorkFolder
 
@@ -95,7 +96,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
             shots=learnt.shots,
             prompts=_prompts(experiment),
         ),
-        try_it=f"fourshot predict {experiment.root} {_QUOTED}" if trained else "",
+        try_it=f"fourshot predict {experiment.root} {sample_argument(experiment.task)}" if trained else "",
         seed=first.seed,
     )
 
@@ -111,9 +112,6 @@ def _hashes(main: MethodCell | None, adapter: str) -> dict[str, str]:
     """What of a run is known by its content, as far as it is there."""
     chat = main.form.chat.template_hash if main and main.form.chat else ""
     return {name: value for name, value in (("adapter", adapter), ("chat template", chat)) if value}
-
-
-_QUOTED = '"your text"'
 
 
 def _main_cell(experiment: Experiment) -> MethodCell | None:

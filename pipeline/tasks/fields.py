@@ -7,6 +7,7 @@ Importing this module loads no heavy library.
 """
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -123,7 +124,7 @@ def as_text(task: Task, given: Given) -> str:
         if isinstance(given, str):
             return given
         raise InputError(f"the task {task.name} takes a text, got an object with {_keys(given)}. Give a string.")
-    example = msgspec.json.encode(dict.fromkeys(fields, "...")).decode()
+    example = _example(fields)
     values: Any = given
     if isinstance(given, str):
         if (lines := split_fields(fields, given)) is not None:
@@ -147,6 +148,16 @@ def as_text(task: Task, given: Given) -> str:
             lack = "is missing" if field not in values else "is blank" if isinstance(value, str) else "is no string"
             raise InputError(f"the field {field!r} {lack}; got {_keys(values)}. Give one such as {example}")
     return join_fields(fields, values)
+
+
+def _example(fields: Sequence[str]) -> str:
+    """An object of the fields, as JSON."""
+    return msgspec.json.encode(dict.fromkeys(fields, "...")).decode()
+
+
+def sample_argument(task: Task) -> str:
+    """An input as one may type it behind `fourshot predict FOLDER`."""
+    return shlex.quote(_example(task.input_fields) if task.input_fields else "A text of your own")
 
 
 def as_texts(task: Task, given: Iterable[Given]) -> list[str]:

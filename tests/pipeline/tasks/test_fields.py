@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from fourshot.pipeline.tasks.fields import (
     cut_fields,
     encoder_text,
     join_fields,
+    sample_argument,
     split_fields,
     written_fields,
 )
@@ -51,6 +53,12 @@ def test_what_may_stand_for_an_input(given: str | dict[str, str]) -> None:
     assert as_text(pairs(), given) == TEXT
     assert split_fields(FIELDS, TEXT) == {"premise": "It rains.", "hypothesis": "It is wet."}
     assert bare_text(pairs(), TEXT) == "It rains.\nIt is wet."
+
+
+def test_the_sample_that_is_shown_may_be_typed() -> None:
+    (typed,) = shlex.split(sample_argument(pairs()))
+    assert as_text(pairs(), typed) == "Premise: ...\nHypothesis: ..."
+    assert sample_argument(load_task("sst2")) == "'A text of your own'"
 
 
 @pytest.mark.parametrize(
