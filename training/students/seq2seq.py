@@ -4,7 +4,7 @@ import copy
 import hashlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fourshot.engine.collector import collector_paused
-from fourshot.engine.content_hash import content_hash_of
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.files import read_json, settle, staged_folder, write_json
+from fourshot.engine.files import write_json
 from fourshot.training.students.settings import TextStudentSettings
+from fourshot.training.students.store import RESULT_FILE, OnStep, finished_in, save_checkpoint
 
 if TYPE_CHECKING:
     import torch
 
-RESULT_FILE = "result.json"
 EPOCHS, BATCH = 10.0, 8
 # Source: documentation of transformers, T5: "1e-4 and 3e-4 work well for most problems"; Lewis et al. 2020 (BART) and
 # most after it take some 1e-5.
 RATES = {"t5": 3e-4, "mt5": 3e-4, "umt5": 3e-4, "longt5": 3e-4}
 RATE = 5e-5
-OnStep = Callable[[int, int, float], None]  # step, planned steps, loss
 
 
 class TaughtText(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,11 +69,7 @@ class TextStudentResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def finished_seq2seq(store: Path, job: Seq2SeqJob) -> TextStudentResult | None:
     """The result of a job that the store has, with its path as it is now."""
-    file = store / job.key / RESULT_FILE
-    if not file.exists():
-        return None
-    result = read_json(file, TextStudentResult)
-    return msgspec.structs.replace(result, path=str((store / job.key / result.name).resolve()))
+    return finished_in(store / job.key, TextStudentResult)
 
 
 def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: None) -> TextStudentResult:
@@ -106,11 +100,7 @@ def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: Non
     model.generation_config.max_new_tokens = job.settings.max_target_tokens
     model.generation_config.num_beams = 1  # how it is measured
     folder = store / job.key
-    with staged_folder(folder) as staged:
-        model.save_pretrained(staged)
-        tokenizer.save_pretrained(staged)
-        name = f"{job.name}-{content_hash_of(staged.glob('*.safetensors'))}"
-        settle(staged, folder / name, replace=True)
+    name = save_checkpoint(folder, job.name, model, tokenizer)
     result = TextStudentResult(
         name=name,
         path=str(folder / name),

@@ -9,32 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.collector import collector_paused
-from fourshot.engine.content_hash import content_hash_of
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.files import read_json, settle, staged_folder, write_json
+from fourshot.engine.files import write_json
 from fourshot.training.students.encoders import by_length, encoded, last_linear, open_classifier
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
 from fourshot.training.students.settings import StudentSettings
+from fourshot.training.students.store import RESULT_FILE, OnStep, finished_in, save_checkpoint
 from fourshot.training.students.windows import WINDOWS
 
 if TYPE_CHECKING:
     import torch
 
-RESULT_FILE = "result.json"
 HEAD_STEPS = 60
 LEAST_TO_SCALE = 20  # held-out texts
-OnStep = Callable[[int, int, float], None]  # step, planned steps, loss
 
 
 def finished_student(store: Path, job: StudentJob) -> StudentResult | None:
     """The result of a job that the store has, with its path as it is now."""
-    file = store / job.key / RESULT_FILE
-    if not file.exists():
-        return None
-    import msgspec
-
-    result = read_json(file, StudentResult)
-    return msgspec.structs.replace(result, path=str((store / job.key / result.name).resolve()))
+    return finished_in(store / job.key, StudentResult)
 
 
 def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: None) -> StudentResult:
@@ -73,11 +65,7 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
     folder = store / job.key
     if settings.long_texts == "windows":
         setattr(model.config, WINDOWS, True)
-    with staged_folder(folder) as staged:
-        model.save_pretrained(staged)
-        tokenizer.save_pretrained(staged)
-        name = f"{job.name}-{content_hash_of(staged.glob('*.safetensors'))}"
-        settle(staged, folder / name, replace=True)
+    name = save_checkpoint(folder, job.name, model, tokenizer)
     result = StudentResult(
         name=name,
         path=str(folder / name),

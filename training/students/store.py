@@ -1,0 +1,33 @@
+"""Where finished students lie: a folder for each job, with its checkpoint and, once that is whole, its result."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from fourshot.engine.content_hash import content_hash_of
+from fourshot.engine.files import read_json, settle, staged_folder
+
+RESULT_FILE = "result.json"
+OnStep = Callable[[int, int, float], None]  # step, planned steps, loss
+Result = TypeVar("Result", bound=msgspec.Struct)  # with the fields name and path
+
+
+def finished_in(folder: Path, kind: type[Result]) -> Result | None:
+    """The result of the job whose folder this is, with its path as it is now; None where it is not finished."""
+    if not (folder / RESULT_FILE).exists():
+        return None
+    result: Any = read_json(folder / RESULT_FILE, kind)
+    moved: Result = msgspec.structs.replace(result, path=str((folder / result.name).resolve()))
+    return moved
+
+
+def save_checkpoint(folder: Path, name: str, model: Any, tokenizer: Any) -> str:
+    """Write ``folder``/<name>-<content hash>, whole or not at all. Returns the name with the hash."""
+    with staged_folder(folder) as staged:
+        model.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+        hashed = f"{name}-{content_hash_of(staged.glob('*.safetensors'))}"
+        settle(staged, folder / hashed, replace=True)
+    return hashed
