@@ -216,7 +216,7 @@ def _experiment(data: TaskData, base: ResolvedModel, settings: RunSettings, fold
 def _teacher_settings(settings: RunSettings, per_class: int) -> RunSettings:
     """A committee of the shots alone: no pool has to be written before there is anyone to read."""
     annotate = settings.annotate
-    if annotate.annotator == "adapters" and annotate.num_adapters:
+    if annotate.annotator == "adapters" and annotate.num_readers > annotate.folds:
         annotate = msgspec.structs.replace(annotate, folds=0)
     texts = settings.generate
     if per_class:

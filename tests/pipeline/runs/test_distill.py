@@ -8,13 +8,14 @@ import pytest
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.runs.distill import distill
+from fourshot.pipeline.runs.distill import _teacher_settings, distill
 from fourshot.pipeline.runs.distilled import DistillSummary
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.runs.stages.student import StudentStage
 from fourshot.pipeline.student_card import RemoteTeacher, find_student, load_student_card
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.serving.clients.local import LocalClassifier
@@ -145,3 +146,12 @@ def test_a_teacher_is_three_adapters_of_the_shots_and_nothing_more(
     with pytest.raises(InputError, match="0 of its 3 annotators"):
         distill(load_task(folder / "task.toml"), folder / "out", unlabelled=open_texts(folder / "notes.jsonl"))
     assert [(stage.name, len(stage.items)) for stage in stages if stage.items] == [("train", 3)]
+
+
+@pytest.mark.parametrize(
+    ("readers", "folds"),
+    [({"num_adapters": 3}, 0), ({"num_adapters": 0, "in_context": 1}, 0), ({"num_adapters": 0}, 2)],
+)
+def test_a_teacher_writes_a_pool_only_where_nobody_else_could_read(readers: dict[str, int], folds: int) -> None:
+    settings = RunSettings(annotate=AnnotateSettings(folds=2, **readers))  # type: ignore[arg-type]
+    assert _teacher_settings(settings, 0).annotate.folds == folds
