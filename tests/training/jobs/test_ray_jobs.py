@@ -60,12 +60,17 @@ def four_gpus() -> Iterator[None]:
     ray.shutdown()
 
 
+def title(process: psutil.Process) -> str:
+    """What Ray calls a process now: "ray::_work" while it has a job, "ray::IDLE" between jobs, "" once it ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.name()
+    return ""
+
+
 def workers() -> list[int]:
     """Process ids of this cluster's workers that have a job."""
     return [
-        process.pid
-        for process in psutil.Process().children(recursive=True)
-        if process.is_running() and process.name().startswith("ray::_work")
+        process.pid for process in psutil.Process().children(recursive=True) if title(process).startswith("ray::_work")
     ]
 
 
@@ -148,18 +153,23 @@ def test_a_driver_killed_and_started_again_finds_what_was_finished(tiny_model: s
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", DRIVER, tiny_model, str(jobs), str(store)]
 
-    def some_are_finished() -> bool:
-        return sum(finished(store, one) is not None for one in JOBS) >= 2
+    family: list[psutil.Process] = []
+    workers_of_it: list[psutil.Process] = []
+
+    def two_are_finished_and_one_is_at_work() -> bool:
+        if sum(finished(store, one) is not None for one in JOBS) < 2:
+            return False
+        family[:] = psutil.Process(driver.pid).children(recursive=True)
+        workers_of_it[:] = [process for process in family if title(process).startswith("ray::_work")]
+        return bool(workers_of_it)
 
     driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    wait_for(lambda: some_are_finished() or driver.poll() is not None, "two trainings", 120)
+    wait_for(lambda: driver.poll() is not None or two_are_finished_and_one_is_at_work(), "two trainings", 120)
     assert driver.poll() is None
-    family = psutil.Process(driver.pid).children(recursive=True)
-    workers_of_it = [process for process in family if process.name().startswith("ray::_work")]
     driver.kill()
     driver.wait()
     _, alive = psutil.wait_procs(workers_of_it, timeout=30)
-    assert workers_of_it and not alive
+    assert not alive
     end(family)  # two of Ray's agents notice late that their Ray is gone
     before = {path: path.stat().st_mtime_ns for path in store.glob("*/result.json")}
     assert 2 <= len(before) < NUM_JOBS
