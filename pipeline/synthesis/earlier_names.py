@@ -27,14 +27,20 @@ EARLIER_NAMES = {  # dotted -> what to do now
 
 
 def decode_stored(content: bytes, kind: type[T]) -> T:
-    """JSON that this version wrote, or an earlier one, whose settings had other names. Raises msgspec.DecodeError."""
+    """JSON that this version wrote, or an earlier one, whose settings had other names or were fewer.
+
+    Raises msgspec.DecodeError.
+    """
+    is_whole = b'"min_steps"' not in content or b'"min_steps_epochs"' in content
+    document = None if is_whole else msgspec.json.decode(content)
     try:
-        return msgspec.json.decode(content, type=kind)
+        if is_whole or not isinstance(document, dict):
+            return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError:
         document = msgspec.json.decode(content)
         if not isinstance(document, dict):
             raise
-        return msgspec.json.decode(msgspec.json.encode(_renamed(document)), type=kind)
+    return msgspec.json.decode(msgspec.json.encode(_renamed(document)), type=kind)
 
 
 def _renamed(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,4 +65,4 @@ def _renamed_training(stored: Mapping[str, Any]) -> dict[str, Any]:
     training = {TRAIN_NAMES.get(name, name): value for name, value in stored.items() if name not in ("seed", "epochs")}
     if stored.get("epochs", math.inf) <= stored.get("passes", 0):  # an upper bound, above `min_steps` too
         training |= {"num_epochs": stored["epochs"], "min_steps": 1}
-    return training
+    return {"min_steps_epochs": 0.0, **training}  # min_steps held however few texts there were

@@ -40,6 +40,8 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if content["settings"]["target_modules"] == ALL:
             # As it was spelt before other families were known: stores keep what they have.
             content["settings"]["target_modules"] = ALL_PROJECTIONS
+        if not self.settings.min_steps_epochs:  # earlier versions knew no such bound
+            del content["settings"]["min_steps_epochs"]
         return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
 
 

@@ -1,5 +1,6 @@
 """How a LoRA adapter is trained. LoRA settings are called what PEFT calls them. Loads neither torch nor peft."""
 
+import math
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -23,7 +24,8 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     weight_decay: float = 0.0
     batch_size: int = 8
     num_epochs: float = 4.0  # planned passes over the data, between the two bounds
-    min_steps: int = 40  # planned at least, for a handful of texts
+    min_steps: int = 40  # planned at least, for few texts
+    min_steps_epochs: float = 10.0  # passes that min_steps may bring about at most, for a handful; 0: no bound
     max_steps: int = 160  # planned at most, however many texts; 0: no bound
     warmup: float = 0.1  # share of the planned steps
     decay: bool = True  # learning rate falls linearly to zero at the last planned step
@@ -45,6 +47,11 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 "max_steps must be at least 0 (0: no bound), num_epochs a number of at least 0; got "
                 f"{self.max_steps} and {self.num_epochs}."
             )
+        if not 0 <= self.min_steps_epochs < float("inf"):
+            raise InputError(
+                "min_steps_epochs must be a number of at least 0 (0: min_steps holds however few texts there are); got "
+                f"{self.min_steps_epochs}."
+            )
         if not 0 <= self.learning_rate < float("inf"):
             raise InputError(
                 "learning_rate must be a number above 0, or 0 for one that follows from the size of the base; got "
@@ -65,9 +72,13 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             msgspec.structs.force_setattr(self, "target_modules", ALL)
 
     def planned_steps(self, num_examples: int) -> int:
-        """Optimizer steps for a data set of this size."""
+        """Optimizer steps for a data set of this size.
+
+        Eight texts in forty steps are forty passes: the adapter is then certain of them, and wrong about others.
+        """
         per_pass = max(1, -(-num_examples // self.batch_size))
-        wanted = max(self.min_steps, round(self.num_epochs * per_pass))
+        enough = math.ceil(self.min_steps_epochs * per_pass) or self.min_steps
+        wanted = max(1, min(self.min_steps, enough), round(self.num_epochs * per_pass))
         return min(wanted, self.max_steps or wanted)
 
 

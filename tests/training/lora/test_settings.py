@@ -42,8 +42,10 @@ def test_a_gpu_of_unknown_capability_is_refused() -> None:
 @pytest.mark.parametrize(
     ("num_examples", "steps"),
     [
-        (1, 40),  # min_steps, for a handful of texts
-        (8, 40),
+        (1, 10),  # ten passes of a handful of texts
+        (8, 10),
+        (24, 30),
+        (32, 40),  # min_steps, for few texts
         (80, 40),  # 4 passes of 10 batches
         (81, 44),  # a started batch counts
         (270, 136),
@@ -64,6 +66,11 @@ def test_max_steps_wins_over_min_steps_and_0_is_no_bound() -> None:
     assert LoraSettings(max_steps=0).planned_steps(100_000) == 50_000
 
 
+@pytest.mark.parametrize(("changed", "steps"), [({"min_steps_epochs": 0.0}, 40), ({"num_epochs": 25.0}, 25)])
+def test_how_often_a_handful_is_seen_is_bounded_only_where_min_steps_asks_for_it(changed: dict, steps: int) -> None:
+    assert LoraSettings(**changed).planned_steps(8) == steps
+
+
 def test_the_papers_preset_is_what_the_paper_says() -> None:
     paper = PRESETS["paper"]
     assert (paper.r, paper.lora_alpha, paper.lora_dropout, paper.batch_size, paper.num_epochs) == (8, 32, 0.1, 8, 100)
@@ -78,6 +85,7 @@ def test_the_papers_preset_is_what_the_paper_says() -> None:
         ({"batch_size": 0}, "batch_size"),
         ({"num_epochs": -1.0}, "num_epochs"),
         ({"max_steps": -1}, "max_steps"),
+        ({"min_steps_epochs": float("inf")}, "min_steps_epochs"),
         ({"lora_dropout": 1.0}, "lora_dropout"),
         ({"learning_rate": -0.1}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
@@ -92,7 +100,7 @@ def test_a_setting_that_cannot_train_is_refused_by_name(wrong: dict, named: str)
         LoraSettings(**wrong)
 
 
-FEW_STEPS = LoraSettings(num_epochs=3.0, min_steps=1, batch_size=4, learning_rate=0.02)  # 6 on 8 examples
+FEW_STEPS = LoraSettings(num_epochs=3.0, min_steps=7, batch_size=4, learning_rate=0.02)  # 7 on 8 examples
 CHANGED = {
     "r": 4,
     "lora_alpha": 16,
@@ -104,8 +112,9 @@ CHANGED = {
     "decay": False,
     "batch_size": 8,
     "loss": "text",
-    "num_epochs": 2.0,
+    "num_epochs": 4.0,
     "min_steps": 9,
+    "min_steps_epochs": 0.1,
     "max_steps": 3,
     "converged_loss": 100.0,
     "label_smoothing": 0.3,
