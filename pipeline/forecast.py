@@ -263,7 +263,7 @@ class Counts:
 
     def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> Work:
         """Of one adapter on that many examples, each as long as a shot; a row of texts shares their beginning."""
-        steps = settings.planned_steps(examples)
+        steps = settings.planned_steps(examples, self.num_labels)
         shared, whole = self._prompt(form)
         tokens = shared + min(settings.batch_size, examples) * (whole - shared + 1)
         return Work(stage="", opens="trainer", trainings=1, steps=steps, train_tokens=steps * tokens)

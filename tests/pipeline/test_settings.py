@@ -169,7 +169,7 @@ class Trainer:
         verbalizer: Verbalizer = "word",
         **_: Any,
     ) -> TrainingResult:
-        steps = settings.planned_steps(len(examples))
+        steps = settings.planned_steps(len(examples), len(labels))
         Trainer.heard.append([list(examples), list(held_out), list(labels), verbalizer, seed, steps])
         name = f"{prefix}-{len(Trainer.heard)}"
         (out_dir / name).mkdir(parents=True)

@@ -25,6 +25,7 @@ class Optimization:
         loss_of: LabelLoss,
         held_out: HeldOut,
         num_examples: int,
+        num_labels: int,
         settings: LoraSettings,
         seed: int,
         share: Share,
@@ -41,7 +42,7 @@ class Optimization:
         )
         self._scaler = torch.amp.GradScaler(torch.device(self._device).type, enabled=loss_scaling)
         self._batches = Batches(num_examples, settings.batch_size, seed)
-        self.planned = settings.planned_steps(num_examples)
+        self.planned = settings.planned_steps(num_examples, num_labels)
         self.losses: list[float] = []  # one per step, nats
         self._label_losses: list[float] = []  # whether the task is learnt shows here; a text stays surprising
         self.num_tokens = 0

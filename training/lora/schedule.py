@@ -26,7 +26,7 @@ class Batches:
 
 def learning_rate(step: int, planned: int, settings: LoraSettings) -> float:
     """Of step number ``step``, from 0: linear warm-up, then linear decay to zero where that is asked for."""
-    warm = min(1.0, (step + 1) / max(1.0, settings.warmup * planned))
+    warm = min(1.0, (step + 1) / max(1.0, settings.warmup_steps(planned)))
     return settings.learning_rate * (warm * (1 - step / planned) if settings.decay else warm)
 
 

@@ -25,9 +25,10 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     batch_size: int = 8
     num_epochs: float = 4.0  # planned passes over the data, between the two bounds
     min_steps: int = 40  # planned at least, for few texts
-    min_steps_epochs: float = 10.0  # passes that min_steps may bring about at most, for a handful; 0: no bound
+    steps_per_bit: float = 1.25  # that min_steps may ask for, of what the texts' labels hold; 0: however many
     max_steps: int = 160  # planned at most, however many texts; 0: no bound
-    warmup: float = 0.1  # share of the planned steps
+    warmup: float = 0.1  # share of the planned steps; 0: none
+    min_warmup_steps: int = 10  # but no more than half of the planned steps
     decay: bool = True  # learning rate falls linearly to zero at the last planned step
     converged_loss: float = 0.0  # stop once the label loss of a pass is below this, in nats; 0 keeps to the plan
     held_out: float = 0.0  # share of the synthetic texts that chooses the pass whose weights are saved
@@ -47,10 +48,10 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 "max_steps must be at least 0 (0: no bound), num_epochs a number of at least 0; got "
                 f"{self.max_steps} and {self.num_epochs}."
             )
-        if not 0 <= self.min_steps_epochs < float("inf"):
+        if not 0 <= self.steps_per_bit < float("inf") or self.min_warmup_steps < 0:
             raise InputError(
-                "min_steps_epochs must be a number of at least 0 (0: min_steps holds however few texts there are); got "
-                f"{self.min_steps_epochs}."
+                "steps_per_bit must be a number, min_warmup_steps whole, both at least 0 (0: no such bound); got "
+                f"{self.steps_per_bit} and {self.min_warmup_steps}."
             )
         if not 0 <= self.learning_rate < float("inf"):
             raise InputError(
@@ -71,15 +72,23 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if self.target_modules == ALL_PROJECTIONS:  # what "all" was called before other families were known
             msgspec.structs.force_setattr(self, "target_modules", ALL)
 
-    def planned_steps(self, num_examples: int) -> int:
-        """Optimizer steps for a data set of this size.
+    def planned_steps(self, num_examples: int, num_labels: int = 0) -> int:
+        """Optimizer steps for a data set of this size; ``num_labels`` 0: of texts without labels.
 
-        Eight texts in forty steps are forty passes: the adapter is then certain of them, and wrong about others.
+        Labels of n texts of K classes hold n log2 K bits. Eight texts of two classes in forty steps make an adapter
+        that is certain of them, and no better than chance on some draws (docs/training.md).
         """
         per_pass = max(1, -(-num_examples // self.batch_size))
-        enough = math.ceil(self.min_steps_epochs * per_pass) or self.min_steps
-        wanted = max(1, min(self.min_steps, enough), round(self.num_epochs * per_pass))
+        least = self.min_steps
+        if self.steps_per_bit and num_labels > 1:
+            least = min(least, math.ceil(self.steps_per_bit * num_examples * math.log2(num_labels)))
+        wanted = max(1, least, round(self.num_epochs * per_pass))
         return min(wanted, self.max_steps or wanted)
+
+    def warmup_steps(self, planned: int) -> float:
+        """How many of the planned steps the learning rate rises in."""
+        share = self.warmup * planned
+        return max(share, min(self.min_warmup_steps, planned / 2)) if share else 0.0
 
 
 def rate_by_size(num_parameters: int) -> float:
@@ -102,6 +111,7 @@ PRESETS: dict[str, LoraSettings] = {
         num_epochs=100.0,
         max_steps=0,
         warmup=0.0,
+        min_warmup_steps=0,
         decay=False,
         converged_loss=0.05,
     ),

@@ -120,7 +120,8 @@ class LoraTrainer:
             )
             unseen = HeldOut(wrapped, loss_of, len(examples), [example.target for example in held_out])
             loss_scaling = self.precision.loss_scaling
-            run = Optimization(loss_of, unseen, len(examples), settings, seed, self.share, loss_scaling=loss_scaling)
+            size = len(examples), len(labels)
+            run = Optimization(loss_of, unseen, *size, settings, seed, self.share, loss_scaling=loss_scaling)
             wrapped.train()
             run.run(on_step, unfinished)
             seconds = run.seconds

@@ -30,9 +30,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     def settings(self) -> LoraSettings:
         """The default preset, for exactly ``epochs`` passes."""
         steps = self.epochs * self.steps_per_epoch
-        return msgspec.structs.replace(
-            PRESETS["default"], num_epochs=float(self.epochs), min_steps=steps, max_steps=steps
-        )
+        return msgspec.structs.replace(PRESETS["default"], num_epochs=float(self.epochs), min_steps=1, max_steps=steps)
 
 
 class Trained(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +99,7 @@ def hf_trainer(training: Training) -> Trained:
         num_train_epochs=training.epochs,
         learning_rate=settings.learning_rate or rate_by_size(model.num_parameters()),
         lr_scheduler_type="linear",
-        warmup_steps=round(settings.warmup * training.epochs * training.steps_per_epoch),
+        warmup_steps=round(settings.warmup_steps(training.epochs * training.steps_per_epoch)),
         weight_decay=settings.weight_decay,
         bf16=True,
         use_cpu=not torch.cuda.is_available(),

@@ -40,20 +40,21 @@ def test_a_gpu_of_unknown_capability_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_examples", "steps"),
+    ("num_examples", "num_labels", "steps"),
     [
-        (1, 10),  # ten passes of a handful of texts
-        (8, 10),
-        (24, 30),
-        (32, 40),  # min_steps, for few texts
-        (80, 40),  # 4 passes of 10 batches
-        (81, 44),  # a started batch counts
-        (270, 136),
-        (100_000, 160),  # max_steps, however many texts
+        (1, 0, 40),  # min_steps, for few texts
+        (8, 0, 40),
+        (8, 2, 10),  # eight bits
+        (16, 4, 40),
+        (32, 2, 40),
+        (80, 2, 40),  # 4 passes of 10 batches
+        (81, 2, 44),  # a started batch counts
+        (270, 6, 136),
+        (100_000, 6, 160),  # max_steps, however many texts
     ],
 )
-def test_the_default_plans_four_passes_between_its_bounds(num_examples: int, steps: int) -> None:
-    assert LoraSettings().planned_steps(num_examples) == steps
+def test_the_default_plans_four_passes_between_its_bounds(num_examples: int, num_labels: int, steps: int) -> None:
+    assert LoraSettings().planned_steps(num_examples, num_labels) == steps
 
 
 @pytest.mark.parametrize(("num_examples", "steps"), [(8, 100), (50, 700), (250, 3200)])
@@ -66,9 +67,15 @@ def test_max_steps_wins_over_min_steps_and_0_is_no_bound() -> None:
     assert LoraSettings(max_steps=0).planned_steps(100_000) == 50_000
 
 
-@pytest.mark.parametrize(("changed", "steps"), [({"min_steps_epochs": 0.0}, 40), ({"num_epochs": 25.0}, 25)])
-def test_how_often_a_handful_is_seen_is_bounded_only_where_min_steps_asks_for_it(changed: dict, steps: int) -> None:
-    assert LoraSettings(**changed).planned_steps(8) == steps
+@pytest.mark.parametrize(("changed", "steps"), [({"steps_per_bit": 0.0}, 40), ({"num_epochs": 25.0}, 25)])
+def test_few_bits_bound_the_steps_only_where_min_steps_asks_for_them(changed: dict, steps: int) -> None:
+    assert LoraSettings(**changed).planned_steps(8, 2) == steps
+
+
+@pytest.mark.parametrize(("planned", "steps"), [(4, 2), (10, 5), (40, 10), (160, 16)])
+def test_the_rate_rises_over_ten_steps_a_tenth_of_many_or_half_of_few(planned: int, steps: int) -> None:
+    assert LoraSettings().warmup_steps(planned) == steps
+    assert PRESETS["paper"].warmup_steps(planned) == LoraSettings(warmup=0.0).warmup_steps(planned) == 0
 
 
 def test_the_papers_preset_is_what_the_paper_says() -> None:
@@ -85,7 +92,8 @@ def test_the_papers_preset_is_what_the_paper_says() -> None:
         ({"batch_size": 0}, "batch_size"),
         ({"num_epochs": -1.0}, "num_epochs"),
         ({"max_steps": -1}, "max_steps"),
-        ({"min_steps_epochs": float("inf")}, "min_steps_epochs"),
+        ({"steps_per_bit": float("inf")}, "steps_per_bit"),
+        ({"min_warmup_steps": -1}, "min_warmup_steps"),
         ({"lora_dropout": 1.0}, "lora_dropout"),
         ({"learning_rate": -0.1}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
@@ -114,7 +122,8 @@ CHANGED = {
     "loss": "text",
     "num_epochs": 4.0,
     "min_steps": 9,
-    "min_steps_epochs": 0.1,
+    "steps_per_bit": 0.1,
+    "min_warmup_steps": 1,
     "max_steps": 3,
     "converged_loss": 100.0,
     "label_smoothing": 0.3,
