@@ -20,6 +20,7 @@ SUITES = {  # name -> what it measures; each is the `SUITE` of the module of tha
     "throughput": "texts drawn per second, beside vLLM alone, transformers, and the limit of this machine",
     "latency": "adapters against in-context learning, each beside the limit of this machine",
     "adapters": "1 to 1,024 adapters on one base, beside as many tasks in context",
+    "fleet": "thousands of adapters on many replicas, simulated: hit rate of slots, latency, replicas needed",
     "breakeven": "after how many requests an adapter has paid for itself",
     "all": "latency, adapters, breakeven and paper, one after the other",
     "compare": "two results of latency, or of adapters: what changed by more than noise",

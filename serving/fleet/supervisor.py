@@ -57,11 +57,18 @@ def replica_settings(settings: ServeSettings, host: str, listening: socket.socke
     return msgspec.structs.replace(settings, host=host, port=port, keys=str(keys), cors_origins=(), behind_router=True)
 
 
+_staged: set[str] = set()  # folders of copies that this process made
+
+
 def sweep() -> None:
-    """Remove the copies of adapters that a supervisor which was killed has left behind."""
+    """Remove the copies of adapters that a supervisor which was killed has left behind.
+
+    It may have had our own process id: a container gives every start of its program the same one.
+    """
     for folder in Path(tempfile.gettempdir()).glob(f"{STAGING}*-*"):
         owner = folder.name.removeprefix(STAGING).split("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+        lives = owner.isdigit() and Path(f"/proc/{owner}").exists() and owner != str(os.getpid())
+        if owner.isdigit() and not lives and str(folder) not in _staged and Path("/proc/self").exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -130,6 +137,7 @@ class Supervisor:
         """Start a server and wait for its end. Whether it was ever ready, and its exit code."""
         descriptor = self._listening.fileno()
         staging = tempfile.mkdtemp(prefix=f"{STAGING}{os.getpid()}-")
+        _staged.add(staging)
         with self._log.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable,

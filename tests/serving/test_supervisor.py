@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from fourshot.engine.errors import FourshotError
+from fourshot.serving.fleet import supervisor
 from fourshot.serving.fleet.supervisor import Supervisor, listen
 from fourshot.serving.settings import ServeSettings
 from fourshot.serving.testing.server import wait_for
@@ -99,14 +101,14 @@ def test_while_a_dead_server_starts_again_its_address_answers_503(
 
     async def run() -> httpx.Response:
         listening = listen("127.0.0.1", 0)
-        supervisor = made(tmp_path, listening)
-        serving = asyncio.create_task(supervisor.run())
+        supervised = made(tmp_path, listening)
+        serving = asyncio.create_task(supervised.run())
         await until((tmp_path / "start-1").exists)
         async with httpx.AsyncClient() as client:
             url = f"http://127.0.0.1:{listening.getsockname()[1]}/health"
             answer, head = await client.get(url), await client.head(url)
         assert (head.status_code, head.headers["Content-Length"]) == (503, str(len(answer.content)))
-        supervisor.stop()
+        supervised.stop()
         await serving
         return answer
 
@@ -117,6 +119,18 @@ def test_while_a_dead_server_starts_again_its_address_answers_503(
         "5",
     )
     assert not psutil.pid_exists(int((tmp_path / "start-1").read_text()))
+
+
+def test_copies_of_a_supervisor_that_is_gone_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    names = {"gone": 1 << 30, "other": os.getppid(), "before": os.getpid(), "mine": os.getpid()}
+    folders = {name: tmp_path / f"{supervisor.STAGING}{owner}-{name}" for name, owner in names.items()}
+    for folder in [*folders.values(), tmp_path / f"{supervisor.STAGING}x-y"]:
+        folder.mkdir()
+    monkeypatch.setattr(supervisor, "_staged", {str(folders["mine"])})
+    supervisor.sweep()
+    assert {name for name, folder in folders.items() if folder.exists()} == {"other", "mine"}
+    assert (tmp_path / f"{supervisor.STAGING}x-y").exists()
 
 
 def test_server_and_engine_end_with_a_command_that_is_killed(tmp_path: Path) -> None:

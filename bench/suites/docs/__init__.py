@@ -23,7 +23,7 @@ from fourshot.bench.core.parts import fill, markdown
 from fourshot.bench.core.results import RESULTS, read_result, tell, write_result
 from fourshot.bench.core.suite import Command, Suite
 from fourshot.bench.core.targets import target_lines, targets_of
-from fourshot.bench.suites import adapters, against_vllm, breakeven, diversity, noise, serving, throughput
+from fourshot.bench.suites import adapters, against_vllm, breakeven, diversity, fleet, noise, serving, throughput
 from fourshot.bench.suites import filter as filter_bench
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
 from fourshot.bench.suites.docs.method_tables import base_tables, headline, targets, targets_result, wordings_table
@@ -119,6 +119,7 @@ BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "filter": _report("filter", filter_bench.SUITE),
     "noise": _report("noise", noise.SUITE),
     "diversity": _of_suite("diversity", diversity.MEASUREMENT.markdown),
+    "fleet": _of_suite("fleet", fleet.SUITE.markdown),
     "serving": _of_suite("serving", serving.SUITE.markdown),
     "paper": _of_suite("paper", paper_tables),
 }

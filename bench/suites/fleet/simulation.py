@@ -1,0 +1,206 @@
+"""Requests for thousands of adapters on many replicas, event by event, by the router's and the queue's own code."""
+
+import asyncio
+import heapq
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from fourshot.bench.suites.fleet.replica import Request, SimulatedReplica
+from fourshot.bench.suites.fleet.times import ServiceTimes
+from fourshot.serving.fleet.router import CLASSIFY, SPARE, Replica, Router, preference
+from fourshot.serving.settings import Limits
+
+WARM_DRAWS = 1500  # requests per replica that fill its memory before the clock starts
+WARM_S = 5.0  # simulated, and not counted
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to simulate."""
+
+    routing: str  # of `ROUTINGS`
+    replicas: int
+    rate: float  # requests a second, of all
+    adapters: int
+    zipf: float
+    memory: int  # adapters that a replica keeps beside its slots
+    seconds: float
+    seed: int = 0
+    burst: tuple[float, float, float] = (0.0, 0.0, 0.0)  # from, to (s), requests a second more, all for one adapter
+    loss: tuple[float, float] = (0.0, 0.0)  # from, to (s): one replica is away; it comes back with nothing in memory
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of it. Latencies are those of requests that were answered, from their first arrival."""
+
+    requests: int
+    answered: int
+    refused: int
+    moved: int  # to another replica, because theirs died
+    p50_ms: float
+    p99_ms: float
+    slot_share: float  # requests whose adapter was in a slot when their step began
+    disk_share: float  # requests whose adapter was read from disk
+    busy: float  # mean share of time that a replica computed
+    busiest: float  # of the replica that computed most
+
+
+Route = Callable[[Router, str, random.Random], Replica]
+
+
+def _random(router: Router, task: str, draw: random.Random) -> Replica:
+    return draw.choice([replica for replica in router.replicas if replica.well])
+
+
+def _least_loaded(router: Router, task: str, draw: random.Random) -> Replica:
+    return min((one for one in router.replicas if one.well), key=lambda one: (one.in_flight, draw.random()))
+
+
+def _rendezvous(router: Router, task: str, draw: random.Random) -> Replica:
+    well = [replica for replica in router.replicas if replica.well]
+    return well[preference(task, tuple(replica.number for replica in well))[0]]
+
+
+def _bounded(router: Router, task: str, draw: random.Random) -> Replica:
+    return router.order(CLASSIFY + task)[0]
+
+
+ROUTINGS: dict[str, Route] = {
+    "random": _random,
+    "least loaded": _least_loaded,
+    "rendezvous": _rendezvous,
+    "bounded rendezvous": _bounded,  # what `fourshot serve --replicas` does
+    "bounded, loosely": _bounded,
+}
+WARMED = {"random": _random, "least loaded": _random}  # where nothing is in flight; the others': by preference
+SPARES = {"bounded, loosely": 8}  # requests above the bound, where it is not the product's number
+PLAIN = tuple(name for name in ROUTINGS if name not in SPARES)
+
+
+def simulate(scenario: Scenario, times: ServiceTimes) -> Outcome:
+    """The same for the same seed, whatever machine it runs on."""
+
+    async def inside_a_loop() -> Outcome:  # the queue makes futures of it; nothing is awaited
+        return _Simulation(scenario, times).run()
+
+    return asyncio.run(inside_a_loop())
+
+
+def arrivals(scenario: Scenario) -> list[Request]:
+    """A Poisson process, tasks by Zipf's law, and the burst's requests among them."""
+    draw = np.random.default_rng(scenario.seed)
+
+    def poisson(start: float, end: float, rate: float) -> np.ndarray:
+        return np.sort(draw.uniform(start, end, draw.poisson(rate * (end - start))))
+
+    times = poisson(0.0, scenario.seconds, scenario.rate)
+    ranks = draw.choice(scenario.adapters, size=len(times), p=_popularity(scenario))
+    requests = [Request(at, f"task-{rank}") for at, rank in zip(times.tolist(), ranks.tolist(), strict=True)]
+    start, end, rate = scenario.burst
+    rare = f"task-{scenario.adapters // 2}"
+    return sorted([*requests, *(Request(at, rare) for at in poisson(start, end, rate).tolist())])
+
+
+def _popularity(scenario: Scenario) -> np.ndarray:
+    weights = np.arange(1, scenario.adapters + 1) ** -scenario.zipf
+    return np.asarray(weights / weights.sum())
+
+
+class _Simulation:
+    def __init__(self, scenario: Scenario, times: ServiceTimes) -> None:
+        self.scenario, self.now, self.draw = scenario, 0.0, random.Random(scenario.seed)
+        self.route = ROUTINGS[scenario.routing]
+        self.router = Router(
+            [Replica(number, "") for number in range(scenario.replicas)],
+            Limits(),
+            "",
+            SPARES.get(scenario.routing, SPARE),
+        )
+        self.replicas = [
+            SimulatedReplica(replica, times, scenario.memory, lambda: self.now) for replica in self.router.replicas
+        ]
+        self.events: list[tuple[float, int, int, Any]] = []  # a heap: when, in which order, of which replica, what
+        self.steps = 0
+        self.latencies: list[float] = []
+        self.refused = self.moved = 0
+
+    def run(self) -> Outcome:
+        for replica in self.router.replicas:
+            replica.well = True
+        self._warm()
+        requests = arrivals(self.scenario)
+        queue: list[tuple[float, int, Callable[[], None]]] = []  # in the order of time
+        for order, request in enumerate(requests):
+            queue.append((request.at_s, order, lambda request=request: self._arrive(request)))  # type: ignore[misc]
+        away, back = self.scenario.loss
+        if back:
+            queue += [(away, -1, self._lose), (back, -1, self._return)]
+        for at, _, action in sorted(queue, key=lambda entry: entry[:2]):
+            self._until(at)
+            self.now = at
+            action()
+        self._until(float("inf"))
+        return self._outcome(sum(request.at_s >= WARM_S for request in requests))
+
+    def _warm(self) -> None:
+        """Memory as it is after a long time: requests that take no time."""
+        scenario, route = self.scenario, WARMED.get(self.scenario.routing, _rendezvous)
+        draws = np.random.default_rng(scenario.seed + 1)
+        number = WARM_DRAWS * scenario.replicas
+        for rank in draws.choice(scenario.adapters, size=number, p=_popularity(scenario)).tolist():
+            task = f"task-{rank}"
+            self.replicas[route(self.router, task, self.draw).number].bring(task)
+
+    def _until(self, at: float) -> None:
+        """Steps that end before ``at``."""
+        while self.events and self.events[0][0] <= at:
+            self.now, _, number, step = heapq.heappop(self.events)
+            replica = self.replicas[number]
+            if replica.step is not step:  # it died meanwhile
+                continue
+            self.latencies += [self.now - one.at_s for one in replica.end_step() if one.at_s >= WARM_S]
+            self._begin(replica)
+
+    def _begin(self, replica: SimulatedReplica) -> None:
+        seconds = replica.begin_step()
+        if seconds is not None:
+            self.steps += 1
+            heapq.heappush(self.events, (self.now + seconds, self.steps, replica.router.number, replica.step))
+
+    def _arrive(self, request: Request) -> None:
+        replica = self.replicas[self.route(self.router, request.task, self.draw).number]
+        if replica.accept(request):
+            self._begin(replica)
+        else:
+            self.refused += request.at_s >= WARM_S
+
+    def _lose(self) -> None:
+        """The router notices at once: the connections break."""
+        replica = self.replicas[0]
+        replica.router.well = False
+        for request in replica.give_up():
+            self.moved += 1
+            self._arrive(request)
+
+    def _return(self) -> None:
+        self.replicas[0].router.well = True
+
+    def _outcome(self, requests: int) -> Outcome:
+        uses = {kind: sum(replica.uses[kind] for replica in self.replicas) for kind in ("slot", "memory", "disk")}
+        busy = [replica.busy_s / max(self.now, self.scenario.seconds) for replica in self.replicas]
+        p50, p99 = np.percentile(self.latencies, (50, 99)) * 1000
+        return Outcome(
+            requests=requests,
+            answered=len(self.latencies),
+            refused=self.refused,
+            moved=self.moved,
+            p50_ms=float(p50),
+            p99_ms=float(p99),
+            slot_share=uses["slot"] / sum(uses.values()),
+            disk_share=uses["disk"] / sum(uses.values()),
+            busy=sum(busy) / len(busy),
+            busiest=max(busy),
+        )
