@@ -6,7 +6,7 @@ No engine and no HTTP here. `serving.app.adapter_sync` acts on what `Registry.re
 import os
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import msgspec
@@ -83,7 +83,7 @@ class InContext(msgspec.Struct, frozen=True, kw_only=True):
         return PromptFormat(max_text_words=self.max_text_words)
 
 
-class FolderContents(msgspec.Struct, frozen=True, kw_only=True):
+class FolderContents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What was in the folder at one moment."""
 
     adapters: list[StoredAdapter]  # the same adapter may be there twice, and one of the two be broken
@@ -93,8 +93,16 @@ class FolderContents(msgspec.Struct, frozen=True, kw_only=True):
 
     def versions(self, task: str) -> list[StoredAdapter]:
         """Of ``task``: the pinned one first, then the newest first."""
-        own = [adapter for adapter in self.adapters if adapter.card.task.name == task]
+        own = self._by_task.get(task, ())
         return sorted(own, key=lambda adapter: (self.pins.get(task) != adapter.name, -adapter.written_at, adapter.name))
+
+    @cached_property
+    def _by_task(self) -> dict[str, list[StoredAdapter]]:
+        """Once: a server looks at every task of thousands, and does it every second."""
+        found: dict[str, list[StoredAdapter]] = {}
+        for adapter in self.adapters:
+            found.setdefault(adapter.card.task.name, []).append(adapter)
+        return found
 
     @property
     def has_students_only(self) -> bool:
@@ -103,7 +111,7 @@ class FolderContents(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tasks(self) -> list[str]:
-        return sorted({adapter.card.task.name for adapter in self.adapters})
+        return sorted(self._by_task)
 
 
 class Registry:
