@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.tasks.task_file import load_any_task, load_task
     from fourshot.pipeline.tasks.types import Example, Label, Task
-    from fourshot.pipeline.text_student import TextStudent
+    from fourshot.pipeline.text_student import Generator, TextStudent
     from fourshot.serving.clients.client import AsyncClient, Client
     from fourshot.serving.clients.local import LocalClassifier as Classifier
     from fourshot.serving.clients.local import Prediction
     from fourshot.serving.clients.remote.settings import RemoteSettings
     from fourshot.teaching import annotate, distill
-    from fourshot.text_api import distill_text
+    from fourshot.text_api import annotate_text, distill_text
     from fourshot.training.students.settings import StudentSettings, TextStudentSettings
 
 __version__ = "0.1.0"
@@ -65,6 +65,7 @@ __all__ = [
     "Example",
     "FourshotError",
     "GenerationTask",
+    "Generator",
     "InputError",
     "Label",
     "ModelNotFoundError",
@@ -85,6 +86,7 @@ __all__ = [
     "TextStudent",
     "TextStudentSettings",
     "annotate",
+    "annotate_text",
     "compare",
     "corpus",
     "distill",
@@ -113,10 +115,10 @@ _HOMES = {  # of the names above; the errors are in fourshot.engine.errors
     "GenerationTask": "fourshot.pipeline.tasks.generation",
     "StudentSettings": "fourshot.training.students.settings",
     "TextDistillSummary": "fourshot.pipeline.runs.distilled_text",
-    "TextStudent": "fourshot.pipeline.text_student",
+    **dict.fromkeys(("Generator", "TextStudent"), "fourshot.pipeline.text_student"),
     "TextStudentSettings": "fourshot.training.students.settings",
     "TaskOutcome": "fourshot.pipeline.runs.many",
-    "distill_text": "fourshot.text_api",
+    **dict.fromkeys(("annotate_text", "distill_text"), "fourshot.text_api"),
     **dict.fromkeys(("load_any_task", "load_task"), "fourshot.pipeline.tasks.task_file"),
 }
 

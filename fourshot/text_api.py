@@ -1,16 +1,30 @@
-"""The public function of text generation tasks. `fourshot` hands it out on first use, since it loads the rooms."""
+"""The public functions of text generation tasks. `fourshot` hands them out on first use, since it loads the rooms."""
 
 from pathlib import Path
 
 from fourshot.api import default_student_folder
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.card import CARD_FILE
 from fourshot.pipeline.events import OnEvent, ignore
+from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.runs import distill_text as distilling
+from fourshot.pipeline.runs.annotating_text import (
+    NamedWriter,
+    TextAnnotationSummary,
+    annotate_inputs,
+    foretell_writing,
+)
 from fourshot.pipeline.runs.distilled_text import TextDistillSummary
+from fourshot.pipeline.runs.run_folder import SHOTS_FILE
+from fourshot.pipeline.student_card import find_student, is_text_student
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask
-from fourshot.pipeline.tasks.pairs import load_inputs
+from fourshot.pipeline.tasks.pairs import Inputs, load_inputs
 from fourshot.pipeline.tasks.task_file import load_any_task
+from fourshot.pipeline.text_student import load_text_student_card
+from fourshot.pipeline.work_folder import MANIFEST_FILE
+from fourshot.serving.clients.remote.settings import RemoteSettings
+from fourshot.serving.clients.writers import find_writer
 from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import TextStudentSettings
 
@@ -31,14 +45,20 @@ def distill_text(
     settings: RunSettings | None = None,
     ray: str = "",
     on_event: OnEvent | None = None,
+    by: str | Path | None = None,
+    key: str | None = None,
+    teacher_model: str | None = None,
+    remote: RemoteSettings | None = None,
+    forecast: bool = False,
 ) -> TextDistillSummary:
     """Make a student of a text generation task; the same call goes on where one was stopped.
 
     The teacher is ``model`` with an adapter that learnt ``real`` pairs (0: all; None: 100, or all where there are
     fewer). It writes targets for the inputs of the table ``unlabelled``, which stand in ``text_column``, or
     ``generate`` pairs of its own, or both. ``student`` is a causal or a sequence-to-sequence model, None the embedded
-    base. Other arguments as for `distill`. Raises `InputError` for bad input, `RunFolderError` for a folder of
-    something else.
+    base. With ``by``, a student or the address of a service or of a remote teacher, that writes the targets, and
+    nothing is taught. Other arguments as for `distill`. Raises `InputError` for bad input, `RunFolderError` for a
+    folder of something else.
     """
     named = load_any_task(task, data) if isinstance(task, str | Path) else task
     if not isinstance(named, GenerationTask):
@@ -55,4 +75,95 @@ def distill_text(
         settings=settings,
         on_event=on_event or ignore,
         placement=Placement(ray=ray),
+        by=find_writer(
+            by,
+            named,
+            key=key,
+            teacher_model=teacher_model,
+            remote=remote,
+            real=real,
+            seed=(settings or RunSettings()).seed,
+        )
+        if by
+        else None,
+        forecast=forecast,
     )
+
+
+def annotate_text(
+    task: GenerationTask | str | Path,
+    unlabelled: str | Path,
+    out: str | Path,
+    *,
+    by: str | Path | None = None,
+    data: str | Path | None = None,
+    text_column: str | None = None,
+    encoding: str = "",
+    key: str | None = None,
+    teacher_model: str | None = None,
+    remote: RemoteSettings | None = None,
+    on_event: OnEvent | None = None,
+    forecast: bool = False,
+) -> TextAnnotationSummary:
+    """Write a table with a target for each of its inputs; the same call goes on where one was stopped.
+
+    ``task`` is a text generation task, or the folder of a student of one. ``by`` is a student, or the address of a
+    service or of a remote teacher; by default that folder, or the student that `distill_text` made of the task. Other
+    arguments as for `annotate`. The table is held in memory.
+    """
+    writer, given = _opened(task, unlabelled, by, data, text_column, encoding, key, teacher_model, remote)
+    return annotate_inputs(given, Path(out), writer, on_event=on_event or ignore, forecast=forecast)
+
+
+def plan_text_annotation(
+    task: GenerationTask | str | Path,
+    unlabelled: str | Path,
+    *,
+    by: str | Path | None = None,
+    data: str | Path | None = None,
+    text_column: str | None = None,
+    encoding: str = "",
+    teacher_model: str | None = None,
+    remote: RemoteSettings | None = None,
+    on_event: OnEvent | None = None,
+) -> Forecast | None:
+    """What `annotate_text` would take of a remote teacher; None of others. Sends nothing."""
+    writer, given = _opened(task, unlabelled, by, data, text_column, encoding, None, teacher_model, remote)
+    return foretell_writing(writer, [text for text in given.inputs if text], on_event or ignore)
+
+
+def _opened(
+    task: GenerationTask | str | Path,
+    unlabelled: str | Path,
+    by: str | Path | None,
+    data: str | Path | None,
+    text_column: str | None,
+    encoding: str,
+    key: str | None,
+    teacher_model: str | None,
+    remote: RemoteSettings | None,
+) -> tuple[NamedWriter, Inputs]:
+    """Who writes, and for what."""
+    named: GenerationTask | None = None
+    if isinstance(task, str | Path) and (folder := find_student(task)):
+        if by is None:
+            by = task
+        else:
+            named = load_text_student_card(folder).task
+    else:
+        found = load_any_task(task, data) if isinstance(task, str | Path) else task
+        assert isinstance(found, GenerationTask)
+        named, by = found, by or default_student_folder(found)
+    writer = find_writer(by, named, key=key, teacher_model=teacher_model, remote=remote)
+    return writer, load_inputs(unlabelled, writer.task.data, text_column, encoding)
+
+
+def writes_texts(task: object, data: str | Path | None = None) -> bool:
+    """Whether ``task`` is a text generation task, or the folder of a student of one."""
+    if not isinstance(task, str | Path):
+        return isinstance(task, GenerationTask)
+    if folder := find_student(task):
+        return is_text_student(folder)
+    if any((Path(task) / name).is_file() for name in (SHOTS_FILE, CARD_FILE, MANIFEST_FILE)):
+        return False
+    return isinstance(load_any_task(task, data), GenerationTask)

@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Protocol, Self
 
 import msgspec
 
 from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.files import read_json
-from fourshot.pipeline.student_card import STUDENT_FILE, find_student, is_text_student
+from fourshot.engine.models import broken_shards
+from fourshot.engine.tokens import check_lengths
+from fourshot.pipeline.student_card import STUDENT_FILE, RemoteTeacher, find_student, is_text_student
 from fourshot.pipeline.tasks.generation import GenerationTask, writing_prompt
 from fourshot.pipeline.text_metrics import TextScores
 from fourshot.training.students.text_models import TextStudentKind
 
-FEW = 16  # texts: up to so many, transformers has written them before vLLM is open
+FEW = 16  # texts: up to so many are written before vLLM is open
 
 
 class TextStudentCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +40,9 @@ class TextStudentCard(msgspec.Struct, frozen=True, kw_only=True):
     train_s: float
     scores: TextScores | None = None
     teacher_scores: TextScores | None = None
+    remote_teacher: RemoteTeacher | None = None
     lineage: dict[str, str] = {}  # what -> content hash
+    files: dict[str, str] = {}  # beside the card -> SHA-256; none on cards of earlier versions
 
 
 def load_text_student_card(folder: str | Path) -> TextStudentCard:
@@ -56,10 +60,27 @@ class TextWritten(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str
     is_whole: bool = True  # it ended by itself, before the most tokens that it may write
+    is_cut: bool = False  # the input is longer than the student reads: its end did not count
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
-class TextStudent:
-    """A student, opened. A context manager: leaving it gives the memory back."""
+class _Writer(Protocol):
+    """A checkpoint that is open."""
+
+    most_tokens: int  # of an input; of a causal one, with what is written for it
+
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]: ...
+
+    def write(self, prompts: Sequence[str], max_tokens: int) -> list[tuple[str, bool, int]]:
+        """Of each: what is written, whether that ended by itself, and how many tokens it has."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Generator:
+    """A student of a text generation task, opened. A context manager: leaving it gives the memory back."""
 
     def __init__(self, folder: str | Path, *, many: bool = False) -> None:
         """``folder``: of a student, or of the distillation that made it. ``many`` texts are to come: a causal student
@@ -71,45 +92,102 @@ class TextStudent:
         if not found or not is_text_student(found):
             raise InputError(f"{folder} is no student of a text generation task. Give one that fourshot distill made.")
         self.card = load_text_student_card(found)
-        self._engine: Any = None
-        if self.card.architecture == "causal":
-            from fourshot.engine.opening import open_engine
+        self._writer = _open(found, self.card, many=many)
 
-            settings = EngineSettings(model=str(found), kind="vllm" if many else "transformers", compile=False)
-            self._engine = open_engine(settings)
-        else:
-            from fourshot.training.students.seq2seq import Seq2SeqWriter
+    def count_tokens(self, inputs: Sequence[str]) -> list[int]:
+        """Of each input, as it is put to the student.
 
-            self._seq2seq = Seq2SeqWriter(found)
-
-    def write(self, inputs: Sequence[str]) -> list[TextWritten]:
-        """A text for each input, in their order: the likeliest token at each step.
-
-        Raises InputError for a blank input, and for one that is longer than the student reads.
+        Raises InputError for a blank input, and for one that leaves a causal student no room to write.
         """
         if isinstance(inputs, str):
-            raise InputError("write takes a list of inputs, got one string. Put it in a list.")
+            raise InputError("generate takes a list of inputs, got one string. Put it in a list.")
         if blank := [index for index, text in enumerate(inputs) if not text.strip()]:
             raise InputError(f"the inputs at {blank[:5]} are blank. Leave them out.")
-        if self._engine is None:
-            return [TextWritten(text=text, is_whole=ended) for text, ended in self._seq2seq.write(inputs)]
-        prompts = [writing_prompt(self.card.task, text.strip()) for text in inputs]
-        written = [TextWritten(text="")] * len(inputs)
-        for one in self._engine.sample(prompts, greedy(self.card.max_target_tokens)):
-            is_whole = one.finish_reason == "stop"
-            written[one.prompt_index] = TextWritten(text=one.text.strip(), is_whole=is_whole)
-        return written
+        rows = self._writer.encode(self._prompts(inputs))
+        if self.card.architecture == "causal":
+            check_lengths(rows, self.card.max_target_tokens, self._most_tokens)
+        return [len(ids) for ids in rows]
+
+    def generate(self, inputs: Sequence[str]) -> list[TextWritten]:
+        """A text for each input, in their order: the likeliest token at each step. Raises as `count_tokens`."""
+        lengths = self.count_tokens(inputs)
+        if not lengths:
+            return []
+        most = self._most_tokens
+        return [
+            TextWritten(
+                text=text,
+                is_whole=is_whole,
+                is_cut=length > most,
+                prompt_tokens=min(length, most),
+                completion_tokens=tokens,
+            )
+            for length, (text, is_whole, tokens) in zip(
+                lengths, self._writer.write(self._prompts(inputs), self.card.max_target_tokens), strict=True
+            )
+        ]
+
+    write = generate
+
+    @property
+    def _most_tokens(self) -> int:
+        return self._writer.most_tokens
+
+    def _prompts(self, inputs: Sequence[str]) -> list[str]:
+        if self.card.architecture == "seq2seq":
+            return list(inputs)
+        return [writing_prompt(self.card.task, text.strip()) for text in inputs]
 
     def close(self) -> None:
         """Give the memory back."""
-        if self._engine is not None:
-            self._engine.close()
+        self._writer.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+TextStudent = Generator  # its name in earlier versions
+
+
+class _EngineWriter:
+    """A causal checkpoint of any kind, in an engine."""
+
+    def __init__(self, folder: Path, kind: Literal["vllm", "transformers"]) -> None:
+        from fourshot.engine.opening import open_engine
+
+        self._engine: Any = open_engine(EngineSettings(model=str(folder), kind=kind, compile=False))
+        self.most_tokens: int = self._engine.settings.max_model_len
+
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = self._engine.encode(prompts)
+        return ids
+
+    def write(self, prompts: Sequence[str], max_tokens: int) -> list[tuple[str, bool, int]]:
+        written = [("", True, 0)] * len(prompts)
+        for one in self._engine.sample(prompts, greedy(max_tokens)):
+            written[one.prompt_index] = one.text.strip(), one.finish_reason == "stop", one.num_tokens
+        return written
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def _open(folder: Path, card: TextStudentCard, *, many: bool) -> _Writer:
+    """What writes; of a causal student not vLLM, unless ``many`` texts are to come."""
+    if faults := broken_shards(folder) or ([] if any(folder.glob("*.safetensors")) else ["it has no weights"]):
+        raise AdapterError(f"The student {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
+    if card.architecture == "seq2seq":
+        from fourshot.training.students.seq2seq import Seq2SeqWriter
+
+        return Seq2SeqWriter(folder)
+    if many:
+        return _EngineWriter(folder, "vllm")
+    from fourshot.training.students.llama_writer import LlamaWriter, fits
+
+    return LlamaWriter(folder) if fits(folder) else _EngineWriter(folder, "transformers")
 
 
 def greedy(max_tokens: int) -> Sampling:

@@ -11,6 +11,8 @@ from msgspec import UNSET, UnsetType
 from fourshot.pipeline.selective import Abstained, Refusal
 from fourshot.pipeline.tasks.fields import Given
 
+ASKED_PATHS = ("/v1/classify/", "/v1/generate/")  # a task's name follows
+WRITES = "writes_texts"  # type of the error where a task without labels is asked for one
 DEADLINE = "X-Deadline-Ms"  # header of a request: milliseconds from its arrival to its answer, at most
 # No character outside this set shows. Source: Unicode's Default_Ignorable_Code_Point, with controls and blanks.
 VISIBLE = (
@@ -22,19 +24,12 @@ VISIBLE = (
 Method = Literal["adapter", "student", "icl"]
 
 
-class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """``POST /v1/classify/{task}``.
+class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The fields that OpenAI's clients and gateways send whatever they ask for.
 
-    The fields from ``model`` on are those that OpenAI's clients and gateways send whatever they ask for. None of them
-    can change an answer here, so they are accepted, with any value, and ignored.
+    None of them can change an answer here, so they are accepted, with any value, and ignored.
     """
 
-    input: str | dict[str, str] | list[str | dict[str, str]]  # one text or many; objects for inputs of several fields
-    method: Method | None = None  # None: the pinned or newer one of adapter and student, in context where there is none
-    # What is not answered (`pipeline.selective.Refusal`): such texts keep their probabilities and get no label.
-    abstain_below: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    coverage: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
-    none_of_these: bool = False
     model: Any = UNSET
     user: Any = UNSET
     stream: Any = UNSET
@@ -46,6 +41,17 @@ class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     safety_identifier: Any = UNSET
     prompt_cache_key: Any = UNSET
 
+
+class ClassifyRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """``POST /v1/classify/{task}``."""
+
+    input: str | dict[str, str] | list[str | dict[str, str]]  # one text or many; objects for inputs of several fields
+    method: Method | None = None  # None: the pinned or newer one of adapter and student, in context where there is none
+    # What is not answered (`pipeline.selective.Refusal`): such texts keep their probabilities and get no label.
+    abstain_below: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    coverage: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    none_of_these: bool = False
+
     @property
     def inputs(self) -> list[Given]:
         return list(self.input) if isinstance(self.input, list) else [self.input]
@@ -54,6 +60,17 @@ class ClassifyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def refusal(self) -> Refusal:
         """Raises InputError where two of its fields exclude each other."""
         return Refusal(abstain_below=self.abstain_below, coverage=self.coverage, none_of_these=self.none_of_these)
+
+
+class GenerateRequest(_Request, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """``POST /v1/generate/{task}``."""
+
+    input: str | list[str]  # one or many
+    method: Method | None = None  # students are all that writes
+
+    @property
+    def inputs(self) -> list[str]:
+        return list(self.input) if isinstance(self.input, list) else [self.input]
 
 
 class Classified(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -90,6 +107,29 @@ class ClassifyResponse(msgspec.Struct, frozen=True, kw_only=True):
     total_ms: float  # from arrival to answer, measured in the server
 
 
+class Generated(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was written for one input."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]  # it ended by itself, or was cut at the most tokens that it may have
+    prompt_tokens: int
+    completion_tokens: int
+    queue_ms: float  # from the request's arrival until the model began with the input
+    model_ms: float  # in the model, with those that were written together
+    cut_input: bool = False  # the end of the input was not read; left out where all was
+
+
+class GenerateResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a `GenerateRequest`: one result per input, in their order."""
+
+    task: str
+    method: Method
+    student: str  # content-hashed name of who wrote
+    results: list[Generated]
+    usage: Usage
+    total_ms: float  # from arrival to answer, measured in the server
+
+
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One task that is served."""
 
@@ -104,6 +144,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0  # since the server started, all methods
     in_flight: int = 0  # texts that wait or are in the model
     fields: list[str] | UnsetType = UNSET  # of an input; left out where it is a text
+    kind: Literal["generation"] | UnsetType = UNSET  # it is asked by ``/v1/generate``; left out where there are labels
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ HEADINGS = ("task", "adapter", "answers", "accuracy", "made", "folder")
 @command("adapters list", *FOLDER)
 def list_adapters(options: Options, terminal: Terminal) -> None:
     """What is there, what answers, what is refused and why."""
+    from fourshot.pipeline.scores import Scores
+    from fourshot.pipeline.text_metrics import TextScores
     from fourshot.serving.app.registry import IN_CONTEXT, Registry, base_named
 
     contents = Registry(options.adapters, base_named(options.base)).read()
@@ -23,7 +25,9 @@ def list_adapters(options: Options, terminal: Terminal) -> None:
     for task in contents.tasks:
         for place, adapter in enumerate(contents.versions(task)):
             answers = "pinned" if contents.pins.get(task) == adapter.name else "" if place else "yes"
-            accuracy = f"{100 * adapter.card.scores.accuracy:.1f}" if adapter.card.scores else ""
+            scores = adapter.card.scores
+            accuracy = f"{100 * scores.accuracy:.1f}" if isinstance(scores, Scores) else ""
+            accuracy = f"chrF {scores.chrf:.1f}" if isinstance(scores, TextScores) else accuracy
             made = time.strftime("%Y-%m-%d %H:%M", time.localtime(adapter.written_at))
             rows.append((task, adapter.name, answers, accuracy, made, str(adapter.folder)))
     rows += [(t, "", "in context", "", "", f"{t}{IN_CONTEXT}") for t in contents.in_context if t not in contents.tasks]

@@ -10,7 +10,7 @@ import msgspec
 
 from fourshot.cli.console import Terminal
 from fourshot.cli.declare import Options, argument, command, flag
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import InputError, RequestError
 from fourshot.pipeline.selective import Refusal
 from fourshot.pipeline.tasks.fields import as_given, as_texts
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fourshot.serving.clients.explain import Explanation
 
 NO_LABEL = "none"
+FOR_LABELS = ("abstain_below", "coverage", "none_of_these")
 WHY = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
 
 
@@ -45,12 +46,23 @@ def predict(options: Options, terminal: Terminal) -> None:
     explanations: list[Explanation] = []
     task: Task | None = None
     if options.url:
+        from fourshot.serving.api import WRITES
         from fourshot.serving.clients.client import Client
 
         _refuse(options, "an adapter on this machine; a service (--url) has its own", "model", "engine", "explain")
         with Client(options.url, options.key) as client:
             texts = read_texts(options.texts, terminal)
-            predictions = client.predict(options.adapter, texts, options.method, **refusing)
+            try:
+                predictions = client.predict(options.adapter, texts, options.method, **refusing)
+            except RequestError as error:
+                if error.kind != WRITES:
+                    raise
+                from fourshot.cli.text_students import show
+
+                _refuse(options, "tasks with labels; this one writes texts", *FOR_LABELS)
+                written = client.generate(options.adapter, texts)
+                show(texts, written, terminal, {"url": client.url, "task": options.adapter})
+                return
         source: dict[str, object] = {"url": client.url, "task": options.adapter}
     else:
         from fourshot.pipeline.card import load_card
@@ -63,8 +75,7 @@ def predict(options: Options, terminal: Terminal) -> None:
         if student and is_text_student(student):
             from fourshot.cli.text_students import write
 
-            for_labels = ("abstain_below", "coverage", "none_of_these")
-            _refuse(options, "tasks with labels; this student writes texts", "model", "explain", *for_labels)
+            _refuse(options, "tasks with labels; this student writes texts", "model", "explain", *FOR_LABELS)
             write(student, read_texts(options.texts, terminal), options, terminal)
             return
         if student:

@@ -29,7 +29,8 @@ STUDENT_OPTIONS = tuple(
     argument(
         "task",
         "TASK",
-        "a finished run, a student, an adapter, or a task: its run in runs/ annotates unless --by names another",
+        "a finished run, a student, an adapter, or a task: its run in runs/ annotates unless --by names another; of a "
+        "text generation task, its student in runs/",
     ),
     DATA,
     argument("--unlabelled", "FILE", TABLE_HELP, required=True),
@@ -45,9 +46,15 @@ STUDENT_OPTIONS = tuple(
     *REMOTE_OPTIONS,
 )
 def annotate(options: Options, terminal: Terminal) -> None:
-    """Say of each text of a table what it is, how surely, and who says so."""
+    """Say of each text of a table what it is, how surely, and who says so; or write a target for each input."""
     from fourshot import teaching
+    from fourshot.text_api import writes_texts
 
+    if writes_texts(options.task, options.data):
+        from fourshot.cli.text_students import annotate_text
+
+        annotate_text(options, terminal)
+        return
     with terminal.progress() as on_event:
         if options.plan:
             where = {"data": options.data, "text_column": options.text_column, "encoding": options.encoding or ""}
@@ -134,7 +141,7 @@ def distill(options: Options, terminal: Terminal) -> None:
     if isinstance(task, GenerationTask):
         from fourshot.cli.text_students import distill_text
 
-        distill_text(task, folder, options, terminal)
+        distill_text(task, folder, options, terminal, teacher)
         return
     if options.real:
         raise InputError(f"--real is for text generation tasks, and {task.name} has labels. Say how many with --shots.")

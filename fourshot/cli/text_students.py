@@ -1,19 +1,23 @@
-"""`distill` and `predict` of text generation tasks: a teacher writes, a student learns to, and then does."""
+"""`distill`, `annotate` and `predict` of text generation tasks: a teacher writes, a student learns to, then does."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import Options, given
 from fourshot.cli.options import settings_of
+from fourshot.cli.remote import describe, teacher_of
 from fourshot.engine.errors import InputError
 from fourshot.training.students.settings import StudentSettings, TextStudentSettings
 
 if TYPE_CHECKING:
     from fourshot.pipeline.tasks.generation import GenerationTask
+    from fourshot.pipeline.text_student import TextWritten
 
-LABELS_ONLY = ("by", "key", "onnx", "plan", "teacher", "teacher_model")  # options
+LABELS_ONLY = ("onnx", "plan")  # options of distill
+OF_READING = ("abstain_below", "model", "ray")  # options of annotate, where there are labels
 SCORES = {  # key of a row of `TextDistillSummary` -> heading
     "display_name": "method",
     "chrf": "chrF",
@@ -28,7 +32,9 @@ SCORES = {  # key of a row of `TextDistillSummary` -> heading
 }
 
 
-def distill_text(task: "GenerationTask", folder: Path, options: Options, terminal: Terminal) -> None:
+def distill_text(
+    task: "GenerationTask", folder: Path, options: Options, terminal: Terminal, teacher: dict[str, Any]
+) -> None:
     """Make a student of a text generation task. Raises InputError for an option that says nothing of such a task."""
     from fourshot import text_api
 
@@ -55,6 +61,9 @@ def distill_text(task: "GenerationTask", folder: Path, options: Options, termina
             settings=settings_of(options),
             ray=options.ray,
             on_event=on_event,
+            key=options.key,
+            forecast=not options.quiet,
+            **teacher,
         )
     terminal.result("result", summary)
     for note in summary.notes:
@@ -63,9 +72,53 @@ def distill_text(task: "GenerationTask", folder: Path, options: Options, termina
         terminal.table(summary.table, SCORES)
     else:
         terminal.say("Nothing was measured: the task has no test file.")
+    if summary.remote_teacher:
+        terminal.say(describe(summary.remote_teacher))
     size = f"{summary.architecture}, {summary.parameters / 1e6:.0f} million parameters, {summary.megabytes:.0f} MB"
     terminal.say(f"Student: {summary.student_path} ({size})\nReport: {summary.report_path}")
     terminal.say(f"Try it: {program()} predict {shlex.quote(str(folder))} 'An input of your own'")
+
+
+def annotate_text(options: Options, terminal: Terminal) -> None:
+    """Write a target for each input of a table."""
+    from fourshot import text_api
+
+    if not_here := [f"--{name.replace('_', '-')}" for name in OF_READING if getattr(options, name)]:
+        raise InputError(f"{', '.join(not_here)}: that is for tasks with labels, and these targets are. Leave it out.")
+    what = {
+        **teacher_of(options),
+        "data": options.data,
+        "text_column": options.text_column,
+        "encoding": options.encoding or "",
+    }
+    with terminal.progress() as on_event:
+        if options.plan:
+            told = text_api.plan_text_annotation(options.task, options.unlabelled, on_event=on_event, **what)
+            terminal.forecast(told)
+            return
+        summary = text_api.annotate_text(
+            options.task,
+            options.unlabelled,
+            options.out,
+            key=options.key,
+            on_event=on_event,
+            forecast=not options.quiet,
+            **what,
+        )
+    for warning in summary.warnings:
+        terminal.warn(warning)
+    terminal.result("result", summary)
+    for count, what_became in (
+        (summary.blank, "have no input"),
+        (summary.unfinished, "have no target: it did not come to an end"),
+        (summary.unreadable, "have no target: the input was refused, or nothing was written"),
+        (summary.cut, "were too long: the end of the input was not read"),
+    ):
+        if count:
+            terminal.say(f"{count} rows {what_became}.")
+    if summary.remote_teacher:
+        terminal.say(describe(summary.remote_teacher))
+    terminal.say(f"{summary.written} of {summary.rows} rows in {summary.out} have a target, written by {summary.by}.")
 
 
 def _real(text: str | None) -> int | None:
@@ -79,14 +132,21 @@ def _real(text: str | None) -> int | None:
 
 def write(folder: Path, texts: list[str], options: Options, terminal: Terminal) -> None:
     """What a student writes for each text, a line each."""
-    from fourshot.pipeline.text_student import FEW, TextStudent
+    from fourshot.pipeline.text_student import FEW, Generator
 
     kind = options.engine or ("vllm" if len(texts) > FEW else "transformers")
-    with terminal.hushed(), TextStudent(folder, many=kind == "vllm") as student:
-        written = student.write(texts)
+    with terminal.hushed(), Generator(folder, many=kind == "vllm") as generator:
+        written = generator.generate(texts)
+    show(texts, written, terminal, {"student": str(folder)})
+
+
+def show(texts: Sequence[str], written: "Sequence[TextWritten]", terminal: Terminal, source: dict[str, object]) -> None:
+    """A line for each text."""
     for text, said in zip(texts, written, strict=True):
         terminal.result("prediction", {"text": text, "written": said.text, "is_whole": said.is_whole})
         terminal.say(" ".join(said.text.split()))
     if unfinished := sum(not said.is_whole for said in written):
         terminal.warn(f"{unfinished} of {len(texts)} did not come to an end, and were cut.")
-    terminal.result("result", {"student": str(folder), "texts": len(texts)})
+    if cut := sum(said.is_cut for said in written):
+        terminal.warn(f"{cut} of {len(texts)} inputs are longer than the student reads: their end did not count.")
+    terminal.result("result", {**source, "texts": len(texts)})

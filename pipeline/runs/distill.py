@@ -12,6 +12,7 @@ scores/, summary.json, report.html, report.md
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fourshot.engine.files import read_json, write_json
 from fourshot.engine.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
 from fourshot.pipeline.provenance import installed_versions, value_hash
 from fourshot.pipeline.runs.distill_plan import foretell_distillation
 from fourshot.pipeline.runs.distilled import REMOTE_FILE, DistillSummary, write_results
@@ -29,16 +31,18 @@ from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.measuring import Evaluation, evaluation_of
 from fourshot.pipeline.runs.readers import NamedReader, Read, Teacher, parts_of, read_with, teacher_of_run
 from fourshot.pipeline.runs.run import load_shots
-from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages import generate, student, style, train
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
 from fourshot.pipeline.runs.taught import annotated_texts, learnable, student_jobs, written_texts
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.text_table import TextTable
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 from fourshot.training.students.encoders import resolve_encoder
@@ -130,9 +134,11 @@ def distill(
         experiment = _experiment(data, base, settings, folder) if base else None
         if forecast:
             left = 0 if teacher_file.exists() else len(test)
-            foretell_distillation(by or experiment, unlabelled, folder, left, on_event, writes=writes)
+            foretell_distillation(by or experiment, unlabelled, folder, left, on_event, writes=generate_per_class)
         if by:
             name, read, pairs = by.name, by.read(log, on_event), list(by.pairs)
+            if by.draw and writes:
+                pairs = _drawn(by, data, shots, settings, folder, log, on_event)
         else:
             assert experiment
             teacher = _train_teacher(experiment, log, on_event, placement, writes=writes)
@@ -192,15 +198,15 @@ def plan_distillation(
     settings = _teacher_settings(settings or RunSettings(), generate_per_class)
     data = TaskData(task, on_event, needs_test=False)
     reader = by or _experiment(data, resolve_model(model), settings, folder)
-    tested, writes = len(data.measured(settings.test_limit)), generate_per_class > 0
-    return foretell_distillation(reader, unlabelled, folder, tested, on_event, writes=writes, anew=True)
+    tested = len(data.measured(settings.test_limit))
+    return foretell_distillation(reader, unlabelled, folder, tested, on_event, writes=generate_per_class, anew=True)
 
 
 def _check(unlabelled: TextTable | None, generate_per_class: int, by: NamedReader | None, model: str | None) -> None:
     refuse_fake(model, "A distillation")
     if unlabelled is None and not generate_per_class:
         raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
-    if by and generate_per_class and not by.pairs:
+    if by and generate_per_class and not (by.pairs or by.draw):
         raise InputError(
             "--generate asks a teacher to write texts, and the one of --by has none: name a finished run, or leave "
             "--by out to have a teacher trained that writes."
@@ -238,6 +244,34 @@ def _train_teacher(
     if writes:
         driver.do(generate.rounds)
     return teacher_of_run(experiment)
+
+
+def _drawn(
+    by: NamedReader,
+    data: TaskData,
+    shots: Sequence[Example],
+    settings: RunSettings,
+    folder: Path,
+    log: Path,
+    on_event: OnEvent,
+) -> list[tuple[Candidate, Verdict]]:
+    """The texts that a remote teacher writes, with what became of them."""
+    assert by.draw
+    drawn = WorkFolder(folder / TEACHER_FOLDER)
+    if not drawn.has(GENERATED_FILE):
+        drawn.path.mkdir(parents=True, exist_ok=True)
+        test = [example.text for example in data.test]
+        sink_of = partial(
+            RoundSink,
+            drawn,
+            by.task,
+            shots,
+            test_texts=lambda: test,
+            on_event=on_event,
+            done_file=GENERATED_FILE,
+        )
+        by.draw(log, on_event, settings, sink_of)
+    return finished_pairs(drawn)
 
 
 def _starting(on_event: OnEvent) -> Callable[[], None]:

@@ -1,10 +1,11 @@
 """What the teacher of a distillation will take. The student's own training, seconds to minutes, is not in it."""
 
+from itertools import islice
 from pathlib import Path
 
-from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecast import Forecast, foretell
-from fourshot.pipeline.runs.annotating import foretell_annotation
+from fourshot.pipeline.runs.annotating import SAMPLE, foretell_annotation
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.plan import teaching_work
 from fourshot.pipeline.runs.readers import NamedReader
@@ -19,12 +20,13 @@ def foretell_distillation(
     tested: int,
     on_event: OnEvent,
     *,
-    writes: bool,
+    writes: int,
     anew: bool = False,
 ) -> Forecast | None:
     """Forecast and tell; None for a teacher that reads without an engine. See `forecast.foretell`.
 
-    ``reader``: who is to read, or the experiment whose annotators are trained first, and which ``writes`` texts.
+    ``reader``: who is to read, or the experiment whose annotators are trained first. It ``writes`` texts, so many of
+    each class.
     ``tested``: test texts that are left to be read.
     """
     texts = sum(1 for _ in given.texts()) if given and not is_annotated(annotated_file(given, folder)) else 0
@@ -32,10 +34,19 @@ def foretell_distillation(
         experiment = reader
         return foretell(
             experiment.model,
-            lambda speed: teaching_work(experiment, texts + tested, speed, writes=writes),
+            lambda speed: teaching_work(experiment, texts + tested, speed, writes=writes > 0),
             on_event,
             anew=anew,
         )
-    if reader is None or given is None:
+    if reader is None:
+        return None
+    if reader.forecast and (texts or tested or (writes and reader.draw)):  # it takes no measuring of this machine
+        told = reader.forecast(
+            list(islice(given.texts(), SAMPLE)) if given else [],
+            {"generate": writes if reader.draw else 0, "annotate": texts, "evaluate": tested},
+        )
+        on_event(Event(stage="forecast", message=str(told)))
+        return told
+    if given is None:
         return None
     return foretell_annotation(reader, given, texts, on_event, tested=tested, anew=anew)

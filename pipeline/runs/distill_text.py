@@ -20,9 +20,11 @@ import msgspec
 
 from fourshot.engine.core import Adapter, Sampling
 from fourshot.engine.errors import InputError
+from fourshot.engine.files import read_lines
 from fourshot.engine.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.provenance import installed_versions, value_hash
+from fourshot.pipeline.runs.annotating_text import NamedWriter, count_lines, foretell_writing, write_lines
 from fourshot.pipeline.runs.distilled_text import PairCounts, TextDistillSummary, write_text_results
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE
@@ -91,21 +93,29 @@ def distill_text(
     settings: RunSettings | None = None,
     on_event: OnEvent = ignore,
     placement: Placement = HERE,
+    by: NamedWriter | None = None,
+    forecast: bool = False,
 ) -> TextDistillSummary:
     """Make a student of ``task`` in ``folder``, or go on where an earlier call was stopped.
 
-    The teacher is ``model`` (None: the embedded base) with an adapter that learnt ``real`` pairs (0: all; None:
-    `USUAL_REAL`, or all where there are fewer). ``generate``: pairs that it writes. A task without a test file is not
-    measured. Raises InputError for what the user gave, RunFolderError for a folder of something else.
+    The teacher is ``by``, who writes targets alone, else ``model`` (None: the embedded base) with an adapter that
+    learnt ``real`` pairs (0: all; None: `USUAL_REAL`, or all where there are fewer). ``generate``: pairs that it
+    writes. A task without a test file is not measured. ``forecast``: first tell what a remote teacher will take.
+    Raises InputError for what the user gave, RunFolderError for a folder of something else.
     """
     refuse_fake(model, "A distillation")
     settings, student_settings = settings or RunSettings(), student_settings or TextStudentSettings()
     _check_settings(settings)
     if unlabelled is None and not generate:
         raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
+    if by and (generate or unlabelled is None or model is not None):
+        raise InputError(
+            f"{by.name} writes targets for inputs: give these with --unlabelled FILE, and leave --generate and --model "
+            "out."
+        )
     check_scoring()
     check_cluster(placement.ray)
-    base, made_of = resolve_model(model), resolve_text_model(student)
+    base, made_of = resolve_model(model) if by is None else None, resolve_text_model(student)
     students = TextStudents(task, made_of, settings, student_settings, folder, on_event, placement)
     work = RunFolder(folder)
     with work.lock():
@@ -115,7 +125,7 @@ def distill_text(
             task=task,
             settings=settings,
             student=student_settings,
-            model=f"{base.name}@{base.revision}",
+            model=f"{base.name}@{base.revision}" if base else by.name if by else "",
             base=f"{made_of.model.name}@{made_of.model.revision}",
             real=f"{len(learnt)} pairs, {value_hash(learnt)}",
             unlabelled=value_hash(unlabelled.inputs) if unlabelled else "",
@@ -124,13 +134,19 @@ def distill_text(
         )
         work.claim(manifest)
         work.write("pairs.json", learnt)
-        teacher = _Teacher(task, base, settings, folder, on_event, placement, student_settings.max_target_tokens)
-        tested, annotated, drawn = teacher.work(learnt, test, unlabelled, generate)
+        if by:
+            name, drawn = by.name, list[Written]()
+            tested, annotated = _said_by(by, folder, test, unlabelled, on_event, forecast=forecast)
+        else:
+            assert base
+            teacher = _Teacher(task, base, settings, folder, on_event, placement, student_settings.max_target_tokens)
+            tested, annotated, drawn = teacher.work(learnt, test, unlabelled, generate)
+            name = teacher.name
         taught, told = list[Pair](), list[str]()
         if unlabelled:
             out = annotated_file(unlabelled, folder)
             if not out.exists():
-                write_annotated(unlabelled, out, annotated, teacher.name)
+                write_annotated(unlabelled, out, annotated, name)
             pairs, told = annotated_pairs(unlabelled, out)
             taught, more = learnable_pairs(pairs, learnt, test, "input")
             told += more
@@ -143,14 +159,36 @@ def distill_text(
             task,
             made,
             made_of,
-            teacher=teacher.name,
+            teacher=name,
             said_by_teacher=tested,
             test=test,
             counts=PairCounts(real=len(learnt), annotated=len(taught), synthetic=len(written)),
             settings=students.settings,
             student_settings=student_settings,
             notes=notes,
+            remote_teacher=by.account() if by else None,
         )
+
+
+def _said_by(
+    by: NamedWriter,
+    folder: Path,
+    test: Sequence[Pair],
+    given: Inputs | None,
+    on_event: OnEvent,
+    *,
+    forecast: bool,
+) -> tuple[list[Written], list[Written]]:
+    """What ``by`` writes for the test inputs, and for the user's that are not blank."""
+    inputs = [[text for text in given.inputs if text] if given else [], [pair.input for pair in test]]
+    files = [folder / "written" / f"{value_hash((by.name, one))}.jsonl" for one in inputs]
+    left = [one[count_lines(file) :] for one, file in zip(inputs, files, strict=True)]
+    if forecast:
+        foretell_writing(by, left[0], on_event, tested=len(left[1]))
+    for one, file, what in zip(inputs, files, ("the inputs given", "the test inputs"), strict=True):
+        write_lines(by, one, file, on_event, f"the teacher on {what}")
+    annotated, tested = (read_lines(file, Written) if file.exists() else [] for file in files)
+    return tested, annotated
 
 
 def _check_settings(settings: RunSettings) -> None:

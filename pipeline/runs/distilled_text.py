@@ -12,7 +12,7 @@ from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.report.texts import TextExample, TextReport, TextRow, write_text_report
 from fourshot.pipeline.runs.stages.write import Written
 from fourshot.pipeline.runs.text_students import StudentMade
-from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK
+from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, RemoteTeacher, file_hashes
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.text_metrics import TextScores, score_texts
@@ -39,6 +39,7 @@ class TextDistillSummary(msgspec.Struct, frozen=True, kw_only=True):
     train_s: float
     notes: list[str] = []  # what was left out, and why
     report_path: str = ""
+    remote_teacher: RemoteTeacher | None = None
 
 
 class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +63,7 @@ def write_text_results(
     settings: RunSettings,
     student_settings: TextStudentSettings,
     notes: Sequence[str],
+    remote_teacher: RemoteTeacher | None = None,
 ) -> TextDistillSummary:
     """Write card, summary and report. ``made``: the student, then the one on the real pairs alone."""
     main, alone = made
@@ -87,7 +89,9 @@ def write_text_results(
         train_s=round(main.result.seconds, 2),
         scores=scores[0],
         teacher_scores=scores[2],
+        remote_teacher=remote_teacher,
         lineage={"job": main.key},
+        files=file_hashes(path),
     )
     write_json(path / STUDENT_FILE, card)
     lead(folder / STUDENT_LINK, path)
@@ -134,6 +138,7 @@ def write_text_results(
         train_s=round(main.result.seconds, 1),
         notes=list(notes),
         report_path=str(page),
+        remote_teacher=remote_teacher,
     )
     write_json(folder / "summary.json", summary)
     return summary

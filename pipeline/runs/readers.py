@@ -25,7 +25,7 @@ from fourshot.pipeline.card import base_of, load_card
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.driver import WAIT_S
-from fourshot.pipeline.loop.rounds import CALIBRATION_FILE
+from fourshot.pipeline.loop.rounds import CALIBRATION_FILE, RoundSink
 from fourshot.pipeline.loop.units import ReadUnit, TaskBrief, UnitResult
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
 from fourshot.pipeline.runs.cells import MethodCell
@@ -83,6 +83,8 @@ class NamedReader(NamedTuple):
     # Of a remote teacher: what so many texts like some will take, by stage; and what was read so far, once it was.
     forecast: Callable[[Sequence[str], Mapping[str, int]], Forecast] | None = None
     account: Callable[[], RemoteTeacher | None] = lambda: None
+    # Of one that also writes texts: into the rounds of a sink, of settings that are for such a writer.
+    draw: Callable[[Path, OnEvent, RunSettings, Callable[[RunSettings], RoundSink]], None] | None = None
 
 
 def open_run(folder: Path) -> Experiment:

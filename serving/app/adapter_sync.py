@@ -18,6 +18,8 @@ from msgspec import UNSET
 
 from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.student_card import StudentCard
+from fourshot.pipeline.tasks.generation import GenerationTask
+from fourshot.pipeline.text_student import TextStudentCard
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import Method, Refused, TaskInfo
 from fourshot.serving.app.registry import FolderContents, InContext, Registry, Signature, StoredAdapter
@@ -29,9 +31,14 @@ logger = logging.getLogger("fourshot.serving")
 class AdapterSync:
     """Owns the versions that answer. Everything but the reading of files happens on the server's event loop."""
 
-    def __init__(self, registry: Registry, students: Loader, base_model: Loader | None = None) -> None:
-        """Without ``base_model`` only students are served; the registry refuses all else."""
+    def __init__(
+        self, registry: Registry, students: Loader, base_model: Loader | None = None, writers: Loader | None = None
+    ) -> None:
+        """Without ``base_model`` only students are served; the registry refuses all else. ``writers`` loads those that
+        write, ``students`` the others.
+        """
         self._registry, self._students, self._base_model = registry, students, base_model
+        self._writers = writers or students
         self._ready: dict[str, Version] = {}  # by name
         self._bad: dict[Path, tuple[Signature, str]] = {}  # by folder: why its files were refused
         self._leaving: dict[str, Version] = {}
@@ -43,7 +50,7 @@ class AdapterSync:
 
     @property
     def loaders(self) -> list[Loader]:
-        return [self._students, *([self._base_model] if self._base_model else [])]
+        return [*dict.fromkeys(one for one in (self._writers, self._students, self._base_model) if one)]
 
     @property
     def num_inside(self) -> int:
@@ -66,7 +73,8 @@ class AdapterSync:
             loader.dispatcher.close(refusal)
 
     def _loader(self, stored: StoredAdapter | InContext) -> Loader:
-        loader = self._students if _is_student(stored) else self._base_model
+        writes = isinstance(stored, StoredAdapter) and stored.writes
+        loader = self._writers if writes else self._students if _is_student(stored) else self._base_model
         assert loader is not None, "the registry has refused it"
         return loader
 
@@ -194,17 +202,19 @@ class AdapterSync:
     def _info(self, task: str, versions: Sequence[Version]) -> TaskInfo:
         contents, first = self._contents, versions[0]
         methods: list[Method] = [method for version in versions for method in version.methods]
-        student = next((version for version in versions if isinstance(version.card, StudentCard)), None)
+        student = next((one.card for one in versions if isinstance(one.card, StudentCard | TextStudentCard)), None)
+        writes = isinstance(first.task, GenerationTask)
         return TaskInfo(
             task=task,
-            labels=list(first.task.label_names),
+            labels=[] if isinstance(first.task, GenerationTask) else list(first.task.label_names),
             adapter=first.name,
             versions=_names(contents, task),
             pinned=bool(contents and first.name and contents.pins.get(task) == first.name),
             methods=methods,
             student=student.name if student else "",
-            fields=list(first.task.input_fields) or UNSET,
-            teacher=student.card.teacher if student and isinstance(student.card, StudentCard) else "",
+            fields=UNSET if isinstance(first.task, GenerationTask) else list(first.task.input_fields) or UNSET,
+            teacher=student.teacher if student else "",
+            kind="generation" if writes else UNSET,
         )
 
     def refused(self) -> list[Refused]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.files import remove_folder, settle, staged_folder
-from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
+from fourshot.pipeline.card import CARD_FILE, load_card
 from fourshot.pipeline.events import OnEvent, ignore
-from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard
+from fourshot.pipeline.student_card import STUDENT_FILE
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.types import Task
@@ -16,6 +16,7 @@ from fourshot.serving.adapter_lookup import find_classifier
 from fourshot.serving.app.admission import check_hash, read_student
 from fourshot.serving.app.registry import (
     IN_CONTEXT,
+    Card,
     InContext,
     Registry,
     base_named,
@@ -25,7 +26,7 @@ from fourshot.serving.app.registry import (
 )
 
 
-def add_adapter(root: Path, source: str) -> tuple[AdapterCard | StudentCard, bool]:
+def add_adapter(root: Path, source: str) -> tuple[Card, bool]:
     """Copy the adapter or student of the folder ``source`` there under its content-hashed name.
 
     False where it is there already. Raises InputError where there is none, or a damaged one.
@@ -33,7 +34,7 @@ def add_adapter(root: Path, source: str) -> tuple[AdapterCard | StudentCard, boo
     folder = find_classifier(source)
     is_student = (folder / STUDENT_FILE).is_file()
 
-    def checked(place: Path) -> AdapterCard | StudentCard:
+    def checked(place: Path) -> Card:
         if is_student:
             return read_student(place, place)
         check_hash(place, card := load_card(place))

@@ -16,7 +16,8 @@ from fourshot.engine.files import settle, staged_folder
 from fourshot.engine.models import ResolvedModel, Shapes, tensor_shapes
 from fourshot.engine.vllm_seams.adapter_check import check_adapter
 from fourshot.pipeline.card import CARD_FILE, AdapterCard, load_card
-from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard, load_student_card, sha256
+from fourshot.pipeline.student_card import STUDENT_FILE, StudentCard, is_text_student, load_student_card, sha256
+from fourshot.pipeline.text_student import TextStudentCard, load_text_student_card
 from fourshot.training.lora.saving import content_hash
 from fourshot.training.students.onnx_export import ONNX_FOLDER
 from fourshot.training.students.serving_model import CONFIG as STUDENT_CONFIG
@@ -24,6 +25,7 @@ from fourshot.training.students.serving_model import TOKENIZER, file_to_use
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FILES = (CARD_FILE, CONFIG, WEIGHTS)
+WRITERS_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja")  # of a checkpoint: nothing that is run
 MOST_CARD_BYTES = 16 << 20
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # what may stand in a path without being escaped
 LORA_WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
@@ -56,35 +58,45 @@ def read_card(folder: Path, root: Path, base: Callable[[], ResolvedModel]) -> Ad
     return card
 
 
-def read_student(folder: Path, root: Path) -> StudentCard:
+def read_student(folder: Path, root: Path) -> StudentCard | TextStudentCard:
     """The card of a student that may be served. Raises AdapterError, with the reason, for another."""
     for file in (folder, *folder.rglob("*")):
         check_inside(file, root)
     _check_size(folder / STUDENT_FILE)
-    card = load_student_card(folder)
+    card: StudentCard | TextStudentCard
+    if is_text_student(folder):
+        card = load_text_student_card(folder)
+    else:
+        card = load_student_card(folder)
+        if card.labels != card.task.label_names:
+            raise AdapterError("the labels of its card are not those of its task")
     check_task_name(card.task.name)
-    if card.labels != card.task.label_names:
-        raise AdapterError("the labels of its card are not those of its task")
     check_files(folder, card, student_files(folder, card)[0])
     return card
 
 
-def student_files(folder: Path, card: StudentCard) -> tuple[list[str], str]:
+def student_files(folder: Path, card: StudentCard | TextStudentCard) -> tuple[list[str], str]:
     """What is needed to answer with a student, and which of it is the ONNX file; "" where torch reads the weights."""
+    if isinstance(card, TextStudentCard):
+        kept = [file for file in sorted(folder.iterdir()) if file.suffix in WRITERS_FILES and file.is_file()]
+        return [file.name for file in kept if file.name != STUDENT_FILE] + [STUDENT_FILE], ""
     there = [one for one in card.onnx if (folder / ONNX_FOLDER / one.file).is_file()]
     used = file_to_use(there)
     weights = [used] if used else [file.name for file in sorted(folder.glob("*.safetensors*"))]
     return [STUDENT_CONFIG, TOKENIZER, *weights], used
 
 
-def check_files(folder: Path, card: StudentCard, names: Sequence[str]) -> None:
+def check_files(folder: Path, card: StudentCard | TextStudentCard, names: Sequence[str]) -> None:
     """Raise AdapterError where files of a student are not those that its card was written for.
 
-    A card of an earlier version has no hashes of files; its name has one of the weights.
+    A card of an earlier version has no hashes of files; its name has one of the weights, unless they are a base with
+    the adapter of that name in it.
     """
+    has_hash = isinstance(card, StudentCard) or card.architecture == "seq2seq"
+    hashed = [name for name in names if card.files and name != STUDENT_FILE]
     try:
-        changed = [name for name in names if card.files and sha256(folder / name) != card.files.get(name)]
-        if not card.files and not card.name.endswith(f"-{content_hash_of(folder.glob('*.safetensors'))}"):
+        changed = [name for name in hashed if sha256(folder / name) != card.files.get(name)]
+        if has_hash and not card.files and not card.name.endswith(f"-{content_hash_of(folder.glob('*.safetensors'))}"):
             changed = ["weights"]
     except OSError as error:
         raise AdapterError(f"it cannot be read: {error}") from error
@@ -93,11 +105,11 @@ def check_files(folder: Path, card: StudentCard, names: Sequence[str]) -> None:
             f"its {', '.join(changed)} are not those that its card names: changed since training, or not copied whole. "
             "Copy it again."
         )
-    if len(names) == 2:
+    if not any(name.endswith((".safetensors", ".onnx")) for name in names):
         raise AdapterError("it has no weights as safetensors")
 
 
-def stage_student(folder: Path, card: StudentCard, staging: Path) -> tuple[Path, str]:
+def stage_student(folder: Path, card: StudentCard | TextStudentCard, staging: Path) -> tuple[Path, str]:
     """Copy of a student what it answers with to ``staging``/<its name>, checked, and its ONNX file, "" for torch.
 
     Raises AdapterError where a file is not what its card says.

@@ -16,7 +16,6 @@ from fourshot.engine.models import Shapes
 from fourshot.engine.tokens import check_lengths, encode_prompts
 from fourshot.engine.vllm_seams.client import InFlight, add_model, remove_model
 from fourshot.pipeline.card import AdapterCard
-from fourshot.pipeline.student_card import StudentCard
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import reading_prompt
 from fourshot.pipeline.synthesis.windows import reading_prompts
@@ -26,7 +25,7 @@ from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import Method
 from fourshot.serving.app.admission import stage
 from fourshot.serving.app.dispatcher import Dispatcher
-from fourshot.serving.app.registry import InContext, StoredAdapter
+from fourshot.serving.app.registry import Card, InContext, StoredAdapter
 from fourshot.serving.app.scorer import Scored, Scorer, combined_answers
 from fourshot.serving.app.version import Prepared, Version
 
@@ -159,7 +158,7 @@ class ModelVersion:
         self._form = self._icl_form = source.prompt_format
         if source.align:
             self._icl_form = aligned(self._form, self.task, model.settings, self.shots)
-        self.card: AdapterCard | StudentCard | None = source if isinstance(source, AdapterCard) else None
+        self.card: Card | None = source if isinstance(source, AdapterCard) else None
         self._icl_calibration: Calibration | None = None  # fitted when it is first asked for
         self.pinned = False  # in its slot
         self.left_at, self.in_use = 0.0, 0

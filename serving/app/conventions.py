@@ -115,8 +115,8 @@ def _told(scope: Scope, code: int, headers: dict[bytes, bytes], body: bytes) -> 
     path = scope["path"][:MOST_PATH_CHARS]
     if code == 404:
         return "not_found", (
-            f"There is nothing at {path!r}. Texts are classified by POST /v1/classify/{{task}}; GET /v1/tasks lists "
-            "the tasks, and /docs all addresses."
+            f"There is nothing at {path!r}. Texts are classified by POST /v1/classify/{{task}}, and written by POST "
+            "/v1/generate/{task}; GET /v1/tasks lists the tasks, and /docs all addresses."
         )
     if code == 405:
         allowed = headers.get(b"allow", b"").decode("latin-1") or "another method"

@@ -56,14 +56,18 @@ class Dispatcher:
         *,
         slots: int,
         window_tokens: int,
+        least_window_tokens: int = LEAST_WINDOW_TOKENS,
         max_wait_s: float,
         max_queue_s: float,
         tokens_per_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """At most ``window_tokens`` are in the engine at once; ``tokens_per_s`` is a first guess (0: none)."""
+        """At most ``window_tokens`` are in the engine at once, and ``least_window_tokens`` may be, however slow it is.
+
+        ``tokens_per_s`` is a first guess (0: none).
+        """
         self._slots, self._most, self._max_wait_s, self._max_queue_s = slots, window_tokens, max_wait_s, max_queue_s
-        self._clock = clock
+        self._clock, self._least = clock, least_window_tokens
         self._waiting: dict[tuple[str, str], list[_Waiting]] = {}  # by asker and adapter, each in the order due
         self._later: list[tuple[float, int, _Waiting]] = []  # a heap of what was not due when it came
         self._numbers = count()
@@ -87,7 +91,7 @@ class Dispatcher:
     def _window(self) -> int:
         if not self._busy_s:
             return self._most
-        return min(self._most, max(LEAST_WINDOW_TOKENS, int(self.tokens_per_s * WINDOW_S)))
+        return min(self._most, max(self._least, int(self.tokens_per_s * WINDOW_S)))
 
     @property
     def num_waiting(self) -> int:
@@ -105,7 +109,7 @@ class Dispatcher:
         wait_s = ahead / rate
         if self._num_waiting >= MOST_WAITING and self._texts[asker] * len(self._texts) >= self._num_waiting:
             raise RefusalError(429, "overloaded", f"Too busy: {self._num_waiting:,} texts wait.", max(1.0, wait_s))
-        if ahead <= LEAST_WINDOW_TOKENS:
+        if ahead <= self._least:
             return
         if wait_s > self._max_queue_s:
             raise RefusalError(429, "overloaded", f"Too busy: {wait_s:.1f} s of work are ahead of this.", wait_s)

@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from fourshot.engine.errors import InputError
 from fourshot.serving.answers import RefusalError, send_refusal
-from fourshot.serving.api import DEADLINE
+from fourshot.serving.api import ASKED_PATHS, DEADLINE
 from fourshot.serving.app.conventions import Conventions
 from fourshot.serving.app.keys import Key, Keys
 from fourshot.serving.settings import ENVIRONMENT, Limits, from_json
@@ -28,7 +28,7 @@ ACCESS = "fourshot.access"  # in the scope of a request: its `Key`
 ASKER = "fourshot.asker"  # in the scope: the name of its key, else the peer's address
 ON_BEHALF = b"x-fourshot-asker"  # header: what the router of replicas has found `ASKER` to be
 OPEN_PATHS = ("/", "/health", "/ping")  # answer without a key: they tell nothing about anybody's data
-LIMITED_PATHS = ("/v1/classify/", "/v1/tasks")  # what a key for some tasks may ask at all
+LIMITED_PATHS = (*ASKED_PATHS, "/v1/tasks")  # what a key for some tasks may ask at all
 READ_KEYS_EVERY_S = 2.0
 NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 MOST_DIGITS = 18  # of a length: no body has more, and Python reads no number of thousands

@@ -22,8 +22,11 @@ class Metrics:
             Histogram, "queue_seconds", "From arrival until the model began.", by_task, buckets=LATENCY_BUCKETS_S
         )
         self.labels = add(Counter, "labels", "Answers by label: drift shows here.", (*by_task, "label"))
-        self.prompt_tokens = add(Counter, "prompt_tokens", "Prompt tokens of classified texts.", by_task)
+        self.prompt_tokens = add(Counter, "prompt_tokens", "Prompt tokens of texts that were asked about.", by_task)
         self.cached_tokens = add(Counter, "cached_tokens", "Of these, answered by the prefix cache.", by_task)
+        self.written_tokens = add(
+            Counter, "written_tokens", "Tokens of texts that were written, by how these ended.", (*by_task, "finish")
+        )
         self.in_flight = add(Gauge, "in_flight_texts", "Texts that wait or are in the model.", ("task",))
         self.rejected = add(Counter, "rejected", "Requests rejected before the model.", ("reason",))
         self.waiting = add(Gauge, "waiting_texts", "Texts that wait for their turn.")

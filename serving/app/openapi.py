@@ -5,11 +5,20 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
-from fourshot.serving.api import DEADLINE, VISIBLE, ClassifyRequest, ClassifyResponse, ErrorAnswer, TaskList
+from fourshot.serving.api import (
+    DEADLINE,
+    VISIBLE,
+    ClassifyRequest,
+    ClassifyResponse,
+    ErrorAnswer,
+    GenerateRequest,
+    GenerateResponse,
+    TaskList,
+)
 from fourshot.serving.settings import Limits
 
 REF = "#/components/schemas/{name}"
-TYPES = (ClassifyRequest, ClassifyResponse, TaskList, ErrorAnswer)
+TYPES = (ClassifyRequest, ClassifyResponse, GenerateRequest, GenerateResponse, TaskList, ErrorAnswer)
 
 
 def _refers(to: type) -> dict[str, Any]:
@@ -21,38 +30,65 @@ def _errors(**descriptions: str) -> dict[str | int, Any]:
 
 
 GUARDED = {"e401": "No key, or one that is not known.", "e403": "A key that may not do this."}
-CLASSIFY: dict[str, Any] = {
-    "operation_id": "classify",
-    "summary": "The label of one text or of many.",
-    "response_model": None,
-    "openapi_extra": {
-        "requestBody": {"required": True, **_refers(ClassifyRequest)},
-        "parameters": [
-            {"name": "task", "in": "path", "required": True, "schema": {"type": "string"}, "description": "Its name."},
-            {
-                "name": DEADLINE,
-                "in": "header",
-                "required": False,
-                "schema": {"type": "integer", "minimum": 1, "maximum": 10**15 - 1},
-                "description": "Milliseconds within which the answer is wanted: what cannot be met is refused.",
-            },
-        ],
-    },
-    "responses": {
-        200: {"description": "One result per text, in their order.", **_refers(ClassifyResponse)},
-        **_errors(
-            e400="Not a request of this form, too many texts, or one that is blank or too long.",
-            **GUARDED,
-            e404="No such task.",
-            e408="The body did not come in time.",
-            e413="A body beyond the limit.",
-            e415="A body that is packed in another way than gzip and deflate.",
-            e429="Too busy, also for the deadline given, or too many requests at a time; Retry-After says when to ask.",
-            e503="The engine is not up; Retry-After says when to ask again.",
-            e504="No answer in time, or by the deadline given.",
-        ),
-    },
-}
+
+
+def _asked(name: str, summary: str, result: str, sent: type, answered: type) -> dict[str, Any]:
+    return {
+        "operation_id": name,
+        "summary": summary,
+        "response_model": None,
+        "openapi_extra": {
+            "requestBody": {"required": True, **_refers(sent)},
+            "parameters": [
+                {
+                    "name": "task",
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string"},
+                    "description": "Its name.",
+                },
+                {
+                    "name": DEADLINE,
+                    "in": "header",
+                    "required": False,
+                    "schema": {"type": "integer", "minimum": 1, "maximum": 10**15 - 1},
+                    "description": "Milliseconds within which the answer is wanted: what cannot be met is refused.",
+                },
+            ],
+        },
+        "responses": {
+            200: {"description": result, **_refers(answered)},
+            **_errors(
+                e400="Not a request of this form, too many texts, one that is blank or too long, or a task of another "
+                "kind.",
+                **GUARDED,
+                e404="No such task.",
+                e408="The body did not come in time.",
+                e413="A body beyond the limit.",
+                e415="A body that is packed in another way than gzip and deflate.",
+                e429="Too busy, also for the deadline given, or too many requests at a time; Retry-After says when to "
+                "ask.",
+                e503="The engine is not up; Retry-After says when to ask again.",
+                e504="No answer in time, or by the deadline given.",
+            ),
+        },
+    }
+
+
+CLASSIFY = _asked(
+    "classify",
+    "The label of one text or of many.",
+    "One result per text, in their order.",
+    ClassifyRequest,
+    ClassifyResponse,
+)
+GENERATE = _asked(
+    "generate",
+    "A text for one input or for many, of a text generation task.",
+    "One result per input, in their order.",
+    GenerateRequest,
+    GenerateResponse,
+)
 TASKS: dict[str, Any] = {
     "operation_id": "tasks",
     "summary": "What is served.",
@@ -81,11 +117,12 @@ def describe(app: FastAPI, limits: Limits) -> None:
     _, components = msgspec.json.schema_components(TYPES, ref_template=REF)
     text = {"type": "string", "pattern": VISIBLE, "maxLength": limits.max_text_chars}
     fields = {"type": "object", "additionalProperties": text, "description": "An input of a task with fields."}
-    texts = {"type": "array", "items": {"anyOf": [text, fields]}, "minItems": 1, "maxItems": limits.max_texts}
-    properties = components["ClassifyRequest"]["properties"]
-    properties["input"] = {"anyOf": [text, fields, texts]}
     ignored = {"description": "Accepted, as OpenAI's clients send it, and ignored."}
-    properties |= {name: ignored for name, schema in properties.items() if not schema}  # of any type
+    for name, kinds in (("ClassifyRequest", [text, fields]), ("GenerateRequest", [text])):
+        properties = components[name]["properties"]
+        texts = {"type": "array", "items": {"anyOf": kinds}, "minItems": 1, "maxItems": limits.max_texts}
+        properties["input"] = {"anyOf": [*kinds, texts]}
+        properties |= {name: ignored for name, schema in properties.items() if not schema}  # of any type
 
     def openapi() -> dict[str, Any]:
         document = given()

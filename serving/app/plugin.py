@@ -27,7 +27,7 @@ from fourshot.serving.app.registry import Registry
 from fourshot.serving.app.routes import add_routes
 from fourshot.serving.app.scorer import Scorer
 from fourshot.serving.app.service import Service
-from fourshot.serving.app.students import Students, queue_of
+from fourshot.serving.app.students import open_students, queue_of
 from fourshot.serving.settings import ENVIRONMENT, from_json
 
 logger = logging.getLogger("fourshot.serving")
@@ -68,10 +68,10 @@ class FourshotPlugin:
             settings=EngineSettings(model=base.path, max_model_len=max_model_len),
             hot=settings.hot,
         )
-        students = Students(staging, queue_of(limits))
+        students, writers = open_students(staging, limits)
         state.fourshot = Service(
             base_name=base.name,
-            adapters=AdapterSync(Registry(settings.adapters, lambda: base), students, model),
+            adapters=AdapterSync(Registry(settings.adapters, lambda: base), students, model, writers),
             limits=limits,
             metrics=Metrics(),
         )

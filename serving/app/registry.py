@@ -6,7 +6,7 @@ No engine and no HTTP here. `serving.app.adapter_sync` acts on what `Registry.re
 import os
 import time
 from collections.abc import Callable, Iterator
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, StudentCa
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat
 from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.text_student import TextStudentCard
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import Refused
@@ -29,6 +30,7 @@ IN_CONTEXT = ".in-context.json"  # how the file of a task without adapter ends
 STORE = "adapters"  # of `fourshot train --tasks`: its adapters are linked to from the tasks' folders
 SEARCH_EVERY_S = 10.0  # for adapters deep inside run folders, which takes longer than looking at one
 
+Card = AdapterCard | StudentCard | TextStudentCard
 Signature = tuple[tuple[int, int, int], ...]
 FindBase = Callable[[], ResolvedModel]
 
@@ -54,7 +56,7 @@ def no_base() -> ResolvedModel:
 class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter or a student in the folder whose card is in order. It was not loaded yet."""
 
-    card: AdapterCard | StudentCard
+    card: Card
     folder: Path
     written_at: float  # when its card was written, seconds since the epoch: the newest version of a task answers
     signature: Signature
@@ -66,7 +68,12 @@ class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_student(self) -> bool:
-        return isinstance(self.card, StudentCard)
+        return not isinstance(self.card, AdapterCard)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a student of a text generation task."""
+        return isinstance(self.card, TextStudentCard)
 
 
 class InContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,7 +187,8 @@ class Registry:
             if known is None or known[0] != signature:
                 try:
                     is_student = (folder / STUDENT_FILE).is_file()
-                    card = read_student(folder, self.root) if is_student else read_card(folder, self.root, self._base)
+                    read = read_student if is_student else partial(read_card, base=self._base)
+                    card: Card = read(folder, self.root)
                     written_at = (folder / (STUDENT_FILE if is_student else CARD_FILE)).stat().st_mtime
                     adapter: StoredAdapter | str = StoredAdapter(
                         card=card, folder=folder, written_at=written_at, signature=signature, at=at

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import logging
 import math
+from collections.abc import Callable, Coroutine
 from importlib import resources
+from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -16,7 +18,7 @@ from fourshot.serving.app.conventions import Conventions
 from fourshot.serving.app.docs_page import add_docs
 from fourshot.serving.app.guard import ACCESS, ASKER
 from fourshot.serving.app.keys import Key
-from fourshot.serving.app.openapi import CLASSIFY, TASKS, describe
+from fourshot.serving.app.openapi import CLASSIFY, GENERATE, TASKS, describe
 from fourshot.serving.app.service import Asker, Service
 from fourshot.serving.settings import Limits
 
@@ -39,6 +41,7 @@ def add_routes(app: FastAPI, limits: Limits) -> None:
     """Add them, with their description; they find the `Service` in the app's state."""
     app.get("/", include_in_schema=False)(_page)
     app.post("/v1/classify/{task:path}", **CLASSIFY)(_classify)  # any name: what is no task is told so
+    app.post("/v1/generate/{task:path}", **GENERATE)(_generate)
     app.get("/v1/tasks", **TASKS)(_tasks)
     app.exception_handler(RefusalError)(_refuse)
     app.add_middleware(Conventions)
@@ -48,13 +51,22 @@ def add_routes(app: FastAPI, limits: Limits) -> None:
 
 
 async def _classify(task: str, request: Request) -> Response:
-    service = _service(request)
+    return await _answer(task, request, _service(request).classify)
+
+
+async def _generate(task: str, request: Request) -> Response:
+    return await _answer(task, request, _service(request).generate)
+
+
+async def _answer(
+    task: str, request: Request, ask: Callable[[str, bytes, Asker], Coroutine[Any, Any, Any]]
+) -> Response:
     key: Key | None = request.scope.get(ACCESS)
     if key is not None:
         key.require(task)
     asker = Asker(name=request.scope.get(ASKER, ""), deadline_s=_deadline_s(request))
     body = await request.body()
-    answering = asyncio.create_task(service.classify(task, body, asker))
+    answering = asyncio.create_task(ask(task, body, asker))
     leaving = asyncio.create_task(_left(request))
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)

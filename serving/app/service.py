@@ -6,22 +6,28 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.selective import Abstained, Rule, rule_of
 from fourshot.pipeline.tasks.fields import as_texts
+from fourshot.pipeline.tasks.generation import GenerationTask
+from fourshot.pipeline.text_student import TextStudentCard
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import (
     DEADLINE,
     VISIBLE,
+    WRITES,
     Classified,
     ClassifyRequest,
     ClassifyResponse,
+    Generated,
+    GenerateRequest,
+    GenerateResponse,
     Method,
     TaskList,
     Usage,
@@ -29,12 +35,14 @@ from fourshot.serving.api import (
 from fourshot.serving.app.adapter_sync import AdapterSync
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.scorer import Scored
-from fourshot.serving.app.version import Version
+from fourshot.serving.app.version import ClassifierVersion, GeneratorVersion, Version
 from fourshot.serving.settings import Limits
 
 if TYPE_CHECKING:
     import numpy as np
 
+Asked = TypeVar("Asked", ClassifyRequest, GenerateRequest)
+Answer = TypeVar("Answer")
 BOM = b"\xef\xbb\xbf"
 NO_UTF8 = " Send it as UTF-8."
 HINTS = {  # by the beginning of a body that is no JSON
@@ -92,22 +100,37 @@ class Service:
 
     async def classify(self, task: str, body: bytes, asker: Asker = ANYBODY) -> ClassifyResponse:
         """Answer one request. Raises `RefusalError`."""
+        return await self._respond(task, body, asker, ClassifyRequest, self._classified)
+
+    async def generate(self, task: str, body: bytes, asker: Asker = ANYBODY) -> GenerateResponse:
+        """Answer one request to a text generation task. Raises `RefusalError`."""
+        return await self._respond(task, body, asker, GenerateRequest, self._generated)
+
+    async def _respond(
+        self,
+        task: str,
+        body: bytes,
+        asker: Asker,
+        kind: type[Asked],
+        answer: Callable[[Any, Asked, Method, float, Asker], Awaitable[Answer]],
+    ) -> Answer:
         arrived = time.monotonic()
         code, method = 500, "adapter"
         versions = self.adapters.current.get(task, ())
         try:
             if self._stopping:
                 raise RefusalError(503, "stopping", "The service is being stopped.", 5.0)
-            request = read_request(body, self._limits)
+            request = read_request(body, self._limits, kind)
             if not versions:
                 known = ", ".join(sorted(self.adapters.current)) or "none yet"
                 raise RefusalError(404, "unknown_task", f"There is no task {task!r} here. Tasks are: {known}.")
-            method = request.method or versions[0].methods[0]
-            version = _chosen(versions, method)
+            fitting = _of_kind(versions, task, writes=kind is GenerateRequest)
+            method = request.method or fitting[0].methods[0]
+            version = _chosen(fitting, method)
             within_s = min(self._limits.timeout_s, asker.deadline_s)
-            answer = await asyncio.wait_for(self._answer(version, request, method, arrived, asker), within_s)
+            answered = await asyncio.wait_for(answer(version, request, method, arrived, asker), within_s)
             code = 200
-            return answer
+            return answered
         except RefusalError as refusal:
             code = refusal.code
             raise
@@ -124,8 +147,8 @@ class Service:
                 self.metrics.requests.labels(task, method, code).inc()
                 self.metrics.latency.labels(task, method).observe(time.monotonic() - arrived)
 
-    async def _answer(
-        self, version: Version, request: ClassifyRequest, method: Method, arrived: float, asker: Asker
+    async def _classified(
+        self, version: ClassifierVersion, request: ClassifyRequest, method: Method, arrived: float, asker: Asker
     ) -> ClassifyResponse:
         try:
             texts = as_texts(version.task, request.inputs)
@@ -137,7 +160,69 @@ class Service:
             prepared = await version.prepare(texts, method)
             self._check(version, asker, version.work_tokens(prepared, method))
             scored, probabilities = await version.score(prepared, method, asker.name)
-        return self._response(version, method, scored, probabilities, prepared.cut_words, rule, arrived)
+        task, names = version.task.name, version.task.label_names
+        results = [
+            _classified(names, row, rule.abstains(float(row.max())), text, cut)
+            for row, text, cut in zip(probabilities, scored, prepared.cut_words, strict=True)
+        ]
+        for result in results:
+            self.metrics.labels.labels(task, method, result.label or result.abstained).inc()
+        return ClassifyResponse(
+            task=task,
+            method=method,
+            adapter="" if method == "icl" else version.name,
+            results=results,
+            usage=self._counted(task, method, results, sum(text.completion_tokens for text in scored)),
+            total_ms=round(1000 * (time.monotonic() - arrived), 3),
+        )
+
+    async def _generated(
+        self, version: GeneratorVersion, request: GenerateRequest, method: Method, arrived: float, asker: Asker
+    ) -> GenerateResponse:
+        self._check(version, asker)
+        async with self._promised(version, len(request.inputs)):
+            tokens = await version.count_tokens(request.inputs)
+            self._check(version, asker, sum(tokens))
+            answers = await version.generate(request.inputs, tokens, asker.name)
+        results = [
+            Generated(
+                text=written.text,
+                finish_reason="stop" if written.is_whole else "length",
+                prompt_tokens=written.prompt_tokens,
+                completion_tokens=written.completion_tokens,
+                queue_ms=round(1000 * queue_s, 3),
+                model_ms=round(1000 * model_s, 3),
+                cut_input=written.is_cut,
+            )
+            for written, queue_s, model_s in answers
+        ]
+        return GenerateResponse(
+            task=version.task.name,
+            method=method,
+            student=version.name,
+            results=results,
+            usage=self._counted(version.task.name, method, results, sum(one.completion_tokens for one in results)),
+            total_ms=round(1000 * (time.monotonic() - arrived), 3),
+        )
+
+    def _counted(
+        self, task: str, method: Method, results: Sequence[Classified | Generated], completion_tokens: int
+    ) -> Usage:
+        """The sums of a request, which the metrics get, too."""
+        prompt_tokens = sum(result.prompt_tokens for result in results)
+        cached_tokens = sum(result.cached_tokens for result in results if isinstance(result, Classified))
+        self.metrics.prompt_tokens.labels(task, method).inc(prompt_tokens)
+        self.metrics.cached_tokens.labels(task, method).inc(cached_tokens)
+        for result in results:
+            self.metrics.queue.labels(task, method).observe(result.queue_ms / 1000)
+            if isinstance(result, Generated):
+                self.metrics.written_tokens.labels(task, method, result.finish_reason).inc(result.completion_tokens)
+        return Usage(
+            prompt_tokens=prompt_tokens,
+            cached_tokens=cached_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+        )
 
     def _check(self, version: Version, asker: Asker, tokens: int = 0) -> None:
         try:
@@ -145,43 +230,6 @@ class Service:
         except RefusalError as refusal:
             self.metrics.rejected.labels("deadline" if refusal.kind == "deadline" else "queue").inc()
             raise
-
-    def _response(
-        self,
-        version: Version,
-        method: Method,
-        scored: list[Scored],
-        probabilities: "np.ndarray",
-        cut_words: list[int],
-        rule: Rule,
-        arrived: float,
-    ) -> ClassifyResponse:
-        task, names = version.task.name, version.task.label_names
-        results = [
-            _classified(names, row, rule.abstains(float(row.max())), text, cut)
-            for row, text, cut in zip(probabilities, scored, cut_words, strict=True)
-        ]
-        for result in results:
-            self.metrics.labels.labels(task, method, result.label or result.abstained).inc()
-            self.metrics.queue.labels(task, method).observe(result.queue_ms / 1000)
-        prompt_tokens = sum(text.prompt_tokens for text in scored)
-        cached_tokens = sum(text.cached_tokens for text in scored)
-        completion_tokens = sum(text.completion_tokens for text in scored)
-        self.metrics.prompt_tokens.labels(task, method).inc(prompt_tokens)
-        self.metrics.cached_tokens.labels(task, method).inc(cached_tokens)
-        return ClassifyResponse(
-            task=task,
-            method=method,
-            adapter="" if method == "icl" else version.name,
-            results=results,
-            usage=Usage(
-                prompt_tokens=prompt_tokens,
-                cached_tokens=cached_tokens,
-                completion_tokens=completion_tokens,
-                total_tokens=prompt_tokens + completion_tokens,
-            ),
-            total_ms=round(1000 * (time.monotonic() - arrived), 3),
-        )
 
     @asynccontextmanager
     async def _promised(self, version: Version, texts: int) -> AsyncIterator[None]:
@@ -198,23 +246,26 @@ class Service:
             self.metrics.in_flight.labels(task).dec(texts)
 
 
-def read_request(body: bytes, limits: Limits) -> ClassifyRequest:
+def read_request(body: bytes, limits: Limits, kind: type[Asked]) -> Asked:
     """The request in ``body``. Raises `RefusalError` for what is none, or asks for too much."""
     body = body.removeprefix(BOM)
+    what = "classify" if kind is ClassifyRequest else "write for"
     try:
-        request = msgspec.json.decode(body, type=ClassifyRequest)
-        if any(body.count(b'"%s"' % name.encode()) > 1 for name in ClassifyRequest.__struct_fields__):
+        request = msgspec.json.decode(body, type=kind)
+        if any(body.count(b'"%s"' % name.encode()) > 1 for name in kind.__struct_fields__):
             json.loads(body, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
         hint = HINTS.get(body[:2], "")
-        form = (
-            '{"input": text or [texts], "method": "adapter", "student" or "icl"}, where an object of fields may be a '
-            "text"
-        )
+        form = '{"input": text or [texts], "method": "student"}'
+        if kind is ClassifyRequest:
+            form = (
+                '{"input": text or [texts], "method": "adapter", "student" or "icl"}, where an object of fields may be '
+                "a text"
+            )
         raise RefusalError(400, "bad_request", f"The body is not {form}: {error}.{hint}") from None
     texts = [one if isinstance(one, str) else "\n".join(one.values()) for one in request.inputs]
     if not texts:
-        raise RefusalError(400, "no_text", "There is nothing to classify: input is an empty list.")
+        raise RefusalError(400, "no_text", f"There is nothing to {what}: input is an empty list.")
     if len(texts) > limits.max_texts:
         raise RefusalError(
             400, "too_many_texts", f"{len(texts)} texts in one request; at most {limits.max_texts}. Send several."
@@ -222,7 +273,7 @@ def read_request(body: bytes, limits: Limits) -> ClassifyRequest:
     blank = [index for index, text in enumerate(texts) if not re.search(VISIBLE, text)]
     if blank:
         raise RefusalError(
-            400, "blank_text", f"There is nothing to classify in the texts at {blank[:5]}. Leave them out."
+            400, "blank_text", f"There is nothing to {what} in the texts at {blank[:5]}. Leave them out."
         )
     long = [index for index, text in enumerate(texts) if len(text) > limits.max_text_chars]
     if long:
@@ -242,6 +293,16 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return fields
 
 
+def _of_kind(versions: Sequence[Version], task: str, *, writes: bool) -> list[Version]:
+    """Those of a task that write, or give labels. Raises `RefusalError` where none does."""
+    found = [version for version in versions if isinstance(version.task, GenerationTask) is writes]
+    if found:
+        return found
+    if writes:
+        raise RefusalError(400, "has_labels", f"{task} has labels, and writes nothing: ask POST /v1/classify/{task}.")
+    raise RefusalError(400, WRITES, f"{task} has no labels, and writes texts: ask POST /v1/generate/{task}.")
+
+
 def _chosen(versions: Sequence[Version], method: Method) -> Version:
     """What of a task answers with ``method``. Raises `RefusalError` where nothing does."""
     for version in versions:
@@ -257,9 +318,9 @@ def _chosen(versions: Sequence[Version], method: Method) -> Version:
     )
 
 
-def _rule(version: Version, request: ClassifyRequest, method: Method) -> Rule:
+def _rule(version: ClassifierVersion, request: ClassifyRequest, method: Method) -> Rule:
     """When a text gets no label. Raises `RefusalError` where the version cannot tell."""
-    card = None if method == "icl" else version.card
+    card = None if method == "icl" or isinstance(version.card, TextStudentCard) else version.card
     try:
         return rule_of(request.refusal, card.coverage if card else None, card.scope if card else None)
     except InputError as error:

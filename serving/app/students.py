@@ -1,4 +1,7 @@
-"""Students: loaded into this process, and asked in batches by a thread of their own. No engine and no vllm."""
+"""Students: loaded into this process, and asked in batches by a thread of their own. No vllm.
+
+Those that write have a queue and a thread beside those of classifiers: a text takes seconds, a label milliseconds.
+"""
 
 import asyncio
 import shutil
@@ -7,18 +10,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.calibration import NONE, apply
+from fourshot.engine.errors import AdapterError, InputError
 from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.student_card import StudentCard, student_left_out
 from fourshot.pipeline.tasks.fields import encoder_text
+from fourshot.pipeline.text_student import Generator, TextStudentCard, TextWritten
+from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import Method
 from fourshot.serving.app.admission import stage_student
-from fourshot.serving.app.dispatcher import BASE, Dispatcher
-from fourshot.serving.app.registry import InContext, StoredAdapter
+from fourshot.serving.app.dispatcher import BASE, LEAST_WINDOW_TOKENS, Dispatcher
+from fourshot.serving.app.registry import Card, InContext, StoredAdapter
 from fourshot.serving.app.scorer import Scored, combined_answers
-from fourshot.serving.app.version import Prepared, Version
+from fourshot.serving.app.version import Prepared, Timed, Version
 from fourshot.serving.settings import Limits
 from fourshot.training.students.serving_model import ServingModel
 
@@ -28,46 +34,67 @@ if TYPE_CHECKING:
 WARM_UP_TEXTS = ("N/A", "One text that is longer than the other.")
 WINDOW_TOKENS = 8192  # that are let in before it is known how fast students are here
 BATCH = 64  # texts that are computed before others come between
+WRITTEN_BATCH = 8  # the same of texts that are written, each as slowly as the longest of them
+WRITTEN_TOKENS = WRITTEN_BATCH * 256  # of so many, inputs and all: a batch is let in whole, however slow it is here
 
 
-def queue_of(limits: Limits, slots: int = 1, window_tokens: int = WINDOW_TOKENS) -> Dispatcher:
+def queue_of(
+    limits: Limits, slots: int = 1, window_tokens: int = WINDOW_TOKENS, least_tokens: int = LEAST_WINDOW_TOKENS
+) -> Dispatcher:
     """The queue before a model, as ``limits`` bound it."""
     return Dispatcher(
         slots=slots,
         window_tokens=window_tokens,
+        least_window_tokens=least_tokens,
         max_wait_s=limits.max_wait_ms / 1000,
         max_queue_s=limits.max_queue_s,
     )
 
 
+def open_students(staging: Path, limits: Limits) -> "tuple[Students, Students]":
+    """What loads classifiers, and what loads students that write."""
+    writing = queue_of(limits, window_tokens=WRITTEN_TOKENS, least_tokens=WRITTEN_TOKENS)
+    return Students(staging, queue_of(limits)), Students(staging, writing, WRITTEN_BATCH)
+
+
 class Students:
     """Loads students, and computes for all of them. A `serving.app.version.Loader`."""
 
-    def __init__(self, staging: Path, dispatcher: Dispatcher) -> None:
-        self._staging, self.dispatcher = staging, dispatcher
+    def __init__(self, staging: Path, dispatcher: Dispatcher, batch: int = BATCH) -> None:
+        self._staging, self.dispatcher, self._batch = staging, dispatcher, batch
         self._thread = ThreadPoolExecutor(1, "students")
-        self._waiting: dict[StudentVersion, list[_Asked]] = {}  # in the order in which they first came
+        self._waiting: dict[AnyVersion, list[_Asked]] = {}  # in the order in which they first came
         self._working: asyncio.Task[None] | None = None
 
     @property
     def num_inside(self) -> int:
         return 0  # there are no routes but ours
 
-    async def admit(self, stored: StoredAdapter | InContext) -> "StudentVersion":
+    async def admit(self, stored: StoredAdapter | InContext) -> "AnyVersion":
         assert isinstance(stored, StoredAdapter)
         return await asyncio.get_running_loop().run_in_executor(None, self._open, stored)
 
-    def _open(self, stored: StoredAdapter) -> "StudentVersion":
+    def _open(self, stored: StoredAdapter) -> "AnyVersion":
         card = stored.card
-        assert isinstance(card, StudentCard)
+        assert not isinstance(card, AdapterCard)
         folder, used = stage_student(stored.folder, card, self._staging)
         try:
+            if isinstance(card, TextStudentCard):
+                return self._open_writer(stored, card, folder)
             model = ServingModel(folder, used, card.training.max_tokens, len(card.labels))
             model.logits(model.encode(WARM_UP_TEXTS))  # it works, and its kernels are there
         except Exception:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return StudentVersion(self, stored, card, model, folder, used)
+
+    def _open_writer(self, stored: StoredAdapter, card: TextStudentCard, folder: Path) -> "TextStudentVersion":
+        try:
+            writer = Generator(folder)
+            writer.generate(WARM_UP_TEXTS[:1])
+        except Exception as error:  # of any type, as the libraries have it: whatever it is, the files are no student
+            raise AdapterError(f"it cannot be loaded: {error}") from error
+        return TextStudentVersion(self, stored, card, writer, folder)
 
     def announce(self, version: Version) -> None:
         """There is no list of models to be in."""
@@ -85,26 +112,25 @@ class Students:
     async def pin(self, versions: Sequence[Version]) -> None:
         """All are in memory."""
 
-    async def score(self, version: "StudentVersion", ids: Sequence[int], after_tokens: int, asker: str) -> Scored:
-        """One text of a request, ``after_tokens`` of which come first. Cancelling it takes it out of the queue."""
+    async def ask(
+        self, version: "AnyVersion", given: Any, tokens: int, after: int, asker: str
+    ) -> tuple[Any, float, float]:
+        """What ``version`` computes of one text, ``given`` as it wants it; seconds until it began, and that it took.
+
+        The text takes ``tokens`` tokens of work; ``after`` of the same request come first. Cancelling it takes it out
+        of the queue.
+        """
         arrived = time.monotonic()
-        await self.dispatcher.turn(BASE, len(ids), after_tokens, asker)
+        await self.dispatcher.turn(BASE, tokens, after, asker)
         try:
-            asked = _Asked(ids)
+            asked = _Asked(given)
             self._waiting.setdefault(version, []).append(asked)
             if self._working is None or self._working.done():
                 self._working = asyncio.create_task(self._work())
-            logprobs, began, ended = await asked.answer
+            answer, began, ended = await asked.answer
         finally:
-            self.dispatcher.done(len(ids))
-        return Scored(
-            logprobs=tuple(logprobs.tolist()),
-            prompt_tokens=len(ids),
-            cached_tokens=0,
-            completion_tokens=0,
-            queue_s=began - arrived,
-            model_s=ended - began,
-        )
+            self.dispatcher.done(tokens)
+        return answer, began - arrived, ended - began
 
     async def _work(self) -> None:
         """Compute what waits, a batch of one student at a time."""
@@ -112,36 +138,37 @@ class Students:
         while self._waiting:
             version = next(iter(self._waiting))
             waiting = self._waiting.pop(version)
-            batch, rest = waiting[:BATCH], waiting[BATCH:]
+            batch, rest = waiting[: self._batch], waiting[self._batch :]
             if rest:
                 self._waiting[version] = rest  # behind the other students
             batch = [asked for asked in batch if not asked.answer.done()]
             if not batch:
                 continue
             began = time.monotonic()
+            answers: Sequence[Any]
             try:
-                logits = await loop.run_in_executor(self._thread, version.model.logits, [asked.ids for asked in batch])
+                answers = await loop.run_in_executor(self._thread, version.compute, [asked.given for asked in batch])
             except Exception as error:  # theirs to be told; others are answered
                 for asked in batch:
                     if not asked.answer.done():
                         asked.answer.set_exception(error)
                 continue
             ended = time.monotonic()
-            for asked, row in zip(batch, apply(NONE, logits), strict=True):
+            for asked, answer in zip(batch, answers, strict=True):
                 if not asked.answer.done():
-                    asked.answer.set_result((row, began, ended))
+                    asked.answer.set_result((answer, began, ended))
 
 
 class _Asked:
-    __slots__ = ("answer", "ids")
+    __slots__ = ("answer", "given")
 
-    def __init__(self, ids: Sequence[int]) -> None:
-        self.ids = ids
-        self.answer: asyncio.Future[tuple[np.ndarray, float, float]] = asyncio.get_running_loop().create_future()
+    def __init__(self, given: Any) -> None:
+        self.given = given
+        self.answer: asyncio.Future[tuple[Any, float, float]] = asyncio.get_running_loop().create_future()
 
 
 class StudentVersion:
-    """A student that is loaded. A `serving.app.version.Version`."""
+    """A classifier that is loaded. A `serving.app.version.ClassifierVersion`."""
 
     def __init__(
         self,
@@ -156,7 +183,7 @@ class StudentVersion:
         self._students, self.model, self.used = students, model, used
         self._most = card.training.max_tokens
         self.stored: StoredAdapter | InContext = stored
-        self.card: AdapterCard | StudentCard | None = card
+        self.card: Card | None = card
         self.folder: Path | None = folder
         self.name, self.task = card.name, card.task
         self.methods: list[Method] = ["student"]
@@ -178,13 +205,67 @@ class StudentVersion:
     def work_tokens(self, prepared: Prepared, method: Method) -> int:
         return sum(map(len, prepared.prompts))
 
+    def compute(self, rows: Sequence[Sequence[int]]) -> "np.ndarray":
+        """Log-probabilities [num_rows, num_labels] of token ids."""
+        return apply(NONE, self.model.logits(rows))
+
     async def score(self, prepared: Prepared, method: Method, asker: str) -> "tuple[list[Scored], np.ndarray]":
         import numpy as np
 
-        prompts = prepared.prompts
-        before = accumulate(map(len, prompts), initial=0)
+        before = accumulate(map(len, prepared.prompts), initial=0)
         scored = await asyncio.gather(
-            *(self._students.score(self, ids, after, asker) for ids, after in zip(prompts, before, strict=False))
+            *(self._score(ids, after, asker) for ids, after in zip(prepared.prompts, before, strict=False))
         )
         scored = combined_answers(scored, prepared.parts)
         return scored, np.exp(np.array([text.logprobs for text in scored]))
+
+    async def _score(self, ids: Sequence[int], after: int, asker: str) -> Scored:
+        logprobs, queue_s, model_s = await self._students.ask(self, ids, len(ids), after, asker)
+        return Scored(
+            logprobs=tuple(logprobs.tolist()),
+            prompt_tokens=len(ids),
+            cached_tokens=0,
+            completion_tokens=0,
+            queue_s=queue_s,
+            model_s=model_s,
+        )
+
+
+class TextStudentVersion:
+    """A student that writes, loaded. A `serving.app.version.GeneratorVersion`."""
+
+    def __init__(
+        self, students: Students, stored: StoredAdapter, card: TextStudentCard, writer: Generator, folder: Path
+    ) -> None:
+        self._students, self._writer, self._most = students, writer, card.max_target_tokens
+        self.stored: StoredAdapter | InContext = stored
+        self.card: Card | None = card
+        self.folder: Path | None = folder
+        self.name, self.task = card.name, card.task
+        self.methods: list[Method] = ["student"]
+        self.left_at, self.in_use = 0.0, 0
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        return self._students.dispatcher
+
+    async def count_tokens(self, inputs: Sequence[str]) -> list[int]:
+        try:
+            return [self._most + own for own in await asyncio.to_thread(self._writer.count_tokens, inputs)]
+        except InputError as error:
+            raise RefusalError(400, "too_long", str(error)) from None
+
+    def compute(self, inputs: Sequence[str]) -> list[TextWritten]:
+        """What is written for each."""
+        return self._writer.generate(inputs)
+
+    async def generate(self, inputs: Sequence[str], tokens: Sequence[int], asker: str) -> list[Timed]:
+        before = accumulate(tokens, initial=0)
+        asked = (
+            self._students.ask(self, text, work, after, asker)
+            for text, work, after in zip(inputs, tokens, before, strict=False)
+        )
+        return [Timed(*answer) for answer in await asyncio.gather(*asked)]
+
+
+AnyVersion = StudentVersion | TextStudentVersion

@@ -19,7 +19,7 @@ from fourshot.serving.app.protocol import bounded_protocol
 from fourshot.serving.app.registry import Registry, no_base
 from fourshot.serving.app.routes import add_routes
 from fourshot.serving.app.service import Service
-from fourshot.serving.app.students import Students, queue_of
+from fourshot.serving.app.students import open_students
 from fourshot.serving.settings import ServeSettings
 
 
@@ -28,7 +28,8 @@ def application(settings: ServeSettings, staging: Path) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        adapters = AdapterSync(Registry(settings.adapters, no_base), Students(staging, queue_of(settings.limits)))
+        students, writers = open_students(staging, settings.limits)
+        adapters = AdapterSync(Registry(settings.adapters, no_base), students, writers=writers)
         app.state.fourshot = Service(base_name="", adapters=adapters, limits=settings.limits, metrics=Metrics())
         tasks = await live(app.state.fourshot, settings)
         yield

@@ -5,16 +5,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from fourshot.pipeline.card import AdapterCard
-from fourshot.pipeline.student_card import StudentCard
+from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.text_student import TextWritten
 from fourshot.serving.api import Method
 from fourshot.serving.app.dispatcher import Dispatcher
-from fourshot.serving.app.registry import InContext, StoredAdapter
+from fourshot.serving.app.registry import Card, InContext, StoredAdapter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,11 +35,13 @@ class Version(Protocol):
 
     stored: StoredAdapter | InContext
     name: str  # content-hashed; "" where there are examples alone
-    task: Task
-    card: AdapterCard | StudentCard | None  # as it is now: its temperature may be new
+    card: Card | None  # as it is now: its temperature may be new
     folder: Path | None  # the copy that is served
     left_at: float  # when it ceased to be what answers; monotonic seconds
     in_use: int  # requests that were promised an answer of this version
+
+    @property
+    def task(self) -> Task | GenerationTask: ...
 
     @property
     def methods(self) -> list[Method]:
@@ -49,6 +51,13 @@ class Version(Protocol):
     def dispatcher(self) -> Dispatcher:
         """The queue that its texts wait in."""
 
+
+class ClassifierVersion(Version, Protocol):
+    """What says of texts which label they have."""
+
+    @property
+    def task(self) -> Task: ...
+
     async def prepare(self, texts: Sequence[str], method: Method) -> Prepared:
         """Raises RefusalError for texts that cannot be answered."""
 
@@ -57,6 +66,27 @@ class Version(Protocol):
 
     async def score(self, prepared: Prepared, method: Method, asker: str) -> "tuple[list[Scored], np.ndarray]":
         """One per text, and the label probabilities [num_texts, num_labels]. Raises RefusalError."""
+
+
+class Timed(NamedTuple):
+    """What was written for one input, and when."""
+
+    written: TextWritten
+    queue_s: float  # until the model began
+    model_s: float
+
+
+class GeneratorVersion(Version, Protocol):
+    """What writes a text for an input."""
+
+    @property
+    def task(self) -> GenerationTask: ...
+
+    async def count_tokens(self, inputs: Sequence[str]) -> list[int]:
+        """Of each input, with the most that may be written for it. Raises RefusalError for what cannot be read."""
+
+    async def generate(self, inputs: Sequence[str], tokens: Sequence[int], asker: str) -> list[Timed]:
+        """One per input; ``tokens`` as `count_tokens` gives them. Raises RefusalError."""
 
 
 class Loader(Protocol):

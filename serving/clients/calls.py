@@ -19,12 +19,23 @@ import tenacity
 from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.pipeline.selective import Refusal
 from fourshot.pipeline.tasks.fields import Given
-from fourshot.serving.api import DEADLINE, ClassifyRequest, ClassifyResponse, ErrorAnswer, Method, TaskList
+from fourshot.pipeline.text_student import TextWritten
+from fourshot.serving.api import (
+    DEADLINE,
+    ClassifyRequest,
+    ClassifyResponse,
+    ErrorAnswer,
+    GenerateRequest,
+    GenerateResponse,
+    Method,
+    TaskList,
+)
 from fourshot.serving.clients.local import Prediction, check_texts
 from fourshot.serving.clients.proxies import proxy_for
 
 KEY_VARIABLE = "FOURSHOT_API_KEY"
 BATCH = 64  # texts in one request
+WRITTEN_BATCH = 8  # inputs in one request: each takes seconds
 MAX_PART_BYTES = 512 << 10  # of texts in one request: half of what the service takes unless told otherwise
 NO_KEY = re.compile(r"[^\x21-\x7e]|[\"']|^bearer\b", re.IGNORECASE)  # found in what is pasted, and in no key
 MAX_CONNECT_S = 10.0
@@ -145,6 +156,38 @@ def classify_call(
     request = ClassifyRequest(input=given, method=method, **msgspec.structs.asdict(refusal))
     path = f"/v1/classify/{quote(task, safe='')}"
     return Call(answer=ClassifyResponse, method="POST", path=path, body=_encoded(request), first=first)
+
+
+def generate_call(task: str, inputs: str | Sequence[str], first: int = 0) -> Call[GenerateResponse]:
+    """As `classify_call`, of a text generation task."""
+    if not task:
+        raise InputError("there is no task to ask. Give its name.")
+    request = GenerateRequest(input=inputs if isinstance(inputs, str) else list(inputs))
+    path = f"/v1/generate/{quote(task, safe='')}"
+    return Call(answer=GenerateResponse, method="POST", path=path, body=_encoded(request), first=first)
+
+
+def generate_calls(task: str, inputs: Sequence[str], batch: int) -> list[Call[GenerateResponse]]:
+    """The calls that have texts written for ``inputs``. Raises InputError, before any is sent, for a blank one."""
+    check_texts(inputs)
+    if batch < 1:
+        raise InputError(f"batch is {batch}; a request needs at least 1 text.")
+    return [generate_call(task, inputs[first:end], first) for first, end in _parts(inputs, batch)]
+
+
+def written(answers: Sequence[GenerateResponse]) -> list[TextWritten]:
+    """One per input, as `pipeline.text_student.Generator` gives them."""
+    return [
+        TextWritten(
+            text=result.text,
+            is_whole=result.finish_reason == "stop",
+            is_cut=result.cut_input,
+            prompt_tokens=result.prompt_tokens,
+            completion_tokens=result.completion_tokens,
+        )
+        for answer in answers
+        for result in answer.results
+    ]
 
 
 def predict_calls(

@@ -20,20 +20,24 @@ import tenacity
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.selective import Refusal, Refusing
 from fourshot.pipeline.tasks.fields import Given
+from fourshot.pipeline.text_student import TextWritten
 from fourshot.serving.api import ClassifyResponse, Method, TaskList
 from fourshot.serving.clients.calls import (
     BATCH,
     BUSY,
+    WRITTEN_BATCH,
     Answer,
     Call,
     classify_call,
     explained,
+    generate_calls,
     http_options,
     predict_calls,
     predictions,
     read,
     retry_policy,
     tasks_call,
+    written,
 )
 from fourshot.serving.clients.local import Prediction
 
@@ -97,6 +101,13 @@ class Client:
         """
         calls = predict_calls(task, texts, method, Refusal(**refusing), batch)
         return predictions([self._ask(call) for call in calls])
+
+    def generate(self, task: str, inputs: Sequence[str], *, batch: int = WRITTEN_BATCH) -> list[TextWritten]:
+        """A text for each input of a text generation task, in their order, ``batch`` to a request.
+
+        Raises InputError for a blank input, before anything is sent.
+        """
+        return written([self._ask(call) for call in generate_calls(task, inputs, batch)])
 
     def tasks(self, everything: bool = False) -> TaskList:
         """What is served; with ``everything`` what is refused, too, and why."""
@@ -164,13 +175,22 @@ class AsyncClient:
 
         Where one fails for good, those that are left are given up and its error is raised.
         """
+        calls = predict_calls(task, texts, method, Refusal(**refusing), batch)
+        return predictions(await self._ask_all(calls, concurrency))
+
+    async def generate(
+        self, task: str, inputs: Sequence[str], *, batch: int = WRITTEN_BATCH, concurrency: int = CONCURRENCY
+    ) -> list[TextWritten]:
+        """As `Client.generate`, with several requests on their way as in `predict`."""
+        return written(await self._ask_all(generate_calls(task, inputs, batch), concurrency))
+
+    async def _ask_all(self, calls: Sequence[Call[Answer]], concurrency: int) -> list[Answer]:
         if concurrency < 1:
             raise InputError(f"concurrency is {concurrency}; at least 1 request must be on its way.")
         pace = Pace(concurrency)
-        calls = predict_calls(task, texts, method, Refusal(**refusing), batch)
         asked = [asyncio.ensure_future(self._ask(call, pace)) for call in calls]
         try:
-            return predictions(await asyncio.gather(*asked))
+            return await asyncio.gather(*asked)
         finally:
             for request in asked:
                 request.cancel()

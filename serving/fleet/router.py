@@ -22,13 +22,12 @@ from prometheus_client import Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fourshot.serving.answers import RefusalError, send_answer, send_refusal
-from fourshot.serving.api import TaskList
+from fourshot.serving.api import ASKED_PATHS, TaskList
 from fourshot.serving.app.guard import ACCESS, ASKER, ON_BEHALF
 from fourshot.serving.app.keys import Key
 from fourshot.serving.settings import Limits
 
 logger = logging.getLogger("fourshot.serving")
-CLASSIFY = "/v1/classify/"
 LOOK_EVERY_S = 0.5
 BOUND = 1.25  # of the mean load, above which a task's own replica is passed over
 SPARE = 2  # requests more than that, so that few requests do not move at all (docs/serving.md says why no more)
@@ -97,9 +96,9 @@ class Router:
     def order(self, path: str) -> list[Replica]:
         """Where to try a request, the best first."""
         well = [replica for replica in self.replicas if replica.well]
-        if not path.startswith(CLASSIFY):
+        if not path.startswith(ASKED_PATHS):
             return sorted(well, key=lambda replica: replica.in_flight)
-        ranks = preference(path.removeprefix(CLASSIFY), tuple(replica.number for replica in well))
+        ranks = preference(_task_in(path), tuple(replica.number for replica in well))
         ranked = [well[index] for index in ranks]
         most = BOUND * sum(replica.in_flight for replica in well) / max(1, len(well)) + self._spare
         return sorted(ranked, key=lambda replica: replica.in_flight > most)  # a stable sort: the busy ones go last
@@ -117,9 +116,9 @@ class Router:
             await send_answer(send, 200 if state == "well" else 503, msgspec.json.encode({"status": state}))
             return
         key: Key | None = scope.get(ACCESS)
-        if key is not None and path.startswith(CLASSIFY):
+        if key is not None and path.startswith(ASKED_PATHS):
             try:
-                key.require(path.removeprefix(CLASSIFY))
+                key.require(_task_in(path))
             except RefusalError as refusal:
                 await send_refusal(send, refusal)
                 return
@@ -228,6 +227,11 @@ def merged(pages: Mapping[int, str]) -> bytes:
             return families.values()
 
     return generate_latest(Pages())
+
+
+def _task_in(path: str) -> str:
+    """The name behind one of `ASKED_PATHS`."""
+    return path.split("/", 3)[3]
 
 
 @lru_cache(maxsize=1 << 14)  # tasks: of 64 replicas it takes 60 us, and a router is one process

@@ -206,21 +206,40 @@ class Seq2SeqWriter:
             from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
         self._model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.most_tokens: int = self._tokenizer.model_max_length  # of a text, that it reads
 
-    def write(self, texts: Sequence[str], batch: int = 16) -> list[tuple[str, bool]]:
-        """What it writes for each text, the likeliest token at each step, and whether that ended by itself."""
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, all of it."""
+        return [list(ids) for ids in self._tokenizer(list(texts), truncation=False)["input_ids"]]
+
+    def write(
+        self, texts: Sequence[str], max_tokens: int | None = None, batch: int = 16
+    ) -> list[tuple[str, bool, int]]:
+        """What it writes for each text, the likeliest token at each step, whether that ended by itself, and its tokens.
+
+        Of a text longer than `most_tokens` the end is not read.
+        """
         import torch
 
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        written: list[tuple[str, bool]] = [("", True)] * len(texts)
+        written = [("", True, 0)] * len(texts)
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
             encoded = self._tokenizer([texts[i] for i in chosen], padding=True, truncation=True, return_tensors="pt")
             with torch.inference_mode():
                 rows = self._model.generate(
-                    input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"], do_sample=False
+                    input_ids=encoded["input_ids"],
+                    attention_mask=encoded["attention_mask"],
+                    do_sample=False,
+                    **({"max_new_tokens": max_tokens} if max_tokens else {}),
                 )
             for index, row in zip(chosen, rows, strict=True):
-                ended = self._model.generation_config.eos_token_id in row[1:].tolist()
-                written[index] = self._tokenizer.decode(row, skip_special_tokens=True).strip(), ended
+                tokens, end = row[1:].tolist(), self._model.generation_config.eos_token_id
+                length = tokens.index(end) + 1 if end in tokens else len(tokens)
+                text = self._tokenizer.decode(row, skip_special_tokens=True).strip()
+                written[index] = text, end in tokens, length
         return written
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._model = None

@@ -66,7 +66,7 @@ class Seq2SeqStage(Stage, frozen=True, kw_only=True, tag="seq2seq"):
             began_s = time.perf_counter()
             said = writer.write(item.texts[done : done + PART])
             seconds = round((time.perf_counter() - began_s) / len(said), 5)
-            append_lines(item.file, [Written(text=text, is_whole=ended, seconds=seconds) for text, ended in said])
+            append_lines(item.file, [Written(text=text, is_whole=ended, seconds=seconds) for text, ended, _ in said])
             done += len(said)
             on_event(Event(stage="write", message=item.job.title, done=done, total=total, unit="texts"))
 

@@ -19,6 +19,7 @@ class Written(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     text: str
     is_whole: bool = True  # it ended by itself
+    is_cut: bool = False  # the end of the input was not read
     fault: str = ""  # why there is none
     seconds: float = 0.0  # its share of the time that its part took
 

@@ -1,15 +1,17 @@
 """How a model behind an address is asked what a text is: ways that endpoints differ in, and the requests of each."""
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
 
+from fourshot.engine.core import SamplingSettings
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_messages, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task
-from fourshot.serving.clients.remote.endpoint import Request
-from fourshot.serving.clients.remote.said import bare
+from fourshot.serving.clients.remote.endpoint import Endpoint, Refused, Request
+from fourshot.serving.clients.remote.said import Said, bare
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
 SPARE_TOKENS = 4  # beside those of the longest label
@@ -85,3 +87,39 @@ def requests_for(
     if way.one_by_one:
         return [Request(route=way.route, body=body, sample=number) for number in range(settings.votes)]
     return [Request(route=way.route, body=body | {"n": settings.votes})]
+
+
+def writing_request(
+    way: Way, content: str, settings: RemoteSettings, room: int, sampling: SamplingSettings, **more: Any
+) -> Request:
+    """What is sent to have a text written: ``content`` is the whole prompt, or of chat the user's message."""
+    body: dict[str, Any] = {"max_completion_tokens" if way.is_bare else "max_tokens": settings.answer_tokens or room}
+    if way.route == "chat":
+        body["messages"] = [{"role": "user", "content": content}]
+    else:
+        body["prompt"] = content
+        body |= {"stop": more["stop"]} if more.get("stop") else {}
+    if not way.is_bare:
+        body["temperature"] = sampling.temperature
+        body |= {"top_p": sampling.top_p} if sampling.top_p < 1 else {}
+    return Request(route=way.route, body=body, sample=more.get("sample", 0))
+
+
+def agreed(endpoint: Endpoint, ways: Sequence[Way], request: Callable[[Way], Request]) -> Way:
+    """The first of ``ways`` in which the endpoint writes. Raises InputError where it does in none."""
+    refused: list[Refused] = []
+    for way in ways:
+        answer = endpoint.ask([request(way)])[0]
+        if isinstance(answer, Said):
+            return way
+        refused.append(answer)
+    raise InputError(
+        f"{endpoint.model} at {endpoint.url} refuses to write in every way that is known. It says: "
+        f"{refused[0].message}."
+    )
+
+
+def writing_ways(settings: RemoteSettings) -> list[Way]:
+    """How a text may be asked for, the likeliest to work first."""
+    ways = (Way(route="chat"), Way(route="chat", is_bare=True), Way(route="completions"))
+    return [way for way in ways if settings.teacher_api in ("auto", way.route)]

@@ -55,6 +55,11 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
+def key_of(url: str, model: str, request: Request) -> str:
+    """Of an answer that is kept."""
+    return hashlib.sha256(msgspec.json.encode((url, model, request), order="sorted")).hexdigest()
+
+
 class Endpoint:
     """One model at one address, for one piece of work. A context manager."""
 
@@ -102,7 +107,7 @@ class Endpoint:
         return asked.result()
 
     async def _all(self, requests: Sequence[Request]) -> list[Said | Refused]:
-        keys = [self._key_of(request) for request in requests]
+        keys = [key_of(self.url, self.model, request) for request in requests]
         found: dict[str, Said | Refused] = {key: said for key in set(keys) if (said := self.kept.find(key))}
         missing = {key: one for key, one in zip(keys, requests, strict=True) if key not in found}
         queue, self._missing = iter(missing.items()), len(missing)
@@ -127,10 +132,6 @@ class Endpoint:
             raise faults[0]
         self.kept.use([key for key, said in found.items() if isinstance(said, Said)])
         return [found[key] for key in keys if key in found]
-
-    def _key_of(self, request: Request) -> str:
-        asked = msgspec.json.encode((self.url, self.model, request), order="sorted")
-        return hashlib.sha256(asked).hexdigest()
 
     async def _answer(self, key: str, request: Request) -> Said | Refused:
         async def pause(seconds: float) -> None:

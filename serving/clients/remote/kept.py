@@ -9,6 +9,7 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -26,6 +27,12 @@ CREATE TABLE IF NOT EXISTS answers (
 CREATE INDEX IF NOT EXISTS paid ON answers (paid_by);
 CREATE TABLE IF NOT EXISTS uses (work TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (work, key)) WITHOUT ROWID;
 """
+
+
+def answers_file(endpoint: str, model: str) -> Path:
+    """Where the answers of a model are kept."""
+    name = hashlib.sha256(f"{endpoint} {model}".encode()).hexdigest()[:16]
+    return home() / "answers" / f"{name}.sqlite"
 
 
 class Spent(NamedTuple):
@@ -46,8 +53,7 @@ class KeptAnswers:
 
     def __init__(self, endpoint: str, model: str, work: str) -> None:
         """``work`` names who pays. Raises InputError where the file is none of ours, OSError where none can be."""
-        name = hashlib.sha256(f"{endpoint} {model}".encode()).hexdigest()[:16]
-        self.path, self._work = home() / "answers" / f"{name}.sqlite", work
+        self.path, self._work = answers_file(endpoint, model), work
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._explained():
             self._rows = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)

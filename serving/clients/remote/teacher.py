@@ -1,9 +1,9 @@
 """A teacher that nobody trained here: a model behind an OpenAI-compatible address reads texts, shown the shots."""
 
 import hashlib
+import math
 import re
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -14,29 +14,32 @@ import msgspec
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import SMALLEST, Calibration
 from fourshot.engine.errors import InputError, ServiceError
-from fourshot.engine.files import replace_file
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.forecast import Forecast, StageForecast
+from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.loop.rounds import RoundSink
 from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.committee import PROMPT_FOLDS
 from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, bounded_log, shot_folds, weigh
 from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import parts_of
 from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.serving.clients.remote.account import accounted, work_of
 from fourshot.serving.clients.remote.asking import FORM, WAYS, Way, asked_task, requests_for
-from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request
+from fourshot.serving.clients.remote.drawing import draw_texts, drawing_settings
+from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request, key_of
+from fourshot.serving.clients.remote.forecasting import AskedTask, forecast_reading
+from fourshot.serving.clients.remote.kept import KeptAnswers, answers_file
 from fourshot.serving.clients.remote.said import LEAST, Reading, Said, read_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings, checked_endpoint, teacher_key
 
 if TYPE_CHECKING:
     import numpy as np
 
-WORK_FILE = "remote_work.txt"  # names who pays for requests; goes with the folder that they are for
 NO_ROOM = re.compile("context|too long|too many tokens|exceed", re.IGNORECASE)  # what endpoints say of long prompts
 FEW = 8  # texts that may all be refused by chance
-CHARS_A_TOKEN = 4  # about, for a forecast
 
 
 def remote_teacher(
@@ -57,6 +60,7 @@ def remote_teacher(
         shots=tuple(shots),
         forecast=reader.forecast,
         account=lambda: reader.account,
+        draw=reader.draw,
     )
 
 
@@ -89,6 +93,7 @@ class _RemoteReader:
         self._evidence: KindEvidence | None = None
         self._outside: list[float] = []
         self.account: RemoteTeacher | None = None
+        self._foretold: tuple[tuple[str, ...], dict[str, int]] | None = None
 
     @property
     def name(self) -> str:
@@ -99,11 +104,8 @@ class _RemoteReader:
 
     def read(self, log: Path, on_event: OnEvent) -> Read:
         def read(parts: Parts) -> Iterator[list[Annotation]]:
-            work = _work(log.with_name(WORK_FILE))
-            with Endpoint(self._url, self._model, self._settings, work, on_event) as endpoint:
-                if self._way is None:
-                    self._way = self._agree(endpoint, on_event)
-                    self._weigh(endpoint, on_event)
+            with Endpoint(self._url, self._model, self._settings, work_of(log), on_event) as endpoint:
+                self._prepare(endpoint, on_event)
                 for texts in parts:
                     answers = self._readings(endpoint, [(text, self._shots) for text in texts])
                     read = [one for one in answers if isinstance(one, Reading)]
@@ -116,6 +118,16 @@ class _RemoteReader:
 
         return read
 
+    def _prepare(self, endpoint: Endpoint, on_event: OnEvent) -> None:
+        """Find out how it is asked, and how far to believe it, unless that is known."""
+        if self._way:
+            return
+        known = self._known_way()
+        self._way = self._agree(endpoint, on_event)
+        if self._foretold and self._way != known and self._way != WAYS[0]:
+            on_event(Event(stage="forecast", message=str(self.forecast(*self._foretold))))
+        self._weigh(endpoint, on_event)
+
     def _agree(self, endpoint: Endpoint, on_event: OnEvent) -> Way:
         """The first way to ask that the endpoint takes; shows fewer shots where it has no room for all."""
         longest = max((shot.text for shot in self._shots), key=len)
@@ -127,8 +139,7 @@ class _RemoteReader:
                 if isinstance(answer, Refused):
                     refused.append(answer)
                 elif answer.steps or not way.likely:
-                    few = not way.likely and len(answer.texts) < self._settings.votes
-                    return msgspec.structs.replace(way, one_by_one=True) if few else way
+                    return self._as_answered(way, answer)
             fewer = _fewer(self._shots)
             if not (fewer and any(NO_ROOM.search(one.message) for one in refused)):
                 raise InputError(
@@ -220,45 +231,52 @@ class _RemoteReader:
 
     def _accounted(self, endpoint: Endpoint) -> RemoteTeacher:
         assert self._way
-        used, spent, cost = endpoint.kept.used, endpoint.kept.spent, self._settings.cost
-        return RemoteTeacher(
-            endpoint=self._url,
-            model=self._model,
-            asked=self._way.describe(self._settings.votes),
-            shots=len(self._shots),
-            requests=used.requests,
-            paid_requests=spent.requests,
-            prompt_tokens=used.prompt_tokens,
-            output_tokens=used.output_tokens,
-            cost=cost(used.prompt_tokens, used.output_tokens),
-            paid_cost=cost(spent.prompt_tokens, spent.output_tokens),
-            outside=round(fmean(self._outside), 6) if self._outside else None,
-            held_out=self._evidence,
-        )
+        asked = self._way.describe(self._settings.votes)
+        outside = round(fmean(self._outside), 6) if self._outside else None
+        return accounted(endpoint, self._settings, asked, len(self._shots), outside, self._evidence)
+
+    def draw(
+        self, log: Path, on_event: OnEvent, settings: RunSettings, sink_of: Callable[[RunSettings], RoundSink]
+    ) -> None:
+        """Have it write texts into the sink of some settings, and read them, until every class has enough."""
+        sink = sink_of(drawing_settings(settings, len(self._labels)))
+        with Endpoint(self._url, self._model, self._settings, work_of(log), on_event) as endpoint:
+            self._prepare(endpoint, on_event)
+            draw_texts(sink, endpoint, self._settings, lambda texts: self._log_probabilities(endpoint, texts))
+            self.account = self._accounted(endpoint)
+
+    def _log_probabilities(self, endpoint: Endpoint, texts: Sequence[str]) -> list[tuple[float, ...]]:
+        """What it says of each text; nothing of one that it does not read: all labels are alike."""
+        alike = (math.log(1 / len(self._labels)),) * len(self._labels)
+        readings = self._readings(endpoint, [(text, self._shots) for text in texts])
+        said = [self._annotation(text, one).probabilities for text, one in zip(texts, readings, strict=True)]
+        return [tuple(math.log(max(value, SMALLEST)) for value in row) if row else alike for row in said]
 
     def forecast(self, sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
-        """As if it told probabilities: of votes, each text may be as many requests as there are votes."""
-        folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
-        counts = {"weigh": 1 + len(self._shots) - folds.count(None), **counts}
-        prompts = [self._requests(text, self._shots, WAYS[0])[0].chars for text in sample]
-        read = fmean(prompts or [0]) / CHARS_A_TOKEN
-        said = fmean(len(word) for word in self._asked.label_words) / CHARS_A_TOKEN + 1
-        stages = tuple(
-            StageForecast(stage=name, calls=count, tokens=round(count * (read + said)), steps=0, seconds=0.0)
-            for name, count in counts.items()
-            if count
-        )
-        calls, most = sum(counts.values()), self._settings.max_requests
-        return Forecast(
-            seconds=0.0,
-            calls=calls,
-            tokens=sum(stage.tokens for stage in stages),
-            memory_bytes=0,
-            stages=stages,
-            doubt=f"--max-requests {most} will end it before" if most is not None and most < calls else "",
-            asks=f"{self._model} at {self._url}",
-            cost=self._settings.cost(calls * read, calls * said),
-        )
+        """Which way the endpoint takes is known from answers that were kept, else once it has answered: then it is
+        told again.
+        """
+        self._foretold = (tuple(sample), dict(counts))
+        asked = AskedTask(self._asked, self._shots, self._form, self._settings)
+        return forecast_reading(f"{self._model} at {self._url}", asked, self._way or self._known_way(), sample, counts)
+
+    def _known_way(self) -> Way | None:
+        """How this endpoint answered before."""
+        if not self._shots or not answers_file(self._url, self._model).exists():
+            return None
+        kept, longest = KeptAnswers(self._url, self._model, ""), max((shot.text for shot in self._shots), key=len)
+        try:
+            for way in WAYS:
+                said = kept.find(key_of(self._url, self._model, self._requests(longest, self._shots, way)[0]))
+                if said and (said.steps or not way.likely):
+                    return self._as_answered(way, said)
+        finally:
+            kept.close()
+        return None
+
+    def _as_answered(self, way: Way, said: Said) -> Way:
+        few = not way.likely and len(said.texts) < self._settings.votes
+        return msgspec.structs.replace(way, one_by_one=True) if few else way
 
 
 def _mean(readings: Sequence[Reading | _Unread]) -> Reading | _Unread:
@@ -281,10 +299,3 @@ def _fewer(shots: Sequence[Example]) -> tuple[Example, ...]:
     """Without the last shot of every class."""
     last = {shot.label: place for place, shot in enumerate(shots)}
     return tuple(shot for place, shot in enumerate(shots) if last[shot.label] != place)
-
-
-def _work(file: Path) -> str:
-    """Who pays: the same for as long as the folder is there."""
-    if not file.exists():
-        replace_file(file, uuid.uuid4().hex.encode())
-    return file.read_text()

@@ -34,7 +34,7 @@ def test_a_student_learns_to_write_and_is_loaded_by_transformers(write: Any, tmp
     result = train_seq2seq(one, tmp_path / "store")
     assert finished_seq2seq(tmp_path / "store", one) == result
     assert result.losses[-1] < result.losses[0] / 3
-    assert Seq2SeqWriter(result.path).write(["nice in x", "rome in"]) == [("x has x", True)] * 2
+    assert Seq2SeqWriter(result.path).write(["nice in x", "rome in"]) == [("x has x", True, 4)] * 2
     loaded = AutoModelForSeq2SeqLM.from_pretrained(result.path)
     assert loaded.generation_config.max_new_tokens == 8
     assert sum(parameter.numel() for parameter in loaded.parameters()) == result.parameters

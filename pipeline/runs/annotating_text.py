@@ -1,0 +1,140 @@
+"""A table of inputs of a text generation task, with what somebody writes for each of them.
+
+What was written is on the disk part by part, beside the table that will be there, so a kill costs the part in work.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fourshot.engine.files import append_lines, keep_lines, read_lines
+from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.runs.annotating import ANSWERS_FILE, unfinished_folder
+from fourshot.pipeline.runs.readers import parts_of
+from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.runs.text_pairs import BY, TARGET, write_annotated
+from fourshot.pipeline.student_card import RemoteTeacher
+from fourshot.pipeline.tasks.generation import GenerationTask, Pair
+from fourshot.pipeline.tasks.pairs import Inputs
+from fourshot.pipeline.tasks.text_table import check_written
+from fourshot.pipeline.work_folder import WorkFolder
+
+PART = 32  # inputs: what is lost by a kill
+Parts = Iterator[Sequence[str]]
+Write = Callable[[Parts], Iterator[list[Written]]]  # one list for each part, in their order
+
+
+class NamedWriter(NamedTuple):
+    """Somebody who writes targets for inputs."""
+
+    name: str  # changes with what would be written
+    task: GenerationTask
+    write: Callable[[Path, OnEvent], Write]  # given the log and who is told of progress
+    # Of a remote one: what so many inputs like some will take, by stage; and what was asked so far, once it was.
+    forecast: Callable[[Sequence[str], dict[str, int]], Forecast] | None = None
+    account: Callable[[], RemoteTeacher | None] = lambda: None
+    shown: Sequence[Pair] = ()  # real pairs that it is shown, where it was not trained
+
+
+class TextAnnotationManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What the answers beside an unfinished table are."""
+
+    inputs: str  # content hash
+    by: str
+
+    def identity(self) -> dict[str, Any]:
+        known: dict[str, Any] = msgspec.to_builtins(self)
+        return known
+
+
+class TextAnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What such an annotation came to."""
+
+    out: str
+    by: str
+    rows: int
+    written: int  # rows that have a target now
+    blank: int = 0  # rows without an input
+    unfinished: int = 0  # rows of which the target did not come to an end, and is left empty
+    unreadable: int = 0  # rows whose input was refused, or for which nothing was written
+    cut: int = 0  # rows of whose input the end was not read
+    warnings: tuple[str, ...] = ()  # of how the table was read
+    forecast: Forecast | None = None
+    remote_teacher: RemoteTeacher | None = None
+
+
+def annotate_inputs(
+    given: Inputs,
+    out: Path,
+    writer: NamedWriter,
+    *,
+    on_event: OnEvent = ignore,
+    forecast: bool = False,
+) -> TextAnnotationSummary:
+    """Write the rows of ``given`` with what ``writer`` writes for each to ``out``; resumes what was stopped.
+
+    Raises InputError where ``out`` is there, or a column that would be added.
+    """
+    check_written(out, given.columns, [TARGET, BY])
+    inputs = [text for text in given.inputs if text]
+    beside = WorkFolder(unfinished_folder(out))
+    with beside.lock():
+        beside.claim(TextAnnotationManifest(inputs=value_hash(given.inputs), by=writer.name))
+        file = beside.path / ANSWERS_FILE
+        left = inputs[count_lines(file) :]
+        told = foretell_writing(writer, left, on_event) if forecast and left else None
+        write_lines(writer, inputs, file, on_event, "writing")
+        said = read_lines(file, Written)
+        write_annotated(given, out, said, writer.name)
+    shutil.rmtree(beside.path)
+    faulty = sum(bool(one.fault or not one.text) for one in said)
+    unfinished = sum(not one.is_whole for one in said if not one.fault and one.text)
+    return TextAnnotationSummary(
+        out=str(out),
+        by=writer.name,
+        rows=len(given.inputs),
+        written=len(said) - faulty - unfinished,
+        blank=len(given.inputs) - len(inputs),
+        unfinished=unfinished,
+        unreadable=faulty,
+        cut=sum(one.is_cut for one in said),
+        warnings=given.notes,
+        forecast=told,
+        remote_teacher=writer.account(),
+    )
+
+
+def count_lines(file: Path) -> int:
+    """How many inputs have been written for; what a kill left torn behind them is cut away."""
+    done = len(read_lines(file, Written)) if file.exists() else 0
+    if done:
+        keep_lines(file, done)
+    return done
+
+
+def write_lines(writer: NamedWriter, inputs: Sequence[str], file: Path, on_event: OnEvent, message: str) -> None:
+    """Have ``writer`` write for those of ``inputs`` that ``file`` lacks, a line for each."""
+    done = count_lines(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if done == len(inputs):
+        return
+    for answers in writer.write(file.with_name("log.txt"), on_event)(parts_of(inputs[done:], PART)):
+        append_lines(file, answers)
+        done += len(answers)
+        on_event(Event(stage="annotate", message=message, done=done, total=len(inputs), unit="texts"))
+
+
+def foretell_writing(
+    writer: NamedWriter, inputs: Sequence[str], on_event: OnEvent, *, tested: int = 0
+) -> Forecast | None:
+    """Forecast and tell what that many inputs, and ``tested`` others, take of a remote teacher; None of others."""
+    if writer.forecast is None or not (inputs or tested):
+        return None
+    told = writer.forecast(inputs, {"annotate": len(inputs), "evaluate": tested})
+    on_event(Event(stage="forecast", message=str(told)))
+    return told

@@ -1,0 +1,161 @@
+"""A remote teacher that writes texts: the same rounds, text filter and files as with a model of this machine.
+
+Requests stand for the draws of an engine; what the texts are is said by the teacher itself, without the intended label.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from fourshot.engine.errors import InputError, ServiceError
+from fourshot.pipeline.loop.driver import Driver
+from fourshot.pipeline.loop.rounds import RoundSink
+from fourshot.pipeline.loop.units import Draw, DrawUnit, ReadUnit, TaskBrief, Unit, UnitProgress, UnitResult
+from fourshot.pipeline.synthesis.drawing import DrawPrompt, PromptSource
+from fourshot.pipeline.synthesis.filters import clean_completion
+from fourshot.pipeline.synthesis.prompts import END_OF_FIELDS, END_OF_TEXT, opening
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.tasks.fields import heading
+from fourshot.pipeline.tasks.types import Task
+from fourshot.serving.clients.remote.asking import Way, agreed, writing_request, writing_ways
+from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request
+from fourshot.serving.clients.remote.said import THOUGHT, Said
+from fourshot.serving.clients.remote.settings import RemoteSettings
+
+SPARE = 1.5  # texts of a round for each that is wanted: each of them is paid for
+LEAST_TOKENS = 48  # of a text, at most 1.5 times as long as the longest shot
+BYTES_A_TOKEN = 2  # at least
+Reads = Callable[[Sequence[str]], list[tuple[float, ...]]]  # log-probabilities of each text
+
+
+def drawn_for(per_class: int, num_labels: int) -> int:
+    """Requests of the first round, which is the only one if few texts are rejected."""
+    return math.ceil(SPARE * per_class) * num_labels
+
+
+def drawing_settings(settings: RunSettings, num_labels: int) -> RunSettings:
+    """Of rounds by a remote teacher. Raises InputError for what only a model of this machine can be told."""
+    wrong = {
+        "variety.attributes": settings.variety.attributes,
+        "variety.suppress": settings.variety.suppress,
+        "generate.keep_likelier_of": settings.generate.keep_likelier_of > 1,
+        "sampling.bias": settings.sampling.bias,
+    }
+    if named := [name for name, value in wrong.items() if value]:
+        raise InputError(f"{' and '.join(named)}: a remote teacher cannot be told that. Leave it out.")
+    per_round = math.ceil(SPARE * settings.generate.per_class)
+    # A text of which nothing can be said has all labels alike, and is not kept.
+    confidence = max(settings.annotate.confidence, 1 / num_labels + 1e-3)
+    annotate = msgspec.structs.replace(
+        settings.annotate, folds=0, num_adapters=1, in_context=0, num_encoders=0, confidence=confidence
+    )
+    if annotate.annotator == "icl":
+        annotate = msgspec.structs.replace(annotate, annotator="adapters")
+    generate = msgspec.structs.replace(settings.generate, draws_per_round=per_round)
+    return msgspec.structs.replace(settings, annotate=annotate, generate=generate)
+
+
+def draw_texts(sink: RoundSink, endpoint: Endpoint, settings: RemoteSettings, read: Reads) -> None:
+    """Fill ``sink``. Raises ShortRunError where a class stalls, and as `Endpoint.ask`."""
+    Driver({sink.key: sink}).run(_RemoteWorker(endpoint, settings, read))
+
+
+class _RemoteWorker:
+    """A `pipeline.loop.workers.Workers` that does one unit at a time, when it is given."""
+
+    starts = 1
+
+    def __init__(self, endpoint: Endpoint, settings: RemoteSettings, read: Reads) -> None:
+        self._endpoint, self._settings, self._read = endpoint, settings, read
+        self._way: Way | None = None
+        self._sources: dict[str, PromptSource] = {}
+        self._done: list[UnitResult | UnitProgress] = []
+
+    def has_room(self) -> bool:
+        return not self._done
+
+    def give(self, unit: Unit, brief: TaskBrief) -> None:
+        if isinstance(unit, ReadUnit):
+            self._done.append(UnitResult(unit=unit, scores=tuple(self._read(unit.texts))))
+        else:
+            self._done.append(self._drawn(unit, brief))
+
+    def wait(self, timeout_s: float) -> list[UnitResult | UnitProgress]:
+        done, self._done = self._done, []
+        return done
+
+    def close(self) -> None:
+        """Nothing runs on."""
+
+    def _drawn(self, unit: DrawUnit, brief: TaskBrief) -> UnitResult:
+        task = brief.task
+        if not self._sources:
+            self._sources = {
+                label.name: PromptSource(task, label, brief.shots, brief.settings) for label in task.labels
+            }
+        prompts: list[tuple[str, DrawPrompt]] = []  # with the id of the text
+        for part in unit.slices:
+            numbers, source = random.Random(part.stream), self._sources[part.label]
+            for number in range(part.draws):
+                name = f"{part.id_prefix}{part.first_id + number:0{part.id_digits}d}"
+                prompts.append((name, source.draw(numbers)))
+        self._way = self._way or agreed(
+            self._endpoint, writing_ways(self._settings), lambda way: self._request(*prompts[0], brief, way)
+        )
+        way = self._way
+        answers = self._endpoint.ask([self._request(*one, brief, way) for one in prompts])
+        refused = [one for one in answers if isinstance(one, Refused)]
+        if answers and len(refused) == len(answers):
+            raise ServiceError(
+                f"{self._endpoint.model} writes none of {len(answers)} texts: {refused[0].message}. {GO_ON}"
+            )
+        draws = [
+            Draw(candidate=_candidate(task, name, prompt, unit.batch, answer))
+            for (name, prompt), answer in zip(prompts, answers, strict=True)
+        ]
+        tokens = sum(one.output_tokens for one in answers if isinstance(one, Said))
+        return UnitResult(unit=unit, draws=tuple(draws), output_tokens=tokens)
+
+    def _request(self, name: str, prompt: DrawPrompt, brief: TaskBrief, way: Way) -> Request:
+        """``name`` makes requests for different texts differ, where their prompts are the same."""
+        task, settings = brief.task, brief.settings
+        longest = max(len(shot.text.encode()) for shot in brief.shots)
+        room = settings.generate.max_tokens or max(LEAST_TOKENS, math.ceil(1.5 * longest / BYTES_A_TOKEN))
+        number = int.from_bytes(name.encode()[-6:])
+        if way.route == "chat":
+            shown = prompt.prompt.removesuffix(opening(task)).rstrip()
+            lines = ", ".join(f'"{heading(field)}:"' for field in task.input_fields)
+            form = f", with the lines {lines}" if lines else ""
+            content = f"{shown}\n\nWrite one more of these, unlike those above{form}. Answer with it alone."
+            return writing_request(way, content, self._settings, room, settings.sampling, sample=number)
+        stop = list(END_OF_FIELDS) if task.input_fields else [END_OF_TEXT]
+        return writing_request(way, prompt.prompt, self._settings, room, settings.sampling, sample=number, stop=stop)
+
+
+def _candidate(task: Task, name: str, prompt: DrawPrompt, number: int, answer: Said | Refused) -> Candidate:
+    """What was written; nothing of one that was refused, which the text filter then rejects."""
+    said = answer if isinstance(answer, Said) else Said(texts=("",))
+    return Candidate(
+        id=name,
+        text=clean_completion(task, _alone(task, said.texts[0])),
+        label=prompt.label,
+        round=number,
+        prompt_hash=prompt.prompt_hash,
+        mixed=prompt.mixed,
+        shots=prompt.shots,
+        num_tokens=said.output_tokens,
+        cumulative_logprob=0.0,  # endpoints do not say
+        finish_reason="length" if said.is_cut else "stop",
+    )
+
+
+def _alone(task: Task, said: str) -> str:
+    """An answer without thoughts, what announces the text ("Sure, here is one:"), and the name before it."""
+    text = THOUGHT.sub("", said).strip()
+    first, _, rest = text.partition("\n")
+    if first.rstrip().endswith(":") and rest.strip() and not first.startswith(opening(task)):
+        text = rest.strip()
+    return text.removeprefix(opening(task)).strip()

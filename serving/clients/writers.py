@@ -1,0 +1,95 @@
+"""Who is to write targets, from what a user calls it: a student, the address of a service, or of a remote teacher."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from fourshot.engine.errors import InputError, RequestError
+from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.runs.annotating_text import NamedWriter, Parts, Write
+from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.student_card import find_student, is_text_student
+from fourshot.pipeline.tasks.generation import GenerationTask
+from fourshot.pipeline.text_student import FEW, Generator, TextWritten, load_text_student_card
+from fourshot.serving.clients.remote.settings import RemoteSettings
+
+
+def find_writer(
+    by: str | Path,
+    task: GenerationTask | None = None,
+    *,
+    key: str | None = None,
+    teacher_model: str | None = None,
+    remote: RemoteSettings | None = None,
+    real: int | None = None,
+    seed: int = 0,
+) -> NamedWriter:
+    """Whoever ``by`` names. ``task``: an address needs one, a student knows its own. ``teacher_model``: which to ask
+    where ``by`` is the address of an OpenAI-compatible endpoint, not of a service; it is shown some of the ``real``
+    pairs that ``seed`` draws.
+
+    Raises InputError where there is nobody who writes.
+    """
+    if str(by).startswith(("http://", "https://")):
+        if task is None:
+            raise InputError("An address (--by or --teacher) is asked about a task: name one.")
+        if teacher_model:
+            from fourshot.serving.clients.remote.writer import remote_writer
+
+            return remote_writer(str(by), teacher_model, task, remote or RemoteSettings(), real=real, seed=seed)
+        return _service(str(by), task, key)
+    for option, value in (("--teacher-model", teacher_model), ("--key", key)):
+        if value is not None:
+            raise InputError(f"{option} is for an address, and {by} is a folder. Leave it out.")
+    folder = find_student(by)
+    if folder is None or not is_text_student(folder):
+        raise InputError(
+            f"{by} is no student that writes, which a text generation task needs. Give the folder of one, or of the "
+            "distillation that made it, or the address of a service."
+        )
+    card = load_text_student_card(folder)
+
+    def write(log: Path, on_event: OnEvent) -> Write:
+        def of_parts(parts: Parts) -> Iterator[list[Written]]:
+            first = next(parts)
+            on_event(Event(stage="annotate", message=f"opening {card.name}"))
+            with Generator(folder, many=len(first) > FEW) as generator:
+                yield _written(generator.generate, first)
+                for part in parts:
+                    yield _written(generator.generate, part)
+
+        return of_parts
+
+    return NamedWriter(name=card.name, task=card.task, write=write)
+
+
+def _written(generate: Callable[[Sequence[str]], list[TextWritten]], inputs: Sequence[str]) -> list[Written]:
+    """An input that is refused gets a fault and takes no other with it."""
+    try:
+        return [Written(text=one.text, is_whole=one.is_whole, is_cut=one.is_cut) for one in generate(inputs)]
+    except InputError as error:
+        if isinstance(error, RequestError) and error.code != 400:
+            raise  # it is no text's fault
+        if len(inputs) == 1:
+            return [Written(text="", fault=str(error))]
+        return [written for text in inputs for written in _written(generate, [text])]
+
+
+def _service(url: str, task: GenerationTask, key: str | None) -> NamedWriter:
+    from fourshot.serving.clients.client import Client
+
+    with Client(url, key) as client:
+        served = next((one for one in client.tasks().tasks if one.task == task.name), None)
+    if served is None or not served.kind:
+        raise InputError(
+            f"{url} serves no text generation task {task.name!r}. Ask it what it serves: GET {url}/v1/tasks."
+        )
+
+    def write(log: Path, on_event: OnEvent) -> Write:
+        def of_parts(parts: Parts) -> Iterator[list[Written]]:
+            with Client(url, key) as client:
+                for part in parts:
+                    yield _written(lambda inputs: client.generate(task.name, inputs), part)
+
+        return of_parts
+
+    return NamedWriter(name=f"{url} {served.adapter}", task=task, write=write)

@@ -1,0 +1,162 @@
+"""Students that write: opened, served beside classifiers, asked by the clients and the command, and annotating."""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+
+import fourshot
+from fourshot.cli.main import main
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.errors import InputError, RequestError
+from fourshot.engine.transformers_engine import TransformersEngine
+from fourshot.pipeline.tasks.generation import GenerationTask, writing_prompt
+from fourshot.pipeline.text_student import greedy
+from fourshot.serving.answers import RefusalError
+from fourshot.serving.app.adapter_sync import AdapterSync
+from fourshot.serving.app.metrics import Metrics
+from fourshot.serving.app.registry import Registry, no_base
+from fourshot.serving.app.service import Service
+from fourshot.serving.app.students import open_students
+from fourshot.serving.settings import Limits
+from fourshot.serving.testing.adapters import task_of
+from fourshot.serving.testing.server import RunningService, running_service, wait_for
+from fourshot.serving.testing.students import make_student
+from fourshot.serving.testing.text_students import MOST_WRITTEN, make_text_student
+from fourshot.training.students.llama_writer import LlamaWriter
+from tests.pipeline.task_folders import write_jsonl
+
+FACTS = GenerationTask(name="facts", instruction="Write a text.", input_name="Facts", target_name="Text")
+DESK = task_of("desk")
+INPUTS = ["rome in italy", "oslo", "bonn | in | germany."]
+
+
+def test_the_writer_in_torch_alone_writes_what_transformers_does(tmp_path: Path) -> None:
+    student = make_text_student(tmp_path, FACTS)
+    prompts = [writing_prompt(FACTS, text) for text in INPUTS]
+    writer = LlamaWriter(student)
+    engine = TransformersEngine(EngineSettings(model=str(student), kind="transformers", max_model_len=128))
+    said = {one.prompt_index: one for one in engine.sample(prompts, greedy(40))}
+    assert writer.encode(prompts) == engine.encode(prompts)
+    expected = [(said[n].text.strip(), said[n].finish_reason == "stop", said[n].num_tokens) for n in range(3)]
+    assert writer.write(prompts, 40) == expected and len({text for text, _, _ in expected}) == 3
+    assert [writer.write([prompt], 40)[0] for prompt in prompts] == expected, "whatever stands beside a text"
+
+
+def in_process(root: Path) -> Service:
+    students, writers = open_students(root / ".staging", Limits(max_texts=4))
+    sync = AdapterSync(Registry(root, no_base), students, writers=writers)
+    asyncio.run(sync.refresh())
+    return Service(base_name="", adapters=sync, limits=Limits(max_texts=4), metrics=Metrics(CollectorRegistry()))
+
+
+def refused(service: Service, route: str, task: str, body: Any) -> RefusalError:
+    with pytest.raises(RefusalError) as refusal:
+        asyncio.run(getattr(service, route)(task, json.dumps(body).encode()))
+    return refusal.value
+
+
+def test_each_route_answers_for_its_kind_and_says_where_the_other_is_asked(tmp_path: Path) -> None:
+    student = make_text_student(tmp_path, FACTS)
+    make_student(tmp_path, DESK)
+    service = in_process(tmp_path)
+    desk, facts = service.tasks(False).tasks
+    assert (facts.kind, facts.labels, facts.methods, facts.student) == ("generation", [], ["student"], student.name)
+    assert desk.kind is msgspec.UNSET
+    answer = asyncio.run(service.generate("facts", json.dumps({"input": INPUTS, "stream": False}).encode()))
+    with fourshot.Generator(student) as generator:
+        expected = generator.generate(INPUTS)
+    assert [one.text for one in answer.results] == [one.text for one in expected]
+    assert [one.completion_tokens for one in answer.results] == [one.completion_tokens for one in expected]
+    assert answer.usage.total_tokens == sum(one.prompt_tokens + one.completion_tokens for one in expected)
+    assert answer.student == student.name and {one.finish_reason for one in answer.results} <= {"stop", "length"}
+    told = refused(service, "classify", "facts", {"input": "x"})
+    assert (told.code, told.kind) == (400, "writes_texts") and "/v1/generate/facts" in str(told)
+    told = refused(service, "generate", "desk", {"input": "x"})
+    assert (told.code, told.kind) == (400, "has_labels") and "/v1/classify/desk" in str(told)
+    assert refused(service, "generate", "facts", {"input": "x", "method": "icl"}).kind == "no_icl"
+    assert refused(service, "generate", "facts", {"input": {"a": "b"}}).kind == "bad_request"
+    assert refused(service, "generate", "facts", {"input": ["x"] * 5}).kind == "too_many_texts"
+    assert refused(service, "generate", "facts", {"input": ["x", " "]}).kind == "blank_text"
+    assert refused(service, "generate", "facts", {"input": "x" * 200}).kind == "too_long"
+    assert refused(service, "generate", "nothing", {"input": "x"}).code == 404
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("served")
+    make_text_student(root, FACTS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(folder, tmp_path_factory.mktemp("log") / "serve.log", "--poll-s", "0.1") as started:
+        yield started
+
+
+def test_a_service_of_such_students_alone_loads_neither_vllm_nor_transformers(
+    service: RunningService, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (student,) = folder.iterdir()
+    mapped = [Path(f"/proc/{process.pid}/maps").read_text() for process in service.processes()]
+    assert len(mapped) == 2 and not any("/vllm/" in libraries for libraries in mapped)
+    with fourshot.Generator(student) as generator:
+        expected = [one.text for one in generator.generate(INPUTS)]
+    with fourshot.Client(service.address) as client:
+        assert [one.text for one in client.generate("facts", INPUTS, batch=2)] == expected
+        with pytest.raises(RequestError, match="writes texts"):
+            client.predict("facts", INPUTS)
+    assert main(["predict", "--url", service.address, "facts", *INPUTS]) == 0
+    assert capfd.readouterr().out.splitlines() == [" ".join(text.split()) for text in expected]
+    assert main(["predict", "--url", service.address, "facts", "x", "--coverage", "0.5"]) == 2
+    assert "this one writes texts" in capfd.readouterr().err
+    second = make_text_student(folder.parent, FACTS, seed=1)
+    shutil.copytree(second, folder / second.name)
+    wait_for(lambda: service.tasks()["tasks"][0]["adapter"] == second.name)
+    os.truncate(folder / second.name / "model.safetensors", 1000)
+    wait_for(lambda: "fourshot_damaged_adapters 1.0" in service.http.get("/metrics").text)
+    document = service.http.get("/openapi.json").json()
+    assert "/v1/generate/{task}" in document["paths"] and "Generated" in document["components"]["schemas"]
+    assert "fourshot_written_tokens_total{" in service.http.get("/metrics").text
+
+
+def test_a_table_gets_targets_and_a_kill_costs_a_part(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = make_text_student(tmp_path, FACTS)
+    rows = [{"n": number, "input": text} for number, text in enumerate([*INPUTS, " ", "x" * 200, *["oslo"] * 40])]
+    write_jsonl(tmp_path / "facts.jsonl", rows)
+    monkeypatch.setattr("fourshot.serving.clients.writers.FEW", 1000)  # no vLLM
+    command = ["annotate", str(student), "--unlabelled", str(tmp_path / "facts.jsonl")]
+    command += ["--out", str(tmp_path / "out.jsonl")]
+    whole = fourshot.Generator.generate
+
+    def killed(generator: fourshot.Generator, inputs: list[str]) -> Any:
+        if len(inputs) > 1 and inputs[-1] == "oslo" and len(inputs) < 32:
+            raise KeyboardInterrupt
+        return whole(generator, inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fourshot.Generator, "generate", killed)
+        assert main(command) == 130
+    assert main([*command, "--json"]) == 0
+    summary = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert (summary["rows"], summary["blank"], summary["unreadable"]) == (45, 1, 1)
+    assert summary["written"] + summary["unfinished"] == 43
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    with fourshot.Generator(student) as generator:
+        expected = generator.generate(INPUTS)
+    assert [one["annotated_target"] for one in written[:3]] == [one.text if one.is_whole else None for one in expected]
+    assert [one["n"] for one in written] == list(range(45)) and MOST_WRITTEN > 1
+    assert main([*command, "--abstain-below", "0.5"]) == 2
+    assert "for tasks with labels" in capfd.readouterr().err
+    with pytest.raises(InputError, match="is no student that writes"):
+        fourshot.annotate_text(FACTS, tmp_path / "facts.jsonl", tmp_path / "more.csv", by=tmp_path)
