@@ -2,9 +2,13 @@
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, Options, argument, command, flag
+
+if TYPE_CHECKING:
+    from fourshot.serving.app.registry import FolderContents
 
 DEMO_TASK = "support_tickets"
 DEMO_FOLDER = f"runs/{DEMO_TASK}/default-seed0"  # where `fourshot run support_tickets` goes, too
@@ -52,16 +56,28 @@ def doctor(options: Options, terminal: Terminal) -> int:
 
 def _fit(options: Options, terminal: Terminal) -> int:
     """What a server of a folder would be started with, and why."""
+    from fourshot.serving.app.slots import MIB, bytes_of_student
     from fourshot.serving.fleet.launch import complete
     from fourshot.serving.settings import ServeSettings
 
     _, fit, contents = complete(ServeSettings(adapters=options.serve, base=options.model))
     terminal.result("fit", fit)
-    lines = fit.lines() if fit else [("base model", "none is loaded: there are students alone")]
-    lines += [
-        ("student", f"{stored.name}, in the server's memory") for stored in contents.adapters if stored.is_student
-    ]
+    students = [one for one in contents.adapters if one.is_student]
+    lines = fit.lines() if fit else _alone(contents)
+    lines += [("student", f"{one.name}, {bytes_of_student(one) / MIB:.0f} MiB of memory") for one in students]
     lines += [("refused", f"{fault.path}: {fault.reason}") for fault in contents.refused]
     for what, why in lines:
         terminal.say(f"{what:<24}{why}")
     return 0
+
+
+def _alone(contents: "FolderContents") -> list[tuple[str, str]]:
+    """Of a service of students alone."""
+    from fourshot.engine.memory import free_bytes
+    from fourshot.serving.app.slots import GIB, student_bytes
+
+    needed, free = student_bytes(contents) / GIB, free_bytes() / GIB
+    return [
+        ("base model", "none is loaded: there are students alone"),
+        ("memory", f"{needed:.1f} GiB needed for students beside torch, {free:.1f} GiB free"),
+    ]

@@ -69,6 +69,10 @@ def make_corpus(
             raise next(iter(failed.values()))
         for name, fault in failed.items():  # now: the others may take hours
             on_event(Event(stage="corpus", message=f"{name} drops out: {' '.join(str(fault).split())}"))
+        if ignored := [name for name in ("in_context", "num_encoders") if getattr(settings.annotate, name)]:
+            named = " and ".join(f"annotate.{name}" for name in ignored)
+            message = f"{named} counts for nothing here: a corpus is read by {_who_reads(settings)} alone"
+            on_event(Event(stage="corpus", message=message))
         files.claim(manifest)
         files.files.keep_layout(layout)
         for brief in briefs.values():
@@ -116,6 +120,11 @@ def _check(tasks: Mapping[str, Task | FourshotError], settings: RunSettings, cor
             f"Adapters were given, but the annotator is {settings.annotate.annotator!r}, which asks none. Add "
             "--annotator adapters, or leave --adapters out."
         )
+
+
+def _who_reads(settings: RunSettings) -> str:
+    by = {"adapters": "the adapters that are named", "icl": "the base model, shown the shots,", "none": "nobody,"}
+    return by[settings.annotate.annotator]
 
 
 def _readers(task: Task, corpus: CorpusSettings, base: ResolvedModel) -> tuple[Reader, ...]:

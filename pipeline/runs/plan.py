@@ -1,10 +1,14 @@
 """What the stages of an experiment will ask for, as far as they are not done yet."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import cycle
+from math import prod
+from pathlib import Path
 
 import msgspec
 
+from fourshot.engine.models import checkpoint_shapes
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Counts, Forecast, Work, foretell, rounds_for
 from fourshot.pipeline.loop.plan import first_draws
@@ -13,20 +17,23 @@ from fourshot.pipeline.runs.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, other
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE
-from fourshot.pipeline.runs.stages import PHASES, STAGE_NAMES, StageName
+from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName, phases_until
 from fourshot.pipeline.runs.stages.evaluate import WARM_UP_TEXTS
 from fourshot.pipeline.runs.trainings import annotator_jobs
 from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.train import PROBE_TEXTS
+from fourshot.training.students.train import finished_student
+
+ENCODER_PARAMETERS = 22e6  # of the embedded encoder
 
 
 def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: Speed) -> list[Work]:
     """Of every stage up to ``until``, in their order."""
-    last = STAGE_NAMES.index(until)
-    titles = [phase.title for phase in PHASES if STAGE_NAMES.index(phase.name) <= last]
-    found = [part for experiment in experiments for part in _Remaining(experiment, speed).work()]
+    titles = [phase.title for phase in phases_until(until)]
+    trains = STAGE_NAMES.index(until) >= STAGE_NAMES.index("train")
+    found = [part for experiment in experiments for part in _Remaining(experiment, speed).work(classifies=trains)]
     return sorted((part for part in found if part.stage in titles), key=lambda part: titles.index(part.stage))
 
 
@@ -46,6 +53,7 @@ def teaching_work(experiment: Experiment, texts: int, speed: Speed, *, writes: b
     return [
         *left._pool(writer),
         *left._trainings("train the annotators", jobs),
+        *left.encoders(writer),
         *(left._texts(writer) if writes else ()),
         *([_at("annotate", left._reading(writer, texts))] if texts else ()),
     ]
@@ -58,11 +66,13 @@ class _Remaining:
         self._experiment, self._speed = experiment, speed
         self._counts = {cell.key: self._counted(cell) for cell in (*experiment.writers, *experiment.cells)}
 
-    def work(self) -> list[Work]:
+    def work(self, *, classifies: bool = True) -> list[Work]:
+        """Unless it ``classifies``, nothing is trained but annotators."""
         writers = self._experiment.writers
         return [
             *(part for writer in writers for part in self._pool(writer)),
-            *self._annotators(),
+            *self._annotators(classifies=classifies),
+            *(part for writer in writers for part in self.encoders(writer)),
             *(part for writer in writers for part in self._texts(writer)),
             *self._classifiers(),
             *self._measuring(),
@@ -85,12 +95,34 @@ class _Remaining:
         work = self._counts[writer.key].draws(sum(rounds), chat=writer.form.chat, batches=len(rounds))
         return [_at("draw the pool", work)]
 
-    def _annotators(self) -> list[Work]:
-        """Those on shots are known; those on the pool are, once it is drawn."""
+    def encoders(self, writer: MethodCell) -> list[Work]:
+        """Those of the committee. They are trained and read beside the base, in seconds that its speed says."""
         experiment = self._experiment
-        of_real = [cell for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
-        jobs = {job.key: (job, cell) for cell in of_real for job in [experiment.job(cell)]}
-        jobs |= {job.key: (job, cell) for cell in experiment.cells for job in experiment.judge_jobs(cell)}
+        jobs = experiment.encoder_jobs(writer)
+        left = [job for job in jobs if finished_student(experiment.encoder_store, job) is None]
+        texts = sum(
+            max(round(job.settings.num_epochs) * len(job.examples), job.settings.min_steps * job.settings.batch_size)
+            for job in left
+        )
+        if not left:
+            return []
+        counts = self._counts[writer.key]
+        tokens = texts * counts.text_tokens * self._encoder_share
+        return [Work(stage="fine-tune the encoders", opens="trainer", trainings=len(left), train_tokens=tokens)]
+
+    @cached_property
+    def _encoder_share(self) -> float:
+        """How much smaller an encoder is than the base, in parameters: about how much sooner a token is learnt."""
+        base = sum(prod(shape) for shape in checkpoint_shapes(Path(self._experiment.model.path)).values())
+        return min(1.0, ENCODER_PARAMETERS / max(1, base))
+
+    def _annotators(self, *, classifies: bool = True) -> list[Work]:
+        """Those on shots are known; those on the pool are, once it is drawn."""
+        experiment, jobs = self._experiment, dict[str, tuple[TrainingJob, MethodCell]]()
+        if classifies:
+            of_real = [cell for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
+            jobs = {job.key: (job, cell) for cell in of_real for job in [experiment.job(cell)]}
+            jobs |= {job.key: (job, cell) for cell in experiment.cells for job in experiment.judge_jobs(cell)}
         work = []
         for writer in experiment.writers:
             annotate = writer.settings.annotate
@@ -146,7 +178,14 @@ class _Remaining:
         wordings = [wording for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))]
         wordings += ["task"] if annotate.folds else []
         forms = [msgspec.structs.replace(writer.form, wording=wording) for wording in wordings]
-        return self._counts[writer.key].committee(texts, forms, writer.shots, writer.form.chat)
+        counts = self._counts[writer.key]
+        by_encoders = annotate.num_encoders if annotate.annotator == "adapters" else 0
+        read = Work(stage="", calls=texts * by_encoders, prompt_tokens=self._encoded(texts * by_encoders, counts))
+        return read + counts.committee(texts, forms, writer.shots, writer.form.chat)
+
+    def _encoded(self, texts: float, counts: Counts) -> float:
+        """Tokens of so many texts that encoders read, as if the base read them."""
+        return texts * counts.text_tokens * self._encoder_share if texts else 0.0
 
     def _classifiers(self) -> list[Work]:
         experiment, work = self._experiment, list[Work]()

@@ -13,7 +13,7 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.cards import write_cards
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stage_process import run_stage
-from fourshot.pipeline.runs.stages import PHASES, STAGE_NAMES, StageName, StagePlan
+from fourshot.pipeline.runs.stages import StageName, StagePlan, phases_until
 from fourshot.pipeline.work_folder import UNALIGNED
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
 
@@ -41,14 +41,12 @@ class StageDriver:
 
     def run(self, until: StageName = "evaluate") -> None:
         """Do every stage up to ``until``. What is finished is left alone."""
-        last = STAGE_NAMES.index(until)
-        for phase in PHASES:
-            if STAGE_NAMES.index(phase.name) <= last:
-                began = time.perf_counter()
-                self.do(phase.plan)
-                self.took[phase.title] = self.took.get(phase.title, 0.0) + time.perf_counter() - began
-                if phase.writes_cards:
-                    self.write_cards()
+        for phase in phases_until(until):
+            began = time.perf_counter()
+            self.do(phase.plan)
+            self.took[phase.title] = self.took.get(phase.title, 0.0) + time.perf_counter() - began
+            if phase.writes_cards:
+                self.write_cards()
 
     def do(self, plan: StagePlan) -> None:
         """Do one stage for every experiment; those that needed an item that failed drop out."""

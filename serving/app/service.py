@@ -1,9 +1,7 @@
 """Answers requests: from a request's bytes to the answer's struct. HTTP is `serving.app.routes`'s."""
 
 import asyncio
-import json
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -20,7 +18,6 @@ from fourshot.pipeline.text_student import TextStudentCard
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.api import (
     DEADLINE,
-    VISIBLE,
     WRITES,
     Classified,
     ClassifyRequest,
@@ -34,6 +31,7 @@ from fourshot.serving.api import (
 )
 from fourshot.serving.app.adapter_sync import AdapterSync
 from fourshot.serving.app.metrics import Metrics
+from fourshot.serving.app.requests import Asked, read_request
 from fourshot.serving.app.scorer import Scored
 from fourshot.serving.app.version import ClassifierVersion, GeneratorVersion, Version
 from fourshot.serving.settings import Limits
@@ -41,15 +39,7 @@ from fourshot.serving.settings import Limits
 if TYPE_CHECKING:
     import numpy as np
 
-Asked = TypeVar("Asked", ClassifyRequest, GenerateRequest)
 Answer = TypeVar("Answer")
-BOM = b"\xef\xbb\xbf"
-NO_UTF8 = " Send it as UTF-8."
-HINTS = {  # by the beginning of a body that is no JSON
-    b"\x1f\x8b": " It looks packed: say so with Content-Encoding: gzip.",
-    b"\xff\xfe": NO_UTF8,
-    b"\xfe\xff": NO_UTF8,
-}
 
 
 class Asker(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,53 +234,6 @@ class Service:
             version.in_use -= 1
             self._in_flight[task] -= texts
             self.metrics.in_flight.labels(task).dec(texts)
-
-
-def read_request(body: bytes, limits: Limits, kind: type[Asked]) -> Asked:
-    """The request in ``body``. Raises `RefusalError` for what is none, or asks for too much."""
-    body = body.removeprefix(BOM)
-    what = "classify" if kind is ClassifyRequest else "write for"
-    try:
-        request = msgspec.json.decode(body, type=kind)
-        if any(body.count(b'"%s"' % name.encode()) > 1 for name in kind.__struct_fields__):
-            json.loads(body, object_pairs_hook=_each_once)
-    except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
-        hint = HINTS.get(body[:2], "")
-        form = '{"input": text or [texts], "method": "student"}'
-        if kind is ClassifyRequest:
-            form = (
-                '{"input": text or [texts], "method": "adapter", "student" or "icl"}, where an object of fields may be '
-                "a text"
-            )
-        raise RefusalError(400, "bad_request", f"The body is not {form}: {error}.{hint}") from None
-    texts = [one if isinstance(one, str) else "\n".join(one.values()) for one in request.inputs]
-    if not texts:
-        raise RefusalError(400, "no_text", f"There is nothing to {what}: input is an empty list.")
-    if len(texts) > limits.max_texts:
-        raise RefusalError(
-            400, "too_many_texts", f"{len(texts)} texts in one request; at most {limits.max_texts}. Send several."
-        )
-    blank = [index for index, text in enumerate(texts) if not re.search(VISIBLE, text)]
-    if blank:
-        raise RefusalError(
-            400, "blank_text", f"There is nothing to {what} in the texts at {blank[:5]}. Leave them out."
-        )
-    long = [index for index, text in enumerate(texts) if len(text) > limits.max_text_chars]
-    if long:
-        raise RefusalError(
-            400, "too_long", f"The texts at {long[:5]} have more than {limits.max_text_chars} characters. Cut them."
-        )
-    return request
-
-
-def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """JSON leaves open which of two values of one name counts, so a client that sends two is told."""
-    fields: dict[str, object] = {}
-    for name, value in pairs:
-        if name in fields:
-            raise ValueError(f"Object contains the field `{name}` twice")
-        fields[name] = value
-    return fields
 
 
 def _of_kind(versions: Sequence[Version], task: str, *, writes: bool) -> list[Version]:

@@ -16,7 +16,8 @@ from fourshot.engine.gpus import free_gpu_bytes, gpus
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import AdapterCard
-from fourshot.serving.app.registry import FolderContents
+from fourshot.serving.app.admission import student_files
+from fourshot.serving.app.registry import FolderContents, StoredAdapter
 from fourshot.serving.settings import ServeSettings
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -29,6 +30,7 @@ LARGEST_KV_BYTES, LEAST_KV_BYTES = 1 * GIB, 64 * MIB
 SHARE_FOR_KV = 0.25  # of what is free
 GPU_SHARE = 0.92  # of a GPU's memory, which vLLM takes
 GPU_STEP_BYTES = 2 * GIB  # of a step's activations, and graphs of steps
+STUDENT_BATCH_BYTES = 64 * MIB  # of activations, or of keys and values
 KV_REQUESTS = 256  # whole prompts that the cache may hold: more is not looked up again on a CPU
 
 
@@ -44,6 +46,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     base_bytes: int
     free_bytes: int
     needed_bytes: int
+    student_bytes: int = 0  # of all students, in the server's memory
     gpu_free_bytes: int = 0  # 0: there is no GPU
     gpu_needed_bytes: int = 0  # without the KV cache, which takes what is left unless it was given
 
@@ -59,6 +62,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
             ),
             ("in memory", f"{self.max_cpu_loras} (max_cpu_loras): beyond these each change is a read from disk"),
             ("KV cache", f"{self.kv_cache_bytes / MIB:.0f} MiB" if self.kv_cache_bytes else "what is left of the GPU"),
+            *([("students", f"{self.student_bytes / MIB:.0f} MiB")] if self.student_bytes else []),
             ("memory", f"{self.needed_bytes / GIB:.1f} GiB needed, {self.free_bytes / GIB:.1f} GiB free"),
             *self._on_the_gpu(),
         ]
@@ -88,7 +92,7 @@ def fit(
     cards = [stored.card for stored in contents.adapters if isinstance(stored.card, AdapterCard)]
     ranks = [slot_rank(card.training.r) for card in cards]
     rank = settings.max_lora_rank or max(ranks, default=8)
-    each_bytes = decoder.adapter_bytes(rank)
+    each_bytes, students = decoder.adapter_bytes(rank), student_bytes(contents)
     tasks = len({card.task.name for card in cards})
     slots = settings.max_loras or min(max(tasks, 1) + SPARE_SLOTS, MOST_SLOTS)
     names = gpus(os.environ) if gpu_free is None else []
@@ -106,11 +110,13 @@ def fit(
                 f"{gpu_free * GPU_SHARE / GIB:.1f} GiB are free for it. Of these {shares}, the KV cache "
                 f"{least_kv / GIB:.1f}. Lower --kv-cache-mib, --max-loras or --max-model-len, or end what else uses it."
             )
-        held, shares = PROCESS_BYTES, ""
+        held, shares = PROCESS_BYTES + students, ""
     else:
-        room = free - in_engine - PROCESS_BYTES
+        room = free - in_engine - PROCESS_BYTES - students
         kv = kv or decoder.kv_bytes(settings.max_model_len, int(room * SHARE_FOR_KV), prefixes)
-        held, shares = PROCESS_BYTES + in_engine + kv, f"{shares}, the KV cache {kv / GIB:.1f}, "
+        held = PROCESS_BYTES + students + in_engine + kv
+        shares = f"{shares}, the KV cache {kv / GIB:.1f}, "
+    shares += f"students {students / GIB:.1f}, " if students else ""
     in_memory = settings.max_cpu_loras or max(slots, min(tasks + SPARE_ADAPTERS, (free - held) // each_bytes))
     needed = held + in_memory * each_bytes
     if needed > free:
@@ -129,9 +135,28 @@ def fit(
         base_bytes=base_bytes,
         free_bytes=free,
         needed_bytes=needed,
+        student_bytes=students,
         gpu_free_bytes=gpu_free,
         gpu_needed_bytes=gpu_needed,
     )
+
+
+def student_bytes(contents: FolderContents) -> int:
+    """Memory that the students of a folder take in the server: of each task, the one that answers and, while another
+    version takes its place, that one.
+    """
+    firsts = (next((one for one in contents.versions(task) if one.is_student), None) for task in contents.tasks)
+    held = [bytes_of_student(one) for one in firsts if one]
+    return sum(held) + max(held, default=0)
+
+
+def bytes_of_student(stored: StoredAdapter) -> int:
+    """Of one: its weights as they are computed with, and what a batch takes beside them."""
+    card = stored.card
+    assert not isinstance(card, AdapterCard)
+    names, _ = student_files(stored.folder, card)
+    size = sum((stored.folder / name).stat().st_size for name in names if name.endswith((".safetensors", ".onnx")))
+    return size + STUDENT_BATCH_BYTES
 
 
 class _Decoder(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ Those that write have a queue and a thread beside those of classifiers: a text t
 import asyncio
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
@@ -145,9 +145,9 @@ class Students:
             if not batch:
                 continue
             began = time.monotonic()
-            answers: Sequence[Any]
+            compute: Callable[[list[Any]], Any] = version.compute
             try:
-                answers = await loop.run_in_executor(self._thread, version.compute, [asked.given for asked in batch])
+                answers = await loop.run_in_executor(self._thread, compute, [asked.given for asked in batch])
             except Exception as error:  # theirs to be told; others are answered
                 for asked in batch:
                     if not asked.answer.done():

@@ -56,3 +56,12 @@ PHASES = (
     Phase("train", train.classifiers, "train", writes_cards=True),
     Phase("evaluate", evaluate.methods, "evaluate", writes_cards=True),
 )
+
+
+def phases_until(last: StageName) -> list[Phase]:
+    """Those of a run that stops after ``last``. Where it stops before classifiers, annotators alone are trained."""
+    end = STAGE_NAMES.index(last)
+    phases = [phase for phase in PHASES if STAGE_NAMES.index(phase.name) <= end]
+    if end >= STAGE_NAMES.index("train"):
+        return phases
+    return [one._replace(plan=train.annotators) if one.plan is train.on_real_texts else one for one in phases]

@@ -253,9 +253,7 @@ class _RemoteReader:
         return [tuple(math.log(max(value, SMALLEST)) for value in row) if row else alike for row in said]
 
     def forecast(self, sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
-        """Which way the endpoint takes is known from answers that were kept, else once it has answered: then it is
-        told again.
-        """
+        """Which way it is asked is known from answers that were kept; else it is told again once it has answered."""
         self._foretold = (tuple(sample), dict(counts))
         asked = AskedTask(self._asked, self._shots, self._form, self._settings)
         return forecast_reading(f"{self._model} at {self._url}", asked, self._way or self._known_way(), sample, counts)

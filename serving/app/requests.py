@@ -1,0 +1,67 @@
+"""A request's body, read: as one of `serving.api`'s requests, or refused with what is allowed."""
+
+import json
+import re
+from typing import TypeVar
+
+import msgspec
+
+from fourshot.serving.answers import RefusalError
+from fourshot.serving.api import VISIBLE, ClassifyRequest, GenerateRequest
+from fourshot.serving.settings import Limits
+
+Asked = TypeVar("Asked", ClassifyRequest, GenerateRequest)
+BOM = b"\xef\xbb\xbf"
+NO_UTF8 = " Send it as UTF-8."
+HINTS = {  # by the beginning of a body that is no JSON
+    b"\x1f\x8b": " It looks packed: say so with Content-Encoding: gzip.",
+    b"\xff\xfe": NO_UTF8,
+    b"\xfe\xff": NO_UTF8,
+}
+
+
+def read_request(body: bytes, limits: Limits, kind: type[Asked]) -> Asked:
+    """The request in ``body``. Raises `RefusalError` for what is none, or asks for too much."""
+    body = body.removeprefix(BOM)
+    what = "classify" if kind is ClassifyRequest else "write for"
+    try:
+        request = msgspec.json.decode(body, type=kind)
+        if any(body.count(b'"%s"' % name.encode()) > 1 for name in kind.__struct_fields__):
+            json.loads(body, object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
+        hint = HINTS.get(body[:2], "")
+        form = '{"input": text or [texts], "method": "student"}'
+        if kind is ClassifyRequest:
+            form = (
+                '{"input": text or [texts], "method": "adapter", "student" or "icl"}, where an object of fields may be '
+                "a text"
+            )
+        raise RefusalError(400, "bad_request", f"The body is not {form}: {error}.{hint}") from None
+    texts = [one if isinstance(one, str) else "\n".join(one.values()) for one in request.inputs]
+    if not texts:
+        raise RefusalError(400, "no_text", f"There is nothing to {what}: input is an empty list.")
+    if len(texts) > limits.max_texts:
+        raise RefusalError(
+            400, "too_many_texts", f"{len(texts)} texts in one request; at most {limits.max_texts}. Send several."
+        )
+    blank = [index for index, text in enumerate(texts) if not re.search(VISIBLE, text)]
+    if blank:
+        raise RefusalError(
+            400, "blank_text", f"There is nothing to {what} in the texts at {blank[:5]}. Leave them out."
+        )
+    long = [index for index, text in enumerate(texts) if len(text) > limits.max_text_chars]
+    if long:
+        raise RefusalError(
+            400, "too_long", f"The texts at {long[:5]} have more than {limits.max_text_chars} characters. Cut them."
+        )
+    return request
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """JSON leaves open which of two values of one name counts, so a client that sends two is told."""
+    fields: dict[str, object] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise ValueError(f"Object contains the field `{name}` twice")
+        fields[name] = value
+    return fields

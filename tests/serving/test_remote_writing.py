@@ -1,0 +1,160 @@
+"""A teacher behind an OpenAI-compatible address that writes: texts of a class, and targets for inputs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fourshot.cli.main import main
+from fourshot.engine.errors import InputError, ServiceError, SpendingLimitError
+from fourshot.pipeline.events import Event, ignore
+from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, RoundSink, finished_pairs
+from fourshot.pipeline.runs.readers import NamedReader
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, VarietySettings
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.work_folder import WorkFolder
+from fourshot.serving.clients.remote.settings import RemoteSettings
+from fourshot.serving.clients.remote.teacher import remote_teacher
+from tests.pipeline.task_folders import write_facts, write_jsonl
+from tests.serving.fake_server import Received, Reply
+from tests.serving.test_remote_teacher import PASSING, FakeEndpoint, answered, endpoint, failure, task, teacher
+
+__all__ = ("endpoint", "task")  # fixtures
+
+ANNOTATE = AnnotateSettings(folds=0)
+SETTINGS = RunSettings(generate=GenerateSettings(per_class=4), annotate=ANNOTATE)
+PLACES = ["harbour", "market", "garden", "kitchen", "station", "village", "mountain", "library", "theatre"]
+PLACES += ["bakery", "castle", "valley"]
+DRAWN = 2 * 6  # requests of the first round
+
+
+class WritingEndpoint(FakeEndpoint):
+    """Writes what it is asked for, another text each time."""
+
+    writes = "Sure, here is one:\n\nText: {}"
+    number = 0
+
+    @property
+    def written(self) -> list[Received]:
+        return [one for one in self.asked if b"Write one more" in one.body or b"Answer with what stands" in one.body]
+
+    def usual(self, request: Received) -> Reply:
+        body: dict[str, Any] = json.loads(request.body) if request.body else {}
+        said = body["messages"][-1]["content"] if "messages" in body else ""
+        if "Answer with what stands" in said:
+            text = f"It is {said.split('Facts:')[-1].split(chr(10))[1]}."
+        elif "Write one more" in said:
+            place = PLACES[self.number % len(PLACES)]
+            self.number += 1
+            weather = "deep snow on the roof" if "labelled cold" in said else "bright sun on the wall"
+            text = self.writes.format(f"The {place} had {weather} at {place}s.")
+        else:
+            return super().usual(request)
+        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        return answered({"choices": [choice], "usage": {"prompt_tokens": 60, "completion_tokens": 12}})
+
+
+@pytest.fixture
+def writing(endpoint: FakeEndpoint) -> WritingEndpoint:
+    endpoint.__class__ = WritingEndpoint
+    assert isinstance(endpoint, WritingEndpoint)
+    return endpoint
+
+
+def draw(reader: NamedReader, folder: Path, settings: RunSettings = SETTINGS) -> list[tuple[str, str, str]]:
+    """(text, label, what became of it)"""
+    work = WorkFolder(folder / "teacher")
+    work.path.mkdir(parents=True, exist_ok=True)
+    assert reader.draw
+    reader.draw(folder / "log.txt", ignore, settings, lambda given: RoundSink(work, reader.task, reader.shots, given))
+    return [(candidate.text, candidate.label, verdict.reason) for candidate, verdict in finished_pairs(work)]
+
+
+def test_it_writes_for_each_class_what_passes_the_filter_and_reads_alike(
+    writing: WritingEndpoint, task: Task, tmp_path: Path
+) -> None:
+    drawn = draw(teacher(writing, task), tmp_path)
+    kept = [(text, label) for text, label, reason in drawn if reason == "kept"]
+    assert len([label for _, label in kept if label == "cold"]) == 4 and len(kept) == 8
+    assert all(text.startswith("The ") and ("snow" in text) == (label == "cold") for text, label in kept)
+    assert len(writing.written) == DRAWN
+    bodies = [json.loads(one.body) for one in writing.written]
+    assert {body["temperature"] for body in bodies} == {1.0} and "logprobs" not in bodies[0]
+    again = teacher(writing, task)
+    assert draw(again, tmp_path / "elsewhere") == drawn and len(writing.written) == DRAWN, "all of it was kept"
+    account = again.account()
+    assert account and account.paid_requests == 0 < account.requests
+
+
+def test_what_was_answered_before_a_limit_or_a_fault_is_not_paid_twice(
+    writing: WritingEndpoint, task: Task, tmp_path: Path
+) -> None:
+    with pytest.raises(SpendingLimitError, match="15 requests were answered"):
+        draw(teacher(writing, task, max_requests=15), tmp_path)
+    writing.replies = [*PASSING]
+    drawn = draw(teacher(writing, task, retries=6, concurrency=1), tmp_path)
+    read = sum(reason in READ_BY_ANNOTATOR for _, _, reason in drawn)
+    assert read > 8 and len(writing.asked) == 1 + 8 + DRAWN + read + len(PASSING)
+    writing.replies = [failure(503, "sorry")] * 40
+    with pytest.raises(ServiceError, match="answers 503"):
+        draw(teacher(writing, task), tmp_path / "more", RunSettings(seed=1, generate=SETTINGS.generate))
+
+
+def test_what_is_refused_or_says_nothing_is_rejected_and_what_cannot_be_told_is_an_error(
+    writing: WritingEndpoint, task: Task, tmp_path: Path
+) -> None:
+    writing.writes = ""
+    short = RunSettings(generate=GenerateSettings(per_class=2, max_candidates=6), annotate=ANNOTATE, allow_short=True)
+    assert not any(reason == "kept" for _, _, reason in draw(teacher(writing, task), tmp_path, short))
+    with pytest.raises(InputError, match=r"variety\.attributes: a remote teacher cannot be told that"):
+        draw(teacher(writing, task), tmp_path, RunSettings(variety=VarietySettings(attributes=True)))
+
+
+def test_the_forecast_has_a_request_for_each_window_and_vote(
+    writing: WritingEndpoint, task: Task, tmp_path: Path
+) -> None:
+    shots, asks = take_shots(task, 4, 0), RemoteSettings(votes=5)
+    form = PromptFormat(max_text_words=6, long_texts="windows")
+    reader = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks, form)
+    assert reader.forecast
+    long = "The day was quite long and ended in deep snow."
+    whole = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks)
+    assert whole.forecast and whole.forecast([long], {"annotate": 10}).calls == 1 + 8 + 10
+    assert reader.forecast([long], {"annotate": 10}).stages[1].calls == 20
+    assert "5 answers for each text" in reader.forecast([long], {"annotate": 10}).doubt
+    writing.tells = writing.gives_n = False
+    told: list[Event] = []
+    list(reader.read(tmp_path / "log.txt", told.append)([[long]]))
+    known = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks, form).forecast
+    assert known and known([long], {"annotate": 10}).stages[1].calls == 10 * 2 * 5
+    assert any(one.stage == "forecast" and "annotate 100" in one.message for one in told)
+    planned = known([], {"generate": 4, "annotate": 0})
+    assert [(one.stage, one.calls) for one in planned.stages[1:2]] == [("generate", DRAWN)]
+
+
+def test_a_remote_teacher_writes_targets_and_the_command_says_what_that_takes(
+    writing: WritingEndpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_facts(tmp_path)
+    write_jsonl(
+        tmp_path / "more.jsonl", [{"input": text} for text in ("Cork | in | Ireland", " ", "Turin | in | Italy")]
+    )
+    command = ["annotate", str(tmp_path), "--unlabelled", str(tmp_path / "more.jsonl")]
+    command += ["--out", str(tmp_path / "out.jsonl"), "--price-in", "2", "--price-out", "8"]
+    command += ["--teacher", f"{writing.url}/v1", "--teacher-model", "large"]
+    assert main([*command, "--plan", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out.splitlines()[-1])["calls"] == 2 and not writing.received
+    assert main([*command, "--max-requests", "1"]) == 1
+    assert "--max-requests 1 is reached" in capfd.readouterr().err
+    assert main(command) == 0
+    said = capfd.readouterr()
+    assert "2 requests to large at" in said.err and "2 of 3 rows" in said.out
+    assert len(writing.written) == 2
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    targets = [row["annotated_target"] for row in rows]
+    assert targets == ["It is Cork | in | Ireland.", None, "It is Turin | in | Italy."]
+    shown = json.loads(writing.written[0].body)["messages"][0]["content"]
+    assert shown.count("Text:") == 4 + 1 and "Cork | in | Ireland" in shown
