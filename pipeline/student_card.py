@@ -92,7 +92,7 @@ def load_student_card(folder: str | Path) -> StudentCard:
     if is_text_student(folder):
         raise InputError(
             f"{folder} is a student of a text generation task: it writes texts and gives no labels. What works with "
-            "it: fourshot predict, and fourshot.TextStudent in Python."
+            "it: fourshot predict, annotate and serve, and fourshot.Generator in Python."
         )
     try:
         return read_json(file, StudentCard)

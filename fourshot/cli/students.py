@@ -187,9 +187,10 @@ def distill(options: Options, terminal: Terminal) -> None:
         )
     size = f"{summary.parameters / 1e6:.0f} million parameters, {summary.megabytes:.0f} MB"
     for parity in summary.onnx:
+        lost = "" if parity.points_lost is None else f"; {parity.points_lost:.2f} points less on {parity.tested} tests"
         terminal.say(
             f"{parity.file} ({parity.megabytes:.0f} MB): another label for {parity.other_labels} of {parity.texts} "
-            f"texts; probabilities differ by up to {parity.largest_difference:.4f}."
+            f"texts; probabilities differ by up to {parity.largest_difference:.4f}{lost}."
         )
     terminal.say(f"Student: {summary.student_path} ({size})\nReport: {summary.report_path}")
     terminal.say(f"Try it: {program()} predict {shlex.quote(str(folder))} {sample_argument(task)}")

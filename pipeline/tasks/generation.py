@@ -8,7 +8,7 @@ import msgspec
 from fourshot.pipeline.tasks.types import DataSource
 
 KIND = "generation"
-WHAT_WORKS = "fourshot distill, predict, tasks check and tasks list"
+WHAT_WORKS = "fourshot distill, annotate, predict, serve, tasks check and tasks list"
 
 
 class PairSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,12 +6,9 @@ import json
 import os
 import shutil
 import signal
-import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -19,13 +16,13 @@ import openai
 import pytest
 
 from fourshot.engine.calibration import CONTENT_FREE, NONE, apply, contextual
-from fourshot.engine.core import Adapter, Engine, Verbalizer
+from fourshot.engine.core import Engine
 from fourshot.engine.errors import RequestError
-from fourshot.pipeline.card import AdapterCard, load_card
+from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.events import ignore
-from fourshot.pipeline.synthesis.prompts import Wording, classification_prompt
+from fourshot.pipeline.synthesis.prompts import classification_prompt
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.tasks.types import Example
 from fourshot.serving.app.registry import InContext, write_in_context
 from fourshot.serving.clients.remote.asking import Way, requests_for
 from fourshot.serving.clients.remote.endpoint import Endpoint
@@ -33,81 +30,36 @@ from fourshot.serving.clients.remote.said import Said, read_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from fourshot.serving.testing.adapters import make_adapter, task_of
-from fourshot.serving.testing.server import RunningService, running_service, wait_for
+from fourshot.serving.testing.server import RunningService, wait_for
 from tests.pipeline.task_folders import COLD, WARM, write_task
+from tests.serving.attacks import (
+    test_a_client_that_sends_its_headers_slowly_is_hung_up_on,
+    test_a_flood_of_headers_is_hung_up_on,
+    test_a_path_leads_to_a_task_or_nowhere,
+    test_a_request_that_cannot_be_answered_says_why,
+    test_no_route_takes_an_adapter_by_its_path,
+    test_the_page_is_there,
+    test_what_is_no_http_is_told_so_in_the_same_form,
+    test_what_is_no_request_is_refused,
+    version_of,
+)
+from tests.serving.ten_adapters import TEXTS, TOLERANCE, cards, folder, offline, probabilities, service
 from tests.waiting import until
 
-WORDS = [
-    ("good", "bad"),
-    ("red", "green", "blue"),
-    ("cat", "dog"),
-    ("north", "south", "east", "west"),
-    ("yes", "no"),
-    ("billing question", "billing complaint", "other"),  # several tokens, with a beginning in common
-    ("sport", "politics", "science"),
-    ("happy", "sad"),
-    ("new order", "old order", "no order"),  # as above, each with a token of its own
-    ("question", "statement"),
-]
-BARE = (1, 2)  # those of them that were trained without the instruction
-ONE_STEP = (8,)  # those of several tokens that were trained to say one
-TEXTS = ["Where is my parcel?", "I was charged twice.", "A wonderful little film.", "It rains in the north."]
-TOLERANCE = 0.05  # of a probability: logits near 16 are an eighth apart in bf16, and batches sum in different orders
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("adapters")
-    for number, words in enumerate(WORDS):
-        wording: Wording = "bare" if number in BARE else "task"
-        verbalizer: Verbalizer = "token" if number in ONE_STEP else "word"
-        task = task_of(f"task-{number}", words)
-        make_adapter(root, task, seed=number, wording=wording, verbalizer=verbalizer, align=number % 2 == 0)
-    return root
-
-
-@pytest.fixture(scope="module")
-def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    log = tmp_path_factory.mktemp("log") / "serve.log"
-    limits = (
-        "--max-body-bytes",
-        "20000",
-        "--max-texts",
-        "16",
-        "--poll-s",
-        "0.2",
-        "--drain-s",
-        "40",
-        "--header-timeout-s",
-        "2",
-    )
-    with running_service(folder, log, *limits) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def cards(folder: Path) -> dict[str, AdapterCard]:
-    """By task."""
-    return {card.task.name: card for card in map(load_card, sorted(folder.iterdir()))}
-
-
-@pytest.fixture(scope="module")
-def offline(cards: dict[str, AdapterCard], folder: Path, vllm_engine: Engine) -> dict[str, np.ndarray]:
-    """What each adapter says about the texts in an engine of our own: probabilities [num_texts, num_labels]."""
-    found = {}
-    for name, card in cards.items():
-        prompts = [card.prompt(text) for text in TEXTS]
-        adapter = Adapter(name=card.name, path=str(folder / card.name))
-        found[name] = np.exp(
-            apply(card.calibration, vllm_engine.score(prompts, card.task.label_words, adapter, card.verbalizer))
-        )
-    return found
-
-
-def probabilities(answer: httpx.Response, task: Task) -> np.ndarray:
-    assert answer.status_code == 200, answer.text
-    results = answer.json()["results"]
-    return np.array([[one["probabilities"][name] for name in task.label_names] for one in results])
+__all__ = (
+    "cards",
+    "folder",
+    "offline",
+    "service",
+    "test_a_client_that_sends_its_headers_slowly_is_hung_up_on",
+    "test_a_flood_of_headers_is_hung_up_on",
+    "test_a_path_leads_to_a_task_or_nowhere",
+    "test_a_request_that_cannot_be_answered_says_why",
+    "test_no_route_takes_an_adapter_by_its_path",
+    "test_the_page_is_there",
+    "test_what_is_no_http_is_told_so_in_the_same_form",
+    "test_what_is_no_request_is_refused",
+)
 
 
 def test_all_adapters_of_the_folder_are_tasks(service: RunningService, cards: dict[str, AdapterCard]) -> None:
@@ -308,85 +260,6 @@ def test_a_broken_copy_of_an_adapter_does_not_hide_the_whole_one(
     wait_for(lambda: version_of(service, "twice") == "")
 
 
-def version_of(service: RunningService, task: str) -> str:
-    return next((str(one["adapter"]) for one in service.tasks()["tasks"] if one["task"] == task), "")
-
-
-@pytest.mark.parametrize(
-    ("task", "body", "code", "kind"),
-    [
-        ("nothing", {"input": "x"}, 404, "unknown_task"),
-        ("task-0", {"input": []}, 400, "no_text"),
-        ("task-0", {"input": ["fine", " \n"]}, 400, "blank_text"),
-        ("task-0", {"input": ["x"] * 17}, 400, "too_many_texts"),
-        ("task-0", {"input": 3}, 400, "bad_request"),
-        ("task-0", {"text": "x"}, 400, "bad_request"),
-        ("task-0", {"input": "x", "method": "magic"}, 400, "bad_request"),
-        ("task-0", {"input": "x", "adapter": "/etc"}, 400, "bad_request"),
-    ],
-)
-def test_a_request_that_cannot_be_answered_says_why(
-    service: RunningService, task: str, body: Any, code: int, kind: str
-) -> None:
-    answer = service.classify(task, body)
-    assert (answer.status_code, answer.json()["error"]["type"]) == (code, kind)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"\xff\xfe", b'{"input": "\xff"}', b"null", b"[" * 30_000, b'{"input": "\\ud800"}', b"0" * 30_000],
-)
-def test_what_is_no_request_is_refused(service: RunningService, body: bytes) -> None:
-    answer = service.http.post("/v1/classify/task-0", content=body)
-    assert answer.status_code in (200, 400, 413)
-    assert answer.status_code != 200 or b"ud800" in body
-    assert service.http.get("/health").status_code == 200
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["..%2f..%2fetc%2fpasswd", "%2e%2e", "task-0%00", "task-0/../task-1", "%ff", "a" * 5000, "task-0%0d%0aX: y"],
-)
-def test_a_path_leads_to_a_task_or_nowhere(service: RunningService, path: str) -> None:
-    head = f"POST /v1/classify/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\nConnection: close\r\n\r\n"
-    answer = raw(service, head.encode() + b'{"input": "x"}')
-    assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400")), answer[:200]
-
-
-def test_no_route_takes_an_adapter_by_its_path(service: RunningService) -> None:
-    for route in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
-        answer = service.http.post(route, json={"lora_name": "x", "lora_path": "/tmp"})
-        assert answer.status_code == 404
-    answer = service.http.post("/v1/completions", json={"model": "../../etc", "prompt": "x", "max_tokens": 1})
-    assert answer.status_code == 404
-
-
-def raw(service: RunningService, sent: bytes, wait_s: float = 20) -> bytes:
-    """What comes back for these bytes until the service hangs up."""
-    host, port = service.address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=wait_s) as connection:
-        connection.sendall(sent)
-        parts = []
-        try:
-            while part := connection.recv(65536):
-                parts.append(part)
-        except ConnectionError:
-            pass
-        return b"".join(parts)
-
-
-def test_a_flood_of_headers_is_hung_up_on(service: RunningService) -> None:
-    sent = b"GET /health HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (n, b"y" * 1000) for n in range(200))
-    assert raw(service, sent) == b""
-    assert service.http.get("/health").status_code == 200
-
-
-def test_a_client_that_sends_its_headers_slowly_is_hung_up_on(service: RunningService) -> None:
-    started = time.monotonic()
-    assert raw(service, b"GET /health HTTP/1.1\r\nHost: x\r\n") == b""
-    assert time.monotonic() - started < 10
-
-
 def test_openapi_describes_our_routes(service: RunningService) -> None:
     document = service.http.get("/openapi.json").json()
     classify = document["paths"]["/v1/classify/{task}"]["post"]
@@ -396,12 +269,6 @@ def test_openapi_describes_our_routes(service: RunningService) -> None:
     assert {"input", "method", "model", "user", "stream"} <= set(schemas["ClassifyRequest"]["properties"])
     assert {"Classified", "Usage", "TaskInfo", "Refused", "ErrorAnswer", "Fault"} <= set(schemas)
     assert "/v1/chat/completions" in document["paths"]
-
-
-def test_the_page_is_there(service: RunningService) -> None:
-    answer = service.http.get("/")
-    assert answer.status_code == 200 and "<!doctype html>" in answer.text.lower()
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
 @pytest.mark.parametrize(
@@ -428,11 +295,6 @@ def test_addresses_of_ours_and_of_vllms_answer_in_one_form(
     assert answer.status_code == code, answer.text
     if kind:
         assert (answer.json()["error"]["type"], answer.json()["error"]["code"]) == (kind, code)
-
-
-def test_what_is_no_http_is_told_so_in_the_same_form(service: RunningService) -> None:
-    answer = raw(service, b"GET /v1/tasks HTTP/9.9\r\nno header\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 400") and b'"type":"bad_request"' in answer
 
 
 def test_a_task_whose_only_version_is_damaged_answers_on(service: RunningService, folder: Path, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     texts: int
     other_labels: int  # texts whose likeliest label differs
     largest_difference: float  # of a probability
+    tested: int = 0  # texts whose labels are known, on which both were measured
+    points_lost: float | None = None  # of accuracy on these, per cent, that the checkpoint has and the file has not
 
 
 def check_onnx() -> None:
@@ -40,8 +42,12 @@ def check_onnx() -> None:
         raise InputError(f"{error.name} is not installed. Install it with: pip install 'fourshot[onnx]'") from error
 
 
-def export_onnx(student: Path, max_tokens: int, texts: Sequence[str]) -> list[Parity]:
+def export_onnx(
+    student: Path, max_tokens: int, texts: Sequence[str], test: Sequence[tuple[str, int]] = ()
+) -> list[Parity]:
     """Write ``student``/onnx with the float and the int8 model, and how both answer ``texts``, up to 200 of them.
+
+    ``test``: texts with the number of their label, on which the accuracy of both is compared.
 
     Inputs are int64 [num_texts, num_tokens], the output float32 logits [num_texts, num_labels]. int8 weights with
     a scale for each output, activations quantised as they come. The folder appears whole or not at all.
@@ -52,7 +58,7 @@ def export_onnx(student: Path, max_tokens: int, texts: Sequence[str]) -> list[Pa
 
     classifier = StudentClassifier(student, max_tokens, in_parts=False)  # in the file there is no reading in parts
     probed = list(texts[:PROBED_TEXTS])
-    expected = classifier.probabilities(probed)
+    expected = classifier.probabilities([*probed, *(text for text, _ in test)])
     with staged_folder(student, ONNX_FOLDER) as staged:
         target = staged / FLOAT_FILE
         # Two tensors: one given twice would be taken for one input.
@@ -71,13 +77,20 @@ def export_onnx(student: Path, max_tokens: int, texts: Sequence[str]) -> list[Pa
             verbose=False,
         )
         quantize_dynamic(target, staged / INT8_FILE, weight_type=QuantType.QInt8, per_channel=True)
-        parities = [_parity(file, classifier, probed, expected) for file in (target, staged / INT8_FILE)]
+        parities = [_parity(file, classifier, probed, test, expected) for file in (target, staged / INT8_FILE)]
         write_json(staged / PARITY_FILE, parities)
         settle(staged, student / ONNX_FOLDER, replace=True)
     return parities
 
 
-def _parity(file: Path, classifier: StudentClassifier, texts: Sequence[str], expected: "np.ndarray") -> Parity:
+def _parity(
+    file: Path,
+    classifier: StudentClassifier,
+    probed: Sequence[str],
+    test: Sequence[tuple[str, int]],
+    expected: "np.ndarray",
+) -> Parity:
+    import numpy as np
     import onnxruntime
     import torch
 
@@ -86,11 +99,16 @@ def _parity(file: Path, classifier: StudentClassifier, texts: Sequence[str], exp
     def logits(batch: Any) -> Any:
         return torch.from_numpy(session.run(None, {name: batch[name].numpy() for name in INPUTS})[0])
 
-    said = by_length(classifier.tokens, texts, logits).softmax(1).numpy()
+    texts = [*probed, *(text for text, _ in test)]
+    said, number = by_length(classifier.tokens, texts, logits).softmax(1).numpy(), len(probed)
+    right = np.array([label for _, label in test])
+    lost = [float((one[number:].argmax(1) == right).mean()) for one in (expected, said)] if test else []
     return Parity(
         file=file.name,
         megabytes=round(file.stat().st_size / 1e6, 1),
-        texts=len(texts),
-        other_labels=int((said.argmax(1) != expected.argmax(1)).sum()),
-        largest_difference=round(float(abs(said - expected).max()), 6),
+        texts=number,
+        other_labels=int((said[:number].argmax(1) != expected[:number].argmax(1)).sum()),
+        largest_difference=round(float(abs(said[:number] - expected[:number]).max()), 6),
+        tested=len(test),
+        points_lost=round(100 * (lost[0] - lost[1]), 2) if lost else None,
     )

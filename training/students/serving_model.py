@@ -19,22 +19,31 @@ if TYPE_CHECKING:
 
 BATCH = 32  # rows that are padded to one length
 TOKENIZER, CONFIG = "tokenizer.json", "config.json"
-MOST_OTHER_LABELS = 0.01  # share of the probed texts: an int8 file that gives more of them another label is not used
+# Texts that int8 labels otherwise lie between two labels, and about as many of them get the right one as lose it. So
+# accuracy says whether it may be used, where it is known of enough texts, and other labels where not.
+MOST_POINTS_LOST, ENOUGH_TESTED = 0.5, 200
+MOST_OTHER_LABELS = 0.01  # share of the probed texts
 
 
 def file_to_use(parities: Sequence[Parity]) -> str:
     """The ONNX file to answer with, relative to the student's folder; "" for the checkpoint itself.
 
-    ``parities``: of the files that are there, as its card says. Int8 before float, if it labels texts as the student
-    does; none where onnxruntime is not installed.
+    ``parities``: of the files that are there, as its card says. Int8 before float, if it is as accurate as the student
+    or labels texts as it does; none where onnxruntime is not installed.
     """
     if find_spec("onnxruntime") is None:
         return ""
     checked = {one.file: one for one in parities}
     int8 = checked.get(INT8_FILE)
-    if int8 and int8.texts and int8.other_labels <= MOST_OTHER_LABELS * int8.texts:
+    if int8 and _may_answer(int8):
         return f"{ONNX_FOLDER}/{INT8_FILE}"
     return f"{ONNX_FOLDER}/{FLOAT_FILE}" if FLOAT_FILE in checked else ""
+
+
+def _may_answer(int8: Parity) -> bool:
+    if int8.points_lost is not None and int8.tested >= ENOUGH_TESTED:
+        return int8.points_lost <= MOST_POINTS_LOST
+    return bool(int8.texts) and int8.other_labels <= MOST_OTHER_LABELS * int8.texts
 
 
 class ServingModel(TextReader):

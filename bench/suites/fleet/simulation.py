@@ -11,7 +11,8 @@ import numpy as np
 
 from fourshot.bench.suites.fleet.replica import Request, SimulatedReplica
 from fourshot.bench.suites.fleet.times import ServiceTimes
-from fourshot.serving.fleet.router import CLASSIFY, SPARE, Replica, Router, preference
+from fourshot.serving.api import ASKED_PATHS
+from fourshot.serving.fleet.router import SPARE, Replica, Router, preference
 from fourshot.serving.settings import Limits
 
 WARM_DRAWS = 1500  # requests per replica that fill its memory before the clock starts
@@ -65,7 +66,7 @@ def _rendezvous(router: Router, task: str, draw: random.Random) -> Replica:
 
 
 def _bounded(router: Router, task: str, draw: random.Random) -> Replica:
-    return router.order(CLASSIFY + task)[0]
+    return router.order(f"{ASKED_PATHS[0]}{task}")[0]
 
 
 ROUTINGS: dict[str, Route] = {

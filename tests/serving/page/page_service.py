@@ -8,7 +8,16 @@ import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 
 from fourshot.serving.answers import JSON
-from fourshot.serving.api import Classified, ClassifyResponse, Refused, TaskInfo, TaskList, Usage
+from fourshot.serving.api import (
+    Classified,
+    ClassifyResponse,
+    Generated,
+    GenerateResponse,
+    Refused,
+    TaskInfo,
+    TaskList,
+    Usage,
+)
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.routes import PAGE, PAGE_HEADERS
 from tests.serving.fake_server import FakeServer, Received, Reply, refusal
@@ -23,6 +32,7 @@ MOODS = {
 }
 POLL_MS = 2000  # how often the page looks at the service
 CLASSIFY = "/v1/classify"
+GENERATE = "/v1/generate"
 
 
 class PageService(FakeServer):
@@ -55,12 +65,30 @@ class PageService(FakeServer):
                 return fault
         if request.path == "/metrics":
             return Reply(200, {"Content-Type": "text/plain"}, generate_latest(self.metrics_registry))
-        answer = (
-            self._classified(request)
-            if request.body
-            else TaskList(base_model="tiny", tasks=self.tasks, refused=self.refused)
-        )
+        answer: TaskList | ClassifyResponse | GenerateResponse
+        if not request.body:
+            answer = TaskList(base_model="tiny", tasks=self.tasks, refused=self.refused)
+        else:
+            answer = self._written(request) if request.path.startswith(GENERATE) else self._classified(request)
         return Reply(200, {"Content-Type": JSON}, msgspec.json.encode(answer))
+
+    def _written(self, request: Received) -> GenerateResponse:
+        results = [
+            Generated(
+                text=f"About {text}.",
+                finish_reason="length",
+                prompt_tokens=40,
+                completion_tokens=8,
+                queue_ms=1.25,
+                model_ms=20.5,
+            )
+            for text in request.texts
+        ]
+        usage = Usage(prompt_tokens=40, cached_tokens=0, completion_tokens=8, total_tokens=48)
+        name = request.path.rsplit("/", 1)[1]
+        return GenerateResponse(
+            task=name, method="student", student=f"{name}-2", results=results, usage=usage, total_ms=23.75
+        )
 
     def _classified(self, request: Received) -> ClassifyResponse:
         method: Any = request.method or "adapter"

@@ -177,3 +177,18 @@ def test_texts_and_labels_are_never_html(page: "Page", service: PageService) -> 
     poll(page)
     wait_for_text(page, "#state", contains_it)
     assert page.evaluate("[document.images.length, window.hurt === undefined]") == [0, True]
+
+
+def test_a_text_generation_task_shows_what_is_written_for_each_text(page: "Page", service: PageService) -> None:
+    service.tasks.append(info("facts", [], kind="generation", student="facts-2", methods=["student"]))
+    ready(page)
+    page.click("#tasks tr:nth-child(3) input")
+    assert cells(page, "#tasks tbody tr")[2][1] == "none: it writes texts"
+    assert page.inner_text("#ask button.first") == page.inner_text("#ask-title") == "Write"
+    assert page.locator("#ask .line label:visible").all_inner_texts() == ["One text per line", "Student"]
+    classify(page, "rome <b>\noslo")
+    (asked,) = service.asked("/v1/generate")
+    assert msgspec.json.decode(asked.body) == {"input": ["rome <b>", "oslo"], "method": "student"}
+    assert page.locator(".written .out").all_inner_texts() == ["About rome <b>.", "About oslo."]
+    assert "Cut at the most tokens" in page.inner_text("#answer") and service.asked(CLASSIFY) == []
+    assert "/v1/generate/facts" in (page.text_content("#curl") or "")

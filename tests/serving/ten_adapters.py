@@ -1,0 +1,88 @@
+"""Ten adapters of random weights, the service that has them, and what an engine of our own says with them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from fourshot.engine.calibration import apply
+from fourshot.engine.core import Adapter, Engine, Verbalizer
+from fourshot.pipeline.card import AdapterCard, load_card
+from fourshot.pipeline.synthesis.prompts import Wording
+from fourshot.pipeline.tasks.types import Task
+from fourshot.serving.testing.adapters import make_adapter, task_of
+from fourshot.serving.testing.server import RunningService, running_service
+
+WORDS = [
+    ("good", "bad"),
+    ("red", "green", "blue"),
+    ("cat", "dog"),
+    ("north", "south", "east", "west"),
+    ("yes", "no"),
+    ("billing question", "billing complaint", "other"),  # several tokens, with a beginning in common
+    ("sport", "politics", "science"),
+    ("happy", "sad"),
+    ("new order", "old order", "no order"),  # as above, each with a token of its own
+    ("question", "statement"),
+]
+BARE = (1, 2)  # those of them that were trained without the instruction
+ONE_STEP = (8,)  # those of several tokens that were trained to say one
+TEXTS = ["Where is my parcel?", "I was charged twice.", "A wonderful little film.", "It rains in the north."]
+TOLERANCE = 0.05  # of a probability: logits near 16 are an eighth apart in bf16, and batches sum in different orders
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("adapters")
+    for number, words in enumerate(WORDS):
+        wording: Wording = "bare" if number in BARE else "task"
+        verbalizer: Verbalizer = "token" if number in ONE_STEP else "word"
+        task = task_of(f"task-{number}", words)
+        make_adapter(root, task, seed=number, wording=wording, verbalizer=verbalizer, align=number % 2 == 0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    log = tmp_path_factory.mktemp("log") / "serve.log"
+    limits = (
+        "--max-body-bytes",
+        "20000",
+        "--max-texts",
+        "16",
+        "--poll-s",
+        "0.2",
+        "--drain-s",
+        "40",
+        "--header-timeout-s",
+        "2",
+    )
+    with running_service(folder, log, *limits) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def cards(folder: Path) -> dict[str, AdapterCard]:
+    """By task."""
+    return {card.task.name: card for card in map(load_card, sorted(folder.iterdir()))}
+
+
+@pytest.fixture(scope="module")
+def offline(cards: dict[str, AdapterCard], folder: Path, vllm_engine: Engine) -> dict[str, np.ndarray]:
+    """What each adapter says about the texts in an engine of our own: probabilities [num_texts, num_labels]."""
+    found = {}
+    for name, card in cards.items():
+        prompts = [card.prompt(text) for text in TEXTS]
+        adapter = Adapter(name=card.name, path=str(folder / card.name))
+        found[name] = np.exp(
+            apply(card.calibration, vllm_engine.score(prompts, card.task.label_words, adapter, card.verbalizer))
+        )
+    return found
+
+
+def probabilities(answer: httpx.Response, task: Task) -> np.ndarray:
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    return np.array([[one["probabilities"][name] for name in task.label_names] for one in results])

@@ -1,0 +1,164 @@
+"""Students in the server's process: which of them answers, how their texts wait, and what is refused."""
+
+import asyncio
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from fourshot.engine.errors import AdapterError
+from fourshot.serving.app.adapter_sync import AdapterSync
+from fourshot.serving.app.metrics import Metrics
+from fourshot.serving.app.registry import Registry, base_named, no_base, write_pins
+from fourshot.serving.app.service import Asker, Service
+from fourshot.serving.app.students import Students, queue_of
+from fourshot.serving.fleet.launch import complete
+from fourshot.serving.settings import Limits, ServeSettings
+from fourshot.serving.testing.adapters import make_adapter, task_of
+from fourshot.serving.testing.students import MAX_TOKENS, make_student
+from fourshot.training.students.onnx_export import Parity
+from fourshot.training.students.serving_model import ServingModel, file_to_use
+from tests.serving.test_adapter_sync import Sync
+
+TASK, OTHER = task_of("task-0", ("good", "bad", "so-so")), task_of("other")
+
+
+def test_a_task_with_both_is_answered_by_the_newer_or_pinned_one_and_by_each_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fourshot.serving.app.base_model.stage", lambda folder, card, staging, *_: staging)
+    adapter, student = make_adapter(tmp_path, OTHER), make_student(tmp_path, OTHER)
+    os.utime(adapter / "card.json", (1000, 1000))
+    sync = Sync(tmp_path)
+    assert sync.now() == {"other": student.name}
+    (info,) = sync.tasks()
+    assert (info.methods, info.versions) == (["student", "adapter", "icl"], [student.name, adapter.name])
+    write_pins(tmp_path, {"other": adapter.name})
+    assert sync.now() == {"other": adapter.name}
+    assert sync.tasks()[0].methods == ["adapter", "icl", "student"] and sync.tasks()[0].pinned
+    shutil.rmtree(student)
+    assert sync.now() == {"other": adapter.name} and sync.tasks()[0].student == ""
+
+
+def test_students_alone_need_no_base_model_and_all_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "runs"
+    distilled = root / "desk" / "student"  # as `distill` leaves it, beside a run's folder
+    student = make_student(distilled / "students" / "job", OTHER)
+    (distilled / "student").symlink_to(student)
+    (distilled / "manifest.json").write_text("{}")
+    with monkeypatch.context() as patch:
+        patch.setattr("fourshot.serving.app.registry.resolve_model", pytest.fail)
+        for served in (root, root / "desk", distilled, student):
+            settings, fitted, contents = complete(ServeSettings(adapters=str(served)))
+            assert settings.students_only and fitted is None
+            assert [one.name for one in contents.adapters] == [student.name] and not contents.refused
+    assert not complete(ServeSettings(adapters=str(student), vllm_arguments=("--disable-log-stats",)))[0].students_only
+    make_adapter(root, OTHER)
+    settings, fitted, _ = complete(ServeSettings(adapters=str(root)))
+    assert fitted is not None and fitted.adapters == 1 and not settings.students_only
+    refused = Registry(root, no_base).read().refused
+    assert len(refused) == 1 and "students alone" in refused[0].reason
+
+
+def service_of(root: Path, limits: Limits) -> tuple[Service, Students]:
+    students = Students(root / ".staging", queue_of(limits))
+    sync = AdapterSync(Registry(root, base_named(None)), students)
+    asyncio.run(sync.refresh())
+    metrics = Metrics(CollectorRegistry())
+    return Service(base_name="", adapters=sync, limits=limits, metrics=metrics), students
+
+
+def test_texts_wait_before_a_busy_student_and_who_gives_up_leaves_nothing_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_student(tmp_path, OTHER)
+    service, students = service_of(tmp_path, Limits())
+    gate, batches = threading.Event(), list[int]()
+    (version,) = service.adapters.current["other"]
+    compute = version.model.logits  # type: ignore[attr-defined]
+
+    def slowly(rows: list[list[int]]) -> np.ndarray:
+        batches.append(len(rows))
+        gate.wait(10)
+        return compute(rows)
+
+    monkeypatch.setattr(version.model, "logits", slowly)  # type: ignore[attr-defined]
+    body = json.dumps({"input": ["a text of some length, so to say"] * 200}).encode()
+
+    async def run() -> None:
+        many = asyncio.create_task(service.classify("other", body, Asker(name="many")))
+        while not batches:
+            await asyncio.sleep(0.01)
+        one = asyncio.create_task(service.classify("other", b'{"input": "one"}', Asker(name="one")))
+        gate.set()
+        assert (await one).results[0].label and len((await many).results) == 200
+        gate.clear()
+        students.dispatcher._done_tokens, students.dispatcher._busy_s = 100.0, 1.0  # tokens/s: it is slow now
+        waiting = asyncio.create_task(service.classify("other", body, Asker(name="many")))
+        while not service.adapters.num_waiting:
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        gate.set()
+        assert (await service.classify("other", b'{"input": "one"}')).results[0].label
+        assert service.adapters.num_waiting == 0 and students.dispatcher._running_tokens == 0
+
+    asyncio.run(run())
+    assert max(batches) > 1, "texts that wait together are computed together"
+
+
+def test_a_student_that_fails_is_a_fault_and_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_student(tmp_path, OTHER)
+    make_student(tmp_path, TASK)
+    service, _ = service_of(tmp_path, Limits())
+    (version,) = service.adapters.current["other"]
+
+    def fails(rows: object) -> None:
+        raise AdapterError("it cannot compute")
+
+    monkeypatch.setattr(version.model, "logits", fails)  # type: ignore[attr-defined]
+
+    async def run() -> list[Any]:
+        asked = [service.classify(task, b'{"input": ["a", "b"]}') for task in ("other", "task-0")]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    failed, answered = asyncio.run(run())
+    assert isinstance(failed, AdapterError) and len(answered.results) == 2
+
+
+def test_onnx_is_used_where_the_card_says_that_it_answers_as_the_checkpoint_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fourshot.training.students.serving_model.find_spec", lambda name: name)
+    in_float = Parity(file="model.onnx", megabytes=1, texts=200, other_labels=0, largest_difference=0)
+    int8 = msgspec.structs.replace(in_float, file="model_int8.onnx", other_labels=2, largest_difference=0.05)
+    assert file_to_use([in_float, int8]) == "onnx/model_int8.onnx"
+    differs = msgspec.structs.replace(int8, other_labels=3)
+    assert file_to_use([in_float, differs]) == "onnx/model.onnx"
+    for tested, lost, file in ((200, 0.5, "model_int8"), (200, 0.6, "model"), (199, 0.0, "model")):
+        measured = msgspec.structs.replace(differs, tested=tested, points_lost=lost)
+        assert file_to_use([in_float, measured]) == f"onnx/{file}.onnx"
+    assert file_to_use([]) == ""
+    monkeypatch.setattr("fourshot.training.students.serving_model.find_spec", lambda name: None)
+    assert file_to_use([in_float, int8]) == "", "onnxruntime is not installed"
+
+
+def test_a_student_whose_answers_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    student = make_student(tmp_path, OTHER)
+    weights = load_file(student / "model.safetensors")
+    save_file({**weights, "classifier.bias": np.full(2, np.nan, np.float32)}, student / "model.safetensors")
+    model = ServingModel(student, "", MAX_TOKENS, 2)
+    with pytest.raises(AdapterError, match="no numbers"):
+        model.logits([[2, 3]])
+    with pytest.raises(AdapterError, match="cannot be loaded"):
+        ServingModel(student, "onnx/model.onnx", MAX_TOKENS, 2)
