@@ -100,6 +100,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prefix_caching: bool = True  # off only to measure what it gains
     lora_plugin: bool = True  # mend vLLM's CPU LoRA kernels (`engine.vllm_seams.lora_kernels`)
     compile: bool = True  # torch.compile: starts a minute later, samples faster; on the CPU only without LoRA
+    gpus: int = 1  # that share the weights, by tensor parallelism; more than 1 on a machine with as many
     load_format: str = "auto"  # "dummy": real shapes, random weights, for latency without a download
 
 

@@ -1,11 +1,13 @@
-"""GPUs of this machine, asked of the driver: no CUDA context is made, and torch is not loaded."""
+"""GPUs of this machine. The driver is asked: no CUDA context is made, and torch is loaded by `torch_device` alone."""
 
+import os
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
-from fourshot.engine.errors import FourshotError
+from fourshot.engine.errors import FourshotError, InputError
 
 MIB = 1 << 20
 
@@ -19,7 +21,7 @@ def gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[s
     named = environment.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         return [str(index) for index, _ in enumerate(devices.glob("nvidia[0-9]*"))]
-    return [name.strip() for name in named.split(",") if name.strip()]
+    return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
 
 
 def free_gpu_bytes(names: list[str]) -> int:
@@ -33,3 +35,30 @@ def free_gpu_bytes(names: list[str]) -> int:
             f"nvidia-smi does not say how much memory is free on GPU {', '.join(names)}: {error}. Check the driver, "
             "and CUDA_VISIBLE_DEVICES."
         ) from error
+
+
+def check_gpus(number: int) -> None:
+    """Raise InputError where there are fewer than the ``number`` GPUs that one engine is to be divided over."""
+    if number > 1 and number > len(there := gpus(os.environ)):
+        raise InputError(
+            f"{number} GPUs are to share one engine (--gpus-per-engine), and there are {len(there)} here that vLLM may "
+            "use. Give at most that, look at CUDA_VISIBLE_DEVICES, or leave the option out."
+        )
+
+
+def torch_device() -> Literal["cpu", "cuda"]:
+    """Where torch computes.
+
+    Raises FourshotError for a GPU that torch cannot use: the CPU would take its place, and nobody would be told.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.version.cuda and gpus(os.environ):
+        raise FourshotError(
+            f"There is an NVIDIA GPU here, and torch {torch.__version__}, made for CUDA {torch.version.cuda}, cannot "
+            "use it. Most often the driver is too old: `nvidia-smi` names the CUDA version that it can do. Update it, "
+            "or set CUDA_VISIBLE_DEVICES= (empty) to compute on the CPU."
+        )
+    return "cpu"

@@ -10,6 +10,7 @@ from fourshot.engine.fake_engine import is_fake
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MOST_BIASES = 1024  # that a request may have on a GPU (vLLM's MAX_NUM_LOGIT_BIAS_TOKENS); more would end the engine
 ANCHOR = "Label:"  # what stands before a label in every prompt of the paper (Patwa et al. 2024, figures 2 and 3)
 
 
@@ -74,7 +75,7 @@ def check_lengths(prompts: Sequence[Sequence[int]], extra_tokens: int, max_model
 
 
 def word_biases(tokenizer: "PreTrainedTokenizerBase", biases: Iterable[tuple[str, float]]) -> dict[int, float]:
-    """Token id -> nats, of those words that are one token where they follow another word."""
+    """Token id -> nats, of words that are one token where they follow another: the strongest `MOST_BIASES`."""
     words = dict(biases)
     if not words:
         return {}
@@ -83,4 +84,6 @@ def word_biases(tokenizer: "PreTrainedTokenizerBase", biases: Iterable[tuple[str
     for ids, nats in zip(whole, words.values(), strict=True):
         if len(ids) == len(anchor) + 1 and ids[:-1] == anchor:
             by_token[ids[-1]] = nats
-    return by_token
+    if len(by_token) <= MOST_BIASES:
+        return by_token
+    return dict(sorted(by_token.items(), key=lambda one: -abs(one[1]))[:MOST_BIASES])

@@ -14,6 +14,7 @@ from fourshot.engine.adapters import per_prompt
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
 from fourshot.engine.errors import AdapterError
+from fourshot.engine.gpus import torch_device
 from fourshot.engine.labels import LabelTokens
 from fourshot.engine.loaded import LoadedModel
 from fourshot.engine.threads import available_cores
@@ -38,9 +39,12 @@ class TransformersEngine(LoadedModel):
         super().__init__(settings)
         torch.set_num_threads(available_cores())
         logging.disable_progress_bar()
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch_device()
+        # The checkpoint's own type; no GPU before capability 8.0 (V100, T4) has bfloat16.
+        is_old = self._device == "cuda" and torch.cuda.get_device_capability() < (8, 0)
         self._adapters: dict[str, str] = {}  # adapter name -> PEFT's key for it; PEFT allows no dots in a key
-        self._is_ready(AutoModelForCausalLM.from_pretrained(settings.model, dtype="auto").to(self._device).eval())
+        dtype = torch.float16 if is_old else "auto"
+        self._is_ready(AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype).to(self._device).eval())
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None

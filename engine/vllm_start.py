@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fourshot.engine.alignment import BLOCK_TOKENS
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import EngineSettings
+from fourshot.engine.gpus import check_gpus
 from fourshot.engine.vllm_scoring import MAX_LABEL_IDS
 from fourshot.engine.vllm_seams import in_process, lora_kernels
 
@@ -24,6 +25,7 @@ GPU_QUICK_START = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
 
 def start(settings: EngineSettings) -> "LLMEngine":
     """Start vLLM in this process. On the CPU all cores compute; vLLM's own multi-process start idles one of them."""
+    check_gpus(settings.gpus)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -85,6 +87,8 @@ def _on_the_cpu(settings: EngineSettings) -> dict[str, Any]:
 def _on_a_gpu(settings: EngineSettings) -> dict[str, Any]:
     """Not run on hardware by our tests. What is not given is vLLM's own choice for the card, chunked prefill too."""
     arguments: dict[str, Any] = {}
+    if settings.gpus > 1:  # a process for each
+        arguments |= {"tensor_parallel_size": settings.gpus, "distributed_executor_backend": "mp"}
     if settings.gpu_max_num_seqs:
         arguments["max_num_seqs"] = settings.gpu_max_num_seqs
     if not settings.compile:

@@ -28,6 +28,7 @@ SUPPORTED = ("3.13", "3.12", "3.11")  # newest first; pyproject.toml says the sa
 CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 FREE_DISK_GIB = {"cpu": 5, "gpu": 16, "v100": 16}  # installed size and the largest wheels beside it
 EXTRA_OF_BUILD = {"cpu": "cpu", "gpu": "gpu", "v100": ""}
+CUDA_OF_BUILD = {"gpu": 13, "v100": 12}  # major version of the pinned torch
 V100_CONSTRAINTS = ROOT / "constraints" / "v100.txt"
 
 
@@ -52,6 +53,22 @@ def detect_build() -> str:
         if answer.returncode == 0 and capabilities:
             return "v100" if min(capabilities) < 7.5 else "gpu"
     return "gpu" if Path("/dev/nvidia0").exists() else "cpu"
+
+
+def check_driver(build: str) -> None:
+    """Raise SetupError where the driver is too old for the build's CUDA: torch could not use the GPU.
+
+    Source: CUDA compatibility, minor versions: any driver of the same major version will do.
+    """
+    if build == "cpu" or not shutil.which("nvidia-smi"):
+        return
+    answer = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False)
+    found = re.search(r"CUDA Version: (\d+)\.(\d+)", answer.stdout)
+    if found and int(found[1]) < CUDA_OF_BUILD[build]:
+        raise SetupError(
+            f"The NVIDIA driver here can do CUDA {found[1]}.{found[2]}, and the {build} build is made for CUDA "
+            f"{CUDA_OF_BUILD[build]}. Update the driver, or make the CPU build: make env BUILD=cpu"
+        )
 
 
 def torch_version(build: str) -> str:
@@ -270,6 +287,7 @@ def main() -> int:
         dev = options.dev or bool(stamp.get("dev"))
         if stamp.get("digest") == digest and stamp.get("dev") == dev and python_version(PYTHON):
             return 0
+        check_driver(build)
         if not stamp:
             check_disk(build)
         say(f"making the {build} environment in {VENV} (about two minutes; more on a slow network)")

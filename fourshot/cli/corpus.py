@@ -33,6 +33,7 @@ CLASSES = {  # key of `ClassOutcome` -> heading
     setting(DEFAULTS, "format"),
     setting(DEFAULTS, "adapters", "FOLDER"),
     setting(DEFAULTS, "ray", "WHERE"),
+    setting(DEFAULTS, "gpus_per_engine"),
     setting(DEFAULTS, "licence", "LICENCE"),
     *settings_options(without=["--loss", "--test-limit"], preset="corpus"),  # nothing is trained or measured
 )

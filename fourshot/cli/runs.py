@@ -25,6 +25,7 @@ PLACE = (
     argument("--out", "FOLDER", "run folder (default: in runs/TASK/); a used one is continued"),
     argument("--ray", "WHERE", "write, read and train over Ray: 'local', 'auto' or a cluster's address", default=""),
     argument("--gpus-per-job", "N", "GPUs, or without GPUs processes, that share each training", type=int, default=1),
+    argument("--gpus-per-engine", "N", "GPUs that share the weights of what writes and reads", type=int, default=1),
 )
 ENCODING = argument("--encoding", "NAME", "of --unlabelled, such as cp1252 (default: its byte-order mark, or UTF-8)")
 UNLABELLED = (
@@ -190,6 +191,7 @@ def _say_left_out(left_out: "Mapping[str, str] | UnsetType", terminal: Terminal)
 
 def _place(options: Options) -> dict[str, Any]:
     where = {"model": options.model, "ray": options.ray, "gpus_per_job": options.gpus_per_job}
+    where["gpus_per_engine"] = options.gpus_per_engine
     return {**where, "forecast": not (options.quiet or options.ray)}  # it is of one machine
 
 

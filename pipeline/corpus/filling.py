@@ -89,7 +89,13 @@ class Filling:
                 if workers is None:
                     self._on_event(Event(stage="corpus", message="starting the engine"))
                     readers = [reader for brief in self._briefs.values() for reader in brief.readers]
-                    engine = engine_settings(self._base.path, readers, MOST_LORAS, compiled=self._compiled)
+                    engine = engine_settings(
+                        self._base.path,
+                        readers,
+                        MOST_LORAS,
+                        compiled=self._compiled,
+                        gpus=self._corpus.gpus_per_engine,
+                    )
                     log = self._files.path / "log.txt"
                     workers = held.enter_context(closing(open_workers(engine, self._corpus.ray, log)))
                     self._put_down()  # while the engine starts

@@ -22,7 +22,11 @@ class CorpusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     shard_s: float = 30.0  # a smaller shard is written after this time: more would be lost by a kill
     ray: str = ""  # an engine on each device of a Ray cluster: 'local', 'auto' or a cluster's address; "": one, here
 
+    gpus_per_engine: int = 1  # GPUs that share each engine's weights
+
     def __post_init__(self) -> None:
+        if self.gpus_per_engine < 1:
+            raise InputError(f"gpus_per_engine must be at least 1, got {self.gpus_per_engine}.")
         if self.rows_per_shard < 1 or self.shard_s < 0:
             raise InputError(
                 f"rows_per_shard must be at least 1 and shard_s not negative; got {self.rows_per_shard} and "

@@ -164,7 +164,7 @@ class RayWorkers:
         if now - self._looked_s < LOOK_S and self._actors:
             return
         self._looked_s = now
-        for _ in range(num_devices() - len(self._actors)):
+        for _ in range(num_devices(self._engine.gpus) - len(self._actors)):
             self._actors.append(self._start())
             self._ask(self._actors[-1])
 
@@ -173,7 +173,7 @@ class RayWorkers:
 
         self.starts += 1
         # Ray does not restart it: what it had goes to whoever has room.
-        actor = ray.remote(max_restarts=0, max_task_retries=0, **device_resources())(_Actor)
+        actor = ray.remote(max_restarts=0, max_task_retries=0, **device_resources(self._engine.gpus))(_Actor)
         return _ActorState(actor=actor.remote(msgspec.json.encode(self._engine)))
 
 

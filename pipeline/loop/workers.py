@@ -31,15 +31,18 @@ class Workers(Protocol):
 
 
 def engine_settings(
-    model: str, readers: Iterable[Reader], most_loras: int, *, compiled: bool = False
+    model: str, readers: Iterable[Reader], most_loras: int, *, compiled: bool = False, gpus: int = 1
 ) -> EngineSettings:
-    """Of an engine that draws, and has texts read by ``readers``, at most ``most_loras`` adapters in a batch."""
+    """Of an engine on ``gpus`` GPUs that draws, and has texts read by ``readers``, at most ``most_loras`` adapters in
+    a batch.
+    """
     adapters = {reader.adapter.name: reader.adapter for reader in readers if reader.adapter}
     return EngineSettings(
         model=model,
         max_loras=min(len(adapters), most_loras),
         max_lora_rank=slot_rank(max(map(rank_of, adapters.values()), default=8)),
         compile=compiled,
+        gpus=gpus,
     )
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fourshot.engine.errors import FourshotError
-from fourshot.engine.gpus import MIB, free_gpu_bytes, gpus
+from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.gpus import MIB, check_gpus, free_gpu_bytes, gpus, torch_device
 
 
 def test_the_gpus_of_a_machine_are_counted_without_a_model_library(
@@ -16,7 +16,7 @@ def test_the_gpus_of_a_machine_are_counted_without_a_model_library(
     monkeypatch.setattr("fourshot.engine.gpus.version", lambda package: "0.32.0")
     assert gpus({}, tmp_path) == ["0", "1"]
     assert gpus({"CUDA_VISIBLE_DEVICES": "3, GPU-8a2c"}, tmp_path) == ["3", "GPU-8a2c"]
-    assert gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == []
+    assert gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == gpus({"CUDA_VISIBLE_DEVICES": "-1"}, tmp_path) == []
 
 
 def test_the_fullest_gpu_says_how_much_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +29,29 @@ def test_the_fullest_gpu_says_how_much_is_free(tmp_path: Path, monkeypatch: pyte
     assert free_gpu_bytes(["0", "3"]) == 70123 * MIB
     with pytest.raises(FourshotError, match="nvidia-smi does not say how much memory is free on GPU 7"):
         free_gpu_bytes(["7"])
+
+
+def test_an_engine_is_divided_over_no_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_gpus(1)
+    with pytest.raises(InputError, match=r"2 GPUs are to share one engine .* and there are 0 here"):
+        check_gpus(2)
+    monkeypatch.setattr("fourshot.engine.gpus.version", lambda package: "0.32.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
+    check_gpus(2)
+    with pytest.raises(InputError, match="4 GPUs"):
+        check_gpus(4)
+
+
+def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert torch_device() == "cpu"
+    monkeypatch.setattr("fourshot.engine.gpus.version", lambda package: "0.32.0")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(FourshotError, match=r"made for CUDA 13\.0, cannot use it"):
+        torch_device()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert torch_device() == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert torch_device() == "cuda"

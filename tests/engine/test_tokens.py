@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from fourshot.engine import tokens
 from fourshot.engine.context import longest_context, within_context
 from fourshot.engine.core import EngineSettings
+from fourshot.engine.embedded import embedded_model
 from fourshot.engine.errors import InputError
 from fourshot.engine.labels import label_tokens
-from fourshot.engine.tokens import encode_prompt, encode_prompts, load_tokenizer
+from fourshot.engine.tokens import encode_prompt, encode_prompts, load_tokenizer, word_biases
 from tests.engine.prompts import IN_CONTEXT, LABELS, LONG_LABELS, ZERO_SHOT
 from tests.engine.tiny_models import TOKENIZERS, tiny_checkpoint, tokenizer_of
 
@@ -67,3 +69,11 @@ def test_a_prompt_is_no_longer_than_the_model_has_positions_for(tmp_path: Path) 
     shorter = EngineSettings(model=folder, max_model_len=64)
     assert within_context(shorter) == shorter
     assert within_context(EngineSettings(model=str(tmp_path))) == EngineSettings(model=str(tmp_path))
+
+
+def test_of_more_biases_than_a_gpu_takes_the_strongest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load_tokenizer(embedded_model())
+    words = [("good", -0.5), ("bad", -2.0), ("fine", -1.0)]
+    assert list(word_biases(tokenizer, words).values()) == [-0.5, -2.0, -1.0]
+    monkeypatch.setattr(tokens, "MOST_BIASES", 2)
+    assert sorted(word_biases(tokenizer, words).values()) == [-2.0, -1.0]

@@ -7,7 +7,8 @@ from vllm import EngineArgs
 from vllm.config import CompilationConfig
 
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.vllm_start import engine_arguments
+from fourshot.engine.errors import InputError
+from fourshot.engine.vllm_start import engine_arguments, start
 from fourshot.pipeline.loop.local_worker import BATCHES_AHEAD, GPU_BATCH, requests_ahead
 from fourshot.serving.app.server import vllm_arguments
 from fourshot.serving.settings import ServeSettings
@@ -30,6 +31,16 @@ def test_on_a_gpu_sizes_of_a_step_are_vllms_own_for_the_card() -> None:
     assert requests_ahead(QUICK, on_gpu=True) == BATCHES_AHEAD * GPU_BATCH
     assert requests_ahead(given, on_gpu=True) == BATCHES_AHEAD * 64
     assert requests_ahead(QUICK, on_gpu=False) == BATCHES_AHEAD * QUICK.max_num_seqs
+
+
+def test_a_base_may_be_divided_over_several_gpus() -> None:
+    given = engine_arguments(EngineSettings(model="m", gpus=4), on_cpu=False)
+    assert set(given) <= set(EngineArgs.__dataclass_fields__)
+    assert (given["tensor_parallel_size"], given["distributed_executor_backend"]) == (4, "mp")
+    alone = engine_arguments(QUICK, on_cpu=False)
+    assert alone["distributed_executor_backend"] == "uni" and "tensor_parallel_size" not in alone
+    with pytest.raises(InputError, match="--gpus-per-engine"):  # before anything is loaded
+        start(EngineSettings(model="m", gpus=4))
 
 
 def test_a_short_stage_on_a_gpu_does_not_compile() -> None:

@@ -7,6 +7,8 @@ import pytest
 
 from fourshot.serving.answers import RefusalError
 from fourshot.serving.app.dispatcher import BASE, Dispatcher
+from fourshot.serving.app.students import queue_of
+from fourshot.serving.settings import Limits
 from tests.serving.queue_double import Clock, made, settle
 
 
@@ -181,6 +183,29 @@ def test_the_rate_is_what_was_done_while_there_was_work() -> None:
         return dispatcher.tokens_per_s
 
     assert asyncio.run(run()) == pytest.approx(200, rel=0.01)
+
+
+def test_after_light_load_a_burst_waits_and_is_not_refused() -> None:
+    """Lone requests show a rate far below what a batch gives: on a GPU 10 ms for one, and hardly more for a hundred."""
+    clock, limits = Clock(), Limits()
+
+    async def run() -> None:
+        dispatcher = queue_of(limits, 8, 32_768)
+        dispatcher._clock = clock
+        for _ in range(600):
+            await dispatcher.turn("a", 40)
+            clock.now += 0.01
+            dispatcher.done(40)
+        tasks = []
+        for _ in range(2000):
+            dispatcher.check(tokens=40)
+            tasks.append(asyncio.create_task(dispatcher.turn("a", 40)))
+            await settle()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(run())
 
 
 def test_a_stall_is_recovered_from() -> None:

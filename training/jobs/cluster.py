@@ -74,11 +74,10 @@ def has_gpus() -> bool:
     return any(machine.get("GPU", 0) for machine in machines())
 
 
-def num_devices() -> int:
-    """GPUs of the whole cluster, or `CORES_PER_DEVICE` cores each where it has none."""
-    if has_gpus():
-        return int(sum(machine.get("GPU", 0) for machine in machines()))
-    return int(sum(machine.get("CPU", 0) // CORES_PER_DEVICE for machine in machines()))
+def num_devices(together: int = 1) -> int:
+    """Of the whole cluster: GPUs, or `CORES_PER_DEVICE` cores where it has none, so many ``together`` on a machine."""
+    kind, each = ("GPU", together) if has_gpus() else ("CPU", CORES_PER_DEVICE * together)
+    return int(sum(machine.get(kind, 0) // each for machine in machines()))
 
 
 def device_resources(count: int = 1) -> dict[str, float]:

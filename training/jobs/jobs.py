@@ -51,10 +51,13 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
     ray: str = ""  # address of the cluster: "local", "auto", HOST:PORT; empty: one after another, here
     gpus_per_job: int = 1  # that share each training; without GPUs, processes with an equal part of the cores
+    gpus_per_engine: int = 1  # that share each engine's weights
 
     def __post_init__(self) -> None:
         if self.gpus_per_job < 1:
             raise InputError(f"gpus_per_job must be at least 1, got {self.gpus_per_job}.")
+        if self.gpus_per_engine < 1:
+            raise InputError(f"gpus_per_engine must be at least 1, got {self.gpus_per_engine}.")
 
 
 HERE = Placement()

@@ -4,11 +4,13 @@ Rows are made as long as fit. Where even so memory runs out, rows are halved; a 
 with gradient checkpointing, which keeps one layer's values at a time and computes the rest twice.
 """
 
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.memory import free_bytes
+from fourshot.engine.models import checkpoint_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +38,14 @@ def row_tokens(config: Any, sees: int, free: int) -> int:
     return max(1, min(MOST_ROW_TOKENS, int(SHARE * free / bytes_per_token(config, sees))))
 
 
-def check_base_fits(model: str | Path, device: str) -> None:
-    """Raise FourshotError where the base alone takes more memory than there is."""
-    needed, free = sum(file.stat().st_size for file in Path(model).glob("*.safetensors")), free_bytes(device)
+def check_base_fits(model: str | Path, device: str, number_bytes: int) -> None:
+    """Raise FourshotError where the base alone, in numbers of so many bytes, takes more memory than there is.
+
+    Files may hold other numbers than those that are loaded. Of files that are not safetensors only the size is known.
+    """
+    shapes, others = checkpoint_shapes(Path(model)), Path(model).glob("pytorch_model*.bin")
+    needed = number_bytes * sum(map(prod, shapes.values())) or sum(file.stat().st_size for file in others)
+    free = free_bytes(device)
     if needed > free:
         raise FourshotError(
             f"The base model {model} needs {needed / GB:.1f} GB of memory, and {free / GB:.1f} GB are free on this "

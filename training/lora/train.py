@@ -11,6 +11,7 @@ from msgspec import UNSET
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError
+from fourshot.engine.gpus import torch_device
 from fourshot.engine.labels import label_tokens
 from fourshot.engine.probe import Probe
 from fourshot.engine.tokens import load_tokenizer
@@ -41,17 +42,19 @@ class LoraTrainer:
 
         logging.disable_progress_bar()
         self.model_path, self.share = str(model), share
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch_device()
         capability = torch.cuda.get_device_capability() if self.device == "cuda" else None
         self.precision = choose_precision("cuda" if capability else "cpu", capability)
-        check_base_fits(model, self.device)
+        check_base_fits(model, self.device, getattr(torch, self.precision.base).itemsize)
         self.tokenizer = load_tokenizer(model)
         # On the CPU the fused attention's backward pass takes seven times as long as plain products at these lengths.
         self._base = AutoModelForCausalLM.from_pretrained(
             self.model_path,
             dtype=getattr(torch, self.precision.base),
             attn_implementation="sdpa" if self.device == "cuda" else "eager",
-        ).to(self.device)
+            # Weights go to a GPU as they are read: several processes could fill this machine's memory with them.
+            device_map={"": self.device} if self.device == "cuda" else None,
+        )
         self._base.requires_grad_(False)
 
     def train(

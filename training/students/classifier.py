@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fourshot.engine.calibration import combine_parts
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.errors import AdapterError
+from fourshot.engine.gpus import torch_device
 from fourshot.engine.models import broken_shards
 from fourshot.training.students.bert import BertClassifier, FastTokens, fits
 from fourshot.training.students.encoders import BATCH, by_length, encoded
@@ -98,9 +99,9 @@ def open_logits(folder: Path) -> "tuple[Callable[..., torch.Tensor], str]":
     if faults := broken_shards(folder) or ([] if any(folder.glob("*.safetensors")) else ["it has no weights"]):
         raise AdapterError(f"The student {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
     with collector_paused():
-        import torch
+        pass
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     if fits(folder):
         return BertClassifier(folder, device), device
     model = open_model(folder).to(device)

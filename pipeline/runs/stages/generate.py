@@ -99,7 +99,8 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
                 on_event(Event(stage=self.name, message=told))
         on_event(Event(stage=self.name, message="starting the engine"))
         # One adapter answers at a time here; and a run samples for less time than compiling takes.
-        engine = engine_settings(self.model_path, [reader for item in items for reader in item.readers], most_loras=1)
+        readers, gpus = [reader for item in items for reader in item.readers], self.placement.gpus_per_engine
+        engine = engine_settings(self.model_path, readers, most_loras=1, gpus=gpus)
         with closing(open_workers(engine, self.placement.ray, Path(self.log))) as workers:
             driver.run(workers)
         return [

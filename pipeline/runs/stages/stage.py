@@ -99,5 +99,6 @@ class EngineStage(Stage, frozen=True, kw_only=True):
             model=self.model_path,
             max_loras=1 if adapters else 0,  # one adapter answers at a time here
             max_lora_rank=slot_rank(max(map(rank_of, adapters), default=8)),
+            gpus=self.placement.gpus_per_engine,
             compile=False,  # a run samples for less time than compiling takes
         )

@@ -70,3 +70,12 @@ def test_a_command_whose_cluster_is_not_there_makes_nothing(
         assert cli.main([*WORDS[command], "--ray", address, "--out", str(tmp_path / "out"), "--quiet"]) == 2
         assert f"no Ray cluster at '{address}'" in capfd.readouterr().err
     assert not [*tmp_path.iterdir()]
+
+
+def test_devices_that_work_together_are_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 3.0}, {"CPU": 64.0}]
+    monkeypatch.setattr(cluster, "machines", lambda: there)
+    assert [cluster.num_devices(together) for together in (1, 2, 3, 4)] == [7, 3, 2, 1]
+    assert cluster.device_resources(2) == {"num_gpus": 2, "num_cpus": 0}
+    monkeypatch.setattr(cluster, "machines", lambda: [{"CPU": 5.0}, {"CPU": 3.0}])
+    assert [cluster.num_devices(together) for together in (1, 2)] == [3, 1]

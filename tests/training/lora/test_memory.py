@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig
 
@@ -146,10 +148,37 @@ def test_rows_are_as_long_as_fits() -> None:
     assert row_tokens(vicuna, 300, free=int(80e9)) == MOST_ROW_TOKENS
 
 
+def test_a_base_counts_as_it_is_loaded_whatever_its_files_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 300_000)
+    save_file({"w": torch.zeros(100, 1000)}, tmp_path / "model.safetensors")  # 400,000 bytes, 200,000 in bf16
+    check_base_fits(tmp_path, "cuda", 2)
+    with pytest.raises(FourshotError, match="on this GPU"):
+        check_base_fits(tmp_path, "cuda", 4)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(FourshotError, match="on this machine"):
+        check_base_fits(tmp_path, "cpu", 2)
+
+
+def test_on_a_gpu_a_base_is_read_to_where_it_computes(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1 << 40)
+    loaded = transformers.LlamaForCausalLM(LlamaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+
+    def load(path: str, **more: Any) -> Any:
+        given.append(more)
+        return loaded
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
+    LoraTrainer(model)
+    assert given == [{"dtype": torch.float16, "attn_implementation": "sdpa", "device_map": {"": "cuda"}}]
+
+
 def test_a_base_that_does_not_fit_is_refused_before_it_is_loaded(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_base_fits(model, "cpu")
+    check_base_fits(model, "cpu", 2)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 100_000_000)
     with pytest.raises(FourshotError, match=r"needs 0\.\d GB of memory, and 0\.1 GB are free"):
         LoraTrainer(model)

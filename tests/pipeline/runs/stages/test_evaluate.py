@@ -16,6 +16,7 @@ from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.tasks.types import Example, Label, Task
 from fourshot.serving.testing.adapters import task_of
+from fourshot.training.jobs.jobs import Placement
 
 TASK = task_of("tone")
 EXAMPLES = tuple(
@@ -51,6 +52,8 @@ def test_what_was_calibrated_is_measured_calibrated(tmp_path: Path) -> None:
     item = TaskEvaluation(task=TASK, test=EXAMPLES, cells=cells, probes=(probe,))
     stage = EvaluateStage(model_path="fake", items=(item,))
     assert {one.name for one in stage.adapters()} == {"own", "judge0", "judge1", "judge2", "judge3"}
+    divided = msgspec.structs.replace(stage, placement=Placement(gpus_per_engine=4))
+    assert (stage.engine_settings().gpus, divided.engine_settings().gpus) == (1, 4)
     told = msgspec.json.decode(msgspec.json.encode(stage), type=EvaluateStage)  # as it goes to a process of its own
     assert told == stage
     told.run(ignore)
