@@ -58,7 +58,8 @@ def test_a_student_is_added_listed_and_removed_and_needs_no_base_model(
     assert source.name in said(capfd, "adapters", "list", *at)[1]
     assert said(capfd, "adapters", "pin", source.name, *at)[0] == 0
     code, text = said(capfd, "doctor", "--serve", str(root))
-    assert code == 0 and "students alone" in text and source.name in text
+    assert code == 0 and "students alone" in text and f"{source.name}, 64 MiB of memory" in text
+    assert "GiB needed for students" in text
     (root / source.name / "tokenizer.json").write_text("{}")
     code, text = said(capfd, "adapters", "list", *at)
     assert "its tokenizer.json are not those that its card names" in text
