@@ -1,6 +1,8 @@
 """Files and folders that are whole or not there, and files of JSON lines that a kill may cut short."""
 
 import os
+import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -10,11 +12,23 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fourshot.engine.errors import RunFolderError
+from fourshot.engine.errors import InputError, RunFolderError
 
 STAGED = ".partial"  # how the name of a folder ends that is being filled
+_ADDRESS = re.compile(r"([A-Za-z][\w+.-]+)[:\w+.-]*:/")  # `Path` makes one slash of two; one letter is a drive
 
 T = TypeVar("T")
+
+
+def check_mounted(place: str | Path) -> None:
+    """Raise InputError for an address, of object storage say, where a folder or a file is needed."""
+    if address := _ADDRESS.match(str(place)):
+        raise InputError(
+            f"{str(place)!r} is an address ({address[1]}://), and a path of a file system is needed here. Results are "
+            "renamed into place, files grow line by line and folders are locked, which object storage does not do. "
+            "Give a folder; over several machines, one that all of them mount (NFS or the like). Copy from and to "
+            "the storage before and after."
+        )
 
 
 def replace_file(target: Path, content: bytes) -> None:
@@ -30,7 +44,8 @@ def replace_file(target: Path, content: bytes) -> None:
 def replaced_file(target: Path) -> Iterator[Path]:
     """A hidden file to be written, which takes the place of ``target`` when the block is left without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_name(f".{target.name}.{os.getpid()}")
+    # Process ids of two machines may be the same, and both may write into a folder that they share.
+    staged = target.with_name(f".{target.name}.{secrets.token_hex(4)}.{os.getpid()}")
     try:
         yield staged
         _sync(staged)

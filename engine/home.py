@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from fourshot.engine.files import check_mounted
+
 HOME_VARIABLE = "FOURSHOT_HOME"
 
 
@@ -10,6 +12,7 @@ def home() -> Path:
     """The folder: FOURSHOT_HOME if set, else ``fourshot`` in the user's cache (XDG on Linux). May not exist yet."""
     chosen = os.environ.get(HOME_VARIABLE)
     if chosen:
+        check_mounted(chosen)
         return Path(chosen).expanduser().resolve()
     import platformdirs
 

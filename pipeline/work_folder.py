@@ -10,7 +10,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from fourshot.engine.errors import InputError, RunFolderError
-from fourshot.engine.files import append_lines, keep_lines, read_lines, write_json
+from fourshot.engine.files import append_lines, check_mounted, keep_lines, read_lines, write_json
 from fourshot.pipeline.synthesis.earlier_names import decode_stored
 
 MANIFEST_FILE = "manifest.json"
@@ -38,6 +38,7 @@ class WorkFolder:
     """A folder that one piece of work owns."""
 
     def __init__(self, path: str | Path) -> None:
+        check_mounted(path)
         self.path = Path(path)
 
     def claim(self, manifest: Manifest) -> None:

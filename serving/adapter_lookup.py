@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
+from fourshot.engine.files import check_mounted
 from fourshot.pipeline.card import CARD_FILE, LINK, load_card
 from fourshot.pipeline.student_card import find_student
 from fourshot.pipeline.work_folder import MANIFEST_FILE
@@ -19,6 +20,7 @@ def find_adapter(folder: str | Path) -> Path:
     A run links to its adapter.
     Raises `InputError` where there is none, or where several might be meant.
     """
+    check_mounted(folder)
     folder = Path(folder)
     if (folder / CARD_FILE).is_file():
         return folder

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get
 import msgspec
 
 from fourshot.cli.console import Terminal
+from fourshot.engine.files import check_mounted
 
 Options = argparse.Namespace
 Action = Callable[[Options, Terminal], int | None]  # returns the exit code; None is 0, done
@@ -147,6 +148,13 @@ def read_command(words: Sequence[str], version: str) -> Options:
     if rest:
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
+
+
+def check_places(options: Options) -> None:
+    """Raise InputError where a folder or a file is asked for, and an address was given."""
+    for action in options.parser._actions:
+        if action.metavar in ("FOLDER", "FILE") and (given := getattr(options, action.dest, None)):
+            check_mounted(given)
 
 
 def _parser(version: str) -> argparse.ArgumentParser:

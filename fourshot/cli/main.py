@@ -26,11 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Each declares its commands when it is imported; the help lists them in this order.
     from fourshot.cli import runs, review, students, corpus, tasks, predict, serve, adapters, keys, machine, bench  # noqa: F401, I001
     from fourshot.cli.console import Terminal
-    from fourshot.cli.declare import read_command
+    from fourshot.cli.declare import check_places, read_command
 
     options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
     with Terminal(json=options.json, quiet=options.quiet) as terminal:
         try:
+            check_places(options)
             code: int = options.action(options, terminal) or 0
             sys.stdout.flush()
         except BrokenPipeError:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fourshot.engine.errors import InputError
+from fourshot.engine.files import check_mounted
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import refuse_fake
 from fourshot.engine.vllm_seams.lora_support import check_lora_support
@@ -67,6 +68,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Launch:
     """Complete ``settings`` and open the socket. Raises InputError before any model is loaded."""
+    check_mounted(settings.adapters)
     if settings.keys:
         Keys(settings.keys)  # raises for a file that is none
     for origin in settings.cors_origins:

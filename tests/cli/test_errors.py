@@ -12,6 +12,7 @@ import pytest
 
 import fourshot
 from fourshot.cli import main as cli
+from fourshot.engine.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHOTS = [{"text": f"{label} text number {i}", "label": label} for label in ("good", "bad") for i in range(4)]
@@ -253,3 +254,34 @@ def test_a_table_and_an_empty_folder_are_no_tasks(
         assert f"fourshot tasks new {table}" in said(capfd, 2, *command, str(table))
     (tmp_path / "empty").mkdir()
     assert "fourshot tasks new TABLE" in said(capfd, 2, "run", "empty")
+
+
+ADDRESSES = {
+    "run": ("run", "support_tickets", "--out", "s3://bucket/run"),
+    "plan": ("compare", "support_tickets", "--plan", "--out", "gs://bucket/run"),
+    "train": ("train", "--tasks", "support_tickets", "--out", "memory://run"),
+    "corpus": ("corpus", "--tasks", "support_tickets", "--model", "fake", "--out", "simplecache::s3://bucket/c"),
+    "adapters of a corpus": ("corpus", "--tasks", "support_tickets", "--out", "c", "--adapters", "s3://bucket/a"),
+    "generate": ("generate", "support_tickets", "--data", "s3://bucket/data"),
+    "annotate": ("annotate", "support_tickets", "--unlabelled", "texts.csv", "--out", "abfs://c@a/said.csv"),
+    "distill": ("distill", "support_tickets", "--generate", "4", "--out", "hdfs://host/d"),
+    "serve": ("serve", "--adapters", "s3://bucket/adapters"),
+    "predict": ("predict", "s3://bucket/run", "a text"),
+}
+
+
+@pytest.mark.parametrize("command", ADDRESSES)
+def test_an_address_of_object_storage_in_place_of_a_folder(
+    command: str, task: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(task.parent.parent.rglob("*"))
+    message = said(capfd, 2, *ADDRESSES[command], "--quiet")
+    assert "is an address (" in message and "renamed into place" in message and "all of them mount" in message
+    assert sorted(task.parent.parent.rglob("*")) == before, "something was made"
+
+
+@pytest.mark.parametrize("folder", ["s3://bucket/run", Path("s3://bucket/run")])
+def test_an_address_as_the_folder_of_a_call(folder: str | Path, task: Path) -> None:
+    with pytest.raises(InputError, match=r"is an address \(s3://\)"):
+        fourshot.run(task, folder=folder)
+    assert not Path("s3:").exists()
