@@ -43,6 +43,7 @@ class FakeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dies_of: str = ""  # the class at whose first prompt the process ends, as a crash would end it
     dies_on_opening: bool = False
     fails_on_opening: bool = False
+    fails_where: str = ""  # a variable and its value in the environment, NAME=VALUE, under which it fails on opening
     first_fails: str = ""  # a folder to make: whoever makes it fails on opening, later ones do not
 
 
@@ -71,7 +72,9 @@ class FakeEngine:
         if self._fake.dies_on_opening:
             print("no memory for weights", flush=True)
             os._exit(3)
-        if self._fake.fails_on_opening or (self._fake.first_fails and _is_first(Path(self._fake.first_fails))):
+        variable, _, value = self._fake.fails_where.partition("=")
+        fails = self._fake.fails_on_opening or (variable and os.environ.get(variable) == value)
+        if fails or (self._fake.first_fails and _is_first(Path(self._fake.first_fails))):
             raise FourshotError("this machine has no driver")
 
     def sample(

@@ -131,5 +131,10 @@ def broken_shards(folder: Path) -> list[str]:
 
 def content_hash(folder: Path) -> str:
     """Twelve hex digits that change with the checkpoint."""
+    return content_hash_of(content_files(folder))
+
+
+def content_files(folder: Path) -> list[Path]:
+    """The files that a checkpoint is read from."""
     patterns = (*SMALL_FILES, *WEIGHTS)
-    return content_hash_of({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})

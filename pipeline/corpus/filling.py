@@ -87,7 +87,7 @@ class Filling:
             workers, was_whole = None, False
             while not was_whole and (sinks := self._sinks()):
                 if workers is None:
-                    self._on_event(Event(stage="corpus", message="starting the engine"))
+                    self._tell("starting the engine")
                     readers = [reader for brief in self._briefs.values() for reader in brief.readers]
                     engine = engine_settings(
                         self._base.path,
@@ -97,7 +97,8 @@ class Filling:
                         gpus=self._corpus.gpus_per_engine,
                     )
                     log = self._files.path / "log.txt"
-                    workers = held.enter_context(closing(open_workers(engine, self._corpus.ray, log)))
+                    opened = open_workers(engine, self._corpus.ray, log, readers, self._tell)
+                    workers = held.enter_context(closing(opened))
                     self._put_down()  # while the engine starts
                 driver, was_mended = Driver(sinks, keep_going=True), bool(self._damaged)
                 try:
@@ -114,10 +115,12 @@ class Filling:
         self._shards = {name: of_task for name, of_task in shards.items() if name not in self._failed}
         self._damaged = self._damage.look(self._shards, self._briefs.keys())
 
+    def _tell(self, line: str) -> None:
+        self._on_event(Event(stage="corpus", message=line))
+
     def _tell_aside(self, files: Sequence[str]) -> None:
         shown = ", ".join(files[:3])
-        message = f"{len(files)} shards that the journal does not have are put aside, in damaged/: {shown}"
-        self._on_event(Event(stage="corpus", message=message))
+        self._tell(f"{len(files)} shards that the journal does not have are put aside, in damaged/: {shown}")
 
     def _sinks(self) -> Mapping[str, Sink]:
         """Damaged shards come first: what is missing afterwards is drawn with all else."""

@@ -1,12 +1,15 @@
 """Engines on a Ray cluster: one per GPU, or per two cores where there is none. The one module here that imports ray.
 
 Each actor holds a `LocalWorker`, so an engine that dies is started again where it was. What an actor had when its
-machine left is given to others. Machines that join are used as soon as they are seen.
+machine left is given to others. Machines that join are used as soon as they are seen. One whose actors can do nothing,
+its disk being full, say, or a folder not there, is done without; only if that is so of all does the work end.
 """
 
 import contextlib
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,8 @@ from fourshot.engine.processes import Failure
 from fourshot.engine.threads import ENGINE_SPINS
 from fourshot.pipeline.loop.local_worker import MOST_DEATHS, LocalWorker, requests_ahead
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitKey, UnitProgress, UnitResult
-from fourshot.training.jobs.cluster import CORES_PER_DEVICE, cluster, device_resources, has_gpus, num_devices
+from fourshot.training.jobs.cluster import CORES_PER_DEVICE, cluster, device_resources, has_gpus, nodes, on_node
+from fourshot.training.jobs.machines import Supplies, machine_name, provide, supplies
 
 ASK_S = 0.5  # how long an actor waits for results before it says that there are none
 LOOK_S = 5.0  # between two looks for machines that have joined
@@ -29,6 +33,7 @@ class _ActorState(msgspec.Struct):
     """One actor as the driver sees it."""
 
     actor: Any
+    node: str  # of Ray
     call: Any = None  # the reference of what it was asked last
     has_answered: bool = False
     introduced: set[str] = msgspec.field(default_factory=set)  # briefs that it has
@@ -43,17 +48,28 @@ class _ActorState(msgspec.Struct):
 class RayWorkers:
     """Actors that come and go, and the units that each has."""
 
-    def __init__(self, engine: EngineSettings, address: str) -> None:
-        """``address``: "local", "auto" or a cluster's. Raises InputError where there is none."""
+    def __init__(
+        self,
+        engine: EngineSettings,
+        address: str,
+        folders: Sequence[str] = (),
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """``address``: "local", "auto" or a cluster's; ``folders``: of adapters, that every machine must see.
+
+        ``tell`` hears of machines that are done without. Raises InputError where there is no cluster.
+        """
         self._engine, self._briefs = engine, dict[str, TaskBrief]()
         self._actors: list[_ActorState] = []
         self._again: list[Unit] = []  # that an actor had that is gone
         self.starts = 0  # of actors
-        self._faults = 0  # actors that could do nothing, since anything came back: one bad machine does not end all
+        self._faults = Counter[str]()  # by node: actors that could do nothing, since anything came back from there
+        self._tell = tell
         self._looked_s = float("-inf")
         self._connection = contextlib.ExitStack()
         self._connection.enter_context(cluster(address, ENGINE_SPINS))
         try:
+            self._supplies = self._connection.enter_context(supplies(engine.model, folders=folders))
             self._most_requests = requests_ahead(engine, on_gpu=has_gpus())
             self._last_seen_s = time.monotonic()
             self._look()
@@ -136,7 +152,7 @@ class RayWorkers:
             if isinstance(came, UnitProgress) or state.units.pop(came.unit.key, None) is not None
         ]
         if results:
-            self._faults = 0
+            del self._faults[state.node]
         self._ask(state)
         return results
 
@@ -147,8 +163,11 @@ class RayWorkers:
         ray.kill(state.actor)
         self._actors.remove(state)
         self._again += state.units.values()
-        self._faults += is_fault
-        if self._faults >= MOST_DEATHS:
+        self._faults[state.node] += is_fault
+        if not is_fault or self._faults[state.node] < MOST_DEATHS:
+            return
+        self._tell(f"a machine is done without, after {MOST_DEATHS} failures: {why}")
+        if all(self._faults[node] >= MOST_DEATHS for node in nodes()):
             raise why
 
     def _look(self) -> None:
@@ -164,34 +183,46 @@ class RayWorkers:
         if now - self._looked_s < LOOK_S and self._actors:
             return
         self._looked_s = now
-        for _ in range(num_devices(self._engine.gpus) - len(self._actors)):
-            self._actors.append(self._start())
-            self._ask(self._actors[-1])
+        held = Counter(state.node for state in self._actors)
+        for node, devices in nodes(self._engine.gpus).items():
+            for _ in range(devices - held[node] if self._faults[node] < MOST_DEATHS else 0):
+                self._actors.append(self._start(node))
+                self._ask(self._actors[-1])
 
-    def _start(self) -> _ActorState:
+    def _start(self, node: str) -> _ActorState:
         import ray
 
         self.starts += 1
         # Ray does not restart it: what it had goes to whoever has room.
-        actor = ray.remote(max_restarts=0, max_task_retries=0, **device_resources(self._engine.gpus))(_Actor)
-        return _ActorState(actor=actor.remote(msgspec.json.encode(self._engine)))
+        where = {"scheduling_strategy": on_node(node), **device_resources(self._engine.gpus)}
+        actor = ray.remote(max_restarts=0, max_task_retries=0, **where)(_Actor)
+        return _ActorState(actor=actor.remote(msgspec.json.encode(self._engine), self._supplies), node=node)
 
 
 class _Actor:
     """On a worker: an engine, in a process of its own."""
 
-    def __init__(self, engine: bytes) -> None:
-        log = Path(tempfile.mkdtemp(prefix="fourshot-engine-")) / "log.txt"
-        self._worker = LocalWorker(msgspec.json.decode(engine, type=EngineSettings), log)
+    def __init__(self, engine: bytes, given: Supplies) -> None:
+        self._engine, self._given = msgspec.json.decode(engine, type=EngineSettings), given
+        self._worker: LocalWorker | None = None  # until the first call, which may say why there is none
         self._briefs: dict[str, TaskBrief] = {}
 
     def exchange(self, briefs: bytes, units: bytes) -> bytes:
         """Take units, give back results; a `Failure` where the engine cannot be opened."""
-        for brief in msgspec.json.decode(briefs, type=list[TaskBrief]):
-            self._briefs[brief.key] = brief
-        for unit in msgspec.json.decode(units, type=list[Unit]):
-            self._worker.give(unit, self._briefs[unit.brief])
         try:
+            if self._worker is None:
+                self._worker = self._open()
+            for brief in msgspec.json.decode(briefs, type=list[TaskBrief]):
+                self._briefs[brief.key] = brief
+            for unit in msgspec.json.decode(units, type=list[Unit]):
+                self._worker.give(unit, self._briefs[unit.brief])
             return msgspec.json.encode(self._worker.wait(ASK_S))
-        except FourshotError as error:
-            return msgspec.json.encode(Failure.of(error))
+        except (FourshotError, OSError) as error:
+            failure = Failure.of(error)
+            return msgspec.json.encode(msgspec.structs.replace(failure, message=f"{machine_name()}: {failure.message}"))
+
+    def _open(self) -> LocalWorker:
+        """Raises FourshotError and OSError where this machine cannot."""
+        model = provide(self._given) or self._engine.model
+        log = Path(tempfile.mkdtemp(prefix="fourshot-engine-")) / "log.txt"
+        return LocalWorker(msgspec.structs.replace(self._engine, model=model), log)

@@ -1,6 +1,6 @@
 """Those who do units, as the driver sees them: an engine in a child process, or many on a Ray cluster."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -46,15 +46,23 @@ def engine_settings(
     )
 
 
-def open_workers(engine: EngineSettings, ray: str, log: Path) -> Workers:
+def open_workers(
+    engine: EngineSettings,
+    ray: str,
+    log: Path,
+    readers: Iterable[Reader] = (),
+    tell: Callable[[str], None] = lambda line: None,
+) -> Workers:
     """Engines on a Ray cluster where ``ray`` names one, else a single one in a child process that prints into ``log``.
 
+    ``readers``: whose files every machine of a cluster must see. ``tell`` hears of machines that are done without.
     Raises InputError where there is no such cluster.
     """
     if ray:
         from fourshot.pipeline.loop.ray_workers import RayWorkers
 
-        return RayWorkers(engine, ray)
+        files = [reader.adapter or reader.encoder for reader in readers]
+        return RayWorkers(engine, ray, [one.path for one in files if one], tell)
     from fourshot.pipeline.loop.local_worker import LocalWorker
 
     return LocalWorker(engine, log)

@@ -142,7 +142,7 @@ def distill(
         else:
             assert experiment
             teacher = _train_teacher(experiment, log, on_event, placement, writes=writes)
-            name, read = teacher.name, read_with(teacher, log, placement.ray, _starting(on_event))
+            name, read = teacher.name, read_with(teacher, log, placement.ray, _telling(on_event))
             pairs = experiment.learnt(experiment.cells[0]).synthetic if writes else []
         annotated, notes = annotated_texts(unlabelled, folder, task, name, read, on_event)
         if test and not teacher_file.exists():
@@ -274,8 +274,8 @@ def _drawn(
     return finished_pairs(drawn)
 
 
-def _starting(on_event: OnEvent) -> Callable[[], None]:
-    return lambda: on_event(Event(stage="annotate", message="starting the engine"))
+def _telling(on_event: OnEvent) -> Callable[[str], None]:
+    return lambda line: on_event(Event(stage="annotate", message=line))
 
 
 def _measure(read: Read, task: Task, test: Sequence[Example], on_event: OnEvent) -> Evaluation:

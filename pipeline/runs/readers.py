@@ -166,7 +166,7 @@ def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
     )
 
 
-def read_with(teacher: Teacher, log: Path, ray: str = "", on_start: Callable[[], None] = lambda: None) -> Read:
+def read_with(teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], None] = lambda line: None) -> Read:
     """Reads with engines in processes of their own, here or over ``ray``; opened when the first part is asked for.
 
     A text that the engine refuses gets a fault and takes no other with it.
@@ -181,8 +181,9 @@ def read_with(teacher: Teacher, log: Path, ray: str = "", on_start: Callable[[],
             chat=teacher.chat,
             readers=teacher.readers,
         )
-        on_start()
-        with closing(open_workers(engine_settings(teacher.model_path, teacher.readers, most_loras=1), ray, log)) as to:
+        tell("starting the engine")
+        engine = engine_settings(teacher.model_path, teacher.readers, most_loras=1)
+        with closing(open_workers(engine, ray, log, teacher.readers, tell)) as to:
             queue = _Queue(parts)
             while True:
                 while to.has_room() and (unit := queue.next_unit(brief.key)):

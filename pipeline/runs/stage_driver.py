@@ -14,8 +14,11 @@ from fourshot.pipeline.runs.cards import write_cards
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages import StageName, StagePlan, phases_until
+from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.work_folder import UNALIGNED
+from fourshot.training.jobs.cluster import cluster, nodes
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
+from fourshot.training.jobs.machines import check_machines, supplies
 
 LOG_FILE = "log.txt"
 
@@ -30,6 +33,7 @@ class StageDriver:
         self.experiments: dict[str, Experiment] = {}
         self.failed: dict[str, FailedJob] = {}
         self.took: dict[str, float] = {}  # seconds, by the title of a phase
+        self._is_checked = False  # whether the machines of a cluster can take part
         self._log, self._on_event, self._placement, self._keep_going = log, on_event, placement, keep_going
 
     def add(self, name: str, experiment: Experiment) -> None:
@@ -60,10 +64,21 @@ class StageDriver:
             keep_going=self._keep_going,
             log=str(self._log),
         )
+        self._check_machines(joined)
         for failure in run_stage(joined, self._on_event):
             for name, stage in stages.items():
                 if failure.key in {item.key for item in stage.items}:
                     self.drop(name, failure)
+
+    def _check_machines(self, stage: Stage) -> None:
+        """Before hours of work on one: have every machine of a cluster see the store, and have the base."""
+        if self._is_checked or self._placement.ray in ("", "local") or stage.is_done:
+            return
+        with cluster(self._placement.ray):
+            for model, store in {(one.model.path, one.store) for one in self.experiments.values()}:
+                with supplies(model, store) as given:
+                    check_machines(given, nodes())
+        self._is_checked = True
 
     def write_cards(self) -> None:
         for experiment in self.experiments.values():

@@ -97,7 +97,7 @@ def _remote(url: str, task: Task, remote: Remote, model: str | None, key: str | 
 
 def _engine(teacher: Teacher, ray: str) -> NamedReader:
     def read(log: Path, on_event: OnEvent) -> Read:
-        return read_with(teacher, log, ray, lambda: on_event(Event(stage="annotate", message="starting the engine")))
+        return read_with(teacher, log, ray, lambda line: on_event(Event(stage="annotate", message=line)))
 
     return NamedReader(name=teacher.name, task=teacher.task, read=read, shots=teacher.shots, teacher=teacher)
 

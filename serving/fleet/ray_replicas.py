@@ -5,12 +5,14 @@ import contextlib
 import os
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from fourshot.engine.errors import FourshotError
 from fourshot.serving.fleet.supervisor import Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
-from fourshot.training.jobs.cluster import cluster
+from fourshot.training.jobs.cluster import cluster, has_gpus, machines, nodes
+from fourshot.training.jobs.machines import check_machines, supplies
 
 WAIT_S = 60.0  # for an actor's first address
 
@@ -24,25 +26,36 @@ class RayReplicas:
 
         self._connection = contextlib.ExitStack()
         self._connection.enter_context(cluster(address))
-        gpus, cores = ray.cluster_resources().get("GPU", 0), ray.cluster_resources().get("CPU", 1)
-        share = max(1, int(cores // number))
+        try:
+            with supplies("", folders=[str(Path(settings.adapters).resolve())]) as given:
+                check_machines(given, nodes())
+        except BaseException:
+            self._connection.close()
+            raise
+        gpus = has_gpus()
+        share = cores_each([int(machine.get("CPU", 0)) for machine in machines()], number)
         actor = ray.remote(_Actor).options(
             num_gpus=1 if gpus else 0, num_cpus=1 if gpus else share, max_restarts=-1, max_task_retries=-1
         )
         self._ray = ray
         self._actors = [actor.remote(settings, keys, 0 if gpus else share) for _ in range(number)]
 
-    def addresses(self) -> list[str]:
-        """Of every replica, "" where it is not up just now. Raises FourshotError where none could be placed at all."""
+    def addresses(self, wait_s: float = WAIT_S) -> list[str]:
+        """Of every replica, "" where it is not up just now: a machine that is cut off keeps nobody else waiting.
+
+        Raises FourshotError where none answers within ``wait_s``.
+        """
+        calls = [actor.address.remote() for actor in self._actors]
+        ended, _ = self._ray.wait(calls, num_returns=len(calls), timeout=wait_s)
         addresses = []
-        for actor in self._actors:
+        for call in calls:
             try:
-                addresses.append(str(self._ray.get(actor.address.remote(), timeout=WAIT_S)))
-            except (self._ray.exceptions.RayError, TimeoutError):
+                addresses.append(str(self._ray.get(call)) if call in ended else "")
+            except self._ray.exceptions.RayError:
                 addresses.append("")
         if not any(addresses):
             raise FourshotError(
-                f"the cluster has no room for a replica within {WAIT_S:.0f} s. `ray status` shows what it has."
+                f"the cluster has no room for a replica within {wait_s:.0f} s. `ray status` shows what it has."
             )
         return addresses
 
@@ -53,6 +66,12 @@ class RayReplicas:
         for actor in self._actors:
             self._ray.kill(actor)
         self._connection.close()
+
+
+def cores_each(cores: Sequence[int], number: int) -> int:
+    """The most cores that each of ``number`` replicas can have on machines of so many ``cores``; at least one."""
+    most = (each for each in range(max(cores, default=1), 1, -1) if sum(one // each for one in cores) >= number)
+    return next(most, 1)
 
 
 class _Actor:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.gpus import gpus
 from fourshot.engine.threads import available_cores
 from fourshot.serving.app.keys import Keys, add_key
@@ -119,7 +119,11 @@ class Replicas:
             """An actor that Ray has started again has another address."""
             while True:
                 await asyncio.sleep(FOLLOW_S)
-                for replica, address in zip(replicas, await asyncio.to_thread(started.addresses), strict=True):
+                try:
+                    addresses = await asyncio.to_thread(started.addresses)
+                except FourshotError:  # none of them just now; the router answers so, and they may come back
+                    continue
+                for replica, address in zip(replicas, addresses, strict=True):
                     if address and address != replica.address:
                         self._say(f"replica {replica.number} is now at {address}")
                         replica.address = address

@@ -14,6 +14,7 @@ from aiohttp import web
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
 from fourshot.serving.app.keys import Keys
+from fourshot.serving.fleet.ray_replicas import cores_each
 from fourshot.serving.fleet.replicas import Replicas, environments
 from fourshot.serving.fleet.supervisor import Say, listen
 from fourshot.serving.settings import ServeSettings
@@ -139,3 +140,9 @@ def test_a_replica_that_dies_takes_no_request_with_it(tmp_path: Path, narrow_mod
     assert set(codes) <= {200, 429}
     _, alive = psutil.wait_procs(engines, timeout=10)
     assert alive == []
+
+
+def test_replicas_over_ray_get_as_many_cores_as_one_machine_can_give_each() -> None:
+    assert [cores_each([2, 2, 2], number) for number in (2, 3, 4)] == [2, 2, 1]
+    assert [cores_each([8], number) for number in (1, 2, 3)] == [8, 4, 2]
+    assert cores_each([0, 16, 4], 3) == 8

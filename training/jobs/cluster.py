@@ -44,8 +44,10 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
         else:
             _check_answering(address)
             ray.init(address=address, **quiet)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         why = str(error).rstrip(".")
+        if isinstance(error, ray.exceptions.RayError):  # of a token, above all; Ray's own words are for "auto"
+            why = f"{why.splitlines()[0]} (a cluster with tokens: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
         raise InputError(
             f"There is no Ray cluster at {address!r}: {why}. Give 'local' to start Ray on this machine, 'auto' on a "
             "machine of a cluster (`ray start`), or the address of its head, like 10.0.0.1:6379."
@@ -70,14 +72,26 @@ def machines() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def nodes(together: int = 1) -> dict[str, int]:
+    """Devices of each machine that is alive and has any, by its node's id: GPUs, or `CORES_PER_DEVICE` cores each
+    where the cluster has no GPU; so many ``together`` count as one.
+    """
+    import ray
+
+    kind, each = ("GPU", together) if has_gpus() else ("CPU", CORES_PER_DEVICE * together)
+    found = {node["NodeID"]: int(node["Resources"].get(kind, 0) // each) for node in ray.nodes() if node["Alive"]}
+    return {node: devices for node, devices in found.items() if devices}
+
+
+def on_node(node: str, *, soft: bool = False) -> Any:
+    """Has a task or actor placed on that node; elsewhere where it is gone, if ``soft``."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=soft)
+
+
 def has_gpus() -> bool:
     return any(machine.get("GPU", 0) for machine in machines())
-
-
-def num_devices(together: int = 1) -> int:
-    """Of the whole cluster: GPUs, or `CORES_PER_DEVICE` cores where it has none, so many ``together`` on a machine."""
-    kind, each = ("GPU", together) if has_gpus() else ("CPU", CORES_PER_DEVICE * together)
-    return int(sum(machine.get(kind, 0) // each for machine in machines()))
 
 
 def device_resources(count: int = 1) -> dict[str, float]:

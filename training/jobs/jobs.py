@@ -10,7 +10,7 @@ import msgspec
 
 from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import read_json, write_json
+from fourshot.engine.files import read_json, remove_folder, write_json
 from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
 from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, LoraSettings
 
@@ -101,5 +101,9 @@ def do_job(trainer: "LoraTrainer", job: TrainingJob, store: Path, on_step: OnSte
     )
     if not trainer.share.tells:
         return result  # another process writes it
+    if earlier := finished(store, job):  # a machine that was cut off meanwhile did it too, or this one was
+        if earlier.name != result.name:
+            remove_folder(folder / result.name)
+        return earlier
     write_json(folder / RESULT_FILE, result)
     return result

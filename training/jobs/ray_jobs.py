@@ -5,22 +5,38 @@ did what: a worker that dies has its job started again elsewhere, from the job's
 started again and finds what is finished. All jobs are given to Ray at once, and Ray queues them.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from fourshot.engine.errors import FourshotError
-from fourshot.training.jobs.cluster import check_devices, cluster, device_resources
+from fourshot.training.jobs.cluster import check_devices, cluster, device_resources, nodes, on_node
 from fourshot.training.jobs.jobs import FailedJob, OnJobStep, Placement, TrainingJob, do_job, finished
+from fourshot.training.jobs.machines import Giver, Supplies, check_machines, machine_name, provide, supplies
 from fourshot.training.jobs.processes import do_job_over_processes
 from fourshot.training.lora.examples import TrainingResult
 
-RETRIES = 3  # of a job whose worker died; an error that the job itself raised is not tried again
+RETRIES = 3  # of a job whose worker died, or whose machine cannot; an error of the job itself is not tried again
 POLL_S = 0.5
+LOOK_S = 5.0  # between two looks for machines that have left
+# A network file system may show what another machine wrote only when its cache expires. Source: nfs(5), acdirmax.
+SEEN_S = 90.0
 
+Tell = Callable[[str], None]
 _trainers: dict[str, Any] = {}  # model folder -> trainer: a worker opens the base once, for all jobs it is given
+
+
+class _Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says of a job that came to nothing."""
+
+    kind: str  # class name of the error
+    message: str
+    node: str
+    of_machine: bool  # not of the job: another machine may do it
 
 
 def run_jobs_over_ray(
@@ -29,99 +45,172 @@ def run_jobs_over_ray(
     store: Path,
     placement: Placement,
     on_step: OnJobStep | None = None,
+    tell: Tell = lambda line: None,
 ) -> list[TrainingResult | FailedJob]:
     """Do what the store does not have yet; one outcome per job, in order. A failed job does not stop the others.
 
-    ``placement.ray``: see `jobs.cluster.cluster`. ``model`` and ``store`` are folders that every worker sees. Raises
-    InputError where the cluster cannot be reached, FourshotError where it has neither a GPU nor two cores.
+    ``placement.ray``: see `jobs.cluster.cluster`. ``store`` is a folder that every worker sees; ``model`` is given to
+    machines that do not have it. ``tell`` hears of machines that could not do what they were given. Raises InputError
+    where the cluster cannot be reached, or a machine of it does not see the store or cannot have the model;
+    FourshotError where it has neither a GPU nor two cores.
     """
-    open_jobs = [number for number, job in enumerate(jobs) if finished(store, job) is None]
     outcomes: list[TrainingResult | FailedJob | None] = [finished(store, job) for job in jobs]
+    open_jobs = [number for number, outcome in enumerate(outcomes) if outcome is None]
     if open_jobs:
         with cluster(placement.ray):
-            per_job = placement.gpus_per_job
-            for number, outcome in _spread(model, jobs, open_jobs, store.resolve(), on_step, per_job):
-                outcomes[number] = outcome
+            check_devices(placement.gpus_per_job)
+            with supplies(model, store, giver=_Board) as given:
+                check_machines(given, nodes())
+                queue = _Queue(jobs, store.resolve(), given, placement.gpus_per_job, tell)
+                for number, outcome in queue.run(open_jobs, on_step):
+                    outcomes[number] = outcome
     return [outcome for outcome in outcomes if outcome is not None]
 
 
-def _spread(
-    model: str,
-    jobs: Sequence[TrainingJob],
-    open_jobs: Sequence[int],
-    store: Path,
-    on_step: OnJobStep | None,
-    processes: int,
-) -> Iterator[tuple[int, TrainingResult | FailedJob]]:
-    """Yields the outcome of each open job as it ends."""
-    import ray
+class _Queue:
+    """Jobs that Ray has, where each runs, and where it may not be tried again."""
 
-    check_devices(processes)
-    board = ray.remote(num_cpus=0)(_Board).remote()
-    # max_calls=0: a worker that held a GPU would end after one job otherwise, and the base be opened for each.
-    task = ray.remote(max_calls=0, max_retries=RETRIES, **device_resources(processes))(_work)
-    running = {
-        task.remote(model, msgspec.json.encode(jobs[number]), str(store), number, board, processes): number
-        for number in open_jobs
-    }
-    while running:
-        ended, _ = ray.wait(list(running), timeout=POLL_S)
-        if on_step:
-            left = set(running.values())  # what is written late is of no use
-            for number, (step, planned, loss) in sorted(ray.get(board.read.remote()).items()):
-                if number in left:
+    def __init__(self, jobs: Sequence[TrainingJob], store: Path, given: Supplies, processes: int, tell: Tell) -> None:
+        import ray
+
+        self._jobs, self._store, self._given, self._processes, self._tell = jobs, store, given, processes, tell
+        # max_calls=0: a worker that held a GPU would end after one job otherwise, and the base be opened for each.
+        self._task = ray.remote(max_calls=0, max_retries=RETRIES, **device_resources(processes))(_work)
+        self._running: dict[Any, int] = {}
+        self._nodes: dict[int, str] = {}  # where a job was begun last
+        self._unfit: dict[int, set[str]] = {}  # nodes that could not do a job
+        self._looked_s = time.monotonic()
+
+    def run(
+        self, open_jobs: Sequence[int], on_step: OnJobStep | None
+    ) -> Iterator[tuple[int, TrainingResult | FailedJob]]:
+        """Yields the outcome of each open job as it ends."""
+        import ray
+
+        for number in open_jobs:
+            self._give(number)
+        while self._running:
+            ended, _ = ray.wait(list(self._running), timeout=POLL_S)
+            begun, steps = ray.get(self._given.giver.read.remote())
+            self._nodes.update(begun)
+            left = set(self._running.values())  # what is written late is of no use
+            for number, (step, planned, loss) in sorted(steps.items()):
+                if on_step and number in left:
                     on_step(number, step, planned, loss)
-        for reference in ended:
-            number = running.pop(reference)
-            outcome = _outcome(reference, jobs[number], store)
-            if on_step and isinstance(outcome, TrainingResult):
-                on_step(number, outcome.steps, outcome.steps, outcome.losses[-1])  # it may have stopped early
-            yield number, outcome
+            for reference in ended:
+                number = self._running.pop(reference)
+                outcome = self._outcome(reference, number)
+                if outcome is None:
+                    continue
+                if on_step and isinstance(outcome, TrainingResult):
+                    on_step(number, outcome.steps, outcome.steps, outcome.losses[-1])  # it may have stopped early
+                yield number, outcome
+            self._look()
+
+    def _give(self, number: int, node: str = "") -> None:
+        where = {"scheduling_strategy": on_node(node, soft=True)} if node else {}
+        encoded = msgspec.json.encode(self._jobs[number])
+        reference = self._task.options(**where).remote(self._given, encoded, str(self._store), number, self._processes)
+        self._running[reference] = number
+
+    def _look(self) -> None:
+        """Give jobs of machines that are gone to others.
+
+        Ray does so itself where the connection broke. Where it fell silent, the network being cut, Ray would wait for
+        minutes after it has given the machine up.
+        """
+        import ray
+
+        if time.monotonic() - self._looked_s < LOOK_S:
+            return
+        self._looked_s = time.monotonic()
+        alive = set(nodes())
+        for reference, number in list(self._running.items()):
+            node = self._nodes.get(number)
+            if node is None or node in alive:
+                continue
+            del self._running[reference], self._nodes[number]
+            ray.cancel(reference)
+            self._give(number)
+
+    def _outcome(self, reference: Any, number: int) -> TrainingResult | FailedJob | None:
+        """None where it is tried again."""
+        import ray
+
+        job = self._jobs[number]
+        try:
+            answer = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            failed = f"Its worker died {RETRIES + 1} times: {str(error).splitlines()[0]}"
+            return FailedJob(key=job.key, kind="FourshotError", message=failed)
+        if answer is not None:
+            failure = msgspec.json.decode(answer, type=_Failed)
+            unfit = self._unfit.setdefault(number, set())
+            unfit.add(failure.node)
+            others = [node for node in nodes() if node not in unfit]
+            if not failure.of_machine or not others or len(unfit) > RETRIES:
+                return FailedJob(key=job.key, kind=failure.kind, message=failure.message)
+            self._tell(f"{job.name} is tried on another machine: {failure.message}")
+            self._give(number, others[number % len(others)])
+            return None
+        deadline = time.monotonic() + SEEN_S
+        while (result := finished(self._store, job)) is None:
+            if time.monotonic() > deadline:
+                message = (
+                    f"A worker finished it, but {self._store} on this machine does not have it: give a folder that all "
+                    "share."
+                )
+                return FailedJob(key=job.key, kind="FourshotError", message=message)
+            os.listdir(self._store)  # has a network file system ask again
+            time.sleep(POLL_S)
+        return result
 
 
-def _outcome(reference: Any, job: TrainingJob, store: Path) -> TrainingResult | FailedJob:
-    import ray
+class _Board(Giver):
+    """Where workers write where they are and how far; read by the driver, beside which it is."""
 
-    try:
-        failure = ray.get(reference)
-    except ray.exceptions.RayError as error:
-        failed = f"Its worker died {RETRIES + 1} times: {str(error).splitlines()[0]}"
-        return FailedJob(key=job.key, kind="FourshotError", message=failed)
-    if failure is not None:
-        return msgspec.json.decode(failure, type=FailedJob)
-    result = finished(store, job)
-    if result is None:
-        message = f"A worker finished it, but {store} on this machine does not have it: give a folder that all share."
-        return FailedJob(key=job.key, kind="FourshotError", message=message)
-    return result
-
-
-class _Board:
-    """Where workers write how far they are; an actor, read by the driver."""
-
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self._nodes: dict[int, str] = {}
         self._steps: dict[int, tuple[int, int, float]] = {}
+
+    def begin(self, number: int, node: str) -> None:
+        self._nodes[number] = node
 
     def write(self, number: int, step: int, planned: int, loss: float) -> None:
         self._steps[number] = (step, planned, loss)
 
-    def read(self) -> dict[int, tuple[int, int, float]]:
+    def read(self) -> tuple[dict[int, str], dict[int, tuple[int, int, float]]]:
         """What was written since the last time."""
-        steps, self._steps = self._steps, {}
-        return steps
+        read = self._nodes, self._steps
+        self._nodes, self._steps = {}, {}
+        return read
 
 
-def _work(model: str, encoded: bytes, store: str, number: int, board: Any, processes: int) -> bytes | None:
+def _work(given: Supplies, encoded: bytes, store: str, number: int, processes: int) -> bytes | None:
     """In a worker: do one job; None, or why it failed. Only the death of the worker is for Ray to try again."""
+    import ray
+
     from fourshot.training.lora.train import LoraTrainer
 
+    node = ray.get_runtime_context().get_node_id()
+    given.giver.begin.remote(number, node)
     job = msgspec.json.decode(encoded, type=TrainingJob)
-    if finished(Path(store), job) is not None:  # the worker died after the last write, before it could say so
-        return None
 
     def on_step(step: int, planned: int, loss: float) -> None:
-        board.write.remote(number, step, planned, loss)
+        given.giver.write.remote(number, step, planned, loss)
 
+    def failed(error: FourshotError | OSError, *, of_machine: bool) -> bytes:
+        message = f"{machine_name()}: {error}" if of_machine else str(error)
+        kind = type(error).__name__
+        return msgspec.json.encode(_Failed(kind=kind, message=message, node=node, of_machine=of_machine))
+
+    try:
+        model = provide(given)
+    except (FourshotError, OSError) as error:
+        return failed(error, of_machine=True)
+    if finished(Path(store), job) is not None:  # the worker died after the last write, before it could say so
+        return None
     try:
         if processes > 1:
             do_job_over_processes(model, job, Path(store), processes, on_step)
@@ -130,6 +219,8 @@ def _work(model: str, encoded: bytes, store: str, number: int, board: Any, proce
             _trainers.clear()
             _trainers[model] = LoraTrainer(model)
         do_job(_trainers[model], job, Path(store), on_step)
-    except (FourshotError, OSError) as error:
-        return msgspec.json.encode(FailedJob(key=job.key, kind=type(error).__name__, message=str(error)))
+    except FourshotError as error:
+        return failed(error, of_machine=False)
+    except OSError as error:  # its disk is full, or broken
+        return failed(error, of_machine=True)
     return None

@@ -101,7 +101,11 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
         # One adapter answers at a time here; and a run samples for less time than compiling takes.
         readers, gpus = [reader for item in items for reader in item.readers], self.placement.gpus_per_engine
         engine = engine_settings(self.model_path, readers, most_loras=1, gpus=gpus)
-        with closing(open_workers(engine, self.placement.ray, Path(self.log))) as workers:
+
+        def tell(line: str) -> None:
+            on_event(Event(stage=self.name, message=line))
+
+        with closing(open_workers(engine, self.placement.ray, Path(self.log), readers, tell)) as workers:
             driver.run(workers)
         return [
             FailedJob(key=item_of[key], kind=type(error).__name__, message=str(error))

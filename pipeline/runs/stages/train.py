@@ -48,8 +48,11 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
             return self._each(do)
         from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
 
+        def tell(line: str) -> None:
+            on_event(Event(stage=self.name, message=line))
+
         report = partial(self._report, on_event)
-        outcomes = run_jobs_over_ray(self.model_path, self.items, Path(self.store), self.placement, report)
+        outcomes = run_jobs_over_ray(self.model_path, self.items, Path(self.store), self.placement, report, tell)
         failed = [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
         if failed and not self.keep_going:
             raise _error_of(failed, len(self.items))

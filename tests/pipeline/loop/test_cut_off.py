@@ -1,0 +1,221 @@
+"""Two machines of their own: `ray start` in network namespaces, with a shared folder and disks that differ.
+
+One lacks the base model and another folder, and its network is cut in the middle. Needs root and `ip`.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import ray
+
+from fourshot.engine.errors import InputError
+from fourshot.engine.models import content_hash
+from fourshot.training.jobs import ray_jobs
+from fourshot.training.jobs.cluster import nodes, on_node
+from fourshot.training.jobs.jobs import Placement
+from fourshot.training.jobs.machines import Giver, check_machines, provide, supplies
+from tests.training.jobs.fake_trainer import MACHINE, Wanted, check_each_is_there_once, install, jobs, seeds_begun
+from tests.waiting import wait_for
+
+NET = "10.213.7"
+BRIDGE = "fsbridge"
+RAY = str(Path(sys.executable).parent / "ray")
+SOON = {"period_ms": "500", "timeout_ms": "2000", "failure_threshold": "3"}  # of health checks
+ENVIRONMENT = {
+    **os.environ,
+    **{f"RAY_health_check_{name}": value for name, value in SOON.items()},
+    "RAY_AUTH_MODE": "disabled",
+}
+# In a mount namespace of its own, as `ip netns exec` makes one: no folder of Ray's is that of another machine.
+START = """
+mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray
+for folder in $OTHER; do mount -t tmpfs none "$folder"; done
+[ -z "$OTHER" ] || mount -t tmpfs -o size=64k none "$SMALL"
+exec "$@"
+"""
+
+
+def ip(words: str) -> None:
+    subprocess.run(["ip", *words.split()], check=True, capture_output=True)
+
+
+def refused() -> str:
+    """Why no namespaces can be had; "" where they can."""
+    if os.geteuid() or not shutil.which("ip"):
+        return "needs root and ip(8)"
+    try:
+        ip(f"link add {BRIDGE} type bridge")
+        ip(f"link del {BRIDGE}")
+        ip("netns add fsprobe")
+        ip("netns del fsprobe")
+        subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"namespaces cannot be made here: {error}"
+    return ""
+
+
+pytestmark = pytest.mark.skipif(bool(reason := refused()), reason=reason)
+
+
+class Lan:
+    """A head here, without devices, and two machines, "a" and "b", of two devices each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.shared, self.local, self.small = folder / "shared", folder / "local", folder / "small"
+        for made in (self.shared, self.local, self.small):
+            made.mkdir()
+        self.model = self.local / "model"  # b has none
+        self.model.mkdir()
+        (self.model / "config.json").write_text("{}")
+        (self.model / "model.safetensors").write_bytes(bytes(range(256)) * 4096)
+        self._log = (folder / "ray.log").open("w")
+        self._processes: list[subprocess.Popen[bytes]] = []
+        ip(f"link add {BRIDGE} type bridge")
+        ip(f"addr add {NET}.1/24 dev {BRIDGE}")
+        ip(f"link set {BRIDGE} up")
+        self.address = f"{NET}.1:6399"
+        head = ["--head", f"--node-ip-address={NET}.1", "--port=6399", "--num-cpus=0", "--include-dashboard=false"]
+        self._ray([], *head)
+        for number, name in ((2, "a"), (3, "b")):
+            space = f"fsnet-{name}"
+            ip(f"netns add {space}")
+            ip(f"link add fsveth-{name} type veth peer name eth0 netns {space}")
+            ip(f"link set fsveth-{name} master {BRIDGE} up")
+            ip(f"-n {space} addr add {NET}.{number}/24 dev eth0")
+            ip(f"-n {space} link set eth0 up")
+            ip(f"-n {space} link set lo up")
+            prefix = ["ip", "netns", "exec", space, "sh", "-c", START, "sh"]
+            node = [f"--address={self.address}", f"--node-ip-address={NET}.{number}", "--num-cpus=4"]
+            other = str(self.local) if name == "b" else ""
+            own = {"OTHER": other, "SMALL": str(self.small), MACHINE: name, "FOURSHOT_HOME": str(self.home(name))}
+            self._ray(prefix, *node, **own)
+
+    def home(self, name: str) -> Path:
+        return self.shared / f"home-{name}"  # where the test can look
+
+    def _ray(self, prefix: list[str], *words: str, **variables: str) -> None:
+        command = [*prefix, RAY, "start", *words, "--object-store-memory=80000000", "--block"]
+        self._processes.append(
+            subprocess.Popen(command, env={**ENVIRONMENT, **variables}, stdout=self._log, stderr=subprocess.STDOUT)
+        )
+
+    def connect(self) -> None:
+        runtime = {
+            "env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            "worker_process_setup_hook": install,
+        }
+
+        def is_up() -> bool:
+            try:
+                ray.init(self.address, log_to_driver=False, logging_level="ERROR", runtime_env=runtime)
+            except (ConnectionError, RuntimeError, ValueError):
+                assert all(process.poll() is None for process in self._processes), self._log.name
+                return False
+            return True
+
+        wait_for(is_up, "the head", 90)
+        wait_for(lambda: len(nodes()) == 2, "both machines", 90)
+
+    def node(self, name: str) -> str:
+        """Ray's id of a machine."""
+        number = {"a": 2, "b": 3}[name]
+        (found,) = (one["NodeID"] for one in ray.nodes() if one["NodeManagerAddress"] == f"{NET}.{number}")
+        return str(found)
+
+    def cut(self, name: str) -> None:
+        ip(f"link set fsveth-{name} down")
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        for name in "ab":
+            alive = subprocess.run(["ip", "netns", "pids", f"fsnet-{name}"], capture_output=True, check=False)
+            for pid in alive.stdout.split():
+                os.kill(int(pid), 9)
+            subprocess.run(["ip", "netns", "del", f"fsnet-{name}"], check=False)
+            subprocess.run(["ip", "link", "del", f"fsveth-{name}"], check=False, capture_output=True)
+        subprocess.run(["ip", "link", "del", BRIDGE], check=False)
+        self._log.close()
+
+
+@pytest.fixture(scope="module")
+def lan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
+    before = os.environ.get("RAY_AUTH_MODE")
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    made = Lan(tmp_path_factory.mktemp("lan"))
+    try:
+        made.connect()
+        yield made
+    finally:
+        ray.shutdown()
+        made.close()
+        os.environ.pop("RAY_AUTH_MODE") if before is None else os.environ.update(RAY_AUTH_MODE=before)
+
+
+def test_a_folder_that_is_not_shared_is_told_with_the_machine_before_any_work(lan: Lan) -> None:
+    store = lan.local / "store"
+    with pytest.raises(InputError, match=rf"(?s)1 of 2 machines.*-{NET}\.3: .*{store} is not .*Mount one folder"):
+        ray_jobs.run_jobs_over_ray(str(lan.model), jobs(1), store, Placement(ray="auto"))
+    assert not [*store.iterdir()], "a probe is left"
+    with supplies("", folders=[str(lan.model)]) as given, pytest.raises(InputError, match=f"there is no {lan.model}"):
+        check_machines(given, nodes())
+
+
+def test_a_machine_whose_disk_is_too_small_for_the_model_is_told_with_the_way_out(lan: Lan) -> None:
+    lan.home("b").symlink_to(lan.small)
+    try:
+        with supplies(str(lan.model)) as given, pytest.raises(InputError) as refused:
+            check_machines(given, nodes())
+    finally:
+        lan.home("b").unlink()
+    assert "1 of 2 machines" in str(refused.value) and f"-{NET}.3: the base model {lan.model}" in str(refused.value)
+    assert "No space left on device" in str(refused.value) and "FOURSHOT_HOME" in str(refused.value)
+
+
+class Counting(Giver):
+    """Counts who asks for the files."""
+
+    asked = 0
+
+    def files(self) -> list[tuple[str, int, str]]:
+        self.asked += 1
+        return super().files()
+
+    def times(self) -> int:
+        return self.asked
+
+
+def test_workers_of_a_machine_without_the_model_fetch_it_once(lan: Lan) -> None:
+    with supplies(str(lan.model), giver=Counting) as given:
+        task = ray.remote(num_cpus=1, scheduling_strategy=on_node(lan.node("b")))(provide)
+        folders = ray.get([task.remote(given) for _ in range(3)])
+        assert ray.get(given.giver.times.remote()) == 1
+        assert ray.get(ray.remote(scheduling_strategy=on_node(lan.node("a")))(provide).remote(given)) == str(lan.model)
+    (folder,) = {*folders}
+    assert Path(folder).parent == lan.home("b") / "models" and content_hash(Path(folder)) == content_hash(lan.model)
+    assert not lan.home("a").exists(), "a has the model, and fetched it"
+
+
+def test_a_machine_that_is_cut_off_costs_only_time(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_jobs, "LOOK_S", 0.2)
+    beside = lan.shared / "trainings"
+    beside.mkdir()
+    (beside / "work.json").write_bytes(msgspec.json.encode(Wanted(hold="b")))
+    cut: list[int] = []
+
+    def cut_b(number: int, step: int, planned: int, loss: float) -> None:
+        if not cut and (begun := seeds_begun(beside, "b")):
+            lan.cut("b")
+            cut.extend(begun)
+
+    outcomes = ray_jobs.run_jobs_over_ray(str(lan.model), jobs(4), beside / "store", Placement(ray="auto"), cut_b)
+    assert cut, "no training was begun there"
+    check_each_is_there_once(outcomes, beside / "store")
+    assert sorted(seeds_begun(beside, "a")) == list(range(4))

@@ -1,0 +1,199 @@
+"""A Ray cluster of several nodes on this machine: nodes that die, cannot, or join, and a driver that is killed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from fourshot.pipeline.events import Event
+from fourshot.pipeline.loop.ray_workers import RayWorkers
+from fourshot.pipeline.loop.units import UnitProgress, UnitResult
+from fourshot.training.jobs.jobs import FailedJob, Placement
+from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
+from fourshot.training.lora.examples import TrainingResult
+from tests.pipeline.corpus.small_corpora import make, named, rows_of, settings
+from tests.training.jobs.fake_trainer import MACHINE, Wanted, check_each_is_there_once, install, jobs, seeds_begun
+from tests.waiting import wait_for
+
+STORE_BYTES = 80 << 20
+SOON = {"health_check_period_ms": 500, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 3}
+PLACEMENT = Placement(ray="auto")  # the connection that the fixture has made is used
+
+
+class Machines:
+    """The cluster: a head without devices, where the driver is, and nodes of one device each."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 0,
+                "include_dashboard": False,
+                "object_store_memory": STORE_BYTES,
+                "_system_config": SOON,
+            },
+        )
+        self.nodes: dict[str, Any] = {}
+
+    def add(self, name: str) -> None:
+        self.nodes[name] = self.cluster.add_node(
+            num_cpus=2, object_store_memory=STORE_BYTES, env_vars={MACHINE: name}, wait=True
+        )
+
+    def kill(self, name: str) -> None:
+        """As a machine dies: the raylet and all of its workers, at once."""
+        raylet = psutil.Process(self.nodes.pop(name).all_processes["raylet"][0].process.pid)
+        for process in [raylet, *raylet.children(recursive=True)]:
+            process.kill()
+
+
+def runtime() -> dict[str, Any]:
+    """Of workers: they import what this process does, and train with the fake trainer."""
+    variables = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return {"env_vars": variables, "worker_process_setup_hook": install}
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    made = Machines()
+    made.add("a")
+    made.add("b")
+    ray.init(made.cluster.address, log_to_driver=False, runtime_env=runtime())
+    yield made
+    ray.shutdown()
+    made.cluster.shutdown()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return str(folder)
+
+
+def train(
+    checkpoint: str, beside: Path, count: int, wanted: Wanted, on_step: Any = None
+) -> tuple[list[TrainingResult | FailedJob], list[str]]:
+    """Outcomes, and what was told."""
+    told: list[str] = []
+    (beside / "work.json").write_bytes(msgspec.json.encode(wanted))
+    store = beside / "store"
+    return run_jobs_over_ray(checkpoint, jobs(count), store, PLACEMENT, on_step, told.append), told
+
+
+def test_a_machine_whose_disk_is_full_gives_its_trainings_to_another(
+    machines: Machines, checkpoint: str, tmp_path: Path
+) -> None:
+    outcomes, told = train(checkpoint, tmp_path, 4, Wanted(full="b"))
+    check_each_is_there_once(outcomes, tmp_path / "store")
+    refused = seeds_begun(tmp_path, "b")
+    assert refused and sorted(seeds_begun(tmp_path, "a")) == [0, 1, 2, 3]
+    assert len(told) == len(refused) and "No space left" in told[0] and "another machine" in told[0]
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+import ray
+from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
+from tests.pipeline.loop.test_many_machines import PLACEMENT, runtime
+from tests.training.jobs.fake_trainer import jobs
+
+address, checkpoint, store = sys.argv[1:]
+ray.init(address, log_to_driver=False, runtime_env=runtime())
+run_jobs_over_ray(checkpoint, jobs(4), Path(store), PLACEMENT)
+"""
+
+
+def test_a_driver_killed_leaves_what_was_finished_and_the_next_one_does_the_rest(
+    machines: Machines, checkpoint: str, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    (tmp_path / "work.json").write_bytes(msgspec.json.encode(Wanted(hold="a")))
+    command = [sys.executable, "-c", DRIVER, machines.cluster.address, checkpoint, str(store)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(command, env=environment) as driver:
+
+        def three_are_finished_and_one_is_at_work() -> bool:
+            assert driver.poll() is None
+            return len([*store.glob("*/result.json")]) == 3 and bool(seeds_begun(tmp_path, "a"))
+
+        wait_for(three_are_finished_and_one_is_at_work, "three trainings", 120)
+        driver.kill()
+    before = {path: path.stat().st_mtime_ns for path in store.glob("*/result.json")}
+    outcomes, _ = train(checkpoint, tmp_path, 4, Wanted())
+    check_each_is_there_once(outcomes, store)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    begun = sorted([*seeds_begun(tmp_path, "a"), *seeds_begun(tmp_path, "b")])
+    assert len(begun) == 5 and sorted({*begun}) == [0, 1, 2, 3], "what was finished was done again"
+
+
+def test_a_machine_where_no_engine_opens_is_done_without_and_that_is_told(
+    machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fourshot.pipeline.loop.ray_workers.LOOK_S", 0.0)
+    monkeypatch.setattr("fourshot.pipeline.loop.ray_workers.MOST_DEATHS", 2)  # a start takes seconds
+    events: list[Event] = []
+    has_room = RayWorkers.has_room
+    # No unit is handed out before: the other machine would have done them all.
+    monkeypatch.setattr(RayWorkers, "has_room", lambda workers: bool(told()) and has_room(workers))
+
+    def told() -> list[str]:
+        return [event.message for event in events if "done without" in event.message]
+
+    make(tmp_path / "alone")
+    make(tmp_path / "spread", ray="auto", model=f"fake:fails_where={MACHINE}=b", on_event=events.append)
+    assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")
+    assert len(told()) == 1 and "has no driver" in told()[0]
+
+
+def test_a_machine_killed_in_a_training_costs_only_time(machines: Machines, checkpoint: str, tmp_path: Path) -> None:
+    def kill_b(number: int, step: int, planned: int, loss: float) -> None:
+        if "b" in machines.nodes and number in seeds_begun(tmp_path, "b"):
+            machines.kill("b")
+            (tmp_path / "go").touch()
+
+    outcomes, _ = train(checkpoint, tmp_path, 4, Wanted(hold="b"), kill_b)
+    assert "b" not in machines.nodes, "no training was begun there"
+    check_each_is_there_once(outcomes, tmp_path / "store")
+    assert sorted(seeds_begun(tmp_path, "a")) == [0, 1, 2, 3]
+
+
+def test_a_machine_killed_in_a_corpus_costs_no_row(
+    machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines.add("c")
+    wanted, tasks = settings(per_class=40), named("one", "two")
+    make(tmp_path / "alone", tasks, wanted)
+    heard: set[str] = set()
+    wait = RayWorkers.wait
+
+    def kill_a(workers: RayWorkers, timeout_s: float) -> list[UnitResult | UnitProgress]:
+        results = wait(workers, timeout_s)
+        heard.update(result.engine for result in results if isinstance(result, UnitResult))
+        if len(heard) == 2 and "a" in machines.nodes:
+            machines.kill("a")
+        return results
+
+    has_room = RayWorkers.has_room
+    # No unit is handed out before both are there: one would have done them all.
+    monkeypatch.setattr(
+        RayWorkers, "has_room", lambda workers: has_room(workers) and (bool(heard) or _all_answer(workers))
+    )
+    monkeypatch.setattr(RayWorkers, "wait", kill_a)
+    make(tmp_path / "spread", tasks, wanted, ray="auto", model="fake:delay_s=0.02")
+    assert "a" not in machines.nodes, "only one machine did anything"
+    assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")
+
+
+def _all_answer(workers: RayWorkers) -> bool:
+    return len(workers._actors) == 2 and all(state.has_answered for state in workers._actors)

@@ -1,0 +1,96 @@
+"""Stands for `LoraTrainer` in Ray's workers: trainings without torch, that wait where a test wants them to."""
+
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.engine.files import settle, staged_folder
+from fourshot.training.jobs.jobs import FailedJob, TrainingJob
+from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
+from fourshot.training.lora.settings import LoraSettings
+from fourshot.training.lora.share import ALL
+from tests.waiting import wait_for
+
+MACHINE = "FOURSHOT_TEST_MACHINE"  # in the environment of a node: how tests call it
+STEPS = 4
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to happen, in a file beside the store, ``work.json``."""
+
+    hold: str = ""  # a machine whose trainings end only when ``go`` is there
+    full: str = ""  # a machine whose disk has no room for what a training writes
+
+
+def jobs(count: int, name: str = "notes") -> list[TrainingJob]:
+    example = TrainingExample(prompt="Label:", target=0)
+    plain = TrainingJob(
+        name=name, model_revision="", examples=(example,), labels=("warm", "cold"), settings=LoraSettings()
+    )
+    return [msgspec.structs.replace(plain, seed=seed) for seed in range(count)]
+
+
+class FakeTrainer:
+    """Its adapter is a file that holds the seed."""
+
+    share = ALL
+
+    def __init__(self, model: str) -> None:
+        self._model = Path(model)
+        assert (self._model / "config.json").is_file()
+
+    def train(
+        self, *_: Any, seed: int, prefix: str, on_step: OnStep | None, checkpoint: Path, **__: Any
+    ) -> TrainingResult:
+        folder, here = checkpoint.parent, os.environ.get(MACHINE, "")
+        beside = folder.parent.parent
+        wanted = msgspec.json.decode((beside / "work.json").read_bytes(), type=Wanted)
+        with (beside / f"begun-{here}").open("a") as begun:
+            begun.write(f"{seed}\n")
+        if here and here == wanted.full:
+            raise OSError(28, "No space left on device", "/scratch")
+        for step in range(1, STEPS + 1):
+            if on_step:
+                on_step(step, STEPS, 1.0)
+        if here and here == wanted.hold:
+            wait_for((beside / "go").exists, "the test", 120)
+        name = f"{prefix}-{seed:012d}"
+        with staged_folder(folder) as staged:
+            (staged / "adapter_model.safetensors").write_bytes(bytes([seed]))
+            if not (folder / name).exists():
+                settle(staged, folder / name)
+        return TrainingResult(
+            name=name,
+            path=str(folder / name),
+            steps=STEPS,
+            planned_steps=STEPS,
+            losses=(1.0,) * STEPS,
+            tokens=0,
+            seconds=0.0,
+            examples=1,
+        )
+
+
+def install() -> None:
+    """Ray calls this in every worker as it starts."""
+    module: Any = types.ModuleType("fourshot.training.lora.train")
+    module.LoraTrainer = FakeTrainer
+    sys.modules["fourshot.training.lora.train"] = module
+
+
+def seeds_begun(beside: Path, machine: str) -> list[int]:
+    """Of the trainings that a machine has begun."""
+    file = beside / f"begun-{machine}"
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def check_each_is_there_once(outcomes: list[TrainingResult | FailedJob], store: Path) -> None:
+    assert [one.name for one in outcomes if isinstance(one, TrainingResult)] == [
+        f"notes-{seed:012d}" for seed in range(len(outcomes))
+    ]
+    held = {folder.name: sorted(entry.name for entry in folder.iterdir()) for folder in store.iterdir()}
+    assert held == {job.key: [f"notes-{job.seed:012d}", "result.json"] for job in jobs(len(outcomes))}

@@ -1,0 +1,29 @@
+"""What a store holds of a job that two machines did, one of them cut off from the others."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fourshot.training.jobs.jobs import do_job, finished
+from fourshot.training.lora.examples import TrainingResult
+from tests.training.jobs.fake_trainer import FakeTrainer, Wanted, jobs
+
+
+class Overtaken(FakeTrainer):
+    """Another machine does the same job, to other bytes, while this one trains."""
+
+    def train(self, *given: Any, **more: Any) -> TrainingResult:
+        (folder := more["checkpoint"].parent).mkdir(exist_ok=True)
+        do_job(FakeTrainer(str(self._model)), jobs(1)[0], folder.parent)  # type: ignore[arg-type]
+        return super().train(*given, **{**more, "prefix": "late"})
+
+
+def test_the_first_result_of_a_job_counts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "work.json").write_bytes(msgspec.json.encode(Wanted()))
+    (job,), store = jobs(1), tmp_path / "store"
+    store.mkdir()
+    result = do_job(Overtaken(str(tmp_path)), job, store)  # type: ignore[arg-type]
+    assert result == finished(store, job) and result.name == "notes-000000000000"
+    assert sorted(entry.name for entry in (store / job.key).iterdir()) == [result.name, "result.json"]

@@ -1,0 +1,229 @@
+"""What a machine of a cluster must have before it works: the base model's files, and the folders that all share.
+
+A machine that has the checkpoint under the driver's path, with the same content, reads it there. Any other is given the
+files through Ray, in pieces, by an actor where the driver runs: once, whoever asks first, into `engine.home`.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.fake_engine import is_fake
+from fourshot.engine.files import settle, staged_folder
+from fourshot.engine.home import HOME_VARIABLE, home
+from fourshot.engine.made_once import made_once
+from fourshot.engine.models import content_files, content_hash
+from fourshot.training.jobs.cluster import on_node
+
+PROBE = ".shared-"  # what the name of a file begins with that tells whether a folder is the same everywhere
+PIECE_BYTES = 16 << 20
+ANSWER_S = 120.0  # for a first task to begin on a machine
+
+
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """What every machine has to have, under the paths that the driver knows."""
+
+    model: str = ""  # checkpoint folder; "" for none
+    content: str = ""  # its `content_hash`
+    store: str = ""  # a folder that all may read and write, as one; "" for none
+    probe: str = ""  # the file in it that is looked for
+    folders: tuple[str, ...] = ()  # that are read: of adapters, say
+
+
+class Supplies(NamedTuple):
+    """What goes to a machine: its needs as JSON, and the actor that has the model's files."""
+
+    needs: bytes
+    giver: Any
+
+
+@contextmanager
+def supplies(
+    model: str, store: Path | None = None, folders: Sequence[str] = (), giver: "type[Giver] | None" = None
+) -> Iterator[Supplies]:
+    """For the time of the block, a probe lies in ``store``, and the checkpoint ``model`` is given to who asks.
+
+    ``giver``: a class with more that workers ask the driver's machine for; a process less than an actor of its own.
+    A cluster must be connected. The driver sees the model, the store and all folders itself.
+    """
+    import ray
+
+    fake = is_fake(model) or not model
+    probe = f"{PROBE}{secrets.token_hex(8)}"
+    needs = Needs(
+        model="" if fake else model,
+        content="" if fake else content_hash(Path(model)),
+        store=str(store.resolve()) if store else "",
+        probe=probe,
+        folders=tuple(sorted(set(folders))),
+    )
+    if store:
+        store.mkdir(parents=True, exist_ok=True)
+        for left in store.glob(f"{PROBE}*"):  # of a driver that was killed
+            left.unlink(missing_ok=True)
+        (store / probe).write_text(probe, encoding="utf-8")
+    here = on_node(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(giver or Giver).remote(model) if needs.model else None
+    try:
+        yield Supplies(msgspec.json.encode(needs), actor)
+    finally:
+        if actor:
+            with suppress(ray.exceptions.RayError):
+                ray.kill(actor)
+        if store:
+            for file in store.glob(f"{probe}*"):
+                file.unlink(missing_ok=True)
+
+
+def check_machines(given: Supplies, nodes: Collection[str]) -> None:
+    """Have each of these nodes see to its needs, at the same time. Raises InputError that names all that cannot."""
+    needs = msgspec.json.decode(given.needs, type=Needs)
+    folders = msgspec.json.encode(msgspec.structs.replace(needs, model=""))
+    faults = _faults(Supplies(folders, None), needs, nodes, ANSWER_S)
+    if not faults and needs.model:
+        faults = _faults(given, needs, nodes, None)  # a large model takes as long as it takes
+    if faults:
+        raise InputError(
+            f"{len(faults)} of {len(nodes)} machines of the Ray cluster cannot take part:\n" + "\n".join(faults)
+        )
+
+
+def _faults(given: Supplies, needs: Needs, nodes: Collection[str], timeout_s: float | None) -> list[str]:
+    import ray
+
+    task = ray.remote(num_cpus=0, max_retries=0)(_check)
+    calls = [task.options(scheduling_strategy=on_node(node)).remote(given) for node in nodes]
+    names = {node["NodeID"]: f"{node['NodeManagerHostname']}-{node['NodeManagerAddress']}" for node in ray.nodes()}
+    faults = []
+    for node, call in zip(nodes, calls, strict=True):
+        name = names[node]
+        try:
+            name, fault = ray.get(call, timeout=timeout_s)
+        except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError, ray.exceptions.WorkerCrashedError):
+            continue  # it has left, and nothing is asked of it
+        except ray.exceptions.GetTimeoutError:
+            fault = (
+                f"no task began there within {ANSWER_S:.0f} s. Is its disk full, or its network gone (`ray status`)?"
+            )
+        except ray.exceptions.RayError as error:  # without fourshot, or another version
+            fault = str(error).strip().splitlines()[-1]
+        if not fault and needs.store and not (Path(needs.store) / f"{needs.probe}-{name}").exists():
+            fault = f"what it writes into {needs.store} is not seen here: one folder must be mounted on all machines"
+        if fault:
+            faults.append(f"  - {name}: {fault}")
+    return faults
+
+
+def _check(given: Supplies) -> tuple[str, str]:
+    """On a machine: its name, and what is wrong with it."""
+    try:
+        provide(given)
+        needs = msgspec.json.decode(given.needs, type=Needs)
+        if needs.store:
+            (Path(needs.store) / f"{needs.probe}-{machine_name()}").touch()
+    except (FourshotError, OSError) as error:
+        return machine_name(), str(error)
+    return machine_name(), ""
+
+
+def machine_name() -> str:
+    """Of the machine that this runs on: its name and its address in the cluster."""
+    import ray
+
+    return f"{os.uname().nodename}-{ray.util.get_node_ip_address()}"
+
+
+def provide(given: Supplies) -> str:
+    """On a machine: see to its needs. Returns the model's folder there.
+
+    Raises InputError for a folder that is not shared, or not there; FourshotError where the model cannot be had.
+    """
+    needs = msgspec.json.decode(given.needs, type=Needs)
+    if needs.store and not (Path(needs.store) / needs.probe).exists():
+        raise InputError(
+            f"the folder {needs.store} is not that of the command's machine. Mount one folder on all machines, under "
+            "one path, and give it or one in it (--out)."
+        )
+    if missing := [folder for folder in needs.folders if not Path(folder).exists()]:
+        raise InputError(
+            f"there is no {missing[0]}. Adapters are read by every machine: put them into a folder that all mount "
+            "under the same path."
+        )
+    return _model(given) if needs.model else ""
+
+
+_found: dict[str, str] = {}  # content hash -> folder: a worker looks once
+
+
+def _model(given: Supplies) -> str:
+    needs = msgspec.json.decode(given.needs, type=Needs)
+    if needs.content not in _found:
+        _found[needs.content] = str(_fetched(needs, given.giver))
+    return _found[needs.content]
+
+
+def _fetched(needs: Needs, giver: Any) -> Path:
+    """The checkpoint on this machine: where the driver has it, else where it was fetched to."""
+
+    def is_whole(folder: Path) -> bool:
+        return folder.is_dir() and content_hash(folder) == needs.content
+
+    own = Path(needs.model)
+    if is_whole(own):
+        return own
+    kept = home() / "models" / f"{own.name}-{needs.content}"
+    try:
+        return made_once(kept, is_whole, lambda folder: _fetch(folder, giver))
+    except OSError as error:
+        raise FourshotError(
+            f"the base model {own} is not on this machine, and could not be fetched into {kept.parent}: {error}. Put a "
+            f"copy at {own}, make room, or set {HOME_VARIABLE} to another folder where this machine's `ray start` runs."
+        ) from error
+
+
+def _fetch(folder: Path, giver: Any) -> None:
+    """Have the files of the giver's checkpoint, whole and as they are there, in ``folder``. Raises OSError."""
+    import ray
+
+    try:
+        with staged_folder(folder.parent, folder.name) as staged:
+            for name, size, digest in ray.get(giver.files.remote()):
+                got = hashlib.sha256()
+                with (staged / name).open("wb") as file:
+                    for start in range(0, size, PIECE_BYTES):
+                        piece = ray.get(giver.piece.remote(name, start))
+                        got.update(piece)
+                        file.write(piece)
+                if got.hexdigest() != digest:
+                    raise OSError(f"{name} has not the content that was sent")
+            settle(staged, folder, sync=True)
+    except ray.exceptions.RayError as error:
+        raise OSError(f"nobody could give it ({str(error).strip().splitlines()[-1]})") from error
+
+
+class Giver:
+    """Beside the driver: the files of a checkpoint."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+        self._files: list[tuple[str, int, str]] = []
+
+    def files(self) -> list[tuple[str, int, str]]:
+        """(name, bytes, SHA-256) of each; computed for the first machine that asks."""
+        for path in () if self._files else content_files(self._folder):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            self._files.append((path.name, path.stat().st_size, digest))
+        return self._files
+
+    def piece(self, name: str, start: int) -> bytes:
+        with (self._folder / name).open("rb") as file:
+            file.seek(start)
+            return file.read(PIECE_BYTES)
