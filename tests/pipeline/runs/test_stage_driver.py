@@ -1,6 +1,7 @@
 """The driver: one stage for all experiments at a time, and who needed what failed drops out."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -99,3 +100,32 @@ def test_a_run_stops_after_the_stage_that_is_named(
     assert done == expected
     counts = {"shots": 1, "annotators": 4, "annotate": 5, "generate": 6, "train": 7, "evaluate": 8, "report": 8}
     assert len(done) == counts[until]
+
+
+def test_machines_of_a_cluster_are_checked_once_before_the_first_work(
+    drive: Callable[..., tuple[StageDriver, list[Event]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[tuple[str, Path]] = []
+    here = "fourshot.pipeline.runs.stage_driver"
+    monkeypatch.setattr(f"{here}.cluster", lambda address: nullcontext())
+    monkeypatch.setattr(f"{here}.nodes", dict)
+    monkeypatch.setattr(f"{here}.supplies", lambda model, store: nullcontext((model, store)))
+    monkeypatch.setattr(f"{here}.check_machines", lambda given, nodes: checked.append(given))
+    driver, events = drive("x-y", keep_going=True)
+    driver.do(needs)
+    assert not checked, "all is on this machine"
+    driver._placement = Placement(ray="10.0.0.1:6379")
+    driver.do(needs)
+    driver.do(needs)
+    experiment = driver.experiments["x-y"]
+    assert checked == [(experiment.model.path, experiment.store)]
+    driver._is_checked = False
+
+    def refuse(given: object, nodes: object) -> None:
+        raise InputError("a machine does not see the folder")
+
+    monkeypatch.setattr(f"{here}.check_machines", refuse)
+    done = len(events)
+    with pytest.raises(InputError, match="does not see"):
+        driver.do(needs)
+    assert len(events) == done, "work was begun"
