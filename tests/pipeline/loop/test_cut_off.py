@@ -119,8 +119,8 @@ class Lan:
                 return False
             return True
 
-        wait_for(is_up, "the head", 90)
-        wait_for(lambda: len(nodes()) == 2, "both machines", 90)
+        wait_for(is_up, "the head", 180)
+        wait_for(lambda: len(nodes()) == 2, "both machines", 180)
 
     def node(self, name: str) -> str:
         """Ray's id of a machine."""

@@ -64,12 +64,14 @@ def runtime() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
     made = Machines()
-    made.add("a")
-    made.add("b")
-    ray.init(made.cluster.address, log_to_driver=False, runtime_env=runtime())
-    yield made
-    ray.shutdown()
-    made.cluster.shutdown()
+    try:
+        made.add("a")
+        made.add("b")
+        ray.init(made.cluster.address, log_to_driver=False, runtime_env=runtime())
+        yield made
+    finally:
+        ray.shutdown()
+        made.cluster.shutdown()
 
 
 @pytest.fixture
