@@ -167,7 +167,7 @@ class RayWorkers:
         if not is_fault or self._faults[state.node] < MOST_DEATHS:
             return
         self._tell(f"a machine is done without, after {MOST_DEATHS} failures: {why}")
-        if all(self._faults[node] >= MOST_DEATHS for node in nodes()):
+        if all(self._faults[node] >= MOST_DEATHS for node in nodes(self._engine.gpus)):
             raise why
 
     def _look(self) -> None:

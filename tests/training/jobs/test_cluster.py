@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,8 +75,13 @@ def test_a_command_whose_cluster_is_not_there_makes_nothing(
 
 def test_devices_that_work_together_are_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     there = [{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 3.0}, {"CPU": 64.0}]
-    monkeypatch.setattr(cluster, "machines", lambda: there)
-    assert [cluster.num_devices(together) for together in (1, 2, 3, 4)] == [7, 3, 2, 1]
+
+    def nodes() -> list[dict[str, Any]]:
+        return [{"NodeID": str(number), "Alive": True, "Resources": one} for number, one in enumerate(there)]
+
+    monkeypatch.setattr("ray.nodes", nodes)
+    assert [sum(cluster.nodes(together).values()) for together in (1, 2, 3, 4)] == [7, 3, 2, 1]
+    assert cluster.nodes() == {"0": 4, "1": 3}
     assert cluster.device_resources(2) == {"num_gpus": 2, "num_cpus": 0}
-    monkeypatch.setattr(cluster, "machines", lambda: [{"CPU": 5.0}, {"CPU": 3.0}])
-    assert [cluster.num_devices(together) for together in (1, 2)] == [3, 1]
+    there[:] = [{"CPU": 5.0}, {"CPU": 3.0}]
+    assert [sum(cluster.nodes(together).values()) for together in (1, 2)] == [3, 1]
