@@ -89,6 +89,7 @@ def seeds_begun(beside: Path, machine: str) -> list[int]:
 
 
 def check_each_is_there_once(outcomes: list[TrainingResult | FailedJob], store: Path) -> None:
+    assert not [one for one in outcomes if isinstance(one, FailedJob)]
     assert [one.name for one in outcomes if isinstance(one, TrainingResult)] == [
         f"notes-{seed:012d}" for seed in range(len(outcomes))
     ]
