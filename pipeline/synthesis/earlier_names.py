@@ -31,7 +31,7 @@ def decode_stored(content: bytes, kind: type[T]) -> T:
 
     Raises msgspec.DecodeError.
     """
-    is_whole = b'"min_steps"' not in content or b'"steps_per_bit"' in content
+    is_whole = b'"min_steps"' not in content or b'"min_warmup_steps"' in content
     document = None if is_whole else msgspec.json.decode(content)
     try:
         if is_whole or not isinstance(document, dict):
@@ -65,4 +65,4 @@ def _renamed_training(stored: Mapping[str, Any]) -> dict[str, Any]:
     training = {TRAIN_NAMES.get(name, name): value for name, value in stored.items() if name not in ("seed", "epochs")}
     if stored.get("epochs", math.inf) <= stored.get("passes", 0):  # an upper bound, above `min_steps` too
         training |= {"num_epochs": stored["epochs"], "min_steps": 1}
-    return {"steps_per_bit": 0.0, "min_warmup_steps": 0, **training}  # there were no such bounds
+    return {"min_warmup_steps": 0, **training}  # there was no such bound

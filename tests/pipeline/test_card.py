@@ -75,7 +75,6 @@ def test_a_card_whose_training_has_the_names_of_earlier_versions_is_read(tmp_pat
         target_modules=("q_proj",),
         batch_size=4,
         min_steps=2,
-        steps_per_bit=0.0,
         min_warmup_steps=0,
         max_steps=9,
         loss="text",

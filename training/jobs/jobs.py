@@ -40,9 +40,8 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if content["settings"]["target_modules"] == ALL:
             # As it was spelt before other families were known: stores keep what they have.
             content["settings"]["target_modules"] = ALL_PROJECTIONS
-        for name in ("steps_per_bit", "min_warmup_steps"):  # earlier versions knew no such bounds
-            if not content["settings"][name]:
-                del content["settings"][name]
+        if not self.settings.min_warmup_steps:  # earlier versions knew no such bound
+            del content["settings"]["min_warmup_steps"]
         return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
 
 

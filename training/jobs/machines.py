@@ -24,6 +24,7 @@ from fourshot.training.jobs.cluster import on_node
 
 PROBE = ".shared-"  # what the name of a file begins with that tells whether a folder is the same everywhere
 PIECE_BYTES = 16 << 20
+PLACINGS = 10  # tries to have an actor on a machine
 ANSWER_S = 120.0  # for a first task to begin on a machine
 
 
@@ -69,8 +70,7 @@ def supplies(
         for left in store.glob(f"{PROBE}*"):  # of a driver that was killed
             left.unlink(missing_ok=True)
         (store / probe).write_text(probe, encoding="utf-8")
-    here = on_node(ray.get_runtime_context().get_node_id(), soft=True)
-    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(giver or Giver).remote(model) if needs.model else None
+    actor = _beside_the_driver(giver or Giver, model) if needs.model else None
     try:
         yield Supplies(msgspec.json.encode(needs), actor)
     finally:
@@ -80,6 +80,24 @@ def supplies(
         if store:
             for file in store.glob(f"{probe}*"):
                 file.unlink(missing_ok=True)
+
+
+def _beside_the_driver(kind: "type[Giver]", model: str) -> Any:
+    """An actor on the driver's machine, which lives as long as the driver does.
+
+    Ray places it elsewhere where the machine that it asks has not heard of the driver's yet; then it is placed again.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    placed = ray.remote(num_cpus=0, scheduling_strategy=on_node(here, soft=True))(kind)
+    for _ in range(PLACINGS):
+        actor = placed.remote(model)
+        with suppress(ray.exceptions.RayActorError):
+            if ray.get(actor.node.remote()) == here:
+                return actor
+        ray.kill(actor)
+    raise FourshotError(f"Ray placed nothing on its own machine {here[:8]} in {PLACINGS} tries: is it overloaded?")
 
 
 def check_machines(given: Supplies, nodes: Collection[str]) -> None:
@@ -222,6 +240,12 @@ class Giver:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             self._files.append((path.name, path.stat().st_size, digest))
         return self._files
+
+    def node(self) -> str:
+        """Ray's id of the machine that this is on."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
 
     def piece(self, name: str, start: int) -> bytes:
         with (self._folder / name).open("rb") as file:

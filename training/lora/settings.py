@@ -24,8 +24,7 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     weight_decay: float = 0.0
     batch_size: int = 8
     num_epochs: float = 4.0  # planned passes over the data, between the two bounds
-    min_steps: int = 40  # planned at least, for few texts
-    steps_per_bit: float = 1.25  # that min_steps may ask for, of what the texts' labels hold; 0: however many
+    min_steps: int = 0  # planned at least, for few texts; 0: by what their labels hold, `steps_by_bits`
     max_steps: int = 160  # planned at most, however many texts; 0: no bound
     warmup: float = 0.1  # share of the planned steps; 0: none
     min_warmup_steps: int = 10  # but no more than half of the planned steps
@@ -36,9 +35,9 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     loss: Literal["label", "text"] = "label"  # what is learnt: the label alone, or prompt and label, as in the paper
 
     def __post_init__(self) -> None:
-        for name in ("r", "lora_alpha", "batch_size", "min_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, least in (("r", 1), ("lora_alpha", 1), ("batch_size", 1), ("min_steps", 0), ("min_warmup_steps", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.r > LARGEST_RANK:
             raise InputError(f"r must be at most {LARGEST_RANK}, the largest rank that vLLM serves; got {self.r}.")
         if not 0 <= self.lora_dropout < 1:
@@ -47,11 +46,6 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise InputError(
                 "max_steps must be at least 0 (0: no bound), num_epochs a number of at least 0; got "
                 f"{self.max_steps} and {self.num_epochs}."
-            )
-        if not 0 <= self.steps_per_bit < float("inf") or self.min_warmup_steps < 0:
-            raise InputError(
-                "steps_per_bit must be a number, min_warmup_steps whole, both at least 0 (0: no such bound); got "
-                f"{self.steps_per_bit} and {self.min_warmup_steps}."
             )
         if not 0 <= self.learning_rate < float("inf"):
             raise InputError(
@@ -73,22 +67,24 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             msgspec.structs.force_setattr(self, "target_modules", ALL)
 
     def planned_steps(self, num_examples: int, num_labels: int = 0) -> int:
-        """Optimizer steps for a data set of this size; ``num_labels`` 0: of texts without labels.
-
-        Labels of n texts of K classes hold n log2 K bits. Eight texts of two classes in forty steps make an adapter
-        that is certain of them, and no better than chance on some draws (docs/training.md).
-        """
+        """Optimizer steps for a data set of this size; ``num_labels`` 0: of texts without labels."""
         per_pass = max(1, -(-num_examples // self.batch_size))
-        least = self.min_steps
-        if self.steps_per_bit and num_labels > 1:
-            least = min(least, math.ceil(self.steps_per_bit * num_examples * math.log2(num_labels)))
-        wanted = max(1, least, round(self.num_epochs * per_pass))
+        wanted = max(self.min_steps or steps_by_bits(num_examples, num_labels), round(self.num_epochs * per_pass))
         return min(wanted, self.max_steps or wanted)
 
     def warmup_steps(self, planned: int) -> float:
         """How many of the planned steps the learning rate rises in."""
         share = self.warmup * planned
         return max(share, min(self.min_warmup_steps, planned / 2)) if share else 0.0
+
+
+def steps_by_bits(num_examples: int, num_labels: int) -> int:
+    """The least steps for few texts: 1.25 for each bit in their labels, at most 40; 40 where there are no labels.
+
+    Labels of n texts of K classes hold n log2 K bits. Eight texts of two classes in forty steps make an adapter that is
+    certain of them, and on some draws no better than chance (docs/training.md).
+    """
+    return min(40, max(1, math.ceil(1.25 * num_examples * math.log2(num_labels)))) if num_labels > 1 else 40
 
 
 def rate_by_size(num_parameters: int) -> float:

@@ -104,19 +104,18 @@ def test_classes_in_lists_of_a_hub_data_set_are_read_by_their_names(monkeypatch:
     assert input_of(row, ("acts",)) == "act = GOODBYE; values = tea\nact = OFFER"
 
 
-@pytest.mark.parametrize("command", ["run", "compare", "train", "corpus", "evaluate", "annotate", "adapters add"])
+@pytest.mark.parametrize("command", ["run", "compare", "train", "corpus", "evaluate", "adapters add"])
 def test_what_needs_labels_refuses_and_says_what_works(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = str(write_facts(tmp_path))
     more = {
         "corpus": ["--out", str(tmp_path / "out")],
-        "annotate": ["--unlabelled", "x.csv", "--out", "y.csv"],
         "adapters add": ["--in-context", "--adapters", str(tmp_path / "adapters")],
     }.get(command, [])
     given = ["--tasks", task] if command == "corpus" else [task]
     assert main([*command.split(), *given, *more]) == 2
-    assert "What works with it: fourshot distill, predict" in capsys.readouterr().err
+    assert "What works with it: fourshot distill, annotate, predict" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["task.toml", "test.jsonl", "train.jsonl"]
 
 

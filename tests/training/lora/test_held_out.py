@@ -13,7 +13,7 @@ from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
 
-SETTINGS = LoraSettings(min_steps=8, max_steps=8, batch_size=4)
+SETTINGS = LoraSettings(min_steps=8, max_steps=8, batch_size=4, min_warmup_steps=0)
 GIVEN = notes.examples()
 AGREEING = notes.examples(("Steam over a bath.", "July in the desert."), ("Icicles hang from the roof.", "Sleet."))
 CONTRADICTING = [TrainingExample(prompt=one.prompt, target=1 - one.target) for one in GIVEN]

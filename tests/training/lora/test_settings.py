@@ -42,7 +42,7 @@ def test_a_gpu_of_unknown_capability_is_refused() -> None:
 @pytest.mark.parametrize(
     ("num_examples", "num_labels", "steps"),
     [
-        (1, 0, 40),  # min_steps, for few texts
+        (1, 0, 40),  # for few texts
         (8, 0, 40),
         (8, 2, 10),  # eight bits
         (16, 4, 40),
@@ -67,8 +67,8 @@ def test_max_steps_wins_over_min_steps_and_0_is_no_bound() -> None:
     assert LoraSettings(max_steps=0).planned_steps(100_000) == 50_000
 
 
-@pytest.mark.parametrize(("changed", "steps"), [({"steps_per_bit": 0.0}, 40), ({"num_epochs": 25.0}, 25)])
-def test_few_bits_bound_the_steps_only_where_min_steps_asks_for_them(changed: dict, steps: int) -> None:
+@pytest.mark.parametrize(("changed", "steps"), [({"min_steps": 40}, 40), ({"num_epochs": 25.0}, 25)])
+def test_few_bits_bound_no_steps_that_are_asked_for(changed: dict, steps: int) -> None:
     assert LoraSettings(**changed).planned_steps(8, 2) == steps
 
 
@@ -92,7 +92,7 @@ def test_the_papers_preset_is_what_the_paper_says() -> None:
         ({"batch_size": 0}, "batch_size"),
         ({"num_epochs": -1.0}, "num_epochs"),
         ({"max_steps": -1}, "max_steps"),
-        ({"steps_per_bit": float("inf")}, "steps_per_bit"),
+        ({"min_steps": -1}, "min_steps"),
         ({"min_warmup_steps": -1}, "min_warmup_steps"),
         ({"lora_dropout": 1.0}, "lora_dropout"),
         ({"learning_rate": -0.1}, "learning_rate"),
@@ -108,7 +108,7 @@ def test_a_setting_that_cannot_train_is_refused_by_name(wrong: dict, named: str)
         LoraSettings(**wrong)
 
 
-FEW_STEPS = LoraSettings(num_epochs=3.0, min_steps=7, batch_size=4, learning_rate=0.02)  # 7 on 8 examples
+FEW_STEPS = LoraSettings(num_epochs=3.0, min_steps=1, batch_size=4, learning_rate=0.02, min_warmup_steps=0)  # 6 on 8
 CHANGED = {
     "r": 4,
     "lora_alpha": 16,
@@ -122,8 +122,7 @@ CHANGED = {
     "loss": "text",
     "num_epochs": 4.0,
     "min_steps": 9,
-    "steps_per_bit": 0.1,
-    "min_warmup_steps": 1,
+    "min_warmup_steps": 3,
     "max_steps": 3,
     "converged_loss": 100.0,
     "label_smoothing": 0.3,
