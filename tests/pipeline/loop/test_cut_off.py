@@ -24,7 +24,7 @@ from tests.training.jobs.fake_trainer import MACHINE, Wanted, check_each_is_ther
 from tests.waiting import wait_for
 
 NET = "10.213.7"
-BRIDGE = "fsbridge"
+BRIDGE = f"fsb{os.getpid()}"  # other workers of the suite look at the same time whether namespaces can be had
 RAY = str(Path(sys.executable).parent / "ray")
 SOON = {"period_ms": "500", "timeout_ms": "2000", "failure_threshold": "3"}  # of health checks
 ENVIRONMENT = {
@@ -52,8 +52,8 @@ def refused() -> str:
     try:
         ip(f"link add {BRIDGE} type bridge")
         ip(f"link del {BRIDGE}")
-        ip("netns add fsprobe")
-        ip("netns del fsprobe")
+        ip(f"netns add {BRIDGE}")
+        ip(f"netns del {BRIDGE}")
         subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         return f"namespaces cannot be made here: {error}"
