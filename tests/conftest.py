@@ -1,6 +1,7 @@
 """Shared by all tests: the embedded model, unpacked once, and one engine of each kind, opened once per session."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("FOURSHOT_FORECAST", "0")  # a command would first measure this machine, for half a minute
 # Before torch is loaded. Threads that spin while they wait starve each other where the cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Ray reads its mode and its token once a process: all its clusters have to have the same, whichever test is first.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 # Files that take longest, by far: they are begun first, or one process would be left alone with them at the end.
 LONGEST = (

@@ -27,11 +27,7 @@ NET = "10.213.7"
 BRIDGE = f"fsb{os.getpid()}"  # other workers of the suite look at the same time whether namespaces can be had
 RAY = str(Path(sys.executable).parent / "ray")
 SOON = {"period_ms": "500", "timeout_ms": "2000", "failure_threshold": "3"}  # of health checks
-ENVIRONMENT = {
-    **os.environ,
-    **{f"RAY_health_check_{name}": value for name, value in SOON.items()},
-    "RAY_AUTH_MODE": "disabled",
-}
+ENVIRONMENT = {**os.environ, **{f"RAY_health_check_{name}": value for name, value in SOON.items()}}
 # In a mount namespace of its own, as `ip netns exec` makes one: no folder of Ray's is that of another machine.
 START = """
 mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray
@@ -147,8 +143,6 @@ class Lan:
 
 @pytest.fixture(scope="module")
 def lan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
-    before = os.environ.get("RAY_AUTH_MODE")
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     made = Lan(tmp_path_factory.mktemp("lan"))
     try:
         made.connect()
@@ -156,7 +150,6 @@ def lan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
     finally:
         ray.shutdown()
         made.close()
-        os.environ.pop("RAY_AUTH_MODE") if before is None else os.environ.update(RAY_AUTH_MODE=before)
 
 
 def test_a_folder_that_is_not_shared_is_told_with_the_machine_before_any_work(lan: Lan) -> None:
