@@ -72,13 +72,13 @@ def example_cards(data: ReportData, judged: Sequence[Judged]) -> list[dict[str, 
     cards = []
     for candidate, verdict in pick_examples(judged, NUM_EXAMPLES, data.seed):
         likeliest = sorted(verdict.probabilities, key=lambda name: -verdict.probabilities[name])
-        shown = likeliest[:NUM_PROBABILITIES]
-        if candidate.label in likeliest and candidate.label not in shown:
-            shown[-1] = candidate.label
+        shown, wanted = likeliest[:NUM_PROBABILITIES], "" if candidate.mixed else candidate.label
+        if wanted in likeliest and wanted not in shown:
+            shown[-1] = wanted
         cards.append(
             {
                 "text": candidate.text,
-                "label": candidate.label,
+                "label": wanted,  # "": the prompt asked for no class
                 "reason": REASON_NAMES[verdict.reason],
                 "reason_class": f"r-{verdict.reason}",
                 "probabilities": {name: verdict.probabilities[name] for name in shown},

@@ -10,7 +10,7 @@ Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature
 "Distilling the Knowledge in a Neural Network", section 2 (soft targets).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR
 from fourshot.pipeline.selective import CoverageCurve, Scope, coverage_curve
 from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.evidence import sharpened
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.synthesis.windows import score_texts
@@ -138,21 +139,28 @@ def temperature_of(adapter: Adapter) -> float:
     return WorkFolder(adapter.path).read(CALIBRATED_FILE, Calibrated).temperature
 
 
-def unseen_texts(pairs: Sequence[tuple[Candidate, Verdict]], names: Sequence[str], *, soft: bool) -> tuple[Unseen, ...]:
+def unseen_texts(
+    pairs: Sequence[tuple[Candidate, Verdict]],
+    names: Sequence[str],
+    *,
+    soft_temperature: float = 0.0,
+    held_back: Collection[str] = (),
+) -> tuple[Unseen, ...]:
     """What annotators read and the classifier did not learn, evenly chosen; none where there is too little.
 
-    ``soft``: with their probabilities of the labels ``names``.
+    ``soft_temperature``: with their probabilities of the labels ``names``, as they would be learnt; 0: without.
+    ``held_back``: ids of texts that are kept and were not learnt.
     """
     read = [
         (candidate.text, verdict.probabilities)
         for candidate, verdict in pairs
-        if verdict.reason in READ_BY_ANNOTATOR and not verdict.kept
+        if verdict.reason in READ_BY_ANNOTATOR and (not verdict.kept or candidate.id in held_back)
     ]
     if len(read) < FEWEST_UNSEEN:
         return ()
     count = min(len(read), MOST_UNSEEN)
     return tuple(
-        Unseen(text=text, soft=tuple(said[name] for name in names) if soft else ())
+        Unseen(text=text, soft=sharpened([said[name] for name in names], soft_temperature) if soft_temperature else ())
         for text, said in (read[index * len(read) // count] for index in range(count))
     )
 

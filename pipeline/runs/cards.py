@@ -87,6 +87,5 @@ def _examples(learnt: LearntTexts, *, soft: bool) -> list[Learnt]:
     return real + [
         Learnt(text=c.text, label=(v.predicted if soft else c.label) or v.predicted or c.label, kind=kind)
         for kind, pairs in kinds
-        for c, v in pairs
-        if v.kept
+        for c, v in learnt.learnt(pairs)
     ]

@@ -213,7 +213,12 @@ class Experiment:
             form=cell.form,
             shots=judges.shots if judges else (),
             judges=self.readers(judges) if judges else (),
-            unseen=unseen_texts(read, self.task.label_names, soft=soft),
+            unseen=unseen_texts(
+                read,
+                self.task.label_names,
+                soft_temperature=cell.settings.annotate.soft_temperature if soft else 0.0,
+                held_back=learnt.held_back,
+            ),
         )
         return item if item.judges or item.unseen else None
 
@@ -280,8 +285,8 @@ class Experiment:
             left_out=WorkFolder(file.parent).read(left_out.name, LeftOutCell).why if left_out.exists() else "",
             training=self.result(cell),
             real_examples=evaluation.shown if evaluation and evaluation.shown is not None else len(learnt.real),
-            synthetic_examples=sum(verdict.kept for _, verdict in learnt.synthetic),
-            unlabelled_examples=sum(verdict.kept for _, verdict in learnt.unlabelled),
+            synthetic_examples=len(learnt.learnt(learnt.synthetic)),
+            unlabelled_examples=len(learnt.learnt(learnt.unlabelled)),
         )
 
     @cached_property

@@ -4,9 +4,12 @@ import msgspec
 
 from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.provenance import value_hash
+from fourshot.pipeline.runs.calibrating import FEWEST_UNSEEN, MOST_UNSEEN
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.review import ASK, REVIEW, Decisions, TextPairs, corrected_pairs, corrected_shots, decisions
 from fourshot.pipeline.tasks.types import Example, Task
+
+HELD_BACK = 0.1  # share of the texts with probabilities
 
 
 class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +21,7 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
     unlabelled: TextPairs = []
     review: Decisions = Decisions()
     labelled: Decisions = Decisions()  # of those that a person was asked about
+    held_back: frozenset[str] = frozenset()  # ids of kept texts that are not learnt, so that it can be asked about them
 
     @property
     def real(self) -> tuple[Example, ...]:
@@ -25,7 +29,11 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kept(self) -> TextPairs:
-        return [pair for pair in (*self.synthetic, *self.unlabelled) if pair[1].kept]
+        return [*self.learnt(self.synthetic), *self.learnt(self.unlabelled)]
+
+    def learnt(self, pairs: TextPairs) -> TextPairs:
+        """Those of ``pairs`` that the classifier is trained on."""
+        return [(c, v) for c, v in pairs if v.kept and c.id not in self.held_back]
 
     @property
     def lineage(self) -> dict[str, str]:
@@ -47,11 +55,26 @@ def learnt_texts(cell: MethodCell, task: Task) -> LearntTexts:
     own = finished_pairs(cell.folder.unlabelled)
     instead = bool(own) and cell.settings.unlabelled.mode == "instead"
     answers = {name: answer for name, answer in labelled.answers.items() if answer.keep}
-    return LearntTexts(
+    learnt = LearntTexts(
         shots=corrected_shots(cell.shots, review),
         asked=tuple(Example(text=c.text, label=answers[c.id].label) for c, _ in own if c.id in answers),
         synthetic=[] if instead else corrected_pairs(finished_pairs(cell.folder), review),
         unlabelled=corrected_pairs(corrected_pairs([(c, v) for c, v in own if c.id not in answers], labelled), review),
         review=review,
         labelled=labelled,
+    )
+    if not (cell.settings.calibrate and cell.settings.learns_soft):
+        return learnt
+    return msgspec.structs.replace(learnt, held_back=held_back(learnt))
+
+
+def held_back(learnt: LearntTexts) -> frozenset[str]:
+    """Some of the kept texts, evenly chosen: where all are kept, none would be left to ask the classifier about.
+
+    None of those that a person corrected, and none where they would be too few to calibrate on.
+    """
+    ids = [c.id for c, _ in learnt.kept if c.id not in learnt.review.answers.keys() | learnt.labelled.answers.keys()]
+    count = min(int(HELD_BACK * len(ids)), MOST_UNSEEN)
+    return (
+        frozenset(ids[index * len(ids) // count] for index in range(count)) if count >= FEWEST_UNSEEN else frozenset()
     )

@@ -102,13 +102,14 @@ METHODS: dict[str, Method] = {
     "folds_filter": _ablation("fourshot, folds-only filter", annotator="adapters", num_adapters=0),
     "icl_filter": _ablation("fourshot, in-context filter", annotator="icl", calibration="batch"),
     # What the preset soft does: every text is learnt as a committee reads it. The same with the adapters alone, with
-    # the base in context alone, with both equally believed, and with prompts that all ask for a class. With encoders
-    # on the committee too, and with encoders instead of adapters.
+    # the base in context alone, with both equally believed, and with prompts that all ask for a class. With
+    # probabilities learnt as they are. With encoders on the committee too, and with encoders instead of adapters.
     "soft": _soft("soft labels"),
     "soft_adapters": _soft("soft labels, adapters only", in_context=0),
     "soft_in_context": _soft("soft labels, in context only", num_adapters=0),
     "soft_equal": _soft("soft labels, equal weights", weights="equal"),
     "soft_by_class": _soft("soft labels, no mixed prompts", mixed=0.0),
+    "soft_as_read": msgspec.structs.replace(_soft("soft labels, not sharpened", soft_temperature=1.0), texts_of="soft"),
     "soft_encoders": _soft("soft labels, encoders too", num_encoders=4),
     "soft_no_adapters": _soft("soft labels, encoders and in context", num_encoders=4, num_adapters=0),
     # How prompts vary: the shots in the same order in all; two of the class's shots in each; a topic, a style and a

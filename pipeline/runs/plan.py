@@ -193,7 +193,7 @@ class _Remaining:
             if not cell.method.synthetic or experiment.result(cell) is not None:
                 continue
             kept = cell.settings.generate.per_class * len(experiment.task.labels) + len(experiment.unlabelled)
-            part = self._counts[cell.key].training(len(cell.shots) + kept, cell.settings.train, cell.form)
+            part = self._counts[cell.key].training(len(cell.shots) + kept, cell.settings.classifier_training, cell.form)
             work.append(_at("train", part))
         return work
 

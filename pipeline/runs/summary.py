@@ -63,7 +63,8 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         "unlabelled": [candidate.text for candidate in experiment.unlabelled],
         "test": [example.text for example in experiment.test],
     }
-    written = [Example(text=candidate.text, label=candidate.label) for candidate, verdict in pairs if verdict.kept]
+    # By the class that they are learnt as: half of the prompts may have asked for none.
+    written = [Example(text=c.text, label=verdict.predicted or c.label) for c, verdict in pairs if verdict.kept]
     cut = [cut_line(name, texts, experiment.settings, experiment.task) for name, texts in read.items()]
     return ReportData(
         title=title,

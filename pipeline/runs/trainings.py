@@ -14,7 +14,7 @@ from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.synthesis.committee import EncoderFiles, Reader
-from fourshot.pipeline.synthesis.evidence import shot_folds
+from fourshot.pipeline.synthesis.evidence import sharpened, shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.fields import encoder_text
@@ -180,19 +180,22 @@ def classifier_job(task: Task, model_revision: str, cell: MethodCell, learnt: Le
         return as_job(classification_examples(task, cell.real, cell.form))
     kept = learnt.kept
     if cell.settings.learns_soft:
-        synthetic = soft_examples(task, kept, cell.form)
+        synthetic = soft_examples(task, kept, cell.form, cell.settings.annotate.soft_temperature)
     else:
         believed = [Example(text=c.text, label=c.label or verdict.predicted) for c, verdict in kept]
         synthetic = classification_examples(task, believed, cell.form)
     seen, held = hold_out(synthetic, cell.settings.train.held_out)
     real = classification_examples(task, learnt.real, cell.form, weight=cell.settings.shot_weight)
-    return msgspec.structs.replace(as_job((*real, *seen)), held_out=tuple(held))
+    job = as_job((*real, *seen))
+    return msgspec.structs.replace(job, held_out=tuple(held), settings=cell.settings.classifier_training)
 
 
 def soft_examples(
-    task: Task, kept: Sequence[tuple[Candidate, Verdict]], form: PromptFormat
+    task: Task, kept: Sequence[tuple[Candidate, Verdict]], form: PromptFormat, temperature: float = 1.0
 ) -> tuple[TrainingExample, ...]:
     """Synthetic texts with what the annotator says of each label; those that nobody read as they were meant.
+
+    ``temperature``: of these probabilities, see `pipeline.synthesis.evidence.sharpened`.
 
     Source: Schick & Schuetze 2021, "Exploiting Cloze Questions for Few Shot Text Classification", section 3.3 (one
     classifier learns what several say of texts without labels).
@@ -200,7 +203,7 @@ def soft_examples(
     names = task.label_names
     read_as = [Example(text=c.text, label=v.predicted or c.label) for c, v in kept]
     return tuple(
-        msgspec.structs.replace(example, soft=tuple(verdict.probabilities[name] for name in names))
+        msgspec.structs.replace(example, soft=sharpened([verdict.probabilities[name] for name in names], temperature))
         if verdict.probabilities
         else example
         for example, (_, verdict) in zip(classification_examples(task, read_as, form), kept, strict=True)

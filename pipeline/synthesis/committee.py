@@ -101,7 +101,8 @@ class Committee:
                 self._kinds.setdefault(reader.kind, []).append(fitted)
         self._encoders: dict[EncoderFiles, StudentClassifier] = {}
         self._priors: dict[Reader, Calibration] = {}
-        self._is_weighed = annotate.weights == "equal"
+        self._weighs = annotate.weights == "held_out"
+        self._asked_about_shots = not self._weighs and "in context" not in self._kinds
         self.evidence: dict[str, KindEvidence] = {}  # by kind of reader, once the first texts are read
 
     def _fitted(self, reader: Reader, settings: RunSettings) -> Reader:
@@ -131,9 +132,9 @@ class Committee:
         """
         import numpy as np
 
-        if not self._is_weighed:
-            self._weigh()
-            self._is_weighed = True
+        if not self._asked_about_shots:
+            self._ask_about_shots()
+            self._asked_about_shots = True
         logs = np.zeros((len(texts), len(self._task.labels)))
         said = []
         for kind, readers in self._kinds.items():
@@ -160,10 +161,14 @@ class Committee:
                 count[chosen] += 1
         return total / count
 
-    def _weigh(self) -> None:
-        """Calibrate the readers in context and weigh the kinds, by what each says of shots that it does not know."""
+    def _ask_about_shots(self) -> None:
+        """Calibrate readers in context, and weigh the kinds if wanted, by what they say of shots they have not seen."""
         import numpy as np
 
+        if not self._weighs:
+            for reader in self._kinds["in context"]:
+                self._of_unseen(reader)
+            return
         names = self._task.label_names
         targets = np.array([names.index(shot.label) for shot in self._shots])
         totals: dict[str, np.ndarray] = {}

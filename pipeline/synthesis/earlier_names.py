@@ -31,7 +31,10 @@ def decode_stored(content: bytes, kind: type[T]) -> T:
 
     Raises msgspec.DecodeError.
     """
-    is_whole = b'"min_steps"' not in content or b'"min_warmup_steps"' in content
+    is_whole = all(
+        then not in content or now in content
+        for then, now in ((b'"min_steps"', b'"min_warmup_steps"'), (b'"annotator"', b'"soft_temperature"'))
+    )
     document = None if is_whole else msgspec.json.decode(content)
     try:
         if is_whole or not isinstance(document, dict):
@@ -57,6 +60,11 @@ def _renamed(document: Mapping[str, Any]) -> dict[str, Any]:
             groups.get("sampling", {}).pop(name, None)
         if "fold_passes" in (annotate := groups.get("annotate", {})):
             annotate["fold_epochs"] = annotate.pop("fold_passes")
+        if annotate and "soft_temperature" not in annotate:
+            groups["annotate"] = {"targets": "agreement", "weights": "equal", "in_context": 0, **annotate}
+            if annotate.get("targets") == "soft":  # they were learnt as they were, in as many passes as other texts
+                passes = groups.get("train", {}).get("num_epochs", 4.0)
+                groups["annotate"] |= {"soft_temperature": 1.0, "soft_epochs": passes}
         renamed["settings"] = {**settings, **groups}
     return renamed
 

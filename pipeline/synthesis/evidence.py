@@ -51,6 +51,16 @@ def bounded_log(probabilities: "np.ndarray") -> "np.ndarray":
     return np.log(probabilities + DOUBT)
 
 
+def sharpened(probabilities: Sequence[float], temperature: float) -> tuple[float, ...]:
+    """Of one text, [num_labels], summing to one: surer for a temperature below 1, the likeliest label stays.
+
+    A mean over readers is less sure than it is right. Source: Berthelot et al. 2019, "MixMatch: A Holistic Approach to
+    Semi-Supervised Learning", section 3.2 (guessed labels, temperature 0.5).
+    """
+    powers = [(max(one, 0.0) / max(probabilities)) ** (1 / temperature) for one in probabilities]
+    return tuple(power / sum(powers) for power in powers)
+
+
 def balanced_prior(held_out: "np.ndarray") -> Calibration:
     """Which labels a reader prefers, from its log-probabilities [num_texts, num_labels] for equally many of each label.
 

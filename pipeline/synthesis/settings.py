@@ -86,6 +86,9 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     # What is learnt of a text. soft: how likely each label is, of every well-formed text; not with train.loss "text".
     # agreement: the intended label, of texts of which the annotator says the same.
     targets: Literal["agreement", "soft"] = "agreement"
+    # Of the probabilities, as they are learnt: below 1 makes them surer, because a mean of readers is unsure.
+    soft_temperature: float = 0.5
+    soft_epochs: float = 1.0  # passes over texts with probabilities, in place of train.num_epochs
     # How much adapters and the base in context count. held_out: as they deserve by shots that they have not seen, so
     # every adapter leaves some shots out. equal: the same, and every adapter is trained on all shots.
     weights: Literal["equal", "held_out"] = "equal"
@@ -111,6 +114,11 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise InputError(
                 "pool_per_class must be at least 2, fold_weight above 0, wordings one or more; got "
                 f"{self.pool_per_class}, {self.fold_weight} and {list(self.wordings)}."
+            )
+        if not self.soft_temperature > 0 or not 0 <= self.soft_epochs < math.inf:
+            raise InputError(
+                "annotate.soft_temperature must be above 0, soft_epochs a number of at least 0; got "
+                f"{self.soft_temperature} and {self.soft_epochs}."
             )
         if self.in_context < 0 or self.num_encoders < 0:
             raise InputError(
@@ -195,6 +203,13 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def aligns(self) -> bool:
         """Whether prompts have filler in front. A loss on the whole text would learn to write it."""
         return self.align and self.train.loss == "label"
+
+    @property
+    def classifier_training(self) -> LoraSettings:
+        """How a classifier learns synthetic texts."""
+        if not self.learns_soft:
+            return self.train
+        return msgspec.structs.replace(self.train, num_epochs=self.annotate.soft_epochs)
 
     @property
     def mixed_share(self) -> float:

@@ -51,11 +51,14 @@ BASE = {
     "train": {"min_steps": 1},
     "allow_short": True,
 }
+SOFT: dict[str, Any] = {"annotate": {"targets": "soft", "folds": 0}}
 # What has to be otherwise for a setting to matter, and what it is changed to where the rule of `other` does not do.
 GIVEN: Mapping[str, dict[str, Any]] = {
     "annotate.calibration": {"annotate": {"annotator": "icl"}},
     "annotate.confidence": {"annotate": {"annotator": "icl"}},
-    "variety.mixed": {"annotate": {"targets": "soft", "folds": 0}},
+    "variety.mixed": SOFT,
+    "annotate.soft_temperature": SOFT,
+    "annotate.soft_epochs": SOFT,
     "generate.min_acceptance": {"generate": {"per_class": 90, "max_candidates": 64}},
     "generate.max_candidates": {"generate": {"per_class": 90}},
     "allow_short": {"generate": {"per_class": 90}, "allow_short": False},

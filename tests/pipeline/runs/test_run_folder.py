@@ -131,6 +131,22 @@ def test_a_run_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
     assert folder.manifest() == manifest()
 
 
+@pytest.mark.parametrize(("preset", "temperature", "passes"), [("default", 0.5, 1.0), ("soft", 1.0, 4.0)])
+def test_a_run_begun_before_probabilities_were_sharpened_keeps_its_recipe(
+    tmp_path: Path, preset: str, temperature: float, passes: float
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest(settings=PRESETS[preset]))
+    stored = folder.read("manifest.json", dict)
+    for name in ("soft_temperature", "soft_epochs"):
+        del stored["settings"]["annotate"][name]
+    folder.write("manifest.json", stored)
+    annotate = folder.manifest().settings.annotate
+    assert (annotate.soft_temperature, annotate.soft_epochs) == (temperature, passes)
+    if preset == "default":  # where probabilities are not learnt, nothing is another recipe
+        folder.claim(manifest(settings=PRESETS[preset]))
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [

@@ -6,11 +6,14 @@ import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.runs.calibrating import unseen_texts
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells
-from fourshot.pipeline.runs.learnt import LearntTexts
+from fourshot.pipeline.runs.learnt import LearntTexts, held_back
+from fourshot.pipeline.runs.review import Decisions
 from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, shot_orders, shots_left_out
-from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
+from fourshot.pipeline.tasks.review_table import Answer
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
 from fourshot.training.lora.settings import PRESETS as TRAINING_PRESETS
@@ -59,7 +62,32 @@ def test_a_text_is_learnt_as_the_committee_reads_it_whatever_it_was_drawn_for() 
         assert isinstance(example.soft, tuple)
         assert sum(example.soft) == pytest.approx(1)
         assert example.soft.index(max(example.soft)) == likeliest
+        assert max(example.soft) == pytest.approx(0.7**2 / (0.7**2 + 0.3**2 / (len(NAMES) - 1)))
     assert all(example.soft is msgspec.UNSET for example in job.examples[: len(SHOTS)]), "shots are known for certain"
+    as_read = classifier_job(TASK, "abc", cell(soft_temperature=1.0), LEARNT).examples[len(SHOTS)]
+    assert isinstance(as_read.soft, tuple) and max(as_read.soft) == pytest.approx(0.7)
+
+
+def test_texts_with_probabilities_are_passed_over_once() -> None:
+    many = LearntTexts(shots=SHOTS, synthetic=[pair(number, NAMES[0], NAMES[0]) for number in range(600)])
+    job = classifier_job(TASK, "abc", cell(), many)
+    assert job.settings == msgspec.structs.replace(cell().settings.train, num_epochs=1.0)
+    agreed = classifier_job(TASK, "abc", cell(targets="agreement"), many)
+    assert agreed.settings == cell().settings.train and agreed.settings.num_epochs == 4.0
+
+
+def test_some_of_many_kept_texts_are_held_back_to_be_asked_about_but_none_that_a_person_corrected() -> None:
+    pairs = [pair(number, NAMES[0], NAMES[0]) for number in range(600)]
+    many = LearntTexts(shots=SHOTS, synthetic=pairs)
+    held = held_back(many)
+    assert len(held) == 60 and held < {candidate.id for candidate, _ in pairs}
+    learnt = msgspec.structs.replace(many, held_back=held)
+    assert len(learnt.kept) == 540 == len(classifier_job(TASK, "abc", cell(), learnt).examples) - len(SHOTS)
+    asked = unseen_texts(pairs, NAMES, soft_temperature=0.5, held_back=held)
+    assert len(asked) == 60 and all(max(one.soft) > 0.9 for one in asked)
+    corrected = Decisions(answers={one: Answer(keep=True, label=NAMES[0]) for one in held})
+    assert not held & held_back(msgspec.structs.replace(many, review=corrected))
+    assert not held_back(msgspec.structs.replace(many, synthetic=pairs[:199])), "too few to calibrate on"
 
 
 def test_where_labels_must_agree_the_intended_one_is_learnt_for_certain() -> None:
@@ -89,8 +117,9 @@ def test_prompts_in_context_show_all_shots_in_orders_of_their_own() -> None:
 def test_soft_labels_and_the_loss_on_the_whole_text_exclude_each_other() -> None:
     with pytest.raises(InputError, match=r"annotate\.targets is 'soft'"):
         msgspec.structs.replace(PRESETS["soft"], train=TRAINING_PRESETS["paper"])
-    assert PRESETS["soft"].learns_soft and not RunSettings().learns_soft
-    assert [one.mixed_share for one in (PRESETS["soft"], RunSettings())] == [0.5, 0.0]
+    shares = {name: (preset.learns_soft, preset.mixed_share) for name, preset in PRESETS.items()}
+    no = (False, 0.0)
+    assert shares == {"default": no, "soft": (True, 0.5), "paper": no, "corpus": no}
 
 
 def test_a_larger_base_learns_more_slowly() -> None:
