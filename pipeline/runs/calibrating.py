@@ -22,8 +22,9 @@ from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR
 from fourshot.pipeline.selective import CoverageCurve, Scope, coverage_curve
 from fourshot.pipeline.synthesis.committee import Reader
-from fourshot.pipeline.synthesis.evidence import sharpened
+from fourshot.pipeline.synthesis.evidence import learnt_probabilities
 from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.synthesis.windows import score_texts
 from fourshot.pipeline.tasks.types import Example, Task
@@ -143,16 +144,16 @@ def unseen_texts(
     pairs: Sequence[tuple[Candidate, Verdict]],
     names: Sequence[str],
     *,
-    soft_temperature: float = 0.0,
+    learnt_as: AnnotateSettings | None = None,
     held_back: Collection[str] = (),
 ) -> tuple[Unseen, ...]:
     """What annotators read and the classifier did not learn, evenly chosen; none where there is too little.
 
-    ``soft_temperature``: with their probabilities of the labels ``names``, as they would be learnt; 0: without.
+    ``learnt_as``: with the probabilities of the labels ``names`` that would be learnt by these settings.
     ``held_back``: ids of texts that are kept and were not learnt.
     """
     read = [
-        (candidate.text, verdict.probabilities)
+        (candidate, verdict.probabilities)
         for candidate, verdict in pairs
         if verdict.reason in READ_BY_ANNOTATOR and (not verdict.kept or candidate.id in held_back)
     ]
@@ -160,8 +161,8 @@ def unseen_texts(
         return ()
     count = min(len(read), MOST_UNSEEN)
     return tuple(
-        Unseen(text=text, soft=sharpened([said[name] for name in names], soft_temperature) if soft_temperature else ())
-        for text, said in (read[index * len(read) // count] for index in range(count))
+        Unseen(text=candidate.text, soft=learnt_probabilities(candidate, said, names, learnt_as) if learnt_as else ())
+        for candidate, said in (read[index * len(read) // count] for index in range(count))
     )
 
 

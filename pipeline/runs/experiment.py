@@ -216,7 +216,7 @@ class Experiment:
             unseen=unseen_texts(
                 read,
                 self.task.label_names,
-                soft_temperature=cell.settings.annotate.soft_temperature if soft else 0.0,
+                learnt_as=cell.settings.annotate if soft else None,
                 held_back=learnt.held_back,
             ),
         )

@@ -14,8 +14,9 @@ from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.synthesis.committee import EncoderFiles, Reader
-from fourshot.pipeline.synthesis.evidence import sharpened, shot_folds
+from fourshot.pipeline.synthesis.evidence import learnt_probabilities, shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
+from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.types import Example, Task
@@ -180,7 +181,7 @@ def classifier_job(task: Task, model_revision: str, cell: MethodCell, learnt: Le
         return as_job(classification_examples(task, cell.real, cell.form))
     kept = learnt.kept
     if cell.settings.learns_soft:
-        synthetic = soft_examples(task, kept, cell.form, cell.settings.annotate.soft_temperature)
+        synthetic = soft_examples(task, kept, cell.form, cell.settings.annotate)
     else:
         believed = [Example(text=c.text, label=c.label or verdict.predicted) for c, verdict in kept]
         synthetic = classification_examples(task, believed, cell.form)
@@ -191,11 +192,9 @@ def classifier_job(task: Task, model_revision: str, cell: MethodCell, learnt: Le
 
 
 def soft_examples(
-    task: Task, kept: Sequence[tuple[Candidate, Verdict]], form: PromptFormat, temperature: float = 1.0
+    task: Task, kept: Sequence[tuple[Candidate, Verdict]], form: PromptFormat, annotate: AnnotateSettings
 ) -> tuple[TrainingExample, ...]:
     """Synthetic texts with what the annotator says of each label; those that nobody read as they were meant.
-
-    ``temperature``: of these probabilities, see `pipeline.synthesis.evidence.sharpened`.
 
     Source: Schick & Schuetze 2021, "Exploiting Cloze Questions for Few Shot Text Classification", section 3.3 (one
     classifier learns what several say of texts without labels).
@@ -203,10 +202,10 @@ def soft_examples(
     names = task.label_names
     read_as = [Example(text=c.text, label=v.predicted or c.label) for c, v in kept]
     return tuple(
-        msgspec.structs.replace(example, soft=sharpened([verdict.probabilities[name] for name in names], temperature))
+        msgspec.structs.replace(example, soft=learnt_probabilities(candidate, verdict.probabilities, names, annotate))
         if verdict.probabilities
         else example
-        for example, (_, verdict) in zip(classification_examples(task, read_as, form), kept, strict=True)
+        for example, (candidate, verdict) in zip(classification_examples(task, read_as, form), kept, strict=True)
     )
 
 

@@ -64,7 +64,7 @@ def _renamed(document: Mapping[str, Any]) -> dict[str, Any]:
             groups["annotate"] = {"targets": "agreement", "weights": "equal", "in_context": 0, **annotate}
             if annotate.get("targets") == "soft":  # they were learnt as they were, in as many passes as other texts
                 passes = groups.get("train", {}).get("num_epochs", 4.0)
-                groups["annotate"] |= {"soft_temperature": 1.0, "soft_epochs": passes}
+                groups["annotate"] |= {"soft_temperature": 1.0, "intended_odds": 1.0, "soft_epochs": passes}
         renamed["settings"] = {**settings, **groups}
     return renamed
 

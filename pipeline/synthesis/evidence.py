@@ -13,6 +13,8 @@ import msgspec
 
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import Calibration
+from fourshot.pipeline.synthesis.settings import AnnotateSettings
+from fourshot.pipeline.synthesis.types import Candidate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,14 +53,22 @@ def bounded_log(probabilities: "np.ndarray") -> "np.ndarray":
     return np.log(probabilities + DOUBT)
 
 
-def sharpened(probabilities: Sequence[float], temperature: float) -> tuple[float, ...]:
-    """Of one text, [num_labels], summing to one: surer for a temperature below 1, the likeliest label stays.
+def learnt_probabilities(
+    candidate: Candidate, read: Mapping[str, float], names: Sequence[str], annotate: AnnotateSettings
+) -> tuple[float, ...]:
+    """Of the labels ``names``, [num_labels], summing to one: what is learnt of a text that was ``read`` as that.
 
-    A mean over readers is less sure than it is right. Source: Berthelot et al. 2019, "MixMatch: A Holistic Approach to
-    Semi-Supervised Learning", section 3.2 (guessed labels, temperature 0.5).
+    They are made surer, because a mean over readers is less sure than it is right. Source: Berthelot et al. 2019,
+    "MixMatch: A Holistic Approach to Semi-Supervised Learning", section 3.2 (guessed labels, temperature 0.5). Then the
+    label that the prompt asked for, if it asked for one, is made likelier: readers do not know it.
     """
-    powers = [(max(one, 0.0) / max(probabilities)) ** (1 / temperature) for one in probabilities]
-    return tuple(power / sum(powers) for power in powers)
+    intended = "" if candidate.mixed else candidate.label
+    largest = max(read[name] for name in names)
+    likely = [(read[name] / largest) ** (1 / annotate.soft_temperature) for name in names]
+    likely = [
+        one * annotate.intended_odds if name == intended else one for name, one in zip(names, likely, strict=True)
+    ]
+    return tuple(one / sum(likely) for one in likely)
 
 
 def balanced_prior(held_out: "np.ndarray") -> Calibration:

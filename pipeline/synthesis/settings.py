@@ -88,6 +88,7 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     targets: Literal["agreement", "soft"] = "agreement"
     # Of the probabilities, as they are learnt: below 1 makes them surer, because a mean of readers is unsure.
     soft_temperature: float = 0.5
+    intended_odds: float = 20.0  # how much likelier the label that a text was drawn for is made; 1: not at all
     soft_epochs: float = 1.0  # passes over texts with probabilities, in place of train.num_epochs
     # How much adapters and the base in context count. held_out: as they deserve by shots that they have not seen, so
     # every adapter leaves some shots out. equal: the same, and every adapter is trained on all shots.
@@ -115,10 +116,10 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 "pool_per_class must be at least 2, fold_weight above 0, wordings one or more; got "
                 f"{self.pool_per_class}, {self.fold_weight} and {list(self.wordings)}."
             )
-        if not self.soft_temperature > 0 or not 0 <= self.soft_epochs < math.inf:
+        if not (self.soft_temperature > 0 and 0 < self.intended_odds < math.inf and 0 <= self.soft_epochs < math.inf):
             raise InputError(
-                "annotate.soft_temperature must be above 0, soft_epochs a number of at least 0; got "
-                f"{self.soft_temperature} and {self.soft_epochs}."
+                "annotate.soft_temperature and intended_odds must be above 0, soft_epochs a number of at least 0; got "
+                f"{self.soft_temperature}, {self.intended_odds} and {self.soft_epochs}."
             )
         if self.in_context < 0 or self.num_encoders < 0:
             raise InputError(

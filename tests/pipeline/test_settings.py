@@ -59,6 +59,7 @@ GIVEN: Mapping[str, dict[str, Any]] = {
     "variety.mixed": SOFT,
     "annotate.soft_temperature": SOFT,
     "annotate.soft_epochs": SOFT,
+    "annotate.intended_odds": SOFT,
     "generate.min_acceptance": {"generate": {"per_class": 90, "max_candidates": 64}},
     "generate.max_candidates": {"generate": {"per_class": 90}},
     "allow_short": {"generate": {"per_class": 90}, "allow_short": False},

@@ -20,6 +20,7 @@ from fourshot.pipeline.runs.calibrating import (
 )
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from fourshot.pipeline.synthesis.types import Candidate, Reason, Verdict
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
@@ -117,7 +118,7 @@ def pair(number: int, reason: Reason) -> tuple[Candidate, Verdict]:
 def test_only_what_was_read_and_not_learnt_is_unseen() -> None:
     reasons: tuple[Reason, ...] = ("kept", "surplus", "label_disagrees", "malformed")
     pairs = [pair(number, reasons[number % 4]) for number in range(4 * 200)]
-    chosen = unseen_texts(pairs, TASK.label_names, soft_temperature=1.0)
+    chosen = unseen_texts(pairs, TASK.label_names, learnt_as=AnnotateSettings(soft_temperature=1.0, intended_odds=1.0))
     assert len(chosen) == MOST_UNSEEN == len({one.text for one in chosen})
     assert {int(one.text.split()[1]) % 4 for one in chosen} == {1, 2}
     assert {one.soft for one in chosen} == {(0.75, 0.25)}

@@ -138,7 +138,7 @@ def test_a_run_begun_before_probabilities_were_sharpened_keeps_its_recipe(
     folder = RunFolder(tmp_path / "run")
     folder.claim(manifest(settings=PRESETS[preset]))
     stored = folder.read("manifest.json", dict)
-    for name in ("soft_temperature", "soft_epochs"):
+    for name in ("soft_temperature", "intended_odds", "soft_epochs"):
         del stored["settings"]["annotate"][name]
     folder.write("manifest.json", stored)
     annotate = folder.manifest().settings.annotate

@@ -62,9 +62,13 @@ def test_a_text_is_learnt_as_the_committee_reads_it_whatever_it_was_drawn_for() 
         assert isinstance(example.soft, tuple)
         assert sum(example.soft) == pytest.approx(1)
         assert example.soft.index(max(example.soft)) == likeliest
-        assert max(example.soft) == pytest.approx(0.7**2 / (0.7**2 + 0.3**2 / (len(NAMES) - 1)))
+    assert isinstance(first.soft, tuple) and isinstance(second.soft, tuple)
+    # Both were drawn for the first label: that is a reason to believe it, and one to doubt the other.
+    own, other = 0.7**2, (0.3 / (len(NAMES) - 1)) ** 2
+    assert max(first.soft) == pytest.approx(20 * own / (20 * own + (len(NAMES) - 1) * other))
+    assert max(second.soft) == pytest.approx(own / (own + 20 * other + (len(NAMES) - 2) * other))
     assert all(example.soft is msgspec.UNSET for example in job.examples[: len(SHOTS)]), "shots are known for certain"
-    as_read = classifier_job(TASK, "abc", cell(soft_temperature=1.0), LEARNT).examples[len(SHOTS)]
+    as_read = classifier_job(TASK, "abc", cell(soft_temperature=1.0, intended_odds=1.0), LEARNT).examples[len(SHOTS)]
     assert isinstance(as_read.soft, tuple) and max(as_read.soft) == pytest.approx(0.7)
 
 
@@ -83,7 +87,7 @@ def test_some_of_many_kept_texts_are_held_back_to_be_asked_about_but_none_that_a
     assert len(held) == 60 and held < {candidate.id for candidate, _ in pairs}
     learnt = msgspec.structs.replace(many, held_back=held)
     assert len(learnt.kept) == 540 == len(classifier_job(TASK, "abc", cell(), learnt).examples) - len(SHOTS)
-    asked = unseen_texts(pairs, NAMES, soft_temperature=0.5, held_back=held)
+    asked = unseen_texts(pairs, NAMES, learnt_as=PRESETS["soft"].annotate, held_back=held)
     assert len(asked) == 60 and all(max(one.soft) > 0.9 for one in asked)
     corrected = Decisions(answers={one: Answer(keep=True, label=NAMES[0]) for one in held})
     assert not held & held_back(msgspec.structs.replace(many, review=corrected))
