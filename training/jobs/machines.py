@@ -7,6 +7,7 @@ files through Ray, in pieces, by an actor where the driver runs: once, whoever a
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +25,8 @@ from fourshot.training.jobs.cluster import on_node
 
 PROBE = ".shared-"  # what the name of a file begins with that tells whether a folder is the same everywhere
 PIECE_BYTES = 16 << 20
-PLACINGS = 10  # tries to have an actor on a machine
+PLACINGS = 20  # tries to have an actor on a machine
+PLACING_S = 1.0  # between two: machines tell each other what they have about as often
 ANSWER_S = 120.0  # for a first task to begin on a machine
 
 
@@ -97,6 +99,7 @@ def _beside_the_driver(kind: "type[Giver]", model: str) -> Any:
             if ray.get(actor.node.remote()) == here:
                 return actor
         ray.kill(actor)
+        time.sleep(PLACING_S)
     raise FourshotError(f"Ray placed nothing on its own machine {here[:8]} in {PLACINGS} tries: is it overloaded?")
 
 
