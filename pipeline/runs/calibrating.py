@@ -10,16 +10,15 @@ Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature
 "Distilling the Knowledge in a Neural Network", section 2 (soft targets).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from fourshot.engine.calibration import Calibration, apply, fit_temperature, normalise, smoothed_targets
 from fourshot.engine.core import Adapter, Engine
-from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR
 from fourshot.pipeline.selective import CoverageCurve, Scope, coverage_curve
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.evidence import learnt_probabilities
@@ -33,6 +32,7 @@ from fourshot.pipeline.work_folder import WorkFolder
 if TYPE_CHECKING:
     import numpy as np
 
+T = TypeVar("T")
 CALIBRATED_FILE = "calibrated.json"  # beside the weights
 MOST_UNSEEN = 120  # candidates that it is asked about
 FEWEST_UNSEEN = 20
@@ -141,29 +141,27 @@ def temperature_of(adapter: Adapter) -> float:
 
 
 def unseen_texts(
-    pairs: Sequence[tuple[Candidate, Verdict]],
-    names: Sequence[str],
-    *,
-    learnt_as: AnnotateSettings | None = None,
-    held_back: Collection[str] = (),
+    pairs: Sequence[tuple[Candidate, Verdict]], names: Sequence[str], *, learnt_as: AnnotateSettings | None = None
 ) -> tuple[Unseen, ...]:
-    """What annotators read and the classifier did not learn, evenly chosen; none where there is too little.
+    """Some of what a classifier did not learn; none where there is too little.
 
     ``learnt_as``: with the probabilities of the labels ``names`` that would be learnt by these settings.
-    ``held_back``: ids of texts that are kept and were not learnt.
     """
-    read = [
-        (candidate, verdict.probabilities)
-        for candidate, verdict in pairs
-        if verdict.reason in READ_BY_ANNOTATOR and (not verdict.kept or candidate.id in held_back)
-    ]
-    if len(read) < FEWEST_UNSEEN:
+    if len(pairs) < FEWEST_UNSEEN:
         return ()
-    count = min(len(read), MOST_UNSEEN)
     return tuple(
-        Unseen(text=candidate.text, soft=learnt_probabilities(candidate, said, names, learnt_as) if learnt_as else ())
-        for candidate, said in (read[index * len(read) // count] for index in range(count))
+        Unseen(
+            text=candidate.text,
+            soft=learnt_probabilities(candidate, verdict.probabilities, names, learnt_as) if learnt_as else (),
+        )
+        for candidate, verdict in evenly_chosen(pairs, MOST_UNSEEN)
     )
+
+
+def evenly_chosen(items: Sequence[T], most: int) -> list[T]:
+    """At most so many, spread over their order."""
+    count = min(len(items), most)
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 @cache

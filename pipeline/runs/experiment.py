@@ -205,20 +205,15 @@ class Experiment:
     def _calibration(
         self, cell: MethodCell, trained: TrainingResult, judges: MethodCell | None
     ) -> CalibrationItem | None:
-        learnt, soft = self.learnt(cell), judges is None and cell.method.synthetic and cell.settings.learns_soft
-        read = [*learnt.synthetic, *learnt.unlabelled] if judges or soft else []
+        soft = cell.settings.annotate if cell.method.synthetic and cell.settings.learns_soft else None
+        unseen = self.learnt(cell).unseen if judges or soft else ()
         item = CalibrationItem(
             adapter=Adapter(name=trained.name, path=trained.path),
             task=self.task,
             form=cell.form,
             shots=judges.shots if judges else (),
             judges=self.readers(judges) if judges else (),
-            unseen=unseen_texts(
-                read,
-                self.task.label_names,
-                learnt_as=cell.settings.annotate if soft else None,
-                held_back=learnt.held_back,
-            ),
+            unseen=unseen_texts(unseen, self.task.label_names, learnt_as=soft),
         )
         return item if item.judges or item.unseen else None
 

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from fourshot.pipeline.loop.rounds import finished_pairs
+from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, finished_pairs
 from fourshot.pipeline.provenance import value_hash
-from fourshot.pipeline.runs.calibrating import FEWEST_UNSEEN, MOST_UNSEEN
+from fourshot.pipeline.runs.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, evenly_chosen
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.review import ASK, REVIEW, Decisions, TextPairs, corrected_pairs, corrected_shots, decisions
 from fourshot.pipeline.tasks.types import Example, Task
@@ -34,6 +34,12 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
     def learnt(self, pairs: TextPairs) -> TextPairs:
         """Those of ``pairs`` that the classifier is trained on."""
         return [(c, v) for c, v in pairs if v.kept and c.id not in self.held_back]
+
+    @property
+    def unseen(self) -> TextPairs:
+        """What annotators read and the classifier is not trained on."""
+        read = [pair for pair in (*self.synthetic, *self.unlabelled) if pair[1].reason in READ_BY_ANNOTATOR]
+        return [(c, v) for c, v in read if not v.kept or c.id in self.held_back]
 
     @property
     def lineage(self) -> dict[str, str]:
@@ -69,12 +75,10 @@ def learnt_texts(cell: MethodCell, task: Task) -> LearntTexts:
 
 
 def held_back(learnt: LearntTexts) -> frozenset[str]:
-    """Some of the kept texts, evenly chosen: where all are kept, none would be left to ask the classifier about.
+    """Some of the kept texts: where all are kept, none would be left to ask the classifier about.
 
-    None of those that a person corrected, and none where they would be too few to calibrate on.
+    None of those that a person corrected, whose label is certain; none where they would be too few to calibrate on.
     """
-    ids = [c.id for c, _ in learnt.kept if c.id not in learnt.review.answers.keys() | learnt.labelled.answers.keys()]
-    count = min(int(HELD_BACK * len(ids)), MOST_UNSEEN)
-    return (
-        frozenset(ids[index * len(ids) // count] for index in range(count)) if count >= FEWEST_UNSEEN else frozenset()
-    )
+    ids = [candidate.id for candidate, verdict in learnt.kept if verdict.probabilities]
+    count = int(HELD_BACK * len(ids))
+    return frozenset(evenly_chosen(ids, min(count, MOST_UNSEEN)) if count >= FEWEST_UNSEEN else ())

@@ -18,6 +18,7 @@ from fourshot.pipeline.runs.calibrating import (
     temperature_of,
     unseen_texts,
 )
+from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
@@ -118,12 +119,13 @@ def pair(number: int, reason: Reason) -> tuple[Candidate, Verdict]:
 def test_only_what_was_read_and_not_learnt_is_unseen() -> None:
     reasons: tuple[Reason, ...] = ("kept", "surplus", "label_disagrees", "malformed")
     pairs = [pair(number, reasons[number % 4]) for number in range(4 * 200)]
-    chosen = unseen_texts(pairs, TASK.label_names, learnt_as=AnnotateSettings(soft_temperature=1.0, intended_odds=1.0))
+    unseen = LearntTexts(synthetic=pairs).unseen
+    chosen = unseen_texts(unseen, TASK.label_names, learnt_as=AnnotateSettings(soft_temperature=1.0, intended_odds=1.0))
     assert len(chosen) == MOST_UNSEEN == len({one.text for one in chosen})
     assert {int(one.text.split()[1]) % 4 for one in chosen} == {1, 2}
     assert {one.soft for one in chosen} == {(0.75, 0.25)}
-    assert {one.soft for one in unseen_texts(pairs, TASK.label_names)} == {()}
-    assert unseen_texts(pairs[:20], TASK.label_names) == ()
+    assert {one.soft for one in unseen_texts(unseen, TASK.label_names)} == {()}
+    assert unseen_texts(unseen[:19], TASK.label_names) == ()
 
 
 def test_texts_of_other_subjects_are_many_and_different() -> None:

@@ -143,6 +143,7 @@ def test_a_run_begun_before_probabilities_were_sharpened_keeps_its_recipe(
     folder.write("manifest.json", stored)
     annotate = folder.manifest().settings.annotate
     assert (annotate.soft_temperature, annotate.soft_epochs) == (temperature, passes)
+    assert annotate.intended_odds == (1.0 if preset == "soft" else 20.0)
     if preset == "default":  # where probabilities are not learnt, nothing is another recipe
         folder.claim(manifest(settings=PRESETS[preset]))
 

@@ -9,7 +9,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.runs.calibrating import unseen_texts
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells
 from fourshot.pipeline.runs.learnt import LearntTexts, held_back
-from fourshot.pipeline.runs.review import Decisions
+from fourshot.pipeline.runs.review import Decisions, corrected_pairs
 from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, shot_orders, shots_left_out
 from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -87,10 +87,10 @@ def test_some_of_many_kept_texts_are_held_back_to_be_asked_about_but_none_that_a
     assert len(held) == 60 and held < {candidate.id for candidate, _ in pairs}
     learnt = msgspec.structs.replace(many, held_back=held)
     assert len(learnt.kept) == 540 == len(classifier_job(TASK, "abc", cell(), learnt).examples) - len(SHOTS)
-    asked = unseen_texts(pairs, NAMES, learnt_as=PRESETS["soft"].annotate, held_back=held)
+    asked = unseen_texts(learnt.unseen, NAMES, learnt_as=PRESETS["soft"].annotate)
     assert len(asked) == 60 and all(max(one.soft) > 0.9 for one in asked)
     corrected = Decisions(answers={one: Answer(keep=True, label=NAMES[0]) for one in held})
-    assert not held & held_back(msgspec.structs.replace(many, review=corrected))
+    assert not held & held_back(msgspec.structs.replace(many, synthetic=corrected_pairs(pairs, corrected)))
     assert not held_back(msgspec.structs.replace(many, synthetic=pairs[:199])), "too few to calibrate on"
 
 
