@@ -23,7 +23,7 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     learning_rate: float = 0.0  # 0: by the size of the base, `rate_by_size`
     weight_decay: float = 0.0
     batch_size: int = 8
-    num_epochs: float = 4.0  # planned passes over the data, between the two bounds
+    num_epochs: float = 4.0  # planned passes, between the two bounds; over soft labels it is annotate.soft_epochs
     min_steps: int = 0  # planned at least, for few texts; 0: by what their labels hold, `steps_by_bits`
     max_steps: int = 160  # planned at most, however many texts; 0: no bound
     warmup: float = 0.1  # share of the planned steps; 0: none
