@@ -19,11 +19,12 @@ from fourshot.pipeline.runs.calibrating import CalibrationItem, unseen_texts
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells, writer_names
 from fourshot.pipeline.runs.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell, LeftOutCell
-from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
+from fourshot.pipeline.runs.run_folder import POOL_FILE, RECIPE_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name, untried_style
 from fourshot.pipeline.synthesis.prompts import PromptFormat, version_of
+from fourshot.pipeline.synthesis.recipe import resolved
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.task_data import TaskData
@@ -85,14 +86,26 @@ class Experiment:
 
     @property
     def cells(self) -> list[MethodCell]:
-        return self._cells(self._methods)
+        return [self._with_recipe(cell) for cell in self._cells(self._methods)]
 
     @property
     def writers(self) -> list[MethodCell]:
-        return self._cells(tuple(writer_names(self._methods)))
+        return [self._with_recipe(writer) for writer in self._cells(self._writer_names)]
+
+    @property
+    def _writer_names(self) -> tuple[str, ...]:
+        return tuple(writer_names(self._methods))
+
+    def _with_recipe(self, cell: MethodCell) -> MethodCell:
+        """A cell with what its shots say is learnt of a text, once that is found."""
+        file = cell.folder.path / RECIPE_FILE
+        if not cell.method.synthetic or (file not in self._computed and not file.exists()):
+            return cell
+        recipe = self._once(file, cell.folder.recipe)
+        return msgspec.structs.replace(cell, settings=resolved(cell.settings, recipe))
 
     def _cells(self, methods: tuple[str, ...]) -> list[MethodCell]:
-        """In the prompt style of their seed, once that is found."""
+        """As they were asked for, in the prompt style of their seed, once that is found."""
         chats = {examples.seed: self._chat(examples) for examples in self.seeds}
         return self._once(
             ("cells", methods, *chats.items()),
@@ -134,7 +147,7 @@ class Experiment:
         """Make the folders its own. Raises RunFolderError for another's, InputError where no chat template is."""
         if not all(self.style_file(examples).exists() for examples in self.seeds):
             untried_style(self.settings.prompt_style, self.model.path, self.model.name)
-        for writer in self.writers:
+        for writer in self._cells(self._writer_names):
             writer.folder.claim(
                 RunManifest(
                     task=self.task,
@@ -165,6 +178,11 @@ class Experiment:
         if not self._has_texts(cell):
             return learnt_texts(cell, self.task)
         return self._once(("learnt", *cell.key), lambda: learnt_texts(cell, self.task))
+
+    @property
+    def trials(self) -> list[MethodCell]:
+        """Whose annotators say what is learnt of a text, for every writer of which that is still to be found."""
+        return [trial for writer in self.writers if (trial := trainings.trial_of(writer))]
 
     def annotator_jobs(self, writer: MethodCell) -> list[TrainingJob]:
         """The trainings of the committee, those of the shots first; none before the pool is drawn, if there is one."""

@@ -64,12 +64,14 @@ class _Remaining:
 
     def __init__(self, experiment: Experiment, speed: Speed) -> None:
         self._experiment, self._speed = experiment, speed
-        self._counts = {cell.key: self._counted(cell) for cell in (*experiment.writers, *experiment.cells)}
+        cells = (*experiment.trials, *experiment.writers, *experiment.cells)
+        self._counts = {cell.key: self._counted(cell) for cell in cells}
 
     def work(self, *, classifies: bool = True) -> list[Work]:
         """Unless it ``classifies``, nothing is trained but annotators."""
         writers = self._experiment.writers
         return [
+            *(_at("choose what is learnt", self._reading(one, len(one.shots))) for one in self._experiment.trials),
             *(part for writer in writers for part in self._pool(writer)),
             *self._annotators(classifies=classifies),
             *(part for writer in writers for part in self.encoders(writer)),
@@ -119,9 +121,10 @@ class _Remaining:
     def _annotators(self, *, classifies: bool = True) -> list[Work]:
         """Those on shots are known; those on the pool are, once it is drawn."""
         experiment, jobs = self._experiment, dict[str, tuple[TrainingJob, MethodCell]]()
+        jobs |= {job.key: (job, trial) for trial in experiment.trials for job in experiment.annotator_jobs(trial)}
         if classifies:
             of_real = [cell for cell in experiment.cells if cell.method.trained and not cell.method.synthetic]
-            jobs = {job.key: (job, cell) for cell in of_real for job in [experiment.job(cell)]}
+            jobs |= {job.key: (job, cell) for cell in of_real for job in [experiment.job(cell)]}
             jobs |= {job.key: (job, cell) for cell in experiment.cells for job in experiment.judge_jobs(cell)}
         work = []
         for writer in experiment.writers:

@@ -45,13 +45,13 @@ def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
     First the shots, because everything was written from them; then the texts that the annotators are least sure of.
     Raises InputError where no texts were annotated yet.
     """
-    manifest = folder.manifest()
-    if not folder.has_texts(manifest.settings, unlabelled=bool(manifest.unlabelled)):
+    manifest, settings = folder.manifest(), folder.settings()
+    if not folder.has_texts(settings, unlabelled=bool(manifest.unlabelled)):
         raise InputError(
             f"the texts of {folder.path} are not all annotated yet, so there is nothing to review. Repeat the command "
             "of the run first, or `fourshot generate` with its options."
         )
-    soft = manifest.settings.learns_soft
+    soft = settings.learns_soft
     asked = {row.id for row in written_rows(folder, ASK)}
     rows, others = list[ReviewRow](), Counter[str]()
     for candidate, verdict in [*finished_pairs(folder), *finished_pairs(folder.unlabelled)]:

@@ -3,6 +3,7 @@
 manifest.json        what this run is: task, settings, model
 layout.json          that prompts have filler in front, where they have
 shots.json           the examples it starts from
+recipe.json          what is learnt of a text, where the shots say that
 candidates.jsonl     every synthetic text, in the order drawn
 verdicts.jsonl       what became of each
 rounds.jsonl         one line for each finished round; candidates and verdicts beyond the last one are redone
@@ -20,6 +21,7 @@ from typing import Any
 import msgspec
 
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
+from fourshot.pipeline.synthesis.recipe import Recipe, resolved
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE, WorkFolder
@@ -27,6 +29,7 @@ from fourshot.pipeline.work_folder import MANIFEST_FILE, WorkFolder
 SCHEMA = 1
 SHOTS_FILE = "shots.json"
 GENERATED_FILE = "generated.json"
+RECIPE_FILE = "recipe.json"
 POOL_FILE = "pool/drawn.json"
 UNLABELLED_FILE = "unlabelled/annotated.json"
 
@@ -61,6 +64,14 @@ class RunFolder(WorkFolder):
 
     def manifest(self) -> RunManifest:
         return self.read(MANIFEST_FILE, RunManifest)
+
+    def recipe(self) -> Recipe | None:
+        """What the shots said is to be learnt of a text; None where they were not asked, or not yet."""
+        return self.read(RECIPE_FILE, Recipe) if self.has(RECIPE_FILE) else None
+
+    def settings(self) -> RunSettings:
+        """The manifest's, with what the shots said."""
+        return resolved(self.manifest().settings, self.recipe())
 
     def shots(self) -> list[Example]:
         return self.read(SHOTS_FILE, list[Example])

@@ -103,7 +103,12 @@ class Committee:
         self._priors: dict[Reader, Calibration] = {}
         self._weighs = annotate.weights == "held_out"
         self._asked_about_shots = not self._weighs and "in context" not in self._kinds
-        self.evidence: dict[str, KindEvidence] = {}  # by kind of reader, once the first texts are read
+        self.evidence: dict[str, KindEvidence] = {}  # by kind of reader, once they were asked about the shots
+
+    @property
+    def shows_all_shots(self) -> bool:
+        """Whether the shots fit into the prompts of those who are shown them."""
+        return all(len(reader.shown) == len(self._shots) for reader in self._kinds.get("in context", ()))
 
     def _fitted(self, reader: Reader, settings: RunSettings) -> Reader:
         """A reader in context, shown as many of its shots as fit."""
@@ -132,9 +137,7 @@ class Committee:
         """
         import numpy as np
 
-        if not self._asked_about_shots:
-            self._ask_about_shots()
-            self._asked_about_shots = True
+        self.ask_about_shots()
         logs = np.zeros((len(texts), len(self._task.labels)))
         said = []
         for kind, readers in self._kinds.items():
@@ -161,10 +164,16 @@ class Committee:
                 count[chosen] += 1
         return total / count
 
-    def _ask_about_shots(self) -> None:
-        """Calibrate readers in context, and weigh the kinds if wanted, by what they say of shots they have not seen."""
+    def ask_about_shots(self) -> None:
+        """Calibrate readers in context, and weigh the kinds if wanted, by what they say of shots they have not seen.
+
+        It is done once, at the latest before the first texts are read; `evidence` has what was found.
+        """
         import numpy as np
 
+        if self._asked_about_shots:
+            return
+        self._asked_about_shots = True
         if not self._weighs:
             for reader in self._kinds["in context"]:
                 self._of_unseen(reader)

@@ -6,7 +6,7 @@ Importing this module loads neither torch nor vllm.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,6 +20,17 @@ from fourshot.training.lora.settings import LoraSettings
 
 POOL_TIMES = 3  # what is to be kept: the texts of a pool, for at least
 POOL_TEXTS = 400  # of all classes, enough for adapters to learn from
+SOFT_TIMES = 2  # as many texts, where they are learnt with probabilities, and
+SOFT_DRAWS = 1.75  # draws per round
+# Who reads texts that are learnt with probabilities.
+COMMITTEE: dict[str, Any] = {
+    "annotator": "adapters",
+    "weights": "held_out",
+    "num_adapters": 4,
+    "in_context": 3,
+    "num_encoders": 0,
+    "folds": 0,
+}
 
 
 class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +55,12 @@ class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 "min_acceptance is a share from 0 to 1, and not 0 where max_candidates is 0, or a class could be drawn "
                 f"for without end; got {self.min_acceptance} and {self.max_candidates}."
             )
+
+    @property
+    def for_soft(self) -> "GenerateSettings":
+        """Twice as many texts: none of them is dropped, so no more are drawn than for the labels that agree."""
+        more = round(self.draws_per_round * SOFT_DRAWS)
+        return msgspec.structs.replace(self, per_class=SOFT_TIMES * self.per_class, draws_per_round=more)
 
     @property
     def most_candidates(self) -> int:
@@ -84,8 +101,9 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     annotator: Literal["adapters", "icl", "none"] = "adapters"  # who annotates the synthetic texts
     # What is learnt of a text. soft: how likely each label is, of every well-formed text; not with train.loss "text".
-    # agreement: the intended label, of texts of which the annotator says the same.
-    targets: Literal["agreement", "soft"] = "agreement"
+    # agreement: the intended label, of texts of which the annotator says the same. auto: found from the shots, as long
+    # as everything that says who reads is the default, else agreement (`RunSettings.is_tried`).
+    targets: Literal["auto", "agreement", "soft"] = "auto"
     # Of the probabilities, as they are learnt: below 1 makes them surer, because a mean of readers is unsure.
     soft_temperature: float = 0.5
     intended_odds: float = 20.0  # how much likelier the label that a text was drawn for is made; 1: not at all
@@ -201,6 +219,20 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return self.annotate.targets == "soft" and self.annotate.annotator != "none"
 
     @property
+    def is_tried(self) -> bool:
+        """Whether the shots say what is learnt of a text: if the user said neither that, nor who reads, nor how."""
+        usual, chosen = AnnotateSettings(), self.annotate
+        is_usual = all(getattr(chosen, name) == getattr(usual, name) for name in ("targets", "confidence", *COMMITTEE))
+        return is_usual and self.train.loss == "label"
+
+    def with_targets(self, targets: Literal["agreement", "soft"]) -> "RunSettings":
+        """The same recipe, but for what is learnt of a text, who reads, and how many texts that takes."""
+        if targets == "agreement":
+            return msgspec.structs.replace(self, annotate=msgspec.structs.replace(self.annotate, targets=targets))
+        annotate = msgspec.structs.replace(self.annotate, targets=targets, **COMMITTEE)
+        return msgspec.structs.replace(self, annotate=annotate, generate=self.generate.for_soft)
+
+    @property
     def aligns(self) -> bool:
         """Whether prompts have filler in front. A loss on the whole text would learn to write it."""
         return self.align and self.train.loss == "label"
@@ -231,10 +263,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 PRESETS: dict[str, RunSettings] = {
     "default": RunSettings(),
     # Every well-formed text is learnt as a committee reads it: adapters and the base in context (docs/design.md).
-    "soft": RunSettings(
-        generate=GenerateSettings(per_class=100, draws_per_round=112),
-        annotate=AnnotateSettings(targets="soft", weights="held_out", num_adapters=4, in_context=3, folds=0),
-    ),
+    "soft": RunSettings().with_targets("soft"),
     # The recipe of Patwa et al. 2024 taken literally: in-context annotation without calibration, 21 + 4 per class.
     "paper": RunSettings(
         generate=GenerateSettings(per_class=21, max_candidates=256, keep_likelier_of=2),

@@ -83,7 +83,7 @@ def test_rounds_until_a_class_has_enough(wanted: float, rate: float, first: int,
 SMALL = RunSettings(
     k=2,
     generate=GenerateSettings(per_class=20, draws_per_round=32),
-    annotate=AnnotateSettings(pool_per_class=24),
+    annotate=AnnotateSettings(targets="agreement", pool_per_class=24),
     filter=FilterSettings(max_length_factor=9.0),  # the fake engine's texts are longer than the shots
     train=LoraSettings(min_steps=4),
     allow_short=True,

@@ -10,6 +10,7 @@ from fourshot.pipeline.runs.stages import (
     generate,
     merge,
     probe,
+    recipe,
     student,
     style,
     text_student,
@@ -28,6 +29,7 @@ STAGE_TYPES: tuple[type[Stage], ...] = (
     evaluate.EvaluateStage,
     merge.MergeStage,
     style.StyleStage,
+    recipe.RecipeStage,
     ask.AskStage,
     student.StudentStage,
     write.WriteStage,
@@ -48,6 +50,8 @@ class Phase(NamedTuple):
 
 PHASES = (
     Phase("shots", style.prompt_styles, "find the prompt style"),
+    Phase("annotators", train.trials, "train the annotators"),
+    Phase("annotators", recipe.recipes, "choose what is learnt"),
     Phase("annotators", generate.pools, "draw the pool"),
     Phase("annotators", train.on_real_texts, "train the annotators"),
     Phase("annotators", student.encoders, "fine-tune the encoders"),

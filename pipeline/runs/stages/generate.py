@@ -52,7 +52,8 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         manifest = folder.manifest()
         into = (folder.path / self._done_file).parent
         into.mkdir(exist_ok=True)
-        what = RunFolder(into), manifest.task, folder.shots(), manifest.settings
+        settings = folder.settings()
+        what = RunFolder(into), manifest.task, folder.shots(), settings
         more: dict[str, Any] = {
             "chat": self.chat,
             "readers": self.readers,
@@ -63,7 +64,7 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         }
         if self.unlabelled:
             return UnlabelledSink(*what, self.unlabelled, **more)
-        reads_pool = manifest.settings.annotate.has_pool and not self.is_pool
+        reads_pool = settings.annotate.has_pool and not self.is_pool
         return RoundSink(*what, pool=folder.pool if reads_pool else None, is_pool=self.is_pool, **more)
 
     def told_fitting(self, model_path: str) -> str:
@@ -72,7 +73,7 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         manifest = folder.manifest()
         if self.is_pool:
             return ""
-        return Counts(manifest.task, folder.shots(), manifest.settings, model_path).told_fitting(self.chat)
+        return Counts(manifest.task, folder.shots(), folder.settings(), model_path).told_fitting(self.chat)
 
 
 class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):

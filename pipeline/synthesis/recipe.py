@@ -1,0 +1,49 @@
+"""What a classifier learns of a text, found from the shots: a label for certain, or how likely each label is.
+
+Probabilities are better where the base reads texts well in context: a classifier that learns labels for certain in
+several passes forgets what such a base knew. Labels that agree are better where adapters read better than the base in
+context does (docs/training.md has the measurements). The model's name tells neither; shots that readers have not seen
+do.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from fourshot.pipeline.synthesis.evidence import KindEvidence
+from fourshot.pipeline.synthesis.settings import RunSettings
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """What is learnt of a text in one run, and why."""
+
+    targets: Literal["agreement", "soft"]
+    reason: str
+    evidence: dict[str, KindEvidence] = {}  # by kind of reader; empty where they could not be compared
+
+    def __str__(self) -> str:
+        learnt = "probabilities of all labels" if self.targets == "soft" else "labels that annotators agree with"
+        return f"learns {learnt}: {self.reason}"
+
+
+def chosen_recipe(evidence: Mapping[str, KindEvidence]) -> Recipe:
+    """Probabilities if the base in context reads held-out shots at least as rightly as adapters, and less wrongly.
+
+    Where accuracy and log loss disagree, there are too few shots to tell, and nothing is changed.
+    """
+    adapters, in_context = evidence["adapters"], evidence["in context"]
+    is_better = in_context.accuracy >= adapters.accuracy and in_context.loss < adapters.loss
+    return Recipe(
+        targets="soft" if is_better else "agreement",
+        reason=(
+            f"of {in_context.num_texts} held-out shots, the base in context reads {in_context.accuracy:.0%} rightly "
+            f"(loss {in_context.loss:.2f}), adapters {adapters.accuracy:.0%} (loss {adapters.loss:.2f})"
+        ),
+        evidence=dict(evidence),
+    )
+
+
+def resolved(settings: RunSettings, recipe: Recipe | None) -> RunSettings:
+    """``settings`` with what was found; without it, labels that agree are learnt."""
+    return settings.with_targets(recipe.targets) if recipe and settings.is_tried else settings
