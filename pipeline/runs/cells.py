@@ -1,4 +1,7 @@
-"""The cells of an experiment, methods x seeds: each with its settings, examples and folder, computed once."""
+"""The cells of an experiment, methods x seeds: each with its settings, examples and folder, computed once.
+
+What depends on the shots, the style of prompts and what is learnt of a text, is in them as soon as it is found.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,11 +11,17 @@ from typing import get_args
 import msgspec
 
 from fourshot.engine.chat import ChatTurns
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.runs.methods import METHODS, Method
 from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.synthesis.aligned import aligned
+from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
+from fourshot.pipeline.synthesis.recipe import Recipe, resolved
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.types import Example
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.work_folder import WorkFolder
 
 
 class SeedExamples(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,3 +110,77 @@ def _cell(
         real=examples.more if method.real_per_class else examples.shots if uses_shots else (),
         folder=RunFolder(root if flat and writer == "fourshot" else root / f"seed{examples.seed}" / writer),
     )
+
+
+class Cells:
+    """The cells of one experiment, as far as its files say what they are."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: ResolvedModel,
+        settings: RunSettings,
+        seeds: Sequence[SeedExamples],
+        root: Path,
+        *,
+        flat: bool,
+    ) -> None:
+        """``flat``: as in `method_cells`."""
+        self._task, self._model, self._settings, self._seeds = task, model, settings, seeds
+        self._root, self._flat = root, flat
+        self._cells: dict[object, list[MethodCell]] = {}
+        self._styles: dict[int, Path] = {}  # files, by seed
+        self._chats: dict[Path, ChatTurns | None] = {}
+        self._recipes: dict[Path, Recipe] = {}  # by folder of texts
+
+    def of(self, methods: tuple[str, ...]) -> list[MethodCell]:
+        """By method, then seed, with what their shots say is learnt of a text, once that is found."""
+        return [self._with_recipe(cell) for cell in self.asked_for(methods)]
+
+    def asked_for(self, methods: tuple[str, ...]) -> list[MethodCell]:
+        """With the settings that were asked for, in the prompt style of their seed, once that is found."""
+        chats = {examples.seed: self._chat(examples) for examples in self._seeds}
+        key = (methods, *chats.items())
+        if key not in self._cells:
+            self._cells[key] = method_cells(
+                self._settings,
+                methods,
+                self._seeds,
+                self._root,
+                flat=self._flat,
+                chats=chats,
+                align=self.with_filler,
+            )
+        return self._cells[key]
+
+    def with_filler(self, form: PromptFormat, shots: Sequence[Example] = ()) -> PromptFormat:
+        """``form`` of prompts with these shots, aligned."""
+        return aligned(form, self._task, EngineSettings(model=self._model.path), shots)
+
+    def style_file(self, examples: SeedExamples) -> Path:
+        """Where the prompt style of a seed's shots is written down, named by all that it is found from."""
+        if examples.seed not in self._styles:
+            folder = self._root if self._flat else self._root / f"seed{examples.seed}"
+            name = style_name(self._task, self._settings, self._model.revision, examples.shots)
+            self._styles[examples.seed] = folder / name
+        return self._styles[examples.seed]
+
+    def _chat(self, examples: SeedExamples) -> ChatTurns | None:
+        if self._settings.prompt_style == "plain":
+            return None
+        file = self.style_file(examples)
+        if file not in self._chats:
+            if not file.exists():
+                return None
+            self._chats[file] = WorkFolder(file.parent).read(file.name, ChosenStyle).chat
+        return self._chats[file]
+
+    def _with_recipe(self, cell: MethodCell) -> MethodCell:
+        folder = cell.folder
+        if not (cell.method.synthetic and cell.settings.is_tried):
+            return cell
+        if folder.path not in self._recipes:
+            if (recipe := folder.recipe()) is None:
+                return cell
+            self._recipes[folder.path] = recipe
+        return msgspec.structs.replace(cell, settings=resolved(cell.settings, self._recipes[folder.path]))

@@ -10,21 +10,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fourshot.engine.chat import ChatTurns
-from fourshot.engine.core import Adapter, EngineSettings
+from fourshot.engine.core import Adapter
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.provenance import installed_versions, value_hash
 from fourshot.pipeline.runs import trainings
 from fourshot.pipeline.runs.calibrating import CalibrationItem, unseen_texts
-from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells, writer_names
+from fourshot.pipeline.runs.cells import Cells, MethodCell, SeedExamples, writer_names
 from fourshot.pipeline.runs.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell, LeftOutCell
-from fourshot.pipeline.runs.run_folder import POOL_FILE, RECIPE_FILE, SHOTS_FILE, RunManifest
-from fourshot.pipeline.synthesis.aligned import aligned
+from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.synthesis.committee import Reader
-from fourshot.pipeline.synthesis.prompt_style import ChosenStyle, style_name, untried_style
+from fourshot.pipeline.synthesis.prompt_style import untried_style
 from fourshot.pipeline.synthesis.prompts import PromptFormat, version_of
-from fourshot.pipeline.synthesis.recipe import resolved
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.task_data import TaskData
@@ -81,58 +78,26 @@ class Experiment:
         self.unlabelled = tuple(unlabelled)
         self.seeds = sorted(seeds, key=lambda examples: examples.seed)
         self.test = data.measured(settings.test_limit)
+        self._cells = Cells(self.task, model, self.settings, self.seeds, root, flat=flat)
         self._methods = tuple(dict.fromkeys(methods))
+        self._writer_names = tuple(writer_names(self._methods))
         self._computed: dict[object, Any] = {}
 
     @property
     def cells(self) -> list[MethodCell]:
-        return [self._with_recipe(cell) for cell in self._cells(self._methods)]
+        return self._cells.of(self._methods)
 
     @property
     def writers(self) -> list[MethodCell]:
-        return [self._with_recipe(writer) for writer in self._cells(self._writer_names)]
-
-    @property
-    def _writer_names(self) -> tuple[str, ...]:
-        return tuple(writer_names(self._methods))
-
-    def _with_recipe(self, cell: MethodCell) -> MethodCell:
-        """A cell with what its shots say is learnt of a text, once that is found."""
-        file = cell.folder.path / RECIPE_FILE
-        if not cell.method.synthetic or (file not in self._computed and not file.exists()):
-            return cell
-        recipe = self._once(file, cell.folder.recipe)
-        return msgspec.structs.replace(cell, settings=resolved(cell.settings, recipe))
-
-    def _cells(self, methods: tuple[str, ...]) -> list[MethodCell]:
-        """As they were asked for, in the prompt style of their seed, once that is found."""
-        chats = {examples.seed: self._chat(examples) for examples in self.seeds}
-        return self._once(
-            ("cells", methods, *chats.items()),
-            lambda: method_cells(
-                self.settings, methods, self.seeds, self.root, flat=self.flat, chats=chats, align=self.with_filler
-            ),
-        )
+        return self._cells.of(self._writer_names)
 
     def with_filler(self, form: PromptFormat, shots: Sequence[Example] = ()) -> PromptFormat:
         """``form`` of prompts with these shots, aligned."""
-        return aligned(form, self.task, EngineSettings(model=self.model.path), shots)
-
-    def _chat(self, examples: SeedExamples) -> ChatTurns | None:
-        if self.settings.prompt_style == "plain":
-            return None
-        file = self.style_file(examples)
-        if file not in self._computed and not file.exists():
-            return None
-        return self._once(file, lambda: WorkFolder(file.parent).read(file.name, ChosenStyle)).chat
+        return self._cells.with_filler(form, shots)
 
     def style_file(self, examples: SeedExamples) -> Path:
-        """Where the prompt style of a seed's shots is written down, named by all that it is found from."""
-        folder = self.root if self.flat else self.root / f"seed{examples.seed}"
-        return self._once(
-            ("style", examples.seed),
-            lambda: folder / style_name(self.task, self.settings, self.model.revision, examples.shots),
-        )
+        """Where the prompt style of a seed's shots is written down."""
+        return self._cells.style_file(examples)
 
     def check_trainable(self) -> None:
         """Raise InputError, before anything is drawn, where the base cannot be trained or served as is wanted."""
@@ -147,7 +112,7 @@ class Experiment:
         """Make the folders its own. Raises RunFolderError for another's, InputError where no chat template is."""
         if not all(self.style_file(examples).exists() for examples in self.seeds):
             untried_style(self.settings.prompt_style, self.model.path, self.model.name)
-        for writer in self._cells(self._writer_names):
+        for writer in self._cells.asked_for(self._writer_names):
             writer.folder.claim(
                 RunManifest(
                     task=self.task,
