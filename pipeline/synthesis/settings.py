@@ -220,10 +220,13 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def is_tried(self) -> bool:
-        """Whether the shots say what is learnt of a text: if the user said neither that, nor who reads, nor how."""
-        usual, chosen = AnnotateSettings(), self.annotate
-        is_usual = all(getattr(chosen, name) == getattr(usual, name) for name in ("targets", "confidence", *COMMITTEE))
-        return is_usual and self.train.loss == "label"
+        """Whether the shots say what is learnt of a text: if the user said neither that, nor who reads, nor how long.
+
+        Passes over the texts are a setting of one of both recipes.
+        """
+        usual, names = RunSettings(), ("targets", "confidence", *COMMITTEE)
+        is_usual = all(getattr(self.annotate, name) == getattr(usual.annotate, name) for name in names)
+        return is_usual and self.train.loss == "label" and self.train.num_epochs == usual.train.num_epochs
 
     def with_targets(self, targets: Literal["agreement", "soft"]) -> "RunSettings":
         """The same recipe, but for what is learnt of a text, who reads, and how many texts that takes."""
