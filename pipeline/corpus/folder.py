@@ -57,6 +57,7 @@ class CorpusManifest(msgspec.Struct, frozen=True, kw_only=True):
     def identity(self) -> dict[str, Any]:
         known: dict[str, Any] = msgspec.to_builtins(self)
         known.pop("versions")
+        known["settings"] = msgspec.to_builtins(self.settings.untried)
         known["settings"].pop("allow_short")
         known["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
         return known

@@ -72,6 +72,7 @@ class DistillManifest(msgspec.Struct, frozen=True, kw_only=True):
         known.pop("versions")
         known.pop("student")  # a training is named by its settings: another one lies beside the first
         known["task"].pop("data")
+        known["settings"] = msgspec.to_builtins(self.settings.untried)
         known["settings"].pop("test_limit")
         known["settings"].pop("allow_short")
         return known

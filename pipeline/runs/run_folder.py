@@ -52,6 +52,8 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True):
         known.pop("versions")
         known.pop("model_path")
         known["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
+        if not self.settings.is_tried:  # "auto" is another word for "agreement" then, which earlier versions wrote
+            known["settings"] = msgspec.to_builtins(self.settings.untried)
         known["settings"].pop("test_limit")  # how much is measured changes nothing that was made
         known["settings"].pop("allow_short")
         known["settings"].pop("calibrate")  # it is done after all that is trained

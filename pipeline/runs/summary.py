@@ -76,6 +76,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         answers=_answers(experiment, main),
         long_texts=tuple(filter(None, cut)),
         certainty=certainty_of(experiment, main) if main and trained else None,
+        recipe=str(found) if main and (found := main.folder.recipe()) else "",
         headline_method=main.name if main and any(row.method == main.name for row in rows) else "",
         reason_counts=_reasons(pairs),
         kept=tuple(pair for pair in pairs if pair[1].kept),

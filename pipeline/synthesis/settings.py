@@ -58,9 +58,14 @@ class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     @property
     def for_soft(self) -> "GenerateSettings":
-        """Twice as many texts: none of them is dropped, so no more are drawn than for the labels that agree."""
+        """Twice as many texts: none of them is dropped, so no more are drawn than for the labels that agree.
+
+        Those above ``per_class`` are at most half of the draws after which a class has stalled, so that no run fails
+        because of them.
+        """
+        most = max(self.per_class, self.most_candidates // 2)
         more = round(self.draws_per_round * SOFT_DRAWS)
-        return msgspec.structs.replace(self, per_class=SOFT_TIMES * self.per_class, draws_per_round=more)
+        return msgspec.structs.replace(self, per_class=min(SOFT_TIMES * self.per_class, most), draws_per_round=more)
 
     @property
     def most_candidates(self) -> int:
@@ -101,8 +106,9 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     annotator: Literal["adapters", "icl", "none"] = "adapters"  # who annotates the synthetic texts
     # What is learnt of a text. soft: how likely each label is, of every well-formed text; not with train.loss "text".
-    # agreement: the intended label, of texts of which the annotator says the same. auto: found from the shots, as long
-    # as everything that says who reads is the default, else agreement (`RunSettings.is_tried`).
+    # agreement: the intended label, of texts of which the annotator says the same. auto: what held-out shots speak for,
+    # in a run where annotator, weights, num_adapters, in_context, num_encoders, folds, confidence, train.loss and
+    # train.num_epochs are as by default; else agreement.
     targets: Literal["auto", "agreement", "soft"] = "auto"
     # Of the probabilities, as they are learnt: below 1 makes them surer, because a mean of readers is unsure.
     soft_temperature: float = 0.5
@@ -227,6 +233,11 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         usual, names = RunSettings(), ("targets", "confidence", *COMMITTEE)
         is_usual = all(getattr(self.annotate, name) == getattr(usual.annotate, name) for name in names)
         return is_usual and self.train.loss == "label" and self.train.num_epochs == usual.train.num_epochs
+
+    @property
+    def untried(self) -> "RunSettings":
+        """The same where nobody asks the shots: what is learnt of a text is what "auto" stands for then."""
+        return self.with_targets("agreement") if self.annotate.targets == "auto" else self
 
     def with_targets(self, targets: Literal["agreement", "soft"]) -> "RunSettings":
         """The same recipe, but for what is learnt of a text, who reads, and how many texts that takes."""

@@ -18,11 +18,12 @@ from fourshot.pipeline.forecast import FORECAST_FILE, Counts, Forecast, Work, fo
 from fourshot.pipeline.runs.annotating import AnnotationSummary, annotate_table, foretell_annotation
 from fourshot.pipeline.runs.readers import NamedReader, Read, Teacher
 from fourshot.pipeline.runs.run_folder import RunFolder
-from fourshot.pipeline.runs.stages import generate
+from fourshot.pipeline.runs.stages import generate, recipe
 from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.filters import FilterSettings
 from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.recipe import Recipe
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.pipeline.tasks.types import Example, Label, Task
@@ -95,6 +96,7 @@ OTHERS: dict[str, RunSettings] = {
     "soft": msgspec.structs.replace(
         SMALL, annotate=AnnotateSettings(targets="soft", folds=0, num_adapters=2, in_context=2)
     ),
+    "tried": msgspec.structs.replace(SMALL, annotate=AnnotateSettings(pool_per_class=24)),
 }
 
 
@@ -119,6 +121,7 @@ def test_what_a_run_asks_is_near_what_was_forecast(who: str, tmp_path: Path, mon
     runs, wanted, engine = WholeRuns(tmp_path / "task", monkeypatch), OTHERS[who], Counting()
     monkeypatch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
+    monkeypatch.setattr(recipe, "chosen_recipe", lambda _: Recipe(targets="agreement", reason="as is forecast"))
     speed = msgspec.structs.replace(SPEED, well_formed=1.0, accepted=0.85)  # as the fake engine is
     monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: speed)
     told = runs.run(tmp_path / "run", wanted, forecast=True).forecast
@@ -126,6 +129,7 @@ def test_what_a_run_asks_is_near_what_was_forecast(who: str, tmp_path: Path, mon
     assert told and told.calls == pytest.approx(engine.calls, rel=NEAR)
     assert sum(stage.steps for stage in told.stages) == pytest.approx(sum(steps), rel=NEAR)
     assert told.verdict and all(stage.took_s is not None for stage in told.stages)
+    assert ("choose what is learnt" in [stage.stage for stage in told.stages]) == wanted.is_tried
     assert RunFolder(tmp_path / "run").read(FORECAST_FILE, Forecast) == told
     messages = [event.message for event in runs.events]
     assert messages.index(str(told)) < min(i for i, event in enumerate(runs.events) if event.total), "it comes first"

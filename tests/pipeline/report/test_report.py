@@ -137,6 +137,11 @@ def test_how_far_a_probability_is_to_be_trusted_is_told(html: str, markdown: str
     assert "Probabilities are not calibrated" in file.read_text()
 
 
+def test_what_the_classifier_learns_and_why_is_told(html: str, markdown: str) -> None:
+    for report in (html, markdown.replace("\\", "")):
+        assert "The classifier learns probabilities of all labels: of 12 held-out shots, the base in context" in report
+
+
 def test_how_much_of_long_texts_is_not_read_is_told(html: str, markdown: str) -> None:
     for report in (html, markdown):
         assert "test: 1 of 90 texts has more than 300 words." in report

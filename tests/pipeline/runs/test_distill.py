@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.runs.distill import _teacher_settings, distill
+from fourshot.pipeline.runs.distill import DistillManifest, _teacher_settings, distill
 from fourshot.pipeline.runs.distilled import DistillSummary
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
@@ -155,3 +156,15 @@ def test_a_teacher_is_three_adapters_of_the_shots_and_nothing_more(
 def test_a_teacher_writes_a_pool_only_where_nobody_else_could_read(readers: dict[str, int], folds: int) -> None:
     settings = RunSettings(annotate=AnnotateSettings(folds=2, **readers))  # type: ignore[arg-type]
     assert _teacher_settings(settings, 0).annotate.folds == folds
+
+
+def test_a_teacher_asks_no_shots_so_a_folder_that_an_earlier_version_began_is_the_same() -> None:
+    rest: dict[str, Any] = dict.fromkeys(("model", "teacher", "encoder", "encoder_revision", "unlabelled"), "")
+    task = load_task("support_tickets")
+    now, then = (
+        DistillManifest(
+            task=task, settings=_teacher_settings(settings, 0), student=StudentSettings(), generate=0, **rest
+        ).identity()
+        for settings in (RunSettings(), RunSettings().with_targets("agreement"))
+    )
+    assert now == then

@@ -13,7 +13,7 @@ import pytest
 from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.pipeline.runs.run_folder import RunFolder, RunManifest
-from fourshot.pipeline.synthesis.settings import PRESETS, GenerateSettings, RunSettings
+from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.tasks.types import DataSource, Example, Label, Task
 from fourshot.pipeline.work_folder import Layout, WorkFolder
 
@@ -146,6 +146,23 @@ def test_a_run_begun_before_probabilities_were_sharpened_keeps_its_recipe(
     assert annotate.intended_odds == (1.0 if preset == "soft" else 20.0)
     if preset == "default":  # where probabilities are not learnt, nothing is another recipe
         folder.claim(manifest(settings=PRESETS[preset]))
+
+
+def test_a_run_begun_before_the_shots_were_asked_goes_on_with_labels_that_agree(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest(settings=RunSettings().with_targets("agreement")))
+    with pytest.raises(RunFolderError, match=r"annotate\.targets: the folder has 'agreement', this run has 'auto'"):
+        folder.claim(manifest())
+    stored = folder.read("manifest.json", dict)
+    for name in ("targets", "soft_temperature", "intended_odds", "soft_epochs"):  # as before there were soft labels
+        del stored["settings"]["annotate"][name]
+    folder.write("manifest.json", stored)
+    assert folder.manifest().settings == RunSettings().with_targets("agreement")
+    # Where nothing is asked, the command of then does what it did.
+    for number, settings in enumerate((PRESETS["paper"], RunSettings(annotate=AnnotateSettings(folds=0)))):
+        other = RunFolder(tmp_path / f"other{number}")
+        other.claim(manifest(settings=settings.with_targets("agreement")))
+        other.claim(manifest(settings=settings))
 
 
 @pytest.mark.parametrize(
