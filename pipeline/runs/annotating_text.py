@@ -19,6 +19,7 @@ from fourshot.pipeline.runs.readers import parts_of
 from fourshot.pipeline.runs.stages.write import Written
 from fourshot.pipeline.runs.text_pairs import BY, TARGET, write_annotated
 from fourshot.pipeline.student_card import RemoteTeacher
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.pairs import Inputs
 from fourshot.pipeline.tasks.text_table import check_written
@@ -27,6 +28,7 @@ from fourshot.pipeline.work_folder import WorkFolder
 PART = 32  # inputs: what is lost by a kill
 Parts = Iterator[Sequence[str]]
 Write = Callable[[Parts], Iterator[list[Written]]]  # one list for each part, in their order
+Draw = Callable[[Iterator[range]], Iterator[list[Written]]]  # the same of pairs, each as its teacher writes them
 
 
 class NamedWriter(NamedTuple):
@@ -38,7 +40,8 @@ class NamedWriter(NamedTuple):
     # Of a remote one: what so many inputs like some will take, by stage; and what was asked so far, once it was.
     forecast: Callable[[Sequence[str], dict[str, int]], Forecast] | None = None
     account: Callable[[], RemoteTeacher | None] = lambda: None
-    shown: Sequence[Pair] = ()  # real pairs that it is shown, where it was not trained
+    # Who writes pairs of its own, too, numbered from 0, is given the real ones and the settings of a run as well.
+    draw: Callable[[Path, OnEvent, Sequence[Pair], RunSettings], Draw] | None = None
 
 
 class TextAnnotationManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,11 +133,12 @@ def write_lines(writer: NamedWriter, inputs: Sequence[str], file: Path, on_event
 
 
 def foretell_writing(
-    writer: NamedWriter, inputs: Sequence[str], on_event: OnEvent, *, tested: int = 0
+    writer: NamedWriter, inputs: Sequence[str], on_event: OnEvent, *, tested: Sequence[str] = (), pairs: int = 0
 ) -> Forecast | None:
-    """Forecast and tell what that many inputs, and ``tested`` others, take of a remote teacher; None of others."""
-    if writer.forecast is None or not (inputs or tested):
+    """Forecast and tell what these inputs, and ``pairs`` of its own, take of a remote teacher; None of others."""
+    if writer.forecast is None or not (inputs or tested or pairs):
         return None
-    told = writer.forecast(inputs, {"annotate": len(inputs), "evaluate": tested})
+    counts = {"annotate": len(inputs), "generate": pairs, "evaluate": len(tested)}
+    told = writer.forecast([*inputs, *tested], counts)
     on_event(Event(stage="forecast", message=str(told)))
     return told

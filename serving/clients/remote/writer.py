@@ -1,8 +1,11 @@
-"""A remote teacher that writes targets: a model behind an OpenAI-compatible address, shown real pairs."""
+"""A remote teacher that writes targets, and whole pairs: a model behind an address, shown real pairs."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
@@ -12,14 +15,16 @@ from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import ServiceError
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast
-from fourshot.pipeline.runs.annotating_text import NamedWriter, Parts, Write
+from fourshot.pipeline.runs.annotating_text import Draw, NamedWriter, Parts, Write
 from fourshot.pipeline.runs.stages.write import Written
 from fourshot.pipeline.student_card import RemoteTeacher
-from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between, drawing_prompt
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
 from fourshot.pipeline.tasks.pairs import load_pairs, take_real, without_tested
 from fourshot.pipeline.tasks.split_files import find_split_file
 from fourshot.serving.clients.remote.account import accounted, work_of
 from fourshot.serving.clients.remote.asking import Way, agreed, writing_request, writing_ways
+from fourshot.serving.clients.remote.drawing import alone
 from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request
 from fourshot.serving.clients.remote.forecasting import forecast_requests
 from fourshot.serving.clients.remote.said import THOUGHT, Said
@@ -28,7 +33,8 @@ from fourshot.serving.clients.remote.settings import RemoteSettings, checked_end
 USUAL_REAL = 100  # pairs, of which those that are shown are the first
 SHOWN = 8  # pairs in the prompt
 LEAST_TOKENS = 64  # of a target, at most twice as long as the longest that is shown
-FEW = 8  # inputs that may all be refused by chance
+FEW = 8  # requests of which all may fail by chance
+END = "\n\n\n"  # of a pair
 GREEDY = SamplingSettings(temperature=0.0)
 
 
@@ -47,7 +53,12 @@ def remote_writer(
     shown = take_real(usable, min(USUAL_REAL, len(usable)) if real is None else real, seed)[:SHOWN]
     writer = _RemoteWriter(checked_endpoint(url), model, task, tuple(shown), settings)
     return NamedWriter(
-        name=writer.name, task=task, write=writer.write, forecast=writer.forecast, account=lambda: writer.account
+        name=writer.name,
+        task=task,
+        write=writer.write,
+        forecast=writer.forecast,
+        account=lambda: writer.account,
+        draw=writer.draw,
     )
 
 
@@ -56,8 +67,6 @@ class _RemoteWriter:
         self, url: str, model: str, task: GenerationTask, shown: tuple[Pair, ...], settings: RemoteSettings
     ) -> None:
         self._url, self._model, self._task, self._shown, self._settings = url, model, task, shown, settings
-        longest = max(len(pair.target.encode()) for pair in shown)
-        self._room = max(LEAST_TOKENS, longest)  # two bytes for a token, twice as long
         self._way: Way | None = None
         self.account: RemoteTeacher | None = None
 
@@ -71,35 +80,88 @@ class _RemoteWriter:
         def of_parts(parts: Parts) -> Iterator[list[Written]]:
             with Endpoint(self._url, self._model, self._settings, work_of(log), on_event) as endpoint:
                 for inputs in parts:
-                    first = partial(self._request, inputs[0])
-                    way = self._way = self._way or agreed(endpoint, writing_ways(self._settings), first)
-                    answers = endpoint.ask([self._request(text, way) for text in inputs])
-                    written = [_written(one) for one in answers]
-                    if len(inputs) >= FEW and all(one.fault for one in written):
-                        raise ServiceError(f"{self.name} writes for none of {len(inputs)}: {written[0].fault}. {GO_ON}")
-                    self.account = accounted(endpoint, self._settings, f"{way.route}, targets", len(self._shown))
+                    written = self._asked(endpoint, [partial(self._request, text) for text in inputs])
+                    self._check([one.fault for one in written], "targets")
+                    self.account = self._accounted(endpoint, "targets")
                     yield written
 
         return of_parts
 
+    def draw(self, log: Path, on_event: OnEvent, real: Sequence[Pair], settings: RunSettings) -> Draw:
+        """Pairs of its own, each of which is shown other ones of ``real``. Nothing is sent before one is asked for."""
+
+        def of_parts(parts: Iterator[range]) -> Iterator[list[Written]]:
+            if (first := next(parts, None)) is None:
+                return
+            with Endpoint(self._url, self._model, self._settings, work_of(log), on_event) as endpoint:
+                for numbers in chain([first], parts):
+                    requests = [partial(self._drawing_request, real, settings, number) for number in numbers]
+                    written = [_pair(self._task, one) for one in self._asked(endpoint, requests)]
+                    self._check([one.fault for one in written], "pairs")
+                    self.account = self._accounted(endpoint, "targets and pairs" if self.account else "pairs")
+                    yield written
+
+        return of_parts
+
+    def _asked(self, endpoint: Endpoint, requests: Sequence[Callable[[Way], Request]]) -> list[Written]:
+        """What it answers to each."""
+        way = self._way = self._way or agreed(endpoint, writing_ways(self._settings), requests[0])
+        return [_written(one) for one in endpoint.ask([request(way) for request in requests])]
+
+    def _check(self, faults: Sequence[str], what: str) -> None:
+        """Raise ServiceError where all of many requests have a fault."""
+        if len(faults) >= FEW and all(faults):
+            raise ServiceError(f"{self.name} writes no {what}, asked for {len(faults)}: {faults[0]}. {GO_ON}")
+
+    def _accounted(self, endpoint: Endpoint, what: str) -> RemoteTeacher:
+        assert self._way
+        return accounted(endpoint, self._settings, f"{self._way.route}, {what}", len(self._shown))
+
     def _request(self, text: str, way: Way) -> Request:
-        begun = drawing_prompt(self._task)
-        names = f"{self._task.input_name}:\n", between(self._task)
-        pairs = "".join(f"{names[0]}{pair.input}{names[1]} {pair.target}\n\n\n" for pair in self._shown)
-        prompt = f"{self._task.instruction}\n\n{pairs}{begun.removeprefix(self._task.instruction).lstrip()}{text}"
+        """For the target of ``text``."""
+        prompt = f"{self._prompt(self._shown)}{self._input_name}\n{text}"
+        room = _room(len(pair.target.encode()) for pair in self._shown)
         if way.route == "chat":
             said = f'{prompt}\n\nAnswer with what stands behind "{self._task.target_name}:", and nothing else.'
-            return writing_request(way, said, self._settings, self._room, GREEDY)
-        return writing_request(way, f"{prompt}{names[1]}", self._settings, self._room, GREEDY, stop=["\n\n\n"])
+            return writing_request(way, said, self._settings, room, GREEDY)
+        return writing_request(way, f"{prompt}{between(self._task)}", self._settings, room, GREEDY, stop=[END])
+
+    def _drawing_request(self, real: Sequence[Pair], settings: RunSettings, number: int, way: Way) -> Request:
+        """For pair ``number``."""
+        shown = random.Random(f"{settings.seed} {number}").sample(real, min(SHOWN, len(real)))
+        room = _room(len(f"{pair.input}{pair.target}".encode()) for pair in real)
+        ask = partial(writing_request, way, settings=self._settings, room=room, sampling=settings.sampling)
+        if way.route == "chat":
+            lines = f'"{self._input_name}" and "{self._task.target_name}:"'
+            told = f"Write one more of these, unlike those above, with {lines} before its parts. Answer with it alone."
+            return ask(f"{self._prompt(shown)}{told}", sample=number)
+        return ask(f"{self._prompt(shown)}{self._input_name}\n", sample=number, stop=[END])
+
+    @property
+    def _input_name(self) -> str:
+        return f"{self._task.input_name}:"
+
+    def _prompt(self, shown: Sequence[Pair]) -> str:
+        """Up to where the next pair begins."""
+        pairs = (f"{self._input_name}\n{pair.input}{between(self._task)} {pair.target}{END}" for pair in shown)
+        return f"{self._task.instruction}\n\n{''.join(pairs)}"
 
     def forecast(self, sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
-        """A request for each input."""
-        ways = writing_ways(self._settings)
-        read = fmean(self._request(text, ways[0]).chars for text in sample) if sample else 0.0
+        """A request for each input, and for each pair ("generate")."""
+        way = writing_ways(self._settings)[0]
+        read = fmean(self._request(text, way).chars for text in sample) if sample else 0.0
         said = fmean(len(pair.target) for pair in self._shown)
-        return forecast_requests(
-            f"{self._model} at {self._url}", self._settings, {name: (n, read, said) for name, n in counts.items()}
-        )
+        stages = {name: (n, read, said) for name, n in counts.items()}
+        if pairs := counts.get("generate"):
+            chars = self._drawing_request(self._shown, RunSettings(), 0, way).chars
+            stages["generate"] = pairs, chars, said + fmean(len(pair.input) for pair in self._shown)
+        doubt = "more where pairs are malformed or repeat others" if pairs else ""
+        return forecast_requests(f"{self._model} at {self._url}", self._settings, stages, doubt)
+
+
+def _room(lengths: Iterable[int]) -> int:
+    """In tokens, for what is up to twice as long as the longest, in bytes, of which a token has two."""
+    return max(LEAST_TOKENS, *lengths)
 
 
 def _written(answer: Said | Refused) -> Written:
@@ -109,3 +171,16 @@ def _written(answer: Said | Refused) -> Written:
     if not text:
         return Written(text="", fault="the teacher wrote nothing" + ", cut short" * answer.is_cut)
     return Written(text=text, is_whole=not answer.is_cut)
+
+
+def _pair(task: GenerationTask, written: Written) -> Written:
+    """A pair as `between` parts it, however many lines the teacher left there; a fault where it is none."""
+    if written.fault:
+        return written
+    begun = alone(f"{task.input_name}:", written.text)
+    text = re.sub(rf"\s*\n\s*{re.escape(task.target_name)}:\s*", f"{between(task)} ", begun)
+    if not written.is_whole:
+        return Written(text="", fault="a pair did not come to an end; --answer-tokens gives it more room")
+    if between(task) not in text:
+        return Written(text="", fault=f"a pair has no line {task.target_name!r}: {text[:80]!r}")
+    return Written(text=text)

@@ -11,10 +11,12 @@ from fourshot.cli.main import main
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.fake_engine import FakeEngine
+from fourshot.pipeline.runs.annotating_text import NamedWriter
+from fourshot.pipeline.runs.distill_text import distill_text
 from fourshot.pipeline.runs.distilled_text import TextDistillSummary
 from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
 from fourshot.pipeline.runs.stages.write import Written
-from fourshot.pipeline.runs.text_pairs import learnable_pairs, written_pairs
+from fourshot.pipeline.runs.text_pairs import written_pairs
 from fourshot.pipeline.student_card import find_student, load_student_card
 from fourshot.pipeline.tasks.generation import Pair
 from fourshot.pipeline.tasks.task_file import load_any_task
@@ -130,8 +132,13 @@ def test_what_a_teacher_wrote_is_taken_apart_and_counted(folder: Path) -> None:
         Written(text="Bonn\n\nText: Bonn", is_whole=False),
         Written(text="rome | in  | Italy\n\nText: It is Rome."),
     ]
-    pairs, notes = written_pairs(task, said, 3)
-    assert pairs[0] == Pair(input="Rome | in | Italy", target="Rome is in Italy.") and len(pairs) == 2
-    assert notes == ["2 of 4 pairs that the teacher wrote are malformed", "the teacher wrote 2 of 3 pairs"]
-    kept, notes = learnable_pairs(pairs, [], [], "pair")
-    assert kept == pairs[:1] and notes == ["1 pair repeating others or real ones left out"]
+    pairs, notes = written_pairs(task, said, 2, [], [])
+    assert pairs == [Pair(input="Rome | in | Italy", target="Rome is in Italy.")]
+    assert notes == [
+        "2 of 4 pairs that the teacher wrote are malformed",
+        "1 written input repeating others or real ones left out",
+        "the teacher wrote 1 of 2 pairs",
+    ]
+    student = NamedWriter(name="a student", task=task, write=lambda *_: pytest.fail("it is asked"))
+    with pytest.raises(InputError, match="a student writes targets for inputs, and no pairs of its own"):
+        distill_text(task, folder / "out", generate=2, by=student)
