@@ -86,7 +86,7 @@ class Students:
         except Exception:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        return StudentVersion(self, stored, card, model, folder, used)
+        return StudentVersion(self, stored, card, folder, model, used)
 
     def _open_writer(self, stored: StoredAdapter, card: TextStudentCard, folder: Path) -> "TextStudentVersion":
         try:
@@ -94,7 +94,7 @@ class Students:
             writer.generate(WARM_UP_TEXTS[:1])
         except Exception as error:  # of any type, as the libraries have it: whatever it is, the files are no student
             raise AdapterError(f"it cannot be loaded: {error}") from error
-        return TextStudentVersion(self, stored, card, writer, folder)
+        return TextStudentVersion(self, stored, card, folder, writer)
 
     def announce(self, version: Version) -> None:
         """There is no list of models to be in."""
@@ -167,31 +167,32 @@ class _Asked:
         self.answer: asyncio.Future[tuple[Any, float, float]] = asyncio.get_running_loop().create_future()
 
 
-class StudentVersion:
-    """A classifier that is loaded. A `serving.app.version.ClassifierVersion`."""
+class _Student:
+    """What is common to all that are loaded, as `serving.app.version.Version` has it but for the task."""
 
-    def __init__(
-        self,
-        students: Students,
-        stored: StoredAdapter,
-        card: StudentCard,
-        model: ServingModel,
-        folder: Path,
-        used: str,
-    ) -> None:
-        """``used``: the file that answers, "" for the checkpoint itself."""
-        self._students, self.model, self.used = students, model, used
-        self._most = card.training.max_tokens
+    def __init__(self, students: Students, stored: StoredAdapter, card: Card, folder: Path) -> None:
+        self._students = students
         self.stored: StoredAdapter | InContext = stored
         self.card: Card | None = card
         self.folder: Path | None = folder
-        self.name, self.task = card.name, card.task
+        self.name = card.name
         self.methods: list[Method] = ["student"]
         self.left_at, self.in_use = 0.0, 0
 
     @property
     def dispatcher(self) -> Dispatcher:
         return self._students.dispatcher
+
+
+class StudentVersion(_Student):
+    """A classifier that is loaded. A `serving.app.version.ClassifierVersion`."""
+
+    def __init__(
+        self, students: Students, stored: StoredAdapter, card: StudentCard, folder: Path, model: ServingModel, used: str
+    ) -> None:
+        """``used``: the file that answers, "" for the checkpoint itself."""
+        super().__init__(students, stored, card, folder)
+        self.task, self.model, self.used, self._most = card.task, model, used, card.training.max_tokens
 
     async def prepare(self, texts: Sequence[str], method: Method) -> Prepared:
         return await asyncio.to_thread(self._read, texts)
@@ -231,23 +232,14 @@ class StudentVersion:
         )
 
 
-class TextStudentVersion:
+class TextStudentVersion(_Student):
     """A student that writes, loaded. A `serving.app.version.GeneratorVersion`."""
 
     def __init__(
-        self, students: Students, stored: StoredAdapter, card: TextStudentCard, writer: Generator, folder: Path
+        self, students: Students, stored: StoredAdapter, card: TextStudentCard, folder: Path, writer: Generator
     ) -> None:
-        self._students, self._writer, self._most = students, writer, card.max_target_tokens
-        self.stored: StoredAdapter | InContext = stored
-        self.card: Card | None = card
-        self.folder: Path | None = folder
-        self.name, self.task = card.name, card.task
-        self.methods: list[Method] = ["student"]
-        self.left_at, self.in_use = 0.0, 0
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        return self._students.dispatcher
+        super().__init__(students, stored, card, folder)
+        self.task, self._writer, self._most = card.task, writer, card.max_target_tokens
 
     async def count_tokens(self, inputs: Sequence[str]) -> list[int]:
         try:
