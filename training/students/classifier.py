@@ -99,9 +99,7 @@ def open_logits(folder: Path) -> "tuple[Callable[..., torch.Tensor], str]":
     if faults := broken_shards(folder) or ([] if any(folder.glob("*.safetensors")) else ["it has no weights"]):
         raise AdapterError(f"The student {folder} is damaged: {'; '.join(faults)}. Copy it again, whole.")
     with collector_paused():
-        pass
-
-    device = torch_device()
+        device = torch_device()
     if fits(folder):
         return BertClassifier(folder, device), device
     model = open_model(folder).to(device)

@@ -110,9 +110,8 @@ def _onnx(file: Path) -> Compute:
 
 
 def _torch(folder: Path) -> Compute:
-    import torch
-
     logits, device = open_logits(folder)
+    import torch  # that has loaded it, without the collector
 
     def compute(ids: "np.ndarray", mask: "np.ndarray") -> Any:
         with torch.inference_mode():
