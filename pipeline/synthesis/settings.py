@@ -226,11 +226,12 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def is_tried(self) -> bool:
-        """Whether the shots say what is learnt of a text: if the user said neither that, nor who reads, nor how long.
+        """Whether the shots say what is learnt of a text: if the user said neither that, nor who reads.
 
-        Passes over the texts are a setting of one of both recipes.
+        Nor anything else that only labels for certain have, such as the passes over them.
         """
-        usual, names = RunSettings(), ("targets", "confidence", *COMMITTEE)
+        usual, of_labels = RunSettings(), ("confidence", "fold_weight", "fold_epochs")
+        names = ("targets", *of_labels, *COMMITTEE)
         is_usual = all(getattr(self.annotate, name) == getattr(usual.annotate, name) for name in names)
         return is_usual and self.train.loss == "label" and self.train.num_epochs == usual.train.num_epochs
 
