@@ -2,6 +2,8 @@
 
 import msgspec
 
+from fourshot.engine.models import ResolvedModel, resolve_model
+
 ENVIRONMENT = "FOURSHOT_SERVE"  # holds a `ServeSettings` as JSON for vLLM's processes
 
 
@@ -49,7 +51,12 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     limits: Limits = Limits()
     students_only: bool = False  # there are students and nothing else in the folder: no base model is loaded
     behind_router: bool = False  # whoever asks is the router of replicas, which says for whom
+    found_base: ResolvedModel | None = None  # of a replica over Ray: `base`, where its machine has it
     vllm_arguments: tuple[str, ...] = ()  # passed on to vLLM's server as they are
+
+    def find_base(self) -> ResolvedModel:
+        """The base model on this machine. Raises ModelNotFoundError."""
+        return self.found_base or resolve_model(self.base)
 
 
 def to_json(settings: ServeSettings) -> str:

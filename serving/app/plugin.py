@@ -16,7 +16,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.models import checkpoint_shapes, resolve_model
+from fourshot.engine.models import checkpoint_shapes
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.engine.vllm_seams.lora_loads import WORKER_METHOD
 from fourshot.serving.app.adapter_sync import AdapterSync
@@ -50,7 +50,7 @@ class FourshotPlugin:
         """Load the adapters that are there, then watch their folder."""
         settings = from_json(os.environ[ENVIRONMENT])
         limits = settings.limits
-        base = resolve_model(settings.base)
+        base = settings.find_base()
         tokenizer = load_tokenizer(base.path)
         lora, scheduler = engine_client.vllm_config.lora_config, engine_client.vllm_config.scheduler_config
         max_model_len = engine_client.model_config.max_model_len

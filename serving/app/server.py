@@ -74,10 +74,9 @@ def vllm_arguments(settings: ServeSettings, engine: EngineSettings, base_name: s
 async def serve(settings: ServeSettings, listening: socket.socket) -> None:
     """Serve until a signal asks to stop."""
     from fourshot.engine.context import within_context
-    from fourshot.engine.models import resolve_model
     from fourshot.serving.app.protocol import bounded_protocol
 
-    base, on_cpu = resolve_model(settings.base), api_server.on_cpu()
+    base, on_cpu = settings.find_base(), api_server.on_cpu()
     engine = within_context(
         EngineSettings(
             model=base.path,

@@ -6,13 +6,16 @@ import os
 import tempfile
 import threading
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 
+import msgspec
+
 from fourshot.engine.errors import FourshotError
-from fourshot.serving.fleet.supervisor import Supervisor, listen, replica_settings
+from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
 from fourshot.training.jobs.cluster import cluster, has_gpus, machines, nodes
-from fourshot.training.jobs.machines import check_machines, supplies
+from fourshot.training.jobs.machines import Supplies, check_machines, machine_name, provide, supplies
 
 WAIT_S = 60.0  # for an actor's first address
 
@@ -20,15 +23,22 @@ WAIT_S = 60.0  # for an actor's first address
 class RayReplicas:
     """``number`` servers on a cluster, one GPU each where it has any, else a share of a machine's cores."""
 
-    def __init__(self, settings: ServeSettings, number: int, address: str, keys: str) -> None:
-        """``address`` is "local", "auto" or a cluster's; ``keys`` is the text of the replicas' key file."""
+    def __init__(self, settings: ServeSettings, number: int, address: str, keys: str, say: Say) -> None:
+        """``address`` is "local", "auto" or a cluster's; ``keys`` is the text of the replicas' key file.
+
+        A machine that lacks the base is given it, and a replica that Ray moves later, too. Raises InputError, with
+        every machine that cannot take part. ``say`` hears of replicas that could not be started.
+        """
         import ray
 
+        adapters = os.path.normpath(Path(settings.adapters).expanduser().absolute())  # workers have other folders
+        base = None if settings.students_only else settings.find_base()
+        settings = msgspec.structs.replace(settings, adapters=adapters, found_base=base)
         self._connection = contextlib.ExitStack()
         self._connection.enter_context(cluster(address))
         try:
-            with supplies("", folders=[str(Path(settings.adapters).resolve())]) as given:
-                check_machines(given, nodes())
+            given = self._connection.enter_context(supplies(base.path if base else "", folders=[adapters]))
+            check_machines(given, nodes())
         except BaseException:
             self._connection.close()
             raise
@@ -37,8 +47,9 @@ class RayReplicas:
         actor = ray.remote(_Actor).options(
             num_gpus=1 if gpus else 0, num_cpus=1 if gpus else share, max_restarts=-1, max_task_retries=-1
         )
-        self._ray = ray
-        self._actors = [actor.remote(settings, keys, 0 if gpus else share) for _ in range(number)]
+        self._ray, self._tell = ray, cache(say)  # the same is told once, however often it is tried
+        self._start = partial(actor.remote, settings, keys, 0 if gpus else share, given)
+        self._actors = [self._start() for _ in range(number)]
 
     def addresses(self, wait_s: float = WAIT_S) -> list[str]:
         """Of every replica, "" where it is not up just now: a machine that is cut off keeps nobody else waiting.
@@ -48,9 +59,14 @@ class RayReplicas:
         calls = [actor.address.remote() for actor in self._actors]
         ended, _ = self._ray.wait(calls, num_returns=len(calls), timeout=wait_s)
         addresses = []
-        for call in calls:
+        for number, call in enumerate(calls):
             try:
                 addresses.append(str(self._ray.get(call)) if call in ended else "")
+            except self._ray.exceptions.ActorDiedError as error:  # Ray gives up one whose start raised
+                why = str(error).strip().splitlines()[-1]
+                self._tell(f"replica {number} could not be started and is tried again: {why}")
+                self._actors[number] = self._start()
+                addresses.append("")
             except self._ray.exceptions.RayError:
                 addresses.append("")
         if not any(addresses):
@@ -77,9 +93,16 @@ def cores_each(cores: Sequence[int], number: int) -> int:
 class _Actor:
     """Runs a `Supervisor` in a thread of its own."""
 
-    def __init__(self, settings: ServeSettings, keys: str, threads: int) -> None:
+    def __init__(self, settings: ServeSettings, keys: str, threads: int, given: Supplies) -> None:
         import ray
 
+        try:
+            checkpoint = provide(given)
+        except (FourshotError, OSError) as error:
+            raise FourshotError(f"{machine_name()}: {error}") from error
+        if settings.found_base:
+            found = msgspec.structs.replace(settings.found_base, path=checkpoint)
+            settings = msgspec.structs.replace(settings, found_base=found)
         folder = Path(tempfile.mkdtemp(prefix="fourshot-replica-"))
         file = folder / "keys.toml"
         file.touch(mode=0o600)

@@ -112,7 +112,7 @@ class Replicas:
         from fourshot.serving.fleet.ray_replicas import RayReplicas
 
         text = keys.read_text(encoding="utf-8")
-        started = await asyncio.to_thread(RayReplicas, self._settings, self._number, self._ray, text)
+        started = await asyncio.to_thread(RayReplicas, self._settings, self._number, self._ray, text, self._say)
         replicas = [Replica(index, address) for index, address in enumerate(await asyncio.to_thread(started.addresses))]
 
         async def follow() -> None:

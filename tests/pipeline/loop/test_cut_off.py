@@ -3,23 +3,28 @@
 One lacks the base model and another folder, and its network is cut in the middle. Needs root and `ip`.
 """
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import ray
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.models import content_hash
+from fourshot.engine.models import ResolvedModel, content_hash
+from fourshot.serving.fleet import ray_replicas
+from fourshot.serving.settings import ServeSettings
 from fourshot.training.jobs import ray_jobs
 from fourshot.training.jobs.cluster import nodes, on_node
 from fourshot.training.jobs.jobs import Placement
-from fourshot.training.jobs.machines import Giver, check_machines, provide, supplies
+from fourshot.training.jobs.machines import Giver, Supplies, check_machines, provide, supplies
 from tests.training.jobs.fake_trainer import MACHINE, Wanted, check_each_is_there_once, install, jobs, seeds_begun
 from tests.waiting import wait_for
 
@@ -157,7 +162,8 @@ def test_a_folder_that_is_not_shared_is_told_with_the_machine_before_any_work(la
     with pytest.raises(InputError, match=rf"(?s)1 of 2 machines.*-{NET}\.3: .*{store} is not .*Mount one folder"):
         ray_jobs.run_jobs_over_ray(str(lan.model), jobs(1), store, Placement(ray="auto"))
     assert not [*store.iterdir()], "a probe is left"
-    with supplies("", folders=[str(lan.model)]) as given, pytest.raises(InputError, match=f"there is no {lan.model}"):
+    told = f"there is no {lan.model}. Adapters are read by every machine: put them into a folder that all mount"
+    with supplies("", folders=[str(lan.model)]) as given, pytest.raises(InputError, match=told):
         check_machines(given, nodes())
 
 
@@ -194,6 +200,47 @@ def test_workers_of_a_machine_without_the_model_fetch_it_once(lan: Lan) -> None:
     (folder,) = {*folders}
     assert Path(folder).parent == lan.home("b") / "models" and content_hash(Path(folder)) == content_hash(lan.model)
     assert not lan.home("a").exists(), "a has the model, and fetched it"
+
+
+class Replica(ray_replicas._Actor):
+    """Its server is told as much as a real one, and writes it down. The first start of all fails."""
+
+    def __init__(self, settings: ServeSettings, *given: Any) -> None:
+        beside = Path(settings.adapters).parent
+
+        class Server:
+            def __init__(self, settings: ServeSettings, *_: Any) -> None:
+                base = msgspec.json.encode(settings.find_base())
+                (beside / f"base-{os.environ[MACHINE]}").write_bytes(base)
+                self._stopping = asyncio.Event()
+                self.run, self.stop = self._stopping.wait, self._stopping.set
+
+        def provide_once(given: Supplies) -> str:
+            with suppress(FileExistsError):
+                (beside / "failed").touch(exist_ok=False)
+                raise OSError(28, "No space left on device")
+            return provide(given)
+
+        vars(ray_replicas).update(Supervisor=Server, provide=provide_once)
+        super().__init__(settings, *given)
+
+
+def test_a_replica_finds_its_base_where_its_machine_has_it(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside, heard = lan.shared / "serving", list[str]()
+    (beside / "adapters").mkdir(parents=True)
+    base = ResolvedModel(path=str(lan.model), name="owner/model", revision="7")
+    monkeypatch.setattr(ray_replicas, "_Actor", Replica)
+    monkeypatch.chdir(beside)
+    settings = ServeSettings(adapters="adapters", found_base=base)  # workers have other working folders
+    replicas = ray_replicas.RayReplicas(settings, 2, "auto", "", heard.append)
+    try:
+        wait_for(lambda: all(replicas.addresses(120)), "both replicas", 120)
+    finally:
+        replicas.close()
+    a, b = (msgspec.json.decode((beside / f"base-{name}").read_bytes(), type=ResolvedModel) for name in "ab")
+    assert a == base and b == msgspec.structs.replace(base, path=b.path)
+    assert Path(b.path).parent == lan.home("b") / "models" and content_hash(Path(b.path)) == content_hash(lan.model)
+    assert len(heard) == 1 and NET in heard[0] and "No space left" in heard[0] and "tried again" in heard[0]
 
 
 def test_a_machine_that_is_cut_off_costs_only_time(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:
