@@ -80,6 +80,7 @@ class _Queue:
         self._nodes: dict[int, str] = {}  # where a job was begun last
         self._unfit: dict[int, set[str]] = {}  # nodes that could not do a job
         self._looked_s = time.monotonic()
+        self._alive = set(nodes())
 
     def run(
         self, open_jobs: Sequence[int], on_step: OnJobStep | None
@@ -117,7 +118,7 @@ class _Queue:
         """Give jobs of machines that are gone to others.
 
         Ray does so itself where the connection broke. Where it fell silent, the network being cut, Ray would wait for
-        minutes after it has given the machine up.
+        minutes after it has given the machine up. A job that has not said where it is may be there too.
         """
         import ray
 
@@ -125,11 +126,13 @@ class _Queue:
             return
         self._looked_s = time.monotonic()
         alive = set(nodes())
+        is_one_lost, self._alive = bool(self._alive - alive), alive
         for reference, number in list(self._running.items()):
             node = self._nodes.get(number)
-            if node is None or node in alive:
+            if node in alive or (node is None and not is_one_lost):
                 continue
-            del self._running[reference], self._nodes[number]
+            del self._running[reference]
+            self._nodes.pop(number, None)
             ray.cancel(reference)
             self._give(number)
 
