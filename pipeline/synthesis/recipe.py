@@ -1,9 +1,9 @@
 """What a classifier learns of a text, found from the shots: a label for certain, or how likely each label is.
 
-Probabilities are better where the base reads texts well in context: a classifier that learns labels for certain in
-several passes forgets what such a base knew. Labels that agree are better where adapters read better than the base in
-context does (docs/training.md has the measurements). The model's name tells neither; shots that readers have not seen
-do.
+A classifier that learns labels for certain, in several passes, forgets what a base knew that reads texts well in
+context. Where the base reads them badly, so are the probabilities that a committee with it gives. In single runs each
+recipe was the better one with another base (docs/training.md). The model's name does not tell which base it is; shots
+that readers have not seen may, though they are few.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def chosen_recipe(evidence: Mapping[str, KindEvidence]) -> Recipe:
-    """Probabilities if the base in context reads held-out shots at least as rightly as adapters, and less wrongly.
+    """Probabilities if the base in context is at least as accurate on held-out shots as adapters, at a lower log loss.
+
+    ``evidence``: by kind of reader, "adapters" and "in context".
 
     Where accuracy and log loss disagree, there are too few shots to tell, and nothing is changed.
     """
@@ -37,7 +39,7 @@ def chosen_recipe(evidence: Mapping[str, KindEvidence]) -> Recipe:
     return Recipe(
         targets="soft" if is_better else "agreement",
         reason=(
-            f"of {in_context.num_texts} held-out shots, the base in context reads {in_context.accuracy:.0%} rightly "
+            f"of {in_context.num_texts} held-out shots, the base in context reads {in_context.accuracy:.0%} correctly "
             f"(loss {in_context.loss:.2f}), adapters {adapters.accuracy:.0%} (loss {adapters.loss:.2f})"
         ),
         evidence=dict(evidence),

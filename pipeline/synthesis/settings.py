@@ -107,8 +107,8 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     annotator: Literal["adapters", "icl", "none"] = "adapters"  # who annotates the synthetic texts
     # What is learnt of a text. soft: how likely each label is, of every well-formed text; not with train.loss "text".
     # agreement: the intended label, of texts of which the annotator says the same. auto: what held-out shots speak for,
-    # in a run where annotator, weights, num_adapters, in_context, num_encoders, folds, confidence, train.loss and
-    # train.num_epochs are as by default; else agreement.
+    # in a run where annotator, weights, num_adapters, in_context, num_encoders, folds, fold_weight, fold_epochs,
+    # confidence, train.loss and train.num_epochs are as by default; else agreement.
     targets: Literal["auto", "agreement", "soft"] = "auto"
     # Of the probabilities, as they are learnt: below 1 makes them surer, because a mean of readers is unsure.
     soft_temperature: float = 0.5

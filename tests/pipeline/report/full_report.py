@@ -62,7 +62,7 @@ def full_data() -> ReportData:
             coverage=coverage_curve([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0], "test split"),
             scope=Scope(least_probability=0.4, false_rejects=0.05, num_texts=100, false_accepts=0.225, num_others=40),
         ),
-        recipe="learns probabilities of all labels: of 12 held-out shots, the base in context reads 75% rightly",
+        recipe="learns probabilities of all labels: of 12 held-out shots, the base in context reads 75% correctly",
         kept=tuple(judged(i, label, "kept", HOSTILE) for i, label in enumerate(("good", "bad", "mixed"))),
         rejected=tuple(
             judged(10 + i, "bad", reason, HOSTILE) for i, reason in enumerate(REASON_NAMES) if reason != "kept"

@@ -50,6 +50,8 @@ def test_probabilities_are_learnt_where_the_base_in_context_reads_no_worse_in_an
         {"in_context": 1},
         {"num_encoders": 1},
         {"folds": 0},
+        {"fold_weight": 1.0},
+        {"fold_epochs": 4.0},
     ],
 )
 def test_who_said_what_is_learnt_or_who_reads_has_it_so(said: dict[str, object]) -> None:
