@@ -45,13 +45,7 @@ class WorkFolder:
         """Make the folder this run's, or continue it. Raises RunFolderError if it belongs to another configuration."""
         file = self.path / MANIFEST_FILE
         if file.exists():
-            try:
-                theirs = self.read(MANIFEST_FILE, type(manifest))
-            except msgspec.DecodeError as error:
-                raise RunFolderError(
-                    f"{file} is of another version of fourshot, or broken; this one cannot read it: {error}. Give "
-                    "another folder (--out), or remove this one to start anew."
-                ) from error
+            theirs = self.read(MANIFEST_FILE, type(manifest))
             differences = list(_differences(theirs.identity(), manifest.identity()))
             if differences:
                 shown = "\n".join(f"  - {difference}" for difference in differences[:8])
@@ -129,7 +123,15 @@ class WorkFolder:
         write_json(self.path / name, value)
 
     def read(self, name: str, kind: type[T]) -> T:
-        return decode_stored((self.path / name).read_bytes(), kind)
+        """A file of JSON. Raises FileNotFoundError, and RunFolderError where it cannot be read as ``kind``."""
+        file = self.path / name
+        try:
+            return decode_stored(file.read_bytes(), kind)
+        except msgspec.DecodeError as error:
+            raise RunFolderError(
+                f"{file} is of another version of fourshot, or broken; this one cannot read it: {error}. Give "
+                "another folder (--out), or remove this one to start anew."
+            ) from error
 
     def append(self, name: str, values: Iterable[Any]) -> None:
         """Add lines and have them on the disk before returning."""

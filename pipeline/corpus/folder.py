@@ -285,5 +285,5 @@ def _read_or_none(folder: WorkFolder, kind: type[T]) -> T | None:
     """A folder's manifest, if it has one of this kind."""
     try:
         return folder.read(MANIFEST_FILE, kind)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, RunFolderError):
         return None

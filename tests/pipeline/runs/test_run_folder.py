@@ -281,3 +281,12 @@ def test_a_folder_has_the_layout_that_it_was_begun_with(tmp_path: Path) -> None:
     assert not [*old.path.iterdir()], "a folder without filler is as one of an earlier version"
     old.write("manifest.json", {})
     assert old.layout(aligned) == old.layout(plain) == plain
+
+
+@pytest.mark.parametrize("content", [b"", b'{"targets": "agr', b'{"targets": "other", "reason": ""}'])
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, content: bytes) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(manifest())
+    (folder.path / "recipe.json").write_bytes(content)
+    with pytest.raises(RunFolderError, match=r"recipe\.json is of another version of fourshot, or broken.*\(--out\)"):
+        folder.settings()
