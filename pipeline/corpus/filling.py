@@ -120,7 +120,7 @@ class Filling:
 
     def _tell_aside(self, files: Sequence[str]) -> None:
         shown = ", ".join(files[:3])
-        self._tell(f"{len(files)} shards that the journal does not have are put aside, in damaged/: {shown}")
+        self._tell(f"{len(files)} files that the journal does not have are put aside, in damaged/: {shown}")
 
     def _sinks(self) -> Mapping[str, Sink]:
         """Damaged shards come first: what is missing afterwards is drawn with all else."""

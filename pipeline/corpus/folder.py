@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from fourshot.engine.errors import RunFolderError
 from fourshot.engine.files import replace_file
 from fourshot.pipeline.corpus.rows import UNREADABLE, CorpusRow, encode_rows, read_rows
 from fourshot.pipeline.corpus.settings import Format
-from fourshot.pipeline.loop.counts import DrawRecord
+from fourshot.pipeline.loop.counts import DrawRecord, check_records
 from fourshot.pipeline.loop.units import DrawFault
 from fourshot.pipeline.synthesis.attributes import Attributes
 from fourshot.pipeline.synthesis.prompt_style import STYLE_FILE, ChosenStyle
@@ -39,7 +40,7 @@ ERRORS_FILE = "errors.jsonl"
 DAMAGED = "damaged"
 SCHEMA = 1
 T = TypeVar("T")
-_OURS = re.compile(r"\.?\d{6}\.(?:jsonl|parquet)")  # names of shards, and of those that were being written
+_READ = re.compile(r".*\.(?:jsonl|parquet)")  # names of shards, of those being written, of what `datasets` reads too
 
 
 class CorpusManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,10 +130,13 @@ class CorpusFolder:
             folder.write("shots.json", shots)
 
     def journal(self) -> list[ShardRecord]:
-        """Raises RunFolderError where a line is none."""
+        """Raises RunFolderError where a line is none, or cannot have been written so."""
         try:
-            return self.files.lines(JOURNAL_FILE, ShardRecord)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            lines, last = self.files.lines(JOURNAL_FILE, ShardRecord), dict[str, int]()
+            for line in lines:
+                last[line.task] = check_records(line.rows, line.units, last.get(line.task, -1))
+            return lines
+        except ValueError as error:  # msgspec's and those of Unicode are such, too
             raise RunFolderError(
                 f"{self.path / JOURNAL_FILE} was changed after it was written: {error}. Put it back, or make the "
                 "corpus anew in another folder (--out)."
@@ -148,14 +152,17 @@ class CorpusFolder:
         self.files.keep_lines(JOURNAL_FILE, len(shards))
         self.files.keep_lines(ERRORS_FILE, sum(shard.faults for shard in shards))
         known = {shard.file for shard in shards if shard.file}
-        there = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if _OURS.match(file.name)}
+        there = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if _READ.match(file.name)}
         strangers = sorted(there - known)
         whole = [file for file in strangers if not Path(file).name.startswith(".")]
-        for file in whole if len(whole) > 1 else ():
+        counts = Counter(shard.task for shard in shards)
+        if [Path(file).stem for file in whole] == [f"{counts[Path(file).parent.name]:06d}" for file in whole[:1]]:
+            whole = []  # written, and not yet in the journal when the process was killed
+        for file in whole:
             self._put_aside(file)
-        for file in strangers:  # written, and not yet in the journal when the process was killed
+        for file in strangers:
             (self.path / file).unlink(missing_ok=True)
-        if len(whole) > 1:
+        if whole:
             on_aside(whole)
         by_task: dict[str, list[ShardRecord]] = {}
         for shard in shards:
@@ -171,6 +178,8 @@ class CorpusFolder:
             content = file.read_bytes()
         except FileNotFoundError:
             return "is missing"
+        except OSError as error:  # a folder, say
+            return f"cannot be read ({error.strerror})"
         if shard.sha256 and hashlib.sha256(content).hexdigest() == shard.sha256:
             return ""
         try:

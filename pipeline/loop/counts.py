@@ -29,6 +29,17 @@ class DrawRecord(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int = 0  # of all its texts
 
 
+def check_records(rows: int, records: Sequence[DrawRecord], after: int) -> int:
+    """The number of the last record. Raises ValueError for ones that kept other than ``rows``, or are out of order."""
+    if rows != (kept := sum(record.kept for record in records)):
+        raise ValueError(f"{rows} rows of units that kept {kept}")
+    for record in records:
+        if record.number <= after:
+            raise ValueError(f"the unit {record.number} stands behind the unit {after}")
+        after = record.number
+    return after
+
+
 class ClassCount(msgspec.Struct, kw_only=True):
     """How far one class is."""
 

@@ -196,6 +196,30 @@ def test_what_shards_cannot_be_judged_without_is_not_guessed(name: str, tmp_path
         make_small(tmp_path, named("one"))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda lines: [lines[0].replace(b'"rows":', b'"rows":9'), *lines[1:]], lambda lines: [lines[0], *lines]],
+    ids=["another count", "a line twice"],
+)
+def test_a_journal_that_was_edited_is_refused(change: Any, tmp_path: Path) -> None:
+    make_small(tmp_path)
+    file = tmp_path / JOURNAL_FILE
+    file.write_bytes(b"".join(change(file.read_bytes().splitlines(keepends=True))))
+    with pytest.raises(RunFolderError, match=r"was changed after it was written: .* units? .*in another folder"):
+        make_small(tmp_path)
+
+
+def test_files_beside_the_shards_are_put_aside_and_not_loaded_with_them(tmp_path: Path) -> None:
+    told = list[Event]()
+    make_small(tmp_path)
+    shard, copies = tmp_path / SECOND, ("000001 (1).jsonl", "000099.jsonl")
+    for name in copies:
+        shutil.copy(shard, shard.with_name(name))
+    make_small(tmp_path, on_event=told.append)
+    assert {file.name for file in tmp_path.glob("damaged/one/*")} == set(copies)
+    assert any(f"data/one/{copies[0]}" in event.message for event in told) and not STARTS[1:]
+
+
 def test_the_command_warns_of_it_also_where_it_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["corpus", "--tasks", "support_tickets", "--per-class", "4", "--out", str(tmp_path), "--model", "fake"]
     assert cli.main([*words, "--quiet"]) == 0
