@@ -10,15 +10,12 @@ from msgspec import UNSET, UnsetType
 
 from fourshot.pipeline.selective import Abstained, Refusal
 from fourshot.pipeline.tasks.fields import Given
+from fourshot.pipeline.tasks.label_cells import INVISIBLE
 
 ASKED_PATHS = ("/v1/classify/", "/v1/generate/")  # a task's name follows
 WRITES = "writes_texts"  # type of the error where a task without labels is asked for one
 DEADLINE = "X-Deadline-Ms"  # header of a request: milliseconds from its arrival to its answer, at most
-# No character outside this set shows. Source: Unicode's Default_Ignorable_Code_Point, with controls and blanks.
-VISIBLE = (
-    r"[^\s\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
-    r"\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8]"
-)
+VISIBLE = rf"[^{INVISIBLE}]"
 
 
 Method = Literal["adapter", "student", "icl"]

@@ -56,7 +56,7 @@ def list_tasks(options: Options, terminal: Terminal) -> None:
 )
 def new(options: Options, terminal: Terminal) -> None:
     """Write a task folder from a table of texts and labels."""
-    from fourshot.pipeline.tasks.faults import counted, shorten
+    from fourshot.pipeline.tasks.faults import clipped, counted, shorten
     from fourshot.pipeline.tasks.new_task import MADE_FROM, new_task
     from fourshot.pipeline.tasks.table_bytes import table_stem
     from fourshot.pipeline.tasks.table_files import ReadSettings
@@ -85,7 +85,7 @@ def new(options: Options, terminal: Terminal) -> None:
     ):
         also = f"; also possible: {shorten(map(repr, others))}" if others else ""
         terminal.say(f"{kind}: column {' and '.join(map(repr, columns))}{also}")
-    terminal.say(f"classes: {shorten((f'{name} ({count})' for name, count in made.labels.items()), 12)}")
+    terminal.say(f"classes: {shorten((f'{clipped(name, 60)} ({count})' for name, count in made.labels.items()), 12)}")
     for notice in made.notices:
         terminal.say(f"{notice.severity}: {notice}")
     gone = sum(some.count for some in made.left_out)

@@ -76,7 +76,8 @@ def find_columns(
         joined += f" To keep them apart, as a premise and a hypothesis are: {fields}."
     raise InputError(
         f"cannot tell which column of {table.path} is the {wanted or 'text and which the label'}; "
-        f"the columns are {there}.{''.join(f' Of these, {doubt}.' for doubt in doubts)}{_nested(table)} "
+        f"the columns are {there}.{''.join(f' Of these, {doubt}.' for doubt in doubts)}{_nested(table)}"
+        f"{_one_hot(table, labels) if not chosen_labels else ''}{_unseparated(table)} "
         f"Name {'it' if chosen_texts or chosen_labels else 'them'}: {' '.join(named)}.{joined}"
     )
 
@@ -107,6 +108,9 @@ def _text_columns(table: Table, taken: set[str]) -> list[str]:
 def _label_columns(table: Table, taken: set[str], by_name: bool = True) -> list[str]:
     free = [column for column in table.columns if column not in taken]
     named = [column for column in free if _is_called(column, LABEL_NAMES)]
+    numbered = [column for column in free if _is_called(re.sub(r"[\W_]*\d+$", "", column), LABEL_NAMES)]
+    filled = [column for column in numbered if column in named or any(map(plain_cell, _values(table, column)))]
+    named = filled if len(filled) > 1 else named  # label_1 and label_2
     if by_name and named:
         return named
     found = _plausible(table, free, named, _looks_like_label)
@@ -203,6 +207,20 @@ def _with_value(table: Table, column: str) -> str:
     texts = (" ".join(str(value).split()) for value in _values(table, column) if value is not None)
     value = next(filter(None, texts), "")
     return f"{column!r} ({value[:40]}{'...' if len(value) > 40 else ''})"
+
+
+def _one_hot(table: Table, labels: Sequence[str]) -> str:
+    """What to do where each class has a column."""
+    cells = {plain_cell(value).casefold() for column in labels for value in _values(table, column)}
+    is_one_hot = len(labels) > 1 and cells <= {"0", "1", "true", "false"}
+    return " If each is a class, with 0 and 1 in it, write one column with the name of the class." if is_one_hot else ""
+
+
+def _unseparated(table: Table) -> str:
+    """What to do where what separates the columns is not known."""
+    if len(table.columns) > 1 or not re.search(r"\W", table.columns[0]):
+        return ""
+    return " If this is several columns, write what separates them into a first line of its own, such as sep=^ ."
 
 
 def _nested(table: Table) -> str:

@@ -104,6 +104,11 @@ def shorten(items: Iterable[object], most: int = 5) -> str:
     return ", ".join(texts[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def clipped(text: str, most: int) -> str:
+    """At most so many characters of ``text``."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def counted(number: int, noun: str) -> str:
     """``1 row``, ``2 rows``."""
     return f"{number} {noun}{'s' if number != 1 else ''}"

@@ -9,13 +9,18 @@ import warnings
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-# How data frames and spreadsheets write a missing value. "None" and "NA" may be classes: `usable_rows` points at them.
-MISSING = {"nan", "NaN", "NAN", "<NA>", "NaT", "#N/A", "null", "NULL"}
+# How data frames, spreadsheets and databases write a missing value. "None" and "NA" may be classes: see `usable_rows`.
+MISSING = {"nan", "NaN", "NAN", "<NA>", "NaT", "#N/A", "null", "NULL", "\\N"}
 MISSING_TEXT = MISSING - {"null", "NULL"}  # of a text, which may be any word
 QUOTED = re.compile(r"""[bu]?'((?:[^'\\]|\\.)*)'|[bu]?"((?:[^"\\]|\\.)*)\"""")
 FASTTEXT = re.compile(r"(__label__[^\s,]+[\s,]*)+")
 JOINED = re.compile(r"\s*[#;|,/&+]\s*|\s+and\s+")
-UNSEEN = re.compile("[\\s\u00ad\u200b-\u200f\u2060-\u2064\ufeff]*")
+# Characters that do not show. Source: Unicode's Default_Ignorable_Code_Point, with controls and blanks.
+INVISIBLE = (
+    r"\s\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    r"\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
+)
+UNSEEN = re.compile(f"[{INVISIBLE}]*")
 # Of Unicode's format characters: the joiners, which letters and emoji need; tags (flags); Arabic signs that are seen.
 JOINERS = "\u200c\u200d"
 SEEN_FORMATS = re.compile("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\U000e0020-\U000e007f]")
@@ -130,12 +135,13 @@ def _listed(items: Collection[Any]) -> LabelCell:
 
 def visible(text: str) -> str:
     """``text`` with every letter written in one way (NFC), single blanks, and without what cannot be seen."""
-    if text.isascii():
+    if text.isascii() and text.isprintable():
         return " ".join(text.split())
     kept = [
         char
         for place, char in enumerate(text)
-        if not ("\ufe00" <= char <= "\ufe0f" or unicodedata.category(char) == "Cf")
+        if not ("\ufe00" <= char <= "\ufe0f" or unicodedata.category(char) in ("Cf", "Cc"))
+        or char.isspace()
         or SEEN_FORMATS.match(char)
         or (char in JOINERS and _joins(text, place))
     ]
@@ -146,6 +152,13 @@ def _joins(text: str, place: int) -> bool:
     """Whether the joiner at ``place`` stands between two letters or signs that it may change."""
     around = text[place - 1 : place] + text[place + 1 : place + 2]
     return len(around) == 2 and not any(char.isascii() or char.isspace() for char in around)
+
+
+def perhaps_joined(names: Collection[str]) -> list[str]:
+    """Of the names those that may be several labels in one cell: one part of each is a name, too."""
+    alone = {name.casefold() for name in names}
+    parts = {name: re.split(r"\s*[;|,]\s*", name.casefold()) for name in names if any(map(str.isalpha, name))}
+    return [name for name, some in parts.items() if len(some) > 1 and not alone.isdisjoint(filter(None, some))]
 
 
 def joined_labels(names: Collection[str]) -> dict[str, tuple[str, ...]]:

@@ -34,13 +34,14 @@ def label_word(name: str) -> str:
     if grade := re.fullmatch(r"([A-Za-z]{1,3})([+-])", name):
         return f"{grade[1].lower()} {SIGNS[grade[2]]}"
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
-    return " ".join(re.sub(r"[_\-/.:|]+", " ", spaced).split()).lower() or name
+    lower = spaced.lower().replace("i\u0307", "i")  # what Python makes of the Turkish capital
+    return " ".join(re.sub(r"[_\-/.:|]+", " ", lower).split()) or name
 
 
 def reads_as(name: str) -> str:
-    """What two names have in common that read the same: capitals, separators, full width and the like ignored."""
+    """What two names have in common that read the same: capitals, separators, leading zeros, full width ignored."""
     word = unicodedata.normalize("NFKC", label_word(name).casefold()).casefold()
-    return word.replace(" ", "") if any(map(str.isalpha, word)) else word
+    return word.replace(" ", "") if any(map(str.isalpha, word)) else re.sub(r"^([+-]?)0+(?=\d)", r"\1", word)
 
 
 def says_nothing(word: str) -> bool:

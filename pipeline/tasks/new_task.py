@@ -71,7 +71,8 @@ def new_task(
     than 1,000 classes in a column that is not named, labels that read the same, a folder that has something in it.
     """
     path, out = Path(table_path), Path(out_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    is_table = path.exists() and out.exists() and out.samefile(path)  # its name has no ending
+    if out.exists() and not is_table and (not out.is_dir() or any(out.iterdir())):
         raise InputError(
             f"{out} exists and is not empty; nothing was written. Choose another folder, or remove this one."
         )
@@ -83,6 +84,8 @@ def new_task(
     if reading.header is None and (choices.text_columns or choices.fields) and choices.label_columns:
         reading = msgspec.structs.replace(reading, header=True)  # its names are given
     table = read_table(path, reading)
+    if is_table:
+        raise InputError(f"{out} is the table itself; nothing was written. Name the task's folder: --out FOLDER.")
     usable = usable_rows(table, choices)
     counts = _label_counts(usable, most=None if choices.label_columns else MOST_CLASSES)
     proposals = propose_words(list(counts))
@@ -167,8 +170,11 @@ def _label_counts(usable: UsableRows, most: int | None) -> dict[str, int]:
     left_out = "".join(f" {counted(some.count, 'row')} {some.what} left out." for some in usable.left_out)
     if len(counts) < 2:
         got = f"only {next(iter(counts))!r}" if counts else "nothing usable"
+        verdict = usable.columns.verdict
+        verdicts = f" To learn what was accepted: --label-column {shlex.quote(verdict)} --verdict-column none."
         raise InputError(
             f"a task needs at least 2 classes; the column {column!r} has {got}. Is it the label column?{left_out}"
+            f"{verdicts if verdict and counts else ''}"
         )
     if len(counts) > (most or len(counts)):
         raise InputError(

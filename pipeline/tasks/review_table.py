@@ -7,15 +7,17 @@ else is refused with its line. CSV with a byte-order mark, so that spreadsheets 
 import csv
 import io
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from fourshot.engine.files import replace_file
 from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, error, nearest, raise_errors, shorten
 from fourshot.pipeline.tasks.fields import split_fields
+from fourshot.pipeline.tasks.label_cells import visible
+from fourshot.pipeline.tasks.label_words import reads_as
 from fourshot.pipeline.tasks.table_files import ReadSettings, read_table
 from fourshot.pipeline.tasks.types import Task
 
@@ -24,6 +26,7 @@ COLUMNS = ("id", "text", "label", "keep", "why", "probabilities")
 # OWASP, "CSV Injection". The apostrophe is guarded like them, so that taking one away undoes every guard.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 LONGEST_CELL = 32_000  # characters; spreadsheets cut cells after 32,767
+AS_WRITTEN = ReadSettings(header=True, has_options=False)
 YES, NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0")
 MOST_PROBABILITIES = 4  # shown, the likeliest
 
@@ -41,7 +44,7 @@ class ReviewRow(msgspec.Struct, frozen=True, kw_only=True):
     def shown(self, columns: Sequence[str]) -> dict[str, str]:
         """The text as the table has it, by column."""
         values = {"text": self.text} if columns == ("text",) else split_fields(columns, self.text)
-        return {name: value[:LONGEST_CELL] for name, value in (values or {}).items()}
+        return {name: value.replace("\0", "")[:LONGEST_CELL] for name, value in (values or {}).items()}
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +101,7 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
     Raises InputError with every fault, each with its line: an unknown label, a text that was changed, a row that is
     new or there twice, a column that is missing.
     """
-    table = read_table(path, ReadSettings(header=True))
+    table = read_table(path, AS_WRITTEN)
     columns, texts = columns_of(text_columns(task)), text_columns(task)
     needed = columns[: columns.index("why")]
     missing = [column for column in needed if column not in table.columns]
@@ -109,7 +112,7 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
     answers: dict[str, Answer] = {}
     faults: list[Fault] = []
     for line, cells in table.rows.items():
-        found = {name: unguard(str(value or "")) for name, value in cells.items() if name in needed}
+        found = {name: unguard(_cell(value)) for name, value in cells.items() if name in needed}
         if not any(cell.strip() for cell in found.values()):
             continue
         name = found["id"].strip()
@@ -125,12 +128,17 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
     return {row.id: answers.get(row.id, Answer(label=row.label, keep=False, is_deleted=True)) for row in rows}
 
 
+def _cell(value: Any) -> str:
+    """What a cell says, also one of a spreadsheet that kept its name."""
+    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
 def _answer(
     where: str, found: Mapping[str, str], row: ReviewRow, texts: Sequence[str], task: Task, faults: list[Fault]
 ) -> Answer:
     """What a row says; its faults go into ``faults``."""
     for name, shown in row.shown(texts).items():
-        if found[name].split() != shown.split():
+        if visible(found[name]) != visible(shown):
             was = json.dumps(shown if len(shown) < 80 else shown[:77] + "...", ensure_ascii=False)
             what = f"the {name} of {row.id} was changed; only label and keep may be."
             faults.append(error(where, what, f"Put it back, or delete the row: {was}"))
@@ -151,17 +159,16 @@ def _answer(
 def label_named(said: str, task: Task) -> str | None:
     """The task's label that a cell names, "" for none, None for one that there is not.
 
-    Case may differ where that leaves no doubt: spreadsheets write TRUE for true.
+    It may read the same where that leaves no doubt: spreadsheets write TRUE for true, and 1 for 01.
     """
     said = said.strip()
     if not said or said in task.label_names:
         return said
-    folded = Counter(name.casefold() for name in task.label_names)
-    alike = [name for name in task.label_names if name.casefold() == said.casefold()]
-    return alike[0] if alike and folded[said.casefold()] == 1 else None
+    alike = [name for name in task.label_names if reads_as(name) == reads_as(said)]
+    return alike[0] if len(alike) == 1 else None
 
 
 def own_columns(path: Path, task: Task) -> list[str]:
     """Columns that a person added."""
     columns = columns_of(text_columns(task))
-    return [column for column in read_table(path, ReadSettings(header=True)).columns if column not in columns]
+    return [column for column in read_table(path, AS_WRITTEN).columns if column not in columns]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from fourshot.pipeline.tasks.faults import shorten
+from fourshot.pipeline.tasks.faults import shorten, warning
 from fourshot.pipeline.tasks.table_bytes import Source
 from fourshot.pipeline.tasks.table_grid import grid_rows
 from fourshot.pipeline.tasks.table_types import Item, Reading, TableError
@@ -26,8 +26,7 @@ def read_columnar(reading: Reading, source: Source) -> Iterator[Item]:
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise TableError(f"the column {twice[0]!r} stands there twice.", "Rename or remove one.")
             reading.columns |= dict.fromkeys(names)
-            told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-            reading.class_names |= {name: tuple(one["names"]) for name, one in told.items() if "names" in one}
+            reading.class_names |= _class_names(reading, (schema.metadata or {}).get(b"huggingface", b"{}"))
             number = 0
             for batch in batches:
                 batch.validate(full=True)  # damaged offsets would be read beyond the end
@@ -39,6 +38,21 @@ def read_columnar(reading: Reading, source: Source) -> Iterator[Item]:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as failure:
         what = f"not a readable {source.kind.capitalize()} file: {str(failure) or type(failure).__name__}."
         raise TableError(what, "Is the download complete?") from failure
+
+
+def _class_names(reading: Reading, written: bytes) -> dict[str, tuple[str, ...]]:
+    """Per column, what `datasets` says that its integers, or those in its lists, stand for."""
+    try:
+        told = json.loads(written)
+    except ValueError:
+        told = {}
+        what = "what `datasets` wrote into it cannot be read: integers are not named."
+        reading.faults.append(warning(reading.path, what, "Has it class names? Then write it again."))
+    for key in ("info", "features"):
+        told = told.get(key) if isinstance(told, dict) else None
+    kinds = {column: kind.get("feature", kind) for column, kind in (told or {}).items() if isinstance(kind, dict)}
+    names = {column: kind.get("names") for column, kind in kinds.items() if isinstance(kind, dict)}
+    return {column: tuple(map(str, some)) for column, some in names.items() if isinstance(some, list)}
 
 
 def _batches(source: Source, stream: Any) -> tuple[Any, Iterator[Any]]:
@@ -77,6 +91,13 @@ def read_spreadsheet(reading: Reading, source: Source) -> Iterator[Item]:
     if len(filled) > 1:
         names = " and ".join(map(repr, filled))
         raise TableError(f"the sheets {names} hold something.", "Name one (--sheet NAME), or save it as CSV.")
-    for rows in filled.values():
+    for name, rows in filled.items():
+        ranges = sorted(sheets[name].merged_cell_ranges or ())
+        merged = [first[0] + 1 for first, last in ranges if last[0] > first[0]]
+        if merged:
+            what = (
+                f"cells merged over several rows, of which only the first has what they hold (row {shorten(merged)})."
+            )
+            reading.faults.append(warning(reading.path, what, "Fill in the others."))
         records = ((number, row) for number, row in enumerate(rows, start=1) if any(cell != "" for cell in row))
         yield from grid_rows(reading, records, "")

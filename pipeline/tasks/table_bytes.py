@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -28,6 +29,8 @@ PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _BEGINNINGS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\x00": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
 _KIND_BEGINNINGS: dict[bytes, Kind] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xd0\xcf\x11\xe0": "spreadsheet"}
 _PARTS_OF_SPREADSHEETS = ("xl/", "content.xml")  # in the ZIP file that a spreadsheet is
+_ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")  # the second one: with nothing in it
+_JSON_BEGINNING = re.compile(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*"')
 _HEAD_BYTES = 64
 _NO_TABLES = {
     b"version https://git-lfs": ("a pointer of Git LFS, not the file itself.", "Fetch it: git lfs pull."),
@@ -64,7 +67,9 @@ def table_stem(path: PurePath) -> str:
 def find_source(path: Path) -> Source:
     """What table is in a file. Raises `TableError` for a file that is none, or holds several."""
     if path.is_dir():
-        raise TableError("a folder, not a file.", "Name the table in it; of shards, what they have in common.")
+        there = shorten(sorted(entry.name for entry in path.iterdir()), 8) or "nothing"
+        what = f"a folder, not a file; in it is {there}."
+        raise TableError(what, "Name the table in it; of shards, what they have in common.")
     if not path.is_file():
         what = "not a file that can be read twice, but a pipe or a device." if path.exists() else "no such file."
         raise TableError(what, "Save it as a file." if path.exists() else "Check the path.")
@@ -77,14 +82,14 @@ def find_source(path: Path) -> Source:
         if head.lower().startswith(start):
             raise TableError(what, remedy)
     name, packing = path.name, next((end for start, end in _BEGINNINGS.items() if head.startswith(start)), "")
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith(_ZIP_BEGINNINGS):
         names = _names_in_zip(path)
         if any(part.startswith(_PARTS_OF_SPREADSHEETS) for part in names):
             return Source(path=path, kind="spreadsheet", name=name)
         if len(names) != 1:
-            raise TableError(f"a ZIP file with {shorten(names)}; it must hold one table.", "Unpack it.")
+            raise TableError(f"a ZIP file with {shorten(names) or 'nothing'}; it must hold one table.", "Unpack it.")
         name, packing = names[0], ".zip"
-    elif packing and path.suffix.lower() in PACKINGS:
+    elif path.suffix.lower() in PACKINGS:  # also where a browser has unpacked it and left its name
         name = path.stem
     if packing:
         try:
@@ -94,10 +99,15 @@ def find_source(path: Path) -> Source:
             raise TableError(f"cannot be unpacked: {failure}.", "Is the download complete?") from failure
     suffix = PurePath(name).suffix.lower()
     kind = next((kind for start, kind in _KIND_BEGINNINGS.items() if head.startswith(start)), KINDS.get(suffix))
+    if packing and kind != "spreadsheet" and head.startswith((*_BEGINNINGS, *_ZIP_BEGINNINGS)):
+        raise TableError("packed twice.", "Unpack it once.")
+    if kind == "csv" and _JSON_BEGINNING.match(head):
+        kind = "json"
     if kind is None:
+        what = f"{'packed ' if packing else ''}{f'{suffix} file' if suffix else 'file without an ending'}"
         raise TableError(
-            f"cannot read a {suffix or 'nameless'} file; allowed are {', '.join(KINDS)}, "
-            f"also packed ({', '.join(PACKINGS)})."
+            f"cannot read a {what}; allowed are {', '.join(KINDS)}, also packed ({', '.join(PACKINGS)}).",
+            "If it is one of these, call it so.",
         )
     return Source(path=path, kind=kind, name=name, packing=packing)
 
@@ -109,7 +119,8 @@ def _names_in_zip(path: Path) -> list[str]:
     except DAMAGED as failure:
         raise TableError(f"cannot be unpacked: {failure}.", "Is the download complete?") from failure
     # macOS adds a folder of its own beside what was packed.
-    return [info.filename for info in infos if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
+    names = [info.filename for info in infos if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
+    return [name for name in names if not PurePath(name).name.startswith(".")] or names
 
 
 def _open(path: Path, packing: str, member: str) -> BinaryIO:

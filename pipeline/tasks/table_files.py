@@ -170,7 +170,8 @@ def _errors(reading: Reading, unread: list[tuple[int, Unread]], most: int) -> li
     faults = [error(f"{reading.path}:{number}", one.what) for number, one in unread[:most]]
     if rest := len(unread) - len(faults):
         faults.append(error(reading.path, f"{counted(rest, 'more row')} {_WHY[unread[0][1].reason]}."))
-    remedy = f"{unread[0][1].remedy} Or leave such rows out: fourshot tasks new --skip-broken.".strip()
+    leave_out = " Or leave such rows out: fourshot tasks new --skip-broken." * reading.settings.has_options
+    remedy = f"{unread[0][1].remedy}{leave_out}".strip()
     return [*faults[:-1], msgspec.structs.replace(faults[-1], remedy=remedy)]
 
 

@@ -127,9 +127,9 @@ class _Doubt:
                 error(
                     f"{reading.path}:{line}",
                     f"the first line looks like an example, not like the names of columns: {evidence}.",
-                    "If no line names the columns, write one above, or give --no-header: they are then called 1, 2, "
-                    "... (in a task file, $.data.header = false). If this one does: --text-column NAME --label-column "
-                    "NAME.",
+                    "If a later line names the columns, remove what stands above it. If none does, write one above, "
+                    "or give --no-header: they are then called 1, 2, ... (in a task file, $.data.header = false). If "
+                    "this one does: --text-column NAME --label-column NAME.",
                 )
             )
 

@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import re
 from typing import TextIO
 
 import msgspec
@@ -102,6 +103,8 @@ def _not_decoded(
         return TableError(f"{byte} {encoding.upper()}: {failure.reason}.", "Save it again.", line)
     what = f"{byte} UTF-8."
     remedy = "Save the file as UTF-8, or name its encoding (--encoding NAME; in a task file, $.data.encoding)."
+    if not settings.has_options:
+        remedy = "Save the file as UTF-8; spreadsheets call it CSV UTF-8."
     before = near[0] if not near[0].endswith((b"\n", b"\r")) else b""
     try:
         shown = before.decode("utf-8", "ignore") + after[0].decode("cp1252")
@@ -113,7 +116,11 @@ def _not_decoded(
 
 def _nul(source: Source, encoding: str, block: bytes) -> TableError:
     what = "it has NUL characters, which no text has."
-    if not encoding.startswith("utf-8"):
-        return TableError(what, "Remove them.")
     guess = "utf-16-le" if block[1::2].count(0) >= block[::2].count(0) else "utf-16-be"
-    return TableError(what, f"If it is UTF-16 without a byte-order mark: --encoding {guess}. Else remove them.")
+    as_guessed = block.decode(guess, "replace")
+    is_likely = block.count(0) > len(block) / 4 or re.search("[\n\r]", as_guessed)
+    if encoding.startswith("utf-8") and "\0" not in as_guessed and is_likely:
+        return TableError(what, f"If it is UTF-16 without a byte-order mark: --encoding {guess}. Else remove them.")
+    with io.TextIOWrapper(source.open(), encoding=encoding, errors="replace") as stream:
+        line = next(number for number, text in enumerate(stream, start=1) if "\0" in text)
+    return TableError(what, "Remove them; or is the file no table at all?", line)

@@ -179,6 +179,8 @@ def find_labels(source: DataSource, table: Table, value: Any, known: Mapping[str
         return LabelCell((source.label_values[key],))
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(class_names):
         value = key = class_names[value]
+    if class_names and isinstance(value, list):
+        value = [class_names[one] if isinstance(one, int) and 0 <= one < len(class_names) else one for one in value]
     if class_names and value == -1:  # how `datasets` marks a row without a label
         return LabelCell(())
     if key in known and isinstance(value, str):

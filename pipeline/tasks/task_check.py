@@ -18,6 +18,7 @@ from fourshot.pipeline.tasks.label_cells import is_plain, visible
 from fourshot.pipeline.tasks.label_words import propose_words, says_nothing
 from fourshot.pipeline.tasks.types import Task
 
+LONG_WORD = 60  # characters, of a label's word
 _TOML_NAMES = {str: "string", int: "integer", float: "float", bool: "boolean", list: "array", dict: "table"}
 _EXPECTED: dict[type[inspect.Type], Any] = {
     inspect.StructType: dict,
@@ -132,6 +133,11 @@ def _label_faults(labels: list[dict[str, str]]) -> list[Fault]:
         )
         for i, word in enumerate(words)
         if word.strip() and says_nothing(word)
+    ]
+    faults += [
+        warning(f"$.labels[{i}].word", f"it has {len(word):,} characters and stands in each prompt.", "Shorten it.")
+        for i, word in enumerate(words)
+        if len(word) > LONG_WORD
     ]
     for i, name in enumerate(names):
         same = [other for other in names[:i] if visible(other) == visible(name) and other.casefold() != name.casefold()]

@@ -15,9 +15,9 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.columns import ACCEPTED, Columns, find_columns, plain_cell
-from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, note, shorten, warning
+from fourshot.pipeline.tasks.faults import Fault, LeftOut, clipped, counted, note, shorten, warning
 from fourshot.pipeline.tasks.fields import input_in
-from fourshot.pipeline.tasks.label_cells import HOW, LabelCell, joined_labels, read_text_cell
+from fourshot.pipeline.tasks.label_cells import HOW, LabelCell, joined_labels, perhaps_joined, read_text_cell
 from fourshot.pipeline.tasks.label_words import propose_words, reads_as
 from fourshot.pipeline.tasks.table_files import AS_FOUND, ReadSettings, Table
 from fourshot.pipeline.tasks.tables import ONE_LABEL, Lined, clean, find_labels
@@ -39,7 +39,9 @@ REFUSED = {  # reason -> what is found, and what to do beside leaving such rows 
     "not_label": ("an object or a nested list for a label", "Write one label as a string or a number."),
     "several_labels": ("several labels", ONE_LABEL),
 }
-PERHAPS_MISSING = {"none", "na", "n/a", "nil", "?", "-", "unlabeled", "unlabelled", "undefined", "missing"}
+PERHAPS_MISSING = {"none", "na", "n/a", "nil", "?", "-", "--", "\u2013", "\u2014", "unlabeled", "unlabelled"}
+PERHAPS_MISSING |= {"undefined", "missing", "(null)", "<null>", "(none)", "<none>", "(blank)", "(empty)"}
+LONG_NAME = 60  # characters, of a class
 
 
 class TableChoices(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +98,7 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
         notices=(
             *table.notices,
             *notices,
-            *_perhaps_missing(where, split.examples),
+            *_doubtful_classes(where, split.examples),
             *_around_texts(table, columns, split.examples),
         ),
     )
@@ -166,8 +168,11 @@ def _refuse(
     for reason, (found, remedy) in REFUSED.items():
         if lines := sorted(out.get(reason, ())):
             column = " and ".join(map(repr, columns.texts if reason == "not_text" else columns.labels))
-            got = str(table.rows[lines[0]].get((columns.texts if reason == "not_text" else columns.labels)[0]))
-            such = f", such as {' '.join(got.split())[:60]!r}" if got.strip() and reason != "no_label" else ""
+            cell = table.rows[lines[0]].get((columns.texts if reason == "not_text" else columns.labels)[0])
+            got = " ".join(str(cell).split())[:LONG_NAME]
+            such = f", such as {got!r}" if got and (reason != "no_label" or isinstance(cell, str)) else ""
+            if such and reason == "no_label":
+                remedy += " If it is a class, call it otherwise."
             faults.append(
                 f"{table.path}: {found} in {table.unit} {shorten(lines)} "
                 f"({counted(len(lines), 'row')}, column {column}{such}). {remedy}"
@@ -180,6 +185,7 @@ def _refuse(
             f"{name!r} was taken for {' and '.join(map(repr, parts))}, which are labels too. If it is a class of its "
             "own, give it a name without the sign between them."
         )
+    faults += [str(notice) for notice in table.notices if notice.severity == "warning"]  # they may say why
     raise InputError("\n".join([*faults, "To leave such rows out, and have them counted: --skip-broken."]))
 
 
@@ -191,8 +197,8 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
     """
     counts = Counter(example.label for _, example in rows)
     new = {name: name for name in counts}
-    if all(re.fullmatch(r"[+-]?\d+(\.0+)?", name) for name in counts):
-        new = {name: re.sub(r"^-0$", "0", name.partition(".")[0]) for name in counts}
+    if all(re.fullmatch(r"[+-]?\d+(\.0+|,00?)?", name) for name in counts):
+        new = {name: re.sub(r"^-0$", "0", re.split("[.,]", name)[0]) for name in counts}
     alike: dict[str, list[str]] = defaultdict(list)
     for name in sorted(counts, key=lambda name: (-counts[name], name)):
         alike[reads_as(new[name])].append(name)
@@ -231,15 +237,19 @@ def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -
     return [warning(where, f"each text {' and '.join(found)}.", "Remove it if it does not belong to the texts.")]
 
 
-def _perhaps_missing(where: str, examples: Sequence[Example]) -> list[Fault]:
-    """Warnings of classes whose names often mean that there is no label."""
+def _doubtful_classes(where: str, examples: Sequence[Example]) -> list[Fault]:
+    """Warnings of classes whose names are long, look like several labels, or often mean that there is none."""
     counts = Counter(example.label for example in examples)
     names = [name for name in counts if name.casefold() in PERHAPS_MISSING and not propose_words(list(counts))]
     if len(counts) > 3 and all(re.fullmatch(r"-1|\d+", name) for name in counts):
         names += ["-1"] if "-1" in counts else []
-    what = "{!r} became a class of {}. Does it mean that there is no label?"
-    remedy = "Then leave these rows out: --missing-label={}"
+    missing = "Does it mean that there is no label? Then leave these rows out: --missing-label={}"
+    doubts = {name: missing.format(shlex.quote(name)) for name in names}
+    doubts |= dict.fromkeys(perhaps_joined(counts), f"Are these several labels? {ONE_LABEL}")
+    long = "Its name has {:,} characters, and stands in each prompt. Is this the column of labels?"
+    doubts |= {name: long.format(len(name)) for name in counts if len(name) > LONG_NAME}
+    what = "{!r} became a class of {}."
     return [
-        warning(where, what.format(name, counted(counts[name], "row")), remedy.format(shlex.quote(name)))
-        for name in names
+        warning(where, what.format(clipped(name, LONG_NAME), counted(counts[name], "row")), doubt)
+        for name, doubt in doubts.items()
     ]

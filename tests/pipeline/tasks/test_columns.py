@@ -92,6 +92,15 @@ def test_two_columns_of_labels_are_asked_for() -> None:
         InputError, match=r"several may be the label: 'intent' \(sales\), 'topic' \(0\).*--label-column"
     ):
         find("text=sentence intent=team topic=number")
+    with pytest.raises(InputError, match=r"several may be the label: 'label_1' \(sales\), 'label_2' \(a\)"):
+        find("text=sentence label_1=team label_2=half")
+    with pytest.raises(InputError, match="If each is a class, with 0 and 1 in it"):
+        find("text=sentence billing=number login=number")
+
+
+def test_a_table_whose_separator_is_not_known_is_told_how_to_name_it() -> None:
+    with pytest.raises(InputError, match="first line of its own, such as sep="):
+        find_columns(Table(path="t.csv", columns=("text::label",), rows={2: {"text::label": "a text::lock"}}))
 
 
 def test_label_studios_whole_export_is_known_and_the_way_out_told() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fourshot.pipeline.tasks.label_cells import joined_labels, read_label, read_text_cell, visible
+from fourshot.pipeline.tasks.label_cells import joined_labels, perhaps_joined, read_label, read_text_cell, visible
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,7 @@ def test_objects_and_nested_lists_are_no_labels(cell: Any) -> None:
         ("negative", "neg\u200cative"),
         ("\u2764", "\u2764\ufe0f"),
         ("late fee", "late\u2009fee"),
+        ("late fee", "\x00late\x1b \tfee\x7f"),
     ],
 )
 def test_what_looks_the_same_is_the_same(one: str, other: str) -> None:
@@ -112,6 +113,8 @@ def test_characters_that_a_script_needs_stay(text: str) -> None:
         (" a ", "a"),
         (b"a", "a"),
         ("\u200b", ""),
+        ("\u202e\x00 \u2800\u3164", ""),
+        ("\\N", ""),
         (b"\xff", None),
         (5, None),
         (True, None),
@@ -128,3 +131,4 @@ def test_several_labels_in_one_cell_are_known_by_their_parts() -> None:
         "damage, lock": ("damage", "lock"),
         "lock and damage": ("lock", "damage"),
     }
+    assert perhaps_joined(["lock", "lock, bell", "R&D; ops", "1,5", "1", "C#", "C"]) == ["lock, bell"]

@@ -101,6 +101,34 @@ def test_labels_rows_and_words_for_yes_may_change(table: Path) -> None:
     assert others.items() <= as_is().items()
 
 
+def test_what_spreadsheets_do_to_labels_and_texts_by_themselves_is_no_change(tmp_path: Path) -> None:
+    task = msgspec.structs.replace(TASK, labels=tuple(Label(name=name) for name in ("01", "2", "caf\u00e9")))
+    rows = [
+        ReviewRow(id="r-0", text="a nul\0 and a\u200b caf\u00e9", label="01", keep=True, why="kept"),
+        ReviewRow(id="r-1", text="plain", label="caf\u00e9", keep=True, why="kept"),
+    ]
+    write_review(tmp_path / "review.csv", rows, task=task)
+    edit(
+        tmp_path / "review.csv",
+        (",01,", ",1,"),
+        ("\u200b caf\u00e9", " cafe\u0301"),
+        ("plain,caf\u00e9", "plain,CAFE\u0301"),
+    )
+    answers = read_review(tmp_path / "review.csv", rows, task)
+    assert [answer.label for answer in answers.values()] == ["01", "caf\u00e9"]
+
+
+def test_a_table_that_cannot_be_read_names_no_option_that_there_is_not(table: Path) -> None:
+    text = table.read_text("utf-8-sig")
+    table.write_bytes(text.replace("plain", "caf\u00e9").encode("cp1252", "replace"))
+    with pytest.raises(InputError, match="call it CSV UTF-8") as refused:
+        read_review(table, ROWS, TASK)
+    assert "--" not in str(refused.value)
+    table.write_text(f"{text}r00,x\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"2 fields where the header has 6 .*double quotes.*\?$"):
+        read_review(table, ROWS, TASK)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [

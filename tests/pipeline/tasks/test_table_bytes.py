@@ -3,17 +3,20 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.new_task import new_task
 from fourshot.pipeline.tasks.table_files import ReadSettings, read_table, scan_table
-from fourshot.pipeline.tasks.tables import load_split
+from fourshot.pipeline.tasks.tables import find_labels, load_split
 from fourshot.pipeline.tasks.task_file import find_task_file, load_task
+from fourshot.pipeline.tasks.types import DataSource
 from tests.pipeline.task_folders import COLD, WARM, rows_of, write_task
 
 ROWS = rows_of(WARM, "warm") + rows_of(COLD, "cold")
@@ -54,7 +57,11 @@ def arrow(kind: str) -> bytes:
         ("t.csv.xz", lzma.compress(CSV.encode())),
         ("t.csv.zst", zstd(CSV.encode())),
         ("t.csv", gzip.compress(CSV.encode(), mtime=0)),
+        ("t.csv.gz", CSV.encode()),  # as a browser leaves it
+        ("t.csv", msgspec.json.encode(ROWS)),
+        ("t.csv", b"\n".join(map(msgspec.json.encode, ROWS))),
         ("t.zip", zipped({"any.csv": CSV})),
+        ("t.zip", zipped({"any.csv": CSV, ".DS_Store": "x"})),
         ("t.zip", zipped({"folder/any.csv": CSV, "__MACOSX/folder/._any.csv": "x"})),
         ("t.arrow", arrow("file")),
         ("t.arrow", arrow("stream")),
@@ -74,8 +81,9 @@ def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: b
         ("t.csv.zst", zstd(CSV.encode())[:-5], "cannot be unpacked|no rows"),
         ("t.zip", zipped({"a.csv": CSV})[:-30], "cannot be unpacked"),
         ("t.zip", zipped({"a.csv": CSV, "b.csv": CSV}), r"a ZIP file with a\.csv, b\.csv; it must hold one table"),
-        ("t.zip", zipped({}), "cannot read a .zip file|a ZIP file with"),
-        ("t.zip", zipped({"a.docx": "x"}), r"cannot read a \.docx file; allowed are"),
+        ("t.zip", zipped({}), "a ZIP file with nothing"),
+        ("t.zip", zipped({"a.docx": "x"}), r"cannot read a packed \.docx file; allowed are"),
+        ("t.csv.gz", gzip.compress(gzip.compress(b"a", mtime=0), mtime=0), "packed twice"),
         ("t.docx", b"PK", r"cannot read a \.docx file"),
         (
             "t.parquet",
@@ -83,7 +91,7 @@ def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: b
             "a pointer of Git LFS.*git lfs pull",
         ),
         ("t.csv", b"<!DOCTYPE html><html><body>Log in</body></html>", "a web page, not a table"),
-        ("t", b"text", "cannot read a nameless file"),
+        ("t", b"text", "cannot read a file without an ending"),
         ("t.xls", b"\xd0\xcf\x11\xe0 and no more", "not a readable spreadsheet"),
         ("t.xlsx", b"PK", "not a readable spreadsheet"),
         ("t.arrow", b"ARROW1 and no more", "not a readable Arrow file"),
@@ -93,6 +101,45 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path, name: str, content:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["notes", "notes.ann"])
+def test_a_file_that_would_be_its_tasks_folder_is_not_to_be_removed(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_text("T1 x")
+    with pytest.raises(InputError, match="cannot read a"):
+        new_task(tmp_path / name, tmp_path / name)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "data-00000-of-00001.arrow").write_bytes(arrow("stream"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"set is the table itself; nothing was written.*--out"):
+        new_task("set", "set")
+
+
+@pytest.mark.parametrize(
+    ("told", "first"),
+    [
+        ({"info": {"features": {"label": {"feature": {"names": ["cold", "warm"]}}}}}, ["warm"]),
+        ({"info": {"features": {"label": ["names"], "text": None}}}, [1]),
+        ({"info": {"features": {"label": {"names": None}}}}, [1]),
+        ({"info": None}, [1]),
+        ([], [1]),
+        (None, [1]),
+    ],
+)
+def test_what_a_parquet_file_says_of_its_class_numbers_is_used_or_does_no_harm(
+    tmp_path: Path, told: object, first: list[object]
+) -> None:
+    import pyarrow.parquet
+
+    rows = [{"text": row["text"], "label": [1 if row["label"] == "warm" else 0]} for row in ROWS]
+    written = json.dumps(told) if told is not None else "{"
+    table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({"huggingface": written})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    read = read_table(tmp_path / "t.parquet")
+    assert list(find_labels(DataSource(), read, [1], {}).labels) == list(map(str, first))
+    assert ["cannot be read" in fault.what for fault in read.notices] == [True] * (told is None)
 
 
 @pytest.mark.parametrize("kind", ["file", "stream"])
@@ -116,7 +163,7 @@ def test_a_packed_table_in_capitals_makes_a_task_and_serves_as_a_split(tmp_path:
     assert len(load_split(task, "train").examples) == 8
 
 
-def spreadsheet(*sheets: list[list[object]]) -> bytes:
+def spreadsheet(*sheets: list[list[object]], merged: str = "") -> bytes:
     """An .xlsx file in its plainest form: strings in the cells, numbers as numbers."""
 
     def cell(value: object) -> str:
@@ -138,7 +185,7 @@ def spreadsheet(*sheets: list[list[object]]) -> bytes:
     for number, rows in enumerate(sheets, start=1):
         lines = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
         content[f"xl/worksheets/s{number}.xml"] = (
-            f'<worksheet xmlns="{main}"><sheetData>{lines}</sheetData></worksheet>'
+            f'<worksheet xmlns="{main}"><sheetData>{lines}</sheetData>{merged}</worksheet>'
         )
     return zipped(content)
 
@@ -176,3 +223,9 @@ def test_spreadsheets_that_are_no_table_are_asked_about(
     (tmp_path / "t.xlsx").write_bytes(spreadsheet(*sheets))
     with pytest.raises(InputError, match=message):
         read_table(tmp_path / "t.xlsx")
+
+
+def test_cells_merged_over_several_rows_are_pointed_out(tmp_path: Path) -> None:
+    merged = '<mergeCells count="2"><mergeCell ref="B2:B4"/><mergeCell ref="A1:B1"/></mergeCells>'
+    (tmp_path / "t.xlsx").write_bytes(spreadsheet(SHEET, merged=merged))
+    assert ["merged over several rows" in fault.what for fault in read_table(tmp_path / "t.xlsx").notices] == [True]

@@ -48,6 +48,7 @@ def test_a_bad_byte_far_into_a_file_has_its_line(tmp_path: Path, newline: str) -
     [
         (TEXT.encode("utf-16-le"), "", "NUL characters.*--encoding utf-16-le"),
         (TEXT.encode("utf-16-be"), "", "NUL characters.*--encoding utf-16-be"),
+        (b"text\na\nb\0c\n", "", r":3: it has NUL characters.*is the file no table"),
         (TEXT.encode("utf-16")[:-1], "", "not valid UTF-16: truncated data"),
         (TEXT.encode("utf-16-le"), "utf-16", "no byte-order mark.*Give utf-16-le"),
         (TEXT.encode(), "klingon", "there is no encoding 'klingon'; among those allowed"),

@@ -127,7 +127,7 @@ def test_several_labels_are_refused_with_their_lines_or_left_out_on_demand(both:
     assert left_out(use(rows, LENIENT)) == {"several_labels": (4,)}
 
 
-@pytest.mark.parametrize("empty", [None, float("nan"), "", " ", "NaN", [], "[]", "null"])
+@pytest.mark.parametrize("empty", [None, float("nan"), "", " ", "NaN", [], "[]", "null", "\\N"])
 def test_rows_without_a_label_are_refused_with_their_lines_or_left_out_on_demand(empty: Any) -> None:
     rows = texts("lock", empty, "damage", empty)
     with pytest.raises(InputError, match=r"no label in line 3, 5 \(2 rows.*\n.*--skip-broken"):
@@ -144,6 +144,17 @@ def test_a_name_that_often_means_no_label_is_pointed_out_and_can_be_left_out() -
     ]
     assert ["--missing-label=-1" in str(fault) for fault in use(texts(0, 1, 2, -1)).notices] == [True]
     assert not use(texts(0, 1, -1)).notices  # negative, neutral, positive
+
+
+def test_a_class_cannot_be_called_like_a_missing_value_and_that_is_said() -> None:
+    with pytest.raises(InputError, match=r"such as 'null'\)\. .*If it is a class, call it otherwise"):
+        use(texts("lock", "null"))
+
+
+def test_names_that_are_long_or_perhaps_several_labels_are_pointed_out() -> None:
+    notices = use(texts("lock", "lock; bell", "x" * 300)).notices
+    assert [fault.what.split(" became")[0] for fault in notices] == ["'lock; bell'", f"'{'x' * 57}...'"]
+    assert "several labels?" in notices[0].remedy and "300 characters" in notices[1].remedy
 
 
 def test_a_text_that_is_none_is_left_out_even_where_it_has_no_label() -> None:
@@ -169,6 +180,17 @@ def test_names_that_look_the_same_are_one_class_and_that_is_said() -> None:
     used = use(texts("caf\u00e9", "cafe\u0301", "\u200block", "lock "))
     assert labels_of(used) == ["caf\u00e9", "caf\u00e9", "lock", "lock"]
     assert ["NFC" in fault.what for fault in used.notices] == [True, False]
+
+
+@pytest.mark.parametrize(("one", "other"), [("01", "1"), ("\u0130ade", "iade"), ("\u2460", "1")])
+def test_zeros_in_front_and_a_turkish_capital_make_no_class(one: str, other: str) -> None:
+    with pytest.raises(InputError, match="labels that read the same"):
+        use(texts(one, other, "2"))
+
+
+def test_numbers_with_a_comma_lose_a_fraction_of_zero_and_thousands_stay() -> None:
+    assert labels_of(use(texts("1,0", "1", "2,00"))) == ["1", "1", "2"]
+    assert labels_of(use(texts("1,000", "2,000"))) == ["1,000", "2,000"]
 
 
 def test_names_that_read_the_same_are_refused_with_a_proposal_or_merged_on_demand() -> None:
