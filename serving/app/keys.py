@@ -29,8 +29,8 @@ ALL_TASKS = "Name them, or leave `tasks` out for a key that may ask all, and vLL
 class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One line of the key file, and what its holder may do."""
 
-    name: str
-    sha256: str
+    name: Annotated[str, msgspec.Meta(pattern=r"\S")]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     tasks: tuple[str, ...] = ()
     max_concurrent: Annotated[int, msgspec.Meta(ge=0)] = 0
 
@@ -110,6 +110,8 @@ def read_keys(file: Path) -> tuple[Key, ...]:
         raise InputError(
             f"{file} is no key file: {error}. It holds [[key]] tables, each with a name and a sha256."
         ) from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}. Name the key file itself.") from error
     for key, table in zip(keys, tables.get("key", ()), strict=True):
         if "tasks" in table and not all(map(str.strip, key.tasks or ("",))):
             raise InputError(f"{file}: the tasks of the key {key.name!r} are empty. {ALL_TASKS}")
@@ -121,8 +123,9 @@ def read_keys(file: Path) -> tuple[Key, ...]:
 
 def add_key(file: Path, name: str, tasks: tuple[str, ...] = (), max_concurrent: int = 0) -> str:
     """Add a key and return it: the only time that it is seen. Raises InputError for what cannot be one."""
-    if not name.strip():
-        raise InputError("the key has no name. Give it one (--name), such as whose it is.")
+    name = name.strip()
+    if not name or not name.isprintable():
+        raise InputError("the key has no name, or one of several lines. Give it one (--name), such as whose it is.")
     if max_concurrent < 0:
         raise InputError(f"--max-concurrent {max_concurrent}: give 1 or more, or leave it out for the service's limit.")
     keys = read_keys(file)

@@ -29,7 +29,7 @@ def read_request(body: bytes, limits: Limits, kind: type[Asked]) -> Asked:
         if any(body.count(b'"%s"' % name.encode()) > 1 for name in kind.__struct_fields__):
             json.loads(body, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
-        hint = HINTS.get(body[:2], "")
+        hint = HINTS.get(body[:2], NO_UTF8 if isinstance(error, UnicodeDecodeError) else "")
         form = '{"input": text or [texts], "method": "student"}'
         if kind is ClassifyRequest:
             form = (

@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -18,6 +18,7 @@ import tenacity
 
 from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.pipeline.selective import Refusal
+from fourshot.pipeline.tasks.faults import counted
 from fourshot.pipeline.tasks.fields import Given
 from fourshot.pipeline.text_student import TextWritten
 from fourshot.serving.api import (
@@ -33,6 +34,7 @@ from fourshot.serving.api import (
 from fourshot.serving.clients.local import Prediction, check_texts
 from fourshot.serving.clients.proxies import proxy_for
 
+MOST_PORT = 65_535
 KEY_VARIABLE = "FOURSHOT_API_KEY"
 BATCH = 64  # texts in one request
 WRITTEN_BATCH = 8  # inputs in one request: each takes seconds
@@ -61,6 +63,7 @@ class Call(msgspec.Struct, Generic[Answer], frozen=True, kw_only=True):
     path: str  # below the service's address, quoted, with its query
     body: bytes = b""
     first: int = 0  # position of its first text in the list that it is a part of
+    texts: int = -1  # how many results must come back; -1: it asks for none
 
     def request(self) -> dict[str, Any]:
         """The arguments of httpx's ``request``."""
@@ -131,8 +134,11 @@ def read(call: Call[Answer], response: httpx.Response, retrying: tenacity.BaseRe
     strange += ", and not as a fourshot service does. Is this its address?"
     if response.is_success:
         try:
-            return msgspec.json.decode(response.content, type=call.answer)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            answer: Any = msgspec.json.decode(response.content, type=call.answer)
+            if call.texts >= 0 and call.texts != len(answer.results):
+                raise ValueError(f"{len(answer.results)} results for {counted(call.texts, 'text')}")
+            return cast(Answer, answer)
+        except ValueError as error:  # msgspec's and those of Unicode are values' too
             raise ServiceError(f"{strange} ({error})", code, "strange_answer") from error
     try:
         fault = msgspec.json.decode(response.content, type=ErrorAnswer).error
@@ -155,7 +161,14 @@ def classify_call(
     given: Any = texts if isinstance(texts, str | Mapping) else list(texts)
     request = ClassifyRequest(input=given, method=method, **msgspec.structs.asdict(refusal))
     path = f"/v1/classify/{quote(task, safe='')}"
-    return Call(answer=ClassifyResponse, method="POST", path=path, body=_encoded(request), first=first)
+    return Call(
+        answer=ClassifyResponse,
+        method="POST",
+        path=path,
+        body=_encoded(request),
+        first=first,
+        texts=len(request.inputs),
+    )
 
 
 def generate_call(task: str, inputs: str | Sequence[str], first: int = 0) -> Call[GenerateResponse]:
@@ -164,7 +177,14 @@ def generate_call(task: str, inputs: str | Sequence[str], first: int = 0) -> Cal
         raise InputError("there is no task to ask. Give its name.")
     request = GenerateRequest(input=inputs if isinstance(inputs, str) else list(inputs))
     path = f"/v1/generate/{quote(task, safe='')}"
-    return Call(answer=GenerateResponse, method="POST", path=path, body=_encoded(request), first=first)
+    return Call(
+        answer=GenerateResponse,
+        method="POST",
+        path=path,
+        body=_encoded(request),
+        first=first,
+        texts=len(request.inputs),
+    )
 
 
 def generate_calls(task: str, inputs: Sequence[str], batch: int) -> list[Call[GenerateResponse]]:
@@ -250,7 +270,7 @@ def http_options(
         address = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise InputError(f"{url!r} is no address: {error}. Give one such as http://127.0.0.1:8000.") from None
-    if address.scheme not in ("http", "https") or not address.host:
+    if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > MOST_PORT:
         raise InputError(f"{url!r} is no address of a service. Give one such as http://127.0.0.1:8000.")
     if not timeout_s > 0:
         raise InputError(f"timeout_s is {timeout_s:g}; give more than 0 seconds.")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fourshot import AsyncClient, Client, InputError, Prediction, RequestError, ServiceError
@@ -140,6 +141,13 @@ def test_an_address_of_something_else_is_asked_about(ask: Asker, service: FakeSe
     with pytest.raises(ServiceError, match=rf"{service.url} answered {reply.code} .* Is this its address\?") as error:
         ask("tasks")
     assert error.value.kind == "strange_answer"
+
+
+def test_an_answer_about_other_texts_is_none(ask: Asker, service: FakeService) -> None:
+    two = ask("classify", "tone", ["so good", "so bad"])
+    service.replies = [Reply(body=msgspec.json.encode(two))]
+    with pytest.raises(ServiceError, match=r"Is this its address\? \(2 results for 1 text\)"):
+        ask("predict", "tone", ["one"])
 
 
 def test_a_service_that_is_silent_is_given_up(ask: Asker, service: FakeService) -> None:

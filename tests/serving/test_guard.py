@@ -152,14 +152,19 @@ def test_a_key_has_a_name_and_a_restriction_that_is_empty_opens_nothing(
     assert not file.exists()
 
 
+HASH = "0" * 64
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("[[key]]\nname = 'a'\nsha256 = ''\ntasks = []", "tasks of the key 'a' are empty"),
-        ("[[key]]\nname = 'a'\nsha256 = ''\ntasks = [' ']", "tasks of the key 'a' are empty"),
-        ("[[key]]\nname = 'a'\nsha256 = ''\nmax_concurrent = -1", "max_concurrent"),
+        (f"[[key]]\nname = 'a'\nsha256 = '{HASH}'\ntasks = []", "tasks of the key 'a' are empty"),
+        (f"[[key]]\nname = 'a'\nsha256 = '{HASH}'\ntasks = [' ']", "tasks of the key 'a' are empty"),
+        (f"[[key]]\nname = 'a'\nsha256 = '{HASH}'\nmax_concurrent = -1", "max_concurrent"),
         ("[[key]]\nname = 1\nsha256 = ''", "Expected `str`"),
-        ("[[key]]\nname='a'\nsha256='b'\nmay='all'", "unknown field"),
+        ("[[key]]\nname='a'\nsha256='b'\nmay='all'", "sha256|unknown field"),
+        ("[[key]]\nname='a'\nsha256='\u00e4'", r"\[0-9a-f\]\{64\}.* at `\$\.key\[0\]\.sha256`"),
+        (f"[[key]]\nname=' '\nsha256='{HASH}'", r"at `\$\.key\[0\]\.name`"),
     ],
 )
 def test_a_faulty_key_file_is_bad_input(file: Path, text: str, why: str) -> None:
