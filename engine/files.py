@@ -111,8 +111,12 @@ def _sync(path: Path) -> None:
 
 
 def append_lines(file: Path, values: Iterable[Any]) -> None:
-    """Add one line of JSON per value and have them on the disk before returning."""
-    with file.open("ab") as opened:
+    """Add one line of JSON per value and have them on the disk before returning; a torn last one is cut away before."""
+    with file.open("ab+") as opened:
+        if opened.tell():
+            opened.seek(-1, os.SEEK_END)
+            if opened.read() != b"\n":
+                opened.truncate(file.read_bytes().rfind(b"\n") + 1)
         opened.write(b"".join(msgspec.json.encode(value) + b"\n" for value in values))
         opened.flush()
         os.fsync(opened.fileno())

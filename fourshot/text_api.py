@@ -60,9 +60,7 @@ def distill_text(
     nothing is taught. Other arguments as for `distill`. Raises `InputError` for bad input, `RunFolderError` for a
     folder of something else.
     """
-    named = load_any_task(task, data) if isinstance(task, str | Path) else task
-    if not isinstance(named, GenerationTask):
-        raise InputError(f"{named.name} has labels, and is no text generation task. Use distill.")
+    named = _generation_task(task, data)
     return distilling.distill_text(
         named,
         Path(folder or default_student_folder(named)),
@@ -75,19 +73,71 @@ def distill_text(
         settings=settings,
         on_event=on_event or ignore,
         placement=Placement(ray=ray),
-        by=find_writer(
-            by,
-            named,
-            key=key,
-            teacher_model=teacher_model,
-            remote=remote,
-            real=real,
-            seed=(settings or RunSettings()).seed,
-        )
-        if by
-        else None,
+        by=_writer(by, named, key, teacher_model, remote, real, settings),
         forecast=forecast,
     )
+
+
+def plan_text_distillation(
+    task: GenerationTask | str | Path,
+    *,
+    unlabelled: str | Path | None = None,
+    generate: int = 0,
+    real: int | None = None,
+    student: str | None = None,
+    student_settings: TextStudentSettings | None = None,
+    folder: str | Path | None = None,
+    data: str | Path | None = None,
+    text_column: str | None = None,
+    encoding: str = "",
+    model: str | None = None,
+    settings: RunSettings | None = None,
+    on_event: OnEvent | None = None,
+    by: str | Path | None = None,
+    key: str | None = None,
+    teacher_model: str | None = None,
+    remote: RemoteSettings | None = None,
+) -> Forecast | None:
+    """What `distill_text` would take, as far as the speed of this machine says; None for who writes without an engine.
+
+    Sends nothing to a remote teacher.
+    """
+    named = _generation_task(task, data)
+    return distilling.plan_text_distillation(
+        named,
+        Path(folder or default_student_folder(named)),
+        unlabelled=load_inputs(unlabelled, named.data, text_column, encoding) if unlabelled else None,
+        generate=generate,
+        real=real,
+        student=student,
+        student_settings=student_settings,
+        model=model,
+        settings=settings,
+        on_event=on_event or ignore,
+        by=_writer(by, named, key, teacher_model, remote, real, settings),
+    )
+
+
+def _generation_task(task: GenerationTask | str | Path, data: str | Path | None) -> GenerationTask:
+    named = load_any_task(task, data) if isinstance(task, str | Path) else task
+    if not isinstance(named, GenerationTask):
+        raise InputError(f"{named.name} has labels, and is no text generation task. Use distill.")
+    return named
+
+
+def _writer(
+    by: str | Path | None,
+    task: GenerationTask,
+    key: str | None,
+    teacher_model: str | None,
+    remote: RemoteSettings | None,
+    real: int | None,
+    settings: RunSettings | None,
+) -> NamedWriter | None:
+    if not by:
+        return None
+    seed = (settings or RunSettings()).seed
+    return find_writer(by, task, key=key, teacher_model=teacher_model, remote=remote, real=real, seed=seed)
 
 
 def annotate_text(

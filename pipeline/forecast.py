@@ -40,7 +40,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """What one stage asks of the machine. Prompt tokens are those that the prefix cache does not have."""
 
     stage: str
-    opens: Literal["engine", "trainer"] = "engine"
+    opens: Literal["engine", "trainer", "nothing"] = "engine"  # nothing: the engine of the stage before is asked
     calls: float = 0  # texts that are drawn or read
     prompt_tokens: float = 0  # read by the base
     shots_tokens: float = 0  # the same, behind shots
@@ -64,7 +64,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     def seconds(self, speed: Speed) -> float:
         if self.opens == "trainer":
             return speed.open_trainer_s + self.trainings * speed.training_s + self.train_tokens * speed.train_token_s
-        opening = speed.open_engine_s + (COMPILE_S if self.compiled else 0)
+        opening = 0.0 if self.opens == "nothing" else speed.open_engine_s + (COMPILE_S if self.compiled else 0)
         return (
             opening
             + self.prompt_tokens * speed.prompt_token_s
@@ -146,7 +146,7 @@ def forecast(work: Iterable[Work], speed: Speed) -> Forecast:
         )
         for part in joined.values()
     )
-    needs = {"engine": speed.engine_bytes, "trainer": speed.trainer_bytes}
+    needs = {"engine": speed.engine_bytes, "trainer": speed.trainer_bytes, "nothing": 0}
     return Forecast(
         seconds=round(sum(stage.seconds for stage in stages), 1),
         calls=sum(stage.calls for stage in stages),

@@ -15,6 +15,8 @@ from fourshot.pipeline.synthesis.earlier_names import decode_stored
 
 MANIFEST_FILE = "manifest.json"
 LAYOUT_FILE = "layout.json"  # how prompts are laid out; not where they have no filler, as in earlier versions
+WORK_FILE = "remote_work.txt"  # names who pays for requests; goes with the folder that they are for
+NO_WORK = (MANIFEST_FILE, "pairs.json", "log.txt", WORK_FILE)
 OURS = (MANIFEST_FILE, "seed", "adapters", "scores", "tasks.json")  # what the folder of a run or comparison has
 UNALIGNED = "the folder was begun without filler before prompts (align), and goes on without"
 T = TypeVar("T")
@@ -41,13 +43,16 @@ class WorkFolder:
         check_mounted(path)
         self.path = Path(path)
 
-    def claim(self, manifest: Manifest) -> None:
-        """Make the folder this run's, or continue it. Raises RunFolderError if it belongs to another configuration."""
+    def claim(self, manifest: Manifest, *, over_unused: bool = False) -> None:
+        """Make the folder this run's, or continue it. Raises RunFolderError if it belongs to another configuration.
+
+        ``over_unused``: but not to one that made nothing, such as a command that a remote teacher refused.
+        """
         file = self.path / MANIFEST_FILE
         if file.exists():
             theirs = self.read(MANIFEST_FILE, type(manifest))
             differences = list(_differences(theirs.identity(), manifest.identity()))
-            if differences:
+            if differences and not (over_unused and self._is_unused):
                 shown = "\n".join(f"  - {difference}" for difference in differences[:8])
                 raise RunFolderError(
                     f"{self.path} holds a run of another configuration:\n{shown}\n"
@@ -63,6 +68,12 @@ class WorkFolder:
                 )
         self.path.mkdir(parents=True, exist_ok=True)
         self.write("manifest.json", manifest)
+
+    @property
+    def _is_unused(self) -> bool:
+        """Whether nothing lies here but what says who works here."""
+        files = (file.name for file in self.path.rglob("*") if not file.is_dir())
+        return all(name in NO_WORK or name.startswith(".") for name in files)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fourshot.pipeline.tasks.generation import GenerationTask
     from fourshot.pipeline.text_student import TextWritten
 
-LABELS_ONLY = ("onnx", "plan")  # options of distill
+LABELS_ONLY = ("onnx",)  # options of distill
 OF_READING = ("abstain_below", "model", "ray")  # options of annotate, where there are labels
 SCORES = {  # key of a row of `TextDistillSummary` -> heading
     "display_name": "method",
@@ -46,25 +46,25 @@ def distill_text(
             f"{', '.join(not_here)}: that is for tasks with labels, and {task.name} is a text generation task. Leave "
             "it out."
         )
+    what = {
+        **teacher,
+        "unlabelled": options.unlabelled,
+        "generate": options.generate,
+        "real": _real(options.real),
+        "student": options.student,
+        "student_settings": TextStudentSettings(**own),
+        "folder": folder,
+        "text_column": options.text_column,
+        "encoding": options.encoding or "",
+        "model": options.model,
+        "settings": settings_of(options),
+        "key": options.key,
+    }
     with terminal.progress() as on_event:
-        summary = text_api.distill_text(
-            task,
-            unlabelled=options.unlabelled,
-            generate=options.generate,
-            real=_real(options.real),
-            student=options.student,
-            student_settings=TextStudentSettings(**own),
-            folder=folder,
-            text_column=options.text_column,
-            encoding=options.encoding or "",
-            model=options.model,
-            settings=settings_of(options),
-            ray=options.ray,
-            on_event=on_event,
-            key=options.key,
-            forecast=not options.quiet,
-            **teacher,
-        )
+        if options.plan:
+            terminal.forecast(text_api.plan_text_distillation(task, on_event=on_event, **what))
+            return
+        summary = text_api.distill_text(task, ray=options.ray, on_event=on_event, forecast=not options.quiet, **what)
     terminal.result("result", summary)
     for note in summary.notes:
         terminal.say(f"{note.removesuffix('.')}.")

@@ -90,7 +90,7 @@ def annotate_table(
     check_written(out, given.columns, added)
     beside = WorkFolder(unfinished_folder(out))
     with beside.lock():
-        beside.claim(AnnotationManifest(table=given.content_hash, labels=tuple(labels), by=by))
+        beside.claim(AnnotationManifest(table=given.content_hash, labels=tuple(labels), by=by), over_unused=True)
         told = _read_rest(given, beside.path / ANSWERS_FILE, read, on_event, forecast)
         counts: Counter[str] = Counter()
         cut: Counter[str] = Counter()

@@ -87,7 +87,7 @@ def annotate_inputs(
     inputs = [text for text in given.inputs if text]
     beside = WorkFolder(unfinished_folder(out))
     with beside.lock():
-        beside.claim(TextAnnotationManifest(inputs=value_hash(given.inputs), by=writer.name))
+        beside.claim(TextAnnotationManifest(inputs=value_hash(given.inputs), by=writer.name), over_unused=True)
         file = beside.path / ANSWERS_FILE
         left = inputs[count_lines(file) :]
         told = foretell_writing(writer, left, on_event) if forecast and left else None

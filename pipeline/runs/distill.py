@@ -11,7 +11,7 @@ remote_teacher.json  how a remote teacher was asked, how right it was, and what 
 scores/, summary.json, report.html, report.md
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,30 @@ from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
 from fourshot.pipeline.provenance import installed_versions, value_hash
+from fourshot.pipeline.runs.annotating import annotation_columns
 from fourshot.pipeline.runs.distill_plan import foretell_distillation
 from fourshot.pipeline.runs.distilled import REMOTE_FILE, DistillSummary, write_results
 from fourshot.pipeline.runs.experiment import Experiment
-from fourshot.pipeline.runs.measuring import Evaluation, evaluation_of
-from fourshot.pipeline.runs.readers import NamedReader, Read, Teacher, parts_of, read_with, teacher_of_run
+from fourshot.pipeline.runs.measuring import Evaluation
+from fourshot.pipeline.runs.readers import NamedReader, Teacher, read_with, teacher_of_run
 from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages import generate, student, style, train
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
-from fourshot.pipeline.runs.taught import annotated_texts, learnable, student_jobs, written_texts
+from fourshot.pipeline.runs.taught import (
+    annotated_texts,
+    learnable,
+    student_jobs,
+    teacher_measured,
+    unused_settings,
+    written_texts,
+)
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.tasks.text_table import TextTable
+from fourshot.pipeline.tasks.text_table import TextTable, check_added
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.jobs.cluster import check_cluster
@@ -100,11 +108,11 @@ def distill(
     is not measured. ``onnx``: write the student as ONNX, too. ``forecast``: first tell what the teacher will take.
     Raises InputError for what the user gave, RunFolderError for a folder of something else.
     """
-    _check(unlabelled, generate_per_class, by, model)
+    settings = _teacher_settings(settings or RunSettings(), generate_per_class)
+    _check(task, unlabelled, generate_per_class, by, model, settings)
     if onnx:
         check_onnx()
     check_cluster(placement.ray)
-    settings = _teacher_settings(settings or RunSettings(), generate_per_class)
     encoder = resolve_encoder(student)
     base = None if by else resolve_model(model)
     work = RunFolder(folder)
@@ -113,6 +121,9 @@ def distill(
         data = TaskData(task, on_event, needs_test=False)
         shots = by.shots if by else ()
         shots = shots or tuple(data.shots(settings))
+        experiment = _experiment(data, base, settings, folder) if base else None
+        if experiment:
+            experiment.check_trainable()
         work.claim(
             DistillManifest(
                 task=task,
@@ -125,14 +136,14 @@ def distill(
                 unlabelled=unlabelled.content_hash if unlabelled else "",
                 generate=generate_per_class,
                 versions=installed_versions(),
-            )
+            ),
+            over_unused=True,
         )
         log = folder / LOG_FILE
         test = tuple(data.measured(settings.test_limit)) if data.test else ()
         tested = value_hash(test)  # other test texts, other scores
         teacher_file = folder / "scores" / f"teacher-{tested}.json"
         writes = generate_per_class > 0
-        experiment = _experiment(data, base, settings, folder) if base else None
         if forecast:
             left = 0 if teacher_file.exists() else len(test)
             foretell_distillation(by or experiment, unlabelled, folder, left, on_event, writes=generate_per_class)
@@ -143,11 +154,13 @@ def distill(
         else:
             assert experiment
             teacher = _train_teacher(experiment, log, on_event, placement, writes=writes)
-            name, read = teacher.name, read_with(teacher, log, placement.ray, _telling(on_event))
+            read = read_with(teacher, log, placement.ray, lambda line: on_event(Event(stage="annotate", message=line)))
+            name = teacher.name
             pairs = experiment.learnt(experiment.cells[0]).synthetic if writes else []
         annotated, notes = annotated_texts(unlabelled, folder, task, name, read, on_event)
+        notes += unused_settings(settings) if by else []
         if test and not teacher_file.exists():
-            write_json(teacher_file, _measure(read, task, test, on_event))
+            write_json(teacher_file, teacher_measured(read, task, test, on_event))
         if by and (account := by.account()):
             write_json(folder / REMOTE_FILE, account)
         taught, left_out = learnable(annotated, shots, data.test)
@@ -195,23 +208,35 @@ def plan_distillation(
     on_event: OnEvent = ignore,
 ) -> Forecast | None:
     """What the teacher of such a `distill` would take; None for one that reads without an engine. Writes nothing."""
-    _check(unlabelled, generate_per_class, by, model)
     settings = _teacher_settings(settings or RunSettings(), generate_per_class)
+    _check(task, unlabelled, generate_per_class, by, model, settings)
     data = TaskData(task, on_event, needs_test=False)
     reader = by or _experiment(data, resolve_model(model), settings, folder)
     tested = len(data.measured(settings.test_limit))
     return foretell_distillation(reader, unlabelled, folder, tested, on_event, writes=generate_per_class, anew=True)
 
 
-def _check(unlabelled: TextTable | None, generate_per_class: int, by: NamedReader | None, model: str | None) -> None:
+def _check(
+    task: Task,
+    given: TextTable | None,
+    per_class: int,
+    by: NamedReader | None,
+    model: str | None,
+    settings: RunSettings,
+) -> None:
+    """Raise InputError for what cannot be done, before anything is written."""
     refuse_fake(model, "A distillation")
-    if unlabelled is None and not generate_per_class:
+    if given is None and not per_class:
         raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
-    if by and generate_per_class and not (by.pairs or by.draw):
+    if by and per_class and not (by.pairs or by.draw):
         raise InputError(
             "--generate asks a teacher to write texts, and the one of --by has none: name a finished run, or leave "
             "--by out to have a teacher trained that writes."
         )
+    if given:
+        check_added(given.columns, annotation_columns(task.label_names))
+    if by and per_class:
+        by.check_draw(settings)
 
 
 def _experiment(data: TaskData, base: ResolvedModel, settings: RunSettings, folder: Path) -> Experiment:
@@ -234,7 +259,6 @@ def _teacher_settings(settings: RunSettings, per_class: int) -> RunSettings:
 def _train_teacher(
     experiment: Experiment, log: Path, on_event: OnEvent, placement: Placement, *, writes: bool
 ) -> Teacher:
-    experiment.check_trainable()
     driver = StageDriver(log, on_event, placement)
     driver.add(experiment.task.name, experiment)
     driver.do(style.prompt_styles)
@@ -273,23 +297,3 @@ def _drawn(
         )
         by.draw(log, on_event, settings, sink_of)
     return finished_pairs(drawn)
-
-
-def _telling(on_event: OnEvent) -> Callable[[str], None]:
-    return lambda line: on_event(Event(stage="annotate", message=line))
-
-
-def _measure(read: Read, task: Task, test: Sequence[Example], on_event: OnEvent) -> Evaluation:
-    """The teacher on the test texts. One that it refuses to read counts as answered at random."""
-    import time
-
-    import numpy as np
-
-    rows: list[tuple[float, ...]] = []
-    at_random = (1 / len(task.labels),) * len(task.labels)
-    began_s = time.perf_counter()
-    for answers in read(parts_of([example.text for example in test])):
-        rows += [answer.probabilities or at_random for answer in answers]
-        message = "the teacher on the test texts"
-        on_event(Event(stage="evaluate", message=message, done=len(rows), total=len(test), unit="texts"))
-    return evaluation_of(np.array(rows), task, test, seconds=time.perf_counter() - began_s)

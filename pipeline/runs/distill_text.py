@@ -14,7 +14,7 @@ scores/, summary.json, report.html, report.md
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,25 +22,30 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.files import write_json
 from fourshot.engine.models import refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import installed_versions, value_hash
 from fourshot.pipeline.runs.annotating_text import NamedWriter
 from fourshot.pipeline.runs.distilled import REMOTE_FILE
 from fourshot.pipeline.runs.distilled_text import PairCounts, TextDistillSummary, write_text_results
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.text_pairs import (
+    BY,
+    TARGET,
     annotated_file,
     annotated_pairs,
     learnable_pairs,
     write_annotated,
     written_pairs,
 )
+from fourshot.pipeline.runs.text_plan import Teaching
 from fourshot.pipeline.runs.text_students import TextStudents
-from fourshot.pipeline.runs.text_teachers import TrainedTeacher, ask_teacher
+from fourshot.pipeline.runs.text_teachers import AskedTeacher, TrainedTeacher
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.pairs import Inputs, load_pairs, take_real, without_tested
 from fourshot.pipeline.tasks.split_files import find_split_file
 from fourshot.pipeline.tasks.tables import limited
+from fourshot.pipeline.tasks.text_table import check_added
 from fourshot.pipeline.text_metrics import check_scoring
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
@@ -75,6 +80,16 @@ class TextDistillManifest(msgspec.Struct, frozen=True, kw_only=True):
         return known
 
 
+class _Prepared(NamedTuple):
+    """A distillation of which nothing is written yet."""
+
+    manifest: TextDistillManifest
+    teaching: Teaching
+    teacher: TrainedTeacher | AskedTeacher
+    students: TextStudents
+    notes: list[str]
+
+
 def distill_text(
     task: GenerationTask,
     folder: Path,
@@ -95,62 +110,39 @@ def distill_text(
 
     The teacher is ``by``, else ``model`` (None: the embedded base) with an adapter that learnt ``real`` pairs (0: all;
     None: `USUAL_REAL`, or all where there are fewer). ``generate``: pairs that it writes; of ``by``, a remote teacher
-    does. A task without a test file is not measured. ``forecast``: first tell what a remote teacher will take.
+    does. A task without a test file is not measured. ``forecast``: first tell what the teacher will take.
     Raises InputError for what the user gave, RunFolderError for a folder of something else.
     """
-    refuse_fake(model, "A distillation")
-    settings, student_settings = settings or RunSettings(), student_settings or TextStudentSettings()
-    _check_settings(settings)
-    if unlabelled is None and not generate:
-        raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
-    if by and model is not None:
-        raise InputError(f"--model is for a teacher that is trained here, and {by.name} is none. Leave it out.")
-    if by and generate and by.draw is None:
-        raise InputError(
-            f"{by.name} writes targets for inputs, and no pairs of its own: give inputs with --unlabelled FILE, and "
-            "leave --generate out."
-        )
-    if by and settings.sampling.bias:
-        raise InputError("sampling.bias: only a teacher that is trained here can be told that. Leave it out.")
-    check_scoring()
-    check_cluster(placement.ray)
-    base, made_of = resolve_model(model) if by is None else None, resolve_text_model(student)
-    students = TextStudents(task, made_of, settings, student_settings, folder, on_event, placement)
     work = RunFolder(folder)
     with work.lock():
-        on_event(Event(stage="shots", message="reading the data"))
-        learnt, test, notes = _data(task, settings, real)
-        manifest = TextDistillManifest(
-            task=task,
-            settings=settings,
-            student=student_settings,
-            model=f"{base.name}@{base.revision}" if base else by.name if by else "",
-            base=f"{made_of.model.name}@{made_of.model.revision}",
-            real=f"{len(learnt)} pairs, {value_hash(learnt)}",
-            unlabelled=value_hash(unlabelled.inputs) if unlabelled else "",
-            generate=generate,
-            versions=installed_versions(),
+        check_cluster(placement.ray)
+        ready = _prepared(
+            task,
+            folder,
+            unlabelled,
+            generate,
+            real,
+            student,
+            student_settings,
+            model,
+            settings,
+            by,
+            on_event,
+            placement,
         )
-        work.claim(manifest)
+        (learnt, test, *_), teacher, students, notes = ready.teaching, ready.teacher, ready.students, ready.notes
+        work.claim(ready.manifest, over_unused=True)
         work.write("pairs.json", learnt)
-        if by:
-            name = by.name
-            tested, annotated, drawn = ask_teacher(
-                by, folder, learnt, test, unlabelled, generate, settings, on_event, forecast=forecast
-            )
-            if account := by.account():
-                write_json(folder / REMOTE_FILE, account)
-        else:
-            assert base
-            most = student_settings.max_target_tokens
-            teacher = TrainedTeacher(task, base, settings, folder, on_event, placement, most)
-            tested, annotated, drawn = teacher.work(learnt, test, unlabelled, generate)
-            name = teacher.name
+        if forecast and (by or not placement.ray):  # of trainings it is of one machine
+            teacher.foretell(students)
+        tested, annotated, drawn = teacher.work()
+        if by and (account := by.account()):
+            write_json(folder / REMOTE_FILE, account)
         taught, told = list[Pair](), list[str]()
         if unlabelled:
             out = annotated_file(unlabelled, folder)
             if not out.exists():
-                write_annotated(unlabelled, out, annotated, name)
+                write_annotated(unlabelled, out, annotated, teacher.name)
             pairs, told = annotated_pairs(unlabelled, out)
             taught, more = learnable_pairs(pairs, learnt, test, "input")
             told += more
@@ -161,15 +153,100 @@ def distill_text(
             folder,
             task,
             made,
-            made_of,
-            teacher=name,
+            students.made_of,
+            teacher=teacher.name,
             said_by_teacher=tested,
             test=test,
             counts=PairCounts(real=len(learnt), annotated=len(taught), synthetic=len(written)),
             settings=students.settings,
-            student_settings=student_settings,
+            student_settings=ready.manifest.student,
             notes=notes,
         )
+
+
+def plan_text_distillation(
+    task: GenerationTask,
+    folder: Path,
+    *,
+    unlabelled: Inputs | None = None,
+    generate: int = 0,
+    real: int | None = None,
+    student: str | None = None,
+    student_settings: TextStudentSettings | None = None,
+    model: str | None = None,
+    settings: RunSettings | None = None,
+    on_event: OnEvent = ignore,
+    by: NamedWriter | None = None,
+) -> Forecast | None:
+    """What such a `distill_text` would take; None for a teacher that writes without an engine. Writes nothing."""
+    ready = _prepared(
+        task, folder, unlabelled, generate, real, student, student_settings, model, settings, by, on_event, HERE
+    )
+    return ready.teacher.foretell(ready.students, anew=True)
+
+
+def _prepared(
+    task: GenerationTask,
+    folder: Path,
+    unlabelled: Inputs | None,
+    generate: int,
+    real: int | None,
+    student: str | None,
+    student_settings: TextStudentSettings | None,
+    model: str | None,
+    settings: RunSettings | None,
+    by: NamedWriter | None,
+    on_event: OnEvent,
+    placement: Placement,
+) -> _Prepared:
+    """Raises InputError for whatever cannot be done."""
+    settings, student_settings = settings or RunSettings(), student_settings or TextStudentSettings()
+    refuse_fake(model, "A distillation")
+    _check_settings(settings)
+    if unlabelled is None and not generate:
+        raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
+    if by:
+        _check_asked(by, generate, model, settings)
+    check_scoring()
+    base, made_of = resolve_model(model) if by is None else None, resolve_text_model(student)
+    students = TextStudents(task, made_of, settings, student_settings, folder, on_event, placement)
+    if unlabelled:
+        check_added(unlabelled.columns, [TARGET, BY])
+    on_event(Event(stage="shots", message="reading the data"))
+    learnt, test, notes = _data(task, settings, real)
+    teaching = Teaching(learnt, test, [text for text in unlabelled.inputs if text] if unlabelled else [], generate)
+    teacher: TrainedTeacher | AskedTeacher
+    if by:
+        teacher = AskedTeacher(by, settings, folder, on_event, teaching)
+    else:
+        assert base
+        most = student_settings.max_target_tokens
+        teacher = TrainedTeacher(task, base, settings, folder, on_event, placement, teaching, most)
+    manifest = TextDistillManifest(
+        task=task,
+        settings=settings,
+        student=student_settings,
+        model=f"{base.name}@{base.revision}" if base else teacher.name,
+        base=f"{made_of.model.name}@{made_of.model.revision}",
+        real=f"{len(learnt)} pairs, {value_hash(learnt)}",
+        unlabelled=value_hash(unlabelled.inputs) if unlabelled else "",
+        generate=generate,
+        versions=installed_versions(),
+    )
+    return _Prepared(manifest, teaching, teacher, students, notes)
+
+
+def _check_asked(by: NamedWriter, generate: int, model: str | None, settings: RunSettings) -> None:
+    """Raise InputError for what a teacher cannot be asked that is there already."""
+    if model is not None:
+        raise InputError(f"--model is for a teacher that is trained here, and {by.name} is none. Leave it out.")
+    if generate and by.draw is None:
+        raise InputError(
+            f"{by.name} writes targets for inputs, and no pairs of its own: give inputs with --unlabelled FILE, and "
+            "leave --generate out."
+        )
+    if settings.sampling.bias:
+        raise InputError("sampling.bias: only a teacher that is trained here can be told that. Leave it out.")
 
 
 def _check_settings(settings: RunSettings) -> None:

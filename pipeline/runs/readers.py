@@ -85,6 +85,7 @@ class NamedReader(NamedTuple):
     account: Callable[[], RemoteTeacher | None] = lambda: None
     # Of one that also writes texts: into the rounds of a sink, of settings that are for such a writer.
     draw: Callable[[Path, OnEvent, RunSettings, Callable[[RunSettings], RoundSink]], None] | None = None
+    check_draw: Callable[[RunSettings], object] = lambda _: None  # raises InputError for settings it cannot be told
 
 
 def open_run(folder: Path) -> Experiment:

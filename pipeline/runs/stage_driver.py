@@ -11,10 +11,12 @@ import msgspec
 from fourshot.engine.errors import FourshotError
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.cards import write_cards
+from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stage_process import run_stage
-from fourshot.pipeline.runs.stages import StageName, StagePlan, phases_until
+from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName, StagePlan, phases_until
 from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.work_folder import UNALIGNED
 from fourshot.training.jobs.cluster import cluster, nodes
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
@@ -45,6 +47,10 @@ class StageDriver:
 
     def run(self, until: StageName = "evaluate") -> None:
         """Do every stage up to ``until``. What is finished is left alone."""
+        if STAGE_NAMES.index(until) >= STAGE_NAMES.index("train"):
+            for name, experiment in self.experiments.items():
+                for told in filter(None, {_other_passes(cell) for cell in experiment.cells}):
+                    self._on_event(Event(stage="shots", message=f"{name}: {told}"))
         for phase in phases_until(until):
             began = time.perf_counter()
             self.do(phase.plan)
@@ -93,3 +99,14 @@ class StageDriver:
             self.failed[name] = failure
             why = " ".join(failure.message.removeprefix(name).split())
             self._on_event(Event(stage="failed", message=f"{name}: {why}"))
+
+
+def _other_passes(cell: MethodCell) -> str:
+    """Says that the passes which the user set are not those of a classifier; "" where they are."""
+    own, of_classifier = cell.settings.train.num_epochs, cell.settings.classifier_training.num_epochs
+    if not cell.method.synthetic or own in (of_classifier, RunSettings().train.num_epochs):
+        return ""
+    return (
+        f"train.num_epochs = {own:g} is of trainings on labels, such as those of annotators; the classifier learns "
+        f"probabilities, in annotate.soft_epochs = {of_classifier:g} passes"
+    )

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from fourshot.pipeline.events import OnEvent
+from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.annotating import (
     annotate_table,
     annotated_probabilities,
     unfinished_folder,
 )
-from fourshot.pipeline.runs.readers import Read
+from fourshot.pipeline.runs.measuring import Evaluation, evaluation_of
+from fourshot.pipeline.runs.readers import Read, parts_of
 from fourshot.pipeline.runs.review import TextPairs
+from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.table_files import read_table
 from fourshot.pipeline.tasks.tables import normalise
@@ -21,6 +23,7 @@ from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentJob, TaughtExample
 from fourshot.training.students.settings import StudentSettings
 
+OF_TRAINED = ("train", "wording", "prompt_style", "verbalizer", "base_verbalizer", "shot_weight", "align")
 Annotated = list[tuple[str, tuple[float, ...]]]  # text, probabilities
 
 
@@ -55,6 +58,13 @@ def annotated_texts(
     if missing := len(rows) - blank - len(labelled):
         notes.append(f"{missing} texts have no label in {out.name}: refused by the teacher, or removed there")
     return labelled, notes
+
+
+def unused_settings(settings: RunSettings) -> list[str]:
+    """What is to be told of settings of a teacher that is trained, where there is one already."""
+    usual = RunSettings()
+    named = [name for name in OF_TRAINED if getattr(settings, name) != getattr(usual, name)]
+    return [f"nothing came of {', '.join(named)}: the teacher was not trained here"] if named else []
 
 
 def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:
@@ -121,3 +131,19 @@ def student_jobs(
         )
 
     return [job("student", real + taught), job("student on the shots alone", real)]
+
+
+def teacher_measured(read: Read, task: Task, test: Sequence[Example], on_event: OnEvent) -> Evaluation:
+    """The teacher on the test texts. One that it refuses to read counts as answered at random."""
+    import time
+
+    import numpy as np
+
+    rows: list[tuple[float, ...]] = []
+    at_random = (1 / len(task.labels),) * len(task.labels)
+    began_s = time.perf_counter()
+    for answers in read(parts_of([example.text for example in test])):
+        rows += [answer.probabilities or at_random for answer in answers]
+        message = "the teacher on the test texts"
+        on_event(Event(stage="evaluate", message=message, done=len(rows), total=len(test), unit="texts"))
+    return evaluation_of(np.array(rows), task, test, seconds=time.perf_counter() - began_s)

@@ -73,17 +73,22 @@ class TextStudents:
         placement: Placement,
     ) -> None:
         """Raises InputError for a student's setting that a model of this kind does not have."""
-        self._task, self._made_of, self._folder, self._own = task, made_of, folder, student_settings
+        self._task, self.made_of, self._folder, self._own = task, made_of, folder, student_settings
         self._on_event, self._placement, self._log = on_event, placement, str(folder / LOG_FILE)
         self.settings = settings
         if made_of.kind == "causal":
             self.settings = msgspec.structs.replace(settings, train=_with(settings, student_settings))
 
+    def lora_of(self, base: ResolvedModel) -> LoraSettings | None:
+        """How students learn through LoRA of ``base``; None for those of another model."""
+        same = self.made_of.kind == "causal" and self.made_of.model.revision == base.revision
+        return self.settings.train if same else None
+
     def make(self, real: Sequence[Pair], taught: Sequence[Pair], test: Sequence[Pair]) -> list[StudentMade]:
         """The student on ``real`` and ``taught``, then the one on ``real`` alone; each writes for ``test``."""
-        if self._made_of.kind == "seq2seq":
+        if self.made_of.kind == "seq2seq":
             return self._seq2seq(real, taught, test)
-        base = self._made_of.model
+        base = self.made_of.model
         store = self._folder / "adapters"
         jobs = [lora_job(self._task, "student", base, [*real, *taught], self.settings)]
         # Named as the teacher: where both are of one base and learn the same, it is the same training.
@@ -128,7 +133,7 @@ class TextStudents:
     def _seq2seq(self, real: Sequence[Pair], taught: Sequence[Pair], test: Sequence[Pair]) -> list[StudentMade]:
         own = [TaughtText(text=pair.input, target=pair.target, is_real=True) for pair in real]
         more = [TaughtText(text=pair.input, target=pair.target) for pair in taught]
-        store, model = self._folder / "students", self._made_of.model
+        store, model = self._folder / "students", self.made_of.model
         items = [
             Seq2SeqItem(
                 job=Seq2SeqJob(

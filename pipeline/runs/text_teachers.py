@@ -12,22 +12,27 @@ from fourshot.engine.core import Adapter, Sampling
 from fourshot.engine.files import append_lines, read_lines
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.forecast import Forecast, foretell
 from fourshot.pipeline.provenance import value_hash
-from fourshot.pipeline.runs.annotating_text import PART, NamedWriter, count_lines, foretell_writing, write_lines
+from fourshot.pipeline.runs.annotating_text import PART, NamedWriter, foretell_writing, write_lines
 from fourshot.pipeline.runs.stage_driver import LOG_FILE
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, Written
 from fourshot.pipeline.runs.text_pairs import written_pairs
-from fourshot.pipeline.runs.text_students import lora_job, trained
+from fourshot.pipeline.runs.text_plan import Teaching, TextCounts
+from fourshot.pipeline.runs.text_students import TextStudents, lora_job, trained
+from fourshot.pipeline.student_card import STUDENT_LINK
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between, drawing_prompt, writing_prompt
-from fourshot.pipeline.tasks.pairs import Inputs
 from fourshot.pipeline.text_student import greedy
-from fourshot.training.jobs.jobs import Placement, TrainingJob
+from fourshot.training.jobs.jobs import Placement, TrainingJob, finished
 from fourshot.training.lora.examples import TrainingExample
 
 SPARE = 2  # pairs drawn for each that is wanted, at most
+
+
+Taught = tuple[list[Written], list[Written], list[Written]]  # for test inputs, for the user's, and pairs of its own
 
 
 class TrainedTeacher:
@@ -41,34 +46,62 @@ class TrainedTeacher:
         folder: Path,
         on_event: OnEvent,
         placement: Placement,
+        teaching: Teaching,
         most_tokens: int,
     ) -> None:
         self._task, self._base, self._settings, self._folder = task, base, settings, folder
         self._on_event, self._placement, self._most_tokens = on_event, placement, most_tokens
+        self._teaching, self._store = teaching, folder / "adapters"
+        self._jobs = [lora_job(task, "teacher", base, teaching.learnt, settings)]
+        if teaching.generate:
+            self._jobs.append(self._drawing_job())
         self.name = ""
 
-    def work(
-        self, learnt: Sequence[Pair], test: Sequence[Pair], given: Inputs | None, generate: int
-    ) -> tuple[list[Written], list[Written], list[Written]]:
-        """Learn, then write: for the test inputs, for the user's that are not blank, and pairs of its own."""
-        jobs = [lora_job(self._task, "teacher", self._base, learnt, self._settings)]
-        if generate:
-            jobs.append(self._drawing_job(learnt))
-        store, log = self._folder / "adapters", str(self._folder / LOG_FILE)
+    def work(self) -> Taught:
+        """Learn, then write."""
+        log = str(self._folder / LOG_FILE)
         stage = TrainStage(
             model_path=self._base.path,
-            items=tuple(jobs),
-            store=str(store),
+            items=tuple(self._jobs),
+            store=str(self._store),
             what="teacher",
             log=log,
             placement=self._placement,
         )
         run_stage(stage, self._on_event)
-        adapters = [trained(store, job)[0] for job in jobs]
+        adapters = [trained(self._store, job)[0] for job in self._jobs]
         self.name = adapters[0].name
+        items = self._items(adapters)
+        run_stage(WriteStage(model_path=self._base.path, items=tuple(items), log=log), self._on_event)
+        tested, annotated, *drawn = (item.lines() for item in items)
+        return tested, annotated, drawn[0] if drawn else []
+
+    def foretell(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
+        """Forecast and tell what is left to do, with the students where these are of the same base, whose speed is
+        known. See `forecast.foretell`.
+        """
+        results = [finished(self._store, job) for job in self._jobs]
+        adapters = [Adapter(name=one.name, path=one.path) if one else Adapter(name="", path="") for one in results]
+        tested, annotated, *drawn = (len(one.prompts) - len(one.lines()) for one in self._items(adapters))
+        counts = TextCounts(self._task, self._teaching, self._base.path)
+        learnt, test, inputs, generate = self._teaching
+        work = [counts.training("train the teacher", len(learnt), self._settings.train) for one in results if not one]
+        work.append(counts.targets("annotate", tested + annotated))
+        if drawn:
+            pairs = counts.pairs("generate", drawn[0])
+            work.append(msgspec.structs.replace(pairs, opens="nothing" if work[-1].calls else "engine"))
+        if (train := students.lora_of(self._base)) and not (self._folder / STUDENT_LINK).exists():
+            work.append(counts.training("train the student", len(learnt) + len(inputs) + generate, train))
+            work.append(counts.targets("evaluate", len(test), adapter=False))
+        left = [part for part in work if part.calls or part.trainings]
+        return foretell(self._base, lambda _: left, self._on_event, anew=anew)
+
+    def _items(self, adapters: Sequence[Adapter]) -> list[WriteItem]:
+        """For the test inputs, for the user's, and pairs of its own where these are wanted."""
+        _, test, inputs, generate = self._teaching
         items = [
             self._item("the teacher on the test inputs", [pair.input for pair in test], adapters[0]),
-            self._item("the teacher on the inputs given", filter(None, given.inputs) if given else (), adapters[0]),
+            self._item("the teacher on the inputs given", inputs, adapters[0]),
         ]
         if generate:
             sampling = Sampling(
@@ -82,9 +115,7 @@ class TrainedTeacher:
                     self._item("pairs of the teacher's own", [], adapters[1]), prompts=prompts, sampling=sampling
                 )
             )
-        run_stage(WriteStage(model_path=self._base.path, items=tuple(items), log=log), self._on_event)
-        lines = [item.lines() for item in items]
-        return lines[0], lines[1], lines[2] if generate else []
+        return items
 
     def _item(self, title: str, inputs: Iterable[str], adapter: Adapter) -> WriteItem:
         return WriteItem(
@@ -96,9 +127,9 @@ class TrainedTeacher:
             adapter=adapter,
         )
 
-    def _drawing_job(self, learnt: Sequence[Pair]) -> TrainingJob:
+    def _drawing_job(self) -> TrainingJob:
         """Learns inputs with their targets, from the instruction alone."""
-        prompt = drawing_prompt(self._task)
+        prompt, learnt = drawing_prompt(self._task), self._teaching.learnt
         examples = [
             TrainingExample(prompt=prompt, written=f"{pair.input}{between(self._task)} {pair.target}")
             for pair in learnt
@@ -107,30 +138,33 @@ class TrainedTeacher:
         return msgspec.structs.replace(job, examples=tuple(examples))
 
 
-def ask_teacher(
-    by: NamedWriter,
-    folder: Path,
-    learnt: Sequence[Pair],
-    test: Sequence[Pair],
-    given: Inputs | None,
-    generate: int,
-    settings: RunSettings,
-    on_event: OnEvent,
-    *,
-    forecast: bool,
-) -> tuple[list[Written], list[Written], list[Written]]:
-    """What ``by`` writes: for the test inputs, for the user's that are not blank, and pairs of its own."""
-    inputs = [[text for text in given.inputs if text] if given else [], [pair.input for pair in test]]
-    files = [folder / "written" / f"{value_hash((by.name, one))}.jsonl" for one in inputs]
-    left = [one[count_lines(file) :] for one, file in zip(inputs, files, strict=True)]
-    known = [*learnt, *(Pair(input=text, target="") for text in inputs[0])]
-    pairs = _Pairs(by, folder, learnt, known, test, generate, settings, on_event) if generate else None
-    if forecast:
-        foretell_writing(by, left[0], on_event, tested=left[1], pairs=pairs.missing if pairs else 0)
-    for one, file, what in zip(inputs, files, ("the inputs given", "the test inputs"), strict=True):
-        write_lines(by, one, file, on_event, f"the teacher on {what}")
-    annotated, tested = (read_lines(file, Written) if file.exists() else [] for file in files)
-    return tested, annotated, pairs.drawn() if pairs else []
+class AskedTeacher:
+    """Somebody who is there already, and is asked."""
+
+    def __init__(
+        self, by: NamedWriter, settings: RunSettings, folder: Path, on_event: OnEvent, teaching: Teaching
+    ) -> None:
+        """Raises InputError for a setting that ``by`` cannot be told."""
+        self._by, self._on_event, self.name = by, on_event, by.name
+        self._inputs = list(teaching.inputs), [pair.input for pair in teaching.test]
+        self._files = [folder / "written" / f"{value_hash((by.name, one))}.jsonl" for one in self._inputs]
+        known = [*teaching.learnt, *(Pair(input=text, target="") for text in teaching.inputs)]
+        self._pairs = _Pairs(by, folder, teaching, known, settings, on_event) if teaching.generate else None
+
+    def foretell(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
+        """Forecast and tell what is left to ask of a remote teacher; None of others."""
+        left, tested = (
+            one[len(read_lines(file, Written)) :] for one, file in zip(self._inputs, self._files, strict=True)
+        )
+        pairs = self._pairs.missing if self._pairs else 0
+        return foretell_writing(self._by, left, self._on_event, tested=tested, pairs=pairs)
+
+    def work(self) -> Taught:
+        """Have it write."""
+        for one, file, what in zip(self._inputs, self._files, ("the inputs given", "the test inputs"), strict=True):
+            write_lines(self._by, one, file, self._on_event, f"the teacher on {what}")
+        annotated, tested = (read_lines(file, Written) for file in self._files)
+        return tested, annotated, self._pairs.drawn() if self._pairs else []
 
 
 class _Pairs:
@@ -140,20 +174,19 @@ class _Pairs:
         self,
         by: NamedWriter,
         folder: Path,
-        learnt: Sequence[Pair],
+        teaching: Teaching,
         known: Sequence[Pair],
-        test: Sequence[Pair],
-        wanted: int,
         settings: RunSettings,
         on_event: OnEvent,
     ) -> None:
         """Raises InputError for a setting that ``by`` cannot be told."""
         assert by.draw
-        self._task, self._known, self._test, self._wanted, self._on_event = by.task, known, test, wanted, on_event
+        learnt, self._test, _, self._wanted = teaching
+        self._task, self._known, self._on_event = by.task, known, on_event
         what = (by.name, "pairs", learnt, settings.sampling, settings.seed)
         self._file = folder / "written" / f"{value_hash(what)}.jsonl"
         self._draw = by.draw(self._file.with_name("log.txt"), on_event, learnt, settings)
-        self._said = read_lines(self._file, Written) if count_lines(self._file) else []
+        self._said = read_lines(self._file, Written)
 
     @property
     def missing(self) -> int:

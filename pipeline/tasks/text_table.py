@@ -85,6 +85,8 @@ def open_texts(
             f"{path}:{shorten(list(wrong))}: the text is a {next(iter(wrong.values()))}, it must be a string. Is "
             f"{column} the column of texts?{'' if fields else ' To name another: --text-column NAME.'}"
         )
+    if not inputs:
+        raise InputError(f"{path} has no rows that can be read. Give at least one.")
     if not texts:
         raise InputError(f"{path}: all texts in the column {column} are blank. Give at least one.")
     return TextTable(
@@ -134,6 +136,11 @@ def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> Non
         raise InputError(f"{out} is there already; nothing was written. Give another --out, or remove it.")
     if out.suffix.lower() not in WRITTEN:
         raise InputError(f"cannot write a {out.suffix or 'nameless'} file ({out}); allowed are {', '.join(WRITTEN)}.")
+    check_added(columns, more)
+
+
+def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
+    """Raise InputError where ``columns`` has one of ``more``."""
     if taken := [column for column in more if column in columns]:
         raise InputError(
             f"the table has a column {' and '.join(map(repr, taken))}, which is what would be added. Rename it first."

@@ -71,6 +71,8 @@ def test_lines_survive_a_cut_and_are_kept_by_number(tmp_path: Path) -> None:
     assert read_lines(file, int) == []
     keep_lines(file, 0)
     append_lines(file, [1, 2])
+    with file.open("ab") as torn:
+        torn.write(b'{"a ki')
     append_lines(file, [3])
     with file.open("ab") as opened:
         opened.write(b"4")

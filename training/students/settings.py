@@ -1,5 +1,6 @@
 """What can be set about the training of a student. Loads neither torch nor transformers."""
 
+import math
 from typing import Literal
 
 import msgspec
@@ -39,14 +40,15 @@ class StudentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             )
         positive = (self.temperature, self.real_weight, self.num_epochs, self.learning_rate)
         if (
-            not all(value > 0 for value in positive)
+            not all(0 < value < math.inf for value in positive)
+            or self.temperature < 1e-3
             or min(self.few_texts, self.batch_size, self.min_steps) < 1
             or self.max_tokens < 8
         ):
             raise InputError(
-                "temperature, real_weight, num_epochs and learning_rate must be above 0, few_texts, batch_size and "
-                f"min_steps at least 1, max_tokens at least 8; got {positive}, {self.few_texts}, {self.batch_size}, "
-                f"{self.min_steps} and {self.max_tokens}."
+                "real_weight, num_epochs and learning_rate must be above 0, temperature at least 0.001, few_texts, "
+                f"batch_size and min_steps at least 1, max_tokens at least 8; got {positive}, {self.few_texts}, "
+                f"{self.batch_size}, {self.min_steps} and {self.max_tokens}."
             )
 
 
@@ -65,7 +67,8 @@ class TextStudentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
     def __post_init__(self) -> None:
         numbers = (self.num_epochs, self.learning_rate, self.batch_size)
-        if min(numbers) < 0 or not 0 <= self.held_out <= 0.5 or min(self.max_tokens, self.max_target_tokens) < 8:
+        is_usable = all(0 <= number < math.inf for number in numbers)
+        if not is_usable or not 0 <= self.held_out <= 0.5 or min(self.max_tokens, self.max_target_tokens) < 8:
             raise InputError(
                 "num_epochs, learning_rate and batch_size must be at least 0 (0: by the model's kind), held_out from 0 "
                 f"to 0.5, max_tokens and max_target_tokens at least 8; got {numbers}, {self.held_out}, "

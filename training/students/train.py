@@ -101,7 +101,10 @@ def targets_of(examples: Sequence[TaughtExample], settings: StudentSettings) -> 
     said = torch.tensor([one.probabilities for one in examples], dtype=torch.float32)
     real = torch.tensor([one.is_real for one in examples])
     num_labels = said.shape[1]
-    soft = said.clamp_min(1e-9) ** (1 / settings.temperature)
+    soft = said.clamp_min(1e-9)
+    if settings.temperature < 1:  # high powers of small numbers are all 0
+        soft = soft / soft.max(1, keepdim=True).values
+    soft = soft ** (1 / settings.temperature)
     soft = soft / soft.sum(1, keepdim=True)
     hard = torch.nn.functional.one_hot(said.argmax(1), num_labels).float()
     soft = torch.where(real[:, None], said, torch.lerp(soft, hard, settings.hard_share))

@@ -6,10 +6,9 @@ from pathlib import Path
 from fourshot.engine.files import replace_file
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.evidence import KindEvidence
+from fourshot.pipeline.work_folder import WORK_FILE
 from fourshot.serving.clients.remote.endpoint import Endpoint
 from fourshot.serving.clients.remote.settings import RemoteSettings
-
-WORK_FILE = "remote_work.txt"  # names who pays for requests; goes with the folder that they are for
 
 
 def work_of(log: Path) -> str:

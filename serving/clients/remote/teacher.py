@@ -61,6 +61,7 @@ def remote_teacher(
         forecast=reader.forecast,
         account=lambda: reader.account,
         draw=reader.draw,
+        check_draw=lambda settings: drawing_settings(settings, len(task.labels)),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.engine.files import append_lines
 from fourshot.pipeline.runs.annotating import (
     ANSWERS_FILE,
     AnnotationSummary,
@@ -140,8 +141,10 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
 
 def test_answers_of_another_reader_are_not_gone_on_with(tmp_path: Path) -> None:
     path, out = table(tmp_path), tmp_path / "out.jsonl"
-    with pytest.raises(StoppedError):
-        annotate(path, out, reader(stop_after=0))
+    for somebody in ("who answered nothing", "me"):
+        with pytest.raises(StoppedError):
+            annotate_table(open_texts(path), out, LABELS, somebody, reader(stop_after=0))
+    append_lines(unfinished_folder(out) / ANSWERS_FILE, [answer("ice")])
     with pytest.raises(RunFolderError, match="by: "):
         annotate_table(open_texts(path), out, LABELS, "somebody else", reader())
 

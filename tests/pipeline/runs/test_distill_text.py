@@ -1,5 +1,6 @@
 """A distillation of a text generation task, with a base of two random layers and an engine that writes words."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import fourshot
+import fourshot.text_api
 from fourshot.cli.main import main
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.fake_engine import FakeEngine
+from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.runs.annotating_text import NamedWriter
 from fourshot.pipeline.runs.distill_text import distill_text
 from fourshot.pipeline.runs.distilled_text import TextDistillSummary
@@ -22,6 +25,7 @@ from fourshot.pipeline.tasks.generation import Pair
 from fourshot.pipeline.tasks.task_file import load_any_task
 from fourshot.pipeline.text_student import TextStudent, load_text_student_card
 from fourshot.training.lora.settings import LoraSettings
+from tests.pipeline.machine_speeds import SPEED
 from tests.pipeline.task_folders import write_facts, write_jsonl
 from tests.training.students.small_seq2seq import write_bart
 
@@ -47,6 +51,36 @@ def make(folder: Path, model: str, **changes: Any) -> TextDistillSummary:
     return fourshot.distill_text(folder, folder=folder / "out", model=model, **given | changes)
 
 
+def plan(folder: Path, model: str, *words: str) -> list[str]:
+    """Of the command of `make`, in words."""
+    given = ["--unlabelled", str(folder / "more.jsonl"), "--real", "3", "--model", model, "--student", model]
+    return ["distill", str(folder), *given, "--out", str(folder / "out"), "--plan", "--json", *words]
+
+
+def test_what_it_takes_is_told_and_nothing_is_made(
+    folder: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: SPEED)
+    short = ["--set", "train.min_steps=1", "--set", "train.max_steps=1"]
+    assert main(plan(folder, tiny_model, *short, "--generate", "2")) == 0
+    told = json.loads(capfd.readouterr().out.splitlines()[-1])
+    stages = {stage["stage"]: (stage["calls"], stage["steps"]) for stage in told["stages"]}
+    # Four inputs and two test inputs; two pairs are drawn for each that is wanted; two adapters, then the student.
+    assert stages == {
+        "train the teacher": (0, 2),
+        "annotate": (6, 0),
+        "generate": (4, 0),
+        "train the student": (0, 1),
+        "evaluate": (2, 0),
+    }
+    assert told["seconds"] > 2 * SPEED.open_engine_s + 2 * SPEED.open_trainer_s and told["memory_bytes"] == 3_000
+    bart = ["--student", str(write_bart(folder / "bart"))]
+    assert main(plan(folder, tiny_model, *short, *bart)) == 0
+    told = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert [stage["stage"] for stage in told["stages"]] == ["train the teacher", "annotate"]
+    assert not (folder / "out").exists()
+
+
 def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learns(
     folder: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +102,11 @@ def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learn
     with monkeypatch.context() as patch:
         patch.setattr(FakeEngine, "sample", lambda *_: pytest.fail("what was written is written again"))
         assert make(folder, tiny_model) == summary
+    left = fourshot.text_api.plan_text_distillation(
+        folder, unlabelled=folder / "more.jsonl", real=3, settings=BRIEF, student=tiny_model, model=tiny_model,
+        folder=folder / "out",
+    )  # fmt: skip
+    assert left is None
 
     lines = (folder / "out" / "annotated.jsonl").read_text().splitlines()
     assert '"annotated_target":null' in lines[4] and '"number":0' in lines[0]
@@ -113,14 +152,18 @@ def test_a_student_that_writes_is_no_classifier(tmp_path: Path) -> None:
         ({"settings": fourshot.RunSettings(k=8)}, "The setting k is of classifiers"),
         ({"student_settings": fourshot.TextStudentSettings(held_out=0.2)}, "held_out of a student are for sequence"),
         ({"unlabelled": "task.toml"}, "task.toml"),
+        ({"unlabelled": "written.jsonl"}, "has a column 'annotated_by', which is what would be added"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_made(
     folder: Path, tiny_model: str, changes: dict[str, Any], said: str
 ) -> None:
+    write_jsonl(folder / "written.jsonl", [{"input": "Bonn", "annotated_by": "me"}])
+    if changes.get("unlabelled"):
+        changes = {"unlabelled": folder / changes["unlabelled"]}
     with pytest.raises(InputError, match=said):
         make(folder, tiny_model, **changes)
-    assert not (folder / "out" / "adapters").exists()
+    assert not (folder / "out").exists()
 
 
 def test_what_a_teacher_wrote_is_taken_apart_and_counted(folder: Path) -> None:

@@ -13,6 +13,7 @@ from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stage_driver import StageDriver
 from fourshot.pipeline.runs.stages import PHASES, STAGE_NAMES, StageName, StagePlan, train
 from fourshot.pipeline.runs.stages.stage import Stage
+from fourshot.pipeline.synthesis.settings import PRESETS
 from fourshot.training.jobs.jobs import FailedJob, Placement
 from tests.pipeline.runs.begun_experiments import begun
 
@@ -129,3 +130,21 @@ def test_machines_of_a_cluster_are_checked_once_before_the_first_work(
     with pytest.raises(InputError, match="does not see"):
         driver.do(needs)
     assert len(events) == done, "work was begun"
+
+
+def test_passes_that_are_not_those_of_a_classifier_are_told(
+    drive: Callable[..., tuple[StageDriver, list[Event]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, events = drive(keep_going=False)
+    monkeypatch.setattr(driver, "do", lambda plan: None)
+    for name, preset in {"labels": "default", "probabilities": "soft"}.items():
+        experiment = begun(tmp_path / name, "lora", "fourshot")
+        train = msgspec.structs.replace(PRESETS[preset].train, num_epochs=7)
+        settings = msgspec.structs.replace(PRESETS[preset], train=train)
+        experiment._cells._settings = settings
+        driver.experiments[name] = experiment
+    driver.run("generate")
+    assert not events, "no classifier is trained"
+    driver.run("train")
+    (told,) = [event.message for event in events]
+    assert told.startswith("probabilities: train.num_epochs = 7") and "annotate.soft_epochs = 1" in told

@@ -124,6 +124,8 @@ def test_what_is_learnt_follows_the_settings() -> None:
     sure, unsure = TaughtExample(text="a", probabilities=(0.9, 0.1)), TaughtExample(text="b", probabilities=(0.6, 0.4))
     targets, weights = targets_of([sure, unsure], StudentSettings(temperature=2.0, hard_share=0.5))
     assert targets[0].tolist() == pytest.approx([0.875, 0.125]), "0.9 and 0.1 at temperature 2 are 0.75 and 0.25"
+    certain, _ = targets_of([sure, unsure], StudentSettings(temperature=0.001))
+    assert certain[0].tolist() == [1.0, 0.0]
     assert (weights[0] / weights[1]).item() == pytest.approx(4.0)
     _, weights = targets_of(
         [sure, sure, TaughtExample(text="c", probabilities=(0.1, 0.9))],
@@ -137,7 +139,7 @@ def test_what_is_learnt_follows_the_settings() -> None:
     [
         ({"hard_share": 2.0}, "hard_share"),
         ({"held_out": 0.9}, "held_out"),
-        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": 1e-9}, "temperature at least 0.001"),
         ({"batch_size": 0}, "batch_size"),
     ],
 )
