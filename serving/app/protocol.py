@@ -4,10 +4,14 @@ Its own refusals come in the form of all others.
 """
 
 import asyncio
+import re
 from typing import Any
 
 from fourshot.serving.answers import JSON, RefusalError, send_refusal
 from fourshot.serving.settings import Limits
+
+# Java's HttpClient asks for HTTP/2 so, with its first request; the parser would then pass over the body.
+HTTP2_WISH = re.compile(rb"\r\nUpgrade:[ \t]*h2c[ \t]*(?=\r\n)", re.IGNORECASE)
 
 
 def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
@@ -34,7 +38,9 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def data_received(self, data: bytes) -> None:
             if self._waiting is not None:
-                self._header_bytes += len(data) if b"\r\n\r\n" not in data else data.index(b"\r\n\r\n")
+                head, end, rest = data.partition(b"\r\n\r\n")
+                self._header_bytes += len(head)
+                data = HTTP2_WISH.sub(b"", head + end[:2]) + end[2:] + rest
                 if self._header_bytes > limits.max_header_bytes:
                     self._waiting.cancel()
                     self._hang_up()

@@ -1,0 +1,63 @@
+"""What clients and proxies do below HTTP's bodies, over a real connection; the application is without a model."""
+
+import asyncio
+
+import pytest
+import uvicorn
+
+from fourshot.serving.app.protocol import bounded_protocol
+from fourshot.serving.settings import Limits
+from tests.serving.app_in_process import InProcess
+
+BODY = b'{"input": "the lock is stuck"}'
+LENGTH = b"Content-Length: %d" % len(BODY)
+
+
+def said(*headers: bytes, body: bytes = BODY) -> bytes:
+    """The whole answer to one request; the body is sent a moment after the headers are."""
+
+    async def ask() -> bytes:
+        limits = Limits()
+        config = uvicorn.Config(
+            InProcess(limits).guard, port=0, http=bounded_protocol(limits), log_config=None, lifespan="off"
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup()
+        try:
+            port = server.servers[0].sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            lines = (b"POST /v1/classify/desk HTTP/1.1", b"Host: x", b"Connection: close", *headers, b"", b"")
+            writer.write(b"\r\n".join(lines))
+            await writer.drain()
+            writer.write(body)
+            answer = await reader.read()
+            writer.close()
+        finally:
+            await server.shutdown()
+        return answer
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (LENGTH,),
+        (LENGTH, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"),  # Java's client
+        (LENGTH, b"Expect: 100-continue"),  # curl's, with a long body
+        (b"Transfer-Encoding: chunked",),
+    ],
+    ids=["plain", "wish for HTTP/2", "expect", "chunked"],
+)
+def test_a_body_is_read_however_a_client_announces_it(headers: tuple[bytes, ...]) -> None:
+    body = BODY if LENGTH in headers else b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+    answer = said(*headers, body=body)
+    assert b" 200 OK" in answer and b'"label":"lock"' in answer
+    assert answer.startswith(b"HTTP/1.1 100 Continue") == (b"Expect: 100-continue" in headers)
+
+
+def test_two_lengths_are_refused_in_the_form_of_all_errors() -> None:
+    answer = said(LENGTH, b"Content-Length: 3")
+    assert answer.startswith(b"HTTP/1.1 400") and b'"type":"bad_request"' in answer
