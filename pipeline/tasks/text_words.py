@@ -9,7 +9,7 @@ Importing this module loads no heavy library.
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -20,6 +20,8 @@ LongTexts = Literal["cut", "middle", "windows"]
 
 MAX_TEXT_WORDS = 300  # of a text, that a prompt shows
 CHARS_PER_WORD = 2
+LONGEST_WORD = 100  # characters between blanks; more are no word, whatever the script
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1}}}")
 # Of a long text's words, those of its beginning, where the middle is left out.
 # Source: Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?", section 5.3.1: 128 tokens of 510.
 HEAD_SHARE = 0.25
@@ -68,19 +70,28 @@ def _runs(most: str) -> "re.Pattern[str]":
 
 def word_pieces(text: str) -> list[str]:
     """The words of ``text``, each but the first with the blank before it; together the text on one line."""
-    if not has_unspaced(text):
+    if not has_unspaced(text) and not _LONG_WORD.search(text):
         first, *others = text.split() or [""]
         return [first, *(f" {word}" for word in others)] if first else []
     pieces: list[str] = []
     for word in text.split():
-        found = script_runs(word, CHARS_PER_WORD) if UNSPACED.search(word) else [word]
+        runs = script_runs(word, CHARS_PER_WORD) if UNSPACED.search(word) else [word]
+        found = [part for run in runs for part in _parts(run)]
         pieces += [f" {found[0]}" if pieces else found[0], *found[1:]]
     return pieces
 
 
+def _parts(run: str) -> Sequence[str]:
+    """``run``, or what is no word in parts of about two tokens: a prompt has no room for a picture in base64, say."""
+    if len(run) <= LONGEST_WORD:
+        return [run]
+    size, chars = (4, run) if run.isascii() else (CHARS_PER_WORD, characters(run))
+    return ["".join(chars[start : start + size]) for start in range(0, len(chars), size)]
+
+
 def count_words(text: str) -> int:
     """Those between blanks; where the script has no blanks, two characters for one."""
-    return len(word_pieces(text) if has_unspaced(text) else text.split())
+    return len(word_pieces(text) if has_unspaced(text) or _LONG_WORD.search(text) else text.split())
 
 
 def shown_text(text: str, max_words: int, long_texts: LongTexts = "cut") -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourshot.pipeline.tasks.text_words import GAP, count_words, cut_texts, shown_text, word_pieces
+from fourshot.pipeline.tasks.text_words import GAP, count_words, cut_texts, shown_text, text_windows, word_pieces
 
 SPACED = [
     "The kettle boils, and I like it!",
@@ -21,6 +21,14 @@ SPACED = [
 ]
 KETTLE = "先週買った電気ケトルは、お湯が沸くのが早い。"  # 22 characters
 FAMILY = "👨‍👩‍👧"
+
+
+@pytest.mark.parametrize("word", ["x" * 100_000, "a/b+" * 900, "\u0623" * 3_000, "e\u0301" * 2_000])
+def test_what_is_too_long_for_a_word_is_cut_as_a_text_is(word: str) -> None:
+    text = f"see {word} end"
+    assert len(shown_text(text, 300)) <= 4 * 300 and text.startswith(shown_text(text, 300))
+    assert len(text_windows(text, 300)) > 1 and text_windows(text, 300)[-1].endswith(" end")
+    assert "".join(word_pieces(text)) == text and count_words("a " * 5 + "b" * 100) == 6
 
 
 @pytest.mark.parametrize("text", SPACED)
