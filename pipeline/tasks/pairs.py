@@ -119,7 +119,9 @@ def load_inputs(path: str | Path, source: PairSource, column: str | None = None,
 
     A table with a single column needs no name. Raises `InputError`.
     """
-    table = read_table(Path(path), ReadSettings(encoding=encoding or source.encoding))
+    encoding = encoding or source.encoding
+    header = True if column else None  # with its name given, there is a line of names
+    table = read_table(Path(path), ReadSettings(encoding=encoding, header=header, offers=("--encoding",)))
     columns = (column,) if column else source.input_columns
     if not column and len(table.columns) == 1:
         columns = table.columns

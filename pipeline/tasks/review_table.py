@@ -26,7 +26,7 @@ COLUMNS = ("id", "text", "label", "keep", "why", "probabilities")
 # OWASP, "CSV Injection". The apostrophe is guarded like them, so that taking one away undoes every guard.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 LONGEST_CELL = 32_000  # characters; spreadsheets cut cells after 32,767
-AS_WRITTEN = ReadSettings(header=True, has_options=False)
+AS_WRITTEN = ReadSettings(header=True, offers=())
 YES, NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0")
 MOST_PROBABILITIES = 4  # shown, the likeliest
 

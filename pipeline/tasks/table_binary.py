@@ -90,7 +90,10 @@ def read_spreadsheet(reading: Reading, source: Source) -> Iterator[Item]:
         raise TableError(f"not a readable spreadsheet: {failure}.", "Save it again, or save it as CSV.") from failure
     if len(filled) > 1:
         names = " and ".join(map(repr, filled))
-        raise TableError(f"the sheets {names} hold something.", "Name one (--sheet NAME), or save it as CSV.")
+        remedy = "Name one (--sheet NAME), or save it as CSV."
+        if "--sheet" not in reading.settings.offers:
+            remedy = "Save the one that is meant as CSV."
+        raise TableError(f"the sheets {names} hold something.", remedy)
     for name, rows in filled.items():
         ranges = sorted(sheets[name].merged_cell_ranges or ())
         merged = [first[0] + 1 for first, last in ranges if last[0] > first[0]]

@@ -170,7 +170,9 @@ def _errors(reading: Reading, unread: list[tuple[int, Unread]], most: int) -> li
     faults = [error(f"{reading.path}:{number}", one.what) for number, one in unread[:most]]
     if rest := len(unread) - len(faults):
         faults.append(error(reading.path, f"{counted(rest, 'more row')} {_WHY[unread[0][1].reason]}."))
-    leave_out = " Or leave such rows out: fourshot tasks new --skip-broken." * reading.settings.has_options
+    leave_out = " Or leave such rows out: fourshot tasks new --skip-broken." * (
+        "--skip-broken" in reading.settings.offers
+    )
     remedy = f"{unread[0][1].remedy}{leave_out}".strip()
     return [*faults[:-1], msgspec.structs.replace(faults[-1], remedy=remedy)]
 

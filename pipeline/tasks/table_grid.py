@@ -14,6 +14,10 @@ _ONE_COLUMN = (
     "If the first line is not that of the names, remove it. If another character separates, write it into a first line "
     "of its own, such as sep=^. If each line is one text, call the file .txt."
 )
+_NO_HEADER = (
+    ", or give --no-header: they are then called 1, 2, ... (in a task file, $.data.header = false). If this one does: "
+    "--text-column NAME --label-column NAME."
+)
 _LONGEST_NAME = 200  # characters; a question of a survey may be the name of a column
 _SENTENCE = re.compile(r"(\S+\s+){3,}\S+[.!]")
 
@@ -46,7 +50,9 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
         for name, times in Counter(columns).items():
             if times > 1:
                 what = f"the column {name!r} stands there {times} times."
-                remedy = "Rename or remove one. If no line names the columns: --no-header."
+                remedy = "Rename or remove one."
+                if "--no-header" in reading.settings.offers:
+                    remedy += " If no line names the columns: --no-header."
                 reading.faults.append(error(f"{reading.path}:{line}", what, remedy))
     reading.columns |= dict.fromkeys(columns)
     width, named = len(columns), {name for name in [*raw, *header] if name not in ("", None)} if any(header) else set()
@@ -127,9 +133,10 @@ class _Doubt:
                 error(
                     f"{reading.path}:{line}",
                     f"the first line looks like an example, not like the names of columns: {evidence}.",
-                    "If a later line names the columns, remove what stands above it. If none does, write one above, "
-                    "or give --no-header: they are then called 1, 2, ... (in a task file, $.data.header = false). If "
-                    "this one does: --text-column NAME --label-column NAME.",
+                    "If a later line names the columns, remove what stands above it. If none does, write one above"
+                    + (
+                        _NO_HEADER if "--no-header" in reading.settings.offers else "; if this one does, name a column."
+                    ),
                 )
             )
 

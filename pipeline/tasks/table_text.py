@@ -103,7 +103,7 @@ def _not_decoded(
         return TableError(f"{byte} {encoding.upper()}: {failure.reason}.", "Save it again.", line)
     what = f"{byte} UTF-8."
     remedy = "Save the file as UTF-8, or name its encoding (--encoding NAME; in a task file, $.data.encoding)."
-    if not settings.has_options:
+    if "--encoding" not in settings.offers:
         remedy = "Save the file as UTF-8; spreadsheets call it CSV UTF-8."
     before = near[0] if not near[0].endswith((b"\n", b"\r")) else b""
     try:

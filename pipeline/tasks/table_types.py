@@ -14,7 +14,7 @@ class ReadSettings(msgspec.Struct, frozen=True, kw_only=True):
     encoding: str = ""  # "" means: by the byte-order mark, else UTF-8
     header: bool | None = None  # False: no line of names, columns are "1", "2", ...; None: a doubtful line is an error
     sheet: str = ""  # of a spreadsheet; "" means: the only one that holds something
-    has_options: bool = True  # of a command, such as --encoding, which errors may name
+    offers: tuple[str, ...] = ("--encoding", "--no-header", "--sheet", "--skip-broken")  # options that errors may name
     skip_broken: bool = False  # rows that cannot be read are left out and counted; else they are errors
 
 

@@ -55,6 +55,9 @@ def open_texts(
     one, a field without a column, a text that is no string, no text at all.
     """
     path = Path(path)
+    # With the column's name given, there is a line of names.
+    header = True if text_column and settings.header is None else settings.header
+    settings = msgspec.structs.replace(settings, header=header, offers=("--encoding",))
     fields = task.input_fields if task else ()
     reading = Reading(path=path, settings=settings)
     columns: tuple[str, ...] = ()

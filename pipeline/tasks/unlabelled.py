@@ -45,7 +45,9 @@ def load_unlabelled(
 def _rows(path: Path, task: Task, text_column: str, encoding: str) -> tuple[list[tuple[int, str]], str]:
     """(line, text) of every row, "" where it has none; and where they stand, for people."""
     # With the column's name given, there is a line of names.
-    table = read_table(path, ReadSettings(encoding=encoding, header=True if text_column else None))
+    table = read_table(
+        path, ReadSettings(encoding=encoding, header=True if text_column else None, offers=("--encoding",))
+    )
     option = "--set unlabelled.text_column=NAME"
     columns = input_columns_of(path, table.columns, text_column, task, option)
     rows, faults = [], []

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.pipeline.tasks.types import DataSource, Label, Task
 from fourshot.pipeline.tasks.unlabelled import load_unlabelled
 
@@ -86,3 +87,18 @@ def test_files_of_other_kinds_and_missing_ones_are_named(tmp_path: Path) -> None
         load_unlabelled(tmp_path / "own.csv", TASK, 0)
     with pytest.raises(InputError, match=r"own\.txt"):
         load_unlabelled(tmp_path / "own.txt", TASK, 0)
+
+
+def test_errors_name_only_what_can_be_given_for_such_texts(tmp_path: Path) -> None:
+    file, name = tmp_path / "survey.csv", "How did you like our new service."
+    file.write_text(f"{name}\nvery much\nnot at all\n")
+    for read in (lambda: load_unlabelled(file, TASK, 0), lambda: open_texts(file)):
+        with pytest.raises(InputError, match=r"is a sentence\. .* if this one does, name a column") as refused:
+            read()
+        assert "--" not in str(refused.value)
+    assert load_unlabelled(file, TASK, 0, name).texts == ((2, "very much"), (3, "not at all"))
+    assert list(open_texts(file, name).texts()) == ["very much", "not at all"]
+    file.write_text("text,n\nmany, commas, here\n")
+    with pytest.raises(InputError, match="3 fields where the header has 2") as refused:
+        load_unlabelled(file, TASK, 0)
+    assert "--" not in str(refused.value)
