@@ -1,5 +1,6 @@
 """Files and folders that are whole or not there, and files of JSON lines that a kill may cut short."""
 
+import errno
 import os
 import re
 import secrets
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 def check_mounted(place: str | Path) -> None:
-    """Raise InputError for an address, of object storage say, where a folder or a file is needed."""
+    """Raise InputError for an address, of object storage say, or what is no path, where a folder or file is needed."""
     if address := _ADDRESS.match(str(place)):
         raise InputError(
             f"{str(place)!r} is an address ({address[1]}://), and a path of a file system is needed here. Results are "
@@ -29,6 +30,11 @@ def check_mounted(place: str | Path) -> None:
             "Give a folder; over several machines, one that all of them mount (NFS or the like). Copy from and to "
             "the storage before and after."
         )
+    try:
+        Path(place).stat()
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR):  # a part of it is a file
+            raise InputError(f"{str(place)[:200]!r} cannot be a path: {error.strerror}. Give another one.") from error
 
 
 def replace_file(target: Path, content: bytes) -> None:

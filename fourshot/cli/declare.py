@@ -151,9 +151,9 @@ def read_command(words: Sequence[str], version: str) -> Options:
 
 
 def check_places(options: Options) -> None:
-    """Raise InputError where a folder or a file is asked for, and an address was given."""
+    """Raise InputError where a folder or a file is asked for, and an address or what is no path was given."""
     for action in options.parser._actions:
-        if action.metavar in ("FOLDER", "FILE") and (given := getattr(options, action.dest, None)):
+        if action.metavar in ("FOLDER", "FILE", "TABLE") and (given := getattr(options, action.dest, None)):
             check_mounted(given)
 
 

@@ -41,6 +41,8 @@ REFUSED = {  # reason -> what is found, and what to do beside leaving such rows 
 }
 PERHAPS_MISSING = {"none", "na", "n/a", "nil", "?", "-", "--", "\u2013", "\u2014", "unlabeled", "unlabelled"}
 PERHAPS_MISSING |= {"undefined", "missing", "(null)", "<null>", "(none)", "<none>", "(blank)", "(empty)"}
+# UTF-8 read as Windows-1252 ("\u00c3\u00bc", "\u00e2\u20ac\u2122"), and what stands for a byte that was not understood.
+MISREAD = re.compile("\u00c3[\u0080-\u00bf\u0152-\u0178\u02c6-\u2122]|\u00e2\u20ac|\u00c2[\u00a0-\u00bf]|\ufffd")
 LONG_NAME = 60  # characters, of a class
 
 
@@ -100,6 +102,8 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
             *notices,
             *_doubtful_classes(where, split.examples),
             *_around_texts(table, columns, split.examples),
+            *_misread(table, split.examples),
+            *_unused(where, out, choices),
         ),
     )
 
@@ -235,6 +239,24 @@ def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -
         return []
     where = f"{table.path}: column {' and '.join(map(repr, columns.texts))}"
     return [warning(where, f"each text {' and '.join(found)}.", "Remove it if it does not belong to the texts.")]
+
+
+def _misread(table: Table, examples: Sequence[Example]) -> list[Fault]:
+    """A warning of texts and labels that were damaged before, when they were read or saved in another encoding."""
+    found = [match for one in examples for match in [MISREAD.search(one.text) or MISREAD.search(one.label)] if match]
+    if not found:
+        return []
+    near = found[0].string[max(0, found[0].start() - 12) : found[0].end() + 12]
+    what = f"{counted(len(found), 'row')} with signs of another encoding, such as {near!r}."
+    return [warning(table.path, what, "Export the table again as UTF-8, or put the letters back.")]
+
+
+def _unused(where: str, out: Lines, choices: TableChoices) -> list[Fault]:
+    """A warning of labels that were to mean none, and stand nowhere."""
+    if not choices.missing_labels or out.get("marked_missing"):
+        return []
+    names = " or ".join(map(repr, choices.missing_labels))
+    return [warning(where, f"no label is {names}, as --missing-label says.", "Is it written so?")]
 
 
 def _doubtful_classes(where: str, examples: Sequence[Example]) -> list[Fault]:

@@ -176,6 +176,17 @@ def test_signs_around_each_text_are_pointed_out(form: str, what: str) -> None:
     assert [fault.what.removeprefix("each text ") for fault in used.notices] == ([f"{what}."] if what else [])
 
 
+@pytest.mark.parametrize("text", ["f\u00c3\u00bcr dich", "it\u00e2\u20ac\u2122s", "5\u00c2\u00a0km", "caf\ufffd"])
+def test_texts_that_were_read_in_another_encoding_are_pointed_out(text: str) -> None:
+    notices = use([(text, "lock"), ("S\u00c3O PAULO, \u00c2ngela", "damage")]).notices
+    assert [fault.what.partition(",")[0] for fault in notices] == ["1 row with signs of another encoding"]
+
+
+def test_a_missing_label_that_stands_nowhere_is_pointed_out() -> None:
+    used = use(texts("lock", "damage"), TableChoices(missing_labels=("none",)))
+    assert [fault.what for fault in used.notices] == ["no label is 'none', as --missing-label says."]
+
+
 def test_names_that_look_the_same_are_one_class_and_that_is_said() -> None:
     used = use(texts("caf\u00e9", "cafe\u0301", "\u200block", "lock "))
     assert labels_of(used) == ["caf\u00e9", "caf\u00e9", "lock", "lock"]
