@@ -51,7 +51,7 @@ def note(where: object, what: str, remedy: str = "") -> Fault:
     return Fault("note", str(where), what, remedy)
 
 
-def condensed(faults: Sequence[Fault]) -> list[str]:
+def condensed(faults: Sequence[Fault], all_of_them: str = " --json lists them all.") -> list[str]:
     """The faults for people, a line each; of more than `MOST_ALIKE` that differ in names and numbers alone, the first.
 
     With 150 classes there may be hundreds of a kind.
@@ -65,7 +65,7 @@ def condensed(faults: Sequence[Fault]) -> list[str]:
         if not is_long or told[kind] <= SHOWN_ALIKE:
             lines.append(f"{fault.severity}: {fault}")
         if is_long and told[kind] == SHOWN_ALIKE:
-            lines.append(f"{fault.severity}: and {count[kind] - SHOWN_ALIKE} more like this. --json lists them all.")
+            lines.append(f"{fault.severity}: and {count[kind] - SHOWN_ALIKE} more like this.{all_of_them}")
     return lines
 
 
@@ -75,9 +75,9 @@ def errors_in(faults: Iterable[Fault]) -> list[Fault]:
 
 
 def raise_errors(faults: Iterable[Fault]) -> None:
-    """Raise `InputError` with all the faults that stop a run, one a line, if there are any."""
+    """Raise `InputError` with the faults that stop a run, one a line, if there are any; of many alike, the first."""
     if errors := errors_in(faults):
-        raise InputError("\n".join(map(str, errors)))
+        raise InputError("\n".join(line.removeprefix("error: ") for line in condensed(errors, all_of_them="")))
 
 
 def read_text(path: Path) -> tuple[str, list[Fault]]:

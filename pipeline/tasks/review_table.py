@@ -164,7 +164,7 @@ def label_named(said: str, task: Task) -> str | None:
     said = said.strip()
     if not said or said in task.label_names:
         return said
-    alike = [name for name in task.label_names if reads_as(name) == reads_as(said)]
+    alike = [name for name in task.label_names if reads_as(name) == reads_as(visible(said))]
     return alike[0] if len(alike) == 1 else None
 
 

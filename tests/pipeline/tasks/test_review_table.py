@@ -112,7 +112,7 @@ def test_what_spreadsheets_do_to_labels_and_texts_by_themselves_is_no_change(tmp
         tmp_path / "review.csv",
         (",01,", ",1,"),
         ("\u200b caf\u00e9", " cafe\u0301"),
-        ("plain,caf\u00e9", "plain,CAFE\u0301"),
+        ("plain,caf\u00e9", "plain,\u200bCAFE\u0301"),
     )
     answers = read_review(tmp_path / "review.csv", rows, task)
     assert [answer.label for answer in answers.values()] == ["01", "caf\u00e9"]
@@ -152,6 +152,16 @@ def test_every_fault_is_named_at_once(table: Path) -> None:
     with pytest.raises(InputError) as refused:
         read_review(table, ROWS, TASK)
     assert len(str(refused.value).splitlines()) == 2
+
+
+def test_of_many_faults_of_a_kind_the_first_are_told(tmp_path: Path) -> None:
+    rows = [ReviewRow(id=f"r-{n}", text=f"text {n}", label="A", keep=True, why="kept") for n in range(30)]
+    write_review(tmp_path / "t.csv", rows, task=TASK)
+    edited = (tmp_path / "t.csv").read_text("utf-8").replace(",yes,", ",ja,")
+    (tmp_path / "t.csv").write_text(edited, encoding="utf-8")
+    with pytest.raises(InputError, match=r"t\.csv:2: keep is 'ja'; allowed are yes and no\.") as refused:
+        read_review(tmp_path / "t.csv", rows, TASK)
+    assert str(refused.value).splitlines()[3:] == ["and 27 more like this."]
 
 
 def test_a_text_that_no_cell_holds_is_shown_in_part(tmp_path: Path) -> None:
