@@ -127,8 +127,8 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
         if self.took_s is None or self.asks:
             return ""
         share = self.took_s / self.seconds - 1 if self.seconds else 0.0
-        more = f"{abs(share):.0%} {'more' if share > 0 else 'less'}"
-        return f"forecast {span(self.seconds)}, took {span(self.took_s)} ({more})"
+        more = f" ({abs(share):.0%} {'more' if share > 0 else 'less'})" if self.seconds else ""
+        return f"forecast {span(self.seconds)}, took {span(self.took_s)}{more}"
 
 
 def forecast(work: Iterable[Work], speed: Speed) -> Forecast:

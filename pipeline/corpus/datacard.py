@@ -1,9 +1,12 @@
 """The data card: README.md of a corpus, from which `datasets` and the Hugging Face hub learn what the folder holds."""
 
+import hashlib
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -15,6 +18,7 @@ from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary
 from fourshot.pipeline.synthesis.diversity import distinct, unique_trigram_curve
 from fourshot.pipeline.tasks.types import Task
 
+SEAL = "<!-- SHA-256 of all above: "  # by which a change is known
 SAMPLE = 1_000  # texts per task that diversity is told of
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
 COLUMNS = {
@@ -43,8 +47,11 @@ RISKS = """\
 
 def write_card(
     folder: CorpusFolder, summary: CorpusSummary, sampled: Sequence[ShardRecord], corpus: CorpusSettings
-) -> None:
-    """Write README.md, from what is on disk. ``sampled``: the shards that diversity is told of; none leaves it out."""
+) -> str:
+    """Write README.md, from what is on disk. ``sampled``: the shards that diversity is told of; none leaves it out.
+
+    Gives back the name under which a card was kept that somebody had changed, "" for none.
+    """
     tasks = folder.tasks()
     by_task: dict[str, list[ShardRecord]] = {}
     for shard in sampled:
@@ -60,7 +67,25 @@ def write_card(
         f"## Known risks\n\n{RISKS}",
         _provenance(manifest),
     ]
-    replace_file(folder.path / "README.md", "\n".join(parts).encode())
+    content, file = "\n".join(parts), folder.path / "README.md"
+    kept = _changed_name(file)
+    if kept:
+        shutil.copy(file, file.with_name(kept))
+    replace_file(file, f"{content}\n{SEAL}{_hash(content)} -->\n".encode())
+    return kept
+
+
+def _changed_name(file: Path) -> str:
+    """What a card is to be called that is not as it was written, "" for one that is, or is not there."""
+    if not file.exists():
+        return ""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    written, _, seal = text.rpartition(f"\n{SEAL}")
+    return "" if seal.startswith(_hash(written)) else f"README.changed-{_hash(text)[:8]}.md"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _front_matter(tasks: Mapping[str, Task], rows: int, corpus: CorpusSettings) -> str:

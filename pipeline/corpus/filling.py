@@ -153,7 +153,8 @@ class Filling:
             rates=self._rates,
         )
         readable = [shard for shard in journal if shard.task not in self._failed]  # as far as is known
-        write_card(files, summary, readable if is_last else (), self._corpus)
+        if kept := write_card(files, summary, readable if is_last else (), self._corpus):
+            self._tell(f"README.md had been changed: it is written anew, and what was there is in {kept}")
         return summary, counts
 
 

@@ -65,6 +65,7 @@ def test_what_stages_took_stands_beside_it_and_the_whole_is_judged_once_all_are_
     assert [stage.took_s for stage in some.stages] == [30.0, None] and not some.verdict
     assert told.beside({"draw": 30.0, "read": 30.0}).verdict == "forecast 40 s, took 60 s (50% more)"
     assert told.beside({"draw": 10.0, "read": 20.0}).verdict == "forecast 40 s, took 30 s (25% less)"
+    assert msgspec.structs.replace(told, seconds=0.0, took_s=6.0).verdict == "forecast 0 s, took 6 s"
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,20 @@ def test_a_journal_that_was_edited_is_refused(change: Any, tmp_path: Path) -> No
         make_small(tmp_path)
 
 
+def test_a_data_card_that_somebody_changed_is_kept_beside_the_new_one(tmp_path: Path) -> None:
+    told = list[Event]()
+    make_small(tmp_path)
+    card = tmp_path / "README.md"
+    before = card.read_text()
+    make_small(tmp_path)
+    assert [file.name for file in tmp_path.glob("README*")] == ["README.md"] and card.read_text() == before
+    card.write_text(before.replace("# ", "# My own title: ", 1))
+    make_small(tmp_path, on_event=told.append)
+    (kept,) = tmp_path.glob("README.changed-*.md")
+    assert "My own title" in kept.read_text() and card.read_text() == before
+    assert any(kept.name in event.message for event in told)
+
+
 def test_files_beside_the_shards_are_put_aside_and_not_loaded_with_them(tmp_path: Path) -> None:
     told = list[Event]()
     make_small(tmp_path)
