@@ -1,7 +1,7 @@
 """The card that lies beside a student: how to ask it, and where it comes from."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.settings import StudentSettings
 
 STUDENT_FILE = "student.json"
+CONFIG = "config.json"
 STUDENT_LINK = "student"  # in the folder of a distillation: leads to its student
 
 
@@ -81,6 +82,22 @@ def file_hashes(folder: Path) -> dict[str, str]:
 def sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
+    """Raise AdapterError where what a student answers with is not what its card, which has ``files``, was written for.
+
+    A file that only other tools read may be missing.
+    """
+    own = {name: known for name, known in files.items() if "/" not in name}  # torch reads no ONNX
+    gone = [name for name in (CONFIG, *own) if not (folder / name).is_file()]
+    wrong = [name for name in dict.fromkeys(gone) if name == CONFIG or name.endswith(".safetensors")]
+    wrong += [name for name, known in own.items() if name not in gone and sha256(folder / name) != known]
+    if wrong:
+        raise AdapterError(
+            f"The student {folder} is damaged: {', '.join(wrong)} changed since training, or was not copied whole. "
+            "Copy it again, whole."
+        )
 
 
 def load_student_card(folder: str | Path) -> StudentCard:

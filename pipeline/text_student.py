@@ -11,8 +11,9 @@ from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.files import read_json
 from fourshot.engine.models import broken_shards
 from fourshot.engine.tokens import check_lengths
-from fourshot.pipeline.student_card import STUDENT_FILE, RemoteTeacher, find_student, is_text_student
+from fourshot.pipeline.student_card import STUDENT_FILE, RemoteTeacher, check_unchanged, find_student, is_text_student
 from fourshot.pipeline.tasks.generation import GenerationTask, writing_prompt
+from fourshot.pipeline.tasks.text_words import check_unicode
 from fourshot.pipeline.text_metrics import TextScores
 from fourshot.training.students.text_models import TextStudentKind
 
@@ -92,6 +93,7 @@ class Generator:
         if not found or not is_text_student(found):
             raise InputError(f"{folder} is no student of a text generation task. Give one that fourshot distill made.")
         self.card = load_text_student_card(found)
+        check_unchanged(found, self.card.files)
         self._writer = _open(found, self.card, many=many)
 
     def count_tokens(self, inputs: Sequence[str]) -> list[int]:
@@ -103,6 +105,7 @@ class Generator:
             raise InputError("generate takes a list of inputs, got one string. Put it in a list.")
         if blank := [index for index, text in enumerate(inputs) if not text.strip()]:
             raise InputError(f"the inputs at {blank[:5]} are blank. Leave them out.")
+        check_unicode(inputs)
         rows = self._writer.encode(self._prompts(inputs))
         if self.card.architecture == "causal":
             check_lengths(rows, self.card.max_target_tokens, self._most_tokens)

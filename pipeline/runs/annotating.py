@@ -3,6 +3,7 @@
 Answers are on the disk part by part, beside the table that will be written, so a kill costs the part in work.
 """
 
+import math
 import shutil
 import time
 from collections import Counter
@@ -205,10 +206,10 @@ def _cells(
 def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple[float, ...] | None:
     """What a row of such a table teaches, as a person may have corrected it; None: nothing.
 
-    A label that is not the likeliest one was put there by a person, and counts alone. Raises InputError where it is
-    none of ``labels``, or a probability is no number.
+    A label that is not the likeliest one, or has no probabilities beside it, was put there by a person, and counts
+    alone. Raises InputError where it is none of ``labels``.
     """
-    label = (row.get(LABEL) or "").strip()
+    label = "" if row.get(LABEL) is None else str(row[LABEL]).strip()
     if label and label not in labels:
         raise InputError(f"{LABEL} is {label!r}; allowed are {', '.join(labels)}, or nothing to leave a row out.")
     if not label:
@@ -217,7 +218,8 @@ def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple
         said = [float(row[f"p_{name}"]) for name in labels]
     except (TypeError, ValueError, KeyError):
         said = []
-    if not said or labels[said.index(max(said))] != label:
-        return tuple(float(name == label) for name in labels)
     total = sum(said)
+    is_known = 0 < total < math.inf and min(said) >= 0
+    if not is_known or labels[said.index(max(said))] != label:
+        return tuple(float(name == label) for name in labels)
     return tuple(value / total for value in said)

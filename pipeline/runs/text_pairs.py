@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.runs.stages.write import Written
 from fourshot.pipeline.tasks.faults import counted
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
@@ -39,10 +40,13 @@ def write_annotated(given: Inputs, out: Path, said: Iterable[Written], by: str) 
 def annotated_pairs(given: Inputs, out: Path) -> tuple[list[Pair], list[str]]:
     """What the table says, as a person may have corrected it; and what is to be told."""
     rows = read_table(out).rows.values()
-    pairs = [
-        Pair(input=input_of(row, given.input_columns), target=(read_text_cell(row.get(TARGET)) or "").strip())
-        for row in rows
-    ]
+    try:
+        pairs = [
+            Pair(input=input_of(row, given.input_columns), target=(read_text_cell(row.get(TARGET)) or "").strip())
+            for row in rows
+        ]
+    except TypeError as error:
+        raise InputError(f"{out}: {error}. Write texts there, or leave the cell of {TARGET} empty.") from None
     notes = list(given.notes)
     if blank := sum(not pair.input for pair in pairs):
         notes.append(f"{counted(blank, 'row')} without an input left out")

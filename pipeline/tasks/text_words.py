@@ -15,6 +15,8 @@ from typing import Literal
 
 import msgspec
 
+from fourshot.engine.errors import InputError
+
 # What of a text above the bound is left out: its end, or its middle; windows: nothing, it is read in parts.
 LongTexts = Literal["cut", "middle", "windows"]
 
@@ -37,6 +39,15 @@ _LETTERS = (
 )
 _SIGNS = "\u3001-\u303f\uff01-\uff65"  # that stand among them, as wide as they are
 UNSPACED = re.compile(f"[{_LETTERS}]")
+
+
+def check_unicode(texts: Iterable[str]) -> None:
+    """Raise InputError where a text has half of a surrogate pair, as Python makes of bytes that are no UTF-8."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"a text has characters that are no Unicode: {error}. Decode it as UTF-8 first.") from None
 
 
 def has_unspaced(text: str) -> bool:

@@ -17,12 +17,18 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.opening import open_engine
 from fourshot.pipeline.card import AdapterCard, base_of, load_card, load_examples
 from fourshot.pipeline.selective import Abstained, Refusal, Refusing, Rule, rule_of
-from fourshot.pipeline.student_card import StudentCard, find_student, load_student_card, student_left_out
+from fourshot.pipeline.student_card import (
+    StudentCard,
+    check_unchanged,
+    find_student,
+    load_student_card,
+    student_left_out,
+)
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.prompts import Wording
 from fourshot.pipeline.synthesis.windows import reading_prompts, score_texts
 from fourshot.pipeline.tasks.fields import Given, as_texts, bare_text, encoder_text
-from fourshot.pipeline.tasks.text_words import words_left_out
+from fourshot.pipeline.tasks.text_words import check_unicode, words_left_out
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.api import VISIBLE
 from fourshot.serving.clients.explain import Examples, Explanation, Reading
@@ -97,7 +103,9 @@ class LocalClassifier:
 
     def _texts(self, given: Sequence[Given]) -> list[str]:
         check_texts(given)
-        return as_texts(self.card.task, given)
+        texts = as_texts(self.card.task, given)
+        check_unicode(texts)
+        return texts
 
     def _left_out(self, text: str) -> int:
         """Words of a text that are not read."""
@@ -185,6 +193,7 @@ class LocalStudent(LocalClassifier):
         folder = find_student(adapter_folder)
         assert folder
         self.card = load_student_card(folder)
+        check_unchanged(folder, self.card.files)
         from fourshot.training.students.classifier import StudentClassifier
 
         self._max_tokens = self.card.training.max_tokens

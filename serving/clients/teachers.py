@@ -20,7 +20,7 @@ from fourshot.pipeline.runs.readers import (
     teacher_of_run,
 )
 from fourshot.pipeline.runs.run_folder import SHOTS_FILE
-from fourshot.pipeline.student_card import find_student, load_student_card, student_left_out
+from fourshot.pipeline.student_card import check_unchanged, find_student, load_student_card, student_left_out
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.task_data import TaskData
@@ -106,6 +106,7 @@ def _student(folder: Path, model: str | None) -> NamedReader:
     if model is not None:
         raise InputError(f"{folder} is a student, which needs no base model. Leave --model out.")
     card = load_student_card(folder)
+    check_unchanged(folder, card.files)
 
     def read(log: Path, on_event: OnEvent) -> Read:
         from fourshot.training.students.classifier import StudentClassifier

@@ -7,7 +7,7 @@ from fourshot.engine.errors import InputError, RequestError
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.annotating_text import NamedWriter, Parts, Write
 from fourshot.pipeline.runs.stages.write import Written
-from fourshot.pipeline.student_card import find_student, is_text_student
+from fourshot.pipeline.student_card import check_unchanged, find_student, is_text_student
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import FEW, Generator, TextWritten, load_text_student_card
 from fourshot.serving.clients.remote.settings import RemoteSettings
@@ -47,6 +47,7 @@ def find_writer(
             "distillation that made it, or the address of a service."
         )
     card = load_text_student_card(folder)
+    check_unchanged(folder, card.files)
 
     def write(log: Path, on_event: OnEvent) -> Write:
         def of_parts(parts: Parts) -> Iterator[list[Written]]:

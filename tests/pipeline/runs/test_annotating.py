@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -186,7 +187,11 @@ def test_a_person_may_correct_what_was_annotated(tmp_path: Path) -> None:
     assert annotated_probabilities(row, LABELS) == pytest.approx((0.25, 0.75))
     assert annotated_probabilities({**row, "annotated_label": "warm"}, LABELS) == (1.0, 0.0)
     assert annotated_probabilities({"annotated_label": "warm", "p_warm": "", "p_cold": ""}, LABELS) == (1.0, 0.0)
+    for wrong in (0, -1, math.nan):
+        assert annotated_probabilities({"annotated_label": "warm", "p_warm": wrong, "p_cold": 0}, LABELS) == (1.0, 0.0)
     assert annotated_probabilities({**row, "annotated_label": ""}, LABELS) is None
+    with pytest.raises(InputError, match="annotated_label is '5'; allowed are"):
+        annotated_probabilities({**row, "annotated_label": 5}, LABELS)
     with pytest.raises(InputError, match="'wram'"):
         annotated_probabilities({**row, "annotated_label": "wram"}, LABELS)
 

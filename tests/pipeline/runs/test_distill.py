@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.runs.distill import DistillManifest, _teacher_settings, distill
@@ -20,6 +20,7 @@ from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.serving.clients.local import LocalClassifier
+from fourshot.serving.clients.teachers import find_teacher
 from fourshot.training.students.settings import StudentSettings
 from tests.pipeline.task_folders import COLD, write_jsonl, write_task
 
@@ -109,6 +110,16 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
     assert find_student(folder / "out") == Path(corrected.student_path)
     with LocalClassifier(folder / "out") as classifier:
         assert classifier.predict([NOTES[0]])[0].label == "warm"
+        with pytest.raises(InputError, match="characters that are no Unicode"):
+            classifier.predict(["\ud83d"])
+    for name in ("model.safetensors", "config.json"):
+        whole = (Path(corrected.student_path) / name).read_bytes()
+        (Path(corrected.student_path) / name).write_bytes(whole.replace(b"e", b"f", 1))
+        with pytest.raises(AdapterError, match=rf"{name} changed since training, or was not copied whole"):
+            find_teacher(folder / "out")
+        with pytest.raises(AdapterError, match="Copy it again"):
+            LocalClassifier(folder / "out")
+        (Path(corrected.student_path) / name).write_bytes(whole)
 
     write_jsonl(folder / "notes.jsonl", [{"text": "another table"}])
     with pytest.raises(RunFolderError, match="unlabelled"):
