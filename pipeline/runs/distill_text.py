@@ -159,7 +159,7 @@ def distill_text(
             test=test,
             counts=PairCounts(real=len(learnt), annotated=len(taught), synthetic=len(written)),
             settings=students.settings,
-            student_settings=ready.manifest.student,
+            student_settings=students.own,
             notes=notes,
         )
 
@@ -220,12 +220,12 @@ def _prepared(
         teacher = AskedTeacher(by, settings, folder, on_event, teaching)
     else:
         assert base
-        most = student_settings.max_target_tokens
+        most = students.own.max_target_tokens
         teacher = TrainedTeacher(task, base, settings, folder, on_event, placement, teaching, most)
     manifest = TextDistillManifest(
         task=task,
         settings=settings,
-        student=student_settings,
+        student=students.own,
         model=f"{base.name}@{base.revision}" if base else teacher.name,
         base=f"{made_of.model.name}@{made_of.model.revision}",
         real=f"{len(learnt)} pairs, {value_hash(learnt)}",
@@ -233,7 +233,9 @@ def _prepared(
         generate=generate,
         versions=installed_versions(),
     )
-    return _Prepared(manifest, teaching, teacher, students, notes)
+    if by and made_of.kind == "seq2seq" and settings.train != RunSettings().train:
+        notes.append("nothing came of train: neither this teacher nor this student learns through LoRA here")
+    return _Prepared(manifest, teaching, teacher, students, [*notes, *students.notes])
 
 
 def _check_asked(by: NamedWriter, generate: int, model: str | None, settings: RunSettings) -> None:

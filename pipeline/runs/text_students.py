@@ -23,7 +23,7 @@ from fourshot.training.lora.examples import TrainingExample, TrainingResult
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.students.seq2seq import Seq2SeqJob, TaughtText, TextStudentResult, finished_seq2seq
 from fourshot.training.students.settings import TextStudentSettings
-from fourshot.training.students.text_models import TextModel
+from fourshot.training.students.text_models import TextModel, places_of
 
 OF_LORA = ("num_epochs", "learning_rate", "batch_size")  # student settings that a causal student takes
 
@@ -73,7 +73,8 @@ class TextStudents:
         placement: Placement,
     ) -> None:
         """Raises InputError for a student's setting that a model of this kind does not have."""
-        self._task, self.made_of, self._folder, self._own = task, made_of, folder, student_settings
+        self._task, self.made_of, self._folder = task, made_of, folder
+        self.own, self.notes = _within(student_settings, places_of(made_of))
         self._on_event, self._placement, self._log = on_event, placement, str(folder / LOG_FILE)
         self.settings = settings
         if made_of.kind == "causal":
@@ -102,7 +103,7 @@ class TextStudents:
             title="the student on the test inputs",
             folder=str(self._folder / "written"),
             prompts=prompts,
-            sampling=greedy(self._own.max_target_tokens),
+            sampling=greedy(self.own.max_target_tokens),
             model_revision=f"merged {adapter.name}",
         )
         other = msgspec.structs.replace(
@@ -142,7 +143,7 @@ class TextStudents:
                     model=model.path,
                     model_revision=model.revision,
                     examples=tuple(examples),
-                    settings=self._own,
+                    settings=self.own,
                     seed=self.settings.seed,
                 ),
                 texts=tuple(pair.input for pair in test),
@@ -160,6 +161,15 @@ class TextStudents:
 
     def _run(self, stage: TrainStage | CausalStage | WriteStage | Seq2SeqStage) -> None:
         run_stage(msgspec.structs.replace(stage, log=self._log, placement=self._placement), self._on_event)
+
+
+def _within(settings: TextStudentSettings, places: int | None) -> tuple[TextStudentSettings, list[str]]:
+    """Settings that a model with so many places for tokens can keep to, and what is to be told."""
+    if places is None or max(settings.max_tokens, settings.max_target_tokens) <= places:
+        return settings, []
+    shorter = {name: min(getattr(settings, name), places) for name in ("max_tokens", "max_target_tokens")}
+    told = f"the student has room for {places} tokens: longer inputs and targets are cut there"
+    return msgspec.structs.replace(settings, **shorter), [told]
 
 
 def _with(settings: RunSettings, student: TextStudentSettings) -> LoraSettings:

@@ -200,6 +200,7 @@ def test_a_student_is_made_of_what_it_writes_and_nothing_is_paid_twice(
         write_facts(tmp_path / "facts")
         bart = str(write_bart(tmp_path / "bart"))
         command = ["distill", str(tmp_path / "facts"), "--generate", "8", "--student", bart, "--num-epochs", "1"]
+        command += ["--set", "train.r=16"]
     command += ["--out", str(tmp_path / "out"), "--retries", "0", "--concurrency", "1"]
     command += ["--teacher", f"{writing.url}/v1", "--teacher-model", "large"]
     if kind == "labels":
@@ -220,7 +221,10 @@ def test_a_student_is_made_of_what_it_writes_and_nothing_is_paid_twice(
     assert len(writing.asked) == 1 + answered == 1 + account["paid_requests"] and f"{answered} requests" in said.out
     if kind == "pairs":
         assert card["synthetic_pairs"] == 8 and "1 of 9 pairs that the teacher wrote are malformed" in said.out
-        assert "generate 8" in said.err
+        assert "generate 8" in said.err and "the student has room for 64 tokens" in said.out
+        assert "nothing came of train" in said.out
+        assert main(["predict", str(tmp_path / "out"), "Rome " * 200]) == 0
+        assert "1 of 1 inputs are longer than the student reads" in capfd.readouterr().err
     assert main(command) == 0
     again = json.loads((tmp_path / "out" / "student" / "student.json").read_text())
     assert len(writing.asked) == 1 + answered and again["remote_teacher"] == account

@@ -66,3 +66,12 @@ def _is_seq2seq(folder: Path) -> bool:
             f"student is a causal or a sequence-to-sequence model. {HOW_TO_GO_ON}"
         )
     return is_seq2seq
+
+
+def places_of(model: TextModel) -> int | None:
+    """How many tokens an input or a target may have; None where positions are relative, as in T5, or it is causal."""
+    if model.kind == "causal":
+        return None
+    config = json.loads((Path(model.model.path) / "config.json").read_text(encoding="utf-8"))
+    names = [f"max_{part}position_embeddings" for part in ("", "encoder_", "decoder_")]
+    return min((config[name] for name in names if isinstance(config.get(name), int)), default=None)
