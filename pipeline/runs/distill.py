@@ -53,7 +53,7 @@ from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
-from fourshot.training.students.encoders import resolve_encoder
+from fourshot.training.students.encoders import check_places, resolve_encoder
 from fourshot.training.students.onnx_export import check_onnx
 from fourshot.training.students.settings import StudentSettings
 
@@ -113,7 +113,8 @@ def distill(
     if onnx:
         check_onnx()
     check_cluster(placement.ray)
-    encoder = resolve_encoder(student)
+    encoder, own = resolve_encoder(student), student_settings or StudentSettings()
+    check_places(encoder, own.max_tokens)
     base = None if by else resolve_model(model)
     work = RunFolder(folder)
     with work.lock():
@@ -128,7 +129,7 @@ def distill(
             DistillManifest(
                 task=task,
                 settings=settings,
-                student=student_settings or StudentSettings(),
+                student=own,
                 model=f"{base.name}@{base.revision}" if base else "",
                 teacher=by.name if by else "",
                 encoder=encoder.name,
@@ -166,7 +167,7 @@ def distill(
         taught, left_out = learnable(annotated, shots, data.test)
         notes += left_out
         written = written_texts(pairs, task, generate_per_class)
-        jobs = student_jobs(task, encoder, shots, taught, written, student_settings or StudentSettings(), settings.seed)
+        jobs = student_jobs(task, encoder, shots, taught, written, own, settings.seed)
         items = [
             StudentItem(
                 job=job,

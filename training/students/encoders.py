@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NAME = "all-MiniLM-L6-v2"
 BATCH = 64
 HOW_TO_GO_ON = "Leave --student out to use the embedded encoder, name a Hugging Face id, or give a checkpoint folder."
+PADDED = ("roberta", "camembert", "mpnet", "longformer", "xmod")  # places are numbered from behind that of padding
 
 
 class ResolvedEncoder(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,3 +177,16 @@ def last_linear(model: Any) -> Any:
 
     linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     return next(module for module in reversed(linears) if module.out_features == model.config.num_labels)
+
+
+def check_places(encoder: ResolvedEncoder, max_tokens: int) -> None:
+    """Raise InputError where texts of ``max_tokens`` tokens are longer than ``encoder`` reads."""
+    config = json.loads((Path(encoder.path) / "config.json").read_text(encoding="utf-8"))
+    places = config.get("max_position_embeddings")
+    if any(kind in str(config.get("model_type")) for kind in PADDED) and isinstance(places, int):
+        places -= int(config.get("pad_token_id", 1)) + 1
+    if isinstance(places, int) and max_tokens > places > 0:
+        raise InputError(
+            f"--max-tokens {max_tokens}: {encoder.name} reads at most {places} tokens. Give at most that; windows "
+            "(--long-texts windows) read longer texts in parts."
+        )

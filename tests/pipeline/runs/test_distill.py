@@ -139,6 +139,11 @@ def test_nothing_to_learn_and_nobody_who_writes_are_refused(folder: Path) -> Non
         distill(task, folder / "out")
     with pytest.raises(InputError, match="has none"):
         distill(task, folder / "out", generate_per_class=3, by=Teacher().named(folder))
+    with pytest.raises(InputError, match="--max-tokens 513: all-MiniLM-L6-v2 reads at most 512 tokens"):
+        make(folder, Teacher(), StudentSettings(max_tokens=513))
+    write_jsonl(folder / "notes.jsonl", [{"text": "snow", "p_cold": 1}])
+    with pytest.raises(InputError, match="the table has a column 'p_cold'"):
+        make(folder, Teacher())
     assert not (folder / "out").exists()
 
 

@@ -1,5 +1,6 @@
 """A student learns what a teacher says of texts, and is a checkpoint that transformers loads."""
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from fourshot.engine.encoder import Encoder
 from fourshot.engine.errors import AdapterError, InputError, ModelNotFoundError
 from fourshot.training.students.bert import fits
 from fourshot.training.students.classifier import StudentClassifier, open_model, open_tokenizer
-from fourshot.training.students.encoders import by_length, encoded, resolve_encoder
+from fourshot.training.students.encoders import ResolvedEncoder, by_length, check_places, encoded, resolve_encoder
 from fourshot.training.students.examples import StudentJob, StudentResult, TaughtExample
 from fourshot.training.students.serving_model import ServingModel
 from fourshot.training.students.settings import StudentSettings
@@ -146,6 +147,16 @@ def test_what_is_learnt_follows_the_settings() -> None:
 def test_settings_out_of_range_are_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         StudentSettings(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "most"), [("bert", 514), ("xlm-roberta", 512), ("mpnet", 512)])
+def test_texts_longer_than_an_encoder_reads_are_refused(tmp_path: Path, kind: str, most: int) -> None:
+    config = {"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    encoder = ResolvedEncoder(path=str(tmp_path), name="mine", revision="1")
+    check_places(encoder, most)
+    with pytest.raises(InputError, match=f"mine reads at most {most} tokens"):
+        check_places(encoder, most + 1)
 
 
 def test_a_teacher_that_is_sure_of_nothing_teaches_nothing(tmp_path: Path) -> None:
