@@ -86,12 +86,13 @@ def plan_annotation(
     text_column: str | None = None,
     encoding: str = "",
     model: str | None = None,
+    key: str | None = None,
     on_event: OnEvent | None = None,
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
 ) -> Forecast | None:
     """What `annotate` would take by the speed of this machine as it is now; None for who reads without an engine."""
-    teacher = _teacher(task, by, data, model, None, "", _remote(teacher_model, remote))
+    teacher = _teacher(task, by, data, model, key, "", _remote(teacher_model, remote))
     given = open_texts(unlabelled, text_column, teacher.task, ReadSettings(encoding=encoding))
     return foretell_annotation(teacher, given, sum(1 for _ in given.texts()), on_event or ignore, anew=True)
 
@@ -193,6 +194,7 @@ def plan_distillation(
     encoding: str = "",
     model: str | None = None,
     settings: RunSettings | None = None,
+    key: str | None = None,
     on_event: OnEvent | None = None,
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
@@ -204,7 +206,7 @@ def plan_distillation(
         Path(folder or default_student_folder(task)),
         unlabelled=_texts(unlabelled, text_column, task, encoding),
         generate_per_class=generate,
-        by=_by(by, task, model, None, "", _remote(teacher_model, remote, settings)),
+        by=_by(by, task, model, key, "", _remote(teacher_model, remote, settings)),
         model=model,
         settings=settings,
         on_event=on_event or ignore,

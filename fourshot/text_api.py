@@ -173,12 +173,13 @@ def plan_text_annotation(
     data: str | Path | None = None,
     text_column: str | None = None,
     encoding: str = "",
+    key: str | None = None,
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
     on_event: OnEvent | None = None,
 ) -> Forecast | None:
     """What `annotate_text` would take of a remote teacher; None of others. Sends nothing."""
-    writer, given = _opened(task, unlabelled, by, data, text_column, encoding, None, teacher_model, remote)
+    writer, given = _opened(task, unlabelled, by, data, text_column, encoding, key, teacher_model, remote)
     return foretell_writing(writer, [text for text in given.inputs if text], on_event or ignore)
 
 

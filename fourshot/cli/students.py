@@ -60,7 +60,7 @@ def annotate(options: Options, terminal: Terminal) -> None:
             where = {"data": options.data, "text_column": options.text_column, "encoding": options.encoding or ""}
             where |= teacher_of(options)
             told = teaching.plan_annotation(
-                options.task, options.unlabelled, model=options.model, on_event=on_event, **where
+                options.task, options.unlabelled, model=options.model, key=options.key, on_event=on_event, **where
             )
             terminal.forecast(told)
             return
@@ -155,6 +155,7 @@ def distill(options: Options, terminal: Terminal) -> None:
         "encoding": options.encoding or "",
         "model": options.model,
         "settings": settings_of(options),
+        "key": options.key,
     }
     with terminal.progress() as on_event:
         if options.plan:
@@ -165,7 +166,6 @@ def distill(options: Options, terminal: Terminal) -> None:
             **what,
             student=options.student,
             student_settings=StudentSettings(**given(options, StudentSettings)),
-            key=options.key,
             ray=options.ray,
             onnx=options.onnx,
             on_event=on_event,

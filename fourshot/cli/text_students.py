@@ -90,6 +90,7 @@ def annotate_text(options: Options, terminal: Terminal) -> None:
         "data": options.data,
         "text_column": options.text_column,
         "encoding": options.encoding or "",
+        "key": options.key,
     }
     with terminal.progress() as on_event:
         if options.plan:
@@ -100,7 +101,6 @@ def annotate_text(options: Options, terminal: Terminal) -> None:
             options.task,
             options.unlabelled,
             options.out,
-            key=options.key,
             on_event=on_event,
             forecast=not options.quiet,
             **what,

@@ -12,12 +12,14 @@ from fourshot.cli.main import main
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.events import ignore
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Label
+from fourshot.pipeline.tasks.types import Label, Task
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.clients.local import LocalClassifier, LocalStudent
 from fourshot.serving.clients.teachers import find_teacher
 from fourshot.serving.testing.students import make_student
+from fourshot.teaching import plan_annotation
 from tests.pipeline.task_folders import write_jsonl, write_task
+from tests.serving.fake_server import FakeService, served
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +117,11 @@ def test_another_s_labels_a_key_for_a_folder_and_nobody_are_refused(student: Pat
         find_teacher("http://127.0.0.1:9")
     with pytest.raises(InputError, match="holds no adapter"):
         find_teacher(tmp_path)
+
+
+def test_a_plan_shows_a_service_the_key_too(tmp_path: Path) -> None:
+    (tmp_path / "notes.csv").write_text("text\nso good\n")
+    tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    with served(FakeService()) as service:
+        assert plan_annotation(tone, tmp_path / "notes.csv", by=service.url, key="fs-k") is None
+        assert {one.headers["Authorization"] for one in service.received} == {"Bearer fs-k"}
