@@ -14,7 +14,8 @@ _PLAIN = (".jsonl", ".csv", ".tsv", ".parquet")
 # Source: huggingface/datasets, `filename_for_dataset_split`; older uploads add a fingerprint, conversions only count.
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]{16})?")
 _ABOUT_A_DATA_SET = ("dataset_info.json", "state.json")  # which `Dataset.save_to_disk` writes beside the shards
-_COUNTED = re.compile(r"(data-|part-)?\d{4,5}(-of-\d{5})?")
+# Source: Apache Spark, `FileNamingProtocol`: part-00000-<uuid>-c000.snappy.parquet
+_COUNTED = re.compile(r"(data-|part-)?\d{4,5}(-of-\d{5})?|part-\d{5}-[\w.-]+")
 
 
 def find_split_file(folder: Path, stem: str) -> Path | None:

@@ -34,7 +34,13 @@ _JSON_BEGINNING = re.compile(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*"')
 _HEAD_BYTES = 64
 _NO_TABLES = {
     b"version https://git-lfs": ("a pointer of Git LFS, not the file itself.", "Fetch it: git lfs pull."),
-    **dict.fromkeys((b"<!doctype html", b"<html"), ("a web page, not a table.", "Download the file itself.")),
+    **dict.fromkeys(
+        (b"<!doctype html", b"<html"),
+        (
+            "a web page, not a table.",
+            "Download the file itself; if a spreadsheet opens it, save it there as CSV.",
+        ),
+    ),
 }
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError)
 
@@ -86,9 +92,10 @@ def find_source(path: Path) -> Source:
         names = _names_in_zip(path)
         if any(part.startswith(_PARTS_OF_SPREADSHEETS) for part in names):
             return Source(path=path, kind="spreadsheet", name=name)
-        if len(names) != 1:
+        if len(names) == 1:
+            name, packing = names[0], ".zip"
+        elif path.suffix.lower() in ("", ".zip", *KINDS):  # others are documents of other programs
             raise TableError(f"a ZIP file with {shorten(names) or 'nothing'}; it must hold one table.", "Unpack it.")
-        name, packing = names[0], ".zip"
     elif path.suffix.lower() in PACKINGS:  # also where a browser has unpacked it and left its name
         name = path.stem
     if packing:

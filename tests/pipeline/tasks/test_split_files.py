@@ -30,6 +30,7 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
         ("data/train-00000-of-00002-0123456789abcdef.parquet", "data/train-00001-of-00002-fedcba9876543210.parquet"),
         ("train/0000.parquet", "train/0001.parquet"),
         ("train/part-00000.parquet", "train/part-00001.parquet"),
+        ("train/part-00000-4d2a-c000.snappy.parquet", "train/part-00001-4d2a-c000.snappy.parquet"),
     ],
 )
 def test_the_shards_of_a_split_are_one_split(tmp_path: Path, names: tuple[str, str]) -> None:

@@ -84,6 +84,7 @@ def test_packed_and_renamed_files_are_read(tmp_path: Path, name: str, content: b
         ("t.zip", zipped({}), "a ZIP file with nothing"),
         ("t.zip", zipped({"a.docx": "x"}), r"cannot read a packed \.docx file; allowed are"),
         ("t.csv.gz", gzip.compress(gzip.compress(b"a", mtime=0), mtime=0), "packed twice"),
+        ("t.numbers", zipped({"Index/a": "x", "Data/b": "x"}), r"cannot read a \.numbers file; allowed are"),
         ("t.docx", b"PK", r"cannot read a \.docx file"),
         (
             "t.parquet",
