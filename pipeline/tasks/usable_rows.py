@@ -16,7 +16,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.columns import ACCEPTED, Columns, find_columns, plain_cell
 from fourshot.pipeline.tasks.faults import Fault, LeftOut, clipped, counted, note, shorten, warning
-from fourshot.pipeline.tasks.fields import input_in
+from fourshot.pipeline.tasks.fields import input_in, no_text_in
 from fourshot.pipeline.tasks.label_cells import HOW, LabelCell, joined_labels, perhaps_joined, read_text_cell
 from fourshot.pipeline.tasks.label_words import propose_words, reads_as
 from fourshot.pipeline.tasks.table_files import AS_FOUND, ReadSettings, Table
@@ -172,7 +172,8 @@ def _refuse(
     for reason, (found, remedy) in REFUSED.items():
         if lines := sorted(out.get(reason, ())):
             column = " and ".join(map(repr, columns.texts if reason == "not_text" else columns.labels))
-            cell = table.rows[lines[0]].get((columns.texts if reason == "not_text" else columns.labels)[0])
+            row = table.rows[lines[0]]
+            cell = row.get(no_text_in(row, columns.texts) if reason == "not_text" else columns.labels[0])
             got = " ".join(str(cell).split())[:LONG_NAME]
             such = f", such as {got!r}" if got and (reason != "no_label" or isinstance(cell, str)) else ""
             if such and reason == "no_label":

@@ -99,7 +99,7 @@ def test_two_columns_of_labels_are_asked_for() -> None:
 
 
 def test_a_table_whose_separator_is_not_known_is_told_how_to_name_it() -> None:
-    with pytest.raises(InputError, match="first line of its own, such as sep="):
+    with pytest.raises(InputError, match=r"first line of its own, such as sep=.*one of labels: add what is missing\.$"):
         find_columns(Table(path="t.csv", columns=("text::label",), rows={2: {"text::label": "a text::lock"}}))
 
 

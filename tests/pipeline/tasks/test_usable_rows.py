@@ -165,6 +165,9 @@ def test_a_text_that_is_none_is_left_out_even_where_it_has_no_label() -> None:
 def test_a_text_that_is_a_number_is_refused_with_its_line() -> None:
     with pytest.raises(InputError, match=r"a text that is no string in line 4 .*'text', such as '5'.*text column"):
         use([*texts("lock", "damage"), (5, "lock")])
+    rows = [{"a": "one", "b": 5, "label": label} for label in ("lock", "damage")]
+    with pytest.raises(InputError, match=r"column 'a' and 'b', such as '5'\)"):
+        usable_rows(table_of(*rows), TableChoices(fields=("a", "b")))
 
 
 @pytest.mark.parametrize(
