@@ -3,11 +3,13 @@
 import re
 import shlex
 from collections.abc import Callable, Sequence, Set
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import shorten
 from fourshot.pipeline.tasks.label_cells import read_label
+from fourshot.pipeline.tasks.table_bytes import KINDS
 from fourshot.pipeline.tasks.table_files import Table
 from fourshot.pipeline.tasks.text_words import UNSPACED, count_words
 
@@ -221,7 +223,8 @@ def _one_hot(table: Table, labels: Sequence[str]) -> str:
 
 def _unseparated(table: Table) -> str:
     """What to do where what separates the columns is not known."""
-    if len(table.columns) > 1 or not re.search(r"\W", table.columns[0]):
+    is_csv = KINDS.get(PurePath(table.path).suffix.lower()) == "csv"
+    if len(table.columns) > 1 or not is_csv or not re.search(r"\W", table.columns[0]):
         return ""
     return " If this is several columns, write what separates them into a first line of its own, such as sep=^ ."
 
