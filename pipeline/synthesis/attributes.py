@@ -24,8 +24,7 @@ from fourshot.pipeline.synthesis.prompts import (
     attribute_prompt,
 )
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.synthesis.words import without_marks
-from fourshot.pipeline.tasks.text_words import count_words, has_unspaced
+from fourshot.pipeline.tasks.text_words import count_words, has_unspaced, without_marks
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 LENGTH = "length"  # counted; the other dimensions are listed by the model

@@ -10,12 +10,11 @@ import unicodedata
 from functools import lru_cache
 from itertools import pairwise
 
-from fourshot.pipeline.tasks.text_words import characters, has_unspaced, script_runs
+from fourshot.pipeline.tasks.text_words import MARK, characters, has_unspaced, marks, script_runs
 
 _WITH_APOSTROPHES = r"{letter}+(?:['\u2019]{letter}+)*"
 _LETTERS_AND_DIGITS = r"{letter}+"
 _WITH_UNDERSCORES = r"(?:_|{letter})+"
-_MARK = r"[[\p{Mn}\p{Mc}]--[\ufe00-\ufe0f]]"  # but what only chooses between two forms of an emoji
 
 
 def words(text: str) -> list[str]:
@@ -34,18 +33,13 @@ def comparable(text: str) -> str:
     return " ".join(_found(_WITH_UNDERSCORES, text.casefold()))
 
 
-def without_marks(text: str) -> str:
-    """Letters alone, without the marks above, below and around them."""
-    return text if text.isascii() else _marks().sub("", text)
-
-
 def _found(pattern: str, text: str) -> list[str]:
     if text.isascii():
         return _compiled(pattern, has_marks=False).findall(text)
     is_unspaced = has_unspaced(text)
     if is_unspaced:
         text = unicodedata.normalize("NFKC", text)  # wide and narrow forms are the same
-    if has_marks := _marks().search(text) is not None:
+    if has_marks := marks().search(text) is not None:
         text = unicodedata.normalize("NFC", text)
     found = _compiled(pattern, has_marks).findall(text)
     return [part for word in found for part in _pairs(word)] if is_unspaced else found
@@ -66,13 +60,5 @@ def _compiled(pattern: str, has_marks: bool) -> "re.Pattern[str]":
         return re.compile(pattern.format(letter=r"[^\W_]"))
     import regex
 
-    with_marks: re.Pattern[str] = regex.compile(pattern.format(letter=rf"(?:[\p{{L}}\p{{N}}]{_MARK}*)"), regex.V1)
+    with_marks: re.Pattern[str] = regex.compile(pattern.format(letter=rf"(?:[\p{{L}}\p{{N}}]{MARK}*)"), regex.V1)
     return with_marks
-
-
-@lru_cache(maxsize=1)
-def _marks() -> "re.Pattern[str]":
-    import regex
-
-    marks: re.Pattern[str] = regex.compile(_MARK, regex.V1)
-    return marks

@@ -11,7 +11,7 @@ from fourshot.pipeline.tasks.faults import shorten
 from fourshot.pipeline.tasks.label_cells import read_label
 from fourshot.pipeline.tasks.table_bytes import KINDS
 from fourshot.pipeline.tasks.table_files import Table
-from fourshot.pipeline.tasks.text_words import UNSPACED, count_words
+from fourshot.pipeline.tasks.text_words import UNSPACED, count_words, without_marks
 
 MOST_CLASSES = 200  # of a column that is found by its contents
 TEXT_NAMES = {"text", "sentence", "message", "body", "content", "question", "review", "comment"}
@@ -145,7 +145,7 @@ def _values(table: Table, column: str) -> list[Any]:
 
 def _is_worded(values: Sequence[Any]) -> bool:
     """Whether most are words of letters, with blanks between them where the script has blanks: no dates, no sums."""
-    texts = [value.strip() for value in values if isinstance(value, str)]
+    texts = [without_marks(value.strip()) for value in values if isinstance(value, str)]  # letters side by side
     worded = sum(bool(re.search(r"[^\W\d_]{2,}\S*\s+\S", text) or UNSPACED.search(text)) for text in texts)
     return worded > len(values) / 2
 

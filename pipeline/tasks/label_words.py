@@ -4,6 +4,8 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
+from fourshot.pipeline.tasks.text_words import without_marks
+
 # Names of all classes -> words that such names often stand for. Proposed to the user, never used unasked.
 SCALES: Sequence[Mapping[str, str]] = (
     {"-1": "negative", "0": "neutral", "1": "positive"},
@@ -46,8 +48,10 @@ def reads_as(name: str) -> str:
 
 def says_nothing(word: str) -> bool:
     """Whether a word is a number, a sign, a single letter or a code: a model cannot know what the class means."""
-    letters = re.findall(r"[^\W\d_]", word)
-    is_word = re.search(r"[^\W\d_]{2,}", word) or any(ord(letter) > 0x2E80 for letter in letters)
+    # Vowels that are marks, as Hindi and Lao write them, stand between the letters of a word.
+    plain = without_marks(word)
+    letters = re.findall(r"[^\W\d_]", plain)
+    is_word = re.search(r"[^\W\d_]{2,}", plain) or any(ord(letter) > 0x2E80 for letter in letters)
     return not is_word or bool(NUMBERED.fullmatch(word.strip()))
 
 

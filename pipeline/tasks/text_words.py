@@ -38,6 +38,7 @@ _LETTERS = (
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
 _SIGNS = "\u3001-\u303f\uff01-\uff65"  # that stand among them, as wide as they are
+MARK = r"[[\p{Mn}\p{Mc}]--[\ufe00-\ufe0f]]"  # but what only chooses between two forms of an emoji
 UNSPACED = re.compile(f"[{_LETTERS}]")
 
 
@@ -53,6 +54,20 @@ def check_unicode(texts: Iterable[str]) -> None:
 def has_unspaced(text: str) -> bool:
     """Whether a part of the text is in a script without blanks between words."""
     return not text.isascii() and UNSPACED.search(text) is not None
+
+
+@lru_cache(maxsize=1)
+def marks() -> "re.Pattern[str]":
+    """What finds a combining mark."""
+    import regex
+
+    pattern: re.Pattern[str] = regex.compile(MARK, regex.V1)
+    return pattern
+
+
+def without_marks(text: str) -> str:
+    """Letters alone, without the marks above, below and around them."""
+    return text if text.isascii() else marks().sub("", text)
 
 
 def characters(text: str) -> list[str]:

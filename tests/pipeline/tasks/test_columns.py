@@ -14,6 +14,9 @@ CELLS: dict[str, list[Any]] = {
     "short": ["lost card", "late fee", "no bike", "bad lock", "two fees", "old app"],
     "repeated": ["Say that you want an alarm."] * 3 + ["Ask for the music you like."] * 3,
     "japanese": ["料金が高い", "鍵が開かない", "自転車が壊れた", "返金してください", "充電できない", "領収書が欲しい"],
+    "dhivehi": [
+        f"\u078b\u07a8\u0788\u07ac\u0780\u07a8 \u0784\u07a6\u0790\u07b0 {i}" for i in range(6)
+    ],  # a mark on each letter
     "team": list(TEAMS),
     "number": [0, 1, 0, 1, 0, 1],
     "date": [f"2025-02-0{i} 09:41:00" for i in range(6)],
@@ -36,6 +39,7 @@ def find(header: str, **given: Any) -> Columns:
         ("id=number message=sentence team=team", "message", "team"),
         ("a=short b=team", "a", "b"),
         ("words=japanese kind=team", "words", "kind"),
+        ("words=dhivehi kind=team", "words", "kind"),
         ("text=short class=number", "text", "class"),
         ("created_at=date what=sentence customerName=person team=team", "what", "team"),
         ("text=sentence title=short label=team", "text", "label"),

@@ -12,6 +12,7 @@ from fourshot.pipeline.tasks.label_words import label_word, propose_words, reads
         ("lostCard", "lost card"),
         ("FAQ", "faq"),
         ("a - b", "a b"),
+        ("\u0130ade Tarihi", "iade tarihi"),
         ("__", "__"),
         ("-1", "-1"),
         ("4.5", "4.5"),
@@ -48,7 +49,7 @@ def test_numbers_signs_and_codes_say_nothing(word: str) -> None:
     assert says_nothing(word)
 
 
-@pytest.mark.parametrize("word", ["no", "a minus", "好", "sci tech", "level", "b2b sales"])
+@pytest.mark.parametrize("word", ["no", "a minus", "好", "sci tech", "level", "b2b sales", "बिल", "ບິນ"])
 def test_words_say_something(word: str) -> None:
     assert not says_nothing(word)
 
