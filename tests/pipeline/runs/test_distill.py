@@ -21,6 +21,7 @@ from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.serving.clients.local import LocalClassifier
 from fourshot.serving.clients.teachers import find_teacher
+from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.students.settings import StudentSettings
 from tests.pipeline.task_folders import COLD, write_jsonl, write_task
 
@@ -67,13 +68,16 @@ class Teacher:
             yield [Annotation(probabilities=(0.05, 0.95) if is_cold else (0.9, 0.1)) for is_cold in cold]
 
 
-def make(folder: Path, teacher: Teacher, settings: StudentSettings = HEAD) -> DistillSummary:
+def make(
+    folder: Path, teacher: Teacher, settings: StudentSettings = HEAD, run: RunSettings | None = None
+) -> DistillSummary:
     return distill(
         load_task(folder / "task.toml"),
         folder / "out",
         unlabelled=open_texts(folder / "notes.jsonl"),
         by=teacher.named(folder),
         student_settings=settings,
+        settings=run,
     )
 
 
@@ -128,7 +132,8 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
 
 def test_a_task_without_a_test_file_is_not_measured(folder: Path) -> None:
     (folder / "test.jsonl").unlink()
-    summary = make(folder, Teacher())
+    summary = make(folder, Teacher(), run=RunSettings(train=LoraSettings(r=16), wording="bare"))
+    assert "nothing came of train, wording: the teacher was not trained here" in summary.notes
     assert summary.table == [] and summary.held_out_agreement is not None and summary.held_out > 0
     assert (folder / "out" / "report.md").exists()
 
