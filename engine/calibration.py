@@ -101,6 +101,21 @@ def fit_temperature(logprobs: "np.ndarray", targets: "np.ndarray") -> float:
     return round(float(min(tried, key=loss)), 4)
 
 
+def match_certainty(logprobs: "np.ndarray", certainty: float) -> float:
+    """The temperature under which the likeliest labels of scores [num_prompts, num_labels] have that mean probability.
+
+    ``certainty``: 0 to 1. What it takes is only how sure somebody else is of the same texts, on average.
+    """
+    import numpy as np
+
+    scores = np.log(np.maximum(normalise(logprobs), np.finfo(np.float64).tiny))
+    tried = np.geomspace(*TEMPERATURES, 400)
+    return round(
+        float(min(tried, key=lambda one: abs(normalise(scores / one).max(axis=1).mean() - certainty))),
+        4,
+    )
+
+
 def smoothed_targets(labels: "np.ndarray", num_labels: int) -> "np.ndarray":
     """Float64 [num_texts, num_labels] for label indices [num_texts]; fewer texts leave more to the other labels.
 

@@ -33,7 +33,10 @@ def check_mounted(place: str | Path) -> None:
     try:
         Path(place).stat()
     except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR):  # a part of it is a file
+        if error.errno == errno.ENOTDIR:
+            file = next((part for part in Path(place).parents if part.exists() and not part.is_dir()), place)
+            raise InputError(f"{file} is a file, so nothing can be below it: {place}. Give another place.") from error
+        if error.errno == errno.ENAMETOOLONG:
             raise InputError(f"{str(place)[:200]!r} cannot be a path: {error.strerror}. Give another one.") from error
 
 

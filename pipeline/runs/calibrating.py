@@ -1,10 +1,13 @@
 """Calibration of a finished classifier on what a run has without test labels.
 
-What a classifier says of texts that it was trained on tells nothing. So judges are asked: adapters that were trained
-like it, each without a part of the shots. By how much they are too sure of those is known, because these labels are,
-and what was trained on labels for certain is too sure by as much (docs/training.md has the measurement).
+What a classifier says of texts that it was trained on tells nothing. What was trained on the shots alone is compared
+with judges: adapters that were trained like it, each without a part of the shots. By how much they are too sure of
+those is known, because these labels are.
 
-A classifier that learnt probabilities is not. It is compared with those of candidates that it did not learn.
+A classifier of synthetic texts was trained longer, and is surer than such judges. It is made as sure, on average, of
+candidates that it did not learn as the annotators are of them. Those are weighed by shots that they have not seen, so
+their certainty stands on labels (docs/training.md has the measurement). One that learnt probabilities is compared with
+those of such candidates.
 
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature scaling); Hinton et al. 2015,
 "Distilling the Knowledge in a Neural Network", section 2 (soft targets).
@@ -17,7 +20,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from fourshot.engine.calibration import Calibration, apply, fit_temperature, normalise, smoothed_targets
+from fourshot.engine.calibration import (
+    Calibration,
+    apply,
+    fit_temperature,
+    match_certainty,
+    normalise,
+    smoothed_targets,
+)
 from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.selective import CoverageCurve, Scope, coverage_curve
 from fourshot.pipeline.synthesis.committee import Reader
@@ -45,6 +55,7 @@ class Unseen(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str
     soft: tuple[float, ...] = ()  # what annotators say of each label, [num_labels], where that is what is learnt
+    certainty: float = 0.0  # the probability that a committee gives its likeliest label; 0: nobody compares with it
 
 
 class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +63,8 @@ class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
 
     temperature: float = 1.0
     num_shots: int = 0  # that the temperature was found on, or
-    num_soft: int = 0  # candidates with probabilities
+    num_soft: int = 0  # candidates with probabilities, or
+    num_read: int = 0  # candidates that annotators are sure of to some degree
     curve: CoverageCurve | None = None  # from the candidates
     scope: Scope | None = None
 
@@ -61,6 +73,8 @@ class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
         """For people; "" where the temperature was not found."""
         if self.num_shots:
             return f"{self.num_shots} shots that adapters were trained without"
+        if self.num_read:
+            return f"{self.num_read} candidates that it did not learn, as sure as its annotators are of them"
         return f"{self.num_soft} candidates with the annotators' probabilities" if self.num_soft else ""
 
 
@@ -102,13 +116,17 @@ def calibrate(engine: Engine, item: CalibrationItem) -> Calibrated:
     """Ask the judges about what they have not seen, and the classifier about what it has not."""
     import numpy as np
 
-    found = _by_shots(engine, item) if item.judges else Calibrated()
     if not item.unseen:
-        return found
+        return _by_shots(engine, item) if item.judges else Calibrated()
     own = _ask(engine, item, [unseen.text for unseen in item.unseen])
-    if not item.judges:
+    if all(unseen.soft for unseen in item.unseen):
         temperature = fit_temperature(own, np.array([unseen.soft for unseen in item.unseen]))
         found = Calibrated(temperature=temperature, num_soft=len(own))
+    elif all(unseen.certainty for unseen in item.unseen):
+        certainty = float(np.mean([unseen.certainty for unseen in item.unseen]))
+        found = Calibrated(temperature=match_certainty(own, certainty), num_read=len(own))
+    else:
+        found = _by_shots(engine, item)
     sure, others = (
         np.exp(apply(Calibration(temperature=found.temperature), scores)).max(axis=1)
         for scores in (own, _ask(engine, item, other_subjects()))
@@ -141,11 +159,16 @@ def temperature_of(adapter: Adapter) -> float:
 
 
 def unseen_texts(
-    pairs: Sequence[tuple[Candidate, Verdict]], names: Sequence[str], *, learnt_as: AnnotateSettings | None = None
+    pairs: Sequence[tuple[Candidate, Verdict]],
+    names: Sequence[str],
+    *,
+    learnt_as: AnnotateSettings | None = None,
+    by_committee: bool = False,
 ) -> tuple[Unseen, ...]:
     """Some of what a classifier did not learn; none where there is too little.
 
     ``learnt_as``: with the probabilities of the labels ``names`` that would be learnt by these settings.
+    ``by_committee``: a committee read them, so that its certainty is one to compare with.
     """
     if len(pairs) < FEWEST_UNSEEN:
         return ()
@@ -153,6 +176,7 @@ def unseen_texts(
         Unseen(
             text=candidate.text,
             soft=learnt_probabilities(candidate, verdict.probabilities, names, learnt_as) if learnt_as else (),
+            certainty=max(verdict.probabilities.values()) if by_committee else 0.0,
         )
         for candidate, verdict in evenly_chosen(pairs, MOST_UNSEEN)
     )

@@ -196,7 +196,12 @@ class Experiment:
             form=cell.form,
             shots=judges.shots if judges else (),
             judges=self.readers(judges) if judges else (),
-            unseen=unseen_texts(unseen, self.task.label_names, learnt_as=soft),
+            unseen=unseen_texts(
+                unseen,
+                self.task.label_names,
+                learnt_as=soft,
+                by_committee=cell.settings.annotate.annotator == "adapters",
+            ),
         )
         return item if item.judges or item.unseen else None
 

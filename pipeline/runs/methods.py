@@ -96,10 +96,11 @@ METHODS: dict[str, Method] = {
     "fourshot_bare": _synthetic(display_name="fourshot, bare text", texts_of="fourshot", changed=_bare),
     "lora25_bare": _lora(display_name="LoRA on 25 real, bare text", real_per_class=25, changed=_bare),
     # Who re-labels: nobody, so that every well-formed text is kept; the adapters trained on the shots alone; those
-    # trained on shots and the other fold's candidates; the base model in context.
+    # trained on shots and the other fold's candidates; both; the base model in context.
     "unfiltered": _ablation("fourshot, unfiltered", annotator="none"),
     "shots_filter": _ablation("fourshot, shots-only filter", annotator="adapters", folds=0),
-    "folds_filter": _ablation("fourshot, folds-only filter", annotator="adapters", num_adapters=0),
+    "folds_filter": _ablation("fourshot, folds-only filter", annotator="adapters", num_adapters=0, folds=2),
+    "shots_and_folds_filter": _ablation("fourshot, shots-and-folds filter", annotator="adapters", folds=2),
     "icl_filter": _ablation("fourshot, in-context filter", annotator="icl", calibration="batch"),
     # What the preset soft does: every text is learnt as a committee reads it. The same with the adapters alone, with
     # the base in context alone, with both equally believed, and with prompts that all ask for a class. With

@@ -102,7 +102,8 @@ class Committee:
         self._encoders: dict[EncoderFiles, StudentClassifier] = {}
         self._priors: dict[Reader, Calibration] = {}
         self._weighs = annotate.weights == "held_out"
-        self._asked_about_shots = not self._weighs and "in context" not in self._kinds
+        asks = self._kinds if self._weighs else {"in context"} & self._kinds.keys()
+        self._asked_about_shots = not asks  # adapters of folds are not asked: they have seen all shots
         self.evidence: dict[str, KindEvidence] = {}  # by kind of reader, once they were asked about the shots
 
     @property

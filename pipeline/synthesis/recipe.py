@@ -28,14 +28,14 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def chosen_recipe(evidence: Mapping[str, KindEvidence]) -> Recipe:
-    """Probabilities if the base in context is at least as accurate on held-out shots as adapters, at a lower log loss.
+    """Probabilities if the base in context is more accurate on held-out shots than adapters, at a lower log loss.
 
     ``evidence``: by kind of reader, "adapters" and "in context".
 
-    Where accuracy and log loss disagree, there are too few shots to tell, and nothing is changed.
+    Where accuracy and log loss disagree, or as many are right, there are too few shots to tell: labels are learnt.
     """
     adapters, in_context = evidence["adapters"], evidence["in context"]
-    is_better = in_context.accuracy >= adapters.accuracy and in_context.loss < adapters.loss
+    is_better = in_context.accuracy > adapters.accuracy and in_context.loss < adapters.loss
     return Recipe(
         targets="soft" if is_better else "agreement",
         reason=(

@@ -116,12 +116,13 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     soft_epochs: float = 1.0  # passes over texts with probabilities, in place of train.num_epochs
     # How much adapters and the base in context count. held_out: as they deserve by shots that they have not seen, so
     # every adapter leaves some shots out. equal: the same, and every adapter is trained on all shots.
-    weights: Literal["equal", "held_out"] = "equal"
-    num_adapters: int = 3  # trained on the shots alone; 0 leaves it to the others
+    weights: Literal["equal", "held_out"] = "held_out"
+    num_adapters: int = 4  # trained on the shots alone; 0 leaves it to the others
     in_context: int = 0  # readers that are the base model, each shown the shots in an order of its own
     num_encoders: int = 0  # readers that are the embedded encoder, fine-tuned on the shots: a second view of the texts
-    wordings: tuple[Wording, ...] = ("task", "bare", "answer")
-    folds: int = 2  # 0: no adapters but those of the shots, and no pool
+    # Of their prompts, in turn. Others than the classifier's own may read badly after few steps (docs/training.md).
+    wordings: tuple[Wording, ...] = ("task",)
+    folds: int = 0  # 0: no adapters but those of the shots, and no pool
     fold_weight: float = 0.5  # what a fold adapter's log-probability counts, where the mean of the others counts 1
     fold_epochs: float = 2.0  # what is learnt later is which labels are wrong, by heart
     # Of many classes no more than three times per_class, see `RunSettings.pool_per_class`.

@@ -280,11 +280,13 @@ def test_an_address_of_object_storage_in_place_of_a_folder(
     assert sorted(task.parent.parent.rglob("*")) == before, "something was made"
 
 
-@pytest.mark.parametrize("place", ["opinions/train.jsonl/out", "x" * 300])
-def test_what_can_be_no_path_is_bad_input(task: Path, capfd: pytest.CaptureFixture[str], place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "why"), [("opinions/train.jsonl/out", "train.jsonl is a file"), ("x" * 300, "cannot be a path")]
+)
+def test_what_can_be_no_path_is_bad_input(task: Path, capfd: pytest.CaptureFixture[str], place: str, why: str) -> None:
     table = str(task.parent / "train.jsonl")
-    assert "cannot be a path" in said(capfd, 2, "tasks", "new", table, "--out", place)
-    assert "cannot be a path" in said(capfd, 2, "tasks", "new", place)
+    assert why in said(capfd, 2, "tasks", "new", table, "--out", place)
+    assert why in said(capfd, 2, "tasks", "new", place)
 
 
 @pytest.mark.parametrize("folder", ["s3://bucket/run", Path("s3://bucket/run")])

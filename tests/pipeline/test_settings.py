@@ -57,6 +57,7 @@ GIVEN: Mapping[str, dict[str, Any]] = {
     "annotate.calibration": {"annotate": {"annotator": "icl"}},
     "annotate.confidence": {"annotate": {"annotator": "icl"}},
     "variety.mixed": SOFT,
+    **{f"annotate.{name}": {"annotate": {"folds": 2}} for name in ("pool_per_class", "fold_weight", "fold_epochs")},
     "annotate.soft_temperature": SOFT,
     "annotate.soft_epochs": SOFT,
     "annotate.intended_odds": SOFT,

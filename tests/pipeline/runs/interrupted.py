@@ -12,7 +12,7 @@ import msgspec
 from fourshot.pipeline.events import Event
 
 BRIEF = (
-    *("--per-class", "3", "--allow-short", "--test-limit", "12", "--json", "--set", "annotate.pool_per_class=3"),
+    *("--per-class", "3", "--allow-short", "--test-limit", "12", "--json"),
     *("--set", "generate.draws_per_round=4", "--set", "generate.max_candidates=12", "--set", "generate.max_tokens=20"),
     *("--set", "train.max_steps=4", "--set", "train.target_modules=['q_proj','v_proj']"),
 )

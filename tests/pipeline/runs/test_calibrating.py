@@ -81,6 +81,15 @@ def test_one_that_learnt_probabilities_is_compared_with_them(tmp_path: Path) -> 
     assert found.basis == "20 candidates with the annotators' probabilities"
 
 
+def test_one_of_synthetic_texts_is_as_sure_as_its_annotators_on_average(tmp_path: Path) -> None:
+    read = [Unseen(text=f"good {number}", certainty=0.6 + 0.02 * number) for number in range(20)]
+    engine: Any = SureEngine()
+    found = calibrate(engine, item(tmp_path, *read))
+    assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / found.temperature)) == pytest.approx(0.79, abs=0.01)
+    assert found.basis == "20 candidates that it did not learn, as sure as its annotators are of them"
+    assert {name for name, _ in engine.asked} == {"own"}, "judges say by how much shorter trainings are too sure"
+
+
 def test_texts_it_has_not_learnt_give_the_curve_and_those_of_other_subjects_the_rule(tmp_path: Path) -> None:
     found = calibrate(SureEngine(), item(tmp_path, *UNSEEN))  # type: ignore[arg-type]
     assert found.curve is not None and (found.curve.source, found.curve.num_texts) == ("held-out texts", 40)
@@ -125,6 +134,8 @@ def test_only_what_was_read_and_not_learnt_is_unseen() -> None:
     assert {int(one.text.split()[1]) % 4 for one in chosen} == {1, 2}
     assert {one.soft for one in chosen} == {(0.75, 0.25)}
     assert {one.soft for one in unseen_texts(unseen, TASK.label_names)} == {()}
+    assert {one.certainty for one in unseen_texts(unseen, TASK.label_names)} == {0.0}
+    assert {one.certainty for one in unseen_texts(unseen, TASK.label_names, by_committee=True)} == {0.75}
     assert unseen_texts(unseen[:19], TASK.label_names) == ()
 
 

@@ -152,7 +152,7 @@ def test_nothing_to_learn_and_nobody_who_writes_are_refused(folder: Path) -> Non
     assert not (folder / "out").exists()
 
 
-def test_a_teacher_is_three_adapters_of_the_shots_and_nothing_more(
+def test_a_teacher_is_four_adapters_of_the_shots_and_nothing_more(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages: list[Stage] = []
@@ -165,9 +165,9 @@ def test_a_teacher_is_three_adapters_of_the_shots_and_nothing_more(
     monkeypatch.setattr("fourshot.pipeline.runs.distill.resolve_model", lambda name: base)
     monkeypatch.setattr(Experiment, "check_trainable", lambda self: None)
     monkeypatch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", record)
-    with pytest.raises(InputError, match="0 of its 3 annotators"):
+    with pytest.raises(InputError, match="0 of its 4 annotators"):
         distill(load_task(folder / "task.toml"), folder / "out", unlabelled=open_texts(folder / "notes.jsonl"))
-    assert [(stage.name, len(stage.items)) for stage in stages if stage.items] == [("train", 3)]
+    assert [(stage.name, len(stage.items)) for stage in stages if stage.items] == [("train", 4)]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_what_is_trained_learns_a_token_for_each_label_and_the_base_says_words(t
         if result := experiment.result(cell):
             assert load_card(result.path).verbalizer == trained[result.name].verbalizer == said[cell.name]
     readers = [reader for item in rounds(experiment).items for reader in item.readers]
-    assert len(readers) == 3 and {reader.verbalizer for reader in readers} == {"token"}
+    assert len(readers) == 4 and {reader.verbalizer for reader in readers} == {"token"}
     whole = begun(tmp_path / "whole", "lora", verbalizer="word")
     assert [job.verbalizer for job in on_real_texts(whole).items] == ["word"]
 

@@ -19,12 +19,12 @@ from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.serving.adapter_lookup import find_adapter
 from tests.pipeline.runs import interrupted
 
-TEXTS = ("shots.json", "candidates.jsonl", "verdicts.jsonl", "pool/candidates.jsonl", "pool/verdicts.jsonl")
+TEXTS = ("shots.json", "recipe.json", "committee.json", "candidates.jsonl", "verdicts.jsonl")
 
 # By stage, an event after which something of the stage is done and something is not.
 DEATHS: dict[str, Callable[[Event], bool]] = {
+    "annotators": lambda event: event.stage == "train" and "2 of 4" in event.message,
     "generate": lambda event: event.stage == "generate" and ", round 1:" in event.message,
-    "annotators": lambda event: event.stage == "train" and "2 of 9" in event.message,
     "train": lambda event: event.stage == "train" and "1 of 1" in event.message,
     "evaluate": lambda event: event.stage == "evaluate" and event.done == 1,
 }
@@ -80,8 +80,8 @@ def test_shots_texts_and_verdicts_are_those_of_an_undisturbed_run(undisturbed: P
 
 def test_the_adapters_are_the_same_and_none_is_there_twice(undisturbed: Path, killed: Killed) -> None:
     assert adapters_of(killed[0]) == adapters_of(undisturbed)
-    # Three of the shots alone, one per fold, four that each left shots out, one of shots and kept texts.
-    assert len(adapters_of(undisturbed)) == 10
+    # One of the shots alone, four that each left shots out, one of shots and kept texts.
+    assert len(adapters_of(undisturbed)) == 6
 
 
 def test_every_answer_on_the_test_split_is_the_same(undisturbed: Path, killed: Killed) -> None:
@@ -107,7 +107,7 @@ def test_what_was_finished_at_a_death_was_not_done_again(
 ) -> None:
     folder, finished, _ = killed
     adapters = {stage: sum("adapters" in name for name in files) for stage, files in finished.items()}
-    assert adapters == {"generate": 4, "annotators": 5, "train": 9, "evaluate": 10}
+    assert adapters == {"annotators": 1, "generate": 5, "train": 5, "evaluate": 6}
     assert 1 <= len(finished["evaluate"]) - adapters["evaluate"] < 4  # scores
     at_the_end = finished_files(folder)
     for stage, files in finished.items():

@@ -15,7 +15,7 @@ TUNED = RunSettings(train=LoraSettings(learning_rate=1e-3, r=16), seed=3)
     "method",
     [
         *("lora", "lora25", "fourshot", "lora_bare", "lora25_bare", "fourshot_bare"),
-        *("unfiltered", "icl_filter", "shots_filter", "folds_filter"),
+        *("unfiltered", "icl_filter", "shots_filter", "folds_filter", "shots_and_folds_filter"),
     ],
 )
 def test_every_trained_method_but_the_paper_s_is_trained_with_the_run_s_settings(method: str) -> None:
@@ -33,10 +33,11 @@ def test_the_paper_s_recipe_does_not_follow_the_run_s_training_settings() -> Non
 @pytest.mark.parametrize(
     ("method", "readers"),
     [
-        ("unfiltered", ("none", 3, 2)),
-        ("icl_filter", ("icl", 3, 2)),
-        ("shots_filter", ("adapters", 3, 0)),
+        ("unfiltered", ("none", 4, 0)),
+        ("icl_filter", ("icl", 4, 0)),
+        ("shots_filter", ("adapters", 4, 0)),
         ("folds_filter", ("adapters", 0, 2)),
+        ("shots_and_folds_filter", ("adapters", 4, 2)),
     ],
 )
 def test_an_ablation_changes_who_reads_and_nothing_else_that_is_drawn_or_trained(

@@ -159,7 +159,7 @@ def test_a_run_begun_before_the_shots_were_asked_goes_on_with_labels_that_agree(
     folder.write("manifest.json", stored)
     assert folder.manifest().settings == RunSettings().with_targets("agreement")
     # Where nothing is asked, the command of then does what it did.
-    for number, settings in enumerate((PRESETS["paper"], RunSettings(annotate=AnnotateSettings(folds=0)))):
+    for number, settings in enumerate((PRESETS["paper"], RunSettings(annotate=AnnotateSettings(folds=2)))):
         other = RunFolder(tmp_path / f"other{number}")
         other.claim(manifest(settings=settings.with_targets("agreement")))
         other.claim(manifest(settings=settings))

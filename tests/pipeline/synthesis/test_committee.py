@@ -1,6 +1,7 @@
 """The committee that annotates: who reads what, and how the answers become one."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -31,17 +32,16 @@ def weighted(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
 
 
 def test_the_wordings_differ_and_the_one_that_is_served_is_among_them() -> None:
-    prompts = {
-        wording: reading_prompt(TASK, TEXTS[0], PromptFormat(wording=wording)) for wording in SETTINGS.annotate.wordings
-    }
-    assert len(set(prompts.values())) == len(prompts) == 3
+    wordings = get_args(Wording)
+    prompts = {wording: reading_prompt(TASK, TEXTS[0], PromptFormat(wording=wording)) for wording in wordings}
+    assert len(set(prompts.values())) == len(prompts) == 3 and set(SETTINGS.annotate.wordings) == {"task"}
     assert prompts["task"].startswith(TASK.instruction) and prompts["task"].endswith("Label:")
     assert TASK.instruction not in prompts["bare"]
     assert all(TEXTS[0] in prompt for prompt in prompts.values())
 
 
 def test_a_long_text_is_cut_in_every_wording() -> None:
-    for wording in SETTINGS.annotate.wordings:
+    for wording in get_args(Wording):
         form = PromptFormat(wording=wording, max_text_words=3)
         assert reading_prompt(TASK, "word " * 50, form).count("word") == 3
 

@@ -19,7 +19,7 @@ from fourshot.pipeline.runs.summary import report_data
 from fourshot.pipeline.runs.trainings import annotator_jobs, judges_of, trial_of
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.recipe import Recipe
-from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
+from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
 from tests.pipeline.runs.whole_runs import WholeRuns
@@ -28,7 +28,6 @@ from tests.pipeline.test_settings import Listener
 SETTINGS = RunSettings(
     k=2,
     generate=GenerateSettings(per_class=4, draws_per_round=40, max_candidates=80),
-    annotate=AnnotateSettings(pool_per_class=6),
     allow_short=True,
 )
 TASK = load_task("support_tickets")
@@ -63,26 +62,23 @@ def trainings(runs: WholeRuns) -> list[Any]:
     return [msgspec.json.encode(heard) for heard in runs.heard if len(heard) == 6]
 
 
-@pytest.mark.parametrize(("targets", "count"), [("agreement", 10), ("soft", 6)])
+@pytest.mark.parametrize("targets", ["agreement", "soft"])
 def test_a_run_goes_on_as_its_shots_say_and_asks_them_once(
     runs: WholeRuns,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     targets: Literal["agreement", "soft"],
-    count: int,
 ) -> None:
     asked, folder, is_soft = says(monkeypatch, targets), RunFolder(tmp_path / "run"), targets == "soft"
     run_task(runs.task, "fake", SETTINGS, folder.path, until="annotators")  # as if it had been killed after that
     found = folder.recipe()
     assert found and found.targets == targets and found.evidence.keys() == {"adapters", "in context"}
     assert found.evidence["adapters"].num_texts == len(folder.shots()) == 4, "every shot is held out from someone"
-    assert folder.has("pool/drawn.json") != is_soft, "who learns probabilities needs no pool"
     first = trainings(runs)
     runs.run(folder.path, SETTINGS)
     done = [*first, *trainings(runs)]
-    # agreement: 4 that were asked, which calibrate it, 3 of the shots, of which one is a method, 2 folds, and itself.
-    # soft: 4 that were asked, which annotate, the method of the shots, which they calibrate, and itself.
-    assert len(done) == len(set(done)) == count
+    # 4 that were asked, which annotate and calibrate, the method of the shots, and itself.
+    assert len(done) == len(set(done)) == 6
     learnt = max(runs.trained, key=len)
     assert any(example.soft is not msgspec.UNSET for example in learnt) == is_soft
     kept = [(candidate, verdict) for candidate, verdict in finished_pairs(folder) if verdict.kept]
@@ -112,7 +108,7 @@ def test_where_not_all_shots_fit_into_a_prompt_labels_must_agree(
     assert str(found) in runs.said and not asked
 
 
-@pytest.mark.parametrize("said", [{"targets": "agreement"}, {"folds": 0}, {"num_adapters": 2}, {"confidence": 0.1}])
+@pytest.mark.parametrize("said", [{"targets": "agreement"}, {"folds": 2}, {"num_adapters": 2}, {"confidence": 0.1}])
 def test_who_said_what_is_learnt_or_who_reads_is_not_told_otherwise(
     runs: WholeRuns, asked: Asked, tmp_path: Path, said: dict[str, Any]
 ) -> None:
@@ -124,7 +120,7 @@ def test_who_said_what_is_learnt_or_who_reads_is_not_told_otherwise(
 def test_one_shot_of_each_class_says_nothing(runs: WholeRuns, asked: Asked, tmp_path: Path) -> None:
     settings, folder = msgspec.structs.replace(SETTINGS, k=1), RunFolder(tmp_path / "run")
     run_task(runs.task, "fake", settings, folder.path, until="annotators")
-    assert folder.has("pool/drawn.json") and not asked and not folder.has(RECIPE_FILE)
+    assert not asked and not folder.has(RECIPE_FILE)
     assert not folder.settings().learns_soft
 
 
