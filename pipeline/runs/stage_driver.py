@@ -47,10 +47,12 @@ class StageDriver:
 
     def run(self, until: StageName = "evaluate") -> None:
         """Do every stage up to ``until``. What is finished is left alone."""
-        if STAGE_NAMES.index(until) >= STAGE_NAMES.index("train"):
-            for name, experiment in self.experiments.items():
-                for told in filter(None, {_other_passes(cell) for cell in experiment.cells}):
-                    self._on_event(Event(stage="shots", message=f"{name}: {told}"))
+        trains = STAGE_NAMES.index(until) >= STAGE_NAMES.index("train")
+        for name, experiment in self.experiments.items():
+            told = {_without_folds(cell) for cell in experiment.cells}
+            told |= {_other_passes(cell) for cell in experiment.cells if trains}
+            for message in sorted(told - {""}):
+                self._on_event(Event(stage="shots", message=f"{name}: {message}"))
         for phase in phases_until(until):
             began = time.perf_counter()
             self.do(phase.plan)
@@ -99,6 +101,16 @@ class StageDriver:
             self.failed[name] = failure
             why = " ".join(failure.message.removeprefix(name).split())
             self._on_event(Event(stage="failed", message=f"{name}: {why}"))
+
+
+def _without_folds(cell: MethodCell) -> str:
+    """Says which settings nothing comes of, because they are those of adapters that are not trained; "" without any."""
+    given, usual = cell.settings.annotate, RunSettings().annotate
+    of_folds = ("pool_per_class", "fold_weight", "fold_epochs")
+    names = [f"annotate.{name}" for name in of_folds if getattr(given, name) != getattr(usual, name)]
+    if not cell.method.synthetic or not names or given.folds:
+        return ""
+    return f"nothing comes of {' and '.join(names)}: annotate.folds is 0, and 2 trains fold adapters"
 
 
 def _other_passes(cell: MethodCell) -> str:

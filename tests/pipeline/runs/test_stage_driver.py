@@ -13,7 +13,7 @@ from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stage_driver import StageDriver
 from fourshot.pipeline.runs.stages import PHASES, STAGE_NAMES, StageName, StagePlan, train
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.pipeline.synthesis.settings import PRESETS
+from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, RunSettings
 from fourshot.training.jobs.jobs import FailedJob, Placement
 from tests.pipeline.runs.begun_experiments import begun
 
@@ -130,6 +130,21 @@ def test_machines_of_a_cluster_are_checked_once_before_the_first_work(
     with pytest.raises(InputError, match="does not see"):
         driver.do(needs)
     assert len(events) == done, "work was begun"
+
+
+def test_settings_of_fold_adapters_that_nobody_trains_are_told(
+    drive: Callable[..., tuple[StageDriver, list[Event]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, events = drive(keep_going=False)
+    monkeypatch.setattr(driver, "do", lambda plan: None)
+    for folds in (0, 2):
+        experiment = begun(tmp_path / str(folds), "lora", "fourshot")
+        annotate = AnnotateSettings(folds=folds, pool_per_class=9, fold_weight=1.0)
+        experiment._cells._settings = RunSettings(annotate=annotate)
+        driver.experiments[f"{folds} folds"] = experiment
+    driver.run("generate")
+    (told,) = [event.message for event in events]
+    assert told.startswith("0 folds: nothing comes of annotate.pool_per_class and annotate.fold_weight: ")
 
 
 def test_passes_that_are_not_those_of_a_classifier_are_told(
