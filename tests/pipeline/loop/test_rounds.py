@@ -36,6 +36,7 @@ def settings(annotator: str = "none", **generate: Any) -> RunSettings:
         annotate=AnnotateSettings(
             annotator=annotator,  # type: ignore[arg-type]
             calibration="batch" if annotator == "icl" else "none",
+            folds=2,
             pool_per_class=4,
         ),
     )

@@ -102,6 +102,7 @@ def test_the_base_in_context_reads_beside_adapters_and_unseen_shots_weigh_them(
     assert read.sum(axis=1) == pytest.approx(np.ones(len(TEXTS)))
     again = Committee(vllm_engine, TASK, readers, weighed, shots)
     assert np.abs(again.probabilities(TEXTS) - read).max() < 0.02, "the same but for rounding in other batches"
-    unweighed = Committee(vllm_engine, TASK, readers, SETTINGS, shots)
+    alike = RunSettings(annotate=AnnotateSettings(weights="equal"))
+    unweighed = Committee(vllm_engine, TASK, readers, alike, shots)
     unweighed.probabilities(TEXTS)
     assert unweighed.evidence == {}
