@@ -11,7 +11,7 @@ import msgspec
 from fourshot.engine.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
 
@@ -92,13 +92,10 @@ def fit_temperature(logprobs: "np.ndarray", targets: "np.ndarray") -> float:
     """
     import numpy as np
 
-    scores, goal = np.log(np.maximum(normalise(logprobs), np.finfo(np.float64).tiny)), np.asarray(targets)
-    tried = np.geomspace(*TEMPERATURES, 400)
-
-    def loss(temperature: float) -> float:
-        return -float((goal * np.log(np.maximum(normalise(scores / temperature), SMALLEST))).sum())
-
-    return round(float(min(tried, key=loss)), 4)
+    goal = np.asarray(targets)
+    return _temperature(
+        logprobs, lambda probabilities: -float((goal * np.log(np.maximum(probabilities, SMALLEST))).sum())
+    )
 
 
 def match_certainty(logprobs: "np.ndarray", certainty: float) -> float:
@@ -106,14 +103,16 @@ def match_certainty(logprobs: "np.ndarray", certainty: float) -> float:
 
     ``certainty``: 0 to 1. What it takes is only how sure somebody else is of the same texts, on average.
     """
+    return _temperature(logprobs, lambda probabilities: abs(float(probabilities.max(axis=1).mean()) - certainty))
+
+
+def _temperature(logprobs: "np.ndarray", loss: "Callable[[np.ndarray], float]") -> float:
+    """Of those tried, the one whose probabilities [num_prompts, num_labels] have the least ``loss``."""
     import numpy as np
 
     scores = np.log(np.maximum(normalise(logprobs), np.finfo(np.float64).tiny))
     tried = np.geomspace(*TEMPERATURES, 400)
-    return round(
-        float(min(tried, key=lambda one: abs(normalise(scores / one).max(axis=1).mean() - certainty))),
-        4,
-    )
+    return round(float(min(tried, key=lambda temperature: loss(normalise(scores / temperature)))), 4)
 
 
 def smoothed_targets(labels: "np.ndarray", num_labels: int) -> "np.ndarray":

@@ -74,7 +74,7 @@ class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
         if self.num_shots:
             return f"{self.num_shots} shots that adapters were trained without"
         if self.num_read:
-            return f"{self.num_read} candidates that it did not learn, as sure as its annotators are of them"
+            return f"{self.num_read} candidates that it did not learn, to be as sure of them as its annotators"
         return f"{self.num_soft} candidates with the annotators' probabilities" if self.num_soft else ""
 
 

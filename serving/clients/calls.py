@@ -160,15 +160,7 @@ def classify_call(
         raise InputError("there is no task to ask. Give its name.")
     given: Any = texts if isinstance(texts, str | Mapping) else list(texts)
     request = ClassifyRequest(input=given, method=method, **msgspec.structs.asdict(refusal))
-    path = f"/v1/classify/{quote(task, safe='')}"
-    return Call(
-        answer=ClassifyResponse,
-        method="POST",
-        path=path,
-        body=_encoded(request),
-        first=first,
-        texts=len(request.inputs),
-    )
+    return _post("classify", task, request, ClassifyResponse, first)
 
 
 def generate_call(task: str, inputs: str | Sequence[str], first: int = 0) -> Call[GenerateResponse]:
@@ -176,15 +168,7 @@ def generate_call(task: str, inputs: str | Sequence[str], first: int = 0) -> Cal
     if not task:
         raise InputError("there is no task to ask. Give its name.")
     request = GenerateRequest(input=inputs if isinstance(inputs, str) else list(inputs))
-    path = f"/v1/generate/{quote(task, safe='')}"
-    return Call(
-        answer=GenerateResponse,
-        method="POST",
-        path=path,
-        body=_encoded(request),
-        first=first,
-        texts=len(request.inputs),
-    )
+    return _post("generate", task, request, GenerateResponse, first)
 
 
 def generate_calls(task: str, inputs: Sequence[str], batch: int) -> list[Call[GenerateResponse]]:
@@ -231,6 +215,14 @@ def _parts(texts: Sequence[Given], batch: int) -> Iterator[tuple[int, int]]:
         size += added
     if len(texts):
         yield first, len(texts)
+
+
+def _post(
+    route: str, task: str, request: ClassifyRequest | GenerateRequest, answer: type[Answer], first: int
+) -> Call[Answer]:
+    path = f"/v1/{route}/{quote(task, safe='')}"
+    body = _encoded(request)
+    return Call(answer=answer, method="POST", path=path, body=body, first=first, texts=len(request.inputs))
 
 
 def _encoded(value: Any) -> bytes:

@@ -86,7 +86,7 @@ def test_one_of_synthetic_texts_is_as_sure_as_its_annotators_on_average(tmp_path
     engine: Any = SureEngine()
     found = calibrate(engine, item(tmp_path, *read))
     assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / found.temperature)) == pytest.approx(0.79, abs=0.01)
-    assert found.basis == "20 candidates that it did not learn, as sure as its annotators are of them"
+    assert found.basis == "20 candidates that it did not learn, to be as sure of them as its annotators"
     assert {name for name, _ in engine.asked} == {"own"}, "judges say by how much shorter trainings are too sure"
 
 
