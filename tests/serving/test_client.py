@@ -1,7 +1,6 @@
 """The client against a fake server that answers what a service may: both clients, the same promises."""
 
 import asyncio
-import json
 import subprocess
 import sys
 import time
@@ -144,8 +143,7 @@ def test_an_address_of_something_else_is_asked_about(ask: Asker, service: FakeSe
 
 
 def test_an_answer_about_other_texts_is_none(ask: Asker, service: FakeService) -> None:
-    two = ask("classify", "tone", ["so good", "so bad"])
-    service.replies = [Reply(body=msgspec.json.encode(two))]
+    service.replies = [Reply(body=msgspec.json.encode(ask("classify", "tone", ["so good", "so bad"])))]
     with pytest.raises(ServiceError, match=r"Is this its address\? \(2 results for 1 text\)"):
         ask("predict", "tone", ["one"])
 
@@ -243,7 +241,7 @@ def test_nothing_is_sent_for_bad_texts(ask: Asker, service: FakeService) -> None
 def test_inputs_with_fields_are_sent_as_objects(ask: Asker, service: FakeService) -> None:
     ask("predict", "tone", [{"subject": "a", "body": "b"}])
     ask("classify", "tone", {"subject": "a", "body": "b"})
-    assert [json.loads(one.body)["input"] for one in service.received] == [
+    assert [msgspec.json.decode(one.body)["input"] for one in service.received] == [
         [{"subject": "a", "body": "b"}],
         {"subject": "a", "body": "b"},
     ]
