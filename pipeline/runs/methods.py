@@ -87,6 +87,9 @@ METHODS: dict[str, Method] = {
     # LoRA, trained on the shots alone; on shots and kept synthetic texts.
     "lora": _lora(display_name="LoRA on the shots"),
     "fourshot": _synthetic(display_name="fourshot"),
+    # The same classifiers, with the preference for a label taken off as in context: fitted on the test texts.
+    "lora_calibrated": _lora(display_name="LoRA on the shots, calibrated", calibration="batch"),
+    "fourshot_calibrated": _synthetic(display_name="fourshot, calibrated", texts_of="fourshot", calibration="batch"),
     # In-context filter without calibration, loss on the whole text.
     "paper": _synthetic(display_name="The paper's recipe", changed=_paper),
     # LoRA trained on 25 real texts per class.

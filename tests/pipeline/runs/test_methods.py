@@ -68,6 +68,15 @@ def test_a_bare_method_differs_from_its_counterpart_in_the_prompt_s_wording_alon
     assert bare.texts_of == ("fourshot" if plain.synthetic else "")
 
 
+@pytest.mark.parametrize("method", ["zero_shot", "icl", "lora", "fourshot"])
+def test_a_calibrated_method_differs_from_its_counterpart_in_what_its_answers_are_corrected_by(method: str) -> None:
+    plain, calibrated = METHODS[method], METHODS[f"{method}_calibrated"]
+    assert (plain.calibration, calibrated.calibration) == ("none", "batch")
+    assert calibrated.texts_of == ("fourshot" if plain.synthetic else "")
+    names = {"display_name": plain.display_name, "calibration": "none", "texts_of": plain.texts_of}
+    assert msgspec.structs.replace(calibrated, **names) == plain
+
+
 def test_only_in_context_methods_show_examples_in_the_prompt() -> None:
     assert {name for name, method in METHODS.items() if method.shots_in_prompt} == {"icl", "icl_calibrated"}
     assert not any(method.trained and method.shots_in_prompt for method in METHODS.values())
