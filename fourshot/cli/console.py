@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 import msgspec
 
@@ -44,6 +45,12 @@ FORECAST = {  # key of `pipeline.forecast.StageForecast` -> heading
     "steps": "training steps",
     "seconds": "seconds",
 }
+
+
+def one_line(text: str) -> str:
+    """``text`` for a terminal: on one line, in one column, and control characters, which could steer it, as codes."""
+    line = " ".join(text.replace("\t", " ").splitlines())
+    return "".join(repr(char)[1:-1] if category(char) == "Cc" else char for char in line)
 
 
 class Terminal:

@@ -49,4 +49,4 @@ def list_keys(options: Options, terminal: Terminal) -> None:
     if rows:
         terminal.table(rows)
     else:
-        terminal.say(f"{options.file} holds no key.")
+        terminal.say(f"{options.file} {'holds no key' if options.file.exists() else 'is not there: no key is held'}.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fourshot.cli.console import Terminal
+from fourshot.cli.console import Terminal, one_line
 from fourshot.cli.declare import Options, argument, command, flag
 from fourshot.engine.errors import InputError, RequestError
 from fourshot.pipeline.selective import Refusal
@@ -96,7 +96,7 @@ def predict(options: Options, terminal: Terminal) -> None:
     for text, prediction, explained in zip_longest(texts, predictions, explanations):
         said = {"text": as_given(task, text) if task else text, **msgspec.to_builtins(prediction)}
         terminal.result("prediction", said | ({"explanation": explained} if explained else {}))
-        terminal.say(f"{prediction.label or NO_LABEL}\t{prediction.probability:.3f}\t{_shown(text)}")
+        terminal.say(f"{prediction.label or NO_LABEL}\t{prediction.probability:.3f}\t{one_line(text)}")
         if explained:
             terminal.say(_told(explained))
     why = Counter(prediction.abstained for prediction in predictions if prediction.abstained)
@@ -106,14 +106,9 @@ def predict(options: Options, terminal: Terminal) -> None:
         print(f"fourshot: {why.total()} of {len(texts)} texts have no label: {counted}", file=sys.stderr)
 
 
-def _shown(text: str) -> str:
-    """On one line, in one column."""
-    return " ".join(text.replace("\t", " ").splitlines())
-
-
 def _told(explained: "Explanation") -> str:
     """For people, indented below the prediction."""
-    lines = [f"{near.similarity:.2f}\t{near.kind}\t{near.label}\t{_shown(near.text)}" for near in explained.nearest]
+    lines = [f"{near.similarity:.2f}\t{near.kind}\t{near.label}\t{one_line(near.text)}" for near in explained.nearest]
     for wording, reading in explained.wordings.items():
         lines.append(f"wording {wording}\t{reading.label}\t{reading.probability:.3f}")
     return "\n".join(f"\t{line}" for line in lines)

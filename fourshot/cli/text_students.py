@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fourshot.cli.console import Terminal, program
+from fourshot.cli.console import Terminal, one_line, program
 from fourshot.cli.declare import Options, given
 from fourshot.cli.options import settings_of
 from fourshot.cli.remote import describe, teacher_of
@@ -144,7 +144,7 @@ def show(texts: Sequence[str], written: "Sequence[TextWritten]", terminal: Termi
     """A line for each text."""
     for text, said in zip(texts, written, strict=True):
         terminal.result("prediction", {"text": text, "written": said.text, "is_whole": said.is_whole})
-        terminal.say(" ".join(said.text.split()))
+        terminal.say(one_line(said.text))
     if unfinished := sum(not said.is_whole for said in written):
         terminal.warn(f"{unfinished} of {len(texts)} did not come to an end, and were cut.")
     if cut := sum(said.is_cut for said in written):

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from fourshot.pipeline.tasks.faults import shorten, warning
+from fourshot.pipeline.tasks.faults import counted, shorten, warning
 from fourshot.pipeline.tasks.table_bytes import Source
 from fourshot.pipeline.tasks.table_grid import grid_rows
+from fourshot.pipeline.tasks.table_hidden import hidden_rows
 from fourshot.pipeline.tasks.table_types import Item, Reading, TableError
 
 _BATCH_ROWS = 4096
@@ -79,7 +80,8 @@ def read_spreadsheet(reading: Reading, source: Source) -> Iterator[Item]:
     reading.unit = "row"
     try:
         with source.open() as stream:
-            book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(stream.read()))
+            content = stream.read()
+        book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))
         if (wanted := reading.settings.sheet) and wanted not in book.sheet_names:
             raise TableError(
                 f"no sheet {wanted!r}; there is {shorten(map(repr, book.sheet_names))}.", "Name one of them."
@@ -102,5 +104,8 @@ def read_spreadsheet(reading: Reading, source: Source) -> Iterator[Item]:
                 f"cells merged over several rows, of which only the first has what they hold (row {shorten(merged)})."
             )
             reading.faults.append(warning(reading.path, what, "Fill in the others."))
+        if hidden := [number for number in hidden_rows(content, name) if 1 < number <= len(rows)]:
+            what = f"{counted(len(hidden), 'row')} that the sheet hides: read like the others (row {shorten(hidden)})."
+            reading.faults.append(warning(reading.path, what, "Delete them if they are not meant."))
         records = ((number, row) for number, row in enumerate(rows, start=1) if any(cell != "" for cell in row))
         yield from grid_rows(reading, records, "")

@@ -7,7 +7,7 @@ import os
 import pytest
 from rich.console import Console
 
-from fourshot.cli.console import Terminal
+from fourshot.cli.console import Terminal, one_line
 from fourshot.cli.progress import Bars, Lines
 from fourshot.pipeline.events import Event, span
 
@@ -117,3 +117,15 @@ def test_the_table_of_scores_leaves_out_what_nobody_measured(capfd: pytest.Captu
 )
 def test_times_are_said_as_a_person_would(seconds: float, said: str) -> None:
     assert span(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\tb\nc\r\nd", "a b c d"),
+        ("\x1b[2J\x1b]0;title\x07gone\x9b1m", "\\x1b[2J\\x1b]0;title\\x07gone\\x9b1m"),
+        ("👩\u200d🔧 نم\u200cک", "👩\u200d🔧 نم\u200cک"),
+    ],
+)
+def test_a_text_is_shown_on_one_line_and_cannot_steer_the_terminal(text: str, shown: str) -> None:
+    assert one_line(text) == shown

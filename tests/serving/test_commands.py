@@ -107,6 +107,7 @@ def test_a_key_is_shown_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert said(capfd, "keys", "add", str(file), "--name", "ops")[0] == 2
     assert said(capfd, "keys", "remove", str(file), "--name", "ops")[0] == 0
     assert "holds no key" in said(capfd, "keys", "list", str(file))[1]
+    assert "is not there: no key is held" in said(capfd, "keys", "list", str(tmp_path / "other.toml"))[1]
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_a_packed_table_in_capitals_makes_a_task_and_serves_as_a_split(tmp_path:
     assert len(load_split(task, "train").examples) == 8
 
 
-def spreadsheet(*sheets: list[list[object]], merged: str = "") -> bytes:
+def spreadsheet(*sheets: list[list[object]], merged: str = "", hidden: tuple[int, ...] = ()) -> bytes:
     """An .xlsx file in its plainest form: strings in the cells, numbers as numbers."""
 
     def cell(value: object) -> str:
@@ -184,7 +184,9 @@ def spreadsheet(*sheets: list[list[object]], merged: str = "") -> bytes:
         "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships">{links}</Relationships>',
     }
     for number, rows in enumerate(sheets, start=1):
-        lines = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
+        lines = "".join(
+            f"<row hidden='{int(at in hidden)}'>{''.join(map(cell, row))}</row>" for at, row in enumerate(rows, start=1)
+        )
         content[f"xl/worksheets/s{number}.xml"] = (
             f'<worksheet xmlns="{main}"><sheetData>{lines}</sheetData>{merged}</worksheet>'
         )
@@ -230,3 +232,14 @@ def test_cells_merged_over_several_rows_are_pointed_out(tmp_path: Path) -> None:
     merged = '<mergeCells count="2"><mergeCell ref="B2:B4"/><mergeCell ref="A1:B1"/></mergeCells>'
     (tmp_path / "t.xlsx").write_bytes(spreadsheet(SHEET, merged=merged))
     assert ["merged over several rows" in fault.what for fault in read_table(tmp_path / "t.xlsx").notices] == [True]
+
+
+def test_rows_that_a_filter_hides_are_read_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "t.xlsx").write_bytes(spreadsheet([], SHEET, hidden=(1, 2, 4)))
+    table = read_table(tmp_path / "t.xlsx")
+    assert [(fault.severity, fault.what) for fault in table.notices] == [
+        ("warning", "2 rows that the sheet hides: read like the others (row 2, 4).")
+    ]
+    assert len(table.rows) == 3
+    (tmp_path / "t.xlsx").write_bytes(spreadsheet(SHEET))
+    assert read_table(tmp_path / "t.xlsx").notices == ()

@@ -1,0 +1,43 @@
+"""Rows that a spreadsheet hides, as a filter does: calamine gives them like all others, and does not say so."""
+
+import io
+import posixpath
+import re
+import zipfile
+from xml.etree import ElementTree
+
+_PACKAGE = "{http://schemas.openxmlformats.org/package/2006/relationships}"
+_RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
+_ROW = re.compile(rb"<(?:\w+:)?row\b([^>]*)>")
+_HIDDEN = re.compile(rb"""\bhidden=["'](?:1|true)["']""")
+_NUMBER = re.compile(rb"""\br=["'](\d+)["']""")
+
+
+def hidden_rows(content: bytes, sheet: str) -> list[int]:
+    """The numbers, from 1, of the hidden rows of a sheet of an .xlsx or .xlsm file; none for other formats.
+
+    Source: ECMA-376, part 1, 18.3.1.73 (``hidden`` and ``r`` of a row), 18.2.19 (the sheets of a workbook).
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as book:
+            rows = _ROW.finditer(book.read(_part(book, sheet)))
+            found, number = [], 0
+            for row in rows:
+                given = _NUMBER.search(row[1])
+                number = int(given[1]) if given else number + 1
+                if _HIDDEN.search(row[1]):
+                    found.append(number)
+            return found
+    except (zipfile.BadZipFile, KeyError, StopIteration, ElementTree.ParseError):
+        return []  # whether the file can be read at all is for its reader to say
+
+
+def _part(book: zipfile.ZipFile, sheet: str) -> str:
+    """The file of a sheet in the package."""
+    entries = ElementTree.fromstring(book.read("xl/workbook.xml")).iter()
+    relation = next(
+        entry.attrib[_RELATION] for entry in entries if entry.get("name") == sheet and _RELATION in entry.attrib
+    )
+    links = ElementTree.fromstring(book.read("xl/_rels/workbook.xml.rels")).iter(f"{_PACKAGE}Relationship")
+    target = next(link.attrib["Target"] for link in links if link.get("Id") == relation)
+    return posixpath.normpath(posixpath.join("/xl", target)).lstrip("/")
