@@ -61,21 +61,20 @@ def distill_text(
     folder of something else.
     """
     named = _generation_task(task, data)
-    return distilling.distill_text(
-        named,
-        Path(folder or default_student_folder(named)),
+    wanted = distilling.TextDistillation(
+        task=named,
         unlabelled=load_inputs(unlabelled, named.data, text_column, encoding) if unlabelled else None,
         generate=generate,
         real=real,
         student=student,
-        student_settings=student_settings,
+        student_settings=student_settings or TextStudentSettings(),
         model=model,
-        settings=settings,
-        on_event=on_event or ignore,
-        placement=Placement(ray=ray),
+        settings=settings or RunSettings(),
         by=_writer(by, named, key, teacher_model, remote, real, settings),
-        forecast=forecast,
     )
+    at = Path(folder or default_student_folder(named))
+    heard = on_event or ignore
+    return distilling.distill_text(wanted, at, on_event=heard, placement=Placement(ray=ray), forecast=forecast)
 
 
 def plan_text_distillation(
@@ -103,19 +102,19 @@ def plan_text_distillation(
     Sends nothing to a remote teacher.
     """
     named = _generation_task(task, data)
-    return distilling.plan_text_distillation(
-        named,
-        Path(folder or default_student_folder(named)),
+    wanted = distilling.TextDistillation(
+        task=named,
         unlabelled=load_inputs(unlabelled, named.data, text_column, encoding) if unlabelled else None,
         generate=generate,
         real=real,
         student=student,
-        student_settings=student_settings,
+        student_settings=student_settings or TextStudentSettings(),
         model=model,
-        settings=settings,
-        on_event=on_event or ignore,
+        settings=settings or RunSettings(),
         by=_writer(by, named, key, teacher_model, remote, real, settings),
     )
+    at = Path(folder or default_student_folder(named))
+    return distilling.plan_text_distillation(wanted, at, on_event or ignore)
 
 
 def _generation_task(task: GenerationTask | str | Path, data: str | Path | None) -> GenerationTask:

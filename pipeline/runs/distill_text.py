@@ -80,6 +80,36 @@ class TextDistillManifest(msgspec.Struct, frozen=True, kw_only=True):
         return known
 
 
+class TextDistillation(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be distilled.
+
+    The teacher is ``by``, else ``model`` (None: the embedded base) with an adapter that learnt ``real`` pairs (0: all;
+    None: `USUAL_REAL`, or all where there are fewer).
+    """
+
+    task: GenerationTask
+    unlabelled: Inputs | None = None  # the teacher writes their targets
+    generate: int = 0  # pairs that the teacher writes; of ``by``, a remote one does
+    real: int | None = None
+    student: str | None = None  # None: the embedded base
+    student_settings: TextStudentSettings = TextStudentSettings()
+    model: str | None = None
+    settings: RunSettings = RunSettings()
+    by: NamedWriter | None = None
+
+    def check(self) -> None:
+        """Raise InputError for what cannot be done, as far as no file says so."""
+        refuse_fake(self.model, "A distillation")
+        _check_settings(self.settings)
+        if self.unlabelled is None and not self.generate:
+            raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
+        if self.by:
+            _check_asked(self.by, self.generate, self.model, self.settings)
+        check_scoring()
+        if self.unlabelled:
+            check_added(self.unlabelled.columns, [TARGET, BY])
+
+
 class _Prepared(NamedTuple):
     """A distillation of which nothing is written yet."""
 
@@ -91,45 +121,23 @@ class _Prepared(NamedTuple):
 
 
 def distill_text(
-    task: GenerationTask,
+    wanted: TextDistillation,
     folder: Path,
     *,
-    unlabelled: Inputs | None = None,
-    generate: int = 0,
-    real: int | None = None,
-    student: str | None = None,
-    student_settings: TextStudentSettings | None = None,
-    model: str | None = None,
-    settings: RunSettings | None = None,
     on_event: OnEvent = ignore,
     placement: Placement = HERE,
-    by: NamedWriter | None = None,
     forecast: bool = False,
 ) -> TextDistillSummary:
-    """Make a student of ``task`` in ``folder``, or go on where an earlier call was stopped.
+    """Make the student in ``folder``, or go on where an earlier call was stopped.
 
-    The teacher is ``by``, else ``model`` (None: the embedded base) with an adapter that learnt ``real`` pairs (0: all;
-    None: `USUAL_REAL`, or all where there are fewer). ``generate``: pairs that it writes; of ``by``, a remote teacher
-    does. A task without a test file is not measured. ``forecast``: first tell what the teacher will take.
+    A task without a test file is not measured. ``forecast``: first tell what the teacher will take.
     Raises InputError for what the user gave, RunFolderError for a folder of something else.
     """
+    task, unlabelled, by = wanted.task, wanted.unlabelled, wanted.by
     work = RunFolder(folder)
     with work.lock():
         check_cluster(placement.ray)
-        ready = _prepared(
-            task,
-            folder,
-            unlabelled,
-            generate,
-            real,
-            student,
-            student_settings,
-            model,
-            settings,
-            by,
-            on_event,
-            placement,
-        )
+        ready = _prepared(wanted, folder, on_event, placement)
         (learnt, test, *_), teacher, students, notes = ready.teaching, ready.teacher, ready.students, ready.notes
         work.claim(ready.manifest, over_unused=True)
         work.write("pairs.json", learnt)
@@ -146,7 +154,7 @@ def distill_text(
             pairs, told = annotated_pairs(unlabelled, out)
             taught, more = learnable_pairs(pairs, learnt, test, "input")
             told += more
-        written, malformed = written_pairs(task, drawn, generate, [*learnt, *taught], test)
+        written, malformed = written_pairs(task, drawn, wanted.generate, [*learnt, *taught], test)
         notes += [*told, *malformed]
         made = students.make(learnt, [*taught, *written], test)
         return write_text_results(
@@ -164,57 +172,22 @@ def distill_text(
         )
 
 
-def plan_text_distillation(
-    task: GenerationTask,
-    folder: Path,
-    *,
-    unlabelled: Inputs | None = None,
-    generate: int = 0,
-    real: int | None = None,
-    student: str | None = None,
-    student_settings: TextStudentSettings | None = None,
-    model: str | None = None,
-    settings: RunSettings | None = None,
-    on_event: OnEvent = ignore,
-    by: NamedWriter | None = None,
-) -> Forecast | None:
+def plan_text_distillation(wanted: TextDistillation, folder: Path, on_event: OnEvent = ignore) -> Forecast | None:
     """What such a `distill_text` would take; None for a teacher that writes without an engine. Writes nothing."""
-    ready = _prepared(
-        task, folder, unlabelled, generate, real, student, student_settings, model, settings, by, on_event, HERE
-    )
+    ready = _prepared(wanted, folder, on_event, HERE)
     return ready.teacher.foretell(ready.students, anew=True)
 
 
-def _prepared(
-    task: GenerationTask,
-    folder: Path,
-    unlabelled: Inputs | None,
-    generate: int,
-    real: int | None,
-    student: str | None,
-    student_settings: TextStudentSettings | None,
-    model: str | None,
-    settings: RunSettings | None,
-    by: NamedWriter | None,
-    on_event: OnEvent,
-    placement: Placement,
-) -> _Prepared:
+def _prepared(wanted: TextDistillation, folder: Path, on_event: OnEvent, placement: Placement) -> _Prepared:
     """Raises InputError for whatever cannot be done."""
-    settings, student_settings = settings or RunSettings(), student_settings or TextStudentSettings()
-    refuse_fake(model, "A distillation")
-    _check_settings(settings)
-    if unlabelled is None and not generate:
-        raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
-    if by:
-        _check_asked(by, generate, model, settings)
-    check_scoring()
-    base, made_of = resolve_model(model) if by is None else None, resolve_text_model(student)
-    students = TextStudents(task, made_of, settings, student_settings, folder, on_event, placement)
-    if unlabelled:
-        check_added(unlabelled.columns, [TARGET, BY])
+    wanted.check()
+    task, settings, by = wanted.task, wanted.settings, wanted.by
+    base, made_of = resolve_model(wanted.model) if by is None else None, resolve_text_model(wanted.student)
+    students = TextStudents(task, made_of, settings, wanted.student_settings, folder, on_event, placement)
     on_event(Event(stage="shots", message="reading the data"))
-    learnt, test, notes = _data(task, settings, real)
-    teaching = Teaching(learnt, test, [text for text in unlabelled.inputs if text] if unlabelled else [], generate)
+    learnt, test, notes = _data(task, settings, wanted.real)
+    inputs = [text for text in wanted.unlabelled.inputs if text] if wanted.unlabelled else []
+    teaching = Teaching(learnt, test, inputs, wanted.generate)
     teacher: TrainedTeacher | AskedTeacher
     if by:
         teacher = AskedTeacher(by, settings, folder, on_event, teaching)
@@ -229,8 +202,8 @@ def _prepared(
         model=f"{base.name}@{base.revision}" if base else teacher.name,
         base=f"{made_of.model.name}@{made_of.model.revision}",
         real=f"{len(learnt)} pairs, {value_hash(learnt)}",
-        unlabelled=value_hash(unlabelled.inputs) if unlabelled else "",
-        generate=generate,
+        unlabelled=value_hash(wanted.unlabelled.inputs) if wanted.unlabelled else "",
+        generate=wanted.generate,
         versions=installed_versions(),
     )
     if by and made_of.kind == "seq2seq" and settings.train != RunSettings().train:

@@ -15,7 +15,7 @@ from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.runs.annotating_text import NamedWriter
-from fourshot.pipeline.runs.distill_text import distill_text
+from fourshot.pipeline.runs.distill_text import TextDistillation, distill_text
 from fourshot.pipeline.runs.distilled_text import TextDistillSummary
 from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
 from fourshot.pipeline.runs.stages.write import Written
@@ -184,4 +184,4 @@ def test_what_a_teacher_wrote_is_taken_apart_and_counted(folder: Path) -> None:
     ]
     student = NamedWriter(name="a student", task=task, write=lambda *_: pytest.fail("it is asked"))
     with pytest.raises(InputError, match="a student writes targets for inputs, and no pairs of its own"):
-        distill_text(task, folder / "out", generate=2, by=student)
+        distill_text(TextDistillation(task=task, generate=2, by=student), folder / "out")
