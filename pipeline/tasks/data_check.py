@@ -1,5 +1,6 @@
 """What can be wrong with the data of a task: every fault of every split, not the first."""
 
+import re
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
@@ -12,6 +13,11 @@ from fourshot.pipeline.tasks.table_files import Table, scan_table, settings_of
 from fourshot.pipeline.tasks.tables import clean, count_labels, label_rows, normalise, stand_in
 from fourshot.pipeline.tasks.text_words import cut_texts
 from fourshot.pipeline.tasks.types import Example, Task
+
+# An entity, or a tag of those that exports leave in texts.
+_MARKUP = re.compile(
+    r"&(?:amp|lt|gt|quot|nbsp|#\d{1,6}|#x[\da-fA-F]{1,5});|</?(?:br|p|div|span|b|i|li|ul|a|td|tr)\b[^<>]*>"
+)
 
 
 def data_faults(task: Task, k: int) -> list[Fault]:
@@ -48,6 +54,11 @@ def data_faults(task: Task, k: int) -> list[Fault]:
                 "--long-texts windows all of them, in parts."
             )
             faults.append(note(table.path, long, remedy))
+        if marked := [line for line, example in rows if _MARKUP.search(example.text)]:
+            what = f"{counted(len(marked), 'text')} with HTML, such as &amp; or <br> (line {shorten(marked)})."
+            faults.append(
+                note(table.path, what, "It is read as it is. Are the texts to be classified written so, too?")
+            )
         # Where a shots file is there, the train split is not drawn from: a class may be missing in it.
         fewest = k if split == "shots" or (split == "train" and "shots" not in splits) else 0
         if not errors_in(label_faults):  # else what is missing may be there under another label

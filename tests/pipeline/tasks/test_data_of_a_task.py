@@ -55,6 +55,21 @@ def test_rows_that_will_be_left_out_are_warnings(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_left_of_html_is_pointed_out(tmp_path: Path) -> None:
+    path = write_task(tmp_path)
+    texts = [
+        "AT&amp;T calls.",
+        "Too hot!<br />Really.",
+        "It is 3 < 4 and 5 > 2.",
+        "Tom & Jerry; a <- b.",
+        "Caf&#233; au lait.",
+    ]
+    write_jsonl(tmp_path / "train.jsonl", rows_of([*WARM, *texts], "warm") + rows_of(COLD, "cold"))
+    assert [(fault.severity, fault.what) for fault in check_task(path)] == [
+        ("note", "3 texts with HTML, such as &amp; or <br> (line 5, 6, 9).")
+    ]
+
+
 def test_without_a_test_file_there_is_a_warning_and_without_train_an_error_unless_shots_are_there(
     tmp_path: Path,
 ) -> None:
