@@ -65,10 +65,10 @@ def load_comparisons(folder: Path, hardware: str = "*", prefix: str = "compare")
 
 
 def load_bases(folder: Path, hardware: str = "*", prefix: str = "compare") -> dict[str, Comparisons]:
-    """By base model, the results ``<prefix>-<task>-<hardware>.json`` of all tasks; the embedded base comes first.
+    """By base model, the results ``<prefix>-<task>-<hardware>.json``; the embedded base comes first.
 
-    A further base's results have its name before the hardware's. Raises `InputError` where a base lacks a task or has
-    one twice, and where its seeds differ between tasks.
+    A further base's results have its name before the hardware's, and may be of some of the tasks. Raises `InputError`
+    where the first base lacks a task, where a base has one twice, and where its seeds differ between tasks.
     """
     by_base: dict[str, dict[str, tuple[Path, MeasuredComparison]]] = {}
     for path in sorted(folder.glob(f"{prefix}-*-{hardware}.json")):
@@ -83,16 +83,16 @@ def load_bases(folder: Path, hardware: str = "*", prefix: str = "compare") -> di
     if not by_base:
         raise InputError(f"{folder} has no result (looked for {prefix}-<task>-{hardware}.json). {HOW_TO_MEASURE}.")
     names = sorted(by_base, key=lambda name: (name != EMBEDDED, name))
-    return {name: _of_one_base(name, by_base[name], f"{prefix}-<task>-{hardware}.json in {folder}") for name in names}
-
-
-def _of_one_base(name: str, by_task: Mapping[str, tuple[Path, MeasuredComparison]], looked_for: str) -> Comparisons:
-    if missing := [task for task in TITLES if task not in by_task]:
+    if missing := [task for task in TITLES if task not in by_base[names[0]]]:
         raise InputError(
-            f"There is no result for {', '.join(missing)} with the base {name} (looked for {looked_for}). "
-            f"{HOW_TO_MEASURE}."
+            f"There is no result for {', '.join(missing)} with the base {names[0]} (looked for "
+            f"{prefix}-<task>-{hardware}.json in {folder}). {HOW_TO_MEASURE}."
         )
-    comparisons = {task: by_task[task][1] for task in TITLES}
+    return {name: _of_one_base(by_base[name]) for name in names}
+
+
+def _of_one_base(by_task: Mapping[str, tuple[Path, MeasuredComparison]]) -> Comparisons:
+    comparisons = {task: by_task[task][1] for task in TITLES if task in by_task}
     seeds = {task: comparison.seeds for task, comparison in comparisons.items()}
     if len(set(seeds.values())) > 1:
         raise InputError(f"The results do not belong together: seeds is {seeds}. Measure them alike.")

@@ -114,7 +114,7 @@ def results_table(comparisons: Comparisons) -> str:
         mean = f"{100 * fmean(row.accuracy for row in rows if row):.1f}" if all(rows) else MISSING
         numbers = [", ".join(_number(column.of(row), column.digits) for row in rows) for column in columns]
         lines.append([name, *map(_accuracy, rows), mean, *numbers])
-    headings = ["", *TITLES.values(), "mean", *(column.heading for column in columns)]
+    headings = ["", *(TITLES[task] for task in comparisons), "mean", *(column.heading for column in columns)]
     goals = "Targets (`icl` is in context as is, `lora25` LoRA on 25 real):"
     return markdown([intro, Table(headings, lines), goals, "\n".join(target_lines(targets(comparisons), 3))])
 

@@ -199,6 +199,15 @@ def test_every_base_has_its_table_and_the_embedded_one_comes_first(folder: Path)
     assert text.count("| fourshot | 90.0 |") == text.count("Targets (") == 2
 
 
+def test_a_further_base_may_be_measured_on_some_of_the_tasks(folder: Path) -> None:
+    measured = {method: values["trec"] for method, values in ACCURACIES.items()}
+    write(folder, comparison("trec", measured, model="wide"), hardware="wide-cpu2")
+    first, further = load_bases(folder).values()
+    assert list(further) == ["trec"] and list(first) == list(TITLES)
+    assert "wide; 100 test texts" in (table := results_table(further))
+    assert "|  | TREC | mean |" in table
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"schema": 1, "task": "sst2"}'])
 def test_a_file_that_is_no_result_is_named(folder: Path, content: str) -> None:
     (folder / "compare-sst2-cpu2.json").write_text(content)
