@@ -3,7 +3,7 @@
 It picks the build (CPU, CUDA, CUDA for V100) by the hardware, a Python that the pinned torch has a wheel for, and asks
 the package index for that wheel before anything large is downloaded. Called again it does nothing; after a kill it
 finishes what is there. Exit codes: 0 ready, 1 pip failed, 2 this machine or its package index lacks something, and the
-message says what.
+message says what. One file, although a long one: it runs before anything is installed, also by itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The real service: vLLM's server with our plugins, ten adapters, real requests."""
+"""The real service: vLLM's server with our plugins, ten adapters, real requests.
+
+One file, although a long one: its tests share one server, and the last ones end it.
+"""
 
 import asyncio
 import contextlib
