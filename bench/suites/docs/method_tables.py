@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from fourshot.bench.core.comparisons import Comparisons, draw_means, in_words, method_rows
 from fourshot.bench.core.parts import MISSING, Table, markdown
 from fourshot.bench.core.results import TITLES, short_name
-from fourshot.bench.core.targets import Target, at_least, target_lines
+from fourshot.bench.core.targets import Target, at_least, at_most, target_lines
 from fourshot.pipeline.provenance import source_commit
 from fourshot.pipeline.report.data import MethodRow
 
@@ -38,13 +38,14 @@ WORDING_PAIRS = {"lora": "lora_bare", "fourshot": "fourshot_bare", "lora25": "lo
 
 def targets(comparisons: Comparisons) -> list[Target]:
     """fourshot against its goals. Points are per cent of accuracy; a goal below zero allows to be worse."""
-    accuracies = [row.accuracy for row in method_rows(comparisons, "fourshot")]
+    ours = method_rows(comparisons, "fourshot")
+    accuracies = [row.accuracy for row in ours]
 
     def points_above(method: str) -> list[float]:
         others = method_rows(comparisons, method)
         return [100 * (own - other.accuracy) for own, other in zip(accuracies, others, strict=True)]
 
-    return [
+    goals = [
         at_least(name, unit, round(measured, 6), goal, digits=6)  # rounded first: equal ones may differ in the last bit
         for name, unit, measured, goal in (
             ("fourshot, mean accuracy", "share", fmean(accuracies), 0.84),
@@ -54,6 +55,14 @@ def targets(comparisons: Comparisons) -> list[Target]:
             ("fourshot above lora25, mean", "points", fmean(points_above("lora25")), -4),
         )
     ]
+    if all(comparison.row("icl_calibrated") for comparison in comparisons.values()):
+        above = points_above("icl_calibrated")
+        goals.append(at_least("fourshot above icl_calibrated, mean", "points", round(fmean(above), 6), 5, digits=6))
+        goals.append(at_least("fourshot above icl_calibrated, worst task", "points", round(min(above), 6), 0, digits=6))
+    errors = [row.ece for row in ours if row.ece is not None]
+    if len(errors) == len(ours):
+        goals.append(at_most("fourshot, mean calibration error", "", round(fmean(errors), 6), 0.08, digits=6))
+    return goals
 
 
 def targets_result(comparisons: Comparisons) -> dict[str, Any]:
@@ -115,7 +124,7 @@ def results_table(comparisons: Comparisons) -> str:
         numbers = [", ".join(_number(column.of(row), column.digits) for row in rows) for column in columns]
         lines.append([name, *map(_accuracy, rows), mean, *numbers])
     headings = ["", *(TITLES[task] for task in comparisons), "mean", *(column.heading for column in columns)]
-    goals = "Targets (`icl` is in context as is, `lora25` LoRA on 25 real):"
+    goals = "Targets (`icl` is in context as is, `icl_calibrated` calibrated, `lora25` LoRA on 25 real):"
     return markdown([intro, Table(headings, lines), goals, "\n".join(target_lines(targets(comparisons), 3))])
 
 

@@ -89,7 +89,17 @@ def test_targets_by_hand(folder: Path) -> None:
     assert by_name["fourshot above lora, mean"].measured == pytest.approx(17 / 3, abs=1e-5)  # (5 + 5 + 7) / 3
     assert by_name["fourshot above lora, worst task"].measured == pytest.approx(5.0)
     assert by_name["fourshot above lora25, mean"].measured == pytest.approx(-5.0)  # (0 - 15 + 0) / 3
-    assert [target.met for target in by_name.values()] == [True, True, True, True, False]
+    assert by_name["fourshot, mean calibration error"].measured == pytest.approx(0.1)  # each; at most 0.08 is wanted
+    assert [target.met for target in by_name.values()] == [True, True, True, True, False, False]
+
+
+def test_in_context_calibrated_has_targets_where_it_was_measured(folder: Path) -> None:
+    for task, accuracy in (("sst2", 0.8), ("trec", 0.75), ("ag_news", 0.8)):
+        methods = {method: values[task] for method, values in ACCURACIES.items()}
+        write(folder, comparison(task, methods | {"icl_calibrated": (accuracy, accuracy)}))
+    by_name = targets_by_name(folder)
+    assert by_name["fourshot above icl_calibrated, mean"].measured == pytest.approx(17 / 3, abs=1e-5)  # 10, 0 and 7
+    assert by_name["fourshot above icl_calibrated, worst task"].measured == pytest.approx(0.0, abs=1e-5)
 
 
 def test_one_task_below_lora_misses_its_target_whatever_the_mean(folder: Path) -> None:
@@ -149,7 +159,7 @@ def test_targets_are_written_for_scripts(folder: Path, capsys: pytest.CaptureFix
     out = folder / "compare-targets.json"
     docs.run(docs.Options(results=folder, targets=True, out=out))
     written = json.loads(out.read_text())
-    assert [set(target) for target in written["targets"]] == [{"name", "unit", "measured", "goal", "met"}] * 5
+    assert [set(target) for target in written["targets"]] == [{"name", "unit", "measured", "goal", "met"}] * 6
     assert "fourshot above lora25, mean: " in capsys.readouterr().out
     assert load_comparisons(folder), "the targets beside the results are not taken for a result"
 
