@@ -46,10 +46,9 @@ def test_the_picture_has_its_numbers_and_is_the_same_each_time(tmp_path: Path) -
     bars = accuracy_bars(load_comparisons(RESULTS))
     ours = {bar.group: bar for bar in bars if bar.method == "fourshot"}
     assert list(ours) == ["SST-2", "TREC", "AG News", "Mean"] and len(bars) == 4 * 5
-    # Means over tasks of the three draws: 71.7, 76.1 and 80.2.
-    assert ours["Mean"].accuracy == pytest.approx(76.0, abs=0.1) and ours["Mean"].deviation == pytest.approx(
-        4.3, abs=0.1
-    )
+    # Means over tasks of the three draws: 74.7, 75.2 and 78.8.
+    assert ours["Mean"].accuracy == pytest.approx(76.2, abs=0.1)
+    assert ours["Mean"].deviation == pytest.approx(2.2, abs=0.1)
     assert next(bar for bar in bars if bar.method == "Zero-shot, calibrated").deviation is None, (
         "nothing is drawn there"
     )
