@@ -30,7 +30,7 @@ WORDS = [
 BARE = (1, 2)  # those of them that were trained without the instruction
 ONE_STEP = (8,)  # those of several tokens that were trained to say one
 TEXTS = ["Where is my parcel?", "I was charged twice.", "A wonderful little film.", "It rains in the north."]
-TOLERANCE = 0.05  # of a probability: logits near 16 are an eighth apart in bf16, and batches sum in different orders
+TOLERANCE = 0.1  # of a probability, as the card's probe allows: bf16 logits near 16 are an eighth apart
 
 
 @pytest.fixture(scope="module")

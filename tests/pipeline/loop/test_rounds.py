@@ -30,7 +30,8 @@ FILES = ("candidates.jsonl", "verdicts.jsonl")
 
 def settings(annotator: str = "none", **generate: Any) -> RunSettings:
     """Small rounds of short texts, in which all classes are still open after the first."""
-    numbers = {"per_class": 3, "draws_per_round": 3, "max_candidates": 60, "max_tokens": 20, **generate}
+    numbers = {"per_class": 3, "draws_per_round": 3, "max_candidates": 60, "max_tokens": 20, "min_acceptance": 0.0}
+    numbers |= generate
     return RunSettings(
         generate=GenerateSettings(**numbers),
         annotate=AnnotateSettings(
@@ -99,7 +100,7 @@ def test_candidates_carry_their_lineage(filled: WorkFolder) -> None:
 
 
 def test_good_texts_beyond_the_number_wanted_are_surplus(vllm_engine: Engine, tmp_path: Path) -> None:
-    folder = fill(tmp_path, vllm_engine, settings("icl", per_class=1, draws_per_round=6))
+    folder = fill(tmp_path, vllm_engine, settings("icl", per_class=1, draws_per_round=12))
     judged = pairs(folder)
     assert Counter(v.reason for _, v in judged)["surplus"] > 0
     assert Counter(c.label for c, v in judged if v.kept) == dict.fromkeys(TASK.label_names, 1)
@@ -249,7 +250,7 @@ def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everythi
 
 def test_a_hopeless_class_is_given_up_after_two_rounds(vllm_engine: Engine, tmp_path: Path) -> None:
     """Nothing reaches a confidence of 1: with most draws allowed, two rounds are enough to know."""
-    wanted = settings("icl", draws_per_round=2, max_candidates=1000)
+    wanted = settings("icl", draws_per_round=2, max_candidates=1000, min_acceptance=0.02)
     wanted = msgspec.structs.replace(wanted, annotate=AnnotateSettings(annotator="icl", confidence=1.0))
     with pytest.raises(ShortRunError, match=r"0 of 3 kept from 4 draws \(0\.0% accepted\); none was kept"):
         fill_rounds(WorkFolder(tmp_path), vllm_engine, TASK, SHOTS, wanted)

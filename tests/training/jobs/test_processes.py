@@ -20,7 +20,7 @@ JOB = TrainingJob(
     examples=tuple(notes.examples()),
     held_out=tuple(notes.examples(("Toast.",), ("Sleet.",))),
     labels=notes.WORDS,
-    settings=LoraSettings(min_steps=8, max_steps=8, batch_size=3, min_warmup_steps=0),
+    settings=LoraSettings(min_steps=8, max_steps=8, batch_size=3, min_warmup_steps=0, learning_rate=2e-4),
 )
 
 
@@ -39,8 +39,7 @@ def test_two_processes_learn_what_one_learns(model: str, trainer: LoraTrainer, t
     assert alone.probe and shared.probe
     apart = np.abs(np.array(alone.probe.probabilities) - np.array(shared.probe.probabilities))
     assert apart.max() < 0.05
-    unlearnt = np.abs(np.array(alone.probe.probabilities) - 0.5)
-    assert unlearnt.mean() > 0.3, "or equal answers would say nothing"
+    assert np.mean(alone.losses[-2:]) < 0.6 * np.mean(alone.losses[:3]), "or equal answers would say nothing"
     assert shared.best_step == alone.best_step
     folder = tmp_path / "shared" / JOB.key
     assert sorted(file.name for file in folder.iterdir()) == sorted([shared.name, "result.json"])

@@ -77,12 +77,14 @@ def test_the_label_loss_is_that_of_the_label_and_the_text_loss_that_of_every_tok
     """By hand, from the base's logits: a new adapter changes nothing, so the first loss is the base's. bf16: 3 %."""
     import torch
 
-    one = notes.examples(notes.WARM[:1], ())
-    ids = trainer.tokenizer(one[0].prompt + " warm")["input_ids"]
-    cold = trainer.tokenizer(one[0].prompt + " cold")["input_ids"][-1]
+    one = notes.examples(
+        (), notes.WARM[:1]
+    )  # the wrong label: the loss of the right one is tiny
+    ids = trainer.tokenizer(one[0].prompt + " cold")["input_ids"]
+    warm = trainer.tokenizer(one[0].prompt + " warm")["input_ids"][-1]
     with torch.no_grad():
         logits = trainer._base(input_ids=torch.tensor([ids])).logits[0].float()
-    choice = torch.log_softmax(logits[-2, [ids[-1], cold]], dim=0)
+    choice = torch.log_softmax(logits[-2, [ids[-1], warm]], dim=0)
     every = [torch.log_softmax(logits[at], dim=0)[ids[at + 1]] for at in range(len(ids) - 1)]
     single = LoraSettings(max_steps=1)
     label = trainer.train(one, notes.WORDS, single, tmp_path)
