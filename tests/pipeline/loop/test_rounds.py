@@ -30,7 +30,13 @@ FILES = ("candidates.jsonl", "verdicts.jsonl")
 
 def settings(annotator: str = "none", **generate: Any) -> RunSettings:
     """Small rounds of short texts, in which all classes are still open after the first."""
-    numbers = {"per_class": 3, "draws_per_round": 3, "max_candidates": 60, "max_tokens": 20, "min_acceptance": 0.0}
+    numbers: dict[str, Any] = {
+        "per_class": 3,
+        "draws_per_round": 3,
+        "max_candidates": 60,
+        "max_tokens": 20,
+        "min_acceptance": 0.0,
+    }
     numbers |= generate
     return RunSettings(
         generate=GenerateSettings(**numbers),

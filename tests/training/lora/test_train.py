@@ -77,9 +77,7 @@ def test_the_label_loss_is_that_of_the_label_and_the_text_loss_that_of_every_tok
     """By hand, from the base's logits: a new adapter changes nothing, so the first loss is the base's. bf16: 3 %."""
     import torch
 
-    one = notes.examples(
-        (), notes.WARM[:1]
-    )  # the wrong label: the loss of the right one is tiny
+    one = notes.examples((), notes.WARM[:1])  # the wrong label: the loss of the right one is tiny
     ids = trainer.tokenizer(one[0].prompt + " cold")["input_ids"]
     warm = trainer.tokenizer(one[0].prompt + " warm")["input_ids"][-1]
     with torch.no_grad():
