@@ -71,8 +71,10 @@ def test_the_most_likely_token_and_its_log_probability_are_the_references(
     theirs = in_order(list(reference_engine.sample(IN_CONTEXT, greedy)))
     for mine, other in zip(ours, theirs, strict=True):
         assert abs(mine.cumulative_logprob - other.cumulative_logprob) <= 0.25
-    same = sum(mine.text == other.text for mine, other in zip(ours, theirs, strict=True))
-    assert same > len(ours) / 2, "a machine that multiplies bf16 matrices breaks a few ties otherwise"
+    for prompt, mine, other in zip(IN_CONTEXT, ours, theirs, strict=True):
+        if mine.text != other.text:  # then the reference is undecided between the two
+            chosen, best = reference_engine.score([prompt], [mine.text.strip(), other.text.strip()])[0]
+            assert best - chosen <= 0.25
 
 
 def test_the_reference_repeats_itself_under_a_seed_and_stops_at_stop_strings(reference_engine: Engine) -> None:
