@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The latency suite at a GPU's size: a 7B shape with dummy weights, 32 adapters, in under 9 minutes on one H100 or H200.
+# The latency suite at a GPU's size: a 7B shape with dummy weights, 32 adapters; about 10 minutes on an H200, of which
+# the engines take 4 to compile. SETTINGS names other settings than bench/gpu.json.
 #
 #   DATA=folder OUT=folder [SHAPE=vicuna-7b] bench/gpu.sh
 #

@@ -5,12 +5,18 @@ Importing this module loads neither torch nor vllm.
 
 import json
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from fourshot.engine.errors import InputError
+
+if TYPE_CHECKING:
+    from fourshot.engine.models import ResolvedModel
 
 BF16_BYTES = 2
 
@@ -115,3 +121,43 @@ def write_shape(shape: ModelShape, folder: Path, tokenizer_from: str | Path) -> 
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(Path(tokenizer_from) / name, folder / name)
     return folder
+
+
+def write_random_weights(folder: str, seed: int = 0) -> None:
+    """Complete a folder of `write_shape` with weights, for what does not start with ``load_format="dummy"``: trainings,
+    servers, transformers. Each is a draw of the family's own initialisation."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+
+
+@contextmanager
+def base_of(model: str | None, shape: str | None) -> "Iterator[ResolvedModel]":
+    """The base that a suite's ``--model`` or ``--shape`` names; a shape is written with random weights and removed.
+
+    Raises InputError if both are given, or the shape is unknown.
+    """
+    from fourshot.bench.core.processes import call_apart
+    from fourshot.engine.models import resolve_model
+
+    check_shape(model, shape)
+    base = resolve_model(model)
+    if shape is None:
+        yield base
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_shape(SHAPES[shape], Path(scratch) / shape, base.path)
+        call_apart(write_random_weights, str(folder))  # in a process of its own, whose memory is then free
+        yield resolve_model(str(folder))
+
+
+def check_shape(model: str | None, shape: str | None) -> None:
+    """Raise InputError if ``--shape`` is unknown or stands beside ``--model``."""
+    if shape and model:
+        raise InputError("--shape and --model are two bases. Give one of them.")
+    if shape and shape not in SHAPES:
+        raise InputError(f"unknown shape {shape!r}. Allowed are {', '.join(SHAPES)}.")

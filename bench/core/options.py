@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, 
 
 import msgspec
 
+from fourshot.bench.core.model_shape import SHAPES
 from fourshot.engine.errors import InputError
 
 POSITIONAL, REPEATED, HIDDEN = object(), object(), object()  # REPEATED: once per value, which may hold a comma
@@ -25,6 +26,7 @@ T = TypeVar("T")
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Out = Annotated[Path, "where the result goes; .rows.jsonl and, where there is one, a page beside it"]
 Model = Annotated[str | None, "base model; the embedded one if left out"]
+Shape = Annotated[str | None, f"a real architecture with random weights, in place of a model: {', '.join(SHAPES)}"]
 ThreeTasks = Annotated[Path, "a folder with sst2/, trec/ and ag_news/"]
 TaskFolders = Annotated[Path, "a folder with a folder for each task"]
 

@@ -28,12 +28,13 @@ from fourshot.bench.suites import filter as filter_bench
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
 from fourshot.bench.suites.docs.method_tables import base_tables, headline, targets, targets_result, wordings_table
 from fourshot.bench.suites.docs.seen import SEEN_FILE, seen_table
-from fourshot.bench.suites.latency.report import gain, ratios
+from fourshot.bench.suites.latency.report import gain, rates, ratios
 from fourshot.bench.suites.paper import tables as paper_tables
 from fourshot.engine.errors import InputError
 
 LINE_LENGTH = 120
 SHOWN_LOADS = (1, 16, "saturated")
+GPU_RESULTS = "gpu-latency-*.json"
 SuiteResult = Mapping[str, Any]
 
 
@@ -77,6 +78,20 @@ def latency(result: SuiteResult) -> str:
     return _section(result, "", markdown([ratios(result, SHOWN_LOADS)]), "", *target_lines(targets_of(result)))
 
 
+def gpu_latency(results: ResultFolder) -> str:
+    """Requests per second on each GPU that was measured, with and without ``torch.compile``."""
+    sections = []
+    for file in results.files(GPU_RESULTS):
+        result = read_result(file, "latency")
+        start = "with" if result["settings"]["compile"] else "without"
+        missing = len(result["missing"])
+        lines = [f"Started {start} `torch.compile`; dummy weights."]
+        if missing:
+            lines.append(f"{missing} measurements of single repeats are missing: the machine went away.")
+        sections.append(_section(result, *lines, "", markdown([rates(result, SHOWN_LOADS)])))
+    return "\n\n".join(sections)
+
+
 def picture(comparisons: Comparisons) -> str:
     """How a README shows the picture, with the numbers for those who cannot see it."""
     return (
@@ -112,6 +127,7 @@ BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "wordings": ("bare-*", lambda results: wordings_table(results.comparisons("bare"), results.comparisons())),
     "gain": _of_suite("latency", lambda result: markdown([gain(result)])),
     "latency": _of_suite("latency", latency),
+    "gpu": (GPU_RESULTS, gpu_latency),
     "adapters": _report("adapters", adapters.SUITE),
     "breakeven": _report("breakeven", breakeven.SUITE),
     "against-vllm": _report("against-vllm", against_vllm.SUITE),

@@ -6,6 +6,7 @@
 measured, and what could be said against it: docs/benchmarks.md.
 """
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 
 from fourshot.bench.core.closed_loop import CellRequests
 from fourshot.bench.core.engines import Base, Engines, EngineSpec, engines
-from fourshot.bench.core.model_shape import SHAPES, shape_of, write_shape
+from fourshot.bench.core.model_shape import SHAPES, check_shape, shape_of, write_shape
 from fourshot.bench.core.processes import call_apart
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.roofline import machine_apart
@@ -27,6 +28,7 @@ from fourshot.bench.suites.latency.plan import LatencyCell, LatencySettings, Opt
 from fourshot.bench.suites.latency.report import page, report
 from fourshot.bench.suites.latency.summary import summarise
 from fourshot.engine.errors import InputError
+from fourshot.engine.gpus import gpus
 from fourshot.pipeline.tasks.task_file import shipped_tasks
 
 ENGINE_WARMUP = {"icl_off": 4, "icl_cold": 4, "transformers_icl": 1, "transformers_lora": 1}  # requests; others: 24
@@ -34,10 +36,7 @@ ENGINE_WARMUP = {"icl_off": 4, "icl_cold": 4, "transformers_icl": 1, "transforme
 
 def settings_of(options: Options) -> LatencySettings:
     """The defaults, or those of --settings, with what the command line says."""
-    if options.shape and options.model:
-        raise InputError("--shape and --model are two bases. Give one of them.")
-    if options.shape and options.shape not in SHAPES:
-        raise InputError(f"unknown shape {options.shape!r}. Allowed are {', '.join(SHAPES)}.")
+    check_shape(options.model, options.shape)
     settings = LatencySettings()
     if options.settings:
         try:
@@ -76,7 +75,8 @@ def engine_specs(base: Base, settings: LatencySettings, sleep_s: float = 0.0) ->
         compile=settings.compile,
     )
     replaced = msgspec.structs.replace
-    adapted = replaced(plain, max_loras=settings.many_adapters, compile=False)
+    # On the CPU vLLM does not compile a base that has adapters (`LatencySettings.compile`).
+    adapted = replaced(plain, max_loras=settings.many_adapters, compile=settings.compile and bool(gpus(os.environ)))
     specs = {
         "base": EngineSpec(settings=plain),
         "uncached": EngineSpec(settings=replaced(plain, prefix_caching=False)),

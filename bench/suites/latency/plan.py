@@ -49,7 +49,7 @@ class LatencySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     open_shares: tuple[Above0, ...] = (0.5, 0.8)  # of what the variant answered at the highest concurrency
     open_seconds: Above0 = 3.0
     slo_ms: Above0 = 250.0  # goodput counts what was answered within it
-    compile: bool = False  # torch.compile of engines without adapters, on the CPU: with adapters vLLM has none there
+    compile: bool = False  # torch.compile; on the CPU of engines without adapters: with adapters vLLM has none there
     max_model_len: int = 2048
     kv_cache_mib: int = 512  # of each engine, on the CPU
     gpu_kv_cache_mib: int = 8192

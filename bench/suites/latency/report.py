@@ -1,12 +1,14 @@
 """The latency suite's tables, for the console and docs/benchmarks.md, and its page."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
 from fourshot.bench.core.results import TITLES
 from fourshot.bench.core.statistics import shown
 from fourshot.bench.core.workload import VARIANTS
+from fourshot.bench.suites.latency.plan import FLOOR
 from fourshot.pipeline.report.figures import Bars, Curve, bar_plot, line_plot
 
 ROUTES = {"in-process": "in process", "http": "over HTTP", "http-open": "over HTTP, Poisson arrivals"}
@@ -64,6 +66,36 @@ def ratios(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
     }
     rows = [row for row in result["against_icl"] if not loads or row["concurrency"] in loads]
     return Table.of(rows, columns, left=3)
+
+
+def rates(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
+    """Requests per second of every variant, lowest and highest repeat, and what a served adapter gains."""
+    measured = {
+        (cell["task"], cell["load"], cell["way"]): cell["requests_per_s"]["values"]
+        for cell in result["cells"]
+        if cell["route"] == "in-process" and cell["way"] in VARIANTS and cell["way"] != FLOOR
+    }
+    ways = list(dict.fromkeys(way for *_, way in measured))
+
+    def shown_range(values: Sequence[float] | None) -> str:
+        return f"{min(values):.0f} to {max(values):.0f}" if values else MISSING
+
+    def times(task: str, load: int | str) -> str:
+        lora, in_context = (measured.get((task, load, way)) for way in ("lora", "icl_off"))
+        return f"{fmean(lora) / fmean(in_context):.1f}" if lora and in_context else MISSING
+
+    rows = [
+        (
+            TITLES.get(task, task),
+            load,
+            *(shown_range(measured.get((task, load, way))) for way in ways),
+            times(task, load),
+        )
+        for task, load in dict.fromkeys(key[:2] for key in measured)
+        if not loads or load in loads
+    ]
+    names = [VARIANTS[way].display_name for way in ways]
+    return Table(["task", "requests at a time", *names, "LoRA, one adapter, relative to cache off"], rows, left=2)
 
 
 def gain(result: Mapping[str, Any]) -> Table:

@@ -19,7 +19,8 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.load import Load, LoadAnswer, generate
-from fourshot.bench.core.options import Model, Positive
+from fourshot.bench.core.model_shape import base_of
+from fourshot.bench.core.options import Model, Positive, Shape
 from fourshot.bench.core.parts import Part, Table
 from fourshot.bench.core.results import read_result, tell
 from fourshot.bench.core.rows import Rows
@@ -48,6 +49,7 @@ OVERLOAD_P99_GOAL, MULTI_GOAL, GROWTH_GOAL, RECOVERY_GOAL_S = 2.0, 1.3, 0.05, 5.
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     data: Annotated[Path | None, "a folder with sst2/, trec/ and ag_news/"] = None
     model: Model = None
+    shape: Shape = None
     seconds: Annotated[float, "of the long load"] = 600
     clients: Annotated[Positive, "that measure the capacity"] = 16
     cores: Annotated[str, "of the service, as taskset names them"] = ""
@@ -74,8 +76,8 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """All parts, one after the other: what a service does in ten minutes cannot be taken up in the middle."""
     if options.data is None:
         raise InputError("--data is needed: a folder with sst2/, trec/ and ag_news/.")
-    with tempfile.TemporaryDirectory() as folder:
-        traffic = Traffic(Path(folder), options.data, options.model)
+    with base_of(options.model, options.shape) as base, tempfile.TemporaryDirectory() as folder:
+        traffic = Traffic(Path(folder), options.data, base.path if options.shape else options.model)
         batches = multi_lora(traffic)
         _tell("batches", batches)
         judge = Judge(traffic, traffic.expected())

@@ -19,8 +19,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.model_shape import shape_of
-from fourshot.bench.core.options import Model, Out, Positive, TaskFolders, as_settings
+from fourshot.bench.core.model_shape import base_of, shape_of
+from fourshot.bench.core.options import Model, Out, Positive, Shape, TaskFolders, as_settings
 from fourshot.bench.core.processes import Opened
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.roofline import machine_apart
@@ -43,7 +43,7 @@ from fourshot.bench.suites.throughput.samplers import (
 from fourshot.engine.core import Completion, EngineSettings, PerPromptAdapter, Sampling
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.fake_engine import FakeEngine
-from fourshot.engine.models import ResolvedModel, resolve_model
+from fourshot.engine.models import ResolvedModel
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.pipeline.loop.rounds import draw_round
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
@@ -68,6 +68,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     data: TaskFolders
     out: Out
     model: Model = None
+    shape: Shape = None
     task: str = "trec"
     shots: Annotated[Positive, "per class"] = 4
     draws_per_class: Annotated[Positive, "texts per class and repeat"] = 160
@@ -246,7 +247,11 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Every sampler, and the machine before and after."""
     if options.distilabel and not shutil.which(options.distilabel):
         raise InputError(f"--distilabel {options.distilabel} is no program. Name a Python interpreter.")
-    model = resolve_model(options.model)
+    with base_of(options.model, options.shape) as model:
+        return _measured(options, model, rows)
+
+
+def _measured(options: Options, model: ResolvedModel, rows: Rows) -> dict[str, Any]:
     workload = load_workload(options.task, options.data, options.shots)
     measurement = Measurement(options, workload, model, rows)
     if "machine" not in rows.pieces:

@@ -18,12 +18,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.model_shape import shape_of
-from fourshot.bench.core.options import POSITIONAL, Model, Positive
+from fourshot.bench.core.model_shape import base_of, shape_of
+from fourshot.bench.core.options import POSITIONAL, Model, Positive, Shape
 from fourshot.bench.core.parts import Part, Table
 from fourshot.bench.core.processes import call_apart
 from fourshot.bench.core.results import tell
@@ -34,6 +34,9 @@ from fourshot.bench.suites.training.trainers import TRAINERS, Trained, Training
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Task
 
+if TYPE_CHECKING:
+    from fourshot.engine.models import ResolvedModel
+
 SPEED_GOAL, SHARE_GOAL, SECONDS_GOAL, ACCURACY_GOAL = 5.0, 0.4, 40.0, -1.0
 MATMUL_SECONDS = 1.0
 
@@ -42,6 +45,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     task: Annotated[str, POSITIONAL, "a task that comes with fourshot, or its file"] = "support_tickets"
     data: Annotated[str | None, "train and test files, in place of the task's own data"] = None
     model: Model = None
+    shape: Shape = None
     per_class: Annotated[Positive, "real examples per class"] = 25
     epochs: Positive = 6
     seeds: Positive = 3
@@ -94,13 +98,17 @@ def accuracies(
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
     """Train, evaluate, set beside the machine. Nothing is kept: the adapters are measured together."""
-    from fourshot.engine.models import resolve_model
+    with base_of(options.model, options.shape) as model:
+        return _measured(options, model)
+
+
+def _measured(options: Options, model: "ResolvedModel") -> dict[str, Any]:
     from fourshot.engine.tokens import encode_prompts, load_tokenizer
     from fourshot.pipeline.synthesis.prompts import classification_prompt
     from fourshot.pipeline.task_data import TaskData
     from fourshot.pipeline.tasks.shots import draw_shots
 
-    task, model = load_task(options.task, options.data), resolve_model(options.model)
+    task = load_task(options.task, options.data)
     test = _test_split(options, task)
     tokenizer = load_tokenizer(model.path)
     runs: list[dict[str, Any]] = []

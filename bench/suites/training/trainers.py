@@ -81,6 +81,7 @@ def hf_trainer(training: Training) -> Trained:
     settings = training.settings
     set_seed(training.seed)
     tokenizer = AutoTokenizer.from_pretrained(training.model)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # some checkpoints have none; it is masked anyway
     rows = []
     for prompt, target in zip(training.prompts, training.targets, strict=True):
         asked, answer = (tokenizer(text)["input_ids"] for text in (prompt, f" {training.labels[target]}"))
