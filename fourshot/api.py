@@ -35,6 +35,7 @@ def run(
     ray: str = "",
     gpus_per_job: int = 1,
     gpus_per_engine: int = 1,
+    train_at_once: int = 0,
     forecast: bool = False,
     merge: bool = False,
     unlabelled: str | Path | None = None,
@@ -45,8 +46,8 @@ def run(
     ``task`` is a `Task`, a name such as "sst2", or a task file. ``model`` is a Hugging Face id, a folder or a
     GGUF file, None the embedded one. ``folder`` defaults to runs/<task>/default-seed<seed>. ``until`` stops
     after a stage. ``ray`` is "local", "auto" or the address of the Ray cluster that trains; empty trains in this
-    process tree. ``gpus_per_job`` GPUs share each training, ``gpus_per_engine`` the weights of what writes
-    and reads. ``forecast`` first tells what the run will take on this
+    process tree, ``train_at_once`` side by side, 0 for as many as fit. ``gpus_per_job`` GPUs share each training,
+    ``gpus_per_engine`` the weights of what writes and reads. ``forecast`` first tells what the run will take on this
     machine; the summary has it beside what it took. ``merge`` writes base and adapter as one checkpoint, too.
     ``unlabelled`` is a file of texts without labels, learnt as the annotators read them; with ``ask`` the call returns
     when they are annotated, and ``ask_path`` of the summary is a table of so many to be labelled before it is repeated.
@@ -62,7 +63,7 @@ def run(
         folder,
         on_event or ignore,
         until,
-        Placement(ray=ray, gpus_per_job=gpus_per_job, gpus_per_engine=gpus_per_engine),
+        Placement(ray=ray, gpus_per_job=gpus_per_job, gpus_per_engine=gpus_per_engine, at_once=train_at_once),
         merge,
         Path(unlabelled) if unlabelled else None,
         ask,
@@ -82,6 +83,7 @@ def compare(
     ray: str = "",
     gpus_per_job: int = 1,
     gpus_per_engine: int = 1,
+    train_at_once: int = 0,
     forecast: bool = False,
 ) -> comparing.Comparison:
     """Measure ``methods`` on one task, each seed with shots of its own.
@@ -98,7 +100,7 @@ def compare(
         seeds,
         Path(folder or f"runs/{task.name}/compare"),
         on_event or ignore,
-        Placement(ray=ray, gpus_per_job=gpus_per_job, gpus_per_engine=gpus_per_engine),
+        Placement(ray=ray, gpus_per_job=gpus_per_job, gpus_per_engine=gpus_per_engine, at_once=train_at_once),
         forecast,
     )
 
@@ -113,6 +115,7 @@ def train(
     ray: str = "",
     gpus_per_job: int = 1,
     gpus_per_engine: int = 1,
+    train_at_once: int = 0,
     forecast: bool = False,
 ) -> list[TaskOutcome]:
     """One adapter for each of many tasks: names, task files, or folders of them. Nothing is measured.
@@ -123,7 +126,7 @@ def train(
     """
     settings = settings or RunSettings()
     folder = Path(folder or default_folder("tasks", seed=settings.seed))
-    placement = Placement(ray=ray, gpus_per_job=gpus_per_job, gpus_per_engine=gpus_per_engine)
+    placement = Placement(ray=ray, gpus_per_job=gpus_per_job, gpus_per_engine=gpus_per_engine, at_once=train_at_once)
     return train_tasks(load_tasks(tasks), model, settings, folder, on_event or ignore, placement, forecast)
 
 

@@ -25,6 +25,7 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import parts_of
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.token_counter import token_counter
+from fourshot.training.jobs.at_once import width
 from fourshot.training.lora.settings import LoraSettings
 
 FORECAST_FILE = "forecast.json"
@@ -33,6 +34,7 @@ SWITCH = "FOURSHOT_FORECAST"  # environment: "0" where nobody reads it, and a ne
 BLOCK = 32  # tokens: the prefix cache has whole blocks
 TOKENS = ("prompt_tokens", "shots_tokens", "adapter_tokens", "output_tokens", "train_tokens")
 NUMBERS = ("calls", *TOKENS, "trainings", "steps")
+SIDE_BY_SIDE = 1.4  # times as fast two trainings on two cores are side by side (docs/training.md); more: not measured
 COMPILE_S = 60.0  # of torch.compile, which then samples twice as fast (docs/corpus.md)
 
 
@@ -61,9 +63,11 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     def tokens(self) -> float:
         return float(sum(getattr(self, name) for name in TOKENS))
 
-    def seconds(self, speed: Speed) -> float:
+    def seconds(self, speed: Speed, at_once: int = 1) -> float:
+        """``at_once``: how many trainings go on side by side."""
         if self.opens == "trainer":
-            return speed.open_trainer_s + self.trainings * speed.training_s + self.train_tokens * speed.train_token_s
+            alone = self.trainings * speed.training_s + self.train_tokens * speed.train_token_s
+            return speed.open_trainer_s + alone / (SIDE_BY_SIDE if at_once > 1 else 1)
         opening = 0.0 if self.opens == "nothing" else speed.open_engine_s + (COMPILE_S if self.compiled else 0)
         return (
             opening
@@ -131,8 +135,11 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
         return f"forecast {span(self.seconds)}, took {span(self.took_s)}{more}"
 
 
-def forecast(work: Iterable[Work], speed: Speed) -> Forecast:
-    """What ``work`` will take; parts of the same stage share one process."""
+def forecast(work: Iterable[Work], speed: Speed, at_once: Callable[[int], int] = lambda trainings: 1) -> Forecast:
+    """What ``work`` will take; parts of the same stage share one process.
+
+    ``at_once`` says how many of so many trainings go on side by side, each with the memory of one.
+    """
     joined: dict[str, Work] = {}
     for part in work:
         joined[part.stage] = joined[part.stage] + part if part.stage in joined else part
@@ -142,16 +149,21 @@ def forecast(work: Iterable[Work], speed: Speed) -> Forecast:
             calls=round(part.calls),
             tokens=round(part.tokens),
             steps=round(part.steps),
-            seconds=round(part.seconds(speed), 1),
+            seconds=round(part.seconds(speed, at_once(round(part.trainings))), 1),
         )
         for part in joined.values()
     )
-    needs = {"engine": speed.engine_bytes, "trainer": speed.trainer_bytes, "nothing": 0}
+
+    def needs(part: Work) -> int:
+        if part.opens == "trainer":
+            return speed.trainer_bytes * at_once(round(part.trainings))
+        return speed.engine_bytes if part.opens == "engine" else 0
+
     return Forecast(
         seconds=round(sum(stage.seconds for stage in stages), 1),
         calls=sum(stage.calls for stage in stages),
         tokens=sum(stage.tokens for stage in stages),
-        memory_bytes=max((needs[part.opens] for part in joined.values()), default=0),
+        memory_bytes=max(map(needs, joined.values()), default=0),
         stages=stages,
         doubt=speed.doubt,
     )
@@ -180,7 +192,7 @@ def foretell(
             raise
         on_event(Event(stage="forecast", message=f"none, for this machine could not be measured: {error}"))
         return None
-    told = forecast(work_of(speed), speed)
+    told = forecast(work_of(speed), speed, lambda trainings: width(model.path, trainings).at_once)
     on_event(Event(stage="forecast", message=str(told)))
     return told
 

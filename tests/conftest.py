@@ -11,6 +11,7 @@ from fourshot.engine.core import Adapter, Engine, EngineSettings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("FOURSHOT_FORECAST", "0")  # a command would first measure this machine, for half a minute
+os.environ.setdefault("FOURSHOT_TRAIN_AT_ONCE", "1")  # tests run side by side themselves
 # Before torch is loaded. Threads that spin while they wait starve each other where the cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Ray reads its mode and its token once a process: all its clusters have to have the same, whichever test is first.

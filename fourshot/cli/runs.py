@@ -26,6 +26,7 @@ PLACE = (
     argument("--ray", "WHERE", "write, read and train over Ray: 'local', 'auto' or a cluster's address", default=""),
     argument("--gpus-per-job", "N", "GPUs, or without GPUs processes, that share each training", type=int, default=1),
     argument("--gpus-per-engine", "N", "GPUs that share the weights of what writes and reads", type=int, default=1),
+    argument("--train-at-once", "N", "trainings side by side here (default: as fit)", type=int, default=0),
 )
 ENCODING = argument("--encoding", "NAME", "of --unlabelled, such as cp1252 (default: its byte-order mark, or UTF-8)")
 UNLABELLED = (
@@ -192,6 +193,7 @@ def _say_left_out(left_out: "Mapping[str, str] | UnsetType", terminal: Terminal)
 def _place(options: Options) -> dict[str, Any]:
     where = {"model": options.model, "ray": options.ray, "gpus_per_job": options.gpus_per_job}
     where["gpus_per_engine"] = options.gpus_per_engine
+    where["train_at_once"] = options.train_at_once
     return {**where, "forecast": not (options.quiet or options.ray)}  # it is of one machine
 
 

@@ -59,6 +59,13 @@ def test_seconds_are_loading_and_tokens_and_stages_share_their_process() -> None
     assert str(told).startswith("about 2 min, 5 calls, 190 tokens, 0.0 GB of memory (draw 14 s, train 24 s, make 71 s)")
 
 
+def test_trainings_side_by_side_take_less_time_and_the_memory_of_each() -> None:
+    work = [Work(stage="train", opens="trainer", trainings=3, steps=3, train_tokens=30)]
+    one, two = forecast(work, SPEED), forecast(work, SPEED, lambda trainings: min(2, trainings))
+    assert two.memory_bytes == 2 * one.memory_bytes > 0
+    assert two.seconds == pytest.approx(5 + (one.seconds - 5) / forecasts.SIDE_BY_SIDE, abs=0.1)
+
+
 def test_what_stages_took_stands_beside_it_and_the_whole_is_judged_once_all_are_known() -> None:
     told = forecast([Work(stage="draw", output_tokens=100), Work(stage="read", prompt_tokens=1000)], SPEED)
     some = told.beside({"draw": 30.0, "another": 9.0})

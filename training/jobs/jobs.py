@@ -48,11 +48,14 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """Where trainings are done. It decides nothing about what comes out, but for rounding."""
 
-    ray: str = ""  # address of the cluster: "local", "auto", HOST:PORT; empty: one after another, here
+    ray: str = ""  # address of the cluster: "local", "auto", HOST:PORT; empty: this machine
+    at_once: int = 0  # trainings side by side on this machine; 0: as many as its cores and memory are enough for
     gpus_per_job: int = 1  # that share each training; without GPUs, processes with an equal part of the cores
     gpus_per_engine: int = 1  # that share each engine's weights
 
     def __post_init__(self) -> None:
+        if self.at_once < 0:
+            raise InputError(f"at_once must be at least 1, or 0 for as many as fit, got {self.at_once}.")
         if self.gpus_per_job < 1:
             raise InputError(f"gpus_per_job must be at least 1, got {self.gpus_per_job}.")
         if self.gpus_per_engine < 1:

@@ -1,16 +1,17 @@
 """Trainings of adapters: those of the shots and of annotators before texts are written, the classifiers after."""
 
+import os
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from fourshot.engine.errors import FourshotError, from_name
-from fourshot.engine.threads import TRAIN_SPINS
+from fourshot.engine.threads import TRAIN_SPINS, available_cores
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
-from fourshot.training.jobs.jobs import RESULT_FILE, FailedJob, TrainingJob, do_job
+from fourshot.training.jobs.jobs import RESULT_FILE, FailedJob, OnJobStep, TrainingJob, do_job
 from fourshot.training.lora.examples import OnStep, TrainingResult
 
 if TYPE_CHECKING:
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
-    """Train what the store does not have yet, in this process or over Ray.
+    """Train what the store does not have yet: one after the other in this process, side by side, or over Ray.
 
     In this process the base is loaded once, and not at all if nothing is to do; without ``keep_going`` the first
-    failure is raised at once. Over Ray a job that fails does not stop the others; one error for all that failed is
-    raised when all have ended. A full disk, or another fault of the machine, is raised in any case.
+    failure is raised at once. Side by side and over Ray a job that fails does not stop the others; one error for all
+    that failed is raised when all have ended. A full disk, or another fault of the machine, is raised in any case.
     """
 
     items: tuple[TrainingJob, ...]
@@ -35,25 +36,38 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         return (Path(self.store) / item.key / RESULT_FILE).exists()
 
     def run(self, on_event: OnEvent) -> list[FailedJob]:
-        if not self.placement.ray:
-            train = _trainer(self.model_path, Path(self.store), self.placement.gpus_per_job)
-            number = {job.key: number for number, job in enumerate(self.items)}
+        report = partial(self._report, on_event)
+        if self.placement.ray:
+            return self._ended(self._over_ray(on_event, report))
+        if self.placement.gpus_per_job == 1 and len(self.items) > 1 and not self.is_done:
+            from fourshot.training.jobs.at_once import do_jobs_at_once, width
 
-            def do(job: TrainingJob) -> None:
-                if not self.is_finished(job):
-                    on_step = partial(self._report, on_event, number[job.key])
-                    result = train(job, on_step)
-                    on_step(result.steps, result.steps, result.losses[-1])  # it may have stopped early
+            among = width(self.model_path, len(self.items), self.placement.at_once)
+            if among.at_once > 1 or among.threads < available_cores():
+                jobs = [(number, job) for number, job in enumerate(self.items) if not self.is_finished(job)]
+                store, log = Path(self.store), Path(self.log or os.devnull)
+                return self._ended(do_jobs_at_once(self.model_path, jobs, store, among, log, report))
+        train = _trainer(self.model_path, Path(self.store), self.placement.gpus_per_job)
+        number = {job.key: number for number, job in enumerate(self.items)}
 
-            return self._each(do)
+        def do(job: TrainingJob) -> None:
+            if not self.is_finished(job):
+                on_step = partial(report, number[job.key])
+                result = train(job, on_step)
+                on_step(result.steps, result.steps, result.losses[-1])  # it may have stopped early
+
+        return self._each(do)
+
+    def _over_ray(self, on_event: OnEvent, report: OnJobStep) -> list[FailedJob]:
         from fourshot.training.jobs.ray_jobs import run_jobs_over_ray
 
         def tell(line: str) -> None:
             on_event(Event(stage=self.name, message=line))
 
-        report = partial(self._report, on_event)
         outcomes = run_jobs_over_ray(self.model_path, self.items, Path(self.store), self.placement, report, tell)
-        failed = [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
+        return [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
+
+    def _ended(self, failed: list[FailedJob]) -> list[FailedJob]:
         if failed and not self.keep_going:
             raise _error_of(failed, len(self.items))
         return failed

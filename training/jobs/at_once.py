@@ -1,0 +1,161 @@
+"""Trainings side by side on one machine, each in a process of its own with an equal part of the cores.
+
+A small training does not fill a machine: on two cores, two trainings with one thread each take 0.68 to 0.78 of the time
+that one after the other takes, and a GPU waits for the one thread that launches its kernels (docs/training.md). How
+many threads a training gets follows from how many trainings there are in all and from the cores, not from what is left
+to do or from the free memory: a run that is taken up again makes the same bytes.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
+from math import prod
+from pathlib import Path
+
+import msgspec
+
+from fourshot.engine.errors import FourshotError
+from fourshot.engine.gpus import free_gpu_bytes, gpus
+from fourshot.engine.memory import free_bytes
+from fourshot.engine.models import checkpoint_shapes
+from fourshot.engine.processes import ChildProcess, ParentLink, child_environment, end_process, run_child
+from fourshot.engine.threads import TRAIN_SPINS, available_cores
+from fourshot.training.jobs.jobs import FailedJob, OnJobStep, TrainingJob, do_job
+from fourshot.training.jobs.processes import StepDone
+from fourshot.training.lora.examples import OnStep
+
+SWITCH = "FOURSHOT_TRAIN_AT_ONCE"  # environment: how many, where `Placement.at_once` does not say
+MOST = 8
+WEIGHTS_TIMES, BESIDE_BYTES = 2, 2 << 30  # memory of one training: so many times its weights, and so much
+SHARE = 0.8  # of the free memory, for all of them
+
+
+class Width(msgspec.Struct, frozen=True, kw_only=True):
+    """How trainings share a machine."""
+
+    at_once: int
+    threads: int  # of each
+    gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them; a training has one
+
+
+class Hired(msgspec.Struct, frozen=True, kw_only=True, tag="hired"):
+    """The first message to a worker."""
+
+    model: str
+    store: str
+
+
+class JobDone(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
+    """The job that a worker was given is finished."""
+
+    steps: int
+    loss: float
+
+
+class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """It came to nothing, which is the job's own fault."""
+
+    kind: str  # class name of the error
+    message: str
+
+
+def width(model: str, jobs: int, wanted: int = 0) -> Width:
+    """For ``jobs`` trainings of ``model``, a checkpoint folder. ``wanted``: how many at once; 0: as many as fit."""
+    cores, devices = available_cores(), tuple(gpus(os.environ))
+    asked = wanted or int(os.environ.get(SWITCH) or 0)
+    most = min(jobs, asked or min(cores, MOST))
+    threads = max(1, cores // max(1, most))
+    if most > 1 and not asked:
+        most = min(most, _that_fit(model, devices))
+    return Width(at_once=max(1, most), threads=threads, gpus=devices)
+
+
+def _that_fit(model: str, devices: Sequence[str]) -> int:
+    weights = 2 * sum(map(prod, checkpoint_shapes(Path(model)).values()))
+    each = WEIGHTS_TIMES * weights + BESIDE_BYTES
+    free = free_gpu_bytes(list(devices)) * len(devices) if devices else free_bytes()
+    return int(SHARE * free / each)
+
+
+def do_jobs_at_once(
+    model: str, jobs: Sequence[tuple[int, TrainingJob]], store: Path, among: Width, log: Path, on_step: OnJobStep
+) -> list[FailedJob]:
+    """Train ``jobs``, with their numbers, into ``store``. One that fails does not stop the others, and is returned.
+
+    ``on_step`` is called in several threads. Raises FourshotError where a process ends without an answer, or for a
+    fault of the machine such as a full disk: the others then end, too, and go on from their checkpoints the next time.
+    """
+    waiting, failed, lock = deque(jobs), list[FailedJob](), threading.Lock()
+    children: list[ChildProcess] = []
+
+    def work(place: int) -> None:
+        environment = child_environment(TRAIN_SPINS) | {"OMP_NUM_THREADS": str(among.threads)}
+        if among.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = among.gpus[place % len(among.gpus)]
+        with ChildProcess("fourshot.training.jobs.at_once", log, environment=environment) as child:
+            children.append(child)
+            child.send(Hired(model=model, store=str(store)))
+            while (given := _taken(waiting)) is not None:
+                number, job = given
+                child.send(job)
+                if failure := _followed(child, job, partial(on_step, number)):
+                    with lock:
+                        failed.append(failure)
+
+    with ThreadPoolExecutor(among.at_once) as pool:
+        places = [pool.submit(work, place) for place in range(min(among.at_once, len(jobs)))]
+        try:
+            for place in wait(places, return_when=FIRST_EXCEPTION).done:
+                place.result()
+        except BaseException:
+            waiting.clear()
+            for child in children:
+                child.end()
+            raise
+    return failed
+
+
+def _taken(waiting: "deque[tuple[int, TrainingJob]]") -> tuple[int, TrainingJob] | None:
+    try:
+        return waiting.popleft()
+    except IndexError:
+        return None
+
+
+def _followed(child: ChildProcess, job: TrainingJob, on_step: OnStep) -> FailedJob | None:
+    """Until the job has ended."""
+    for message in child.messages(StepDone | JobDone | JobFailed):
+        if isinstance(message, JobFailed):
+            return FailedJob(key=job.key, kind=message.kind, message=message.message)
+        if isinstance(message, JobDone):
+            on_step(message.steps, message.steps, message.loss)  # it may have stopped early
+            return None
+        on_step(message.step, message.planned, message.loss)
+    raise child.error(f"The process that trained {job.name}")
+
+
+def work(parent: ParentLink) -> None:
+    """In each process: the base is opened once, for all jobs it is given."""
+    hired = parent.receive(Hired)
+    trainer = None
+
+    def on_step(step: int, planned: int, loss: float) -> None:
+        parent.send(StepDone(step=step, planned=planned, loss=loss))
+
+    for job in parent.messages(TrainingJob):
+        try:
+            if trainer is None:
+                from fourshot.training.lora.train import LoraTrainer
+
+                trainer = LoraTrainer(hired.model)
+            result = do_job(trainer, job, Path(hired.store), on_step)
+            parent.send(JobDone(steps=result.steps, loss=result.losses[-1]))
+        except FourshotError as error:
+            parent.send(JobFailed(kind=type(error).__name__, message=str(error)))
+
+
+if __name__ == "__main__":
+    end_process(run_child(work))
