@@ -1,6 +1,7 @@
 """Progress of a run: bars on a terminal, lines in a log. Importing this module loads rich."""
 
 import time
+from dataclasses import dataclass
 from typing import TextIO
 
 from rich.console import Console
@@ -79,35 +80,48 @@ class _Rate(ProgressColumn):
         return Text(f"{rate(task.speed)} {task.fields['unit']}/s{left}")
 
 
+@dataclass
+class _Step:
+    """A step as its lines tell of it."""
+
+    began_s: float
+    first: float  # units done when it was first heard of
+    told_s: float
+    done: float = 0.0
+
+
 class Lines:
-    """A line when a step begins and ends, and every `QUIET_S` seconds between: for logs."""
+    """A line when a step begins and ends, and every `QUIET_S` seconds between: for logs.
+
+    Trainings may run at the same time, so each is a step of its own. Of another stage the last step is.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._step: tuple[str, str] = ("", "")
-        self._began_s = self._last_s = 0.0
-        self._first = self._done = 0.0
+        self._last: tuple[str, str] = ("", "")
+        self._steps: dict[tuple[str, str], _Step] = {}
 
     def __call__(self, event: Event) -> None:
-        now = time.monotonic()
+        now, key = time.monotonic(), (event.stage, event.message)
+        is_another, self._last = key != self._last, key
         if not event.total:
-            if event.message and (event.stage, event.message) != self._step:
-                self._step = (event.stage, event.message)
+            if event.message and is_another:
                 self._print(f"{event.stage}: {event.message}")
             return
-        begins = (event.stage, event.message) != self._step or event.done < self._done
-        if begins:
-            self._step = (event.stage, event.message)
-            self._began_s, self._first = now, event.done
-        ends = event.done >= event.total and self._done < event.total
-        self._done = event.done
-        if begins or ends or now - self._last_s >= QUIET_S:
-            self._last_s = now
-            self._print(self._line(event, now - self._began_s))
+        step = self._steps.get(key)
+        begins = step is None or event.done < step.done or (is_another and event.stage != "train")
+        if step is None or begins:
+            step = self._steps[key] = _Step(began_s=now, first=event.done, told_s=now)
+        ends = event.done >= event.total > step.done
+        step.done = event.done
+        if begins or ends or now - step.told_s >= QUIET_S:
+            step.told_s = now
+            self._print(self._line(event, step, now))
 
-    def _line(self, event: Event, seconds: float) -> str:
+    def _line(self, event: Event, step: _Step, now: float) -> str:
         parts = [f"{event.stage}: {event.message}".removesuffix(": "), _count(event)]
-        speed = (event.done - self._first) / seconds if seconds > 0 else 0.0
+        seconds = now - step.began_s
+        speed = (event.done - step.first) / seconds if seconds > 0 else 0.0
         if speed > 0:
             left = (event.total - event.done) / speed
             parts.append(f"{rate(speed)} {event.unit}/s" + (f", {span(left)} left" if left > 0 else ""))

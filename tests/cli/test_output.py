@@ -39,6 +39,16 @@ def test_a_log_shows_every_step_of_the_work() -> None:
     )
 
 
+def test_trainings_at_the_same_time_have_lines_of_their_own_at_their_own_pace() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream)
+    for step in range(1, 6):
+        for number in (1, 2):
+            lines(Event(stage="train", message=f"notes, {number} of 2", done=step, total=5, unit="steps"))
+    told = [line.split("  ")[:2] for line in stream.getvalue().splitlines()]
+    assert told == [[f"train: notes, {n} of 2", f"{step}/5 steps"] for step in (1, 5) for n in (1, 2)]
+
+
 def test_bars_show_count_figures_and_one_bar_per_step() -> None:
     stream = io.StringIO()
     with Bars(Console(file=stream, force_terminal=True, width=120)) as bars:

@@ -9,6 +9,7 @@ import pytest
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.events import Event
 from fourshot.pipeline.runs.stages.train import TrainStage
+from fourshot.training.jobs.at_once import SWITCH
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from tests.pipeline.runs.test_trainings import TASK, job
 
@@ -44,3 +45,15 @@ def test_a_job_that_fails_stops_the_others_only_where_it_is_to(tiny_model: str, 
     with pytest.raises(InputError, match="at least two labels"):
         stage(tiny_model, tmp_path, one_label, other).run(events.append)
     assert finished(tmp_path, other) is None
+
+
+def test_several_are_trained_side_by_side(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "2")
+    jobs = [job(seed=seed) for seed in range(3)]
+    events = list[Event]()
+    failing = job(labels=TASK.label_words[:1], examples=job().examples[:1])
+    with pytest.raises(InputError, match="1 of 4 trainings failed, the others are kept"):
+        stage(tiny_model, tmp_path, failing, *jobs).run(events.append)
+    assert all(finished(tmp_path, job) for job in jobs)
+    assert {event.message for event in events} == {f"tickets, adapter {number} of 4" for number in (2, 3, 4)}
+    assert stage(tiny_model, tmp_path, *jobs).run(events.append) == []
