@@ -13,7 +13,7 @@ Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature
 "Distilling the Knowledge in a Neural Network", section 2 (soft targets).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, TypeVar
@@ -163,11 +163,13 @@ def unseen_texts(
     names: Sequence[str],
     *,
     learnt_as: AnnotateSettings | None = None,
+    factors: Mapping[str, float] | None = None,
     by_committee: bool = False,
 ) -> tuple[Unseen, ...]:
     """Some of what a classifier did not learn; none where there is too little.
 
-    ``learnt_as``: with the probabilities of the labels ``names`` that would be learnt by these settings.
+    ``learnt_as``: with the probabilities of the labels ``names`` that would be learnt by these settings, and with the
+    ``factors`` of what is learnt.
     ``by_committee``: a committee read them, so that its certainty is one to compare with.
     """
     if len(pairs) < FEWEST_UNSEEN:
@@ -175,7 +177,7 @@ def unseen_texts(
     return tuple(
         Unseen(
             text=candidate.text,
-            soft=learnt_probabilities(candidate, verdict.probabilities, names, learnt_as) if learnt_as else (),
+            soft=learnt_probabilities(candidate, verdict.probabilities, names, learnt_as, factors) if learnt_as else (),
             certainty=max(verdict.probabilities.values()) if by_committee else 0.0,
         )
         for candidate, verdict in evenly_chosen(pairs, MOST_UNSEEN)

@@ -20,6 +20,7 @@ from fourshot.pipeline.runs.learnt import LearntTexts, learnt_texts
 from fourshot.pipeline.runs.measuring import Evaluation, EvaluationCell, LeftOutCell
 from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.synthesis.committee import Reader
+from fourshot.pipeline.synthesis.evidence import alignment
 from fourshot.pipeline.synthesis.prompt_style import untried_style
 from fourshot.pipeline.synthesis.prompts import PromptFormat, version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -200,6 +201,7 @@ class Experiment:
                 unseen,
                 self.task.label_names,
                 learnt_as=soft,
+                factors=alignment(self.learnt(cell).kept, self.task.label_names, soft) if soft else None,
                 by_committee=cell.settings.annotate.annotator == "adapters",
             ),
         )

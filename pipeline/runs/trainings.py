@@ -14,7 +14,7 @@ from fourshot.pipeline.loop.rounds import finished_pairs, pool_folds
 from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.synthesis.committee import EncoderFiles, Reader
-from fourshot.pipeline.synthesis.evidence import learnt_probabilities, shot_folds
+from fourshot.pipeline.synthesis.evidence import alignment, learnt_probabilities, shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -212,9 +212,12 @@ def soft_examples(
     classifier learns what several say of texts without labels).
     """
     names = task.label_names
+    factors = alignment(kept, names, annotate)
     read_as = [Example(text=c.text, label=v.predicted or c.label) for c, v in kept]
     return tuple(
-        msgspec.structs.replace(example, soft=learnt_probabilities(candidate, verdict.probabilities, names, annotate))
+        msgspec.structs.replace(
+            example, soft=learnt_probabilities(candidate, verdict.probabilities, names, annotate, factors)
+        )
         if verdict.probabilities
         else example
         for example, (candidate, verdict) in zip(classification_examples(task, read_as, form), kept, strict=True)

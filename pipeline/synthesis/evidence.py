@@ -14,7 +14,7 @@ import msgspec
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import Calibration
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
-from fourshot.pipeline.synthesis.types import Candidate
+from fourshot.pipeline.synthesis.types import Candidate, Verdict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,18 +53,40 @@ def bounded_log(probabilities: "np.ndarray") -> "np.ndarray":
     return np.log(probabilities + DOUBT)
 
 
+def alignment(
+    pairs: Sequence[tuple[Candidate, Verdict]], names: Sequence[str], annotate: AnnotateSettings
+) -> dict[str, float]:
+    """By label, the factor for what was read: how often texts were drawn for it, relative to how often it was read.
+
+    Equally many texts are drawn for each label, by mixed prompts too. A committee that reads one label much more often
+    prefers it, and a classifier that learns this prefers it more. Each count is increased by one, so that few texts are
+    not believed entirely. All factors are 1 without ``annotate.distribution_alignment``. Source: Berthelot et al. 2020,
+    "ReMixMatch: Semi-Supervised Learning with Distribution Alignment and Augmentation Anchoring", section 3.1.
+    """
+    drawn = [(candidate, verdict) for candidate, verdict in pairs if candidate.label and verdict.probabilities]
+    if not annotate.distribution_alignment:
+        return dict.fromkeys(names, 1.0)
+    wanted = Counter(candidate.label for candidate, _ in drawn)
+    return {name: (wanted[name] + 1) / (sum(v.probabilities[name] for _, v in drawn) + 1) for name in names}
+
+
 def learnt_probabilities(
-    candidate: Candidate, read: Mapping[str, float], names: Sequence[str], annotate: AnnotateSettings
+    candidate: Candidate,
+    read: Mapping[str, float],
+    names: Sequence[str],
+    annotate: AnnotateSettings,
+    factors: Mapping[str, float] | None = None,
 ) -> tuple[float, ...]:
     """Of the labels ``names``, [num_labels], summing to one: what is learnt of a text that was ``read`` as that.
 
-    They are made surer, because a mean over readers is less sure than it is right. Source: Berthelot et al. 2019,
-    "MixMatch: A Holistic Approach to Semi-Supervised Learning", section 3.2 (guessed labels, temperature 0.5). Then the
-    label that the prompt asked for, if it asked for one, is made likelier: readers do not know it.
+    The probabilities are first multiplied by ``factors``, those of `alignment`. Then they are made surer, because a
+    mean over readers is less sure than it is right. Source: Berthelot et al. 2019, "MixMatch: A Holistic Approach to
+    Semi-Supervised Learning", section 3.2 (guessed labels, temperature 0.5). Then the label that the prompt asked for,
+    if it asked for one, is made likelier: readers do not know it.
     """
     intended = "" if candidate.mixed else candidate.label
-    largest = max(read[name] for name in names)
-    likely = [(read[name] / largest) ** (1 / annotate.soft_temperature) for name in names]
+    aligned = [read[name] * (factors[name] if factors else 1) for name in names]
+    likely = [(one / max(aligned)) ** (1 / annotate.soft_temperature) for one in aligned]
     likely = [
         one * annotate.intended_odds if name == intended else one for name, one in zip(names, likely, strict=True)
     ]

@@ -61,6 +61,7 @@ GIVEN: Mapping[str, dict[str, Any]] = {
     "annotate.soft_temperature": SOFT,
     "annotate.soft_epochs": SOFT,
     "annotate.intended_odds": SOFT,
+    "annotate.distribution_alignment": SOFT,
     "generate.min_acceptance": {"generate": {"per_class": 90, "max_candidates": 64}},
     "generate.max_candidates": {"generate": {"per_class": 90}},
     "allow_short": {"generate": {"per_class": 90}, "allow_short": False},

@@ -10,8 +10,16 @@ from fourshot.pipeline.runs.calibrating import unseen_texts
 from fourshot.pipeline.runs.cells import MethodCell, SeedExamples, method_cells
 from fourshot.pipeline.runs.learnt import LearntTexts, held_back
 from fourshot.pipeline.runs.review import Decisions, corrected_pairs
-from fourshot.pipeline.runs.trainings import annotator_jobs, classifier_job, shot_orders, shots_left_out
-from fourshot.pipeline.synthesis.settings import PRESETS
+from fourshot.pipeline.runs.trainings import (
+    annotator_jobs,
+    classifier_job,
+    shot_orders,
+    shots_left_out,
+    soft_examples,
+)
+from fourshot.pipeline.synthesis.evidence import alignment, learnt_probabilities
+from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.review_table import Answer
 from fourshot.pipeline.tasks.task_file import load_task
@@ -55,7 +63,7 @@ LEARNT = LearntTexts(shots=SHOTS, synthetic=PAIRS)
 
 
 def test_a_text_is_learnt_as_the_committee_reads_it_whatever_it_was_drawn_for() -> None:
-    job = classifier_job(TASK, "abc", cell(), LEARNT)
+    job = classifier_job(TASK, "abc", cell(distribution_alignment=False), LEARNT)
     first, second = job.examples[len(SHOTS) :]
     assert (first.target, second.target) == (0, 1)
     for example, likeliest in ((first, 0), (second, 1)):
@@ -68,8 +76,33 @@ def test_a_text_is_learnt_as_the_committee_reads_it_whatever_it_was_drawn_for() 
     assert max(first.soft) == pytest.approx(20 * own / (20 * own + (len(NAMES) - 1) * other))
     assert max(second.soft) == pytest.approx(own / (own + 20 * other + (len(NAMES) - 2) * other))
     assert all(example.soft is msgspec.UNSET for example in job.examples[: len(SHOTS)]), "shots are known for certain"
-    as_read = classifier_job(TASK, "abc", cell(soft_temperature=1.0, intended_odds=1.0), LEARNT).examples[len(SHOTS)]
+    unchanged = cell(distribution_alignment=False, soft_temperature=1.0, intended_odds=1.0)
+    as_read = classifier_job(TASK, "abc", unchanged, LEARNT).examples[len(SHOTS)]
     assert isinstance(as_read.soft, tuple) and max(as_read.soft) == pytest.approx(0.7)
+
+
+def test_a_committee_that_prefers_a_label_is_set_right_by_what_the_texts_were_drawn_for() -> None:
+    # 20 texts for each label; half of the first one's are read as the second label.
+    read_as = [0] * 10 + [1] * 10 + [n for n in range(1, len(NAMES)) for _ in range(20)]
+    pairs = [pair(number, NAMES[number // 20], NAMES[read]) for number, read in enumerate(read_as)]
+    annotate = cell(soft_temperature=1.0, intended_odds=1.0).settings.annotate
+    factors = alignment(pairs, NAMES, annotate)
+    first, second = (sum(verdict.probabilities[name] for _, verdict in pairs) for name in NAMES[:2])
+    assert factors[NAMES[0]] == pytest.approx(21 / (first + 1)) and factors[NAMES[0]] > 1
+    assert factors[NAMES[1]] == pytest.approx(21 / (second + 1)) and factors[NAMES[1]] < 1
+
+    def mean(annotate: AnnotateSettings) -> float:
+        examples = soft_examples(TASK, pairs, PromptFormat(), annotate)
+        return sum(example.soft[1] for example in examples if isinstance(example.soft, tuple)) / len(pairs)
+
+    unaligned = msgspec.structs.replace(annotate, distribution_alignment=False)
+    assert 1 / len(NAMES) < mean(annotate) < mean(unaligned) == pytest.approx(second / len(pairs))
+    # A user's own text was drawn for nothing, and is read by the same committee.
+    own, read = pair(900, "", NAMES[1])
+    assert alignment([*pairs, (own, read)], NAMES, annotate) == factors
+    assert alignment([], NAMES, annotate) == dict.fromkeys(NAMES, 1.0) == alignment(pairs, NAMES, unaligned)
+    learnt = learnt_probabilities(own, read.probabilities, NAMES, annotate, factors)
+    assert sum(learnt) == pytest.approx(1) and learnt[1] < read.probabilities[NAMES[1]]
 
 
 def test_texts_with_probabilities_are_passed_over_once() -> None:
