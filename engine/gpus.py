@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -35,6 +35,19 @@ def free_gpu_bytes(names: list[str]) -> int:
             f"nvidia-smi does not say how much memory is free on GPU {', '.join(names)}: {error}. Check the driver, "
             "and CUDA_VISIBLE_DEVICES."
         ) from error
+
+
+def are_shared(names: Sequence[str]) -> bool:
+    """Whether several processes may use each of the GPUs ``names``; no where the driver does not say so.
+
+    Source: nvidia-smi(1), compute mode: in "Exclusive_Process" a GPU has one process at a time.
+    """
+    query = ["nvidia-smi", "--query-gpu=compute_mode", "--format=csv,noheader", f"--id={','.join(names)}"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return {line.strip() for line in answer.stdout.splitlines()} == {"Default"}
 
 
 def check_gpus(number: int) -> None:

@@ -87,7 +87,7 @@ def _on_the_cpu(settings: EngineSettings) -> dict[str, Any]:
 
 
 def _on_a_gpu(settings: EngineSettings) -> dict[str, Any]:
-    """What is not given is vLLM's own choice for the card, chunked prefill too. Run by hand on an H200; no test does."""
+    """What is not given is vLLM's own choice for the card, chunked prefill too. No test runs this; an H200 did."""
     arguments: dict[str, Any] = {}
     if settings.gpus > 1:  # a process for each
         arguments |= {"tensor_parallel_size": settings.gpus, "distributed_executor_backend": "mp"}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import FourshotError, InputError
-from fourshot.engine.gpus import MIB, check_gpus, free_gpu_bytes, gpus, torch_device
+from fourshot.engine.gpus import MIB, are_shared, check_gpus, free_gpu_bytes, gpus, torch_device
 
 
 def test_the_gpus_of_a_machine_are_counted_without_a_model_library(
@@ -29,6 +29,19 @@ def test_the_fullest_gpu_says_how_much_is_free(tmp_path: Path, monkeypatch: pyte
     assert free_gpu_bytes(["0", "3"]) == 70123 * MIB
     with pytest.raises(FourshotError, match="nvidia-smi does not say how much memory is free on GPU 7"):
         free_gpu_bytes(["7"])
+
+
+def test_a_gpu_for_one_process_alone_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(
+        '#!/bin/sh\ncase "$*" in *compute_mode*--id=0) echo Default;; *compute_mode*--id=0,1) echo Default; '
+        "echo Exclusive_Process;; *) exit 6;; esac\n"
+    )
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert are_shared(["0"])
+    assert not are_shared(["0", "1"])
+    assert not are_shared(["7"])
 
 
 def test_an_engine_is_divided_over_no_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

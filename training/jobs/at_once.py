@@ -17,8 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from fourshot.engine.errors import FourshotError
-from fourshot.engine.gpus import free_gpu_bytes, gpus
+from fourshot.engine.errors import FourshotError, InputError
+from fourshot.engine.gpus import are_shared, free_gpu_bytes, gpus
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import checkpoint_shapes
 from fourshot.engine.processes import ChildProcess, ParentLink, child_environment, end_process, run_child
@@ -65,7 +65,7 @@ class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 def width(model: str, jobs: int, wanted: int = 0) -> Width:
     """For ``jobs`` trainings of ``model``, a checkpoint folder. ``wanted``: how many at once; 0: as many as fit."""
     cores, devices = available_cores(), tuple(gpus(os.environ))
-    asked = wanted or int(os.environ.get(SWITCH) or 0)
+    asked = wanted or _asked_for()
     most = min(jobs, asked or min(cores, MOST))
     threads = max(1, cores // max(1, most))
     if most > 1 and not asked:
@@ -73,11 +73,21 @@ def width(model: str, jobs: int, wanted: int = 0) -> Width:
     return Width(at_once=max(1, most), threads=threads, gpus=devices)
 
 
+def _asked_for() -> int:
+    given = os.environ.get(SWITCH, "")
+    if given and not given.isdecimal():
+        raise InputError(f"{SWITCH} is {given!r}. It is a number of trainings, 0 for as many as fit.")
+    return int(given or 0)
+
+
 def _that_fit(model: str, devices: Sequence[str]) -> int:
     weights = 2 * sum(map(prod, checkpoint_shapes(Path(model)).values()))
     each = WEIGHTS_TIMES * weights + BESIDE_BYTES
-    free = free_gpu_bytes(list(devices)) * len(devices) if devices else free_bytes()
-    return int(SHARE * free / each)
+    if not devices:
+        return int(SHARE * free_bytes() / each)
+    if not are_shared(devices):
+        return len(devices)
+    return int(SHARE * free_gpu_bytes(list(devices)) / each) * len(devices)
 
 
 def do_jobs_at_once(

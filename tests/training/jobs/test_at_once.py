@@ -128,8 +128,11 @@ def test_gpus_are_shared_as_far_as_their_memory_goes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(at_once, "available_cores", lambda: 16)
     monkeypatch.setattr(at_once, "gpus", lambda environment: ["0", "1"])
     monkeypatch.setattr(at_once, "free_gpu_bytes", lambda names: 75 * GB)
+    monkeypatch.setattr(at_once, "are_shared", lambda names: True)
     monkeypatch.setattr(at_once, "checkpoint_shapes", lambda folder: {"weight": (7_000_000_000,)})
     assert width("model", 12) == Width(at_once=4, threads=2, gpus=("0", "1"))  # 28 GB each
+    monkeypatch.setattr(at_once, "are_shared", lambda names: False)
+    assert width("model", 12).at_once == 2
 
 
 def test_a_number_that_was_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +141,9 @@ def test_a_number_that_was_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv(SWITCH, "1")
     assert (width("model", 6).at_once, width("model", 6).threads) == (1, 4)
     assert width("model", 6, wanted=2).threads == 2
+    monkeypatch.setenv(SWITCH, "all")
+    with pytest.raises(InputError, match="FOURSHOT_TRAIN_AT_ONCE is 'all'"):
+        width("model", 6)
     with pytest.raises(InputError, match="at_once must be at least 1, or 0"):
         Placement(at_once=-1)
 
