@@ -114,8 +114,7 @@ METHODS: dict[str, Method] = {
     "soft_equal": _soft("soft labels, equal weights", weights="equal"),
     "soft_by_class": _soft("soft labels, no mixed prompts", mixed=0.0),
     "soft_as_read": msgspec.structs.replace(
-        _soft("soft labels, as read", soft_temperature=1.0, intended_odds=1.0, distribution_alignment=False),
-        texts_of="soft",
+        _soft("soft labels, as read", soft_temperature=1.0, intended_odds=1.0), texts_of="soft"
     ),
     "soft_encoders": _soft("soft labels, encoders too", num_encoders=4),
     "soft_no_adapters": _soft("soft labels, encoders and in context", num_encoders=4, num_adapters=0),

@@ -33,7 +33,7 @@ def decode_stored(content: bytes, kind: type[T]) -> T:
     """
     is_whole = all(
         then not in content or now in content
-        for then, now in ((b'"min_steps"', b'"min_warmup_steps"'), (b'"annotator"', b'"distribution_alignment"'))
+        for then, now in ((b'"min_steps"', b'"min_warmup_steps"'), (b'"annotator"', b'"soft_temperature"'))
     )
     document = None if is_whole else msgspec.json.decode(content)
     try:
@@ -64,8 +64,7 @@ def _renamed(document: Mapping[str, Any]) -> dict[str, Any]:
             annotate.setdefault("targets", "agreement")  # nothing else could be learnt
         if annotate.get("targets") == "soft":  # they were learnt as they were read, in as many passes as other texts
             passes = groups.get("train", {}).get("num_epochs", 4.0)
-            then = {"soft_temperature": 1.0, "intended_odds": 1.0, "soft_epochs": passes}
-            groups["annotate"] = {**then, "distribution_alignment": False, **annotate}
+            groups["annotate"] = {"soft_temperature": 1.0, "intended_odds": 1.0, "soft_epochs": passes, **annotate}
         renamed["settings"] = {**settings, **groups}
     return renamed
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DOUBT = 1e-4  # probability that a reader leaves to every label
 LOG_FACTORS = (-3.0, 2.5)  # least and most; encoders of the shots are so unsure that they need more than e times
+FITTING_STEPS = 200  # of `alignment`
 CAUTION = 1.0  # how strongly weights are held to equal ones, in nats at e times an equal weight or an e-th of it
 
 
@@ -56,18 +57,26 @@ def bounded_log(probabilities: "np.ndarray") -> "np.ndarray":
 def alignment(
     pairs: Sequence[tuple[Candidate, Verdict]], names: Sequence[str], annotate: AnnotateSettings
 ) -> dict[str, float]:
-    """By label, the factor for what was read: how often texts were drawn for it, relative to how often it was read.
+    """By label, the factor for what was read, under which texts are read as often as each label as drawn for it.
 
     Equally many texts are drawn for each label, by mixed prompts too. A committee that reads one label much more often
     prefers it, and a classifier that learns this prefers it more. Each count is increased by one, so that few texts are
-    not believed entirely. All factors are 1 without ``annotate.distribution_alignment``. Source: Berthelot et al. 2020,
-    "ReMixMatch: Semi-Supervised Learning with Distribution Alignment and Augmentation Anchoring", section 3.1.
+    not believed entirely. The largest factor is 1; all are without ``annotate.distribution_alignment``. Sources:
+    Berthelot et al. 2020, "ReMixMatch: Semi-Supervised Learning with Distribution Alignment and Augmentation
+    Anchoring", section 3.1; repeated until it holds, which is iterative proportional fitting (Deming & Stephan 1940).
     """
+    import numpy as np
+
     drawn = [(candidate, verdict) for candidate, verdict in pairs if candidate.label and verdict.probabilities]
-    if not annotate.distribution_alignment:
-        return dict.fromkeys(names, 1.0)
-    wanted = Counter(candidate.label for candidate, _ in drawn)
-    return {name: (wanted[name] + 1) / (sum(v.probabilities[name] for _, v in drawn) + 1) for name in names}
+    factors = np.ones(len(names))
+    if drawn and annotate.distribution_alignment:
+        count = Counter(candidate.label for candidate, _ in drawn)
+        wanted = np.array([count[name] + 1 for name in names])
+        read = np.array([[verdict.probabilities[name] for name in names] for _, verdict in drawn])
+        for _ in range(FITTING_STEPS):
+            aligned = read * factors
+            factors *= wanted / ((aligned / aligned.sum(axis=1, keepdims=True)).sum(axis=0) + 1)
+    return {name: float(factor / factors.max()) for name, factor in zip(names, factors, strict=True)}
 
 
 def learnt_probabilities(

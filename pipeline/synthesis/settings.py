@@ -112,8 +112,9 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     targets: Literal["auto", "agreement", "soft"] = "auto"
     # Of the probabilities, as they are learnt: below 1 makes them surer, because a mean of readers is unsure.
     soft_temperature: float = 0.5
-    # Whether all of a run's texts together are read as often as each label as they were drawn for it. See `alignment`.
-    distribution_alignment: bool = True
+    # Whether all of a run's texts together are to be read as often as each label as they were drawn for it. See
+    # `evidence.alignment`; docs/training.md says why it is off.
+    distribution_alignment: bool = False
     intended_odds: float = 20.0  # how much likelier the label that a text was drawn for is made; 1: not at all
     soft_epochs: float = 1.0  # passes over texts with probabilities, in place of train.num_epochs
     # How much adapters and the base in context count. held_out: as they deserve by shots that they have not seen, so

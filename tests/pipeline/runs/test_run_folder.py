@@ -138,13 +138,12 @@ def test_a_run_begun_before_probabilities_were_sharpened_keeps_its_recipe(
     folder = RunFolder(tmp_path / "run")
     folder.claim(manifest(settings=PRESETS[preset]))
     stored = folder.read("manifest.json", dict)
-    for name in ("soft_temperature", "intended_odds", "soft_epochs", "distribution_alignment"):
+    for name in ("soft_temperature", "intended_odds", "soft_epochs"):
         del stored["settings"]["annotate"][name]
     folder.write("manifest.json", stored)
     annotate = folder.manifest().settings.annotate
     assert (annotate.soft_temperature, annotate.soft_epochs) == (temperature, passes)
     assert annotate.intended_odds == (1.0 if preset == "soft" else 20.0)
-    assert annotate.distribution_alignment == (preset != "soft")
     if preset == "default":  # where probabilities are not learnt, nothing is another recipe
         folder.claim(manifest(settings=PRESETS[preset]))
 
@@ -155,8 +154,7 @@ def test_a_run_begun_before_the_shots_were_asked_goes_on_with_labels_that_agree(
     with pytest.raises(RunFolderError, match=r"annotate\.targets: the folder has 'agreement', this run has 'auto'"):
         folder.claim(manifest())
     stored = folder.read("manifest.json", dict)
-    # As before there were soft labels.
-    for name in ("targets", "soft_temperature", "intended_odds", "soft_epochs", "distribution_alignment"):
+    for name in ("targets", "soft_temperature", "intended_odds", "soft_epochs"):  # as before there were soft labels
         del stored["settings"]["annotate"][name]
     folder.write("manifest.json", stored)
     assert folder.manifest().settings == RunSettings().with_targets("agreement")

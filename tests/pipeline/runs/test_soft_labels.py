@@ -63,7 +63,7 @@ LEARNT = LearntTexts(shots=SHOTS, synthetic=PAIRS)
 
 
 def test_a_text_is_learnt_as_the_committee_reads_it_whatever_it_was_drawn_for() -> None:
-    job = classifier_job(TASK, "abc", cell(distribution_alignment=False), LEARNT)
+    job = classifier_job(TASK, "abc", cell(), LEARNT)
     first, second = job.examples[len(SHOTS) :]
     assert (first.target, second.target) == (0, 1)
     for example, likeliest in ((first, 0), (second, 1)):
@@ -76,7 +76,7 @@ def test_a_text_is_learnt_as_the_committee_reads_it_whatever_it_was_drawn_for() 
     assert max(first.soft) == pytest.approx(20 * own / (20 * own + (len(NAMES) - 1) * other))
     assert max(second.soft) == pytest.approx(own / (own + 20 * other + (len(NAMES) - 2) * other))
     assert all(example.soft is msgspec.UNSET for example in job.examples[: len(SHOTS)]), "shots are known for certain"
-    unchanged = cell(distribution_alignment=False, soft_temperature=1.0, intended_odds=1.0)
+    unchanged = cell(soft_temperature=1.0, intended_odds=1.0)
     as_read = classifier_job(TASK, "abc", unchanged, LEARNT).examples[len(SHOTS)]
     assert isinstance(as_read.soft, tuple) and max(as_read.soft) == pytest.approx(0.7)
 
@@ -85,18 +85,18 @@ def test_a_committee_that_prefers_a_label_is_set_right_by_what_the_texts_were_dr
     # 20 texts for each label; half of the first one's are read as the second label.
     read_as = [0] * 10 + [1] * 10 + [n for n in range(1, len(NAMES)) for _ in range(20)]
     pairs = [pair(number, NAMES[number // 20], NAMES[read]) for number, read in enumerate(read_as)]
-    annotate = cell(soft_temperature=1.0, intended_odds=1.0).settings.annotate
+    unaligned = cell(soft_temperature=1.0, intended_odds=1.0).settings.annotate
+    annotate = msgspec.structs.replace(unaligned, distribution_alignment=True)
     factors = alignment(pairs, NAMES, annotate)
-    first, second = (sum(verdict.probabilities[name] for _, verdict in pairs) for name in NAMES[:2])
-    assert factors[NAMES[0]] == pytest.approx(21 / (first + 1)) and factors[NAMES[0]] > 1
-    assert factors[NAMES[1]] == pytest.approx(21 / (second + 1)) and factors[NAMES[1]] < 1
+    assert max(factors.values()) == factors[NAMES[0]] == 1 > factors[NAMES[1]] > 0.1
 
-    def mean(annotate: AnnotateSettings) -> float:
+    def mean(annotate: AnnotateSettings) -> list[float]:
         examples = soft_examples(TASK, pairs, PromptFormat(), annotate)
-        return sum(example.soft[1] for example in examples if isinstance(example.soft, tuple)) / len(pairs)
+        learnt = [example.soft for example in examples if isinstance(example.soft, tuple)]
+        return [sum(column) / len(pairs) for column in zip(*learnt, strict=True)]
 
-    unaligned = msgspec.structs.replace(annotate, distribution_alignment=False)
-    assert 1 / len(NAMES) < mean(annotate) < mean(unaligned) == pytest.approx(second / len(pairs))
+    assert mean(unaligned)[:2] == pytest.approx([0.15, 0.25], abs=0.02)
+    assert mean(annotate) == pytest.approx([1 / len(NAMES)] * len(NAMES), abs=0.005)
     # A user's own text was drawn for nothing, and is read by the same committee.
     own, read = pair(900, "", NAMES[1])
     assert alignment([*pairs, (own, read)], NAMES, annotate) == factors
