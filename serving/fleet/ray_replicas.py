@@ -17,7 +17,7 @@ from fourshot.serving.settings import ServeSettings
 from fourshot.training.jobs.cluster import cluster, has_gpus, machines, nodes
 from fourshot.training.jobs.machines import Supplies, check_machines, machine_name, provide, supplies
 
-WAIT_S = 60.0  # for an actor's first address
+WAIT_S = 120.0  # for an actor's first address: on a machine that is busy with other work its imports take a minute
 
 
 class RayReplicas:

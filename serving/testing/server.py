@@ -93,11 +93,13 @@ def _address(process: "subprocess.Popen[str]", log: Path) -> str:
     late = threading.Timer(START_S, process.kill)
     late.start()
     try:
+        said = []
         for line in process.stdout:
             event = json.loads(line)
             if event["type"] == "ready":
                 return str(event["address"])
+            said.append(line)
     finally:
         late.cancel()
     end_of_log = log.read_text(errors="replace")[-3000:] if log.exists() else ""
-    raise RuntimeError(f"the service did not start: exit code {process.wait()}\n{end_of_log}")
+    raise RuntimeError(f"the service did not start: exit code {process.wait()}\n{''.join(said[-5:])}{end_of_log}")
