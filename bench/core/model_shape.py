@@ -123,13 +123,13 @@ def write_shape(shape: ModelShape, folder: Path, tokenizer_from: str | Path) -> 
     return folder
 
 
-def write_random_weights(folder: str, seed: int = 0) -> None:
+def write_random_weights(folder: str) -> None:
     """Complete a folder of `write_shape` with weights, for what does not start with ``load_format="dummy"``: trainings,
     servers, transformers. Each is a draw of the family's own initialisation."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
     model.save_pretrained(folder)

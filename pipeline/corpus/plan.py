@@ -7,10 +7,11 @@ import msgspec
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.corpus.folder import ShardRecord
 from fourshot.pipeline.corpus.sink import replayed
-from fourshot.pipeline.forecast import Counts, Work
+from fourshot.pipeline.forecast import Work
 from fourshot.pipeline.loop.units import TaskBrief
 from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.prompts import PromptFormat
+from fourshot.pipeline.work_counts import Counts
 
 STAGE = "make the corpus"
 WASTE = 1.03  # draws that were on their way when a class had enough

@@ -18,12 +18,13 @@ from fourshot.engine.errors import InputError
 from fourshot.engine.files import append_lines
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.forecast import Counts, Forecast, foretell
+from fourshot.pipeline.forecast import Forecast, foretell
 from fourshot.pipeline.runs.readers import Annotation, NamedReader, Read, parts_of
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.tasks.text_table import TextTable, check_written, write_table
 from fourshot.pipeline.tasks.types import Example
+from fourshot.pipeline.work_counts import Counts
 from fourshot.pipeline.work_folder import WorkFolder
 
 LABEL, PROBABILITY, AGREEMENT, BY = "annotated_label", "annotated_probability", "annotated_agreement", "annotated_by"

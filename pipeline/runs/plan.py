@@ -10,7 +10,7 @@ import msgspec
 
 from fourshot.engine.models import checkpoint_shapes
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.forecast import Counts, Forecast, Work, foretell, rounds_for
+from fourshot.pipeline.forecast import Forecast, Work, foretell
 from fourshot.pipeline.loop.plan import first_draws
 from fourshot.pipeline.loop.rounds import pool_settings
 from fourshot.pipeline.runs.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, other_subjects
@@ -22,6 +22,7 @@ from fourshot.pipeline.runs.stages.evaluate import WARM_UP_TEXTS
 from fourshot.pipeline.runs.trainings import annotator_jobs
 from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.work_counts import Counts, rounds_for
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.train import PROBE_TEXTS
 from fourshot.training.students.train import finished_student

@@ -14,7 +14,7 @@ from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.forecast import FORECAST_FILE, Counts, Forecast, Work, forecast, rounds_for
+from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, Work, forecast
 from fourshot.pipeline.runs.annotating import AnnotationSummary, annotate_table, foretell_annotation
 from fourshot.pipeline.runs.readers import NamedReader, Read, Teacher
 from fourshot.pipeline.runs.run_folder import RunFolder
@@ -27,6 +27,7 @@ from fourshot.pipeline.synthesis.recipe import Recipe
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.pipeline.tasks.types import Example, Label, Task
+from fourshot.pipeline.work_counts import Counts, rounds_for
 from fourshot.training.lora.settings import LoraSettings
 from tests.pipeline.corpus.small_corpora import SHOTS, TASK, make, named, settings
 from tests.pipeline.loop.filling import InProcessWorker

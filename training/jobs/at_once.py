@@ -7,7 +7,6 @@ to do or from the free memory: a run that is taken up again makes the same bytes
 """
 
 import os
-import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -98,7 +97,7 @@ def do_jobs_at_once(
     ``on_step`` is called in several threads. Raises FourshotError where a process ends without an answer, or for a
     fault of the machine such as a full disk: the others then end, too, and go on from their checkpoints the next time.
     """
-    waiting, failed, lock = deque(jobs), list[FailedJob](), threading.Lock()
+    waiting, failed = deque(jobs), list[FailedJob]()
     children: list[ChildProcess] = []
 
     def work(place: int) -> None:
@@ -112,8 +111,7 @@ def do_jobs_at_once(
                 number, job = given
                 child.send(job)
                 if failure := _followed(child, job, partial(on_step, number)):
-                    with lock:
-                        failed.append(failure)
+                    failed.append(failure)
 
     with ThreadPoolExecutor(among.at_once) as pool:
         places = [pool.submit(work, place) for place in range(min(among.at_once, len(jobs)))]

@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from fourshot.bench.core.model_shape import SHAPES
-from fourshot.bench.core.options import HIDDEN, Model, Out, Positive, ThreeTasks
+from fourshot.bench.core.options import HIDDEN, Model, Out, Positive, Shape, ThreeTasks
 from fourshot.bench.core.workload import VARIANTS
 
 FLOOR = "floor"  # a request without a text: the limits need it, so it is measured whatever else is
@@ -70,7 +69,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     data: ThreeTasks
     out: Out
     model: Model = None
-    shape: Annotated[str | None, f"a real architecture with dummy weights: {', '.join(SHAPES)}"] = None
+    shape: Shape = None
     settings: Annotated[Path | None, "a JSON file of the suite's settings"] = None
     tasks: Annotated[tuple[str, ...] | None, "default: sst2 trec ag_news"] = None
     repeats: Annotated[Positive | None, "of every cell (default: 3)"] = None

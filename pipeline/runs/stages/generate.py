@@ -11,7 +11,6 @@ import msgspec
 
 from fourshot.engine.chat import ChatTurns
 from fourshot.pipeline.events import Event, OnEvent
-from fourshot.pipeline.forecast import Counts
 from fourshot.pipeline.loop.driver import Driver
 from fourshot.pipeline.loop.reading import UnlabelledSink
 from fourshot.pipeline.loop.rounds import RoundSink
@@ -22,6 +21,7 @@ from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.tasks.types import Example
+from fourshot.pipeline.work_counts import Counts
 from fourshot.training.jobs.jobs import FailedJob
 
 

@@ -1,0 +1,131 @@
+"""Prompts of one task counted in tokens, as `forecast.Work`: what drawing, reading and training ask of a machine.
+
+Importing this module loads neither torch nor vllm.
+"""
+
+from collections.abc import Sequence
+from itertools import takewhile
+from math import ceil, perm
+from statistics import fmean
+
+import msgspec
+
+from fourshot.engine.chat import ChatTurns
+from fourshot.engine.core import EngineSettings, Verbalizer
+from fourshot.pipeline.forecast import Work
+from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
+from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
+from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
+from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.synthesis.windows import parts_of
+from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.token_counter import token_counter
+from fourshot.training.lora.settings import LoraSettings
+
+MOST_COUNTED = 100  # shots whose lengths stand for all, where there are twice as many or more
+BLOCK = 32  # tokens: the prefix cache has whole blocks
+
+
+class Counts:
+    """Prompts of one task, counted in tokens."""
+
+    def __init__(self, task: Task, shots: Sequence[Example], settings: RunSettings, model_path: str) -> None:
+        self.task, self.shots, self.settings, self._model_path = task, tuple(shots), settings, model_path
+        self.tokens = token_counter(model_path)
+        self.text_tokens = fmean(self.tokens(f" {shot.text}") for shot in self.shots) + 1
+        self.num_labels = len(task.labels)
+
+    def draws(self, per_class: float, *, chat: ChatTurns | None = None, batches: float = 1) -> Work:
+        """Of ``per_class`` draws for every class; ``batches``: how often the prefix cache is emptied meanwhile."""
+        words, generate, variety = self.settings.max_text_words, self.settings.generate, self.settings.variety
+        prompts, computed = 0.0, 0.0
+        for label in self.task.labels:
+            own = [shot for shot in self.shots if shot.label == label.name]
+            shown = min(variety.shots_shown or len(own), len(own))
+            prompt = self.tokens(generation_prompt(self.task, label, own[:shown], max_text_words=words, chat=chat))
+            orders = min(per_class, batches * (1 if variety.order == "fixed" else perm(len(own), shown)))
+            prompts += per_class
+            computed += orders * prompt + (per_class - orders) * (prompt - (prompt - 1) // BLOCK * BLOCK)
+        times = generate.keep_likelier_of
+        return Work(
+            stage="",
+            calls=prompts * times,
+            prompt_tokens=computed,
+            output_tokens=prompts * times * self.text_tokens,
+        )
+
+    def reads(self, texts: float, form: PromptFormat, *, adapter: bool = False, shots: Sequence[Example] = ()) -> Work:
+        """Of that many texts, each as long as a shot, behind as many of ``shots`` as fit."""
+        shots = self.fitting(shots, form)
+        shared, whole = self._prompt(form, shots)
+        questions = self._questions(form.verbalizer)
+        if form.long_texts == "windows":
+            texts *= fmean(len(parts_of(self.task, shot.text, form)) for shot in self.shots)
+        tokens = texts * questions * (whole - shared // BLOCK * BLOCK) + shared // BLOCK * BLOCK
+        kind = "adapter_tokens" if adapter else "shots_tokens" if shots else "prompt_tokens"
+        return msgspec.structs.replace(Work(stage="", calls=texts), **{kind: tokens})
+
+    def committee(
+        self, texts: float, forms: Sequence[PromptFormat], shots: Sequence[Example], chat: ChatTurns | None
+    ) -> Work:
+        """Of texts read by adapters of ``forms``, and by the base model in context where the settings have it."""
+        annotate, total = self.settings.annotate, Work(stage="")
+        by_adapters = annotate.annotator == "adapters"
+        if in_context := annotate.in_context if by_adapters else annotate.annotator == "icl":
+            base = PromptFormat(verbalizer=self.settings.base_verbalizer, chat=chat)
+            total += self.reads(texts, base, shots=shots) * in_context
+        for form in forms if by_adapters else ():
+            total += self.reads(texts, form, adapter=True)
+        return total
+
+    def fitting(self, shots: Sequence[Example], form: PromptFormat) -> Sequence[Example]:
+        """As `shots_that_fit` finds them, as far as the lengths of shots are alike."""
+        room = EngineSettings(model=self._model_path).max_model_len - ANSWER_TOKENS
+        whole = self.tokens(reading_prompt(self.task, "", form, shots)) + self.text_tokens
+        return shots if whole <= room else in_turn(self.task, shots)[: int(len(shots) * room / whole)]
+
+    def told_fitting(self, chat: ChatTurns | None) -> str:
+        """How many shots the base model is shown where it annotates, if not all fit; else ""."""
+        annotate, form = self.settings.annotate, PromptFormat(chat=chat)
+        by_base = annotate.annotator == "icl" or (annotate.annotator == "adapters" and annotate.in_context)
+        shown = self.fitting(self.shots, form) if by_base else self.shots
+        if len(shown) == len(self.shots):
+            return ""
+        classes = len({shot.label for shot in shown})
+        return (
+            f"{self.task.name}: the base model annotates with about {len(shown)} of {len(self.shots)} shots in its "
+            f"prompt, of {classes} of {self.num_labels} classes; more do not fit"
+        )
+
+    def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> Work:
+        """Of one adapter on that many examples, each as long as a shot; a row of texts shares their beginning."""
+        steps = settings.planned_steps(examples, self.num_labels)
+        shared, whole = self._prompt(form)
+        tokens = shared + min(settings.batch_size, examples) * (whole - shared + 1)
+        return Work(stage="", opens="trainer", trainings=1, steps=steps, train_tokens=steps * tokens)
+
+    def _prompt(self, form: PromptFormat, shots: Sequence[Example] = ()) -> tuple[int, float]:
+        """Tokens that all prompts of a kind begin with, and of a whole one."""
+        if self.settings.aligns:
+            plain = msgspec.structs.replace(form, filler=None)
+            form = aligned(plain, self.task, EngineSettings(model=self._model_path), shots)
+        kinds = [self.tokens.pieces(reading_prompt(self.task, text, form, shots)) for text in BEGINNINGS]
+        shared = sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*kinds, strict=False)))
+        some = self.shots[:: max(1, len(self.shots) // MOST_COUNTED)]
+        return shared, fmean(self.tokens(reading_prompt(self.task, shot.text, form, shots)) for shot in some)
+
+    def _questions(self, verbalizer: Verbalizer) -> int:
+        """Requests for one text: one for each beginning that several labels share."""
+        if verbalizer == "token" or not self.tokens.is_exact:
+            return 1
+        spelt = [self.tokens.pieces(f" {word}") for word in self.task.label_words]
+        return max(1, len({tuple(one[:depth]) for one in spelt for depth in range(len(one))}))
+
+
+def rounds_for(wanted: float, rate: float, first: int, most: int) -> list[int]:
+    """Draws of each round until a class has enough. See `pipeline.loop.plan.RoundPlan`."""
+    rate, rounds = max(rate, 0.01), list[int]()
+    while wanted > (0.1 * rate * most if rounds else 0):
+        rounds.append(min(most, ceil(wanted / rate)) if rounds and first < most else first)
+        wanted -= rate * rounds[-1]
+    return rounds
