@@ -55,7 +55,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.at_once < 0:
-            raise InputError(f"at_once must be at least 1, or 0 for as many as fit, got {self.at_once}.")
+            raise InputError(f"train_at_once must be at least 1, or 0 for as many as fit, got {self.at_once}.")
         if self.gpus_per_job < 1:
             raise InputError(f"gpus_per_job must be at least 1, got {self.gpus_per_job}.")
         if self.gpus_per_engine < 1:

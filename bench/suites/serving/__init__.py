@@ -50,7 +50,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     data: Annotated[Path | None, "a folder with sst2/, trec/ and ag_news/"] = None
     model: Model = None
     shape: Shape = None
-    seconds: Annotated[float, "of the long load"] = 600
+    seconds: Annotated[float, msgspec.Meta(ge=20), "of the long load, at least 20: memory is looked at every 2"] = 600
     clients: Annotated[Positive, "that measure the capacity"] = 16
     cores: Annotated[str, "of the service, as taskset names them"] = ""
     load_cores: Annotated[str, "of the load generator"] = ""
