@@ -101,6 +101,7 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
             *table.notices,
             *notices,
             *_doubtful_classes(where, split.examples),
+            *_at_the_edge(where, table, rows),
             *_around_texts(table, columns, split.examples),
             *_misread(table, split.examples),
             *_unused(where, out, choices),
@@ -223,6 +224,21 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
         if new[example.label] != example.label:
             renamed[example.label, new[example.label]].append(line)
     return [(line, Example(text=example.text, label=new[example.label])) for line, example in rows], renamed
+
+
+def _at_the_edge(where: str, table: Table, rows: Sequence[Lined]) -> list[Fault]:
+    """Warnings of classes of one row, which is the table's first, second or last: perhaps no example at all."""
+    counts = Counter(example.label for _, example in rows)
+    if sum(count > 1 for count in counts.values()) < 2:  # a table of few rows says nothing
+        return []
+    lines = list(table.rows)
+    edge = {*lines[:2], lines[-1]}
+    doubt = "Is it a second header line, or a total? Then remove that row."
+    return [
+        warning(where, f"{clipped(one.label, LONG_NAME)!r} became a class of {table.unit} {line} alone.", doubt)
+        for line, one in rows
+        if line in edge and counts[one.label] == 1
+    ]
 
 
 def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -> list[Fault]:

@@ -157,6 +157,17 @@ def test_names_that_are_long_or_perhaps_several_labels_are_pointed_out() -> None
     assert "several labels?" in notices[0].remedy and "300 characters" in notices[1].remedy
 
 
+def test_a_second_header_line_and_a_total_are_pointed_out() -> None:
+    rows = [("message", "category"), *texts("lock", "damage", "lock", "damage", "rare", "lock", "damage"), ("Sum", "7")]
+    notices = use(rows).notices
+    assert [fault.what for fault in notices] == [
+        "'category' became a class of line 2 alone.",
+        "'7' became a class of line 10 alone.",
+    ]
+    assert "a second header line, or a total" in notices[0].remedy
+    assert not use(texts("lock", "damage", "bell")).notices
+
+
 def test_a_text_that_is_none_is_left_out_even_where_it_has_no_label() -> None:
     used = use([*texts("lock", "damage"), (float("nan"), "lock"), (None, None), ("", "lock"), ("nan", "")])
     assert left_out(used) == {"empty_text": (4, 5, 6, 7)}
