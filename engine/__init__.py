@@ -1,4 +1,4 @@
-"""The engine room: one base model - find it, load it, sample from it, score labels with it, hold its adapters.
+"""The engine package: one base model - find it, load it, sample from it, score labels with it, hold its adapters.
 
 Value types only: importing this loads neither torch nor vllm. `engine.opening.open_engine` loads a model.
 """

@@ -1,4 +1,4 @@
-"""The types of the engine room: what goes into a base model and what comes out.
+"""The types of the engine package: what goes into a base model and what comes out.
 
 Importing this module loads neither torch nor vllm.
 """

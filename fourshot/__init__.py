@@ -1,4 +1,4 @@
-"""The front door: the `fourshot` command and the public Python API. It composes the rooms and computes nothing.
+"""The front door: the `fourshot` command and the public Python API. It composes the packages and computes nothing.
 
     import fourshot
 
@@ -6,7 +6,7 @@
     with fourshot.Classifier(summary.adapter_path) as classifier:
         print(classifier.predict(["I was charged twice"]))
 
-Importing it loads the standard library only; each name below loads its room on first use.
+Importing it loads the standard library only; each name below loads its package on first use.
 """
 
 import importlib

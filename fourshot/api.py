@@ -1,4 +1,4 @@
-"""The public functions of fourshot. `fourshot` hands them out on first use, since this module loads the rooms."""
+"""The public functions of fourshot. `fourshot` hands them out on first use, since this module loads the packages."""
 
 from collections.abc import Sequence
 from pathlib import Path

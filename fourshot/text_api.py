@@ -1,4 +1,4 @@
-"""The public functions of text generation tasks. `fourshot` hands them out on first use, since it loads the rooms."""
+"""The public functions of text generation tasks. `fourshot` hands them out on first use, since it loads packages."""
 
 from pathlib import Path
 

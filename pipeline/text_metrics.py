@@ -77,5 +77,5 @@ def check_scoring() -> None:
     if missing := [name for name in ("sacrebleu", "rouge_score") if find_spec(name) is None]:
         raise InputError(
             f"Texts are scored with sacrebleu and rouge-score, and {' and '.join(missing)} is not installed. Run: pip "
-            "install 'fourshot[generation]'."
+            "install '.[generation]' in fourshot's clone."
         )

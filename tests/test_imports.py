@@ -1,4 +1,4 @@
-"""The house has rooms and wings, and imports between them point one way; no circle of files; one import name."""
+"""Imports between packages and subpackages point one way; no circle of files; one import name."""
 
 import ast
 import subprocess

@@ -39,7 +39,9 @@ def check_onnx() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise InputError(f"{error.name} is not installed. Install it with: pip install 'fourshot[onnx]'") from error
+        raise InputError(
+            f"{error.name} is not installed. Install it in fourshot's clone: pip install '.[onnx]'"
+        ) from error
 
 
 def export_onnx(

@@ -23,7 +23,7 @@ def check_installed() -> None:
         import sacrebleu  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"{error.name} is not installed. Install it with: pip install 'fourshot[diversity]'"
+            f"{error.name} is not installed. Install it in fourshot's clone: pip install '.[diversity]'"
         ) from error
 
 

@@ -26,7 +26,15 @@ from fourshot.bench.core.targets import target_lines, targets_of
 from fourshot.bench.suites import adapters, against_vllm, breakeven, diversity, fleet, noise, serving, throughput
 from fourshot.bench.suites import filter as filter_bench
 from fourshot.bench.suites.docs.accuracy_picture import accuracy_bars, description, draw_pictures
-from fourshot.bench.suites.docs.method_tables import base_tables, headline, targets, targets_result, wordings_table
+from fourshot.bench.suites.docs.method_tables import (
+    base_tables,
+    headline,
+    results_table,
+    short_table,
+    targets,
+    targets_result,
+    wordings_table,
+)
 from fourshot.bench.suites.docs.seen import SEEN_FILE, seen_table
 from fourshot.bench.suites.latency.report import gain, rates, ratios
 from fourshot.bench.suites.paper import tables as paper_tables
@@ -122,7 +130,8 @@ def _report(name: str, suite: Suite) -> tuple[str, Callable[[ResultFolder], str]
 BLOCKS: dict[str, tuple[str, Callable[[ResultFolder], str]]] = {
     "number": ("compare-*", lambda results: headline(results.comparisons())),
     "picture": ("compare-*", lambda results: picture(results.comparisons())),
-    "results": ("compare-*", lambda results: base_tables(results.bases())),
+    "accuracy": ("compare-*", lambda results: base_tables(results.bases(), short_table)),
+    "results": ("compare-*", lambda results: base_tables(results.bases(), results_table)),
     "seen": (SEEN_FILE, lambda results: seen_table(results.folder)),
     "wordings": ("bare-*", lambda results: wordings_table(results.comparisons("bare"), results.comparisons())),
     "gain": _of_suite("latency", lambda result: markdown([gain(result)])),

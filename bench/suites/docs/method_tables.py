@@ -1,6 +1,8 @@
-"""What is drawn from results of `fourshot compare`: the README's table and targets, docs/training.md's table."""
+"""What is drawn from results of `fourshot compare`: the README's short table, the whole one with its targets, and that
+of docs/training.md.
+"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
@@ -26,13 +28,16 @@ class Column(NamedTuple):
 
 
 BY_TASK = (
-    Column("ece_before", "calibration error before", 2),
-    Column("ece", "calibration error", 2),
+    Column("ece_before", "ECE, uncalibrated", 2),
+    Column("ece", "ECE", 2),
     Column("surest_80", "accuracy on the surest 80 %", 1, 100),
     Column("prompt_tokens_per_example", "prompt tokens per text"),
     Column("real_examples", "real texts"),
     Column("synthetic_examples", "synthetic texts"),
 )
+OVER_TASKS = tuple(
+    column for column in BY_TASK if column.field in ("ece", "surest_80", "prompt_tokens_per_example")
+)  # of the short table, as means
 WORDING_PAIRS = {"lora": "lora_bare", "fourshot": "fourshot_bare", "lora25": "lora25_bare"}  # instruction, none
 
 
@@ -48,7 +53,7 @@ def targets(comparisons: Comparisons) -> list[Target]:
     goals = [
         at_least(name, unit, round(measured, 6), goal, digits=6)  # rounded first: equal ones may differ in the last bit
         for name, unit, measured, goal in (
-            ("fourshot, mean accuracy", "share", fmean(accuracies), 0.84),
+            ("fourshot, mean accuracy", "%", 100 * fmean(accuracies), 84),
             ("fourshot above icl, mean", "points", fmean(points_above("icl")), 10),
             ("fourshot above lora, mean", "points", fmean(points_above("lora")), 2),
             ("fourshot above lora, worst task", "points", min(points_above("lora")), 0),
@@ -96,20 +101,29 @@ def headline(comparisons: Comparisons) -> str:
     )
 
 
-def base_tables(bases: Mapping[str, Comparisons]) -> str:
-    """`results_table` of every base; each is named above its own where there are several."""
+def base_tables(bases: Mapping[str, Comparisons], draw: Callable[[Comparisons], str]) -> str:
+    """``draw`` of every base; each is named above its own where there are several."""
     blocks = (
-        [*(f"**{short_name(name)}**\n\n{results_table(comparisons)}" for name, comparisons in bases.items())]
+        [*(f"**{short_name(name)}**\n\n{draw(comparisons)}" for name, comparisons in bases.items())]
         if len(bases) > 1
-        else [*map(results_table, bases.values())]
+        else [*map(draw, bases.values())]
     )
     return "\n\n".join(blocks)
+
+
+def short_table(comparisons: Comparisons) -> str:
+    """Methods by tasks as Markdown, with means over the tasks. A method that a task lacks has a dash and no means."""
+    lines = []
+    for name, rows in _by_method(comparisons):
+        means = [_number(_mean_of(column, rows), column.digits) for column in OVER_TASKS]
+        lines.append([name, *map(_accuracy, rows), _mean(rows), *means])
+    headings = ["", *(TITLES[task] for task in comparisons), "mean", *(column.heading for column in OVER_TASKS)]
+    return markdown([Table(headings, lines)])
 
 
 def results_table(comparisons: Comparisons) -> str:
     """Methods by tasks as Markdown, then the targets. A method that a task lacks has a dash there and no mean."""
     first = next(iter(comparisons.values()))
-    names = {row.method: row.display_name for comparison in comparisons.values() for row in comparison.rows}
     sizes = in_words([f"{comparison.num_test:,}" for comparison in comparisons.values()])
     intro = (
         f"Accuracy in per cent: mean ± sample standard deviation over {len(first.seeds)} draws of the shots. "
@@ -118,11 +132,9 @@ def results_table(comparisons: Comparisons) -> str:
     every = [row for comparison in comparisons.values() for row in comparison.rows]
     columns = [column for column in BY_TASK if any(column.of(row) is not None for row in every)]
     lines = []
-    for method, name in names.items():
-        rows = [comparison.row(method) for comparison in comparisons.values()]
-        mean = f"{100 * fmean(row.accuracy for row in rows if row):.1f}" if all(rows) else MISSING
+    for name, rows in _by_method(comparisons):
         numbers = [", ".join(_number(column.of(row), column.digits) for row in rows) for column in columns]
-        lines.append([name, *map(_accuracy, rows), mean, *numbers])
+        lines.append([name, *map(_accuracy, rows), _mean(rows), *numbers])
     headings = ["", *(TITLES[task] for task in comparisons), "mean", *(column.heading for column in columns)]
     goals = "Targets (`icl` is in context as is, `icl_calibrated` calibrated, `lora25` LoRA on 25 real):"
     return markdown([intro, Table(headings, lines), goals, "\n".join(target_lines(targets(comparisons), 3))])
@@ -147,6 +159,23 @@ def wordings_table(compared: Comparisons, in_context: Comparisons) -> str:
         with_means = [[*column, fmean(column)] for column in columns]
         lines.append([name, *map(_two, zip(*with_means, strict=True))])
     return markdown([Table(["", *TITLES.values(), "mean"], lines)])
+
+
+def _by_method(comparisons: Comparisons) -> Iterator[tuple[str, list[MethodRow | None]]]:
+    """Each method's display name with its row of every task."""
+    names = {row.method: row.display_name for comparison in comparisons.values() for row in comparison.rows}
+    for method, name in names.items():
+        yield name, [comparison.row(method) for comparison in comparisons.values()]
+
+
+def _mean(rows: Sequence[MethodRow | None]) -> str:
+    """The mean accuracy over the tasks in per cent, where all have one."""
+    return MISSING if None in rows else f"{100 * fmean(row.accuracy for row in rows if row):.1f}"
+
+
+def _mean_of(column: Column, rows: Sequence[MethodRow | None]) -> float | None:
+    numbers = [number for row in rows if (number := column.of(row)) is not None]
+    return fmean(numbers) if len(numbers) == len(rows) else None
 
 
 def _mean_accuracy(rows: Sequence[MethodRow]) -> str:

@@ -69,7 +69,8 @@ class Endpoint:
             import openai
         except ImportError:
             raise InputError(
-                "A teacher behind an OpenAI-compatible address needs the client: pip install 'fourshot[teacher]'."
+                "A teacher behind an OpenAI-compatible address needs the client. Install it in fourshot's clone: "
+                "pip install '.[teacher]'"
             ) from None
         self.url, self.model, self._settings, self._on_event = url, model, settings, on_event
         self._key, self._key_from = teacher_key()

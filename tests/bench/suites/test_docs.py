@@ -30,7 +30,7 @@ def test_every_block_stands_in_a_document() -> None:
 
 
 def test_the_readme_begins_with_the_number() -> None:
-    readme = fill((ROOT / "README.md").read_text("utf-8"), {"number": "THE NUMBER", "results": "THE TABLE"})
+    readme = fill((ROOT / "README.md").read_text("utf-8"), {"number": "THE NUMBER", "accuracy": "THE TABLE"})
     assert readme.index("THE NUMBER") < readme.index("make demo") < readme.index("THE TABLE")
 
 
