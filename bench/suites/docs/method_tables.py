@@ -113,11 +113,11 @@ def base_tables(bases: Mapping[str, Comparisons], draw: Callable[[Comparisons], 
 
 def short_table(comparisons: Comparisons) -> str:
     """Methods by tasks as Markdown, with means over the tasks. A method that a task lacks has a dash and no means."""
-    lines = []
+    lines, columns = [], _measured(OVER_TASKS, comparisons)
     for name, rows in _by_method(comparisons):
-        means = [_number(_mean_of(column, rows), column.digits) for column in OVER_TASKS]
+        means = [_number(_mean_of(column, rows), column.digits) for column in columns]
         lines.append([name, *map(_accuracy, rows), _mean(rows), *means])
-    headings = ["", *(TITLES[task] for task in comparisons), "mean", *(column.heading for column in OVER_TASKS)]
+    headings = ["", *(TITLES[task] for task in comparisons), "mean", *(column.heading for column in columns)]
     return markdown([Table(headings, lines)])
 
 
@@ -129,9 +129,7 @@ def results_table(comparisons: Comparisons) -> str:
         f"Accuracy in per cent: mean ± sample standard deviation over {len(first.seeds)} draws of the shots. "
         f"{short_name(first.model_name)}; {sizes} test texts. Columns after the mean have one number per task."
     )
-    every = [row for comparison in comparisons.values() for row in comparison.rows]
-    columns = [column for column in BY_TASK if any(column.of(row) is not None for row in every)]
-    lines = []
+    lines, columns = [], _measured(BY_TASK, comparisons)
     for name, rows in _by_method(comparisons):
         numbers = [", ".join(_number(column.of(row), column.digits) for row in rows) for column in columns]
         lines.append([name, *map(_accuracy, rows), _mean(rows), *numbers])
@@ -166,6 +164,12 @@ def _by_method(comparisons: Comparisons) -> Iterator[tuple[str, list[MethodRow |
     names = {row.method: row.display_name for comparison in comparisons.values() for row in comparison.rows}
     for method, name in names.items():
         yield name, [comparison.row(method) for comparison in comparisons.values()]
+
+
+def _measured(columns: Sequence[Column], comparisons: Comparisons) -> list[Column]:
+    """Those that some row has a number for."""
+    every = [row for comparison in comparisons.values() for row in comparison.rows]
+    return [column for column in columns if any(column.of(row) is not None for row in every)]
 
 
 def _mean(rows: Sequence[MethodRow | None]) -> str:

@@ -11,7 +11,14 @@ from fourshot.bench.core.comparisons import load_bases, load_comparisons
 from fourshot.bench.core.results import TITLES
 from fourshot.bench.core.targets import Target
 from fourshot.bench.suites import docs
-from fourshot.bench.suites.docs.method_tables import base_tables, headline, results_table, targets, wordings_table
+from fourshot.bench.suites.docs.method_tables import (
+    base_tables,
+    headline,
+    results_table,
+    short_table,
+    targets,
+    wordings_table,
+)
 from fourshot.engine.embedded import NAME as EMBEDDED
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.report.data import method_row
@@ -84,7 +91,7 @@ def targets_by_name(folder: Path) -> dict[str, Target]:
 
 def test_targets_by_hand(folder: Path) -> None:
     by_name = targets_by_name(folder)
-    assert by_name["fourshot, mean accuracy"].measured == pytest.approx(0.84)  # (0.90 + 0.75 + 0.87) / 3
+    assert by_name["fourshot, mean accuracy"].measured == pytest.approx(84)  # (90 + 75 + 87) / 3
     assert by_name["fourshot above icl, mean"].measured == pytest.approx(34.0)  # (30 + 45 + 27) / 3
     assert by_name["fourshot above lora, mean"].measured == pytest.approx(17 / 3, abs=1e-5)  # (5 + 5 + 7) / 3
     assert by_name["fourshot above lora, worst task"].measured == pytest.approx(5.0)
@@ -132,7 +139,7 @@ def test_what_calibration_and_abstaining_gain_has_columns_where_it_was_measured(
         rows[3] = msgspec.structs.replace(rows[3], ece=0.04, ece_before=0.21)
         write(folder, msgspec.structs.replace(result, rows=rows))
     text = results_table(load_comparisons(folder))
-    assert "| mean | calibration error before | calibration error | accuracy on the surest 80 % | prompt tokens" in text
+    assert "| mean | ECE, uncalibrated | ECE | accuracy on the surest 80 % | prompt tokens" in text
     (fourshot,) = (line for line in text.splitlines() if line.startswith("| fourshot | "))
     assert "| 0.21, 0.21, 0.21 | 0.04, 0.04, 0.04 | 92.5, 92.5, 92.5 | 40, 40, 40 |" in fourshot
     assert "| -, -, - | 0.10, 0.10, 0.10 |" in text
@@ -194,7 +201,7 @@ def test_results_of_different_models_are_not_put_together(folder: Path) -> None:
 
 
 def test_every_base_has_its_table_and_the_embedded_one_comes_first(folder: Path) -> None:
-    alone = base_tables(load_bases(folder))
+    alone = base_tables(load_bases(folder), results_table)
     assert alone == results_table(load_comparisons(folder))
     for name, file in ((EMBEDDED, "cpu2"), ("/models/large", "large-cpu2")):
         for task in TITLES:
@@ -203,10 +210,20 @@ def test_every_base_has_its_table_and_the_embedded_one_comes_first(folder: Path)
     bases = load_bases(folder)
     assert list(bases) == [EMBEDDED, "/models/large"]
     assert load_comparisons(folder)["trec"].model_name == EMBEDDED
-    text = base_tables(bases)
+    text = base_tables(bases, results_table)
     assert text.startswith(f"**{EMBEDDED}**\n\nAccuracy in per cent")
     assert "**large**" in text and "large; 100, 100 and 100 test texts" in text
     assert text.count("| fourshot | 90.0 |") == text.count("Targets (") == 2
+
+
+def test_the_short_table_has_means_over_the_tasks_where_every_task_was_measured(folder: Path) -> None:
+    lines = short_table(load_comparisons(folder)).splitlines()
+    assert lines[0] == "|  | SST-2 | TREC | AG News | mean | ECE | prompt tokens per text |"
+    assert "| icl | 60.0 | 30.0 | 60.0 | 50.0 | 0.10 | 500 |" in lines
+    write(
+        folder, comparison("trec", {method: values["trec"] for method, values in ACCURACIES.items() if method != "icl"})
+    )
+    assert "| icl | 60.0 | - | 60.0 | - | - | - |" in short_table(load_comparisons(folder)).splitlines()
 
 
 def test_a_further_base_may_be_measured_on_some_of_the_tasks(folder: Path) -> None:
