@@ -14,6 +14,7 @@ from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import EngineSettings, Verbalizer
 from fourshot.pipeline.forecast import Work
 from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
+from fourshot.pipeline.synthesis.drawing import most_tokens
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS, in_turn
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -84,8 +85,27 @@ class Counts:
         whole = self.tokens(reading_prompt(self.task, "", form, shots)) + self.text_tokens
         return shots if whole <= room else in_turn(self.task, shots)[: int(len(shots) * room / whole)]
 
-    def told_fitting(self, chat: ChatTurns | None) -> str:
-        """How many shots the base model is shown where it annotates, if not all fit; else ""."""
+    def told_fitting(self, chat: ChatTurns | None) -> list[str]:
+        """How many shots are shown where texts are drawn, and where the base model annotates, if not all fit."""
+        return [line for line in (self._told_drawing(chat), self._told_reading(chat)) if line]
+
+    def _told_drawing(self, chat: ChatTurns | None) -> str:
+        words, room = self.settings.max_text_words, EngineSettings(model=self._model_path).max_model_len
+        answer = most_tokens(self.task, self.shots, self.settings, lambda texts: [*map(self.tokens, texts)])
+        longest = 0
+        for label in self.task.labels:
+            own = [shot for shot in self.shots if shot.label == label.name]
+            shown = own[: self.settings.variety.shots_shown or len(own)]
+            prompt = generation_prompt(self.task, label, shown, max_text_words=words, chat=chat)
+            longest = max(longest, self.tokens(prompt))
+        if longest + answer <= room:
+            return ""
+        return (
+            f"{self.task.name}: prompts that draw texts show as many shots of their class as fit, not all; with all, "
+            f"and {answer} tokens for a text, the longest takes {longest + answer} tokens, and {room} are allowed"
+        )
+
+    def _told_reading(self, chat: ChatTurns | None) -> str:
         annotate, form = self.settings.annotate, PromptFormat(chat=chat)
         by_base = annotate.annotator == "icl" or (annotate.annotator == "adapters" and annotate.in_context)
         shown = self.fitting(self.shots, form) if by_base else self.shots

@@ -80,7 +80,7 @@ def make_corpus(
             files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
         briefs = _styled(files, briefs, base, settings, on_event)
         for brief in briefs.values():
-            if told := Counts(brief.task, brief.shots, settings, base.path).told_fitting(brief.chat):
+            for told in Counts(brief.task, brief.shots, settings, base.path).told_fitting(brief.chat):
                 on_event(Event(stage="corpus", message=told))
         return Filling(files, briefs, failed, base, settings, corpus, on_event).fill(forecast=forecast)
 

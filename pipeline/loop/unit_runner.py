@@ -34,9 +34,10 @@ from fourshot.pipeline.loop.units import (
 from fourshot.pipeline.synthesis.annotate import Annotator, annotator_of
 from fourshot.pipeline.synthesis.attributes import Attributes, list_attributes
 from fourshot.pipeline.synthesis.committee import Committee
-from fourshot.pipeline.synthesis.drawing import DrawPrompt, PromptSource, draw_sampling, likeliest
+from fourshot.pipeline.synthesis.drawing import DrawPrompt, PromptSource, draw_sampling, likeliest, most_tokens
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.filters import TextFilter, clean_completion
+from fourshot.pipeline.synthesis.fitting import prompt_fits
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.tasks.types import Task
 
@@ -189,9 +190,16 @@ class _Task:
             attributes = self._listed = list_attributes(
                 self._engine, brief.task, brief.shots, brief.settings, brief.chat
             )
+        answer = most_tokens(brief.task, brief.shots, brief.settings, self._engine.count_tokens)
         self._sources = {
             label.name: PromptSource(
-                brief.task, label, brief.shots, brief.settings, attributes.get(label.name), brief.chat
+                brief.task,
+                label,
+                brief.shots,
+                brief.settings,
+                attributes.get(label.name),
+                brief.chat,
+                fits=lambda prompt: prompt_fits(self._engine, prompt, answer),
             )
             for label in brief.task.labels
         }

@@ -6,7 +6,7 @@ model finds likelier stays.
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -53,9 +53,11 @@ class PromptSource:
         settings: RunSettings,
         attributes: Attributes | None = None,
         chat: ChatTurns | None = None,
+        fits: Callable[[str], bool] = lambda prompt: True,
     ) -> None:
+        """``fits``: whether a prompt leaves room for an answer. Those that do not show fewer shots, one at least."""
         self._task, self._label, self._shots, self._settings = task, label, shots, settings
-        self._attributes, self._chat = attributes, chat
+        self._attributes, self._chat, self._fits = attributes, chat, fits
         self._own = [index for index, shot in enumerate(shots) if shot.label == label.name]
         self._rendered: dict[tuple[object, ...], DrawPrompt] = {}  # few shots have few orders
 
@@ -73,7 +75,7 @@ class PromptSource:
         if key not in self._rendered:
             if len(self._rendered) >= MOST_PROMPTS:
                 self._rendered.clear()
-            self._rendered[key] = self._render(order, wanted)
+            self._rendered[key] = self._fitting(order, wanted, self._class_prompt)
         return self._rendered[key]
 
     def _mixed(self, number: int) -> DrawPrompt:
@@ -82,20 +84,15 @@ class PromptSource:
         if key not in self._rendered:
             few = min(MIXED_SHOTS, len(self._shots))
             order = tuple(random.Random(f"{self._settings.seed}/mixed/{number}").sample(range(len(self._shots)), few))
-            shown = [self._shots[index] for index in order]
-            prompt = mixed_prompt(self._task, shown, max_text_words=self._settings.max_text_words, chat=self._chat)
-            self._rendered[key] = DrawPrompt(
-                label=self._label.name,
-                shots=order,
-                attributes={},
-                prompt=prompt,
-                prompt_hash=prompt_hash(prompt),
-                mixed=True,
-            )
+            self._rendered[key] = self._fitting(order, {}, self._mixed_prompt, mixed=True)
         return self._rendered[key]
 
-    def _render(self, order: tuple[int, ...], wanted: dict[str, str]) -> DrawPrompt:
-        prompt = generation_prompt(
+    def _mixed_prompt(self, order: tuple[int, ...], wanted: dict[str, str]) -> str:
+        shown, words = [self._shots[index] for index in order], self._settings.max_text_words
+        return mixed_prompt(self._task, shown, max_text_words=words, chat=self._chat)
+
+    def _class_prompt(self, order: tuple[int, ...], wanted: dict[str, str]) -> str:
+        return generation_prompt(
             self._task,
             self._label,
             [self._shots[index] for index in order],
@@ -104,8 +101,26 @@ class PromptSource:
             wanted=wanted,
             chat=self._chat,
         )
+
+    def _fitting(
+        self,
+        order: tuple[int, ...],
+        wanted: dict[str, str],
+        render: Callable[[tuple[int, ...], dict[str, str]], str],
+        mixed: bool = False,
+    ) -> DrawPrompt:
+        """With as many shots of ``order`` as fit, the first ones."""
+        prompt = render(order, wanted)
+        while len(order) > 1 and not self._fits(prompt):
+            order = order[:-1]
+            prompt = render(order, wanted)
         return DrawPrompt(
-            label=self._label.name, shots=order, attributes=wanted, prompt=prompt, prompt_hash=prompt_hash(prompt)
+            label=self._label.name,
+            shots=order,
+            attributes=wanted,
+            prompt=prompt,
+            prompt_hash=prompt_hash(prompt),
+            mixed=mixed,
         )
 
 
@@ -124,10 +139,21 @@ def draw_sampling(
         **msgspec.structs.asdict(drawn_from),
         n=settings.generate.keep_likelier_of,
         stop=END_OF_FIELDS if task.input_fields else (END_OF_TEXT,),
-        max_tokens=settings.generate.max_tokens or _token_bound(engine, task, shots, settings),
+        max_tokens=most_tokens(task, shots, settings, engine.count_tokens),
         seed=seed,
         seed_offset=seed_offset,
     )
+
+
+def most_tokens(
+    task: Task, shots: Sequence[Example], settings: RunSettings, count: Callable[[list[str]], Sequence[int]]
+) -> int:
+    """Of a drawn text; ``count`` gives the tokens of each of some texts."""
+    if settings.generate.max_tokens:
+        return settings.generate.max_tokens
+    form = PromptFormat(max_text_words=settings.max_text_words)
+    longest = max(count([form.shown_input(task, shot.text, name="") for shot in shots]))
+    return max(FEWEST_MAX_TOKENS, round(TOKENS_OVER_LONGEST_SHOT * longest))
 
 
 def likeliest(completions: Iterable[Completion]) -> dict[int, Completion]:
@@ -144,9 +170,3 @@ def _preference(completion: Completion) -> tuple[bool, float, int]:
     """Finished before cut off, then likelier per token; the index breaks ties the same way every time."""
     per_token = completion.cumulative_logprob / max(1, completion.num_tokens)
     return completion.finish_reason == "stop", per_token, -completion.sample_index
-
-
-def _token_bound(engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings) -> int:
-    form = PromptFormat(max_text_words=settings.max_text_words)
-    longest = max(engine.count_tokens([form.shown_input(task, shot.text, name="") for shot in shots]))
-    return max(FEWEST_MAX_TOKENS, round(TOKENS_OVER_LONGEST_SHOT * longest))

@@ -23,16 +23,25 @@ def check_room(engine: Engine, shots: Sequence[Example], shown: Sequence[Example
         )
 
 
+def prompt_fits(engine: Engine, prompt: str, max_tokens: int) -> bool:
+    """Whether the engine takes a prompt and an answer of ``max_tokens`` to it."""
+    room = engine.settings.max_model_len - max_tokens
+    if len(prompt.encode()) + 8 < room:  # a token is a byte or more, but for a few in front; counting is slow
+        return True
+    return engine.count_tokens([prompt])[0] <= room
+
+
 def shots_that_fit(
     engine: Engine, task: Task, shots: Sequence[Example], form: PromptFormat, texts: Sequence[str]
 ) -> tuple[Example, ...]:
     """As many of ``shots`` as fit before the longest of ``texts``, in their order: one of every class, then another.
 
-    All of them, wherever they fit.
+    All of them, wherever they fit. The longest is that as it is shown: long texts are cut.
     """
     if not shots:
         return ()
-    longest = max(zip(engine.count_tokens(texts), texts, strict=True))[1]
+    shown = engine.count_tokens([form.shown_input(task, text) for text in texts])
+    longest = max(zip(shown, texts, strict=True))[1]
     turns = in_turn(task, shots)
 
     def first(number: int) -> tuple[Example, ...]:

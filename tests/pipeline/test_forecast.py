@@ -236,8 +236,21 @@ def test_shots_for_which_a_prompt_has_no_room_are_not_counted() -> None:
     one = counts.reads(1, PromptFormat(), shots=shots)
     assert 0 < one.shots_tokens <= EngineSettings(model="m").max_model_len
     by_base = msgspec.structs.replace(RunSettings(), annotate=AnnotateSettings(annotator="icl"))
-    told = Counts(many, shots, by_base, MODEL.path).told_fitting(None)
+    (told,) = Counts(many, shots, by_base, MODEL.path).told_fitting(None)
     assert f"about {len(shown)} of 600 shots in its prompt, of {len(shown)} of 150 classes" in told
-    assert Counts(many, shots[:8], by_base, MODEL.path).told_fitting(None) == ""
+    assert Counts(many, shots[:8], by_base, MODEL.path).told_fitting(None) == []
     nobody = msgspec.structs.replace(by_base, annotate=AnnotateSettings(annotator="none"))
-    assert Counts(many, shots, nobody, MODEL.path).told_fitting(None) == ""
+    assert Counts(many, shots, nobody, MODEL.path).told_fitting(None) == []
+
+
+def test_long_shots_for_which_a_drawing_prompt_has_no_room_are_told() -> None:
+    task = Task(name="long", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="bad")))
+    shots = [
+        Example(text="lengthening-words " * 290 + str(turn), label=name)
+        for name in task.label_names
+        for turn in range(4)
+    ]
+    (told,) = Counts(task, shots, RunSettings(), MODEL.path).told_fitting(None)
+    assert "long: prompts that draw texts show as many shots" in told and "2048 are allowed" in told
+    short = [Example(text=f"short {shot.text[-1]}", label=shot.label) for shot in shots]
+    assert Counts(task, short, RunSettings(), MODEL.path).told_fitting(None) == []

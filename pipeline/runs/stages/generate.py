@@ -67,12 +67,12 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         reads_pool = settings.annotate.has_pool and not self.is_pool
         return RoundSink(*what, pool=folder.pool if reads_pool else None, is_pool=self.is_pool, **more)
 
-    def told_fitting(self, model_path: str) -> str:
-        """As `Counts` tells it; "" where nothing is read."""
+    def told_fitting(self, model_path: str) -> list[str]:
+        """As `Counts` tells it; nothing of a pool."""
         folder = RunFolder(self.folder)
         manifest = folder.manifest()
         if self.is_pool:
-            return ""
+            return []
         return Counts(manifest.task, folder.shots(), folder.settings(), model_path).told_fitting(self.chat)
 
 
@@ -96,7 +96,7 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
         # A folder alone in the engine gives the same bytes, whatever is filled before and after it.
         driver = Driver({sink.key: sink for sink in sinks}, one_at_a_time=not spread, keep_going=self.keep_going)
         for item in items:
-            if told := item.told_fitting(self.model_path):
+            for told in item.told_fitting(self.model_path):
                 on_event(Event(stage=self.name, message=told))
         on_event(Event(stage=self.name, message="starting the engine"))
         # One adapter answers at a time here; and a run samples for less time than compiling takes.

@@ -1,14 +1,17 @@
 """Shots that a prompt has room for."""
 
+import random
 from collections import Counter
 
 import pytest
 
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.fake_engine import FakeEngine
-from fourshot.pipeline.synthesis.fitting import NoRoomError, check_room, shots_that_fit
+from fourshot.pipeline.synthesis.drawing import PromptSource
+from fourshot.pipeline.synthesis.fitting import NoRoomError, check_room, prompt_fits, shots_that_fit
 from fourshot.pipeline.synthesis.prompt_style import ANSWER_TOKENS
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
+from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.tasks.types import Example, Label, Task
 
 TASK = Task(
@@ -59,3 +62,29 @@ def test_without_a_shot_of_each_class_a_prompt_is_no_baseline() -> None:
     check_room(engine, (), ())
     with pytest.raises(NoRoomError, match=r"120 tokens has no room for one shot of each of 6 classes.*; 5 fit"):
         check_room(engine, SHOTS, one_each[1:])
+
+
+def test_prompts_that_draw_texts_show_as_many_shots_as_fit_and_one_at_least() -> None:
+    engine = FakeEngine(EngineSettings(model="fake", kind="fake", max_model_len=70))
+    settings = RunSettings(generate=GenerateSettings(max_tokens=16)).with_targets("soft")
+    label = TASK.labels[0]
+    whole = PromptSource(TASK, label, SHOTS, settings)
+    short = PromptSource(TASK, label, SHOTS, settings, fits=lambda prompt: prompt_fits(engine, prompt, 16))
+    never = PromptSource(TASK, label, SHOTS, settings, fits=lambda prompt: False)
+    sizes = set()
+    for number in range(20):
+        full, cut, least = (source.draw(random.Random(number)) for source in (whole, short, never))
+        assert cut.shots == full.shots[: len(cut.shots)] and cut.mixed == full.mixed
+        assert engine.count_tokens([cut.prompt])[0] + 16 <= 70 < engine.count_tokens([full.prompt])[0] + 16
+        assert least.shots == full.shots[:1]
+        sizes.add(len(cut.shots))
+    assert sizes and max(sizes) > 1
+
+
+def test_the_longest_text_is_that_as_it_is_shown() -> None:
+    """A long text that is cut may be shorter than another."""
+    form = PromptFormat(max_text_words=5)
+    cut, whole = "a b c d e " * 40, "considerably longer words everywhere here"
+    engine = FakeEngine(EngineSettings(model="fake", kind="fake", max_model_len=120))
+    kept = shots_that_fit(engine, TASK, SHOTS, form, [cut, whole])
+    assert engine.count_tokens([reading_prompt(TASK, whole, form, kept)])[0] + ANSWER_TOKENS <= 120
