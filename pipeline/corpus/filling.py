@@ -91,7 +91,7 @@ class Filling:
                     readers = [reader for brief in self._briefs.values() for reader in brief.readers]
                     engine = engine_settings(
                         self._base.path,
-                        readers,
+                        [reader.adapter for reader in readers],
                         MOST_LORAS,
                         compiled=self._compiled,
                         gpus=self._corpus.gpus_per_engine,

@@ -183,7 +183,7 @@ def read_with(teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], 
             readers=teacher.readers,
         )
         tell("starting the engine")
-        engine = engine_settings(teacher.model_path, teacher.readers, most_loras=1)
+        engine = engine_settings(teacher.model_path, [one.adapter for one in teacher.readers], most_loras=1)
         with closing(open_workers(engine, ray, log, teacher.readers, tell)) as to:
             queue = _Queue(parts)
             while True:

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Protocol, Self
 
 import msgspec
 
-from fourshot.engine.adapters import rank_of, slot_rank
 from fourshot.engine.core import Adapter, Engine, EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.threads import ENGINE_SPINS
 from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.loop.workers import engine_settings
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
 
 
@@ -52,6 +52,10 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="stage"):
 
     def run(self, on_event: OnEvent) -> list[FailedJob]:
         """Do in this process what is not finished. Returns what failed where ``keep_going``, else raises it."""
+        return self._each(partial(self._do, on_event=on_event))
+
+    def _do(self, item: Any, on_event: OnEvent) -> None:
+        """Do one item, as far as it is not finished."""
         raise NotImplementedError
 
     def with_items(self, items: Iterable[StageItem]) -> Self:
@@ -94,11 +98,5 @@ class EngineStage(Stage, frozen=True, kw_only=True):
             engine.close()
 
     def engine_settings(self) -> EngineSettings:
-        adapters = self.adapters()
-        return EngineSettings(
-            model=self.model_path,
-            max_loras=1 if adapters else 0,  # one adapter answers at a time here
-            max_lora_rank=slot_rank(max(map(rank_of, adapters), default=8)),
-            gpus=self.placement.gpus_per_engine,
-            compile=False,  # a run samples for less time than compiling takes
-        )
+        """One adapter answers at a time here; and a run samples for less time than compiling takes."""
+        return engine_settings(self.model_path, self.adapters(), most_loras=1, gpus=self.placement.gpus_per_engine)
