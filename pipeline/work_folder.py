@@ -144,6 +144,10 @@ class WorkFolder:
                 "another folder (--out), or remove this one to start anew."
             ) from error
 
+    def find(self, name: str, kind: type[T]) -> T | None:
+        """The same; None where there is no such file."""
+        return self.read(name, kind) if self.has(name) else None
+
     def append(self, name: str, values: Iterable[Any]) -> None:
         """Add lines and have them on the disk before returning."""
         append_lines(self.path / name, values)

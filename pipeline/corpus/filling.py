@@ -68,7 +68,7 @@ class Filling:
             raise
         if told:
             told = told.beside({STAGE: time.perf_counter() - began})
-            self._files.files.write(FORECAST_FILE, told)
+            self._files.write(FORECAST_FILE, told)
         summary, counts = self._put_down(is_last=True)
         if self._briefs.keys() <= self._failed.keys():
             raise next(iter(self._failed.values()))

@@ -48,9 +48,9 @@ def make_corpus(
     files = CorpusFolder(folder)
     base = resolve_model(model)
     untried_style(settings.prompt_style, base.path, base.name)  # an error now, before the folder is claimed
-    with files.files.lock():
+    with files.lock():
         on_event(Event(stage="corpus", message=f"reading the data, tasks: {len(tasks)}"))
-        layout = files.files.layout(Layout(align=settings.align))
+        layout = files.layout(Layout(align=settings.align))
         if layout.align != settings.align:
             on_event(Event(stage="corpus", message=UNALIGNED))
         settings = msgspec.structs.replace(settings, align=layout.align)
@@ -75,7 +75,7 @@ def make_corpus(
             message = f"{named} counts for nothing here: a corpus is read by {_who_reads(settings)} alone"
             on_event(Event(stage="corpus", message=message))
         files.claim(manifest)
-        files.files.keep_layout(layout)
+        files.keep_layout(layout)
         for brief in briefs.values():
             files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
         briefs = _styled(files, briefs, base, settings, on_event)

@@ -85,7 +85,7 @@ class RoundSink:
         """The ledger as the finished rounds left it."""
         finished, candidates, verdicts = resume(self.folder)
         beside = self._pool or self.folder
-        attributes = beside.read(ATTRIBUTES_FILE, dict[str, Attributes]) if beside.has(ATTRIBUTES_FILE) else {}
+        attributes = beside.find(ATTRIBUTES_FILE, dict[str, Attributes]) or {}
         brief = TaskBrief(
             key=self.key,
             task=self._task,
@@ -95,12 +95,11 @@ class RoundSink:
             readers=self._readers,
             attributes=attributes,
         )
-        calibrated = self.folder.has(CALIBRATION_FILE)
         ledger = Ledger(
             brief,
             self._plan(brief),
             test_texts=self._test_texts(),
-            calibration=self.folder.read(CALIBRATION_FILE, Calibration) if calibrated else None,
+            calibration=self.folder.find(CALIBRATION_FILE, Calibration),
             folds=pool_folds(self._pool, self._settings.annotate.folds) if self._pool else None,
         )
         first = 0

@@ -69,7 +69,7 @@ class RunFolder(WorkFolder):
 
     def recipe(self) -> Recipe | None:
         """What the shots said is to be learnt of a text; None where they were not asked, or not yet."""
-        return self.read(RECIPE_FILE, Recipe) if self.has(RECIPE_FILE) else None
+        return self.find(RECIPE_FILE, Recipe)
 
     def settings(self) -> RunSettings:
         """The manifest's, with what the shots said."""

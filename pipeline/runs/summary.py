@@ -88,7 +88,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         synthetic_texts=_by_class(bare_shots(experiment.task, written)),
         losses=_losses(experiment),
         stage_seconds=_seconds(experiment, main) if main else {},
-        forecast=_forecast(experiment),
+        forecast=WorkFolder(experiment.root).find(FORECAST_FILE, Forecast),
         settings=msgspec.to_builtins(experiment.settings),
         versions=installed_versions(),
         lineage=Lineage(
@@ -154,11 +154,6 @@ def _seconds(experiment: Experiment, main: MethodCell) -> dict[str, float]:
         "evaluate": outcome.evaluation.scores.seconds if outcome.evaluation else 0.0,
     }
     return {stage: round(value, 2) for stage, value in seconds.items() if value}
-
-
-def _forecast(experiment: Experiment) -> Forecast | None:
-    folder = WorkFolder(experiment.root)
-    return folder.read(FORECAST_FILE, Forecast) if folder.has(FORECAST_FILE) else None
 
 
 def _prompts(experiment: Experiment) -> dict[str, str]:
