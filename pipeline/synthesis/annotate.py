@@ -13,7 +13,7 @@ from fourshot.pipeline.synthesis.fitting import shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.synthesis.windows import score_texts
+from fourshot.pipeline.synthesis.windows import label_scores
 from fourshot.pipeline.tasks.types import Example, Task
 
 if TYPE_CHECKING:
@@ -54,11 +54,7 @@ class InContextAnnotator:
 
     def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""
-
-        def score(prompts: list[str]) -> "np.ndarray":
-            return self._engine.score(prompts, self._task.label_words, None, self._form.verbalizer)
-
-        return score_texts(score, self._task, texts, self._form, self._shown)
+        return label_scores(self._engine, self._task, texts, self._form, self._shown)
 
 
 def annotator_of(
