@@ -103,6 +103,7 @@ def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
     if annotate.annotator != "adapters" or not annotate.num_encoders:
         return []
     encoder, settings = resolve_encoder(None), StudentSettings()
+    shots = taught_shots(task, writer.shots, settings.max_tokens)
     return [
         StudentJob(
             name=task.name,
@@ -110,19 +111,23 @@ def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
             encoder=encoder.path,
             encoder_revision=encoder.revision,
             labels=task.label_names,
-            examples=tuple(
-                TaughtExample(
-                    text=encoder_text(task, shot.text, settings.max_tokens),
-                    probabilities=tuple(float(name == shot.label) for name in task.label_names),
-                    is_real=True,
-                )
-                for index, shot in enumerate(writer.shots)
-                if index not in left_out
-            ),
+            examples=tuple(shot for index, shot in enumerate(shots) if index not in left_out),
             settings=settings,
             seed=writer.seed + 1000 * number,
         )
         for number, left_out in enumerate(shots_left_out(writer, annotate.num_encoders))
+    ]
+
+
+def taught_shots(task: Task, shots: Sequence[Example], max_tokens: int) -> list[TaughtExample]:
+    """What an encoder that reads ``max_tokens`` learns of the shots."""
+    return [
+        TaughtExample(
+            text=encoder_text(task, shot.text, max_tokens),
+            probabilities=tuple(float(name == shot.label) for name in task.label_names),
+            is_real=True,
+        )
+        for shot in shots
     ]
 
 
