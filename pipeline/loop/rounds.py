@@ -14,7 +14,7 @@ from fourshot.engine.calibration import Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Engine
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.loop.counts import ClassCounts, ShortClass, records_of, short_run_error
+from fourshot.pipeline.loop.counts import ClassCounts, records_of, short_run_error
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.loop.plan import Biases, DrawPlan, RoundPlan, round_slices
 from fourshot.pipeline.loop.progress import ProgressReporter
@@ -154,7 +154,7 @@ class RoundSink:
     def finish(self, ledger: Ledger) -> None:
         counts = ledger.counts
         if counts.missing and not self._settings.allow_short:
-            short = [ShortClass(label, counts.by_label[label]) for label in counts.missing]
+            short = [(label, counts.by_label[label]) for label in counts.missing]
             raise short_run_error(short, counts.wanted, self.key)
         if self._done_file:
             kept = sum(sum(record.kept.values()) for record in self.folder.lines("rounds.jsonl", Round))

@@ -231,7 +231,8 @@ class _Task:
         for draw, reason in zip(draws, reasons, strict=True):
             answer = () if reason else next(answers)
             if isinstance(answer, str):
-                task, label, number = self.brief.task.name, draw.candidate.label, draw_number(draw.candidate)
+                task, label = self.brief.task.name, draw.candidate.label
+                number = int(draw.candidate.id.rpartition("-")[2])  # among the draws that are numbered with it
                 faults.append(DrawFault(task=task, label=label, draw=number, step="score", message=answer))
             else:
                 read.append(msgspec.structs.replace(draw, reason=reason, scores=answer))
@@ -263,11 +264,6 @@ class _Task:
             return tuple(map(tuple, self._annotator.scores(texts, folds).astype(np.float64).tolist())), ()
         probabilities, agreement = self._annotator.read(texts, folds)
         return tuple(map(tuple, np.log(probabilities).tolist())), tuple(agreement.tolist())
-
-
-def draw_number(candidate: Candidate) -> int:
-    """Position of a text among the draws that are numbered with it."""
-    return int(candidate.id.rpartition("-")[2])
 
 
 def _draws(task: Task, unit: DrawUnit, sampled: _Sampled, best: Mapping[int, Completion]) -> Iterator[Draw]:

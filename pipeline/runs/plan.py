@@ -68,7 +68,7 @@ class _Remaining:
         cells = (*experiment.trials, *experiment.writers, *experiment.cells)
         self._counts = {cell.key: self._counted(cell) for cell in cells}
 
-    def work(self, *, classifies: bool = True) -> list[Work]:
+    def work(self, *, classifies: bool) -> list[Work]:
         """Unless it ``classifies``, nothing is trained but annotators."""
         writers = self._experiment.writers
         return [
@@ -119,7 +119,7 @@ class _Remaining:
         base = sum(prod(shape) for shape in checkpoint_shapes(Path(self._experiment.model.path)).values())
         return min(1.0, ENCODER_PARAMETERS / max(1, base))
 
-    def _annotators(self, *, classifies: bool = True) -> list[Work]:
+    def _annotators(self, *, classifies: bool) -> list[Work]:
         """Those on shots are known; those on the pool are, once it is drawn."""
         experiment, jobs = self._experiment, dict[str, tuple[TrainingJob, MethodCell]]()
         jobs |= {job.key: (job, trial) for trial in experiment.trials for job in experiment.annotator_jobs(trial)}

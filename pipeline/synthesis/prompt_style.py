@@ -4,7 +4,6 @@ Which one is better hangs on the model and on the task, and the model's name tel
 in context of the others, in both styles, and the answers are compared with the labels.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, zip_longest
@@ -16,6 +15,7 @@ from fourshot.engine import calibration as calibrations
 from fourshot.engine.chat import ChatTurns, turns_of
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.synthesis.prompts import PromptFormat, PromptStyle, reading_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
@@ -31,8 +31,7 @@ def style_name(task: Task, settings: RunSettings, model_revision: str, shots: Se
         (settings.prompt_style, settings.max_text_words, model_revision),
         (task.instruction, task.labels, shots),
     )
-    digest = hashlib.sha256(msgspec.json.encode(found_from, order="sorted")).hexdigest()[:12]
-    return f"{STYLE_FILE.stem}-{digest}{STYLE_FILE.suffix}"
+    return f"{STYLE_FILE.stem}-{value_hash(found_from)}{STYLE_FILE.suffix}"
 
 
 class StyleScore(msgspec.Struct, frozen=True, kw_only=True):
