@@ -88,13 +88,12 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     cost: float | None = None  # of these; None: no prices were given
 
     def __str__(self) -> str:
+        doubt = f"; {self.doubt}" if self.doubt else ""
         if self.asks:
             cost = "no prices were given" if self.cost is None else f"cost about {self.cost:.4g}"
             parts = ", ".join(f"{stage.stage} {stage.calls:,}" for stage in self.stages)
-            doubt = f"; {self.doubt}" if self.doubt else ""
             return f"{self.calls:,} requests to {self.asks} ({parts}), about {self.tokens:,} tokens, {cost}{doubt}"
         parts = ", ".join(f"{stage.stage} {span(stage.seconds)}" for stage in self.stages)
-        doubt = f"; {self.doubt}" if self.doubt else ""
         return (
             f"about {span(self.seconds)}, {self.calls:,} calls, {self.tokens:,} tokens, "
             f"{self.memory_bytes / 1e9:.1f} GB of memory ({parts}){doubt}"

@@ -26,6 +26,8 @@ from fourshot.pipeline.work_counts import Counts
 from fourshot.pipeline.work_folder import UNALIGNED, Layout
 from fourshot.training.jobs.cluster import check_cluster
 
+WHO_READS = {"adapters": "the adapters that are named", "icl": "the base model, shown the shots,", "none": "nobody,"}
+
 
 def make_corpus(
     tasks: Mapping[str, Task | FourshotError],
@@ -54,7 +56,14 @@ def make_corpus(
         if layout.align != settings.align:
             on_event(Event(stage="corpus", message=UNALIGNED))
         settings = msgspec.structs.replace(settings, align=layout.align)
-        manifest = _manifest(settings, corpus, base)
+        manifest = CorpusManifest(
+            prompt_version=version_of(settings.prompt_style),
+            settings=settings,
+            model_name=base.name,
+            model_revision=base.revision,
+            format=corpus.format,
+            versions=installed_versions(),
+        )
         files.forget_unstarted(manifest)
         failed = {name: task for name, task in tasks.items() if isinstance(task, FourshotError)}
         briefs: dict[str, TaskBrief] = {}
@@ -71,8 +80,8 @@ def make_corpus(
         for name, fault in failed.items():  # now: the others may take hours
             on_event(Event(stage="corpus", message=f"{name} drops out: {' '.join(str(fault).split())}"))
         if ignored := [name for name in ("in_context", "num_encoders") if getattr(settings.annotate, name)]:
-            named = " and ".join(f"annotate.{name}" for name in ignored)
-            message = f"{named} counts for nothing here: a corpus is read by {_who_reads(settings)} alone"
+            named, reads = " and ".join(f"annotate.{name}" for name in ignored), WHO_READS[settings.annotate.annotator]
+            message = f"{named} counts for nothing here: a corpus is read by {reads} alone"
             on_event(Event(stage="corpus", message=message))
         files.claim(manifest)
         files.keep_layout(layout)
@@ -123,11 +132,6 @@ def _check(tasks: Mapping[str, Task | FourshotError], settings: RunSettings, cor
         )
 
 
-def _who_reads(settings: RunSettings) -> str:
-    by = {"adapters": "the adapters that are named", "icl": "the base model, shown the shots,", "none": "nobody,"}
-    return by[settings.annotate.annotator]
-
-
 def _readers(task: Task, corpus: CorpusSettings, base: ResolvedModel) -> tuple[Reader, ...]:
     return readers_of(task, Path(corpus.adapters), base) if corpus.adapters else ()
 
@@ -169,14 +173,3 @@ def _styled(
         for name, brief in briefs.items()
         if (written := files.style(name))
     }
-
-
-def _manifest(settings: RunSettings, corpus: CorpusSettings, base: ResolvedModel) -> CorpusManifest:
-    return CorpusManifest(
-        prompt_version=version_of(settings.prompt_style),
-        settings=settings,
-        model_name=base.name,
-        model_revision=base.revision,
-        format=corpus.format,
-        versions=installed_versions(),
-    )

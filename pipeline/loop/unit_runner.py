@@ -31,7 +31,7 @@ from fourshot.pipeline.loop.units import (
     UnitResult,
     all_faulty,
 )
-from fourshot.pipeline.synthesis.annotate import Annotator, annotator_of
+from fourshot.pipeline.synthesis.annotate import InContextAnnotator
 from fourshot.pipeline.synthesis.attributes import Attributes, list_attributes
 from fourshot.pipeline.synthesis.committee import Committee
 from fourshot.pipeline.synthesis.drawing import DrawPrompt, PromptSource, draw_sampling, likeliest
@@ -170,13 +170,22 @@ class _Task:
         self.brief, self._engine = brief, engine
         self._sources: dict[str, PromptSource] = {}  # by class, from the first draw on
         self._listed: dict[str, Attributes] = {}  # by this worker, and not yet sent to the driver
-        self._annotator: Annotator | None = None
         self._has_told_evidence = False
 
     @cached_property
     def _filter(self) -> TextFilter:
         """Of drawn texts; a task whose texts are only read needs none, and may have no shots."""
         return TextFilter(self.brief.shots, self.brief.settings.filter, task=self.brief.task)
+
+    @cached_property
+    def _annotator(self) -> InContextAnnotator | Committee:
+        """Raises InputError where the settings ask for nobody, or for missing adapters."""
+        brief, asked = self.brief, self.brief.settings.annotate.annotator
+        if asked == "icl":
+            return InContextAnnotator(self._engine, brief.task, brief.shots, brief.settings, brief.chat)
+        if asked == "adapters":
+            return Committee(self._engine, brief.task, brief.readers, brief.settings, brief.shots)
+        raise InputError("The settings ask for no annotator (annotate.annotator is 'none'), so nobody can read texts.")
 
     def prepare(self) -> None:
         """Know the prompts of every class; attributes are listed where the brief has none."""
@@ -255,13 +264,8 @@ class _Task:
         self, texts: Sequence[str], folds: Sequence[int | None] = ()
     ) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
         """The annotator's scores, uncalibrated, nats [num_texts, num_labels]; of a committee, how far it agrees."""
-        if self._annotator is None:
-            brief = self.brief
-            self._annotator = annotator_of(
-                self._engine, brief.task, brief.shots, brief.settings, brief.readers, brief.chat
-            )
         if not isinstance(self._annotator, Committee):
-            return tuple(map(tuple, self._annotator.scores(texts, folds).astype(np.float64).tolist())), ()
+            return tuple(map(tuple, self._annotator.scores(texts).astype(np.float64).tolist())), ()
         probabilities, agreement = self._annotator.read(texts, folds)
         return tuple(map(tuple, np.log(probabilities).tolist())), tuple(agreement.tolist())
 

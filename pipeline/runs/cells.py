@@ -4,6 +4,7 @@ What depends on the shots, the style of prompts and what is learnt of a text, is
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import get_args
@@ -149,13 +150,9 @@ class Cells:
                 self._root,
                 flat=self._flat,
                 chats=chats,
-                align=self.with_filler,
+                align=partial(aligned, task=self._task, engine=EngineSettings(model=self._model.path)),
             )
         return self._cells[key]
-
-    def with_filler(self, form: PromptFormat, shots: Sequence[Example] = ()) -> PromptFormat:
-        """``form`` of prompts with these shots, aligned."""
-        return aligned(form, self._task, EngineSettings(model=self._model.path), shots)
 
     def style_file(self, examples: SeedExamples) -> Path:
         """Where the prompt style of a seed's shots is written down, named by all that it is found from."""

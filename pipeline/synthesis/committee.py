@@ -127,12 +127,6 @@ class Committee:
             reader, shown=tuple(index for index in reader.shown if self._shots[index] in fitting)
         )
 
-    def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
-        """Log-probabilities, float64 [num_texts, num_labels]."""
-        import numpy as np
-
-        return np.log(self.probabilities(texts, folds))
-
     def probabilities(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
         """Float64 [num_texts, num_labels]; each row sums to one."""
         return self.read(texts, folds)[0]
@@ -140,7 +134,8 @@ class Committee:
     def read(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "tuple[np.ndarray, np.ndarray]":
         """(probabilities, agreement): agreement [num_texts] is the share of the readers that say the likeliest label.
 
-        The adapters of folds are one reader: of each text, those that did not see it.
+        ``folds``: of each text, the fold whose adapter did not see it in training; None or left out: none saw it. The
+        adapters of folds are one reader: of each text, those that did not see it.
         """
         import numpy as np
 
