@@ -66,7 +66,8 @@ class _Remaining:
     def __init__(self, experiment: Experiment, speed: Speed) -> None:
         self._experiment, self._speed = experiment, speed
         cells = (*experiment.trials, *experiment.writers, *experiment.cells)
-        self._counts = {cell.key: self._counted(cell) for cell in cells}
+        task, path = experiment.task, experiment.model.path
+        self._counts = {cell.key: Counts(task, cell.shots, cell.settings, path) for cell in cells}
 
     def work(self, *, classifies: bool) -> list[Work]:
         """Unless it ``classifies``, nothing is trained but annotators."""
@@ -80,9 +81,6 @@ class _Remaining:
             *self._classifiers(),
             *self._measuring(),
         ]
-
-    def _counted(self, cell: MethodCell) -> Counts:
-        return Counts(self._experiment.task, cell.shots, cell.settings, self._experiment.model.path)
 
     def _pool_rounds(self, writer: MethodCell) -> list[int]:
         """Draws per class."""
@@ -139,17 +137,15 @@ class _Remaining:
                     settings = msgspec.structs.replace(writer.settings, annotate=alone)
                     of_shots = msgspec.structs.replace(writer, settings=settings)
                     known = annotator_jobs(experiment.task, experiment.model.revision, of_shots)
-                pool = sum(self._pool_rounds(writer)) * self._speed.well_formed * len(experiment.task.labels)
-                seen = len(writer.shots) + round(min(pool, self._most_pool(writer)) * (1 - 1 / annotate.folds))
+                labels = len(experiment.task.labels)
+                pool = sum(self._pool_rounds(writer)) * self._speed.well_formed * labels
+                most = writer.settings.pool_per_class(labels) * labels
+                seen = len(writer.shots) + round(min(pool, most) * (1 - 1 / annotate.folds))
                 brief = msgspec.structs.replace(writer.settings.train, num_epochs=annotate.fold_epochs)
                 fold = self._counts[writer.key].training(seen, brief, writer.form)
                 work.append(_at("train the annotators", fold * annotate.folds))
             jobs |= {job.key: (job, writer) for job in known}
         return [*work, *self._trainings("train the annotators", jobs)]
-
-    def _most_pool(self, writer: MethodCell) -> int:
-        num_labels = len(self._experiment.task.labels)
-        return writer.settings.pool_per_class(num_labels) * num_labels
 
     def _trainings(self, stage: str, jobs: dict[str, tuple[TrainingJob, MethodCell]]) -> list[Work]:
         return [

@@ -53,6 +53,7 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
         return of_shots
     brief = msgspec.structs.replace(settings.train, num_epochs=annotate.fold_epochs)
     form = writer.worded["task"]
+    shots = classification_examples(task, writer.shots, form, weight=settings.shot_weight)
     drawn = [candidate for candidate, _ in finished_pairs(writer.folder.pool)]
     fold_of = pool_folds(writer.folder.pool, annotate.folds)
     of_folds = []
@@ -63,7 +64,7 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
             for candidate in drawn
             if fold_of.get(candidate.id, fold) != fold
         ]
-        job = as_job(_shots_and(task, writer, believed, form))
+        job = as_job(shots + classification_examples(task, believed, form))
         of_folds.append(msgspec.structs.replace(job, settings=brief))
     return of_shots + of_folds
 
@@ -227,13 +228,6 @@ def soft_examples(
         else example
         for example, (candidate, verdict) in zip(classification_examples(task, read_as, form), kept, strict=True)
     )
-
-
-def _shots_and(
-    task: Task, cell: MethodCell, synthetic: Sequence[Example], form: PromptFormat
-) -> tuple[TrainingExample, ...]:
-    shots = classification_examples(task, cell.shots, form, weight=cell.settings.shot_weight)
-    return shots + classification_examples(task, synthetic, form)
 
 
 def _training_job(
