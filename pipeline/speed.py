@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.core import Adapter, Engine, EngineSettings
+from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.fake_engine import DISAGREES, NUM_WORDS, fake_settings, is_fake
 from fourshot.engine.files import read_json, write_json
@@ -232,7 +232,12 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
         """Seconds for a computed prompt token."""
         form = PromptFormat(verbalizer="token" if adapter else "word")
         prompts = [reading_prompt(task, text, form, shots if shown else ()) for text in texts[:count]]
-        return _per_token(engine, lambda: engine.score(prompts, task.label_words, adapter, form.verbalizer))
+        engine.reset_prefix_cache()
+        before = engine.stats()
+        engine.score(prompts, task.label_words, adapter, form.verbalizer)
+        after = engine.stats()
+        computed = after.prompt_tokens - before.prompt_tokens - (after.cached_tokens - before.cached_tokens)
+        return (after.busy_s - before.busy_s) / max(1, computed)
 
     def draw(per_class: int, number: int) -> tuple[float, int, float]:
         """Seconds beside those for prompts, tokens, and the share of texts that are well-formed."""
@@ -265,15 +270,6 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
             "well_formed": well_formed,
         }
     )
-
-
-def _per_token(engine: Engine, do: Callable[[], object]) -> float:
-    engine.reset_prefix_cache()
-    before = engine.stats()
-    do()
-    after = engine.stats()
-    computed = after.prompt_tokens - before.prompt_tokens - (after.cached_tokens - before.cached_tokens)
-    return (after.busy_s - before.busy_s) / max(1, computed)
 
 
 def _fake_speed(**fields: float) -> Speed:

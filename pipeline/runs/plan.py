@@ -179,13 +179,10 @@ class _Remaining:
         wordings += ["task"] if annotate.folds else []
         forms = [msgspec.structs.replace(writer.form, wording=wording) for wording in wordings]
         counts = self._counts[writer.key]
-        by_encoders = annotate.num_encoders if annotate.annotator == "adapters" else 0
-        read = Work(stage="", calls=texts * by_encoders, prompt_tokens=self._encoded(texts * by_encoders, counts))
+        encoded = texts * annotate.num_encoders if annotate.annotator == "adapters" else 0
+        tokens = encoded * counts.text_tokens * self._encoder_share if encoded else 0.0  # as if the base read them
+        read = Work(stage="", calls=encoded, prompt_tokens=tokens)
         return read + counts.committee(texts, forms, writer.shots, writer.form.chat)
-
-    def _encoded(self, texts: float, counts: Counts) -> float:
-        """Tokens of so many texts that encoders read, as if the base read them."""
-        return texts * counts.text_tokens * self._encoder_share if texts else 0.0
 
     def _classifiers(self) -> list[Work]:
         experiment, work = self._experiment, list[Work]()

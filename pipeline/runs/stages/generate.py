@@ -83,9 +83,6 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
 
     needs_process: ClassVar[bool] = False  # the engines are in processes of their own
 
-    def is_finished(self, item: TextsItem) -> bool:
-        return item.is_finished
-
     def run(self, on_event: OnEvent) -> list[FailedJob]:
         items = [item for item in self.items if not item.is_finished]
         if not items:
