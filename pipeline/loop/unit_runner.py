@@ -41,7 +41,6 @@ from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.tasks.types import Task
 
 Inbox = queue.SimpleQueue[TaskBrief | Unit | None]  # None: nothing more will come
-OnProgress = Callable[[UnitProgress], None]
 
 
 class _Sampled(NamedTuple):
@@ -51,13 +50,6 @@ class _Sampled(NamedTuple):
     prompts: Sequence[tuple[int, DrawPrompt]]  # with the number of the text, in the order of the requests
     sampling: Sampling
     completions: Generator[Completion, None, None]
-
-
-class _Running(NamedTuple):
-    """A unit that has begun."""
-
-    unit: Unit
-    slices: Sequence[_Sampled] = ()
 
 
 def work(engine: Engine, inbox: Inbox, give: Callable[[UnitResult | UnitProgress], None]) -> None:
@@ -87,11 +79,11 @@ def work(engine: Engine, inbox: Inbox, give: Callable[[UnitResult | UnitProgress
 class UnitRunner:
     """Does units on one engine, several of them in the engine at once."""
 
-    def __init__(self, engine: Engine, on_progress: OnProgress = lambda progress: None) -> None:
+    def __init__(self, engine: Engine, on_progress: Callable[[UnitProgress], None] = lambda progress: None) -> None:
         self._engine, self._on_progress = engine, on_progress
         self._name = f"{os.uname().nodename}/{os.getpid()}"
         self._tasks: dict[str, _Task] = {}
-        self._running: deque[_Running] = deque()
+        self._running: deque[tuple[Unit, Sequence[_Sampled]]] = deque()  # that have begun
 
     @property
     def is_busy(self) -> bool:
@@ -114,7 +106,7 @@ class UnitRunner:
             return all_faulty(unit, task.brief.task.name, "sample", str(error))
         except FourshotError as error:
             return self._failed(unit, error)
-        self._running.append(_Running(unit, slices))
+        self._running.append((unit, slices))
         return None
 
     def finish(self, meanwhile: Callable[[], None] = lambda: None) -> UnitResult:

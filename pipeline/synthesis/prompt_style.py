@@ -87,8 +87,10 @@ def tried_style(engine: Engine, trial: StyleTrial) -> ChosenStyle:
         plain, chat = (read_shots(engine, trial.task, shots, form) for form in forms)
     except InputError as error:
         return ChosenStyle(reason=f"chat could not be tried on the shots: {error}")
+    # Plain text wins ties, and where accuracy and certainty disagree.
+    is_better = chat.accuracy >= plain.accuracy and chat.log_probability > plain.log_probability
     return ChosenStyle(
-        chat=trial.chat if _is_better(chat, plain) else None,
+        chat=trial.chat if is_better else None,
         reason=(
             f"of {plain.shots} shots, each read in context of the others, {100 * plain.accuracy:.0f} % are read "
             f"rightly as plain text and {100 * chat.accuracy:.0f} % in chat (log-probability "
@@ -138,8 +140,3 @@ def _leave_one_out(task: Task, shots: Sequence[Example], form: PromptFormat) -> 
     return [
         reading_prompt(task, shot.text, form, [*shots[:index], *shots[index + 1 :]]) for index, shot in enumerate(shots)
     ]
-
-
-def _is_better(chat: StyleScore, plain: StyleScore) -> bool:
-    """Plain text wins ties, and where accuracy and certainty disagree."""
-    return chat.accuracy >= plain.accuracy and chat.log_probability > plain.log_probability
