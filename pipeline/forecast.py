@@ -12,7 +12,7 @@ import msgspec
 
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import Event, OnEvent, span
-from fourshot.pipeline.speed import Speed, known_speed
+from fourshot.pipeline.speed import ANY_SPEED, Speed, known_speed
 from fourshot.training.jobs.at_once import width
 
 FORECAST_FILE = "forecast.json"
@@ -179,8 +179,3 @@ def foretell(
     told = forecast(work_of(speed), speed, lambda trainings: width(model.path, trainings).at_once)
     on_event(Event(stage="forecast", message=str(told)))
     return told
-
-
-ANY_SPEED = msgspec.convert(
-    {name: 0 for name in Speed.__struct_fields__ if name.endswith(("_s", "_bytes"))}, Speed
-)  # to see whether there is any work

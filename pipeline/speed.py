@@ -65,6 +65,10 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
         return ""
 
 
+# A machine on which nothing takes time: to see whether there is any work, and for the engine without a model.
+ANY_SPEED = msgspec.convert({name: 0 for name in Speed.__struct_fields__ if name.endswith(("_s", "_bytes"))}, Speed)
+
+
 class TrainerProbe(msgspec.Struct, frozen=True, kw_only=True, tag="trainer"):
     """Train for some steps, into ``folder``."""
 
@@ -103,7 +107,7 @@ def known_speed(
     if is_fake(model.path):
         seconds = fake_settings(model.path).delay_s / NUM_WORDS
         kept = 1 - 1 / DISAGREES
-        return _fake_speed(output_token_s=seconds, accepted=kept)
+        return msgspec.structs.replace(ANY_SPEED, output_token_s=seconds, well_formed=1.0, accepted=kept)
     machine = value_hash((describe_hardware(), available_cores(), installed_versions()))
     file = home() / "speed" / f"{model.revision}-{machine}.json"
     if file.exists() and not anew:
@@ -270,12 +274,6 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
             "well_formed": well_formed,
         }
     )
-
-
-def _fake_speed(**fields: float) -> Speed:
-    """Of the engine without a model: nothing but what it is told to take."""
-    plain = dict.fromkeys([name for name in Speed.__struct_fields__ if name.endswith("_s")], 0.0)
-    return msgspec.convert({**plain, "engine_bytes": 0, "trainer_bytes": 0, "well_formed": 1.0, **fields}, Speed)
 
 
 if __name__ == "__main__":
