@@ -9,7 +9,7 @@ import msgspec
 from fourshot.engine.alignment import Filler
 from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.chat import ChatTurns
-from fourshot.engine.core import Verbalizer
+from fourshot.engine.core import Adapter, Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.files import read_json
 from fourshot.engine.hub import at_revision
@@ -17,6 +17,7 @@ from fourshot.engine.models import ResolvedModel, broken_shards, resolve_model
 from fourshot.engine.probe import Probe, Probed
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.earlier_names import decode_stored
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION, PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS, LongTexts
@@ -88,6 +89,16 @@ class AdapterCard(msgspec.Struct, frozen=True, kw_only=True):
     def align(self) -> bool:
         """Whether its task's prompts have filler in front, those with shots too."""
         return self.filler is not None
+
+    def reader(self, adapter: Path) -> Reader:
+        """The adapter in this folder as an annotator."""
+        return Reader(
+            adapter=Adapter(name=self.name, path=str(adapter.resolve())),
+            wording=self.wording,
+            chat=self.chat,
+            filler=self.filler,
+            verbalizer=self.verbalizer,
+        )
 
     def prompt(self, text: str, shots: Sequence[Example] = ()) -> str:
         """What the adapter is asked about ``text``, as in training; with ``shots``, what the base is asked."""

@@ -12,7 +12,7 @@ import msgspec
 
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import Event, OnEvent, span
-from fourshot.pipeline.speed import Speed, known_speed
+from fourshot.pipeline.speed import ANY_SPEED, Speed, known_speed
 from fourshot.training.jobs.at_once import width
 
 FORECAST_FILE = "forecast.json"
@@ -88,13 +88,12 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     cost: float | None = None  # of these; None: no prices were given
 
     def __str__(self) -> str:
+        doubt = f"; {self.doubt}" if self.doubt else ""
         if self.asks:
             cost = "no prices were given" if self.cost is None else f"cost about {self.cost:.4g}"
             parts = ", ".join(f"{stage.stage} {stage.calls:,}" for stage in self.stages)
-            doubt = f"; {self.doubt}" if self.doubt else ""
             return f"{self.calls:,} requests to {self.asks} ({parts}), about {self.tokens:,} tokens, {cost}{doubt}"
         parts = ", ".join(f"{stage.stage} {span(stage.seconds)}" for stage in self.stages)
-        doubt = f"; {self.doubt}" if self.doubt else ""
         return (
             f"about {span(self.seconds)}, {self.calls:,} calls, {self.tokens:,} tokens, "
             f"{self.memory_bytes / 1e9:.1f} GB of memory ({parts}){doubt}"
@@ -180,8 +179,3 @@ def foretell(
     told = forecast(work_of(speed), speed, lambda trainings: width(model.path, trainings).at_once)
     on_event(Event(stage="forecast", message=str(told)))
     return told
-
-
-ANY_SPEED = msgspec.convert(
-    {name: 0 for name in Speed.__struct_fields__ if name.endswith(("_s", "_bytes"))}, Speed
-)  # to see whether there is any work

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.core import Adapter, Engine, EngineSettings
+from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.fake_engine import DISAGREES, NUM_WORDS, fake_settings, is_fake
 from fourshot.engine.files import read_json, write_json
@@ -65,6 +65,10 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
         return ""
 
 
+# A machine on which nothing takes time: to see whether there is any work, and for the engine without a model.
+ANY_SPEED = msgspec.convert({name: 0 for name in Speed.__struct_fields__ if name.endswith(("_s", "_bytes"))}, Speed)
+
+
 class TrainerProbe(msgspec.Struct, frozen=True, kw_only=True, tag="trainer"):
     """Train for some steps, into ``folder``."""
 
@@ -103,7 +107,7 @@ def known_speed(
     if is_fake(model.path):
         seconds = fake_settings(model.path).delay_s / NUM_WORDS
         kept = 1 - 1 / DISAGREES
-        return _fake_speed(output_token_s=seconds, accepted=kept)
+        return msgspec.structs.replace(ANY_SPEED, output_token_s=seconds, well_formed=1.0, accepted=kept)
     machine = value_hash((describe_hardware(), available_cores(), installed_versions()))
     file = home() / "speed" / f"{model.revision}-{machine}.json"
     if file.exists() and not anew:
@@ -232,7 +236,12 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
         """Seconds for a computed prompt token."""
         form = PromptFormat(verbalizer="token" if adapter else "word")
         prompts = [reading_prompt(task, text, form, shots if shown else ()) for text in texts[:count]]
-        return _per_token(engine, lambda: engine.score(prompts, task.label_words, adapter, form.verbalizer))
+        engine.reset_prefix_cache()
+        before = engine.stats()
+        engine.score(prompts, task.label_words, adapter, form.verbalizer)
+        after = engine.stats()
+        computed = after.prompt_tokens - before.prompt_tokens - (after.cached_tokens - before.cached_tokens)
+        return (after.busy_s - before.busy_s) / max(1, computed)
 
     def draw(per_class: int, number: int) -> tuple[float, int, float]:
         """Seconds beside those for prompts, tokens, and the share of texts that are well-formed."""
@@ -265,21 +274,6 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
             "well_formed": well_formed,
         }
     )
-
-
-def _per_token(engine: Engine, do: Callable[[], object]) -> float:
-    engine.reset_prefix_cache()
-    before = engine.stats()
-    do()
-    after = engine.stats()
-    computed = after.prompt_tokens - before.prompt_tokens - (after.cached_tokens - before.cached_tokens)
-    return (after.busy_s - before.busy_s) / max(1, computed)
-
-
-def _fake_speed(**fields: float) -> Speed:
-    """Of the engine without a model: nothing but what it is told to take."""
-    plain = dict.fromkeys([name for name in Speed.__struct_fields__ if name.endswith("_s")], 0.0)
-    return msgspec.convert({**plain, "engine_bytes": 0, "trainer_bytes": 0, "well_formed": 1.0, **fields}, Speed)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class Generator:
         check_unicode(inputs)
         rows = self._writer.encode(self._prompts(inputs))
         if self.card.architecture == "causal":
-            check_lengths(rows, self.card.max_target_tokens, self._most_tokens)
+            check_lengths(rows, self.card.max_target_tokens, self._writer.most_tokens)
         return [len(ids) for ids in rows]
 
     def generate(self, inputs: Sequence[str]) -> list[TextWritten]:
@@ -116,7 +116,7 @@ class Generator:
         lengths = self.count_tokens(inputs)
         if not lengths:
             return []
-        most = self._most_tokens
+        most = self._writer.most_tokens
         return [
             TextWritten(
                 text=text,
@@ -131,10 +131,6 @@ class Generator:
         ]
 
     write = generate
-
-    @property
-    def _most_tokens(self) -> int:
-        return self._writer.most_tokens
 
     def _prompts(self, inputs: Sequence[str]) -> list[str]:
         if self.card.architecture == "seq2seq":

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.files import append_lines, check_mounted, keep_lines, read_lines, write_json
 from fourshot.pipeline.synthesis.earlier_names import decode_stored
+from fourshot.pipeline.tasks.faults import clipped
 
 MANIFEST_FILE = "manifest.json"
 LAYOUT_FILE = "layout.json"  # how prompts are laid out; not where they have no filler, as in earlier versions
@@ -144,6 +145,10 @@ class WorkFolder:
                 "another folder (--out), or remove this one to start anew."
             ) from error
 
+    def find(self, name: str, kind: type[T]) -> T | None:
+        """The same; None where there is no such file."""
+        return self.read(name, kind) if self.has(name) else None
+
     def append(self, name: str, values: Iterable[Any]) -> None:
         """Add lines and have them on the disk before returning."""
         append_lines(self.path / name, values)
@@ -162,12 +167,7 @@ def _differences(theirs: Any, ours: Any, at: str = "") -> Iterator[str]:
         for key in sorted(theirs.keys() | ours.keys()):
             yield from _differences(theirs.get(key), ours.get(key), f"{at}.{key}" if at else key)
     elif theirs != ours:
-        yield f"{at}: the folder has {_short(theirs)}, this run has {_short(ours)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        yield f"{at}: the folder has {clipped(repr(theirs), 60)}, this run has {clipped(repr(ours), 60)}"
 
 
 def lead(link: Path, target: Path) -> None:

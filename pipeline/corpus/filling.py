@@ -18,7 +18,7 @@ from fourshot.pipeline.corpus.sink import ShardSink, replayed
 from fourshot.pipeline.corpus.summary import ClassOutcome, CorpusSummary, class_outcomes, counted
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast, foretell
-from fourshot.pipeline.loop.counts import ClassCounts, ShortClass, short_run_error
+from fourshot.pipeline.loop.counts import ClassCounts, short_run_error
 from fourshot.pipeline.loop.driver import Driver, Sink
 from fourshot.pipeline.loop.progress import ProgressReporter, Rates
 from fourshot.pipeline.loop.units import TaskBrief
@@ -68,12 +68,12 @@ class Filling:
             raise
         if told:
             told = told.beside({STAGE: time.perf_counter() - began})
-            self._files.files.write(FORECAST_FILE, told)
+            self._files.write(FORECAST_FILE, told)
         summary, counts = self._put_down(is_last=True)
         if self._briefs.keys() <= self._failed.keys():
             raise next(iter(self._failed.values()))
         short = [
-            ShortClass(f"{name}, {label}", of_task.by_label[label])
+            (f"{name}, {label}", of_task.by_label[label])
             for name, of_task in counts.items()
             for label in of_task.missing
             if of_task.has_stalled(label)
@@ -91,7 +91,7 @@ class Filling:
                     readers = [reader for brief in self._briefs.values() for reader in brief.readers]
                     engine = engine_settings(
                         self._base.path,
-                        readers,
+                        [reader.adapter for reader in readers],
                         MOST_LORAS,
                         compiled=self._compiled,
                         gpus=self._corpus.gpus_per_engine,

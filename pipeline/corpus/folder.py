@@ -87,19 +87,15 @@ class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
     units: tuple[DrawRecord, ...]
 
 
-class CorpusFolder:
+class CorpusFolder(WorkFolder):
     """The shards of a corpus, and what is known of its tasks."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.files = WorkFolder(path)
 
     def forget_unstarted(self, manifest: CorpusManifest) -> None:
         """Drop what a start with other settings left, where no text came of it: its engine did not open, say."""
-        known, journal = _read_or_none(self.files, CorpusManifest), self.files.has(JOURNAL_FILE)
+        known, journal = _read_or_none(self, CorpusManifest), self.has(JOURNAL_FILE)
         if known and known.kind == manifest.kind and known.identity() != manifest.identity() and not journal:
             shutil.rmtree(self.path / "tasks", ignore_errors=True)
-            self.files.write(MANIFEST_FILE, manifest)
+            self.write(MANIFEST_FILE, manifest)
 
     def forget_unstarted_task(self, manifest: TaskManifest) -> None:
         """The same for one task, where its file was changed after a start."""
@@ -108,12 +104,8 @@ class CorpusFolder:
         if known and known.identity() != manifest.identity() and not any(one.task == name for one in self.journal()):
             shutil.rmtree(folder.path)
 
-    def claim(self, manifest: CorpusManifest) -> None:
-        """Make the folder this corpus's, or continue it. Raises RunFolderError if it holds something else."""
-        self.files.claim(manifest)
-
     def manifest(self) -> CorpusManifest:
-        return self.files.read(MANIFEST_FILE, CorpusManifest)
+        return self.read(MANIFEST_FILE, CorpusManifest)
 
     def tasks(self) -> list[str]:
         """Names of all tasks that were begun, in this call or an earlier one."""
@@ -132,7 +124,7 @@ class CorpusFolder:
     def journal(self) -> list[ShardRecord]:
         """Raises RunFolderError where a line is none, or cannot have been written so."""
         try:
-            lines, last = self.files.lines(JOURNAL_FILE, ShardRecord), dict[str, int]()
+            lines, last = self.lines(JOURNAL_FILE, ShardRecord), dict[str, int]()
             for line in lines:
                 last[line.task] = check_records(line.rows, line.units, last.get(line.task, -1))
             return lines
@@ -149,8 +141,8 @@ class CorpusFolder:
         are a sign that the journal was lost.
         """
         shards = self.journal()
-        self.files.keep_lines(JOURNAL_FILE, len(shards))
-        self.files.keep_lines(ERRORS_FILE, sum(shard.faults for shard in shards))
+        self.keep_lines(JOURNAL_FILE, len(shards))
+        self.keep_lines(ERRORS_FILE, sum(shard.faults for shard in shards))
         known = {shard.file for shard in shards if shard.file}
         there = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if _READ.match(file.name)}
         strangers = sorted(there - known)
@@ -203,9 +195,9 @@ class CorpusFolder:
         name = f"data/{task}/{number:06d}.{kind}" if rows else ""
         sha256 = self._write_rows(name, rows, kind)
         if faults:
-            self.files.append(ERRORS_FILE, faults)
+            self.append(ERRORS_FILE, faults)
         shard = ShardRecord(task=task, file=name, rows=len(rows), sha256=sha256, faults=len(faults), units=tuple(units))
-        self.files.append(JOURNAL_FILE, [shard])
+        self.append(JOURNAL_FILE, [shard])
         return shard
 
     def replace_shard(
@@ -219,7 +211,7 @@ class CorpusFolder:
         sha256 = self._write_rows(name, rows, self.manifest().format)
         new_faults = [fault for fault in faults if fault not in known]
         if new_faults:
-            self.files.append(ERRORS_FILE, new_faults)
+            self.append(ERRORS_FILE, new_faults)
         new = ShardRecord(
             task=old.task,
             file=name,
@@ -255,16 +247,14 @@ class CorpusFolder:
         return (row.text for row in self.rows(shards))
 
     def faults(self) -> list[DrawFault]:
-        return self.files.lines(ERRORS_FILE, DrawFault)
+        return self.lines(ERRORS_FILE, DrawFault)
 
     def shots(self, task: str) -> list[Example] | None:
         """The shots of a task, or None where it was not begun."""
-        folder = self._of(task)
-        return folder.read("shots.json", list[Example]) if folder.has("shots.json") else None
+        return self._of(task).find("shots.json", list[Example])
 
     def calibration(self, task: str) -> Calibration | None:
-        folder = self._of(task)
-        return folder.read("annotator.json", Calibration) if folder.has("annotator.json") else None
+        return self._of(task).find("annotator.json", Calibration)
 
     def write_calibration(self, task: str, calibration: Calibration) -> None:
         self._of(task).write("annotator.json", calibration)
@@ -275,13 +265,11 @@ class CorpusFolder:
 
     def attributes(self, task: str) -> dict[str, Attributes]:
         """As an earlier process had them listed."""
-        folder = self._of(task)
-        return folder.read("attributes.json", dict[str, Attributes]) if folder.has("attributes.json") else {}
+        return self._of(task).find("attributes.json", dict[str, Attributes]) or {}
 
     def style(self, task: str) -> ChosenStyle | None:
         """How prompts of a task are put, where that had to be found out and was."""
-        folder = self._of(task)
-        return folder.read(STYLE_FILE.name, ChosenStyle) if folder.has(STYLE_FILE.name) else None
+        return self._of(task).find(STYLE_FILE.name, ChosenStyle)
 
     def write_style(self, task: str, style: ChosenStyle) -> None:
         self._of(task).write(STYLE_FILE.name, style)

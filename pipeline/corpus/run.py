@@ -26,6 +26,8 @@ from fourshot.pipeline.work_counts import Counts
 from fourshot.pipeline.work_folder import UNALIGNED, Layout
 from fourshot.training.jobs.cluster import check_cluster
 
+WHO_READS = {"adapters": "the adapters that are named", "icl": "the base model, shown the shots,", "none": "nobody,"}
+
 
 def make_corpus(
     tasks: Mapping[str, Task | FourshotError],
@@ -48,13 +50,20 @@ def make_corpus(
     files = CorpusFolder(folder)
     base = resolve_model(model)
     untried_style(settings.prompt_style, base.path, base.name)  # an error now, before the folder is claimed
-    with files.files.lock():
+    with files.lock():
         on_event(Event(stage="corpus", message=f"reading the data, tasks: {len(tasks)}"))
-        layout = files.files.layout(Layout(align=settings.align))
+        layout = files.layout(Layout(align=settings.align))
         if layout.align != settings.align:
             on_event(Event(stage="corpus", message=UNALIGNED))
         settings = msgspec.structs.replace(settings, align=layout.align)
-        manifest = _manifest(settings, corpus, base)
+        manifest = CorpusManifest(
+            prompt_version=version_of(settings.prompt_style),
+            settings=settings,
+            model_name=base.name,
+            model_revision=base.revision,
+            format=corpus.format,
+            versions=installed_versions(),
+        )
         files.forget_unstarted(manifest)
         failed = {name: task for name, task in tasks.items() if isinstance(task, FourshotError)}
         briefs: dict[str, TaskBrief] = {}
@@ -71,11 +80,11 @@ def make_corpus(
         for name, fault in failed.items():  # now: the others may take hours
             on_event(Event(stage="corpus", message=f"{name} drops out: {' '.join(str(fault).split())}"))
         if ignored := [name for name in ("in_context", "num_encoders") if getattr(settings.annotate, name)]:
-            named = " and ".join(f"annotate.{name}" for name in ignored)
-            message = f"{named} counts for nothing here: a corpus is read by {_who_reads(settings)} alone"
+            named, reads = " and ".join(f"annotate.{name}" for name in ignored), WHO_READS[settings.annotate.annotator]
+            message = f"{named} counts for nothing here: a corpus is read by {reads} alone"
             on_event(Event(stage="corpus", message=message))
         files.claim(manifest)
-        files.files.keep_layout(layout)
+        files.keep_layout(layout)
         for brief in briefs.values():
             files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
         briefs = _styled(files, briefs, base, settings, on_event)
@@ -123,11 +132,6 @@ def _check(tasks: Mapping[str, Task | FourshotError], settings: RunSettings, cor
         )
 
 
-def _who_reads(settings: RunSettings) -> str:
-    by = {"adapters": "the adapters that are named", "icl": "the base model, shown the shots,", "none": "nobody,"}
-    return by[settings.annotate.annotator]
-
-
 def _readers(task: Task, corpus: CorpusSettings, base: ResolvedModel) -> tuple[Reader, ...]:
     return readers_of(task, Path(corpus.adapters), base) if corpus.adapters else ()
 
@@ -169,14 +173,3 @@ def _styled(
         for name, brief in briefs.items()
         if (written := files.style(name))
     }
-
-
-def _manifest(settings: RunSettings, corpus: CorpusSettings, base: ResolvedModel) -> CorpusManifest:
-    return CorpusManifest(
-        prompt_version=version_of(settings.prompt_style),
-        settings=settings,
-        model_name=base.name,
-        model_revision=base.revision,
-        format=corpus.format,
-        versions=installed_versions(),
-    )

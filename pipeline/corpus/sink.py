@@ -32,11 +32,10 @@ class ShardSink:
         settings: CorpusSettings,
         progress: ProgressReporter,
         on_shard: Callable[[], object] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``shards``: those that are there. ``progress``: of all tasks together. ``on_shard``: after each new one."""
         self._folder, self._brief, self._shards, self._model = folder, brief, shards, model
-        self._settings, self._progress, self._on_shard, self._clock = settings, progress, on_shard, clock
+        self._settings, self._progress, self._on_shard = settings, progress, on_shard
         self._name, self._num_shards, self._has_calibration = brief.task.name, len(shards), bool(shards)
         self._records: list[DrawRecord] = []  # that are not on disk yet, with their rows and faults
         self._rows: list[CorpusRow] = []
@@ -55,7 +54,7 @@ class ShardSink:
         for record in (record for shard in self._shards for record in shard.units):
             kept = list(islice(texts, record.kept))
             self._ledger.restore([record], kept, {record.label: kept})
-        self._since_s = self._clock()  # the time that draws take counts, too: a kill would cost it
+        self._since_s = time.monotonic()  # the time that draws take counts, too: a kill would cost it
         return self._ledger
 
     def report(self, ledger: Ledger, message: UnitResult | UnitProgress) -> None:
@@ -80,7 +79,7 @@ class ShardSink:
 
     def write(self, *, only_due: bool = False) -> None:
         """Add a shard with all that waits; ``only_due``: where there are enough rows, or they have waited enough."""
-        is_due = self._clock() - self._since_s >= self._settings.shard_s
+        is_due = time.monotonic() - self._since_s >= self._settings.shard_s
         if not self._records or (only_due and not is_due and len(self._rows) < self._settings.rows_per_shard):
             return
         if not self._has_calibration and self._ledger.calibration is not None:
@@ -91,7 +90,7 @@ class ShardSink:
         )
         self._records, self._rows, self._faults = [], [], []
         self._num_shards += 1
-        self._since_s = self._clock()
+        self._since_s = time.monotonic()
         self._on_shard()
 
     def finish(self, ledger: Ledger) -> None:

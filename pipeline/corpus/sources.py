@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from fourshot.engine.core import Adapter
 from fourshot.engine.errors import AdapterError, InputError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.card import CARD_FILE, load_card
@@ -43,13 +42,7 @@ def readers_of(task: Task, folder: Path, model: ResolvedModel) -> tuple[Reader, 
                 f"{', '.join(card.task.label_words)}; the task file now has {', '.join(task.label_words)}. Train it "
                 "again, or name another folder (--adapters)."
             )
-        readers[card.name] = Reader(
-            adapter=Adapter(name=card.name, path=str(card_file.parent.resolve())),
-            wording=card.wording,
-            verbalizer=card.verbalizer,
-            chat=card.chat,
-            filler=card.filler,
-        )
+        readers[card.name] = card.reader(card_file.parent)
     if not readers:
         raise InputError(
             f"{folder} has no adapter for {task.name} on {model.name} ({model.revision}). Train one (fourshot train), "

@@ -2,7 +2,6 @@
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -153,15 +152,8 @@ def more_draws(count: ClassCount, wanted: int) -> str:
     return f"about {round((wanted - count.kept) / count.acceptance)} more draws"
 
 
-class ShortClass(NamedTuple):
-    """A class that stalled below what was wanted."""
-
-    title: str
-    so_far: ClassCount
-
-
-def short_run_error(short: Sequence[ShortClass], wanted: int, folder: str) -> ShortRunError:
-    """What is raised where classes have stalled; ``folder`` is where everything lies that there is."""
+def short_run_error(short: Sequence[tuple[str, ClassCount]], wanted: int, folder: str) -> ShortRunError:
+    """What is raised where classes have stalled, each with its title; all that there is lies in ``folder``."""
     lines = [
         f"  - {title}: {count.kept} of {wanted} kept from {count.drawn} draws ({accepted(count)}); "
         f"{more_draws(count, wanted)}"

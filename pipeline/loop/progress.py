@@ -1,7 +1,6 @@
 """What the loop says while it works: texts kept of those wanted, tokens, the prefix cache."""
 
 import time
-from collections.abc import Callable
 
 import msgspec
 
@@ -26,21 +25,13 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 class ProgressReporter:
     """Counts what comes in and reports it now and then."""
 
-    def __init__(
-        self,
-        on_event: OnEvent,
-        stage: str,
-        unit: str,
-        kept: int,
-        wanted: int,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
+    def __init__(self, on_event: OnEvent, stage: str, unit: str, kept: int, wanted: int) -> None:
         """``kept``: texts that are there already. ``wanted``: of all classes and tasks that are reported together."""
-        self._on_event, self._stage, self._unit, self._clock = on_event, stage, unit, clock
+        self._on_event, self._stage, self._unit = on_event, stage, unit
         self._kept, self._wanted = kept, wanted
         self._new = 0
         self._stats: dict[str, EngineStats] = {}  # of every engine, by name
-        self._began = self._reported_at = clock()
+        self._began = self._reported_at = time.perf_counter()
 
     def count(self, result: UnitResult) -> None:
         """Take note of the counters of an engine."""
@@ -58,11 +49,11 @@ class ProgressReporter:
 
     def is_due(self) -> bool:
         """Whether the last report is `REPORT_EVERY_S` old."""
-        return self._clock() - self._reported_at >= REPORT_EVERY_S
+        return time.perf_counter() - self._reported_at >= REPORT_EVERY_S
 
     def report(self, message: str, detail: str = "", figures: dict[str, float] | None = None) -> None:
         """Say how far all is; ``figures`` replace those of all engines so far."""
-        self._reported_at = self._clock()
+        self._reported_at = time.perf_counter()
         self._on_event(
             Event(
                 stage=self._stage,
@@ -77,7 +68,7 @@ class ProgressReporter:
 
     def rates(self, engine_starts: int = 0) -> Rates:
         """Since the beginning. Rows count against the clock, tokens against the time that engines were at work."""
-        seconds = self._clock() - self._began
+        seconds = time.perf_counter() - self._began
         prompt = sum(stats.prompt_tokens for stats in self._stats.values())
         cached = sum(stats.cached_tokens for stats in self._stats.values())
         output = sum(stats.output_tokens for stats in self._stats.values())

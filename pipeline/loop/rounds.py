@@ -14,7 +14,7 @@ from fourshot.engine.calibration import Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Engine
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.loop.counts import ClassCounts, ShortClass, records_of, short_run_error
+from fourshot.pipeline.loop.counts import ClassCounts, records_of, short_run_error
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.loop.plan import Biases, DrawPlan, RoundPlan, round_slices
 from fourshot.pipeline.loop.progress import ProgressReporter
@@ -85,7 +85,7 @@ class RoundSink:
         """The ledger as the finished rounds left it."""
         finished, candidates, verdicts = resume(self.folder)
         beside = self._pool or self.folder
-        attributes = beside.read(ATTRIBUTES_FILE, dict[str, Attributes]) if beside.has(ATTRIBUTES_FILE) else {}
+        attributes = beside.find(ATTRIBUTES_FILE, dict[str, Attributes]) or {}
         brief = TaskBrief(
             key=self.key,
             task=self._task,
@@ -95,12 +95,11 @@ class RoundSink:
             readers=self._readers,
             attributes=attributes,
         )
-        calibrated = self.folder.has(CALIBRATION_FILE)
         ledger = Ledger(
             brief,
             self._plan(brief),
             test_texts=self._test_texts(),
-            calibration=self.folder.read(CALIBRATION_FILE, Calibration) if calibrated else None,
+            calibration=self.folder.find(CALIBRATION_FILE, Calibration),
             folds=pool_folds(self._pool, self._settings.annotate.folds) if self._pool else None,
         )
         first = 0
@@ -155,7 +154,7 @@ class RoundSink:
     def finish(self, ledger: Ledger) -> None:
         counts = ledger.counts
         if counts.missing and not self._settings.allow_short:
-            short = [ShortClass(label, counts.by_label[label]) for label in counts.missing]
+            short = [(label, counts.by_label[label]) for label in counts.missing]
             raise short_run_error(short, counts.wanted, self.key)
         if self._done_file:
             kept = sum(sum(record.kept.values()) for record in self.folder.lines("rounds.jsonl", Round))

@@ -31,7 +31,7 @@ from fourshot.pipeline.loop.units import (
     UnitResult,
     all_faulty,
 )
-from fourshot.pipeline.synthesis.annotate import Annotator, annotator_of
+from fourshot.pipeline.synthesis.annotate import InContextAnnotator
 from fourshot.pipeline.synthesis.attributes import Attributes, list_attributes
 from fourshot.pipeline.synthesis.committee import Committee
 from fourshot.pipeline.synthesis.drawing import DrawPrompt, PromptSource, draw_sampling, likeliest, most_tokens
@@ -42,7 +42,6 @@ from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.tasks.types import Task
 
 Inbox = queue.SimpleQueue[TaskBrief | Unit | None]  # None: nothing more will come
-OnProgress = Callable[[UnitProgress], None]
 
 
 class _Sampled(NamedTuple):
@@ -52,13 +51,6 @@ class _Sampled(NamedTuple):
     prompts: Sequence[tuple[int, DrawPrompt]]  # with the number of the text, in the order of the requests
     sampling: Sampling
     completions: Generator[Completion, None, None]
-
-
-class _Running(NamedTuple):
-    """A unit that has begun."""
-
-    unit: Unit
-    slices: Sequence[_Sampled] = ()
 
 
 def work(engine: Engine, inbox: Inbox, give: Callable[[UnitResult | UnitProgress], None]) -> None:
@@ -88,11 +80,11 @@ def work(engine: Engine, inbox: Inbox, give: Callable[[UnitResult | UnitProgress
 class UnitRunner:
     """Does units on one engine, several of them in the engine at once."""
 
-    def __init__(self, engine: Engine, on_progress: OnProgress = lambda progress: None) -> None:
+    def __init__(self, engine: Engine, on_progress: Callable[[UnitProgress], None] = lambda progress: None) -> None:
         self._engine, self._on_progress = engine, on_progress
         self._name = f"{os.uname().nodename}/{os.getpid()}"
         self._tasks: dict[str, _Task] = {}
-        self._running: deque[_Running] = deque()
+        self._running: deque[tuple[Unit, Sequence[_Sampled]]] = deque()  # that have begun
 
     @property
     def is_busy(self) -> bool:
@@ -115,7 +107,7 @@ class UnitRunner:
             return all_faulty(unit, task.brief.task.name, "sample", str(error))
         except FourshotError as error:
             return self._failed(unit, error)
-        self._running.append(_Running(unit, slices))
+        self._running.append((unit, slices))
         return None
 
     def finish(self, meanwhile: Callable[[], None] = lambda: None) -> UnitResult:
@@ -171,13 +163,22 @@ class _Task:
         self.brief, self._engine = brief, engine
         self._sources: dict[str, PromptSource] = {}  # by class, from the first draw on
         self._listed: dict[str, Attributes] = {}  # by this worker, and not yet sent to the driver
-        self._annotator: Annotator | None = None
         self._has_told_evidence = False
 
     @cached_property
     def _filter(self) -> TextFilter:
         """Of drawn texts; a task whose texts are only read needs none, and may have no shots."""
         return TextFilter(self.brief.shots, self.brief.settings.filter, task=self.brief.task)
+
+    @cached_property
+    def _annotator(self) -> InContextAnnotator | Committee:
+        """Raises InputError where the settings ask for nobody, or for missing adapters."""
+        brief, asked = self.brief, self.brief.settings.annotate.annotator
+        if asked == "icl":
+            return InContextAnnotator(self._engine, brief.task, brief.shots, brief.settings, brief.chat)
+        if asked == "adapters":
+            return Committee(self._engine, brief.task, brief.readers, brief.settings, brief.shots)
+        raise InputError("The settings ask for no annotator (annotate.annotator is 'none'), so nobody can read texts.")
 
     def prepare(self) -> None:
         """Know the prompts of every class; attributes are listed where the brief has none."""
@@ -239,7 +240,8 @@ class _Task:
         for draw, reason in zip(draws, reasons, strict=True):
             answer = () if reason else next(answers)
             if isinstance(answer, str):
-                task, label, number = self.brief.task.name, draw.candidate.label, draw_number(draw.candidate)
+                task, label = self.brief.task.name, draw.candidate.label
+                number = int(draw.candidate.id.rpartition("-")[2])  # among the draws that are numbered with it
                 faults.append(DrawFault(task=task, label=label, draw=number, step="score", message=answer))
             else:
                 read.append(msgspec.structs.replace(draw, reason=reason, scores=answer))
@@ -262,20 +264,10 @@ class _Task:
         self, texts: Sequence[str], folds: Sequence[int | None] = ()
     ) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
         """The annotator's scores, uncalibrated, nats [num_texts, num_labels]; of a committee, how far it agrees."""
-        if self._annotator is None:
-            brief = self.brief
-            self._annotator = annotator_of(
-                self._engine, brief.task, brief.shots, brief.settings, brief.readers, brief.chat
-            )
         if not isinstance(self._annotator, Committee):
-            return tuple(map(tuple, self._annotator.scores(texts, folds).astype(np.float64).tolist())), ()
+            return tuple(map(tuple, self._annotator.scores(texts).astype(np.float64).tolist())), ()
         probabilities, agreement = self._annotator.read(texts, folds)
         return tuple(map(tuple, np.log(probabilities).tolist())), tuple(agreement.tolist())
-
-
-def draw_number(candidate: Candidate) -> int:
-    """Position of a text among the draws that are numbered with it."""
-    return int(candidate.id.rpartition("-")[2])
 
 
 def _draws(task: Task, unit: DrawUnit, sampled: _Sampled, best: Mapping[int, Completion]) -> Iterator[Draw]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fourshot.engine.adapters import rank_of, slot_rank
-from fourshot.engine.core import EngineSettings
+from fourshot.engine.core import Adapter, EngineSettings
 from fourshot.pipeline.loop.units import TaskBrief, Unit, UnitProgress, UnitResult
 from fourshot.pipeline.synthesis.committee import Reader
 
@@ -31,16 +31,14 @@ class Workers(Protocol):
 
 
 def engine_settings(
-    model: str, readers: Iterable[Reader], most_loras: int, *, compiled: bool = False, gpus: int = 1
+    model: str, adapters: Iterable[Adapter | None], most_loras: int, *, compiled: bool = False, gpus: int = 1
 ) -> EngineSettings:
-    """Of an engine on ``gpus`` GPUs that draws, and has texts read by ``readers``, at most ``most_loras`` adapters in
-    a batch.
-    """
-    adapters = {reader.adapter.name: reader.adapter for reader in readers if reader.adapter}
+    """Of an engine on ``gpus`` GPUs in which ``adapters`` answer, at most ``most_loras`` of them in a batch."""
+    named = {adapter.name: adapter for adapter in adapters if adapter}
     return EngineSettings(
         model=model,
-        max_loras=min(len(adapters), most_loras),
-        max_lora_rank=slot_rank(max(map(rank_of, adapters.values()), default=8)),
+        max_loras=min(len(named), most_loras),
+        max_lora_rank=slot_rank(max(map(rank_of, named.values()), default=8)),
         compile=compiled,
         gpus=gpus,
     )

@@ -132,30 +132,41 @@ def annotate_table(
 
 
 def foretell_annotation(
-    reader: NamedReader, given: TextTable, texts: int, on_event: OnEvent, *, tested: int = 0, anew: bool = False
+    reader: NamedReader,
+    given: TextTable | None,
+    texts: int,
+    on_event: OnEvent,
+    *,
+    tested: int = 0,
+    writes: int = 0,
+    anew: bool = False,
 ) -> Forecast | None:
     """Forecast what it takes to have ``texts`` texts of a table read, and tell; None for who reads without an engine.
 
-    ``tested``: test texts that are read besides. See `forecast.foretell`.
+    ``tested``: test texts that are read besides. ``writes``: texts of each class that a remote teacher writes, where it
+    can. See `forecast.foretell`.
     """
-    teacher = reader.teacher
-    if reader.forecast and texts + tested:  # it takes no measuring of this machine
-        told = reader.forecast(list(islice(given.texts(), SAMPLE)), {"annotate": texts, "evaluate": tested})
+    teacher, some = reader.teacher, list(islice(given.texts(), SAMPLE)) if given else []
+    drawn = writes if reader.draw else 0
+    if reader.forecast and texts + tested + drawn:  # it takes no measuring of this machine
+        told = reader.forecast(some, {"generate": drawn, "annotate": texts, "evaluate": tested})
         on_event(Event(stage="forecast", message=str(told)))
         return told
     texts += tested
-    sample = [Example(text=text, label=reader.task.label_names[0]) for text in islice(given.texts(), SAMPLE)]
+    sample = [Example(text=text, label=reader.task.label_names[0]) for text in some]
     if teacher is None or not (texts and sample):
         return None
     model = ResolvedModel(path=teacher.model_path, name="", revision=teacher.model_revision)
-    forms = [
-        PromptFormat(wording=one.wording, verbalizer=one.verbalizer, chat=one.chat, filler=one.filler)
-        for one in teacher.readers
-        if one.adapter
-    ]
+    forms = [one.form(PromptFormat()) for one in teacher.readers if one.adapter]
     counts = Counts(teacher.task, sample, teacher.settings, teacher.model_path)
     work = counts.committee(texts, forms, teacher.shots, teacher.chat)
     return foretell(model, lambda _: [msgspec.structs.replace(work, stage="annotate")], on_event, anew=anew)
+
+
+def annotated_file(given: Path, folder: Path) -> Path:
+    """Where a distillation has what its teacher says of a table: in the table's own format, where that is text."""
+    suffix = given.suffix.lower()
+    return folder / f"annotated{suffix if suffix in ('.csv', '.tsv') else '.jsonl'}"
 
 
 def unfinished_folder(out: Path) -> Path:

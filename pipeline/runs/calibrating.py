@@ -35,7 +35,7 @@ from fourshot.pipeline.synthesis.evidence import learnt_probabilities
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import AnnotateSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.synthesis.windows import score_texts
+from fourshot.pipeline.synthesis.windows import label_scores
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
 
@@ -199,23 +199,13 @@ def other_subjects() -> tuple[str, ...]:
 
 def _ask(engine: Engine, item: CalibrationItem, texts: Sequence[str]) -> "np.ndarray":
     """What the classifier answers: raw log-probabilities [num_texts, num_labels]."""
-
-    def score(prompts: list[str]) -> "np.ndarray":
-        return engine.score(prompts, item.task.label_words, item.adapter, item.form.verbalizer)
-
-    return score_texts(score, item.task, texts, item.form)
+    return label_scores(engine, item.task, texts, item.form, adapter=item.adapter)
 
 
 def _read(engine: Engine, item: CalibrationItem, judge: Reader, shots: Sequence[Example]) -> "np.ndarray":
     """What a judge answers: log-probabilities among the labels, [num_shots, num_labels]."""
     import numpy as np
 
-    form = msgspec.structs.replace(
-        item.form, wording=judge.wording, verbalizer=judge.verbalizer, chat=judge.chat, filler=judge.filler
-    )
-
-    def score(prompts: list[str]) -> "np.ndarray":
-        return engine.score(prompts, item.task.label_words, judge.adapter, judge.verbalizer)
-
-    scores = score_texts(score, item.task, [shot.text for shot in shots], form)
+    texts = [shot.text for shot in shots]
+    scores = label_scores(engine, item.task, texts, judge.form(item.form), adapter=judge.adapter)
     return np.log(np.maximum(normalise(scores), np.finfo(np.float64).tiny))

@@ -53,7 +53,7 @@ def write_cards(experiment: Experiment) -> None:
             train_flops=training.flops,
             train_s=training.seconds,
             probe=training.probe,
-            probed=beside.read(PROBED_FILE, Probed) if beside.has(PROBED_FILE) else None,
+            probed=beside.find(PROBED_FILE, Probed),
             scores=outcome.evaluation.scores if outcome.evaluation else None,
             lineage=lineage | (learnt.lineage if cell.method.synthetic else {}),
         )
@@ -64,8 +64,8 @@ def write_cards(experiment: Experiment) -> None:
 def certainty_of(experiment: Experiment, cell: MethodCell) -> Certainty:
     """What the probabilities of a finished classifier are worth, as far as its run has found that out."""
     outcome, item = experiment.outcome(cell), experiment.calibration_item(cell)
-    beside = WorkFolder(item.adapter.path) if item else None
-    found = beside.read(CALIBRATED_FILE, Calibrated) if beside and beside.has(CALIBRATED_FILE) else Calibrated()
+    found = WorkFolder(item.adapter.path).find(CALIBRATED_FILE, Calibrated) if item else None
+    found = found or Calibrated()
     return Certainty(
         calibrated_on=found.basis,
         temperature=found.temperature,

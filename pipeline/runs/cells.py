@@ -4,6 +4,8 @@ What depends on the shots, the style of prompts and what is learnt of a text, is
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import get_args
@@ -64,52 +66,40 @@ def method_cells(
 
     ``chats``: of each seed's prompts; None or left out: plain text. ``align`` adds the filler to a form.
     """
-    return [
-        _cell(settings, name, examples, root, flat, chats.get(examples.seed), align)
-        for name in methods
-        for examples in seeds
-    ]
+    cells = []
+    for name, examples in product(methods, seeds):
+        method, writer = METHODS[name], METHODS[name].texts_of or name
+        own = msgspec.structs.replace(method.settings(settings), seed=examples.seed)
+        uses_shots = method.trained or method.shots_in_prompt
+        # What was not trained needs the instruction, and knows words alone.
+        plain = PromptFormat(
+            verbalizer=own.learnt_verbalizer if method.trained else own.base_verbalizer,
+            max_text_words=own.max_text_words,
+            long_texts=own.long_texts,
+            chat=chats.get(examples.seed),
+        )
+        worded = {wording: msgspec.structs.replace(plain, wording=wording) for wording in get_args(Wording)}
+        if own.aligns:
+            worded = {wording: align(form) for wording, form in worded.items()}
+        cells.append(
+            MethodCell(
+                name=name,
+                method=method,
+                seed=examples.seed,
+                settings=own,
+                form=worded[own.wording if method.trained else "task"],
+                worded=worded,
+                shots=examples.shots,
+                real=examples.more if method.real_per_class else examples.shots if uses_shots else (),
+                folder=RunFolder(root if flat and writer == "fourshot" else root / f"seed{examples.seed}" / writer),
+            )
+        )
+    return cells
 
 
 def writer_names(methods: Sequence[str]) -> list[str]:
     """The methods whose texts are needed, be it by another method."""
     return list(dict.fromkeys(METHODS[name].texts_of or name for name in methods if METHODS[name].synthetic))
-
-
-def _cell(
-    base: RunSettings,
-    name: str,
-    examples: SeedExamples,
-    root: Path,
-    flat: bool,
-    chat: ChatTurns | None,
-    align: Callable[[PromptFormat], PromptFormat],
-) -> MethodCell:
-    method = METHODS[name]
-    settings = msgspec.structs.replace(method.settings(base), seed=examples.seed)
-    writer = method.texts_of or name
-    uses_shots = method.trained or method.shots_in_prompt
-    # What was not trained needs the instruction, and knows words alone.
-    plain = PromptFormat(
-        verbalizer=settings.learnt_verbalizer if method.trained else settings.base_verbalizer,
-        max_text_words=settings.max_text_words,
-        long_texts=settings.long_texts,
-        chat=chat,
-    )
-    worded = {wording: msgspec.structs.replace(plain, wording=wording) for wording in get_args(Wording)}
-    if settings.aligns:
-        worded = {wording: align(form) for wording, form in worded.items()}
-    return MethodCell(
-        name=name,
-        method=method,
-        seed=examples.seed,
-        settings=settings,
-        form=worded[settings.wording if method.trained else "task"],
-        worded=worded,
-        shots=examples.shots,
-        real=examples.more if method.real_per_class else examples.shots if uses_shots else (),
-        folder=RunFolder(root if flat and writer == "fourshot" else root / f"seed{examples.seed}" / writer),
-    )
 
 
 class Cells:
@@ -149,13 +139,9 @@ class Cells:
                 self._root,
                 flat=self._flat,
                 chats=chats,
-                align=self.with_filler,
+                align=partial(aligned, task=self._task, engine=EngineSettings(model=self._model.path)),
             )
         return self._cells[key]
-
-    def with_filler(self, form: PromptFormat, shots: Sequence[Example] = ()) -> PromptFormat:
-        """``form`` of prompts with these shots, aligned."""
-        return aligned(form, self._task, EngineSettings(model=self._model.path), shots)
 
     def style_file(self, examples: SeedExamples) -> Path:
         """Where the prompt style of a seed's shots is written down, named by all that it is found from."""

@@ -146,8 +146,9 @@ def distill(
         teacher_file = folder / "scores" / f"teacher-{tested}.json"
         writes = generate_per_class > 0
         if forecast:
-            left = 0 if teacher_file.exists() else len(test)
-            foretell_distillation(by or experiment, unlabelled, folder, left, on_event, writes=generate_per_class)
+            left, reader = 0 if teacher_file.exists() else len(test), by or experiment
+            assert reader
+            foretell_distillation(reader, unlabelled, folder, left, on_event, writes=generate_per_class)
         if by:
             name, read, pairs = by.name, by.read(log, on_event), list(by.pairs)
             if by.draw and writes:

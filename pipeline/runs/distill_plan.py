@@ -1,20 +1,19 @@
 """What the teacher of a distillation will take. The student's own training, seconds to minutes, is not in it."""
 
-from itertools import islice
 from pathlib import Path
 
-from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast, foretell
-from fourshot.pipeline.runs.annotating import SAMPLE, foretell_annotation
+from fourshot.pipeline.runs.annotating import annotated_file, foretell_annotation
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.plan import teaching_work
 from fourshot.pipeline.runs.readers import NamedReader
-from fourshot.pipeline.runs.taught import annotated_file, is_annotated
+from fourshot.pipeline.runs.taught import is_annotated
 from fourshot.pipeline.tasks.text_table import TextTable
 
 
 def foretell_distillation(
-    reader: NamedReader | Experiment | None,
+    reader: NamedReader | Experiment,
     given: TextTable | None,
     folder: Path,
     tested: int,
@@ -29,7 +28,7 @@ def foretell_distillation(
     each class.
     ``tested``: test texts that are left to be read.
     """
-    texts = sum(1 for _ in given.texts()) if given and not is_annotated(annotated_file(given, folder)) else 0
+    texts = sum(1 for _ in given.texts()) if given and not is_annotated(annotated_file(given.path, folder)) else 0
     if isinstance(reader, Experiment):
         experiment = reader
         return foretell(
@@ -38,15 +37,4 @@ def foretell_distillation(
             on_event,
             anew=anew,
         )
-    if reader is None:
-        return None
-    if reader.forecast and (texts or tested or (writes and reader.draw)):  # it takes no measuring of this machine
-        told = reader.forecast(
-            list(islice(given.texts(), SAMPLE)) if given else [],
-            {"generate": writes if reader.draw else 0, "annotate": texts, "evaluate": tested},
-        )
-        on_event(Event(stage="forecast", message=str(told)))
-        return told
-    if given is None:
-        return None
-    return foretell_annotation(reader, given, texts, on_event, tested=tested, anew=anew)
+    return foretell_annotation(reader, given, texts, on_event, tested=tested, writes=writes, anew=anew)

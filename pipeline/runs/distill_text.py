@@ -24,6 +24,7 @@ from fourshot.engine.models import refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import installed_versions, value_hash
+from fourshot.pipeline.runs.annotating import annotated_file
 from fourshot.pipeline.runs.annotating_text import NamedWriter
 from fourshot.pipeline.runs.distilled import REMOTE_FILE
 from fourshot.pipeline.runs.distilled_text import PairCounts, TextDistillSummary, write_text_results
@@ -31,7 +32,6 @@ from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.text_pairs import (
     BY,
     TARGET,
-    annotated_file,
     annotated_pairs,
     learnable_pairs,
     write_annotated,
@@ -148,7 +148,7 @@ def distill_text(
             write_json(folder / REMOTE_FILE, account)
         taught, told = list[Pair](), list[str]()
         if unlabelled:
-            out = annotated_file(unlabelled, folder)
+            out = annotated_file(unlabelled.path, folder)
             if not out.exists():
                 write_annotated(unlabelled, out, annotated, teacher.name)
             pairs, told = annotated_pairs(unlabelled, out)

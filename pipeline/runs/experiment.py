@@ -22,11 +22,10 @@ from fourshot.pipeline.runs.run_folder import POOL_FILE, SHOTS_FILE, RunManifest
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.evidence import alignment
 from fourshot.pipeline.synthesis.prompt_style import untried_style
-from fourshot.pipeline.synthesis.prompts import PromptFormat, version_of
+from fourshot.pipeline.synthesis.prompts import version_of
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.task_data import TaskData
-from fourshot.pipeline.tasks.types import Example
 from fourshot.pipeline.work_folder import Layout, WorkFolder
 from fourshot.training.jobs.jobs import TrainingJob, finished
 from fourshot.training.lora.examples import TrainingResult
@@ -91,10 +90,6 @@ class Experiment:
     @property
     def writers(self) -> list[MethodCell]:
         return self._cells.of(self._writer_names)
-
-    def with_filler(self, form: PromptFormat, shots: Sequence[Example] = ()) -> PromptFormat:
-        """``form`` of prompts with these shots, aligned."""
-        return self._cells.with_filler(form, shots)
 
     def style_file(self, examples: SeedExamples) -> Path:
         """Where the prompt style of a seed's shots is written down."""

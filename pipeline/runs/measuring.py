@@ -15,7 +15,7 @@ from fourshot.pipeline.selective import CoverageCurve, coverage_curve
 from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.fitting import check_room, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat
-from fourshot.pipeline.synthesis.windows import parts_of, score_texts
+from fourshot.pipeline.synthesis.windows import label_scores, parts_of
 from fourshot.pipeline.tasks.types import Example, Task
 
 if TYPE_CHECKING:
@@ -112,10 +112,7 @@ def answer(
         form = aligned(plain, task, engine.settings, shown) if align else plain
 
     def score(texts: Sequence[str]) -> "np.ndarray":
-        def ask(prompts: list[str]) -> "np.ndarray":
-            return engine.score(prompts, task.label_words, adapter, form.verbalizer)
-
-        return score_texts(ask, task, texts, form, shown)
+        return label_scores(engine, task, texts, form, shown, adapter)
 
     engine.reset_prefix_cache()
     before = engine.stats()

@@ -66,9 +66,10 @@ class _Remaining:
     def __init__(self, experiment: Experiment, speed: Speed) -> None:
         self._experiment, self._speed = experiment, speed
         cells = (*experiment.trials, *experiment.writers, *experiment.cells)
-        self._counts = {cell.key: self._counted(cell) for cell in cells}
+        task, path = experiment.task, experiment.model.path
+        self._counts = {cell.key: Counts(task, cell.shots, cell.settings, path) for cell in cells}
 
-    def work(self, *, classifies: bool = True) -> list[Work]:
+    def work(self, *, classifies: bool) -> list[Work]:
         """Unless it ``classifies``, nothing is trained but annotators."""
         writers = self._experiment.writers
         return [
@@ -80,9 +81,6 @@ class _Remaining:
             *self._classifiers(),
             *self._measuring(),
         ]
-
-    def _counted(self, cell: MethodCell) -> Counts:
-        return Counts(self._experiment.task, cell.shots, cell.settings, self._experiment.model.path)
 
     def _pool_rounds(self, writer: MethodCell) -> list[int]:
         """Draws per class."""
@@ -119,7 +117,7 @@ class _Remaining:
         base = sum(prod(shape) for shape in checkpoint_shapes(Path(self._experiment.model.path)).values())
         return min(1.0, ENCODER_PARAMETERS / max(1, base))
 
-    def _annotators(self, *, classifies: bool = True) -> list[Work]:
+    def _annotators(self, *, classifies: bool) -> list[Work]:
         """Those on shots are known; those on the pool are, once it is drawn."""
         experiment, jobs = self._experiment, dict[str, tuple[TrainingJob, MethodCell]]()
         jobs |= {job.key: (job, trial) for trial in experiment.trials for job in experiment.annotator_jobs(trial)}
@@ -139,17 +137,15 @@ class _Remaining:
                     settings = msgspec.structs.replace(writer.settings, annotate=alone)
                     of_shots = msgspec.structs.replace(writer, settings=settings)
                     known = annotator_jobs(experiment.task, experiment.model.revision, of_shots)
-                pool = sum(self._pool_rounds(writer)) * self._speed.well_formed * len(experiment.task.labels)
-                seen = len(writer.shots) + round(min(pool, self._most_pool(writer)) * (1 - 1 / annotate.folds))
+                labels = len(experiment.task.labels)
+                pool = sum(self._pool_rounds(writer)) * self._speed.well_formed * labels
+                most = writer.settings.pool_per_class(labels) * labels
+                seen = len(writer.shots) + round(min(pool, most) * (1 - 1 / annotate.folds))
                 brief = msgspec.structs.replace(writer.settings.train, num_epochs=annotate.fold_epochs)
                 fold = self._counts[writer.key].training(seen, brief, writer.form)
                 work.append(_at("train the annotators", fold * annotate.folds))
             jobs |= {job.key: (job, writer) for job in known}
         return [*work, *self._trainings("train the annotators", jobs)]
-
-    def _most_pool(self, writer: MethodCell) -> int:
-        num_labels = len(self._experiment.task.labels)
-        return writer.settings.pool_per_class(num_labels) * num_labels
 
     def _trainings(self, stage: str, jobs: dict[str, tuple[TrainingJob, MethodCell]]) -> list[Work]:
         return [
@@ -183,13 +179,10 @@ class _Remaining:
         wordings += ["task"] if annotate.folds else []
         forms = [msgspec.structs.replace(writer.form, wording=wording) for wording in wordings]
         counts = self._counts[writer.key]
-        by_encoders = annotate.num_encoders if annotate.annotator == "adapters" else 0
-        read = Work(stage="", calls=texts * by_encoders, prompt_tokens=self._encoded(texts * by_encoders, counts))
+        encoded = texts * annotate.num_encoders if annotate.annotator == "adapters" else 0
+        tokens = encoded * counts.text_tokens * self._encoder_share if encoded else 0.0  # as if the base read them
+        read = Work(stage="", calls=encoded, prompt_tokens=tokens)
         return read + counts.committee(texts, forms, writer.shots, writer.form.chat)
-
-    def _encoded(self, texts: float, counts: Counts) -> float:
-        """Tokens of so many texts that encoders read, as if the base read them."""
-        return texts * counts.text_tokens * self._encoder_share if texts else 0.0
 
     def _classifiers(self) -> list[Work]:
         experiment, work = self._experiment, list[Work]()

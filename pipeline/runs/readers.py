@@ -16,7 +16,6 @@ import msgspec
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.chat import ChatTurns
-from fourshot.engine.core import Adapter
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import read_json
 from fourshot.engine.hub import at_revision
@@ -28,7 +27,6 @@ from fourshot.pipeline.loop.driver import WAIT_S
 from fourshot.pipeline.loop.rounds import CALIBRATION_FILE, RoundSink
 from fourshot.pipeline.loop.units import ReadUnit, TaskBrief, UnitResult
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
-from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run import load_shots
 from fourshot.pipeline.runs.run_folder import RunFolder
@@ -105,9 +103,9 @@ def open_run(folder: Path) -> Experiment:
     return Experiment(data, model, manifest.settings, ["fourshot"], seeds, folder, flat=True)
 
 
-def teacher_of_run(experiment: Experiment, writer: MethodCell | None = None) -> Teacher:
+def teacher_of_run(experiment: Experiment) -> Teacher:
     """Those who read the candidates of a run. Raises InputError where they are not all trained, or are nobody."""
-    writer = writer or experiment.writers[0]
+    writer = experiment.writers[0]
     annotator, folder = writer.settings.annotate.annotator, writer.folder.path
     if annotator == "none":
         raise InputError(f"The run {folder} has no annotator. Name its adapter's folder to have that annotate.")
@@ -148,13 +146,6 @@ def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
     card = load_card(folder)
     base = base_of(card, folder, model)
     annotate = AnnotateSettings(num_adapters=1, folds=0)
-    reader = Reader(
-        adapter=Adapter(name=card.name, path=str(folder.resolve())),
-        wording=card.wording,
-        chat=card.chat,
-        filler=card.filler,
-        verbalizer=card.verbalizer,
-    )
     return Teacher(
         name=card.name,
         task=card.task,
@@ -162,7 +153,7 @@ def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
         model_revision=base.revision,
         settings=RunSettings(annotate=annotate, max_text_words=card.max_text_words, long_texts=card.long_texts),
         shots=card.shots,
-        readers=(reader,),
+        readers=(card.reader(folder),),
         calibration=card.calibration,
     )
 
@@ -183,7 +174,7 @@ def read_with(teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], 
             readers=teacher.readers,
         )
         tell("starting the engine")
-        engine = engine_settings(teacher.model_path, teacher.readers, most_loras=1)
+        engine = engine_settings(teacher.model_path, [one.adapter for one in teacher.readers], most_loras=1)
         with closing(open_workers(engine, ray, log, teacher.readers, tell)) as to:
             queue = _Queue(parts)
             while True:

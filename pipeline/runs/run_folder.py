@@ -1,19 +1,6 @@
 """A run's folder: what stages hand each other, written so that a kill at any moment loses only unfinished work.
 
-manifest.json        what this run is: task, settings, model
-layout.json          that prompts have filler in front, where they have
-shots.json           the examples it starts from
-recipe.json          what is learnt of a text, where the shots say that
-candidates.jsonl     every synthetic text, in the order drawn
-verdicts.jsonl       what became of each
-rounds.jsonl         one line for each finished round; candidates and verdicts beyond the last one are redone
-attributes.json      what the model listed, where prompts are varied by it
-generated.json       written when candidates and verdicts are complete
-pool/                the candidates that annotators are trained on, as above; drawn.json when it is complete
-unlabelled/          the user's own texts, with verdicts, as above; annotated.json when it is complete
-ask.csv, review.csv  what a person is asked, and answers; ask.json, review.json: as they were written
-adapters/<job>/      finished trainings
-scores/, report.html, report.md
+docs/design.md has a list of its files.
 """
 
 from typing import Any
@@ -69,7 +56,7 @@ class RunFolder(WorkFolder):
 
     def recipe(self) -> Recipe | None:
         """What the shots said is to be learnt of a text; None where they were not asked, or not yet."""
-        return self.read(RECIPE_FILE, Recipe) if self.has(RECIPE_FILE) else None
+        return self.find(RECIPE_FILE, Recipe)
 
     def settings(self) -> RunSettings:
         """The manifest's, with what the shots said."""

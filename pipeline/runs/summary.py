@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from fourshot.engine.core import EngineSettings
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.loop.rounds import Round
 from fourshot.pipeline.provenance import installed_versions
@@ -15,6 +16,7 @@ from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment, MethodOutcome
 from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.runs.methods import METHODS
+from fourshot.pipeline.synthesis.aligned import aligned
 from fourshot.pipeline.synthesis.filters import bare_shots
 from fourshot.pipeline.synthesis.prompts import PromptFormat, generation_prompt, reading_prompt
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -88,7 +90,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         synthetic_texts=_by_class(bare_shots(experiment.task, written)),
         losses=_losses(experiment),
         stage_seconds=_seconds(experiment, main) if main else {},
-        forecast=_forecast(experiment),
+        forecast=WorkFolder(experiment.root).find(FORECAST_FILE, Forecast),
         settings=msgspec.to_builtins(experiment.settings),
         versions=installed_versions(),
         lineage=Lineage(
@@ -156,11 +158,6 @@ def _seconds(experiment: Experiment, main: MethodCell) -> dict[str, float]:
     return {stage: round(value, 2) for stage, value in seconds.items() if value}
 
 
-def _forecast(experiment: Experiment) -> Forecast | None:
-    folder = WorkFolder(experiment.root)
-    return folder.read(FORECAST_FILE, Forecast) if folder.has(FORECAST_FILE) else None
-
-
 def _prompts(experiment: Experiment) -> dict[str, str]:
     """One of each kind; what a text is classified with once for every wording that a method uses."""
     task, shots, words = experiment.task, experiment.seeds[0].shots, experiment.settings.max_text_words
@@ -175,7 +172,7 @@ def _prompts(experiment: Experiment) -> dict[str, str]:
     if METHODS["icl"].display_name not in left_out(experiment):
         in_context = PromptFormat(max_text_words=words, long_texts=experiment.settings.long_texts, chat=chat)
         if experiment.settings.aligns:
-            in_context = experiment.with_filler(in_context, shots)
+            in_context = aligned(in_context, task, EngineSettings(model=experiment.model.path), shots)
         asked_with["in context"] = reading_prompt(task, "…", in_context, shots)
     return {
         "generation": generation_prompt(task, label, own, max_text_words=words, chat=chat),

@@ -1,18 +1,19 @@
 """What a student learns: a user's texts as a teacher read them, texts that it wrote, and what of both is left out."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.annotating import (
     annotate_table,
+    annotated_file,
     annotated_probabilities,
     unfinished_folder,
 )
 from fourshot.pipeline.runs.measuring import Evaluation, evaluation_of
 from fourshot.pipeline.runs.readers import Read, parts_of
 from fourshot.pipeline.runs.review import TextPairs
+from fourshot.pipeline.runs.trainings import taught_shots
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.table_files import read_table
@@ -27,12 +28,6 @@ OF_TRAINED = ("train", "wording", "prompt_style", "verbalizer", "base_verbalizer
 Annotated = list[tuple[str, tuple[float, ...]]]  # text, probabilities
 
 
-def annotated_file(given: TextTable, folder: Path) -> Path:
-    """Where a distillation has what its teacher says of a table."""
-    suffix = given.path.suffix.lower()
-    return folder / f"annotated{suffix if suffix in ('.csv', '.tsv') else '.jsonl'}"
-
-
 def is_annotated(out: Path) -> bool:
     """Whether the teacher has read all of it."""
     return out.exists() and not unfinished_folder(out).exists()
@@ -44,7 +39,7 @@ def annotated_texts(
     """The user's texts with what the teacher says, or what a person made of that; and what is to be told."""
     if given is None:
         return [], []
-    out = annotated_file(given, folder)
+    out = annotated_file(given.path, folder)
     if not is_annotated(out):
         out.unlink(missing_ok=True)
         annotate_table(given, out, task.label_names, by, read, on_event=on_event)
@@ -109,14 +104,11 @@ def student_jobs(
     seed: int,
 ) -> list[StudentJob]:
     """The student, and the same on the shots alone, to compare with."""
-    names, shown = task.label_names, partial(encoder_text, task, max_tokens=settings.max_tokens)
-    real = [
-        TaughtExample(
-            text=shown(shot.text), probabilities=tuple(float(name == shot.label) for name in names), is_real=True
-        )
-        for shot in shots
+    real = taught_shots(task, shots, settings.max_tokens)
+    taught = [
+        TaughtExample(text=encoder_text(task, text, settings.max_tokens), probabilities=said)
+        for text, said in (*annotated, *written)
     ]
-    taught = [TaughtExample(text=shown(text), probabilities=said) for text, said in (*annotated, *written)]
 
     def job(title: str, examples: Sequence[TaughtExample]) -> StudentJob:
         return StudentJob(
@@ -124,7 +116,7 @@ def student_jobs(
             title=f"{task.name}, {title}",
             encoder=encoder.path,
             encoder_revision=encoder.revision,
-            labels=names,
+            labels=task.label_names,
             examples=tuple(examples),
             settings=settings,
             seed=seed,

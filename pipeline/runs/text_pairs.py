@@ -16,12 +16,6 @@ from fourshot.pipeline.tasks.text_table import check_written, write_table
 TARGET, BY = "annotated_target", "annotated_by"
 
 
-def annotated_file(given: Inputs, folder: Path) -> Path:
-    """The table that a person may correct, in the format of the one that was given where that is text."""
-    suffix = given.path.suffix.lower() if given.path.suffix.lower() in (".csv", ".tsv") else ".jsonl"
-    return folder / f"annotated{suffix}"
-
-
 def write_annotated(given: Inputs, out: Path, said: Iterable[Written], by: str) -> None:
     """The user's rows with what the teacher wrote for each; nothing for a blank input, nor where it did not end.
 

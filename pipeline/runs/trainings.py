@@ -53,6 +53,7 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
         return of_shots
     brief = msgspec.structs.replace(settings.train, num_epochs=annotate.fold_epochs)
     form = writer.worded["task"]
+    shots = classification_examples(task, writer.shots, form, weight=settings.shot_weight)
     drawn = [candidate for candidate, _ in finished_pairs(writer.folder.pool)]
     fold_of = pool_folds(writer.folder.pool, annotate.folds)
     of_folds = []
@@ -63,7 +64,7 @@ def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[
             for candidate in drawn
             if fold_of.get(candidate.id, fold) != fold
         ]
-        job = as_job(_shots_and(task, writer, believed, form))
+        job = as_job(shots + classification_examples(task, believed, form))
         of_folds.append(msgspec.structs.replace(job, settings=brief))
     return of_shots + of_folds
 
@@ -103,6 +104,7 @@ def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
     if annotate.annotator != "adapters" or not annotate.num_encoders:
         return []
     encoder, settings = resolve_encoder(None), StudentSettings()
+    shots = taught_shots(task, writer.shots, settings.max_tokens)
     return [
         StudentJob(
             name=task.name,
@@ -110,19 +112,23 @@ def encoder_jobs(task: Task, writer: MethodCell) -> list[StudentJob]:
             encoder=encoder.path,
             encoder_revision=encoder.revision,
             labels=task.label_names,
-            examples=tuple(
-                TaughtExample(
-                    text=encoder_text(task, shot.text, settings.max_tokens),
-                    probabilities=tuple(float(name == shot.label) for name in task.label_names),
-                    is_real=True,
-                )
-                for index, shot in enumerate(writer.shots)
-                if index not in left_out
-            ),
+            examples=tuple(shot for index, shot in enumerate(shots) if index not in left_out),
             settings=settings,
             seed=writer.seed + 1000 * number,
         )
         for number, left_out in enumerate(shots_left_out(writer, annotate.num_encoders))
+    ]
+
+
+def taught_shots(task: Task, shots: Sequence[Example], max_tokens: int) -> list[TaughtExample]:
+    """What an encoder that reads ``max_tokens`` learns of the shots."""
+    return [
+        TaughtExample(
+            text=encoder_text(task, shot.text, max_tokens),
+            probabilities=tuple(float(name == shot.label) for name in task.label_names),
+            is_real=True,
+        )
+        for shot in shots
     ]
 
 
@@ -222,13 +228,6 @@ def soft_examples(
         else example
         for example, (candidate, verdict) in zip(classification_examples(task, read_as, form), kept, strict=True)
     )
-
-
-def _shots_and(
-    task: Task, cell: MethodCell, synthetic: Sequence[Example], form: PromptFormat
-) -> tuple[TrainingExample, ...]:
-    shots = classification_examples(task, cell.shots, form, weight=cell.settings.shot_weight)
-    return shots + classification_examples(task, synthetic, form)
 
 
 def _training_job(

@@ -1,47 +1,30 @@
 """Annotation: who reads a candidate and says which class it is, and when that is believed."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Engine
-from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.committee import Committee, Reader
 from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.fitting import shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.synthesis.windows import score_texts
+from fourshot.pipeline.synthesis.windows import label_scores
 from fourshot.pipeline.tasks.types import Example, Task
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class Annotator(Protocol):
-    """Reads texts without being told what they were drawn for."""
-
-    def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
-        """Nats [num_texts, num_labels], uncalibrated.
-
-        ``folds``: of each text, the fold whose adapter did not see it in training; None or left out: none saw it.
-        """
-        ...
-
-
 class InContextAnnotator:
     """The base model, shown all shots that fit: what the paper does."""
 
     def __init__(
-        self,
-        engine: Engine,
-        task: Task,
-        shots: Sequence[Example],
-        settings: RunSettings,
-        chat: ChatTurns | None = None,
+        self, engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings, chat: ChatTurns | None
     ) -> None:
+        """``chat``: of prompts that show the shots."""
         self._engine, self._task = engine, task
         form = PromptFormat(
             verbalizer=settings.base_verbalizer,
@@ -52,32 +35,9 @@ class InContextAnnotator:
         self._shown = shots_that_fit(engine, task, shots, form, [longest_text(task, shots, settings.filter)])
         self._form = aligned(form, task, engine.settings, self._shown) if settings.aligns else form
 
-    def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
+    def scores(self, texts: Sequence[str]) -> "np.ndarray":
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""
-
-        def score(prompts: list[str]) -> "np.ndarray":
-            return self._engine.score(prompts, self._task.label_words, None, self._form.verbalizer)
-
-        return score_texts(score, self._task, texts, self._form, self._shown)
-
-
-def annotator_of(
-    engine: Engine,
-    task: Task,
-    shots: Sequence[Example],
-    settings: RunSettings,
-    readers: Sequence[Reader],
-    chat: ChatTurns | None = None,
-) -> Annotator:
-    """The annotator that the settings ask for; ``chat``: of prompts that show the shots.
-
-    Raises InputError where they ask for nobody, or for missing adapters.
-    """
-    if settings.annotate.annotator == "icl":
-        return InContextAnnotator(engine, task, shots, settings, chat)
-    if settings.annotate.annotator == "adapters":
-        return Committee(engine, task, readers, settings, shots)
-    raise InputError("The settings ask for no annotator (annotate.annotator is 'none'), so nobody can read texts.")
+        return label_scores(self._engine, self._task, texts, self._form, self._shown)
 
 
 def judge(

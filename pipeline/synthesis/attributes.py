@@ -68,7 +68,7 @@ def list_attributes(
         whole = completion.finish_reason == "stop"
         lists[label.name, dimension].append(completion.text if whole else completion.text.rpartition(",")[0])
     form = PromptFormat(max_text_words=settings.max_text_words, chat=chat)
-    return {label.name: _of_class(engine, task, label, _own(shots, label), form, lists) for label in task.labels}
+    return {label.name: _of_class(engine, task, label, shots, form, lists) for label in task.labels}
 
 
 def listed_values(lists: Iterable[str], forbidden: Iterable[str] = ()) -> tuple[str, ...]:
@@ -91,10 +91,11 @@ def _of_class(
     engine: Engine,
     task: Task,
     label: Label,
-    own: Mapping[int, Example],
+    shots: Sequence[Example],
     form: PromptFormat,
     lists: Mapping[tuple[str, str], Sequence[str]],
 ) -> Attributes:
+    own = {index: shot for index, shot in enumerate(shots) if shot.label == label.name}
     texts = [shot.text for shot in own.values()]
     values: dict[str, tuple[str, ...]] = {}
     fitting: dict[str, list[str]] = {}  # dimension -> the value of each text
@@ -127,7 +128,3 @@ def _fitting(
     prompts = [attribute_prompt(task, dimension, text, form) for text in (*texts, CONTENT_FREE)]
     scores = engine.score(prompts, values)
     return [values[int(row.argmax())] for row in scores[:-1] - scores[-1]]
-
-
-def _own(shots: Sequence[Example], label: Label) -> dict[int, Example]:
-    return {index: shot for index, shot in enumerate(shots) if shot.label == label.name}

@@ -17,7 +17,7 @@ from fourshot.pipeline.synthesis.filters import longest_text
 from fourshot.pipeline.synthesis.fitting import shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.synthesis.windows import score_texts
+from fourshot.pipeline.synthesis.windows import label_scores
 from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.types import Example, Task
 
@@ -55,6 +55,12 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
     def kind(self) -> str:
         """Those of a kind are believed alike."""
         return "adapters" if self.adapter else "encoders" if self.encoder else "in context"
+
+    def form(self, of_task: PromptFormat) -> PromptFormat:
+        """That of its prompts: what is read of long texts is the same for all."""
+        return msgspec.structs.replace(
+            of_task, wording=self.wording, verbalizer=self.verbalizer, chat=self.chat, filler=self.filler
+        )
 
 
 class Committee:
@@ -121,12 +127,6 @@ class Committee:
             reader, shown=tuple(index for index in reader.shown if self._shots[index] in fitting)
         )
 
-    def scores(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
-        """Log-probabilities, float64 [num_texts, num_labels]."""
-        import numpy as np
-
-        return np.log(self.probabilities(texts, folds))
-
     def probabilities(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "np.ndarray":
         """Float64 [num_texts, num_labels]; each row sums to one."""
         return self.read(texts, folds)[0]
@@ -134,7 +134,8 @@ class Committee:
     def read(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "tuple[np.ndarray, np.ndarray]":
         """(probabilities, agreement): agreement [num_texts] is the share of the readers that say the likeliest label.
 
-        The adapters of folds are one reader: of each text, those that did not see it.
+        ``folds``: of each text, the fold whose adapter did not see it in training; None or left out: none saw it. The
+        adapters of folds are one reader: of each text, those that did not see it.
         """
         import numpy as np
 
@@ -232,15 +233,11 @@ class Committee:
         """Float64 [num_texts, num_labels], rows sum to one; as the model says it."""
         if reader.encoder:
             return self._encoded(reader.encoder, texts)
-        form = msgspec.structs.replace(self._form, wording=reader.wording, chat=reader.chat, filler=reader.filler)
+        form = reader.form(self._form)
         shots = [self._shots[index] for index in reader.shown]
         if self._aligns and not reader.adapter:
             form = aligned(form, self._task, self._engine.settings, shots)
-
-        def score(prompts: list[str]) -> "np.ndarray":
-            return self._engine.score(prompts, self._task.label_words, reader.adapter, reader.verbalizer)
-
-        return calibrations.normalise(score_texts(score, self._task, texts, form, shots))
+        return calibrations.normalise(label_scores(self._engine, self._task, texts, form, shots, reader.adapter))
 
     def _encoded(self, files: EncoderFiles, texts: Sequence[str]) -> "np.ndarray":
         """The same, of an encoder, which is loaded when it is first asked."""

@@ -4,7 +4,6 @@ Which one is better hangs on the model and on the task, and the model's name tel
 in context of the others, in both styles, and the answers are compared with the labels.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, zip_longest
@@ -16,6 +15,7 @@ from fourshot.engine import calibration as calibrations
 from fourshot.engine.chat import ChatTurns, turns_of
 from fourshot.engine.core import Engine
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.synthesis.prompts import PromptFormat, PromptStyle, reading_prompt
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
@@ -31,8 +31,7 @@ def style_name(task: Task, settings: RunSettings, model_revision: str, shots: Se
         (settings.prompt_style, settings.max_text_words, model_revision),
         (task.instruction, task.labels, shots),
     )
-    digest = hashlib.sha256(msgspec.json.encode(found_from, order="sorted")).hexdigest()[:12]
-    return f"{STYLE_FILE.stem}-{digest}{STYLE_FILE.suffix}"
+    return f"{STYLE_FILE.stem}-{value_hash(found_from)}{STYLE_FILE.suffix}"
 
 
 class StyleScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,8 +87,10 @@ def tried_style(engine: Engine, trial: StyleTrial) -> ChosenStyle:
         plain, chat = (read_shots(engine, trial.task, shots, form) for form in forms)
     except InputError as error:
         return ChosenStyle(reason=f"chat could not be tried on the shots: {error}")
+    # Plain text wins ties, and where accuracy and certainty disagree.
+    is_better = chat.accuracy >= plain.accuracy and chat.log_probability > plain.log_probability
     return ChosenStyle(
-        chat=trial.chat if _is_better(chat, plain) else None,
+        chat=trial.chat if is_better else None,
         reason=(
             f"of {plain.shots} shots, each read in context of the others, {100 * plain.accuracy:.0f} % are read "
             f"rightly as plain text and {100 * chat.accuracy:.0f} % in chat (log-probability "
@@ -139,8 +140,3 @@ def _leave_one_out(task: Task, shots: Sequence[Example], form: PromptFormat) -> 
     return [
         reading_prompt(task, shot.text, form, [*shots[:index], *shots[index + 1 :]]) for index, shot in enumerate(shots)
     ]
-
-
-def _is_better(chat: StyleScore, plain: StyleScore) -> bool:
-    """Plain text wins ties, and where accuracy and certainty disagree."""
-    return chat.accuracy >= plain.accuracy and chat.log_probability > plain.log_probability

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fourshot.engine.calibration import SMALLEST, combine_parts, normalise
+from fourshot.engine.core import Adapter, Engine
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.fields import field_windows, join_fields, values_of
 from fourshot.pipeline.tasks.text_words import text_windows
@@ -46,6 +47,22 @@ def score_texts(
     """Label log-probabilities of every text, [num_texts, num_labels], by those that ``score`` gives of prompts."""
     prompts = [reading_prompts(task, text, form, shots) for text in texts]
     return combined(score([prompt for parts in prompts for prompt in parts]), [len(parts) for parts in prompts])
+
+
+def label_scores(
+    engine: Engine,
+    task: Task,
+    texts: Sequence[str],
+    form: PromptFormat,
+    shots: Sequence[Example] = (),
+    adapter: Adapter | None = None,
+) -> "np.ndarray":
+    """`score_texts`, as ``engine`` answers with ``adapter``, or without one."""
+
+    def score(prompts: list[str]) -> "np.ndarray":
+        return engine.score(prompts, task.label_words, adapter, form.verbalizer)
+
+    return score_texts(score, task, texts, form, shots)
 
 
 def combined(scores: "np.ndarray", counts: Sequence[int]) -> "np.ndarray":

@@ -87,13 +87,7 @@ def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, li
     if not (rows and reading.columns) and not faults:
         nothing = " with anything in them" if rows else ""
         gone = "".join(f" {counted(one.count, 'row')} {one.what} left out." for one in left_out)
-        faults.append(
-            error(
-                path,
-                f"the file has no rows{nothing}.{gone}",
-                "Put at least one example in it.",
-            )
-        )
+        faults.append(error(path, f"the file has no rows{nothing}.{gone}", "Put at least one example in it."))
     faults += _chats(path, reading, rows)
     notices = tuple(fault for fault in reading.faults if fault.severity != "error")
     table = Table(

@@ -139,7 +139,9 @@ def read_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
     """All rows, and a fault for each whose text is no string or whose label is not one. No label is the label ""."""
     rows: list[Lined] = []
     faults: list[Fault] = []
-    source, known = task.data, known_labels(task.label_names)
+    source, names = task.data, task.label_names
+    # What stands in a cell -> the label that it means: its name, also in another spelling of Unicode.
+    known = {visible(name): name for name in names} | {name: name for name in names}
     for line, row in table.rows.items():
         where, text = f"{table.path}:{line}", row_input(task, row)
         if text is None:
@@ -157,12 +159,6 @@ def read_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
             continue
         rows.append((line, Example(text=text, label=labels[0] if labels else "")))
     return rows, faults
-
-
-def known_labels(names: Iterable[str]) -> dict[str, str]:
-    """What stands in a cell -> the label that it means: its name, also in another spelling of Unicode."""
-    names = list(names)
-    return {visible(name): name for name in names} | {name: name for name in names}
 
 
 def find_labels(source: DataSource, table: Table, value: Any, known: Mapping[str, str]) -> LabelCell:

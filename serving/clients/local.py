@@ -25,8 +25,8 @@ from fourshot.pipeline.student_card import (
     student_left_out,
 )
 from fourshot.pipeline.synthesis.aligned import aligned
-from fourshot.pipeline.synthesis.prompts import Wording
-from fourshot.pipeline.synthesis.windows import reading_prompts, score_texts
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording
+from fourshot.pipeline.synthesis.windows import label_scores, reading_prompts
 from fourshot.pipeline.tasks.fields import Given, as_texts, bare_text, encoder_text
 from fourshot.pipeline.tasks.text_words import check_unicode, words_left_out
 from fourshot.serving.adapter_lookup import find_adapter
@@ -118,7 +118,7 @@ class LocalClassifier:
         import numpy as np
 
         card = self._adapter_card
-        return np.exp(apply(card.calibration, score_texts(self._scores, card.task, texts, card.prompt_format)))
+        return np.exp(apply(card.calibration, self._scores(texts, card.prompt_format)))
 
     def explain(self, texts: Sequence[Given]) -> list[Explanation]:
         """What stands behind the answer to each text: the nearest of the texts that the adapter was trained on, and
@@ -153,10 +153,9 @@ class LocalClassifier:
         form = msgspec.structs.replace(card.prompt_format, wording=wording)
         if card.align and wording != card.wording:
             form = aligned(form, card.task, self._engine.settings)
-        scores = score_texts(self._scores, card.task, texts, form)
         return [
             Reading(label=card.task.label_names[int(row.argmax())], probability=float(row.max()))
-            for row in np.exp(apply(card.calibration, scores))
+            for row in np.exp(apply(card.calibration, self._scores(texts, form)))
         ]
 
     def rule(self, refusal: Refusal) -> Rule:
@@ -166,11 +165,9 @@ class LocalClassifier:
         except InputError as error:
             raise InputError(f"The classifier {self.card.name}: {error}") from None
 
-    def _scores(self, prompts: Sequence[str]) -> "np.ndarray":
-        """Raw log-probabilities of the labels, float32 [num_prompts, num_labels]."""
-        return self._engine.score(
-            prompts, self._adapter_card.task.label_words, self._adapter, self._adapter_card.verbalizer
-        )
+    def _scores(self, texts: Sequence[str], form: PromptFormat) -> "np.ndarray":
+        """Raw log-probabilities of the labels, float32 [num_texts, num_labels]."""
+        return label_scores(self._engine, self._adapter_card.task, texts, form, adapter=self._adapter)
 
     def close(self) -> None:
         """Give the memory back. Idempotent."""

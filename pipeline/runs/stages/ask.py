@@ -15,7 +15,6 @@ from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.asking import texts_to_ask
 from fourshot.pipeline.tasks.faults import MOST_NAMED, shorten
 from fourshot.pipeline.tasks.review_table import ReviewRow
-from fourshot.training.jobs.jobs import FailedJob
 
 
 class AskItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,27 +37,20 @@ class AskStage(Stage, frozen=True, kw_only=True, tag="ask"):
     def is_finished(self, item: AskItem) -> bool:
         return has_table(RunFolder(item.folder), ASK)
 
-    def run(self, on_event: OnEvent) -> list[FailedJob]:
-        if not self.is_done:
-            on_event(Event(stage=self.name, message="comparing your texts"))
-        return self._each(self._ask)
-
-    def _ask(self, item: AskItem) -> None:
-        if not self.is_finished(item):
-            _write_table(item)
-
-
-def _write_table(item: AskItem) -> None:
-    folder = RunFolder(item.folder)
-    read = [(c, v) for c, v in finished_pairs(folder.unlabelled) if v.probabilities]
-    vectors = Encoder().encode([candidate.text for candidate, _ in read])
-    unsure = [entropy(verdict.probabilities) for _, verdict in read]
-    chosen = [read[index] for index in texts_to_ask(vectors, unsure, item.count, item.seed)]
-    rows = [
-        ReviewRow(id=c.id, text=c.text, label="", keep=True, why="asked", probabilities=v.probabilities)
-        for c, v in chosen
-    ]
-    write_rows(folder, ASK, rows)
+    def _do(self, item: AskItem, on_event: OnEvent) -> None:
+        if self.is_finished(item):
+            return
+        on_event(Event(stage=self.name, message="comparing your texts"))
+        folder = RunFolder(item.folder)
+        read = [(c, v) for c, v in finished_pairs(folder.unlabelled) if v.probabilities]
+        vectors = Encoder().encode([candidate.text for candidate, _ in read])
+        unsure = [entropy(verdict.probabilities) for _, verdict in read]
+        chosen = [read[index] for index in texts_to_ask(vectors, unsure, item.count, item.seed)]
+        rows = [
+            ReviewRow(id=c.id, text=c.text, label="", keep=True, why="asked", probabilities=v.probabilities)
+            for c, v in chosen
+        ]
+        write_rows(folder, ASK, rows)
 
 
 def check_askable(count: int, has_unlabelled: bool) -> None:

@@ -83,9 +83,6 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
 
     needs_process: ClassVar[bool] = False  # the engines are in processes of their own
 
-    def is_finished(self, item: TextsItem) -> bool:
-        return item.is_finished
-
     def run(self, on_event: OnEvent) -> list[FailedJob]:
         items = [item for item in self.items if not item.is_finished]
         if not items:
@@ -101,7 +98,7 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
         on_event(Event(stage=self.name, message="starting the engine"))
         # One adapter answers at a time here; and a run samples for less time than compiling takes.
         readers, gpus = [reader for item in items for reader in item.readers], self.placement.gpus_per_engine
-        engine = engine_settings(self.model_path, readers, most_loras=1, gpus=gpus)
+        engine = engine_settings(self.model_path, [one.adapter for one in readers], most_loras=1, gpus=gpus)
 
         def tell(line: str) -> None:
             on_event(Event(stage=self.name, message=line))

@@ -1,6 +1,5 @@
 """Merging: an adapter and its base as one checkpoint, which has to answer as the trainer did."""
 
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,7 +11,6 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.work_folder import WorkFolder
-from fourshot.training.jobs.jobs import FailedJob
 
 
 class MergeItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,9 +32,6 @@ class MergeStage(Stage, frozen=True, kw_only=True, tag="merge"):
 
     def is_finished(self, item: MergeItem) -> bool:
         return WorkFolder(item.out).has(PROBED_FILE)
-
-    def run(self, on_event: OnEvent) -> list[FailedJob]:
-        return self._each(partial(self._do, on_event=on_event))
 
     def _do(self, item: MergeItem, on_event: OnEvent) -> None:
         from fourshot.engine.opening import open_engine

@@ -49,9 +49,6 @@ class ProbeStage(EngineStage, frozen=True, kw_only=True, tag="probe"):
 
     items: tuple[ProbeItem, ...]
 
-    def is_finished(self, item: ProbeItem) -> bool:
-        return item.is_finished
-
     def adapters(self) -> set[Adapter]:
         return {adapter for item in self.items for adapter in item.adapters}
 

@@ -5,32 +5,23 @@ A stage is idempotent: items that are finished are left alone, so one that was k
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import msgspec
 
-from fourshot.engine.adapters import rank_of, slot_rank
 from fourshot.engine.core import Adapter, Engine, EngineSettings
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.threads import ENGINE_SPINS
 from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.loop.workers import engine_settings
 from fourshot.training.jobs.jobs import HERE, FailedJob, Placement
-
-
-class StageItem(Protocol):
-    """One piece of a stage's work."""
-
-    @property
-    def key(self) -> str:
-        """Names the item in a failure, and is the same for items that are the same."""
-        ...
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="stage"):
     """Subclasses say what their items are, when one is finished, and how they are done."""
 
     model_path: str
-    items: tuple[Any, ...]  # of `StageItem`
+    items: tuple[Any, ...]  # each has a ``key``, which names it in a failure, the same for items that are the same
     placement: Placement = HERE  # where the work is done, for stages that can spread it
     keep_going: bool = False  # an item that fails does not stop the others, and is returned instead of raised
     log: str = ""  # the file for what libraries print
@@ -48,13 +39,18 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="stage"):
         return all(map(self.is_finished, self.items))
 
     def is_finished(self, item: Any) -> bool:
-        raise NotImplementedError
+        """What the item says, unless its stage knows more."""
+        return bool(item.is_finished)
 
     def run(self, on_event: OnEvent) -> list[FailedJob]:
         """Do in this process what is not finished. Returns what failed where ``keep_going``, else raises it."""
+        return self._each(partial(self._do, on_event=on_event))
+
+    def _do(self, item: Any, on_event: OnEvent) -> None:
+        """Do one item, as far as it is not finished."""
         raise NotImplementedError
 
-    def with_items(self, items: Iterable[StageItem]) -> Self:
+    def with_items(self, items: Iterable[Any]) -> Self:
         """The same stage for ``items``, each once, in their order."""
         return msgspec.structs.replace(self, items=tuple({item.key: item for item in items}.values()))
 
@@ -94,11 +90,5 @@ class EngineStage(Stage, frozen=True, kw_only=True):
             engine.close()
 
     def engine_settings(self) -> EngineSettings:
-        adapters = self.adapters()
-        return EngineSettings(
-            model=self.model_path,
-            max_loras=1 if adapters else 0,  # one adapter answers at a time here
-            max_lora_rank=slot_rank(max(map(rank_of, adapters), default=8)),
-            gpus=self.placement.gpus_per_engine,
-            compile=False,  # a run samples for less time than compiling takes
-        )
+        """One adapter answers at a time here; and a run samples for less time than compiling takes."""
+        return engine_settings(self.model_path, self.adapters(), most_loras=1, gpus=self.placement.gpus_per_engine)

@@ -1,7 +1,6 @@
 """Students: trained on what a teacher said, then measured, as they will be loaded."""
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +14,6 @@ from fourshot.pipeline.runs.measuring import evaluation_of
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.types import Example, Task
-from fourshot.training.jobs.jobs import FailedJob
 from fourshot.training.students.examples import StudentJob, StudentResult
 from fourshot.training.students.onnx_export import ONNX_FOLDER, PARITY_FILE, Parity, export_onnx
 from fourshot.training.students.train import finished_student, train_student
@@ -47,9 +45,6 @@ class StudentStage(Stage, frozen=True, kw_only=True, tag="student"):
         result = finished_student(Path(self.store), item.job)
         measured = not item.test or Path(item.out).exists()
         return result is not None and measured and (not item.onnx or parities(result) != [])
-
-    def run(self, on_event: OnEvent) -> list[FailedJob]:
-        return self._each(partial(self._do, on_event=on_event))
 
     def _do(self, item: StudentItem, on_event: OnEvent) -> None:
         store, job = Path(self.store), item.job

@@ -1,7 +1,6 @@
 """Students that write: sequence to sequence, trained and asked here; causal, an adapter merged into its base."""
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +13,6 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.runs.stages.write import PART, Written
-from fourshot.training.jobs.jobs import FailedJob
 from fourshot.training.students.seq2seq import Seq2SeqJob, Seq2SeqWriter, finished_seq2seq, train_seq2seq
 
 
@@ -47,9 +45,6 @@ class Seq2SeqStage(Stage, frozen=True, kw_only=True, tag="seq2seq"):
 
     def is_finished(self, item: Seq2SeqItem) -> bool:
         return finished_seq2seq(Path(self.store), item.job) is not None and len(item.lines()) == len(item.texts)
-
-    def run(self, on_event: OnEvent) -> list[FailedJob]:
-        return self._each(partial(self._do, on_event=on_event))
 
     def _do(self, item: Seq2SeqItem, on_event: OnEvent) -> None:
         def report(step: int, planned: int, loss: float) -> None:
@@ -89,9 +84,6 @@ class CausalStage(Stage, frozen=True, kw_only=True, tag="causal_student"):
 
     def is_finished(self, item: CausalItem) -> bool:
         return (Path(item.out) / "config.json").is_file()
-
-    def run(self, on_event: OnEvent) -> list[FailedJob]:
-        return self._each(partial(self._do, on_event=on_event))
 
     def _do(self, item: CausalItem, on_event: OnEvent) -> None:
         from fourshot.training.lora.merging import merge

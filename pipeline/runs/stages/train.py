@@ -6,7 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from fourshot.engine.errors import FourshotError, from_name
+from fourshot.engine.errors import from_name
 from fourshot.engine.threads import TRAIN_SPINS, available_cores
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
@@ -68,8 +68,11 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         return [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
 
     def _ended(self, failed: list[FailedJob]) -> list[FailedJob]:
+        """Raises one error for all of them, of the first one's kind, unless the stage keeps going."""
         if failed and not self.keep_going:
-            raise _error_of(failed, len(self.items))
+            reasons = "\n".join(f"  - {failure.key}: {failure.message}" for failure in failed)
+            what = f"{len(failed)} of {len(self.items)} trainings failed, the others are kept:\n{reasons}"
+            raise from_name(failed[0].kind, what)
         return failed
 
     def _report(self, on_event: OnEvent, number: int, step: int, planned: int, loss: float) -> None:
@@ -128,9 +131,3 @@ def _trainer(model: str, store: Path, processes: int) -> Callable[[TrainingJob, 
         return do_job(open_trainer(), job, store, on_step)
 
     return train
-
-
-def _error_of(failed: list[FailedJob], total: int) -> FourshotError:
-    """One error for all of them, of the first one's kind."""
-    reasons = "\n".join(f"  - {failure.key}: {failure.message}" for failure in failed)
-    return from_name(failed[0].kind, f"{len(failed)} of {total} trainings failed, the others are kept:\n{reasons}")
