@@ -22,12 +22,12 @@ def short_name(model: str) -> str:
     return Path(model).name if model.startswith(("/", "./", "../", "~")) else model
 
 
-def header(suite: str, schema: int, settings: dict[str, Any], *, dummy_weights: bool = False) -> dict[str, Any]:
+def header(suite: str, settings: dict[str, Any], *, dummy_weights: bool = False) -> dict[str, Any]:
     """The first keys of a result."""
     from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
 
     return {
-        "schema": schema,
+        "schema": 1,
         "suite": suite,
         "commit": source_commit(),
         "hardware": {**describe_hardware(), **_gpus()},
