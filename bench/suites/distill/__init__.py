@@ -28,8 +28,6 @@ Strategy = Literal["annotate", "generate", "both"]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command."""
-
     data: TaskFolders
     out: Out
     tasks: Annotated[tuple[str, ...], "measured"] = ("sst2", "trec", "ag_news")
@@ -158,9 +156,9 @@ def _curve(curve: Mapping[str, Any]) -> Curve:
 
 SUITE = Suite(
     options=Options,
-    settings=lambda options: {
-        **as_settings(options, "tasks", "real", "strategies", "amounts", "seeds", "test_limit", "student")
-    },
+    settings=lambda options: as_settings(
+        options, "tasks", "real", "strategies", "amounts", "seeds", "test_limit", "student"
+    ),
     tasks=lambda options: options.tasks,
     measure=measure,
     report=report,
