@@ -17,6 +17,11 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"  # those that are comm
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> as it is printed
 
 
+def task_title(task: str) -> str:
+    """A task as tables name it: one of the three by its title, another by its own name."""
+    return TITLES.get(task, task)
+
+
 def short_name(model: str) -> str:
     """A model as tables name it: of a folder the last part."""
     return Path(model).name if model.startswith(("/", "./", "../", "~")) else model

@@ -18,7 +18,7 @@ import msgspec
 
 from fourshot.bench.core.options import Model, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import Part, Table, fill
-from fourshot.bench.core.results import TITLES, read_result, tell
+from fourshot.bench.core.results import read_result, task_title, tell
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Command, Suite
 from fourshot.bench.suites.diversity.measures import NEIGHBOURS, check_installed, coverage, self_bleu
@@ -137,7 +137,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         size = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
         lines = [_cells(recipe, [row for row in rows if row["way"] == recipe]) for recipe in (*RECIPES, REAL)]
         headings = ["", *(heading for heading, _, _ in MEASURES.values())]
-        parts += [f"**{TITLES.get(name, name)}**, {size} texts:", Table(headings, lines)]
+        parts += [f"**{task_title(name)}**, {size} texts:", Table(headings, lines)]
     places = len(result["settings"]["tasks"]) * result["settings"]["seeds"]
     lines = [
         [
