@@ -24,7 +24,6 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
     """What all engines of a suite are opened on."""
 
     path: str
-    name: str
     load_format: str = "auto"
     adapters: tuple[str, ...] = ()  # folders of random adapters
     merged: str = ""  # the first of them merged into the base; "": it would have the base's shape and no other weights

@@ -39,7 +39,6 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     clients: int = 1  # of a closed loop
     seed: int = 0
     timeout_s: float = 120.0
-    headers: dict[str, str] = {}
 
 
 class LoadAnswer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -84,7 +83,7 @@ async def fire(load: Load) -> list[LoadAnswer]:
 
     answers: list[LoadAnswer] = []
     timeout = aiohttp.ClientTimeout(total=load.timeout_s)
-    headers = {"Content-Type": "application/json", **load.headers}
+    headers = {"Content-Type": "application/json"}
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(load.url, timeout=timeout, headers=headers, connector=connector) as session:
         began = time.perf_counter()

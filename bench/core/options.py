@@ -10,7 +10,7 @@ A text in the annotation is the option's help; `POSITIONAL`, `REPEATED` and `HID
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Out = Annotated[Path, "where the result goes; .rows.jsonl and, where there is one, a page beside it"]
+JsonOut = Annotated[Path | None, "where the JSON goes; without it, standard output"]
 Model = Annotated[str | None, "base model; the embedded one if left out"]
 Shape = Annotated[str | None, f"a real architecture with random weights, in place of a model: {', '.join(SHAPES)}"]
 ThreeTasks = Annotated[Path, "a folder with sst2/, trec/ and ag_news/"]
@@ -96,6 +97,6 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}. `{self.prog} --help` shows the options.")
 
 
-def as_settings(options: Any, *names: str) -> Mapping[str, Any]:
+def as_settings(options: Any, *names: str) -> dict[str, Any]:
     """The options ``names`` as JSON has them: for the settings of a result."""
     return {name: msgspec.to_builtins(getattr(options, name), enc_hook=str) for name in names}

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from markupsafe import Markup
@@ -104,11 +103,3 @@ def fill(document: str, blocks: Mapping[str, str]) -> str:
             raise InputError(f"The document must have {start} and, after it, {end} exactly once. Put them in.")
         document = pattern.sub(lambda _, filled=f"{start}\n{block}\n{end}": filled, document)  # type: ignore[misc]
     return document
-
-
-def fill_or_print(document: Path | None, blocks: Mapping[str, str]) -> None:
-    """Fill a file's markers, or where none is named print the blocks."""
-    if document:
-        document.write_text(fill(document.read_text(encoding="utf-8"), blocks), encoding="utf-8")
-    else:
-        print("\n\n".join(blocks.values()))

@@ -17,17 +17,22 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"  # those that are comm
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> as it is printed
 
 
+def task_title(task: str) -> str:
+    """A task as tables name it: one of the three by its title, another by its own name."""
+    return TITLES.get(task, task)
+
+
 def short_name(model: str) -> str:
     """A model as tables name it: of a folder the last part."""
     return Path(model).name if model.startswith(("/", "./", "../", "~")) else model
 
 
-def header(suite: str, schema: int, settings: dict[str, Any], *, dummy_weights: bool = False) -> dict[str, Any]:
+def header(suite: str, settings: dict[str, Any], *, dummy_weights: bool = False) -> dict[str, Any]:
     """The first keys of a result."""
     from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
 
     return {
-        "schema": schema,
+        "schema": 1,
         "suite": suite,
         "commit": source_commit(),
         "hardware": {**describe_hardware(), **_gpus()},

@@ -12,7 +12,6 @@ from functools import partial
 import msgspec
 
 from fourshot.bench.core.model_shape import ModelShape, shape_of
-from fourshot.bench.core.processes import call_apart
 
 SECONDS = 1.5  # per number
 BYTES = 1 << 29
@@ -26,7 +25,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_machine(model: str) -> Machine:
-    """Measure here, with as many threads as an engine takes."""
+    """With as many threads as an engine takes. Done before and after a suite: a machine may change meanwhile."""
     import torch
 
     from fourshot.engine.threads import available_cores
@@ -56,11 +55,6 @@ def measure_machine(model: str) -> Machine:
         rates.append(rate(2 * rows * width * out, partial(torch.nn.functional.linear, x, weights)))
     much = torch.zeros(BYTES // 4, dtype=torch.float32, device=device)
     return Machine(flops=max(rates), bytes_per_s=rate(BYTES, lambda: much.sum()))
-
-
-def machine_apart(model: str) -> Machine:
-    """Measure in a process of its own; before and after a suite, for a machine may change under a measurement."""
-    return call_apart(measure_machine, model)
 
 
 class Roof(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,6 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     tasks: Callable[[Any], Sequence[str]] = lambda options: ()  # that --data must have
     report: Callable[[Mapping[str, Any]], list[Part]] = lambda result: []  # on the console and in docs/
     page: Callable[[Mapping[str, Any]], Page] | None = None
-    schema: int = 1
 
     def run(self, name: str, options: Any) -> int:
         """Measure what is missing, write everything, print the report."""
@@ -35,9 +34,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
         named = {"model": shape or model or "embedded"} if hasattr(options, "model") else {}
 
         def describe() -> dict[str, Any]:
-            return header(
-                name, self.schema, {**settings, **(_resolved(shape, model) if named else {})}, dummy_weights=bool(shape)
-            )
+            return header(name, {**settings, **(_resolved(shape, model) if named else {})}, dummy_weights=bool(shape))
 
         rows = Rows(out.with_suffix(".rows.jsonl") if out else None, {**settings, **named}, describe)
         measured = self.measure(options, rows)

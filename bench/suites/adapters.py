@@ -129,7 +129,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
                 str(make_adapter(Path(folder), task_of(f"random-{seed}"), seed=seed, base=model))
                 for seed in range(max(settings.numbers))
             )
-            base = Base(path=model.path, name=model.name, adapters=folders)
+            base = Base(path=model.path, adapters=folders)
             _measure_cells(wanted, base, settings, workload, rows, options.out.with_suffix(".log"))
     assert rows.path
     return {**summarise(settings, rows.pieces), "targets": [], "rows": rows.path.name}

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.load import Load, LoadRequest, generate
-from fourshot.bench.core.options import Model, Out, Positive
+from fourshot.bench.core.options import Model, Out, Positive, as_settings
 from fourshot.bench.core.parts import Part, Table
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.rows import Rows
@@ -163,8 +163,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
 SUITE = Suite(
     options=Options,
     settings=lambda options: {
-        "requests": options.requests,
-        "clients": options.clients,
+        **as_settings(options, "requests", "clients"),
         "max_tokens": MAX_TOKENS,
         "repeats": options.repeats,
     },

@@ -18,12 +18,12 @@ from collections import Counter
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import psutil
 
-from fourshot.bench.core.options import Positive
+from fourshot.bench.core.options import JsonOut, Positive
 from fourshot.bench.core.parts import rows_table
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
@@ -43,11 +43,9 @@ PATIENCE_S = 60.0
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command."""
-
     kills: Positive = 50
     seed: int = 0
-    out: Annotated[Path | None, "where the JSON goes; without it, standard output"] = None
+    out: JsonOut = None
 
 
 def make_small_corpus(folder: Path) -> None:

@@ -38,8 +38,6 @@ AHEAD = 12  # units in the engine
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command."""
-
     data: Annotated[Path, f"a folder with {', '.join(TASKS)}"]
     out: Out
     draws_of_shots: Annotated[Positive, "tasks of each kind"] = 3
@@ -125,11 +123,13 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
 
 def report(result: Mapping[str, Any]) -> list[Part]:
     """A line for each order and memory."""
-    rows = [
-        (f"{row['kv_mib']:,}", row["order"], f"{row['draws_per_s']:.1f}", f"{row['hit_rate']:.1%}")
-        for row in result["rows"]
-    ]
-    return [Table(["memory, MiB", "order", "draws/s", "prompt tokens from the cache"], rows, left=2)]
+    columns = {
+        "memory, MiB": "{kv_mib:,}",
+        "order": "{order}",
+        "draws/s": "{draws_per_s:.1f}",
+        "prompt tokens from the cache": "{hit_rate:.1%}",
+    }
+    return [Table.of(result["rows"], columns, left=2)]
 
 
 SUITE = Suite(

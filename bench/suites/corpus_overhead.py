@@ -9,12 +9,12 @@ ours.
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import psutil
 
-from fourshot.bench.core.options import Positive
+from fourshot.bench.core.options import JsonOut, Positive
 from fourshot.bench.core.parts import rows_table
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
@@ -32,12 +32,10 @@ GROWTH_GOAL = 1.1  # memory at the end over that when a fifth of the rows were t
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command."""
-
     tasks: Positive = 20
     rows: Positive = 100_000
     format: Literal["jsonl", "parquet"] = "jsonl"
-    out: Annotated[Path | None, "where the JSON goes; without it, standard output"] = None
+    out: JsonOut = None
 
 
 class ResourceLog:

@@ -36,22 +36,12 @@ PATIENCE_S = 7200.0
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command."""
-
     data: TaskFolders
     out: Annotated[Path, "where the result goes; card and corpus beside it"]
     tasks: Annotated[tuple[str, ...], "of the corpus"] = ("sst2", "trec")
     per_class: Positive = 640
     set: Annotated[tuple[str, ...], "a setting, as of `corpus`", REPEATED] = ()
     model: Model = None
-
-
-class CommandCall(msgspec.Struct, frozen=True, kw_only=True):
-    """One call of the command."""
-
-    seconds: float
-    rows: int  # that it added
-    ended: str  # "finished", or who was killed
 
 
 def command(options: Options, folder: Path) -> list[str]:
@@ -63,12 +53,12 @@ def command(options: Options, folder: Path) -> list[str]:
     return [*words, *(["--model", options.model] if options.model else [])]
 
 
-def make(options: Options, folder: Path, wanted: int) -> tuple[list[CommandCall], dict[str, int]]:
+def make(options: Options, folder: Path, wanted: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Make the corpus in as many calls as it takes. The engine dies within a call, which goes on by itself.
 
-    Gives the calls, and after how many rows who was killed.
+    Gives the calls (seconds, rows added, how they ended), and after how many rows who was killed.
     """
-    calls: list[CommandCall] = []
+    calls: list[dict[str, Any]] = []
     killed: dict[str, int] = {}
     kills = dict(KILLS) if not _num_rows(folder) else {}  # a corpus that was begun is finished without
     log = folder.parent / f"{folder.name}.log"
@@ -93,7 +83,7 @@ def make(options: Options, folder: Path, wanted: int) -> tuple[list[CommandCall]
         if driver.returncode and not was_killed:
             raise RuntimeError(f"the command ended with {driver.returncode}; see {log}")
         seconds, ended = time.monotonic() - started, "driver killed" if was_killed else "finished"
-        calls.append(CommandCall(seconds=seconds, rows=_num_rows(folder) - before, ended=ended))
+        calls.append({"seconds": seconds, "rows": _num_rows(folder) - before, "ended": ended})
         if not was_killed:
             return calls, killed
 
@@ -124,10 +114,8 @@ def outcomes(folder: Path, tasks: tuple[str, ...]) -> list[ClassOutcome]:
     """Of each class, from the journal."""
     files = CorpusFolder(folder)
     settings = files.manifest().settings.generate
-    by_class: list[ClassOutcome] = []
-    for name in tasks:
-        by_class += class_outcomes(name, counted(files.task(name), settings, files.journal()))
-    return by_class
+    counts = {name: counted(files.task(name), settings, files.journal()) for name in tasks}
+    return [outcome for name in tasks for outcome in class_outcomes(name, counts[name])]
 
 
 def measure(options: Options, rows: Rows) -> dict[str, Any]:
@@ -144,7 +132,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         "killed_after_rows": killed,
         "corpus": corpus,
         "classes": outcomes(folder, options.tasks),
-        "rows_per_s": corpus["rows"] / sum(call.seconds for call in calls),
+        "rows_per_s": corpus["rows"] / sum(call["seconds"] for call in calls),
         "targets": [
             at_least("rows", "", corpus["rows"], ROWS_GOAL),
             at_most("rows that are there twice", "", corpus["rows_twice"], 0),

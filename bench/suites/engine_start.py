@@ -9,14 +9,13 @@ the same model with the same KV cache; everything else of vLLM's start is vLLM's
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
 import msgspec
 import psutil
 
-from fourshot.bench.core.options import Positive
+from fourshot.bench.core.options import JsonOut, Positive, as_settings
 from fourshot.bench.core.processes import call_apart
 from fourshot.bench.core.results import tell
 from fourshot.bench.core.rows import Rows
@@ -39,9 +38,7 @@ KERNEL_GOAL = 10.0
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command."""
-
-    out: Annotated[Path | None, "where the JSON goes; without it, standard output"] = None
+    out: JsonOut = None
     pairs: Annotated[Positive, "how many times both are started, in turn"] = 3
     rounds: Annotated[Positive, "how many batches each start samples, after a first one"] = 3
 
@@ -186,7 +183,6 @@ SUITE = Suite(
         "temperature": TEMPERATURE,
         "top_k": TOP_K,
         "kv_cache_bytes": KV_CACHE_BYTES,
-        "pairs": options.pairs,
-        "rounds": options.rounds,
+        **as_settings(options, "pairs", "rounds"),
     },
 )

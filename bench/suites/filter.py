@@ -34,8 +34,6 @@ KV_CACHE_BYTES, GPU_KV_CACHE_BYTES = 512 << 20, 8 << 30  # of each engine, as in
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command."""
-
     data: TaskFolders
     out: Out
     task: str = "trec"
@@ -130,20 +128,15 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
 def report(result: Mapping[str, Any]) -> list[Part]:
     """What was computed beside what was needed."""
     settings, needed = result["settings"], result["tokens"]["needed"]
-    rows = [
-        (
-            row["way"],
-            f"{row['candidates_per_s']:.1f}",
-            f"{row['computed_tokens']:,}",
-            f"{row['computed_tokens'] / needed:.2f} times",
-            f"{row['hit_rate']:.3f}",
-        )
-        for row in result["ways"]
-    ]
-    return [
-        f"{settings['task']}, {settings['k']} examples per class, {settings['candidates']:,} texts.",
-        Table(["", "candidates/s", "tokens computed", "of those needed", "hit rate"], rows),
-    ]
+    about = f"{settings['task']}, {settings['k']} examples per class, {settings['candidates']:,} texts."
+    columns: dict[str, Any] = {
+        "": "{way}",
+        "candidates/s": "{candidates_per_s:.1f}",
+        "tokens computed": "{computed_tokens:,}",
+        "of those needed": lambda row: f"{row['computed_tokens'] / needed:.2f} times",
+        "hit rate": "{hit_rate:.3f}",
+    }
+    return [about, Table.of(result["ways"], columns)]
 
 
 SUITE = Suite(

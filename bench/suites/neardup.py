@@ -13,12 +13,11 @@ from bisect import bisect
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, product
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
-from fourshot.bench.core.options import Positive
+from fourshot.bench.core.options import JsonOut, Positive
 from fourshot.bench.core.parts import rows_table
 from fourshot.bench.core.processes import call_apart, peak_bytes
 from fourshot.bench.core.results import tell
@@ -39,10 +38,8 @@ SETTINGS = {"threshold": THRESHOLD, "patterned": PATTERNED, "changed": CHANGED, 
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command."""
-
     sizes: Annotated[tuple[Positive, ...], "numbers of texts"] = (10_000, 100_000, 1_000_000)
-    out: Annotated[Path | None, "where the JSON goes; without it, standard output"] = None
+    out: JsonOut = None
 
 
 def texts(number: int, seed: int = 0) -> Iterator[tuple[str, bool]]:

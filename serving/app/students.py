@@ -86,7 +86,7 @@ class Students:
         except Exception:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        return StudentVersion(self, stored, card, folder, model, used)
+        return StudentVersion(self, stored, card, folder, model)
 
     def _open_writer(self, stored: StoredAdapter, card: TextStudentCard, folder: Path) -> "TextStudentVersion":
         try:
@@ -188,11 +188,10 @@ class StudentVersion(_Student):
     """A classifier that is loaded. A `serving.app.version.ClassifierVersion`."""
 
     def __init__(
-        self, students: Students, stored: StoredAdapter, card: StudentCard, folder: Path, model: ServingModel, used: str
+        self, students: Students, stored: StoredAdapter, card: StudentCard, folder: Path, model: ServingModel
     ) -> None:
-        """``used``: the file that answers, "" for the checkpoint itself."""
         super().__init__(students, stored, card, folder)
-        self.task, self.model, self.used, self._most = card.task, model, used, card.training.max_tokens
+        self.task, self.model, self._most = card.task, model, card.training.max_tokens
 
     async def prepare(self, texts: Sequence[str], method: Method) -> Prepared:
         return await asyncio.to_thread(self._read, texts)

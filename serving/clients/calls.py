@@ -156,8 +156,6 @@ def classify_call(
     task: str, texts: Given | Sequence[Given], method: Method | None, refusal: Refusal = ALL, first: int = 0
 ) -> Call[ClassifyResponse]:
     """The call for one request. Raises InputError for a task without a name, and for text that is no Unicode."""
-    if not task:
-        raise InputError("there is no task to ask. Give its name.")
     given: Any = texts if isinstance(texts, str | Mapping) else list(texts)
     request = ClassifyRequest(input=given, method=method, **msgspec.structs.asdict(refusal))
     return _post("classify", task, request, ClassifyResponse, first)
@@ -165,17 +163,12 @@ def classify_call(
 
 def generate_call(task: str, inputs: str | Sequence[str], first: int = 0) -> Call[GenerateResponse]:
     """As `classify_call`, of a text generation task."""
-    if not task:
-        raise InputError("there is no task to ask. Give its name.")
     request = GenerateRequest(input=inputs if isinstance(inputs, str) else list(inputs))
     return _post("generate", task, request, GenerateResponse, first)
 
 
 def generate_calls(task: str, inputs: Sequence[str], batch: int) -> list[Call[GenerateResponse]]:
     """The calls that have texts written for ``inputs``. Raises InputError, before any is sent, for a blank one."""
-    check_texts(inputs)
-    if batch < 1:
-        raise InputError(f"batch is {batch}; a request needs at least 1 text.")
     return [generate_call(task, inputs[first:end], first) for first, end in _parts(inputs, batch)]
 
 
@@ -198,14 +191,17 @@ def predict_calls(
     task: str, texts: Sequence[Given], method: Method | None, refusal: Refusal, batch: int
 ) -> list[Call[ClassifyResponse]]:
     """The calls that classify ``texts`` in order. Raises InputError, before any is sent, for a blank text."""
-    check_texts(texts)
-    if batch < 1:
-        raise InputError(f"batch is {batch}; a request needs at least 1 text.")
     return [classify_call(task, texts[first:end], method, refusal, first) for first, end in _parts(texts, batch)]
 
 
 def _parts(texts: Sequence[Given], batch: int) -> Iterator[tuple[int, int]]:
-    """Beginning and end of each part: at most ``batch`` texts, and MAX_PART_BYTES unless one text alone has more."""
+    """Beginning and end of each part: at most ``batch`` texts, and MAX_PART_BYTES unless one text alone has more.
+
+    Raises InputError, before the first, for a blank text and an impossible ``batch``.
+    """
+    check_texts(texts)
+    if batch < 1:
+        raise InputError(f"batch is {batch}; a request needs at least 1 text.")
     first = size = 0
     for index, text in enumerate(texts):
         added = len(_encoded(text))
@@ -220,6 +216,8 @@ def _parts(texts: Sequence[Given], batch: int) -> Iterator[tuple[int, int]]:
 def _post(
     route: str, task: str, request: ClassifyRequest | GenerateRequest, answer: type[Answer], first: int
 ) -> Call[Answer]:
+    if not task:
+        raise InputError("there is no task to ask. Give its name.")
     path = f"/v1/{route}/{quote(task, safe='')}"
     body = _encoded(request)
     return Call(answer=answer, method="POST", path=path, body=body, first=first, texts=len(request.inputs))

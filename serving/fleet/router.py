@@ -52,7 +52,6 @@ class Replica:
         self.number, self.address = number, address
         self.well = False
         self.in_flight = 0
-        self.answered = 0
 
 
 class Router:
@@ -154,7 +153,7 @@ class Router:
         headers = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in scope["headers"]
-            if name not in HOP_BY_HOP and name != ON_BEHALF
+            if name not in HOP_BY_HOP
         ]
         headers.append(("Authorization", f"Bearer {self._key}"))
         headers.append((ON_BEHALF.decode(), quote(scope.get(ASKER, ""))))
@@ -185,7 +184,6 @@ class Router:
                 async for part in parts:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
-                replica.answered += 1
                 return True
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if begun:

@@ -14,7 +14,7 @@ import msgspec
 
 from fourshot.bench.core.options import Model, Out, Positive, TaskFolders, as_settings
 from fourshot.bench.core.parts import Page, Part, Section, Table
-from fourshot.bench.core.results import TITLES, tell
+from fourshot.bench.core.results import task_title, tell
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.statistics import estimate, shown
 from fourshot.bench.core.suite import Suite
@@ -28,8 +28,6 @@ Strategy = Literal["annotate", "generate", "both"]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command."""
-
     data: TaskFolders
     out: Out
     tasks: Annotated[tuple[str, ...], "measured"] = ("sst2", "trec", "ag_news")
@@ -94,7 +92,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
     """A table of each task, and where more texts no longer help."""
     parts: list[Part] = []
     for task in result["settings"]["tasks"]:
-        parts += [f"**{TITLES.get(task, task)}**, accuracy in per cent:", _table(result, task)]
+        parts += [f"**{task_title(task)}**, accuracy in per cent:", _table(result, task)]
     columns: dict[str, Any] = {
         "real data": "{real}",
         "strategy": "{strategy}",
@@ -144,7 +142,7 @@ def page(result: Mapping[str, Any]) -> Page:
             if drawn:
                 x_name, note = f"texts beside {real} real", "intervals of 95 % over seeds"
                 parts.append(line_plot(drawn, x_name=x_name, y_name="accuracy, %", y_from_zero=False, note=note))
-        sections.append(Section(TITLES.get(task, task), [*parts, _table(result, task)]))
+        sections.append(Section(task_title(task), [*parts, _table(result, task)]))
     rest = report(result)[2 * len(sections) :]
     sections.append(Section("Where more texts no longer help", rest or ["Not measured."]))
     return Page("Students by real data and by what a teacher said", sections)
@@ -158,9 +156,9 @@ def _curve(curve: Mapping[str, Any]) -> Curve:
 
 SUITE = Suite(
     options=Options,
-    settings=lambda options: {
-        **as_settings(options, "tasks", "real", "strategies", "amounts", "seeds", "test_limit", "student")
-    },
+    settings=lambda options: as_settings(
+        options, "tasks", "real", "strategies", "amounts", "seeds", "test_limit", "student"
+    ),
     tasks=lambda options: options.tasks,
     measure=measure,
     report=report,

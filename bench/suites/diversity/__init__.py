@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import msgspec
 
 from fourshot.bench.core.options import Model, Positive, TaskFolders, as_settings
-from fourshot.bench.core.parts import Part, Table, fill_or_print
-from fourshot.bench.core.results import TITLES, read_result, tell
+from fourshot.bench.core.parts import Part, Table, fill
+from fourshot.bench.core.results import read_result, task_title, tell
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Command, Suite
 from fourshot.bench.suites.diversity.measures import NEIGHBOURS, check_installed, coverage, self_bleu
@@ -34,7 +34,6 @@ from fourshot.pipeline.synthesis.settings import GenerateSettings, RunSettings
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.task_file import load_task
 
-SCHEMA = 1
 BASELINE = "fourshot"
 RECIPES = (BASELINE, "fixed_order", "redrawn", "attributes", "suppressed", "attributes_suppressed")
 REAL = "real"
@@ -57,8 +56,6 @@ GAINS = {  # key -> heading, factor, format, unit
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command."""
-
     out: Annotated[Path, "where the result goes; the runs in a folder beside it"]
     data: TaskFolders | None = None
     tasks: Annotated[tuple[str, ...], "measured"] = ("sst2", "trec")
@@ -140,7 +137,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
         size = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
         lines = [_cells(recipe, [row for row in rows if row["way"] == recipe]) for recipe in (*RECIPES, REAL)]
         headings = ["", *(heading for heading, _, _ in MEASURES.values())]
-        parts += [f"**{TITLES.get(name, name)}**, {size} texts:", Table(headings, lines)]
+        parts += [f"**{task_title(name)}**, {size} texts:", Table(headings, lines)]
     places = len(result["settings"]["tasks"]) * result["settings"]["seeds"]
     lines = [
         [
@@ -203,7 +200,8 @@ def command(options: Options) -> int:
     """Measure, or fill a document."""
     if not options.write:
         return MEASUREMENT.run("diversity", options)
-    fill_or_print(options.write, {"diversity": MEASUREMENT.markdown(read_result(options.out, "diversity"))})
+    blocks = {"diversity": MEASUREMENT.markdown(read_result(options.out, "diversity"))}
+    options.write.write_text(fill(options.write.read_text(encoding="utf-8"), blocks), encoding="utf-8")
     return 0
 
 

@@ -47,8 +47,6 @@ SuiteResult = Mapping[str, Any]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command."""
-
     write: Annotated[tuple[Path, ...], "Markdown files with markers, to be filled; without it, blocks are printed"] = ()
     only: Annotated[tuple[str, ...], "blocks, in place of all"] = ()
     results: Annotated[Path, "folder of results"] = RESULTS

@@ -106,7 +106,7 @@ def picture(bars: list[AccuracyBar], theme: str) -> bytes:
         metadata = {
             "Date": None,
             "Creator": None,
-            "Title": "Accuracy by task and method",
+            "Title": TITLE,
             "Description": description(bars),
         }
         figure.savefig(out, format="svg", transparent=True, metadata=metadata)

@@ -51,23 +51,22 @@ def targets(comparisons: Comparisons) -> list[Target]:
         return [100 * (own - other.accuracy) for own, other in zip(accuracies, others, strict=True)]
 
     goals = [
-        at_least(name, unit, round(measured, 6), goal, digits=6)  # rounded first: equal ones may differ in the last bit
-        for name, unit, measured, goal in (
-            ("fourshot, mean accuracy", "%", 100 * fmean(accuracies), 84),
-            ("fourshot above icl, mean", "points", fmean(points_above("icl")), 10),
-            ("fourshot above lora, mean", "points", fmean(points_above("lora")), 2),
-            ("fourshot above lora, worst task", "points", min(points_above("lora")), 0),
-            ("fourshot above lora25, mean", "points", fmean(points_above("lora25")), -4),
-        )
+        ("fourshot, mean accuracy", "%", 100 * fmean(accuracies), 84),
+        ("fourshot above icl, mean", "points", fmean(points_above("icl")), 10),
+        ("fourshot above lora, mean", "points", fmean(points_above("lora")), 2),
+        ("fourshot above lora, worst task", "points", min(points_above("lora")), 0),
+        ("fourshot above lora25, mean", "points", fmean(points_above("lora25")), -4),
     ]
     if all(comparison.row("icl_calibrated") for comparison in comparisons.values()):
         above = points_above("icl_calibrated")
-        goals.append(at_least("fourshot above icl_calibrated, mean", "points", round(fmean(above), 6), 5, digits=6))
-        goals.append(at_least("fourshot above icl_calibrated, worst task", "points", round(min(above), 6), 0, digits=6))
+        goals.append(("fourshot above icl_calibrated, mean", "points", fmean(above), 5))
+        goals.append(("fourshot above icl_calibrated, worst task", "points", min(above), 0))
+    # Rounded first: equal ones may differ in the last bit.
+    set_out = [at_least(name, unit, round(measured, 6), goal, digits=6) for name, unit, measured, goal in goals]
     errors = [row.ece for row in ours if row.ece is not None]
     if len(errors) == len(ours):
-        goals.append(at_most("fourshot, mean calibration error", "", round(fmean(errors), 6), 0.08, digits=6))
-    return goals
+        set_out.append(at_most("fourshot, mean calibration error", "", round(fmean(errors), 6), 0.08, digits=6))
+    return set_out
 
 
 def targets_result(comparisons: Comparisons) -> dict[str, Any]:
@@ -103,12 +102,9 @@ def headline(comparisons: Comparisons) -> str:
 
 def base_tables(bases: Mapping[str, Comparisons], draw: Callable[[Comparisons], str]) -> str:
     """``draw`` of every base; each is named above its own where there are several."""
-    blocks = (
-        [*(f"**{short_name(name)}**\n\n{draw(comparisons)}" for name, comparisons in bases.items())]
-        if len(bases) > 1
-        else [*map(draw, bases.values())]
-    )
-    return "\n\n".join(blocks)
+    if len(bases) == 1:
+        return draw(*bases.values())
+    return "\n\n".join(f"**{short_name(name)}**\n\n{draw(of_base)}" for name, of_base in bases.items())
 
 
 def short_table(comparisons: Comparisons) -> str:

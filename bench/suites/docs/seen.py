@@ -34,10 +34,8 @@ def load_looks(folder: Path) -> tuple[Look, ...]:
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}. It says which texts were seen when.") from error
     except msgspec.DecodeError as error:
-        raise InputError(f"{file} is no list of looks: {error}. Write [[seen]] with {', '.join(LOOK_KEYS)}.") from error
-
-
-LOOK_KEYS = Look.__struct_fields__
+        keys = ", ".join(Look.__struct_fields__)
+        raise InputError(f"{file} is no list of looks: {error}. Write [[seen]] with {keys}.") from error
 
 
 def seen_table(folder: Path) -> str:

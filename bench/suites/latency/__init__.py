@@ -19,7 +19,7 @@ from fourshot.bench.core.engines import Base, Engines, EngineSpec, engines
 from fourshot.bench.core.model_shape import SHAPES, check_shape, shape_of, write_shape
 from fourshot.bench.core.processes import call_apart
 from fourshot.bench.core.results import tell
-from fourshot.bench.core.roofline import machine_apart
+from fourshot.bench.core.roofline import measure_machine
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import VARIANTS, Workload, load_workload
@@ -144,8 +144,7 @@ def prepare(options: Options, folder: Path, settings: LatencySettings) -> Base:
     if not options.shape and "lora_merged" in settings.variants:  # apart: it takes a second base, whose memory we want
         merged = call_apart(merge_apart, model.path, adapters[0], str(folder / "merged"))
     load_format = "dummy" if options.shape else "auto"
-    name = options.shape or model.name
-    return Base(path=model.path, name=name, load_format=load_format, adapters=adapters, merged=merged)
+    return Base(path=model.path, load_format=load_format, adapters=adapters, merged=merged)
 
 
 def merge_apart(model: str, adapter: str, out: str) -> str:
@@ -173,12 +172,12 @@ def _measure_missing(options: Options, settings: LatencySettings, rows: Rows) ->
         base = prepare(options, Path(folder), settings)
         workloads = {name: load_workload(name, options.data, settings.k, base.path) for name in settings.tasks}
         rows.add_once("shape", lambda: shape_of(base.path))
-        rows.add_once("machine", lambda: machine_apart(base.path))
+        rows.add_once("machine", lambda: call_apart(measure_machine, base.path))
         specs = engine_specs(base, settings, options.plant_sleep_ms / 1000)
         measure_in_process(specs, settings, workloads, rows, log)
         if settings.http:
             measure_http(options, settings, workloads, rows)
-        rows.add_once("machine after", lambda: machine_apart(base.path))
+        rows.add_once("machine after", lambda: call_apart(measure_machine, base.path))
 
 
 def _tasks(options: Options) -> Sequence[str]:

@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from fourshot.bench.core.parts import MISSING, Page, Part, Section, Table
-from fourshot.bench.core.results import TITLES
+from fourshot.bench.core.results import TITLES, task_title
 from fourshot.bench.core.statistics import shown
 from fourshot.bench.core.workload import VARIANTS
 from fourshot.bench.suites.latency.plan import FLOOR
@@ -23,7 +23,7 @@ def cells(result: Mapping[str, Any]) -> Table:
     """Every cell."""
     columns: dict[str, Any] = {
         "route": lambda cell: ROUTES[cell["route"]],
-        "task": lambda cell: TITLES.get(cell["task"], cell["task"]),
+        "task": lambda cell: task_title(cell["task"]),
         "method": lambda cell: VARIANTS[cell["way"]].display_name,
         "load": "{load}",
         "requests/s": lambda cell: shown(cell["requests_per_s"]),
@@ -52,7 +52,7 @@ def ratios(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
 
     speed = "speed relative to in-context, cache"
     columns: dict[str, Any] = {
-        "task": lambda row: TITLES.get(row["task"], row["task"]),
+        "task": lambda row: task_title(row["task"]),
         "method": lambda row: VARIANTS[row["way"]].display_name,
         "concurrency": "{concurrency}",
         "limit, ms": "{limit_ms:.1f}",
@@ -86,7 +86,7 @@ def rates(result: Mapping[str, Any], loads: Sequence[int | str] = ()) -> Table:
 
     rows = [
         (
-            TITLES.get(task, task),
+            task_title(task),
             load,
             *(shown_range(measured.get((task, load, way))) for way in ways),
             times(task, load),
@@ -132,7 +132,7 @@ def page(result: Mapping[str, Any]) -> Page:
     sections.append(Section("Beside what is possible", [about, ratios(result)]))
     for task in result["settings"]["tasks"]:
         plots = [_curves(result, task, *what) for what in (("requests_per_s", "requests/s"), ("p50_ms", "p50, ms"))]
-        sections.append(Section(TITLES.get(task, task), plots))
+        sections.append(Section(task_title(task), plots))
     sections.append(Section("Every cell", [cells(result)]))
     lead = f"{result['settings']['model']}" + (", dummy weights: latency only" if result["dummy_weights"] else "")
     return Page("LoRA against in-context learning", sections, lead, [_machine(result)])
@@ -140,7 +140,7 @@ def page(result: Mapping[str, Any]) -> Page:
 
 def _gain_text(result: Mapping[str, Any]) -> str:
     gains = ", ".join(
-        f"{row['icl_off']['throughput']['mean']:.1f} times on {TITLES.get(row['task'], row['task'])}"
+        f"{row['icl_off']['throughput']['mean']:.1f} times on {task_title(row['task'])}"
         for row in result["against_icl"]
         if row["way"] == "lora" and row["concurrency"] == "saturated" and "icl_off" in row
     )
@@ -169,7 +169,7 @@ def _gain_plot(result: Mapping[str, Any], load: int | str) -> Any:
             Bars(VARIANTS[name].display_name, [estimate and estimate["mean"] for estimate in of_tasks], bounds)
         )
     what = "p50 of single requests" if load == 1 else "saturated throughput"
-    titles = [TITLES.get(task, task) for task in tasks]
+    titles = [task_title(task) for task in tasks]
     return bar_plot(titles, series, value_name=f"{what} relative to in-context, cache off")
 
 

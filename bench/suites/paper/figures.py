@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from fourshot.bench.core.parts import Part, Section, Table
-from fourshot.bench.core.results import TITLES
+from fourshot.bench.core.results import task_title
 from fourshot.bench.suites.paper.scores import (
     ABLATION,
     DEFAULT_SHOTS,
@@ -46,7 +46,7 @@ def accuracy_table(means: MeanScores, tasks: Sequence[str]) -> Table:
         texts = ", ".join(count(mean.synthetic_examples if mean else None) for mean in by_task) if setup[2] else "0"
         mean_accuracy = _per_cent(mean_over_tasks(means, setup, tasks))
         rows.append((_setup_name(setup), *map(_accuracy, by_task), mean_accuracy, setup[1], texts, tokens))
-    headings = ["", *map(_title, tasks), "mean", "real per class", "synthetic, all classes", "prompt tokens"]
+    headings = ["", *map(task_title, tasks), "mean", "real per class", "synthetic, all classes", "prompt tokens"]
     note = (
         "Accuracy in per cent, ± the sample standard deviation over draws of the shots. The last two columns have one "
         f"number per task. {_measured_on(means, tasks, TABLE)}"
@@ -60,7 +60,7 @@ def accuracies(means: MeanScores, tasks: Sequence[str]) -> Section:
     for task in tasks:
         of_task = [means.get((task, *setup)) for setup in TABLE]
         values = [100 * mean.accuracy if mean else None for mean in of_task]
-        bars.append(Bars(_title(task), values, [mean.interval if mean else None for mean in of_task]))
+        bars.append(Bars(task_title(task), values, [mean.interval if mean else None for mean in of_task]))
     if any(value is not None for series in bars for value in series.values):
         under = "Lines: one standard deviation over draws of the shots."
         parts.append(bar_plot(list(map(_setup_name, TABLE)), bars, value_name="accuracy %", note=under))
@@ -100,7 +100,9 @@ def inference_times(means: MeanScores, timings: Sequence[Timing], tasks: Sequenc
     parts: list[Part] = [intro, Table(headings, rows, note=note)]
     if ratios := _time_ratios(means, timings, tasks):
         under = "A summary of the paper reports about 2 to 5 times. Load and cache change the ratio, on both sides."
-        parts.append(bar_plot(list(map(_title, tasks)), ratios, value_name="in context over LoRA, times", note=under))
+        parts.append(
+            bar_plot(list(map(task_title, tasks)), ratios, value_name="in context over LoRA, times", note=under)
+        )
     return Section("Table 1: inference time", parts)
 
 
@@ -113,7 +115,7 @@ def _time_row(means: MeanScores, timings: Sequence[Timing], task: str, setup: Se
     all_texts = duration(by_batch[1].s_per_text * num_test) if num_test and 1 in by_batch else NOT_MEASURED
     name = "LoRA, merged" if setup[0] == MERGED else _setup_name(setup)
     in_vllm = duration(mean.seconds) if mean else NOT_MEASURED
-    return f"{_title(task)}, {name}", count(tokens), *per_text, all_texts, in_vllm
+    return f"{task_title(task)}, {name}", count(tokens), *per_text, all_texts, in_vllm
 
 
 def _time_ratios(means: MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> list[Bars]:
@@ -153,7 +155,7 @@ def _size_figure(scores: Sequence[PaperScore], task: str) -> list[Part]:
         points = [(setup[2] + setup[3], 100 * means[setup].accuracy) for setup in line]
         curves.append(Curve(name, points, [means[setup].interval for setup in line]))
     least = count(min(means[setup].n for setup in (*real, *synthetic)))
-    about = f"{_title(task)}, {_draws(len(seeds))} of the shots, {least} test texts."
+    about = f"{task_title(task)}, {_draws(len(seeds))} of the shots, {least} test texts."
     rows = [
         (name, real_texts, asked, _accuracy(mean), count(mean.synthetic_examples) if asked else None)
         for name, line in lines.items()
@@ -176,7 +178,7 @@ def ablation(means: MeanScores, tasks: Sequence[str]) -> Section:
         "paper's way, though calibrated here. All start from {} labelled texts per class.</p>"
     ).format(DEFAULT_SHOTS)
     note = f"Accuracy in per cent. {_measured_on(means, tasks, list(ABLATION))}"
-    table = Table(["filter", *map(_title, tasks), "mean"], rows, note=note, chosen=len(ABLATION) - 1)
+    table = Table(["filter", *map(task_title, tasks), "mean"], rows, note=note, chosen=len(ABLATION) - 1)
     return Section("The ablation: filter off and on", [intro, table])
 
 
@@ -194,7 +196,7 @@ def _trigram_figure(texts: CountedTexts) -> Markup:
     most = min(texts.num[side] for side in curves)
     at_most = {side: next(value for size, value in reversed(curve) if size <= most) for side, curve in curves.items()}
     numbers = "; ".join(f"{SIDES[side]} {count(value)}" for side, value in at_most.items())
-    about = f"{_title(texts.task)}, draw {texts.seed}. Among about {count(most)} texts: {numbers}."
+    about = f"{task_title(texts.task)}, draw {texts.seed}. Among about {count(most)} texts: {numbers}."
     drawn = [Curve(SIDES[side], curve) for side, curve in curves.items()]
     return line_plot(drawn, x_name="texts", y_name="distinct tri-grams", note=about)
 
@@ -212,16 +214,12 @@ def word_clouds(counted: Sequence[CountedTexts]) -> Section:
 
 
 def _cloud(texts: CountedTexts, side: str) -> Markup:
-    words, name = texts.words.get(side), f"{_title(texts.task)}, {SIDES[side]}"
+    words, name = texts.words.get(side), f"{task_title(texts.task)}, {SIDES[side]}"
     if words:
         drawn = word_cloud(words, f"Frequent words, {name}: {', '.join(list(words)[:12])}")
     else:
         drawn = Markup("<p>none</p>")
     return Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(name, drawn)
-
-
-def _title(task: str) -> str:
-    return TITLES.get(task, task)
 
 
 def _setup_name(setup: Setup) -> str:
@@ -252,5 +250,5 @@ def _measured_on(means: MeanScores, tasks: Sequence[str], setups: Sequence[Setup
         if of_task:
             seeds = sorted({mean.seeds for mean in of_task})
             several = _draws(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {_draws(seeds[-1])}"
-            parts.append(f"{_title(task)}: {count(min(mean.n for mean in of_task))} test texts, {several}")
+            parts.append(f"{task_title(task)}: {count(min(mean.n for mean in of_task))} test texts, {several}")
     return f"{'; '.join(parts)}." if parts else ""

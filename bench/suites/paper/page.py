@@ -9,7 +9,7 @@ from markupsafe import Markup
 from fourshot.bench.core.comparisons import in_words
 from fourshot.bench.core.page import link
 from fourshot.bench.core.parts import Page, Section, Table
-from fourshot.bench.core.results import TITLES
+from fourshot.bench.core.results import task_title
 from fourshot.bench.suites.paper import figures
 from fourshot.bench.suites.paper.bases import BaseResult, base_results
 from fourshot.bench.suites.paper.plan import Fact
@@ -53,7 +53,7 @@ def _of_base(base: BaseResult, tasks: Sequence[str]) -> list[Section]:
 
 
 def _lead(model: str, means: MeanScores, timings: Sequence[Timing], tasks: Sequence[str]) -> str:
-    lead = f"{model} on {in_words([TITLES.get(task, task) for task in tasks])}"
+    lead = f"{model} on {in_words([task_title(task) for task in tasks])}"
     ours, in_context = (mean_over_tasks(means, setup, tasks) for setup in (FOURSHOT, ICL))
     if ours is not None and in_context is not None:
         lead += (
@@ -90,7 +90,7 @@ def _sources(bases: Mapping[str, BaseResult]) -> Table:
         (
             source["name"],
             *([title] if len(bases) > 1 else []),
-            TITLES.get(source["task"], source["task"]),
+            task_title(source["task"]),
             ", ".join(map(str, source["seeds"])),
             source["commit"] or None,
             source["hardware"].get("processor"),

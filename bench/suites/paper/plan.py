@@ -18,8 +18,6 @@ SETTINGS = Path(__file__).parent / "settings.toml"
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, rename={"known": "from"}):
-    """Options of the command."""
-
     data: Annotated[Path | None, "a folder with sst2/, trec/ and ag_news/; without it, the hub"] = None
     out: Annotated[Path | None, "where the result goes, after every step"] = None
     report: Annotated[Path | None, "where the page goes"] = None

@@ -20,7 +20,7 @@ import msgspec
 
 from fourshot.bench.core.load import Load, LoadAnswer, generate
 from fourshot.bench.core.model_shape import base_of
-from fourshot.bench.core.options import Model, Positive, Shape
+from fourshot.bench.core.options import JsonOut, Model, Positive, Shape
 from fourshot.bench.core.parts import Part, Table
 from fourshot.bench.core.results import read_result, tell
 from fourshot.bench.core.rows import Rows
@@ -54,7 +54,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     clients: Annotated[Positive, "that measure the capacity"] = 16
     cores: Annotated[str, "of the service, as taskset names them"] = ""
     load_cores: Annotated[str, "of the load generator"] = ""
-    out: Annotated[Path | None, "where the JSON goes; without it, standard output"] = None
+    out: JsonOut = None
     table: Annotated[Path | None, "measure nothing: print this result as Markdown"] = None
 
 

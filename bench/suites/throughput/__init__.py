@@ -21,9 +21,9 @@ import msgspec
 
 from fourshot.bench.core.model_shape import base_of, shape_of
 from fourshot.bench.core.options import Model, Out, Positive, Shape, TaskFolders, as_settings
-from fourshot.bench.core.processes import Opened
+from fourshot.bench.core.processes import Opened, call_apart
 from fourshot.bench.core.results import tell
-from fourshot.bench.core.roofline import machine_apart
+from fourshot.bench.core.roofline import measure_machine
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.workload import Workload, load_workload
@@ -63,8 +63,6 @@ GPU_KV_CACHE_BYTES = 8 << 30  # of each engine
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command."""
-
     data: TaskFolders
     out: Out
     model: Model = None
@@ -248,21 +246,15 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     if options.distilabel and not shutil.which(options.distilabel):
         raise InputError(f"--distilabel {options.distilabel} is no program. Name a Python interpreter.")
     with base_of(options.model, options.shape) as model:
-        return _measured(options, model, rows)
-
-
-def _measured(options: Options, model: ResolvedModel, rows: Rows) -> dict[str, Any]:
-    workload = load_workload(options.task, options.data, options.shots)
-    measurement = Measurement(options, workload, model, rows)
-    if "machine" not in rows.pieces:
-        rows.add("machine", machine_apart(model.path))
-    measurement.side_by_side(measurement.fastest_ceiling())
-    measurement.corpus()
-    measurement.filter()
-    measurement.distilabel()
-    if "machine after" not in rows.pieces:
-        rows.add("machine after", machine_apart(model.path))
-    return summarise(options.repeats, workload, shape_of(model.path), rows.pieces)
+        workload = load_workload(options.task, options.data, options.shots)
+        measurement = Measurement(options, workload, model, rows)
+        rows.add_once("machine", lambda: call_apart(measure_machine, model.path))
+        measurement.side_by_side(measurement.fastest_ceiling())
+        measurement.corpus()
+        measurement.filter()
+        measurement.distilabel()
+        rows.add_once("machine after", lambda: call_apart(measure_machine, model.path))
+        return summarise(options.repeats, workload, shape_of(model.path), rows.pieces)
 
 
 SETTINGS = ("task", "draws_per_class", "repeats", "batch_texts", "corpus_rows", "filter_texts")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from fourshot.bench.core.model_shape import base_of, shape_of
-from fourshot.bench.core.options import POSITIONAL, Model, Positive, Shape
+from fourshot.bench.core.options import POSITIONAL, Model, Positive, Shape, as_settings
 from fourshot.bench.core.parts import Part, Table
 from fourshot.bench.core.processes import call_apart
 from fourshot.bench.core.results import tell
@@ -203,7 +203,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
 def settings(options: Options) -> dict[str, Any]:
     """As the result has them."""
     task = load_task(options.task, options.data)
-    counts = {name: getattr(options, name) for name in ("per_class", "epochs", "seeds")}
+    counts = as_settings(options, "per_class", "epochs", "seeds")
     return {"task": task.name, **counts, "num_test": len(_test_split(options, task))}
 
 

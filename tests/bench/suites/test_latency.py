@@ -144,7 +144,7 @@ def test_p50_is_not_compared_where_other_numbers_come_at_once() -> None:
 def test_what_the_limits_need_is_measured_without_being_asked_for() -> None:
     few = LatencySettings(tasks=("sst2",), variants=("lora",))
     assert {cell.variant for cell in in_process_cells(few)} == {"lora", "floor"}
-    assert set(engine_specs(Base(path="", name=""), few)) == {"lora", "base"}
+    assert set(engine_specs(Base(path=""), few)) == {"lora", "base"}
 
 
 @pytest.mark.parametrize(
