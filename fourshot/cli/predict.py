@@ -1,9 +1,12 @@
 """`predict`: texts in, labels out, from an adapter or a student here, or from a service that has it."""
 
+import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -127,6 +130,27 @@ def _refuse(options: Options, what_for: str, *names: str) -> None:
         raise InputError(f"{' and '.join(given)} {'are' if len(given) > 1 else 'is'} for {what_for}. Leave it out.")
 
 
+def doubts_of(given: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """For people: what was given as a text, and may be a file of texts or a table."""
+    from fourshot.pipeline.tasks.columns import TEXT_NAMES
+
+    doubts = []
+    for text in given:
+        if len(text) < 256 and "\0" not in text and PurePath(text).suffix and Path(text).is_file():
+            file = shlex.quote(text)
+            doubts.append(
+                f"{text} is a file, and its name was taken for a text. For the lines in it: `fourshot predict ... < "
+                f"{file}`; for a table: `fourshot annotate ... --unlabelled {file} --out FILE`."
+            )
+    first = [cell.strip(' "').casefold() for cell in re.split("[,;\t]", texts[0])] if texts and not given else []
+    if len(first) > 1 and TEXT_NAMES & {*first}:
+        doubts.append(
+            f"the first line, {one_line(texts[0])[:60]!r}, looks like the names of a table's columns; each line was "
+            "taken for a text. For a table: `fourshot annotate ... --unlabelled FILE --out FILE`."
+        )
+    return doubts
+
+
 def read_texts(given: Sequence[str], terminal: Terminal) -> list[str]:
     """The texts of the command line, else standard input, one per line. Raises `InputError` where there is none.
 
@@ -140,6 +164,8 @@ def read_texts(given: Sequence[str], terminal: Terminal) -> list[str]:
             texts = sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
             raise InputError(f"standard input is not UTF-8: {error}. Convert it first.") from error
+    for doubt in doubts_of(given, texts):
+        terminal.warn(doubt)
     kept = [text.strip() for text in texts if text.strip()]
     if not kept:
         raise InputError("there is nothing to classify: all texts are blank.")

@@ -89,6 +89,10 @@ def run(options: Options, terminal: Terminal) -> None:
     terminal.result("result", summary)
     if summary.table:
         terminal.scores(summary.table)
+        for row in summary.table:
+            if row["method"] == "fourshot" and row.get("interval"):
+                low, high = (100 * bound for bound in row["interval"])
+                terminal.say(f"fourshot: {low:.1f} to {high:.1f} % (95 % interval, by the number of test texts).")
     _say_left_out(summary.left_out, terminal)
     terminal.verdict(summary.forecast)
     terminal.say(f"Run folder: {folder}")

@@ -132,4 +132,6 @@ def check(options: Options, terminal: Terminal) -> int:
     errors = len(errors_in(faults))
     terminal.result("result", {"errors": errors, "faults": faults})
     terminal.say(f"{errors} error{'s' if errors != 1 else ''}, {len(faults) - errors} warnings and notes.")
+    if not errors:
+        terminal.say(f"Next: {program()} run {shlex.quote(options.task)}")
     return 2 if errors else 0

@@ -72,7 +72,9 @@ def find_columns(
     wanted = " and ".join(kind for kind, chosen in (("text", chosen_texts), ("label", chosen_labels)) if not chosen)
     named = [f"--{kind}-column NAME" for kind in ("text", "label") if not wanted or kind in wanted]
     name = f"Name {'it' if chosen_texts or chosen_labels else 'them'}: {' '.join(named)}."
-    if len(table.columns) < 2:
+    if nested := _nested(table):
+        name = ""
+    elif len(table.columns) < 2:
         name = "A task needs a column of texts and one of labels: add what is missing."
     joined = ""
     if len(texts) > 1 and not chosen_texts:
@@ -81,9 +83,9 @@ def find_columns(
         joined += f" To keep them apart, as a premise and a hypothesis are: {fields}."
     raise InputError(
         f"cannot tell which column of {table.path} is the {wanted or 'text and which the label'}; "
-        f"the columns are {there}.{''.join(f' Of these, {doubt}.' for doubt in doubts)}{_nested(table)}"
-        f"{_one_hot(table, labels) if not chosen_labels else ''}{_unseparated(table)} "
-        f"{name}{joined}"
+        f"the columns are {there}.{''.join(f' Of these, {doubt}.' for doubt in doubts)}{nested}"
+        f"{_one_hot(table, labels) if not chosen_labels else ''}{_unseparated(table)}"
+        f"{f' {name}' if name else ''}{joined}"
     )
 
 

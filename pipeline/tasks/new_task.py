@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import append_lines, settle, staged_folder
-from fourshot.pipeline.tasks.columns import SPLITS, Columns
+from fourshot.pipeline.tasks.columns import ACCEPTED, SPLITS, Columns
 from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, errors_in, note, shorten, warning
 from fourshot.pipeline.tasks.fields import split_fields
 from fourshot.pipeline.tasks.label_words import label_word, propose_words, says_nothing
@@ -172,9 +172,11 @@ def _label_counts(usable: UsableRows, most: int | None) -> dict[str, int]:
         got = f"only {next(iter(counts))!r}" if counts else "nothing usable"
         verdict = usable.columns.verdict
         verdicts = f" To learn what was accepted: --label-column {shlex.quote(verdict)} --verdict-column none."
+        if not counts:
+            verdicts = f" Rows count as accepted where that column says one of {', '.join(sorted(ACCEPTED))}."
         raise InputError(
             f"a task needs at least 2 classes; the column {column!r} has {got}. Is it the label column?{left_out}"
-            f"{verdicts if verdict and counts else ''}"
+            f"{verdicts if verdict else ''}"
         )
     if len(counts) > (most or len(counts)):
         raise InputError(

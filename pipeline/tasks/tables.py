@@ -77,7 +77,7 @@ def load_split(task: Task, split: str, limit: int | None = None) -> Split:
 def limited(examples: list[T], limit: int | None) -> list[T]:
     """``limit`` of the examples, or all, in their order, drawn at random with a seed of its own. Raises InputError."""
     if limit is not None and limit < 1:
-        raise InputError(f"limit must be at least 1, got {limit}. Leave it out to use the whole split.")
+        raise InputError(f"limit must be at least 1, got {limit}. To use the whole split, leave --test-limit out.")
     if limit is None or limit >= len(examples):
         return examples
     return [examples[index] for index in sorted(random.Random(0).sample(range(len(examples)), limit))]

@@ -210,10 +210,15 @@ class LocalStudent(LocalClassifier):
 
 
 def check_texts(texts: Sequence[Given]) -> None:
-    """Raise InputError where ``texts`` is one text instead of a list, or has a blank one."""
+    """Raise InputError where ``texts`` is one text instead of a list, or has a blank one or none."""
     if isinstance(texts, str | Mapping):
         got = "string" if isinstance(texts, str) else "object"
         raise InputError(f"predict takes a list of texts, got one {got}. Put it in a list.")
+    if none := [index for index, text in enumerate(texts) if not isinstance(text, str | Mapping)]:
+        raise InputError(
+            f"the input at {none[0]} is {texts[none[0]]!r:.60}, which is no text ({len(none)} such). Give strings, or "
+            "objects of a task's fields, and leave missing values out."
+        )
     if blank := [index for index, text in enumerate(texts) if isinstance(text, str) and not re.search(VISIBLE, text)]:
         raise InputError(f"there is nothing to classify in the texts at {blank[:5]}. Leave blank texts out.")
 

@@ -35,7 +35,9 @@ Say = Callable[[str], None]
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket that children inherit; port 0 takes a free one. Raises InputError where it is taken."""
+    """A listening socket that children inherit; port 0 takes a free one. Raises InputError where it cannot be had."""
+    if not 0 <= port <= 65535:
+        raise InputError(f"--port {port} is no port: they go from 0, which takes a free one, to 65535.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -43,9 +45,10 @@ def listen(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise InputError(
-            f"cannot listen on {host} port {port}: {error.strerror}. Name another port (--port), or end what uses it."
-        ) from error
+        remedy = "Name another port (--port), or end what uses it."
+        if isinstance(error, socket.gaierror):
+            remedy = "Name an address of this machine (--host)."
+        raise InputError(f"cannot listen on {host} port {port}: {error.strerror}. {remedy}") from error
     listening.listen(socket.SOMAXCONN)
     listening.set_inheritable(True)
     return listening

@@ -142,7 +142,9 @@ def serve_review(folder: RunFolder, port: int, opened: Callable[[str], None]) ->
         try:
             bound.bind((HOST, port))
         except (OSError, OverflowError) as error:
-            raise InputError(f"port {port} cannot be had: {error}. Give another --port, or leave it out.") from error
+            raise InputError(
+                f"port {port} cannot be had: {str(error).rstrip('.')}. Give another --port, or leave it out."
+            ) from error
         bound.listen()  # whoever opens the address at once waits until there is an answer
         opened(f"http://{HOST}:{bound.getsockname()[1]}/{token}/")
         server = uvicorn.Server(uvicorn.Config(review_app(desk, token), log_level="warning", access_log=False))

@@ -3,11 +3,13 @@
 import io
 import json
 import os
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from fourshot.cli.console import Terminal, one_line
+from fourshot.cli.predict import doubts_of
 from fourshot.cli.progress import Bars, Lines
 from fourshot.pipeline.events import Event, span
 
@@ -139,3 +141,14 @@ def test_times_are_said_as_a_person_would(seconds: float, said: str) -> None:
 )
 def test_a_text_is_shown_on_one_line_and_cannot_steer_the_terminal(text: str, shown: str) -> None:
     assert one_line(text) == shown
+
+
+def test_predict_points_out_what_may_be_a_file_or_a_table(tmp_path: Path) -> None:
+    table = tmp_path / "new texts.csv"
+    table.write_text("id,text\n1,late\n", encoding="utf-8")
+    (doubt,) = doubts_of([str(table), "late", "a.b", "why?"], [])
+    assert "its name was taken for a text" in doubt and f"--unlabelled '{table}'" in doubt
+    lines = table.read_text(encoding="utf-8").splitlines()
+    (doubt,) = doubts_of([], lines)
+    assert "'id,text', looks like the names of a table's columns" in doubt and "annotate" in doubt
+    assert not doubts_of([], ["the text, it is late", "text", ""]) and not doubts_of(lines, lines)

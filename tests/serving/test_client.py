@@ -231,6 +231,9 @@ def test_nothing_is_sent_for_bad_texts(ask: Asker, service: FakeService) -> None
         ask("predict", "tone", [*["good"] * 70, " "])
     with pytest.raises(InputError, match="Put it in a list"):
         ask("predict", "tone", "one text")
+    for none in (None, float("nan"), 5, b"text"):
+        with pytest.raises(InputError, match=r"the input at 1 is .*, which is no text \(1 such\).*missing values"):
+            ask("predict", "tone", ["good", none])
     with pytest.raises(InputError, match="batch is 0"):
         ask("predict", "tone", ["good"], batch=0)
     with pytest.raises(InputError, match="no Unicode"):

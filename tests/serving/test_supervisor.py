@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from fourshot.engine.errors import FourshotError
+from fourshot.engine.errors import FourshotError, InputError
 from fourshot.serving.fleet import supervisor
 from fourshot.serving.fleet.supervisor import Supervisor, listen
 from fourshot.serving.settings import ServeSettings
@@ -72,6 +72,14 @@ def server_does(folder: Path, *work: str) -> str:
 
 def made(folder: Path, listening: socket.socket) -> Supervisor:
     return Supervisor(ServeSettings(adapters=str(folder)), listening, folder / "log.txt", lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "remedy"), [("127.0.0.1", 99999, "to 65535"), ("no.host.invalid", 0, "--host")]
+)
+def test_an_address_that_cannot_be_listened_on_is_bad_input(host: str, port: int, remedy: str) -> None:
+    with pytest.raises(InputError, match=remedy):
+        listen(host, port)
 
 
 def test_a_server_that_never_gets_ready_ends_the_command_with_its_last_words(

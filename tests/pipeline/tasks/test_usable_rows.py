@@ -190,7 +190,9 @@ def test_signs_around_each_text_are_pointed_out(form: str, what: str) -> None:
     assert [fault.what.removeprefix("each text ") for fault in used.notices] == ([f"{what}."] if what else [])
 
 
-@pytest.mark.parametrize("text", ["f\u00c3\u00bcr dich", "it\u00e2\u20ac\u2122s", "5\u00c2\u00a0km", "caf\ufffd"])
+@pytest.mark.parametrize(
+    "text", ["19 \u0080", "f\u00c3\u00bcr dich", "it\u00e2\u20ac\u2122s", "5\u00c2\u00a0km", "caf\ufffd"]
+)
 def test_texts_that_were_read_in_another_encoding_are_pointed_out(text: str) -> None:
     notices = use([(text, "lock"), ("S\u00c3O PAULO, \u00c2ngela", "damage")]).notices
     assert [fault.what.partition(",")[0] for fault in notices] == ["1 row with signs of another encoding"]
