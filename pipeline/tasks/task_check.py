@@ -51,7 +51,7 @@ def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fa
     labels, given = sound.get("labels"), document.get("data", {})
     faults += empty_faults(sound, ("name", "instruction", "noun"), labels or [])
     if labels is not None:
-        faults += _label_faults(labels)
+        faults += [*_label_faults(labels), *_instruction_faults(sound.get("instruction", ""), labels)]
     if isinstance(given, dict):
         faults += source_faults(given.get("hub"), given.get("folder"), given.get("hub_config"), needs_source)
         names = [label["name"] for label in labels or [] if "name" in label]
@@ -148,6 +148,20 @@ def _label_faults(labels: list[dict[str, str]]) -> list[Fault]:
             what = f"{name!a} looks like {same[0]!a}."
             faults.append(warning(f"$.labels[{i}].name", what, "Remove one of them, and what only it has."))
     return faults
+
+
+def _instruction_faults(instruction: str, labels: list[dict[str, str]]) -> list[Fault]:
+    """A warning of an instruction that still has the names of labels whose words are others."""
+    pairs = [(label.get("name", ""), label.get("word") or label.get("name", "")) for label in labels]
+    renamed = [(name, word) for name, word in pairs if name.casefold() != word.casefold()]
+
+    def named(text: str) -> bool:
+        return bool(text.strip() and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", instruction, re.IGNORECASE))
+
+    if len(renamed) < 2 or not all(named(name) and not named(word) for name, word in renamed):
+        return []
+    names, words = (shorten([repr(pair[part]) for pair in renamed]) for part in (0, 1))
+    return [warning("$.instruction", f"it names {names}, where the model answers {words}.", "Use the words in it.")]
 
 
 def source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) -> list[Fault]:

@@ -36,6 +36,19 @@ SOUND |= {"labels": st.lists(LABELS, max_size=4), "data": DATA}
 DOCUMENTS = st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6) | st.fixed_dictionaries(SOUND)
 
 
+@pytest.mark.parametrize(
+    ("instruction", "is_told"),
+    [("Rate it as 1 or 2.", True), ("Is it bad or good?", False), ("Bad is 1, good 2.", False)],
+)
+def test_an_instruction_that_has_names_in_place_of_words_is_pointed_out(
+    tmp_path: Path, instruction: str, is_told: bool
+) -> None:
+    labels = [{"name": "1", "word": "bad"}, {"name": "2", "word": "good"}]
+    document = {"name": "t", "instruction": instruction, "noun": "text", "labels": labels, "data": {"folder": "."}}
+    faults = [fault for fault in check_task(write_task(tmp_path, tomli_w.dumps(document))) if "$.instr" in fault.where]
+    assert [fault.what for fault in faults] == is_told * ["it names '1', '2', where the model answers 'bad', 'good'."]
+
+
 @settings(max_examples=EXAMPLES or 40, derandomize=not EXAMPLES, deadline=None)
 @given(DOCUMENTS | st.fixed_dictionaries(SOUND, optional={key: VALUES for key in KEYS if key not in SOUND}))
 def test_any_task_file_has_its_faults_explained(document: dict[str, Any]) -> None:
