@@ -55,9 +55,18 @@ class TaskData:
         """``settings.k`` per class of those that the user chose, else of the train split, which is then read; never a
         text of the test split. ``seed`` defaults to that of the settings. Raises InputError as `draw_shots` does.
         """
-        pool = self.train if self._shots_file is None else self._shots_file
         seed = settings.seed if seed is None else seed
-        return draw_shots(pool, self.task.label_names, settings.k, seed, settings.allow_fewer_shots)
+        return draw_shots(self._pool, self.task.label_names, settings.k, seed, settings.allow_fewer_shots)
+
+    @property
+    def _pool(self) -> list[Example]:
+        return self.train if self._shots_file is None else self._shots_file
+
+    def tell_unused(self, shots: Sequence[Example]) -> None:
+        """How many labelled texts are no shots, if there are such: a user may want more of them learnt."""
+        if len(shots) < len(self._pool):
+            told = f"{len(shots)} of {len(self._pool):,} labelled texts are the shots; --shots takes more of each class"
+            self._on_event(Event(stage="shots", message=f"{self.task.name}: {told}"))
 
     def _told(self, split: Split) -> list[Example]:
         for warning in split.warnings:

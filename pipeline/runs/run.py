@@ -158,7 +158,11 @@ def _experiment(
 
 def load_shots(data: TaskData, settings: RunSettings, folder: RunFolder) -> SeedExamples:
     """The shots that the folder has, else those drawn from the train split, never a text of the test split."""
-    shots = folder.shots() if folder.has(SHOTS_FILE) else data.shots(settings)
+    if folder.has(SHOTS_FILE):
+        shots = folder.shots()
+    else:
+        shots = data.shots(settings)
+        data.tell_unused(shots)
     return SeedExamples(seed=settings.seed, shots=tuple(shots))
 
 

@@ -35,6 +35,18 @@ def test_shots_that_the_user_chose_are_told_of_too_and_need_no_train_split(tmp_p
     ]
 
 
+def test_labelled_texts_that_are_no_shots_are_counted(tmp_path: Path) -> None:
+    task = load_task(write_task(tmp_path))
+    write_jsonl(tmp_path / "train.jsonl", rows_of([*WARM, "Embers glow."], "warm") + rows_of(COLD, "cold"))
+    events: list[Event] = []
+    data = TaskData(task, events.append)
+    shots = data.shots(RunSettings())
+    data.tell_unused(shots)
+    assert events[-1].message == "colours: 8 of 9 labelled texts are the shots; --shots takes more of each class"
+    data.tell_unused(data.train)
+    assert len(events) == 1
+
+
 def test_how_much_of_a_split_is_not_read_is_told_in_one_line(tmp_path: Path) -> None:
     task = load_task(write_task(tmp_path))
     events: list[Event] = []
