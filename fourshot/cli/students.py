@@ -98,6 +98,9 @@ def annotate(options: Options, terminal: Terminal) -> None:
     if summary.remote_teacher:
         terminal.say(describe(summary.remote_teacher))
     terminal.say(f"{summary.rows} rows in {summary.out}, read by {summary.by}.")
+    classifier = Path(options.task) / "adapter"
+    if not options.by and classifier.exists():
+        terminal.say(f"That is who read the run's own texts. The run's classifier alone: `annotate {classifier} ...`.")
 
 
 @command(
