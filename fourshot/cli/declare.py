@@ -142,6 +142,7 @@ def read_command(words: Sequence[str], version: str) -> Options:
     """The parsed command line; ``action`` does what it asks for. Raises SystemExit for help and usage errors."""
     parser = _parser(version)
     options, rest = parser.parse_known_args(words or ["--help"])
+    options.words = words
     if hasattr(options, "texts"):  # argparse takes no more positional arguments after an option
         options.texts += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]

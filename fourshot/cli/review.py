@@ -20,11 +20,12 @@ def review(options: Options, terminal: Terminal) -> None:
     terminal.result("result", opened)
     if not opened.is_new:
         terminal.say(f"{opened.path} is there already. {in_words(REVIEW, opened.said)}.")
-        terminal.say("To have it written anew, move it away first. To learn from it, repeat the command of the run.")
+        terminal.say(f"To have it written anew, move it away first. To learn from it, repeat {folder.command}")
         return
     others = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in opened.left_out.items())
     terminal.say(f"Wrote {opened.path}: {opened.rows} texts." + (f" Left out: {others}." if others else ""))
-    terminal.say("Correct the columns label and keep, or delete rows, and save. Then repeat the command of the run.")
+    terminal.say("Correct the columns label and keep, or delete rows, and save.")
+    terminal.say(f"Then repeat {folder.command}")
 
 
 @command(

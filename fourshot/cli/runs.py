@@ -66,6 +66,7 @@ SETTINGS = settings_options()
 def run(options: Options, terminal: Terminal) -> None:
     """All steps: shots, synthetic texts, training, evaluation, report."""
     from fourshot import api
+    from fourshot.pipeline.runs.run_folder import RunFolder
     from fourshot.pipeline.tasks.fields import sample_argument
     from fourshot.pipeline.tasks.task_file import load_task
 
@@ -86,6 +87,8 @@ def run(options: Options, terminal: Terminal) -> None:
             terminal.forecast(plan_task(task, options.model, settings, where, on_event, options.until, texts))
             return
         summary = api.run(task, settings=settings, folder=folder, on_event=on_event, **more)
+    again = f"{program()} {shlex.join(['run', *options.words[1:]])}"  # whichever stage this call named
+    RunFolder(folder).write_command(again)
     terminal.result("result", summary)
     if summary.table:
         terminal.scores(summary.table)
@@ -97,7 +100,8 @@ def run(options: Options, terminal: Terminal) -> None:
     terminal.verdict(summary.forecast)
     terminal.say(f"Run folder: {folder}")
     if summary.ask_path:
-        terminal.say(f"Label the texts in {summary.ask_path} (column label), then run the same command again.")
+        terminal.say(f"Label the texts in {summary.ask_path} (column label), then run the same command again:")
+        terminal.say(f"  {again}")
     if summary.report_path:
         terminal.say(f"Report: {summary.report_path}")
     if summary.merged_path:

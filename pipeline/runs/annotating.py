@@ -112,7 +112,7 @@ def annotate_table(
                     agreed["share"] += answer.agreement
                 yield {**row, **cells}
 
-        write_table(out, [*given.columns, *added], rows())
+        write_table(out, [*given.columns, *added], rows(), given)
     shutil.rmtree(beside.path)
     return AnnotationSummary(
         out=str(out),

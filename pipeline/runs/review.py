@@ -48,8 +48,8 @@ def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
     manifest, settings = folder.manifest(), folder.settings()
     if not folder.has_texts(settings, unlabelled=bool(manifest.unlabelled)):
         raise InputError(
-            f"the texts of {folder.path} are not all annotated yet, so there is nothing to review. Repeat the command "
-            "of the run first, or `fourshot generate` with its options."
+            f"the texts of {folder.path} are not all annotated yet, so there is nothing to review. First repeat "
+            f"{folder.command}"
         )
     soft = settings.learns_soft
     asked = {row.id for row in written_rows(folder, ASK)}

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from fourshot.engine.files import replace_file
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.recipe import Recipe, resolved
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -17,6 +18,7 @@ SCHEMA = 1
 SHOTS_FILE = "shots.json"
 GENERATED_FILE = "generated.json"
 RECIPE_FILE = "recipe.json"
+COMMAND_FILE = "command.txt"
 POOL_FILE = "pool/drawn.json"
 UNLABELLED_FILE = "unlabelled/annotated.json"
 
@@ -64,6 +66,16 @@ class RunFolder(WorkFolder):
 
     def shots(self) -> list[Example]:
         return self.read(SHOTS_FILE, list[Example])
+
+    def write_command(self, command: str) -> None:
+        """Keep the command line that worked here, for a person to repeat."""
+        replace_file(self.path / COMMAND_FILE, f"{command}\n".encode())
+
+    @property
+    def command(self) -> str:
+        """What a person repeats to go on, as the end of a sentence: the command line, where there was one."""
+        file = self.path / COMMAND_FILE
+        return f"this:\n  {file.read_text().strip()}" if file.exists() else "the command of the run."
 
     def has_texts(self, settings: RunSettings, *, unlabelled: bool) -> bool:
         """Whether all texts that are to be learnt are annotated; ``unlabelled``: some of them are the user's."""

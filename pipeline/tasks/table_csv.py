@@ -60,6 +60,7 @@ def read_csv(reading: Reading, source: Source) -> Iterator[Item]:
     told = _SEPARATOR_LINE.match(sample)
     skip = 1 if told else 0
     delimiter = told[1] if told else _find_delimiter(sample, not source.name.lower().endswith(".csv"))
+    reading.separator, reading.encoding = delimiter, text.encoding
     name = _find_reading(reading, text, delimiter, skip) if text.has_quotes else next(iter(READINGS))
     with text.open(newline="") as stream:
         records = _records(stream, delimiter, READINGS[name], skip)

@@ -58,6 +58,8 @@ class Reading(msgspec.Struct, kw_only=True):
     columns: dict[str, None] = {}  # in file order; complete when the last row has been read
     class_names: dict[str, tuple[str, ...]] = {}
     unit: Literal["line", "row"] = "line"
+    separator: str = ""  # of CSV
+    encoding: str = ""  # of CSV; "utf-8" has no byte-order mark
     faults: list[Fault] = []  # of the file as a whole
 
 

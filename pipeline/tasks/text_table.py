@@ -29,6 +29,8 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
     settings: ReadSettings
     content_hash: str
     fields: tuple[str, ...] = ()
+    separator: str = ""  # of CSV
+    encoding: str = ""  # of CSV
     warnings: tuple[str, ...] = ()  # how its file was understood where that was not plain, and what was left out
 
     def rows(self) -> Iterator[tuple[dict[str, Any], str]]:
@@ -98,6 +100,8 @@ def open_texts(
         text_column="" if fields else inputs[0],
         fields=fields,
         settings=settings,
+        separator=reading.separator,
+        encoding=reading.encoding,
         warnings=(
             *(str(fault) for fault in reading.faults if fault.severity == "warning"),
             *(f"{path}: {counted(count, 'row')} left out: {what}." for what, count in left_out.items()),
@@ -150,12 +154,17 @@ def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
         )
 
 
-def write_table(out: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+def write_table(
+    out: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]], given: TextTable | None = None
+) -> None:
     """Write ``rows`` in the format that the name of ``out`` says; the file appears whole or not at all.
 
-    Rows are written as they come, but for Parquet, whose types are those of all rows.
+    Rows are written as they come, but for Parquet, whose types are those of all rows. CSV has the separator of
+    ``given``, if that is CSV, and a byte-order mark unless that was UTF-8 without one: so the spreadsheet that wrote
+    the one opens the other.
     """
     kind = out.suffix.lower()
+    is_alike = given is not None and kind == ".csv" == given.path.suffix.lower()
     with replaced_file(out) as staged:
         if kind == ".parquet":
             import pyarrow
@@ -166,8 +175,10 @@ def write_table(out: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]
             with staged.open("wb") as file:
                 file.writelines(msgspec.json.encode(_in_order(row, columns), enc_hook=str) + b"\n" for row in rows)
         else:
-            with staged.open("w", encoding="utf-8", newline="") as text_file:
-                writer = csv.writer(text_file, delimiter="\t" if kind == ".tsv" else ",", lineterminator="\n")
+            separator = given.separator if given and is_alike else "\t" if kind == ".tsv" else ","
+            encoding = "utf-8-sig" if given and is_alike and given.encoding != "utf-8" else "utf-8"
+            with staged.open("w", encoding=encoding, newline="") as text_file:
+                writer = csv.writer(text_file, delimiter=separator, lineterminator="\n")
                 writer.writerow(columns)
                 writer.writerows(_cells(row, columns) for row in rows)
 

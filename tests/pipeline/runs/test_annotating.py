@@ -20,6 +20,7 @@ from fourshot.pipeline.runs.annotating import (
 from fourshot.pipeline.runs.readers import Annotation, Parts, Read
 from fourshot.pipeline.tasks.table_files import read_table
 from fourshot.pipeline.tasks.task_file import load_task
+from fourshot.pipeline.tasks.table_types import ReadSettings
 from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.pipeline.tasks.unlabelled import load_unlabelled
 from tests.pipeline.task_folders import write_jsonl, write_pairs
@@ -100,6 +101,25 @@ def test_rows_keep_their_order_and_columns_in_every_format(tmp_path: Path, given
     assert (summary.rows, summary.blank, summary.unreadable) == (5, 1, 1)
     assert summary.labelled == {"warm": 1, "cold": 2} and summary.agreement == 0.5
     assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name or path.name[0] == "."] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "named", "begins"),
+    [
+        ('\ufeffid;text\n1;"Käse; kalt"\n'.encode(), "", "\ufeffid;text;annotated_"),
+        ('id;text\n1;"Käse; kalt"\n'.encode("cp1252"), "cp1252", "\ufeffid;text;annotated_"),
+        (b"id,text\n1,cheese\n", "", "id,text,annotated_"),
+    ],
+)
+def test_a_spreadsheet_opens_what_is_written_as_it_opened_what_was_given(
+    tmp_path: Path, content: bytes, named: str, begins: str
+) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    given = open_texts(tmp_path / "t.csv", settings=ReadSettings(encoding=named), text_column="text")
+    annotate_table(given, tmp_path / "out.csv", LABELS, "somebody", reader())
+    assert (tmp_path / "out.csv").read_bytes().decode().startswith(begins)
+    (row,) = read_table(tmp_path / "out.csv").rows.values()
+    assert row["id"] == "1" and row["text"] in ("Käse; kalt", "cheese") and row["annotated_label"]
 
 
 def test_a_row_of_fields_is_read_as_one_input(tmp_path: Path) -> None:

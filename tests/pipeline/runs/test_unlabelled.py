@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -203,8 +204,10 @@ def test_the_command_says_what_to_fill_in_and_refuses_a_half_of_it(
     command += ["--preset", "soft", "--shots", "2", "--per-class", "2", "--allow-short", "--quiet"]
     assert cli.main(command) == 0
     said = capsys.readouterr().out
-    assert f"Label the texts in {out / 'ask.csv'} (column label), then run the same command again." in said
-    assert "Try it" not in said
+    assert f"Label the texts in {out / 'ask.csv'} (column label), then run the same command again:" in said
+    assert said.splitlines()[-1].endswith(f" {shlex.join(command)}") and "Try it" not in said
+    assert cli.main(["review", str(out)]) == 2
+    assert f"First repeat this:\n  {said.splitlines()[-1].strip()}\n" in capsys.readouterr().err
     fill(out / "ask.csv", "hot", rows=1)
     assert cli.main(command) == 2
     assert "unknown label 'hot'; the task's labels are warm, cold" in capsys.readouterr().err
