@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NO_LABEL = "none"
 FOR_LABELS = ("abstain_below", "coverage", "none_of_these")
+FEW = 50  # texts that a threshold comes from
 WHY = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
 
 
@@ -84,7 +85,14 @@ def predict(options: Options, terminal: Terminal) -> None:
         if student:
             _refuse(options, "an adapter; a student has no language model", "model", "engine", "explain")
         folder = student or find_adapter(options.adapter)
-        task = (load_student_card(student) if student else load_card(folder)).task
+        card = load_student_card(student) if student else load_card(folder)
+        task, curve = card.task, card.coverage
+        if options.coverage is not None and curve and curve.num_texts < FEW:
+            texts_of = "texts of the test split" if curve.source == "test split" else "held-out texts"
+            terminal.warn(
+                f"the threshold for a coverage of {options.coverage} comes from {curve.num_texts} {texts_of}, which is "
+                "few: another share may get a label. --abstain-below P takes a probability instead."
+            )
         texts = as_texts(task, read_texts(options.texts, terminal))
         if options.explain and options.engine == "vllm":
             raise InputError("--explain reads hidden states, which --engine vllm does not give. Leave --engine out.")

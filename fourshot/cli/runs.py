@@ -31,9 +31,11 @@ PLACE = (
 ENCODING = argument("--encoding", "NAME", "of --unlabelled, such as cp1252 (default: its byte-order mark, or UTF-8)")
 UNLABELLED = (
     argument("--unlabelled", "FILE", "texts of yours without labels, learnt as the annotators read them"),
+    argument("--text-column", "NAME", "of --unlabelled, where it is not the task's text column or the only one"),
     ENCODING,
     argument("--ask", "N", "stop until you label the N of them whose labels would help most", type=int, default=0),
 )
+OF_UNLABELLED = ("text_column", "encoding")  # that are settings, too
 MERGE = flag("--merge", "write base and adapter as one checkpoint too, for servers that know no LoRA")
 TASKS_HELP = "in place of TASK: names, task files, or folders of them, each trained to an adapter, many at once"
 OUTCOMES = {  # key of `TaskOutcome` -> heading
@@ -71,9 +73,13 @@ def run(options: Options, terminal: Terminal) -> None:
     from fourshot.pipeline.tasks.task_file import load_task
 
     settings = settings_of(options)
-    if options.encoding:
-        own = msgspec.structs.replace(settings.unlabelled, encoding=options.encoding)
-        settings = msgspec.structs.replace(settings, unlabelled=own)
+    if own := {name: value for name in OF_UNLABELLED if (value := getattr(options, name))}:
+        if not options.unlabelled:
+            words = " and ".join(f"--{name.replace('_', '-')}" for name in own)
+            raise InputError(
+                f"{words} is for the texts of --unlabelled FILE, which is not given. Give it, or leave {words} out."
+            )
+        settings = msgspec.structs.replace(settings, unlabelled=msgspec.structs.replace(settings.unlabelled, **own))
     task = load_task(options.task, options.data)
     folder = options.out or api.default_folder(task.name, options.preset, settings.seed)
     more = {**_place(options), "until": options.until, "merge": options.merge}

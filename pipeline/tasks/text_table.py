@@ -112,17 +112,15 @@ def open_texts(
     )
 
 
-def input_columns_of(
-    path: Path, columns: Sequence[str], wanted: str | None, task: Task | None, option: str = "--text-column NAME"
-) -> tuple[str, ...]:
+def input_columns_of(path: Path, columns: Sequence[str], wanted: str | None, task: Task | None) -> tuple[str, ...]:
     """The column of texts: ``wanted``, else the task's, else the only one; or those of the task's fields.
 
-    Raises InputError, which names ``option``.
+    Raises InputError.
     """
     there = ", ".join(map(repr, columns))
     if task and task.input_fields:
         if wanted:
-            raise InputError(f"{option} is for tasks of texts; {task.name} has fields. Leave it out.")
+            raise InputError(f"--text-column NAME is for tasks of texts; {task.name} has fields. Leave it out.")
         if missing := [field for field in task.input_fields if field not in columns]:
             raise InputError(
                 f"{path} has no column {' and '.join(map(repr, missing))}; the columns are {there}. An input of "
@@ -134,7 +132,9 @@ def input_columns_of(
         return (columns[0],)
     if (column := wanted or usual) in columns:
         return (column,)
-    raise InputError(f"{path} has no column {column!r}; the columns are {there}. Name that of the texts: {option}.")
+    raise InputError(
+        f"{path} has no column {column!r}; the columns are {there}. Name that of the texts: --text-column NAME."
+    )
 
 
 def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> None:

@@ -48,8 +48,7 @@ def _rows(path: Path, task: Task, text_column: str, encoding: str) -> tuple[list
     table = read_table(
         path, ReadSettings(encoding=encoding, header=True if text_column else None, offers=("--encoding",))
     )
-    option = "--set unlabelled.text_column=NAME"
-    columns = input_columns_of(path, table.columns, text_column, task, option)
+    columns = input_columns_of(path, table.columns, text_column, task)
     rows, faults = [], []
     for line, row in table.rows.items():
         text = input_in(row, task.input_fields, columns[0])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fourshot.cli import main as cli
 from fourshot.pipeline.selective import coverage_curve
 from fourshot.serving.app.registry import write_pins
 from fourshot.serving.clients.local import LocalClassifier
@@ -158,3 +159,14 @@ def _code(asked: Any) -> int:
         return int(asked.result().status_code)
     except httpx.TransportError:  # it came when nobody listened any more
         return 0
+
+
+def test_a_coverage_that_rests_on_few_test_texts_is_pointed_out(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (student,) = (path for path in folder.iterdir() if (path / "student.json").is_file())
+    assert cli.main(["predict", str(student), "Where is my parcel?", "--coverage", "0.5"]) == 0
+    warned = capfd.readouterr().err
+    assert "the threshold for a coverage of 0.5 comes from 4 texts of the test split, which is few" in warned
+    assert cli.main(["predict", str(student), "Where is my parcel?", "--abstain-below", "0.5"]) == 0
+    assert "coverage" not in capfd.readouterr().err

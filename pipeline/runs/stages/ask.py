@@ -1,5 +1,6 @@
 """Asking a person: of the user's own texts, those whose labels would help most, as a table to be filled in."""
 
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from fourshot.pipeline.runs.review import ASK, decisions, entropy, has_table, in
 from fourshot.pipeline.runs.run_folder import RunFolder
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.synthesis.asking import texts_to_ask
-from fourshot.pipeline.tasks.faults import MOST_NAMED, shorten
+from fourshot.pipeline.tasks.faults import MOST_NAMED, counted, shorten
 from fourshot.pipeline.tasks.review_table import ReviewRow
 
 
@@ -42,7 +43,15 @@ class AskStage(Stage, frozen=True, kw_only=True, tag="ask"):
             return
         on_event(Event(stage=self.name, message="comparing your texts"))
         folder = RunFolder(item.folder)
-        read = [(c, v) for c, v in finished_pairs(folder.unlabelled) if v.probabilities]
+        pairs = finished_pairs(folder.unlabelled)
+        read = [(c, v) for c, v in pairs if v.probabilities]
+        if not read:
+            why = Counter(verdict.reason.replace("_", " ") for _, verdict in pairs)
+            raise InputError(
+                f"of {counted(len(pairs), 'text')} of yours none can be asked about: the text filter left out "
+                f"{', '.join(f'{number} as {reason}' for reason, number in why.items())}. Give longer ones, or others, "
+                "or leave --ask out."
+            )
         vectors = Encoder().encode([candidate.text for candidate, _ in read])
         unsure = [entropy(verdict.probabilities) for _, verdict in read]
         chosen = [read[index] for index in texts_to_ask(vectors, unsure, item.count, item.seed)]

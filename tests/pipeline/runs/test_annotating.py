@@ -19,8 +19,8 @@ from fourshot.pipeline.runs.annotating import (
 )
 from fourshot.pipeline.runs.readers import Annotation, Parts, Read
 from fourshot.pipeline.tasks.table_files import read_table
-from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.table_types import ReadSettings
+from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.pipeline.tasks.unlabelled import load_unlabelled
 from tests.pipeline.task_folders import write_jsonl, write_pairs

@@ -196,6 +196,27 @@ def test_a_person_is_asked_and_the_same_run_goes_on_with_what_they_say(
     assert (card.real_examples, card.unlabelled_examples) == (9, 14) and "asked" in card.lineage
 
 
+def test_the_column_of_texts_is_named_as_for_annotate(
+    runs: WholeRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", str(runs.task_file), "--model", "fake", "--out", str(tmp_path / "run"), "--ask", "1"]
+    command += ["--shots", "2", "--quiet"]
+    rows = "".join(f"Grüße;{text}\n" for text in GOOD)
+    (tmp_path / "inbox.csv").write_bytes(f"Betreff;Nachricht\n{rows}".encode("cp1252"))
+    given = [*command, "--unlabelled", str(tmp_path / "inbox.csv"), "--encoding", "cp1252"]
+    assert cli.main(given) == 2
+    assert "are 'Betreff', 'Nachricht'. Name that of the texts: --text-column NAME" in capsys.readouterr().err
+    assert cli.main([*given, "--text-column", "Nachricht"]) == 0
+    assert GOOD[0] in (tmp_path / "run" / "unlabelled" / "candidates.jsonl").read_text()
+    assert cli.main([*command, "--text-column", "Nachricht"]) == 2
+    assert "--text-column is for the texts of --unlabelled FILE, which is not given" in capsys.readouterr().err
+    (tmp_path / "short.csv").write_text("text\nNo\nNo\n")
+    command[5] = str(tmp_path / "other")
+    assert cli.main([*command, "--unlabelled", str(tmp_path / "short.csv")]) == 2
+    said = capsys.readouterr().err
+    assert "of 2 texts of yours none can be asked about: the text filter left out" in said, said
+
+
 def test_the_command_says_what_to_fill_in_and_refuses_a_half_of_it(
     runs: WholeRuns, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

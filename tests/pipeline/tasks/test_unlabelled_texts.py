@@ -36,7 +36,7 @@ def test_the_task_s_column_or_the_one_that_is_named_is_read(tmp_path: Path) -> N
 
 def test_a_column_in_doubt_is_asked_for_and_the_only_one_is_not(tmp_path: Path) -> None:
     rows = [{"subject": "About it", "text": "A mail."}]
-    with pytest.raises(InputError, match=r"no column 'body'; the columns are 'subject', 'text'.*text_column=NAME"):
+    with pytest.raises(InputError, match=r"no column 'body'; the columns are 'subject', 'text'.*--text-column NAME"):
         load_unlabelled(table(tmp_path, rows), TASK, 0)
     with pytest.raises(InputError, match="no column 'nobody'"):
         load_unlabelled(table(tmp_path, [{"only": "A mail."}]), TASK, 0, "nobody")
