@@ -12,12 +12,14 @@ from fourshot.training.lora.packing import PackedRow
 
 # Softmax takes a third of the time, or less, where a row of weights is a whole number of vector registers.
 KEY_MULTIPLE = 32
+LONG_PREFIX, LEAST_PIECE = 128, 16  # tokens: a prefix that may be taken apart, and a piece of it
 
 
 class Segments:
     """Which tokens of a row see which: the prefix itself, each tail the prefix and itself.
 
-    S segments of at most L queries and K keys, the prefix first among these. Everything is a choice of rows, one row
+    S segments of at most L queries and K keys, the prefix first among these. A long prefix is several segments, whose
+    keys are those of the prefix alone. Everything is a choice of rows, one row
     per token and head; padding points at some row and is masked.
     """
 
@@ -26,8 +28,8 @@ class Segments:
     ) -> None:
         """``windows``: how many tokens a query sees at most, itself included; None for all."""
         prefix, device = row.prefix_length, row.input_ids.device
-        spans = [(0, prefix)] if prefix else []
-        spans += list(zip(row.starts, row.lengths, strict=True))
+        pieces = _pieces(prefix, max(row.lengths))
+        spans = [*pieces, *zip(row.starts, row.lengths, strict=True)]
         longest, num_tokens = max(length for _, length in spans), row.input_ids.shape[1]
         every, offsets = heads + 2 * kv_heads, torch.arange(longest)
         starts, lengths = (torch.tensor(part)[:, None] for part in zip(*spans, strict=True))
@@ -35,15 +37,18 @@ class Segments:
         queries = torch.where(inside, starts + offsets, 0)  # [S, L]: places in the row
         unused = torch.zeros(len(spans), -(prefix + longest) % KEY_MULTIPLE, dtype=torch.long)
         keys = torch.cat([torch.arange(prefix).expand(len(spans), prefix), queries, unused], dim=1)  # [S, K]
-        before = (starts > 0).expand(len(spans), prefix)  # the prefix is its own segment, and does not precede itself
-        seen = torch.cat([before, inside, unused.bool()], dim=1)  # [S, K]
-        earlier = torch.ones(longest, keys.shape[1]).tril(prefix).bool()  # [L, K]
+        # A whole prefix is a segment of its own, and does not precede itself.
+        is_tail, is_whole = starts >= prefix, torch.tensor(len(pieces) < 2)
+        before = (is_tail | ~is_whole).expand(len(spans), prefix)
+        seen = torch.cat([before, inside & (is_tail | is_whole), unused.bool()], dim=1)  # [S, K]
+        places = torch.where(is_tail | is_whole, prefix, starts) + offsets  # [S, L]: of the queries, among the keys
+        behind = places[:, :, None] - torch.arange(keys.shape[1])  # [S, L, K]: how far a key lies before a query
         self.prefix, self.heads, self.kv_heads = prefix, heads, kv_heads
         self.used = prefix + sum(row.lengths)  # tokens; after them comes padding
         group, self.shape = heads // kv_heads, (len(spans), kv_heads, longest, keys.shape[1])
         self.masks: dict[int | None, Tensor] = {}
         for window in set(windows):
-            near = earlier.triu(prefix - window + 1) if window else earlier
+            near = (behind >= 0) & (behind < window) if window else behind >= 0
             allowed = seen[:, None, :] & near  # [S, L, K]
             mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
             # [S * kv_heads, group * L, K]: the heads that share keys are rows of one product.
@@ -65,6 +70,18 @@ class Segments:
         back_k = (segment[:, None] * kv_heads + torch.arange(kv_heads)) * keys.shape[1] + prefix + offset[:, None]
         back = [back_q, back_k + q.numel(), back_k + q.numel() + k.numel()]
         self.back_q, self.back = back_q.to(device), torch.cat(back, dim=1).flatten().to(device)
+
+
+def _pieces(prefix: int, longest_tail: int) -> list[tuple[int, int]]:
+    """Start and length of the segments that a prefix makes: one, or several where it is far longer than the texts.
+
+    All segments have as many queries as the longest. An instruction that names 77 classes, in one segment, would make
+    14 times as many weights as there are pairs of tokens that see each other.
+    """
+    size = max(longest_tail, LEAST_PIECE)
+    if prefix < LONG_PREFIX or prefix < 2 * size:
+        return [(0, prefix)] if prefix else []
+    return [(start, min(size, prefix - start)) for start in range(0, prefix, size)]
 
 
 def attend(

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from fourshot.training.lora import attention
+from fourshot.training.lora.attention import Segments
 from fourshot.training.lora.llama import GROUPS, LlamaDecoder, fits
 from fourshot.training.lora.masks import attention_mask
 from fourshot.training.lora.packing import PackedRow, pack
@@ -103,6 +105,21 @@ CASES = [*(("Llama", name) for name in TEXTS), *((name, "prefix and texts") for 
 def test_hidden_states_and_every_gradient_equal_those_of_transformers_and_peft(family: str, name: str) -> None:
     kind, more = FAMILIES[family]
     wrapped, row = tiny(family=kind, more=more), packed(name)
+    hidden, gradients = of_decoder(LlamaDecoder(wrapped), wrapped, row)
+    compare(hidden, gradients, *of_peft(wrapped, row), count=28)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral, a window", "Cwm"])
+def test_a_prefix_far_longer_than_the_texts_is_taken_apart_and_gives_the_same(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, more = FAMILIES[family]
+    wrapped, row = tiny(family=kind, more=more), packed("a prefix longer than the texts")
+    whole = Segments(row, torch.float32, 4, 2)
+    monkeypatch.setattr(attention, "LONG_PREFIX", 20)
+    monkeypatch.setattr(attention, "LEAST_PIECE", 3)
+    parts = Segments(row, torch.float32, 4, 2)
+    assert (whole.shape[0], whole.shape[2]) == (3, 20) and (parts.shape[0], parts.shape[2]) == (9, 3)
     hidden, gradients = of_decoder(LlamaDecoder(wrapped), wrapped, row)
     compare(hidden, gradients, *of_peft(wrapped, row), count=28)
 
