@@ -23,9 +23,10 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     learning_rate: float = 0.0  # 0: by the size of the base, `rate_by_size`
     weight_decay: float = 0.0
     batch_size: int = 8
-    num_epochs: float = 4.0  # planned passes, between the two bounds; over soft labels it is annotate.soft_epochs
+    num_epochs: float = 4.0  # planned passes, between the bounds; over soft labels it is annotate.soft_epochs
     min_steps: int = 0  # planned at least, for few texts; 0: by what their labels hold, `steps_by_bits`
-    max_steps: int = 160  # planned at most, however many texts; 0: no bound
+    soft_max_steps: int = 160  # planned at most, but never less than one whole pass; 0: no bound
+    max_steps: int = 0  # planned at most, however many texts; 0: no bound
     warmup: float = 0.1  # share of the planned steps; 0: none
     min_warmup_steps: int = 10  # but no more than half of the planned steps
     decay: bool = True  # learning rate falls linearly to zero at the last planned step
@@ -42,10 +43,10 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise InputError(f"r must be at most {LARGEST_RANK}, the largest rank that vLLM serves; got {self.r}.")
         if not 0 <= self.lora_dropout < 1:
             raise InputError(f"lora_dropout must be from 0 to below 1, got {self.lora_dropout}.")
-        if self.max_steps < 0 or not 0 <= self.num_epochs < float("inf"):
+        if min(self.max_steps, self.soft_max_steps) < 0 or not 0 <= self.num_epochs < float("inf"):
             raise InputError(
-                "max_steps must be at least 0 (0: no bound), num_epochs a number of at least 0; got "
-                f"{self.max_steps} and {self.num_epochs}."
+                "max_steps and soft_max_steps must be at least 0 (0: no bound), num_epochs a number of at least 0; got "
+                f"{self.max_steps}, {self.soft_max_steps} and {self.num_epochs}."
             )
         if not 0 <= self.learning_rate < float("inf"):
             raise InputError(
@@ -69,7 +70,10 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def planned_steps(self, num_examples: int, num_labels: int = 0) -> int:
         """Optimizer steps for a data set of this size; ``num_labels`` 0: of texts without labels."""
         per_pass = max(1, -(-num_examples // self.batch_size))
-        wanted = max(self.min_steps or steps_by_bits(num_examples, num_labels), round(self.num_epochs * per_pass))
+        passes = round(self.num_epochs * per_pass)
+        if self.soft_max_steps:  # it bounds how often texts are repeated, not how many there may be
+            passes = min(passes, max(self.soft_max_steps, per_pass))
+        wanted = max(self.min_steps or steps_by_bits(num_examples, num_labels), passes)
         return min(wanted, self.max_steps or wanted)
 
     def warmup_steps(self, planned: int) -> float:
@@ -105,7 +109,7 @@ PRESETS: dict[str, LoraSettings] = {
         learning_rate=3e-4,
         loss="text",
         num_epochs=100.0,
-        max_steps=0,
+        soft_max_steps=0,
         warmup=0.0,
         min_warmup_steps=0,
         decay=False,

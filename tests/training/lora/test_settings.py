@@ -50,7 +50,9 @@ def test_a_gpu_of_unknown_capability_is_refused() -> None:
         (80, 2, 40),  # 4 passes of 10 batches
         (81, 2, 44),  # a started batch counts
         (270, 6, 136),
-        (100_000, 6, 160),  # max_steps, however many texts
+        (1_280, 6, 160),
+        (1_281, 6, 161),  # one pass, however many texts
+        (100_000, 6, 12_500),
     ],
 )
 def test_the_default_plans_four_passes_between_its_bounds(num_examples: int, num_labels: int, steps: int) -> None:
@@ -64,7 +66,8 @@ def test_the_paper_plans_a_hundred_epochs_of_batches_of_eight(num_examples: int,
 
 def test_max_steps_wins_over_min_steps_and_0_is_no_bound() -> None:
     assert LoraSettings(max_steps=4).planned_steps(1000) == 4
-    assert LoraSettings(max_steps=0).planned_steps(100_000) == 50_000
+    assert LoraSettings(soft_max_steps=0).planned_steps(100_000) == 50_000
+    assert LoraSettings(min_steps=400).planned_steps(1000) == 400
 
 
 @pytest.mark.parametrize(("changed", "steps"), [({"min_steps": 40}, 40), ({"num_epochs": 25.0}, 25)])
@@ -92,6 +95,7 @@ def test_the_papers_preset_is_what_the_paper_says() -> None:
         ({"batch_size": 0}, "batch_size"),
         ({"num_epochs": -1.0}, "num_epochs"),
         ({"max_steps": -1}, "max_steps"),
+        ({"soft_max_steps": -1}, "soft_max_steps"),
         ({"min_steps": -1}, "min_steps"),
         ({"min_warmup_steps": -1}, "min_warmup_steps"),
         ({"lora_dropout": 1.0}, "lora_dropout"),
@@ -124,6 +128,7 @@ CHANGED = {
     "min_steps": 9,
     "min_warmup_steps": 3,
     "max_steps": 3,
+    "soft_max_steps": 3,
     "converged_loss": 100.0,
     "label_smoothing": 0.3,
 }
