@@ -21,6 +21,7 @@ from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName, phases_until
 from fourshot.pipeline.runs.stages.evaluate import WARM_UP_TEXTS
 from fourshot.pipeline.runs.trainings import annotator_jobs
 from fourshot.pipeline.speed import Speed
+from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.work_counts import Counts, rounds_for
 from fourshot.training.jobs.jobs import TrainingJob, finished
@@ -73,7 +74,7 @@ class _Remaining:
         """Unless it ``classifies``, nothing is trained but annotators."""
         writers = self._experiment.writers
         return [
-            *(_at("choose what is learnt", self._reading(one, len(one.shots))) for one in self._experiment.trials),
+            *(part for trial in self._experiment.trials for part in self._choosing(trial)),
             *(part for writer in writers for part in self._pool(writer)),
             *self._annotators(classifies=classifies),
             *(part for writer in writers for part in self.encoders(writer)),
@@ -183,6 +184,13 @@ class _Remaining:
         tokens = encoded * counts.text_tokens * self._encoder_share if encoded else 0.0  # as if the base read them
         read = Work(stage="", calls=encoded, prompt_tokens=tokens)
         return read + counts.committee(texts, forms, writer.shots, writer.form.chat)
+
+    def _choosing(self, trial: MethodCell) -> list[Work]:
+        """Shots are read, if the base model in context can be shown all of them."""
+        form = PromptFormat(verbalizer=trial.settings.base_verbalizer, chat=trial.form.chat)
+        if len(self._counts[trial.key].fitting(trial.shots, form)) < len(trial.shots):
+            return []
+        return [_at("choose what is learnt", self._reading(trial, len(trial.shots)))]
 
     def _classifiers(self) -> list[Work]:
         experiment, work = self._experiment, list[Work]()

@@ -28,7 +28,7 @@ def write_annotated(given: Inputs, out: Path, said: Iterable[Written], by: str) 
         answer = next(answers) if text else None
         target = answer.text if answer and answer.is_whole and not answer.fault else ""
         rows.append({**row, TARGET: target or None, BY: by if target else None})
-    write_table(out, [*given.columns, TARGET, BY], rows, given)
+    write_table(out, [*given.columns, TARGET, BY], rows)
 
 
 def annotated_pairs(given: Inputs, out: Path) -> tuple[list[Pair], list[str]]:

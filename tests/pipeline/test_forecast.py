@@ -207,6 +207,16 @@ PLANS: dict[str, list[str]] = {
 }
 
 
+def test_nothing_is_foretold_of_a_choice_that_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, engine = WholeRuns(tmp_path / "task", monkeypatch), Counting()
+    monkeypatch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
+    monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
+    monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: SPEED)
+    monkeypatch.setattr(Counts, "fitting", lambda self, shots, form: shots[:1])
+    told = runs.run(tmp_path / "run", OTHERS["tried"], forecast=True).forecast
+    assert told and "choose what is learnt" not in [stage.stage for stage in told.stages]
+
+
 @pytest.mark.parametrize("command", PLANS)
 def test_every_long_command_has_a_plan(
     command: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
