@@ -162,9 +162,9 @@ def _code(asked: Any) -> int:
 
 
 def test_a_coverage_that_rests_on_few_test_texts_is_pointed_out(
-    folder: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (student,) = (path for path in folder.iterdir() if (path / "student.json").is_file())
+    student = make_student(tmp_path, TASK, coverage=CURVE)
     assert cli.main(["predict", str(student), "Where is my parcel?", "--coverage", "0.5"]) == 0
     warned = capfd.readouterr().err
     assert "the threshold for a coverage of 0.5 comes from 4 texts of the test split, which is few" in warned
