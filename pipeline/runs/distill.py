@@ -1,7 +1,6 @@
 """Distillation: a teacher annotates a user's texts, or writes some, and a small encoder learns what it says.
 
-Source: Kaddour & Liu 2024, "Synthetic Data Generation in Low-Resource Settings via Fine-Tuning of Large Language
-Models" (a language model that was fine-tuned on little real data teaches a much smaller one).
+Source: Kaddour & Liu 2024, arXiv 2310.01119: a model that was fine-tuned on little real data teaches a smaller one.
 
 manifest.json     what this distillation is
 teacher/          the run folder of a teacher that was trained here

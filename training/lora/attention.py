@@ -18,9 +18,9 @@ LONG_PREFIX, LEAST_PIECE = 128, 16  # tokens: a prefix that may be taken apart, 
 class Segments:
     """Which tokens of a row see which: the prefix itself, each tail the prefix and itself.
 
-    S segments of at most L queries and K keys, the prefix first among these. A long prefix is several segments, whose
-    keys are those of the prefix alone. Everything is a choice of rows, one row
-    per token and head; padding points at some row and is masked.
+    S segments of at most L queries and K keys, the prefix first among these. A long prefix is several segments, which
+    see keys of the prefix alone. Everything is a choice of rows, one row per token and head; padding points at some row
+    and is masked.
     """
 
     def __init__(
