@@ -152,6 +152,13 @@ def more_draws(count: ClassCount, wanted: int) -> str:
     return f"about {round((wanted - count.kept) / count.acceptance)} more draws"
 
 
+def stalled(counts: ClassCounts, labels: Sequence[str]) -> str:
+    """Which classes stall and at what, in one line for people; the rest of many is counted."""
+    told = [f"{label} with {counts.by_label[label].kept} of {counts.wanted} texts" for label in labels[:MOST_TOLD]]
+    more = f" and {len(labels) - len(told)} more" if len(labels) > len(told) else ""
+    return f"stalled: {', '.join(told)}{more}"
+
+
 def short_run_error(short: Sequence[tuple[str, ClassCount]], wanted: int, folder: str) -> ShortRunError:
     """What is raised where classes have stalled, each with its title; all that there is lies in ``folder``."""
     lines = [

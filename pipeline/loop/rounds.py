@@ -14,7 +14,7 @@ from fourshot.engine.calibration import Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Engine
 from fourshot.pipeline.events import Event, OnEvent, ignore
-from fourshot.pipeline.loop.counts import ClassCounts, records_of, short_run_error
+from fourshot.pipeline.loop.counts import ClassCounts, records_of, short_run_error, stalled
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
 from fourshot.pipeline.loop.plan import Biases, DrawPlan, RoundPlan, round_slices
 from fourshot.pipeline.loop.progress import ProgressReporter
@@ -76,6 +76,7 @@ class RoundSink:
         self._spread, self._done_file = spread, done_file
         self._began_s = self._sampled_s = 0.0
         self._output_tokens = 0
+        self._stalled: set[str] = set()  # classes that were told of
 
     @property
     def key(self) -> str:
@@ -179,6 +180,7 @@ class RoundSink:
         self.folder.append("rounds.jsonl", [record])
         self._progress.add(len(batch.kept))
         self._report_round(ledger.counts, record)
+        self._report_stalled(ledger.counts)
         self._began_s = self._sampled_s = time.perf_counter()
         self._output_tokens = 0
 
@@ -193,6 +195,16 @@ class RoundSink:
             figures["sample_s"] = record.sample_s
             figures["tokens_per_s"] = round(record.output_tokens / record.sample_s, 1)
         self._progress.report(message, figures=figures)
+
+    def _report_stalled(self, counts: ClassCounts) -> None:
+        """At once, as far as the run goes on: other classes may take long, and then it ends for want of these."""
+        all_stalled = [label for label in counts.missing if counts.has_stalled(label)]
+        new = [label for label in all_stalled if label not in self._stalled]
+        self._stalled.update(new)
+        if new and len(all_stalled) < len(counts.missing) and not self._is_pool:
+            what_comes = "goes on with these" if self._settings.allow_short else "will end without --allow-short"
+            message = f"{self._task.name}, {stalled(counts, new)}. The run draws for the others, then {what_comes}."
+            self._on_event(Event(stage="generate", message=message))
 
 
 def pool_settings(settings: RunSettings, num_labels: int) -> RunSettings:

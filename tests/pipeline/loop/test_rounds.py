@@ -11,7 +11,9 @@ from fourshot.engine.core import Adapter, Engine, EngineSettings
 from fourshot.engine.errors import InputError, ShortRunError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline.events import Event
-from fourshot.pipeline.loop.rounds import Round, finished_pairs
+from fourshot.pipeline.loop.counts import DrawRecord
+from fourshot.pipeline.loop.ledger import JudgedBatch
+from fourshot.pipeline.loop.rounds import Round, RoundSink, finished_pairs
 from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
@@ -252,6 +254,28 @@ def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everythi
     kept_pairs = fill_rounds(folder, vllm_engine, TASK, SHOTS, allowed, readers=readers)
     assert [(tmp_path / name).read_bytes() for name in FILES] == before
     assert kept_pairs == [pair for pair in judged if pair[1].kept]
+
+
+def test_a_class_that_stalls_is_told_of_at_once_while_others_go_on(tmp_path: Path) -> None:
+    hopeless, fine = TASK.label_names[:2]
+    for allow_short, what_comes in ((False, "will end without --allow-short"), (True, "goes on with these")):
+        told: list[Event] = []
+        wanted = settings(per_class=20, draws_per_round=2, min_acceptance=0.02)
+        wanted = msgspec.structs.replace(wanted, allow_short=allow_short)
+        folder = tmp_path / str(allow_short)
+        folder.mkdir()
+        sink = RoundSink(WorkFolder(folder), TASK, SHOTS, wanted, on_event=told.append)
+        ledger = sink.open()
+        for number in range(2):
+            ledger.counts.add(
+                DrawRecord(number=number, label=label, draws=4, passed=passed, kept=passed, rejected={})
+                for label, passed in ((hopeless, 0), (fine, 3))
+            )
+            sink.add(ledger, [JudgedBatch(number, (), (), (), ())])
+        stalls = [event.message for event in told if "stalled" in event.message]
+        assert stalls == [
+            f"{TASK.name}, stalled: {hopeless} with 0 of 20 texts. The run draws for the others, then {what_comes}."
+        ]
 
 
 def test_a_hopeless_class_is_given_up_after_two_rounds(vllm_engine: Engine, tmp_path: Path) -> None:
