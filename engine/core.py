@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 # What a model says for a label (`engine.labels`). word: the label's word, whole. prefix: the word's first tokens, up to
-# the one that tells it apart. token: a token of the label's own.
-Verbalizer = Literal["word", "prefix", "token"]
+# the one that tells it apart. token: a token of the label's own. auto: word, or prefix where whole words take many
+# requests.
+Verbalizer = Literal["word", "prefix", "token", "auto"]
 
 
 class SamplingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

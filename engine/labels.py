@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TERMINATOR = "\n"
+MOST_REQUESTS = 16  # per text, for whole words, before `auto` takes the beginnings that tell them apart
 
 
 class LabelTokens(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,15 +80,30 @@ def label_tokens(
             raise InputError(
                 f"The label words {list(words)} stay ambiguous even with a line end after them. Rename one."
             )
-    if verbalizer == "prefix":
+    if _is_shortened(ids, verbalizer):
         ids = _distinct_prefixes(ids)
     return LabelTokens(words=tuple(words), ids=tuple(ids), terminated=terminated)
 
 
+def num_requests(ids: Sequence[tuple[int, ...]], verbalizer: Verbalizer) -> int:
+    """For one text and words of these tokens, where one request scores all that may follow a beginning."""
+    if verbalizer == "token":
+        return 1
+    return _num_beginnings(_distinct_prefixes(ids) if _is_shortened(ids, verbalizer) else ids)
+
+
+def _is_shortened(ids: Sequence[tuple[int, ...]], verbalizer: Verbalizer) -> bool:
+    return verbalizer == "prefix" or (verbalizer == "auto" and _num_beginnings(ids) > MOST_REQUESTS)
+
+
+def _num_beginnings(ids: Sequence[tuple[int, ...]]) -> int:
+    return len({word[:depth] for word in ids for depth in range(len(word))})
+
+
 def _distinct_prefixes(ids: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Of each label, the tokens up to the first that no other label has after the same ones."""
-    beginnings = Counter(label[:length] for label in ids for length in range(1, len(label) + 1))
-    return [next(label[:n] for n in range(1, len(label) + 1) if beginnings[label[:n]] == 1) for label in ids]
+    """Of each word, what comes up to the first token that no other word has after the same ones; else the word."""
+    beginnings = Counter(word[:length] for word in ids for length in range(1, len(word) + 1))
+    return [next((word[:n] for n in range(1, len(word) + 1) if beginnings[word[:n]] == 1), word) for word in ids]
 
 
 def _own_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[tuple[int, ...]]) -> list[int]:

@@ -12,6 +12,7 @@ import msgspec
 
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import EngineSettings, Verbalizer
+from fourshot.engine.labels import num_requests
 from fourshot.pipeline.forecast import Work
 from fourshot.pipeline.synthesis.aligned import BEGINNINGS, aligned
 from fourshot.pipeline.synthesis.drawing import most_tokens
@@ -135,11 +136,10 @@ class Counts:
         return shared, fmean(self.tokens(reading_prompt(self.task, shot.text, form, shots)) for shot in some)
 
     def _questions(self, verbalizer: Verbalizer) -> int:
-        """Requests for one text: one for each beginning that several labels share."""
-        if verbalizer == "token" or not self.tokens.is_exact:
+        """Requests for one text."""
+        if not self.tokens.is_exact:
             return 1
-        spelt = [self.tokens.pieces(f" {word}") for word in self.task.label_words]
-        return max(1, len({tuple(one[:depth]) for one in spelt for depth in range(len(one))}))
+        return num_requests([tuple(self.tokens.pieces(f" {word}")) for word in self.task.label_words], verbalizer)
 
 
 def rounds_for(wanted: float, rate: float, first: int, most: int) -> list[int]:

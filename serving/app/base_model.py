@@ -100,7 +100,7 @@ class BaseModel:
         The latter is left out where a prompt has no room for the examples; InputError if there is no adapter either.
         """
         task, words, most = source.task, source.task.label_words, self.settings.max_model_len
-        in_context = label_tokens(self.tokenizer, words)
+        in_context = label_tokens(self.tokenizer, words, "auto")
         (shortest,) = encode_prompts(self.tokenizer, [reading_prompt(task, "a", source.prompt_format, source.shots)])
         needed = len(shortest) + in_context.longest
         labels: dict[Method, LabelTokens] = {"icl": in_context} if needed <= most else {}

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.labels import label_tokens
+from fourshot.engine.labels import MOST_REQUESTS, label_tokens, num_requests
 from fourshot.engine.tokens import load_tokenizer
 
 
@@ -61,6 +61,18 @@ def test_a_prefix_ends_where_it_tells_its_word_apart(by_word: PreTrainedTokenize
     assert len(set(prefix.ids)) == len(words)
     assert len(prefix.questions(128)) < len(whole.questions(128))
     assert label_tokens(by_word, ["set", "play"], "prefix") == label_tokens(by_word, ["set", "play"])
+
+
+def test_whole_words_that_take_many_requests_are_shortened(by_word: PreTrainedTokenizerBase) -> None:
+    few = [f"{verb} {thing}" for verb in ("set", "query", "play") for thing in ("alarm", "music", "cat")]
+    many = [f"{word} {rest}" for word in few for rest in ("radio - food", "food - radio")]
+    for words, shortened in ((few, False), (many, True)):
+        whole, prefix, auto = (label_tokens(by_word, words, verbalizer) for verbalizer in ("word", "prefix", "auto"))
+        assert auto == (prefix if shortened else whole)
+        assert (len(whole.questions(128)) > MOST_REQUESTS) == shortened
+        asked = [num_requests(whole.ids, verbalizer) for verbalizer in ("word", "prefix", "auto")]
+        assert asked == [len(tokens.questions(128)) for tokens in (whole, prefix, auto)]
+    assert num_requests(label_tokens(by_word, many).ids, "token") == 1
 
 
 def test_words_of_one_token_say_themselves(tokenizer: PreTrainedTokenizerBase) -> None:
