@@ -16,9 +16,7 @@ from fourshot.serving.settings import Limits
 WISH = re.compile(rb"\r\nUpgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 WEBSOCKET = re.compile(rb"\r\nUpgrade:[ \t]*websocket[ \t]*\r\n", re.IGNORECASE)
 TLS = b"\x16\x03"  # how a client begins that takes the address for https
-NO_TLS = (
-    "A client speaks TLS to a service without it. Ask http://, or start the service with --vllm --ssl-certfile CERT."
-)
+NO_TLS = "The client speaks TLS, the service does not. Ask http://, or start it with --vllm --ssl-certfile CERT."
 
 
 def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
@@ -76,11 +74,8 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def send_400_response(self, msg: str) -> None:
             # uvicorn's own words are the same for every fault; the parser's error, being handled now, says which it is.
-            why = (
-                NO_TLS
-                if self._is_tls
-                else f"This is no HTTP/1.1: {sys.exception() or msg}. Look at the Content-Length, too."
-            )
+            fault = f"This is no HTTP/1.1: {sys.exception() or msg}. Look at the Content-Length, too."
+            why = NO_TLS if self._is_tls else fault
             body = RefusalError(400, "bad_request", why).body
             head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\n"
             self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)

@@ -31,10 +31,10 @@ from fourshot.serving.api import (
     Method,
     TaskList,
 )
+from fourshot.serving.clients.address import doubt_of, leading_to, read_address, remedy
 from fourshot.serving.clients.local import Prediction, check_texts
 from fourshot.serving.clients.proxies import proxy_for
 
-MOST_PORT = 65_535
 KEY_VARIABLE = "FOURSHOT_API_KEY"
 BATCH = 64  # texts in one request
 WRITTEN_BATCH = 8  # inputs in one request: each takes seconds
@@ -119,11 +119,15 @@ def explained(retrying: tenacity.BaseRetrying, url: str) -> Iterator[None]:
             "at once, or wait longer (timeout_s).",
             kind="timeout",
         ) from error
-    except httpx.RequestError as error:
+    except httpx.DecodingError as error:
         raise ServiceError(
-            f"no service answers at {url}{_tries(retrying)}: {str(error) or type(error).__name__}. Start one with "
-            "`fourshot serve --adapters FOLDER`, or say where it is (--url, or url=).",
-            kind="unreachable",
+            f"{url} answered with a body that cannot be unpacked ({error}). Look at what stands before the service.",
+            kind="strange_answer",
+        ) from error
+    except httpx.RequestError as error:
+        said = (str(error) or type(error).__name__).removesuffix(".")
+        raise ServiceError(
+            f"no service answers at {url}{_tries(retrying)}: {said}. {remedy(error, url)}", kind="unreachable"
         ) from error
 
 
@@ -131,7 +135,7 @@ def read(call: Call[Answer], response: httpx.Response, retrying: tenacity.BaseRe
     """The answer of the last attempt. Raises `ServiceError`, and `RequestError` for an answer of 4xx not retried."""
     code, tries = response.status_code, _tries(retrying)
     strange = f"{url} answered {code} {response.reason_phrase} to {call.method} {call.path}{tries}"
-    strange += ", and not as a fourshot service does. Is this its address?"
+    strange += f", and not as a fourshot service does. Is this its address?{doubt_of(url)}{leading_to(response)}"
     if response.is_success:
         try:
             answer: Any = msgspec.json.decode(response.content, type=call.answer)
@@ -142,7 +146,7 @@ def read(call: Call[Answer], response: httpx.Response, retrying: tenacity.BaseRe
             raise ServiceError(f"{strange} ({error})", code, "strange_answer") from error
     try:
         fault = msgspec.json.decode(response.content, type=ErrorAnswer).error
-        kind, message = fault.type, f"{fault.message}{tries}"
+        kind, message = fault.type, f"{fault.message}{tries}{doubt_of(url) if code == 404 else ''}"
     except (msgspec.DecodeError, UnicodeDecodeError):
         kind, message = "strange_answer", strange
     if not response.is_client_error or code in RETRIED_CODES:
@@ -218,7 +222,12 @@ def _post(
 ) -> Call[Answer]:
     if not task:
         raise InputError("there is no task to ask. Give its name.")
-    path = f"/v1/{route}/{quote(task, safe='')}"
+    try:
+        quoted = quote(task, safe="")
+    except UnicodeEncodeError as error:
+        raise InputError(f"the task's name {task!r} has characters that are no Unicode: {error}.") from None
+    # As a name of a folder, "." and ".." would be taken out of the address on its way.
+    path = f"/v1/{route}/{quoted.replace('.', '%2E') if task in ('.', '..') else quoted}"
     body = _encoded(request)
     return Call(answer=answer, method="POST", path=path, body=body, first=first, texts=len(request.inputs))
 
@@ -256,12 +265,7 @@ def http_options(
 
     Raises InputError for an address, a key, a time or a proxy that cannot be one.
     """
-    try:
-        address = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise InputError(f"{url!r} is no address: {error}. Give one such as http://127.0.0.1:8000.") from None
-    if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > MOST_PORT:
-        raise InputError(f"{url!r} is no address of a service. Give one such as http://127.0.0.1:8000.")
+    address, url = read_address(url), url.strip()
     if not timeout_s > 0:
         raise InputError(f"timeout_s is {timeout_s:g}; give more than 0 seconds.")
     key = (os.environ.get(KEY_VARIABLE, "") if key is None else key).strip()
