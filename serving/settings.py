@@ -71,10 +71,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                     continue
                 least = 0 if name in MAY_BE_0 else 1 if isinstance(value, int) else 0.001
                 if not least <= value < math.inf:
-                    option = f"--{name.replace('_', '-')}"
                     if name == "kv_cache_bytes":
-                        option, value = "--kv-cache-mib", value >> 20
-                    raise InputError(f"{option} {value}: give a number of {least} or more.")
+                        name, value = "kv_cache_mib", self.kv_cache_bytes >> 20
+                    raise InputError(f"--{name.replace('_', '-')} {value}: give a number of {least} or more.")
 
     def find_base(self) -> ResolvedModel:
         """The base model on this machine. Raises ModelNotFoundError."""

@@ -12,9 +12,9 @@ EXAMPLE = "Give one such as http://127.0.0.1:8000."
 OF_A_ROUTE = re.compile(r"/v1(?:/(?:classify|generate|tasks|models|chat|completions).*)?/?$")
 
 
-def read_address(url: str) -> httpx.URL:
+def read_address(url: str | httpx.URL) -> httpx.URL:
     """``url`` without blanks around it. Raises InputError for what cannot be the address of a service."""
-    url = url.strip()
+    url = str(url).strip()
     if re.match(r"[\w.-]+(?::\d+)?(?:/|$)|\[[\da-f:]+\]", url, re.IGNORECASE):
         raise InputError(f"{url!r} is no address of a service: http:// or https:// is missing. {EXAMPLE}")
     try:

@@ -32,7 +32,7 @@ from fourshot.serving.api import (
     TaskList,
 )
 from fourshot.serving.clients.address import doubt_of, leading_to, read_address, remedy
-from fourshot.serving.clients.local import Prediction, check_texts
+from fourshot.serving.clients.local import Prediction, checked_texts
 from fourshot.serving.clients.proxies import proxy_for
 
 KEY_VARIABLE = "FOURSHOT_API_KEY"
@@ -173,7 +173,8 @@ def generate_call(task: str, inputs: str | Sequence[str], first: int = 0) -> Cal
 
 def generate_calls(task: str, inputs: Sequence[str], batch: int) -> list[Call[GenerateResponse]]:
     """The calls that have texts written for ``inputs``. Raises InputError, before any is sent, for a blank one."""
-    return [generate_call(task, inputs[first:end], first) for first, end in _parts(inputs, batch)]
+    texts = cast(list[str], checked_texts(inputs))
+    return [generate_call(task, texts[first:end], first) for first, end in _parts(texts, batch)]
 
 
 def written(answers: Sequence[GenerateResponse]) -> list[TextWritten]:
@@ -195,15 +196,15 @@ def predict_calls(
     task: str, texts: Sequence[Given], method: Method | None, refusal: Refusal, batch: int
 ) -> list[Call[ClassifyResponse]]:
     """The calls that classify ``texts`` in order. Raises InputError, before any is sent, for a blank text."""
+    texts = checked_texts(texts)
     return [classify_call(task, texts[first:end], method, refusal, first) for first, end in _parts(texts, batch)]
 
 
 def _parts(texts: Sequence[Given], batch: int) -> Iterator[tuple[int, int]]:
     """Beginning and end of each part: at most ``batch`` texts, and MAX_PART_BYTES unless one text alone has more.
 
-    Raises InputError, before the first, for a blank text and an impossible ``batch``.
+    Raises InputError, before the first, for an impossible ``batch``.
     """
-    check_texts(texts)
     if batch < 1:
         raise InputError(f"batch is {batch}; a request needs at least 1 text.")
     first = size = 0
@@ -220,8 +221,8 @@ def _parts(texts: Sequence[Given], batch: int) -> Iterator[tuple[int, int]]:
 def _post(
     route: str, task: str, request: ClassifyRequest | GenerateRequest, answer: type[Answer], first: int
 ) -> Call[Answer]:
-    if not task:
-        raise InputError("there is no task to ask. Give its name.")
+    if not task or not isinstance(task, str):
+        raise InputError(f"there is no task to ask{f': {task!r:.60} is no name' if task else ''}. Give its name.")
     try:
         quoted = quote(task, safe="")
     except UnicodeEncodeError as error:
@@ -265,7 +266,7 @@ def http_options(
 
     Raises InputError for an address, a key, a time or a proxy that cannot be one.
     """
-    address, url = read_address(url), url.strip()
+    address, url = read_address(url), str(url).strip()
     if not timeout_s > 0:
         raise InputError(f"timeout_s is {timeout_s:g}; give more than 0 seconds.")
     key = (os.environ.get(KEY_VARIABLE, "") if key is None else key).strip()
@@ -281,6 +282,6 @@ def http_options(
         "base_url": address,
         "headers": {**deadline, **({"Authorization": f"Bearer {key}"} if key else {})},
         # Waiting for a free connection is our own doing, and bounded by the answers before it.
-        "timeout": httpx.Timeout(timeout_s, connect=min(timeout_s, MAX_CONNECT_S), pool=None),
+        "timeout": httpx.Timeout(min(timeout_s, LONGEST_DEADLINE_S), connect=min(timeout_s, MAX_CONNECT_S), pool=None),
         **({"proxy": used.proxy} if used else {"transport": transport()}),
     }

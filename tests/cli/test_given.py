@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+import fourshot
 from fourshot.cli import main as cli
 from fourshot.cli import predict
+from fourshot.engine.errors import InputError
 
 CORPUS = ("corpus", "--model", "fake", "--annotator", "none", "--per-class", "2", "--quiet")
 TASKS = ("--tasks", "support_tickets")
@@ -185,3 +187,11 @@ def test_characters_that_the_output_does_not_have_are_printed_as_codes() -> None
 def test_a_full_disk_under_json_is_told_in_a_line() -> None:
     done = ran("$F tasks list --json > /dev/full")
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1) and b"the disk is full" in done.stderr
+
+
+def test_a_call_for_one_task_or_another_format_is_bad_input() -> None:
+    with pytest.raises(InputError, match="Put it in a list"):
+        fourshot.corpus("support_tickets", "made", model="fake")
+    with pytest.raises(InputError, match="Allowed are jsonl, parquet"):
+        fourshot.CorpusSettings(format="csv")  # type: ignore[arg-type]
+    assert not Path("made").exists()

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
+import numpy as np
 import pytest
 
 from fourshot import AsyncClient, InputError, Prediction, RequestError, ServiceError
@@ -210,6 +212,24 @@ def test_inputs_with_fields_are_sent_as_objects(ask: Asker, service: FakeService
     ]
     with pytest.raises(InputError, match=r"got one object\. Put it in a list"):
         ask("predict", "tone", {"subject": "a"})
+
+
+@pytest.mark.parametrize("kind", [tuple, iter, np.array, lambda texts: list(np.array(texts))])
+def test_any_row_of_texts_is_a_list_of_them(ask: Asker, service: FakeService, kind: Any) -> None:
+    assert [one.label for one in ask("predict", "tone", kind(["so good", "so bad"]))] == ["good", "bad"]
+
+
+def test_what_is_no_list_and_no_name_is_bad_input(ask: Asker, service: FakeService) -> None:
+    with pytest.raises(InputError, match="got None"):
+        ask("predict", "tone", None)
+    with pytest.raises(InputError, match="3 is no name"):
+        ask("predict", 3, ["so good"])
+    assert not service.received
+
+
+def test_a_client_may_wait_for_ever(ask: Asker, service: FakeService) -> None:
+    settings = {"timeout_s": float("inf"), "url": httpx.URL(service.url)}
+    assert ask("predict", "tone", ["so good"], settings=settings)[0].label == "good"
 
 
 def test_a_fault_in_a_later_part_says_which(ask: Asker, service: FakeService) -> None:
