@@ -30,6 +30,11 @@ def read_address(url: str | httpx.URL) -> httpx.URL:
     return address.copy_with(fragment=None)
 
 
+def without_password(url: str) -> str:
+    """``url`` for messages, which end up in logs."""
+    return re.sub(r"(?<=//)([^/@:]*):[^/@]*@", r"\1:...@", url)
+
+
 def doubt_of(address: str) -> str:
     """A sentence about an address that leads nowhere; "" where nothing is strange about it."""
     ending = OF_A_ROUTE.search(address)

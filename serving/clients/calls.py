@@ -31,7 +31,7 @@ from fourshot.serving.api import (
     Method,
     TaskList,
 )
-from fourshot.serving.clients.address import doubt_of, leading_to, read_address, remedy
+from fourshot.serving.clients.address import doubt_of, leading_to, read_address, remedy, without_password
 from fourshot.serving.clients.local import Prediction, checked_texts
 from fourshot.serving.clients.proxies import proxy_for
 
@@ -266,7 +266,7 @@ def http_options(
 
     Raises InputError for an address, a key, a time or a proxy that cannot be one.
     """
-    address, url = read_address(url), str(url).strip()
+    address, url = read_address(url), without_password(str(url).strip())
     if not timeout_s > 0:
         raise InputError(f"timeout_s is {timeout_s:g}; give more than 0 seconds.")
     key = (os.environ.get(KEY_VARIABLE, "") if key is None else key).strip()

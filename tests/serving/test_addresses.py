@@ -39,6 +39,14 @@ def test_blanks_and_what_a_browser_adds_to_an_address_do_not_matter(
     assert service.received[0].path == "/v1/classify/tone"
 
 
+def test_a_password_in_an_address_is_in_no_message(ask: Asker, service: FakeService) -> None:
+    service.replies = [Reply(404, body=b"{}")]
+    with pytest.raises(RequestError, match=r"http://me:\.\.\.@127") as error:
+        ask("tasks", settings={"url": service.url.replace("//", "//me:secret@")})
+    assert "secret" not in str(error.value)
+    assert service.received[0].headers["Authorization"].startswith("Basic ")
+
+
 @pytest.mark.parametrize("ending", ["/v1", "/v1/", "/v1/classify/tone", "/v1/chat/completions"])
 def test_an_address_of_a_route_is_pointed_out(ask: Asker, service: FakeService, ending: str) -> None:
     service.replies = [refusal(404, "not_found"), Reply(404, body=b"{}")]

@@ -165,7 +165,7 @@ def test_a_key_has_a_name_and_a_restriction_that_is_empty_opens_nothing(
             cli.main(["keys", "add", str(file), *words])
         assert left.value.code == 2 and "holds no name" in capfd.readouterr().err
     assert cli.main(["keys", "add", str(file), "--name", " "]) == 2
-    assert "no name" in capfd.readouterr().err
+    assert "--name is blank" in capfd.readouterr().err
     with pytest.raises(InputError, match="--max-concurrent -1"):
         add_key(file, "one", max_concurrent=-1)
     assert not file.exists()
