@@ -6,7 +6,7 @@ Importing this module loads the standard library alone.
 import argparse
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
@@ -17,10 +17,12 @@ PERHAPS = (*PLACES, "ADAPTER", "RUN", "TASK", "PATH", "MODEL", "WHO")  # and of 
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212"  # what editors and pages make of a hyphen, or of two
 
 
-def check_given(options: argparse.Namespace) -> None:
-    """Raise InputError for an option that is blank or given twice, and for an address in a path's place.
+def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> None:
+    """Raise InputError for an option that is blank, a list that is given twice, and an address in a path's place.
 
-    A blank one is an unset variable of a script: without it, a service has no keys, and a folder is where one stands.
+    Of another option the last value counts, as in other programs, and ``warn`` is told so: a script may add its own to
+    what stands there. A blank one is an unset variable of a script: without it, a service has no keys, and a folder is
+    where one stands.
     """
     seen: dict[str, list[str]] = {}
     for action, values in _values(options.parser, options.words):
@@ -29,9 +31,11 @@ def check_given(options: argparse.Namespace) -> None:
             raise InputError(f"{name} is blank, as from a variable that is not set. Give a value, or leave it out.")
         before = seen.setdefault(name, values)
         if not isinstance(action, argparse._AppendAction) and before != values:
-            both = f"{' '.join(before)!r} and {' '.join(values)!r}"
-            once = f"once, with all values behind it: {name} A B" if action.nargs else "once"
-            raise InputError(f"{name} is given twice: {both}. Give it {once}.")
+            both = f"{name} is given twice, {' '.join(before)!r} and {' '.join(values)!r}"
+            if action.nargs:
+                raise InputError(f"{both}. Give it once, with all values behind it: {name} A B.")
+            warn(f"{both}: the last counts.")
+            seen[name] = values
     for action in options.parser._actions:
         given = getattr(options, action.dest, None)
         if not action.option_strings and action.nargs is None and isinstance(given, str) and not given.strip():

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
     with Terminal(json=options.json, quiet=options.quiet) as terminal:
         try:
-            check_given(options)
+            check_given(options, terminal.warn)
             code: int = options.action(options, terminal) or 0
             sys.stdout.flush()
         except BrokenPipeError:
