@@ -1,6 +1,6 @@
 """What a shell or a script may have made of an option: nothing, two values, another dash, a home folder unread.
 
-Importing this module loads the standard library alone.
+Importing this module loads the standard library and msgspec alone.
 """
 
 import argparse
@@ -31,7 +31,9 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
             raise InputError(f"{name} is blank, as from a variable that is not set. Give a value, or leave it out.")
         before = seen.setdefault(name, values)
         if not isinstance(action, argparse._AppendAction) and before != values:
-            both = f"{name} is given twice, {' '.join(before)!r} and {' '.join(values)!r}"
+            both = f"{name} is given twice"
+            if name != "--key":  # nobody shall read it
+                both += f", {' '.join(before)!r} and {' '.join(values)!r}"
             if action.nargs:
                 raise InputError(f"{both}. Give it once, with all values behind it: {name} A B.")
             warn(f"{both}: the last counts.")

@@ -67,6 +67,9 @@ def test_of_two_lists_none_is_left_out_and_of_two_values_the_last_counts(capfd: 
     assert "--out is given twice, 'a' and 'b': the last counts" in error
     assert "--seed is given twice, '-1' and '2'" in error
     assert Path("b", "journal.jsonl").is_file() and not Path("a").exists()
+    assert cli.main(["predict", "nowhere", "a", "--key", "fs-old", "--key", "fs-new"]) == 2
+    error = capfd.readouterr().err
+    assert "--key is given twice: the last counts" in error and "fs-" not in error
 
 
 def test_what_is_given_twice_for_good_is_taken(capfd: pytest.CaptureFixture[str]) -> None:

@@ -235,10 +235,8 @@ def test_files_beside_the_shards_are_put_aside_and_not_loaded_with_them(tmp_path
 
 
 def test_a_shard_that_was_brought_from_another_corpus_is_put_aside_and_never_removed(tmp_path: Path) -> None:
-    told = list[Event]()
     make_small(tmp_path)
-    shard = (tmp_path / SECOND).read_bytes()
-    last = len(list(tmp_path.glob("data/one/*")))
+    told, shard, last = list[Event](), (tmp_path / SECOND).read_bytes(), len(list(tmp_path.glob("data/one/*")))
     for brought in ("other/000000.jsonl", f"one/{last:06d}.jsonl", f"one/{last:06d}.jsonl"):  # as a kill leaves one
         file = tmp_path / "data" / brought
         file.parent.mkdir(exist_ok=True)
