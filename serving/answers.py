@@ -12,6 +12,7 @@ import msgspec
 from fourshot.serving.api import ErrorAnswer, Fault
 
 JSON = "application/json"
+MOST_NAME_CHARS = 100  # of what a client calls something, in a message
 
 
 class RefusalError(Exception):
@@ -39,6 +40,11 @@ class RefusalError(Exception):
         if self.code in (408, 413):
             headers["Connection"] = "close"  # what is left of the body is not waited for
         return headers
+
+
+def shown(name: str) -> str:
+    """A name that a client gave, for a message: quoted, and cut where it is long."""
+    return repr(name if len(name) <= MOST_NAME_CHARS else f"{name[:MOST_NAME_CHARS]}...")
 
 
 async def send_answer(

@@ -1,10 +1,18 @@
 """How a service is set up: one struct, read by the command, the server's process and the plugin inside vLLM."""
 
+import math
+
 import msgspec
 
+from fourshot.engine.errors import InputError
 from fourshot.engine.models import ResolvedModel, resolve_model
 
 ENVIRONMENT = "FOURSHOT_SERVE"  # holds a `ServeSettings` as JSON for vLLM's processes
+
+MAY_BE_0 = (  # computed, or at once
+    *("max_loras", "max_cpu_loras", "max_lora_rank", "kv_cache_bytes", "max_num_seqs"),
+    *("drain_s", "max_queue_s", "max_wait_ms"),
+)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,6 +61,19 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     behind_router: bool = False  # whoever asks is the router of replicas, which says for whom
     found_base: ResolvedModel | None = None  # of a replica over Ray: `base`, where its machine has it
     vllm_arguments: tuple[str, ...] = ()  # passed on to vLLM's server as they are
+
+    def check(self) -> None:
+        """Raise InputError, with its option, for a number that no service could work with."""
+        for held in (self, self.limits):
+            for name in held.__struct_fields__:
+                value = getattr(held, name)
+                if not isinstance(value, int | float) or isinstance(value, bool) or name == "port":
+                    continue
+                least = 0 if name in MAY_BE_0 else 1 if isinstance(value, int) else 0.001
+                if not least <= value < math.inf:
+                    if name == "kv_cache_bytes":
+                        name, value = "kv_cache_mib", self.kv_cache_bytes >> 20
+                    raise InputError(f"--{name.replace('_', '-')} {value}: give a number of {least} or more.")
 
     def find_base(self) -> ResolvedModel:
         """The base model on this machine. Raises ModelNotFoundError."""

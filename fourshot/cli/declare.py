@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get
 import msgspec
 
 from fourshot.cli.console import Terminal
-from fourshot.engine.files import check_mounted
+from fourshot.cli.given import wrong_dash
 
 Options = argparse.Namespace
 Action = Callable[[Options, Terminal], int | None]  # returns the exit code; None is 0, done
@@ -141,6 +141,8 @@ def some_names_in(text: str) -> tuple[str, ...]:
 def read_command(words: Sequence[str], version: str) -> Options:
     """The parsed command line; ``action`` does what it asks for. Raises SystemExit for help and usage errors."""
     parser = _parser(version)
+    if wrong := wrong_dash(words, {argument.name for declared in COMMANDS for argument in declared.arguments}):
+        parser.error(wrong)
     options, rest = parser.parse_known_args(words or ["--help"])
     options.words = words
     if hasattr(options, "texts"):  # argparse takes no more positional arguments after an option
@@ -149,13 +151,6 @@ def read_command(words: Sequence[str], version: str) -> Options:
     if rest:
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
-
-
-def check_places(options: Options) -> None:
-    """Raise InputError where a folder or a file is asked for, and an address or what is no path was given."""
-    for action in options.parser._actions:
-        if action.metavar in ("FOLDER", "FILE", "TABLE") and (given := getattr(options, action.dest, None)):
-            check_mounted(given)
 
 
 def _parser(version: str) -> argparse.ArgumentParser:
@@ -194,7 +189,7 @@ class Parser(argparse.ArgumentParser):
         options = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
         near = [
             match
-            for word in re.findall(r"(?<![\w-])--[\w-]+", message.partition("unrecognized arguments: ")[2])
+            for word in re.findall(r"(?<![\w-])--?[\w-]+", message.partition("unrecognized arguments: ")[2])
             for match in difflib.get_close_matches(word, options, n=2, cutoff=0.5)
         ]
         if wrong := re.match(r"argument ([^:]+): invalid choice: '([^']*)'", message):

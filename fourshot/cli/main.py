@@ -1,5 +1,6 @@
 """The `fourshot` command: options in, an exit code and, where something fails, one sentence out."""
 
+import contextlib
 import errno
 import os
 import sys
@@ -9,10 +10,20 @@ from typing import NoReturn
 from fourshot import __version__
 
 DEBUG = "FOURSHOT_DEBUG"
+IN_THE_WAY = {  # what a path is told to be where the system's word for it is one of these
+    errno.EISDIR: "is a folder, and a file is needed there. Move it away, or give another place.",
+    errno.ENOTDIR: "cannot be reached: a part of it is a file. Move that away, or give another place.",
+    errno.EACCES: "may not be read or written by this user. Change who may, or give another place.",
+    errno.EPERM: "may not be changed by this user. Change who may, or give another place.",
+    errno.EROFS: "is on a disk that is read-only. Give another place.",
+    errno.EEXIST: "is there, and no folder. Move it away, or give another place.",
+    errno.ELOOP: "is a link that leads to itself. Remove it, or give another place.",
+}
 
 
 def program() -> NoReturn:
     """The process that is the command."""
+    _open_streams()
     from fourshot.engine.processes import end_process
 
     end_process(main())
@@ -26,12 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Each declares its commands when it is imported; the help lists them in this order.
     from fourshot.cli import runs, review, students, corpus, tasks, predict, serve, adapters, keys, machine, bench  # noqa: F401, I001
     from fourshot.cli.console import Terminal
-    from fourshot.cli.declare import check_places, read_command
+    from fourshot.cli.declare import read_command
+    from fourshot.cli.given import check_given
 
     options = read_command(sys.argv[1:] if arguments is None else arguments, __version__)
     with Terminal(json=options.json, quiet=options.quiet) as terminal:
         try:
-            check_places(options)
+            check_given(options, terminal.warn)
             code: int = options.action(options, terminal) or 0
             sys.stdout.flush()
         except BrokenPipeError:
@@ -43,8 +55,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code, message = _explain(error)
             _abandon_output()
             print(f"fourshot: {message}", file=sys.stderr)
-            terminal.result("error", {"error": type(error).__name__, "message": message, "exit_code": code})
+            with contextlib.suppress(OSError):  # it may be the very place that is full
+                terminal.result("error", {"error": type(error).__name__, "message": message, "exit_code": code})
     return code
+
+
+def _open_streams() -> None:
+    """Whoever starts the command may have closed its streams, or have an encoding without half of all characters.
+
+    The first file or socket that is opened would take a closed stream's place, and get what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so this one
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def _abandon_output() -> None:
@@ -73,7 +101,11 @@ def _explain(error: BaseException) -> tuple[int, str]:
             "a folder on another disk with --out."
         )
     if isinstance(error, OSError):
+        if error.filename and error.errno in IN_THE_WAY:
+            return 2, f"{error.filename} {IN_THE_WAY[error.errno]}"
         return 1, f"{error}. Set {DEBUG}=1 to see where."
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return 2, f"what was given has bytes that are no UTF-8: {error}. Give it in UTF-8."
     return 1, (
         f"unexpected {type(error).__name__}: {error}\nThis is a fault in fourshot, not in what you gave. "
         f"Set {DEBUG}=1 and run the command again to see where."

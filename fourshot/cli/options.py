@@ -78,9 +78,11 @@ def settings_of(options: Options) -> RunSettings:
 def with_file(settings: RunSettings, file: Path) -> RunSettings:
     """``settings`` with those of a TOML file put over them. Raises `InputError`."""
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the settings file {file} cannot be read: {error}.") from error
+        document = tomllib.loads(file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+    except OSError as error:
+        raise InputError(f"the settings file {file} cannot be read: {error.strerror}. Name a TOML file.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"the settings file {file} is not UTF-8: {error}. Save it as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"the settings file {file} is not valid TOML: {error}.") from error
     return with_values(settings, document, str(file))

@@ -37,7 +37,7 @@ WHY = {"unsure": "too unsure", "none_of_these": "unlike the task's texts"}
     argument("--engine", None, "default: transformers for little text, else vllm", choices=["vllm", "transformers"]),
     argument("--url", "ADDRESS", "ask a service (`fourshot serve`), as http://127.0.0.1:8000"),
     argument("--key", "KEY", "of the service; better as FOURSHOT_API_KEY in the environment, in no process list"),
-    argument("--method", None, "how the service answers (default: its choice)", choices=["adapter", "icl"]),
+    argument("--method", None, "how the service answers (default: its choice)", choices=["adapter", "student", "icl"]),
     argument("--abstain-below", "P", "no label where the likeliest one is less probable than P, 0 to 1", type=float),
     argument("--coverage", "C", "label the surest share C of texts, by the curve on the adapter's card", type=float),
     flag("--none-of-these", "no label for texts unlike those of the task"),
@@ -75,6 +75,10 @@ def predict(options: Options, terminal: Terminal) -> None:
         from fourshot.serving.clients.local import LocalClassifier, engine_for
 
         _refuse(options, "a service (--url)", "key", "method")
+        if re.match("https?://", options.adapter):
+            raise InputError(
+                f"{options.adapter} is an address. To ask a service: --url {options.adapter} TASK [TEXT ...]"
+            )
         student = find_student(options.adapter)
         if student and is_text_student(student):
             from fourshot.cli.text_students import write
@@ -169,7 +173,10 @@ def read_texts(given: Sequence[str], terminal: Terminal) -> list[str]:
         if sys.stdin.isatty():
             raise InputError("there is nothing to classify. Give texts as arguments, or on standard input, one a line.")
         try:
-            texts = sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n").split("\n")
+            lines = sys.stdin.buffer.read().decode("utf-8-sig").replace("\r\n", "\n")
+            if "\n" not in lines:
+                lines = lines.replace("\r", "\n")  # as some editors on a Mac end them
+            texts = lines.removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
             raise InputError(f"standard input is not UTF-8: {error}. Convert it first.") from error
     for doubt in doubts_of(given, texts):

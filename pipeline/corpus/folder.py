@@ -148,14 +148,17 @@ class CorpusFolder(WorkFolder):
         strangers = sorted(there - known)
         whole = [file for file in strangers if not Path(file).name.startswith(".")]
         counts = Counter(shard.task for shard in shards)
+        told = whole
         if [Path(file).stem for file in whole] == [f"{counts[Path(file).parent.name]:06d}" for file in whole[:1]]:
-            whole = []  # written, and not yet in the journal when the process was killed
+            # Written, and not yet in the journal when the process was killed. Of a task that was never begun here, it
+            # was brought from elsewhere; so may another be, and nothing is removed.
+            told = [file for file in whole if Path(file).parent.name not in self.tasks()]
         for file in whole:
             self._put_aside(file)
         for file in strangers:
             (self.path / file).unlink(missing_ok=True)
-        if whole:
-            on_aside(whole)
+        if told:
+            on_aside(told)
         by_task: dict[str, list[ShardRecord]] = {}
         for shard in shards:
             by_task.setdefault(shard.task, []).append(shard)
@@ -226,6 +229,10 @@ class CorpusFolder(WorkFolder):
     def _put_aside(self, file: str) -> None:
         aside = self.path / DAMAGED / Path(file).relative_to("data")
         aside.parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while aside.exists():  # an earlier one of that name is not lost either
+            number += 1
+            aside = aside.with_name(f"{Path(file).stem}-{number}{Path(file).suffix}")
         os.replace(self.path / file, aside)
 
     def _write_rows(self, name: str, rows: Sequence[CorpusRow], kind: Format) -> str:

@@ -3,7 +3,7 @@
 Importing this module loads neither torch nor vllm.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -25,6 +25,8 @@ class CorpusSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     gpus_per_engine: int = 1  # GPUs that share each engine's weights
 
     def __post_init__(self) -> None:
+        if self.format not in get_args(Format):
+            raise InputError(f"format {self.format!r} is none of a corpus. Allowed are {', '.join(get_args(Format))}.")
         if self.gpus_per_engine < 1:
             raise InputError(f"gpus_per_engine must be at least 1, got {self.gpus_per_engine}.")
         if self.rows_per_shard < 1 or self.shard_s < 0:

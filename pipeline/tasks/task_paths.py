@@ -17,6 +17,8 @@ def load_tasks(paths: Iterable[str | Path], data: str | Path | None = None) -> d
     tasks' own data: a folder with a folder for each task, named as it, or with the files themselves. Raises InputError
     where a path stands for nothing, or two tasks have the same name.
     """
+    if isinstance(paths, str | Path):  # its characters are no tasks
+        raise InputError(f"one task, {str(paths)!r}, where a list of them is needed. Put it in a list.")
     tasks: dict[str, Task | FourshotError] = {}
     origin: dict[str, Path] = {}
     for file in dict.fromkeys(file.resolve() for path in paths for file in _task_files(path)):

@@ -30,6 +30,7 @@ ON_BEHALF = b"x-fourshot-asker"  # header: what the router of replicas has found
 OPEN_PATHS = ("/", "/health", "/ping")  # answer without a key: they tell nothing about anybody's data
 LIMITED_PATHS = (*ASKED_PATHS, "/v1/tasks")  # what a key for some tasks may ask at all
 READ_KEYS_EVERY_S = 2.0
+OTHER_KEYS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")  # as other services take it
 NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 MOST_DIGITS = 18  # of a length: no body has more, and Python reads no number of thousands
 SHALLOW = 16  # brackets, below which nobody need count how deep they are
@@ -79,7 +80,9 @@ class Guard:
         try:
             key = self._admit(scope)
             if scope["type"] == "http":
-                scope, receive = await self._body(scope, receive)
+                scope, receive, is_gone = await self._body(scope, receive)
+                if is_gone:
+                    return  # the client left before its body was whole: there is nobody to answer
             asker = self._asker(scope, key)
             most = (key.max_concurrent if key else 0) or self._limits.max_concurrent
             if self._busy[asker] >= most:
@@ -116,10 +119,10 @@ class Guard:
         if scope.get("method") == "OPTIONS":  # a browser asks so before it asks; there is no key in it
             return None
         self._refresh_keys()
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        key = self._keys.find(given.decode("latin-1"))
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"").decode("latin-1")
+        key = self._keys.find(given)
         if key is None:
-            raise RefusalError(401, "no_key", "Give a key that is known here: Authorization: Bearer KEY.")
+            raise RefusalError(401, "no_key", f"{no_key(scope, given)} Give one as: Authorization: Bearer KEY.")
         if key.tasks and not path.startswith(LIMITED_PATHS):
             raise RefusalError(403, "forbidden", f"This key is for the tasks {', '.join(key.tasks)} and nothing else.")
         return key
@@ -133,8 +136,8 @@ class Guard:
             except InputError as error:
                 logger.warning("%s; the keys that were known stay in force", error)
 
-    async def _body(self, scope: Scope, receive: Any) -> tuple[Scope, Any]:
-        """``scope``, and a ``receive`` that gives the whole body at once, unpacked.
+    async def _body(self, scope: Scope, receive: Any) -> tuple[Scope, Any, bool]:
+        """``scope``, a ``receive`` that gives the whole body at once, unpacked, and whether the client has left.
 
         Raises `RefusalError` for one too large, slow or deep, or packed in a way that is not known here.
         """
@@ -145,7 +148,7 @@ class Guard:
             raise RefusalError(
                 413, "too_large", f"The body has {int(declared)} bytes; at most {limits.max_body_bytes}."
             )
-        parts, size, disconnected = [], 0, False
+        parts, size = [], 0
         deadline = time.monotonic() + limits.body_timeout_s
         while True:
             try:
@@ -155,8 +158,7 @@ class Guard:
                     408, "timeout", f"The body did not come within {limits.body_timeout_s:g} s."
                 ) from None
             if message["type"] == "http.disconnect":
-                disconnected = True
-                break
+                return scope, receive, True
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > limits.max_body_bytes:
@@ -164,8 +166,11 @@ class Guard:
             if not message.get("more_body", False):
                 break
         body = b"".join(parts)
-        packed = b",".join(value for name, value in scope["headers"] if name == b"content-encoding").strip().lower()
-        if body and packed not in (b"", b"identity"):
+        encodings = (
+            b",".join(value for name, value in scope["headers"] if name == b"content-encoding").lower().split(b",")
+        )
+        packed = b", ".join(one.strip() for one in encodings if one.strip() not in (b"", b"identity"))
+        if body and packed:
             body = unpacked(body, packed, limits.max_body_bytes)
             sent = [one for one in scope["headers"] if one[0] not in (b"content-encoding", b"content-length")]
             scope = {**scope, "headers": [*sent, (b"content-length", str(len(body)).encode())]}
@@ -174,11 +179,22 @@ class Guard:
         waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Any:
-            if disconnected:
-                return {"type": "http.disconnect"}
             return waiting.pop() if waiting else await receive()
 
-        return scope, replay
+        return scope, replay, False
+
+
+def no_key(scope: Scope, authorization: str) -> str:
+    """Why a request has shown no key that counts. Says nothing of what was given but its form."""
+    scheme, _, rest = authorization.partition(" ")
+    if not authorization:
+        other = next((name.decode("latin-1") for name, _ in scope["headers"] if name in OTHER_KEYS), "")
+        return f"The key is in the header {other}, which is not read." if other else "There is no key in the request."
+    if not rest.strip():
+        return "The header Authorization holds one word, and needs two."
+    if scheme.lower() != "bearer":
+        return "The header Authorization does not begin with Bearer."
+    return "The key is not known here."
 
 
 def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
@@ -191,8 +207,10 @@ def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
             "Send one of these, or the body as it is.",
         )
     whole = b""
-    while body:  # gzip files may stand one behind the other
-        unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: of zlib or of gzip, as its head says
+    # Some libraries call deflate what has no head of zlib's.
+    is_bare = encoding == b"deflate" and not (body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0)
+    while body:  # gzip files may stand one behind the other, and have zeros behind them
+        unpacking = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else zlib.MAX_WBITS | 32)  # 32: as the head says
         try:
             whole += unpacking.decompress(body, most_bytes + 1 - len(whole))
         except zlib.error as error:
@@ -201,7 +219,7 @@ def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
             raise RefusalError(413, "too_large", f"The body has more than {most_bytes} bytes when it is unpacked.")
         if not unpacking.eof:
             raise RefusalError(400, "bad_encoding", "The body cannot be unpacked: its end is missing.")
-        body = unpacking.unused_data
+        body = unpacking.unused_data.lstrip(b"\0")
     return whole
 
 

@@ -19,7 +19,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import replace_file
-from fourshot.serving.answers import RefusalError
+from fourshot.serving.answers import RefusalError, shown
 from fourshot.serving.api import TaskList
 
 PREFIX = "fs-"
@@ -40,7 +40,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     def require(self, task: str) -> None:
         """Raise RefusalError for a task that its holder may not ask."""
         if not self.may_ask(task):
-            raise RefusalError(403, "forbidden", f"This key may not ask {task!r}.")
+            raise RefusalError(403, "forbidden", f"This key may not ask {shown(task)}.")
 
     def visible(self, listed: TaskList) -> TaskList:
         """What its holder may know of ``listed``."""

@@ -5,13 +5,18 @@ Its own refusals come in the form of all others.
 
 import asyncio
 import re
+import sys
 from typing import Any
 
 from fourshot.serving.answers import JSON, RefusalError, send_refusal
 from fourshot.serving.settings import Limits
 
-# Java's HttpClient asks for HTTP/2 so, with its first request; the parser would then pass over the body.
-HTTP2_WISH = re.compile(rb"\r\nUpgrade:[ \t]*h2c[ \t]*(?=\r\n)", re.IGNORECASE)
+# Java's HttpClient asks for HTTP/2 so, Apache's for TLS; the parser would then pass over the body. Only a POST
+# cannot become a WebSocket.
+WISH = re.compile(rb"\r\nUpgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
+WEBSOCKET = re.compile(rb"\r\nUpgrade:[ \t]*websocket[ \t]*\r\n", re.IGNORECASE)
+TLS = b"\x16\x03"  # how a client begins that takes the address for https
+NO_TLS = "The client speaks TLS, the service does not. Ask http://, or start it with --vllm --ssl-certfile CERT."
 
 
 def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
@@ -22,6 +27,7 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
         """Hangs up where headers are longer or slower than the limits; refuses more than so many connections."""
 
         _header_bytes = 0
+        _is_tls = False
         _waiting: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
@@ -40,7 +46,11 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             if self._waiting is not None:
                 head, end, rest = data.partition(b"\r\n\r\n")
                 self._header_bytes += len(head)
-                data = HTTP2_WISH.sub(b"", head + end[:2]) + end[2:] + rest
+                lines = head + end[:2]
+                if lines.startswith(b"POST ") or not WEBSOCKET.search(lines):
+                    lines = WISH.sub(b"", lines)
+                self._is_tls = data.startswith(TLS)
+                data = lines + end[2:] + rest
                 if self._header_bytes > limits.max_header_bytes:
                     self._waiting.cancel()
                     self._hang_up()
@@ -63,7 +73,10 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             self.app = given
 
         def send_400_response(self, msg: str) -> None:
-            body = RefusalError(400, "bad_request", f"This is no HTTP: {msg}").body
+            # uvicorn's own words are the same for every fault; the parser's error, being handled now, says which it is.
+            fault = f"This is no HTTP/1.1: {sys.exception() or msg}. Look at the Content-Length, too."
+            why = NO_TLS if self._is_tls else fault
+            body = RefusalError(400, "bad_request", why).body
             head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\n"
             self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
             self.transport.close()

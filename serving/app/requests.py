@@ -17,7 +17,14 @@ HINTS = {  # by the beginning of a body that is no JSON
     b"\x1f\x8b": " It looks packed: say so with Content-Encoding: gzip.",
     b"\xff\xfe": NO_UTF8,
     b"\xfe\xff": NO_UTF8,
+    b"{\0": NO_UTF8,
+    b"--": " It looks like a form of several parts; send JSON.",
+    b"'{": ' A shell has left its quotes in it; on Windows, put " around the body and \\" inside.',
+    b'"{': " It is JSON twice over: send the object, not a string that holds it.",
+    b'"\\': " It is JSON twice over: send the object, not a string that holds it.",
 }
+FORM = re.compile(rb"(?:input|text|inputs|method)=")
+MOST_SAID = 300  # characters of what the parser says: it repeats names, which may be as long as the body
 
 
 def read_request(body: bytes, limits: Limits, kind: type[Asked]) -> Asked:
@@ -26,17 +33,23 @@ def read_request(body: bytes, limits: Limits, kind: type[Asked]) -> Asked:
     what = "classify" if kind is ClassifyRequest else "write for"
     try:
         request = msgspec.json.decode(body, type=kind)
-        if any(body.count(b'"%s"' % name.encode()) > 1 for name in kind.__struct_fields__):
+        named = any(body.count(b'"%s"' % name.encode()) > 1 for name in kind.__struct_fields__)
+        if named or any(not isinstance(one, str) for one in request.inputs):
             json.loads(body, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
         hint = HINTS.get(body[:2], NO_UTF8 if isinstance(error, UnicodeDecodeError) else "")
+        if FORM.match(body):
+            hint = " It looks like a form; send JSON (with Python's requests: json=, not data=)."
+        said = "it is empty" if not body.strip() else str(error)
+        if len(said) > MOST_SAID:
+            said = f"{said[: MOST_SAID // 2]} ... {said[-MOST_SAID // 2 :]}"
         form = '{"input": text or [texts], "method": "student"}'
         if kind is ClassifyRequest:
             form = (
                 '{"input": text or [texts], "method": "adapter", "student" or "icl"}, where an object of fields may be '
                 "a text"
             )
-        raise RefusalError(400, "bad_request", f"The body is not {form}: {error}.{hint}") from None
+        raise RefusalError(400, "bad_request", f"The body is not {form}: {said}.{hint}") from None
     texts = [one if isinstance(one, str) else "\n".join(one.values()) for one in request.inputs]
     if not texts:
         raise RefusalError(400, "no_text", f"There is nothing to {what}: input is an empty list.")

@@ -15,7 +15,7 @@ from fourshot.pipeline.selective import Abstained, Rule, rule_of
 from fourshot.pipeline.tasks.fields import as_texts
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.text_student import TextStudentCard
-from fourshot.serving.answers import RefusalError
+from fourshot.serving.answers import RefusalError, shown
 from fourshot.serving.api import (
     DEADLINE,
     WRITES,
@@ -113,7 +113,7 @@ class Service:
             request = read_request(body, self._limits, kind)
             if not versions:
                 known = ", ".join(sorted(self.adapters.current)) or "none yet"
-                raise RefusalError(404, "unknown_task", f"There is no task {task!r} here. Tasks are: {known}.")
+                raise RefusalError(404, "unknown_task", f"There is no task {shown(task)} here. Tasks are: {known}.")
             fitting = _of_kind(versions, task, writes=kind is GenerateRequest)
             method = request.method or fitting[0].methods[0]
             version = _chosen(fitting, method)

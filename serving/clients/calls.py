@@ -31,10 +31,10 @@ from fourshot.serving.api import (
     Method,
     TaskList,
 )
-from fourshot.serving.clients.local import Prediction, check_texts
+from fourshot.serving.clients.address import doubt_of, leading_to, read_address, remedy, without_password
+from fourshot.serving.clients.local import Prediction, checked_texts
 from fourshot.serving.clients.proxies import proxy_for
 
-MOST_PORT = 65_535
 KEY_VARIABLE = "FOURSHOT_API_KEY"
 BATCH = 64  # texts in one request
 WRITTEN_BATCH = 8  # inputs in one request: each takes seconds
@@ -119,11 +119,15 @@ def explained(retrying: tenacity.BaseRetrying, url: str) -> Iterator[None]:
             "at once, or wait longer (timeout_s).",
             kind="timeout",
         ) from error
-    except httpx.RequestError as error:
+    except httpx.DecodingError as error:
         raise ServiceError(
-            f"no service answers at {url}{_tries(retrying)}: {str(error) or type(error).__name__}. Start one with "
-            "`fourshot serve --adapters FOLDER`, or say where it is (--url, or url=).",
-            kind="unreachable",
+            f"{url} answered with a body that cannot be unpacked ({error}). Look at what stands before the service.",
+            kind="strange_answer",
+        ) from error
+    except httpx.RequestError as error:
+        said = (str(error) or type(error).__name__).removesuffix(".")
+        raise ServiceError(
+            f"no service answers at {url}{_tries(retrying)}: {said}. {remedy(error, url)}", kind="unreachable"
         ) from error
 
 
@@ -131,7 +135,7 @@ def read(call: Call[Answer], response: httpx.Response, retrying: tenacity.BaseRe
     """The answer of the last attempt. Raises `ServiceError`, and `RequestError` for an answer of 4xx not retried."""
     code, tries = response.status_code, _tries(retrying)
     strange = f"{url} answered {code} {response.reason_phrase} to {call.method} {call.path}{tries}"
-    strange += ", and not as a fourshot service does. Is this its address?"
+    strange += f", and not as a fourshot service does. Is this its address?{doubt_of(url)}{leading_to(response)}"
     if response.is_success:
         try:
             answer: Any = msgspec.json.decode(response.content, type=call.answer)
@@ -142,7 +146,7 @@ def read(call: Call[Answer], response: httpx.Response, retrying: tenacity.BaseRe
             raise ServiceError(f"{strange} ({error})", code, "strange_answer") from error
     try:
         fault = msgspec.json.decode(response.content, type=ErrorAnswer).error
-        kind, message = fault.type, f"{fault.message}{tries}"
+        kind, message = fault.type, f"{fault.message}{tries}{doubt_of(url) if code == 404 else ''}"
     except (msgspec.DecodeError, UnicodeDecodeError):
         kind, message = "strange_answer", strange
     if not response.is_client_error or code in RETRIED_CODES:
@@ -169,7 +173,8 @@ def generate_call(task: str, inputs: str | Sequence[str], first: int = 0) -> Cal
 
 def generate_calls(task: str, inputs: Sequence[str], batch: int) -> list[Call[GenerateResponse]]:
     """The calls that have texts written for ``inputs``. Raises InputError, before any is sent, for a blank one."""
-    return [generate_call(task, inputs[first:end], first) for first, end in _parts(inputs, batch)]
+    texts = cast(list[str], checked_texts(inputs))
+    return [generate_call(task, texts[first:end], first) for first, end in _parts(texts, batch)]
 
 
 def written(answers: Sequence[GenerateResponse]) -> list[TextWritten]:
@@ -191,15 +196,15 @@ def predict_calls(
     task: str, texts: Sequence[Given], method: Method | None, refusal: Refusal, batch: int
 ) -> list[Call[ClassifyResponse]]:
     """The calls that classify ``texts`` in order. Raises InputError, before any is sent, for a blank text."""
+    texts = checked_texts(texts)
     return [classify_call(task, texts[first:end], method, refusal, first) for first, end in _parts(texts, batch)]
 
 
 def _parts(texts: Sequence[Given], batch: int) -> Iterator[tuple[int, int]]:
     """Beginning and end of each part: at most ``batch`` texts, and MAX_PART_BYTES unless one text alone has more.
 
-    Raises InputError, before the first, for a blank text and an impossible ``batch``.
+    Raises InputError, before the first, for an impossible ``batch``.
     """
-    check_texts(texts)
     if batch < 1:
         raise InputError(f"batch is {batch}; a request needs at least 1 text.")
     first = size = 0
@@ -216,9 +221,14 @@ def _parts(texts: Sequence[Given], batch: int) -> Iterator[tuple[int, int]]:
 def _post(
     route: str, task: str, request: ClassifyRequest | GenerateRequest, answer: type[Answer], first: int
 ) -> Call[Answer]:
-    if not task:
-        raise InputError("there is no task to ask. Give its name.")
-    path = f"/v1/{route}/{quote(task, safe='')}"
+    if not task or not isinstance(task, str):
+        raise InputError(f"there is no task to ask{f': {task!r:.60} is no name' if task else ''}. Give its name.")
+    try:
+        quoted = quote(task, safe="")
+    except UnicodeEncodeError as error:
+        raise InputError(f"the task's name {task!r} has characters that are no Unicode: {error}.") from None
+    # As a name of a folder, "." and ".." would be taken out of the address on its way.
+    path = f"/v1/{route}/{quoted.replace('.', '%2E') if task in ('.', '..') else quoted}"
     body = _encoded(request)
     return Call(answer=answer, method="POST", path=path, body=body, first=first, texts=len(request.inputs))
 
@@ -256,12 +266,7 @@ def http_options(
 
     Raises InputError for an address, a key, a time or a proxy that cannot be one.
     """
-    try:
-        address = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise InputError(f"{url!r} is no address: {error}. Give one such as http://127.0.0.1:8000.") from None
-    if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > MOST_PORT:
-        raise InputError(f"{url!r} is no address of a service. Give one such as http://127.0.0.1:8000.")
+    address, url = read_address(url), without_password(str(url).strip())
     if not timeout_s > 0:
         raise InputError(f"timeout_s is {timeout_s:g}; give more than 0 seconds.")
     key = (os.environ.get(KEY_VARIABLE, "") if key is None else key).strip()
@@ -277,6 +282,6 @@ def http_options(
         "base_url": address,
         "headers": {**deadline, **({"Authorization": f"Bearer {key}"} if key else {})},
         # Waiting for a free connection is our own doing, and bounded by the answers before it.
-        "timeout": httpx.Timeout(timeout_s, connect=min(timeout_s, MAX_CONNECT_S), pool=None),
+        "timeout": httpx.Timeout(min(timeout_s, LONGEST_DEADLINE_S), connect=min(timeout_s, MAX_CONNECT_S), pool=None),
         **({"proxy": used.proxy} if used else {"transport": transport()}),
     }

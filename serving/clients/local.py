@@ -4,7 +4,7 @@ Importing this module loads neither torch nor vllm.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, Unpack, get_args
 
@@ -102,8 +102,7 @@ class LocalClassifier:
         ]
 
     def _texts(self, given: Sequence[Given]) -> list[str]:
-        check_texts(given)
-        texts = as_texts(self.card.task, given)
+        texts = as_texts(self.card.task, checked_texts(given))
         check_unicode(texts)
         return texts
 
@@ -209,11 +208,17 @@ class LocalStudent(LocalClassifier):
         """Nothing is held but memory of this process."""
 
 
-def check_texts(texts: Sequence[Given]) -> None:
-    """Raise InputError where ``texts`` is one text instead of a list, or has a blank one or none."""
+def checked_texts(texts: Iterable[Given]) -> list[Given]:
+    """``texts``, an array's and a generator's too, as a list of plain strings and objects.
+
+    Raises InputError where it is one text instead of a list, or has a blank one or none.
+    """
     if isinstance(texts, str | Mapping):
         got = "string" if isinstance(texts, str) else "object"
         raise InputError(f"predict takes a list of texts, got one {got}. Put it in a list.")
+    if not isinstance(texts, Iterable):
+        raise InputError(f"predict takes a list of texts, got {texts!r:.60}. Give a list of strings.")
+    texts = [str(text) if isinstance(text, str) else text for text in texts]  # numpy's strings are a kind of their own
     if none := [index for index, text in enumerate(texts) if not isinstance(text, str | Mapping)]:
         raise InputError(
             f"the input at {none[0]} is {texts[none[0]]!r:.60}, which is no text ({len(none)} such). Give strings, or "
@@ -221,6 +226,7 @@ def check_texts(texts: Sequence[Given]) -> None:
         )
     if blank := [index for index, text in enumerate(texts) if isinstance(text, str) and not re.search(VISIBLE, text)]:
         raise InputError(f"there is nothing to classify in the texts at {blank[:5]}. Leave blank texts out.")
+    return texts
 
 
 def engine_for(texts: Sequence[str]) -> EngineKind:

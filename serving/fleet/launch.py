@@ -69,6 +69,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 def prepare(settings: ServeSettings, replicas: int = 1, ray: str = "") -> Launch:
     """Complete ``settings`` and open the socket. Raises InputError before any model is loaded."""
     check_mounted(settings.adapters)
+    settings.check()
     if settings.keys:
         Keys(settings.keys)  # raises for a file that is none
     for origin in settings.cors_origins:

@@ -26,6 +26,31 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        ("--timeout-s", "0"),
+        ("--timeout-s", "-1"),
+        ("--timeout-s", "nan"),
+        ("--body-timeout-s", "inf"),
+        ("--max-texts", "0"),
+        ("--max-body-bytes", "-5"),
+        ("--max-concurrent", "0"),
+        ("--max-queue-s", "-1"),
+        ("--poll-s", "0"),
+        ("--drain-s", "-1"),
+        ("--max-model-len", "0"),
+        ("--kv-cache-mib", "-1"),
+        ("--max-loras", "-1"),
+    ],
+)
+def test_a_limit_that_lets_nothing_through_is_bad_input(
+    root: Path, option: str, given: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, text = said(capfd, "serve", "--adapters", str(root), option, given)
+    assert code == 2 and f"{option} " in text and "or more" in text
+
+
 def test_an_adapter_is_added_listed_pinned_and_removed(
     tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

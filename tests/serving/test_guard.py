@@ -93,6 +93,25 @@ def test_with_one_only_its_keys_may(file: Path) -> None:
         assert asyncio.run(ask(guard, path, method="GET"))[0] == 401
 
 
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({}, "no key in the request"),
+        ({"Authorization": "fs-secret"}, "needs two"),
+        ({"Authorization": "Bearer "}, "needs two"),
+        ({"Authorization": "Basic OmZz"}, "does not begin with Bearer"),
+        ({"Authorization": 'Bearer "fs-secret"'}, "not known here"),
+        ({"X-API-Key": "fs-secret"}, "in the header x-api-key, which is not read"),
+        ({"api-key": "fs-secret"}, "in the header api-key"),
+    ],
+)
+def test_who_shows_no_key_that_counts_is_told_why(file: Path, headers: dict[str, str], message: str) -> None:
+    add_key(file, "all")
+    code, body, _ = asyncio.run(ask(Guard(App(), Limits(), Keys(file)), headers=headers))
+    assert code == 401 and message in body["error"]["message"]
+    assert "Authorization: Bearer KEY" in body["error"]["message"] and "secret" not in body["error"]["message"]
+
+
 def test_a_key_for_some_tasks_may_nothing_else(file: Path) -> None:
     key = add_key(file, "limited", ("mood", "tone"))
     app = App()
@@ -146,7 +165,7 @@ def test_a_key_has_a_name_and_a_restriction_that_is_empty_opens_nothing(
             cli.main(["keys", "add", str(file), *words])
         assert left.value.code == 2 and "holds no name" in capfd.readouterr().err
     assert cli.main(["keys", "add", str(file), "--name", " "]) == 2
-    assert "no name" in capfd.readouterr().err
+    assert "--name is blank" in capfd.readouterr().err
     with pytest.raises(InputError, match="--max-concurrent -1"):
         add_key(file, "one", max_concurrent=-1)
     assert not file.exists()

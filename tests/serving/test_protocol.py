@@ -13,8 +13,11 @@ BODY = b'{"input": "the lock is stuck"}'
 LENGTH = b"Content-Length: %d" % len(BODY)
 
 
-def said(*headers: bytes, body: bytes = BODY) -> bytes:
-    """The whole answer to one request; the body is sent a moment after the headers are."""
+def said(*headers: bytes, body: bytes = BODY, sent: bytes = b"", is_last: bool = False) -> bytes:
+    """The whole answer to one request; the body is sent a moment after the headers are.
+
+    ``sent``: all that is sent instead. ``is_last``: the client then says that it will send no more.
+    """
 
     async def ask() -> bytes:
         limits = Limits()
@@ -29,9 +32,11 @@ def said(*headers: bytes, body: bytes = BODY) -> bytes:
             port = server.servers[0].sockets[0].getsockname()[1]
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             lines = (b"POST /v1/classify/desk HTTP/1.1", b"Host: x", b"Connection: close", *headers, b"", b"")
-            writer.write(b"\r\n".join(lines))
+            writer.write(sent or b"\r\n".join(lines))
             await writer.drain()
-            writer.write(body)
+            writer.write(b"" if sent else body)
+            if is_last:
+                writer.write_eof()
             answer = await reader.read()
             writer.close()
         finally:
@@ -46,10 +51,13 @@ def said(*headers: bytes, body: bytes = BODY) -> bytes:
     [
         (LENGTH,),
         (LENGTH, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"),  # Java's client
+        (LENGTH, b"Connection: Upgrade", b"Upgrade: TLS/1.2"),  # Apache's client
+        (LENGTH, b"Connection: upgrade", b"Upgrade: websocket"),  # a proxy that is set up for pages with sockets
+        (LENGTH, b"Connection: Upgrade", b"Upgrade: h2c, websocket"),
         (LENGTH, b"Expect: 100-continue"),  # curl's, with a long body
         (b"Transfer-Encoding: chunked",),
     ],
-    ids=["plain", "wish for HTTP/2", "expect", "chunked"],
+    ids=["plain", "wish for HTTP/2", "wish for TLS", "wish for a socket", "two wishes", "expect", "chunked"],
 )
 def test_a_body_is_read_however_a_client_announces_it(headers: tuple[bytes, ...]) -> None:
     body = BODY if LENGTH in headers else b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
@@ -61,3 +69,15 @@ def test_a_body_is_read_however_a_client_announces_it(headers: tuple[bytes, ...]
 def test_two_lengths_are_refused_in_the_form_of_all_errors() -> None:
     answer = said(LENGTH, b"Content-Length: 3")
     assert answer.startswith(b"HTTP/1.1 400") and b'"type":"bad_request"' in answer
+    assert b"Duplicate Content-Length" in answer
+
+
+def test_who_speaks_tls_is_told_that_the_service_does_not() -> None:
+    hello = bytes.fromhex("16030100c8010000c40303") + b"x" * 60
+    answer = said(sent=hello)
+    assert answer.startswith(b"HTTP/1.1 400") and b"Ask http://" in answer
+
+
+def test_a_client_that_leaves_with_its_body_half_sent_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    assert said(LENGTH, body=BODY[:-5], is_last=True) == b""
+    assert "failed" not in caplog.text

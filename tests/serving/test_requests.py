@@ -45,8 +45,15 @@ def test_what_openai_clients_and_gateways_add_is_ignored(added: dict[str, Any]) 
         (b'{"input": "x", "method": "ICL"}', "$.method"),
         (b'{"input": "one", "input": "two"}', "`input` twice"),
         (b'{"input": "x", "method": null, "method": "icl"}', "`method` twice"),
-        (b"input=The+bolt", "malformed"),
-        (b"", "truncated"),
+        (b"input=The+bolt", "It looks like a form"),
+        (b'--b\r\nContent-Disposition: form-data; name="input"\r\n\r\nx\r\n--b--', "form of several parts"),
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b"'{input: x}'", "quotes"),
+        (json.dumps(json.dumps({"input": "x"})).encode(), "JSON twice over"),
+        (b'{"input": "x", "metadata": {"n": 1e999}}', "out of range"),
+        (b'{"input": {"subject": "a", "subject": "b", "body": "c"}}', "`subject` twice"),
+        ('{"input": "x"}'.encode("utf-16-le"), "UTF-8"),
         (b'{"input": "broken \\ud83d smile"}', "surrogate"),
         ('{"input": "x"}'.encode("utf-16"), "UTF-8"),
         (gzipped(TEXT), "Content-Encoding: gzip"),
@@ -97,10 +104,25 @@ def packed(body: bytes, encoding: str, **more: Any) -> Answer:
     return asked("POST", DESK, body, [("Content-Encoding", encoding), ("Content-Length", str(len(body)))], **more)
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate", "identity"])
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate", "identity", "identity, gzip", ""])
 def test_a_packed_body_is_unpacked(encoding: str) -> None:
-    body = {"deflate": zlib.compress(TEXT), "identity": TEXT}.get(encoding, gzipped(TEXT))
+    body = {"deflate": zlib.compress(TEXT), "identity": TEXT, "": TEXT}.get(encoding, gzipped(TEXT))
     assert packed(body, encoding).code == 200
+
+
+def test_what_is_packed_without_a_head_or_has_zeros_behind_it_is_unpacked_too() -> None:
+    assert packed(zlib.compress(TEXT)[2:-4], "deflate").code == 200  # .NET's DeflateStream
+    assert packed(gzipped(TEXT) + bytes(20), "gzip").code == 200
+
+
+def test_a_message_does_not_repeat_all_that_was_sent() -> None:
+    for path, body in [
+        (DESK, json.dumps({"input": "x", "y" * 50_000: 1})),
+        (DESK, json.dumps({"input": "x", "method": "y" * 50_000})),
+        (f"/v1/classify/{'y' * 5000}", TEXT.decode()),
+    ]:
+        answer = asked("POST", path, body.encode())
+        assert "yyy" in answer.error["message"] and len(answer.body) < 1000
 
 
 def test_members_of_a_gzip_file_are_one_body() -> None:

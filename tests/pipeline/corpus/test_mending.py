@@ -234,6 +234,20 @@ def test_files_beside_the_shards_are_put_aside_and_not_loaded_with_them(tmp_path
     assert any(f"data/one/{copies[0]}" in event.message for event in told) and not STARTS[1:]
 
 
+def test_a_shard_that_was_brought_from_another_corpus_is_put_aside_and_never_removed(tmp_path: Path) -> None:
+    make_small(tmp_path)
+    told, shard, last = list[Event](), (tmp_path / SECOND).read_bytes(), len(list(tmp_path.glob("data/one/*")))
+    for brought in ("other/000000.jsonl", f"one/{last:06d}.jsonl", f"one/{last:06d}.jsonl"):  # as a kill leaves one
+        file = tmp_path / "data" / brought
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(shard)
+        make_small(tmp_path, on_event=told.append)
+    kept = sorted(str(file.relative_to(tmp_path / "damaged")) for file in tmp_path.glob("damaged/*/*"))
+    assert kept == [f"one/{last:06d}-2.jsonl", f"one/{last:06d}.jsonl", "other/000000.jsonl"]
+    assert all((tmp_path / "damaged" / file).read_bytes() == shard for file in kept)
+    assert any("data/other/000000.jsonl" in event.message for event in told)
+
+
 def test_the_command_warns_of_it_also_where_it_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["corpus", "--tasks", "support_tickets", "--per-class", "4", "--out", str(tmp_path), "--model", "fake"]
     assert cli.main([*words, "--quiet"]) == 0

@@ -1,0 +1,83 @@
+"""What a shell or a script may have made of an option: nothing, two values, another dash, a home folder unread.
+
+Importing this module loads the standard library and msgspec alone.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+
+from fourshot.engine.errors import InputError
+from fourshot.engine.files import check_mounted
+
+PLACES = ("FOLDER", "FILE", "TABLE")  # metavars of what is a path for certain
+PERHAPS = (*PLACES, "ADAPTER", "RUN", "TASK", "PATH", "MODEL", "WHO")  # and of what may be one
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212"  # what editors and pages make of a hyphen, or of two
+
+
+def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> None:
+    """Raise InputError for an option that is blank, a list that is given twice, and an address in a path's place.
+
+    Of another option the last value counts, as in other programs, and ``warn`` is told so: a script may add its own to
+    what stands there. A blank one is an unset variable of a script: without it, a service has no keys, and a folder is
+    where one stands.
+    """
+    seen: dict[str, list[str]] = {}
+    for action, values in _values(options.parser, options.words):
+        name = action.option_strings[-1]
+        if not isinstance(action, argparse._AppendAction) and any(not value.strip() for value in values):
+            raise InputError(f"{name} is blank, as from a variable that is not set. Give a value, or leave it out.")
+        before = seen.setdefault(name, values)
+        if not isinstance(action, argparse._AppendAction) and before != values:
+            both = f"{name} is given twice"
+            if name != "--key":  # nobody shall read it
+                both += f", {' '.join(before)!r} and {' '.join(values)!r}"
+            if action.nargs:
+                raise InputError(f"{both}. Give it once, with all values behind it: {name} A B.")
+            warn(f"{both}: the last counts.")
+            seen[name] = values
+    for action in options.parser._actions:
+        given = getattr(options, action.dest, None)
+        if not action.option_strings and action.nargs is None and isinstance(given, str) and not given.strip():
+            raise InputError(f"{action.metavar} is blank, as from a variable that is not set. Give it.")
+        if action.metavar in PERHAPS and isinstance(given, str | Path):
+            setattr(options, action.dest, at_home(given))
+        if action.metavar in PLACES and given:
+            check_mounted(getattr(options, action.dest))
+
+
+def at_home(place: str | Path) -> str | Path:
+    """``place`` below the home folder where it begins with ~, which shells leave as it is in ``--out=~/runs``."""
+    if not re.match(r"~(?:/|$)", str(place)) or Path(place).exists():
+        return place
+    return type(place)(os.path.expanduser(place))
+
+
+def wrong_dash(words: Sequence[str], flags: Collection[str]) -> str:
+    """What is wrong with a word that is an option but for its dashes; "" where there is none."""
+    for word in words:
+        if word == "--":
+            break
+        name = word.partition("=")[0].lstrip(DASHES + "-")
+        if word[0:1] in DASHES and word and f"--{name}" in flags:
+            return f"{word!r} begins with a dash that is no hyphen, as from a page or a document. Type --{name}"
+    return ""
+
+
+def _values(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[tuple[argparse.Action, list[str]]]:
+    """Each option of ``words`` that takes values, in their order, with these."""
+    by_flag = {flag: action for action in parser._actions for flag in action.option_strings}
+    for index, word in enumerate(words):
+        flag, sign, value = word.partition("=")
+        action = by_flag.get(flag)
+        if word == "--" or (action and action.nargs == argparse.REMAINDER):
+            return
+        if action is None or action.nargs == 0:
+            continue
+        values = [value] if sign else list(words[index + 1 : index + 2])
+        if action.nargs == "+" and not sign:
+            rest = words[index + 1 :]
+            values = rest[: next((end for end, one in enumerate(rest) if one.startswith("-")), len(rest))]  # type: ignore[assignment]
+        yield action, list(values)

@@ -1,0 +1,63 @@
+"""The address of a service, as it is given: read, or refused with what is wrong with it."""
+
+import os
+import re
+
+import httpx
+
+from fourshot.engine.errors import InputError
+
+MOST_PORT = 65_535
+EXAMPLE = "Give one such as http://127.0.0.1:8000."
+OF_A_ROUTE = re.compile(r"/v1(?:/(?:classify|generate|tasks|models|chat|completions).*)?/?$")
+
+
+def read_address(url: str | httpx.URL) -> httpx.URL:
+    """``url`` without blanks around it. Raises InputError for what cannot be the address of a service."""
+    url = str(url).strip()
+    if re.match(r"[\w.-]+(?::\d+)?(?:/|$)|\[[\da-f:]+\]", url, re.IGNORECASE):
+        raise InputError(f"{url!r} is no address of a service: http:// or https:// is missing. {EXAMPLE}")
+    try:
+        address = httpx.URL(url)
+        address.raw_host.decode("ascii").encode("idna")  # as the socket will be asked for it
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise InputError(f"{url!r} is no address: {str(error).removesuffix('.')}. {EXAMPLE}") from None
+    is_port = address.port is None or 0 < address.port <= MOST_PORT
+    if address.scheme not in ("http", "https") or not address.host or not is_port:
+        raise InputError(f"{url!r} is no address of a service. {EXAMPLE}")
+    if address.query:
+        raise InputError(f"{url!r} has a query, which no request to a service keeps. Leave out what follows '?'.")
+    return address.copy_with(fragment=None)
+
+
+def without_password(url: str) -> str:
+    """``url`` for messages, which end up in logs."""
+    return re.sub(r"(?<=//)([^/@:]*):[^/@]*@", r"\1:...@", url)
+
+
+def doubt_of(address: str) -> str:
+    """A sentence about an address that leads nowhere; "" where nothing is strange about it."""
+    ending = OF_A_ROUTE.search(address)
+    return f" The address given is {address}: leave out {ending[0]!r}." if ending else ""
+
+
+def leading_to(answer: httpx.Response) -> str:
+    """A sentence about an answer that leads elsewhere; "" for others. A body may not go where nobody named it."""
+    if not answer.is_redirect:
+        return ""
+    return f" It leads to {answer.headers['Location'][:200]}, which is not followed: give that address if it is right."
+
+
+def remedy(error: httpx.RequestError, url: str) -> str:
+    """What to do where no answer came."""
+    said = str(error)
+    if "WRONG_VERSION_NUMBER" in said or "record layer failure" in said:
+        return "What answers there speaks no TLS: give the address with http://."
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return (
+            "Its certificate is not trusted here. Name the file of who signed it in SSL_CERT_FILE"
+            f"{'' if os.environ.get('SSL_CERT_FILE') else ', which is not set'}."
+        )
+    if isinstance(error, httpx.RemoteProtocolError) and url.startswith("http:"):
+        return "Something listens there. If it speaks TLS, give the address with https://."
+    return "Start one with `fourshot serve --adapters FOLDER`, or say where it is (--url, or url=)."

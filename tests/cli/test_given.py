@@ -1,0 +1,195 @@
+"""What a shell, a script or a copied command line makes of what is given, and of the command's streams."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fourshot
+from fourshot.cli import main as cli
+from fourshot.cli import predict
+from fourshot.engine.errors import InputError
+
+CORPUS = ("corpus", "--model", "fake", "--annotator", "none", "--per-class", "2", "--quiet")
+TASKS = ("--tasks", "support_tickets")
+
+
+@pytest.fixture(autouse=True)
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.delenv("FOURSHOT_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(capfd: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run the command, expect that it is bad input of which nothing comes; returns the message."""
+    before = sorted(Path().rglob("*"))
+    try:
+        code = cli.main(words)
+    except SystemExit as usage:
+        code = int(usage.code or 0)
+    out, error = capfd.readouterr()
+    assert (code, out) == (2, "") and "Traceback" not in error and "fault in fourshot" not in error
+    assert sorted(Path().rglob("*")) == before
+    return error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((*CORPUS, *TASKS, "--out", ""), "--out is blank"),
+        ((*CORPUS, *TASKS, "--out="), "--out is blank"),
+        ((*CORPUS, *TASKS, "--out", " "), "--out is blank"),
+        ((*CORPUS, "--tasks", "", "--out", "c"), "--tasks is blank"),
+        ((*CORPUS, *TASKS, "--out", "c", "--data", ""), "--data is blank"),
+        ((*CORPUS, *TASKS, "--out", "c", "--settings", ""), "--settings is blank"),
+        (("serve", "--adapters", ".", "--keys", ""), "--keys is blank"),  # it would let everybody ask
+        (("predict", "--url", "", "desk", "a text"), "--url is blank"),
+        (("predict", "--url", "http://127.0.0.1:1", "", "a text"), "ADAPTER is blank"),
+        (("tasks", "check", " "), "TASK is blank"),
+    ],
+)
+def test_a_blank_value_is_refused_and_not_passed_over(
+    words: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(capfd, *words)
+
+
+def test_of_two_lists_none_is_left_out_and_of_two_values_the_last_counts(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "--tasks A B" in refused(capfd, *CORPUS, *TASKS, "--out", "a", "--tasks", "trec", "sst2")
+    assert cli.main((*CORPUS, *TASKS, "--out", "a", "--out=b", "--seed", "-1", "--seed", "2")) == 0
+    error = capfd.readouterr().err
+    assert "--out is given twice, 'a' and 'b': the last counts" in error
+    assert "--seed is given twice, '-1' and '2'" in error
+    assert Path("b", "journal.jsonl").is_file() and not Path("a").exists()
+    assert cli.main(["predict", "nowhere", "a", "--key", "fs-old", "--key", "fs-new"]) == 2
+    error = capfd.readouterr().err
+    assert "--key is given twice: the last counts" in error and "fs-" not in error
+
+
+def test_what_is_given_twice_for_good_is_taken(capfd: pytest.CaptureFixture[str]) -> None:
+    words = (*CORPUS, *TASKS, "--out", "c", "--out", "c", "--quiet", "--set", "k=4", "--set", "sampling.top_p=1.0")
+    assert cli.main(words) == 0
+    assert "twice" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("given", [("--out=~/made",), ("--out", "~/made")])
+def test_the_home_folder_is_found_where_the_shell_left_it(
+    given: tuple[str, ...], empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(empty / "home"))
+    assert cli.main((*CORPUS, *TASKS, *given)) == 0
+    assert (empty / "home" / "made" / "journal.jsonl").is_file() and not Path("~").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("predict", "\u2013url", "http://127.0.0.1:1", "desk", "a"), "Type --url"),
+        (("predict", "\u2014url=http://127.0.0.1:1", "desk", "a"), "Type --url"),
+        (("run", "trec", "\u2010-out", "x"), "Type --out"),
+        (("predict", "-url", "http://127.0.0.1:1", "desk", "a"), "Did you mean --url?"),
+        (("predict", "http://127.0.0.1:1", "desk", "a"), "--url http://127.0.0.1:1 TASK"),
+        (("predict", "--url", "http://127.0.0.1:1", "caf\udce9", "a"), "no Unicode"),
+        (("keys", "add", "keys.toml", "--name", "a", "--tasks", "caf\udce9"), "no UTF-8"),
+        (("keys", "list", "."), "Is a directory"),
+    ],
+)
+def test_what_is_meant_is_said(words: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert said in refused(capfd, *words)
+
+
+def test_a_text_may_begin_with_any_dash(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "there is no folder" in refused(capfd, "predict", "nowhere", "\u20135 degrees", "-5", "--", "\u2013url")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("journal.jsonl", "is a folder, and a file is needed"), ("README.md", "is a folder"), ("data", "part of it is")],
+)
+def test_what_is_in_the_way_of_a_file_is_said(name: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main((*CORPUS, *TASKS, "--out", "c")) == 0
+    capfd.readouterr()
+    there = Path("c", name)
+    there.rename("aside")
+    if name == "data":
+        there.touch()
+    else:
+        there.mkdir()
+    assert cli.main((*CORPUS, *TASKS, "--out", "c")) == 2
+    assert f"c/{name}" in (error := capfd.readouterr().err) and said in error
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\xef\xbb\xbfk = 4\r\n", ""), ("k = 4".encode("utf-16"), "Save it as UTF-8"), (None, "Name a TOML file")],
+)
+def test_a_settings_file_of_an_editor(content: bytes | None, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    file = Path("mine.toml")
+    file.mkdir() if content is None else file.write_bytes(content)
+    words = (*CORPUS, *TASKS, "--out", "c", "--settings", "mine.toml")
+    if said:
+        assert said in refused(capfd, *words)
+    else:
+        assert cli.main(words) == 0
+
+
+class Bytes:
+    """Standard input."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.buffer = content, self
+
+    def isatty(self) -> bool:
+        return False
+
+    def read(self) -> bytes:
+        return self.content
+
+
+@pytest.mark.parametrize("content", [b"a\nb c\n", b"a\r\nb c", b"a\rb c\r", b"\xef\xbb\xbfa\nb c"])
+def test_lines_end_as_they_do_anywhere(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Bytes(content))
+    terminal: Any = None
+    assert predict.read_texts([], terminal) == ["a", "b c"]
+
+
+def ran(script: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    """A shell's command line, in which $F is the command."""
+    given = {**os.environ, "F": f"{sys.executable} -m fourshot", "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    return subprocess.run(["/bin/sh", "-c", script], capture_output=True, env=given, timeout=120, check=False)
+
+
+def test_streams_that_are_closed_are_as_good_as_empty() -> None:
+    done = ran(
+        "$F keys add k.toml --name a >&- ; $F keys list k.toml --json <&- ; $F keys add k.toml --name b 2>&- >&-"
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout)["keys"][0]["name"] == "a"
+    assert Path("k.toml").read_text().count("sha256 =") == 2
+    assert "This is the only time" not in Path("k.toml").read_text()  # what is printed went nowhere else
+    done = ran("$F predict nowhere <&-")
+    assert done.returncode == 2 and b"no folder nowhere" in done.stderr
+
+
+def test_characters_that_the_output_does_not_have_are_printed_as_codes() -> None:
+    done = ran("$F keys add k.toml --name caf\u00e9\U0001f692 > key; $F keys list k.toml", PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0 and "caf\u00e9\\U0001f692".encode("latin-1") in done.stdout
+
+
+def test_a_full_disk_under_json_is_told_in_a_line() -> None:
+    done = ran("$F tasks list --json > /dev/full")
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1) and b"the disk is full" in done.stderr
+
+
+def test_a_call_for_one_task_or_another_format_is_bad_input() -> None:
+    with pytest.raises(InputError, match="Put it in a list"):
+        fourshot.corpus("support_tickets", "made", model="fake")
+    with pytest.raises(InputError, match="Allowed are jsonl, parquet"):
+        fourshot.CorpusSettings(format="csv")  # type: ignore[arg-type]
+    assert not Path("made").exists()

@@ -1,0 +1,77 @@
+"""What is given as the address of a service, and what answers there: read, or said what is wrong with it."""
+
+import pytest
+
+from fourshot import InputError, RequestError, ServiceError
+from tests.serving.asker import Asker
+from tests.serving.fake_server import FakeService, Reply, refusal
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("127.0.0.1:8000", "http:// or https:// is missing"),
+        ("localhost/", "http:// or https:// is missing"),
+        ("[::1]:8000", "http:// or https:// is missing"),
+        ("", "no address"),
+        ("http://", "no address"),
+        ("ftp://a", "no address"),
+        ("http://a:b", "no address"),
+        ("http://::1:8000", "no address"),
+        ("http://a:0", "no address"),
+        ("http://a:-1", "no address"),
+        ("http://a..b:8000", "no address"),
+        (f"http://{'a' * 70}.de", "no address"),
+        ("'http://a'", "no address"),
+        ("http://a/?key=1", "has a query"),
+    ],
+)
+def test_what_is_no_address_is_bad_input(ask: Asker, url: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ask("tasks", settings={"url": url})
+
+
+@pytest.mark.parametrize("given", [" {}\n", "{}/", "{}/#top"])
+def test_blanks_and_what_a_browser_adds_to_an_address_do_not_matter(
+    ask: Asker, service: FakeService, given: str
+) -> None:
+    ask("classify", "tone", "good", settings={"url": given.format(service.url)})
+    assert service.received[0].path == "/v1/classify/tone"
+
+
+def test_a_password_in_an_address_is_in_no_message(ask: Asker, service: FakeService) -> None:
+    service.replies = [Reply(404, body=b"{}")]
+    with pytest.raises(RequestError, match=r"http://me:\.\.\.@127") as error:
+        ask("tasks", settings={"url": service.url.replace("//", "//me:secret@")})
+    assert "secret" not in str(error.value)
+    assert service.received[0].headers["Authorization"].startswith("Basic ")
+
+
+@pytest.mark.parametrize("ending", ["/v1", "/v1/", "/v1/classify/tone", "/v1/chat/completions"])
+def test_an_address_of_a_route_is_pointed_out(ask: Asker, service: FakeService, ending: str) -> None:
+    service.replies = [refusal(404, "not_found"), Reply(404, body=b"{}")]
+    for _ in range(2):
+        with pytest.raises(RequestError, match=rf"leave out '{ending}'"):
+            ask("classify", "tone", "good", settings={"url": f"{service.url}{ending}"})
+
+
+def test_a_redirect_is_not_followed_and_where_it_leads_is_said(ask: Asker, service: FakeService) -> None:
+    service.replies = [Reply(307, {"Location": "https://elsewhere.example/v1/tasks"})]
+    with pytest.raises(ServiceError, match=r"leads to https://elsewhere\.example/v1/tasks, which is not followed"):
+        ask("tasks")
+    assert len(service.received) == 1
+
+
+def test_what_is_said_where_tls_is_spoken_on_one_side_alone(ask: Asker, service: FakeService) -> None:
+    with pytest.raises(ServiceError, match="give the address with http://"):
+        ask("tasks", settings={"url": service.url.replace("http:", "https:")})
+    service.replies = [Reply(do="hang up")] * 5  # as a server with TLS does
+    with pytest.raises(ServiceError, match="give the address with https://"):
+        ask("tasks")
+
+
+def test_an_answer_that_cannot_be_unpacked_is_a_strange_one(ask: Asker, service: FakeService) -> None:
+    service.replies = [Reply(200, {"Content-Encoding": "gzip"}, b"{}")]
+    with pytest.raises(ServiceError, match="cannot be unpacked") as error:
+        ask("tasks")
+    assert error.value.kind == "strange_answer"
