@@ -28,6 +28,7 @@ REPORTS = 20  # of a round, while it is drawn
 # A round has fewer draws than ``draws_per_round`` where so many times what a class needs are fewer: by the least
 # acceptance that is usual where annotators judge, or of well-formed texts where all of them count.
 JUDGED_DRAWS, WELL_FORMED_DRAWS = 4.0, 1.5
+MOST_WHOLE_DRAWS = 2048  # of a round, before a later one draws for each class only what it lacks
 SPARE_DRAWS = 1.5  # of such a class in later rounds, times what it still lacks by its acceptance
 SPREAD_DRAWS = 16  # of a unit, and
 SPREAD_TEXTS = 64  # of one to be read, where a round is spread over many engines
@@ -118,7 +119,8 @@ class RoundPlan(DrawPlan):
     def _draws(self, label: str) -> int:
         count, most = self.counts.by_label[label], self._settings.generate.draws_per_round
         first = first_draws(self._settings)
-        if first == most or not count.drawn:
+        whole = first == most and most * len(self.counts.by_label) <= MOST_WHOLE_DRAWS
+        if whole or not count.drawn:
             return first
         return min(most, max(FEWEST_DRAWS, math.ceil(SPARE_DRAWS * self.counts.missing[label] / count.acceptance)))
 
