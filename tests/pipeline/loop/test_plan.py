@@ -218,6 +218,21 @@ def test_rounds_are_no_larger_than_few_texts_per_class_need() -> None:
     assert [(part.label, part.draws, part.first_id) for part in unit.slices] == [("cold", 8, 0), ("mild", 64, 8)]
 
 
+@pytest.mark.parametrize(("num_labels", "second"), [(18, 112), (19, 11)])
+def test_with_many_classes_a_later_round_draws_only_what_each_lacks(num_labels: int, second: int) -> None:
+    """Of 112 draws for each class 94 are kept, and 100 are wanted."""
+    names = [f"class {number}" for number in range(num_labels)]
+    task = msgspec.structs.replace(TASK, labels=tuple(Label(name=name) for name in names))
+    made = RoundPlan(msgspec.structs.replace(brief(per_class=100, draws_per_round=112), task=task))
+    for number, (draws, kept) in enumerate([(112, 94), (second, 6)]):
+        (unit,) = next_units(made)
+        assert [(part.label, part.draws) for part in unit.slices] == [(name, draws) for name in names]
+        made.finish(
+            [DrawRecord(number=number, label=name, draws=draws, passed=kept, kept=kept, rejected={}) for name in names]
+        )
+    assert not next_units(made)
+
+
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_the_presets_draw_whole_rounds_and_pools(preset: RunSettings) -> None:
     assert first_draws(preset) == preset.generate.draws_per_round
