@@ -117,7 +117,8 @@ def new(options: Options, terminal: Terminal) -> None:
 def check(options: Options, terminal: Terminal) -> int:
     """Explain every fault of a task file and its data, all at once."""
     from fourshot.pipeline.tasks.faults import condensed, errors_in
-    from fourshot.pipeline.tasks.task_file import check_task, find_task_file
+    from fourshot.pipeline.tasks.generation import GenerationTask
+    from fourshot.pipeline.tasks.task_file import check_task, find_task_file, load_any_task
 
     find_task_file(options.task)  # before a model is looked for
     tokenizer = None
@@ -133,5 +134,7 @@ def check(options: Options, terminal: Terminal) -> int:
     terminal.result("result", {"errors": errors, "faults": faults})
     terminal.say(f"{errors} error{'s' if errors != 1 else ''}, {len(faults) - errors} warnings and notes.")
     if not errors:
-        terminal.say(f"Next: {program()} run {shlex.quote(options.task)}")
+        step = "distill" if isinstance(load_any_task(options.task, options.data), GenerationTask) else "run"
+        more = f" --data {shlex.quote(str(options.data))}" if options.data else ""
+        terminal.say(f"Next: {program()} {step} {shlex.quote(options.task)}{more}")
     return 2 if errors else 0

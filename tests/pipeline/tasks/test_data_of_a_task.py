@@ -55,6 +55,18 @@ def test_rows_that_will_be_left_out_are_warnings(tmp_path: Path) -> None:
     ]
 
 
+def test_examples_that_are_test_texts_do_not_count_for_their_class(tmp_path: Path) -> None:
+    path = write_task(tmp_path)
+    write_jsonl(tmp_path / "test.jsonl", rows_of(WARM, "warm") + rows_of(COLD[:1], "cold"))
+    assert [(fault.severity, fault.what) for fault in check_task(path)][:2] == [
+        ("error", "each of the 4 examples of label 'warm' is a test text too, and is left out."),
+        (
+            "warning",
+            "label 'cold' has 3 examples, fewer than 4 shots. 1 more example of it is in the test split too.",
+        ),
+    ]
+
+
 def test_what_is_left_of_html_is_pointed_out(tmp_path: Path) -> None:
     path = write_task(tmp_path)
     texts = [
