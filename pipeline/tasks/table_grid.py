@@ -19,6 +19,7 @@ _NO_HEADER = (
     "--text-column NAME --label-column NAME."
 )
 _LONGEST_NAME = 200  # characters; a question of a survey may be the name of a column
+_RULE = re.compile(r"\s*:?-{3,}:?\s*")
 _SENTENCE = re.compile(r"(\S+\s+){3,}\S+[.!]")
 
 
@@ -71,11 +72,20 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
                 yield number, Unread("repeated_header", "repeating the column names", is_error=False)
                 continue
             doubt.see(number, cells)
+        if second is not None and number == second[0] and _is_rule(cells):
+            yield number, Unread("rule", "of signs alone below the names, as Markdown has it", is_error=False)
+            continue
         if nameless:
             doubt.fill(number, cells)
         yield number, dict(zip(columns, cells, strict=False))  # as many as there are columns
     if named:
         doubt.judge(reading, line, columns)
+
+
+def _is_rule(cells: Sequence[Any]) -> bool:
+    """Whether a record is the line below the names of a table in Markdown: ``| --- | --- |``."""
+    filled = [cell for cell in map(str, cells) if cell.strip()]
+    return len(filled) > 1 and all(map(_RULE.fullmatch, filled))
 
 
 def names_its_rows(first: Sequence[Any], second: Sequence[Any]) -> bool:

@@ -111,6 +111,8 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
         what = f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
         keys = "$.fields" if task.input_fields else "$.data.text_column"
         remedy = f"Set {keys} and $.data.label_column; if no line names the columns, $.data.header = false."
+        if missing == [source.label_column]:
+            remedy += " Rows without labels are neither learnt nor measured: leave such a file away."
         return [], [error(table.path, what, remedy)]
     rows, faults = read_rows(task, table)
     gone = {line: one.label for line, one in rows if one.label in (source.leave_out or ())}
@@ -171,6 +173,8 @@ def find_labels(source: DataSource, table: Table, value: Any, known: Mapping[str
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     key = str(value).strip()
+    if key.casefold() in ("true", "false") and key not in source.label_values:  # TOML and JSON write true, Excel TRUE
+        key = next((one for one in source.label_values if one.casefold() == key.casefold()), key)
     if key in source.label_values and value is not None:
         return LabelCell((source.label_values[key],))
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(class_names):

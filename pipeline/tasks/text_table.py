@@ -146,6 +146,32 @@ def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> Non
     check_added(columns, more)
 
 
+def check_cells(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise InputError where Parquet, if ``out`` is that, cannot hold a column of the rows: each has one type there.
+
+    It is for before anything is asked about a table, which may take hours.
+    """
+    if out.suffix.lower() != ".parquet":
+        return
+    import pyarrow
+    import pyarrow.parquet
+
+    held: dict[str, list[Any]] = {column: [] for column in columns}
+    for row in rows:
+        for column in columns:
+            held[column].append(row.get(column))
+    for column, cells in held.items():
+        try:
+            table = pyarrow.table({column: pyarrow.array(cells)})
+            pyarrow.parquet.ParquetWriter(pyarrow.BufferOutputStream(), table.schema).close()
+        except (pyarrow.ArrowException, OverflowError) as failure:
+            types = shorten(sorted({type(cell).__name__ for cell in cells if cell is not None}))
+            raise InputError(
+                f"{out}: Parquet cannot hold the column {column!r} ({types}): {str(failure).splitlines()[0]}. Nothing "
+                f"was written. Give --out {out.with_suffix('.jsonl')} or a .csv, or give the column one type."
+            ) from None
+
+
 def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
     """Raise InputError where ``columns`` has one of ``more``."""
     if taken := [column for column in more if column in columns]:

@@ -107,6 +107,15 @@ def test_integers_stand_for_labels_through_label_values(tmp_path: Path) -> None:
     assert [example.label for example in examples] == ["warm"] * 4 + ["cold"] * 4
 
 
+def test_true_and_false_stand_for_labels_however_they_are_written(tmp_path: Path) -> None:
+    values = 'folder = "."\nlabel_values = {true = "warm", FALSE = "cold"}'
+    task = load_task(write_task(tmp_path, TASK.replace('folder = "."', values)))
+    labels = (True, "TRUE", "true", False, "False")
+    write_jsonl(tmp_path / "train.jsonl", [{"text": f"n{i}", "label": label} for i, label in enumerate(labels)])
+    names = [example.label for example in load_split(task, "train").examples]
+    assert names == ["warm", "warm", "warm", "cold", "cold"]
+
+
 def test_class_names_that_a_hub_parquet_file_carries_are_used(tmp_path: Path) -> None:
     import datasets
 
