@@ -136,11 +136,14 @@ def written_rows(folder: RunFolder, name: str) -> list[ReviewRow]:
 
     Raises InputError where only the table is, or one was saved as something else than CSV.
     """
-    others = sorted(path.name for path in folder.path.glob(f"{name}.*") if path.suffix not in (".csv", ".json"))
+    # What is downloaded again, or from a spreadsheet in the net, is called "review (1).csv" or "review - review.csv".
+    beside = [*folder.path.glob(f"{name} (*).*"), *folder.path.glob(f"{name} - *.*")]
+    beside += [path for path in folder.path.glob(f"{name}.*") if path.suffix not in (".csv", ".json")]
+    others = sorted(path.name for path in beside)
     if others:
         raise InputError(
             f"{folder.path} has {', '.join(others)}. A person's answers are read from {name}.csv alone: save the table "
-            "as CSV (UTF-8) there, and move the others away."
+            "as CSV (UTF-8) under this name, and move the others away."
         )
     if not has_table(folder, name):
         return []

@@ -20,7 +20,11 @@ from fourshot.pipeline.runs.annotating import (
     unfinished_folder,
 )
 from fourshot.pipeline.runs.readers import Annotation, Parts, Read
+from fourshot.pipeline.runs.stages.write import Written
 from fourshot.pipeline.runs.taught import annotated_texts
+from fourshot.pipeline.runs.text_pairs import annotated_pairs, write_annotated
+from fourshot.pipeline.tasks.generation import PairSource
+from fourshot.pipeline.tasks.pairs import load_inputs
 from fourshot.pipeline.tasks.table_files import read_table
 from fourshot.pipeline.tasks.table_types import ReadSettings
 from fourshot.pipeline.tasks.task_file import load_task
@@ -246,6 +250,17 @@ def test_faults_of_an_annotated_table_come_with_their_lines(tmp_path: Path) -> N
     out.write_text(whole.replace("annotated_label", "mine", 1))
     with pytest.raises(InputError, match=r"annotated.csv has no column 'annotated_label' any more"):
         texts()
+
+
+def test_a_table_of_targets_without_its_columns_is_refused(tmp_path: Path) -> None:
+    path, out = tmp_path / "facts.jsonl", tmp_path / "out.csv"
+    write_jsonl(path, [{"input": "a | b"}])
+    given = load_inputs(path, PairSource())
+    write_annotated(given, out, [Written(text="A b.")], "me")
+    assert [(pair.input, pair.target) for pair in annotated_pairs(given, out)[0]] == [("a | b", "A b.")]
+    out.write_text(out.read_text().replace("annotated_target", "target"))
+    with pytest.raises(InputError, match=r"out.csv has no column 'annotated_target' any more"):
+        annotated_pairs(given, out)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,10 +122,14 @@ def test_a_table_that_was_changed_otherwise_stops_the_run_before_anything_is_don
     assert not runs.heard
 
 
-def test_a_table_that_was_saved_as_something_else_is_not_overlooked(runs: WholeRuns, folder: RunFolder) -> None:
+@pytest.mark.parametrize("name", ["review.xlsx", "review (1).csv", "review - review.csv"])
+def test_a_table_that_was_saved_as_something_else_is_not_overlooked(
+    runs: WholeRuns, folder: RunFolder, name: str
+) -> None:
     open_review(folder)
-    (folder.path / "review.xlsx").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"has review\.xlsx\. A person's answers are read from review\.csv alone"):
+    (folder.path / name).write_bytes(b"PK")
+    said = rf"has {re.escape(name)}\. A person's answers are read from review\.csv alone"
+    with pytest.raises(InputError, match=said):
         runs.run(folder.path, SETTINGS)
     assert not runs.heard
 
