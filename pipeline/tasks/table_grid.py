@@ -20,7 +20,7 @@ _NO_HEADER = (
 )
 _LONGEST_NAME = 200  # characters; a question of a survey may be the name of a column
 _RULE = re.compile(r"\s*:?-{3,}:?\s*")
-_SENTENCE = re.compile(r"(\S+\s+){3,}\S+[.!]")
+SENTENCE = re.compile(r"(\S+\s+){3,}\S+[.!]")
 
 
 def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hint: str) -> Iterator[Item]:
@@ -157,7 +157,7 @@ class _Doubt:
         for place, times in self._again.items():
             return f"{self.header[place]!r} stands in {counted(times, 'more row')} of column {place + 1}"
         for name in self.header:
-            if len(name) > _LONGEST_NAME or _SENTENCE.fullmatch(name):
+            if len(name) > _LONGEST_NAME or SENTENCE.fullmatch(name):
                 return f"{name[:60]!r} is a sentence"
         for place in self.nameless[self.nameless[:1] == [0] :]:  # the first one may number the rows
             if self._filled[place] > self.rows / 2:

@@ -1,9 +1,10 @@
 """Tables of texts without labels, read row by row, and what is written beside their columns."""
 
 import csv
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
@@ -11,12 +12,16 @@ import msgspec
 from fourshot.engine.content_hash import content_hash_of
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import replaced_file
+from fourshot.pipeline.tasks.columns import PART_NAMES, TEXT_NAMES
 from fourshot.pipeline.tasks.faults import counted, shorten
 from fourshot.pipeline.tasks.fields import input_in, no_text_in
+from fourshot.pipeline.tasks.table_bytes import KINDS, table_ending
 from fourshot.pipeline.tasks.table_files import read_table, stream_table
+from fourshot.pipeline.tasks.table_grid import SENTENCE
 from fourshot.pipeline.tasks.table_types import AS_FOUND, Reading, ReadSettings, TableError, Unread
 from fourshot.pipeline.tasks.types import Task
 
+WORDS_OF_A_TEXT = 3  # a name of so many words may be a text
 WRITTEN = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
@@ -105,6 +110,7 @@ def open_texts(
         warnings=(
             *(str(fault) for fault in reading.faults if fault.severity == "warning"),
             *(f"{path}: {counted(count, 'row')} left out: {what}." for what, count in left_out.items()),
+            *(f"{path}: {told}." for told in [named_by_first_line(path, columns, text_column)] if told and not fields),
         ),
         content_hash=content_hash_of(
             [path] if path.is_file() else sorted(path.parent.glob(f"{path.stem}*")), "\n".join(inputs)
@@ -129,12 +135,37 @@ def input_columns_of(path: Path, columns: Sequence[str], wanted: str | None, tas
         return task.input_fields
     usual = task.data.text_column if task else "text"
     if not wanted and usual not in columns and len(columns) == 1:
+        check_only_name(path, columns[0])
         return (columns[0],)
     if (column := wanted or usual) in columns:
         return (column,)
     raise InputError(
         f"{path} has no column {column!r}; the columns are {there}. Name that of the texts: --text-column NAME."
     )
+
+
+def check_only_name(path: Path, name: str) -> None:
+    """Raise InputError where the name of the only column may be the first text: such a file often has no names.
+
+    What reads tables asks about a sentence itself.
+    """
+    if len(name.split()) < WORDS_OF_A_TEXT or SENTENCE.fullmatch(name) or not _has_a_line_of_names(path):
+        return
+    raise InputError(
+        f"{path}: its first line, {name[:60]!r}, would name its only column. If it is a text, write a line above it "
+        f"that names the column, such as text. If it is the name: --text-column {shlex.quote(name)}"
+    )
+
+
+def named_by_first_line(path: Path, columns: Sequence[str], wanted: str | None) -> str:
+    """For people: that the first line was taken for the name of the only column, where that is not plain; else ""."""
+    name = columns[0].strip().lower()
+    is_plain = len(columns) > 1 or wanted or name in TEXT_NAMES | PART_NAMES or not _has_a_line_of_names(path)
+    return "" if is_plain else f"the first line, {columns[0]!r}, was taken for the name of the column"
+
+
+def _has_a_line_of_names(path: Path) -> bool:
+    return KINDS.get(PurePath(table_ending(path)).stem or table_ending(path)) in ("csv", "spreadsheet")
 
 
 def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> None:

@@ -41,10 +41,11 @@ REFUSED = {  # reason -> what is found, and what to do beside leaving such rows 
 }
 PERHAPS_MISSING = {"none", "na", "n/a", "nil", "?", "-", "--", "\u2013", "\u2014", "unlabeled", "unlabelled"}
 PERHAPS_MISSING |= {"undefined", "missing", "(null)", "<null>", "(none)", "<none>", "(blank)", "(empty)"}
-# UTF-8 read as Windows-1252, Windows-1252 read as Latin-1, and what stands for a byte that was not understood.
+# UTF-8 read as Windows-1252, Windows-1252 read as Latin-1, what stands for a byte that was not understood, and how
+# spreadsheets keep control characters in their files, _x000D_.
 MISREAD = re.compile(
     "[\u0080-\u0084\u0086-\u009f]|"
-    "\u00c3[\u0080-\u00bf\u0152-\u0178\u02c6-\u2122]|\u00e2\u20ac|\u00c2[\u00a0-\u00bf]|\ufffd"
+    "\u00c3[\u0080-\u00bf\u0152-\u0178\u02c6-\u2122]|\u00e2\u20ac|\u00c2[\u00a0-\u00bf]|\ufffd|_x00[01][0-9A-F]_"
 )
 LONG_NAME = 60  # characters, of a class
 
