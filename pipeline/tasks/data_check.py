@@ -13,6 +13,7 @@ from fourshot.pipeline.tasks.table_files import Table, scan_table, settings_of
 from fourshot.pipeline.tasks.tables import clean, count_labels, label_rows, normalise, stand_in
 from fourshot.pipeline.tasks.text_words import cut_texts
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.tasks.usable_rows import MISREAD
 
 # An entity, or a tag of those that exports leave in texts.
 _MARKUP = re.compile(
@@ -60,6 +61,10 @@ def data_faults(task: Task, k: int) -> list[Fault]:
             faults.append(
                 note(table.path, what, "It is read as it is. Are the texts to be classified written so, too?")
             )
+        if damaged := [line for line, example in rows if MISREAD.search(example.text)]:
+            what = f"{counted(len(damaged), 'text')} with signs of another encoding (line {shorten(damaged)})."
+            remedy = "Save the table again as UTF-8. Is $.data.encoding set, and of another file?"
+            faults.append(warning(table.path, what, remedy if source.encoding else remedy.partition(" Is")[0]))
         # Where a shots file is there, the train split is not drawn from: a class may be missing in it.
         fewest = k if split == "shots" or (split == "train" and "shots" not in splits) else 0
         if not errors_in(label_faults):  # else what is missing may be there under another label

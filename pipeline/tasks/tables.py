@@ -259,6 +259,8 @@ def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> Fa
     hint = f"Did you mean {alike[0]!r}?" if alike else nearest(value, task.label_names)
     what = f"{got} ({counted(len(lines), 'row')}); {labels} {hint}".rstrip()
     remedy = "Add it under [[labels]], map it under [data.label_values], or remove the rows."
+    if not value:
+        remedy = "Fill it in, or remove the rows."
     if value in ("-1", "") and len(lines) == len(table.rows):
         what = f"{got} ({counted(len(lines), 'row')}) and no other: the split has no labels, and {labels}"
         remedy = 'Public test splits often are not. Name a split with labels, such as $.data.test_split = "validation".'

@@ -16,8 +16,8 @@ from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, counted, error, ne
 from fourshot.pipeline.tasks.fields import heading, is_field_name
 from fourshot.pipeline.tasks.label_cells import is_plain, visible
 from fourshot.pipeline.tasks.label_words import propose_words, says_nothing
-from fourshot.pipeline.tasks.toml_hints import toml_hint, type_hint
-from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.tasks.toml_hints import misplaced, toml_hint, type_hint
+from fourshot.pipeline.tasks.types import DataSource, Task
 
 _PLACEHOLDER = re.compile(r"\{\{?\s*[\w.]*\s*\}?\}|%s\b")
 LONG_WORD = 60  # characters, of a label's word
@@ -82,7 +82,8 @@ def sound_parts(value: Any, kind: inspect.Type, at: str, faults: list[Fault]) ->
         fields = {field.encode_name: field for field in kind.fields}
         for key in [key for key in value if key not in fields]:
             what = f"unknown key; allowed are {', '.join(fields)}."
-            faults.append(error(f"{at}.{key}", what, nearest(key, fields, "Remove it.")))
+            hint = misplaced(at, key, Task.__struct_fields__, DataSource.__struct_fields__)
+            faults.append(error(f"{at}.{key}", what, hint or nearest(key, fields, "Remove it.")))
         for name, field in fields.items():
             if field.required and name not in value:
                 faults.append(error(f"{at}.{name}", "missing.", "It has no default: add it."))

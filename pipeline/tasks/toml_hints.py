@@ -1,6 +1,6 @@
 """What to write instead, where a task file is no TOML, or a value in it is of another type."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 SYNTAX = "The syntax is described at https://toml.io."
@@ -24,6 +24,13 @@ def toml_hint(reason: str, line: Sequence[str]) -> str:
     return _REASONS.get(reason, SYNTAX)
 
 
+def misplaced(at: str, key: str, of_task: Collection[str], of_data: Collection[str]) -> str:
+    """Where a key belongs that is known, but stands in another table; "" where it is not."""
+    if at != "$" and key in of_task:
+        return "It belongs above the first line in brackets: what stands below one is part of that table."
+    return "It belongs below [data]." if at != "$.data" and key in of_data else ""
+
+
 def type_hint(at: str, expected: type, value: Any) -> str:
     """What to write where a value at the key ``at`` is of another type; "" where that is plain."""
     if expected is str and isinstance(value, bool):
@@ -34,6 +41,10 @@ def type_hint(at: str, expected: type, value: Any) -> str:
         return 'A key with a point stands in quotes, such as "1.0" = "billing".'
     if at == "$.labels" or (at.startswith("$.labels[") and expected is dict):
         return 'Write [[labels]] in a line of its own for each label, and name = "..." below it.'
+    if expected is bool:
+        return "Write true or false, without quotes."
+    if expected is dict and at == "$.data":
+        return 'Write [data] in a line of its own, and folder = "..." below it.'
     if expected is list and isinstance(value, str):
         return f'Write it in brackets: ["{value}"].'
     return ""
