@@ -66,7 +66,7 @@ def label_word(name: str) -> str:
 def reads_as(name: str) -> str:
     """What two names have in common that read the same: capitals, separators, leading zeros, full width ignored."""
     plain = name.translate(ALIKE).strip()
-    plain = plain.strip("'\"") or plain  # spreadsheets put an apostrophe before what is to stay text
+    plain = plain.removeprefix("'") or plain  # spreadsheets have an apostrophe before what is to stay text
     word = unicodedata.normalize("NFKC", label_word(plain).casefold()).casefold().translate(ALIKE)
     return word.replace(" ", "") if any(map(str.isalpha, word)) else re.sub(r"^([+-]?)0+(?=\d)", r"\1", word)
 

@@ -257,6 +257,8 @@ def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> Fa
     labels = f"the task's labels are {shorten(task.label_names, MOST_NAMED)}."
     alike = [name for name in task.label_names if name.casefold() == value.casefold()]
     hint = f"Did you mean {alike[0]!r}?" if alike else nearest(value, task.label_names)
+    if left := [name for name in task.data.leave_out or () if name.casefold() == value.casefold()]:
+        hint = f"$.data.leave_out has {left[0]!r}, in another spelling."
     what = f"{got} ({counted(len(lines), 'row')}); {labels} {hint}".rstrip()
     remedy = "Add it under [[labels]], map it under [data.label_values], or remove the rows."
     if not value:

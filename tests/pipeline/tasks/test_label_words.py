@@ -25,7 +25,9 @@ def test_label_words_are_names_that_a_model_can_read(name: str, word: str) -> No
     assert label_word(name) == word
 
 
-@pytest.mark.parametrize("names", [("A", "A-"), ("A+", "A-"), ("-1", "1"), ("C", "C++"), ("1.5", "15"), ("+", "-")])
+@pytest.mark.parametrize(
+    "names", [("A", "A-"), ("A+", "A-"), ("-1", "1"), ("C", "C++"), ("1.5", "15"), ("+", "-"), ('5"', "5'")]
+)
 def test_signs_tell_names_apart(names: tuple[str, str]) -> None:
     assert reads_as(names[0]) != reads_as(names[1])
 

@@ -209,6 +209,14 @@ def test_names_that_earlier_builds_gave_are_still_known(tmp_path: Path) -> None:
     assert {example.label for example in load_split(load_task(path), "train").examples} == {"['warm']", "1.0"}
 
 
+def test_a_label_that_is_to_be_left_out_is_known_in_another_spelling(tmp_path: Path) -> None:
+    toml = TASK.replace('folder = "."', 'folder = "."\nleave_out = ["Spam"]')
+    task = load_task(write_task(tmp_path, toml))
+    write_jsonl(tmp_path / "train.jsonl", [*ROWS, {"text": "Buy now.", "label": "spam"}])
+    with pytest.raises(InputError, match=r"label 'spam' .*\$\.data\.leave_out has 'Spam', in another spelling"):
+        load_split(task, "train")
+
+
 def test_a_split_without_labels_is_called_that(tmp_path: Path) -> None:
     task = load_task(write_task(tmp_path))
     for value in (-1, None):
