@@ -148,6 +148,16 @@ def test_a_new_label_without_keep_is_said_and_not_learnt(runs: WholeRuns, folder
     assert not runs.trained
 
 
+def test_a_class_of_which_a_review_leaves_nothing_is_named(
+    folder: RunFolder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    open_review(folder)
+    edit(folder, lambda rows: [{**row, "label": "warm"} if row["keep"] == "yes" else row for row in rows])
+    assert open_review(folder).said.gone == ("cold",)
+    assert cli.main(["review", str(folder.path)]) == 0
+    assert "; no row is left of 'cold', so nothing in the table teaches it." in capfd.readouterr().out
+
+
 def test_the_command_says_where_the_table_is_what_it_left_out_and_what_was_changed(
     folder: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
