@@ -183,6 +183,8 @@ def find_labels(source: DataSource, table: Table, value: Any, known: Mapping[str
         value = [class_names[one] if isinstance(one, int) and 0 <= one < len(class_names) else one for one in value]
     if class_names and value == -1:  # how `datasets` marks a row without a label
         return LabelCell(())
+    if class_names and isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError(f"the class number {value}, and the file has names for 0 to {len(class_names) - 1}")
     if key in known and isinstance(value, str):
         return LabelCell((source.label_values.get(key, known[key]),))
     if isinstance(value, bool):  # it has no spelling of its own: the label may be called True, true or TRUE

@@ -10,8 +10,9 @@ import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.table_files import read_table
-from fourshot.pipeline.tasks.tables import drop_overlap, load_split
+from fourshot.pipeline.tasks.tables import drop_overlap, find_labels, load_split
 from fourshot.pipeline.tasks.task_file import check_task, load_task
+from fourshot.pipeline.tasks.types import DataSource
 from tests.pipeline.task_folders import COLD, TASK, WARM, rows_of, write_jsonl, write_task
 
 ROWS = rows_of(WARM, "warm") + rows_of(COLD, "cold")
@@ -127,6 +128,9 @@ def test_class_names_that_a_hub_parquet_file_carries_are_used(tmp_path: Path) ->
     rows = datasets.Dataset.from_dict({"text": ["Snow.", "Lava."], "label": [0, 1]}, features=features)
     rows.to_parquet(tmp_path / "train.parquet")
     assert [example.label for example in load_split(load_task(path), "train").examples] == ["cold", "warm"]
+    table = read_table(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="the class number 2, and the file has names for 0 to 1"):
+        find_labels(DataSource(), table, 2, {})
 
 
 def test_empty_repeated_and_contradicting_rows_are_left_out_of_train_and_counted(tmp_path: Path) -> None:
