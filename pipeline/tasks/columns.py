@@ -24,6 +24,7 @@ ABOUT_A_ROW |= {"annotator", "worker", "email", "url", "link", "date", "time", "
 ABOUT_A_ROW |= {"file", "path", "address", "phone", "split", "userid", "answerid", "lead"}
 ACCEPTED = {"accept", "accepted", "approve", "approved", "submitted", "true", "yes", "1"}
 REJECTED = {"reject", "rejected", "ignore", "ignored", "skip", "skipped", "discard", "discarded", "draft", "pending"}
+REJECTED |= {"returned", "declined", "timed-out", "timed out"}  # as sites for paid annotators say it
 PRODIGY = {"accept", "reject", "ignore"}  # Source: prodi.gy/docs, "answer" of an annotated task
 SPLITS = {"train", "training", "test", "testing", "dev", "val", "valid", "validation", "eval"}
 

@@ -277,9 +277,10 @@ def test_verdicts_are_read_as_labels_are(yes: object) -> None:
     }
 
 
-def test_another_column_of_verdicts_is_asked_for() -> None:
-    table = verdict_rows("status", "approved", "approved", "rejected", "")
+@pytest.mark.parametrize("no", ["rejected", "RETURNED", "timed-out"])
+def test_another_column_of_verdicts_is_asked_for(no: str) -> None:
+    table = verdict_rows("status", "approved", "approved", no, "")
     with pytest.raises(InputError, match=r"'status' \(approved\) may say.*--verdict-column status.*-column none"):
         usable_rows(table, TableChoices())
     used = usable_rows(table, TableChoices(verdict_column="status"))
-    assert left_out(used) == {"status=rejected": (4,), "status=": (5,)}
+    assert left_out(used) == {f"status={no}": (4,), "status=": (5,)}
