@@ -131,6 +131,7 @@ class _Doubt:
             if not self._filled[place]:
                 reading.columns.pop(columns[place], None)
         filled = [place for place in self.nameless if self._filled[place]]
+        reading.numbers_rows = 0 in filled
         if filled and filled != [0]:  # the first one numbers the rows, as pandas and R write them
             names = ", ".join(repr(columns[place]) for place in filled)
             what = (

@@ -34,6 +34,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
     settings: ReadSettings
     content_hash: str
     fields: tuple[str, ...] = ()
+    numbers_rows: bool = False  # in a first column without a name
     separator: str = ""  # of CSV
     encoding: str = ""  # of CSV
     warnings: tuple[str, ...] = ()  # how its file was understood where that was not plain, and what was left out
@@ -105,6 +106,7 @@ def open_texts(
         text_column="" if fields else inputs[0],
         fields=fields,
         settings=settings,
+        numbers_rows=reading.numbers_rows,
         separator=reading.separator,
         encoding=reading.encoding,
         warnings=(
@@ -236,7 +238,8 @@ def write_table(
             encoding = "utf-8-sig" if given and is_alike and given.encoding != "utf-8" else "utf-8"
             with staged.open("w", encoding=encoding, newline="") as text_file:
                 writer = csv.writer(text_file, delimiter=separator, lineterminator="\n")
-                writer.writerow(columns)
+                is_nameless = given is not None and given.numbers_rows
+                writer.writerow(["", *columns[1:]] if is_nameless else columns)
                 writer.writerows(_cells(row, columns) for row in rows)
 
 

@@ -129,6 +129,14 @@ def test_a_spreadsheet_opens_what_is_written_as_it_opened_what_was_given(
     assert row["id"] == "1" and row["text"] in ("Käse; kalt", "cheese") and row["annotated_label"]
 
 
+@pytest.mark.parametrize("content", [",text\n0,ice\n1,soup\n", '"text"\n"1","ice"\n"2","soup"\n'], ids=["pandas", "R"])
+def test_a_column_that_numbers_the_rows_stays_without_a_name(tmp_path: Path, content: str) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    annotate_table(open_texts(tmp_path / "t.csv", "text"), tmp_path / "out.csv", LABELS, "somebody", reader())
+    assert (tmp_path / "out.csv").read_text().startswith(",text,annotated_label,")
+    assert list(open_texts(tmp_path / "out.csv", "text").texts()) == ["ice", "soup"]
+
+
 def test_a_row_of_fields_is_read_as_one_input(tmp_path: Path) -> None:
     task = load_task(write_pairs(tmp_path))
     path, seen = tmp_path / "new.jsonl", list[str]()
