@@ -106,6 +106,11 @@ def empty_faults(document: dict[str, Any], keys: Sequence[str], labels: Sequence
         for where, value in values.items()
         if value is not None and not value.strip()
     ]
+    faults += [
+        error(where, f"{value[:60]!r} has a line end, and stands in a line of a prompt.", "Write it in one line.")
+        for where, value in values.items()
+        if value and where != "$.instruction" and len(value.strip().splitlines()) > 1
+    ]
     name = document.get("name", "")
     if name.strip() and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         what = f"{name!r} is to name a folder: allowed are letters, digits, '_', '-', '.', first a letter or digit."
@@ -186,6 +191,9 @@ def _instruction_faults(instruction: str, labels: list[dict[str, str]]) -> list[
 def source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) -> list[Fault]:
     """A data source named twice or never."""
     faults = []
+    for key, place, form in (("hub", hub, "a data set as owner/name"), ("folder", folder, "a folder on this machine")):
+        if isinstance(place, str) and "://" in place:
+            faults.append(error(f"$.data.{key}", f"{place!r} is an address; allowed is {form}.", "Write that."))
     if hub and folder:
         faults.append(error("$.data", "both hub and folder are set; allowed is one of them.", "Remove one."))
     if hub_config and not hub:
