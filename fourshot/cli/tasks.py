@@ -133,5 +133,18 @@ def check(options: Options, terminal: Terminal) -> int:
     terminal.result("result", {"errors": errors, "faults": faults})
     terminal.say(f"{errors} error{'s' if errors != 1 else ''}, {len(faults) - errors} warnings and notes.")
     if not errors:
-        terminal.say(f"Next: {program()} run {shlex.quote(options.task)}")
+        terminal.say(f"Next: {_next_step(options)}")
     return 2 if errors else 0
+
+
+def _next_step(options: Options) -> str:
+    """The command that works with a faultless task: runs need a test file, and labels."""
+    from fourshot.pipeline.tasks.generation import GenerationTask
+    from fourshot.pipeline.tasks.split_files import find_split_file
+    from fourshot.pipeline.tasks.task_file import load_any_task
+
+    task = load_any_task(options.task, options.data)
+    has_test = task.data.hub or find_split_file(Path(task.data.folder), task.data.test_split)
+    step = "run" if has_test and not isinstance(task, GenerationTask) else "distill"
+    data = f" --data {shlex.quote(str(options.data))}" if options.data else ""
+    return f"{program()} {step} {shlex.quote(options.task)}{data}"

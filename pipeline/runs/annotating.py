@@ -22,7 +22,9 @@ from fourshot.pipeline.forecast import Forecast, foretell
 from fourshot.pipeline.runs.readers import Annotation, NamedReader, Read, parts_of
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.prompts import PromptFormat
-from fourshot.pipeline.tasks.text_table import TextTable, check_written, write_table
+from fourshot.pipeline.tasks.faults import MOST_NAMED, nearest, shorten
+from fourshot.pipeline.tasks.review_table import label_named
+from fourshot.pipeline.tasks.text_table import TextTable, check_cells, check_written, write_table
 from fourshot.pipeline.tasks.types import Example
 from fourshot.pipeline.work_counts import Counts
 from fourshot.pipeline.work_folder import WorkFolder
@@ -90,6 +92,7 @@ def annotate_table(
         raise InputError(f"--abstain-below is a probability, from 0 to 1; got {abstain_below}.")
     added = annotation_columns(labels)
     check_written(out, given.columns, added)
+    check_cells(out, given.columns, (row for row, _ in given.rows()))
     beside = WorkFolder(unfinished_folder(out))
     with beside.lock():
         beside.claim(AnnotationManifest(table=given.content_hash, labels=tuple(labels), by=by), over_unused=True)
@@ -221,17 +224,30 @@ def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple
     A label that is not the likeliest one, or has no probabilities beside it, was put there by a person, and counts
     alone. Raises InputError where it is none of ``labels``.
     """
-    label = "" if row.get(LABEL) is None else str(row[LABEL]).strip()
-    if label and label not in labels:
-        raise InputError(f"{LABEL} is {label!r}; allowed are {', '.join(labels)}, or nothing to leave a row out.")
+    given = "" if row.get(LABEL) is None else str(row[LABEL]).strip()
+    label = label_named(given, labels)
+    if label is None:
+        allowed = f"allowed are {shorten(labels, MOST_NAMED)}, or nothing to leave a row out."
+        raise InputError(f"{LABEL} is {given!r}; {allowed} {nearest(given, labels)}".rstrip())
     if not label:
         return None
-    try:
-        said = [float(row[f"p_{name}"]) for name in labels]
-    except (TypeError, ValueError, KeyError):
-        said = []
+    shares = [_share(f"p_{name}", row.get(f"p_{name}")) for name in labels]
+    said = [share for share in shares if share is not None]
+    said = said if len(said) == len(labels) else []
     total = sum(said)
     is_known = 0 < total < math.inf and min(said) >= 0
     if not is_known or labels[said.index(max(said))] != label:
         return tuple(float(name == label) for name in labels)
     return tuple(value / total for value in said)
+
+
+def _share(column: str, cell: Any) -> float | None:
+    """A probability as a spreadsheet left it, with a comma or as per cent; None where there is none.
+
+    Raises InputError for what is no number.
+    """
+    text = "" if cell is None else str(cell).strip().removesuffix("%").replace(",", ".")
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise InputError(f"{column} is {cell!r}; allowed are numbers, or nothing for a label of your own.") from None

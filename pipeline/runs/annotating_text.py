@@ -22,7 +22,7 @@ from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.pairs import Inputs
-from fourshot.pipeline.tasks.text_table import check_written
+from fourshot.pipeline.tasks.text_table import check_cells, check_written
 from fourshot.pipeline.work_folder import WorkFolder
 
 PART = 32  # inputs: what is lost by a kill
@@ -84,6 +84,7 @@ def annotate_inputs(
     Raises InputError where ``out`` is there, or a column that would be added.
     """
     check_written(out, given.columns, [TARGET, BY])
+    check_cells(out, given.columns, given.rows)
     inputs = [text for text in given.inputs if text]
     beside = WorkFolder(unfinished_folder(out))
     with beside.lock():

@@ -16,7 +16,7 @@ from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
-from fourshot.pipeline.tasks.faults import counted
+from fourshot.pipeline.tasks.faults import MOST_NAMED, counted, shorten
 from fourshot.pipeline.tasks.review_table import Answer, ReviewRow, read_review, write_review
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE
@@ -33,6 +33,7 @@ class Decisions(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int] = {}  # "relabelled", "dropped", "kept", "labelled" -> texts
     unasked: int = 0  # rows that were relabelled and still say no under keep
     open: tuple[str, ...] = ()  # ids that a label was asked for, and have none
+    gone: tuple[str, ...] = ()  # labels that had rows, and have none that is kept
 
     @property
     def content_hash(self) -> str:
@@ -136,11 +137,14 @@ def written_rows(folder: RunFolder, name: str) -> list[ReviewRow]:
 
     Raises InputError where only the table is, or one was saved as something else than CSV.
     """
-    others = sorted(path.name for path in folder.path.glob(f"{name}.*") if path.suffix not in (".csv", ".json"))
+    # What is downloaded again, or from a spreadsheet in the net, is called "review (1).csv" or "review - review.csv".
+    beside = [*folder.path.glob(f"{name} (*).*"), *folder.path.glob(f"{name} - *.*")]
+    beside += [path for path in folder.path.glob(f"{name}.*") if path.suffix not in (".csv", ".json")]
+    others = sorted(path.name for path in beside)
     if others:
         raise InputError(
             f"{folder.path} has {', '.join(others)}. A person's answers are read from {name}.csv alone: save the table "
-            "as CSV (UTF-8) there, and move the others away."
+            "as CSV (UTF-8) under this name, and move the others away."
         )
     if not has_table(folder, name):
         return []
@@ -186,7 +190,9 @@ def decisions(folder: RunFolder, name: str, task: Task) -> Decisions:
             counts["relabelled"] += said.label != row.label
             counts["kept"] += not row.keep
     done = {what: number for what, number in counts.items() if number}
-    return Decisions(answers=changed, counts=done, unasked=unasked, open=tuple(still_open))
+    had = {row.label for row in written_rows(folder, name) if row.keep and row.label}
+    gone = sorted(had - {said.label for said in answers.values() if said.keep})
+    return Decisions(answers=changed, counts=done, unasked=unasked, open=tuple(still_open), gone=tuple(gone))
 
 
 def corrected_shots(shots: Sequence[Example], said: Decisions) -> tuple[Example, ...]:
@@ -228,4 +234,6 @@ def in_words(name: str, said: Decisions) -> str:
     line = f"{name}.csv: {counts}" + (f" ({counted(deleted, 'row')} deleted)" if deleted else "")
     if said.unasked:
         line += f"; {said.unasked} have a new label and no under keep, so they are not learnt"
+    if said.gone:
+        line += f"; no row is left of {shorten(map(repr, said.gone), MOST_NAMED)}, so nothing in the table teaches it"
     return line

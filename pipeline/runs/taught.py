@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fourshot.engine.errors import InputError
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.annotating import (
+    LABEL,
     annotate_table,
     annotated_file,
     annotated_probabilities,
@@ -15,6 +17,7 @@ from fourshot.pipeline.runs.readers import Read, parts_of
 from fourshot.pipeline.runs.review import TextPairs
 from fourshot.pipeline.runs.trainings import taught_shots
 from fourshot.pipeline.synthesis.settings import RunSettings
+from fourshot.pipeline.tasks.faults import Fault, error, raise_errors
 from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.table_files import read_table
 from fourshot.pipeline.tasks.tables import normalise
@@ -43,9 +46,17 @@ def annotated_texts(
     if not is_annotated(out):
         out.unlink(missing_ok=True)
         annotate_table(given, out, task.label_names, by, read, on_event=on_event)
-    rows = [
-        (given.text_of(row), annotated_probabilities(row, task.label_names)) for row in read_table(out).rows.values()
-    ]
+    table, rows, faults = read_table(out), list[tuple[str, tuple[float, ...] | None]](), list[Fault]()
+    needed = (*(given.fields or (given.text_column,)), LABEL)
+    if missing_columns := [column for column in needed if column not in table.columns]:
+        names = " and ".join(map(repr, missing_columns))
+        raise InputError(f"{out} has no column {names} any more. Put it back, or remove the file to annotate anew.")
+    for line, row in table.rows.items():
+        try:
+            rows.append((given.text_of(row), annotated_probabilities(row, task.label_names)))
+        except InputError as failure:
+            faults.append(error(f"{out}:{line}", str(failure)))
+    raise_errors(faults)
     labelled = [(text, said) for text, said in rows if text and said is not None]
     notes = list(given.warnings)
     if blank := sum(not text for text, _ in rows):

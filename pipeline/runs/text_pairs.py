@@ -33,7 +33,11 @@ def write_annotated(given: Inputs, out: Path, said: Iterable[Written], by: str) 
 
 def annotated_pairs(given: Inputs, out: Path) -> tuple[list[Pair], list[str]]:
     """What the table says, as a person may have corrected it; and what is to be told."""
-    rows = read_table(out).rows.values()
+    table = read_table(out)
+    if missing := [column for column in (*given.input_columns, TARGET) if column not in table.columns]:
+        names = " and ".join(map(repr, missing))
+        raise InputError(f"{out} has no column {names} any more. Put it back, or remove the file to annotate anew.")
+    rows = table.rows.values()
     try:
         pairs = [
             Pair(input=input_of(row, given.input_columns), target=(read_text_cell(row.get(TARGET)) or "").strip())

@@ -24,6 +24,7 @@ ABOUT_A_ROW |= {"annotator", "worker", "email", "url", "link", "date", "time", "
 ABOUT_A_ROW |= {"file", "path", "address", "phone", "split", "userid", "answerid", "lead"}
 ACCEPTED = {"accept", "accepted", "approve", "approved", "submitted", "true", "yes", "1"}
 REJECTED = {"reject", "rejected", "ignore", "ignored", "skip", "skipped", "discard", "discarded", "draft", "pending"}
+REJECTED |= {"returned", "declined", "timed-out", "timed out"}  # as sites for paid annotators say it
 PRODIGY = {"accept", "reject", "ignore"}  # Source: prodi.gy/docs, "answer" of an annotated task
 SPLITS = {"train", "training", "test", "testing", "dev", "val", "valid", "validation", "eval"}
 
@@ -50,6 +51,10 @@ def find_columns(
     for column in (*text_columns, *label_columns, *([verdict_column] if verdict_column not in ("", "none") else [])):
         if column not in table.columns:
             raise InputError(f"{table.path} has no column {column!r}; the columns are {there}.")
+    named = [*text_columns, *label_columns]
+    if twice := [column for place, column in enumerate(named) if column in named[:place]]:
+        what = "as text and as label" if twice[0] in text_columns and twice[0] in label_columns else "twice"
+        raise InputError(f"the column {twice[0]!r} was named {what}. Name each column once; there are {there}.")
     verdicts = verdict_columns(table)
     labels = _label_columns(table, {*text_columns, *verdicts})
     chosen_labels = list(label_columns) or _decided(labels, "label")

@@ -13,6 +13,7 @@ from fourshot.pipeline.tasks.table_files import Table, scan_table, settings_of
 from fourshot.pipeline.tasks.tables import clean, count_labels, label_rows, normalise, stand_in
 from fourshot.pipeline.tasks.text_words import cut_texts
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.tasks.usable_rows import MISREAD
 
 # An entity, or a tag of those that exports leave in texts.
 _MARKUP = re.compile(
@@ -27,6 +28,7 @@ def data_faults(task: Task, k: int) -> list[Fault]:
         return [error("$.data", missing_split(source, source.train_split))]
     faults: list[Fault] = []
     splits: dict[str, list[Example]] = {}
+    counted_later: list[tuple[str, str, int]] = []  # split, its file, examples of each class that it needs
     for split, stem in (("shots", SHOTS_STEM), ("train", source.train_split), ("test", source.test_split)):
         if split == "shots" and source.hub:
             continue
@@ -59,10 +61,19 @@ def data_faults(task: Task, k: int) -> list[Fault]:
             faults.append(
                 note(table.path, what, "It is read as it is. Are the texts to be classified written so, too?")
             )
+        if damaged := [line for line, example in rows if MISREAD.search(example.text)]:
+            what = f"{counted(len(damaged), 'text')} with signs of another encoding (line {shorten(damaged)})."
+            remedy = "Save the table again as UTF-8. Is $.data.encoding set, and of another file?"
+            faults.append(warning(table.path, what, remedy if source.encoding else remedy.partition(" Is")[0]))
         # Where a shots file is there, the train split is not drawn from: a class may be missing in it.
         fewest = k if split == "shots" or (split == "train" and "shots" not in splits) else 0
         if not errors_in(label_faults):  # else what is missing may be there under another label
-            faults += _counts(task, table.path, split, cleaned.examples, fewest)
+            counted_later.append((split, table.path, fewest))
+    test = {normalise(example.text) for example in splits.get("test", [])}
+    for split, path, fewest in counted_later:
+        usable = [one for one in splits[split] if split == "test" or normalise(one.text) not in test]
+        all_of_them = count_labels(task, splits[split])
+        faults += _counts(task, path, split, count_labels(task, usable), all_of_them, fewest)
     return faults + _overlaps(splits)
 
 
@@ -88,15 +99,23 @@ def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[Fault]:
     return [error("$.data", what)] if split == "train" else []
 
 
-def _counts(task: Task, path: str, split: str, examples: list[Example], k: int) -> list[Fault]:
+def _counts(
+    task: Task, path: str, split: str, usable: dict[str, int], all_of_them: dict[str, int], k: int
+) -> list[Fault]:
+    """Classes with few examples or none, by ``usable``, which lacks what stands in the test split too."""
     faults = []
-    for name, count in count_labels(task, examples).items():
-        if not count and k:
+    for name, count in usable.items():
+        if not count and k and (tested := all_of_them[name]):
+            what = f"each of the {counted(tested, 'example')} of label {name!r} is a test text too, and is left out."
+            faults.append(error(path, what, "Add others, or remove these texts from the test file."))
+        elif not count and k:
             faults.append(error(path, f"no example of label {name!r}.", "Add some, or remove the label."))
         elif not count and split == "test":
             faults.append(warning(path, f"no example of label {name!r}: it will not be measured."))
         elif count < k:
             what = f"label {name!r} has {counted(count, 'example')}, fewer than {k} shots."
+            if lost := all_of_them[name] - count:
+                what += f" {counted(lost, 'more example')} of it {'are' if lost > 1 else 'is'} in the test split too."
             faults.append(warning(path, what, f"Add examples, or ask for fewer with --shots {count}."))
     return faults
 

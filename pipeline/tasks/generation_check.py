@@ -11,7 +11,7 @@ from fourshot.pipeline.tasks.faults import Fault, error, nearest
 from fourshot.pipeline.tasks.generation import KIND, GenerationTask, PairSource
 from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
 from fourshot.pipeline.tasks.table_files import scan_table
-from fourshot.pipeline.tasks.task_check import empty_faults, sound_parts, source_faults
+from fourshot.pipeline.tasks.task_check import empty_faults, instruction_form, sound_parts, source_faults
 
 KINDS = ("classification", KIND)
 USUAL_REFERENCES = "targets"
@@ -37,10 +37,26 @@ def generation_faults(document: dict[str, Any], needs_source: bool = True) -> li
         document = {key: value for key, value in document.items() if key != "labels"}
     sound = sound_parts(document, inspect.type_info(GenerationTask), "$", faults)
     faults += empty_faults(sound, ("name", "instruction", "input_name", "target_name"))
+    faults += [*_name_faults(sound), *instruction_form(sound.get("instruction", ""))]
     given = document.get("data", {})
     if isinstance(given, dict):
         faults += source_faults(given.get("hub"), given.get("folder"), given.get("hub_config"), needs_source)
         faults += _column_faults(sound.get("data", {}))
+    return faults
+
+
+def _name_faults(sound: dict[str, Any]) -> list[Fault]:
+    """Of what stands before an input and its target in a prompt."""
+    plain = GenerationTask(name="", instruction="")
+    names = {key: sound.get(key, getattr(plain, key)).strip() for key in ("input_name", "target_name")}
+    faults = [
+        error(f"$.{key}", f"{name!r} cannot begin a line of a prompt: no colon, no line end.", "Choose another name.")
+        for key, name in names.items()
+        if ":" in name or len(name.splitlines()) > 1
+    ]
+    if names["input_name"] and names["input_name"].casefold() == names["target_name"].casefold():
+        what = f"{names['target_name']!r} is $.input_name too; they tell input and target apart in a prompt."
+        faults.append(error("$.target_name", what, "Give each a name of its own."))
     return faults
 
 

@@ -11,6 +11,10 @@ from typing import Any, NamedTuple
 
 # How data frames, spreadsheets and databases write a missing value. "None" and "NA" may be classes: see `usable_rows`.
 MISSING = {"nan", "NaN", "NAN", "<NA>", "NaT", "#N/A", "null", "NULL", "\\N"}
+# What a spreadsheet shows where a formula failed, also in German, French and Spanish. Source: Microsoft, ERROR.TYPE.
+ERROR_VALUES = {"#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!", "#N/A!", "#ERROR!", "#SPILL!", "#CALC!"}
+ERROR_VALUES |= {"#BEZUG!", "#WERT!", "#NV", "#ZAHL!", "#VALEUR!", "#NOM?", "#NOMBRE!", "#NOMBRE?", "#VALOR!"}
+MISSING |= ERROR_VALUES
 MISSING_TEXT = MISSING - {"null", "NULL"}  # of a text, which may be any word
 QUOTED = re.compile(r"""[bu]?'((?:[^'\\]|\\.)*)'|[bu]?"((?:[^"\\]|\\.)*)\"""")
 FASTTEXT = re.compile(r"(__label__[^\s,]+[\s,]*)+")

@@ -27,6 +27,29 @@ SCALES: Sequence[Mapping[str, str]] = (
 )
 SIGNS = {"+": "plus", "-": "minus"}
 NUMBERED = re.compile(r"(label|class|category|cat|topic|tag|type|group|cluster|level)[\W_]*\d+", re.IGNORECASE)
+# Letters that look like Latin ones, and signs that word processors put in place of others. Source: Unicode's
+# confusables.txt, of the letters of Cyrillic and Greek alphabets those that no eye tells apart.
+ALIKE = str.maketrans(
+    "\u0430\u0441\u0435\u04bb\u0456\u0458\u043e\u0440\u0455\u0445\u0443\u03bf"
+    "\u2019\u2018\u02bc\u2010\u2011\u2012\u2013\u2014\u2212\u201c\u201d\u201e",
+    "acehijopsxyo'''------\"\"\"",
+)
+# How spreadsheets write true and false in their languages. Source: Microsoft, "TRUE function", in each language.
+TRUE = {"true", "wahr", "vrai", "verdadero", "verdadeiro", "vero", "waar", "prawda", "sant", "sand", "sann", "tosi"}
+TRUE |= {"pravda", "igaz", "do\u011fru", "\u0438\u0441\u0442\u0438\u043d\u0430"}
+FALSE = {"false", "falsch", "faux", "falso", "onwaar", "fa\u0142sz", "falskt", "falsk", "usann", "ep\u00e4tosi"}
+FALSE |= {"nepravda", "hamis", "yanli\u015f", "yanl\u0131\u015f", "\u043b\u043e\u0436\u044c"}
+
+
+def retyped(cell: str) -> str:
+    """What a spreadsheet does not change of a cell where it takes it for a number or for true or false."""
+    plain = " ".join(cell.split())
+    if plain.casefold() in TRUE | FALSE:
+        return "true" if plain.casefold() in TRUE else "false"
+    # Three digits behind a comma may be thousands.
+    if re.fullmatch(r"[+-]?\d{1,15}(\.\d{1,12}|,(?!\d{3}$)\d{1,12})?", plain, re.ASCII):
+        return f"{float(plain.replace(',', '.')):.12g}"
+    return plain
 
 
 def label_word(name: str) -> str:
@@ -42,7 +65,9 @@ def label_word(name: str) -> str:
 
 def reads_as(name: str) -> str:
     """What two names have in common that read the same: capitals, separators, leading zeros, full width ignored."""
-    word = unicodedata.normalize("NFKC", label_word(name).casefold()).casefold()
+    plain = name.translate(ALIKE).strip()
+    plain = plain.removeprefix("'") or plain  # spreadsheets have an apostrophe before what is to stay text
+    word = unicodedata.normalize("NFKC", label_word(plain).casefold()).casefold().translate(ALIKE)
     return word.replace(" ", "") if any(map(str.isalpha, word)) else re.sub(r"^([+-]?)0+(?=\d)", r"\1", word)
 
 

@@ -15,7 +15,7 @@ from fourshot.engine.files import append_lines, settle, staged_folder
 from fourshot.pipeline.tasks.columns import ACCEPTED, SPLITS, Columns
 from fourshot.pipeline.tasks.faults import Fault, LeftOut, counted, errors_in, note, shorten, warning
 from fourshot.pipeline.tasks.fields import split_fields
-from fourshot.pipeline.tasks.label_words import label_word, propose_words, says_nothing
+from fourshot.pipeline.tasks.label_words import label_word, propose_words, reads_as, says_nothing
 from fourshot.pipeline.tasks.table_bytes import table_stem
 from fourshot.pipeline.tasks.table_files import Table, read_table
 from fourshot.pipeline.tasks.task_check import field_faults
@@ -112,6 +112,7 @@ def new_task(
             *_words_elsewhere(table, usable.columns, asked),
             *_question(table, usable.columns, counts),
             *_own_splits(table),
+            *_label_as_text(table, usable.examples),
             *(
                 []
                 if test
@@ -207,6 +208,14 @@ def _question(table: Table, columns: Columns, names: Iterable[str]) -> list[Faul
     return [note(table.path, what, 'Write it as the instruction, such as "Is the text a complaint?"')]
 
 
+def _label_as_text(table: Table, examples: Sequence[Example]) -> list[Fault]:
+    """A warning of texts that are nothing but their label: nothing can be learnt from them."""
+    if not (same := [one.text for one in examples if reads_as(one.text) == reads_as(one.label)]):
+        return []
+    what = f"{counted(len(same), 'text')} {'is' if len(same) == 1 else 'are'} only the label, such as {same[0][:60]!r}."
+    return [warning(table.path, what, "Are these the columns of texts and labels?")]
+
+
 def _own_splits(table: Table) -> list[Fault]:
     """A warning of a column that says which rows are for testing: here they are drawn."""
     first = next(iter(table.rows.values()))
@@ -263,6 +272,8 @@ folder = "." # train.jsonl and test.jsonl beside this file; {MADE_FROM} says wha
 def _instruction(words: Sequence[str]) -> str:
     if len(words) > MOST_LISTED:
         return f"Classify the text. There are {len(words)} labels, such as {', '.join(words[:3])}."
+    if any("," in word or " or " in word for word in words):  # where does one end?
+        words = [f'"{word}"' for word in words]
     return f"Classify the text as {', '.join(words[:-1])} or {words[-1]}."
 
 

@@ -15,6 +15,7 @@ from fourshot.pipeline.tasks.label_cells import read_text_cell
 from fourshot.pipeline.tasks.split_files import find_split_file, missing_split
 from fourshot.pipeline.tasks.table_files import ReadSettings, Table, read_table, scan_table, settings_of, table_warnings
 from fourshot.pipeline.tasks.tables import load_table, normalise
+from fourshot.pipeline.tasks.text_table import check_only_name
 
 COLUMNS = "Set $.data.input_columns and $.data.target_column."
 
@@ -123,7 +124,8 @@ def load_inputs(path: str | Path, source: PairSource, column: str | None = None,
     header = True if column else None  # with its name given, there is a line of names
     table = read_table(Path(path), ReadSettings(encoding=encoding, header=header, offers=("--encoding",)))
     columns = (column,) if column else source.input_columns
-    if not column and len(table.columns) == 1:
+    if not column and len(table.columns) == 1 and table.columns[0] not in columns:
+        check_only_name(Path(path), table.columns[0])
         columns = table.columns
     if missing := [name for name in columns if name not in table.columns]:
         there = ", ".join(map(repr, table.columns))

@@ -17,7 +17,7 @@ from fourshot.engine.files import replace_file
 from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, error, nearest, raise_errors, shorten
 from fourshot.pipeline.tasks.fields import split_fields
 from fourshot.pipeline.tasks.label_cells import visible
-from fourshot.pipeline.tasks.label_words import reads_as
+from fourshot.pipeline.tasks.label_words import reads_as, retyped
 from fourshot.pipeline.tasks.table_files import ReadSettings, read_table
 from fourshot.pipeline.tasks.types import Task
 
@@ -27,7 +27,7 @@ COLUMNS = ("id", "text", "label", "keep", "why", "probabilities")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 LONGEST_CELL = 32_000  # characters; spreadsheets cut cells after 32,767
 AS_WRITTEN = ReadSettings(header=True, offers=())
-YES, NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0")
+YES, NO = ("yes", "y", "true", "1"), ("no", "n", "false", "0")  # as `retyped` reads them
 MOST_PROBABILITIES = 4  # shown, the likeliest
 
 
@@ -138,15 +138,15 @@ def _answer(
 ) -> Answer:
     """What a row says; its faults go into ``faults``."""
     for name, shown in row.shown(texts).items():
-        if visible(found[name]) != visible(shown):
+        if retyped(visible(found[name])) != retyped(visible(shown)):
             was = json.dumps(shown if len(shown) < 80 else shown[:77] + "...", ensure_ascii=False)
             what = f"the {name} of {row.id} was changed; only label and keep may be."
             faults.append(error(where, what, f"Put it back, or delete the row: {was}"))
-    said = found["keep"].strip().casefold()
+    said = retyped(found["keep"]).casefold()
     if said not in (*YES, *NO):
-        faults.append(error(where, f"keep is {found['keep']!r}; allowed are yes and no."))
+        faults.append(error(where, f"keep is {found['keep']!r}; allowed are yes and no.", "Write one of them."))
     keep = said in YES
-    label = label_named(found["label"], task)
+    label = label_named(found["label"], task.label_names)
     if label is None:
         allowed = f"the task's labels are {shorten(task.label_names, MOST_NAMED)}."
         got = found["label"].strip()
@@ -156,16 +156,19 @@ def _answer(
     return Answer(label=label or "", keep=keep)
 
 
-def label_named(said: str, task: Task) -> str | None:
-    """The task's label that a cell names, "" for none, None for one that there is not.
+def label_named(said: str, names: Sequence[str]) -> str | None:
+    """The one of the labels that a cell names, "" for none, None for one that there is not.
 
-    It may read the same where that leaves no doubt: spreadsheets write TRUE for true, and 1 for 01.
+    It may read the same where that leaves no doubt: spreadsheets write TRUE or WAHR for true, and 1 for 01.
     """
     said = said.strip()
-    if not said or said in task.label_names:
+    if not said or said in names:
         return said
-    alike = [name for name in task.label_names if reads_as(name) == reads_as(visible(said))]
-    return alike[0] if len(alike) == 1 else None
+    for read in (reads_as, retyped):
+        alike = [name for name in names if read(visible(name)) == read(visible(said))]
+        if alike:
+            return alike[0] if len(alike) == 1 else None
+    return None
 
 
 def own_columns(path: Path, task: Task) -> list[str]:

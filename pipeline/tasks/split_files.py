@@ -96,6 +96,10 @@ def missing_split(source: DataSource, stem: str) -> str:
         )
     if not folder.is_dir():
         return f"no such data folder: {folder}. Set $.data.folder, or give a folder that is there with --data."
+    if (folder / stem).is_file() and (ending := table_ending(Path(stem))):
+        return (
+            f"the split {stem!r} is the name of a file. A split is named without the ending: {stem[: -len(ending)]!r}."
+        )
     there = shorten(sorted(path.name for path in folder.iterdir()), 8) or "nothing"
     kinds = ", ".join(f"{stem}{suffix}" for suffix in (*list(KINDS)[:4], ".parquet"))
     key = "test_split" if stem == source.test_split else "train_split"

@@ -48,6 +48,7 @@ _WHY = {
     "half_pair": "with half of a surrogate pair",
     "field_count": "with more or fewer fields than the header",
     "repeated_header": "that repeat the names of the columns",
+    "rule": "of signs alone below the names, as Markdown has it",
 }
 
 

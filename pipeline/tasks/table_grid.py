@@ -19,7 +19,8 @@ _NO_HEADER = (
     "--text-column NAME --label-column NAME."
 )
 _LONGEST_NAME = 200  # characters; a question of a survey may be the name of a column
-_SENTENCE = re.compile(r"(\S+\s+){3,}\S+[.!]")
+_RULE = re.compile(r"\s*:?-{3,}:?\s*")
+SENTENCE = re.compile(r"(\S+\s+){3,}\S+[.!]")
 
 
 def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hint: str) -> Iterator[Item]:
@@ -71,11 +72,20 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
                 yield number, Unread("repeated_header", "repeating the column names", is_error=False)
                 continue
             doubt.see(number, cells)
+        if second is not None and number == second[0] and _is_rule(cells):
+            yield number, Unread("rule", "of signs alone below the names, as Markdown has it", is_error=False)
+            continue
         if nameless:
             doubt.fill(number, cells)
         yield number, dict(zip(columns, cells, strict=False))  # as many as there are columns
     if named:
         doubt.judge(reading, line, columns)
+
+
+def _is_rule(cells: Sequence[Any]) -> bool:
+    """Whether a record is the line below the names of a table in Markdown: ``| --- | --- |``."""
+    filled = [cell for cell in map(str, cells) if cell.strip()]
+    return len(filled) > 1 and all(map(_RULE.fullmatch, filled))
 
 
 def names_its_rows(first: Sequence[Any], second: Sequence[Any]) -> bool:
@@ -121,6 +131,7 @@ class _Doubt:
             if not self._filled[place]:
                 reading.columns.pop(columns[place], None)
         filled = [place for place in self.nameless if self._filled[place]]
+        reading.numbers_rows = 0 in filled
         if filled and filled != [0]:  # the first one numbers the rows, as pandas and R write them
             names = ", ".join(repr(columns[place]) for place in filled)
             what = (
@@ -147,7 +158,7 @@ class _Doubt:
         for place, times in self._again.items():
             return f"{self.header[place]!r} stands in {counted(times, 'more row')} of column {place + 1}"
         for name in self.header:
-            if len(name) > _LONGEST_NAME or _SENTENCE.fullmatch(name):
+            if len(name) > _LONGEST_NAME or SENTENCE.fullmatch(name):
                 return f"{name[:60]!r} is a sentence"
         for place in self.nameless[self.nameless[:1] == [0] :]:  # the first one may number the rows
             if self._filled[place] > self.rows / 2:

@@ -58,6 +58,7 @@ class Reading(msgspec.Struct, kw_only=True):
     columns: dict[str, None] = {}  # in file order; complete when the last row has been read
     class_names: dict[str, tuple[str, ...]] = {}
     unit: Literal["line", "row"] = "line"
+    numbers_rows: bool = False  # in a first column without a name, as pandas and R write it
     separator: str = ""  # of CSV
     encoding: str = ""  # of CSV; "utf-8" has no byte-order mark
     faults: list[Fault] = []  # of the file as a whole

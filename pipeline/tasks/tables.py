@@ -111,6 +111,8 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
         what = f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
         keys = "$.fields" if task.input_fields else "$.data.text_column"
         remedy = f"Set {keys} and $.data.label_column; if no line names the columns, $.data.header = false."
+        if missing == [source.label_column]:
+            remedy += " Rows without labels are neither learnt nor measured: leave such a file away."
         return [], [error(table.path, what, remedy)]
     rows, faults = read_rows(task, table)
     gone = {line: one.label for line, one in rows if one.label in (source.leave_out or ())}
@@ -171,6 +173,8 @@ def find_labels(source: DataSource, table: Table, value: Any, known: Mapping[str
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     key = str(value).strip()
+    if key.casefold() in ("true", "false") and key not in source.label_values:  # TOML and JSON write true, Excel TRUE
+        key = next((one for one in source.label_values if one.casefold() == key.casefold()), key)
     if key in source.label_values and value is not None:
         return LabelCell((source.label_values[key],))
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(class_names):
@@ -179,6 +183,8 @@ def find_labels(source: DataSource, table: Table, value: Any, known: Mapping[str
         value = [class_names[one] if isinstance(one, int) and 0 <= one < len(class_names) else one for one in value]
     if class_names and value == -1:  # how `datasets` marks a row without a label
         return LabelCell(())
+    if class_names and isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError(f"the class number {value}, and the file has names for 0 to {len(class_names) - 1}")
     if key in known and isinstance(value, str):
         return LabelCell((source.label_values.get(key, known[key]),))
     if isinstance(value, bool):  # it has no spelling of its own: the label may be called True, true or TRUE
@@ -253,8 +259,12 @@ def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> Fa
     labels = f"the task's labels are {shorten(task.label_names, MOST_NAMED)}."
     alike = [name for name in task.label_names if name.casefold() == value.casefold()]
     hint = f"Did you mean {alike[0]!r}?" if alike else nearest(value, task.label_names)
+    if left := [name for name in task.data.leave_out or () if name.casefold() == value.casefold()]:
+        hint = f"$.data.leave_out has {left[0]!r}, in another spelling."
     what = f"{got} ({counted(len(lines), 'row')}); {labels} {hint}".rstrip()
     remedy = "Add it under [[labels]], map it under [data.label_values], or remove the rows."
+    if not value:
+        remedy = "Fill it in, or remove the rows."
     if value in ("-1", "") and len(lines) == len(table.rows):
         what = f"{got} ({counted(len(lines), 'row')}) and no other: the split has no labels, and {labels}"
         remedy = 'Public test splits often are not. Name a split with labels, such as $.data.test_split = "validation".'

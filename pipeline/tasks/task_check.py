@@ -16,8 +16,10 @@ from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, counted, error, ne
 from fourshot.pipeline.tasks.fields import heading, is_field_name
 from fourshot.pipeline.tasks.label_cells import is_plain, visible
 from fourshot.pipeline.tasks.label_words import propose_words, says_nothing
-from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.tasks.toml_hints import misplaced, toml_hint, type_hint
+from fourshot.pipeline.tasks.types import DataSource, Task
 
+_PLACEHOLDER = re.compile(r"\{\{?\s*[\w.]*\s*\}?\}|%s\b")
 LONG_WORD = 60  # characters, of a label's word
 _TOML_NAMES = {str: "string", int: "integer", float: "float", bool: "boolean", list: "array", dict: "table"}
 _EXPECTED: dict[type[inspect.Type], Any] = {
@@ -37,8 +39,9 @@ def read_document(path: Path) -> tuple[dict[str, Any], list[Fault]]:
     except tomllib.TOMLDecodeError as failure:
         place = re.search(r"line (\d+), column (\d+)", str(failure))
         where = f"{path}:{place[1]}:{place[2]}" if place else f"{path} (end of file)"
-        what = "not valid TOML: " + re.sub(r" \(at .*\)$", "", str(failure)) + "."
-        return {}, [error(where, what, "The syntax is described at https://toml.io.")]
+        reason = re.sub(r" \(at .*\)$", "", str(failure))
+        hint = toml_hint(reason, text.splitlines()[int(place[1]) - 1 :][:1] if place else [])
+        return {}, [error(where, f"not valid TOML: {reason}.", hint)]
 
 
 def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fault]:
@@ -52,6 +55,7 @@ def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fa
     faults += empty_faults(sound, ("name", "instruction", "noun"), labels or [])
     if labels is not None:
         faults += [*_label_faults(labels), *_instruction_faults(sound.get("instruction", ""), labels)]
+    faults += instruction_form(sound.get("instruction", ""))
     if isinstance(given, dict):
         faults += source_faults(given.get("hub"), given.get("folder"), given.get("hub_config"), needs_source)
         names = [label["name"] for label in labels or [] if "name" in label]
@@ -68,7 +72,8 @@ def sound_parts(value: Any, kind: inspect.Type, at: str, faults: list[Fault]) ->
     if not isinstance(value, expected):
         got = _TOML_NAMES.get(type(value), type(value).__name__)
         quoted = f" ({value!r})" if isinstance(value, int | float | str) else ""
-        faults.append(error(at, f"expected {_TOML_NAMES[expected]}, got {got}{quoted}."))
+        what = f"expected {_TOML_NAMES[expected]}, got {got}{quoted}."
+        faults.append(error(at, what, type_hint(at, expected, value)))
         return None
     if isinstance(kind, inspect.VarTupleType):
         # An item that is none keeps its place, for the next ones are known by theirs.
@@ -77,7 +82,8 @@ def sound_parts(value: Any, kind: inspect.Type, at: str, faults: list[Fault]) ->
         fields = {field.encode_name: field for field in kind.fields}
         for key in [key for key in value if key not in fields]:
             what = f"unknown key; allowed are {', '.join(fields)}."
-            faults.append(error(f"{at}.{key}", what, nearest(key, fields, "Remove it.")))
+            hint = misplaced(at, key, Task.__struct_fields__, DataSource.__struct_fields__)
+            faults.append(error(f"{at}.{key}", what, hint or nearest(key, fields, "Remove it.")))
         for name, field in fields.items():
             if field.required and name not in value:
                 faults.append(error(f"{at}.{name}", "missing.", "It has no default: add it."))
@@ -99,6 +105,11 @@ def empty_faults(document: dict[str, Any], keys: Sequence[str], labels: Sequence
         error(where, "empty.", "Write something, or leave the key out where it has a default.")
         for where, value in values.items()
         if value is not None and not value.strip()
+    ]
+    faults += [
+        error(where, f"{value[:60]!r} has a line end, and stands in a line of a prompt.", "Write it in one line.")
+        for where, value in values.items()
+        if value and where != "$.instruction" and len(value.strip().splitlines()) > 1
     ]
     name = document.get("name", "")
     if name.strip() and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -147,7 +158,20 @@ def _label_faults(labels: list[dict[str, str]]) -> list[Fault]:
         elif same:
             what = f"{name!a} looks like {same[0]!a}."
             faults.append(warning(f"$.labels[{i}].name", what, "Remove one of them, and what only it has."))
+        word = words[i].strip().casefold()
+        if word != name.casefold() and (other := next((one for one in names if one.casefold() == word), "")):
+            what = f"{word!r} is the name of $.labels[{names.index(other)}], another label."
+            remedy = f"Does a text of {name!r} get the answer {word!r}? If not, exchange the words."
+            faults.append(warning(f"$.labels[{i}].word", what, remedy))
     return faults
+
+
+def instruction_form(instruction: str) -> list[Fault]:
+    """A warning of an instruction that has places for a text, as templates of other tools do: none is filled in."""
+    if not (place := _PLACEHOLDER.search(instruction)):
+        return []
+    what = f"{place[0]!r} stays as it is: the text follows the instruction by itself."
+    return [warning("$.instruction", what, "Remove it, unless it is to be read so.")]
 
 
 def _instruction_faults(instruction: str, labels: list[dict[str, str]]) -> list[Fault]:
@@ -167,6 +191,9 @@ def _instruction_faults(instruction: str, labels: list[dict[str, str]]) -> list[
 def source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) -> list[Fault]:
     """A data source named twice or never."""
     faults = []
+    for key, place, form in (("hub", hub, "a data set as owner/name"), ("folder", folder, "a folder on this machine")):
+        if isinstance(place, str) and "://" in place:
+            faults.append(error(f"$.data.{key}", f"{place!r} is an address; allowed is {form}.", "Write that."))
     if hub and folder:
         faults.append(error("$.data", "both hub and folder are set; allowed is one of them.", "Remove one."))
     if hub_config and not hub:

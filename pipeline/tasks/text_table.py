@@ -1,9 +1,10 @@
 """Tables of texts without labels, read row by row, and what is written beside their columns."""
 
 import csv
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
@@ -11,12 +12,16 @@ import msgspec
 from fourshot.engine.content_hash import content_hash_of
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import replaced_file
+from fourshot.pipeline.tasks.columns import PART_NAMES, TEXT_NAMES
 from fourshot.pipeline.tasks.faults import counted, shorten
 from fourshot.pipeline.tasks.fields import input_in, no_text_in
+from fourshot.pipeline.tasks.table_bytes import KINDS, table_ending
 from fourshot.pipeline.tasks.table_files import read_table, stream_table
+from fourshot.pipeline.tasks.table_grid import SENTENCE
 from fourshot.pipeline.tasks.table_types import AS_FOUND, Reading, ReadSettings, TableError, Unread
 from fourshot.pipeline.tasks.types import Task
 
+WORDS_OF_A_TEXT = 3  # a name of so many words may be a text
 WRITTEN = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
@@ -29,6 +34,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True):
     settings: ReadSettings
     content_hash: str
     fields: tuple[str, ...] = ()
+    numbers_rows: bool = False  # in a first column without a name
     separator: str = ""  # of CSV
     encoding: str = ""  # of CSV
     warnings: tuple[str, ...] = ()  # how its file was understood where that was not plain, and what was left out
@@ -100,11 +106,13 @@ def open_texts(
         text_column="" if fields else inputs[0],
         fields=fields,
         settings=settings,
+        numbers_rows=reading.numbers_rows,
         separator=reading.separator,
         encoding=reading.encoding,
         warnings=(
             *(str(fault) for fault in reading.faults if fault.severity == "warning"),
             *(f"{path}: {counted(count, 'row')} left out: {what}." for what, count in left_out.items()),
+            *(f"{path}: {told}." for told in [named_by_first_line(path, columns, text_column)] if told and not fields),
         ),
         content_hash=content_hash_of(
             [path] if path.is_file() else sorted(path.parent.glob(f"{path.stem}*")), "\n".join(inputs)
@@ -129,12 +137,37 @@ def input_columns_of(path: Path, columns: Sequence[str], wanted: str | None, tas
         return task.input_fields
     usual = task.data.text_column if task else "text"
     if not wanted and usual not in columns and len(columns) == 1:
+        check_only_name(path, columns[0])
         return (columns[0],)
     if (column := wanted or usual) in columns:
         return (column,)
     raise InputError(
         f"{path} has no column {column!r}; the columns are {there}. Name that of the texts: --text-column NAME."
     )
+
+
+def check_only_name(path: Path, name: str) -> None:
+    """Raise InputError where the name of the only column may be the first text: such a file often has no names.
+
+    What reads tables asks about a sentence itself.
+    """
+    if len(name.split()) < WORDS_OF_A_TEXT or SENTENCE.fullmatch(name) or not _has_a_line_of_names(path):
+        return
+    raise InputError(
+        f"{path}: its first line, {name[:60]!r}, would name its only column. If it is a text, write a line above it "
+        f"that names the column, such as text. If it is the name: --text-column {shlex.quote(name)}"
+    )
+
+
+def named_by_first_line(path: Path, columns: Sequence[str], wanted: str | None) -> str:
+    """For people: that the first line was taken for the name of the only column, where that is not plain; else ""."""
+    name = columns[0].strip().lower()
+    is_plain = len(columns) > 1 or wanted or name in TEXT_NAMES | PART_NAMES or not _has_a_line_of_names(path)
+    return "" if is_plain else f"the first line, {columns[0]!r}, was taken for the name of the column"
+
+
+def _has_a_line_of_names(path: Path) -> bool:
+    return KINDS.get(PurePath(table_ending(path)).stem or table_ending(path)) in ("csv", "spreadsheet")
 
 
 def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> None:
@@ -144,6 +177,32 @@ def check_written(out: Path, columns: Sequence[str], more: Sequence[str]) -> Non
     if out.suffix.lower() not in WRITTEN:
         raise InputError(f"cannot write a {out.suffix or 'nameless'} file ({out}); allowed are {', '.join(WRITTEN)}.")
     check_added(columns, more)
+
+
+def check_cells(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise InputError where Parquet, if ``out`` is that, cannot hold a column of the rows: each has one type there.
+
+    It is for before anything is asked about a table, which may take hours.
+    """
+    if out.suffix.lower() != ".parquet":
+        return
+    import pyarrow
+    import pyarrow.parquet
+
+    held: dict[str, list[Any]] = {column: [] for column in columns}
+    for row in rows:
+        for column in columns:
+            held[column].append(row.get(column))
+    for column, cells in held.items():
+        try:
+            table = pyarrow.table({column: pyarrow.array(cells)})
+            pyarrow.parquet.ParquetWriter(pyarrow.BufferOutputStream(), table.schema).close()
+        except (pyarrow.ArrowException, OverflowError) as failure:
+            types = shorten(sorted({type(cell).__name__ for cell in cells if cell is not None}))
+            raise InputError(
+                f"{out}: Parquet cannot hold the column {column!r} ({types}): {str(failure).splitlines()[0]}. Nothing "
+                f"was written. Give --out {out.with_suffix('.jsonl')} or a .csv, or give the column one type."
+            ) from None
 
 
 def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
@@ -179,7 +238,8 @@ def write_table(
             encoding = "utf-8-sig" if given and is_alike and given.encoding != "utf-8" else "utf-8"
             with staged.open("w", encoding=encoding, newline="") as text_file:
                 writer = csv.writer(text_file, delimiter=separator, lineterminator="\n")
-                writer.writerow(columns)
+                is_nameless = given is not None and given.numbers_rows
+                writer.writerow(["", *columns[1:]] if is_nameless else columns)
                 writer.writerows(_cells(row, columns) for row in rows)
 
 

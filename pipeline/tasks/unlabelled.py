@@ -9,7 +9,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.faults import counted, error, raise_errors, shorten
 from fourshot.pipeline.tasks.fields import input_in, no_text_in
 from fourshot.pipeline.tasks.table_files import ReadSettings, read_table, table_warnings
-from fourshot.pipeline.tasks.text_table import input_columns_of
+from fourshot.pipeline.tasks.text_table import input_columns_of, named_by_first_line
 from fourshot.pipeline.tasks.types import Task
 
 
@@ -60,4 +60,5 @@ def _rows(path: Path, task: Task, text_column: str, encoding: str) -> tuple[list
         rows.append((line, text))
     raise_errors(faults)
     named = f", column {' and '.join(map(repr, columns))}"
-    return rows, "".join((named, *(f"; {one.what}" for one in table_warnings(table))))
+    told = "" if task.input_fields else named_by_first_line(path, table.columns, text_column)
+    return rows, "".join((named, *(f"; {one.what}" for one in table_warnings(table)), f"; {told}" if told else ""))

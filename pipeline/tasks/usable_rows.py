@@ -27,7 +27,7 @@ WHAT = {  # reason -> what completes "3 rows ..."
     "empty_text": "without a text",
     "not_text": "whose text is no string",
     "no_label": "without a label",
-    "not_label": "whose label is an object or a nested list",
+    "not_label": "whose label is an object, a nested list or nothing that has a name",
     "several_labels": "with several labels",
     "marked_missing": "with a label that means none (--missing-label)",
     "duplicate": "repeating an earlier text with the same label",
@@ -36,15 +36,16 @@ WHAT = {  # reason -> what completes "3 rows ..."
 REFUSED = {  # reason -> what is found, and what to do beside leaving such rows out
     "not_text": ("a text that is no string", "Is it the text column?"),
     "no_label": ("no label", "Fill it in, or remove the rows."),
-    "not_label": ("an object or a nested list for a label", "Write one label as a string or a number."),
+    "not_label": ("no label that can be read", "Write one as a string or a number, not as an object or a nested list."),
     "several_labels": ("several labels", ONE_LABEL),
 }
 PERHAPS_MISSING = {"none", "na", "n/a", "nil", "?", "-", "--", "\u2013", "\u2014", "unlabeled", "unlabelled"}
 PERHAPS_MISSING |= {"undefined", "missing", "(null)", "<null>", "(none)", "<none>", "(blank)", "(empty)"}
-# UTF-8 read as Windows-1252, Windows-1252 read as Latin-1, and what stands for a byte that was not understood.
+# UTF-8 read as Windows-1252, Windows-1252 read as Latin-1, what stands for a byte that was not understood, and how
+# spreadsheets keep control characters in their files, _x000D_.
 MISREAD = re.compile(
     "[\u0080-\u0084\u0086-\u009f]|"
-    "\u00c3[\u0080-\u00bf\u0152-\u0178\u02c6-\u2122]|\u00e2\u20ac|\u00c2[\u00a0-\u00bf]|\ufffd"
+    "\u00c3[\u0080-\u00bf\u0152-\u0178\u02c6-\u2122]|\u00e2\u20ac|\u00c2[\u00a0-\u00bf]|\ufffd|_x00[01][0-9A-F]_"
 )
 LONG_NAME = 60  # characters, of a class
 

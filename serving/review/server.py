@@ -71,7 +71,7 @@ class Desk:
 
     def decide(self, name: str, said: Said) -> Answer:
         """Put a decision into the table. Raises InputError where it cannot be one, or the table is in use."""
-        label = label_named(said.label, self.task)
+        label = label_named(said.label, self.task.label_names)
         if label is None or (said.keep and not label):
             raise InputError(f"unknown label {said.label!r}; allowed are {shorten(self.task.label_names, MOST_NAMED)}.")
         with self.folder.lock():

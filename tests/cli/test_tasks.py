@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fourshot.cli import main as cli
+from tests.pipeline.task_folders import write_facts
 
 TABLE = "message,team\n" + "".join(
     f"{kind} question number {i} about it,{team}\n"
@@ -27,6 +28,18 @@ def test_a_table_becomes_a_task_without_faults(table: Path, capfd: pytest.Captur
     assert "fourshot tasks check inbox/inbox.toml" in capfd.readouterr().out
     assert cli.main(["tasks", "check", "inbox", "--no-model"]) == 0
     assert "0 errors" in capfd.readouterr().out
+
+
+def test_the_next_step_is_one_that_works(table: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tasks", "new", str(table), "--label-column", "team"]) == 0
+    assert cli.main(["tasks", "check", "inbox", "--no-model", "--data", "inbox"]) == 0
+    assert "run inbox --data inbox\n" in capfd.readouterr().out
+    Path("inbox/test.jsonl").unlink()
+    assert cli.main(["tasks", "check", "inbox", "--no-model"]) == 0
+    assert "distill inbox\n" in capfd.readouterr().out
+    facts = str(write_facts(Path("inbox")))
+    assert cli.main(["tasks", "check", facts, "--no-model"]) == 0
+    assert f"distill {facts}\n" in capfd.readouterr().out
 
 
 def test_the_name_of_a_task_is_that_of_its_folder(table: Path) -> None:

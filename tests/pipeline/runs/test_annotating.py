@@ -5,11 +5,13 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.files import append_lines
+from fourshot.pipeline.events import ignore
 from fourshot.pipeline.runs.annotating import (
     ANSWERS_FILE,
     AnnotationSummary,
@@ -18,12 +20,17 @@ from fourshot.pipeline.runs.annotating import (
     unfinished_folder,
 )
 from fourshot.pipeline.runs.readers import Annotation, Parts, Read
+from fourshot.pipeline.runs.stages.write import Written
+from fourshot.pipeline.runs.taught import annotated_texts
+from fourshot.pipeline.runs.text_pairs import annotated_pairs, write_annotated
+from fourshot.pipeline.tasks.generation import PairSource
+from fourshot.pipeline.tasks.pairs import load_inputs
 from fourshot.pipeline.tasks.table_files import read_table
 from fourshot.pipeline.tasks.table_types import ReadSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.pipeline.tasks.unlabelled import load_unlabelled
-from tests.pipeline.task_folders import write_jsonl, write_pairs
+from tests.pipeline.task_folders import write_jsonl, write_pairs, write_task
 
 LABELS = ("warm", "cold")
 
@@ -122,6 +129,14 @@ def test_a_spreadsheet_opens_what_is_written_as_it_opened_what_was_given(
     assert row["id"] == "1" and row["text"] in ("Käse; kalt", "cheese") and row["annotated_label"]
 
 
+@pytest.mark.parametrize("content", [",text\n0,ice\n1,soup\n", '"text"\n"1","ice"\n"2","soup"\n'], ids=["pandas", "R"])
+def test_a_column_that_numbers_the_rows_stays_without_a_name(tmp_path: Path, content: str) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    annotate_table(open_texts(tmp_path / "t.csv", "text"), tmp_path / "out.csv", LABELS, "somebody", reader())
+    assert (tmp_path / "out.csv").read_text().startswith(",text,annotated_label,")
+    assert list(open_texts(tmp_path / "out.csv", "text").texts()) == ["ice", "soup"]
+
+
 def test_a_row_of_fields_is_read_as_one_input(tmp_path: Path) -> None:
     task = load_task(write_pairs(tmp_path))
     path, seen = tmp_path / "new.jsonl", list[str]()
@@ -214,6 +229,58 @@ def test_a_person_may_correct_what_was_annotated(tmp_path: Path) -> None:
         annotated_probabilities({**row, "annotated_label": 5}, LABELS)
     with pytest.raises(InputError, match="'wram'"):
         annotated_probabilities({**row, "annotated_label": "wram"}, LABELS)
+
+
+def test_what_a_spreadsheet_does_to_an_annotated_table_by_itself_is_no_correction() -> None:
+    row = {"annotated_label": "Cold ", "p_warm": "0,25", "p_cold": "0,75"}
+    assert annotated_probabilities(row, LABELS) == pytest.approx((0.25, 0.75))
+    assert annotated_probabilities({**row, "p_warm": "25%", "p_cold": "75 %"}, LABELS) == pytest.approx((0.25, 0.75))
+    truth = {"annotated_label": "WAHR", "p_true": "0.75", "p_false": 0.25}
+    assert annotated_probabilities(truth, ("true", "false")) == pytest.approx((0.75, 0.25))
+    with pytest.raises(InputError, match="p_warm is 'much'; allowed are numbers"):
+        annotated_probabilities({**row, "p_warm": "much"}, LABELS)
+
+
+def test_faults_of_an_annotated_table_come_with_their_lines(tmp_path: Path) -> None:
+    task = load_task(write_task(tmp_path))
+    given = open_texts(table(tmp_path))
+
+    def texts() -> list[str]:
+        return [text for text, _ in annotated_texts(given, tmp_path / "d", task, "me", reader(), ignore)[0]]
+
+    (tmp_path / "d").mkdir()
+    assert texts() == ["ice cubes", "hot soup", "thick ice on all the lakes"]
+    out = tmp_path / "d" / "annotated.csv"
+    whole = out.read_text()
+    out.write_text(whole.replace(",cold,", ",cald,"))
+    with pytest.raises(InputError, match=r"(?s)annotated.csv:2: annotated_label is 'cald'.*'cold'\?.*annotated.csv:5"):
+        texts()
+    out.write_text(whole.replace("annotated_label", "mine", 1))
+    with pytest.raises(InputError, match=r"annotated.csv has no column 'annotated_label' any more"):
+        texts()
+
+
+def test_a_table_of_targets_without_its_columns_is_refused(tmp_path: Path) -> None:
+    path, out = tmp_path / "facts.jsonl", tmp_path / "out.csv"
+    write_jsonl(path, [{"input": "a | b"}])
+    given = load_inputs(path, PairSource())
+    write_annotated(given, out, [Written(text="A b.")], "me")
+    assert [(pair.input, pair.target) for pair in annotated_pairs(given, out)[0]] == [("a | b", "A b.")]
+    out.write_text(out.read_text().replace("annotated_target", "target"))
+    with pytest.raises(InputError, match=r"out.csv has no column 'annotated_target' any more"):
+        annotated_pairs(given, out)
+
+
+@pytest.mark.parametrize(
+    "cells", [(1, "one"), (10**30, 2), ({}, {}), ([["k", 1]], None)], ids=["types", "number", "objects", "map"]
+)
+def test_what_parquet_cannot_hold_is_refused_before_anything_is_read(tmp_path: Path, cells: tuple[Any, ...]) -> None:
+    path, seen = tmp_path / "t.jsonl", list[str]()
+    write_jsonl(path, [{"text": f"text {n}", "note": cell} for n, cell in enumerate(cells)])
+    with pytest.raises(InputError, match=r"Parquet cannot hold the column 'note'.*--out .*out\.jsonl"):
+        annotate(path, tmp_path / "out.parquet", reader(seen=seen))
+    assert seen == [] and not (tmp_path / "out.parquet").exists()
+    assert annotate(path, tmp_path / "out.jsonl").rows == len(cells)
 
 
 def test_what_was_left_out_of_the_table_and_what_is_unclear_in_it_is_told(tmp_path: Path) -> None:

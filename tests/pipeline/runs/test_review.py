@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,10 +122,14 @@ def test_a_table_that_was_changed_otherwise_stops_the_run_before_anything_is_don
     assert not runs.heard
 
 
-def test_a_table_that_was_saved_as_something_else_is_not_overlooked(runs: WholeRuns, folder: RunFolder) -> None:
+@pytest.mark.parametrize("name", ["review.xlsx", "review (1).csv", "review - review.csv"])
+def test_a_table_that_was_saved_as_something_else_is_not_overlooked(
+    runs: WholeRuns, folder: RunFolder, name: str
+) -> None:
     open_review(folder)
-    (folder.path / "review.xlsx").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"has review\.xlsx\. A person's answers are read from review\.csv alone"):
+    (folder.path / name).write_bytes(b"PK")
+    said = rf"has {re.escape(name)}\. A person's answers are read from review\.csv alone"
+    with pytest.raises(InputError, match=said):
         runs.run(folder.path, SETTINGS)
     assert not runs.heard
 
@@ -141,6 +146,16 @@ def test_a_new_label_without_keep_is_said_and_not_learnt(runs: WholeRuns, folder
     runs.run(folder.path, SETTINGS)
     assert "nothing changed; 1 have a new label and no under keep, so they are not learnt" in runs.said
     assert not runs.trained
+
+
+def test_a_class_of_which_a_review_leaves_nothing_is_named(
+    folder: RunFolder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    open_review(folder)
+    edit(folder, lambda rows: [{**row, "label": "warm"} if row["keep"] == "yes" else row for row in rows])
+    assert open_review(folder).said.gone == ("cold",)
+    assert cli.main(["review", str(folder.path)]) == 0
+    assert "; no row is left of 'cold', so nothing in the table teaches it." in capfd.readouterr().out
 
 
 def test_the_command_says_where_the_table_is_what_it_left_out_and_what_was_changed(

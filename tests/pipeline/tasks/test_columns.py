@@ -55,6 +55,15 @@ def test_columns_that_are_plain_are_found(header: str, text: str, label: str) ->
 
 
 @pytest.mark.parametrize(
+    ("texts", "labels", "what"),
+    [(("a", "a"), ("b",), "'a' was named twice"), (("b",), ("b",), "'b' was named as text and as label")],
+)
+def test_a_column_that_is_named_twice_is_refused(texts: tuple[str, ...], labels: tuple[str, ...], what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        find("a=sentence b=team", text_columns=texts, label_columns=labels)
+
+
+@pytest.mark.parametrize(
     "columns",
     [
         ("subject", "body"),

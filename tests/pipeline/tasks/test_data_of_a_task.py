@@ -55,6 +55,28 @@ def test_rows_that_will_be_left_out_are_warnings(tmp_path: Path) -> None:
     ]
 
 
+def test_examples_that_are_test_texts_do_not_count_for_their_class(tmp_path: Path) -> None:
+    path = write_task(tmp_path)
+    write_jsonl(tmp_path / "test.jsonl", rows_of(WARM, "warm") + rows_of(COLD[:1], "cold"))
+    assert [(fault.severity, fault.what) for fault in check_task(path)][:2] == [
+        ("error", "each of the 4 examples of label 'warm' is a test text too, and is left out."),
+        (
+            "warning",
+            "label 'cold' has 3 examples, fewer than 4 shots. 1 more example of it is in the test split too.",
+        ),
+    ]
+
+
+def test_texts_that_were_read_in_another_encoding_are_warned_of(tmp_path: Path) -> None:
+    path = write_task(tmp_path, TASK.replace('folder = "."', 'folder = "."\nencoding = "latin-1"'))
+    write_jsonl(tmp_path / "train.jsonl", rows_of([*WARM, "Caf\u00e9 au lait."], "warm") + rows_of(COLD, "cold"))
+    text = (tmp_path / "train.jsonl").read_text(encoding="utf-8").replace("\\u00e9", "\u00e9")
+    (tmp_path / "train.jsonl").write_text(text, encoding="utf-8")
+    [fault] = check_task(path)
+    assert (fault.severity, fault.what) == ("warning", "1 text with signs of another encoding (line 5).")
+    assert "Is $.data.encoding set" in fault.remedy
+
+
 def test_what_is_left_of_html_is_pointed_out(tmp_path: Path) -> None:
     path = write_task(tmp_path)
     texts = [

@@ -63,6 +63,19 @@ def test_a_faulty_file_is_explained(tmp_path: Path, changed: tuple[str, str], sa
         load_any_task(path)
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (('target_name = "Text"', 'target_name = " facts "'), "is \\$.input_name too"),
+        (('target_name = "Text"', 'target_name = "Te:xt"'), "cannot begin a line of a prompt: no colon"),
+    ],
+)
+def test_input_and_target_must_be_told_apart_in_a_prompt(tmp_path: Path, changed: tuple[str, str], said: str) -> None:
+    assert changed[0] in FACTS
+    with pytest.raises(TaskFileError, match=said):
+        load_any_task(write_facts(tmp_path, FACTS.replace(*changed)))
+
+
 def test_faulty_data_is_explained_with_its_line(tmp_path: Path) -> None:
     path = write_facts(tmp_path)
     write_jsonl(tmp_path / "train.jsonl", [{"input": "a", "target": True}, {"input": "b", "target": "B"}])

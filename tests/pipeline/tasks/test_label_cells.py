@@ -55,6 +55,9 @@ from fourshot.pipeline.tasks.label_cells import joined_labels, perhaps_joined, r
         ({"billing": 1.0, "lock": 0}, ("billing",)),  # spaCy
         ({"billing": False, "": True}, ()),
         ("(other)", ("(other)",)),
+        ("#REF!", ()),
+        ("#WERT!", ()),
+        ("#refund", ("#refund",)),
         ("[ok", ("[ok",)),
         ("[" * 9999 + "]", ("[" * 9999 + "]",)),
         ("]", ("]",)),
@@ -115,6 +118,7 @@ def test_characters_that_a_script_needs_stay(text: str) -> None:
         ("\u200b", ""),
         ("\u202e\x00 \u2800\u3164", ""),
         ("\\N", ""),
+        ("#NAME?", ""),
         (b"\xff", None),
         (5, None),
         (True, None),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fourshot.pipeline.tasks.label_words import label_word, propose_words, reads_as, says_nothing
+from fourshot.pipeline.tasks.label_words import label_word, propose_words, reads_as, retyped, says_nothing
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,9 @@ def test_label_words_are_names_that_a_model_can_read(name: str, word: str) -> No
     assert label_word(name) == word
 
 
-@pytest.mark.parametrize("names", [("A", "A-"), ("A+", "A-"), ("-1", "1"), ("C", "C++"), ("1.5", "15"), ("+", "-")])
+@pytest.mark.parametrize(
+    "names", [("A", "A-"), ("A+", "A-"), ("-1", "1"), ("C", "C++"), ("1.5", "15"), ("+", "-"), ('5"', "5'")]
+)
 def test_signs_tell_names_apart(names: tuple[str, str]) -> None:
     assert reads_as(names[0]) != reads_as(names[1])
 
@@ -38,10 +40,34 @@ def test_signs_tell_names_apart(names: tuple[str, str]) -> None:
         ("late-fee", "late fee"),
         ("\uff42\uff55\uff47", "bug"),
         ("aB", "Ab"),
+        ("sign-in", "sign\u2013in"),
+        ("can't pay", "can\u2019t pay"),
+        ("-1", "\u22121"),
+        ("'billing", "billing"),
+        ("Billing", "b\u0456lling"),
+        ("\u041e\u0420", "op"),
     ],
 )
 def test_capitals_separators_and_widths_do_not(names: tuple[str, str]) -> None:
     assert reads_as(names[0]) == reads_as(names[1])
+
+
+@pytest.mark.parametrize(
+    ("names", "is_same"),
+    [
+        (("true", "WAHR"), True),
+        (("FALSE", "Faux"), True),
+        (("007", "7"), True),
+        (("1.50", "1,5"), True),
+        (("+1", "1.0"), True),
+        (("1,500", "1.5"), False),
+        (("1,500", "1500"), False),
+        (("-1", "1"), False),
+        (("true", "1"), False),
+    ],
+)
+def test_cells_that_a_spreadsheet_types_anew_are_the_same(names: tuple[str, str], is_same: bool) -> None:
+    assert (retyped(names[0]) == retyped(names[1])) is is_same
 
 
 @pytest.mark.parametrize("word", ["0", "-1", "4.5", "+", "A", "c++", "C17", "LABEL_0", "class 2", "?"])

@@ -85,6 +85,13 @@ def test_columns_are_guessed_by_name_or_by_what_is_in_them(tmp_path: Path, heade
     assert load_task(task_of(table, tmp_path / "out")).label_names == ("Sci/Tech", "billing_issue", "bugReport")
 
 
+def test_texts_that_are_their_labels_are_warned_of_and_labels_with_commas_stand_in_quotes(tmp_path: Path) -> None:
+    cells = [*rows(8, ("bills, refunds", "login")), ("Login", "login"), ("bills,refunds", "login")]
+    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), cells), tmp_path / "out")
+    assert [notice.what for notice in made.notices] == ["1 text is only the label, such as 'Login'."]
+    assert load_task(made.task_file).instruction == 'Classify the text as "bills, refunds" or "login".'
+
+
 def test_columns_in_doubt_are_listed_and_can_be_named(tmp_path: Path) -> None:
     doubled = [(text, f"{text} again", label, "yes" if i % 2 else "no") for i, (text, label) in enumerate(rows())]
     table = write_csv(tmp_path / "d.csv", ("first", "second", "team", "open"), doubled)

@@ -118,6 +118,23 @@ def test_what_spreadsheets_do_to_labels_and_texts_by_themselves_is_no_change(tmp
     assert [answer.label for answer in answers.values()] == ["01", "caf\u00e9"]
 
 
+def test_numbers_and_truth_in_the_spreadsheet_s_own_language_are_no_change(tmp_path: Path) -> None:
+    task = msgspec.structs.replace(TASK, labels=tuple(Label(name=name) for name in ("true", "false", "+1.50", "-1")))
+    texts = ("007", "true", "12,5", "plain")
+    rows = [
+        ReviewRow(id=f"r-{n}", text=text, label=label.name, keep=n != 1, why="kept")
+        for n, (text, label) in enumerate(zip(texts, task.labels, strict=True))
+    ]
+    path = tmp_path / "review.csv"
+    write_review(path, rows, task=task)
+    edit(path, ("r-0,007,true,yes", "r-0,7,WAHR,VRAI"), ("r-1,true,false,no", "r-1,VERO,FALSO,FALSCH"))
+    edit(path, ('"12,5",\'+1.50,yes', '12.5,"1,5",1.0'))
+    assert read_review(path, rows, task) == {row.id: Answer(label=row.label, keep=row.keep) for row in rows}
+    edit(path, ("7,WAHR,VRAI", "8,WAHR,Ja"))
+    with pytest.raises(InputError, match=r"(?s)the text of r-0 was changed.*keep is 'Ja'; allowed are yes and no"):
+        read_review(path, rows, task)
+
+
 def test_a_table_that_cannot_be_read_names_no_option_that_there_is_not(table: Path) -> None:
     text = table.read_text("utf-8-sig")
     table.write_bytes(text.replace("plain", "caf\u00e9").encode("cp1252", "replace"))

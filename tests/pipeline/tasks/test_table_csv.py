@@ -164,6 +164,13 @@ def test_a_line_that_repeats_the_names_is_left_out_and_counted(tmp_path: Path) -
     assert (gone.reason, gone.count, gone.lines) == ("repeated_header", 2, (3, 5))
 
 
+def test_a_table_in_markdown_has_no_row_of_signs(tmp_path: Path) -> None:
+    table = read(tmp_path, "| text | label |\n| --- | :---: |\n| Stuck. | lock |\n| --- | --- |\n")
+    found = [(row["text"].strip(), row["label"].strip()) for row in table.rows.values()]
+    assert found == [("Stuck.", "lock"), ("---", "---")]
+    assert [(gone.reason, gone.lines) for gone in table.left_out] == [("rule", (2,))]
+
+
 def test_rows_of_another_width_are_errors_or_left_out_as_asked(tmp_path: Path) -> None:
     lines = "".join(f"text {place},{'x,' * (place % 2)}a\n" for place in range(30))
     with pytest.raises(InputError) as caught:

@@ -10,8 +10,9 @@ import pytest
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.table_files import read_table
-from fourshot.pipeline.tasks.tables import drop_overlap, load_split
+from fourshot.pipeline.tasks.tables import drop_overlap, find_labels, load_split
 from fourshot.pipeline.tasks.task_file import check_task, load_task
+from fourshot.pipeline.tasks.types import DataSource
 from tests.pipeline.task_folders import COLD, TASK, WARM, rows_of, write_jsonl, write_task
 
 ROWS = rows_of(WARM, "warm") + rows_of(COLD, "cold")
@@ -107,6 +108,15 @@ def test_integers_stand_for_labels_through_label_values(tmp_path: Path) -> None:
     assert [example.label for example in examples] == ["warm"] * 4 + ["cold"] * 4
 
 
+def test_true_and_false_stand_for_labels_however_they_are_written(tmp_path: Path) -> None:
+    values = 'folder = "."\nlabel_values = {true = "warm", FALSE = "cold"}'
+    task = load_task(write_task(tmp_path, TASK.replace('folder = "."', values)))
+    labels = (True, "TRUE", "true", False, "False")
+    write_jsonl(tmp_path / "train.jsonl", [{"text": f"n{i}", "label": label} for i, label in enumerate(labels)])
+    names = [example.label for example in load_split(task, "train").examples]
+    assert names == ["warm", "warm", "warm", "cold", "cold"]
+
+
 def test_class_names_that_a_hub_parquet_file_carries_are_used(tmp_path: Path) -> None:
     import datasets
 
@@ -118,6 +128,9 @@ def test_class_names_that_a_hub_parquet_file_carries_are_used(tmp_path: Path) ->
     rows = datasets.Dataset.from_dict({"text": ["Snow.", "Lava."], "label": [0, 1]}, features=features)
     rows.to_parquet(tmp_path / "train.parquet")
     assert [example.label for example in load_split(load_task(path), "train").examples] == ["cold", "warm"]
+    table = read_table(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="the class number 2, and the file has names for 0 to 1"):
+        find_labels(DataSource(), table, 2, {})
 
 
 def test_empty_repeated_and_contradicting_rows_are_left_out_of_train_and_counted(tmp_path: Path) -> None:
@@ -198,6 +211,14 @@ def test_names_that_earlier_builds_gave_are_still_known(tmp_path: Path) -> None:
     path = write_task(tmp_path, TASK.replace('"warm"', "\"['warm']\"").replace('"cold"', '"1.0"'))
     write_jsonl(tmp_path / "train.jsonl", rows_of(WARM, "['warm']") + rows_of(COLD, "1.0"))
     assert {example.label for example in load_split(load_task(path), "train").examples} == {"['warm']", "1.0"}
+
+
+def test_a_label_that_is_to_be_left_out_is_known_in_another_spelling(tmp_path: Path) -> None:
+    toml = TASK.replace('folder = "."', 'folder = "."\nleave_out = ["Spam"]')
+    task = load_task(write_task(tmp_path, toml))
+    write_jsonl(tmp_path / "train.jsonl", [*ROWS, {"text": "Buy now.", "label": "spam"}])
+    with pytest.raises(InputError, match=r"label 'spam' .*\$\.data\.leave_out has 'Spam', in another spelling"):
+        load_split(task, "train")
 
 
 def test_a_split_without_labels_is_called_that(tmp_path: Path) -> None:

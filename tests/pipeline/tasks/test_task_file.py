@@ -183,6 +183,51 @@ def test_each_fault_of_a_task_file_is_named(tmp_path: Path, old: str, new: str, 
     assert any(fault in error for error in errors(write_task(tmp_path, TASK.replace(old, new))))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('noun = "note"', 'noun = "note"\nnoun = "n"', "Cannot overwrite a value. The key stands there twice."),
+        ('name = "cold"', "name = cold", "Invalid value. Write a text in double quotes"),
+        ('name = "cold"', "name = \u201ccold\u201d", "Invalid value. The line has typographic quotes."),
+        ('folder = "."', 'folder = "C:\\data"', "Unescaped '\\' in a string. Write each backslash twice"),
+        ("[[labels]]", "[labels]", "Each label begins with [[labels]], in two brackets."),
+        ("[data]", "[data]\n[data]", "This table stands there twice."),
+        ('noun = "note"', "noun = 3", 'expected string, got integer (3). Write it in quotes: "3".'),
+        ('folder = "."', 'folder = "."\nlabel_values = {0.0 = "warm"}', "A key with a point stands in quotes"),
+        ('folder = "."', 'folder = "."\nleave_out = "spam"', 'Write it in brackets: ["spam"].'),
+        ('folder = "."', 'folder = "s3://b/x"', "$.data.folder: 's3://b/x' is an address; allowed is a folder"),
+        ('folder = "."', 'hub = "https://x.y/a/b"', "$.data.hub: 'https://x.y/a/b' is an address; allowed is a data"),
+        ('folder = "."', 'folder = "."\ntrain_split = "train.jsonl"', "without the ending: 'train'."),
+        ('name = "cold"', 'name = "cold"\nword = "very\\ncold"', "$.labels[1].word: 'very\\ncold' has a line end"),
+        ("[data]", '[data]\nnoun_plural = "notes"', "$.data.noun_plural: unknown key"),
+        ('name = "cold"', 'name = "cold"\nfields = ["a", "b"]', "It belongs above the first line in brackets"),
+        ("[data]", 'folder = "."\n[data]', "It belongs below [data]."),
+        ('folder = "."', 'folder = "."\nheader = "no"', "Write true or false, without quotes."),
+        ("[data]", 'labels = ["warm", "cold"]\n[data]', "Write [[labels]] in a line of its own for each label"),
+    ],
+)
+def test_a_usual_mistake_in_toml_is_told_with_what_to_write(tmp_path: Path, old: str, new: str, fault: str) -> None:
+    toml = TASK[: TASK.index("[[labels]]")] if "labels = [" in new else TASK
+    found = errors(write_task(tmp_path, toml.replace(old, new)))
+    assert any(fault in error for error in found), found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "what"),
+    [
+        ("the note as", "{text} as", "$.instruction", "'{text}' stays as it is"),
+        ("the note as", "the note {{ note }} as", "$.instruction", "'{{ note }}' stays as it is"),
+        ('name = "warm"', 'name = "warm"\nword = "Cold"', "$.labels[0].word", "'cold' is the name of $.labels[1]"),
+    ],
+)
+def test_what_is_read_otherwise_than_it_looks_is_warned_of(
+    tmp_path: Path, old: str, new: str, where: str, what: str
+) -> None:
+    toml = TASK.replace(old, new).replace('name = "cold"', 'name = "cold"\nword = "frost"')
+    faults = [(one.severity, one.where) for one in check_task(write_task(tmp_path, toml)) if what in one.what]
+    assert faults == [("warning", where)]
+
+
 def test_a_label_word_without_letters_is_a_warning(tmp_path: Path) -> None:
     path = write_task(tmp_path, TASK.replace('name = "cold"', 'name = "cold"\nword = "1"'))
     assert [(f.severity, f.where) for f in check_task(path)] == [("warning", "$.labels[1].word")]

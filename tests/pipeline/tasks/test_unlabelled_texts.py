@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.generation import PairSource
+from fourshot.pipeline.tasks.pairs import load_inputs
 from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.pipeline.tasks.types import DataSource, Label, Task
 from fourshot.pipeline.tasks.unlabelled import load_unlabelled
@@ -41,6 +43,25 @@ def test_a_column_in_doubt_is_asked_for_and_the_only_one_is_not(tmp_path: Path) 
     with pytest.raises(InputError, match="no column 'nobody'"):
         load_unlabelled(table(tmp_path, [{"only": "A mail."}]), TASK, 0, "nobody")
     assert load_unlabelled(table(tmp_path, [{"only": "A mail."}]), TASK, 0).texts == ((1, "A mail."),)
+
+
+def test_a_first_line_that_may_be_a_text_is_asked_about(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    file.write_text("I was charged twice\ncannot log in\n")
+    for read in (lambda: load_unlabelled(file, TASK, 0), lambda: open_texts(file)):
+        with pytest.raises(
+            InputError, match=r"'I was charged twice', would name its only column.*--text-column 'I was"
+        ):
+            read()
+    assert load_unlabelled(file, TASK, 0, "I was charged twice").texts == ((2, "cannot log in"),)
+    with pytest.raises(InputError, match="would name its only column"):
+        load_inputs(file, PairSource())
+    file.write_text("late parcel\ncannot log in\n")
+    said = "the first line, 'late parcel', was taken for the name of the column"
+    assert said in load_unlabelled(file, TASK, 0).note and said in str(open_texts(file).warnings)
+    file.write_text("message\ncannot log in\n")
+    assert "first line" not in load_unlabelled(file, TASK, 0).note and not open_texts(file).warnings
+    assert load_unlabelled(table(tmp_path, [{"what they wrote": "A mail."}]), TASK, 0).texts == ((1, "A mail."),)
 
 
 def test_one_text_per_line_whatever_ends_it(tmp_path: Path) -> None:

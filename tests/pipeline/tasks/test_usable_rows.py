@@ -191,7 +191,7 @@ def test_signs_around_each_text_are_pointed_out(form: str, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["19 \u0080", "f\u00c3\u00bcr dich", "it\u00e2\u20ac\u2122s", "5\u00c2\u00a0km", "caf\ufffd"]
+    "text", ["19 \u0080", "f\u00c3\u00bcr dich", "it\u00e2\u20ac\u2122s", "5\u00c2\u00a0km", "caf\ufffd", "a_x000D_\nb"]
 )
 def test_texts_that_were_read_in_another_encoding_are_pointed_out(text: str) -> None:
     notices = use([(text, "lock"), ("S\u00c3O PAULO, \u00c2ngela", "damage")]).notices
@@ -277,9 +277,10 @@ def test_verdicts_are_read_as_labels_are(yes: object) -> None:
     }
 
 
-def test_another_column_of_verdicts_is_asked_for() -> None:
-    table = verdict_rows("status", "approved", "approved", "rejected", "")
+@pytest.mark.parametrize("no", ["rejected", "RETURNED", "timed-out"])
+def test_another_column_of_verdicts_is_asked_for(no: str) -> None:
+    table = verdict_rows("status", "approved", "approved", no, "")
     with pytest.raises(InputError, match=r"'status' \(approved\) may say.*--verdict-column status.*-column none"):
         usable_rows(table, TableChoices())
     used = usable_rows(table, TableChoices(verdict_column="status"))
-    assert left_out(used) == {"status=rejected": (4,), "status=": (5,)}
+    assert left_out(used) == {f"status={no}": (4,), "status=": (5,)}

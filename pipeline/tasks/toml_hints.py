@@ -1,0 +1,50 @@
+"""What to write instead, where a task file is no TOML, or a value in it is of another type."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+SYNTAX = "The syntax is described at https://toml.io."
+# What Python's parser says -> what the usual mistake is.
+_REASONS = {
+    "Cannot overwrite a value": "The key stands there twice. Remove one.",
+    "Invalid value": 'Write a text in double quotes, such as "billing"; numbers and lists without.',
+    "Unescaped '\\' in a string": "Write each backslash twice, or the text in 'single quotes'.",
+}
+_CURLY = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2018\u2019"
+
+
+def toml_hint(reason: str, line: Sequence[str]) -> str:
+    """What to do about a document that cannot be read; ``line``: that of the fault, where it is known."""
+    if reason == "Cannot declare ('labels',) twice":
+        return "Each label begins with [[labels]], in two brackets."
+    if reason.startswith("Cannot declare"):
+        return "This table stands there twice. Put all of it under one of them."
+    if any(char in "".join(line) for char in _CURLY) and not reason.startswith("Cannot"):
+        return 'The line has typographic quotes. Write them straight: "...".'
+    return _REASONS.get(reason, SYNTAX)
+
+
+def misplaced(at: str, key: str, of_task: Collection[str], of_data: Collection[str]) -> str:
+    """Where a key belongs that is known, but stands in another table; "" where it is not."""
+    if at != "$" and key in of_task:
+        return "It belongs above the first line in brackets: what stands below one is part of that table."
+    return "It belongs below [data]." if at != "$.data" and key in of_data else ""
+
+
+def type_hint(at: str, expected: type, value: Any) -> str:
+    """What to write where a value at the key ``at`` is of another type; "" where that is plain."""
+    if expected is str and isinstance(value, bool):
+        return f'Write it in quotes: "{str(value).lower()}".'
+    if expected is str and isinstance(value, int | float):
+        return f'Write it in quotes: "{value}".'
+    if expected is str and isinstance(value, dict) and at.startswith("$.data.label_values."):
+        return 'A key with a point stands in quotes, such as "1.0" = "billing".'
+    if at == "$.labels" or (at.startswith("$.labels[") and expected is dict):
+        return 'Write [[labels]] in a line of its own for each label, and name = "..." below it.'
+    if expected is bool:
+        return "Write true or false, without quotes."
+    if expected is dict and at == "$.data":
+        return 'Write [data] in a line of its own, and folder = "..." below it.'
+    if expected is list and isinstance(value, str):
+        return f'Write it in brackets: ["{value}"].'
+    return ""
