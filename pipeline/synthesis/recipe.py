@@ -14,8 +14,6 @@ import msgspec
 from fourshot.pipeline.synthesis.evidence import KindEvidence
 from fourshot.pipeline.synthesis.settings import RunSettings
 
-LEAST_AGREEMENT = 0.5  # of adapters with the labels of held-out shots, for texts to be kept by it
-
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """What is learnt of a text in one run, and why."""
@@ -32,23 +30,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 def chosen_recipe(evidence: Mapping[str, KindEvidence]) -> Recipe:
     """Probabilities if the base in context is more accurate on held-out shots than adapters, at a lower log loss.
 
-    ``evidence``: by kind of reader, "adapters" and "in context"; only the former where not all shots fit into a prompt.
+    ``evidence``: by kind of reader, "adapters" and "in context".
 
     Where accuracy and log loss disagree, or as many are right, there are too few shots to tell: labels are learnt.
-    Without the base, probabilities are learnt if adapters read most held-out shots wrongly: most texts would then be
-    drawn in vain, because adapters disagree with the label that they were drawn for.
     """
-    adapters = evidence["adapters"]
-    if "in context" not in evidence:
-        return Recipe(
-            targets="soft" if adapters.accuracy < LEAST_AGREEMENT else "agreement",
-            reason=(
-                f"not all shots fit into one prompt of the base; of {adapters.num_texts} held-out shots, adapters read "
-                f"{adapters.accuracy:.0%} correctly (below {LEAST_AGREEMENT:.0%}, most texts would be dropped)"
-            ),
-            evidence=dict(evidence),
-        )
-    in_context = evidence["in context"]
+    adapters, in_context = evidence["adapters"], evidence["in context"]
     is_better = in_context.accuracy > adapters.accuracy and in_context.loss < adapters.loss
     return Recipe(
         targets="soft" if is_better else "agreement",
@@ -61,13 +47,5 @@ def chosen_recipe(evidence: Mapping[str, KindEvidence]) -> Recipe:
 
 
 def resolved(settings: RunSettings, recipe: Recipe | None) -> RunSettings:
-    """``settings`` with what was found; without it, labels that agree are learnt.
-
-    The base reads nothing where it was not compared, because it cannot be shown all shots.
-    """
-    if not recipe or not settings.is_tried:
-        return settings
-    found = settings.with_targets(recipe.targets)
-    if recipe.targets == "agreement" or "in context" in recipe.evidence or not recipe.evidence:
-        return found
-    return msgspec.structs.replace(found, annotate=msgspec.structs.replace(found.annotate, in_context=0))
+    """``settings`` with what was found; without it, labels that agree are learnt."""
+    return settings.with_targets(recipe.targets) if recipe and settings.is_tried else settings

@@ -48,9 +48,8 @@ class RecipeStage(EngineStage, frozen=True, kw_only=True, tag="recipe"):
 
 def _found(item: RecipeItem, engine: Engine) -> Recipe:
     committee = Committee(engine, item.task, item.readers, item.settings, item.shots)
-    if not committee.shows_all_shots:  # then the base knows less of the classes than adapters do
-        adapters = [reader for reader in item.readers if reader.adapter]
-        committee = Committee(engine, item.task, adapters, item.settings, item.shots)
+    if not committee.shows_all_shots:
+        return Recipe(targets="agreement", reason="not all shots fit into one prompt of the base")
     committee.ask_about_shots()
     return chosen_recipe(committee.evidence)
 

@@ -37,19 +37,6 @@ def test_probabilities_are_learnt_where_the_base_in_context_reads_better_in_both
     assert ("probabilities of all labels" in str(recipe)) == (targets == "soft")
 
 
-@pytest.mark.parametrize(("accuracy", "targets"), [(0.36, "soft"), (0.5, "agreement"), (0.8, "agreement")])
-def test_without_the_base_probabilities_are_learnt_where_most_texts_would_be_dropped(
-    accuracy: float, targets: str
-) -> None:
-    recipe = chosen_recipe({"adapters": read(accuracy, 1.2)})
-    assert recipe.targets == targets
-    assert "not all shots fit into one prompt" in str(recipe) and f"{accuracy:.0%}" in str(recipe)
-    found = resolved(RunSettings(), recipe)
-    committee = PRESETS["soft"].annotate if targets == "soft" else AnnotateSettings(targets="agreement")
-    assert found.annotate == msgspec.structs.replace(committee, in_context=0), "the base cannot be shown all shots"
-    assert found.generate == (PRESETS["soft"] if targets == "soft" else RunSettings()).generate
-
-
 @pytest.mark.parametrize(
     "said",
     [

@@ -96,21 +96,16 @@ def test_a_run_goes_on_as_its_shots_say_and_asks_them_once(
     assert not runs.heard and len(asked) == 1, "nothing was left to do"
 
 
-@pytest.mark.parametrize("targets", ["agreement", "soft"])
-def test_where_not_all_shots_fit_into_a_prompt_adapters_alone_are_asked_and_read(
-    runs: WholeRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: Literal["agreement", "soft"]
+def test_where_not_all_shots_fit_into_a_prompt_labels_must_agree(
+    runs: WholeRuns, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, folder = Listener(runs.heard), RunFolder(tmp_path / "run")
+    engine = Listener(runs.heard)
     engine.settings = EngineSettings(model="fake", max_model_len=60)
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
-    asked = says(monkeypatch, targets)
-    run_task(runs.task, "fake", SETTINGS, folder.path, runs.events.append, until="annotators")
-    (evidence,) = asked
-    assert evidence.keys() == {"adapters"} and evidence["adapters"].num_texts == len(folder.shots())
-    found = folder.recipe()
-    assert found and found.targets == targets and str(found) in runs.said
-    readers = teacher_of_run(open_run(folder.path)).readers
-    assert len(readers) == 4 and all(reader.adapter for reader in readers)
+    run_task(runs.task, "fake", SETTINGS, tmp_path / "run", runs.events.append, until="annotators")
+    found = RunFolder(tmp_path / "run").recipe()
+    assert found and found.targets == "agreement" and "not all shots fit into one prompt" in found.reason
+    assert str(found) in runs.said and not asked
 
 
 @pytest.mark.parametrize("said", [{"targets": "agreement"}, {"folds": 2}, {"num_adapters": 2}, {"confidence": 0.1}])
