@@ -54,7 +54,7 @@ def test_what_is_trained_learns_a_token_for_each_label_and_the_base_says_words(t
     experiment = begun(tmp_path / "run", "zero_shot", "icl", "fourshot", "paper")
     trained = finish(experiment)
     said = {cell.name: experiment.evaluation_cell(cell).form.verbalizer for cell in experiment.cells}
-    assert said == {"zero_shot": "word", "icl": "word", "fourshot": "token", "paper": "word"}  # paper: whole texts
+    assert said == {"zero_shot": "auto", "icl": "auto", "fourshot": "token", "paper": "word"}  # paper: whole texts
     write_cards(experiment)
     for cell in experiment.cells:
         if result := experiment.result(cell):
