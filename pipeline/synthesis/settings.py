@@ -204,8 +204,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     prompt_style: PromptStyle = "plain"  # chat: through the base's chat template; auto: what reads the shots better
     # What adapters learn to say for a label: a token of its own, or its whole word.
     verbalizer: Literal["token", "word"] = "token"
-    # What a base without an adapter is asked for: whole words, or as much as tells them apart, in fewer requests. auto:
-    # the latter where whole words take many.
+    # What a base without an adapter says: whole words, or what tells them apart; auto: the latter for many labels.
     base_verbalizer: Literal["auto", "word", "prefix"] = "auto"
     shot_weight: float = 1.0  # of a real example's loss, where a synthetic one counts 1
     max_text_words: int = MAX_TEXT_WORDS  # longer texts are cut, the same in training and serving
