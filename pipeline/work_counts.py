@@ -142,10 +142,10 @@ class Counts:
         return num_requests([tuple(self.tokens.pieces(f" {word}")) for word in self.task.label_words], verbalizer)
 
 
-def rounds_for(wanted: float, rate: float, first: int, most: int) -> list[int]:
-    """Draws of each round until a class has enough. See `pipeline.loop.plan.RoundPlan`."""
+def rounds_for(wanted: float, rate: float, first: int, most: int, *, whole: bool) -> list[int]:
+    """Draws of each round until a class has enough. See `pipeline.loop.plan.RoundPlan`; ``whole``: all as the first."""
     rate, rounds = max(rate, 0.01), list[int]()
     while wanted > (0.1 * rate * most if rounds else 0):
-        rounds.append(min(most, ceil(wanted / rate)) if rounds and first < most else first)
+        rounds.append(min(most, ceil(wanted / rate)) if rounds and not whole else first)
         wanted -= rate * rounds[-1]
     return rounds

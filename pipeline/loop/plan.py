@@ -28,7 +28,7 @@ REPORTS = 20  # of a round, while it is drawn
 # A round has fewer draws than ``draws_per_round`` where so many times what a class needs are fewer: by the least
 # acceptance that is usual where annotators judge, or of well-formed texts where all of them count.
 JUDGED_DRAWS, WELL_FORMED_DRAWS = 4.0, 1.5
-MOST_WHOLE_DRAWS = 2048  # of a round, before a later one draws for each class only what it lacks
+MOST_WHOLE_DRAWS = 2048  # of a round of all classes; more than these are not drawn again for a few texts that lack
 SPARE_DRAWS = 1.5  # of such a class in later rounds, times what it still lacks by its acceptance
 SPREAD_DRAWS = 16  # of a unit, and
 SPREAD_TEXTS = 64  # of one to be read, where a round is spread over many engines
@@ -118,10 +118,8 @@ class RoundPlan(DrawPlan):
 
     def _draws(self, label: str) -> int:
         count, most = self.counts.by_label[label], self._settings.generate.draws_per_round
-        first = first_draws(self._settings)
-        whole = first == most and most * len(self.counts.by_label) <= MOST_WHOLE_DRAWS
-        if whole or not count.drawn:
-            return first
+        if not count.drawn or draws_whole_rounds(self._settings, len(self.counts.by_label)):
+            return first_draws(self._settings)
         return min(most, max(FEWEST_DRAWS, math.ceil(SPARE_DRAWS * self.counts.missing[label] / count.acceptance)))
 
 
@@ -205,8 +203,14 @@ class ReadPlan(DrawPlan):
         return [DrawBatch(number, (), tuple(texts))]
 
 
+def draws_whole_rounds(settings: RunSettings, num_labels: int) -> bool:
+    """Whether later rounds draw as much for a class as the first, whatever it lacks: of few classes that is little."""
+    most = settings.generate.draws_per_round
+    return first_draws(settings) == most and most * num_labels <= MOST_WHOLE_DRAWS
+
+
 def first_draws(settings: RunSettings) -> int:
-    """Draws per class of the first round; if as many as ``draws_per_round``, of every round."""
+    """Draws per class of the first round."""
     judged = settings.annotate.annotator != "none" and not settings.learns_soft
     needed = math.ceil((JUDGED_DRAWS if judged else WELL_FORMED_DRAWS) * settings.generate.per_class)
     return min(settings.generate.draws_per_round, needed)

@@ -202,7 +202,7 @@ class RoundSink:
         new = [label for label in all_stalled if label not in self._stalled]
         self._stalled.update(new)
         if new and len(all_stalled) < len(counts.missing) and not self._is_pool:
-            what_comes = "goes on with these" if self._settings.allow_short else "will end without --allow-short"
+            what_comes = "goes on with these" if self._settings.allow_short else "ends, unless --allow-short is given"
             message = f"{self._task.name}, {stalled(counts, new)}. The run draws for the others, then {what_comes}."
             self._on_event(Event(stage="generate", message=message))
 

@@ -11,7 +11,7 @@ import msgspec
 from fourshot.engine.models import checkpoint_shapes
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast, Work, foretell
-from fourshot.pipeline.loop.plan import first_draws
+from fourshot.pipeline.loop.plan import draws_whole_rounds, first_draws
 from fourshot.pipeline.loop.rounds import pool_settings
 from fourshot.pipeline.runs.calibrating import FEWEST_UNSEEN, MOST_UNSEEN, other_subjects
 from fourshot.pipeline.runs.cells import MethodCell
@@ -88,7 +88,7 @@ class _Remaining:
         if not writer.settings.annotate.has_pool:
             return []
         wanted = pool_settings(writer.settings, len(self._experiment.task.labels))
-        return _rounds(wanted, wanted.generate.per_class, self._speed.well_formed)
+        return self._rounds(wanted, wanted.generate.per_class, self._speed.well_formed)
 
     def _pool(self, writer: MethodCell) -> list[Work]:
         rounds = self._pool_rounds(writer)
@@ -167,7 +167,7 @@ class _Remaining:
         keeps_all = settings.learns_soft or settings.annotate.annotator == "none"
         rate = self._speed.well_formed if keeps_all else self._speed.accepted
         drawn = sum(self._pool_rounds(writer))
-        rounds = _rounds(settings, generate.per_class - drawn * rate, rate)
+        rounds = self._rounds(settings, generate.per_class - drawn * rate, rate)
         part = self._reading(writer, (drawn + sum(rounds)) * self._speed.well_formed * counts.num_labels)
         if rounds:
             part = counts.draws(sum(rounds), chat=writer.form.chat, batches=len(rounds)) + part
@@ -229,9 +229,9 @@ class _Remaining:
         others = len(other_subjects()) + min(MOST_UNSEEN, round(unseen)) if unseen >= FEWEST_UNSEEN else 0
         return PROBE_TEXTS + len(cell.shots) + others
 
-
-def _rounds(settings: RunSettings, wanted: float, rate: float) -> list[int]:
-    return rounds_for(wanted, rate, first_draws(settings), settings.generate.draws_per_round)
+    def _rounds(self, settings: RunSettings, wanted: float, rate: float) -> list[int]:
+        whole = draws_whole_rounds(settings, len(self._experiment.task.labels))
+        return rounds_for(wanted, rate, first_draws(settings), settings.generate.draws_per_round, whole=whole)
 
 
 def _at(stage: str, work: Work) -> Work:

@@ -77,17 +77,20 @@ def test_what_stages_took_stands_beside_it_and_the_whole_is_judged_once_all_are_
 
 
 @pytest.mark.parametrize(
-    ("wanted", "rate", "first", "rounds"),
+    ("wanted", "rate", "first", "whole", "rounds"),
     [
-        (80, 0.8, 64, [64, 64]),
-        (50, 0.8, 64, [64]),
-        (0, 0.5, 64, []),
-        (50, 0.0, 64, [64] * 79),
-        (10, 0.2, 40, [40, 10]),
+        (80, 0.8, 64, True, [64, 64]),
+        (80, 0.8, 64, False, [64, 36]),
+        (50, 0.8, 64, True, [64]),
+        (0, 0.5, 64, True, []),
+        (50, 0.0, 64, True, [64] * 79),
+        (10, 0.2, 40, False, [40, 10]),
     ],
 )
-def test_rounds_until_a_class_has_enough(wanted: float, rate: float, first: int, rounds: list[int]) -> None:
-    assert rounds_for(wanted, rate, first, 64) == rounds
+def test_rounds_until_a_class_has_enough(
+    wanted: float, rate: float, first: int, whole: bool, rounds: list[int]
+) -> None:
+    assert rounds_for(wanted, rate, first, 64, whole=whole) == rounds
 
 
 SMALL = RunSettings(

@@ -258,7 +258,7 @@ def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everythi
 
 def test_a_class_that_stalls_is_told_of_at_once_while_others_go_on(tmp_path: Path) -> None:
     hopeless, fine = TASK.label_names[:2]
-    for allow_short, what_comes in ((False, "will end without --allow-short"), (True, "goes on with these")):
+    for allow_short, what_comes in ((False, "ends, unless --allow-short is given"), (True, "goes on with these")):
         told: list[Event] = []
         wanted = settings(per_class=20, draws_per_round=2, min_acceptance=0.02)
         wanted = msgspec.structs.replace(wanted, allow_short=allow_short)
