@@ -116,7 +116,7 @@ class UnitRunner:
         task = self._tasks[unit.brief]
         try:
             if isinstance(unit, ReadUnit):
-                scores, agreement = task.read(unit.texts, unit.folds)
+                scores, agreement = task.read(unit.texts, unit.folds, unit.intended)
                 result = UnitResult(unit=unit, scores=scores, agreement=agreement, evidence=task.take_evidence())
             else:
                 result = self._drawn(unit, slices, task, meanwhile)
@@ -234,7 +234,7 @@ class _Task:
         """The draws, by id, with what is wrong with their form, or with scores; and those that could not be read."""
         draws = sorted(draws, key=lambda draw: draw.candidate.id)
         reasons = [self._filter.alone(draw.candidate) for draw in draws]
-        well_formed = [draw.candidate.text for draw, reason in zip(draws, reasons, strict=True) if reason is None]
+        well_formed = [draw.candidate for draw, reason in zip(draws, reasons, strict=True) if reason is None]
         answers = iter(self._scores_or_errors(well_formed))
         read, faults = list[Draw](), list[DrawFault]()
         for draw, reason in zip(draws, reasons, strict=True):
@@ -247,26 +247,27 @@ class _Task:
                 read.append(msgspec.structs.replace(draw, reason=reason, scores=answer))
         return read, faults
 
-    def _scores_or_errors(self, texts: Sequence[str]) -> "Sequence[tuple[float, ...] | str]":
+    def _scores_or_errors(self, given: Sequence[Candidate]) -> "Sequence[tuple[float, ...] | str]":
         """Label scores of each text, or why the engine refuses it: one bad text must not take others with it."""
-        if not texts:
+        if not given:
             return []
         if self.brief.settings.annotate.annotator == "none":
-            return [()] * len(texts)
+            return [()] * len(given)
         try:
-            return [tuple(round(score, 6) for score in row) for row in self.read(texts)[0]]
+            scores, _ = self.read([one.text for one in given], intended=[one.label for one in given])
+            return [tuple(round(score, 6) for score in row) for row in scores]
         except InputError as error:
-            if len(texts) == 1:
+            if len(given) == 1:
                 return [str(error)]
-            return [answer for text in texts for answer in self._scores_or_errors([text])]
+            return [answer for one in given for answer in self._scores_or_errors([one])]
 
     def read(
-        self, texts: Sequence[str], folds: Sequence[int | None] = ()
+        self, texts: Sequence[str], folds: Sequence[int | None] = (), intended: Sequence[str] = ()
     ) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
         """The annotator's scores, uncalibrated, nats [num_texts, num_labels]; of a committee, how far it agrees."""
         if not isinstance(self._annotator, Committee):
             return tuple(map(tuple, self._annotator.scores(texts).astype(np.float64).tolist())), ()
-        probabilities, agreement = self._annotator.read(texts, folds)
+        probabilities, agreement = self._annotator.read(texts, folds, intended)
         return tuple(map(tuple, np.log(probabilities).tolist())), tuple(agreement.tolist())
 
 

@@ -76,6 +76,7 @@ class ReadUnit(msgspec.Struct, frozen=True, kw_only=True, tag="read"):
     number: int  # position among the read units of the brief
     texts: tuple[str, ...]
     folds: tuple[int | None, ...] = ()  # of each text: the fold whose adapter did not see it; empty: none was seen
+    intended: tuple[str, ...] = ()  # of each text: the label that it was drawn for, "" for none; empty: none has one
     fresh: bool = False
 
     @property

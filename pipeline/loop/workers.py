@@ -59,8 +59,8 @@ def open_workers(
     if ray:
         from fourshot.pipeline.loop.ray_workers import RayWorkers
 
-        files = [reader.adapter or reader.encoder for reader in readers]
-        return RayWorkers(engine, ray, [one.path for one in files if one], tell)
+        files = [one.path for reader in readers for one in (*reader.adapters, reader.encoder) if one]
+        return RayWorkers(engine, ray, files, tell)
     from fourshot.pipeline.loop.local_worker import LocalWorker
 
     return LocalWorker(engine, log)

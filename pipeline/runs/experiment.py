@@ -75,6 +75,7 @@ class Experiment:
         self.settings = msgspec.structs.replace(settings, align=self._layout.align)
         self.store = store or root / "adapters"
         self.encoder_store = self.store.with_name("encoders")
+        self.average_store = self.store.with_name("averages")
         self.unlabelled = tuple(unlabelled)
         self.seeds = sorted(seeds, key=lambda examples: examples.seed)
         self.test = data.measured(settings.test_limit)
@@ -162,6 +163,11 @@ class Experiment:
         adapters = [Adapter(name=result.name, path=result.path) for result in self.annotator_results(writer)]
         encoders = trainings.finished_encoders(self.encoder_store, self.encoder_jobs(writer))
         return trainings.committee(writer, adapters, encoders)
+
+    def text_readers(self, writer: MethodCell) -> tuple[Reader, ...]:
+        """The same as they read texts: with ``annotate.average``, an average before those that are asked alike."""
+        readers, averages = self.readers(writer), writer.settings.averages(len(self.task.labels))
+        return trainings.averaged(readers, self.average_store) if averages else readers
 
     def encoder_jobs(self, writer: MethodCell) -> list[StudentJob]:
         """The trainings of the committee's encoders. Raises ModelNotFoundError where there is no encoder."""

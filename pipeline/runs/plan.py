@@ -29,6 +29,7 @@ from fourshot.training.lora.train import PROBE_TEXTS
 from fourshot.training.students.train import finished_student
 
 ENCODER_PARAMETERS = 22e6  # of the embedded encoder
+OPEN_SHARE = 0.3  # of texts that an average leaves open, so that each of its adapters reads them
 
 
 def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: Speed) -> list[Work]:
@@ -177,13 +178,18 @@ class _Remaining:
         """By everyone in the committee, and by one of the folds."""
         annotate = writer.settings.annotate
         wordings = [wording for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))]
+        counts, alone = self._counts[writer.key], Work(stage="")
+        if writer.settings.averages(counts.num_labels):
+            for wording in (one for one in wordings if wordings.count(one) > 1):
+                form = msgspec.structs.replace(writer.form, wording=wording)
+                alone += counts.reads(texts * OPEN_SHARE, form, adapter=True)
+            wordings = [*dict.fromkeys(wordings)]
         wordings += ["task"] if annotate.folds else []
         forms = [msgspec.structs.replace(writer.form, wording=wording) for wording in wordings]
-        counts = self._counts[writer.key]
         encoded = texts * annotate.num_encoders if annotate.annotator == "adapters" else 0
         tokens = encoded * counts.text_tokens * self._encoder_share if encoded else 0.0  # as if the base read them
         read = Work(stage="", calls=encoded, prompt_tokens=tokens)
-        return read + counts.committee(texts, forms, writer.shots, writer.form.chat)
+        return read + alone + counts.committee(texts, forms, writer.shots, writer.form.chat)
 
     def _choosing(self, trial: MethodCell) -> list[Work]:
         """Shots are read, if the base model in context can be shown all of them."""

@@ -21,6 +21,7 @@ from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.training.jobs.jobs import TrainingJob
+from fourshot.training.lora.averaging import average, can_average
 from fourshot.training.lora.examples import TrainingExample
 from fourshot.training.students.encoders import resolve_encoder
 from fourshot.training.students.examples import StudentJob, TaughtExample
@@ -173,6 +174,21 @@ def committee(
         for fold, adapter in enumerate(adapters[annotate.num_adapters :])
     ]
     return tuple(readers)
+
+
+def averaged(readers: Sequence[Reader], parent: Path) -> tuple[Reader, ...]:
+    """``readers``, with an average in place of adapters that are asked alike. Averages are in ``parent``."""
+    alike: dict[Reader, list[Reader]] = {}  # by how they are asked
+    for reader in readers:
+        if reader.adapter and reader.fold is None:
+            alike.setdefault(msgspec.structs.replace(reader, adapter=None, left_out=()), []).append(reader)
+    averages = list[Reader]()
+    for form, members in alike.items():
+        adapters = [reader.adapter for reader in members if reader.adapter]
+        if can_average(adapters):
+            averages.append(msgspec.structs.replace(form, adapter=average(adapters, parent), averages=tuple(members)))
+    stood_for = {member for reader in averages for member in reader.averages}
+    return (*averages, *(reader for reader in readers if reader not in stood_for))
 
 
 def shots_left_out(writer: MethodCell, count: int) -> list[tuple[int, ...]]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fourshot.training.students.classifier import StudentClassifier
 
 
+OPEN = 1.0  # nats of log-odds; of an average's answers, few further from zero are not those of its adapters' mean
 PROMPT_FOLDS = 4  # the shots are left out of a prompt in so many parts, to be asked about
 
 
@@ -50,11 +51,22 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
     filler: Filler | None = None  # of the same
     verbalizer: Verbalizer = "word"  # what it learnt to say
     fold: int | None = None  # reads the candidates of this fold, which it was not trained on; None reads all
+    averages: tuple["Reader", ...] = ()  # of an average: the adapters that it stands for
 
     @property
     def kind(self) -> str:
         """Those of a kind are believed alike."""
         return "adapters" if self.adapter else "encoders" if self.encoder else "in context"
+
+    @property
+    def alone(self) -> tuple["Reader", ...]:
+        """Those that it stands for: the members of an average, else itself."""
+        return self.averages or (self,)
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """All whose files it needs."""
+        return tuple(reader.adapter for reader in {self, *self.alone} if reader.adapter)
 
     def form(self, of_task: PromptFormat) -> PromptFormat:
         """That of its prompts: what is read of long texts is the same for all."""
@@ -99,7 +111,7 @@ class Committee:
         self._form = PromptFormat(max_text_words=settings.max_text_words, long_texts=settings.long_texts)
         self._of_folds = [reader for reader in readers if reader.fold is not None]
         self._fold_weight = annotate.fold_weight
-        self._several = len(readers) > 1  # there are others to be outvoted
+        self._several = sum(len(reader.alone) for reader in readers) > 1  # there are others to be outvoted
         self._kinds: dict[str, list[Reader]] = {}
         for reader in readers:
             if reader.fold is None:
@@ -131,11 +143,14 @@ class Committee:
         """Float64 [num_texts, num_labels]; each row sums to one."""
         return self.read(texts, folds)[0]
 
-    def read(self, texts: Sequence[str], folds: Sequence[int | None] = ()) -> "tuple[np.ndarray, np.ndarray]":
+    def read(
+        self, texts: Sequence[str], folds: Sequence[int | None] = (), intended: Sequence[str] = ()
+    ) -> "tuple[np.ndarray, np.ndarray]":
         """(probabilities, agreement): agreement [num_texts] is the share of the readers that say the likeliest label.
 
         ``folds``: of each text, the fold whose adapter did not see it in training; None or left out: none saw it. The
-        adapters of folds are one reader: of each text, those that did not see it.
+        adapters of folds are one reader: of each text, those that did not see it. ``intended``: the label that each
+        was drawn for, "" or left out for none. An average needs it, which counts as one reader, too.
         """
         import numpy as np
 
@@ -144,14 +159,36 @@ class Committee:
         said = []
         for kind, readers in self._kinds.items():
             weight = self.evidence[kind].weight if self.evidence else 1 / len(self._kinds)
+            number = sum(len(reader.alone) for reader in readers)
             for reader in readers:
-                said.append(self._read(reader, texts))
-                logs += weight * said[-1] / len(readers)
+                said.append(self._read_first(reader, texts, intended) if reader.averages else self._read(reader, texts))
+                logs += weight * len(reader.alone) * said[-1] / number
         if self._of_folds:
             said.append(bounded_log(self._fold_probabilities(texts, folds or [None] * len(texts))))
             logs += self._fold_weight * said[-1]
         likeliest = logs.argmax(axis=1)
         return calibrations.normalise(logs), np.mean([each.argmax(axis=1) == likeliest for each in said], axis=0)
+
+    def _read_first(self, average: Reader, texts: Sequence[str], intended: Sequence[str]) -> "np.ndarray":
+        """As `_read`; what the average leaves open is read by each of its adapters, and their mean counts.
+
+        Open is whether a text is of its intended label: the log-odds of that label against the likeliest other one are
+        less than `OPEN` from zero. Without an intended label, which of the two likeliest it is.
+        """
+        import numpy as np
+
+        logs = self._read(average, texts)
+        likeliest = logs.argmax(axis=1)
+        names, rows = self._task.label_names, np.arange(len(texts))
+        labels = intended or [""] * len(texts)
+        meant = [names.index(label) if label else int(best) for label, best in zip(labels, likeliest, strict=True)]
+        others = logs.copy()
+        others[rows, meant] = -np.inf
+        is_open = np.flatnonzero(np.abs(logs[rows, meant] - others.max(axis=1)) < OPEN)
+        again = [texts[i] for i in is_open.tolist()]
+        if again:
+            logs[is_open] = np.mean([self._read(reader, again) for reader in average.averages], axis=0)
+        return logs
 
     def _fold_probabilities(self, texts: Sequence[str], folds: Sequence[int | None]) -> "np.ndarray":
         """Of the adapter that did not see the text, or the mean of all for one that none saw."""
@@ -186,7 +223,7 @@ class Committee:
         counts: dict[str, np.ndarray] = {}
         for kind, readers in self._kinds.items():
             totals[kind], counts[kind] = np.zeros((len(targets), len(names))), np.zeros((len(targets), 1))
-            for reader in readers:
+            for reader in (one for group in readers for one in group.alone):
                 unseen, logs = self._of_unseen(reader)
                 totals[kind][unseen] += logs
                 counts[kind][unseen] += 1

@@ -22,6 +22,7 @@ POOL_TIMES = 3  # what is to be kept: the texts of a pool, for at least
 POOL_TEXTS = 400  # of all classes, enough for adapters to learn from
 SOFT_TIMES = 2  # as many texts, where they are learnt with probabilities, and
 SOFT_DRAWS = 1.75  # draws per round
+AVERAGED_CLASSES = 16  # from so many, averages of adapters read texts first: reading is most of such a run
 # Who reads texts that are learnt with probabilities.
 COMMITTEE: dict[str, Any] = {
     "annotator": "adapters",
@@ -121,6 +122,10 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     # every adapter leaves some shots out. equal: the same, and every adapter is trained on all shots.
     weights: Literal["equal", "held_out"] = "held_out"
     num_adapters: int = 4  # trained on the shots alone; 0 leaves it to the others
+    # first: adapters with the same wording read texts as one, their average (`training.lora.averaging`), and each for
+    # itself only what that leaves open: half of the work or less, from about six classes on. Held-out shots are read by
+    # each, and so is what `annotate` and `distill` read. auto: first with 16 classes or more, if labels are learnt.
+    average: Literal["auto", "first", "never"] = "auto"
     in_context: int = 0  # readers that are the base model, each shown the shots in an order of its own
     num_encoders: int = 0  # readers that are the embedded encoder, fine-tuned on the shots: a second view of the texts
     # Of their prompts, in turn. Others than the classifier's own may read badly after few steps (docs/training.md).
@@ -227,6 +232,11 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def learns_soft(self) -> bool:
         """Whether texts are learnt with a probability of each label."""
         return self.annotate.targets == "soft" and self.annotate.annotator != "none"
+
+    def averages(self, num_labels: int) -> bool:
+        """Whether averages of adapters read first the texts of a task with so many classes."""
+        by_itself = num_labels >= AVERAGED_CLASSES and not self.learns_soft
+        return self.annotate.average == "first" or (self.annotate.average == "auto" and by_itself)
 
     @property
     def is_tried(self) -> bool:

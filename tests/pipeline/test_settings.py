@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 import msgspec
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from fourshot.engine import seeds
 from fourshot.engine.alignment import Filler
@@ -180,6 +181,8 @@ class Trainer:
         name = f"{prefix}-{len(Trainer.heard)}"
         (out_dir / name).mkdir(parents=True)
         (out_dir / name / "adapter_config.json").write_text('{"r": 8}')
+        factors = {"one.lora_A.weight": np.zeros((8, 1)), "one.lora_B.weight": np.zeros((1, 8))}
+        save_file(factors, out_dir / name / "adapter_model.safetensors")
         return TrainingResult(
             name=name, path="", steps=steps, planned_steps=steps, losses=(0.1,), tokens=1, seconds=1.0, examples=1
         )

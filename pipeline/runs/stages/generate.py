@@ -98,7 +98,9 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
         on_event(Event(stage=self.name, message="starting the engine"))
         # One adapter answers at a time here; and a run samples for less time than compiling takes.
         readers, gpus = [reader for item in items for reader in item.readers], self.placement.gpus_per_engine
-        engine = engine_settings(self.model_path, [one.adapter for one in readers], most_loras=1, gpus=gpus)
+        engine = engine_settings(
+            self.model_path, [adapter for one in readers for adapter in one.adapters], most_loras=1, gpus=gpus
+        )
 
         def tell(line: str) -> None:
             on_event(Event(stage=self.name, message=line))
@@ -128,7 +130,7 @@ def unlabelled_texts(experiment: Experiment) -> GenerateStage:
             folder=str(writer.folder.path),
             test=experiment.data.test,
             chat=writer.form.chat,
-            readers=experiment.readers(writer),
+            readers=experiment.text_readers(writer),
             unlabelled=experiment.unlabelled,
         )
         for writer in (experiment.writers if experiment.unlabelled else ())
@@ -143,7 +145,7 @@ def rounds(experiment: Experiment) -> GenerateStage:
             folder=str(writer.folder.path),
             test=experiment.data.test,
             chat=writer.form.chat,
-            readers=experiment.readers(writer),
+            readers=experiment.text_readers(writer),
         )
         for writer in experiment.writers
         if not (experiment.unlabelled and writer.settings.unlabelled.mode == "instead")

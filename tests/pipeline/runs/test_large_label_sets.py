@@ -44,6 +44,8 @@ def test_a_task_of_150_classes_becomes_a_run_with_a_report(tmp_path: Path, monke
     summary = run_task(load_task(made.task_file), "fake", settings, tmp_path / "run", runs.events.append)
     assert [row["display_name"] for row in summary.table] == ["Zero-shot", "LoRA on the shots", "fourshot"]
     assert isinstance(summary.left_out, dict) and "one shot of each of 150 classes" in summary.left_out["In context"]
+    (average,) = (tmp_path / "run" / "averages").iterdir()
+    assert any(asked[1] == average.name for asked in runs.heard if len(asked) == 3), "it read the texts"
     assert json.loads((tmp_path / "run" / "summary.json").read_bytes())["left_out"] == summary.left_out
     for name in ("report.html", "report.md"):
         page = (tmp_path / "run" / name).read_text(encoding="utf-8")

@@ -1,9 +1,13 @@
 """Trainings by content: what is the same is done once, what differs in anything is done anew."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from fourshot.pipeline.runs.trainings import classification_examples
+from fourshot.engine.core import Adapter
+from fourshot.pipeline.runs.trainings import averaged, classification_examples
+from fourshot.pipeline.synthesis.committee import Reader
 from fourshot.pipeline.synthesis.prompts import PromptFormat, classification_prompt
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
@@ -52,3 +56,21 @@ def test_examples_are_prompted_as_they_are_served() -> None:
 def test_whatever_decides_the_weights_decides_the_key(changes: dict[str, object]) -> None:
     assert job().key == job().key
     assert job(**changes).key != job().key
+
+
+def test_adapters_that_are_asked_alike_read_behind_their_average(
+    adapters: tuple[Adapter, Adapter], tmp_path: Path
+) -> None:
+    first, second = (Reader(adapter=one, left_out=(number,)) for number, one in enumerate(adapters))
+    others = (Reader(adapter=adapters[0], wording="bare"), Reader(adapter=adapters[0], fold=0), Reader(adapter=None))
+    average, *rest = averaged((first, second, *others), tmp_path)
+    assert average.adapter and average.adapter.path == str(next(tmp_path.iterdir()))
+    assert (average.averages, average.left_out, average.wording) == ((first, second), (), "task")
+    assert {*average.adapters} == {average.adapter, *adapters} and tuple(rest) == others
+
+
+def test_adapters_that_are_asked_differently_are_not_averaged(
+    adapters: tuple[Adapter, Adapter], tmp_path: Path
+) -> None:
+    readers = (Reader(adapter=adapters[0]), Reader(adapter=adapters[1], wording="bare"))
+    assert averaged(readers, tmp_path) == readers and not list(tmp_path.iterdir())

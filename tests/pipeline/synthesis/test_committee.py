@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from fourshot.engine import calibration as calibrations
-from fourshot.engine.core import Adapter, Engine
+from fourshot.engine.core import Adapter, Engine, EngineSettings
 from fourshot.engine.errors import InputError
+from fourshot.engine.fake_engine import FakeEngine
+from fourshot.pipeline.synthesis import committee
 from fourshot.pipeline.synthesis.committee import Committee, Reader
 from fourshot.pipeline.synthesis.evidence import DOUBT
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
@@ -18,6 +20,7 @@ from fourshot.pipeline.tasks.task_file import load_task
 
 TASK = load_task("support_tickets")
 SETTINGS = RunSettings()
+EQUAL = RunSettings(annotate=AnnotateSettings(weights="equal"))
 TEXTS = ("The parcel never came", "I was charged twice", "How do I turn a page?", "Please delete my account")
 
 
@@ -55,6 +58,48 @@ def test_adapters_of_the_shots_are_averaged_each_asked_in_its_own_wording(
     assert read.shape == (len(TEXTS), len(TASK.labels))
     np.testing.assert_allclose(read, weighted([(0.5, alone[0]), (0.5, alone[1])]), atol=0.02)
     assert np.abs(alone[0] - alone[1]).max() > 0.1  # else it would not show who was asked
+
+
+def test_an_average_reads_first_and_its_adapters_what_it_leaves_open(
+    vllm_engine: Engine, adapters: tuple[Adapter, Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shots = load_split(TASK, "train").examples[:8]
+    members = (Reader(adapter=adapters[0], left_out=(0, 1, 2, 3)), Reader(adapter=adapters[1], left_out=(4, 5, 6, 7)))
+    average = Reader(adapter=adapters[0], averages=members)  # any adapter may stand for it here
+    other = Reader(adapter=adapters[1], wording="answer")
+    of_average, of_other = read_alone(vllm_engine, adapters[0]), read_alone(vllm_engine, adapters[1], "answer")
+    of_members = np.exp(np.mean([np.log(read_alone(vllm_engine, one) + DOUBT) for one in adapters], axis=0)) - DOUBT
+    for is_open, expected in ((0.0, of_average), (1e9, of_members)):
+        monkeypatch.setattr(committee, "OPEN", is_open)
+        asked = Committee(vllm_engine, TASK, (average, other), SETTINGS, shots)
+        read, agreement = asked.read(TEXTS, intended=["", *TASK.label_names[:3]])
+        logs = np.log(weighted([(2 / 3, expected), (1 / 3, of_other)])) * asked.evidence["adapters"].weight
+        np.testing.assert_allclose(read, calibrations.normalise(logs), atol=0.03)
+        assert {*agreement.tolist()} <= {0.5, 1.0}, "it counts as one"
+    one_by_one = Committee(vllm_engine, TASK, members, SETTINGS, shots)
+    one_by_one.ask_about_shots()
+    held_out, alone = asked.evidence["adapters"], one_by_one.evidence["adapters"]
+    assert (held_out.accuracy, held_out.num_texts) == (alone.accuracy, alone.num_texts), "each of the members was asked"
+
+
+def test_what_is_open_follows_from_the_label_that_a_text_was_drawn_for(
+    adapters: tuple[Adapter, Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, heard = TASK.label_names, list[tuple[str, list[str]]]()
+    average = Reader(adapter=adapters[0], averages=(Reader(adapter=adapters[1]),) * 2)
+
+    def answers(_: Committee, reader: Reader, texts: Sequence[str]) -> np.ndarray:
+        heard.append((reader.adapter.name if reader.adapter else "", [*texts]))
+        row = [0.5, 0.3, 0.1, 0.06, 0.04]  # of the first label, the log-odds against the second are 0.5; the last's 2.5
+        return np.array([row for _ in texts])
+
+    monkeypatch.setattr(Committee, "_answers", answers)
+    asked = Committee(FakeEngine(EngineSettings(model="fake")), TASK, (average,), EQUAL)
+    asked.read(["a", "b", "c"], intended=[names[0], names[4], ""])
+    assert heard == [(adapters[0].name, ["a", "b", "c"]), *[(adapters[1].name, ["a", "c"])] * 2]
+    heard.clear()
+    asked.read(["a", "b"])
+    assert heard[1:] == [(adapters[1].name, ["a", "b"])] * 2, "the two likeliest labels are near each other"
 
 
 def test_a_fold_adapter_reads_its_own_fold_and_all_read_what_none_has_seen(
