@@ -135,6 +135,7 @@ class LoraTrainer:
             name, path = save_adapter(wrapped, Path(out_dir), prefix) if self.share.tells else ("", Path())
             if unfinished and self.share.tells:
                 unfinished.remove()
+            flops = run.num_tokens * flops_per_token(wrapped)  # before the adapter is taken off: its weights count
         finally:
             wrapped.unload()
         return TrainingResult(
@@ -146,7 +147,7 @@ class LoraTrainer:
             tokens=run.num_tokens,
             seconds=seconds,
             examples=len(examples),
-            flops=float(run.num_tokens * flops_per_token(wrapped)),
+            flops=float(flops),
             probe=probe,
             held_out_losses=tuple(unseen.curve),
             learning_rate=settings.learning_rate,
