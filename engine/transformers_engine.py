@@ -212,9 +212,12 @@ class TransformersEngine(LoadedModel):
 
     def close(self) -> None:
         """Give the memory back. Idempotent."""
+        import torch
+
         self._model = None
         self._adapters.clear()
         gc.collect()
+        torch.cuda.empty_cache()  # torch keeps a GPU's memory for itself, and others find it taken
 
     @contextmanager
     def _adapted(self, adapter: Adapter | None) -> Iterator[Any]:
