@@ -1,12 +1,12 @@
 """The two trainers that are set side by side, each called in a process of its own."""
 
-import resource
 import time
 from pathlib import Path
 from statistics import fmean
 
 import msgspec
 
+from fourshot.bench.core.processes import peak_bytes
 from fourshot.training.lora.settings import PRESETS, LoraSettings, rate_by_size
 from fourshot.training.lora.targets import target_modules
 
@@ -29,8 +29,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def settings(self) -> LoraSettings:
         """The default preset, for exactly ``epochs`` passes."""
-        steps = self.epochs * self.steps_per_epoch
-        return msgspec.structs.replace(PRESETS["default"], num_epochs=float(self.epochs), min_steps=1, max_steps=steps)
+        return msgspec.structs.replace(PRESETS["default"], num_epochs=float(self.epochs), min_steps=1, soft_max_steps=0)
 
 
 class Trained(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +59,7 @@ def ours(training: Training) -> Trained:
         seconds=result.seconds,
         steps=result.steps,
         final_loss=fmean(result.losses[-training.steps_per_epoch :]),
-        peak_rss_bytes=_peak_rss(),
+        peak_rss_bytes=peak_bytes(),
         computed_tokens=result.tokens,
     )
 
@@ -129,12 +128,8 @@ def hf_trainer(training: Training) -> Trained:
         seconds=seconds,
         steps=trainer.state.global_step,
         final_loss=fmean(losses[-training.steps_per_epoch :]),
-        peak_rss_bytes=_peak_rss(),
+        peak_rss_bytes=peak_bytes(),
     )
 
 
 TRAINERS = {"ours": ours, "hf_trainer": hf_trainer}
-
-
-def _peak_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
