@@ -44,7 +44,7 @@ class LoraTrainer:
         self.model_path, self.share = str(model), share
         self.device = torch_device()
         capability = torch.cuda.get_device_capability() if self.device == "cuda" else None
-        self.precision = choose_precision("cuda" if capability else "cpu", capability)
+        self.precision = choose_precision(capability)
         check_base_fits(model, self.device, getattr(torch, self.precision.base).itemsize)
         self.tokenizer = load_tokenizer(model)
         # On the CPU the fused attention's backward pass takes seven times as long as plain products at these lengths.
