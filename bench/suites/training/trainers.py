@@ -7,6 +7,7 @@ from statistics import fmean
 import msgspec
 
 from fourshot.bench.core.processes import peak_bytes
+from fourshot.engine.core import Adapter
 from fourshot.training.lora.settings import PRESETS, LoraSettings, rate_by_size
 from fourshot.training.lora.targets import target_modules
 
@@ -35,8 +36,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
 class Trained(msgspec.Struct, frozen=True, kw_only=True):
     """What it came to."""
 
-    adapter: str
-    name: str
+    adapter: Adapter
     seconds: float  # of the loop alone: the model was loaded before
     steps: int
     final_loss: float  # mean over the last pass, nats
@@ -54,8 +54,7 @@ def ours(training: Training) -> Trained:
     trainer = LoraTrainer(training.model)
     result = trainer.train(examples, training.labels, training.settings, training.out, seed=training.seed)
     return Trained(
-        adapter=result.path,
-        name=result.name,
+        adapter=Adapter(name=result.name, path=result.path),
         seconds=result.seconds,
         steps=result.steps,
         final_loss=fmean(result.losses[-training.steps_per_epoch :]),
@@ -119,12 +118,11 @@ def hf_trainer(training: Training) -> Trained:
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
-    adapter = str(Path(training.out) / "adapter")
-    trainer.model.save_pretrained(adapter, save_embedding_layers=False)
+    adapter = Adapter(name=f"hf-trainer-{training.seed}", path=str(Path(training.out) / "adapter"))
+    trainer.model.save_pretrained(adapter.path, save_embedding_layers=False)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Trained(
         adapter=adapter,
-        name=f"hf-trainer-{training.seed}",
         seconds=seconds,
         steps=trainer.state.global_step,
         final_loss=fmean(losses[-training.steps_per_epoch :]),
