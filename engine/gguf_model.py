@@ -216,7 +216,7 @@ def _check_all_was_read(gguf: Path, reader: "GGUFReader", model: Any, info: dict
             f"does not know what they are called in it. {ALTERNATIVE}"
         )
     held = sum(int(tensor.n_elements) for tensor in reader.tensors if not tensor.name.startswith("rope_"))
-    read = sum(weights.numel() for weights in {id(one): one for one in model.parameters()}.values())
+    read = sum(weights.numel() for weights in {id(weights): weights for weights in model.parameters()}.values())
     if held != read:
         raise ModelNotFoundError(
             f"{gguf} holds {held:,} weights; transformers reads {read:,} of them as {type(model).__name__}. A model "

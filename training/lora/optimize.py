@@ -56,7 +56,7 @@ class Optimization:
         """Take the planned steps, or those that are left where there is a checkpoint; less if the loss converges."""
         state = checkpoint.load() if checkpoint else None
         # An earlier build may have had the same adapter in other tensors; then the training starts anew.
-        if state and [one.shape for one in state["masters"]] == [one.shape for one in self._masters]:
+        if state and [master.shape for master in state["masters"]] == [master.shape for master in self._masters]:
             self._load(state)
         for step in range(len(self.losses), self.planned):
             self._step(step)
