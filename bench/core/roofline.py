@@ -12,6 +12,8 @@ from functools import partial
 import msgspec
 
 from fourshot.bench.core.model_shape import ModelShape, shape_of
+from fourshot.engine.gpus import torch_device
+from fourshot.engine.threads import available_cores
 
 SECONDS = 1.5  # per number
 BYTES = 1 << 29
@@ -29,8 +31,6 @@ def measure_machine(model: str) -> Machine:
     """With as many threads as an engine takes. Done before and after a suite: a machine may change meanwhile."""
     import torch
 
-    from fourshot.engine.threads import available_cores
-
     torch.set_num_threads(available_cores())
     shape = shape_of(model)
     products = (
@@ -38,7 +38,7 @@ def measure_machine(model: str) -> Machine:
         (1024, shape.intermediate_size, shape.hidden_size),
         (2048, 2048, 2048),
     )
-    much = torch.zeros(BYTES // 4, dtype=torch.float32, device="cuda" if torch.cuda.is_available() else "cpu")
+    much = torch.zeros(BYTES // 4, dtype=torch.float32, device=torch_device())
     flops = max(product_rate(*product) for product in products)
     return Machine(flops=flops, bytes_per_s=fastest(BYTES, much.sum))
 
@@ -47,9 +47,7 @@ def product_rate(rows: int, width: int, out: int) -> float:
     """Operations per second of bf16 products [rows, width] x [width, out]."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    x = torch.randn(rows, width, dtype=torch.bfloat16, device=device)
-    weights = torch.randn(out, width, dtype=torch.bfloat16, device=device)
+    x, weights = (torch.randn(n, width, dtype=torch.bfloat16, device=torch_device()) for n in (rows, out))
     return fastest(2 * rows * width * out, partial(torch.nn.functional.linear, x, weights))
 
 
@@ -57,7 +55,7 @@ def fastest(work: float, run: Callable[[], object]) -> float:
     """The highest rate at which ``run`` does ``work``, per second."""
     import torch
 
-    on_gpu = torch.cuda.is_available()
+    on_gpu = torch_device() == "cuda"
     calls = GPU_CALLS if on_gpu else 1
     best, began = 0.0, time.perf_counter()
     while time.perf_counter() - began < SECONDS:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import EngineSettings
+from fourshot.engine.gpus import torch_device
 from fourshot.engine.threads import available_cores
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ class LlamaWriter:
         torch.set_num_threads(available_cores())
         self._config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
         weights: dict[str, torch.Tensor] = {}
+        device = torch_device()
         for file in sorted(folder.glob("*.safetensors")):
-            weights |= load_file(file, device="cuda" if torch.cuda.is_available() else "cpu")
+            weights |= load_file(file, device=device)
         self._weights = weights
         self._embedded = weights["model.embed_tokens.weight"]
         self._out = weights.get("lm_head.weight", self._embedded)
