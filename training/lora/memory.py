@@ -74,5 +74,4 @@ def give_back(parameters: "list[torch.Tensor]") -> None:
 
     for parameter in parameters:
         parameter.grad = None
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
