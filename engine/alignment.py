@@ -67,9 +67,9 @@ def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_toke
     return None
 
 
-def _shared_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+def _shared_tokens(ids: Sequence[int], others: Sequence[int]) -> int:
     """How many tokens both begin with."""
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False))
     return sum(1 for _ in same)
 
 
@@ -102,9 +102,9 @@ def _special_tokens(model: str) -> list[str]:
             config: dict[str, Any] = json.loads((Path(model) / file).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        found = {role: config.get(role) for role in (*ROLES, BEGIN)}
+        tokens = {role: config.get(role) for role in (*ROLES, BEGIN)}
         named |= {
-            role: token["content"] if isinstance(token, dict) else token for role, token in found.items() if token
+            role: token["content"] if isinstance(token, dict) else token for role, token in tokens.items() if token
         }
     # Two begin tokens in front are read as one (`engine.tokens`), but where it is the end token too.
     begin = named.pop(BEGIN, None)

@@ -6,7 +6,7 @@ Importing this module loads neither torch nor transformers.
 
 import hashlib
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NUM_TURNS = 3  # of the conversation that is rendered: what stands between turns is seen twice
+# What stands for messages while a template is rendered; no template has these words.
+STAND_INS = {"user": "fourshotasks{}here", "assistant": "fourshotsays{}here"}
 PLAIN_INSTEAD = "Use --prompt-style plain, or another model."
 
 
@@ -56,13 +58,13 @@ def chat_turns(tokenizer: "PreTrainedTokenizerBase", model: str = "") -> ChatTur
         raise InputError(
             f"The base model {name} has no chat template, so nothing can be asked in the style 'chat'. {PLAIN_INSTEAD}"
         )
-    several, one = _rendered(tokenizer, NUM_TURNS, name), _rendered(tokenizer, 1, name)
+    several, single = _rendered(tokenizer, NUM_TURNS, name), _rendered(tokenizer, 1, name)
     begin, *between, opened = several
     answers, nexts = between[::2], between[1::2]
-    if one != [begin, opened] or len({*answers}) != 1 or len({*nexts}) != 1 or not begin + opened:
+    if single != [begin, opened] or len({*answers}) != 1 or len({*nexts}) != 1 or not begin + opened:
         raise _broken(name, "what it writes around one turn differs from what it writes around another")
     answer, following = answers[0], nexts[0]
-    if _rendered(tokenizer, 1, name, asks=False) == one:  # it knows no assistant's turn that is still open
+    if _rendered(tokenizer, 1, name, asks=False) == single:  # it knows no assistant's turn that is still open
         opened = answer.rstrip(" ")
     specials = {token for token in tokenizer.all_special_tokens if len(token) > 1}
     ends = {token for token in (tokenizer.bos_token, tokenizer.eos_token) if token}
@@ -82,22 +84,11 @@ def template_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
     return hashlib.sha256(str(tokenizer.get_chat_template()).encode()).hexdigest()[:12]
 
 
-class _Said(NamedTuple):
-    """What stands for messages while a template is rendered; no template has these words."""
-
-    user: str = "fourshotasks{}here"
-    assistant: str = "fourshotsays{}here"
-
-
 def _rendered(tokenizer: "PreTrainedTokenizerBase", turns: int, model: str, *, asks: bool = True) -> list[str]:
     """What a template writes before, between and after the messages of so many turns, the last one unanswered."""
-    said, messages = _Said(), []
-    for turn in range(turns):
-        messages += [
-            {"role": "user", "content": said.user.format(turn)},
-            {"role": "assistant", "content": said.assistant.format(turn)},
-        ]
-    messages.pop()
+    messages = [
+        {"role": role, "content": words.format(turn)} for turn in range(turns) for role, words in STAND_INS.items()
+    ][:-1]
     try:
         # A model that thinks first is to answer at once; other templates do not look at it.
         text = tokenizer.apply_chat_template(

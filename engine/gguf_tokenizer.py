@@ -25,12 +25,12 @@ def gguf_tokenizer(gguf: Path, reader: "GGUFReader") -> "PreTrainedTokenizerBase
     from transformers import AutoTokenizer
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-    def said(key: str) -> Any:
+    def value(key: str) -> Any:
         field = reader.get_field(f"tokenizer.ggml.{key}")
         return None if field is None else field.contents()
 
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    kind, cut, begins = said("model"), said("pre") or "default", said("add_bos_token")
+    kind, cut, begins = value("model"), value("pre") or "default", value("add_bos_token")
     if begins is None:
         begins = kind == "llama" or cut in BEGINS_BY_DEFAULT
     if tokenizer.bos_token_id is not None:
@@ -39,7 +39,7 @@ def gguf_tokenizer(gguf: Path, reader: "GGUFReader") -> "PreTrainedTokenizerBase
         _cut_single_digits(tokenizer)
     elif kind == "gpt2" and cut not in PLAIN and cut not in GGUF_PRE_TOKENIZER_SPLITS:
         logger.warning("fourshot: %s cuts texts by rules (%s) that are not known here; GPT-2's are used", gguf, cut)
-    if kind == "llama" and said("add_space_prefix") is False:
+    if kind == "llama" and value("add_space_prefix") is False:
         _add_no_space(tokenizer)
     return tokenizer
 

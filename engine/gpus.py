@@ -24,12 +24,25 @@ def gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[s
     return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
 
 
+def ask_driver(fields: str, names: Sequence[str] = ()) -> list[str]:
+    """What nvidia-smi says of ``fields``, a line for each of the GPUs ``names``; without names, of all.
+
+    Raises OSError or subprocess.SubprocessError where there is no driver, or none that answers.
+    """
+    query = [
+        "nvidia-smi",
+        f"--query-gpu={fields}",
+        "--format=csv,noheader",
+        *([f"--id={','.join(names)}"] if names else []),
+    ]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    return answer.stdout.strip().splitlines()
+
+
 def free_gpu_bytes(names: list[str]) -> int:
     """Memory that is free on the fullest of the GPUs ``names``. Raises FourshotError where the driver does not say."""
-    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", f"--id={','.join(names)}"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-        return min(int(line) for line in answer.stdout.split()) * MIB
+        return min(int(line.split()[0]) for line in ask_driver("memory.free", names)) * MIB
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise FourshotError(
             f"nvidia-smi does not say how much memory is free on GPU {', '.join(names)}: {error}. Check the driver, "
@@ -42,12 +55,10 @@ def are_shared(names: Sequence[str]) -> bool:
 
     Source: nvidia-smi(1), compute mode: in "Exclusive_Process" a GPU has one process at a time.
     """
-    query = ["nvidia-smi", "--query-gpu=compute_mode", "--format=csv,noheader", f"--id={','.join(names)}"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        return {line.strip() for line in ask_driver("compute_mode", names)} == {"Default"}
     except (OSError, subprocess.SubprocessError):
         return False
-    return {line.strip() for line in answer.stdout.splitlines()} == {"Default"}
 
 
 def check_gpus(number: int) -> None:

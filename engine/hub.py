@@ -102,8 +102,8 @@ def _reason(error: Exception, model: str, revision: str | None) -> str:
         raise FourshotError(
             f"The model {model!r} could not be kept: {cause}. Make room, or set HF_HOME to another folder."
         ) from error
-    said = f"the hub answered {code}" if code else " ".join(str(cause).split()) or type(cause).__name__
+    reason = f"the hub answered {code}" if code else " ".join(str(cause).split()) or type(cause).__name__
     return (
-        f"{absent} and could not be fetched: {said}. {tried} Connect and try again (whole files are kept), or copy the "
-        "checkpoint folder here."
+        f"{absent} and could not be fetched: {reason}. {tried} Connect and try again (whole files are kept), or copy "
+        "the checkpoint folder here."
     )

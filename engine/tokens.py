@@ -86,4 +86,4 @@ def word_biases(tokenizer: "PreTrainedTokenizerBase", biases: Iterable[tuple[str
             by_token[ids[-1]] = nats
     if len(by_token) <= MOST_BIASES:
         return by_token
-    return dict(sorted(by_token.items(), key=lambda one: -abs(one[1]))[:MOST_BIASES])
+    return dict(sorted(by_token.items(), key=lambda bias: -abs(bias[1]))[:MOST_BIASES])

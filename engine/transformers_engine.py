@@ -7,6 +7,7 @@ Importing this module does not load torch; opening the engine does.
 import gc
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine import seeds
@@ -51,19 +52,14 @@ class TransformersEngine(LoadedModel):
     ) -> Generator[Completion, None, None]:
         """See `engine.core.Engine.sample`. With a seed one draw after the other, so that each has its own generator."""
         ids = self._checked(prompts, sampling.max_tokens)
-        adapters = per_prompt(adapter, len(ids))
-        draws = [(i, j) for i in range(len(ids)) for j in range(sampling.n)]
-        return self._sample(ids, sampling, adapters, draws)
+        return self._sample(ids, sampling, per_prompt(adapter, len(ids)))
 
     def _sample(
-        self,
-        prompts: list[list[int]],
-        sampling: Sampling,
-        adapters: list[Adapter | None],
-        draws: list[tuple[int, int]],
+        self, prompts: list[list[int]], sampling: Sampling, adapters: list[Adapter | None]
     ) -> Generator[Completion, None, None]:
         import torch
 
+        draws = list(product(range(len(prompts)), range(sampling.n)))
         rows_at_once = BATCH_ROWS if sampling.seed is None else 1
         for adapter, mine in _by_adapter([adapters[i] for i, _ in draws]):
             for start in range(0, len(mine), rows_at_once):
@@ -150,9 +146,7 @@ class TransformersEngine(LoadedModel):
             ids = self._checked(prompts, tokens.longest)
             scores = np.zeros((len(ids), len(tokens.ids)), dtype=np.float32)
             for adapter_, mine in _by_adapter(per_prompt(adapter, len(ids))):
-                by_length = sorted(mine, key=lambda index: len(ids[index]))
-                for start in range(0, len(by_length), BATCH_ROWS):
-                    chunk = by_length[start : start + BATCH_ROWS]
+                for chunk in _by_length(mine, ids):
                     scores[chunk] = self._score([ids[index] for index in chunk], tokens, adapter_)
         return scores
 
@@ -163,10 +157,8 @@ class TransformersEngine(LoadedModel):
 
         with self._busy():
             ids = self._checked(prompts, 0)
-            by_length = sorted(range(len(ids)), key=lambda index: len(ids[index]))
             states: list[np.ndarray] = [np.zeros(0)] * len(ids)
-            for start in range(0, len(ids), BATCH_ROWS):
-                chunk = by_length[start : start + BATCH_ROWS]
+            for chunk in _by_length(range(len(ids)), ids):
                 rows, mask = self._padded([ids[index] for index in chunk])
                 with torch.inference_mode(), self._adapted(adapter) as model:
                     output = model.get_decoder()(
@@ -212,9 +204,12 @@ class TransformersEngine(LoadedModel):
 
     def close(self) -> None:
         """Give the memory back. Idempotent."""
+        import torch
+
         self._model = None
         self._adapters.clear()
         gc.collect()
+        torch.cuda.empty_cache()  # torch keeps a GPU's memory for itself, and others find it taken
 
     @contextmanager
     def _adapted(self, adapter: Adapter | None) -> Iterator[Any]:
@@ -281,3 +276,10 @@ def _by_adapter(adapters: Sequence[Adapter | None]) -> list[tuple[Adapter | None
     for position, adapter in enumerate(adapters):
         groups.setdefault(adapter, []).append(position)
     return list(groups.items())
+
+
+def _by_length(positions: Sequence[int], rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """``positions`` in batches of rows of about equal lengths."""
+    ordered = sorted(positions, key=lambda position: len(rows[position]))
+    for start in range(0, len(ordered), BATCH_ROWS):
+        yield ordered[start : start + BATCH_ROWS]

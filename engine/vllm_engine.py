@@ -77,7 +77,7 @@ class VllmEngine(LoadedModel):
             yield
             while pending:
                 while not done:
-                    self._step()
+                    self.advance()
                 while done:
                     output = done.popleft()
                     yield _completion(output, *pending.pop(output.request_id))
@@ -124,8 +124,13 @@ class VllmEngine(LoadedModel):
         return scoring
 
     def advance(self) -> None:
-        """Run the model once, for all that is queued."""
-        self._step()
+        """Run the model once, for all that is queued, and hand what finished to those who wait for it."""
+        with self._busy():
+            for output in self._model.step():
+                if output.finished:
+                    num_output_tokens = len(output.outputs[0].token_ids)
+                    self._count(len(output.prompt_token_ids), num_output_tokens, output.num_cached_tokens or 0)
+                    self._waiting.pop(output.request_id).append(output)
 
     def reset_prefix_cache(self) -> None:
         """Forget cached prefixes. Raises FourshotError while a `sample` is unfinished: its prefixes are in use."""
@@ -154,15 +159,6 @@ class VllmEngine(LoadedModel):
         self._model.add_request(request_id, {"type": "token", "prompt_token_ids": ids}, params, lora_request=lora)
         self._waiting[request_id] = done
         return request_id
-
-    def _step(self) -> None:
-        """Run the model once and hand what finished to those who wait for it."""
-        with self._busy():
-            for output in self._model.step():
-                if output.finished:
-                    num_output_tokens = len(output.outputs[0].token_ids)
-                    self._count(len(output.prompt_token_ids), num_output_tokens, output.num_cached_tokens or 0)
-                    self._waiting.pop(output.request_id).append(output)
 
     def _abort(self, pending: "dict[str, Any]") -> None:
         """Drop what is unfinished of a call that was interrupted. Does nothing after a call that ran to its end."""

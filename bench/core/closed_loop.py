@@ -13,6 +13,7 @@ import msgspec
 
 from fourshot.bench.core.statistics import percentile, with_values
 from fourshot.bench.core.workload import Request
+from fourshot.engine.gpus import torch_device
 from fourshot.engine.vllm_seams import lora_loads
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def yardstick() -> float:
     """
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     if not _weights:
         for _ in range(YARD_LAYERS):
             _weights.append([torch.ones(out, width, dtype=torch.bfloat16, device=device) for out, width in YARD_SHAPES])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fourshot.engine.errors import InputError
+from fourshot.engine.gpus import torch_device
 
 if TYPE_CHECKING:
     from fourshot.engine.models import ResolvedModel
@@ -130,7 +131,7 @@ def write_random_weights(folder: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with torch.device(torch_device()):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
     model.save_pretrained(folder)
 

@@ -12,6 +12,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.files import replace_file
+from fourshot.engine.gpus import ask_driver
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"  # those that are committed
 TITLES = {"sst2": "SST-2", "trec": "TREC", "ag_news": "AG News"}  # task -> as it is printed
@@ -44,12 +45,10 @@ def header(suite: str, settings: dict[str, Any], *, dummy_weights: bool = False)
 
 def _gpus() -> dict[str, Any]:
     """GPUs that this process would use. Asks the driver, so that no CUDA context is made here."""
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return {"gpus": ask_driver("name,memory.total")}
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {"gpus": done.stdout.strip().splitlines()}
 
 
 def to_json(result: Any) -> str:

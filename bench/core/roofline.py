@@ -12,9 +12,12 @@ from functools import partial
 import msgspec
 
 from fourshot.bench.core.model_shape import ModelShape, shape_of
+from fourshot.engine.gpus import torch_device
+from fourshot.engine.threads import available_cores
 
 SECONDS = 1.5  # per number
 BYTES = 1 << 29
+GPU_CALLS = 20  # that are waited for together: a product may be shorter than its launch and the wait
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,33 +31,41 @@ def measure_machine(model: str) -> Machine:
     """With as many threads as an engine takes. Done before and after a suite: a machine may change meanwhile."""
     import torch
 
-    from fourshot.engine.threads import available_cores
-
     torch.set_num_threads(available_cores())
     shape = shape_of(model)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    def rate(work: float, run: Callable[[], object]) -> float:
-        best, began = 0.0, time.perf_counter()
-        while time.perf_counter() - began < SECONDS:
-            started = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = max(best, work / (time.perf_counter() - started))
-        return best
-
-    rates = []
-    for rows, width, out in (
+    products = (
         (2048, shape.hidden_size, 2 * shape.intermediate_size),
         (1024, shape.intermediate_size, shape.hidden_size),
         (2048, 2048, 2048),
-    ):
-        x = torch.randn(rows, width, dtype=torch.bfloat16, device=device)
-        weights = torch.randn(out, width, dtype=torch.bfloat16, device=device)
-        rates.append(rate(2 * rows * width * out, partial(torch.nn.functional.linear, x, weights)))
-    much = torch.zeros(BYTES // 4, dtype=torch.float32, device=device)
-    return Machine(flops=max(rates), bytes_per_s=rate(BYTES, lambda: much.sum()))
+    )
+    much = torch.zeros(BYTES // 4, dtype=torch.float32, device=torch_device())
+    flops = max(product_rate(*product) for product in products)
+    return Machine(flops=flops, bytes_per_s=fastest(BYTES, much.sum))
+
+
+def product_rate(rows: int, width: int, out: int) -> float:
+    """Operations per second of bf16 products [rows, width] x [width, out]."""
+    import torch
+
+    x, weights = (torch.randn(n, width, dtype=torch.bfloat16, device=torch_device()) for n in (rows, out))
+    return fastest(2 * rows * width * out, partial(torch.nn.functional.linear, x, weights))
+
+
+def fastest(work: float, run: Callable[[], object]) -> float:
+    """The highest rate at which ``run`` does ``work``, per second."""
+    import torch
+
+    on_gpu = torch_device() == "cuda"
+    calls = GPU_CALLS if on_gpu else 1
+    best, began = 0.0, time.perf_counter()
+    while time.perf_counter() - began < SECONDS:
+        started = time.perf_counter()
+        for _ in range(calls):
+            run()
+        if on_gpu:
+            torch.cuda.synchronize()
+        best = max(best, calls * work / (time.perf_counter() - started))
+    return best
 
 
 class Roof(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,7 +34,10 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
         named = {"model": shape or model or "embedded"} if hasattr(options, "model") else {}
 
         def describe() -> dict[str, Any]:
-            return header(name, {**settings, **(_resolved(shape, model) if named else {})}, dummy_weights=bool(shape))
+            from fourshot.engine.models import resolve_model
+
+            resolved = {"model": shape or resolve_model(model).name} if named else {}
+            return header(name, {**settings, **resolved}, dummy_weights=bool(shape))
 
         rows = Rows(out.with_suffix(".rows.jsonl") if out else None, {**settings, **named}, describe)
         measured = self.measure(options, rows)
@@ -62,9 +65,3 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self, name: str, options: Any) -> int:
         return self.command(options)
-
-
-def _resolved(shape: str | None, model: str | None) -> dict[str, str]:
-    from fourshot.engine.models import resolve_model
-
-    return {"model": shape or resolve_model(model).name}

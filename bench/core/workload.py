@@ -70,16 +70,20 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     k: int
     model: str = ""  # folder of the base, for the filler that runs put in front by default; "": there is none
 
+    def check_texts(self, needed: int) -> None:
+        """Raise InputError where there are fewer texts than are ``needed``."""
+        if needed > len(self.texts):
+            raise InputError(
+                f"{self.task.name} has {len(self.texts)} different test texts; {needed} are needed, because no text is "
+                "sent twice. Give a larger test file, or measure fewer requests."
+            )
+
     def requests(self, variant: Variant, start: int, number: int, many: int = 1) -> list[Request]:
         """``number`` requests from text ``start`` on; ``many`` is what MANY adapters are.
 
         Raises InputError where the texts do not reach that far.
         """
-        if start + number > len(self.texts):
-            raise InputError(
-                f"{self.task.name} has {len(self.texts)} different test texts; {start + number} are needed, because no "
-                "text is sent twice. Give a larger test file, or measure fewer requests."
-            )
+        self.check_texts(start + number)
         adapters = many if variant.adapters == MANY else variant.adapters
         return [
             Request(prompt=self._prompt(variant, start + n), adapter=n % adapters if adapters else -1)

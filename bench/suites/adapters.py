@@ -27,6 +27,7 @@ from fourshot.bench.core.workload import Request, Workload, load_workload
 from fourshot.pipeline.report.figures import Curve, line_plot
 
 KINDS = ("adapters", "in context")
+MORE_WARMUP = 16  # requests, by turns at random, after one of every task
 
 
 class AdaptersSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +96,7 @@ def cell_requests(cell: NumberCell, workload: Workload, settings: AdaptersSettin
     draw = random.Random(f"{settings.seed}/{cell.name}")
     weights = [rank**-cell.zipf for rank in range(1, cell.number + 1)]
     # Every task once, so that what fits is there, and then as it comes.
-    warm = [*range(min(cell.number, settings.most_warmup)), *draw.choices(range(cell.number), weights, k=16)]
+    warm = [*range(min(cell.number, settings.most_warmup)), *draw.choices(range(cell.number), weights, k=MORE_WARMUP)]
     wanted = draw.choices(range(cell.number), weights, k=settings.requests)
     texts = list(workload.texts)
     draw.shuffle(texts)
@@ -122,6 +123,7 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     wanted = [cell for cell in cells(settings) if cell.name not in rows.pieces]
     model = resolve_model(options.model)
     workload = load_workload(settings.task, options.data, settings.k, model.path)
+    workload.check_texts(settings.requests + min(max(settings.numbers), settings.most_warmup) + MORE_WARMUP)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         if wanted:
             tell(f"{max(settings.numbers)} adapters of random weights")

@@ -8,7 +8,6 @@ context against the adapter, from the latency suite's result of the same machine
 made again by the next call.
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,8 @@ from fourshot.bench.core.results import read_result, tell
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.engine.errors import InputError
+from fourshot.engine.files import read_json, read_lines
+from fourshot.training.lora.examples import TrainingResult
 
 STATES = {"icl_off": "cache off", "icl_cold": "shots drawn per request", "icl_warm": "cache warm"}
 VARIANT = "lora"
@@ -46,20 +47,18 @@ def make(task: str, data: Path, folder: Path, model: str | None) -> dict[str, An
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=sys.stderr)
     seconds = time.perf_counter() - started
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("**/adapters/*/result.json")]
+    results = [read_json(file, TrainingResult) for file in folder.glob("**/adapters/*/result.json")]
     return {
         "seconds": seconds,
-        "training_s": sum(training["seconds"] for training in results),
+        "training_s": sum(training.seconds for training in results),
         "trainings": len(results),
-        "trained_tokens": sum(training["tokens"] for training in results),
+        "trained_tokens": sum(training.tokens for training in results),
         "written_tokens": sum(
-            text["num_tokens"] for file in folder.glob("**/candidates.jsonl") for text in _lines(file)
+            candidate["num_tokens"]
+            for file in folder.glob("**/candidates.jsonl")
+            for candidate in read_lines(file, dict)
         ),
     }
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
 
 
 def saved(latency: Mapping[str, Any], task: str) -> dict[str, dict[str, float]]:

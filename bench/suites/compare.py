@@ -81,7 +81,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChange
         raise InputError(
             "the two results have no cell with two repeats in common: measure both with the same settings."
         )
-    logs = [(key, _logs(ours[key]), _logs(theirs[key])) for key in both]
+    logs = [(key, list(map(math.log, ours[key])), list(map(math.log, theirs[key]))) for key in both]
     freedom = sum(len(earlier) + len(later) - 2 for _, earlier, later in logs)
     squares = (len(some) * pvariance(some) for _, *both_sides in logs for some in both_sides)
     scatter = math.sqrt(sum(squares) / freedom)
@@ -156,10 +156,6 @@ def _at_equal_speed(cell: Mapping[str, Any], measure: str, yard_s: float) -> lis
     if not yard_s or len(yards) != len(values) or not all(yards):
         return list(values)
     return [value * (yard / yard_s) ** -MEASURES[measure] for value, yard in zip(values, yards, strict=True)]
-
-
-def _logs(values: Sequence[float]) -> list[float]:
-    return [math.log(value) for value in values]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

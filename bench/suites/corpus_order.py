@@ -72,7 +72,9 @@ def unit_of(brief: TaskBrief, turn: int) -> DrawUnit:
 
 def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: int) -> dict[str, Any]:
     """One pass through all units, by an engine whose kernels are built."""
-    engine = open_engine(EngineSettings(model=model, kv_cache_bytes=kv_mib << 20, compile=False))
+    engine = open_engine(
+        EngineSettings(model=model, kv_cache_bytes=kv_mib << 20, gpu_kv_cache_bytes=kv_mib << 20, compile=False)
+    )
     for _ in engine.sample(["Text:"] * AHEAD, Sampling(max_tokens=8, seed=0)):
         pass
     engine.score(["Text: one\nLabel:"], ["one", "two"])

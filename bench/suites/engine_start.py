@@ -60,7 +60,12 @@ def ours(rounds: int) -> StartMeasurement:
     from fourshot.engine.opening import open_engine
 
     settings = EngineSettings(
-        model=str(embedded_model()), max_model_len=MAX_MODEL_LEN, max_num_seqs=BATCH, kv_cache_bytes=KV_CACHE_BYTES
+        model=str(embedded_model()),
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=BATCH,
+        gpu_max_num_seqs=BATCH,
+        kv_cache_bytes=KV_CACHE_BYTES,
+        gpu_kv_cache_bytes=KV_CACHE_BYTES,
     )
     started = time.perf_counter()
     engine = open_engine(settings)

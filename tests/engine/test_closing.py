@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.transformers_engine import TransformersEngine
+
 REPOSITORY = Path(__file__).parents[2]
 KV_CACHE_BYTES = 256 << 20
 
@@ -48,3 +53,14 @@ def test_memory_comes_back_and_a_second_engine_follows(model: str) -> None:
     weights_bytes = (Path(model) / "model.safetensors").stat().st_size
     assert while_open[0] - after[0] > weights_bytes / 2
     assert after[1] - after[0] < weights_bytes / 2, "the second engine left more behind than the first"
+
+
+def test_the_reference_gives_a_gpus_memory_back_too(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    engine = TransformersEngine(EngineSettings(model=tiny_model))
+    assert not emptied
+    engine.close()
+    assert emptied

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
-from math import prod
 from pathlib import Path
 
 import msgspec
@@ -19,12 +18,12 @@ import msgspec
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.gpus import are_shared, free_gpu_bytes, gpus
 from fourshot.engine.memory import free_bytes
-from fourshot.engine.models import checkpoint_shapes
 from fourshot.engine.processes import ChildProcess, ParentLink, child_environment, end_process, run_child
 from fourshot.engine.threads import TRAIN_SPINS, available_cores
 from fourshot.training.jobs.jobs import FailedJob, OnJobStep, TrainingJob, do_job
 from fourshot.training.jobs.processes import StepDone
 from fourshot.training.lora.examples import OnStep
+from fourshot.training.lora.memory import base_bytes
 
 SWITCH = "FOURSHOT_TRAIN_AT_ONCE"  # environment: how many, where `Placement.at_once` does not say
 MOST = 8
@@ -80,8 +79,7 @@ def _asked_for() -> int:
 
 
 def _that_fit(model: str, devices: Sequence[str]) -> int:
-    weights = 2 * sum(map(prod, checkpoint_shapes(Path(model)).values()))
-    each = WEIGHTS_TIMES * weights + BESIDE_BYTES
+    each = WEIGHTS_TIMES * base_bytes(model) + BESIDE_BYTES
     if not devices:
         return int(SHARE * free_bytes() / each)
     if not are_shared(devices):

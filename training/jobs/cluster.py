@@ -79,8 +79,8 @@ def nodes(together: int = 1) -> dict[str, int]:
     import ray
 
     kind, each = ("GPU", together) if has_gpus() else ("CPU", CORES_PER_DEVICE * together)
-    found = {node["NodeID"]: int(node["Resources"].get(kind, 0) // each) for node in ray.nodes() if node["Alive"]}
-    return {node: devices for node, devices in found.items() if devices}
+    every = {node["NodeID"]: int(node["Resources"].get(kind, 0) // each) for node in ray.nodes() if node["Alive"]}
+    return {node: devices for node, devices in every.items() if devices}
 
 
 def on_node(node: str, *, soft: bool = False) -> Any:
@@ -117,19 +117,19 @@ def _check_answering(address: str) -> None:
     """
     from ray._private import services
 
-    found, at = address, ""
+    named, at = address, ""
     if address == "auto":
-        found = os.environ.get("RAY_ADDRESS", "")
-        at = f"RAY_ADDRESS is {found!r}: " if found else ""
-        if found in ("", "auto"):
-            found = services.canonicalize_bootstrap_address_or_die("auto")
-            at = f"{found}, where one was started: "
-    scheme, _, place = found.rpartition("://")
-    if found == "local" or scheme not in ("", "ray"):  # Ray has clients of others
+        named = os.environ.get("RAY_ADDRESS", "")
+        at = f"RAY_ADDRESS is {named!r}: " if named else ""
+        if named in ("", "auto"):
+            named = services.canonicalize_bootstrap_address_or_die("auto")
+            at = f"{named}, where one was started: "
+    scheme, _, place = named.rpartition("://")
+    if named == "local" or scheme not in ("", "ray"):  # Ray has clients of others
         return
     host, _, port = place.rpartition(":")
     if not (host and port.isdigit() and int(port) < 1 << 16):
-        raise ValueError(f"{at}{found!r} is no HOST:PORT")
+        raise ValueError(f"{at}{named!r} is no HOST:PORT")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as connection:
             if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):

@@ -41,9 +41,9 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Supplies(NamedTuple):
-    """What goes to a machine: its needs as JSON, and the actor that has the model's files."""
+    """What goes to a machine: its needs, and the actor that has the model's files."""
 
-    needs: bytes
+    needs: Needs
     giver: Any
 
 
@@ -74,7 +74,7 @@ def supplies(
         (store / probe).write_text(probe, encoding="utf-8")
     actor = _beside_the_driver(giver or Giver, model) if needs.model else None
     try:
-        yield Supplies(msgspec.json.encode(needs), actor)
+        yield Supplies(needs, actor)
     finally:
         if actor:
             with suppress(ray.exceptions.RayError):
@@ -105,20 +105,20 @@ def _beside_the_driver(kind: "type[Giver]", model: str) -> Any:
 
 def check_machines(given: Supplies, nodes: Collection[str]) -> None:
     """Have each of these nodes see to its needs, at the same time. Raises InputError that names all that cannot."""
-    needs = msgspec.json.decode(given.needs, type=Needs)
-    folders = msgspec.json.encode(msgspec.structs.replace(needs, model=""))
-    faults = _faults(Supplies(folders, None), needs, nodes, ANSWER_S)
-    if not faults and needs.model:
-        faults = _faults(given, needs, nodes, None)  # a large model takes as long as it takes
+    folders = msgspec.structs.replace(given.needs, model="")
+    faults = _faults(Supplies(folders, None), nodes, ANSWER_S)
+    if not faults and given.needs.model:
+        faults = _faults(given, nodes, None)  # a large model takes as long as it takes
     if faults:
         raise InputError(
             f"{len(faults)} of {len(nodes)} machines of the Ray cluster cannot take part:\n" + "\n".join(faults)
         )
 
 
-def _faults(given: Supplies, needs: Needs, nodes: Collection[str], timeout_s: float | None) -> list[str]:
+def _faults(given: Supplies, nodes: Collection[str], timeout_s: float | None) -> list[str]:
     import ray
 
+    needs = given.needs
     task = ray.remote(num_cpus=0, max_retries=0)(_check)
     calls = [task.options(scheduling_strategy=on_node(node)).remote(given) for node in nodes]
     names = {node["NodeID"]: f"{node['NodeManagerHostname']}-{node['NodeManagerAddress']}" for node in ray.nodes()}
@@ -146,9 +146,8 @@ def _check(given: Supplies) -> tuple[str, str]:
     """On a machine: its name, and what is wrong with it."""
     try:
         provide(given)
-        needs = msgspec.json.decode(given.needs, type=Needs)
-        if needs.store:
-            (Path(needs.store) / f"{needs.probe}-{machine_name()}").touch()
+        if store := given.needs.store:
+            (Path(store) / f"{given.needs.probe}-{machine_name()}").touch()
     except (FourshotError, OSError) as error:
         return machine_name(), str(error)
     return machine_name(), ""
@@ -166,7 +165,7 @@ def provide(given: Supplies) -> str:
 
     Raises InputError for a folder that is not shared, or not there; FourshotError where the model cannot be had.
     """
-    needs = msgspec.json.decode(given.needs, type=Needs)
+    needs = given.needs
     if needs.store and not (Path(needs.store) / needs.probe).exists():
         raise InputError(
             f"the folder {needs.store} is not that of the command's machine. Mount one folder on all machines, under "
@@ -177,17 +176,14 @@ def provide(given: Supplies) -> str:
             f"there is no {missing[0]}. Adapters are read by every machine: put them into a folder that all mount "
             "under the same path."
         )
-    return _model(given) if needs.model else ""
+    if not needs.model:
+        return ""
+    if needs.content not in _models:
+        _models[needs.content] = str(_fetched(needs, given.giver))
+    return _models[needs.content]
 
 
-_found: dict[str, str] = {}  # content hash -> folder: a worker looks once
-
-
-def _model(given: Supplies) -> str:
-    needs = msgspec.json.decode(given.needs, type=Needs)
-    if needs.content not in _found:
-        _found[needs.content] = str(_fetched(needs, given.giver))
-    return _found[needs.content]
+_models: dict[str, str] = {}  # content hash -> folder: a worker looks once
 
 
 def _fetched(needs: Needs, giver: Any) -> Path:

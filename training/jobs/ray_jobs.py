@@ -110,8 +110,8 @@ class _Queue:
 
     def _give(self, number: int, node: str = "") -> None:
         where = {"scheduling_strategy": on_node(node, soft=True)} if node else {}
-        encoded = msgspec.json.encode(self._jobs[number])
-        reference = self._task.options(**where).remote(self._given, encoded, str(self._store), number, self._processes)
+        job, store = self._jobs[number], str(self._store)
+        reference = self._task.options(**where).remote(self._given, job, store, number, self._processes)
         self._running[reference] = number
 
     def _look(self) -> None:
@@ -142,12 +142,11 @@ class _Queue:
 
         job = self._jobs[number]
         try:
-            answer = ray.get(reference)
+            failure = ray.get(reference)
         except ray.exceptions.RayError as error:
             failed = f"Its worker died {RETRIES + 1} times: {str(error).splitlines()[0]}"
             return FailedJob(key=job.key, kind="FourshotError", message=failed)
-        if answer is not None:
-            failure = msgspec.json.decode(answer, type=_Failed)
+        if failure is not None:
             unfit = self._unfit.setdefault(number, set())
             unfit.add(failure.node)
             others = [node for node in nodes() if node not in unfit]
@@ -190,7 +189,7 @@ class _Board(Giver):
         return read
 
 
-def _work(given: Supplies, encoded: bytes, store: str, number: int, processes: int) -> bytes | None:
+def _work(given: Supplies, job: TrainingJob, store: str, number: int, processes: int) -> _Failed | None:
     """In a worker: do one job; None, or why it failed. Only the death of the worker is for Ray to try again."""
     import ray
 
@@ -198,15 +197,13 @@ def _work(given: Supplies, encoded: bytes, store: str, number: int, processes: i
 
     node = ray.get_runtime_context().get_node_id()
     given.giver.begin.remote(number, node)
-    job = msgspec.json.decode(encoded, type=TrainingJob)
 
     def on_step(step: int, planned: int, loss: float) -> None:
         given.giver.write.remote(number, step, planned, loss)
 
-    def failed(error: FourshotError | OSError, *, of_machine: bool) -> bytes:
+    def failed(error: FourshotError | OSError, *, of_machine: bool) -> _Failed:
         message = f"{machine_name()}: {error}" if of_machine else str(error)
-        kind = type(error).__name__
-        return msgspec.json.encode(_Failed(kind=kind, message=message, node=node, of_machine=of_machine))
+        return _Failed(kind=type(error).__name__, message=message, node=node, of_machine=of_machine)
 
     try:
         model = provide(given)

@@ -6,6 +6,7 @@ the layer is one function that writes both products straight into the output, an
 ``x`` and ``x A^T``.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,22 +48,16 @@ def speed_up(wrapped: Any) -> int:
     count = 0
     for module in wrapped.modules():
         if is_plain(module):
-            module.forward = _Forward(module)
+            module.forward = _forward(module)
             count += 1
     return count
 
 
-class _Forward:
-    """Stands for the ``forward`` of one PEFT layer."""
-
-    def __init__(self, layer: Any) -> None:
-        (name,) = layer.active_adapters
-        self._base, self._scaling = layer.base_layer, float(layer.scaling[name])
-        self._a, self._b = layer.lora_A[name], layer.lora_B[name]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        base = self._base
-        return LoraLinear.apply(x, base.weight, base.bias, self._a.weight, self._b.weight, self._scaling)
+def _forward(layer: Any) -> Callable[[Tensor], Tensor]:
+    """In place of the ``forward`` of one PEFT layer."""
+    (name,) = layer.active_adapters
+    base, scaling, a, b = layer.base_layer, float(layer.scaling[name]), layer.lora_A[name], layer.lora_B[name]
+    return lambda x: LoraLinear.apply(x, base.weight, base.bias, a.weight, b.weight, scaling)
 
 
 def is_plain(module: Any, *, dropout: bool = False) -> bool:

@@ -182,9 +182,7 @@ class LabelLoss:
         """Float32 logits [num_positions, num_labels or vocabulary] of hidden states [num_positions, hidden_size]."""
         return self._head(hidden, None if self._whole_text else self._choices)
 
-    def _aims(
-        self, chosen: Sequence[int], starts: Sequence[int]
-    ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor", "torch.Tensor"]:
+    def _aims(self, chosen: Sequence[int], starts: Sequence[int]) -> "list[torch.Tensor]":
         """Where in the row something is predicted, what, how much it counts, and how much as a label token.
 
         Each [num_positions]; both kinds of weights of one text sum to the text's weight.
@@ -207,13 +205,7 @@ class LabelLoss:
             targets.extend(aimed)
             weights.extend([weight / len(aimed)] * len(aimed))
             label_weights.extend(weight / len(answer) if position >= last else 0.0 for position in at)
-        place = self.device
-        return (
-            torch.tensor(positions, device=place),
-            torch.tensor(targets, device=place),
-            torch.tensor(weights, device=place),
-            torch.tensor(label_weights, device=place),
-        )
+        return [torch.tensor(values, device=self.device) for values in (positions, targets, weights, label_weights)]
 
 
 def _spread_targets(examples: Sequence[TrainingExample], num_labels: int, smoothing: float) -> "torch.Tensor | None":

@@ -38,14 +38,18 @@ def row_tokens(config: Any, sees: int, free: int) -> int:
     return max(1, min(MOST_ROW_TOKENS, int(SHARE * free / bytes_per_token(config, sees))))
 
 
-def check_base_fits(model: str | Path, device: str, number_bytes: int) -> None:
-    """Raise FourshotError where the base alone, in numbers of so many bytes, takes more memory than there is.
+def base_bytes(model: str | Path, number_bytes: int = 2) -> int:
+    """What a base takes in numbers of so many bytes; files may hold other numbers than those that are loaded.
 
-    Files may hold other numbers than those that are loaded. Of files that are not safetensors only the size is known.
+    Of files that are not safetensors only the size is known.
     """
     shapes, others = checkpoint_shapes(Path(model)), Path(model).glob("pytorch_model*.bin")
-    needed = number_bytes * sum(map(prod, shapes.values())) or sum(file.stat().st_size for file in others)
-    free = free_bytes(device)
+    return number_bytes * sum(map(prod, shapes.values())) or sum(file.stat().st_size for file in others)
+
+
+def check_base_fits(model: str | Path, device: str, number_bytes: int) -> None:
+    """Raise FourshotError where the base alone, in numbers of so many bytes, takes more memory than there is."""
+    needed, free = base_bytes(model, number_bytes), free_bytes(device)
     if needed > free:
         raise FourshotError(
             f"The base model {model} needs {needed / GB:.1f} GB of memory, and {free / GB:.1f} GB are free on this "
@@ -70,5 +74,4 @@ def give_back(parameters: "list[torch.Tensor]") -> None:
 
     for parameter in parameters:
         parameter.grad = None
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()

@@ -35,6 +35,7 @@ class Optimization:
         self._started = time.perf_counter()
         self._loss_of, self._settings, self._share, self.held_out = loss_of, settings, share, held_out
         self._weights, self._device = loss_of.parameters, loss_of.device
+        self._is_on_gpu = self._device.startswith("cuda")
         # Steps of this size vanish in bfloat16, so the optimizer owns float32 copies.
         self._masters = [weight.detach().float() for weight in self._weights]
         self._adamw = torch.optim.AdamW(
@@ -55,7 +56,7 @@ class Optimization:
         """Take the planned steps, or those that are left where there is a checkpoint; less if the loss converges."""
         state = checkpoint.load() if checkpoint else None
         # An earlier build may have had the same adapter in other tensors; then the training starts anew.
-        if state and [one.shape for one in state["masters"]] == [one.shape for one in self._masters]:
+        if state and [master.shape for master in state["masters"]] == [master.shape for master in self._masters]:
             self._load(state)
         for step in range(len(self.losses), self.planned):
             self._step(step)
@@ -104,7 +105,8 @@ class Optimization:
             "optimizer": self._adamw.state_dict(),
             "scaler": self._scaler.state_dict(),
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all(),  # that dropout draws from there; none without a GPU
+            # Of the one GPU that trains, for dropout there: of others, the next start may see fewer.
+            "random_gpu": torch.cuda.get_rng_state(self._device) if self._is_on_gpu else None,
             "losses": self.losses,
             "label_losses": self._label_losses,
             "held_out": self.held_out.state(),
@@ -119,7 +121,8 @@ class Optimization:
         self._adamw.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
-        torch.cuda.set_rng_state_all(state["random_cuda"])
+        if self._is_on_gpu and state.get("random_gpu") is not None:
+            torch.cuda.set_rng_state(state["random_gpu"], self._device)
         self.losses, self._label_losses, self.num_tokens = state["losses"], state["label_losses"], state["num_tokens"]
         self._started -= state["seconds"]
         self.held_out.load(state["held_out"])

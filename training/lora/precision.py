@@ -12,15 +12,11 @@ class Precision(msgspec.Struct, frozen=True, kw_only=True):
     loss_scaling: bool = False
 
 
-def choose_precision(device: Literal["cpu", "cuda"], capability: tuple[int, int] | None = None) -> Precision:
-    """Policy by device and CUDA compute capability.
+def choose_precision(capability: tuple[int, int] | None) -> Precision:
+    """Policy by CUDA compute capability, None on the CPU.
 
     bfloat16 on the CPU and from capability 8.0 on; float16 with loss scaling below (V100, T4: no bfloat16 there).
     """
-    if device == "cpu":
-        return Precision(base="bfloat16")
-    if capability is None:
-        raise ValueError("a CUDA device needs its compute capability, e.g. (8, 0)")
-    if capability >= (8, 0):
+    if capability is None or capability >= (8, 0):
         return Precision(base="bfloat16")
     return Precision(base="float16", loss_scaling=True)

@@ -102,12 +102,12 @@ class Projection:
         """
         self._layers = [[_Adapter(linear) for linear in group] for group in layers]
         self._frozen = [Frozen([base_of(linear) for linear in group], packed) for group in layers]
-        downs = [torch.cat([one.down for one in group]) for group in self._layers]
-        ups = [torch.block_diag(*(one.up for one in group)) for group in self._layers]
+        downs = [torch.cat([adapter.down for adapter in group]) for group in self._layers]
+        ups = [torch.block_diag(*(adapter.up for adapter in group)) for group in self._layers]
         self.a = torch.stack(downs).requires_grad_(True)  # [L, rank, in]
         self.b = torch.stack([up.t() for up in ups]).requires_grad_(True)  # [L, rank, out], B transposed
-        self.scaling = max(one.scaling for one in self._layers[0])
-        blocks = [torch.full_like(one.up, self.scaling) for one in self._layers[0]]
+        self.scaling = max(adapter.scaling for adapter in self._layers[0])
+        blocks = [torch.full_like(adapter.up, self.scaling) for adapter in self._layers[0]]
         self._scale = torch.block_diag(*blocks).t()  # [rank, out], of B's gradient: 0 off the blocks
         # Views of each layer, made once: a step would make thousands.
         self._a, self._b = self.a.detach().unbind(), self.b.detach().unbind()
@@ -121,7 +121,7 @@ class Projection:
     @property
     def dropout(self) -> float:
         """The share of what an adapter reads that is dropped now."""
-        return max(one.dropout for one in self._layers[0])
+        return max(adapter.dropout for adapter in self._layers[0])
 
     def mask(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
         """Of dropout, like x: one for all layers that read it, where PEFT draws one for each; None where none is."""
@@ -167,10 +167,10 @@ class Projection:
         """Give the adapters' weights to PEFT's layers."""
         for group, a, b in zip(self._layers, self._a, self._b, strict=True):
             row = column = 0
-            for one in group:
-                out, rank = one.up.shape
-                one.down.copy_(a[column : column + rank])
-                one.up.copy_(b[column : column + rank, row : row + out].t())
+            for adapter in group:
+                out, rank = adapter.up.shape
+                adapter.down.copy_(a[column : column + rank])
+                adapter.up.copy_(b[column : column + rank, row : row + out].t())
                 row, column = row + out, column + rank
 
 

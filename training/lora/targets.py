@@ -47,11 +47,10 @@ def projections(model: str) -> tuple[str, ...]:
     Raises InputError where there are none.
     """
     shapes = checkpoint_shapes(Path(model)) or _shapes_of_architecture(model)
-    found = dict.fromkeys(_projection(name, shape) for name, shape in shapes.items())
-    names = tuple(name for name in found if name)
+    names = {_projection(name, shape) for name, shape in shapes.items()} - {""}
     if not names:
         raise InputError(f"The base in {model} has no linear layers to train; it cannot get an adapter.")
-    return ALL_PROJECTIONS if set(names) == set(ALL_PROJECTIONS) else tuple(sorted(names))
+    return ALL_PROJECTIONS if names == set(ALL_PROJECTIONS) else tuple(sorted(names))
 
 
 def _projection(name: str, shape: Sequence[int]) -> str:

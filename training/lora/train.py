@@ -44,7 +44,7 @@ class LoraTrainer:
         self.model_path, self.share = str(model), share
         self.device = torch_device()
         capability = torch.cuda.get_device_capability() if self.device == "cuda" else None
-        self.precision = choose_precision("cuda" if capability else "cpu", capability)
+        self.precision = choose_precision(capability)
         check_base_fits(model, self.device, getattr(torch, self.precision.base).itemsize)
         self.tokenizer = load_tokenizer(model)
         # On the CPU the fused attention's backward pass takes seven times as long as plain products at these lengths.
@@ -135,6 +135,7 @@ class LoraTrainer:
             name, path = save_adapter(wrapped, Path(out_dir), prefix) if self.share.tells else ("", Path())
             if unfinished and self.share.tells:
                 unfinished.remove()
+            flops = run.num_tokens * flops_per_token(wrapped)  # before the adapter is taken off: its weights count
         finally:
             wrapped.unload()
         return TrainingResult(
@@ -146,7 +147,7 @@ class LoraTrainer:
             tokens=run.num_tokens,
             seconds=seconds,
             examples=len(examples),
-            flops=float(run.num_tokens * flops_per_token(wrapped)),
+            flops=float(flops),
             probe=probe,
             held_out_losses=tuple(unseen.curve),
             learning_rate=settings.learning_rate,

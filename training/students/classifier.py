@@ -85,10 +85,10 @@ class StudentClassifier(TextReader):
         parts = [self.parts(text) for text in texts]
         given = [part for own in parts for part in own]
         with torch.inference_mode():
-            said = by_length(self.tokens, given, logits, batch).softmax(1).cpu().numpy()
+            probabilities = by_length(self.tokens, given, logits, batch).softmax(1).cpu().numpy()
         if len(given) == len(parts):
-            return said
-        return combine_parts(said, [len(own) for own in parts]).astype(said.dtype)
+            return probabilities
+        return combine_parts(probabilities, [len(own) for own in parts]).astype(probabilities.dtype)
 
 
 def open_logits(folder: Path) -> "tuple[Callable[..., torch.Tensor], str]":

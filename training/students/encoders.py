@@ -145,13 +145,13 @@ def _add_mean_layer(model: Any) -> None:
     layers, dense = getattr(encoder, "layer", None), getattr(head, "dense", None)
     if layers is None or dense is None or not hasattr(getattr(layers[-1], "attention", None), "self"):
         return
-    layer, one = copy.deepcopy(layers[-1]), torch.eye(model.config.hidden_size)
+    layer, identity = copy.deepcopy(layers[-1]), torch.eye(model.config.hidden_size)
     weights = {
-        layer.attention.self.query: 0 * one,
-        layer.attention.self.key: 0 * one,
-        layer.attention.self.value: one,
-        layer.attention.output.dense: 1000 * one,
-        dense: one / model.config.hidden_size**0.5,
+        layer.attention.self.query: 0 * identity,
+        layer.attention.self.key: 0 * identity,
+        layer.attention.self.value: identity,
+        layer.attention.output.dense: 1000 * identity,
+        dense: identity / model.config.hidden_size**0.5,
     }
     with torch.no_grad():
         for linear, weight in weights.items():

@@ -51,5 +51,5 @@ class StudentResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     losses: tuple[float, ...] = ()  # one per step
     held_out: int = 0  # texts
-    held_out_losses: tuple[float, ...] = ()  # cross-entropy with the teacher, nats, epoch by epoch
+    held_out_losses: tuple[float, ...] = ()  # cross-entropy with the teacher, nats: of the head alone, then by epoch
     held_out_agreement: float | None = None  # share of the held-out texts on which student and teacher say the same

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.collector import collector_paused
 from fourshot.engine.core import EngineSettings
+from fourshot.engine.gpus import torch_device
 from fourshot.engine.threads import available_cores
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ class LlamaWriter:
         torch.set_num_threads(available_cores())
         self._config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
         weights: dict[str, torch.Tensor] = {}
+        device = torch_device()
         for file in sorted(folder.glob("*.safetensors")):
-            weights |= load_file(file, device="cuda" if torch.cuda.is_available() else "cpu")
+            weights |= load_file(file, device=device)
         self._weights = weights
         self._embedded = weights["model.embed_tokens.weight"]
         self._out = weights.get("lm_head.weight", self._embedded)
@@ -47,7 +49,7 @@ class LlamaWriter:
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of each, to be continued: as `engine.tokens.encode_prompts`."""
-        rows = [one.ids for one in self._tokenizer.encode_batch(list(prompts))]
+        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(prompts))]
         return [ids[:-1] if len(ids) > 1 and ids[-1] == self._end and ids[0] != self._end else ids for ids in rows]
 
     def write(self, prompts: Sequence[str], max_tokens: int, batch: int = 16) -> list[tuple[str, bool, int]]:
@@ -165,8 +167,8 @@ def _theta(config: dict[str, Any]) -> float:
 
 
 def _end_token(folder: Path) -> str:
-    said = json.loads((folder / "tokenizer_config.json").read_bytes()).get("eos_token") or ""
-    return str(said["content"] if isinstance(said, dict) else said)
+    token = json.loads((folder / "tokenizer_config.json").read_bytes()).get("eos_token") or ""
+    return str(token["content"] if isinstance(token, dict) else token)
 
 
 def fits(folder: Path) -> bool:

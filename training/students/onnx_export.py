@@ -102,15 +102,17 @@ def _parity(
         return torch.from_numpy(session.run(None, {name: batch[name].numpy() for name in INPUTS})[0])
 
     texts = [*probed, *(text for text, _ in test)]
-    said, number = by_length(classifier.tokens, texts, logits).softmax(1).numpy(), len(probed)
+    exported, number = by_length(classifier.tokens, texts, logits).softmax(1).numpy(), len(probed)
     right = np.array([label for _, label in test])
-    lost = [float((one[number:].argmax(1) == right).mean()) for one in (expected, said)] if test else []
+    accuracies = (
+        [float((answers[number:].argmax(1) == right).mean()) for answers in (expected, exported)] if test else []
+    )
     return Parity(
         file=file.name,
         megabytes=round(file.stat().st_size / 1e6, 1),
         texts=number,
-        other_labels=int((said[:number].argmax(1) != expected[:number].argmax(1)).sum()),
-        largest_difference=round(float(abs(said[:number] - expected[:number]).max()), 6),
+        other_labels=int((exported[:number].argmax(1) != expected[:number].argmax(1)).sum()),
+        largest_difference=round(float(abs(exported[:number] - expected[:number]).max()), 6),
         tested=len(test),
-        points_lost=round(100 * (lost[0] - lost[1]), 2) if lost else None,
+        points_lost=round(100 * (accuracies[0] - accuracies[1]), 2) if test else None,
     )

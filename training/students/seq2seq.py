@@ -89,7 +89,7 @@ def train_seq2seq(job: Seq2SeqJob, store: Path, on_step: OnStep = lambda *_: Non
         raise InputError("There is nothing to train a student on. Give texts with targets.")
     began_s = time.perf_counter()
     torch.manual_seed(job.seed)
-    taught = [index for index, one in enumerate(job.examples) if not one.is_real]
+    taught = [index for index, example in enumerate(job.examples) if not example.is_real]
     held = set(random.Random(f"{job.seed}/held out").sample(taught, int(len(taught) * job.settings.held_out)))
     model = AutoModelForSeq2SeqLM.from_pretrained(job.model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(job.model)
@@ -167,16 +167,16 @@ class _Training:
 
     def _loss(self, chosen: Sequence[int]) -> "torch.Tensor":
         """Nats per target token."""
-        some, settings = [self._examples[index] for index in chosen], self._settings
+        examples, settings = [self._examples[index] for index in chosen], self._settings
         batch = self._tokenizer(
-            [one.text for one in some],
+            [example.text for example in examples],
             padding=True,
             truncation=True,
             max_length=settings.max_tokens,
             return_tensors="pt",
         )
         targets = self._tokenizer(
-            text_target=[one.target for one in some],
+            text_target=[example.target for example in examples],
             padding=True,
             truncation=True,
             max_length=settings.max_target_tokens,

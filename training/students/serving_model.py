@@ -33,7 +33,7 @@ def file_to_use(parities: Sequence[Parity]) -> str:
     """
     if find_spec("onnxruntime") is None:
         return ""
-    checked = {one.file: one for one in parities}
+    checked = {parity.file: parity for parity in parities}
     int8 = checked.get(INT8_FILE)
     if int8 and _may_answer(int8):
         return f"{ONNX_FOLDER}/{INT8_FILE}"
@@ -82,13 +82,13 @@ class ServingModel(TextReader):
             for place, index in enumerate(part):
                 ids[place, : len(rows[index])] = rows[index]
                 mask[place, : len(rows[index])] = 1
-            found = self._compute(ids, mask)
-            if found.shape != (len(part), self._num_labels) or not np.isfinite(found).all():
+            logits = self._compute(ids, mask)
+            if logits.shape != (len(part), self._num_labels) or not np.isfinite(logits).all():
                 raise AdapterError(
-                    f"it gives {list(found.shape)} values, or some that are no numbers; {len(part)} texts and "
+                    f"it gives {list(logits.shape)} values, or some that are no numbers; {len(part)} texts and "
                     f"{self._num_labels} labels were asked for"
                 )
-            out[part] = found
+            out[part] = logits
         return out
 
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from fourshot.engine.errors import ModelNotFoundError
 from fourshot.engine.gguf_model import is_gguf
 from fourshot.engine.hub import WEIGHTS, download_model, split_revision
@@ -32,35 +34,34 @@ def resolve_text_model(name: str | None) -> TextModel:
     if not name or (not folder.is_dir() and (is_gguf(folder) or "/" not in name)):
         return TextModel("causal", resolve_model(name))
     if folder.is_dir():
-        found = ResolvedModel(path=str(folder.resolve()), name=name, revision="")
+        here = ResolvedModel(path=str(folder.resolve()), name=name, revision="")
     else:
         model, revision = split_revision(name)
         if name.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
             raise ModelNotFoundError(f"There is no model folder {name!r}. {HOW_TO_GO_ON}")
         folder = download_model(model, revision, HOW_TO_GO_ON)
-        found = ResolvedModel(path=str(folder), name=model, revision=folder.name)
+        here = ResolvedModel(path=str(folder), name=model, revision=folder.name)
     if not _is_seq2seq(folder):
         return TextModel("causal", resolve_model(name))
     faults = broken_shards(folder)
     if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
         faults.append(f"it has no weights ({' or '.join(WEIGHTS)})")
-    if not any((folder / one).exists() for one in (*TOKENIZERS, "spiece.model")):
+    if not any((folder / file).exists() for file in (*TOKENIZERS, "spiece.model")):
         faults.append("it has no tokenizer")
     if faults:
         raise ModelNotFoundError(f"{folder} cannot be used as a student: {'; '.join(faults)}. {HOW_TO_GO_ON}")
-    revision = found.revision or content_hash(folder)
-    return TextModel("seq2seq", ResolvedModel(path=found.path, name=found.name, revision=revision))
+    return TextModel("seq2seq", msgspec.structs.replace(here, revision=here.revision or content_hash(folder)))
 
 
 def _is_seq2seq(folder: Path) -> bool:
     """Whether it reads with one half and writes with the other. Raises ModelNotFoundError for an encoder alone."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        architectures = [str(one) for one in config.get("architectures") or ()]
+        architectures = [str(name) for name in config.get("architectures") or ()]
         is_seq2seq = bool(config.get("is_encoder_decoder"))
     except (OSError, ValueError, AttributeError):
         return False  # whoever looks for a causal model says what is wrong
-    if architectures and not any("LM" in one or "Generation" in one for one in architectures):
+    if architectures and not any("LM" in name or "Generation" in name for name in architectures):
         raise ModelNotFoundError(
             f"{folder} writes no texts: config.json says architectures {architectures}. A text generation task's "
             f"student is a causal or a sequence-to-sequence model. {HOW_TO_GO_ON}"

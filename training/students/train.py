@@ -47,7 +47,9 @@ def train_student(job: StudentJob, store: Path, on_step: OnStep = lambda *_: Non
     logging.set_verbosity_error()  # that the head is new is no news
     _check(job)
     settings = job.settings
-    sure = [one for one in job.examples if one.is_real or max(one.probabilities) >= settings.min_confidence]
+    sure = [
+        example for example in job.examples if example.is_real or max(example.probabilities) >= settings.min_confidence
+    ]
     if not sure:
         raise InputError(
             f"The teacher is sure of no text: of {len(job.examples)} none has a label of at least "
@@ -88,9 +90,9 @@ def hold_out(
     examples: Sequence[TaughtExample], share: float, seed: int
 ) -> tuple[list[TaughtExample], list[TaughtExample]]:
     """What is learnt, and ``share`` of the teacher's texts, drawn at random, to say when to stop."""
-    taught = [index for index, one in enumerate(examples) if not one.is_real]
+    taught = [index for index, example in enumerate(examples) if not example.is_real]
     chosen = set(random.Random(f"{seed}/held out").sample(taught, int(len(taught) * share)))
-    learnt = [one for index, one in enumerate(examples) if index not in chosen]
+    learnt = [example for index, example in enumerate(examples) if index not in chosen]
     return learnt, [examples[index] for index in sorted(chosen)]
 
 
@@ -98,19 +100,19 @@ def targets_of(examples: Sequence[TaughtExample], settings: StudentSettings) -> 
     """What is to be said of each text, [num_texts, num_labels], and how much it counts, [num_texts], one on average."""
     import torch
 
-    said = torch.tensor([one.probabilities for one in examples], dtype=torch.float32)
-    real = torch.tensor([one.is_real for one in examples])
-    num_labels = said.shape[1]
-    soft = said.clamp_min(1e-9)
+    taught = torch.tensor([example.probabilities for example in examples], dtype=torch.float32)
+    real = torch.tensor([example.is_real for example in examples])
+    num_labels = taught.shape[1]
+    soft = taught.clamp_min(1e-9)
     if settings.temperature < 1:  # high powers of small numbers are all 0
         soft = soft / soft.max(1, keepdim=True).values
     soft = soft ** (1 / settings.temperature)
     soft = soft / soft.sum(1, keepdim=True)
-    hard = torch.nn.functional.one_hot(said.argmax(1), num_labels).float()
-    soft = torch.where(real[:, None], said, torch.lerp(soft, hard, settings.hard_share))
-    weights = torch.ones(len(said))
+    hard = torch.nn.functional.one_hot(taught.argmax(1), num_labels).float()
+    soft = torch.where(real[:, None], taught, torch.lerp(soft, hard, settings.hard_share))
+    weights = torch.ones(len(taught))
     if settings.weights == "confidence":
-        weights = ((said.max(1).values - 1 / num_labels) / (1 - 1 / num_labels)).clamp_min(1e-3)
+        weights = ((taught.max(1).values - 1 / num_labels) / (1 - 1 / num_labels)).clamp_min(1e-3)
     weights = torch.where(real, settings.real_weight, weights)
     if settings.balance:
         share = (soft * weights[:, None]).sum(0) / weights.sum()
@@ -132,7 +134,7 @@ class _Training:
     ) -> None:
         self._model, self._settings = model, settings
         self._tokens = partial(encoded, tokenizer, max_tokens=settings.max_tokens)
-        self._texts, self._held_texts = [one.text for one in learnt], [one.text for one in held]
+        self._texts, self._held_texts = [example.text for example in learnt], [example.text for example in held]
         self._targets, self._weights = targets_of(learnt, settings)
         if held:
             self._held_targets, self._held_weights = targets_of(held, settings)
@@ -261,8 +263,8 @@ class _Training:
         """On the held-out texts."""
         if not self._held_texts:
             return None
-        said = self._outputs(self._held_texts, lambda logits: logits).argmax(1)
-        return float((said == self._held_targets.argmax(1)).float().mean())
+        labels = self._outputs(self._held_texts, lambda logits: logits).argmax(1)
+        return float((labels == self._held_targets.argmax(1)).float().mean())
 
     def _outputs(self, texts: Sequence[str], of: "Callable[[torch.Tensor], torch.Tensor]") -> "torch.Tensor":
         import torch
@@ -284,8 +286,8 @@ def _check(job: StudentJob) -> None:
     if not job.examples:
         raise InputError("There is nothing to train a student on. Give unlabelled texts, or have some written.")
     for example in job.examples:
-        said = example.probabilities
-        if len(said) != len(job.labels) or min(said) < 0 or abs(sum(said) - 1) > 1e-3:
+        taught = example.probabilities
+        if len(taught) != len(job.labels) or min(taught) < 0 or abs(sum(taught) - 1) > 1e-3:
             raise InputError(
-                f"A text has {len(job.labels)} probabilities, one per label, that sum to 1; got {list(said)[:8]}."
+                f"A text has {len(job.labels)} probabilities, one per label, that sum to 1; got {list(taught)[:8]}."
             )

@@ -8,6 +8,7 @@ seed; students learn from parts of what it said. The call goes on behind the las
 """
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -51,37 +52,35 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
     amounts = sorted({*options.amounts} - {0})
     if amounts and amounts[0] < 0:
         raise InputError(f"--amounts are numbers of texts from 0; got {amounts[0]}.")
-    for task in options.tasks:
-        for real in options.real:
-            for seed in range(options.seeds):
-                group = Group(task=task, real=real, seed=seed)
-                cells = [Cell(strategy=TEACHER), Cell(strategy=NONE)]
-                cells += [Cell(strategy=way, amount=amount) for way in options.strategies for amount in amounts]
-                missing = [cell for cell in cells if group.piece(cell) not in rows.pieces]
-                if not missing:
-                    continue
-                taught = teach(
-                    group,
-                    options.data,
-                    options.out.with_suffix(""),
-                    most=max(amounts, default=0),
-                    annotates=bool({"annotate", "both"} & {*options.strategies}),
-                    writes=bool({"generate", "both"} & {*options.strategies}),
-                    model=options.model,
-                    student=options.student,
-                    test_limit=options.test_limit,
-                )
-                for cell in missing:
-                    row = {**msgspec.to_builtins(group), **measure_cell(taught, cell)}
-                    rows.add(group.piece(cell), row)
-                    told = row.get("left_out") or f"accuracy {row['accuracy']:.3f} with {row['texts']} texts"
-                    tell(f"{group.piece(cell)}: {told}")
-                taught.clear()
-    found = [row for piece, row in rows.pieces.items() if "/" in piece]
-    measured = [row for row in found if "accuracy" in row]
+    for task, real, seed in product(options.tasks, options.real, range(options.seeds)):
+        group = Group(task=task, real=real, seed=seed)
+        cells = [Cell(strategy=TEACHER), Cell(strategy=NONE)]
+        cells += [Cell(strategy=way, amount=amount) for way in options.strategies for amount in amounts]
+        missing = [cell for cell in cells if group.piece(cell) not in rows.pieces]
+        if not missing:
+            continue
+        taught = teach(
+            group,
+            options.data,
+            options.out.with_suffix(""),
+            most=max(amounts, default=0),
+            annotates=bool({"annotate", "both"} & {*options.strategies}),
+            writes=bool({"generate", "both"} & {*options.strategies}),
+            model=options.model,
+            student=options.student,
+            test_limit=options.test_limit,
+        )
+        for cell in missing:
+            row = {**msgspec.to_builtins(group), **measure_cell(taught, cell)}
+            rows.add(group.piece(cell), row)
+            outcome = row.get("left_out") or f"accuracy {row['accuracy']:.3f} with {row['texts']} texts"
+            tell(f"{group.piece(cell)}: {outcome}")
+        taught.clear()
+    every = [row for piece, row in rows.pieces.items() if "/" in piece]
+    measured = [row for row in every if "accuracy" in row]
     return {
         "rows": measured,
-        "left_out": [row for row in found if "accuracy" not in row],
+        "left_out": [row for row in every if "accuracy" not in row],
         "curves": curves_of(measured),
         "turning_points": turning_points(measured),
         "targets": [],
@@ -137,8 +136,8 @@ def page(result: Mapping[str, Any]) -> Page:
     for task in result["settings"]["tasks"]:
         parts: list[Part] = []
         for real in result["settings"]["real"]:
-            own = [one for one in result["curves"] if (one["task"], one["real"]) == (task, real)]
-            drawn = [_curve(one) for one in own if len(one["points"]) > 1]
+            curves = [curve for curve in result["curves"] if (curve["task"], curve["real"]) == (task, real)]
+            drawn = [_curve(curve) for curve in curves if len(curve["points"]) > 1]
             if drawn:
                 x_name, note = f"texts beside {real} real", "intervals of 95 % over seeds"
                 parts.append(line_plot(drawn, x_name=x_name, y_name="accuracy, %", y_from_zero=False, note=note))
@@ -150,8 +149,9 @@ def page(result: Mapping[str, Any]) -> Page:
 
 def _curve(curve: Mapping[str, Any]) -> Curve:
     points = curve["points"]
-    intervals = [(one["low"], one["high"]) for one in points] if all(one["low"] is not None for one in points) else []
-    return Curve(curve["strategy"], [(one["amount"], one["mean"]) for one in points], intervals)
+    has_intervals = all(point["low"] is not None for point in points)
+    intervals = [(point["low"], point["high"]) for point in points] if has_intervals else []
+    return Curve(curve["strategy"], [(point["amount"], point["mean"]) for point in points], intervals)
 
 
 SUITE = Suite(

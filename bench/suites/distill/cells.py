@@ -127,8 +127,8 @@ def teach(
             on_event=_on_event,
         )
         accuracy = next(row["accuracy"] for row in summary.table if row["method"] == TEACHER)
-        said, _ = annotated_texts(table, folder / MADE, own, "", _nobody, ignore)
-        annotated, _ = learnable(said, shots, test)
+        annotations, _ = annotated_texts(table, folder / MADE, own, "", _nobody, ignore)
+        annotated, _ = learnable(annotations, shots, test)
         pairs = finished_pairs(RunFolder(folder / MADE / TEACHER_FOLDER)) if per_class else []
     return Taught(
         folder=folder,
@@ -174,8 +174,8 @@ def _write_data(folder: Path, task: Task, shots: list[Example], test: list[Examp
         return {**(values_of(task, text) if fields else {"text": text}), **label}
 
     with staged_folder(folder.parent) as staged:
-        append_lines(staged / "shots.jsonl", [row(one.text, label=one.label) for one in shots])
-        append_lines(staged / "test.jsonl", [row(one.text, label=one.label) for one in test])
+        append_lines(staged / "shots.jsonl", [row(shot.text, label=shot.label) for shot in shots])
+        append_lines(staged / "test.jsonl", [row(example.text, label=example.label) for example in test])
         append_lines(staged / UNLABELLED, [row(text) for text in unlabelled])
         settle(staged, folder)
 

@@ -1,5 +1,6 @@
 """From cells to curves, and where a curve turns."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -32,7 +33,7 @@ def turning_points(rows: Sequence[Row]) -> list[dict[str, Any]]:
     pooled: dict[tuple[str, str], list[Row]] = {}
     for (_, real, strategy), own in _by_curve(rows).items():
         pooled.setdefault((real, strategy), []).extend(own)
-    found = []
+    turns = []
     for (real, strategy), own in pooled.items():
         amounts = list(_by_amount(own))
         if len(amounts) < 2:
@@ -43,8 +44,8 @@ def turning_points(rows: Sequence[Row]) -> list[dict[str, Any]]:
             if not any((_gain(own, amount, more) or {}).get("low", -1.0) > 0 for more in amounts[place + 1 :])
         )
         gain, then = _gain(own, amounts[0], turn), _gain(own, turn, amounts[-1])
-        found.append({"real": real, "strategy": strategy, "no_gain_beyond": turn, "gain": gain, "then": then})
-    return found
+        turns.append({"real": real, "strategy": strategy, "no_gain_beyond": turn, "gain": gain, "then": then})
+    return turns
 
 
 def _gain(rows: Sequence[Row], few: int, many: int) -> dict[str, Any] | None:
@@ -55,21 +56,20 @@ def _gain(rows: Sequence[Row], few: int, many: int) -> dict[str, Any] | None:
     gains = [cells[many] - cells[few] for cells in by_place.values() if few in cells and many in cells]
     if few == many or len(gains) < 2:
         return None
-    found: dict[str, Any] = msgspec.to_builtins(estimate(gains, signed=True))
-    return found
+    gain: dict[str, Any] = msgspec.to_builtins(estimate(gains, signed=True))
+    return gain
 
 
 def _by_curve(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
     """Cells of each task, real data and strategy, with those of no texts, which all strategies have in common."""
-    curves: dict[tuple[str, str, str], list[Row]] = {}
+    curves: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        if row["strategy"] not in (NONE, TEACHER):
-            curves.setdefault((row["task"], row["real"], row["strategy"]), []).append(row)
-    bare: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if row["strategy"] == NONE:
-            bare.setdefault((row["task"], row["real"]), []).append(row)
-    return {key: [*bare.get(key[:2], ()), *own] for key, own in curves.items()}
+        curves[row["task"], row["real"], row["strategy"]].append(row)
+    return {
+        (task, real, strategy): [*curves.get((task, real, NONE), ()), *own]
+        for (task, real, strategy), own in curves.items()
+        if strategy not in (NONE, TEACHER)
+    }
 
 
 def _by_amount(rows: Sequence[Row]) -> dict[int, list[Row]]:

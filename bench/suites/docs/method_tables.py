@@ -109,12 +109,9 @@ def base_tables(bases: Mapping[str, Comparisons], draw: Callable[[Comparisons], 
 
 def short_table(comparisons: Comparisons) -> str:
     """Methods by tasks as Markdown, with means over the tasks. A method that a task lacks has a dash and no means."""
-    lines, columns = [], _measured(OVER_TASKS, comparisons)
-    for name, rows in _by_method(comparisons):
-        means = [_number(_mean_of(column, rows), column.digits) for column in columns]
-        lines.append([name, *map(_accuracy, rows), _mean(rows), *means])
-    headings = ["", *(TITLES[task] for task in comparisons), "mean", *(column.heading for column in columns)]
-    return markdown([Table(headings, lines)])
+    return markdown(
+        [_table(comparisons, OVER_TASKS, lambda column, rows: _number(_mean_of(column, rows), column.digits))]
+    )
 
 
 def results_table(comparisons: Comparisons) -> str:
@@ -125,13 +122,24 @@ def results_table(comparisons: Comparisons) -> str:
         f"Accuracy in per cent: mean ± sample standard deviation over {len(first.seeds)} draws of the shots. "
         f"{short_name(first.model_name)}; {sizes} test texts. Columns after the mean have one number per task."
     )
-    lines, columns = [], _measured(BY_TASK, comparisons)
-    for name, rows in _by_method(comparisons):
-        numbers = [", ".join(_number(column.of(row), column.digits) for row in rows) for column in columns]
-        lines.append([name, *map(_accuracy, rows), _mean(rows), *numbers])
-    headings = ["", *(TITLES[task] for task in comparisons), "mean", *(column.heading for column in columns)]
+    table = _table(
+        comparisons, BY_TASK, lambda column, rows: ", ".join(_number(column.of(row), column.digits) for row in rows)
+    )
     goals = "Targets (`icl` is in context as is, `icl_calibrated` calibrated, `lora25` LoRA on 25 real):"
-    return markdown([intro, Table(headings, lines), goals, "\n".join(target_lines(targets(comparisons), 3))])
+    return markdown([intro, table, goals, "\n".join(target_lines(targets(comparisons), 3))])
+
+
+def _table(
+    comparisons: Comparisons, columns: Sequence[Column], cell: Callable[[Column, Sequence[MethodRow | None]], str]
+) -> Table:
+    """Accuracies of each method by task, their mean, and a ``cell`` for each of ``columns`` that results have."""
+    measured = _measured(columns, comparisons)
+    lines = [
+        [name, *map(_accuracy, rows), _mean(rows), *(cell(column, rows) for column in measured)]
+        for name, rows in _by_method(comparisons)
+    ]
+    headings = ["", *(TITLES[task] for task in comparisons), "mean", *(column.heading for column in measured)]
+    return Table(headings, lines)
 
 
 def wordings_table(compared: Comparisons, in_context: Comparisons) -> str:

@@ -176,8 +176,8 @@ def report(result: Mapping[str, Any]) -> list[Part]:
 
 def _needed_table(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Table:
     loads = list(dict.fromkeys(row["load"] for row in rows))
-    found = {(row["routing"], row["load"]): row["replicas"] or f"> {MOST_REPLICAS}" for row in rows}
-    cells = [[routing, *(found.get((routing, load), MISSING) for load in loads)] for routing in PLAIN]
+    numbers = {(row["routing"], row["load"]): row["replicas"] or f"> {MOST_REPLICAS}" for row in rows}
+    cells = [[routing, *(numbers.get((routing, load), MISSING) for load in loads)] for routing in PLAIN]
     return Table([f"replicas for a p99 of {settings['p99_ms']} ms", *(f"{load:,} requests/s" for load in loads)], cells)
 
 

@@ -52,16 +52,20 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 Route = Callable[[Router, str, random.Random], Replica]
 
 
+def _well(router: Router) -> list[Replica]:
+    return [replica for replica in router.replicas if replica.well]
+
+
 def _random(router: Router, task: str, draw: random.Random) -> Replica:
-    return draw.choice([replica for replica in router.replicas if replica.well])
+    return draw.choice(_well(router))
 
 
 def _least_loaded(router: Router, task: str, draw: random.Random) -> Replica:
-    return min((one for one in router.replicas if one.well), key=lambda one: (one.in_flight, draw.random()))
+    return min(_well(router), key=lambda replica: (replica.in_flight, draw.random()))
 
 
 def _rendezvous(router: Router, task: str, draw: random.Random) -> Replica:
-    well = [replica for replica in router.replicas if replica.well]
+    well = _well(router)
     return well[preference(task, tuple(replica.number for replica in well))[0]]
 
 
@@ -162,7 +166,7 @@ class _Simulation:
             replica = self.replicas[number]
             if replica.step is not step:  # it died meanwhile
                 continue
-            self.latencies += [self.now - one.at_s for one in replica.end_step() if one.at_s >= WARM_S]
+            self.latencies += [self.now - request.at_s for request in replica.end_step() if request.at_s >= WARM_S]
             self._begin(replica)
 
     def _begin(self, replica: SimulatedReplica) -> None:

@@ -171,6 +171,8 @@ def _measure_missing(options: Options, settings: LatencySettings, rows: Rows) ->
     with tempfile.TemporaryDirectory() as folder:
         base = prepare(options, Path(folder), settings)
         workloads = {name: load_workload(name, options.data, settings.k, base.path) for name in settings.tasks}
+        for workload in workloads.values():  # before an hour is spent: the last repeat needs the last of the texts
+            workload.check_texts(settings.repeats * settings.most_requests + settings.warmup_requests)
         rows.add_once("shape", lambda: shape_of(base.path))
         rows.add_once("machine", lambda: call_apart(measure_machine, base.path))
         specs = engine_specs(base, settings, options.plant_sleep_ms / 1000)

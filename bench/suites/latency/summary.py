@@ -74,12 +74,13 @@ def medians_ms(repeats: Sequence[CellMeasurement]) -> list[float]:
     return [measured.median_ms for measured in repeats]
 
 
-def computed_tokens(repeats: Sequence[CellMeasurement]) -> tuple[float, float]:
-    """Mean prompt tokens and mean cached tokens of a request."""
+def mean_tokens(repeats: Sequence[CellMeasurement]) -> tuple[float, float]:
+    """Prompt tokens and cached tokens of a request, means."""
     requests = sum(len(measured.rows) for measured in repeats)
-    return sum(measured.prompt_tokens for measured in repeats) / requests, sum(
-        measured.cached_tokens for measured in repeats
-    ) / requests
+    prompt, cached = (
+        sum(getattr(measured, name) for measured in repeats) for name in ("prompt_tokens", "cached_tokens")
+    )
+    return prompt / requests, cached / requests
 
 
 def cell_numbers(group: Group, repeats: Sequence[CellMeasurement], settings: LatencySettings) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def cell_numbers(group: Group, repeats: Sequence[CellMeasurement], settings: Lat
         "goodput_per_s": with_values(within),
         "queue_ms": fmean(1000 * (row.begun_s - row.sent_s) for row in rows),
         "model_ms": fmean(1000 * (row.done_s - row.begun_s) for row in rows),
-        "prompt_tokens": computed_tokens(repeats)[0],
+        "prompt_tokens": mean_tokens(repeats)[0],
         "tpot_ms": None,  # one token is answered: there is no time per further token
     }
 
@@ -131,7 +132,7 @@ def ratios_to_icl(
     about = VARIANTS[variant]
     if own is None or about.shots != "none" or not about.text or about.one_by_one:
         return None
-    tokens, cached = computed_tokens(own)
+    tokens, cached = mean_tokens(own)
     limit = roof.alone_s if concurrency == 1 else roof.saturated_s
     row: dict[str, Any] = {
         "way": variant,
@@ -144,7 +145,7 @@ def ratios_to_icl(
         theirs = groups.get(("in-process", other, task, concurrency))
         if theirs is None or len(theirs) != len(own):  # a run that was cut off
             continue
-        their_tokens, their_cached = computed_tokens(theirs)
+        their_tokens, their_cached = mean_tokens(theirs)
         row[other] = {
             "throughput": msgspec.to_builtins(ratio(rates(own), rates(theirs))),
             "prompt_tokens": (their_tokens - their_cached) / (tokens - cached),  # those that are computed

@@ -46,6 +46,7 @@ def measure_timings(request: TimingRequest) -> list[Timing]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from fourshot.engine.gpus import torch_device
     from fourshot.engine.models import resolve_model
     from fourshot.engine.threads import available_cores
     from fourshot.engine.tokens import load_tokenizer
@@ -53,7 +54,7 @@ def measure_timings(request: TimingRequest) -> list[Timing]:
     from fourshot.serving.testing.adapters import make_adapter, task_of
 
     torch.set_num_threads(available_cores())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     tokenizer = load_tokenizer(request.model)
     model = AutoModelForCausalLM.from_pretrained(request.model, dtype="auto").to(device).eval()
     with tempfile.TemporaryDirectory() as folder:

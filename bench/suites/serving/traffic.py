@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any, Self
@@ -112,23 +113,23 @@ def _decided(names: Sequence[str], scores: Any) -> str:
     return names[int(scores.argmax())] if first - second > MARGIN else ""
 
 
-class Background(threading.Thread):
-    """Does something every few seconds while the block runs."""
+class Background:
+    """Does something every few seconds while the block runs. Leaving it raises what that raised."""
 
     def __init__(self, every_s: float) -> None:
-        super().__init__(daemon=True)
         self._every_s, self._over = every_s, threading.Event()
+        self._pool = ThreadPoolExecutor(1)
         self.began = time.monotonic()
 
     def __enter__(self) -> Self:
-        self.start()
+        self._running = self._pool.submit(self._run)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self.join()
+        self._running.result()
 
-    def run(self) -> None:
+    def _run(self) -> None:
         while not self._over.wait(self._every_s):
             self.step()
 

@@ -120,7 +120,8 @@ def _settings(preset: str, k: int, **changed: Any) -> RunSettings:
 
 def thinned(request: DrawRequest, texts: int, batch: int) -> DrawRequest:
     """``texts`` of its prompts, evenly over the classes, for transformers in batches of ``batch``."""
-    few = [index * len(request.prompts) // texts for index in range(min(texts, len(request.prompts)))]
+    number = min(texts, len(request.prompts))
+    few = [index * len(request.prompts) // number for index in range(number)]
     return msgspec.structs.replace(
         request,
         prompts=tuple(request.prompts[index] for index in few),
@@ -175,11 +176,10 @@ class Measurement:
 
     def fastest_batch(self, process: Opened[DrawRequest, DrawResult]) -> int:
         """Try each size of transformers' batches."""
-        request = self.request(TRIAL_ROUND)
-        texts = {batch: max(TRIAL_TEXTS, batch) for batch in BATCHES}
+        request, pieces = self.request(TRIAL_ROUND), self._rows.pieces
         for batch in BATCHES:
-            self.measure(f"batch/{batch}", process, thinned(request, texts[batch], batch))
-        return max(BATCHES, key=lambda batch: texts[batch] / self.seconds(f"batch/{batch}"))
+            self.measure(f"batch/{batch}", process, thinned(request, max(TRIAL_TEXTS, batch), batch))
+        return max(BATCHES, key=lambda batch: len(pieces[f"batch/{batch}"]["texts"]) / self.seconds(f"batch/{batch}"))
 
     def side_by_side(self, ceiling: str) -> None:
         """vLLM alone, ours and transformers by turns, all of them open, one at work."""

@@ -16,6 +16,7 @@ import msgspec
 
 from fourshot.bench.core.processes import peak_bytes
 from fourshot.engine.core import EngineSettings, Sampling
+from fourshot.engine.gpus import torch_device
 from fourshot.engine.threads import available_cores
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
 from fourshot.engine.vllm_start import engine_arguments
@@ -180,7 +181,7 @@ def transformers_batches(setup: SamplerSetup) -> Sampler:
 
     torch.set_num_threads(available_cores())
     logging.disable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     tokenizer: Any = load_tokenizer(setup.engine.model)
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -14,7 +14,6 @@ the model, and the share of the matmul rate is taken of these.
 """
 
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -27,18 +26,25 @@ from fourshot.bench.core.options import POSITIONAL, Model, Positive, Shape, as_s
 from fourshot.bench.core.parts import Part, Table
 from fourshot.bench.core.processes import call_apart
 from fourshot.bench.core.results import tell
+from fourshot.bench.core.roofline import product_rate
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.suite import Suite
 from fourshot.bench.core.targets import Target, at_least, at_most
-from fourshot.bench.suites.training.trainers import TRAINERS, Trained, Training
+from fourshot.bench.suites.training.trainers import TRAINERS, Training
+from fourshot.engine.core import Adapter, EngineSettings
+from fourshot.engine.opening import open_engine
+from fourshot.engine.tokens import encode_prompts, load_tokenizer
+from fourshot.pipeline.synthesis.prompts import classification_prompt
+from fourshot.pipeline.task_data import TaskData
+from fourshot.pipeline.tasks.shots import draw_shots
+from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import load_task
-from fourshot.pipeline.tasks.types import Task
+from fourshot.pipeline.tasks.types import Example, Task
 
 if TYPE_CHECKING:
     from fourshot.engine.models import ResolvedModel
 
 SPEED_GOAL, SHARE_GOAL, SECONDS_GOAL, ACCURACY_GOAL = 5.0, 0.4, 40.0, -1.0
-MATMUL_SECONDS = 1.0
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,40 +64,19 @@ def matmul_rates(model: str, rows: int) -> dict[str, float]:
 
     The highest is the machine's rate; that at ``rows`` is what a batch of this size can get.
     """
-    import torch
-
     shape = shape_of(model)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = {}
-    for m, k, n in (*((m, shape.hidden_size, shape.intermediate_size) for m in (rows, 1024)), (2048, 2048, 2048)):
-        x = torch.randn(m, k, dtype=torch.bfloat16, device=device)
-        weights = torch.randn(n, k, dtype=torch.bfloat16, device=device)
-        rates, began = [], time.perf_counter()
-        while time.perf_counter() - began < MATMUL_SECONDS:
-            started = time.perf_counter()
-            for _ in range(10):
-                torch.nn.functional.linear(x, weights)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            rates.append(20 * m * k * n / (time.perf_counter() - started) / 1e12)
-        measured[f"{m} x {k} x {n}"] = median(rates)
-    return measured
+    products = (*((m, shape.hidden_size, shape.intermediate_size) for m in (rows, 1024)), (2048, 2048, 2048))
+    return {f"{m} x {k} x {n}": product_rate(m, k, n) / 1e12 for m, k, n in products}
 
 
 def accuracies(
-    model: str, adapters: Sequence[Trained], prompts: Sequence[str], gold: Sequence[int], labels: Sequence[str]
+    model: str, adapters: Sequence[Adapter], prompts: Sequence[str], gold: Sequence[int], labels: Sequence[str]
 ) -> list[float]:
     """Share of ``prompts`` that each adapter answers right, all through one vLLM engine."""
-    from fourshot.engine.core import Adapter, EngineSettings
-    from fourshot.engine.opening import open_engine
-
     engine = open_engine(EngineSettings(model=model, max_loras=1, max_lora_rank=8, compile=False))
     try:
-        shares = []
-        for trained in adapters:
-            scores = engine.score(list(prompts), tuple(labels), Adapter(name=trained.name, path=trained.adapter))
-            shares.append(float((scores.argmax(axis=1) == gold).mean()))
-        return shares
+        answers = (engine.score(prompts, labels, adapter).argmax(axis=1) for adapter in adapters)
+        return [float((chosen == gold).mean()) for chosen in answers]
     finally:
         engine.close()
 
@@ -103,17 +88,12 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
 
 
 def _measured(options: Options, model: "ResolvedModel") -> dict[str, Any]:
-    from fourshot.engine.tokens import encode_prompts, load_tokenizer
-    from fourshot.pipeline.synthesis.prompts import classification_prompt
-    from fourshot.pipeline.task_data import TaskData
-    from fourshot.pipeline.tasks.shots import draw_shots
-
     task = load_task(options.task, options.data)
     test = _test_split(options, task)
     tokenizer = load_tokenizer(model.path)
     runs: list[dict[str, Any]] = []
     train = TaskData(task).train
-    adapters: list[Trained] = []
+    adapters: list[Adapter] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
             examples = draw_shots(train, task.label_names, options.per_class, seed)
@@ -130,9 +110,12 @@ def _measured(options: Options, model: "ResolvedModel") -> dict[str, Any]:
                     out=str(Path(folder) / f"{name}-{seed}"),
                 )
                 trained = call_apart(trainer, training)
-                adapters.append(trained)
-                figures = _figures(trained, options, tokens)
-                runs.append({"trainer": name, "seed": seed, "tokens_per_epoch": tokens, **figures})
+                adapters.append(trained.adapter)
+                run = {"trainer": name, "seed": seed, "tokens_per_epoch": tokens, **msgspec.to_builtins(trained)}
+                del run["adapter"]
+                run["seconds_per_epoch"] = trained.seconds / options.epochs
+                run["tokens_per_s"] = tokens * options.epochs / trained.seconds
+                runs.append(run)
                 tell(f"seed {seed}  {name:10}  {trained.seconds:6.1f} s")
         answers = [classification_prompt(task, example.text) for example in test]
         gold = [task.label_names.index(example.label) for example in test]
@@ -151,22 +134,8 @@ def _measured(options: Options, model: "ResolvedModel") -> dict[str, Any]:
     }
 
 
-def _test_split(options: Options, task: Task) -> Sequence[Any]:
-    from fourshot.pipeline.tasks.tables import load_split
-
+def _test_split(options: Options, task: Task) -> Sequence[Example]:
     return load_split(task, "test", limit=options.test_limit or None).examples
-
-
-def _figures(trained: Trained, options: Options, tokens: int) -> dict[str, Any]:
-    return {
-        "seconds": trained.seconds,
-        "seconds_per_epoch": trained.seconds / options.epochs,
-        "steps": trained.steps,
-        "tokens_per_s": tokens * options.epochs / trained.seconds,
-        "final_loss": trained.final_loss,
-        "peak_rss_bytes": trained.peak_rss_bytes,
-        "computed_tokens": trained.computed_tokens,
-    }
 
 
 def targets(runs: Sequence[Mapping[str, Any]], best_tflops: float) -> list[Target]:

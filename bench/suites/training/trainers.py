@@ -1,12 +1,13 @@
 """The two trainers that are set side by side, each called in a process of its own."""
 
-import resource
 import time
 from pathlib import Path
 from statistics import fmean
 
 import msgspec
 
+from fourshot.bench.core.processes import peak_bytes
+from fourshot.engine.core import Adapter
 from fourshot.training.lora.settings import PRESETS, LoraSettings, rate_by_size
 from fourshot.training.lora.targets import target_modules
 
@@ -29,15 +30,13 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def settings(self) -> LoraSettings:
         """The default preset, for exactly ``epochs`` passes."""
-        steps = self.epochs * self.steps_per_epoch
-        return msgspec.structs.replace(PRESETS["default"], num_epochs=float(self.epochs), min_steps=1, max_steps=steps)
+        return msgspec.structs.replace(PRESETS["default"], num_epochs=float(self.epochs), min_steps=1, soft_max_steps=0)
 
 
 class Trained(msgspec.Struct, frozen=True, kw_only=True):
     """What it came to."""
 
-    adapter: str
-    name: str
+    adapter: Adapter
     seconds: float  # of the loop alone: the model was loaded before
     steps: int
     final_loss: float  # mean over the last pass, nats
@@ -55,12 +54,11 @@ def ours(training: Training) -> Trained:
     trainer = LoraTrainer(training.model)
     result = trainer.train(examples, training.labels, training.settings, training.out, seed=training.seed)
     return Trained(
-        adapter=result.path,
-        name=result.name,
+        adapter=Adapter(name=result.name, path=result.path),
         seconds=result.seconds,
         steps=result.steps,
         final_loss=fmean(result.losses[-training.steps_per_epoch :]),
-        peak_rss_bytes=_peak_rss(),
+        peak_rss_bytes=peak_bytes(),
         computed_tokens=result.tokens,
     )
 
@@ -120,21 +118,16 @@ def hf_trainer(training: Training) -> Trained:
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
-    adapter = str(Path(training.out) / "adapter")
-    trainer.model.save_pretrained(adapter, save_embedding_layers=False)
+    adapter = Adapter(name=f"hf-trainer-{training.seed}", path=str(Path(training.out) / "adapter"))
+    trainer.model.save_pretrained(adapter.path, save_embedding_layers=False)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Trained(
         adapter=adapter,
-        name=f"hf-trainer-{training.seed}",
         seconds=seconds,
         steps=trainer.state.global_step,
         final_loss=fmean(losses[-training.steps_per_epoch :]),
-        peak_rss_bytes=_peak_rss(),
+        peak_rss_bytes=peak_bytes(),
     )
 
 
 TRAINERS = {"ours": ours, "hf_trainer": hf_trainer}
-
-
-def _peak_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,17 +1,20 @@
 """What all suites share: rows that outlive a kill, intervals, and the roof."""
 
 import math
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from fourshot.bench.core import closed_loop, roofline
 from fourshot.bench.core.load import Load, LoadRequest, choices
 from fourshot.bench.core.model_shape import SHAPES, base_of, shape_of, write_shape
 from fourshot.bench.core.results import check_data, check_out, read_result, write_result
 from fourshot.bench.core.roofline import Machine, Roof
 from fourshot.bench.core.rows import Rows
 from fourshot.bench.core.statistics import estimate, ratio
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.models import resolve_model
 
 
@@ -87,6 +90,23 @@ def test_the_roof_is_operations_when_saturated_and_weights_when_alone() -> None:
     assert roof.saturated_s(40, 32) < roof.saturated_s(40, 0)
     assert roof.alone_s(2, 0) == pytest.approx(0.01)  # reading the weights is in the floor already
     assert roof.alone_s(2000, 0) > 0.01
+
+
+def test_waiting_for_a_gpu_is_no_part_of_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product that takes 10 us is waited for as long: alone, it would be half as fast as it is."""
+    monkeypatch.setattr(roofline, "SECONDS", 0.1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: time.sleep(0.01))
+    assert roofline.fastest(1.0, lambda: None) > 1.5 / 0.01
+
+
+def test_what_a_gpu_is_to_do_is_not_measured_on_the_cpu_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourshot.engine.gpus.version", lambda package: "0.32.0")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    for measure in (closed_loop.yardstick, lambda: roofline.product_rate(1, 1, 1)):
+        with pytest.raises(FourshotError, match="cannot use it"):
+            measure()
 
 
 def test_a_plan_in_order_sends_each_once_before_any_again() -> None:

@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-from fourshot.bench.suites import corpus_kills, corpus_overhead, neardup
+import pytest
+
+from fourshot.bench.suites import corpus_kills, corpus_order, corpus_overhead, neardup
+from fourshot.engine.core import EngineSettings
+from fourshot.engine.fake_engine import FakeEngine
+from fourshot.pipeline.loop.units import TaskBrief
+from fourshot.pipeline.synthesis.settings import PRESETS
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.task_file import load_task
 
 
 def test_near_duplicates_are_found_among_texts_that_are_alike_by_chance() -> None:
@@ -31,3 +39,17 @@ def test_killed_again_and_again_a_corpus_ends_as_one_left_alone(tmp_path: Path) 
     faults = corpus_kills.check(killer.finished, corpus_kills.rows_of(tmp_path / "alone"))
     assert faults == {"lost": 0, "twice": 0, "different": 0}
     assert killer.kills["driver"] and killer.kills["engine"]
+
+
+def test_the_memory_that_orders_are_compared_in_is_that_of_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[EngineSettings] = []
+
+    def open_engine(settings: EngineSettings) -> FakeEngine:
+        opened.append(settings)
+        return FakeEngine(settings)
+
+    monkeypatch.setattr(corpus_order, "open_engine", open_engine)
+    task = load_task("support_tickets")
+    brief = TaskBrief(key="one", task=task, shots=tuple(take_shots(task, 4, 0)), settings=PRESETS["corpus"])
+    assert corpus_order.measure_order([brief], corpus_order.ORDERS[0], "fake", 48)["draws_per_s"] > 0
+    assert (opened[0].kv_cache_bytes, opened[0].gpu_kv_cache_bytes) == (48 << 20, 48 << 20)

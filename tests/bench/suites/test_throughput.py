@@ -53,6 +53,7 @@ def test_fewer_texts_are_of_all_classes(workload: Workload, model: str) -> None:
     few = thinned(request, len(workload.task.labels), batch=8)
     assert few.labels == workload.task.label_names and few.batch == 8
     assert all(prompt in request.prompts for prompt in few.prompts)
+    assert thinned(request, len(request.prompts) + 3, batch=8).prompts == request.prompts, "each once"
 
 
 def test_transformers_rows_end_with_their_line(workload: Workload, tiny_model: str) -> None:

@@ -12,6 +12,7 @@ from fourshot.engine.errors import FourshotError, InputError
 from fourshot.training.jobs import at_once
 from fourshot.training.jobs.at_once import SWITCH, Width, do_jobs_at_once, width
 from fourshot.training.jobs.jobs import Placement, TrainingJob, do_job, finished
+from fourshot.training.lora import memory
 from fourshot.training.lora.settings import LoraSettings
 from fourshot.training.lora.train import LoraTrainer
 from tests.training import notes
@@ -118,7 +119,7 @@ def test_cores_and_memory_say_how_many(
     monkeypatch.setattr(at_once, "available_cores", lambda: cores)
     monkeypatch.setattr(at_once, "gpus", lambda environment: [])
     monkeypatch.setattr(at_once, "free_bytes", lambda: free)
-    monkeypatch.setattr(at_once, "checkpoint_shapes", lambda folder: {"weight": (1 << 16, 1 << 11)})  # 256 MiB
+    monkeypatch.setattr(memory, "checkpoint_shapes", lambda folder: {"weight": (1 << 16, 1 << 11)})  # 256 MiB
     found = width("model", jobs)
     assert (found.at_once, found.threads) == at_once_and_threads
 
@@ -129,10 +130,18 @@ def test_gpus_are_shared_as_far_as_their_memory_goes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(at_once, "gpus", lambda environment: ["0", "1"])
     monkeypatch.setattr(at_once, "free_gpu_bytes", lambda names: 75 * GB)
     monkeypatch.setattr(at_once, "are_shared", lambda names: True)
-    monkeypatch.setattr(at_once, "checkpoint_shapes", lambda folder: {"weight": (7_000_000_000,)})
+    monkeypatch.setattr(memory, "checkpoint_shapes", lambda folder: {"weight": (7_000_000_000,)})
     assert width("model", 12) == Width(at_once=4, threads=2, gpus=("0", "1"))  # 28 GB each
     monkeypatch.setattr(at_once, "are_shared", lambda names: False)
     assert width("model", 12).at_once == 2
+
+
+def test_a_base_without_safetensors_takes_memory_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(at_once, "available_cores", lambda: 8)
+    monkeypatch.setattr(at_once, "free_bytes", lambda: 64 << 30)
+    with (tmp_path / "pytorch_model.bin").open("wb") as file:
+        file.truncate(14 << 30)  # a hole: nothing is written
+    assert at_once.width(str(tmp_path), jobs=8).at_once == 1
 
 
 def test_a_number_that_was_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

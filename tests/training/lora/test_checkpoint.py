@@ -63,6 +63,24 @@ def test_the_bytes_and_the_losses_are_those_of_an_undisturbed_training(
     assert not file.exists()
 
 
+def test_a_machine_with_fewer_gpus_goes_on_from_the_checkpoint(
+    tiny_trainer: LoraTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been written where more of them were visible. Here there is none, so both are said to be there."""
+
+    def set_all(states: list[torch.Tensor]) -> None:
+        if len(states) > 1:
+            raise IndexError("tuple index out of range")  # what torch says of a GPU that is not there
+
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.get_rng_state()] * 2)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", set_all)
+    file = tmp_path / "state.pt"
+    more = {"checkpoint": file, "checkpoint_s": 0.0}
+    with pytest.raises(Killed):
+        tiny_trainer.train(notes.examples(), notes.WORDS, SETTINGS, tmp_path, on_step=die_at(4), **more)  # type: ignore[arg-type]
+    assert tiny_trainer.train(notes.examples(), notes.WORDS, SETTINGS, tmp_path, checkpoint=file).steps == 6
+
+
 OTHER_LAYOUT = io.BytesIO()
 torch.save({"masters": [torch.zeros(3)]}, OTHER_LAYOUT)
 

@@ -59,6 +59,16 @@ def test_an_adapter_is_named_by_its_content_and_is_alone_in_its_folder(
     check_adapter(Path(result.path))
 
 
+def test_operations_are_counted_of_the_base_and_of_the_adapter(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    result = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path)
+    adapter = sum(weights.numel() for weights in load_file(Path(result.path) / "adapter_model.safetensors").values())
+    decoder = tiny_trainer._base.get_decoder()
+    frozen = sum(weights.numel() for weights in decoder.parameters()) - decoder.get_input_embeddings().weight.numel()
+    assert result.flops == result.tokens * (4 * frozen + 6 * adapter)
+
+
 def test_training_leaves_the_base_as_it_was(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
     import torch
 

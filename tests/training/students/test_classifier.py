@@ -1,13 +1,16 @@
-"""What a student reads of a text, by its tokenizer alone."""
+"""What a student reads of a text, by its tokenizer alone; and where it computes."""
 
 from pathlib import Path
 
+import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
+from fourshot.engine.errors import FourshotError
 from fourshot.training.students.classifier import StudentClassifier
+from fourshot.training.students.llama_writer import LlamaWriter
 
 
 def test_a_student_reads_as_many_characters_as_its_tokens_are(tmp_path: Path) -> None:
@@ -26,3 +29,15 @@ def test_a_student_reads_as_many_characters_as_its_tokens_are(tmp_path: Path) ->
     assert [len(part.split()) for part in parts] == [6, 6, 6] and student.read_chars(" ".join(words)) == 49
     assert list(dict.fromkeys(" ".join(parts).split())) == words
     assert student.parts("w1 w2") == ["w1 w2"]
+
+
+def test_a_student_that_writes_does_not_take_the_cpu_in_place_of_a_gpu_in_silence(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr("fourshot.engine.gpus.version", lambda package: "0.32.0")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(FourshotError, match="cannot use it"):
+        LlamaWriter(Path(tiny_model))
