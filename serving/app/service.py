@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Answer = TypeVar("Answer")
+CLIENT_GONE = 499  # as nginx counts what nobody is there to read: it is no fault of the service
 
 
 class Asker(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +124,9 @@ class Service:
             return answered
         except RefusalError as refusal:
             code = refusal.code
+            raise
+        except asyncio.CancelledError:
+            code = CLIENT_GONE
             raise
         except TimeoutError:
             code = 504
