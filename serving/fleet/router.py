@@ -168,7 +168,7 @@ class Router:
                 if answer.status in AGAIN and answer.headers.get("Retry-After"):
                     return False
                 key: Key | None = scope.get(ACCESS)
-                if scope["path"] == "/v1/tasks" and key is not None and key.tasks:
+                if scope["path"] == "/v1/tasks" and answer.status == 200 and key is not None and key.tasks:
                     listed = msgspec.json.decode(await answer.read(), type=TaskList)
                     await send_answer(send, answer.status, msgspec.json.encode(key.visible(listed)))
                     return True
