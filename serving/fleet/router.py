@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -176,7 +176,7 @@ class Router:
                     (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()
                 ]
                 given = [(name, value) for name, value in given if name not in HOP_BY_HOP]
-                parts = _parts(answer)
+                parts = answer.content.iter_any()
                 first = await anext(parts, b"")  # before the head: a replica that dies now has not answered
                 begun = True
                 await send({"type": "http.response.start", "status": answer.status, "headers": given})
@@ -240,11 +240,6 @@ def preference(task: str, replicas: tuple[int, ...]) -> tuple[int, ...]:
         return hashlib.sha256(f"{task}\n{replicas[index]}".encode()).digest()
 
     return tuple(sorted(range(len(replicas)), key=weight, reverse=True))
-
-
-async def _parts(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    async for part in answer.content.iter_any():
-        yield part
 
 
 async def _lifespan(receive: Any, send: Any) -> None:
