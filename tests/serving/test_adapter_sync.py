@@ -21,7 +21,7 @@ from fourshot.serving.app.registry import InContext, Registry, base_named, write
 from fourshot.serving.app.students import Students, queue_of
 from fourshot.serving.settings import Limits
 from fourshot.serving.testing.adapters import make_adapter, task_of
-from fourshot.serving.testing.students import make_student
+from tests.serving.random_students import make_student
 
 DESK = task_of("desk")
 ON = "answered on, by the copy that was loaded before"

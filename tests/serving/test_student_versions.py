@@ -22,9 +22,9 @@ from fourshot.serving.app.students import Students, queue_of
 from fourshot.serving.fleet.launch import complete
 from fourshot.serving.settings import Limits, ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
-from fourshot.serving.testing.students import MAX_TOKENS, make_student
 from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.serving_model import ServingModel, file_to_use
+from tests.serving.random_students import MAX_TOKENS, make_student
 from tests.serving.test_adapter_sync import Sync
 
 TASK, OTHER = task_of("task-0", ("good", "bad", "so-so")), task_of("other")
