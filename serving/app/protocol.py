@@ -6,10 +6,15 @@ Its own refusals come in the form of all others.
 import asyncio
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fourshot.serving.answers import JSON, RefusalError, send_refusal
-from fourshot.serving.settings import Limits
+from fourshot.serving.app.guard import Guard
+from fourshot.serving.app.keys import Keys
+from fourshot.serving.settings import Limits, ServeSettings
+
+if TYPE_CHECKING:
+    import uvicorn
 
 # Java's HttpClient asks for HTTP/2 so, Apache's for TLS; the parser would then pass over the body. Only a POST
 # cannot become a WebSocket.
@@ -96,6 +101,21 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             super().connection_lost(exc)
 
     return Bounded
+
+
+def server_config(app: Any, settings: ServeSettings) -> "uvicorn.Config":
+    """Of a server of ours: ``app`` behind the guard, bounded as ``settings`` say."""
+    import uvicorn
+
+    limits, keys = settings.limits, Keys(settings.keys) if settings.keys else None
+    return uvicorn.Config(
+        Guard(app, limits, keys, settings.cors_origins, settings.behind_router),
+        http=bounded_protocol(limits),
+        backlog=limits.max_connections,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.drain_s),
+    )
 
 
 async def _full(scope: Any, receive: Any, send: Any) -> None:

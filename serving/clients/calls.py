@@ -165,16 +165,13 @@ def classify_call(
     return _post("classify", task, request, ClassifyResponse, first)
 
 
-def generate_call(task: str, inputs: str | Sequence[str], first: int = 0) -> Call[GenerateResponse]:
-    """As `classify_call`, of a text generation task."""
-    request = GenerateRequest(input=inputs if isinstance(inputs, str) else list(inputs))
-    return _post("generate", task, request, GenerateResponse, first)
-
-
 def generate_calls(task: str, inputs: Sequence[str], batch: int) -> list[Call[GenerateResponse]]:
     """The calls that have texts written for ``inputs``. Raises InputError, before any is sent, for a blank one."""
     texts = cast(list[str], checked_texts(inputs))
-    return [generate_call(task, texts[first:end], first) for first, end in _parts(texts, batch)]
+    return [
+        _post("generate", task, GenerateRequest(input=texts[first:end]), GenerateResponse, first)
+        for first, end in _parts(texts, batch)
+    ]
 
 
 def written(answers: Sequence[GenerateResponse]) -> list[TextWritten]:

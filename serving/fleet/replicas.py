@@ -13,7 +13,7 @@ from pathlib import Path
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.gpus import gpus
 from fourshot.engine.threads import available_cores
-from fourshot.serving.app.keys import Keys, add_key
+from fourshot.serving.app.keys import add_key
 from fourshot.serving.fleet.router import Replica, Router
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
@@ -63,17 +63,7 @@ class Replicas:
     async def _serve(self, router: Router) -> None:
         import uvicorn
 
-        from fourshot.serving.app.guard import Guard
-        from fourshot.serving.app.protocol import bounded_protocol
-
-        settings, limits = self._settings, self._settings.limits
-        config = uvicorn.Config(
-            Guard(router, limits, Keys(settings.keys) if settings.keys else None, settings.cors_origins),
-            http=bounded_protocol(limits),
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=int(settings.drain_s),
-        )
+        from fourshot.serving.app.protocol import server_config
 
         class Server(uvicorn.Server):
             """Leaves signals to whoever started it."""
@@ -82,7 +72,7 @@ class Replicas:
             def capture_signals(self):  # type: ignore[no-untyped-def]
                 yield
 
-        server = Server(config)
+        server = Server(server_config(router, self._settings))
         serving = asyncio.create_task(server.serve(sockets=[self._listening]))
         stopped = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
