@@ -156,7 +156,7 @@ class Service:
             scored, probabilities = await version.score(prepared, method, asker.name)
         task, names = version.task.name, version.task.label_names
         results = [
-            _classified(names, row, rule.abstains(float(row.max())), text, cut)
+            _result(names, row, rule.abstains(float(row.max())), text, cut)
             for row, text, cut in zip(probabilities, scored, prepared.cut_words, strict=True)
         ]
         for result in results:
@@ -275,7 +275,7 @@ def _rule(version: ClassifierVersion, request: ClassifyRequest, method: Method) 
         raise RefusalError(400, "cannot_abstain", f"{where}{error}") from None
 
 
-def _classified(
+def _result(
     names: tuple[str, ...], row: "np.ndarray", abstained: Abstained, scored: Scored, cut_words: int
 ) -> Classified:
     best = int(row.argmax())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fourshot.engine.calibration import NONE, apply
 from fourshot.engine.errors import AdapterError, InputError
@@ -103,7 +103,7 @@ class Students(Loader):
         arrived = time.monotonic()
         await self.dispatcher.turn(BASE, tokens, after, asker)
         try:
-            asked = _Asked(given)
+            asked = _Asked(given, asyncio.get_running_loop().create_future())
             self._waiting.setdefault(version, []).append(asked)
             if self._working is None or self._working.done():
                 self._working = asyncio.create_task(self._work())
@@ -139,29 +139,22 @@ class Students(Loader):
                     asked.answer.set_result((answer, began, ended))
 
 
-class _Asked:
-    __slots__ = ("answer", "given")
-
-    def __init__(self, given: Any) -> None:
-        self.given = given
-        self.answer: asyncio.Future[tuple[Any, float, float]] = asyncio.get_running_loop().create_future()
+class _Asked(NamedTuple):
+    given: Any
+    answer: "asyncio.Future[tuple[Any, float, float]]"
 
 
 class _Student:
     """What is common to all that are loaded, as `serving.app.version.Version` has it but for the task."""
 
     def __init__(self, students: Students, stored: StoredAdapter, card: Card, folder: Path) -> None:
-        self._students = students
+        self._students, self.dispatcher = students, students.dispatcher
         self.stored: StoredAdapter | InContext = stored
         self.card: Card | None = card
         self.folder: Path | None = folder
         self.name = card.name
         self.methods: list[Method] = ["student"]
         self.left_at, self.in_use = 0.0, 0
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        return self._students.dispatcher
 
 
 class StudentVersion(_Student):

@@ -91,7 +91,7 @@ def read_said(content: bytes, sent: int) -> Said:
 
 
 def _steps(content: msgspec.Raw) -> tuple[Step, ...]:
-    """None where no probabilities are told, or in a form of the endpoint's own: the answer itself is still good."""
+    """Empty where no probabilities are told, or in a form of the endpoint's own: the answer itself is still good."""
     try:
         told = msgspec.json.decode(content, type=_Logprobs | None)
     except msgspec.DecodeError:
