@@ -21,8 +21,8 @@ from fourshot.serving.clients.calls import BUSY, pause_s, retry_after_s
 from fourshot.serving.clients.client import Pace
 from fourshot.serving.clients.proxies import is_this_machine
 from fourshot.serving.clients.remote.budget import Budget
+from fourshot.serving.clients.remote.completions import Completion, StrangeAnswerError, read_completion
 from fourshot.serving.clients.remote.kept import KeptAnswers
-from fourshot.serving.clients.remote.said import Said, StrangeAnswerError, read_said
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings, teacher_key
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Endpoint:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
-    def ask(self, requests: Sequence[Request]) -> list[Said | Refused]:
+    def ask(self, requests: Sequence[Request]) -> list[Completion | Refused]:
         """The answer to each, kept before this returns.
 
         Raises RequestError for what the user must change, SpendingLimitError at a limit, ServiceError where trying
@@ -107,10 +107,10 @@ class Endpoint:
             raise
         return asked.result()
 
-    async def _all(self, requests: Sequence[Request]) -> list[Said | Refused]:
+    async def _all(self, requests: Sequence[Request]) -> list[Completion | Refused]:
         keys = [key_of(self.url, self.model, request) for request in requests]
-        found: dict[str, Said | Refused] = {key: said for key in set(keys) if (said := self.kept.find(key))}
-        missing = {key: one for key, one in zip(keys, requests, strict=True) if key not in found}
+        answers: dict[str, Completion | Refused] = {key: kept for key in set(keys) if (kept := self.kept.find(key))}
+        missing = {key: one for key, one in zip(keys, requests, strict=True) if key not in answers}
         queue, self._missing = iter(missing.items()), len(missing)
         faults = list[Exception]()
         self._over.clear()
@@ -120,7 +120,7 @@ class Endpoint:
                 if self._over.is_set():
                     return
                 try:
-                    found[key] = await self._answer(key, request)
+                    answers[key] = await self._answer(key, request)
                     self._missing -= 1
                 except Exception as error:  # raised below, once nothing is on its way any more
                     faults.append(error)
@@ -131,10 +131,10 @@ class Endpoint:
             raise SpendingLimitError(f"{self._budget.describe()} {GO_ON} Give a higher limit, or leave it out.")
         if faults:
             raise faults[0]
-        self.kept.use([key for key, said in found.items() if isinstance(said, Said)])
-        return [found[key] for key in keys if key in found]
+        self.kept.use([key for key, answer in answers.items() if isinstance(answer, Completion)])
+        return [answers[key] for key in keys if key in answers]
 
-    async def _answer(self, key: str, request: Request) -> Said | Refused:
+    async def _answer(self, key: str, request: Request) -> Completion | Refused:
         async def pause(seconds: float) -> None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), seconds)
@@ -148,12 +148,12 @@ class Endpoint:
             reraise=True,
         )
         try:
-            said: Said = await retrying(self._send, key, request)
+            completion: Completion = await retrying(self._send, key, request)
         except _errors() as error:
             return await self._explained(error, int(retrying.statistics["attempt_number"]))
-        return said
+        return completion
 
-    async def _send(self, key: str, request: Request) -> Said:
+    async def _send(self, key: str, request: Request) -> Completion:
         """One try. Its answer is on the disk when this returns."""
         import openai
 
@@ -163,14 +163,14 @@ class Endpoint:
             try:
                 async with asyncio.timeout(self._settings.timeout_s):  # the client's own is that of one read
                     answer = await route.with_raw_response.create(model=self.model, **request.body)
-                said = read_said(answer.content, request.chars)
+                completion = read_completion(answer.content, request.chars)
             except openai.RateLimitError:
                 self._pace.learn(busy=True)
                 raise
             self._pace.learn(busy=False)
-            self.kept.keep(key, said)
-            self._budget.paid(said, request.chars)
-            return said
+            self.kept.keep(key, completion)
+            self._budget.paid(completion, request.chars)
+            return completion
 
     async def _explained(self, error: Exception, tries: int) -> Refused:
         """A refusal of this one request. Raises what to do about anything else that the last try came to."""
