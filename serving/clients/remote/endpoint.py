@@ -10,8 +10,8 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import urlsplit
 
+import httpx
 import msgspec
 import tenacity
 
@@ -19,7 +19,7 @@ from fourshot.engine.errors import InputError, RequestError, ServiceError, Spend
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.serving.clients.calls import BUSY, pause_s, retry_after_s
 from fourshot.serving.clients.client import Pace
-from fourshot.serving.clients.proxies import is_this_machine
+from fourshot.serving.clients.proxies import proxy_for
 from fourshot.serving.clients.remote.budget import Budget
 from fourshot.serving.clients.remote.completions import Completion, StrangeAnswerError, read_completion
 from fourshot.serving.clients.remote.kept import KeptAnswers
@@ -64,7 +64,10 @@ class Endpoint:
     """One model at one address, for one piece of work. A context manager."""
 
     def __init__(self, url: str, model: str, settings: RemoteSettings, work: str, on_event: OnEvent = ignore) -> None:
-        """``work`` names who pays, see `KeptAnswers`. Raises InputError where there is no client for such endpoints."""
+        """``work`` names who pays, see `KeptAnswers`.
+
+        Raises InputError where there is no client for such endpoints, and for a proxy that cannot be used.
+        """
         try:
             import openai
         except ImportError:
@@ -74,6 +77,7 @@ class Endpoint:
             ) from None
         self.url, self.model, self._settings, self._on_event = url, model, settings, on_event
         self._key, self._key_from = teacher_key()
+        used = proxy_for(httpx.URL(url))
         self.kept = KeptAnswers(url, model, work)
         self._budget = Budget(settings, self.kept.spent)
         self._client = openai.AsyncOpenAI(
@@ -81,7 +85,9 @@ class Endpoint:
             api_key=self._key,
             max_retries=0,  # here, so that every try counts and all of them slow down together
             timeout=settings.timeout_s,
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=not is_this_machine(urlsplit(url).hostname or "")),
+            http_client=openai.DefaultAsyncHttpxClient(
+                **({"proxy": used.proxy} if used else {"transport": httpx.AsyncHTTPTransport()})
+            ),
         )
         self._pace, self._over, self._missing = Pace(settings.concurrency), asyncio.Event(), 0
         # A loop in a thread of its own: whoever calls may have one, as notebooks do.
