@@ -4,6 +4,7 @@ Its own refusals come in the form of all others.
 """
 
 import asyncio
+import math
 import re
 import sys
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,7 @@ def server_config(app: Any, settings: ServeSettings) -> "uvicorn.Config":
         backlog=limits.max_connections,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=int(settings.drain_s),
+        timeout_graceful_shutdown=math.ceil(settings.drain_s),
     )
 
 

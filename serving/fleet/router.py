@@ -31,6 +31,7 @@ logger = logging.getLogger("fourshot.serving")
 LOOK_EVERY_S = 0.5
 BOUND = 1.25  # of the mean load, above which a task's own replica is passed over
 SPARE = 2  # requests more than that, so that few requests do not move at all (docs/serving.md says why no more)
+MOST_TASK_CHARS = 128  # that tell tasks apart: a client may ask for names as long as its headers, and each is kept
 AGAIN = (502, 503)  # what a replica that is going down or coming up answers
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HOP_BY_HOP = {
@@ -97,7 +98,7 @@ class Router:
         well = [replica for replica in self.replicas if replica.well]
         if not path.startswith(ASKED_PATHS):
             return sorted(well, key=lambda replica: replica.in_flight)
-        ranks = preference(_task_in(path), tuple(replica.number for replica in well))
+        ranks = preference(_task_in(path)[:MOST_TASK_CHARS], tuple(replica.number for replica in well))
         ranked = [well[index] for index in ranks]
         most = BOUND * sum(replica.in_flight for replica in well) / max(1, len(well)) + self._spare
         return sorted(ranked, key=lambda replica: replica.in_flight > most)  # a stable sort: the busy ones go last

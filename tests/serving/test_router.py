@@ -19,7 +19,7 @@ from fourshot.serving.api import TaskInfo, TaskList
 from fourshot.serving.app.guard import ACCESS, Guard
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.protocol import bounded_protocol
-from fourshot.serving.fleet.router import Replica, Router, merged
+from fourshot.serving.fleet.router import Replica, Router, merged, preference
 from fourshot.serving.fleet.supervisor import listen, replica_settings
 from fourshot.serving.settings import Limits, ServeSettings
 from tests.waiting import until
@@ -138,6 +138,16 @@ def test_a_task_stays_with_its_replica_and_tasks_are_spread() -> None:
         assert min(Counter(homes.values()).values()) >= 8
 
     routed(test, number=3)
+
+
+def test_names_that_no_task_has_take_no_memory() -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        preference.cache_clear()
+        for number in range(10):
+            router.order(f"/v1/classify/{'x' * 30_000}{number}")
+        assert preference.cache_info().currsize == 1
+
+    routed(test)
 
 
 def test_a_busy_home_is_passed_over() -> None:
