@@ -138,7 +138,7 @@ class Registry:
         self._pins: dict[str, str] = {}
 
     def read(self) -> FolderContents:
-        """FolderContents at the folder now. Raises OSError only where the folder itself cannot be read."""
+        """What is in the folder now. Raises OSError only where the folder itself cannot be read."""
         places = list(self._places())
         before, self._seen = self._seen, {}  # what is there no more is forgotten
         self._searched = {place: self._searched[place] for place in self._searched.keys() & {*places}}

@@ -257,12 +257,14 @@ def tasks_call(everything: bool) -> Call[TaskList]:
 
 
 def http_options(
-    url: str, key: str | None, timeout_s: float, transport: Callable[[], Any]
+    url: str, key: str | None, timeout_s: float, retries: int, transport: Callable[[], Any]
 ) -> tuple[str, dict[str, Any]]:
     """How messages call the service, and the arguments of httpx's clients; ``transport`` makes one without a proxy.
 
-    Raises InputError for an address, a key, a time or a proxy that cannot be one.
+    Raises InputError for an address, a key, a time, a proxy or a number of ``retries`` that cannot be one.
     """
+    if retries < 0:
+        raise InputError(f"retries is {retries}; give 0 or more.")
     address, url = read_address(url), without_password(str(url).strip())
     if not timeout_s > 0:
         raise InputError(f"timeout_s is {timeout_s:g}; give more than 0 seconds.")

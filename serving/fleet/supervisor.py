@@ -45,12 +45,13 @@ def listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-    except OSError as error:
+    except (OSError, TypeError) as error:  # the latter: the name has no form that it could be looked up in
         listening.close()
         remedy = "Name another port (--port), or end what uses it."
-        if isinstance(error, socket.gaierror):
+        if isinstance(error, socket.gaierror | TypeError):
             remedy = "Name an address of this machine (--host)."
-        raise InputError(f"cannot listen on {host} port {port}: {error.strerror}. {remedy}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot listen on {host} port {port}: {why}. {remedy}") from error
     listening.listen(socket.SOMAXCONN)
     listening.set_inheritable(True)
     return listening

@@ -76,7 +76,8 @@ def made(folder: Path, listening: socket.socket) -> Supervisor:
 
 
 @pytest.mark.parametrize(
-    ("host", "port", "remedy"), [("127.0.0.1", 99999, "to 65535"), ("no.host.invalid", 0, "--host")]
+    ("host", "port", "remedy"),
+    [("127.0.0.1", 99999, "to 65535"), ("no.host.invalid", 0, "--host"), ("\u00e9" * 80, 0, "--host")],
 )
 def test_an_address_that_cannot_be_listened_on_is_bad_input(host: str, port: int, remedy: str) -> None:
     with pytest.raises(InputError, match=remedy):
