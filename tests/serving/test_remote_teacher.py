@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +286,18 @@ def test_the_command_forecasts_annotates_and_writes_no_key(
     assert KEY not in said.out + said.err and {one.headers["authorization"] for one in endpoint.asked} == {
         f"Bearer {KEY}"
     }
+
+
+def test_who_interrupts_at_once_has_nothing_sent(endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(futures: Sequence[Future[Any]], timeout_s: float | None = None) -> object:
+        if timeout_s is not None:
+            raise KeyboardInterrupt
+        return wait(futures)
+
+    monkeypatch.setattr(endpoints, "wait", interrupted)
+    bodies = [{"max_tokens": 1, "messages": [{"role": "user", "content": str(number)}]} for number in range(20)]
+    with endpoints.Endpoint(f"{endpoint.url}/v1", "large", RemoteSettings(concurrency=1), "work") as asking:
+        asking._loop.call_soon_threadsafe(time.sleep, 0.2)  # it is busy, and comes to both at once
+        with pytest.raises(KeyboardInterrupt):
+            asking.ask([endpoints.Request(route="chat", body=body) for body in bodies])
+    assert endpoint.asked == []

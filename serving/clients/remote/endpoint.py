@@ -19,7 +19,7 @@ from fourshot.engine.errors import InputError, RequestError, ServiceError, Spend
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.serving.clients.calls import BUSY, pause_s, retry_after_s
 from fourshot.serving.clients.client import Pace
-from fourshot.serving.clients.proxies import proxy_for
+from fourshot.serving.clients.proxies import is_this_machine, proxy_for
 from fourshot.serving.clients.remote.budget import Budget
 from fourshot.serving.clients.remote.completions import Completion, StrangeAnswerError, read_completion
 from fourshot.serving.clients.remote.kept import KeptAnswers
@@ -77,7 +77,7 @@ class Endpoint:
             ) from None
         self.url, self.model, self._settings, self._on_event = url, model, settings, on_event
         self._key, self._key_from = teacher_key()
-        used = proxy_for(httpx.URL(url))
+        http_client = _http_client(httpx.URL(url))
         self.kept = KeptAnswers(url, model, work)
         self._budget = Budget(settings, self.kept.spent)
         self._client = openai.AsyncOpenAI(
@@ -85,9 +85,7 @@ class Endpoint:
             api_key=self._key,
             max_retries=0,  # here, so that every try counts and all of them slow down together
             timeout=settings.timeout_s,
-            http_client=openai.DefaultAsyncHttpxClient(
-                **({"proxy": used.proxy} if used else {"transport": httpx.AsyncHTTPTransport()})
-            ),
+            http_client=http_client,
         )
         self._pace, self._over, self._missing = Pace(settings.concurrency), asyncio.Event(), 0
         # A loop in a thread of its own: whoever calls may have one, as notebooks do.
@@ -101,6 +99,7 @@ class Endpoint:
         Raises RequestError for what the user must change, SpendingLimitError at a limit, ServiceError where trying
         again has not helped. Before that, and after Ctrl-C, what is on its way is waited for: it is paid for.
         """
+        self._over.clear()  # before anything can set it
         asked = asyncio.run_coroutine_threadsafe(self._all(requests), self._loop)
         try:
             while not wait([asked], TELL_S).done:
@@ -119,7 +118,6 @@ class Endpoint:
         missing = {key: one for key, one in zip(keys, requests, strict=True) if key not in answers}
         queue, self._missing = iter(missing.items()), len(missing)
         faults = list[Exception]()
-        self._over.clear()
 
         async def work() -> None:
             for key, request in queue:
@@ -240,6 +238,17 @@ class Endpoint:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_S)
         self.kept.close()
+
+
+def _http_client(address: httpx.URL) -> Any:
+    """What carries requests there. Raises InputError for a proxy that cannot be used."""
+    import openai
+
+    used = proxy_for(address)
+    try:
+        return openai.DefaultAsyncHttpxClient(trust_env=not is_this_machine(address.host))
+    except Exception:  # of whichever library it is made with: it fails on a variable that is not for this address
+        return openai.DefaultAsyncHttpxClient(trust_env=False, proxy=used.url if used else None)
 
 
 def _errors() -> tuple[type[Exception], ...]:
