@@ -70,7 +70,17 @@ def write_json(target: Path, value: Any) -> None:
 
 def read_json(file: Path, kind: type[T]) -> T:
     """Raises OSError, and msgspec.DecodeError with the path inside the file."""
-    return msgspec.json.decode(file.read_bytes(), type=kind)
+    with as_decode_errors():
+        return msgspec.json.decode(file.read_bytes(), type=kind)
+
+
+@contextmanager
+def as_decode_errors() -> Iterator[None]:
+    """Inside, what is no UTF-8, and what is nested too deep, is a msgspec.DecodeError as all else that is no JSON."""
+    try:
+        yield
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 @contextmanager

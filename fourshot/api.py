@@ -13,7 +13,7 @@ from fourshot.pipeline.runs.run import RunSummary, run_task
 from fourshot.pipeline.runs.stages import StageName
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask
-from fourshot.pipeline.tasks.task_file import load_any_task, load_task
+from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.task_paths import load_tasks
 from fourshot.pipeline.tasks.types import Task
 from fourshot.training.jobs.jobs import Placement
@@ -160,7 +160,6 @@ def corpus(
     )
 
 
-def default_student_folder(task: Task | GenerationTask | str | Path, data: str | Path | None = None) -> Path:
+def default_student_folder(task: Task | GenerationTask) -> Path:
     """Where a distillation of a task lies unless the user names a folder."""
-    named = load_any_task(task, data) if isinstance(task, str | Path) else task
-    return Path("runs") / named.name / "student"
+    return Path("runs") / task.name / "student"

@@ -1,6 +1,7 @@
 """The public functions of text generation tasks. `fourshot` hands them out on first use, since it loads packages."""
 
 from pathlib import Path
+from typing import Any
 
 from fourshot.api import default_student_folder
 from fourshot.engine.errors import InputError
@@ -60,7 +61,7 @@ def distill_text(
     nothing is taught. Other arguments as for `distill`. Raises `InputError` for bad input, `RunFolderError` for a
     folder of something else.
     """
-    named = _generation_task(task, data)
+    named = _generation_task(task, data, "distill")
     wanted = distilling.TextDistillation(
         task=named,
         unlabelled=load_inputs(unlabelled, named.data, text_column, encoding) if unlabelled else None,
@@ -101,7 +102,7 @@ def plan_text_distillation(
 
     Sends nothing to a remote teacher.
     """
-    named = _generation_task(task, data)
+    named = _generation_task(task, data, "distill")
     wanted = distilling.TextDistillation(
         task=named,
         unlabelled=load_inputs(unlabelled, named.data, text_column, encoding) if unlabelled else None,
@@ -117,10 +118,11 @@ def plan_text_distillation(
     return distilling.plan_text_distillation(wanted, at, on_event or ignore)
 
 
-def _generation_task(task: GenerationTask | str | Path, data: str | Path | None) -> GenerationTask:
+def _generation_task(task: GenerationTask | str | Path, data: str | Path | None, with_labels: str) -> GenerationTask:
+    """``with_labels``: the function for tasks that have some."""
     named = load_any_task(task, data) if isinstance(task, str | Path) else task
     if not isinstance(named, GenerationTask):
-        raise InputError(f"{named.name} has labels, and is no text generation task. Use distill.")
+        raise InputError(f"{named.name} has labels, and is no text generation task. Use {with_labels}.")
     return named
 
 
@@ -165,9 +167,16 @@ def annotate_text(
 
 
 def plan_text_annotation(
+    task: GenerationTask | str | Path, unlabelled: str | Path, *, on_event: OnEvent | None = None, **arguments: Any
+) -> Forecast | None:
+    """What `annotate_text` with these ``arguments`` would take of a remote teacher; None of others. Sends nothing."""
+    writer, given = _opened(task, unlabelled, **arguments)
+    return foretell_writing(writer, [text for text in given.inputs if text], on_event or ignore)
+
+
+def _opened(
     task: GenerationTask | str | Path,
     unlabelled: str | Path,
-    *,
     by: str | Path | None = None,
     data: str | Path | None = None,
     text_column: str | None = None,
@@ -175,23 +184,6 @@ def plan_text_annotation(
     key: str | None = None,
     teacher_model: str | None = None,
     remote: RemoteSettings | None = None,
-    on_event: OnEvent | None = None,
-) -> Forecast | None:
-    """What `annotate_text` would take of a remote teacher; None of others. Sends nothing."""
-    writer, given = _opened(task, unlabelled, by, data, text_column, encoding, key, teacher_model, remote)
-    return foretell_writing(writer, [text for text in given.inputs if text], on_event or ignore)
-
-
-def _opened(
-    task: GenerationTask | str | Path,
-    unlabelled: str | Path,
-    by: str | Path | None,
-    data: str | Path | None,
-    text_column: str | None,
-    encoding: str,
-    key: str | None,
-    teacher_model: str | None,
-    remote: RemoteSettings | None,
 ) -> tuple[NamedWriter, Inputs]:
     """Who writes, and for what."""
     named: GenerationTask | None = None
@@ -201,9 +193,8 @@ def _opened(
         else:
             named = load_text_student_card(folder).task
     else:
-        found = load_any_task(task, data) if isinstance(task, str | Path) else task
-        assert isinstance(found, GenerationTask)
-        named, by = found, by or default_student_folder(found)
+        named = _generation_task(task, data, "annotate")
+        by = by or default_student_folder(named)
     writer = find_writer(by, named, key=key, teacher_model=teacher_model, remote=remote)
     return writer, load_inputs(unlabelled, writer.task.data, text_column, encoding)
 

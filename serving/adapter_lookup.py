@@ -32,9 +32,12 @@ def find_adapter(folder: str | Path) -> Path:
         )
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}. Give an adapter's folder, or that of a finished run.")
-    found = [file.parent for file in sorted(folder.rglob(CARD_FILE))]
-    found = [one for one in found if not any(find_student(folder / up) for up in one.relative_to(folder).parents)]
-    cards = {path: load_card(path) for path in found}  # without those of a distillation's teacher
+    adapters = (file.parent for file in sorted(folder.rglob(CARD_FILE)))
+    cards = {
+        path: load_card(path)
+        for path in adapters
+        if not any(find_student(folder / up) for up in path.relative_to(folder).parents)  # of a distillation's teacher
+    }
     foreign = sorted({path.name for path in folder.rglob("adapter_*") if path.is_file()})
     if not cards and foreign and not (folder / MANIFEST_FILE).exists():
         raise InputError(

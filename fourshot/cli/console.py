@@ -125,8 +125,9 @@ class Terminal:
     def result(self, kind: str, content: Any) -> None:
         """Print ``content``, a struct or a mapping, for machines."""
         if self._json:
-            line = {"type": kind, **msgspec.to_builtins(content, enc_hook=str)}
-            os.write(self._kept, msgspec.json.encode(line) + b"\n")
+            line = msgspec.json.encode({"type": kind, **msgspec.to_builtins(content, enc_hook=str)}) + b"\n"
+            while line:  # a disk that is nearly full takes a part of it, and fails only at the next
+                line = line[os.write(self._kept, line) :]
 
     def forecast(self, told: "Forecast | None") -> None:
         """Print what a command would take; None: nothing is left to do."""

@@ -183,6 +183,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
+        self.given: list[tuple[argparse.Action, list[str]]] = []  # each time that an argument is given, with its words
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Called by argparse for each of these."""
+        self.given.append((action, arg_strings))
+        return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
         """Print the message with near matches and where to read on; exit with 2."""

@@ -6,7 +6,7 @@ Importing this module loads the standard library and msgspec alone.
 import argparse
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from fourshot.engine.errors import InputError
@@ -25,12 +25,18 @@ def check_given(options: argparse.Namespace, warn: Callable[[str], object]) -> N
     where one stands.
     """
     seen: dict[str, list[str]] = {}
-    for action, values in _values(options.parser, options.words):
+    for action, values in options.parser.given:
+        if (
+            not action.option_strings
+            or action.nargs == argparse.REMAINDER
+            or isinstance(action, argparse._AppendAction)
+        ):
+            continue
         name = action.option_strings[-1]
-        if not isinstance(action, argparse._AppendAction) and any(not value.strip() for value in values):
+        if any(not value.strip() for value in values):
             raise InputError(f"{name} is blank, as from a variable that is not set. Give a value, or leave it out.")
         before = seen.setdefault(name, values)
-        if not isinstance(action, argparse._AppendAction) and before != values:
+        if before != values:
             both = f"{name} is given twice"
             if name != "--key":  # nobody shall read it
                 both += f", {' '.join(before)!r} and {' '.join(values)!r}"
@@ -64,20 +70,3 @@ def wrong_dash(words: Sequence[str], flags: Collection[str]) -> str:
         if word[0:1] in DASHES and word and f"--{name}" in flags:
             return f"{word!r} begins with a dash that is no hyphen, as from a page or a document. Type --{name}"
     return ""
-
-
-def _values(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[tuple[argparse.Action, list[str]]]:
-    """Each option of ``words`` that takes values, in their order, with these."""
-    by_flag = {flag: action for action in parser._actions for flag in action.option_strings}
-    for index, word in enumerate(words):
-        flag, sign, value = word.partition("=")
-        action = by_flag.get(flag)
-        if word == "--" or (action and action.nargs == argparse.REMAINDER):
-            return
-        if action is None or action.nargs == 0:
-            continue
-        values = [value] if sign else list(words[index + 1 : index + 2])
-        if action.nargs == "+" and not sign:
-            rest = words[index + 1 :]
-            values = rest[: next((end for end, one in enumerate(rest) if one.startswith("-")), len(rest))]  # type: ignore[assignment]
-        yield action, list(values)

@@ -205,9 +205,8 @@ def _say_left_out(left_out: "Mapping[str, str] | UnsetType", terminal: Terminal)
 
 
 def _place(options: Options) -> dict[str, Any]:
-    where = {"model": options.model, "ray": options.ray, "gpus_per_job": options.gpus_per_job}
-    where["gpus_per_engine"] = options.gpus_per_engine
-    where["train_at_once"] = options.train_at_once
+    names = ("model", "ray", "gpus_per_job", "gpus_per_engine", "train_at_once")
+    where = {name: getattr(options, name) for name in names}
     return {**where, "forecast": not (options.quiet or options.ray)}  # it is of one machine
 
 

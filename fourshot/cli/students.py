@@ -50,31 +50,23 @@ def annotate(options: Options, terminal: Terminal) -> None:
     from fourshot import teaching
     from fourshot.text_api import writes_texts
 
+    what = {name: getattr(options, name) for name in ("unlabelled", "data", "text_column", "key")}
+    what["encoding"] = options.encoding or ""
     if writes_texts(options.task, options.data):
         from fourshot.cli.text_students import annotate_text
 
-        annotate_text(options, terminal)
+        annotate_text(options, what, terminal)
         return
+    what |= {**teacher_of(options), "model": options.model}
     with terminal.progress() as on_event:
         if options.plan:
-            where = {"data": options.data, "text_column": options.text_column, "encoding": options.encoding or ""}
-            where |= teacher_of(options)
-            told = teaching.plan_annotation(
-                options.task, options.unlabelled, model=options.model, key=options.key, on_event=on_event, **where
-            )
-            terminal.forecast(told)
+            terminal.forecast(teaching.plan_annotation(options.task, on_event=on_event, **what))
             return
         summary = teaching.annotate(
             options.task,
-            options.unlabelled,
-            options.out,
-            **teacher_of(options),
-            data=options.data,
-            text_column=options.text_column,
-            encoding=options.encoding or "",
+            out=options.out,
+            **what,
             abstain_below=options.abstain_below,
-            model=options.model,
-            key=options.key,
             ray=options.ray,
             on_event=on_event,
             forecast=not (options.quiet or options.ray),
@@ -85,13 +77,13 @@ def annotate(options: Options, terminal: Terminal) -> None:
         terminal.warn(not_read(summary.cut, summary.rows, summary.cut_words))
     terminal.result("result", summary)
     terminal.table([{"label": label, "rows": count} for label, count in summary.labelled.items()])
-    for count, what in (
+    for count, what_became in (
         (summary.abstained, "got no label: nobody was sure enough"),
         (summary.blank, "have no text"),
         (summary.unreadable, "could not be read"),
     ):
         if count:
-            terminal.say(f"{count} rows {what}.")
+            terminal.say(f"{count} rows {what_became}.")
     if summary.agreement is not None:
         terminal.say(f"Of the readers, {summary.agreement:.0%} say the label that was given, on average.")
     terminal.verdict(summary.forecast)
@@ -141,31 +133,22 @@ def distill(options: Options, terminal: Terminal) -> None:
     teacher = teacher_of(options)
     task = load_any_task(options.task, options.data)
     folder = Path(options.out or default_student_folder(task))
+    what = {name: getattr(options, name) for name in ("unlabelled", "generate", "text_column", "model", "key")}
+    what |= {**teacher, "folder": folder, "encoding": options.encoding or ""}
     if isinstance(task, GenerationTask):
         from fourshot.cli.text_students import distill_text
 
-        distill_text(task, folder, options, terminal, teacher)
+        distill_text(task, options, what, terminal)
         return
     if options.real:
         raise InputError(f"--real is for text generation tasks, and {task.name} has labels. Say how many with --shots.")
-    what = {
-        **teacher,
-        "unlabelled": options.unlabelled,
-        "generate": options.generate,
-        "folder": folder,
-        "data": options.data,
-        "text_column": options.text_column,
-        "encoding": options.encoding or "",
-        "model": options.model,
-        "settings": settings_of(options),
-        "key": options.key,
-    }
+    what["settings"] = settings_of(options)
     with terminal.progress() as on_event:
         if options.plan:
-            terminal.forecast(teaching.plan_distillation(options.task, on_event=on_event, **what))
+            terminal.forecast(teaching.plan_distillation(task, on_event=on_event, **what))
             return
         summary = teaching.distill(
-            options.task,
+            task,
             **what,
             student=options.student,
             student_settings=StudentSettings(**given(options, StudentSettings)),

@@ -32,10 +32,11 @@ SCORES = {  # key of a row of `TextDistillSummary` -> heading
 }
 
 
-def distill_text(
-    task: "GenerationTask", folder: Path, options: Options, terminal: Terminal, teacher: dict[str, Any]
-) -> None:
-    """Make a student of a text generation task. Raises InputError for an option that says nothing of such a task."""
+def distill_text(task: "GenerationTask", options: Options, what: dict[str, Any], terminal: Terminal) -> None:
+    """Make a student of a text generation task; ``what``: the arguments that a classifier's distillation has, too.
+
+    Raises InputError for an option that says nothing of such a task.
+    """
     from fourshot import text_api
 
     own = given(options, StudentSettings)
@@ -46,20 +47,8 @@ def distill_text(
             f"{', '.join(not_here)}: that is for tasks with labels, and {task.name} is a text generation task. Leave "
             "it out."
         )
-    what = {
-        **teacher,
-        "unlabelled": options.unlabelled,
-        "generate": options.generate,
-        "real": _real(options.real),
-        "student": options.student,
-        "student_settings": TextStudentSettings(**own),
-        "folder": folder,
-        "text_column": options.text_column,
-        "encoding": options.encoding or "",
-        "model": options.model,
-        "settings": settings_of(options),
-        "key": options.key,
-    }
+    what |= {"real": _real(options.real), "student": options.student, "student_settings": TextStudentSettings(**own)}
+    what["settings"] = settings_of(options)
     with terminal.progress() as on_event:
         if options.plan:
             terminal.forecast(text_api.plan_text_distillation(task, on_event=on_event, **what))
@@ -76,34 +65,22 @@ def distill_text(
         terminal.say(describe(summary.remote_teacher))
     size = f"{summary.architecture}, {summary.parameters / 1e6:.0f} million parameters, {summary.megabytes:.0f} MB"
     terminal.say(f"Student: {summary.student_path} ({size})\nReport: {summary.report_path}")
-    terminal.say(f"Try it: {program()} predict {shlex.quote(str(folder))} 'An input of your own'")
+    terminal.say(f"Try it: {program()} predict {shlex.quote(str(what['folder']))} 'An input of your own'")
 
 
-def annotate_text(options: Options, terminal: Terminal) -> None:
-    """Write a target for each input of a table."""
+def annotate_text(options: Options, what: dict[str, Any], terminal: Terminal) -> None:
+    """Write a target for each input of a table; ``what``: the arguments that annotating with labels has, too."""
     from fourshot import text_api
 
     if not_here := [f"--{name.replace('_', '-')}" for name in OF_READING if getattr(options, name)]:
         raise InputError(f"{', '.join(not_here)}: that is for tasks with labels, and these targets are. Leave it out.")
-    what = {
-        **teacher_of(options),
-        "data": options.data,
-        "text_column": options.text_column,
-        "encoding": options.encoding or "",
-        "key": options.key,
-    }
+    what |= teacher_of(options)
     with terminal.progress() as on_event:
         if options.plan:
-            told = text_api.plan_text_annotation(options.task, options.unlabelled, on_event=on_event, **what)
-            terminal.forecast(told)
+            terminal.forecast(text_api.plan_text_annotation(options.task, on_event=on_event, **what))
             return
         summary = text_api.annotate_text(
-            options.task,
-            options.unlabelled,
-            options.out,
-            on_event=on_event,
-            forecast=not options.quiet,
-            **what,
+            options.task, out=options.out, on_event=on_event, forecast=not options.quiet, **what
         )
     for warning in summary.warnings:
         terminal.warn(warning)

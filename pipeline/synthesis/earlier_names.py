@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fourshot.engine.files import as_decode_errors
+
 T = TypeVar("T")
 
 TRAIN_NAMES = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "passes": "num_epochs"}  # then -> now
@@ -26,6 +28,7 @@ EARLIER_NAMES = {  # dotted -> what to do now
 }
 
 
+@as_decode_errors()
 def decode_stored(content: bytes, kind: type[T]) -> T:
     """JSON that this version wrote, or an earlier one, whose settings had other names or were fewer.
 

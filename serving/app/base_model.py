@@ -150,6 +150,7 @@ class ModelVersion:
         ``lora``, ``folder``: None where there are examples alone.
         """
         self._model, self.labels, self.lora, self.folder = model, labels, lora, folder
+        self.dispatcher = model.dispatcher
         self.stored: StoredAdapter | InContext = stored
         source = stored.card if isinstance(stored, StoredAdapter) else stored
         assert isinstance(source, AdapterCard | InContext)
@@ -167,10 +168,6 @@ class ModelVersion:
     def methods(self) -> list[Method]:
         methods: list[Method] = ["adapter"] if self.lora else []
         return [*methods, "icl"] if self.shots and "icl" in self.labels else methods
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        return self._model.dispatcher
 
     def prompts(self, text: str, method: Method) -> list[str]:
         """What the adapter is asked about ``text``, as in training, or the base with the examples before it.

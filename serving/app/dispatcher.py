@@ -78,7 +78,7 @@ class Dispatcher:
         self._given: dict[str, int] = {}  # by asker: tokens given so far, where that is more than `_level`
         self._level = 0  # tokens that whose turn it was last had been given before: where somebody new starts
         self._recent: OrderedDict[str, None] = OrderedDict()  # adapters, the last used last: what the slots hold
-        self._num_waiting = self._running_tokens = 0
+        self.num_waiting = self._running_tokens = 0  # texts; tokens
         self._done_tokens, self._busy_s = tokens_per_s, 1.0 if tokens_per_s else 0.0  # both fade
         self._measured = 0.0  # when the busy time was last counted
 
@@ -93,10 +93,6 @@ class Dispatcher:
             return self._most
         return min(self._most, max(self._least, int(self.tokens_per_s * WINDOW_S)))
 
-    @property
-    def num_waiting(self) -> int:
-        return self._num_waiting
-
     def check(self, asker: str = "", tokens: int = 0, within_s: float = math.inf) -> None:
         """Raise `RefusalError` where new work would wait too long, with the time that what is ahead will take.
 
@@ -107,8 +103,8 @@ class Dispatcher:
         rate = self.tokens_per_s or math.inf
         ahead, work_s = self._ahead(asker, tokens or USUAL_TOKENS), tokens / rate
         wait_s = ahead / rate
-        if self._num_waiting >= MOST_WAITING and self._texts[asker] * len(self._texts) >= self._num_waiting:
-            raise RefusalError(429, "overloaded", f"Too busy: {self._num_waiting:,} texts wait.", max(1.0, wait_s))
+        if self.num_waiting >= MOST_WAITING and self._texts[asker] * len(self._texts) >= self.num_waiting:
+            raise RefusalError(429, "overloaded", f"Too busy: {self.num_waiting:,} texts wait.", max(1.0, wait_s))
         if ahead <= self._least:
             return
         if wait_s > self._max_queue_s:
@@ -173,7 +169,7 @@ class Dispatcher:
         work = _Waiting(asker, adapter, tokens, self._clock() + (after_tokens / rate if rate else 0.0))
         insort(self._waiting.setdefault((asker, adapter), []), work, key=lambda waiting: waiting.due)
         heapq.heappush(self._later, (work.due, next(self._numbers), work))
-        self._num_waiting += 1
+        self.num_waiting += 1
         self._texts[asker] += 1
         self._later_tokens[asker] += tokens
         self._last_due[asker] = max(work.due, self._last_due.get(asker, 0.0))
@@ -190,7 +186,7 @@ class Dispatcher:
     def done(self, tokens: int) -> None:
         """Work whose `turn` came has been answered, or was given up."""
         self._running_tokens -= tokens
-        if not self._running_tokens and not self._num_waiting:  # nobody waits for anybody: all start anew
+        if not self._running_tokens and not self.num_waiting:  # nobody waits for anybody: all start anew
             self._given, self._level = {}, 0
         now = self._clock()
         spent = now - self._measured
@@ -203,7 +199,7 @@ class Dispatcher:
 
     def _fill(self) -> None:
         self._turn_due()
-        while self._num_waiting:
+        while self.num_waiting:
             work = self._next()
             if work.ready.done():  # given up together with what has just ended, and its task was not told yet
                 self._take(work)
@@ -256,7 +252,7 @@ class Dispatcher:
         queue.remove(work)
         if not queue:
             del self._waiting[work.asker, work.adapter]
-        self._num_waiting -= 1
+        self.num_waiting -= 1
         _subtract(self._texts, work.asker, 1)
         _subtract(self._due_tokens if work.turned_due else self._later_tokens, work.asker, work.tokens)
         if not self._texts[work.asker]:

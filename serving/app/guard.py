@@ -33,6 +33,7 @@ READ_KEYS_EVERY_S = 2.0
 OTHER_KEYS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")  # as other services take it
 NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 MOST_DIGITS = 18  # of a length: no body has more, and Python reads no number of thousands
+MOST_MEMBERS = 100  # of a gzip body: each is looked for behind a copy of all that is left
 SHALLOW = 16  # brackets, below which nobody need count how deep they are
 
 Scope = dict[str, Any]
@@ -85,7 +86,7 @@ class Guard:
                     return  # the client left before its body was whole: there is nobody to answer
             asker = self._asker(scope, key)
             most = (key.max_concurrent if key else 0) or self._limits.max_concurrent
-            if self._busy[asker] >= most:
+            if self._busy[asker] >= most and not self._behind_router:  # which has counted them, by the keys that it has
                 asker = None
                 whose = "This key" if key else "This address"
                 raise RefusalError(
@@ -206,7 +207,7 @@ def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
             f"The body is packed as {encoding.decode('latin-1')[:50]!r}; gzip and deflate are unpacked here. "
             "Send one of these, or the body as it is.",
         )
-    whole = b""
+    whole, members = b"", 0
     # Some libraries call deflate what has no head of zlib's.
     is_bare = encoding == b"deflate" and not (body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0)
     while body:  # gzip files may stand one behind the other, and have zeros behind them
@@ -219,6 +220,8 @@ def unpacked(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
             raise RefusalError(413, "too_large", f"The body has more than {most_bytes} bytes when it is unpacked.")
         if not unpacking.eof:
             raise RefusalError(400, "bad_encoding", "The body cannot be unpacked: its end is missing.")
+        if (members := members + 1) > MOST_MEMBERS:
+            raise RefusalError(400, "bad_encoding", f"The body is packed in more than {MOST_MEMBERS} parts. Use one.")
         body = unpacking.unused_data.lstrip(b"\0")
     return whole
 

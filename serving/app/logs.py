@@ -2,29 +2,28 @@
 
 import logging
 import time
-from collections.abc import Mapping
 from typing import TextIO
 
 import msgspec
 
 LOGGER = "fourshot.serving"
+MOST_CHARS = 16_000  # of a message and of a traceback: a name on a card, which a message repeats, may have millions
 
 
 class JsonLines(logging.Formatter):
-    """Time, level, message, and what was given as ``extra={"about": {...}}``."""
+    """Time, level, message, and of an error its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        more = dict(getattr(record, "about", {}))
-        if record.exc_info:
-            more["error"] = self.formatException(record.exc_info)
-        return json_line(record.levelname.lower(), record.getMessage(), record.created, more)
+        error = self.formatException(record.exc_info)[-MOST_CHARS:] if record.exc_info else ""
+        return json_line(record.levelname.lower(), record.getMessage()[:MOST_CHARS], record.created, error)
 
 
-def json_line(level: str, event: str, at: float | None = None, more: Mapping[str, object] | None = None) -> str:
+def json_line(level: str, event: str, at: float | None = None, error: str = "") -> str:
     """One line of the log; ``at`` is seconds since the epoch, now where it is left out."""
     at = time.time() if at is None else at
     when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1000):03}Z"
-    return msgspec.json.encode({"time": when, "level": level, "event": event, **(more or {})}).decode()
+    told = {"time": when, "level": level, "event": event, **({"error": error} if error else {})}
+    return msgspec.json.encode(told).decode()
 
 
 def log_to(stream: TextIO) -> None:

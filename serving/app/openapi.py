@@ -1,5 +1,6 @@
 """Our routes in the service's OpenAPI document; the types are those of `serving.api`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -25,11 +26,11 @@ def _refers(to: type) -> dict[str, Any]:
     return {"content": {"application/json": {"schema": {"$ref": REF.format(name=to.__name__)}}}}
 
 
-def _errors(**descriptions: str) -> dict[str | int, Any]:
-    return {code.removeprefix("e"): {"description": why, **_refers(ErrorAnswer)} for code, why in descriptions.items()}
+def _errors(descriptions: Mapping[int, str]) -> dict[int, Any]:
+    return {code: {"description": why, **_refers(ErrorAnswer)} for code, why in descriptions.items()}
 
 
-GUARDED = {"e401": "No key, or one that is not known.", "e403": "A key that may not do this."}
+GUARDED = {401: "No key, or one that is not known.", 403: "A key that may not do this."}
 
 
 def _asked(name: str, summary: str, result: str, sent: type, answered: type) -> dict[str, Any]:
@@ -59,17 +60,19 @@ def _asked(name: str, summary: str, result: str, sent: type, answered: type) -> 
         "responses": {
             200: {"description": result, **_refers(answered)},
             **_errors(
-                e400="Not a request of this form, too many texts, one that is blank or too long, or a task of another "
-                "kind.",
-                **GUARDED,
-                e404="No such task.",
-                e408="The body did not come in time.",
-                e413="A body beyond the limit.",
-                e415="A body that is packed in another way than gzip and deflate.",
-                e429="Too busy, also for the deadline given, or too many requests at a time; Retry-After says when to "
-                "ask.",
-                e503="The engine is not up; Retry-After says when to ask again.",
-                e504="No answer in time, or by the deadline given.",
+                {
+                    400: "Not a request of this form, too many texts, one that is blank or too long, or a task of "
+                    "another kind.",
+                    **GUARDED,
+                    404: "No such task.",
+                    408: "The body did not come in time.",
+                    413: "A body beyond the limit.",
+                    415: "A body that is packed in another way than gzip and deflate.",
+                    429: "Too busy, also for the deadline given, or too many requests at a time; Retry-After says when "
+                    "to ask.",
+                    503: "The engine is not up; Retry-After says when to ask again.",
+                    504: "No answer in time, or by the deadline given.",
+                }
             ),
         },
     }
@@ -106,7 +109,7 @@ TASKS: dict[str, Any] = {
     },
     "responses": {
         200: {"description": "The tasks.", **_refers(TaskList)},
-        **_errors(e400="A value of `all` other than 0 and 1.", **GUARDED),
+        **_errors({400: "A value of `all` other than 0 and 1.", **GUARDED}),
     },
 }
 

@@ -4,12 +4,18 @@ Its own refusals come in the form of all others.
 """
 
 import asyncio
+import math
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fourshot.serving.answers import JSON, RefusalError, send_refusal
-from fourshot.serving.settings import Limits
+from fourshot.serving.app.guard import Guard
+from fourshot.serving.app.keys import Keys
+from fourshot.serving.settings import Limits, ServeSettings
+
+if TYPE_CHECKING:
+    import uvicorn
 
 # Java's HttpClient asks for HTTP/2 so, Apache's for TLS; the parser would then pass over the body. Only a POST
 # cannot become a WebSocket.
@@ -27,6 +33,8 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
         """Hangs up where headers are longer or slower than the limits; refuses more than so many connections."""
 
         _header_bytes = 0
+        _before = b""  # the end of the headers so far: the empty line behind them may come in two parts
+        _in_body = False
         _is_tls = False
         _waiting: asyncio.TimerHandle | None = None
 
@@ -35,26 +43,31 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             self._await_headers()
 
         def _await_headers(self) -> None:
-            self._header_bytes = 0
             self._waiting = self.loop.call_later(limits.header_timeout_s, self._hang_up)
 
+        def _wait_no_longer(self) -> None:
+            if self._waiting is not None:
+                self._waiting.cancel()
+                self._waiting = None
+
         def _hang_up(self) -> None:
-            self._waiting = None
+            self._wait_no_longer()
             self.transport.abort()
 
         def data_received(self, data: bytes) -> None:
-            if self._waiting is not None:
-                head, end, rest = data.partition(b"\r\n\r\n")
+            if not self._in_body:
+                known = len(self._before)
+                end = (self._before + data).find(b"\r\n\r\n")
+                head, rest = (data, b"") if end < 0 else (data[: end + 4 - known], data[end + 4 - known :])
+                self._before = (self._before + head)[-3:]
                 self._header_bytes += len(head)
-                lines = head + end[:2]
-                if lines.startswith(b"POST ") or not WEBSOCKET.search(lines):
-                    lines = WISH.sub(b"", lines)
-                self._is_tls = data.startswith(TLS)
-                data = lines + end[2:] + rest
                 if self._header_bytes > limits.max_header_bytes:
-                    self._waiting.cancel()
                     self._hang_up()
                     return
+                self._is_tls = data.startswith(TLS)
+                if head.startswith(b"POST ") or not WEBSOCKET.search(head):
+                    head = WISH.sub(b"", head)
+                data = head + rest
             super().data_received(data)
 
         def on_message_begin(self) -> None:
@@ -63,14 +76,17 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             super().on_message_begin()
 
         def on_headers_complete(self) -> None:
-            if self._waiting is not None:
-                self._waiting.cancel()
-                self._waiting = None
+            self._wait_no_longer()
+            self._header_bytes, self._before, self._in_body = 0, b"", True
             given = self.app
             if len(self.connections) > limits.max_connections:
                 self.app = _full
             super().on_headers_complete()
             self.app = given
+
+        def on_message_complete(self) -> None:
+            self._in_body = False  # the next request on the connection has headers of its own
+            super().on_message_complete()
 
         def send_400_response(self, msg: str) -> None:
             # uvicorn's own words are the same for every fault; the parser's error, being handled now, says which it is.
@@ -82,12 +98,25 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._waiting is not None:
-                self._waiting.cancel()
-                self._waiting = None
+            self._wait_no_longer()
             super().connection_lost(exc)
 
     return Bounded
+
+
+def server_config(app: Any, settings: ServeSettings) -> "uvicorn.Config":
+    """Of a server of ours: ``app`` behind the guard, bounded as ``settings`` say."""
+    import uvicorn
+
+    limits, keys = settings.limits, Keys(settings.keys) if settings.keys else None
+    return uvicorn.Config(
+        Guard(app, limits, keys, settings.cors_origins, settings.behind_router),
+        http=bounded_protocol(limits),
+        backlog=limits.max_connections,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=math.ceil(settings.drain_s),
+    )
 
 
 async def _full(scope: Any, receive: Any, send: Any) -> None:

@@ -121,6 +121,9 @@ class FolderContents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return sorted(self._by_task)
 
 
+Seen = dict[Path, tuple[Signature, StoredAdapter | str]]  # by folder: its files as they were, what was made of them
+
+
 class Registry:
     """Reads the folder again and again; what did not change is not read twice."""
 
@@ -130,17 +133,20 @@ class Registry:
         if not self.root.is_dir():
             raise InputError(f"there is no folder {root}. Make it, or name the one your adapters are in (--adapters).")
         self._base = base
-        self._seen: dict[Path, tuple[Signature, StoredAdapter | str]] = {}
+        self._seen: Seen = {}
         self._searched: dict[Path, tuple[float, Path | str]] = {}
         self._pins: dict[str, str] = {}
 
     def read(self) -> FolderContents:
-        """FolderContents at the folder now. Raises OSError only where the folder itself cannot be read."""
+        """What is in the folder now. Raises OSError only where the folder itself cannot be read."""
+        places = list(self._places())
+        before, self._seen = self._seen, {}  # what is there no more is forgotten
+        self._searched = {place: self._searched[place] for place in self._searched.keys() & {*places}}
         adapters: dict[Path, StoredAdapter] = {}  # by where it is, links followed
         refused: list[Refused] = []
-        for folder in self._places():
+        for folder in places:
             at = str(folder.relative_to(self.root))
-            adapter = self._examine(folder, at)
+            adapter = self._examine(folder, at, before)
             if isinstance(adapter, str):
                 refused.append(Refused(path=at, reason=adapter))
             else:
@@ -176,14 +182,14 @@ class Registry:
                 if not inside or {*folder.iterdir()} - {*inside}:
                     yield folder
 
-    def _examine(self, place: Path, at: str) -> StoredAdapter | str:
-        """The adapter at ``place``, or why there is none that can be served."""
+    def _examine(self, place: Path, at: str, before: "Seen") -> StoredAdapter | str:
+        """The adapter at ``place``, or why there is none that can be served; ``before``: seen at the last look."""
         try:
             if not place.resolve().is_relative_to(self.root.resolve()):
                 return "a link that leads out of the adapters' folder"
             folder = self._adapter_in(place)
             signature = tuple((s.st_mtime_ns, s.st_size, s.st_ino) for s in map(Path.stat, _files(folder)))
-            known = self._seen.get(folder)
+            known = before.get(folder)
             if known is None or known[0] != signature:
                 try:
                     is_student = (folder / STUDENT_FILE).is_file()
@@ -195,7 +201,8 @@ class Registry:
                     )
                 except AdapterError as error:
                     adapter = str(error)
-                self._seen[folder] = known = (signature, adapter)
+                known = signature, adapter
+            self._seen[folder] = known
             return known[1]
         except FourshotError as error:
             return str(error)

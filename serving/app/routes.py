@@ -19,7 +19,7 @@ from fourshot.serving.app.docs_page import add_docs
 from fourshot.serving.app.guard import ACCESS, ASKER
 from fourshot.serving.app.keys import Key
 from fourshot.serving.app.openapi import CLASSIFY, GENERATE, TASKS, describe
-from fourshot.serving.app.service import Asker, Service
+from fourshot.serving.app.service import CLIENT_GONE, Asker, Service
 from fourshot.serving.settings import Limits
 
 logger = logging.getLogger("fourshot.serving")
@@ -71,7 +71,7 @@ async def _answer(
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
-            return Response(status_code=499)  # nobody reads it: the client has gone
+            return Response(status_code=CLIENT_GONE)  # nobody reads it
         return Response(encode(answering.result()), media_type=JSON)
     except RefusalError:
         raise

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Answer = TypeVar("Answer")
+CLIENT_GONE = 499  # as nginx counts what nobody is there to read: it is no fault of the service
 
 
 class Asker(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +125,9 @@ class Service:
         except RefusalError as refusal:
             code = refusal.code
             raise
+        except asyncio.CancelledError:
+            code = CLIENT_GONE
+            raise
         except TimeoutError:
             code = 504
             whose = f"as {DEADLINE} asks" if asker.deadline_s < self._limits.timeout_s else "the limit here"
@@ -152,7 +156,7 @@ class Service:
             scored, probabilities = await version.score(prepared, method, asker.name)
         task, names = version.task.name, version.task.label_names
         results = [
-            _classified(names, row, rule.abstains(float(row.max())), text, cut)
+            _result(names, row, rule.abstains(float(row.max())), text, cut)
             for row, text, cut in zip(probabilities, scored, prepared.cut_words, strict=True)
         ]
         for result in results:
@@ -271,7 +275,7 @@ def _rule(version: ClassifierVersion, request: ClassifyRequest, method: Method) 
         raise RefusalError(400, "cannot_abstain", f"{where}{error}") from None
 
 
-def _classified(
+def _result(
     names: tuple[str, ...], row: "np.ndarray", abstained: Abstained, scored: Scored, cut_words: int
 ) -> Classified:
     best = int(row.argmax())

@@ -53,6 +53,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> list[tuple[str, str]]:
         """For people: what, and why."""
         each = f"{self.adapter_bytes / MIB:.1f} MiB each at rank {self.max_lora_rank}"
+        of_gpu = f"{self.gpu_needed_bytes / GIB:.1f} GiB needed, {self.gpu_free_bytes / GIB:.1f} GiB free"
         return [
             ("base model", f"{self.base_bytes / MIB:.0f} MiB"),
             ("adapters in the folder", f"{self.adapters}, {each}"),
@@ -64,14 +65,8 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
             ("KV cache", f"{self.kv_cache_bytes / MIB:.0f} MiB" if self.kv_cache_bytes else "what is left of the GPU"),
             *([("students", f"{self.student_bytes / MIB:.0f} MiB")] if self.student_bytes else []),
             ("memory", f"{self.needed_bytes / GIB:.1f} GiB needed, {self.free_bytes / GIB:.1f} GiB free"),
-            *self._on_the_gpu(),
+            *([("GPU memory", of_gpu)] if self.gpu_free_bytes else []),
         ]
-
-    def _on_the_gpu(self) -> list[tuple[str, str]]:
-        if not self.gpu_free_bytes:
-            return []
-        of_gpu = f"{self.gpu_needed_bytes / GIB:.1f} GiB needed, {self.gpu_free_bytes / GIB:.1f} GiB free"
-        return [("GPU memory", of_gpu)]
 
 
 def fit(

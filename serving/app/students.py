@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fourshot.engine.calibration import NONE, apply
 from fourshot.engine.errors import AdapterError, InputError
@@ -24,7 +24,7 @@ from fourshot.serving.app.admission import stage_student
 from fourshot.serving.app.dispatcher import BASE, LEAST_WINDOW_TOKENS, Dispatcher
 from fourshot.serving.app.registry import Card, InContext, StoredAdapter
 from fourshot.serving.app.scorer import Scored, combined_answers
-from fourshot.serving.app.version import Prepared, Timed, Version
+from fourshot.serving.app.version import Loader, Prepared, Timed, Version
 from fourshot.serving.settings import Limits
 from fourshot.training.students.serving_model import ServingModel
 
@@ -57,18 +57,14 @@ def open_students(staging: Path, limits: Limits) -> "tuple[Students, Students]":
     return Students(staging, queue_of(limits)), Students(staging, writing, WRITTEN_BATCH)
 
 
-class Students:
-    """Loads students, and computes for all of them. A `serving.app.version.Loader`."""
+class Students(Loader):
+    """Loads students, and computes for all of them."""
 
     def __init__(self, staging: Path, dispatcher: Dispatcher, batch: int = BATCH) -> None:
         self._staging, self.dispatcher, self._batch = staging, dispatcher, batch
         self._thread = ThreadPoolExecutor(1, "students")
         self._waiting: dict[AnyVersion, list[_Asked]] = {}  # in the order in which they first came
         self._working: asyncio.Task[None] | None = None
-
-    @property
-    def num_inside(self) -> int:
-        return 0  # there are no routes but ours
 
     async def admit(self, stored: StoredAdapter | InContext) -> "AnyVersion":
         assert isinstance(stored, StoredAdapter)
@@ -80,37 +76,21 @@ class Students:
         folder, used = stage_student(stored.folder, card, self._staging)
         try:
             if isinstance(card, TextStudentCard):
-                return self._open_writer(stored, card, folder)
+                writer = Generator(folder)
+                writer.generate(WARM_UP_TEXTS[:1])
+                return TextStudentVersion(self, stored, card, folder, writer)
             model = ServingModel(folder, used, card.training.max_tokens, len(card.labels))
             model.logits(model.encode(WARM_UP_TEXTS))  # it works, and its kernels are there
-        except Exception:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return StudentVersion(self, stored, card, folder, model)
-
-    def _open_writer(self, stored: StoredAdapter, card: TextStudentCard, folder: Path) -> "TextStudentVersion":
-        try:
-            writer = Generator(folder)
-            writer.generate(WARM_UP_TEXTS[:1])
+            return StudentVersion(self, stored, card, folder, model)
         except Exception as error:  # of any type, as the libraries have it: whatever it is, the files are no student
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, AdapterError):
+                raise
             raise AdapterError(f"it cannot be loaded: {error}") from error
-        return TextStudentVersion(self, stored, card, folder, writer)
-
-    def announce(self, version: Version) -> None:
-        """There is no list of models to be in."""
-
-    def withdraw(self, version: Version) -> None:
-        """There is no list of models to be in."""
-
-    def is_busy(self, version: Version) -> bool:
-        return False
 
     async def unload(self, version: Version) -> None:
         if version.folder is not None:
             await asyncio.to_thread(shutil.rmtree, version.folder, ignore_errors=True)
-
-    async def pin(self, versions: Sequence[Version]) -> None:
-        """All are in memory."""
 
     async def ask(
         self, version: "AnyVersion", given: Any, tokens: int, after: int, asker: str
@@ -123,7 +103,7 @@ class Students:
         arrived = time.monotonic()
         await self.dispatcher.turn(BASE, tokens, after, asker)
         try:
-            asked = _Asked(given)
+            asked = _Asked(given, asyncio.get_running_loop().create_future())
             self._waiting.setdefault(version, []).append(asked)
             if self._working is None or self._working.done():
                 self._working = asyncio.create_task(self._work())
@@ -159,29 +139,22 @@ class Students:
                     asked.answer.set_result((answer, began, ended))
 
 
-class _Asked:
-    __slots__ = ("answer", "given")
-
-    def __init__(self, given: Any) -> None:
-        self.given = given
-        self.answer: asyncio.Future[tuple[Any, float, float]] = asyncio.get_running_loop().create_future()
+class _Asked(NamedTuple):
+    given: Any
+    answer: "asyncio.Future[tuple[Any, float, float]]"
 
 
 class _Student:
     """What is common to all that are loaded, as `serving.app.version.Version` has it but for the task."""
 
     def __init__(self, students: Students, stored: StoredAdapter, card: Card, folder: Path) -> None:
-        self._students = students
+        self._students, self.dispatcher = students, students.dispatcher
         self.stored: StoredAdapter | InContext = stored
         self.card: Card | None = card
         self.folder: Path | None = folder
         self.name = card.name
         self.methods: list[Method] = ["student"]
         self.left_at, self.in_use = 0.0, 0
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        return self._students.dispatcher
 
 
 class StudentVersion(_Student):

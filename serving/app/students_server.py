@@ -11,11 +11,9 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from fourshot.serving.app.adapter_sync import AdapterSync
-from fourshot.serving.app.guard import Guard
-from fourshot.serving.app.keys import Keys
 from fourshot.serving.app.lifecycle import at_start, live
 from fourshot.serving.app.metrics import Metrics
-from fourshot.serving.app.protocol import bounded_protocol
+from fourshot.serving.app.protocol import server_config
 from fourshot.serving.app.registry import Registry, no_base
 from fourshot.serving.app.routes import add_routes
 from fourshot.serving.app.service import Service
@@ -47,21 +45,7 @@ def application(settings: ServeSettings, staging: Path) -> FastAPI:
 async def serve(settings: ServeSettings, listening: socket.socket) -> None:
     """Serve until a signal asks to stop."""
     assert at_start.staging
-    keys = Keys(settings.keys) if settings.keys else None
-    config = uvicorn.Config(
-        Guard(
-            application(settings, at_start.staging),
-            settings.limits,
-            keys,
-            settings.cors_origins,
-            settings.behind_router,
-        ),
-        http=bounded_protocol(settings.limits),
-        backlog=settings.limits.max_connections,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=int(settings.drain_s),
-    )
+    config = server_config(application(settings, at_start.staging), settings)
     await uvicorn.Server(config).serve(sockets=[listening])
 
 

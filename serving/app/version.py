@@ -96,22 +96,27 @@ class Loader(Protocol):
 
     @property
     def num_inside(self) -> int:
-        """Requests that are computed now, whichever route they came by."""
+        """Requests in an engine that routes of others reach, too; there is none unless a loader says so."""
+        return 0
 
     async def admit(self, stored: StoredAdapter | InContext) -> Version:
         """Copy, check, load and try. Raises FourshotError, with the reason, for what cannot be served."""
 
     def announce(self, version: Version) -> None:
         """It answers from now on."""
+        return
 
     def withdraw(self, version: Version) -> None:
         """It gets nothing new; those who have it may finish."""
+        return
 
     def is_busy(self, version: Version) -> bool:
         """Whether one that was withdrawn may still be in use by routes of others."""
+        return False
 
     async def unload(self, version: Version) -> None:
         """Give back its memory and its copy."""
 
     async def pin(self, versions: Sequence[Version]) -> None:
         """``versions`` answer now; those of hot tasks are kept where they answer fastest."""
+        return

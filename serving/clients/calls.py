@@ -165,16 +165,13 @@ def classify_call(
     return _post("classify", task, request, ClassifyResponse, first)
 
 
-def generate_call(task: str, inputs: str | Sequence[str], first: int = 0) -> Call[GenerateResponse]:
-    """As `classify_call`, of a text generation task."""
-    request = GenerateRequest(input=inputs if isinstance(inputs, str) else list(inputs))
-    return _post("generate", task, request, GenerateResponse, first)
-
-
 def generate_calls(task: str, inputs: Sequence[str], batch: int) -> list[Call[GenerateResponse]]:
     """The calls that have texts written for ``inputs``. Raises InputError, before any is sent, for a blank one."""
     texts = cast(list[str], checked_texts(inputs))
-    return [generate_call(task, texts[first:end], first) for first, end in _parts(texts, batch)]
+    return [
+        _post("generate", task, GenerateRequest(input=texts[first:end]), GenerateResponse, first)
+        for first, end in _parts(texts, batch)
+    ]
 
 
 def written(answers: Sequence[GenerateResponse]) -> list[TextWritten]:
@@ -260,12 +257,14 @@ def tasks_call(everything: bool) -> Call[TaskList]:
 
 
 def http_options(
-    url: str, key: str | None, timeout_s: float, transport: Callable[[], Any]
+    url: str, key: str | None, timeout_s: float, retries: int, transport: Callable[[], Any]
 ) -> tuple[str, dict[str, Any]]:
     """How messages call the service, and the arguments of httpx's clients; ``transport`` makes one without a proxy.
 
-    Raises InputError for an address, a key, a time or a proxy that cannot be one.
+    Raises InputError for an address, a key, a time, a proxy or a number of ``retries`` that cannot be one.
     """
+    if retries < 0:
+        raise InputError(f"retries is {retries}; give 0 or more.")
     address, url = read_address(url), without_password(str(url).strip())
     if not timeout_s > 0:
         raise InputError(f"timeout_s is {timeout_s:g}; give more than 0 seconds.")

@@ -72,8 +72,8 @@ class Client:
         Raises InputError for what cannot be an address, a key or a number of these.
         """
         self.url = url
-        self._retries, self._sleep = _checked(retries), sleep
-        self._called, options = http_options(url, key, timeout_s, httpx.HTTPTransport)
+        self._retries, self._sleep = retries, sleep
+        self._called, options = http_options(url, key, timeout_s, retries, httpx.HTTPTransport)
         self._http = httpx.Client(**options)
 
     def classify(
@@ -151,8 +151,8 @@ class AsyncClient:
     ) -> None:
         """As `Client`."""
         self.url = url
-        self._retries, self._sleep = _checked(retries), sleep
-        self._called, options = http_options(url, key, timeout_s, httpx.AsyncHTTPTransport)
+        self._retries, self._sleep = retries, sleep
+        self._called, options = http_options(url, key, timeout_s, retries, httpx.AsyncHTTPTransport)
         self._http = httpx.AsyncClient(**options)
 
     async def classify(
@@ -268,9 +268,3 @@ class Pace:
         self._answers += 1
         if self._answers >= self.SURE:
             self._now, self._answers = min(self._most, self._now + 1), 0
-
-
-def _checked(retries: int) -> int:
-    if retries < 0:
-        raise InputError(f"retries is {retries}; give 0 or more.")
-    return retries

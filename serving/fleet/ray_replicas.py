@@ -119,7 +119,11 @@ class _Actor:
             self._loop = asyncio.get_running_loop()
             self._supervisor = Supervisor(own, listening, folder / "serve.log", print, environment)
             running.set()
-            await self._supervisor.run()
+            try:
+                await self._supervisor.run()
+            except FourshotError as error:
+                print(error, flush=True)
+                os._exit(1)  # Ray makes another; this one would go on without a server
 
         self._thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
         self._thread.start()

@@ -13,7 +13,7 @@ from pathlib import Path
 from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.gpus import gpus
 from fourshot.engine.threads import available_cores
-from fourshot.serving.app.keys import Keys, add_key
+from fourshot.serving.app.keys import add_key
 from fourshot.serving.fleet.router import Replica, Router
 from fourshot.serving.fleet.supervisor import Say, Supervisor, listen, replica_settings
 from fourshot.serving.settings import ServeSettings
@@ -31,10 +31,11 @@ class Replicas:
         self._settings, self._listening, self._number, self._ray = settings, listening, number, ray
         self._log, self._say = log, say
         self._stopping = asyncio.Event()
+        self._failed: list[Exception] = []  # why servers of this machine cannot be started, of each that cannot
         self.ready = asyncio.Event()  # set when the first of them is up
 
     async def run(self) -> None:
-        """Route to them until `stop`."""
+        """Route to them until `stop`. Raises FourshotError, or OSError, where none of them can be started."""
         with tempfile.TemporaryDirectory(prefix="fourshot-keys-") as folder:
             keys = Path(folder) / "keys.toml"
             key = add_key(keys, "router")
@@ -52,6 +53,8 @@ class Replicas:
                 finally:
                     watching.cancel()
                     await router.close()
+        if len(self._failed) == self._number:
+            raise self._failed[0]
 
     def stop(self) -> None:
         """Have them answer what they have accepted, then end."""
@@ -60,17 +63,7 @@ class Replicas:
     async def _serve(self, router: Router) -> None:
         import uvicorn
 
-        from fourshot.serving.app.guard import Guard
-        from fourshot.serving.app.protocol import bounded_protocol
-
-        settings, limits = self._settings, self._settings.limits
-        config = uvicorn.Config(
-            Guard(router, limits, Keys(settings.keys) if settings.keys else None, settings.cors_origins),
-            http=bounded_protocol(limits),
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=int(settings.drain_s),
-        )
+        from fourshot.serving.app.protocol import server_config
 
         class Server(uvicorn.Server):
             """Leaves signals to whoever started it."""
@@ -79,7 +72,7 @@ class Replicas:
             def capture_signals(self):  # type: ignore[no-untyped-def]
                 yield
 
-        server = Server(config)
+        server = Server(server_config(router, self._settings))
         serving = asyncio.create_task(server.serve(sockets=[self._listening]))
         stopped = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -97,14 +90,24 @@ class Replicas:
             say = partial(_say_of, self._say, index)
             supervisor = Supervisor(own, listening, self._log.with_suffix(f".{index}.log"), say, environment)
             supervisors.append(supervisor)
-            running.append(asyncio.create_task(supervisor.run()))
+            running.append(asyncio.create_task(self._keep_alive(supervisor, say)))
             replicas.append(Replica(index, f"http://127.0.0.1:{own.port}"))
         try:
             yield replicas
         finally:
             for supervisor in supervisors:
                 supervisor.stop()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*running)
+
+    async def _keep_alive(self, supervisor: Supervisor, say: Say) -> None:
+        """One that cannot be started leaves the work to the others; without any, all ends."""
+        try:
+            await supervisor.run()
+        except (FourshotError, OSError) as error:
+            say(str(error))
+            self._failed.append(error)
+            if len(self._failed) == self._number:
+                self.stop()
 
     @asynccontextmanager
     async def _over_ray(self, keys: Path) -> AsyncIterator[list[Replica]]:

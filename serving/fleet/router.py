@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +31,7 @@ logger = logging.getLogger("fourshot.serving")
 LOOK_EVERY_S = 0.5
 BOUND = 1.25  # of the mean load, above which a task's own replica is passed over
 SPARE = 2  # requests more than that, so that few requests do not move at all (docs/serving.md says why no more)
+MOST_TASK_CHARS = 128  # that tell tasks apart: a client may ask for names as long as its headers, and each is kept
 AGAIN = (502, 503)  # what a replica that is going down or coming up answers
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HOP_BY_HOP = {
@@ -97,7 +98,7 @@ class Router:
         well = [replica for replica in self.replicas if replica.well]
         if not path.startswith(ASKED_PATHS):
             return sorted(well, key=lambda replica: replica.in_flight)
-        ranks = preference(_task_in(path), tuple(replica.number for replica in well))
+        ranks = preference(_task_in(path)[:MOST_TASK_CHARS], tuple(replica.number for replica in well))
         ranked = [well[index] for index in ranks]
         most = BOUND * sum(replica.in_flight for replica in well) / max(1, len(well)) + self._spare
         return sorted(ranked, key=lambda replica: replica.in_flight > most)  # a stable sort: the busy ones go last
@@ -168,7 +169,7 @@ class Router:
                 if answer.status in AGAIN and answer.headers.get("Retry-After"):
                     return False
                 key: Key | None = scope.get(ACCESS)
-                if scope["path"] == "/v1/tasks" and key is not None and key.tasks:
+                if scope["path"] == "/v1/tasks" and answer.status == 200 and key is not None and key.tasks:
                     listed = msgspec.json.decode(await answer.read(), type=TaskList)
                     await send_answer(send, answer.status, msgspec.json.encode(key.visible(listed)))
                     return True
@@ -176,7 +177,7 @@ class Router:
                     (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()
                 ]
                 given = [(name, value) for name, value in given if name not in HOP_BY_HOP]
-                parts = _parts(answer)
+                parts = answer.content.iter_any()
                 first = await anext(parts, b"")  # before the head: a replica that dies now has not answered
                 begun = True
                 await send({"type": "http.response.start", "status": answer.status, "headers": given})
@@ -240,11 +241,6 @@ def preference(task: str, replicas: tuple[int, ...]) -> tuple[int, ...]:
         return hashlib.sha256(f"{task}\n{replicas[index]}".encode()).digest()
 
     return tuple(sorted(range(len(replicas)), key=weight, reverse=True))
-
-
-async def _parts(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    async for part in answer.content.iter_any():
-        yield part
 
 
 async def _lifespan(receive: Any, send: Any) -> None:

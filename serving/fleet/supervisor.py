@@ -28,6 +28,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 MOST_FAILED_STARTS = 3  # in a row, none of them ever ready: something is wrong that will not go away
 GRACE_S = 10.0  # after the time to drain
 LOG_LINES = 15
+MOST_LINE_BYTES = 1 << 20  # of what the server tells; `serving.app.logs` cuts its own
+ROUTER_HEADER_BYTES = 4096  # what it adds to a client's headers; bytes beyond ASCII it sends as two
 
 STAGING = "fourshot-serving-"  # how the folders of adapters' copies begin; then the process id of their supervisor
 
@@ -43,12 +45,13 @@ def listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-    except OSError as error:
+    except (OSError, TypeError) as error:  # the latter: the name has no form that it could be looked up in
         listening.close()
         remedy = "Name another port (--port), or end what uses it."
-        if isinstance(error, socket.gaierror):
+        if isinstance(error, socket.gaierror | TypeError):
             remedy = "Name an address of this machine (--host)."
-        raise InputError(f"cannot listen on {host} port {port}: {error.strerror}. {remedy}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot listen on {host} port {port}: {why}. {remedy}") from error
     listening.listen(socket.SOMAXCONN)
     listening.set_inheritable(True)
     return listening
@@ -56,8 +59,18 @@ def listen(host: str, port: int) -> socket.socket:
 
 def replica_settings(settings: ServeSettings, host: str, listening: socket.socket, keys: Path) -> ServeSettings:
     """Of one replica: what it is asked by is the router alone."""
-    port = listening.getsockname()[1]
-    return msgspec.structs.replace(settings, host=host, port=port, keys=str(keys), cors_origins=(), behind_router=True)
+    limits = msgspec.structs.replace(
+        settings.limits, max_header_bytes=2 * settings.limits.max_header_bytes + ROUTER_HEADER_BYTES
+    )
+    return msgspec.structs.replace(
+        settings,
+        host=host,
+        port=listening.getsockname()[1],
+        keys=str(keys),
+        cors_origins=(),
+        behind_router=True,
+        limits=limits,
+    )
 
 
 _staged: set[str] = set()  # folders of copies that this process made
@@ -155,25 +168,33 @@ class Supervisor:
                 env=environment(self._environment, to_json(self._settings)),
                 pass_fds=(descriptor,),
                 start_new_session=True,  # so that all of its processes can be ended together
+                limit=MOST_LINE_BYTES,
             )
-        child, was_ready = self._child, False
+        child = self._child
+        if self._stopping.is_set():
+            self.stop()  # once more: there was nobody to be told when it was called
         assert child.stdout is not None
+        telling, stopping = asyncio.create_task(self._tell(child.stdout)), asyncio.create_task(self._stopping.wait())
         try:
-            async for line in child.stdout:
-                text = line.decode("utf-8", "replace").rstrip()
-                if text == READY:
-                    was_ready = True
-                    await self._no_longer()
-                    self.ready.set()
-                elif text:
-                    self._say(text)
-                if self._stopping.is_set():
-                    break
-            return was_ready, await self._end(child)
+            await asyncio.wait({telling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            ended = self.ready.is_set(), await self._end(child)
         finally:
             self.ready.clear()
             self._end_all(child.pid)
+            stopping.cancel()
             shutil.rmtree(staging, ignore_errors=True)
+        await telling  # to what it said last
+        return ended
+
+    async def _tell(self, output: asyncio.StreamReader) -> None:
+        """Pass on what the server says, until its end."""
+        async for line in output:
+            text = line.decode("utf-8", "replace").rstrip()
+            if text == READY:
+                await self._no_longer()
+                self.ready.set()
+            elif text:
+                self._say(text)
 
     async def _end(self, child: asyncio.subprocess.Process) -> int:
         wait_s = self._settings.drain_s + GRACE_S if self._stopping.is_set() else GRACE_S

@@ -37,7 +37,7 @@ HEADERS = {
 }
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a person decides of one text."""
 
     label: str
@@ -69,11 +69,13 @@ class Desk:
             "rows": [{**msgspec.to_builtins(row), "said": answers[row.id]} for row in self.rows],
         }
 
-    def decide(self, name: str, said: Said) -> Answer:
+    def decide(self, name: str, decision: Decision) -> Answer:
         """Put a decision into the table. Raises InputError where it cannot be one, or the table is in use."""
-        label = label_named(said.label, self.task.label_names)
-        if label is None or (said.keep and not label):
-            raise InputError(f"unknown label {said.label!r}; allowed are {shorten(self.task.label_names, MOST_NAMED)}.")
+        label = label_named(decision.label, self.task.label_names)
+        if label is None or (decision.keep and not label):
+            raise InputError(
+                f"unknown label {decision.label!r}; allowed are {shorten(self.task.label_names, MOST_NAMED)}."
+            )
         with self.folder.lock():
             path = self.folder.path / f"{self.name}.csv"
             answers = answers_in(self.folder, self.name, self.task)
@@ -81,7 +83,7 @@ class Desk:
                 raise InputError(f"there is no text {name!r} in {path}.")
             if own := own_columns(path, self.task):
                 raise InputError(f"{path} has columns of yours ({', '.join(own)}), so go on in the spreadsheet.")
-            answers[name] = Answer(label=label, keep=said.keep)
+            answers[name] = Answer(label=label, keep=decision.keep)
             write_review(path, self.rows, answers, task=self.task)
         return answers[name]
 
@@ -114,7 +116,7 @@ def review_app(desk: Desk, token: str) -> "Starlette":
             body += part
             if len(body) > MOST_BYTES:
                 return answer({"error": f"The body has more than {MOST_BYTES:,} bytes."}, 413)
-        return answer(desk.decide(request.path_params["name"], msgspec.json.decode(body, type=Said)))
+        return answer(desk.decide(request.path_params["name"], msgspec.json.decode(body, type=Decision)))
 
     async def refuse(request: "Request", error: Exception) -> "Response":
         return answer({"error": str(error)}, 400)

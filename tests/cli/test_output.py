@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,21 @@ def test_json_has_standard_output_for_itself(capfd: pytest.CaptureFixture[str]) 
     assert json.loads(second) == {"type": "result", "folder": "runs/x"}
     assert after == "after"
     assert "a library talks" in err and "another" in err
+
+
+NEARLY_FULL = """\
+import resource
+from fourshot.cli.console import Terminal
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+with Terminal(json=True) as terminal:
+    terminal.result("result", {"text": "x" * 300})
+"""
+
+
+def test_a_line_of_json_that_has_no_room_is_an_error(tmp_path: Path) -> None:
+    with (tmp_path / "out.json").open("wb") as out:
+        run = subprocess.run([sys.executable, "-c", NEARLY_FULL], stdout=out, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 1 and "File too large" in run.stderr
 
 
 def test_library_noise_is_held_back_and_shown_when_something_breaks(capfd: pytest.CaptureFixture[str]) -> None:

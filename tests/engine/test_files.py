@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fourshot.engine.errors import RunFolderError
@@ -36,6 +37,13 @@ def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_json(tmp_path / "file.json", {"a": [1]})
     assert (tmp_path / "file.json").read_text() == '{\n "a": [\n  1\n ]\n}'
     assert read_json(tmp_path / "file.json", dict[str, list[int]]) == {"a": [1]}
+
+
+@pytest.mark.parametrize("content", [b'{"a": "\xff"}', b'{"a": ' + b"[" * 100_000, b""])
+def test_whatever_is_no_json_is_told_in_one_way(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file.json").write_bytes(content)
+    with pytest.raises(msgspec.DecodeError):
+        read_json(tmp_path / "file.json", dict[str, object])
 
 
 @pytest.mark.parametrize("sync", [False, True])

@@ -21,7 +21,7 @@ from fourshot.serving.app.registry import InContext, Registry, base_named, write
 from fourshot.serving.app.students import Students, queue_of
 from fourshot.serving.settings import Limits
 from fourshot.serving.testing.adapters import make_adapter, task_of
-from fourshot.serving.testing.students import make_student
+from tests.serving.random_students import make_student
 
 DESK = task_of("desk")
 ON = "answered on, by the copy that was loaded before"
@@ -98,6 +98,10 @@ def unreadable_card(folder: Path) -> None:
     one_of(CARDS, folder).write_text('{"name": ')
 
 
+def card_of_other_bytes(folder: Path) -> None:
+    one_of(CARDS, folder).write_bytes(b'{"name": "\xff"}')
+
+
 def no_weights(folder: Path) -> None:
     one_of(WEIGHTS, folder).unlink()
 
@@ -117,6 +121,7 @@ def other_tokenizer(folder: Path) -> None:
     ("make", "damage"),
     [
         *((make, damage) for make in (make_adapter, make_student) for damage in (cut, unreadable_card, no_weights)),
+        (make_adapter, card_of_other_bytes),
         (make_adapter, other_weights),
         (make_student, other_weights),
         (make_student, other_tokenizer),

@@ -9,7 +9,7 @@ import pytest
 
 from fourshot.cli import main as cli
 from fourshot.serving.testing.adapters import make_adapter, task_of
-from fourshot.serving.testing.students import make_student
+from tests.serving.random_students import make_student
 
 
 def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:

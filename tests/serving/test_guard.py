@@ -252,6 +252,21 @@ def test_one_key_has_only_so_many_requests_on_their_way(file: Path) -> None:
     assert other == later == 200
 
 
+def test_a_replica_leaves_the_counting_of_requests_to_its_router(file: Path) -> None:
+    key = add_key(file, "router")
+
+    async def run() -> list[int]:
+        guard = Guard(app := App(), Limits(max_concurrent=2), Keys(file), behind_router=True)
+        app.wait.clear()
+        headers = {**bearer(key), "X-Fourshot-Asker": "key%20that%20may%20have%20five"}
+        asked = [asyncio.create_task(ask(guard, headers=headers)) for _ in range(5)]
+        await until(lambda: len(app.asked) == 5 or any(task.done() for task in asked))
+        app.wait.set()
+        return [(await task)[0] for task in asked]
+
+    assert asyncio.run(run()) == [200] * 5
+
+
 def test_without_keys_one_address_does_not_use_up_the_requests_of_another() -> None:
     async def run() -> None:
         guard = Guard(app := App(), Limits(max_concurrent=2), None)

@@ -1,6 +1,7 @@
 """What clients and proxies do below HTTP's bodies, over a real connection; the application is without a model."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 import uvicorn
@@ -13,10 +14,15 @@ BODY = b'{"input": "the lock is stuck"}'
 LENGTH = b"Content-Length: %d" % len(BODY)
 
 
-def said(*headers: bytes, body: bytes = BODY, sent: bytes = b"", is_last: bool = False) -> bytes:
+def head(*headers: bytes) -> bytes:
+    return b"\r\n".join((b"POST /v1/classify/desk HTTP/1.1", b"Host: x", *headers, b"", b""))
+
+
+def said(*headers: bytes, body: bytes = BODY, sent: Sequence[bytes] = (), is_last: bool = False) -> bytes:
     """The whole answer to one request; the body is sent a moment after the headers are.
 
-    ``sent``: all that is sent instead. ``is_last``: the client then says that it will send no more.
+    ``sent``: what is sent instead, each part a moment after the one before. ``is_last``: the client then says that it
+    will send no more.
     """
 
     async def ask() -> bytes:
@@ -31,10 +37,10 @@ def said(*headers: bytes, body: bytes = BODY, sent: bytes = b"", is_last: bool =
         try:
             port = server.servers[0].sockets[0].getsockname()[1]
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            lines = (b"POST /v1/classify/desk HTTP/1.1", b"Host: x", b"Connection: close", *headers, b"", b"")
-            writer.write(sent or b"\r\n".join(lines))
-            await writer.drain()
-            writer.write(b"" if sent else body)
+            for part in sent or (head(b"Connection: close", *headers), body):
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(0.05 if sent else 0)
             if is_last:
                 writer.write_eof()
             answer = await reader.read()
@@ -46,11 +52,14 @@ def said(*headers: bytes, body: bytes = BODY, sent: bytes = b"", is_last: bool =
     return asyncio.run(ask())
 
 
+JAVA = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
+
+
 @pytest.mark.parametrize(
     "headers",
     [
         (LENGTH,),
-        (LENGTH, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"),  # Java's client
+        (LENGTH, *JAVA),
         (LENGTH, b"Connection: Upgrade", b"Upgrade: TLS/1.2"),  # Apache's client
         (LENGTH, b"Connection: upgrade", b"Upgrade: websocket"),  # a proxy that is set up for pages with sockets
         (LENGTH, b"Connection: Upgrade", b"Upgrade: h2c, websocket"),
@@ -66,6 +75,19 @@ def test_a_body_is_read_however_a_client_announces_it(headers: tuple[bytes, ...]
     assert answer.startswith(b"HTTP/1.1 100 Continue") == (b"Expect: 100-continue" in headers)
 
 
+def test_what_holds_for_the_first_request_of_a_connection_holds_for_the_next() -> None:
+    first = (head(LENGTH, *JAVA), BODY)
+    assert said(sent=[*first, head(LENGTH, b"Connection: close", *JAVA), BODY]).count(b" 200 OK") == 2
+    flood = [b"X-%d: %s" % (number, b"y" * 1000) for number in range(40)]
+    assert said(sent=[*first, head(LENGTH, *flood)]).count(b"HTTP/1.1 ") == 1
+
+
+def test_the_empty_line_behind_the_headers_may_come_in_two_parts() -> None:
+    body = b'{"input": "%s"}' % (b"the lock is stuck " * 2000)
+    lines = head(b"Content-Length: %d" % len(body), b"Connection: close")
+    assert b" 200 OK" in said(sent=[lines[:-2], lines[-2:] + body])
+
+
 def test_two_lengths_are_refused_in_the_form_of_all_errors() -> None:
     answer = said(LENGTH, b"Content-Length: 3")
     assert answer.startswith(b"HTTP/1.1 400") and b'"type":"bad_request"' in answer
@@ -74,7 +96,7 @@ def test_two_lengths_are_refused_in_the_form_of_all_errors() -> None:
 
 def test_who_speaks_tls_is_told_that_the_service_does_not() -> None:
     hello = bytes.fromhex("16030100c8010000c40303") + b"x" * 60
-    answer = said(sent=hello)
+    answer = said(sent=[hello])
     assert answer.startswith(b"HTTP/1.1 400") and b"Ask http://" in answer
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from fourshot import InputError
 from fourshot.serving.clients import proxies
 from fourshot.serving.clients.client import Client
+from fourshot.serving.clients.remote.endpoint import Endpoint
+from fourshot.serving.clients.remote.settings import RemoteSettings
 from tests.serving.fake_server import FakeService, nobody, served
 
 VARIABLES = [f"{kind}_proxy" for kind in ("http", "https", "all", "no")]
@@ -92,7 +95,7 @@ def test_no_proxy_names_hosts_domains_ports_and_ranges(address: str, no_proxy: s
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_bad_input_that_names_the_variable(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], message: str
 ) -> None:
     monkeypatch.setattr(proxies, "find_spec", lambda name: None)  # httpx without its SOCKS extra
     for name, value in variables.items():
@@ -100,6 +103,12 @@ def test_a_proxy_that_cannot_be_used_is_bad_input_that_names_the_variable(
     with pytest.raises(InputError, match=message) as error:
         Client("http://gpu.example:8000")
     assert "name gpu.example in NO_PROXY" in str(error.value)
+    with pytest.raises(InputError, match=message):
+        Endpoint("http://gpu.example/v1", "a model", RemoteSettings(), "work")
+    monkeypatch.setenv("NO_PROXY", "gpu.example")
+    monkeypatch.setenv("FOURSHOT_HOME", str(tmp_path))
+    with Endpoint("http://gpu.example/v1", "a model", RemoteSettings(), "work"):
+        pass
 
 
 def test_a_proxy_is_asked_for_others_and_named_where_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ def test_the_newest_version_answers_unless_one_is_pinned(tmp_path: Path) -> None
     assert [one.name for one in registry.read().versions("mood")] == [old.name, new.name]
     shutil.rmtree(old)
     assert [one.name for one in registry.read().versions("mood")] == [new.name]
+    assert [*registry._seen] == [new], "a server lives for long: what is gone is forgotten"
 
 
 def test_a_folder_of_many_trainings_is_served_through_its_links(tmp_path: Path, made: Path) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Label, Task
 from fourshot.serving.clients.remote import endpoint as endpoints
 from fourshot.serving.clients.remote.asking import asked_task
-from fourshot.serving.clients.remote.said import Said, Step, read_labels
+from fourshot.serving.clients.remote.completions import Completion, Step, read_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from tests.pipeline.task_folders import write_jsonl, write_task
@@ -135,17 +137,17 @@ def test_votes_are_sampled_where_it_tells_no_probabilities(
 @pytest.mark.parametrize(
     ("said", "masses"),
     [
-        (Said(texts=("order",), steps=(Step("order", {"order": -0.2, " new": -1.8}),)), (0.82, 0.17)),
+        (Completion(texts=("order",), steps=(Step("order", {"order": -0.2, " new": -1.8}),)), (0.82, 0.17)),
         (
-            Said(texts=(" New order",), steps=(Step(" New", {" New": -0.1}), Step(" order", {" order": 0.0}))),
+            Completion(texts=(" New order",), steps=(Step(" New", {" New": -0.1}), Step(" order", {" order": 0.0}))),
             (0, 0.9),
         ),
-        (Said(texts=("new order", "It is an order.", "none", "**Order**")), (0.5, 0.25)),
-        (Said(texts=("<think>new order? no</think> order",)), (1, 0)),
-        (Said(texts=("orderly",), steps=(Step("orderly", {"orderly": -0.1}),)), (0, 0)),
+        (Completion(texts=("new order", "It is an order.", "none", "**Order**")), (0.5, 0.25)),
+        (Completion(texts=("<think>new order? no</think> order",)), (1, 0)),
+        (Completion(texts=("orderly",), steps=(Step("orderly", {"orderly": -0.1}),)), (0, 0)),
     ],
 )
-def test_answers_are_read_by_the_tokens_that_tell_labels_apart(said: Said, masses: tuple[float, float]) -> None:
+def test_answers_are_read_by_the_tokens_that_tell_labels_apart(said: Completion, masses: tuple[float, float]) -> None:
     assert read_labels(said, ("order", "new order")).masses == pytest.approx(masses, abs=0.01)
 
 
@@ -284,3 +286,18 @@ def test_the_command_forecasts_annotates_and_writes_no_key(
     assert KEY not in said.out + said.err and {one.headers["authorization"] for one in endpoint.asked} == {
         f"Bearer {KEY}"
     }
+
+
+def test_who_interrupts_at_once_has_nothing_sent(endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(futures: Sequence[Future[Any]], timeout_s: float | None = None) -> object:
+        if timeout_s is not None:
+            raise KeyboardInterrupt
+        return wait(futures)
+
+    monkeypatch.setattr(endpoints, "wait", interrupted)
+    bodies = [{"max_tokens": 1, "messages": [{"role": "user", "content": str(number)}]} for number in range(20)]
+    with endpoints.Endpoint(f"{endpoint.url}/v1", "large", RemoteSettings(concurrency=1), "work") as asking:
+        asking._loop.call_soon_threadsafe(time.sleep, 0.2)  # it is busy, and comes to both at once
+        with pytest.raises(KeyboardInterrupt):
+            asking.ask([endpoints.Request(route="chat", body=body) for body in bodies])
+    assert endpoint.asked == []

@@ -11,15 +11,17 @@ import psutil
 import pytest
 from aiohttp import web
 
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import FourshotError, InputError
 from fourshot.engine.models import resolve_model
 from fourshot.serving.app.keys import Keys
+from fourshot.serving.fleet import ray_replicas
 from fourshot.serving.fleet.ray_replicas import cores_each
 from fourshot.serving.fleet.replicas import Replicas, environments
 from fourshot.serving.fleet.supervisor import Say, listen
 from fourshot.serving.settings import ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import running_service, wait_for
+from fourshot.training.jobs.machines import Supplies
 
 TASKS = 6
 THREADS = "OMP_NUM_THREADS"
@@ -77,6 +79,41 @@ def test_replicas_of_one_machine_answer_behind_one_address(tmp_path: Path, monke
     assert {answer["log"] for answer in answers} == {"serve.0.log", "serve.1.log"}
     assert {(answer["threads"], answer["key"]) for answer in answers} == {("4", "router")}
     assert heard == ["replica 0: started", "replica 1: started"]
+
+
+def test_the_command_ends_where_no_replica_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(FakeSupervisor):
+        async def run(self) -> None:
+            raise FourshotError(f"{self._log.name}: no memory")
+
+    monkeypatch.setattr("fourshot.serving.fleet.replicas.Supervisor", Failing)
+    heard: list[str] = []
+
+    async def run() -> None:
+        listening = listen("127.0.0.1", 0)
+        settings = ServeSettings(adapters=str(tmp_path), port=listening.getsockname()[1])
+        await asyncio.wait_for(Replicas(settings, listening, 2, "", tmp_path / "serve.log", heard.append).run(), 10)
+
+    with pytest.raises(FourshotError, match=r"serve\.0\.log: no memory"):
+        asyncio.run(run())
+    assert heard[2:] == ["replica 0: serve.0.log: no memory", "replica 1: serve.1.log: no memory"]
+
+
+def test_an_actor_without_a_server_makes_room_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        async def run(self) -> None:
+            raise FourshotError("no memory")
+
+    ended: list[int] = []
+    monkeypatch.setattr(ray_replicas, "Supervisor", Failing)
+    monkeypatch.setattr(ray_replicas, "provide", lambda given: "")
+    monkeypatch.setattr("os._exit", ended.append)
+    ray_replicas._Actor(ServeSettings(adapters=str(tmp_path)), "", 0, Supplies(b"", None))
+    wait_for(lambda: ended)
+    assert ended == [1]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 
 from fourshot.serving.settings import Limits
 from tests.serving.app_in_process import Answer, InProcess, asked
+from tests.waiting import until
 
 gzipped = partial(gzip.compress, mtime=0)  # the same bytes in every process
 
@@ -127,6 +128,8 @@ def test_a_message_does_not_repeat_all_that_was_sent() -> None:
 
 def test_members_of_a_gzip_file_are_one_body() -> None:
     assert packed(gzipped(TEXT[:9]) + gzipped(TEXT[9:]), "gzip").code == 200
+    many = packed(gzipped(b"") * 1000 + gzipped(TEXT), "gzip")  # 50,000 fit into a body, and took seconds
+    assert (many.code, many.error["type"]) == (400, "bad_encoding")
 
 
 @pytest.mark.parametrize(
@@ -172,3 +175,17 @@ def test_what_cannot_be_answered_by_its_deadline_is_refused_at_once_and_what_was
         assert (await waiting).code == 200
 
     asyncio.run(run())
+
+
+def test_a_client_that_leaves_is_no_fault_of_the_service() -> None:
+    async def run() -> dict[int, float]:
+        made = InProcess()
+        made.scorer.answers.clear()
+        asking = asyncio.create_task(made.service.classify("desk", TEXT))
+        await until(lambda: made.service.tasks(False).tasks[0].in_flight == 1)
+        asking.cancel()
+        await asyncio.wait([asking])
+        counted = made.service.metrics.requests
+        return {code: counted.labels("desk", "icl", code)._value.get() for code in (499, 500)}
+
+    assert asyncio.run(run()) == {499: 1, 500: 0}

@@ -4,18 +4,24 @@ import asyncio
 import gzip
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import uvicorn
 from aiohttp import web
 
+from fourshot.serving.answers import send_answer
 from fourshot.serving.api import TaskInfo, TaskList
 from fourshot.serving.app.guard import ACCESS, Guard
 from fourshot.serving.app.keys import Key
-from fourshot.serving.fleet.router import Replica, Router, merged
-from fourshot.serving.settings import Limits
+from fourshot.serving.app.protocol import bounded_protocol
+from fourshot.serving.fleet.router import Replica, Router, merged, preference
+from fourshot.serving.fleet.supervisor import listen, replica_settings
+from fourshot.serving.settings import Limits, ServeSettings
 from tests.waiting import until
 
 KEY = "router-key"
@@ -59,7 +65,7 @@ class FakeReplica:
             return web.Response(
                 text='# HELP fourshot_tasks b\nfourshot_tasks 3\nfourshot_x{task="a"} 1\nfourshot_y{} 2\n'
             )
-        if request.path == "/v1/tasks":
+        if request.path == "/v1/tasks" and self.answer_with == 200:
             tasks = [
                 TaskInfo(task=name, labels=[], adapter="", versions=[], pinned=False, methods=[]) for name in ("a", "b")
             ]
@@ -134,6 +140,16 @@ def test_a_task_stays_with_its_replica_and_tasks_are_spread() -> None:
     routed(test, number=3)
 
 
+def test_names_that_no_task_has_take_no_memory() -> None:
+    async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
+        preference.cache_clear()
+        for number in range(10):
+            router.order(f"/v1/classify/{'x' * 30_000}{number}")
+        assert preference.cache_info().currsize == 1
+
+    routed(test)
+
+
 def test_a_busy_home_is_passed_over() -> None:
     async def test(router: Router, fakes: list[FakeReplica], ask: Ask) -> None:
         home = int((await ask("/v1/classify/popular"))[1]["by"])
@@ -184,6 +200,9 @@ def test_a_key_for_some_tasks_sees_and_asks_no_others() -> None:
         assert (await ask("/v1/classify/a", key=key))[0] == 200
         assert [one["task"] for one in (await ask("/v1/tasks", key=key))[1]["tasks"]] == ["a"]
         assert [one["task"] for one in (await ask("/v1/tasks"))[1]["tasks"]] == ["a", "b"]
+        for fake in fakes:
+            fake.answer_with = 400  # to `?all=2`
+        assert (await ask("/v1/tasks", key=key))[0] == 400
 
     routed(test)
 
@@ -211,6 +230,40 @@ def test_a_replica_gets_the_address_without_a_slash_the_body_unpacked_and_whose_
         assert [asker for replica in fakes for asker in replica.askers] == ["192.0.2.1"]
 
     routed(test)
+
+
+def test_headers_that_the_router_takes_are_taken_by_its_replicas_too(tmp_path: Path) -> None:
+    async def fine(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send_answer(send, 200, b"{}")
+
+    @asynccontextmanager
+    async def serving(app: Any, limits: Limits) -> AsyncIterator[int]:
+        config = uvicorn.Config(app, port=0, http=bounded_protocol(limits), log_config=None, lifespan="off")
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup()
+        yield server.servers[0].sockets[0].getsockname()[1]
+        await server.shutdown()
+
+    async def run() -> None:
+        limits = Limits(timeout_s=5)
+        with listen("127.0.0.1", 0) as listening:
+            own = replica_settings(ServeSettings(adapters="", limits=limits), "127.0.0.1", listening, tmp_path)
+        async with serving(fine, own.limits) as port:
+            router = Router([Replica(0, f"http://127.0.0.1:{port}")], limits, KEY)
+            await router.open()
+            watching = asyncio.create_task(router.watch())
+            async with serving(Guard(router, limits), limits) as front:
+                for value in (b"y" * 32_600, b"\xe9" * 30_000):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", front)
+                    writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: %s\r\n\r\n" % value)
+                    assert (await reader.read()).startswith(b"HTTP/1.1 200")
+                    writer.close()
+            watching.cancel()
+            await router.close()
+
+    asyncio.run(run())
 
 
 def test_metrics_say_which_replica() -> None:

@@ -29,8 +29,8 @@ from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
 from fourshot.serving.app.registry import InContext, write_in_context
 from fourshot.serving.clients.remote.asking import Way, requests_for
+from fourshot.serving.clients.remote.completions import Completion, read_labels
 from fourshot.serving.clients.remote.endpoint import Endpoint
-from fourshot.serving.clients.remote.said import Said, read_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from fourshot.serving.testing.adapters import make_adapter, task_of
@@ -178,7 +178,7 @@ def test_a_model_behind_vllm_s_own_routes_is_a_teacher(
     for way in ways:
         with Endpoint(url, model, RemoteSettings(), "tests") as endpoint:
             asked = [requests_for(task, text, shots, way, RemoteSettings())[0] for text in TEXTS]
-            said = [one for one in endpoint.ask(asked) if isinstance(one, Said)]
+            said = [one for one in endpoint.ask(asked) if isinstance(one, Completion)]
         assert [len(one.texts) for one in said] == [1 if way.likely else RemoteSettings().votes] * len(TEXTS)
         if way.route == "completions":
             found = np.array([read_labels(one, task.label_words).masses for one in said])

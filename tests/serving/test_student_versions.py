@@ -14,6 +14,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from fourshot.engine.errors import AdapterError
+from fourshot.engine.files import write_json
+from fourshot.pipeline.student_card import STUDENT_FILE, file_hashes, load_student_card
 from fourshot.serving.app.adapter_sync import AdapterSync
 from fourshot.serving.app.metrics import Metrics
 from fourshot.serving.app.registry import Registry, base_named, no_base, write_pins
@@ -22,9 +24,9 @@ from fourshot.serving.app.students import Students, queue_of
 from fourshot.serving.fleet.launch import complete
 from fourshot.serving.settings import Limits, ServeSettings
 from fourshot.serving.testing.adapters import make_adapter, task_of
-from fourshot.serving.testing.students import MAX_TOKENS, make_student
 from fourshot.training.students.onnx_export import Parity
 from fourshot.training.students.serving_model import ServingModel, file_to_use
+from tests.serving.random_students import MAX_TOKENS, make_student
 from tests.serving.test_adapter_sync import Sync
 
 TASK, OTHER = task_of("task-0", ("good", "bad", "so-so")), task_of("other")
@@ -132,6 +134,21 @@ def test_a_student_that_fails_is_a_fault_and_others_go_on(tmp_path: Path, monkey
 
     failed, answered = asyncio.run(run())
     assert isinstance(failed, AdapterError) and len(answered.results) == 2
+
+
+def test_a_student_that_no_model_can_be_made_of_is_refused_and_the_others_are_served(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    broken = make_student(tmp_path, OTHER)
+    weights = load_file(broken / "model.safetensors")
+    save_file({name: value for name, value in weights.items() if "pooler" not in name}, broken / "model.safetensors")
+    card = load_student_card(broken)
+    (broken / STUDENT_FILE).unlink()
+    write_json(broken / STUDENT_FILE, msgspec.structs.replace(card, files=file_hashes(broken)))
+    make_student(tmp_path, TASK)
+    service, _ = service_of(tmp_path, Limits())
+    assert list(service.adapters.current) == ["task-0"]
+    assert ["cannot be loaded" in refused.reason for refused in service.adapters.refused()] == [True]
 
 
 def test_onnx_is_used_where_the_card_says_that_it_answers_as_the_checkpoint_does(

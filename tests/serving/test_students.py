@@ -18,7 +18,6 @@ from fourshot.serving.app.registry import write_pins
 from fourshot.serving.clients.local import LocalClassifier
 from fourshot.serving.testing.adapters import make_adapter, task_of
 from fourshot.serving.testing.server import RunningService, running_service, wait_for
-from fourshot.serving.testing.students import make_student
 from tests.serving.attacks import (  # what attacks a service of adapters attacks this one
     test_a_client_that_sends_its_headers_slowly_is_hung_up_on,
     test_a_flood_of_headers_is_hung_up_on,
@@ -30,6 +29,7 @@ from tests.serving.attacks import (  # what attacks a service of adapters attack
     test_what_is_no_request_is_refused,
     version_of,
 )
+from tests.serving.random_students import make_student
 
 __all__ = (
     "test_a_client_that_sends_its_headers_slowly_is_hung_up_on",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -75,7 +76,8 @@ def made(folder: Path, listening: socket.socket) -> Supervisor:
 
 
 @pytest.mark.parametrize(
-    ("host", "port", "remedy"), [("127.0.0.1", 99999, "to 65535"), ("no.host.invalid", 0, "--host")]
+    ("host", "port", "remedy"),
+    [("127.0.0.1", 99999, "to 65535"), ("no.host.invalid", 0, "--host"), ("\u00e9" * 80, 0, "--host")],
 )
 def test_an_address_that_cannot_be_listened_on_is_bad_input(host: str, port: int, remedy: str) -> None:
     with pytest.raises(InputError, match=remedy):
@@ -127,6 +129,55 @@ def test_while_a_dead_server_starts_again_its_address_answers_503(
         "5",
     )
     assert not psutil.pid_exists(int((tmp_path / "start-1").read_text()))
+
+
+def test_a_long_line_of_the_log_is_cut_and_ends_no_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = "import logging; logging.getLogger('fourshot.serving').warning('a name of %s', 'y' * 1_000_000)"
+    monkeypatch.setattr(sys, "executable", server_does(tmp_path, logs, "sys.exit(3)"))
+    heard: list[str] = []
+    supervised = Supervisor(
+        ServeSettings(adapters=str(tmp_path)), listen("127.0.0.1", 0), tmp_path / "log.txt", heard.append
+    )
+    with pytest.raises(FourshotError, match="exit code 3"):
+        asyncio.run(supervised.run())
+    assert "a name of yyy" in heard[0] and len(heard[0]) < 20_000
+
+
+def test_a_server_that_is_stuck_does_not_keep_the_command_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "GRACE_S", 0.1)
+    monkeypatch.setattr(sys, "executable", server_does(tmp_path, "lifecycle.at_start.ready()", "signal.pause()"))
+
+    async def run() -> None:
+        settings = ServeSettings(adapters=str(tmp_path), drain_s=0.1)
+        supervised = Supervisor(settings, listen("127.0.0.1", 0), tmp_path / "log.txt", lambda _: None)
+        serving = asyncio.create_task(supervised.run())
+        await supervised.ready.wait()
+        supervised.stop()
+        await asyncio.wait_for(serving, 10)
+
+    asyncio.run(run())
+
+
+def test_a_server_that_is_being_made_when_it_is_stopped_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", server_does(tmp_path, "signal.pause()"))
+
+    async def run() -> None:
+        supervised = made(tmp_path, listen("127.0.0.1", 0))
+        begin = asyncio.create_subprocess_exec
+
+        async def begun(*words: str, **settings: Any) -> asyncio.subprocess.Process:
+            child = await begin(*words, **settings)
+            supervised.stop()
+            return child
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", begun)
+        await asyncio.wait_for(supervised.run(), 10)
+
+    asyncio.run(run())
 
 
 def test_copies_of_a_supervisor_that_is_gone_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,10 @@ from fourshot.pipeline.tasks.types import Label, Task
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.clients.local import LocalClassifier, LocalStudent
 from fourshot.serving.clients.teachers import find_teacher
-from fourshot.serving.testing.students import make_student
 from fourshot.teaching import plan_annotation
 from tests.pipeline.task_folders import write_jsonl, write_task
 from tests.serving.fake_server import FakeService, served
+from tests.serving.random_students import make_student
 
 
 @pytest.fixture(scope="module")

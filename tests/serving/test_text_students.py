@@ -28,10 +28,9 @@ from fourshot.serving.app.students import open_students
 from fourshot.serving.settings import Limits
 from fourshot.serving.testing.adapters import task_of
 from fourshot.serving.testing.server import RunningService, running_service, wait_for
-from fourshot.serving.testing.students import make_student
-from fourshot.serving.testing.text_students import MOST_WRITTEN, make_text_student
 from fourshot.training.students.llama_writer import LlamaWriter
 from tests.pipeline.task_folders import write_jsonl
+from tests.serving.random_students import MOST_WRITTEN, make_student, make_text_student
 
 FACTS = GenerationTask(name="facts", instruction="Write a text.", input_name="Facts", target_name="Text")
 DESK = task_of("desk")
@@ -160,3 +159,5 @@ def test_a_table_gets_targets_and_a_kill_costs_a_part(
     assert "for tasks with labels" in capfd.readouterr().err
     with pytest.raises(InputError, match="is no student that writes"):
         fourshot.annotate_text(FACTS, tmp_path / "facts.jsonl", tmp_path / "more.csv", by=tmp_path)
+    with pytest.raises(InputError, match=r"support_tickets has labels, .* Use annotate\."):
+        fourshot.annotate_text("support_tickets", tmp_path / "facts.jsonl", tmp_path / "more.csv")

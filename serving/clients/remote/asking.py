@@ -10,8 +10,8 @@ from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_messages, reading_prompt
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.serving.clients.remote.completions import Completion, bare
 from fourshot.serving.clients.remote.endpoint import Endpoint, Refused, Request
-from fourshot.serving.clients.remote.said import Said, bare
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
 SPARE_TOKENS = 4  # beside those of the longest label
@@ -110,7 +110,7 @@ def agreed(endpoint: Endpoint, ways: Sequence[Way], request: Callable[[Way], Req
     refused: list[Refused] = []
     for way in ways:
         answer = endpoint.ask([request(way)])[0]
-        if isinstance(answer, Said):
+        if isinstance(answer, Completion):
             return way
         refused.append(answer)
     raise InputError(

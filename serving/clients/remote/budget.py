@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fourshot.engine.errors import SpendingLimitError
+from fourshot.serving.clients.remote.completions import Completion
 from fourshot.serving.clients.remote.kept import Spent
-from fourshot.serving.clients.remote.said import Said
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
 CHARS_A_TOKEN = 3.0  # at most so many in a token, until the endpoint has told: a limit is to hold from the beginning
@@ -45,9 +45,9 @@ class Budget:
                 self._under_way.remove(most)
                 self._changed.notify_all()
 
-    def paid(self, said: Said, chars: int) -> None:
-        self._spent = self._spent.plus(said)
-        self._tokens_a_char = max(self._tokens_a_char, said.prompt_tokens / max(1, chars))
+    def paid(self, completion: Completion, chars: int) -> None:
+        self._spent = self._spent.plus(completion)
+        self._tokens_a_char = max(self._tokens_a_char, completion.prompt_tokens / max(1, chars))
 
     def _fits(self, cost: float) -> bool:
         wanted, spent = self._settings, self._spent

@@ -21,8 +21,8 @@ from fourshot.pipeline.synthesis.types import Candidate
 from fourshot.pipeline.tasks.fields import heading
 from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.clients.remote.asking import Way, agreed, writing_request, writing_ways
+from fourshot.serving.clients.remote.completions import THOUGHT, Completion
 from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request
-from fourshot.serving.clients.remote.said import THOUGHT, Said
 from fourshot.serving.clients.remote.settings import RemoteSettings
 
 SPARE = 1.5  # texts of a round for each that is wanted: each of them is paid for
@@ -116,7 +116,7 @@ class _RemoteWorker:
             Draw(candidate=_candidate(task, name, prompt, unit.batch, answer))
             for (name, prompt), answer in zip(prompts, answers, strict=True)
         ]
-        tokens = sum(one.output_tokens for one in answers if isinstance(one, Said))
+        tokens = sum(one.output_tokens for one in answers if isinstance(one, Completion))
         return UnitResult(unit=unit, draws=tuple(draws), output_tokens=tokens)
 
     def _request(self, name: str, prompt: DrawPrompt, brief: TaskBrief, way: Way) -> Request:
@@ -135,20 +135,20 @@ class _RemoteWorker:
         return writing_request(way, prompt.prompt, self._settings, room, settings.sampling, sample=number, stop=stop)
 
 
-def _candidate(task: Task, name: str, prompt: DrawPrompt, number: int, answer: Said | Refused) -> Candidate:
+def _candidate(task: Task, name: str, prompt: DrawPrompt, number: int, answer: Completion | Refused) -> Candidate:
     """What was written; nothing of one that was refused, which the text filter then rejects."""
-    said = answer if isinstance(answer, Said) else Said(texts=("",))
+    completion = answer if isinstance(answer, Completion) else Completion(texts=("",))
     return Candidate(
         id=name,
-        text=clean_completion(task, alone(opening(task), THOUGHT.sub("", said.texts[0]))),
+        text=clean_completion(task, alone(opening(task), THOUGHT.sub("", completion.texts[0]))),
         label=prompt.label,
         round=number,
         prompt_hash=prompt.prompt_hash,
         mixed=prompt.mixed,
         shots=prompt.shots,
-        num_tokens=said.output_tokens,
+        num_tokens=completion.output_tokens,
         cumulative_logprob=0.0,  # endpoints do not say
-        finish_reason="length" if said.is_cut else "stop",
+        finish_reason="length" if completion.is_cut else "stop",
     )
 
 

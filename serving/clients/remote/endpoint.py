@@ -10,8 +10,8 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import urlsplit
 
+import httpx
 import msgspec
 import tenacity
 
@@ -19,10 +19,10 @@ from fourshot.engine.errors import InputError, RequestError, ServiceError, Spend
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.serving.clients.calls import BUSY, pause_s, retry_after_s
 from fourshot.serving.clients.client import Pace
-from fourshot.serving.clients.proxies import is_this_machine
+from fourshot.serving.clients.proxies import is_this_machine, proxy_for
 from fourshot.serving.clients.remote.budget import Budget
+from fourshot.serving.clients.remote.completions import Completion, StrangeAnswerError, read_completion
 from fourshot.serving.clients.remote.kept import KeptAnswers
-from fourshot.serving.clients.remote.said import Said, StrangeAnswerError, read_said
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings, teacher_key
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ class Endpoint:
     """One model at one address, for one piece of work. A context manager."""
 
     def __init__(self, url: str, model: str, settings: RemoteSettings, work: str, on_event: OnEvent = ignore) -> None:
-        """``work`` names who pays, see `KeptAnswers`. Raises InputError where there is no client for such endpoints."""
+        """``work`` names who pays, see `KeptAnswers`.
+
+        Raises InputError where there is no client for such endpoints, and for a proxy that cannot be used.
+        """
         try:
             import openai
         except ImportError:
@@ -74,6 +77,7 @@ class Endpoint:
             ) from None
         self.url, self.model, self._settings, self._on_event = url, model, settings, on_event
         self._key, self._key_from = teacher_key()
+        http_client = _http_client(httpx.URL(url))
         self.kept = KeptAnswers(url, model, work)
         self._budget = Budget(settings, self.kept.spent)
         self._client = openai.AsyncOpenAI(
@@ -81,7 +85,7 @@ class Endpoint:
             api_key=self._key,
             max_retries=0,  # here, so that every try counts and all of them slow down together
             timeout=settings.timeout_s,
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=not is_this_machine(urlsplit(url).hostname or "")),
+            http_client=http_client,
         )
         self._pace, self._over, self._missing = Pace(settings.concurrency), asyncio.Event(), 0
         # A loop in a thread of its own: whoever calls may have one, as notebooks do.
@@ -89,12 +93,13 @@ class Endpoint:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
-    def ask(self, requests: Sequence[Request]) -> list[Said | Refused]:
+    def ask(self, requests: Sequence[Request]) -> list[Completion | Refused]:
         """The answer to each, kept before this returns.
 
         Raises RequestError for what the user must change, SpendingLimitError at a limit, ServiceError where trying
         again has not helped. Before that, and after Ctrl-C, what is on its way is waited for: it is paid for.
         """
+        self._over.clear()  # before anything can set it
         asked = asyncio.run_coroutine_threadsafe(self._all(requests), self._loop)
         try:
             while not wait([asked], TELL_S).done:
@@ -107,20 +112,19 @@ class Endpoint:
             raise
         return asked.result()
 
-    async def _all(self, requests: Sequence[Request]) -> list[Said | Refused]:
+    async def _all(self, requests: Sequence[Request]) -> list[Completion | Refused]:
         keys = [key_of(self.url, self.model, request) for request in requests]
-        found: dict[str, Said | Refused] = {key: said for key in set(keys) if (said := self.kept.find(key))}
-        missing = {key: one for key, one in zip(keys, requests, strict=True) if key not in found}
+        answers: dict[str, Completion | Refused] = {key: kept for key in set(keys) if (kept := self.kept.find(key))}
+        missing = {key: one for key, one in zip(keys, requests, strict=True) if key not in answers}
         queue, self._missing = iter(missing.items()), len(missing)
         faults = list[Exception]()
-        self._over.clear()
 
         async def work() -> None:
             for key, request in queue:
                 if self._over.is_set():
                     return
                 try:
-                    found[key] = await self._answer(key, request)
+                    answers[key] = await self._answer(key, request)
                     self._missing -= 1
                 except Exception as error:  # raised below, once nothing is on its way any more
                     faults.append(error)
@@ -131,10 +135,10 @@ class Endpoint:
             raise SpendingLimitError(f"{self._budget.describe()} {GO_ON} Give a higher limit, or leave it out.")
         if faults:
             raise faults[0]
-        self.kept.use([key for key, said in found.items() if isinstance(said, Said)])
-        return [found[key] for key in keys if key in found]
+        self.kept.use([key for key, answer in answers.items() if isinstance(answer, Completion)])
+        return [answers[key] for key in keys if key in answers]
 
-    async def _answer(self, key: str, request: Request) -> Said | Refused:
+    async def _answer(self, key: str, request: Request) -> Completion | Refused:
         async def pause(seconds: float) -> None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), seconds)
@@ -148,12 +152,12 @@ class Endpoint:
             reraise=True,
         )
         try:
-            said: Said = await retrying(self._send, key, request)
+            completion: Completion = await retrying(self._send, key, request)
         except _errors() as error:
             return await self._explained(error, int(retrying.statistics["attempt_number"]))
-        return said
+        return completion
 
-    async def _send(self, key: str, request: Request) -> Said:
+    async def _send(self, key: str, request: Request) -> Completion:
         """One try. Its answer is on the disk when this returns."""
         import openai
 
@@ -163,14 +167,14 @@ class Endpoint:
             try:
                 async with asyncio.timeout(self._settings.timeout_s):  # the client's own is that of one read
                     answer = await route.with_raw_response.create(model=self.model, **request.body)
-                said = read_said(answer.content, request.chars)
+                completion = read_completion(answer.content, request.chars)
             except openai.RateLimitError:
                 self._pace.learn(busy=True)
                 raise
             self._pace.learn(busy=False)
-            self.kept.keep(key, said)
-            self._budget.paid(said, request.chars)
-            return said
+            self.kept.keep(key, completion)
+            self._budget.paid(completion, request.chars)
+            return completion
 
     async def _explained(self, error: Exception, tries: int) -> Refused:
         """A refusal of this one request. Raises what to do about anything else that the last try came to."""
@@ -234,6 +238,17 @@ class Endpoint:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_S)
         self.kept.close()
+
+
+def _http_client(address: httpx.URL) -> Any:
+    """What carries requests there. Raises InputError for a proxy that cannot be used."""
+    import openai
+
+    used = proxy_for(address)
+    try:
+        return openai.DefaultAsyncHttpxClient(trust_env=not is_this_machine(address.host))
+    except Exception:  # of whichever library it is made with: it fails on a variable that is not for this address
+        return openai.DefaultAsyncHttpxClient(trust_env=False, proxy=used.url if used else None)
 
 
 def _errors() -> tuple[type[Exception], ...]:

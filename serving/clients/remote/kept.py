@@ -16,7 +16,7 @@ import msgspec
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.home import home
-from fourshot.serving.clients.remote.said import Said
+from fourshot.serving.clients.remote.completions import Completion
 
 BUSY_S = 60.0  # how long another process may be writing
 SCHEMA = """
@@ -42,9 +42,11 @@ class Spent(NamedTuple):
     prompt_tokens: int = 0
     output_tokens: int = 0
 
-    def plus(self, said: Said) -> "Spent":
+    def plus(self, completion: Completion) -> "Spent":
         return Spent(
-            self.requests + 1, self.prompt_tokens + said.prompt_tokens, self.output_tokens + said.output_tokens
+            self.requests + 1,
+            self.prompt_tokens + completion.prompt_tokens,
+            self.output_tokens + completion.output_tokens,
         )
 
 
@@ -59,14 +61,15 @@ class KeptAnswers:
             self._rows = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             self._rows.executescript(SCHEMA)
 
-    def find(self, key: str) -> Said | None:
+    def find(self, key: str) -> Completion | None:
         with self._explained():
             row = self._rows.execute("SELECT said FROM answers WHERE key = ?", (key,)).fetchone()
-        return msgspec.json.decode(row[0], type=Said) if row else None
+        return msgspec.json.decode(row[0], type=Completion) if row else None
 
-    def keep(self, key: str, said: Said) -> None:
+    def keep(self, key: str, completion: Completion) -> None:
         """On the disk when this returns."""
-        row = (key, msgspec.json.encode(said), said.prompt_tokens, said.output_tokens, self._work)
+        tokens = completion.prompt_tokens, completion.output_tokens
+        row = (key, msgspec.json.encode(completion), *tokens, self._work)
         with self._explained():
             self._rows.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)", row)
 

@@ -28,11 +28,11 @@ from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.serving.clients.remote.account import accounted, work_of
 from fourshot.serving.clients.remote.asking import FORM, WAYS, Way, asked_task, requests_for
+from fourshot.serving.clients.remote.completions import LEAST, Completion, Reading, read_labels
 from fourshot.serving.clients.remote.drawing import draw_texts, drawing_settings
 from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request, key_of
 from fourshot.serving.clients.remote.forecasting import AskedTask, forecast_reading
 from fourshot.serving.clients.remote.kept import KeptAnswers, answers_file
-from fourshot.serving.clients.remote.said import LEAST, Reading, Said, read_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings, checked_endpoint, teacher_key
 
 if TYPE_CHECKING:
@@ -200,16 +200,16 @@ class _RemoteReader:
         readings = iter([self._reading(answers[at : at + each]) for at in range(0, len(answers), each)])
         return [_mean(list(islice(readings, len(several)))) for several in parts]
 
-    def _reading(self, answers: Sequence[Said | Refused]) -> Reading | _Unread:
+    def _reading(self, answers: Sequence[Completion | Refused]) -> Reading | _Unread:
         """Of all votes for one text."""
-        said = [answer for answer in answers if isinstance(answer, Said)]
-        if len(said) < len(answers):
+        votes = [answer for answer in answers if isinstance(answer, Completion)]
+        if len(votes) < len(answers):
             return _Unread(next(one.message for one in answers if isinstance(one, Refused)))
-        joined = said[0] if len(said) == 1 else Said(texts=tuple(text for one in said for text in one.texts))
+        joined = votes[0] if len(votes) == 1 else Completion(texts=tuple(text for one in votes for text in one.texts))
         reading = read_labels(joined, self._asked.label_words)
         if sum(reading.masses) >= LEAST:
             return reading
-        cut = ", cut short" if any(one.is_cut for one in said) else ""
+        cut = ", cut short" if any(one.is_cut for one in votes) else ""
         return _Unread(f"the teacher names none of the labels: {joined.texts[0][:80]!r}{cut}")
 
     def _annotation(self, text: str, reading: Reading | _Unread) -> Annotation:
@@ -266,15 +266,15 @@ class _RemoteReader:
         kept, longest = KeptAnswers(self._url, self._model, ""), max((shot.text for shot in self._shots), key=len)
         try:
             for way in WAYS:
-                said = kept.find(key_of(self._url, self._model, self._requests(longest, self._shots, way)[0]))
-                if said and (said.steps or not way.likely):
-                    return self._as_answered(way, said)
+                answer = kept.find(key_of(self._url, self._model, self._requests(longest, self._shots, way)[0]))
+                if answer and (answer.steps or not way.likely):
+                    return self._as_answered(way, answer)
         finally:
             kept.close()
         return None
 
-    def _as_answered(self, way: Way, said: Said) -> Way:
-        few = not way.likely and len(said.texts) < self._settings.votes
+    def _as_answered(self, way: Way, answer: Completion) -> Way:
+        few = not way.likely and len(answer.texts) < self._settings.votes
         return msgspec.structs.replace(way, one_by_one=True) if few else way
 
 

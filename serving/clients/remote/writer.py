@@ -24,10 +24,10 @@ from fourshot.pipeline.tasks.pairs import load_pairs, take_real, without_tested
 from fourshot.pipeline.tasks.split_files import find_split_file
 from fourshot.serving.clients.remote.account import accounted, work_of
 from fourshot.serving.clients.remote.asking import Way, agreed, writing_request, writing_ways
+from fourshot.serving.clients.remote.completions import THOUGHT, Completion
 from fourshot.serving.clients.remote.drawing import alone
 from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, Request
 from fourshot.serving.clients.remote.forecasting import forecast_requests
-from fourshot.serving.clients.remote.said import THOUGHT, Said
 from fourshot.serving.clients.remote.settings import RemoteSettings, checked_endpoint, teacher_key
 
 USUAL_REAL = 100  # pairs, of which those that are shown are the first
@@ -164,7 +164,7 @@ def _room(lengths: Iterable[int]) -> int:
     return max(LEAST_TOKENS, *lengths)
 
 
-def _written(answer: Said | Refused) -> Written:
+def _written(answer: Completion | Refused) -> Written:
     if isinstance(answer, Refused):
         return Written(text="", fault=answer.message)
     text = THOUGHT.sub("", answer.texts[0]).strip()

@@ -18,10 +18,10 @@ from fourshot.pipeline.runs.stages.student import StudentStage
 from fourshot.pipeline.synthesis.types import Verdict
 from fourshot.pipeline.tasks.types import Example
 from fourshot.serving.testing.adapters import task_of
-from fourshot.serving.testing.students import make_student
 from fourshot.training.students.settings import StudentSettings
 from tests.pipeline.candidates import candidate
 from tests.pipeline.task_folders import TASK, write_jsonl
+from tests.serving.random_students import make_student
 
 WORDS = {"warm": ("sun", "fire", "tea"), "cold": ("snow", "ice", "frost")}
 NOTES = [

@@ -19,7 +19,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
     likely: dict[str, float]  # log-probability of the likeliest tokens, in nats
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer to one request, as far as it is used."""
 
     texts: tuple[str, ...]  # one for each sample
@@ -61,49 +61,49 @@ class _Usage(msgspec.Struct):
     completion_tokens: int = 0
 
 
-class _Completion(msgspec.Struct):
+class _Body(msgspec.Struct):
     choices: list[_Choice]
     usage: _Usage | None = None
 
 
-def read_said(content: bytes, sent: int) -> Said:
+def read_completion(content: bytes, sent: int) -> Completion:
     """The body of an answer to a request of ``sent`` characters. Raises StrangeAnswerError.
 
     An endpoint that does not count tokens is taken to have four characters in each.
     """
     try:
-        found = msgspec.json.decode(content, type=_Completion)
+        body = msgspec.json.decode(content, type=_Body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StrangeAnswerError(str(error)) from None
-    if not found.choices or all(choice.message is None and choice.text is None for choice in found.choices):
+    if not body.choices or all(choice.message is None and choice.text is None for choice in body.choices):
         raise StrangeAnswerError("it has no `choices` with a message or a text")
-    texts = tuple((choice.message.content if choice.message else choice.text) or "" for choice in found.choices)
-    usage = found.usage or _Usage(
+    texts = tuple((choice.message.content if choice.message else choice.text) or "" for choice in body.choices)
+    usage = body.usage or _Usage(
         prompt_tokens=math.ceil(sent / 4), completion_tokens=math.ceil(sum(map(len, texts)) / 4)
     )
-    return Said(
+    return Completion(
         texts=texts,
-        steps=_steps(found.choices[0].logprobs),
+        steps=_steps(body.choices[0].logprobs),
         prompt_tokens=usage.prompt_tokens,
         output_tokens=usage.completion_tokens,
-        is_cut=any(choice.finish_reason == "length" for choice in found.choices),
+        is_cut=any(choice.finish_reason == "length" for choice in body.choices),
     )
 
 
 def _steps(content: msgspec.Raw) -> tuple[Step, ...]:
-    """None where no probabilities are told, or in a form of the endpoint's own: the answer itself is still good."""
+    """Empty where no probabilities are told, or in a form of the endpoint's own: the answer itself is still good."""
     try:
-        told = msgspec.json.decode(content, type=_Logprobs | None)
+        logprobs = msgspec.json.decode(content, type=_Logprobs | None)
     except msgspec.DecodeError:
         return ()
-    if told is None:
+    if logprobs is None:
         return ()
-    if told.content is not None:
+    if logprobs.content is not None:
         return tuple(
             Step(one.token, {likely.token: likely.logprob for likely in (one, *(one.top_logprobs or ()))})
-            for one in told.content
+            for one in logprobs.content
         )
-    pairs = zip(told.tokens or (), told.top_logprobs or (), strict=False)
+    pairs = zip(logprobs.tokens or (), logprobs.top_logprobs or (), strict=False)
     return tuple(Step(token, likely or {}) for token, likely in pairs)
 
 
@@ -123,16 +123,16 @@ def bare(text: str) -> str:
     return text.lstrip(BEFORE).casefold()
 
 
-def read_labels(said: Said, words: Sequence[str]) -> Reading:
+def read_labels(completion: Completion, words: Sequence[str]) -> Reading:
     """Of an answer that is to be one of ``words``: from its tokens' probabilities where told, else from what it says.
 
     ``words`` must differ where they are `bare`.
     """
     names = [bare(word) for word in words]
-    texts = [bare(THOUGHT.sub("", text)).strip() for text in said.texts]
+    texts = [bare(THOUGHT.sub("", text)).strip() for text in completion.texts]
     votes = [_named(text, names) for text in texts]
-    if said.steps and (votes[0] is None or bare(said.texts[0]).startswith(names[votes[0]])):
-        return Reading(_walked(said.steps, names))
+    if completion.steps and (votes[0] is None or bare(completion.texts[0]).startswith(names[votes[0]])):
+        return Reading(_walked(completion.steps, names))
     counts = [float(votes.count(place)) for place in range(len(names))]
     agreement = max(counts) / sum(counts) if any(counts) and len(votes) > 1 else None
     return Reading([count / len(votes) for count in counts], agreement)
