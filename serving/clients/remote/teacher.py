@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import SMALLEST, Calibration
@@ -34,9 +35,6 @@ from fourshot.serving.clients.remote.forecasting import AskedTask, forecast_read
 from fourshot.serving.clients.remote.kept import KeptAnswers, answers_file
 from fourshot.serving.clients.remote.said import LEAST, Reading, Said, read_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings, checked_endpoint, teacher_key
-
-if TYPE_CHECKING:
-    import numpy as np
 
 NO_ROOM = re.compile("context|too long|too many tokens|exceed", re.IGNORECASE)  # what endpoints say of long prompts
 FEW = 8  # texts that may all be refused by chance
@@ -156,8 +154,6 @@ class _RemoteReader:
 
         Raises InputError where it names no label of any.
         """
-        import numpy as np
-
         folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
         asked = [(shot, fold) for shot, fold in zip(self._shots, folds, strict=True) if fold is not None]
         if not asked:
@@ -213,8 +209,6 @@ class _RemoteReader:
         return _Unread(f"the teacher names none of the labels: {joined.texts[0][:80]!r}{cut}")
 
     def _annotation(self, text: str, reading: Reading | _Unread) -> Annotation:
-        import numpy as np
-
         if isinstance(reading, _Unread):
             return Annotation(fault=reading.fault)
         weight = self._evidence.weight if self._evidence else 1.0
@@ -225,9 +219,7 @@ class _RemoteReader:
             cut_words=words_left_out(text, self._form.max_text_words, self._form.long_texts),
         )
 
-    def _calibrated(self, logs: "np.ndarray") -> "np.ndarray":
-        import numpy as np
-
+    def _calibrated(self, logs: np.ndarray) -> np.ndarray:
         return bounded_log(np.exp(calibrations.apply(self._prior, logs)))
 
     def _accounted(self, endpoint: Endpoint) -> RemoteTeacher:
@@ -286,10 +278,8 @@ def _mean(readings: Sequence[Reading | _Unread]) -> Reading | _Unread:
     return Reading([fmean(masses) for masses in zip(*(one.masses for one in read), strict=True)])
 
 
-def _logs(readings: Sequence[Reading]) -> "np.ndarray":
+def _logs(readings: Sequence[Reading]) -> np.ndarray:
     """Log-probabilities among the labels, float64 [num_texts, num_labels]."""
-    import numpy as np
-
     masses = np.array([reading.masses for reading in readings])
     return np.log(masses / masses.sum(axis=1, keepdims=True) + SMALLEST)
 
