@@ -15,6 +15,7 @@ from fourshot.engine.files import replaced_file
 from fourshot.pipeline.tasks.columns import PART_NAMES, TEXT_NAMES
 from fourshot.pipeline.tasks.faults import counted, shorten
 from fourshot.pipeline.tasks.fields import input_in, no_text_in
+from fourshot.pipeline.tasks.split_files import shards_of
 from fourshot.pipeline.tasks.table_bytes import KINDS, table_ending
 from fourshot.pipeline.tasks.table_files import read_table, stream_table
 from fourshot.pipeline.tasks.table_grid import SENTENCE
@@ -114,9 +115,7 @@ def open_texts(
             *(f"{path}: {counted(count, 'row')} left out: {what}." for what, count in left_out.items()),
             *(f"{path}: {told}." for told in [named_by_first_line(path, columns, text_column)] if told and not fields),
         ),
-        content_hash=content_hash_of(
-            [path] if path.is_file() else sorted(path.parent.glob(f"{path.stem}*")), "\n".join(inputs)
-        ),
+        content_hash=content_hash_of([path] if path.is_file() else shards_of(path), "\n".join(inputs)),
     )
 
 
