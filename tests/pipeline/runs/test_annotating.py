@@ -137,6 +137,14 @@ def test_a_column_that_numbers_the_rows_stays_without_a_name(tmp_path: Path, con
     assert list(open_texts(tmp_path / "out.csv", "text").texts()) == ["ice", "soup"]
 
 
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_texts_of_several_lines_stay_one_row_each(tmp_path: Path, ending: str) -> None:
+    texts = ["one\rtwo", "one\r\ntwo", "one\ntwo", "the last\r"]
+    write_jsonl(tmp_path / "notes.jsonl", [{"text": text} for text in texts])
+    annotate(tmp_path / "notes.jsonl", tmp_path / f"out{ending}")
+    assert [row["text"] for row in read_table(tmp_path / f"out{ending}").rows.values()] == texts
+
+
 def test_a_row_of_fields_is_read_as_one_input(tmp_path: Path) -> None:
     task = load_task(write_pairs(tmp_path))
     path, seen = tmp_path / "new.jsonl", list[str]()
