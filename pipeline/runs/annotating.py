@@ -180,10 +180,7 @@ def unfinished_folder(out: Path) -> Path:
 def _read_rest(
     given: TextTable, file: Path, read: Read, on_event: OnEvent, forecast: Callable[[int], Forecast | None]
 ) -> Forecast | None:
-    """Have the texts read whose answers the file lacks; a line that a kill cut short is not there yet."""
-    if file.exists():
-        content = file.read_bytes()
-        file.write_bytes(content[: content.rfind(b"\n") + 1])
+    """Have the texts read whose answers the file lacks."""
     done = sum(1 for _ in _answers(file))
     total = sum(1 for _ in given.texts())
     if done == total:
@@ -197,12 +194,12 @@ def _read_rest(
 
 
 def _answers(file: Path) -> Iterator[Annotation]:
-    """One by one: there may be millions."""
+    """One by one: there may be millions. A line that a kill cut short is not there yet."""
     if not file.exists():
         return
     decode = msgspec.json.Decoder(Annotation).decode
     with file.open("rb") as lines:
-        yield from map(decode, lines)
+        yield from (decode(line) for line in lines if line.endswith(b"\n"))
 
 
 def _cells(

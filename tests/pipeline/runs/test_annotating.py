@@ -183,6 +183,22 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
     assert [row["text"] for row in read_table(out).rows.values()] == [f"note {number} of ice" for number in range(600)]
 
 
+def test_answers_are_never_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill, or a full disk, at that moment would cost all of them."""
+    path, out = tmp_path / "many.jsonl", tmp_path / "out.jsonl"
+    write_jsonl(path, [{"text": f"note {number} of ice"} for number in range(300)])
+    with pytest.raises(StoppedError):
+        annotate(path, out, reader(stop_after=1))
+    write_bytes = Path.write_bytes
+
+    def write(file: Path, content: bytes) -> int:
+        assert file.name != ANSWERS_FILE
+        return write_bytes(file, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    assert annotate(path, out).rows == 300
+
+
 def test_answers_of_another_reader_are_not_gone_on_with(tmp_path: Path) -> None:
     path, out = table(tmp_path), tmp_path / "out.jsonl"
     for somebody in ("who answered nothing", "me"):
