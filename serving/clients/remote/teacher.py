@@ -25,6 +25,7 @@ from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, b
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import parts_of
+from fourshot.pipeline.tasks.fields import bare_text
 from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.serving.clients.remote.account import accounted, work_of
@@ -216,7 +217,7 @@ class _RemoteReader:
         return Annotation(
             probabilities=tuple(np.round(row, 6).tolist()),
             agreement=None if reading.agreement is None else round(reading.agreement, 3),
-            cut_words=words_left_out(text, self._form.max_text_words, self._form.long_texts),
+            cut_words=words_left_out(bare_text(self._asked, text), self._form.max_text_words, self._form.long_texts),
         )
 
     def _calibrated(self, logs: np.ndarray) -> np.ndarray:
