@@ -27,23 +27,19 @@ from fourshot.pipeline.tasks.review_table import label_named
 from fourshot.pipeline.tasks.text_table import TextTable, check_cells, check_written, write_table
 from fourshot.pipeline.tasks.types import Example
 from fourshot.pipeline.work_counts import Counts
-from fourshot.pipeline.work_folder import WorkFolder
+from fourshot.pipeline.work_folder import Manifest, WorkFolder
 
 LABEL, PROBABILITY, AGREEMENT, BY = "annotated_label", "annotated_probability", "annotated_agreement", "annotated_by"
 ANSWERS_FILE = "answers.jsonl"
 SAMPLE = 100  # texts whose length a forecast knows
 
 
-class AnnotationManifest(msgspec.Struct, frozen=True, kw_only=True):
+class AnnotationManifest(Manifest, frozen=True, kw_only=True):
     """What the answers beside an unfinished table are."""
 
     table: str  # content hash
     labels: tuple[str, ...]
     by: str
-
-    def identity(self) -> dict[str, Any]:
-        known: dict[str, Any] = msgspec.to_builtins(self)
-        return known
 
 
 class AnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
