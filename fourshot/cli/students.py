@@ -55,26 +55,25 @@ def annotate(options: Options, terminal: Terminal) -> None:
 
         annotate_text(options, terminal)
         return
+    what = {
+        **teacher_of(options),
+        "data": options.data,
+        "text_column": options.text_column,
+        "encoding": options.encoding or "",
+        "model": options.model,
+        "key": options.key,
+    }
     with terminal.progress() as on_event:
         if options.plan:
-            where = {"data": options.data, "text_column": options.text_column, "encoding": options.encoding or ""}
-            where |= teacher_of(options)
-            told = teaching.plan_annotation(
-                options.task, options.unlabelled, model=options.model, key=options.key, on_event=on_event, **where
-            )
+            told = teaching.plan_annotation(options.task, options.unlabelled, on_event=on_event, **what)
             terminal.forecast(told)
             return
         summary = teaching.annotate(
             options.task,
             options.unlabelled,
             options.out,
-            **teacher_of(options),
-            data=options.data,
-            text_column=options.text_column,
-            encoding=options.encoding or "",
+            **what,
             abstain_below=options.abstain_below,
-            model=options.model,
-            key=options.key,
             ray=options.ray,
             on_event=on_event,
             forecast=not (options.quiet or options.ray),
@@ -85,13 +84,13 @@ def annotate(options: Options, terminal: Terminal) -> None:
         terminal.warn(not_read(summary.cut, summary.rows, summary.cut_words))
     terminal.result("result", summary)
     terminal.table([{"label": label, "rows": count} for label, count in summary.labelled.items()])
-    for count, what in (
+    for count, why in (
         (summary.abstained, "got no label: nobody was sure enough"),
         (summary.blank, "have no text"),
         (summary.unreadable, "could not be read"),
     ):
         if count:
-            terminal.say(f"{count} rows {what}.")
+            terminal.say(f"{count} rows {why}.")
     if summary.agreement is not None:
         terminal.say(f"Of the readers, {summary.agreement:.0%} say the label that was given, on average.")
     terminal.verdict(summary.forecast)
