@@ -135,7 +135,7 @@ class Registry:
         self._pins: dict[str, str] = {}
 
     def read(self) -> FolderContents:
-        """FolderContents at the folder now. Raises OSError only where the folder itself cannot be read."""
+        """What is in the folder now. Raises OSError only where the folder itself cannot be read."""
         adapters: dict[Path, StoredAdapter] = {}  # by where it is, links followed
         refused: list[Refused] = []
         for folder in self._places():
