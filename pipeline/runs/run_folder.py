@@ -74,7 +74,7 @@ class RunFolder(WorkFolder):
     def command(self) -> str:
         """What a person repeats to go on, as the end of a sentence: the command line, where there was one."""
         file = self.path / COMMAND_FILE
-        return f"this:\n  {file.read_text().strip()}" if file.exists() else "the command of the run."
+        return f"this:\n  {file.read_text(encoding='utf-8').strip()}" if file.exists() else "the command of the run."
 
     def has_texts(self, settings: RunSettings, *, unlabelled: bool) -> bool:
         """Whether all texts that are to be learnt are annotated; ``unlabelled``: some of them are the user's."""
