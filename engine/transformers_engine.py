@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fourshot.engine import seeds
 from fourshot.engine.adapters import per_prompt
 from fourshot.engine.collector import collector_paused
@@ -22,7 +24,6 @@ from fourshot.engine.threads import available_cores
 from fourshot.engine.tokens import word_biases
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 BATCH_ROWS = 16
@@ -137,10 +138,8 @@ class TransformersEngine(LoadedModel):
         labels: Sequence[str],
         adapter: PerPromptAdapter = None,
         verbalizer: Verbalizer = "word",
-    ) -> "np.ndarray":
+    ) -> np.ndarray:
         """See `engine.core.Engine.score`. Words of several tokens are scored one by one, each by teacher forcing."""
-        import numpy as np
-
         with self._busy():
             tokens = self.label_tokens(labels, verbalizer)
             ids = self._checked(prompts, tokens.longest)
@@ -150,9 +149,8 @@ class TransformersEngine(LoadedModel):
                     scores[chunk] = self._score([ids[index] for index in chunk], tokens, adapter_)
         return scores
 
-    def states(self, prompts: Sequence[str], adapter: Adapter | None = None) -> "np.ndarray":
+    def states(self, prompts: Sequence[str], adapter: Adapter | None = None) -> np.ndarray:
         """What the label is read from: the last hidden state of each prompt, float32 [num_prompts, hidden_size]."""
-        import numpy as np
         import torch
 
         with self._busy():
@@ -171,7 +169,7 @@ class TransformersEngine(LoadedModel):
                     states[index] = state
         return np.stack(states)
 
-    def _score(self, rows: list[list[int]], tokens: LabelTokens, adapter: Adapter | None) -> "np.ndarray":
+    def _score(self, rows: list[list[int]], tokens: LabelTokens, adapter: Adapter | None) -> np.ndarray:
         """Log-probabilities [num_rows, num_labels]."""
         import torch
 

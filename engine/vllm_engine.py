@@ -8,6 +8,8 @@ from collections.abc import Generator, Sequence
 from itertools import count, product
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fourshot.engine import seeds
 from fourshot.engine.adapters import per_prompt
 from fourshot.engine.core import Adapter, Completion, EngineSettings, PerPromptAdapter, Sampling, Verbalizer
@@ -20,7 +22,6 @@ from fourshot.engine.vllm_seams import in_process
 from fourshot.engine.vllm_start import start
 
 if TYPE_CHECKING:
-    import numpy as np
     from vllm import RequestOutput, SamplingParams
     from vllm.lora.request import LoRARequest
 
@@ -90,10 +91,8 @@ class VllmEngine(LoadedModel):
         labels: Sequence[str],
         adapter: PerPromptAdapter = None,
         verbalizer: Verbalizer = "word",
-    ) -> "np.ndarray":
+    ) -> np.ndarray:
         """See `engine.core.Engine.score`. One request per prompt if one step tells labels apart, else per trie node."""
-        import numpy as np
-
         scorings: list[Scoring] = []
         try:
             with self._busy():
@@ -114,8 +113,6 @@ class VllmEngine(LoadedModel):
 
     def begin_score(self, prompt: Sequence[int], labels: LabelTokens, adapter: Adapter | None = None) -> "Scoring":
         """Queue one prompt, token ids of allowed length, to be scored like `score`; `advance` until it is ``done``."""
-        import numpy as np
-
         self._check_open()
         scoring = Scoring(np.zeros(len(labels.ids), dtype=np.float32))
         lora = self._lora_request(adapter)

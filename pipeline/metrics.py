@@ -72,14 +72,14 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bi
     return float(np.abs(gaps).sum() / confidence.size)
 
 
-def wilson_interval(num_correct: float, n: int, z: float = Z_95) -> tuple[float, float]:
-    """Score interval of a proportion, 95 % unless ``z`` says otherwise; inside [0, 1] also for 0 and n correct.
+def wilson_interval(num_correct: float, n: int) -> tuple[float, float]:
+    """95 % score interval of a proportion; inside [0, 1] also for 0 and n correct.
 
     Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
     """
     if n < 1 or not 0 <= num_correct <= n:
         raise ValueError(f"an interval needs n >= 1 and 0 <= correct <= n, got {num_correct} of {n}")
-    share = num_correct / n
+    share, z = num_correct / n, Z_95
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)

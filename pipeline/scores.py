@@ -14,7 +14,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     macro_f1: float
     ece: float  # expected calibration error, 15 equal-width bins
     surest_80: float | None = None  # accuracy on the surest 80 % of the texts
-    ece_before: float | None = None  # the same without the temperature; None: the classifier was not calibrated
+    ece_before: float | None = None  # ece without the temperature; None: the classifier was not calibrated
     interval: tuple[float, float]  # 95 % Wilson interval of the accuracy
     seconds: float  # inside the engine
     prompt_tokens: int

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -29,12 +29,14 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     align: bool = False
 
 
-class Manifest(Protocol):
-    """A struct that says what a folder holds."""
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Says what a folder holds."""
 
     def identity(self) -> dict[str, Any]:
-        """All that has to be equal for two to be the same."""
-        ...
+        """All that has to be equal for two to be the same; not the versions of what made it."""
+        known: dict[str, Any] = msgspec.to_builtins(self)
+        known.pop("versions", None)
+        return known
 
 
 class WorkFolder:

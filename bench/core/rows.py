@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import append_lines, keep_lines, read_lines, replace_file
+from fourshot.engine.files import append_lines, read_lines, replace_file
 
 HEADER = "header"
 
@@ -40,7 +40,6 @@ class Rows:
                 "that file, or give the settings it was begun with to go on with it."
             )
         self.pieces = {line["piece"]: line["value"] for line in lines[1:]}
-        keep_lines(path, len(lines))
 
     def add(self, piece: str, value: Any) -> None:
         """Keep ``value``, a struct or what JSON has."""

@@ -6,6 +6,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import msgspec
+import numpy as np
 
 CONFIDENCE = 0.95
 
@@ -63,6 +64,4 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least ``share`` of ``values`` do not exceed. Raises ValueError for no values."""
     if not values:
         raise ValueError("a percentile of nothing")
-    import numpy as np
-
     return float(np.quantile(values, share, method="inverted_cdf"))

@@ -26,7 +26,7 @@ from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import InputError
 from fourshot.engine.models import resolve_model
 from fourshot.engine.tokens import encode_prompts, load_tokenizer
-from fourshot.pipeline.synthesis.prompts import classification_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 
 GOAL = 4.0
 ENGINES = {"uncached": "cache off", "base": "cache on"}
@@ -108,7 +108,7 @@ def needed_tokens(model: str, workload: Workload, requests: CellRequests) -> dic
     def count(*texts: str) -> int:
         return sum(len(ids) for ids in encode_prompts(tokenizer, texts))
 
-    shared, alone = count(workload.prompt("x", workload.shots)), count(classification_prompt(task, "x"))
+    shared, alone = count(workload.prompt("x", workload.shots)), count(reading_prompt(task, "x", PromptFormat()))
     prompts = count(*(request.prompt for request in requests.requests))
     beginning = shared - alone + count(task.instruction)
     needed = prompts - beginning * (len(requests.requests) - 1)

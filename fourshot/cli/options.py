@@ -125,7 +125,7 @@ def _allowed(place: str) -> str:
     kind = _type_of(place.partition("[")[0]) if place else None
     if get_origin(kind) is tuple:
         kind = get_args(kind)[0]
-    return f". Allowed are {', '.join(get_args(kind))}." if get_origin(kind) is Literal else ""
+    return f". Allowed are {', '.join(map(str, get_args(kind)))}." if get_origin(kind) is Literal else ""
 
 
 def _near(key: str) -> str:

@@ -33,7 +33,7 @@ from fourshot.pipeline.synthesis.prompt_style import STYLE_FILE, ChosenStyle
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
-from fourshot.pipeline.work_folder import MANIFEST_FILE, WorkFolder
+from fourshot.pipeline.work_folder import MANIFEST_FILE, Manifest, WorkFolder
 
 JOURNAL_FILE = "journal.jsonl"
 ERRORS_FILE = "errors.jsonl"
@@ -43,7 +43,7 @@ T = TypeVar("T")
 _READ = re.compile(r".*\.(?:jsonl|parquet)")  # names of shards, of those being written, of what `datasets` reads too
 
 
-class CorpusManifest(msgspec.Struct, frozen=True, kw_only=True):
+class CorpusManifest(Manifest, frozen=True, kw_only=True):
     """Says which corpus a folder holds. Two are the same if all of this is equal but the versions."""
 
     schema: int = SCHEMA
@@ -53,25 +53,24 @@ class CorpusManifest(msgspec.Struct, frozen=True, kw_only=True):
     model_name: str
     model_revision: str
     format: Format
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        known: dict[str, Any] = msgspec.to_builtins(self)
-        known.pop("versions")
+        known = super().identity()
         known["settings"] = msgspec.to_builtins(self.settings.untried)
         known["settings"].pop("allow_short")
         known["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
         return known
 
 
-class TaskManifest(msgspec.Struct, frozen=True, kw_only=True):
+class TaskManifest(Manifest, frozen=True, kw_only=True):
     """Says which task a task's folder is of. Others may be added to a corpus, none can be changed."""
 
     task: Task
     adapters: tuple[str, ...] = ()  # names of those that re-label
 
     def identity(self) -> dict[str, Any]:
-        known: dict[str, Any] = msgspec.to_builtins(self)
+        known = super().identity()
         known["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
         return known
 

@@ -87,9 +87,7 @@ def line_plot(
     return _figure(draw, HEIGHT, f"{y_name} against {x_name}. {ends}", note, len(curves))
 
 
-def bar_plot(
-    groups: Sequence[str], series: Sequence[Bars], *, value_name: str, digits: int = 1, note: str = ""
-) -> Markup:
+def bar_plot(groups: Sequence[str], series: Sequence[Bars], *, value_name: str, note: str = "") -> Markup:
     """A figure of horizontal bars from zero, one of each of ``series`` for each of ``groups``, with their numbers.
 
     Raises ValueError for no groups, no value at all, values below zero or not finite, and lengths that do not match.
@@ -111,7 +109,7 @@ def bar_plot(
             for place, value, interval in zip(places, bars.values, bounds, strict=True):
                 if interval:
                     axes.plot(interval, (place, place), color=INK, lw=1, gid="error")
-                text = NO_VALUE if value is None else f"{value:,.{digits}f}"
+                text = NO_VALUE if value is None else f"{value:,.1f}"
                 axes.annotate(text, (max(value or 0, *(interval or (0,))), place), (3, 0), va="center",
                               textcoords="offset points", fontsize=8)  # fmt: skip
         axes.set_yticks(range(len(groups)), groups)

@@ -27,23 +27,19 @@ from fourshot.pipeline.tasks.review_table import label_named
 from fourshot.pipeline.tasks.text_table import TextTable, check_cells, check_written, write_table
 from fourshot.pipeline.tasks.types import Example
 from fourshot.pipeline.work_counts import Counts
-from fourshot.pipeline.work_folder import WorkFolder
+from fourshot.pipeline.work_folder import Manifest, WorkFolder
 
 LABEL, PROBABILITY, AGREEMENT, BY = "annotated_label", "annotated_probability", "annotated_agreement", "annotated_by"
 ANSWERS_FILE = "answers.jsonl"
 SAMPLE = 100  # texts whose length a forecast knows
 
 
-class AnnotationManifest(msgspec.Struct, frozen=True, kw_only=True):
+class AnnotationManifest(Manifest, frozen=True, kw_only=True):
     """What the answers beside an unfinished table are."""
 
     table: str  # content hash
     labels: tuple[str, ...]
     by: str
-
-    def identity(self) -> dict[str, Any]:
-        known: dict[str, Any] = msgspec.to_builtins(self)
-        return known
 
 
 class AnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,10 +176,7 @@ def unfinished_folder(out: Path) -> Path:
 def _read_rest(
     given: TextTable, file: Path, read: Read, on_event: OnEvent, forecast: Callable[[int], Forecast | None]
 ) -> Forecast | None:
-    """Have the texts read whose answers the file lacks; a line that a kill cut short is not there yet."""
-    if file.exists():
-        content = file.read_bytes()
-        file.write_bytes(content[: content.rfind(b"\n") + 1])
+    """Have the texts read whose answers the file lacks."""
     done = sum(1 for _ in _answers(file))
     total = sum(1 for _ in given.texts())
     if done == total:
@@ -197,12 +190,12 @@ def _read_rest(
 
 
 def _answers(file: Path) -> Iterator[Annotation]:
-    """One by one: there may be millions."""
+    """One by one: there may be millions. A line that a kill cut short is not there yet."""
     if not file.exists():
         return
     decode = msgspec.json.Decoder(Annotation).decode
     with file.open("rb") as lines:
-        yield from map(decode, lines)
+        yield from (decode(line) for line in lines if line.endswith(b"\n"))
 
 
 def _cells(

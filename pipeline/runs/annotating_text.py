@@ -6,11 +6,11 @@ What was written is on the disk part by part, beside the table that will be ther
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from fourshot.engine.files import append_lines, keep_lines, read_lines
+from fourshot.engine.files import append_lines, read_lines
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
 from fourshot.pipeline.provenance import value_hash
@@ -23,7 +23,7 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.pairs import Inputs
 from fourshot.pipeline.tasks.text_table import check_cells, check_written
-from fourshot.pipeline.work_folder import WorkFolder
+from fourshot.pipeline.work_folder import Manifest, WorkFolder
 
 PART = 32  # inputs: what is lost by a kill
 Parts = Iterator[Sequence[str]]
@@ -44,15 +44,11 @@ class NamedWriter(NamedTuple):
     draw: Callable[[Path, OnEvent, Sequence[Pair], RunSettings], Draw] | None = None
 
 
-class TextAnnotationManifest(msgspec.Struct, frozen=True, kw_only=True):
+class TextAnnotationManifest(Manifest, frozen=True, kw_only=True):
     """What the answers beside an unfinished table are."""
 
     inputs: str  # content hash
     by: str
-
-    def identity(self) -> dict[str, Any]:
-        known: dict[str, Any] = msgspec.to_builtins(self)
-        return known
 
 
 class TextAnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +86,7 @@ def annotate_inputs(
     with beside.lock():
         beside.claim(TextAnnotationManifest(inputs=value_hash(given.inputs), by=writer.name), over_unused=True)
         file = beside.path / ANSWERS_FILE
-        left = inputs[count_lines(file) :]
+        left = inputs[len(read_lines(file, Written)) :]
         told = foretell_writing(writer, left, on_event) if forecast and left else None
         write_lines(writer, inputs, file, on_event, "writing")
         said = read_lines(file, Written)
@@ -113,17 +109,9 @@ def annotate_inputs(
     )
 
 
-def count_lines(file: Path) -> int:
-    """How many inputs have been written for; what a kill left torn behind them is cut away."""
-    done = len(read_lines(file, Written)) if file.exists() else 0
-    if done:
-        keep_lines(file, done)
-    return done
-
-
 def write_lines(writer: NamedWriter, inputs: Sequence[str], file: Path, on_event: OnEvent, message: str) -> None:
     """Have ``writer`` write for those of ``inputs`` that ``file`` lacks, a line for each."""
-    done = count_lines(file)
+    done = len(read_lines(file, Written))
     file.parent.mkdir(parents=True, exist_ok=True)
     if done == len(inputs):
         return

@@ -16,9 +16,10 @@ Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
+import numpy as np
 
 from fourshot.engine.calibration import (
     Calibration,
@@ -38,9 +39,6 @@ from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.synthesis.windows import label_scores
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import WorkFolder
-
-if TYPE_CHECKING:
-    import numpy as np
 
 T = TypeVar("T")
 CALIBRATED_FILE = "calibrated.json"  # beside the weights
@@ -114,8 +112,6 @@ class CalibrationItem(msgspec.Struct, frozen=True, kw_only=True):
 
 def calibrate(engine: Engine, item: CalibrationItem) -> Calibrated:
     """Ask the judges about what they have not seen, and the classifier about what it has not."""
-    import numpy as np
-
     if not item.unseen:
         return _by_shots(engine, item) if item.judges else Calibrated()
     own = _ask(engine, item, [unseen.text for unseen in item.unseen])
@@ -143,8 +139,6 @@ def calibrate(engine: Engine, item: CalibrationItem) -> Calibrated:
 
 
 def _by_shots(engine: Engine, item: CalibrationItem) -> Calibrated:
-    import numpy as np
-
     names = item.task.label_names
     left_out = [[item.shots[index] for index in judge.left_out] for judge in item.judges]
     held_out = [_read(engine, item, judge, shots) for judge, shots in zip(item.judges, left_out, strict=True) if shots]
@@ -197,15 +191,13 @@ def other_subjects() -> tuple[str, ...]:
     return tuple(msgspec.json.decode(line, type=dict[str, str])["text"] for line in lines)
 
 
-def _ask(engine: Engine, item: CalibrationItem, texts: Sequence[str]) -> "np.ndarray":
+def _ask(engine: Engine, item: CalibrationItem, texts: Sequence[str]) -> np.ndarray:
     """What the classifier answers: raw log-probabilities [num_texts, num_labels]."""
     return label_scores(engine, item.task, texts, item.form, adapter=item.adapter)
 
 
-def _read(engine: Engine, item: CalibrationItem, judge: Reader, shots: Sequence[Example]) -> "np.ndarray":
+def _read(engine: Engine, item: CalibrationItem, judge: Reader, shots: Sequence[Example]) -> np.ndarray:
     """What a judge answers: log-probabilities among the labels, [num_shots, num_labels]."""
-    import numpy as np
-
     texts = [shot.text for shot in shots]
     scores = label_scores(engine, item.task, texts, judge.form(item.form), adapter=judge.adapter)
     return np.log(np.maximum(normalise(scores), np.finfo(np.float64).tiny))

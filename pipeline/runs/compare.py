@@ -13,6 +13,7 @@ from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.provenance import describe_hardware, installed_versions, source_commit
 from fourshot.pipeline.report.data import MethodRow
+from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.runs.cells import SeedExamples
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.methods import METHODS
@@ -89,8 +90,6 @@ def compare(
             run_folder.write(FORECAST_FILE, told.beside(driver.took))
         result = _result(experiment, seeds)
         run_folder.write("comparison.json", result)
-        from fourshot.pipeline.report import write_report
-
         write_report(report_data(experiment, f"{task.name}: {len(seeds)} draws of shots"), folder)
         return result
 

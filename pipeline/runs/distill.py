@@ -49,7 +49,7 @@ from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.text_table import TextTable, check_added
 from fourshot.pipeline.tasks.types import Example, Task
-from fourshot.pipeline.work_folder import WorkFolder
+from fourshot.pipeline.work_folder import Manifest, WorkFolder
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 from fourshot.training.students.encoders import check_places, resolve_encoder
@@ -59,7 +59,7 @@ from fourshot.training.students.settings import StudentSettings
 TEACHER_FOLDER = "teacher"
 
 
-class DistillManifest(msgspec.Struct, frozen=True, kw_only=True):
+class DistillManifest(Manifest, frozen=True, kw_only=True):
     """Says which distillation a folder belongs to."""
 
     schema: int = 1
@@ -72,11 +72,10 @@ class DistillManifest(msgspec.Struct, frozen=True, kw_only=True):
     encoder_revision: str
     unlabelled: str  # content hash; "" for none
     generate: int
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        known: dict[str, Any] = msgspec.to_builtins(self)
-        known.pop("versions")
+        known = super().identity()
         known.pop("student")  # a training is named by its settings: another one lies beside the first
         known["task"].pop("data")
         known["settings"] = msgspec.to_builtins(self.settings.untried)

@@ -42,21 +42,20 @@ from fourshot.pipeline.runs.text_students import TextStudents
 from fourshot.pipeline.runs.text_teachers import AskedTeacher, TrainedTeacher
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
-from fourshot.pipeline.tasks.pairs import Inputs, load_pairs, take_real, without_tested
-from fourshot.pipeline.tasks.split_files import find_split_file
+from fourshot.pipeline.tasks.pairs import Inputs, load_real, take_real
 from fourshot.pipeline.tasks.tables import limited
 from fourshot.pipeline.tasks.text_table import check_added
 from fourshot.pipeline.text_metrics import check_scoring
+from fourshot.pipeline.work_folder import Manifest
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 from fourshot.training.students.settings import TextStudentSettings
 from fourshot.training.students.text_models import resolve_text_model
 
-USUAL_REAL = 100  # pairs, where the user does not say
 USED = ("train", "seed", "sampling", "test_limit")  # of the settings of a run; the others are of classifiers
 
 
-class TextDistillManifest(msgspec.Struct, frozen=True, kw_only=True):
+class TextDistillManifest(Manifest, frozen=True, kw_only=True):
     """Says which distillation a folder belongs to."""
 
     schema: int = 1
@@ -68,11 +67,10 @@ class TextDistillManifest(msgspec.Struct, frozen=True, kw_only=True):
     real: str  # how many pairs, and their content hash
     unlabelled: str  # content hash; "" for none
     generate: int
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        known: dict[str, Any] = msgspec.to_builtins(self)
-        known.pop("versions")
+        known = super().identity()
         known.pop("student")  # a training is named by its settings: another one lies beside the first
         known["task"].pop("data")
         known["settings"] = msgspec.to_builtins(self.settings.untried)
@@ -185,7 +183,7 @@ def _prepared(wanted: TextDistillation, folder: Path, on_event: OnEvent, placeme
     base, made_of = resolve_model(wanted.model) if by is None else None, resolve_text_model(wanted.student)
     students = TextStudents(task, made_of, settings, wanted.student_settings, folder, on_event, placement)
     on_event(Event(stage="shots", message="reading the data"))
-    learnt, test, notes = _data(task, settings, wanted.real)
+    learnt, test, notes = read_data(task, settings, wanted.real)
     inputs = [text for text in wanted.unlabelled.inputs if text] if wanted.unlabelled else []
     teaching = Teaching(learnt, test, inputs, wanted.generate)
     teacher: TrainedTeacher | AskedTeacher
@@ -240,16 +238,12 @@ def _check_settings(settings: RunSettings) -> None:
         )
 
 
-def _data(task: GenerationTask, settings: RunSettings, real: int | None) -> tuple[list[Pair], list[Pair], list[str]]:
+def read_data(
+    task: GenerationTask, settings: RunSettings, real: int | None
+) -> tuple[list[Pair], list[Pair], list[str]]:
     """The real pairs, the test pairs (none without a test file), and what is to be told."""
-    source, test, notes = task.data, list[Pair](), list[str]()
-    if not source.folder or find_split_file(Path(source.folder), source.test_split):
-        split = load_pairs(task, "test")
-        test, notes = limited(split.pairs, settings.test_limit or None), [*split.notes]
-    train = load_pairs(task, "train")
-    usable, told = without_tested(train.pairs, test)
-    notes += [*train.notes, *told]
+    usable, test, notes = load_real(task)
+    learnt = take_real(usable, real, settings.seed)
     if real is None:
-        real = min(USUAL_REAL, len(usable))
-        notes.append(f"{real} real pairs were learnt of {len(usable)}; --real N or --real all says otherwise")
-    return take_real(usable, real, settings.seed), test, notes
+        notes.append(f"{len(learnt)} real pairs were learnt of {len(usable)}; --real N or --real all says otherwise")
+    return learnt, limited(test, settings.test_limit or None), notes

@@ -10,6 +10,7 @@ import msgspec
 from fourshot.engine.files import read_json, write_json
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
+from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.runs.measuring import Evaluation
 from fourshot.pipeline.runs.stages.student import StudentItem, parities
 from fourshot.pipeline.selective import CoverageCurve
@@ -107,8 +108,6 @@ def write_results(
         _row("teacher", f"Teacher ({teacher})", teacher_evaluation, len(shots)),
     ]
     table = [row for row in rows if row]
-    from fourshot.pipeline.report import write_report
-
     report, _ = write_report(_report(folder, task, table, results, items, encoder, shots, settings), folder)
     measured = {"student": evaluations[0], "teacher": teacher_evaluation}
     summary = DistillSummary(

@@ -55,8 +55,7 @@ def train_tasks(
     """One adapter per task, each run in ``root``/<task>, all adapters in ``root``/adapters; what is finished is kept.
 
     ``tasks`` is what `load_tasks` gives; errors in it come back as outcomes. ``forecast``: first tell what it will
-    take. Raises InputError for no tasks, a model
-    that is none, a cluster that is not there.
+    take. Raises InputError for no tasks, a model that is none, a cluster that is not there.
     """
     refuse_fake(model, "A training")
     check_cluster(placement.ray)

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
+import numpy as np
 
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.core import Adapter, Engine
@@ -17,9 +18,6 @@ from fourshot.pipeline.synthesis.fitting import check_room, shots_that_fit
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.windows import label_scores, parts_of
 from fourshot.pipeline.tasks.types import Example, Task
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class EvaluationCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,8 +72,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Answers(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine said about every test text, before calibration."""
 
-    logprobs: "np.ndarray"  # float32 [num_texts, num_labels]
-    content_free: "np.ndarray | None"  # float32 [num_content_free_texts, num_labels]
+    logprobs: np.ndarray  # float32 [num_texts, num_labels]
+    content_free: np.ndarray | None  # float32 [num_content_free_texts, num_labels]
     seconds: float
     prompt_tokens: int
     cached_tokens: int
@@ -111,7 +109,7 @@ def answer(
         plain = msgspec.structs.replace(form, filler=None)
         form = aligned(plain, task, engine.settings, shown) if align else plain
 
-    def score(texts: Sequence[str]) -> "np.ndarray":
+    def score(texts: Sequence[str]) -> np.ndarray:
         return label_scores(engine, task, texts, form, shown, adapter)
 
     engine.reset_prefix_cache()
@@ -139,8 +137,6 @@ def measure(
 
     ``temperature``: that the adapter was calibrated to; None: it was not.
     """
-    import numpy as np
-
     fitted = calibrations.NONE
     if calibration == "batch":
         fitted = calibrations.batch(answers.logprobs)
@@ -166,7 +162,7 @@ def measure(
 
 
 def evaluation_of(
-    probabilities: "np.ndarray",
+    probabilities: np.ndarray,
     task: Task,
     test: Sequence[Example],
     *,

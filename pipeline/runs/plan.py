@@ -25,7 +25,7 @@ from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.work_counts import Counts, rounds_for
 from fourshot.training.jobs.jobs import TrainingJob, finished
-from fourshot.training.lora.train import PROBE_TEXTS
+from fourshot.training.lora.examples import PROBE_TEXTS
 from fourshot.training.students.train import finished_student
 
 ENCODER_PARAMETERS = 22e6  # of the embedded encoder
@@ -55,7 +55,7 @@ def teaching_work(experiment: Experiment, texts: int, speed: Speed, *, writes: b
     jobs = {job.key: (job, writer) for job in experiment.annotator_jobs(writer)}
     return [
         *left._pool(writer),
-        *left._trainings("train the annotators", jobs),
+        *left._trainings(jobs),
         *left.encoders(writer),
         *(left._texts(writer) if writes else ()),
         *([_at("annotate", left._reading(writer, texts))] if texts else ()),
@@ -147,11 +147,12 @@ class _Remaining:
                 fold = self._counts[writer.key].training(seen, brief, writer.form)
                 work.append(_at("train the annotators", fold * annotate.folds))
             jobs |= {job.key: (job, writer) for job in known}
-        return [*work, *self._trainings("train the annotators", jobs)]
+        return [*work, *self._trainings(jobs)]
 
-    def _trainings(self, stage: str, jobs: dict[str, tuple[TrainingJob, MethodCell]]) -> list[Work]:
+    def _trainings(self, jobs: dict[str, tuple[TrainingJob, MethodCell]]) -> list[Work]:
+        """Those that are not finished."""
         return [
-            _at(stage, self._counts[cell.key].training(len(job.examples), job.settings, cell.form))
+            _at("train the annotators", self._counts[cell.key].training(len(job.examples), job.settings, cell.form))
             for job, cell in jobs.values()
             if finished(self._experiment.store, job) is None
         ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import NONE, Calibration
@@ -233,8 +234,6 @@ class _Queue:
         if result.failure:
             answers = [Annotation(fault=result.failure.message)]
         else:
-            import numpy as np
-
             probabilities = np.exp(calibrations.apply(teacher.calibration, np.array(result.scores))).round(6).tolist()
             agreement = result.agreement if len(teacher.readers) > 1 else [None] * len(texts)
             answers = [

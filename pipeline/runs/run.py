@@ -13,6 +13,7 @@ from fourshot.pipeline.card import LINK
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import FORECAST_FILE, Forecast
 from fourshot.pipeline.loop.reading import as_candidates
+from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.runs.cells import SeedExamples
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.plan import foretell_runs
@@ -103,8 +104,6 @@ def run_task(
             run_folder.write(FORECAST_FILE, told)
         report = ""
         if last == "report":
-            from fourshot.pipeline.report import write_report
-
             html, _ = write_report(report_data(experiment, f"{task.name}, seed {settings.seed}"), folder)
             report = str(html)
         summary = RunSummary(

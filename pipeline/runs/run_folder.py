@@ -12,7 +12,7 @@ from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.recipe import Recipe, resolved
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.types import Example, Task
-from fourshot.pipeline.work_folder import MANIFEST_FILE, WorkFolder
+from fourshot.pipeline.work_folder import MANIFEST_FILE, Manifest, WorkFolder
 
 SCHEMA = 1
 SHOTS_FILE = "shots.json"
@@ -23,7 +23,7 @@ POOL_FILE = "pool/drawn.json"
 UNLABELLED_FILE = "unlabelled/annotated.json"
 
 
-class RunManifest(msgspec.Struct, frozen=True, kw_only=True):
+class RunManifest(Manifest, frozen=True, kw_only=True):
     """Says which run a folder belongs to. Two runs are the same if all of this is equal but the versions."""
 
     schema: int = SCHEMA
@@ -33,12 +33,11 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True):
     model_name: str
     model_revision: str
     model_path: str
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
     unlabelled: str = ""  # content hash of the user's texts that are read; "": there are none
 
     def identity(self) -> dict[str, Any]:
-        known: dict[str, Any] = msgspec.to_builtins(self)
-        known.pop("versions")
+        known = super().identity()
         known.pop("model_path")
         known["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
         if not self.settings.is_tried:  # "auto" is another word for "agreement" then, which earlier versions wrote
@@ -75,7 +74,7 @@ class RunFolder(WorkFolder):
     def command(self) -> str:
         """What a person repeats to go on, as the end of a sentence: the command line, where there was one."""
         file = self.path / COMMAND_FILE
-        return f"this:\n  {file.read_text().strip()}" if file.exists() else "the command of the run."
+        return f"this:\n  {file.read_text(encoding='utf-8').strip()}" if file.exists() else "the command of the run."
 
     def has_texts(self, settings: RunSettings, *, unlabelled: bool) -> bool:
         """Whether all texts that are to be learnt are annotated; ``unlabelled``: some of them are the user's."""

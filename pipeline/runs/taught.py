@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.annotating import (
@@ -139,8 +141,6 @@ def student_jobs(
 def teacher_measured(read: Read, task: Task, test: Sequence[Example], on_event: OnEvent) -> Evaluation:
     """The teacher on the test texts. One that it refuses to read counts as answered at random."""
     import time
-
-    import numpy as np
 
     rows: list[tuple[float, ...]] = []
     at_random = (1 / len(task.labels),) * len(task.labels)

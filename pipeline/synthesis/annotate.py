@@ -1,7 +1,8 @@
 """Annotation: who reads a candidate and says which class it is, and when that is believed."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Engine
@@ -13,9 +14,6 @@ from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.synthesis.windows import label_scores
 from fourshot.pipeline.tasks.types import Example, Task
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class InContextAnnotator:
@@ -35,13 +33,13 @@ class InContextAnnotator:
         self._shown = shots_that_fit(engine, task, shots, form, [longest_text(task, shots, settings.filter)])
         self._form = aligned(form, task, engine.settings, self._shown) if settings.aligns else form
 
-    def scores(self, texts: Sequence[str]) -> "np.ndarray":
+    def scores(self, texts: Sequence[str]) -> np.ndarray:
         """Raw label log-probabilities, float32 [num_texts, num_labels]."""
         return label_scores(self._engine, self._task, texts, self._form, self._shown)
 
 
 def judge(
-    task: Task, candidates: Sequence[Candidate], probabilities: "np.ndarray | None", settings: RunSettings
+    task: Task, candidates: Sequence[Candidate], probabilities: np.ndarray | None, settings: RunSettings
 ) -> list[Verdict]:
     """A verdict for each candidate.
 

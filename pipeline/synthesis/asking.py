@@ -2,22 +2,19 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 UNSURE_PER_TEXT = 10  # so many of the least sure texts are looked at for each that is asked about
 
 
-def texts_to_ask(vectors: "np.ndarray", entropies: Sequence[float], count: int, seed: int) -> list[int]:
+def texts_to_ask(vectors: np.ndarray, entropies: Sequence[float], count: int, seed: int) -> list[int]:
     """``count`` of the texts, by index, least sure first; all where there are no more.
 
     The least sure ones are grouped into ``count`` clusters, and of each the text in the middle is asked about: it
     stands for others. ``vectors`` float [num_texts, width], unit length; ``entropies`` of the annotators'
     probabilities, nats [num_texts]. Source: Zhdanov 2019, "Diverse mini-batch Active Learning", section 3.2.
     """
-    import numpy as np
     from scipy.cluster.vq import kmeans2  # type: ignore[import-untyped]
 
     order = sorted(range(len(entropies)), key=lambda index: -entropies[index])

@@ -118,10 +118,9 @@ def weigh(held_out: "Mapping[str, np.ndarray]", targets: "np.ndarray") -> dict[s
     """How much the mean log-probability of each kind counts; sums of weights below one take certainty away.
 
     ``held_out``: by kind, log-probabilities [num_texts, num_labels] for texts it has not seen; ``targets``: the indices
-    of their labels, [num_texts]. The weights are those
-    under which the committee finds ``targets`` likeliest, held to equal ones as the texts are few. Source: Satopaa et
-    al. 2014, "Combining multiple probability predictions using a simple logit model" (weights that need not sum to
-    one), and Wolpert 1992, "Stacked generalization".
+    of their labels, [num_texts]. The weights are those under which the committee finds ``targets`` likeliest, held to
+    equal ones as the texts are few. Source: Satopaa et al. 2014, "Combining multiple probability predictions using a
+    simple logit model" (weights that need not sum to one), and Wolpert 1992, "Stacked generalization".
     """
     import numpy as np
     from scipy.optimize import minimize  # type: ignore[import-untyped]

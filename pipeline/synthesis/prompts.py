@@ -84,24 +84,8 @@ def version_of(style: PromptStyle) -> str:
     return PROMPT_VERSION if style == "plain" else CHAT_VERSION
 
 
-def classification_prompt(
-    task: Task,
-    text: str,
-    shots: Sequence[Example] = (),
-    *,
-    max_text_words: int = MAX_TEXT_WORDS,
-    chat: ChatTurns | None = None,
-) -> str:
-    """The instruction, the shots of all classes in the order given, then ``text`` and an open label.
-
-    Without shots it is the zero-shot prompt. Texts above ``max_text_words`` words are cut at the end.
-    """
-    form = PromptFormat(max_text_words=max_text_words, chat=chat)
-    return context(task, shots, form) + question(task, text, form)
-
-
 def context(task: Task, shots: Sequence[Example], form: PromptFormat) -> str:
-    """What `classification_prompt` says before the text: the same for all texts, so it is cached, by the engine too."""
+    """What `reading_prompt` says before the text: the same for all texts, so it is cached, by the engine too."""
     turns, words = form.turns, {label.name: label.read_as for label in task.labels}
     answered = "".join(
         f"{form.shown_input(task, shot.text)}{turns.answer}Label: {words[shot.label]}{turns.next}" for shot in shots
@@ -110,7 +94,7 @@ def context(task: Task, shots: Sequence[Example], form: PromptFormat) -> str:
 
 
 def question(task: Task, text: str, form: PromptFormat) -> str:
-    """What `classification_prompt` says after the shots: the text and an open label."""
+    """What `reading_prompt` says after the shots: the text and an open label."""
     return f"{form.shown_input(task, text)}{form.turns.open}Label:"
 
 
@@ -122,9 +106,9 @@ def opening(task: Task) -> str:
 def reading_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Example] = ()) -> str:
     """What a text is classified with: the prompt of an adapter in the form of its training, or one with shots.
 
-    Wordings: task is the instruction, then text and label (`classification_prompt`); bare is text and label alone;
-    answer is the instruction, the text, "The answer is". With ``shots`` it is the instruction in any case: they are for
-    a model that was not trained.
+    Wordings: task is the instruction, then text and label; bare is text and label alone; answer is the instruction, the
+    text, "The answer is". With ``shots``, in the order given, it is the instruction in any case: they are for a model
+    that was not trained.
     """
     filler = form.filler.text if form.filler else ""
     if form.wording == "bare" and not shots:
@@ -136,7 +120,7 @@ def reading_prompt(task: Task, text: str, form: PromptFormat, shots: Sequence[Ex
 
 
 def reading_messages(task: Task, text: str, form: PromptFormat, shots: Sequence[Example]) -> list[dict[str, str]]:
-    """`classification_prompt` for a service that takes messages: instruction and labels, shots as turns, then ``text``.
+    """`reading_prompt` for a service that takes messages: instruction and labels, shots as turns, then ``text``.
 
     The instruction is in the first turn of the user, since some chat templates have no system turn.
     """

@@ -51,6 +51,8 @@ class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 "per_class and draws_per_round must be at least 1, max_candidates at least 0; got "
                 f"{self.per_class}, {self.draws_per_round} and {self.max_candidates}."
             )
+        if self.max_tokens < 0:
+            raise InputError(f"generate.max_tokens is at least 1, or 0 for what the shots need; got {self.max_tokens}.")
         if not (self.min_acceptance or self.max_candidates) or not 0 <= self.min_acceptance <= 1:
             raise InputError(
                 "min_acceptance is a share from 0 to 1, and not 0 where max_candidates is 0, or a class could be drawn "
@@ -144,11 +146,13 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 "confidence must be from 0 to 1, num_adapters at least 0, folds 0 or at least 2; got "
                 f"{self.confidence}, {self.num_adapters} and {self.folds}."
             )
-        if self.pool_per_class < 2 or not self.fold_weight > 0 or not self.wordings:
+        if self.pool_per_class < 2 or not 0 < self.fold_weight < math.inf or not self.wordings:
             raise InputError(
                 "pool_per_class must be at least 2, fold_weight above 0, wordings one or more; got "
                 f"{self.pool_per_class}, {self.fold_weight} and {list(self.wordings)}."
             )
+        if not 0 <= self.fold_epochs < math.inf:
+            raise InputError(f"annotate.fold_epochs must be a number of at least 0, got {self.fold_epochs}.")
         if not (self.soft_temperature > 0 and 0 < self.intended_odds < math.inf and 0 <= self.soft_epochs < math.inf):
             raise InputError(
                 "annotate.soft_temperature and intended_odds must be above 0, soft_epochs a number of at least 0; got "
@@ -222,6 +226,11 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     allow_fewer_shots: bool = False  # go on where a class has fewer than k examples
 
     def __post_init__(self) -> None:
+        if self.max_text_words < 1 or not 0 < self.shot_weight < math.inf:
+            raise InputError(
+                "max_text_words must be at least 1 and shot_weight a number above 0; got "
+                f"{self.max_text_words} and {self.shot_weight}."
+            )
         if self.learns_soft and self.train.loss == "text":
             raise InputError(
                 "train.loss is 'text', which learns one label of each text; annotate.targets is 'soft', which gives "

@@ -17,6 +17,7 @@ from fourshot.pipeline.tasks.table_files import ReadSettings, Table, read_table,
 from fourshot.pipeline.tasks.tables import load_table, normalise
 from fourshot.pipeline.tasks.text_table import check_only_name
 
+USUAL_REAL = 100  # pairs that are learnt, where the user does not say
 COLUMNS = "Set $.data.input_columns and $.data.target_column."
 
 
@@ -160,10 +161,25 @@ def without_tested(pairs: Sequence[Pair], test: Iterable[Pair]) -> tuple[list[Pa
     return kept, [f"train: {counted(gone, 'input')} also in the test split left out"] if gone else []
 
 
-def take_real(pairs: Sequence[Pair], wanted: int, seed: int) -> list[Pair]:
-    """``wanted`` of the pairs, in their order, drawn by ``seed``; 0: all. Raises `InputError` where there are fewer."""
+def load_real(task: GenerationTask) -> tuple[list[Pair], list[Pair], list[str]]:
+    """The training pairs that may be learnt, the test pairs (none without a test file), and what is to be told."""
+    source, test = task.data, Pairs(pairs=[])
+    if not source.folder or find_split_file(Path(source.folder), source.test_split):
+        test = load_pairs(task, "test")
+    train = load_pairs(task, "train")
+    usable, told = without_tested(train.pairs, test.pairs)
+    return usable, test.pairs, [*test.notes, *train.notes, *told]
+
+
+def take_real(pairs: Sequence[Pair], wanted: int | None, seed: int) -> list[Pair]:
+    """``wanted`` of the pairs, in their order, drawn by ``seed``; 0: all; None: `USUAL_REAL`, if there are so many.
+
+    Raises `InputError` for more than there are.
+    """
     if not pairs:
         raise InputError("the train split has no pair that can be learnt. Give some.")
+    if wanted is None:
+        wanted = min(USUAL_REAL, len(pairs))
     if wanted > len(pairs):
         raise InputError(
             f"--real {wanted}: the train split has {counted(len(pairs), 'pair')}. Give more, or take --real all."

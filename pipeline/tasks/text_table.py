@@ -5,7 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
@@ -15,6 +15,7 @@ from fourshot.engine.files import replaced_file
 from fourshot.pipeline.tasks.columns import PART_NAMES, TEXT_NAMES
 from fourshot.pipeline.tasks.faults import counted, shorten
 from fourshot.pipeline.tasks.fields import input_in, no_text_in
+from fourshot.pipeline.tasks.split_files import shards_of
 from fourshot.pipeline.tasks.table_bytes import KINDS, table_ending
 from fourshot.pipeline.tasks.table_files import read_table, stream_table
 from fourshot.pipeline.tasks.table_grid import SENTENCE
@@ -114,9 +115,7 @@ def open_texts(
             *(f"{path}: {counted(count, 'row')} left out: {what}." for what, count in left_out.items()),
             *(f"{path}: {told}." for told in [named_by_first_line(path, columns, text_column)] if told and not fields),
         ),
-        content_hash=content_hash_of(
-            [path] if path.is_file() else sorted(path.parent.glob(f"{path.stem}*")), "\n".join(inputs)
-        ),
+        content_hash=content_hash_of([path] if path.is_file() else shards_of(path), "\n".join(inputs)),
     )
 
 
@@ -237,10 +236,23 @@ def write_table(
             separator = given.separator if given and is_alike else "\t" if kind == ".tsv" else ","
             encoding = "utf-8-sig" if given and is_alike and given.encoding != "utf-8" else "utf-8"
             with staged.open("w", encoding=encoding, newline="") as text_file:
-                writer = csv.writer(text_file, delimiter=separator, lineterminator="\n")
+                writer = csv.writer(_LineFeeds(text_file), delimiter=separator)
                 is_nameless = given is not None and given.numbers_rows
                 writer.writerow(["", *columns[1:]] if is_nameless else columns)
                 writer.writerows(_cells(row, columns) for row in rows)
+
+
+class _LineFeeds:
+    """Takes lines of a CSV writer, and ends them with a line feed alone.
+
+    Below Python 3.13 a writer quotes only those line ends in a cell that it ends lines with: it has to think of both.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        self._file.write(line.removesuffix("\r\n") + "\n")
 
 
 def _in_order(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:

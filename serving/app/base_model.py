@@ -8,6 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fourshot.engine.calibration import CONTENT_FREE, NONE, Calibration, apply, contextual
 from fourshot.engine.core import EngineSettings
 from fourshot.engine.errors import AdapterError, InputError
@@ -30,7 +32,6 @@ from fourshot.serving.app.scorer import Scored, Scorer, combined_answers
 from fourshot.serving.app.version import Prepared, Version
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedTokenizerBase
     from vllm.lora.request import LoRARequest
 
@@ -192,9 +193,7 @@ class ModelVersion:
     def work_tokens(self, prepared: Prepared, method: Method) -> int:
         return self._model.scorer.work_tokens(prepared.prompts, self.labels[method], self._lora_of(method))
 
-    async def score(self, prepared: Prepared, method: Method, asker: str) -> "tuple[list[Scored], np.ndarray]":
-        import numpy as np
-
+    async def score(self, prepared: Prepared, method: Method, asker: str) -> tuple[list[Scored], np.ndarray]:
         calibration = self.card.calibration if isinstance(self.card, AdapterCard) else NONE
         if method == "icl":
             calibration = await self._calibrated_in_context()
@@ -209,8 +208,6 @@ class ModelVersion:
     async def _calibrated_in_context(self) -> Calibration:
         """Contextual calibration of the task's in-context prompt; three short requests, once per version."""
         if self._icl_calibration is None:
-            import numpy as np
-
             asked = [prompt for text in CONTENT_FREE for prompt in self.prompts(text, "icl")]
             prompts = encode_prompts(self._model.tokenizer, asked)
             scored = await self._model.scorer.score_all(prompts, self.labels["icl"], None)

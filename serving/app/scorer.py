@@ -11,6 +11,7 @@ from itertools import accumulate, count
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from fourshot.engine.labels import LabelTokens, Question
 from fourshot.engine.vllm_scoring import Scoring, questions
@@ -129,8 +130,6 @@ def combined_answers(scored: Sequence[Scored], counts: Sequence[int]) -> list[Sc
     """One for each text, which was asked about in so many prompts. See `pipeline.synthesis.windows`."""
     if len(counts) == len(scored):
         return list(scored)
-    import numpy as np
-
     rows = combined(np.array([part.logprobs for part in scored]), counts)
     answers, start = [], 0
     for row, number in zip(rows, counts, strict=True):

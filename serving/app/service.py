@@ -6,9 +6,10 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.selective import Abstained, Rule, rule_of
@@ -35,9 +36,6 @@ from fourshot.serving.app.requests import Asked, read_request
 from fourshot.serving.app.scorer import Scored
 from fourshot.serving.app.version import ClassifierVersion, GeneratorVersion, Version
 from fourshot.serving.settings import Limits
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Answer = TypeVar("Answer")
 CLIENT_GONE = 499  # as nginx counts what nobody is there to read: it is no fault of the service
@@ -276,7 +274,7 @@ def _rule(version: ClassifierVersion, request: ClassifyRequest, method: Method) 
 
 
 def _result(
-    names: tuple[str, ...], row: "np.ndarray", abstained: Abstained, scored: Scored, cut_words: int
+    names: tuple[str, ...], row: np.ndarray, abstained: Abstained, scored: Scored, cut_words: int
 ) -> Classified:
     best = int(row.argmax())
     return Classified(

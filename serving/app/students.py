@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from fourshot.engine.calibration import NONE, apply
 from fourshot.engine.errors import AdapterError, InputError
@@ -27,9 +29,6 @@ from fourshot.serving.app.scorer import Scored, combined_answers
 from fourshot.serving.app.version import Loader, Prepared, Timed, Version
 from fourshot.serving.settings import Limits
 from fourshot.training.students.serving_model import ServingModel
-
-if TYPE_CHECKING:
-    import numpy as np
 
 WARM_UP_TEXTS = ("N/A", "One text that is longer than the other.")
 WINDOW_TOKENS = 8192  # that are let in before it is known how fast students are here
@@ -178,13 +177,11 @@ class StudentVersion(_Student):
     def work_tokens(self, prepared: Prepared, method: Method) -> int:
         return sum(map(len, prepared.prompts))
 
-    def compute(self, rows: Sequence[Sequence[int]]) -> "np.ndarray":
+    def compute(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """Log-probabilities [num_rows, num_labels] of token ids."""
         return apply(NONE, self.model.logits(rows))
 
-    async def score(self, prepared: Prepared, method: Method, asker: str) -> "tuple[list[Scored], np.ndarray]":
-        import numpy as np
-
+    async def score(self, prepared: Prepared, method: Method, asker: str) -> tuple[list[Scored], np.ndarray]:
         before = accumulate(map(len, prepared.prompts), initial=0)
         scored = await asyncio.gather(
             *(self._score(ids, after, asker) for ids, after in zip(prepared.prompts, before, strict=False))

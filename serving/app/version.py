@@ -5,9 +5,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
+import numpy as np
 
 from fourshot.pipeline.tasks.generation import GenerationTask
 from fourshot.pipeline.tasks.types import Task
@@ -15,11 +16,7 @@ from fourshot.pipeline.text_student import TextWritten
 from fourshot.serving.api import Method
 from fourshot.serving.app.dispatcher import Dispatcher
 from fourshot.serving.app.registry import Card, InContext, StoredAdapter
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from fourshot.serving.app.scorer import Scored
+from fourshot.serving.app.scorer import Scored
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +61,7 @@ class ClassifierVersion(Version, Protocol):
     def work_tokens(self, prepared: Prepared, method: Method) -> int:
         """What will have to be computed."""
 
-    async def score(self, prepared: Prepared, method: Method, asker: str) -> "tuple[list[Scored], np.ndarray]":
+    async def score(self, prepared: Prepared, method: Method, asker: str) -> tuple[list[Scored], np.ndarray]:
         """One per text, and the label probabilities [num_texts, num_labels]. Raises RefusalError."""
 
 

@@ -18,7 +18,7 @@ from fourshot.engine.fake_engine import FakeEngine
 from fourshot.engine.models import ResolvedModel, resolve_model
 from fourshot.pipeline.card import CARD_FILE, AdapterCard
 from fourshot.pipeline.runs.trainings import classification_examples
-from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, classification_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
 from fourshot.serving.adapter_lookup import find_adapter
@@ -95,7 +95,7 @@ def test_it_answers_as_its_adapter_scores(
             classifier.predict(["fine", " "])
         with pytest.raises(InputError, match="Put it in a list"):
             classifier.predict("one text")
-    prompts = [classification_prompt(card.task, text) for text in TEXTS]
+    prompts = [reading_prompt(card.task, text, PromptFormat()) for text in TEXTS]
     scores = reference_engine.score(prompts, card.task.label_words, adapters[0])
     expected = np.exp(scores.astype(np.float64) - np.asarray(prior.log_prior))
     expected /= expected.sum(axis=1, keepdims=True)

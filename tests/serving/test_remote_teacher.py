@@ -8,6 +8,7 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fourshot.cli.main import main
@@ -162,6 +163,16 @@ def test_a_long_text_is_read_in_windows_where_that_is_asked_for(
     assert len(endpoint.asked) == 1 + 2
     account = reader.account()
     assert account and account.held_out is None
+
+
+def test_the_names_of_fields_are_no_words_of_a_text_that_were_cut(
+    endpoint: FakeEndpoint, task: Task, tmp_path: Path
+) -> None:
+    pairs = msgspec.structs.replace(task, fields=("premise", "hypothesis"))
+    form = PromptFormat(max_text_words=6)
+    reader = remote_teacher(f"{endpoint.url}/v1", "large", pairs, take_shots(task, 1, 0), RemoteSettings(), form)
+    whole, cut = "Premise: Deep snow lay there.\nHypothesis: Snow fell.", "Premise: a b c d e\nHypothesis: Snow fell."
+    assert [one.cut_words for one in read(reader, tmp_path, whole, cut)] == [0, 1]
 
 
 def test_labels_that_begin_alike_are_asked_for_by_letters(task: Task) -> None:

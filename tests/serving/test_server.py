@@ -24,7 +24,7 @@ from fourshot.engine.core import Engine
 from fourshot.engine.errors import RequestError
 from fourshot.pipeline.card import AdapterCard
 from fourshot.pipeline.events import ignore
-from fourshot.pipeline.synthesis.prompts import classification_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
 from fourshot.serving.app.registry import InContext, write_in_context
@@ -125,7 +125,7 @@ def test_in_context_it_answers_with_the_base_and_the_shots_of_the_card(
 
     def score(texts: list[str]) -> np.ndarray:
         return vllm_engine.score(
-            [classification_prompt(card.task, t, card.shots) for t in texts], card.task.label_words
+            [reading_prompt(card.task, t, PromptFormat(), card.shots) for t in texts], card.task.label_words
         )
 
     expected = np.exp(apply(contextual(score(list(CONTENT_FREE))), score(TEXTS)))
@@ -159,10 +159,14 @@ def test_the_openai_client_still_works(service: RunningService, cards: dict[str,
     assert completion.choices[0].message.content
     card = cards["task-3"]
     adapted = client.completions.create(
-        model=card.name, prompt=classification_prompt(card.task, TEXTS[0]), max_tokens=1, temperature=0
+        model=card.name, prompt=reading_prompt(card.task, TEXTS[0], PromptFormat()), max_tokens=1, temperature=0
     )
     plain = client.completions.create(
-        model=models[0], prompt=classification_prompt(card.task, TEXTS[0]), max_tokens=1, temperature=0, logprobs=1
+        model=models[0],
+        prompt=reading_prompt(card.task, TEXTS[0], PromptFormat()),
+        max_tokens=1,
+        temperature=0,
+        logprobs=1,
     )
     assert adapted.choices[0].text and plain.choices[0].text
 
@@ -182,7 +186,7 @@ def test_a_model_behind_vllm_s_own_routes_is_a_teacher(
         assert [len(one.texts) for one in said] == [1 if way.likely else RemoteSettings().votes] * len(TEXTS)
         if way.route == "completions":
             found = np.array([read_labels(one, task.label_words).masses for one in said])
-            prompts = [classification_prompt(task, text, shots) for text in TEXTS]
+            prompts = [reading_prompt(task, text, PromptFormat(), shots) for text in TEXTS]
             offline = np.exp(apply(NONE, vllm_engine.score(prompts, task.label_words)))
             assert np.abs(found / found.sum(axis=1, keepdims=True) - offline).max() < TOLERANCE
     reader = remote_teacher(url, model, task, shots, RemoteSettings())

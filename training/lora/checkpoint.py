@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fourshot.engine.files import replace_file
 
 CHECKPOINT_S = 30.0
@@ -24,8 +26,6 @@ class Checkpoint:
 
     def save(self, state: dict[str, Any]) -> None:
         """Tensors, numbers, lists and mappings of them."""
-        import torch
-
         buffer = io.BytesIO()  # some ten megabytes: adapters, not bases
         torch.save(state, buffer)
         replace_file(self._file, buffer.getvalue())
@@ -33,8 +33,6 @@ class Checkpoint:
 
     def load(self) -> dict[str, Any] | None:
         """What was saved; None where nothing was, or where it cannot be read: then the training starts anew."""
-        import torch
-
         try:
             state: dict[str, Any] = torch.load(self._file, map_location="cpu", weights_only=True)
         except FileNotFoundError:

@@ -6,6 +6,7 @@ import msgspec
 
 from fourshot.engine.probe import Probe
 
+PROBE_TEXTS = 10  # of the examples, whose answers by the finished adapter are kept
 OnStep = Callable[[int, int, float], None]  # step, planned steps, loss in nats
 
 

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from fourshot.training.lora.label_loss import LabelLoss
-
-if TYPE_CHECKING:
-    import torch
 
 
 class HeldOut:
@@ -25,7 +24,7 @@ class HeldOut:
         """The step whose weights are kept; 0 where nothing is held out."""
         return min(self.curve, key=lambda point: point[1])[0] if self.curve else 0
 
-    def look(self, step: int, weights: "Sequence[torch.Tensor]") -> None:
+    def look(self, step: int, weights: Sequence[torch.Tensor]) -> None:
         """Measure ``weights``, those of now, and remember them if they are the best so far."""
         if not self._examples:
             return
@@ -38,7 +37,7 @@ class HeldOut:
             self._best = [weight.detach().clone() for weight in weights]
         self.curve.append((step, loss if math.isfinite(loss) else math.inf))
 
-    def restore(self, weights: "Sequence[torch.Tensor]") -> None:
+    def restore(self, weights: Sequence[torch.Tensor]) -> None:
         """Make ``weights`` the best ones; they stay where nothing is held out."""
         for weight, best in zip(weights, self._best, strict=False):
             weight.detach().copy_(best)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from msgspec import UNSET
 
 from fourshot.engine.errors import FourshotError, InputError
@@ -10,17 +11,16 @@ from fourshot.engine.labels import LabelTokens
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.tokens import encode_prompts
 from fourshot.training.lora.examples import TrainingExample
+from fourshot.training.lora.llama import LlamaDecoder
 from fourshot.training.lora.masks import attention_mask
 from fourshot.training.lora.memory import give_back, is_out_of_memory, row_tokens
+from fourshot.training.lora.output_layer import OutputLayer
 from fourshot.training.lora.packing import ROW_MULTIPLE, PackedRow, micro_batches, pack, shared_prefix_length
 from fourshot.training.lora.share import ALL, Share
 from fourshot.training.lora.written import encode_written
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
-
-    from fourshot.training.lora.llama import LlamaDecoder
 
 
 class LabelLoss:
@@ -35,7 +35,7 @@ class LabelLoss:
         *,
         whole_text: bool,
         smoothing: float = 0.0,
-        decoder: "LlamaDecoder | None" = None,
+        decoder: LlamaDecoder | None = None,
     ) -> None:
         """``tokens``: of the labels; None where the examples say what is written instead.
 
@@ -44,10 +44,6 @@ class LabelLoss:
         Source: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7. Raises InputError for soft
         targets or smoothing where it is not one step that tells the labels apart.
         """
-        import torch
-
-        from fourshot.training.lora.output_layer import OutputLayer
-
         model = wrapped.get_base_model()
         self.device, self._dtype = str(model.device), model.dtype
         self._config = model.config.get_text_config()
@@ -86,7 +82,7 @@ class LabelLoss:
             )
 
     def backward(
-        self, batch: Sequence[int], scaler: "torch.amp.GradScaler", share: Share = ALL
+        self, batch: Sequence[int], scaler: torch.amp.GradScaler, share: Share = ALL
     ) -> tuple[float, float, int]:
         """Accumulate the gradients of the batch's mean loss, from none; of ``share``, the part that is its own.
 
@@ -116,9 +112,7 @@ class LabelLoss:
                 "shorter (max_text_words), close other programs, or take a smaller base."
             )
 
-    def _backward(self, whole: Sequence[int], scaler: "torch.amp.GradScaler", share: Share) -> tuple[float, float, int]:
-        import torch
-
+    def _backward(self, whole: Sequence[int], scaler: torch.amp.GradScaler, share: Share) -> tuple[float, float, int]:
         total_weight = sum(self._weights[index] for index in whole)
         batch = share.of(whole)
         lengths = [len(self._tails[index]) for index in batch]
@@ -138,10 +132,8 @@ class LabelLoss:
             num_tokens += row.input_ids.shape[1]
         return loss_value, label_value, num_tokens
 
-    def probabilities(self, chosen: Sequence[int]) -> "torch.Tensor":
+    def probabilities(self, chosen: Sequence[int]) -> torch.Tensor:
         """Of the labels, as scoring compares them: float32 [num_chosen, num_labels], rows sum to one."""
-        import torch
-
         # One text per prompt where one token tells labels apart, else one per prompt and label.
         beginnings = [()] if self._choices is not None else [label[:-1] for label in self._labels]
         tails = [[*self._prompts[index], *begun] for index in chosen for begun in beginnings]
@@ -155,17 +147,15 @@ class LabelLoss:
                     scores.append(self._label_scores(hidden, start + len(prompt) - 1, number % len(beginnings)))
             return torch.cat(scores).view(len(chosen), -1).softmax(dim=1).cpu()
 
-    def _label_scores(self, hidden: "torch.Tensor", last: int, label: int) -> "torch.Tensor":
+    def _label_scores(self, hidden: torch.Tensor, last: int, label: int) -> torch.Tensor:
         """Logits of all labels at the prompt's ``last`` token, or the log-probability [1] of one label of several."""
-        import torch
-
         if self._choices is not None:
             return self._head(hidden[last], self._choices)
         answer = torch.tensor(self._labels[label], device=self.device)
         logits = self._head(hidden[last : last + len(answer)])
         return logits.log_softmax(dim=1).gather(1, answer[:, None]).sum()[None]
 
-    def _hidden(self, row: PackedRow, positions: "torch.Tensor | None" = None) -> "torch.Tensor":
+    def _hidden(self, row: PackedRow, positions: torch.Tensor | None = None) -> torch.Tensor:
         """Last hidden states [N, hidden_size] at N ``positions`` of the row, or of all its tokens."""
         if self._written_out:
             return self._written_out(row, positions)
@@ -178,17 +168,15 @@ class LabelLoss:
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden if positions is None else hidden[positions]
 
-    def _logits(self, hidden: "torch.Tensor") -> "torch.Tensor":
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits [num_positions, num_labels or vocabulary] of hidden states [num_positions, hidden_size]."""
         return self._head(hidden, None if self._whole_text else self._choices)
 
-    def _aims(self, chosen: Sequence[int], starts: Sequence[int]) -> "list[torch.Tensor]":
+    def _aims(self, chosen: Sequence[int], starts: Sequence[int]) -> list[torch.Tensor]:
         """Where in the row something is predicted, what, how much it counts, and how much as a label token.
 
         Each [num_positions]; both kinds of weights of one text sum to the text's weight.
         """
-        import torch
-
         positions: list[int] = []
         targets: list[int] = []
         weights: list[float] = []
@@ -208,12 +196,10 @@ class LabelLoss:
         return [torch.tensor(values, device=self.device) for values in (positions, targets, weights, label_weights)]
 
 
-def _spread_targets(examples: Sequence[TrainingExample], num_labels: int, smoothing: float) -> "torch.Tensor | None":
+def _spread_targets(examples: Sequence[TrainingExample], num_labels: int, smoothing: float) -> torch.Tensor | None:
     """Float32 [num_examples, num_labels], rows sum to one; None where every target is one label for certain."""
     if not smoothing and all(example.soft is UNSET for example in examples):
         return None
-    import torch
-
     rows = torch.zeros(len(examples), num_labels)
     for row, example in zip(rows, examples, strict=True):
         if example.soft is UNSET:

@@ -1,16 +1,15 @@
 """What each token of a packed row may attend to, as the base's decoder wants it: sliding windows included."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from fourshot.training.lora.packing import PackedRow
-
-if TYPE_CHECKING:
-    import torch
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
-def attention_mask(row: PackedRow, config: Any, dtype: "torch.dtype") -> "torch.Tensor | dict[str, torch.Tensor]":
+def attention_mask(row: PackedRow, config: Any, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
     """For a decoder of ``config``: one additive mask [1, 1, T, T], or one for each kind of its layers.
 
     A mask that is given whole is taken as it is by transformers, so the window has to be in it.
@@ -21,8 +20,6 @@ def attention_mask(row: PackedRow, config: Any, dtype: "torch.dtype") -> "torch.
     kinds = set(getattr(config, "layer_types", None) or ())
     if kinds == {FULL}:
         return whole
-    import torch
-
     positions = row.position_ids[0]
     far = positions[:, None] - positions[None, :] >= window
     sliding = whole.masked_fill(far[None, None], torch.finfo(dtype).min)

@@ -6,12 +6,9 @@ its own, gradients included. TREC with its instruction: 8 prompts are 320 tokens
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
-
-if TYPE_CHECKING:
-    import torch
+import torch
 
 # Rows are padded to a multiple: each new shape builds its kernels anew. Attention over a whole row wants it of 32.
 ROW_MULTIPLE = 32
@@ -20,16 +17,14 @@ ROW_MULTIPLE = 32
 class PackedRow(msgspec.Struct, frozen=True, kw_only=True):
     """One row for the model: the prefix, the tails, padding."""
 
-    input_ids: "torch.Tensor"  # int64 [1, T]
-    position_ids: "torch.Tensor"  # int64 [1, T]
+    input_ids: torch.Tensor  # int64 [1, T]
+    position_ids: torch.Tensor  # int64 [1, T]
     starts: tuple[int, ...]  # where each tail begins in the row
     lengths: tuple[int, ...]  # of each tail, tokens
     prefix_length: int
 
-    def mask(self, dtype: "torch.dtype") -> "torch.Tensor":
+    def mask(self, dtype: torch.dtype) -> torch.Tensor:
         """Additive attention mask [1, 1, T, T]: 0 where a token may look, the lowest number elsewhere."""
-        import torch
-
         padding = self.input_ids.shape[1] - self.prefix_length - sum(self.lengths)
         sizes = torch.tensor([self.prefix_length, *self.lengths, padding])
         owners = torch.arange(len(sizes)).repeat_interleave(sizes)
@@ -50,8 +45,6 @@ def shared_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
 
 def pack(prefix: Sequence[int], tails: Sequence[Sequence[int]], device: str, multiple: int = ROW_MULTIPLE) -> PackedRow:
     """Lay ``prefix`` and ``tails`` into one row, padded to a ``multiple`` of tokens."""
-    import torch
-
     used = len(prefix) + sum(len(tail) for tail in tails)
     padding = -used % multiple
     ids, positions, starts = list(prefix), list(range(len(prefix))), []

@@ -53,6 +53,8 @@ class LoraSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 "learning_rate must be a number above 0, or 0 for one that follows from the size of the base; got "
                 f"{self.learning_rate}."
             )
+        if not 0 <= self.weight_decay < float("inf"):
+            raise InputError(f"weight_decay must be a number of at least 0, got {self.weight_decay}.")
         if not 0 <= self.held_out < 1:
             raise InputError(f"held_out is a share of the synthetic texts, from 0 to below 1; got {self.held_out}.")
         if not 0 <= self.label_smoothing < 1 or (self.label_smoothing and self.loss == "text"):

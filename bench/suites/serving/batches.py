@@ -16,7 +16,7 @@ def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
     """
     from fourshot.engine.core import Adapter, EngineSettings
     from fourshot.engine.opening import open_engine
-    from fourshot.pipeline.synthesis.prompts import classification_prompt
+    from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 
     task = traffic.tasks[0]
     texts = [text for name, some in traffic.texts.items() if name.startswith("sst2") for text in some]
@@ -28,7 +28,7 @@ def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
     rows = []
     try:
         for size in BATCH_SIZES:
-            prompts = [classification_prompt(task, texts[n % len(texts)]) for n in range(size)]
+            prompts = [reading_prompt(task, texts[n % len(texts)], PromptFormat()) for n in range(size)]
             mixes: dict[str, list[Adapter | None]] = {
                 "base": [None] * size,
                 "one": [adapters[0]] * size,

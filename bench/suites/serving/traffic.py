@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any, Self
 
 import msgspec
+import numpy as np
 
 from fourshot.bench.core.load import LoadRequest
 from fourshot.pipeline.tasks.types import Task
@@ -105,8 +106,6 @@ class Traffic:
 
 
 def _decided(names: Sequence[str], scores: Any) -> str:
-    import numpy as np
-
     shares = np.exp(scores - scores.max())
     shares /= shares.sum()
     first, second = sorted(shares)[-1:-3:-1]

@@ -15,6 +15,7 @@ from fourshot.pipeline.loop.driver import Driver
 from fourshot.pipeline.loop.reading import UnlabelledSink
 from fourshot.pipeline.loop.rounds import RoundSink
 from fourshot.pipeline.loop.workers import engine_settings, open_workers
+from fourshot.pipeline.runs.cells import MethodCell
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE, UNLABELLED_FILE, RunFolder
 from fourshot.pipeline.runs.stages.stage import Stage
@@ -115,39 +116,34 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
 
 def pools(experiment: Experiment) -> GenerateStage:
     """What is to be drawn before annotators can be trained."""
-    items = [
-        TextsItem(folder=str(writer.folder.path), test=experiment.data.test, chat=writer.form.chat, is_pool=True)
-        for writer in experiment.writers
-        if writer.settings.annotate.has_pool
-    ]
-    return GenerateStage(model_path=experiment.model.path, items=tuple(items))
+    writers = [writer for writer in experiment.writers if writer.settings.annotate.has_pool]
+    return _stage(experiment, [_item(experiment, writer, is_pool=True) for writer in writers])
 
 
 def unlabelled_texts(experiment: Experiment) -> GenerateStage:
     """The user's own texts, to be read; it stands on the annotators."""
     items = [
-        TextsItem(
-            folder=str(writer.folder.path),
-            test=experiment.data.test,
-            chat=writer.form.chat,
-            readers=experiment.text_readers(writer),
-            unlabelled=experiment.unlabelled,
-        )
+        _item(experiment, writer, readers=experiment.text_readers(writer), unlabelled=experiment.unlabelled)
         for writer in (experiment.writers if experiment.unlabelled else ())
     ]
-    return GenerateStage(model_path=experiment.model.path, items=tuple(items))
+    return _stage(experiment, items)
 
 
 def rounds(experiment: Experiment) -> GenerateStage:
     """What is to be written and read; it stands on the annotators."""
-    items = [
-        TextsItem(
-            folder=str(writer.folder.path),
-            test=experiment.data.test,
-            chat=writer.form.chat,
-            readers=experiment.text_readers(writer),
-        )
+    writers = [
+        writer
         for writer in experiment.writers
         if not (experiment.unlabelled and writer.settings.unlabelled.mode == "instead")
     ]
+    items = [_item(experiment, writer, readers=experiment.text_readers(writer)) for writer in writers]
+    return _stage(experiment, items)
+
+
+def _item(experiment: Experiment, writer: MethodCell, **more: Any) -> TextsItem:
+    """``more``: fields of the item."""
+    return TextsItem(folder=str(writer.folder.path), test=experiment.data.test, chat=writer.form.chat, **more)
+
+
+def _stage(experiment: Experiment, items: list[TextsItem]) -> GenerateStage:
     return GenerateStage(model_path=experiment.model.path, items=tuple(items))

@@ -5,12 +5,14 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.core import Adapter, EngineSettings
+from fourshot.engine.opening import open_engine
 from fourshot.engine.probe import Probe, check_probe
 from fourshot.pipeline.card import PROBED_FILE
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.work_folder import WorkFolder
+from fourshot.training.lora.merging import merge
 
 
 class MergeItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,9 +36,6 @@ class MergeStage(Stage, frozen=True, kw_only=True, tag="merge"):
         return WorkFolder(item.out).has(PROBED_FILE)
 
     def _do(self, item: MergeItem, on_event: OnEvent) -> None:
-        from fourshot.engine.opening import open_engine
-        from fourshot.training.lora.merging import merge
-
         on_event(Event(stage=self.name, message=f"writing {item.out}"))
         out = merge(self.model_path, item.adapter.path, item.out)
         if item.probe:

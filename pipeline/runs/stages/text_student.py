@@ -13,6 +13,7 @@ from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.runs.stages.write import PART, Written
+from fourshot.training.lora.merging import merge
 from fourshot.training.students.seq2seq import Seq2SeqJob, Seq2SeqWriter, finished_seq2seq, train_seq2seq
 
 
@@ -86,7 +87,5 @@ class CausalStage(Stage, frozen=True, kw_only=True, tag="causal_student"):
         return (Path(item.out) / "config.json").is_file()
 
     def _do(self, item: CausalItem, on_event: OnEvent) -> None:
-        from fourshot.training.lora.merging import merge
-
         on_event(Event(stage="merge", message=f"writing {item.out}"))
         merge(self.model_path, item.adapter.path, item.out)

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from fourshot.engine.core import Adapter, Engine, Sampling
-from fourshot.engine.files import append_lines, keep_lines, read_lines
+from fourshot.engine.files import append_lines, read_lines
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.stages.stage import EngineStage
@@ -62,8 +62,6 @@ class WriteStage(EngineStage, frozen=True, kw_only=True, tag="write"):
     def do(self, item: WriteItem, engine: Engine, on_event: OnEvent) -> None:
         item.file.parent.mkdir(parents=True, exist_ok=True)
         done, total = len(item.lines()), len(item.prompts)
-        if done:
-            keep_lines(item.file, done)  # a kill may have left a torn one behind them
         while done < total:
             began_s = time.perf_counter()
             said = _say(engine, item, done)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import SMALLEST, Calibration
@@ -24,6 +25,7 @@ from fourshot.pipeline.synthesis.evidence import KindEvidence, balanced_prior, b
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.synthesis.windows import parts_of
+from fourshot.pipeline.tasks.fields import bare_text
 from fourshot.pipeline.tasks.text_words import words_left_out
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.serving.clients.remote.account import accounted, work_of
@@ -34,9 +36,6 @@ from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, R
 from fourshot.serving.clients.remote.forecasting import AskedTask, forecast_reading
 from fourshot.serving.clients.remote.kept import KeptAnswers, answers_file
 from fourshot.serving.clients.remote.settings import RemoteSettings, checked_endpoint, teacher_key
-
-if TYPE_CHECKING:
-    import numpy as np
 
 NO_ROOM = re.compile("context|too long|too many tokens|exceed", re.IGNORECASE)  # what endpoints say of long prompts
 FEW = 8  # texts that may all be refused by chance
@@ -156,8 +155,6 @@ class _RemoteReader:
 
         Raises InputError where it names no label of any.
         """
-        import numpy as np
-
         folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
         asked = [(shot, fold) for shot, fold in zip(self._shots, folds, strict=True) if fold is not None]
         if not asked:
@@ -213,8 +210,6 @@ class _RemoteReader:
         return _Unread(f"the teacher names none of the labels: {joined.texts[0][:80]!r}{cut}")
 
     def _annotation(self, text: str, reading: Reading | _Unread) -> Annotation:
-        import numpy as np
-
         if isinstance(reading, _Unread):
             return Annotation(fault=reading.fault)
         weight = self._evidence.weight if self._evidence else 1.0
@@ -222,12 +217,10 @@ class _RemoteReader:
         return Annotation(
             probabilities=tuple(np.round(row, 6).tolist()),
             agreement=None if reading.agreement is None else round(reading.agreement, 3),
-            cut_words=words_left_out(text, self._form.max_text_words, self._form.long_texts),
+            cut_words=words_left_out(bare_text(self._asked, text), self._form.max_text_words, self._form.long_texts),
         )
 
-    def _calibrated(self, logs: "np.ndarray") -> "np.ndarray":
-        import numpy as np
-
+    def _calibrated(self, logs: np.ndarray) -> np.ndarray:
         return bounded_log(np.exp(calibrations.apply(self._prior, logs)))
 
     def _accounted(self, endpoint: Endpoint) -> RemoteTeacher:
@@ -286,10 +279,8 @@ def _mean(readings: Sequence[Reading | _Unread]) -> Reading | _Unread:
     return Reading([fmean(masses) for masses in zip(*(one.masses for one in read), strict=True)])
 
 
-def _logs(readings: Sequence[Reading]) -> "np.ndarray":
+def _logs(readings: Sequence[Reading]) -> np.ndarray:
     """Log-probabilities among the labels, float64 [num_texts, num_labels]."""
-    import numpy as np
-
     masses = np.array([reading.masses for reading in readings])
     return np.log(masses / masses.sum(axis=1, keepdims=True) + SMALLEST)
 

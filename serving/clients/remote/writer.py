@@ -20,8 +20,7 @@ from fourshot.pipeline.runs.stages.write import Written
 from fourshot.pipeline.student_card import RemoteTeacher
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
-from fourshot.pipeline.tasks.pairs import load_pairs, take_real, without_tested
-from fourshot.pipeline.tasks.split_files import find_split_file
+from fourshot.pipeline.tasks.pairs import load_real, take_real
 from fourshot.serving.clients.remote.account import accounted, work_of
 from fourshot.serving.clients.remote.asking import Way, agreed, writing_request, writing_ways
 from fourshot.serving.clients.remote.completions import THOUGHT, Completion
@@ -30,7 +29,6 @@ from fourshot.serving.clients.remote.endpoint import GO_ON, Endpoint, Refused, R
 from fourshot.serving.clients.remote.forecasting import forecast_requests
 from fourshot.serving.clients.remote.settings import RemoteSettings, checked_endpoint, teacher_key
 
-USUAL_REAL = 100  # pairs, of which those that are shown are the first
 SHOWN = 8  # pairs in the prompt
 LEAST_TOKENS = 64  # of a target, at most twice as long as the longest that is shown
 FEW = 8  # requests of which all may fail by chance
@@ -46,11 +44,8 @@ def remote_writer(
     Sends nothing yet. Raises InputError for what cannot be asked.
     """
     teacher_key()
-    pairs, test = load_pairs(task, "train").pairs, list[Pair]()
-    if task.data.hub or find_split_file(Path(task.data.folder), task.data.test_split):
-        test = load_pairs(task, "test").pairs
-    usable, _ = without_tested(pairs, test)
-    shown = take_real(usable, min(USUAL_REAL, len(usable)) if real is None else real, seed)[:SHOWN]
+    usable, *_ = load_real(task)
+    shown = take_real(usable, real, seed)[:SHOWN]  # of those that are learnt, the first
     writer = _RemoteWriter(checked_endpoint(url), model, task, tuple(shown), settings)
     return NamedWriter(
         name=writer.name,

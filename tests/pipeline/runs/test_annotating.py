@@ -137,6 +137,14 @@ def test_a_column_that_numbers_the_rows_stays_without_a_name(tmp_path: Path, con
     assert list(open_texts(tmp_path / "out.csv", "text").texts()) == ["ice", "soup"]
 
 
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_texts_of_several_lines_stay_one_row_each(tmp_path: Path, ending: str) -> None:
+    texts = ["one\rtwo", "one\r\ntwo", "one\ntwo", "the last\r"]
+    write_jsonl(tmp_path / "notes.jsonl", [{"text": text} for text in texts])
+    annotate(tmp_path / "notes.jsonl", tmp_path / f"out{ending}")
+    assert [row["text"] for row in read_table(tmp_path / f"out{ending}").rows.values()] == texts
+
+
 def test_a_row_of_fields_is_read_as_one_input(tmp_path: Path) -> None:
     task = load_task(write_pairs(tmp_path))
     path, seen = tmp_path / "new.jsonl", list[str]()
@@ -173,6 +181,22 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
     assert annotate(path, out, reader(seen=seen)).rows == 600
     assert (seen[0], len(seen)) == ("note 255 of ice", 345)
     assert [row["text"] for row in read_table(out).rows.values()] == [f"note {number} of ice" for number in range(600)]
+
+
+def test_answers_are_never_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill, or a full disk, at that moment would cost all of them."""
+    path, out = tmp_path / "many.jsonl", tmp_path / "out.jsonl"
+    write_jsonl(path, [{"text": f"note {number} of ice"} for number in range(300)])
+    with pytest.raises(StoppedError):
+        annotate(path, out, reader(stop_after=1))
+    write_bytes = Path.write_bytes
+
+    def write(file: Path, content: bytes) -> int:
+        assert file.name != ANSWERS_FILE
+        return write_bytes(file, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    assert annotate(path, out).rows == 300
 
 
 def test_answers_of_another_reader_are_not_gone_on_with(tmp_path: Path) -> None:

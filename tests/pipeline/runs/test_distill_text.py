@@ -15,13 +15,13 @@ from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.runs.annotating_text import NamedWriter
-from fourshot.pipeline.runs.distill_text import TextDistillation, distill_text
+from fourshot.pipeline.runs.distill_text import TextDistillation, distill_text, read_data
 from fourshot.pipeline.runs.distilled_text import TextDistillSummary
 from fourshot.pipeline.runs.stages.stage import EngineStage, Stage
 from fourshot.pipeline.runs.stages.write import Written
 from fourshot.pipeline.runs.text_pairs import written_pairs
 from fourshot.pipeline.student_card import find_student, load_student_card
-from fourshot.pipeline.tasks.generation import Pair
+from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.tasks.task_file import load_any_task
 from fourshot.pipeline.text_student import TextStudent, load_text_student_card
 from fourshot.training.lora.settings import LoraSettings
@@ -79,6 +79,19 @@ def test_what_it_takes_is_told_and_nothing_is_made(
     told = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert [stage["stage"] for stage in told["stages"]] == ["train the teacher", "annotate"]
     assert not (folder / "out").exists()
+
+
+def test_which_pairs_are_real_does_not_hang_on_how_many_texts_are_measured(folder: Path) -> None:
+    """A folder with other pairs is another distillation's, and one with another --test-limit is not."""
+    tested = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    write_jsonl(folder / "train.jsonl", [*tested, *rows])
+    task = load_any_task(folder)
+    assert isinstance(task, GenerationTask)
+    for limit in (1, 0):
+        real, measured, notes = read_data(task, fourshot.RunSettings(test_limit=limit), 0)
+        assert not {pair.input for pair in measured} & {pair.input for pair in real}
+        assert len(measured) == (limit or 2) and "train: 2 inputs also in the test split left out" in notes
 
 
 def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learns(

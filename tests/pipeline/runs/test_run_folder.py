@@ -39,6 +39,16 @@ def test_a_torn_last_line_is_not_there_yet(tmp_path: Path) -> None:
     assert [example.text for example in folder.lines("notes.jsonl", Example)] == ["one", "two"]
 
 
+def test_the_command_is_read_as_it_was_written_whatever_the_locale(tmp_path: Path) -> None:
+    RunFolder(tmp_path).write_command("fourshot run größe")
+    imported = "import sys; from fourshot.pipeline.runs.run_folder import RunFolder"
+    code = f"{imported}; print(ascii(RunFolder(sys.argv[1]).command))"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ascii("this:\n  fourshot run größe")
+
+
 def test_a_file_that_nobody_wrote_has_no_lines(tmp_path: Path) -> None:
     assert RunFolder(tmp_path).lines("notes.jsonl", Example) == []
     RunFolder(tmp_path).keep_lines("notes.jsonl", 0)

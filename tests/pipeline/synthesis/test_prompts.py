@@ -8,7 +8,6 @@ from fourshot.pipeline.synthesis.prompts import (
     PromptFormat,
     attribute_list_prompt,
     attribute_prompt,
-    classification_prompt,
     generation_prompt,
     mixed_prompt,
     prompt_hash,
@@ -84,19 +83,19 @@ def test_generation_is_the_papers_figure_2() -> None:
 
 
 def test_classification_is_the_papers_figure_3_with_the_shots_in_the_order_given() -> None:
-    assert classification_prompt(SST2, "a film like any other", SHOTS) == CLASSIFICATION
+    assert reading_prompt(SST2, "a film like any other", PromptFormat(), SHOTS) == CLASSIFICATION
 
 
 def test_zero_shot_is_the_same_without_shots() -> None:
-    assert classification_prompt(SST2, "a film like any other") == ZERO_SHOT
+    assert reading_prompt(SST2, "a film like any other", PromptFormat()) == ZERO_SHOT
     instruction, *_, asked = CLASSIFICATION.split("\n\n")
     assert f"{instruction}\n\n{asked}" == ZERO_SHOT
 
 
 def test_a_text_stands_on_one_line_whatever_it_brought() -> None:
-    assert classification_prompt(SST2, " a film\nlike\r\n\tany   other\n") == ZERO_SHOT
+    assert reading_prompt(SST2, " a film\nlike\r\n\tany   other\n", PromptFormat()) == ZERO_SHOT
     odd = [Example(text="a joyous\nromp", label="positive"), *SHOTS[1:]]
-    assert classification_prompt(SST2, "a film like any other", odd) == CLASSIFICATION
+    assert reading_prompt(SST2, "a film like any other", PromptFormat(), odd) == CLASSIFICATION
 
 
 def test_the_fields_of_an_input_stand_on_a_line_each_and_the_first_is_begun() -> None:
@@ -117,16 +116,16 @@ def test_no_prompt_ends_in_a_blank() -> None:
     """The label's token carries the blank before it: a prompt that ends in one asks for another token."""
     label = SST2.labels[0]
     for prompt in (
-        classification_prompt(SST2, "x"),
-        classification_prompt(SST2, ""),
+        reading_prompt(SST2, "x", PromptFormat()),
+        reading_prompt(SST2, "", PromptFormat()),
         generation_prompt(SST2, label, [], max_text_words=300),
     ):
         assert prompt == prompt.rstrip()
 
 
 def test_texts_and_shots_are_cut_after_so_many_words() -> None:
-    cut = classification_prompt(
-        SST2, "one two three four", [Example(text="a b c d e", label="positive")], max_text_words=2
+    cut = reading_prompt(
+        SST2, "one two three four", PromptFormat(max_text_words=2), [Example(text="a b c d e", label="positive")]
     )
     assert "Text: a b\nLabel: positive\n\nText: one two\nLabel:" in cut
 
@@ -140,7 +139,8 @@ def test_the_model_reads_the_word_of_a_label_and_not_its_name() -> None:
     )
     shots = [Example(text="hurrah", label="POS")]
     assert (
-        classification_prompt(task, "alas", shots) == "Which mood?\n\nText: hurrah\nLabel: happy\n\nText: alas\nLabel:"
+        reading_prompt(task, "alas", PromptFormat(), shots)
+        == "Which mood?\n\nText: hurrah\nLabel: happy\n\nText: alas\nLabel:"
     )
     assert generation_prompt(task, task.labels[0], shots, max_text_words=300) == (
         "Few examples of lines labelled happy are given. Generate more happy lines.\n\n"
@@ -168,7 +168,7 @@ def test_shots_are_never_shown_without_the_instruction() -> None:
 def test_in_chat_shots_are_turns_and_the_label_is_said_in_an_open_one() -> None:
     form = PromptFormat(chat=CHAT)
     assert reading_prompt(SST2, "a film like any other", form, SHOTS[:2]) == IN_CHAT
-    assert classification_prompt(SST2, "a film like any other", SHOTS[:2], chat=CHAT) == IN_CHAT
+    assert reading_prompt(SST2, "a film like any other", PromptFormat(chat=CHAT), SHOTS[:2]) == IN_CHAT
     *_, last = IN_CHAT.rpartition("<|user|>\n")
     assert reading_prompt(SST2, "a film like any other", form) == f"<|user|>\n{SST2.instruction}\n\n{last}"
 

@@ -110,6 +110,20 @@ def test_files_of_other_kinds_and_missing_ones_are_named(tmp_path: Path) -> None
         load_unlabelled(tmp_path / "own.txt", TASK, 0)
 
 
+def test_a_folder_of_shards_is_a_table_and_its_hash_is_that_of_the_shards(tmp_path: Path) -> None:
+    (tmp_path / "mail").mkdir()
+    hashes = []
+    for last in ("Mail 3.", "Mail 4."):
+        table(tmp_path / "mail", ROWS[:3], "0000.jsonl")
+        table(tmp_path / "mail", [{"body": last}], "0001.jsonl")
+        (tmp_path / "mailing.txt").write_text(last)
+        opened = open_texts(tmp_path / "mail", task=TASK)
+        assert list(opened.texts()) == ["Mail 0.", "Mail 1.", "Mail 2.", last]
+        hashes.append(opened.content_hash)
+    table(tmp_path / "mail", [{"body": "Mail 3."}], "0001.jsonl")
+    assert open_texts(tmp_path / "mail", task=TASK).content_hash == hashes[0] != hashes[1]
+
+
 def test_errors_name_only_what_can_be_given_for_such_texts(tmp_path: Path) -> None:
     file, name = tmp_path / "survey.csv", "How did you like our new service."
     file.write_text(f"{name}\nvery much\nnot at all\n")
