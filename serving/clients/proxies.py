@@ -22,6 +22,7 @@ class ProxyInUse(msgspec.Struct, frozen=True, kw_only=True):
 
     variable: str
     proxy: httpx.Proxy
+    address: str  # with its scheme
 
 
 def proxy_for(address: httpx.URL) -> ProxyInUse | None:
@@ -38,15 +39,16 @@ def proxy_for(address: httpx.URL) -> ProxyInUse | None:
     given, name = proxies[scheme].strip(), f"{scheme}_proxy"
     variable = name if os.environ.get(name) else name.upper()
     leave = f"Change {variable}, or name {address.host} in NO_PROXY to ask it directly."
+    given = given if "://" in given else f"http://{given}"
     try:
-        proxy = httpx.Proxy(given if "://" in given else f"http://{given}")
+        proxy = httpx.Proxy(given)
     except (ValueError, httpx.InvalidURL) as error:
         raise InputError(f"{variable} names no proxy that can be used: {error}. {leave}") from None
     if not proxy.url.host:
         raise InputError(f"{variable} names no proxy: it has no host. {leave}")
     if proxy.url.scheme.startswith("socks") and find_spec("socksio") is None:
         raise InputError(f"{variable} names a SOCKS proxy, which needs a package: pip install 'httpx[socks]'. {leave}")
-    return ProxyInUse(variable=variable, proxy=proxy)
+    return ProxyInUse(variable=variable, proxy=proxy, address=given)
 
 
 def is_this_machine(host: str) -> bool:

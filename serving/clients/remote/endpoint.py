@@ -14,15 +14,17 @@ from urllib.parse import urlsplit
 
 import msgspec
 import tenacity
+from httpx import URL
 
 from fourshot.engine.errors import InputError, RequestError, ServiceError, SpendingLimitError
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.tasks.faults import clipped
 from fourshot.serving.clients.calls import BUSY, pause_s, retry_after_s
 from fourshot.serving.clients.client import Pace
-from fourshot.serving.clients.proxies import is_this_machine
+from fourshot.serving.clients.proxies import is_this_machine, proxy_for
 from fourshot.serving.clients.remote.budget import Budget
 from fourshot.serving.clients.remote.kept import KeptAnswers
-from fourshot.serving.clients.remote.said import Said, StrangeAnswerError, read_said
+from fourshot.serving.clients.remote.said import FailedAnswerError, Said, StrangeAnswerError, read_said
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings, teacher_key
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ LONGEST_RETRY_AFTER_S = 120.0  # an endpoint that asks for more than a minute's 
 REFUSALS = (400, 404, 405, 413, 422, 501)  # codes for what another request of the same endpoint may be free of
 CLOSE_S = 5.0
 TELL_S = 2.0  # of progress
+MOST_SAID = 300  # characters of what an endpoint says that went wrong: some answer with a page
 GO_ON = "What was answered is kept, and the same command goes on from there."
 
 
@@ -64,7 +67,10 @@ class Endpoint:
     """One model at one address, for one piece of work. A context manager."""
 
     def __init__(self, url: str, model: str, settings: RemoteSettings, work: str, on_event: OnEvent = ignore) -> None:
-        """``work`` names who pays, see `KeptAnswers`. Raises InputError where there is no client for such endpoints."""
+        """``work`` names who pays, see `KeptAnswers`.
+
+        Raises InputError where there is no client for such endpoints, and for a proxy that cannot be used.
+        """
         try:
             import openai
         except ImportError:
@@ -74,6 +80,8 @@ class Endpoint:
             ) from None
         self.url, self.model, self._settings, self._on_event = url, model, settings, on_event
         self._key, self._key_from = teacher_key()
+        proxy = proxy_for(URL(url))
+        self._at = f"{url}, through the proxy of {proxy.variable}," if proxy else url
         self.kept = KeptAnswers(url, model, work)
         self._budget = Budget(settings, self.kept.spent)
         self._client = openai.AsyncOpenAI(
@@ -81,7 +89,9 @@ class Endpoint:
             api_key=self._key,
             max_retries=0,  # here, so that every try counts and all of them slow down together
             timeout=settings.timeout_s,
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=not is_this_machine(urlsplit(url).hostname or "")),
+            http_client=openai.DefaultAsyncHttpxClient(
+                trust_env=not is_this_machine(urlsplit(url).hostname or ""), proxy=proxy.address if proxy else None
+            ),
         )
         self._pace, self._over, self._missing = Pace(settings.concurrency), asyncio.Event(), 0
         # A loop in a thread of its own: whoever calls may have one, as notebooks do.
@@ -163,6 +173,7 @@ class Endpoint:
             try:
                 async with asyncio.timeout(self._settings.timeout_s):  # the client's own is that of one read
                     answer = await route.with_raw_response.create(model=self.model, **request.body)
+                self._check_sent(answer.http_response)
                 said = read_said(answer.content, request.chars)
             except openai.RateLimitError:
                 self._pace.learn(busy=True)
@@ -178,6 +189,7 @@ class Endpoint:
 
         tried = f" (tried {tries} times)" if tries > 1 else ""
         if isinstance(error, openai.APIStatusError):
+            self._check_sent(error.response)
             return await self._explained_status(error, f"{self.model} at {self.url} answers {error.status_code}{tried}")
         if isinstance(error, openai.APITimeoutError | TimeoutError):
             raise ServiceError(
@@ -186,8 +198,12 @@ class Endpoint:
                 kind="timeout",
             ) from error
         if isinstance(error, openai.APIConnectionError):
-            cause = self._without_key(str(error.__cause__ or error))
-            raise ServiceError(f"nobody answers at {self.url}{tried}: {cause}. {GO_ON}", kind="unreachable") from error
+            cause = self._without_key(str(error.__cause__ or error)).rstrip(".")
+            raise ServiceError(f"nobody answers at {self._at}{tried}: {cause}. {GO_ON}", kind="unreachable") from error
+        if isinstance(error, FailedAnswerError):
+            said = clipped(self._without_key(str(error)), MOST_SAID).rstrip(".")
+            answers = f"{self.model} at {self.url} answers 200 and says that it failed{tried}"
+            raise ServiceError(f"{answers}: {said}. {GO_ON}", kind="failed") from error
         raise ServiceError(
             f"{self.url} answered, and not as an OpenAI-compatible endpoint does{tried}: {error}. Is this its address? "
             f"It usually ends in /v1. {GO_ON}",
@@ -213,6 +229,17 @@ class Endpoint:
         if (asked_s := retry_after_s(error.response.headers) or 0) > LONGEST_RETRY_AFTER_S:
             said += f" It asks to be left alone for {asked_s:.0f} s."
         raise ServiceError(f"{said} {GO_ON}", code, "busy" if code == BUSY else "failed")
+
+    def _check_sent(self, response: Any) -> None:
+        """Raise RequestError where a redirect has led on without what was sent, as most of them do."""
+        if response.request.method == "POST":
+            return
+        led = str(response.url).removesuffix("/completions").removesuffix("/chat")
+        raise RequestError(
+            f"{self.url} leads on to {led}, where a request comes without its content. Give the address that answers "
+            f"itself: --teacher {led}, if that is the one.",
+            kind="moved",
+        )
 
     async def _models(self) -> list[str]:
         """What may be asked; empty where it does not say."""
@@ -244,11 +271,10 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _message_of(error: "openai.APIStatusError") -> str:
-    """In one line, cut: some endpoints answer with a page."""
+    """In one line, cut."""
     body = error.body
     said = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
-    line = " ".join(str(said or error.response.text).split())
-    return line if len(line) <= 300 else f"{line[:297]}..."
+    return clipped(" ".join(str(said or error.response.text).split()), MOST_SAID)
 
 
 def _is_used_up(error: "openai.APIStatusError") -> bool:
