@@ -23,7 +23,7 @@ from fourshot.pipeline.tasks.pairs import Inputs, load_inputs
 from fourshot.pipeline.tasks.task_file import load_any_task
 from fourshot.pipeline.text_student import load_text_student_card
 from fourshot.pipeline.work_folder import MANIFEST_FILE
-from fourshot.serving.clients.remote.settings import RemoteSettings
+from fourshot.serving.clients.remote.settings import RemoteSettings, check_asked
 from fourshot.serving.clients.writers import find_writer
 from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import TextStudentSettings
@@ -117,10 +117,12 @@ def plan_text_distillation(
     return distilling.plan_text_distillation(wanted, at, on_event or ignore)
 
 
-def _generation_task(task: GenerationTask | str | Path, data: str | Path | None) -> GenerationTask:
+def _generation_task(
+    task: GenerationTask | str | Path, data: str | Path | None, instead: str = "distill"
+) -> GenerationTask:
     named = load_any_task(task, data) if isinstance(task, str | Path) else task
     if not isinstance(named, GenerationTask):
-        raise InputError(f"{named.name} has labels, and is no text generation task. Use distill.")
+        raise InputError(f"{named.name} has labels, and is no text generation task. Use {instead}.")
     return named
 
 
@@ -133,6 +135,7 @@ def _writer(
     real: int | None,
     settings: RunSettings | None,
 ) -> NamedWriter | None:
+    check_asked(by, teacher_model, remote, key)
     if not by:
         return None
     seed = (settings or RunSettings()).seed
@@ -201,9 +204,9 @@ def _opened(
         else:
             named = load_text_student_card(folder).task
     else:
-        found = load_any_task(task, data) if isinstance(task, str | Path) else task
-        assert isinstance(found, GenerationTask)
-        named, by = found, by or default_student_folder(found)
+        named = _generation_task(task, data, "annotate")
+        by = by or default_student_folder(named)
+    check_asked(True, teacher_model, remote, None)
     writer = find_writer(by, named, key=key, teacher_model=teacher_model, remote=remote)
     return writer, load_inputs(unlabelled, writer.task.data, text_column, encoding)
 

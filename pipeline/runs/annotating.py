@@ -56,6 +56,7 @@ class AnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
     abstained: int = 0  # rows of which nobody was sure enough
     blank: int = 0  # rows without a text
     unreadable: int = 0  # rows whose text was refused
+    why_unreadable: str = ""  # of the first of these
     cut: int = 0  # rows whose text was too long to be read whole
     cut_words: int = 0  # of these, that were not read
     agreement: float | None = None  # mean, where several read
@@ -100,6 +101,7 @@ def annotate_table(
         counts: Counter[str] = Counter()
         cut: Counter[str] = Counter()
         agreed = {"texts": 0.0, "share": 0.0}
+        faults = list[str]()
 
         def rows() -> Iterator[dict[str, Any]]:
             answers = _answers(beside.path / ANSWERS_FILE)
@@ -107,6 +109,8 @@ def annotate_table(
                 answer = next(answers) if text else None
                 cells, kind = _cells(answer, labels, by, abstain_below)
                 counts[kind] += 1
+                if answer and answer.fault and not faults:
+                    faults.append(answer.fault)
                 if answer and answer.cut_words:
                     cut["texts"] += 1
                     cut["words"] += answer.cut_words
@@ -125,6 +129,7 @@ def annotate_table(
         abstained=counts["abstained"],
         blank=counts["blank"],
         unreadable=counts["unreadable"],
+        why_unreadable="".join(faults),
         cut=cut["texts"],
         cut_words=cut["words"],
         agreement=round(agreed["share"] / agreed["texts"], 4) if agreed["texts"] else None,
@@ -173,7 +178,11 @@ def annotated_file(given: Path, folder: Path) -> Path:
 
 
 def unfinished_folder(out: Path) -> Path:
-    """Where the answers lie until the table is written."""
+    """Where the answers lie until the table is written. Raises InputError where ``out`` is a folder, and no file."""
+    if out.is_dir():
+        raise InputError(
+            f"{out} is a folder, and the table needs a name: give a file, such as --out {out / 'out.csv'}."
+        )
     return out.with_name(f"{out.name}.unfinished")
 
 

@@ -62,7 +62,10 @@ def find_teacher(
         return _service(str(by), task, key)
     folder = Path(by)
     if remote:
-        raise InputError(f"--teacher-model is for an address, and {by} is a folder. Leave it out.")
+        raise InputError(
+            f"--teacher-model is for an address, and {by} is none: one begins with http:// or https://. Correct it, or "
+            "leave --teacher-model out where that is a folder."
+        )
     if key is not None:
         raise InputError(f"--key is for a service, and {by} is a folder. Leave it out.")
     if student := find_student(folder):

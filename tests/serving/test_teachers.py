@@ -97,6 +97,14 @@ def test_what_a_student_cannot_do_is_refused(
     assert option[0].strip("-").replace("-", "_") in capfd.readouterr().err.replace("-", "_")
 
 
+def test_a_data_frame_is_no_list_of_texts(student: Path) -> None:
+    frame = pytest.importorskip("pandas").DataFrame({"text": ["snow"]})
+    with LocalClassifier(student) as classifier:
+        with pytest.raises(InputError, match=r"got a DataFrame\. Give its column of texts"):
+            classifier.predict(frame)
+        assert len(classifier.predict(frame["text"])) == 1
+
+
 def test_no_service_takes_a_student_for_an_adapter(student: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "student").symlink_to(student)
