@@ -31,6 +31,7 @@ from fourshot.pipeline.work_folder import WorkFolder
 
 LABEL, PROBABILITY, AGREEMENT, BY = "annotated_label", "annotated_probability", "annotated_agreement", "annotated_by"
 ANSWERS_FILE = "answers.jsonl"
+UNFINISHED = ".unfinished"  # behind the name of a table: the folder of its answers
 SAMPLE = 100  # texts whose length a forecast knows
 
 
@@ -183,7 +184,7 @@ def unfinished_folder(out: Path) -> Path:
         raise InputError(
             f"{out} is a folder, and the table needs a name: give a file, such as --out {out / 'out.csv'}."
         )
-    return out.with_name(f"{out.name}.unfinished")
+    return out.with_name(f"{out.name}{UNFINISHED}")
 
 
 def _read_rest(
@@ -240,14 +241,25 @@ def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple
         raise InputError(f"{LABEL} is {given!r}; {allowed} {nearest(given, labels)}".rstrip())
     if not label:
         return None
+    if is_own(row, labels):
+        return tuple(float(name == label) for name in labels)
+    said = _said(row, labels)
+    return tuple(value / sum(said) for value in said)
+
+
+def is_own(row: dict[str, Any], labels: Sequence[str]) -> bool:
+    """Whether a person put the label into a row that can be read: it is not the likeliest one."""
+    label = label_named("" if row.get(LABEL) is None else str(row[LABEL]), labels)
+    said = _said(row, labels)
+    return bool(label) and not (said and labels[said.index(max(said))] == label)
+
+
+def _said(row: dict[str, Any], labels: Sequence[str]) -> list[float]:
+    """The teacher's probabilities in a row, as they are there; none where they are not all there. Raises InputError."""
     shares = [_share(f"p_{name}", row.get(f"p_{name}")) for name in labels]
     said = [share for share in shares if share is not None]
-    said = said if len(said) == len(labels) else []
-    total = sum(said)
-    is_known = 0 < total < math.inf and min(said) >= 0
-    if not is_known or labels[said.index(max(said))] != label:
-        return tuple(float(name == label) for name in labels)
-    return tuple(value / total for value in said)
+    is_known = len(said) == len(labels) and 0 < sum(said) < math.inf and min(said) >= 0
+    return said if is_known else []
 
 
 def _share(column: str, cell: Any) -> float | None:
