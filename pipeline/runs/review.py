@@ -84,8 +84,15 @@ def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
 def run_in(path: str | Path) -> RunFolder:
     """The folder of a run. Raises InputError where it is none."""
     folder = RunFolder(path)
-    if not folder.has(MANIFEST_FILE) or not folder.has(SHOTS_FILE):
-        raise InputError(f"{path} is not the folder of a run: it has no {MANIFEST_FILE}. Give one that a run was in.")
+    if missing := [name for name in (MANIFEST_FILE, SHOTS_FILE) if not folder.has(name)]:
+        # Such as a distillation, whose annotated table a person corrects, or a comparison.
+        there = [
+            str(file) for file in (folder.path / "report.html", *folder.path.glob("annotated.*")) if file.is_file()
+        ]
+        found = f" What it has: {', '.join(there)}." if there else ""
+        raise InputError(
+            f"{path} is not the folder of a run: it has no {missing[0]}. Give one that a run was in.{found}"
+        )
     return folder
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from fourshot.cli.main import main
 from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import OnEvent
@@ -129,6 +130,9 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
             find_teacher(folder / "out")
         with pytest.raises(AdapterError, match="Copy it again"):
             LocalClassifier(folder / "out")
+        job = Path(corrected.student_path).parent.name
+        with pytest.raises(AdapterError, match=rf"{name} changed .* Or remove \S+/{job}, and it is trained anew"):
+            make(folder, teacher)
         (Path(corrected.student_path) / name).write_bytes(whole)
 
     write_jsonl(folder / "notes.jsonl", [{"text": "another table"}])
@@ -136,7 +140,7 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
         make(folder, teacher)
 
 
-def test_what_a_person_did_to_the_annotated_table_is_told(folder: Path) -> None:
+def test_what_a_person_did_to_the_annotated_table_is_told(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     teacher, table = Teacher(), folder / "out" / "annotated.jsonl"
     make(folder, teacher)
     rows = [json.loads(line) for line in table.read_text().splitlines()]
@@ -147,6 +151,10 @@ def test_what_a_person_did_to_the_annotated_table_is_told(folder: Path) -> None:
     assert "4 texts of notes.jsonl not in annotated.jsonl any more, and not learnt" in notes
     assert "1 text in annotated.jsonl not of notes.jsonl: added or changed, and learnt" in notes
     assert "1 label in annotated.jsonl not of the teacher: learnt alone, as a person's" in notes
+    assert main(["report", str(folder / "out")]) == 2
+    assert f"it has no shots.json. Give one that a run was in. What it has: {folder}/out/report.html, {table}." in (
+        capfd.readouterr().err
+    )
     for name in ("annotated.xlsx", "annotated (1).jsonl", "annotated - Sheet1.csv"):
         (folder / "out" / name).touch()
         with pytest.raises(InputError, match=rf"has {re.escape(name)}\. .* annotated.jsonl alone: .* as JSON Lines"):

@@ -11,7 +11,7 @@ import fourshot
 import fourshot.text_api
 from fourshot.cli.main import main
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.runs.annotating_text import NamedWriter
@@ -119,6 +119,10 @@ def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learn
     with pytest.raises(InputError, match=r"has annotated\.xlsx\."):
         make(folder, tiny_model)
     (folder / "out" / "annotated.xlsx").unlink()
+    with (Path(again.student_path) / "model.safetensors").open("ab") as weights:
+        weights.write(b" ")
+    with pytest.raises(AdapterError, match=r"model\.safetensors changed since training"):
+        make(folder, tiny_model)
     with pytest.raises(RunFolderError, match="real: the folder has '3 pairs"):
         make(folder, tiny_model, real=2)
 
