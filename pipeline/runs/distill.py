@@ -29,7 +29,7 @@ from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.measuring import Evaluation
 from fourshot.pipeline.runs.readers import NamedReader, Teacher, read_with, teacher_of_run
 from fourshot.pipeline.runs.run import load_shots
-from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.runs.run_folder import GENERATED_FILE, RunFolder
 from fourshot.pipeline.runs.stage_driver import LOG_FILE, StageDriver
 from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages import generate, student, style, train
@@ -148,7 +148,8 @@ def distill(
         if forecast:
             left, reader = 0 if teacher_file.exists() else len(test), by or experiment
             assert reader
-            foretell_distillation(reader, unlabelled, folder, left, on_event, writes=generate_per_class)
+            to_write = _unwritten(folder, by, generate_per_class)
+            foretell_distillation(reader, unlabelled, folder, left, on_event, writes=to_write)
         if by:
             name, read, pairs = by.name, by.read(log, on_event), list(by.pairs)
             if by.draw and writes:
@@ -218,7 +219,8 @@ def plan_distillation(
     reader = by or _experiment(data, resolve_model(model), settings, folder)
     test = tuple(data.measured(settings.test_limit)) if data.test else ()
     tested = 0 if _teacher_file(folder, test).exists() else len(test)
-    return foretell_distillation(reader, unlabelled, folder, tested, on_event, writes=generate_per_class, anew=True)
+    writes = _unwritten(folder, by, generate_per_class)
+    return foretell_distillation(reader, unlabelled, folder, tested, on_event, writes=writes, anew=True)
 
 
 def _check(
@@ -253,6 +255,11 @@ def _experiment(data: TaskData, base: ResolvedModel, settings: RunSettings, fold
 def _teacher_file(folder: Path, test: Sequence[Example]) -> Path:
     """What the teacher got on these test texts."""
     return folder / "scores" / f"teacher-{value_hash(tuple(test))}.json"
+
+
+def _unwritten(folder: Path, by: NamedReader | None, per_class: int) -> int:
+    """Texts of each class that are left to be written, by a teacher that is asked; of one that is trained, all."""
+    return 0 if by and (folder / TEACHER_FOLDER / GENERATED_FILE).exists() else per_class
 
 
 def _teacher_settings(settings: RunSettings, per_class: int) -> RunSettings:

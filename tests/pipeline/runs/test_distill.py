@@ -14,11 +14,13 @@ from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.loop.counts import short_run_error
 from fourshot.pipeline.runs.distill import DistillManifest, _teacher_settings, distill, plan_distillation
 from fourshot.pipeline.runs.distilled import DistillSummary
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
 from fourshot.pipeline.runs.readers import Teacher as ReadingTeacher
+from fourshot.pipeline.runs.run_folder import GENERATED_FILE
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.runs.stages.student import StudentStage
 from fourshot.pipeline.runs.taught import missing_texts
@@ -182,6 +184,13 @@ def test_a_plan_counts_what_is_left_and_fewer_texts_than_were_wanted_are_told(fo
         plan_distillation(task, folder / "out", unlabelled=notes, by=by)
         make(folder, Teacher())
     assert asked == [{"generate": 0, "annotate": len(NOTES) + 3, "evaluate": 2}]
+    writing = by._replace(draw=lambda *_: None)
+    for _ in range(2):
+        plan_distillation(task, folder / "out", generate_per_class=3, by=writing)
+        (folder / "out" / "teacher").mkdir(exist_ok=True)
+        (folder / "out" / "teacher" / GENERATED_FILE).touch()
+    assert [counts["generate"] for counts in asked[1:]] == [3]
+    assert "(--per-class, of distill --generate)" in str(short_run_error([], 3, "out"))  # it has no --per-class
     assert missing_texts([("snow", (0.0, 1.0))], 4) == ["the teacher wrote 1 of 4 texts that can be learnt"]
 
 
