@@ -28,7 +28,7 @@ from fourshot.pipeline.tasks.table_types import ReadSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.text_table import TextTable, open_texts
 from fourshot.pipeline.tasks.types import Task
-from fourshot.serving.clients.remote.settings import RemoteSettings
+from fourshot.serving.clients.remote.settings import RemoteSettings, check_asked
 from fourshot.serving.clients.teachers import Remote, find_teacher
 from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import StudentSettings
@@ -127,6 +127,7 @@ def _teacher(
 
 
 def _remote(model: str | None, settings: RemoteSettings | None, run: RunSettings | None = None) -> Remote | None:
+    check_asked(True, model, settings, None)
     if model is None:
         return None
     return Remote(model=model, settings=settings or RemoteSettings(), run=run or RunSettings())
@@ -216,6 +217,7 @@ def plan_distillation(
 def _by(
     by: str | Path | None, task: Task, model: str | None, key: str | None, ray: str, remote: Remote | None
 ) -> NamedReader | None:
+    check_asked(by, remote.model if remote else None, None, key)
     return find_teacher(by, task, model=model, key=key, ray=ray, remote=remote) if by else None
 
 

@@ -24,7 +24,7 @@ from fourshot.pipeline.tasks.pairs import Inputs, load_inputs
 from fourshot.pipeline.tasks.task_file import load_any_task
 from fourshot.pipeline.text_student import load_text_student_card
 from fourshot.pipeline.work_folder import MANIFEST_FILE
-from fourshot.serving.clients.remote.settings import RemoteSettings
+from fourshot.serving.clients.remote.settings import RemoteSettings, check_asked
 from fourshot.serving.clients.writers import find_writer
 from fourshot.training.jobs.jobs import Placement
 from fourshot.training.students.settings import TextStudentSettings
@@ -135,6 +135,7 @@ def _writer(
     real: int | None,
     settings: RunSettings | None,
 ) -> NamedWriter | None:
+    check_asked(by, teacher_model, remote, key)
     if not by:
         return None
     seed = (settings or RunSettings()).seed
@@ -195,6 +196,7 @@ def _opened(
     else:
         named = _generation_task(task, data, "annotate")
         by = by or default_student_folder(named)
+    check_asked(True, teacher_model, remote, None)
     writer = find_writer(by, named, key=key, teacher_model=teacher_model, remote=remote)
     return writer, load_inputs(unlabelled, writer.task.data, text_column, encoding)
 

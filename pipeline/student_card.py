@@ -100,6 +100,21 @@ def check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
         )
 
 
+def check_kept(folder: Path) -> None:
+    """Raise AdapterError where a student that was finished in an earlier call has changed since.
+
+    It is for before its card is written anew, which would have the hashes of what is damaged.
+    """
+    try:
+        known = read_json(folder / STUDENT_FILE, _Peek).files
+    except (FileNotFoundError, msgspec.DecodeError):
+        return
+    try:
+        check_unchanged(folder, known)
+    except AdapterError as error:
+        raise AdapterError(f"{error} Or remove {folder.parent}, and it is trained anew.") from None
+
+
 def load_student_card(folder: str | Path) -> StudentCard:
     """Read the card in a student's folder. Raises AdapterError where there is none or it is not one.
 
@@ -137,6 +152,7 @@ def is_text_student(folder: str | Path) -> bool:
 
 class _Peek(msgspec.Struct):
     task: dict[str, Any]
+    files: dict[str, str] = {}
 
 
 def find_student(folder: str | Path) -> Path | None:

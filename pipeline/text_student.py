@@ -1,6 +1,6 @@
 """A student of a text generation task: the card beside its weights, and the student opened, to write."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -101,18 +101,14 @@ class Generator:
 
         Raises InputError for a blank input, and for one that leaves a causal student no room to write.
         """
-        if isinstance(inputs, str):
-            raise InputError("generate takes a list of inputs, got one string. Put it in a list.")
-        if blank := [index for index, text in enumerate(inputs) if not text.strip()]:
-            raise InputError(f"the inputs at {blank[:5]} are blank. Leave them out.")
-        check_unicode(inputs)
-        rows = self._writer.encode(self._prompts(inputs))
+        rows = self._writer.encode(self._prompts(_checked(inputs)))
         if self.card.architecture == "causal":
             check_lengths(rows, self.card.max_target_tokens, self._writer.most_tokens)
         return [len(ids) for ids in rows]
 
     def generate(self, inputs: Sequence[str]) -> list[TextWritten]:
         """A text for each input, in their order: the likeliest token at each step. Raises as `count_tokens`."""
+        inputs = _checked(inputs)
         lengths = self.count_tokens(inputs)
         if not lengths:
             return []
@@ -192,3 +188,20 @@ def _open(folder: Path, card: TextStudentCard, *, many: bool) -> _Writer:
 def greedy(max_tokens: int) -> Sampling:
     """The likeliest token at each step."""
     return Sampling(temperature=0.0, top_k=0, max_tokens=max_tokens)
+
+
+def _checked(inputs: Iterable[str]) -> list[str]:
+    """``inputs``, an array's and a generator's too, as a list of plain strings.
+
+    Raises InputError where it is one text instead of a list, or has a blank one, or what is no text.
+    """
+    if isinstance(inputs, str) or getattr(inputs, "ndim", 1) != 1:  # a data frame's would be the names of its columns
+        got = "string" if isinstance(inputs, str) else type(inputs).__name__
+        raise InputError(f"generate takes a list of inputs, got one {got}. Put the texts in a list.")
+    texts = list(inputs)
+    if wrong := [index for index, text in enumerate(texts) if not isinstance(text, str)]:
+        raise InputError(f"the input at {wrong[0]} is {texts[wrong[0]]!r:.60}, which is no text. Leave it out.")
+    if blank := [index for index, text in enumerate(texts) if not text.strip()]:
+        raise InputError(f"the inputs at {blank[:5]} are blank. Leave them out.")
+    check_unicode(texts)
+    return [str(text) for text in texts]

@@ -58,3 +58,8 @@ def describe(teacher: RemoteTeacher) -> str:
         f"{teacher.paid_requests:,} requests{cost}{kept}; {teacher.prompt_tokens:,} tokens read and "
         f"{teacher.output_tokens:,} written for all of them."
     )
+
+
+def first_of(why: str) -> str:
+    """For people: why the first of several texts has no answer, behind how many these are; nothing where not known."""
+    return f"; of the first: {why.rstrip('.')}" if why else ""

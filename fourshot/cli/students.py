@@ -7,9 +7,10 @@ from fourshot.cli.console import Terminal, program
 from fourshot.cli.declare import MODEL, PLAN, Options, argument, command, flag, given, setting
 from fourshot.cli.options import settings_of, settings_options
 from fourshot.cli.predict import not_read
-from fourshot.cli.remote import REMOTE_OPTIONS, describe, teacher_of
+from fourshot.cli.remote import REMOTE_OPTIONS, describe, first_of, teacher_of
 from fourshot.cli.runs import DATA, ENCODING, TASK
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.faults import counted
 from fourshot.training.students.settings import StudentSettings
 
 DEFAULTS = StudentSettings()
@@ -78,18 +79,18 @@ def annotate(options: Options, terminal: Terminal) -> None:
     terminal.result("result", summary)
     terminal.table([{"label": label, "rows": count} for label, count in summary.labelled.items()])
     for count, what_became in (
-        (summary.abstained, "got no label: nobody was sure enough"),
-        (summary.blank, "have no text"),
-        (summary.unreadable, "could not be read"),
+        (summary.abstained, "without a label: nobody was sure enough"),
+        (summary.blank, "without a text"),
+        (summary.unreadable, f"could not be read{first_of(summary.why_unreadable)}"),
     ):
         if count:
-            terminal.say(f"{count} rows {what_became}.")
+            terminal.say(f"{counted(count, 'row')} {what_became}.")
     if summary.agreement is not None:
         terminal.say(f"Of the readers, {summary.agreement:.0%} say the label that was given, on average.")
     terminal.verdict(summary.forecast)
     if summary.remote_teacher:
         terminal.say(describe(summary.remote_teacher))
-    terminal.say(f"{summary.rows} rows in {summary.out}, read by {summary.by}.")
+    terminal.say(f"{counted(summary.rows, 'row')} in {summary.out}, read by {summary.by}.")
     classifier = Path(options.task) / "adapter"
     if not options.by and classifier.exists():
         terminal.say(f"That is who read the run's own texts. The run's classifier alone: `annotate {classifier} ...`.")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from fourshot.cli.console import Terminal, one_line, program
 from fourshot.cli.declare import Options, given
 from fourshot.cli.options import settings_of
-from fourshot.cli.remote import describe, teacher_of
+from fourshot.cli.remote import describe, first_of, teacher_of
 from fourshot.engine.errors import InputError
+from fourshot.pipeline.tasks.faults import counted
 from fourshot.training.students.settings import StudentSettings, TextStudentSettings
 
 if TYPE_CHECKING:
@@ -86,16 +87,20 @@ def annotate_text(options: Options, what: dict[str, Any], terminal: Terminal) ->
         terminal.warn(warning)
     terminal.result("result", summary)
     for count, what_became in (
-        (summary.blank, "have no input"),
-        (summary.unfinished, "have no target: it did not come to an end"),
-        (summary.unreadable, "have no target: the input was refused, or nothing was written"),
-        (summary.cut, "were too long: the end of the input was not read"),
+        (summary.blank, "without an input"),
+        (summary.unfinished, "without a target: it did not come to an end"),
+        (
+            summary.unreadable,
+            f"without a target: the input was refused, or nothing was written{first_of(summary.why_unreadable)}",
+        ),
+        (summary.cut, "too long: the end of the input was not read"),
     ):
         if count:
-            terminal.say(f"{count} rows {what_became}.")
+            terminal.say(f"{counted(count, 'row')} {what_became}.")
     if summary.remote_teacher:
         terminal.say(describe(summary.remote_teacher))
-    terminal.say(f"{summary.written} of {summary.rows} rows in {summary.out} have a target, written by {summary.by}.")
+    rows = f"{summary.written} of {counted(summary.rows, 'row')} in {summary.out}"
+    terminal.say(f"{rows} with a target, written by {summary.by}.")
 
 
 def _real(text: str | None) -> int | None:

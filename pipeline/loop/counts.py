@@ -172,6 +172,6 @@ def short_run_error(short: Sequence[tuple[str, ClassCount]], wanted: int, folder
     return ShortRunError(
         f"Some classes stalled before they had enough texts:\n{told}\nAll others are finished, and everything is in "
         f"{folder}. Go on there with what there is (--allow-short); or start anew in another folder (--out): ask for "
-        "fewer (--per-class), draw more (--set generate.max_candidates=...), accept a lower rate "
-        "(--set generate.min_acceptance=...), or describe these labels better in the task file."
+        "fewer (--per-class, of distill --generate), draw more (--set generate.max_candidates=...), accept a lower "
+        "rate (--set generate.min_acceptance=...), or describe these labels better in the task file."
     )

@@ -31,6 +31,7 @@ from fourshot.pipeline.work_folder import Manifest, WorkFolder
 
 LABEL, PROBABILITY, AGREEMENT, BY = "annotated_label", "annotated_probability", "annotated_agreement", "annotated_by"
 ANSWERS_FILE = "answers.jsonl"
+UNFINISHED = ".unfinished"  # behind the name of a table: the folder of its answers
 SAMPLE = 100  # texts whose length a forecast knows
 
 
@@ -52,6 +53,7 @@ class AnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
     abstained: int = 0  # rows of which nobody was sure enough
     blank: int = 0  # rows without a text
     unreadable: int = 0  # rows whose text was refused
+    why_unreadable: str = ""  # of the first of these
     cut: int = 0  # rows whose text was too long to be read whole
     cut_words: int = 0  # of these, that were not read
     agreement: float | None = None  # mean, where several read
@@ -96,6 +98,7 @@ def annotate_table(
         counts: Counter[str] = Counter()
         cut: Counter[str] = Counter()
         agreed = {"texts": 0.0, "share": 0.0}
+        faults = list[str]()
 
         def rows() -> Iterator[dict[str, Any]]:
             answers = _answers(beside.path / ANSWERS_FILE)
@@ -103,6 +106,8 @@ def annotate_table(
                 answer = next(answers) if text else None
                 cells, kind = _cells(answer, labels, by, abstain_below)
                 counts[kind] += 1
+                if answer and answer.fault and not faults:
+                    faults.append(answer.fault)
                 if answer and answer.cut_words:
                     cut["texts"] += 1
                     cut["words"] += answer.cut_words
@@ -121,6 +126,7 @@ def annotate_table(
         abstained=counts["abstained"],
         blank=counts["blank"],
         unreadable=counts["unreadable"],
+        why_unreadable="".join(faults),
         cut=cut["texts"],
         cut_words=cut["words"],
         agreement=round(agreed["share"] / agreed["texts"], 4) if agreed["texts"] else None,
@@ -169,8 +175,12 @@ def annotated_file(given: Path, folder: Path) -> Path:
 
 
 def unfinished_folder(out: Path) -> Path:
-    """Where the answers lie until the table is written."""
-    return out.with_name(f"{out.name}.unfinished")
+    """Where the answers lie until the table is written. Raises InputError where ``out`` is a folder, and no file."""
+    if out.is_dir():
+        raise InputError(
+            f"{out} is a folder, and the table needs a name: give a file, such as --out {out / 'out.csv'}."
+        )
+    return out.with_name(f"{out.name}{UNFINISHED}")
 
 
 def _read_rest(
@@ -224,14 +234,25 @@ def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple
         raise InputError(f"{LABEL} is {given!r}; {allowed} {nearest(given, labels)}".rstrip())
     if not label:
         return None
+    if is_own(row, labels):
+        return tuple(float(name == label) for name in labels)
+    said = _said(row, labels)
+    return tuple(value / sum(said) for value in said)
+
+
+def is_own(row: dict[str, Any], labels: Sequence[str]) -> bool:
+    """Whether a person put the label into a row that can be read: it is not the likeliest one."""
+    label = label_named("" if row.get(LABEL) is None else str(row[LABEL]), labels)
+    said = _said(row, labels)
+    return bool(label) and not (said and labels[said.index(max(said))] == label)
+
+
+def _said(row: dict[str, Any], labels: Sequence[str]) -> list[float]:
+    """The teacher's probabilities in a row, as they are there; none where they are not all there. Raises InputError."""
     shares = [_share(f"p_{name}", row.get(f"p_{name}")) for name in labels]
     said = [share for share in shares if share is not None]
-    said = said if len(said) == len(labels) else []
-    total = sum(said)
-    is_known = 0 < total < math.inf and min(said) >= 0
-    if not is_known or labels[said.index(max(said))] != label:
-        return tuple(float(name == label) for name in labels)
-    return tuple(value / total for value in said)
+    is_known = len(said) == len(labels) and 0 < sum(said) < math.inf and min(said) >= 0
+    return said if is_known else []
 
 
 def _share(column: str, cell: Any) -> float | None:

@@ -61,6 +61,7 @@ class TextAnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
     blank: int = 0  # rows without an input
     unfinished: int = 0  # rows of which the target did not come to an end, and is left empty
     unreadable: int = 0  # rows whose input was refused, or for which nothing was written
+    why_unreadable: str = ""  # of the first of these, where that is known
     cut: int = 0  # rows of whose input the end was not read
     warnings: tuple[str, ...] = ()  # of how the table was read
     forecast: Forecast | None = None
@@ -102,6 +103,7 @@ def annotate_inputs(
         blank=len(given.inputs) - len(inputs),
         unfinished=unfinished,
         unreadable=faulty,
+        why_unreadable=next((one.fault for one in said if one.fault), ""),
         cut=sum(one.is_cut for one in said),
         warnings=given.notes,
         forecast=told,

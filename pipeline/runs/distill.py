@@ -11,7 +11,6 @@ scores/, summary.json, report.html, report.md
 """
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from fourshot.engine.files import read_json, write_json
 from fourshot.engine.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
-from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
 from fourshot.pipeline.provenance import installed_versions, value_hash
 from fourshot.pipeline.runs.annotating import annotation_columns
 from fourshot.pipeline.runs.distill_plan import foretell_distillation
@@ -38,18 +36,21 @@ from fourshot.pipeline.runs.stages import generate, student, style, train
 from fourshot.pipeline.runs.stages.student import StudentItem, StudentStage
 from fourshot.pipeline.runs.taught import (
     annotated_texts,
+    drawn_texts,
+    kept_shots,
     learnable,
+    missing_texts,
     student_jobs,
+    sure_enough,
     teacher_measured,
     unused_settings,
     written_texts,
 )
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.task_data import TaskData
 from fourshot.pipeline.tasks.text_table import TextTable, check_added
 from fourshot.pipeline.tasks.types import Example, Task
-from fourshot.pipeline.work_folder import Manifest, WorkFolder
+from fourshot.pipeline.work_folder import Manifest
 from fourshot.training.jobs.cluster import check_cluster
 from fourshot.training.jobs.jobs import HERE, Placement
 from fourshot.training.students.encoders import check_places, resolve_encoder
@@ -121,8 +122,10 @@ def distill(
         shots = by.shots if by else ()
         shots = shots or tuple(data.shots(settings))
         experiment = _experiment(data, base, settings, folder) if base else None
+        kept = list[str]()
         if experiment:
             experiment.check_trainable()
+            kept, shots = kept_shots(experiment.cells[0].shots, shots), experiment.cells[0].shots
         work.claim(
             DistillManifest(
                 task=task,
@@ -140,17 +143,17 @@ def distill(
         )
         log = folder / LOG_FILE
         test = tuple(data.measured(settings.test_limit)) if data.test else ()
-        tested = value_hash(test)  # other test texts, other scores
-        teacher_file = folder / "scores" / f"teacher-{tested}.json"
+        tested, teacher_file = value_hash(test), _teacher_file(folder, test)  # other test texts, other scores
         writes = generate_per_class > 0
         if forecast:
             left, reader = 0 if teacher_file.exists() else len(test), by or experiment
             assert reader
-            foretell_distillation(reader, unlabelled, folder, left, on_event, writes=generate_per_class)
+            to_write = _unwritten(folder, by, generate_per_class)
+            foretell_distillation(reader, unlabelled, folder, left, on_event, writes=to_write)
         if by:
             name, read, pairs = by.name, by.read(log, on_event), list(by.pairs)
             if by.draw and writes:
-                pairs = _drawn(by, data, shots, settings, folder, log, on_event)
+                pairs = drawn_texts(by, data, shots, settings, folder / TEACHER_FOLDER, log, on_event)
         else:
             assert experiment
             teacher = _train_teacher(experiment, log, on_event, placement, writes=writes)
@@ -158,7 +161,7 @@ def distill(
             name = teacher.name
             pairs = experiment.learnt(experiment.cells[0]).synthetic if writes else []
         annotated, notes = annotated_texts(unlabelled, folder, task, name, read, on_event)
-        notes += unused_settings(settings) if by else []
+        notes = [*kept, *notes, *(unused_settings(settings) if by else [])]
         if test and not teacher_file.exists():
             write_json(teacher_file, teacher_measured(read, task, test, on_event))
         if by and (account := by.account()):
@@ -166,6 +169,8 @@ def distill(
         taught, left_out = learnable(annotated, shots, data.test)
         notes += left_out
         written = written_texts(pairs, task, generate_per_class)
+        notes += missing_texts(written, generate_per_class * len(task.labels))
+        sure, told = sure_enough([taught, written], own.min_confidence)
         jobs = student_jobs(task, encoder, shots, taught, written, own, settings.seed)
         items = [
             StudentItem(
@@ -189,10 +194,10 @@ def distill(
             teacher=name,
             teacher_evaluation=read_json(teacher_file, Evaluation) if test else None,
             shots=shots,
-            annotated=len(taught),
-            synthetic=len(written),
+            annotated=sure[0],
+            synthetic=sure[1],
             settings=settings,
-            notes=notes,
+            notes=[*notes, *told],
         )
 
 
@@ -212,8 +217,10 @@ def plan_distillation(
     _check(task, unlabelled, generate_per_class, by, model, settings)
     data = TaskData(task, on_event, needs_test=False)
     reader = by or _experiment(data, resolve_model(model), settings, folder)
-    tested = len(data.measured(settings.test_limit))
-    return foretell_distillation(reader, unlabelled, folder, tested, on_event, writes=generate_per_class, anew=True)
+    test = tuple(data.measured(settings.test_limit)) if data.test else ()
+    tested = 0 if _teacher_file(folder, test).exists() else len(test)
+    writes = _unwritten(folder, by, generate_per_class)
+    return foretell_distillation(reader, unlabelled, folder, tested, on_event, writes=writes, anew=True)
 
 
 def _check(
@@ -245,6 +252,16 @@ def _experiment(data: TaskData, base: ResolvedModel, settings: RunSettings, fold
     return Experiment(data, base, settings, ["fourshot"], seeds, folder / TEACHER_FOLDER, flat=True)
 
 
+def _teacher_file(folder: Path, test: Sequence[Example]) -> Path:
+    """What the teacher got on these test texts."""
+    return folder / "scores" / f"teacher-{value_hash(tuple(test))}.json"
+
+
+def _unwritten(folder: Path, by: NamedReader | None, per_class: int) -> int:
+    """Texts of each class that are left to be written, by a teacher that is asked; of one that is trained, all."""
+    return 0 if by and (folder / TEACHER_FOLDER / GENERATED_FILE).exists() else per_class
+
+
 def _teacher_settings(settings: RunSettings, per_class: int) -> RunSettings:
     """A committee of the shots alone: no pool has to be written before there is anyone to read."""
     annotate = settings.annotate
@@ -269,31 +286,3 @@ def _train_teacher(
     if writes:
         driver.do(generate.rounds)
     return teacher_of_run(experiment)
-
-
-def _drawn(
-    by: NamedReader,
-    data: TaskData,
-    shots: Sequence[Example],
-    settings: RunSettings,
-    folder: Path,
-    log: Path,
-    on_event: OnEvent,
-) -> list[tuple[Candidate, Verdict]]:
-    """The texts that a remote teacher writes, with what became of them."""
-    assert by.draw
-    drawn = WorkFolder(folder / TEACHER_FOLDER)
-    if not drawn.has(GENERATED_FILE):
-        drawn.path.mkdir(parents=True, exist_ok=True)
-        test = [example.text for example in data.test]
-        sink_of = partial(
-            RoundSink,
-            drawn,
-            by.task,
-            shots,
-            test_texts=lambda: test,
-            on_event=on_event,
-            done_file=GENERATED_FILE,
-        )
-        by.draw(log, on_event, settings, sink_of)
-    return finished_pairs(drawn)

@@ -14,7 +14,14 @@ from fourshot.pipeline.report.write import write_report
 from fourshot.pipeline.runs.measuring import Evaluation
 from fourshot.pipeline.runs.stages.student import StudentItem, parities
 from fourshot.pipeline.selective import CoverageCurve
-from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, RemoteTeacher, StudentCard, file_hashes
+from fourshot.pipeline.student_card import (
+    STUDENT_FILE,
+    STUDENT_LINK,
+    RemoteTeacher,
+    StudentCard,
+    check_kept,
+    file_hashes,
+)
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.fields import sample_argument
 from fourshot.pipeline.tasks.types import Example, Task
@@ -68,6 +75,7 @@ def write_results(
     for number, item in enumerate(items):
         result = finished_student(folder / "students", item.job)
         assert result
+        check_kept(Path(result.path))
         evaluation = read_json(Path(item.out), Evaluation) if item.test else None
         results.append(result)
         evaluations.append(evaluation)

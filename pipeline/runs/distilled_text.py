@@ -13,7 +13,7 @@ from fourshot.pipeline.report.texts import TextExample, TextReport, TextRow, wri
 from fourshot.pipeline.runs.distilled import REMOTE_FILE
 from fourshot.pipeline.runs.stages.write import Written
 from fourshot.pipeline.runs.text_students import StudentMade
-from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, RemoteTeacher, file_hashes
+from fourshot.pipeline.student_card import STUDENT_FILE, STUDENT_LINK, RemoteTeacher, check_kept, file_hashes
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair
 from fourshot.pipeline.text_metrics import TextScores, score_texts
@@ -71,6 +71,7 @@ def write_text_results(
     said = (main.said, alone.said, said_by_teacher)
     scores = [_scores(folder, one, test) for one in said]
     path = Path(main.result.path)
+    check_kept(path)
     causal = made_of.kind == "causal"
     card = TextStudentCard(
         name=main.result.name,

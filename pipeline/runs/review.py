@@ -17,7 +17,7 @@ from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.run_folder import SHOTS_FILE, RunFolder
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.faults import MOST_NAMED, counted, shorten
-from fourshot.pipeline.tasks.review_table import Answer, ReviewRow, read_review, write_review
+from fourshot.pipeline.tasks.review_table import Answer, ReviewRow, check_alone, read_review, write_review
 from fourshot.pipeline.tasks.types import Example, Task
 from fourshot.pipeline.work_folder import MANIFEST_FILE
 
@@ -84,8 +84,15 @@ def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
 def run_in(path: str | Path) -> RunFolder:
     """The folder of a run. Raises InputError where it is none."""
     folder = RunFolder(path)
-    if not folder.has(MANIFEST_FILE) or not folder.has(SHOTS_FILE):
-        raise InputError(f"{path} is not the folder of a run: it has no {MANIFEST_FILE}. Give one that a run was in.")
+    if missing := [name for name in (MANIFEST_FILE, SHOTS_FILE) if not folder.has(name)]:
+        # Such as a distillation, whose annotated table a person corrects, or a comparison.
+        there = [
+            str(file) for file in (folder.path / "report.html", *folder.path.glob("annotated.*")) if file.is_file()
+        ]
+        found = f" What it has: {', '.join(there)}." if there else ""
+        raise InputError(
+            f"{path} is not the folder of a run: it has no {missing[0]}. Give one that a run was in.{found}"
+        )
     return folder
 
 
@@ -137,15 +144,7 @@ def written_rows(folder: RunFolder, name: str) -> list[ReviewRow]:
 
     Raises InputError where only the table is, or one was saved as something else than CSV.
     """
-    # What is downloaded again, or from a spreadsheet in the net, is called "review (1).csv" or "review - review.csv".
-    beside = [*folder.path.glob(f"{name} (*).*"), *folder.path.glob(f"{name} - *.*")]
-    beside += [path for path in folder.path.glob(f"{name}.*") if path.suffix not in (".csv", ".json")]
-    others = sorted(path.name for path in beside)
-    if others:
-        raise InputError(
-            f"{folder.path} has {', '.join(others)}. A person's answers are read from {name}.csv alone: save the table "
-            "as CSV (UTF-8) under this name, and move the others away."
-        )
+    check_alone(folder.path / f"{name}.csv", ".json")
     if not has_table(folder, name):
         return []
     if not folder.has(f"{name}.json"):

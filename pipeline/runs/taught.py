@@ -1,30 +1,39 @@
 """What a student learns: a user's texts as a teacher read them, texts that it wrote, and what of both is left out."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.events import Event, OnEvent
+from fourshot.pipeline.loop.rounds import RoundSink, finished_pairs
+from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.runs.annotating import (
     LABEL,
+    UNFINISHED,
     annotate_table,
     annotated_file,
     annotated_probabilities,
+    is_own,
     unfinished_folder,
 )
 from fourshot.pipeline.runs.measuring import Evaluation, evaluation_of
-from fourshot.pipeline.runs.readers import Read, parts_of
+from fourshot.pipeline.runs.readers import NamedReader, Read, parts_of
 from fourshot.pipeline.runs.review import TextPairs
+from fourshot.pipeline.runs.run_folder import GENERATED_FILE
 from fourshot.pipeline.runs.trainings import taught_shots
 from fourshot.pipeline.synthesis.settings import RunSettings
-from fourshot.pipeline.tasks.faults import Fault, error, raise_errors
+from fourshot.pipeline.task_data import TaskData
+from fourshot.pipeline.tasks.faults import Fault, counted, error, raise_errors
 from fourshot.pipeline.tasks.fields import encoder_text
+from fourshot.pipeline.tasks.review_table import check_alone, corrections
 from fourshot.pipeline.tasks.table_files import read_table
 from fourshot.pipeline.tasks.tables import normalise
 from fourshot.pipeline.tasks.text_table import TextTable
 from fourshot.pipeline.tasks.types import Example, Task
+from fourshot.pipeline.work_folder import WorkFolder
 from fourshot.training.students.encoders import ResolvedEncoder
 from fourshot.training.students.examples import StudentJob, TaughtExample
 from fourshot.training.students.settings import StudentSettings
@@ -44,11 +53,15 @@ def annotated_texts(
     """The user's texts with what the teacher says, or what a person made of that; and what is to be told."""
     if given is None:
         return [], []
-    out = annotated_file(given.path, folder)
+    out, notes = annotated_file(given.path, folder), list(given.warnings)
+    check_alone(out, UNFINISHED)
     if not is_annotated(out):
         out.unlink(missing_ok=True)
-        annotate_table(given, out, task.label_names, by, read, on_event=on_event)
+        said = annotate_table(given, out, task.label_names, by, read, on_event=on_event)
+        if said.unreadable:
+            notes.append(f"{counted(said.unreadable, 'text')} could not be read; of the first: {said.why_unreadable}")
     table, rows, faults = read_table(out), list[tuple[str, tuple[float, ...] | None]](), list[Fault]()
+    own = 0  # labels that a person gave
     needed = (*(given.fields or (given.text_column,)), LABEL)
     if missing_columns := [column for column in needed if column not in table.columns]:
         names = " and ".join(map(repr, missing_columns))
@@ -56,11 +69,14 @@ def annotated_texts(
     for line, row in table.rows.items():
         try:
             rows.append((given.text_of(row), annotated_probabilities(row, task.label_names)))
+            own += is_own(row, task.label_names)
         except InputError as failure:
             faults.append(error(f"{out}:{line}", str(failure)))
     raise_errors(faults)
     labelled = [(text, said) for text, said in rows if text and said is not None]
-    notes = list(given.warnings)
+    notes += corrections(given.path.name, given.texts(), out.name, [text for text, _ in rows if text])
+    if own:
+        notes.append(f"{counted(own, 'label')} in {out.name} not of the teacher: learnt alone, as a person's")
     if blank := sum(not text for text, _ in rows):
         notes.append(f"{blank} rows without a text were left out")
     if missing := len(rows) - blank - len(labelled):
@@ -93,6 +109,50 @@ def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Exa
     return kept, notes + ([f"{repeated} texts that repeat others were not learnt"] if repeated else [])
 
 
+def sure_enough(parts: Sequence[Annotated], least: float) -> tuple[list[int], list[str]]:
+    """Of each part, how many texts a student learns that leaves out those of which the teacher is less sure than
+    ``least``; and what is to be told of the others.
+    """
+    learnt = [sum(max(said) >= least for _, said in part) for part in parts]
+    unsure = sum(map(len, parts)) - sum(learnt)
+    return learnt, [f"{counted(unsure, 'text')} not learnt: the teacher is less sure than {least:g}"] if unsure else []
+
+
+def kept_shots(ours: Sequence[Example], now: Sequence[Example]) -> list[str]:
+    """What is to be told where the folder was begun with other shots than the data would give now."""
+    if value_hash(tuple(ours)) == value_hash(tuple(now)):
+        return []
+    return ["the shots are those that the folder was begun with; for those of the data as it is now give another --out"]
+
+
+def drawn_texts(
+    by: NamedReader,
+    data: TaskData,
+    shots: Sequence[Example],
+    settings: RunSettings,
+    folder: Path,
+    log: Path,
+    on_event: OnEvent,
+) -> TextPairs:
+    """The texts that a remote teacher writes into ``folder``, with what became of them."""
+    assert by.draw
+    drawn = WorkFolder(folder)
+    if not drawn.has(GENERATED_FILE):
+        drawn.path.mkdir(parents=True, exist_ok=True)
+        test = [example.text for example in data.test]
+        sink_of = partial(
+            RoundSink,
+            drawn,
+            by.task,
+            shots,
+            test_texts=lambda: test,
+            on_event=on_event,
+            done_file=GENERATED_FILE,
+        )
+        by.draw(log, on_event, settings, sink_of)
+    return finished_pairs(drawn)
+
+
 def written_texts(pairs: TextPairs, task: Task, per_class: int) -> Annotated:
     """Up to ``per_class`` kept texts of each class that the teacher wrote, as it reads them."""
     counts = dict.fromkeys(task.label_names, 0)
@@ -105,6 +165,11 @@ def written_texts(pairs: TextPairs, task: Task, per_class: int) -> Annotated:
             total = sum(said.values())
             written.append((candidate.text, tuple(said.get(name, 0.0) / total for name in task.label_names)))
     return written
+
+
+def missing_texts(written: Annotated, wanted: int) -> list[str]:
+    """What is to be told where the teacher wrote fewer texts than it was to."""
+    return [f"the teacher wrote {len(written)} of {wanted} texts that can be learnt"] if len(written) < wanted else []
 
 
 def student_jobs(

@@ -9,6 +9,7 @@ from fourshot.pipeline.tasks.faults import counted
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, between
 from fourshot.pipeline.tasks.label_cells import read_text_cell
 from fourshot.pipeline.tasks.pairs import Inputs, input_of
+from fourshot.pipeline.tasks.review_table import check_alone, corrections
 from fourshot.pipeline.tasks.table_files import read_table
 from fourshot.pipeline.tasks.tables import normalise
 from fourshot.pipeline.tasks.text_table import check_written, write_table
@@ -33,6 +34,7 @@ def write_annotated(given: Inputs, out: Path, said: Iterable[Written], by: str) 
 
 def annotated_pairs(given: Inputs, out: Path) -> tuple[list[Pair], list[str]]:
     """What the table says, as a person may have corrected it; and what is to be told."""
+    check_alone(out)
     table = read_table(out)
     if missing := [column for column in (*given.input_columns, TARGET) if column not in table.columns]:
         names = " and ".join(map(repr, missing))
@@ -49,6 +51,8 @@ def annotated_pairs(given: Inputs, out: Path) -> tuple[list[Pair], list[str]]:
     if blank := sum(not pair.input for pair in pairs):
         notes.append(f"{counted(blank, 'row')} without an input left out")
     pairs = [pair for pair in pairs if pair.input]
+    given_inputs = (text for text in given.inputs if text)
+    notes += corrections(given.path.name, given_inputs, out.name, [pair.input for pair in pairs])
     if without := sum(not pair.target for pair in pairs):
         why = "the teacher did not come to an end, could not read them, or it was removed there"
         notes.append(f"{counted(without, 'input')} without a target in {out.name} left out: {why}")

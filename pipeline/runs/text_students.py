@@ -15,6 +15,7 @@ from fourshot.pipeline.runs.stage_process import run_stage
 from fourshot.pipeline.runs.stages.text_student import CausalItem, CausalStage, Seq2SeqItem, Seq2SeqStage
 from fourshot.pipeline.runs.stages.train import TrainStage
 from fourshot.pipeline.runs.stages.write import WriteItem, WriteStage, Written
+from fourshot.pipeline.student_card import check_kept
 from fourshot.pipeline.synthesis.settings import RunSettings
 from fourshot.pipeline.tasks.generation import GenerationTask, Pair, writing_prompt
 from fourshot.pipeline.text_student import greedy
@@ -97,6 +98,7 @@ class TextStudents:
         self._run(TrainStage(model_path=base.path, items=tuple(jobs), store=str(store), what="student"))
         (adapter, result), (alone, alone_result) = (trained(store, job) for job in jobs)
         checkpoint = self._folder / "students" / jobs[0].key / adapter.name
+        check_kept(checkpoint)
         self._run(CausalStage(model_path=base.path, items=(CausalItem(adapter=adapter, out=str(checkpoint)),)))
         prompts = tuple(writing_prompt(self._task, pair.input) for pair in test)
         item = WriteItem(

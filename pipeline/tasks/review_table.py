@@ -7,18 +7,21 @@ else is refused with its line. CSV with a byte-order mark, so that spreadsheets 
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from fourshot.engine.errors import InputError
 from fourshot.engine.files import replace_file
-from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, error, nearest, raise_errors, shorten
+from fourshot.pipeline.tasks.faults import MOST_NAMED, Fault, counted, error, nearest, raise_errors, shorten
 from fourshot.pipeline.tasks.fields import split_fields
 from fourshot.pipeline.tasks.label_cells import visible
 from fourshot.pipeline.tasks.label_words import reads_as, retyped
 from fourshot.pipeline.tasks.table_files import ReadSettings, read_table
+from fourshot.pipeline.tasks.tables import normalise
 from fourshot.pipeline.tasks.types import Task
 
 COLUMNS = ("id", "text", "label", "keep", "why", "probabilities")
@@ -169,6 +172,30 @@ def label_named(said: str, names: Sequence[str]) -> str | None:
         if alike:
             return alike[0] if len(alike) == 1 else None
     return None
+
+
+def check_alone(path: Path, *ours: str) -> None:
+    """Raise InputError where files beside ``path`` may be the same table, saved by a person under another name.
+
+    ``ours``: endings of files of that name that are no such table.
+    """
+    # What is downloaded again, or from a spreadsheet in the net, is called "review (1).csv" or "review - review.csv".
+    beside = [*path.parent.glob(f"{path.stem} (*).*"), *path.parent.glob(f"{path.stem} - *.*")]
+    beside += [one for one in path.parent.glob(f"{path.stem}.*") if one.suffix not in (path.suffix, *ours)]
+    if others := sorted(one.name for one in beside):
+        kind = f"{path.suffix.removeprefix('.').upper()} (UTF-8)" if path.suffix in (".csv", ".tsv") else "JSON Lines"
+        raise InputError(
+            f"{path.parent} has {', '.join(others)}. A person's answers are read from {path.name} alone: save the "
+            f"table as {kind} under this name, and move the others away."
+        )
+
+
+def corrections(given: str, texts: Iterable[str], out: str, left: Iterable[str]) -> list[str]:
+    """What is to be told of the texts of the table ``given`` that a person took out of ``out``, or put into it."""
+    before, after = (Counter(map(normalise, some)) for some in (texts, left))
+    gone, new = (before - after).total(), (after - before).total()
+    notes = [f"{counted(gone, 'text')} of {given} not in {out} any more, and not learnt"] if gone else []
+    return notes + ([f"{counted(new, 'text')} in {out} not of {given}: added or changed, and learnt"] if new else [])
 
 
 def own_columns(path: Path, task: Task) -> list[str]:

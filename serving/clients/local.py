@@ -216,6 +216,8 @@ def checked_texts(texts: Iterable[Given]) -> list[Given]:
     if isinstance(texts, str | Mapping):
         got = "string" if isinstance(texts, str) else "object"
         raise InputError(f"predict takes a list of texts, got one {got}. Put it in a list.")
+    if getattr(texts, "ndim", 1) != 1:  # of a data frame, what is gone through are the names of its columns
+        raise InputError(f"predict takes a list of texts, got a {type(texts).__name__}. Give its column of texts.")
     if not isinstance(texts, Iterable):
         raise InputError(f"predict takes a list of texts, got {texts!r:.60}. Give a list of strings.")
     texts = [str(text) if isinstance(text, str) else text for text in texts]  # numpy's strings are a kind of their own

@@ -7,6 +7,7 @@ import os
 import re
 from importlib.util import find_spec
 from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any
 from urllib.request import getproxies
 
 import httpx
@@ -49,6 +50,16 @@ def proxy_for(address: httpx.URL) -> ProxyInUse | None:
     if proxy.url.scheme.startswith("socks") and find_spec("socksio") is None:
         raise InputError(f"{variable} names a SOCKS proxy, which needs a package: pip install 'httpx[socks]'. {leave}")
     return ProxyInUse(variable=variable, url=given, proxy=proxy)
+
+
+def openai_client(address: httpx.URL, proxy: ProxyInUse | None) -> Any:
+    """The HTTP client of the package `openai`, for requests there through ``proxy``, if there is one."""
+    import openai
+
+    try:
+        return openai.DefaultAsyncHttpxClient(trust_env=not is_this_machine(address.host))
+    except Exception:  # of whichever library it is made with: it fails on a variable that is not for this address
+        return openai.DefaultAsyncHttpxClient(trust_env=False, proxy=proxy.url if proxy else None)
 
 
 def is_this_machine(host: str) -> bool:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from fourshot.engine.errors import InputError, ServiceError
+from fourshot.engine.errors import InputError, RequestError, ServiceError
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.readers import (
     Annotation,
@@ -30,6 +31,12 @@ from fourshot.pipeline.tasks.types import Task
 from fourshot.serving.adapter_lookup import find_adapter
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
+
+if TYPE_CHECKING:
+    from fourshot.serving.clients.client import Client
+
+OF_TEXTS = (400, 413)  # what a service answers where a text is too long, or several are too many
+FEW = 8  # texts that may all be refused by chance
 
 
 class Remote(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +69,10 @@ def find_teacher(
         return _service(str(by), task, key)
     folder = Path(by)
     if remote:
-        raise InputError(f"--teacher-model is for an address, and {by} is a folder. Leave it out.")
+        raise InputError(
+            f"--teacher-model is for an address, and {by} is none: one begins with http:// or https://. Correct it, or "
+            "leave --teacher-model out where that is a folder."
+        )
     if key is not None:
         raise InputError(f"--key is for a service, and {by} is a folder. Leave it out.")
     if student := find_student(folder):
@@ -142,14 +152,31 @@ def _service(url: str, task: Task, key: str | None) -> NamedReader:
     def read(log: Path, on_event: OnEvent) -> Read:
         def ask(texts: Sequence[str]) -> list[Annotation]:
             with Client(url, key) as client:
-                return [
-                    _annotation(list(said.probabilities.values()), said.cut_words)
-                    for said in client.predict(task.name, texts)
-                ]
+                answers = _classified(client, task.name, texts)
+            if len(texts) >= FEW and all(one.fault for one in answers):
+                raise ServiceError(f"{url} reads none of {len(texts)} texts: {answers[0].fault}")
+            return answers
 
         return _each(ask)
 
     return NamedReader(name=f"{url} {served.adapter or 'in context'}", task=task, read=read)
+
+
+def _classified(client: "Client", task: str, texts: Sequence[str]) -> list[Annotation]:
+    """A text that is refused gets a fault and takes no other with it; of as many as the service takes at once.
+
+    Raises RequestError for a refusal that is no text's fault.
+    """
+    try:
+        said = client.predict(task, texts)
+    except RequestError as error:
+        if error.code not in OF_TEXTS:
+            raise
+        if len(texts) == 1:
+            return [Annotation(fault=str(error))]
+        half = len(texts) // 2
+        return [*_classified(client, task, texts[:half]), *_classified(client, task, texts[half:])]
+    return [_annotation(list(one.probabilities.values()), one.cut_words) for one in said]
 
 
 @contextmanager

@@ -39,7 +39,10 @@ def find_writer(
         return _service(str(by), task, key)
     for option, value in (("--teacher-model", teacher_model), ("--key", key)):
         if value is not None:
-            raise InputError(f"{option} is for an address, and {by} is a folder. Leave it out.")
+            raise InputError(
+                f"{option} is for an address, and {by} is none: one begins with http:// or https://. Correct it, or "
+                f"leave {option} out where that is a folder."
+            )
     folder = find_student(by)
     if folder is None or not is_text_student(folder):
         raise InputError(

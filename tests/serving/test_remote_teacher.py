@@ -203,13 +203,14 @@ PASSING = [
     Reply(body=b"<html>hello</html>", headers={"Content-Type": "text/html"}),
     Reply(body=b'{"choices": [', headers={"Content-Type": "application/json"}),
     answered({"choices": []}),
+    answered({"error": {"message": "busy", "code": 429}}),
     Reply(do="hang up"),
 ]
 
 
 def test_what_passes_is_asked_again(endpoint: FakeEndpoint, task: Task, tmp_path: Path) -> None:
     endpoint.replies = [*PASSING]
-    assert read(teacher(endpoint, task, retries=6, concurrency=1), tmp_path, "Deep snow.")[0].probabilities
+    assert read(teacher(endpoint, task, retries=len(PASSING), concurrency=1), tmp_path, "Deep snow.")[0].probabilities
     assert len(endpoint.asked) == 1 + 8 + 1 + len(PASSING)
 
 
@@ -222,6 +223,7 @@ def test_what_passes_is_asked_again(endpoint: FakeEndpoint, task: Task, tmp_path
         (failure(503, "sorry"), ServiceError, "answers 503"),
         (failure(401, f"no such key: {KEY}"), RequestError, r"no such key: \*\*\*\. The key of FOURSHOT_TEACHER_KEY"),
         (Reply(body=b"<html></html>"), ServiceError, "not as an OpenAI-compatible endpoint does"),
+        (answered({"error": {"message": f"gone: {KEY}"}}), ServiceError, r"says that it failed .*: gone: \*\*\*\."),
         (Reply(do="hang up"), ServiceError, "nobody answers"),
         (Reply(do="hang"), ServiceError, "has not answered within 1.5 s"),
     ],

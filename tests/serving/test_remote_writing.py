@@ -107,7 +107,7 @@ def test_what_was_answered_before_a_limit_or_a_fault_is_not_paid_twice(
     with pytest.raises(SpendingLimitError, match="15 requests were answered"):
         draw(teacher(writing, task, max_requests=15), tmp_path)
     writing.replies = [*PASSING]
-    drawn = draw(teacher(writing, task, retries=6, concurrency=1), tmp_path)
+    drawn = draw(teacher(writing, task, retries=len(PASSING), concurrency=1), tmp_path)
     read = sum(reason in READ_BY_ANNOTATOR for _, _, reason in drawn)
     assert read > 8 and len(writing.asked) == 1 + 8 + DRAWN + read + len(PASSING)
     writing.replies = [failure(503, "sorry")] * 40

@@ -9,16 +9,17 @@ import msgspec
 import pytest
 
 from fourshot.cli.main import main
-from fourshot.engine.errors import InputError
+from fourshot.engine.errors import InputError, ServiceError
 from fourshot.pipeline.events import ignore
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Label, Task
 from fourshot.serving.adapter_lookup import find_adapter
+from fourshot.serving.api import TaskInfo, TaskList
 from fourshot.serving.clients.local import LocalClassifier, LocalStudent
 from fourshot.serving.clients.teachers import find_teacher
 from fourshot.teaching import plan_annotation
 from tests.pipeline.task_folders import write_jsonl, write_task
-from tests.serving.fake_server import FakeService, served
+from tests.serving.fake_server import FakeService, Received, Reply, refusal, served
 from tests.serving.random_students import make_student
 
 
@@ -97,6 +98,14 @@ def test_what_a_student_cannot_do_is_refused(
     assert option[0].strip("-").replace("-", "_") in capfd.readouterr().err.replace("-", "_")
 
 
+def test_a_data_frame_is_no_list_of_texts(student: Path) -> None:
+    frame = pytest.importorskip("pandas").DataFrame({"text": ["snow"]})
+    with LocalClassifier(student) as classifier:
+        with pytest.raises(InputError, match=r"got a DataFrame\. Give its column of texts"):
+            classifier.predict(frame)
+        assert len(classifier.predict(frame["text"])) == 1
+
+
 def test_no_service_takes_a_student_for_an_adapter(student: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "student").symlink_to(student)
@@ -117,6 +126,34 @@ def test_another_s_labels_a_key_for_a_folder_and_nobody_are_refused(student: Pat
         find_teacher("http://127.0.0.1:9")
     with pytest.raises(InputError, match="holds no adapter"):
         find_teacher(tmp_path)
+
+
+TONE = TaskInfo(task="tone", labels=["good", "other"], adapter="tone-1", versions=["tone-1"], pinned=False, methods=[])
+
+
+class NarrowService(FakeService):
+    """Takes two texts at a time."""
+
+    def usual(self, request: Received) -> Reply:
+        if not request.body:
+            return Reply(body=msgspec.json.encode(TaskList(base_model="a/model", tasks=[TONE])))
+        if len(request.texts) > 2:
+            return refusal(400, "too_many_texts", "At most 2. Send several.")
+        if any("long" in text for text in request.texts):
+            return refusal(400, "too_long", "The texts at [0] are too long.")
+        return super().usual(request)
+
+
+def test_a_service_that_refuses_a_text_or_so_many_at_once_is_asked_for_the_others(tmp_path: Path) -> None:
+    tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="other")))
+    texts = ["so good", "a long text", "very good", "another long text", "all good"]
+    with served(NarrowService()) as service:
+        read = find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)
+        said = [one for part in read([texts]) for one in part]
+        assert [bool(one.probabilities) for one in said] == [True, False, True, False, True]
+        assert "too long" in said[1].fault
+        with pytest.raises(ServiceError, match=r"reads none of 8 texts: .*too long"):
+            list(find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)([["too long"] * 8]))
 
 
 def test_a_plan_shows_a_service_the_key_too(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -72,6 +73,10 @@ def test_each_route_answers_for_its_kind_and_says_where_the_other_is_asked(tmp_p
     answer = asyncio.run(service.generate("facts", json.dumps({"input": INPUTS, "stream": False}).encode()))
     with fourshot.Generator(student) as generator:
         expected = generator.generate(INPUTS)
+        assert generator.generate(iter(INPUTS)) == expected  # type: ignore[arg-type]
+        for wrong, said in ((np.array([["x"]]), "got one ndarray"), (["x", None], "the input at 1 is None")):
+            with pytest.raises(InputError, match=said):
+                generator.generate(wrong)  # type: ignore[arg-type]
     assert [one.text for one in answer.results] == [one.text for one in expected]
     assert [one.completion_tokens for one in answer.results] == [one.completion_tokens for one in expected]
     assert answer.usage.total_tokens == sum(one.prompt_tokens + one.completion_tokens for one in expected)

@@ -33,6 +33,10 @@ class StrangeAnswerError(ValueError):
     """It is none of a completion."""
 
 
+class FailedAnswerError(StrangeAnswerError):
+    """It says that there is none, with a status of success: the message is the endpoint's own."""
+
+
 class _Token(msgspec.Struct):
     token: str
     logprob: float
@@ -45,8 +49,17 @@ class _Logprobs(msgspec.Struct):
     top_logprobs: list[dict[str, float] | None] | None = None
 
 
+class _Part(msgspec.Struct):
+    text: str | None = None  # none in parts of another kind, such as what was thought
+
+
 class _Message(msgspec.Struct):
-    content: str | None = None
+    content: str | list[_Part] | None = None  # some endpoints answer in parts
+
+    @property
+    def text(self) -> str:
+        parts = self.content if isinstance(self.content, list) else ()
+        return self.content if isinstance(self.content, str) else "".join(part.text or "" for part in parts)
 
 
 class _Choice(msgspec.Struct):
@@ -57,37 +70,45 @@ class _Choice(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: float | None = None
+    completion_tokens: float | None = None
 
 
 class _Body(msgspec.Struct):
-    choices: list[_Choice]
+    choices: list[_Choice] | None = None
     usage: _Usage | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")  # of endpoints that answer 200 whatever happened
 
 
 def read_completion(content: bytes, sent: int) -> Completion:
     """The body of an answer to a request of ``sent`` characters. Raises StrangeAnswerError.
 
-    An endpoint that does not count tokens is taken to have four characters in each.
+    An endpoint that does not count tokens is taken to have four characters in each: a limit on what is spent must hold.
     """
     try:
         body = msgspec.json.decode(content, type=_Body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StrangeAnswerError(str(error)) from None
     if not body.choices or all(choice.message is None and choice.text is None for choice in body.choices):
+        if message := _failure(body.error):
+            raise FailedAnswerError(message)
         raise StrangeAnswerError("it has no `choices` with a message or a text")
-    texts = tuple((choice.message.content if choice.message else choice.text) or "" for choice in body.choices)
-    usage = body.usage or _Usage(
-        prompt_tokens=math.ceil(sent / 4), completion_tokens=math.ceil(sum(map(len, texts)) / 4)
-    )
+    texts = tuple((choice.message.text if choice.message else choice.text) or "" for choice in body.choices)
+    usage = body.usage or _Usage()
     return Completion(
         texts=texts,
         steps=_steps(body.choices[0].logprobs),
-        prompt_tokens=usage.prompt_tokens,
-        output_tokens=usage.completion_tokens,
+        prompt_tokens=math.ceil(usage.prompt_tokens or sent / 4),
+        output_tokens=math.ceil(usage.completion_tokens or sum(map(len, texts)) / 4),
         is_cut=any(choice.finish_reason == "length" for choice in body.choices),
     )
+
+
+def _failure(error: msgspec.Raw) -> str:
+    """What an endpoint says that went wrong; "" where it says nothing of it."""
+    said = msgspec.json.decode(error)
+    message = said.get("message") if isinstance(said, dict) else said
+    return " ".join(str(message or said or "").split())
 
 
 def _steps(content: msgspec.Raw) -> tuple[Step, ...]:

@@ -17,11 +17,17 @@ import tenacity
 
 from fourshot.engine.errors import InputError, RequestError, ServiceError, SpendingLimitError
 from fourshot.pipeline.events import Event, OnEvent, ignore
+from fourshot.pipeline.tasks.faults import clipped
 from fourshot.serving.clients.calls import BUSY, pause_s, retry_after_s
 from fourshot.serving.clients.client import Pace
-from fourshot.serving.clients.proxies import is_this_machine, proxy_for
+from fourshot.serving.clients.proxies import openai_client, proxy_for
 from fourshot.serving.clients.remote.budget import Budget
-from fourshot.serving.clients.remote.completions import Completion, StrangeAnswerError, read_completion
+from fourshot.serving.clients.remote.completions import (
+    Completion,
+    FailedAnswerError,
+    StrangeAnswerError,
+    read_completion,
+)
 from fourshot.serving.clients.remote.kept import KeptAnswers
 from fourshot.serving.clients.remote.settings import KEY_VARIABLES, RemoteSettings, teacher_key
 
@@ -32,6 +38,7 @@ LONGEST_RETRY_AFTER_S = 120.0  # an endpoint that asks for more than a minute's 
 REFUSALS = (400, 404, 405, 413, 422, 501)  # codes for what another request of the same endpoint may be free of
 CLOSE_S = 5.0
 TELL_S = 2.0  # of progress
+MOST_SAID = 300  # characters of what an endpoint says that went wrong: some answer with a page
 GO_ON = "What was answered is kept, and the same command goes on from there."
 
 
@@ -77,7 +84,8 @@ class Endpoint:
             ) from None
         self.url, self.model, self._settings, self._on_event = url, model, settings, on_event
         self._key, self._key_from = teacher_key()
-        http_client = _http_client(httpx.URL(url))
+        proxy = proxy_for(httpx.URL(url))
+        self._at = f"{url}, through the proxy of {proxy.variable}," if proxy else url
         self.kept = KeptAnswers(url, model, work)
         self._budget = Budget(settings, self.kept.spent)
         self._client = openai.AsyncOpenAI(
@@ -85,7 +93,7 @@ class Endpoint:
             api_key=self._key,
             max_retries=0,  # here, so that every try counts and all of them slow down together
             timeout=settings.timeout_s,
-            http_client=http_client,
+            http_client=openai_client(httpx.URL(url), proxy),
         )
         self._pace, self._over, self._missing = Pace(settings.concurrency), asyncio.Event(), 0
         # A loop in a thread of its own: whoever calls may have one, as notebooks do.
@@ -167,6 +175,7 @@ class Endpoint:
             try:
                 async with asyncio.timeout(self._settings.timeout_s):  # the client's own is that of one read
                     answer = await route.with_raw_response.create(model=self.model, **request.body)
+                self._check_sent(answer.http_response)
                 completion = read_completion(answer.content, request.chars)
             except openai.RateLimitError:
                 self._pace.learn(busy=True)
@@ -182,6 +191,7 @@ class Endpoint:
 
         tried = f" (tried {tries} times)" if tries > 1 else ""
         if isinstance(error, openai.APIStatusError):
+            self._check_sent(error.response)
             return await self._explained_status(error, f"{self.model} at {self.url} answers {error.status_code}{tried}")
         if isinstance(error, openai.APITimeoutError | TimeoutError):
             raise ServiceError(
@@ -190,8 +200,12 @@ class Endpoint:
                 kind="timeout",
             ) from error
         if isinstance(error, openai.APIConnectionError):
-            cause = self._without_key(str(error.__cause__ or error))
-            raise ServiceError(f"nobody answers at {self.url}{tried}: {cause}. {GO_ON}", kind="unreachable") from error
+            cause = self._without_key(str(error.__cause__ or error)).rstrip(".")
+            raise ServiceError(f"nobody answers at {self._at}{tried}: {cause}. {GO_ON}", kind="unreachable") from error
+        if isinstance(error, FailedAnswerError):
+            said = clipped(self._without_key(str(error)), MOST_SAID).rstrip(".")
+            answers = f"{self.model} at {self.url} answers 200 and says that it failed{tried}"
+            raise ServiceError(f"{answers}: {said}. {GO_ON}", kind="failed") from error
         raise ServiceError(
             f"{self.url} answered, and not as an OpenAI-compatible endpoint does{tried}: {error}. Is this its address? "
             f"It usually ends in /v1. {GO_ON}",
@@ -218,6 +232,17 @@ class Endpoint:
             said += f" It asks to be left alone for {asked_s:.0f} s."
         raise ServiceError(f"{said} {GO_ON}", code, "busy" if code == BUSY else "failed")
 
+    def _check_sent(self, response: Any) -> None:
+        """Raise RequestError where a redirect has led on without what was sent, as most of them do."""
+        if response.request.method == "POST":
+            return
+        led = str(response.url).removesuffix("/completions").removesuffix("/chat")
+        raise RequestError(
+            f"{self.url} leads on to {led}, where a request comes without its content. Give the address that answers "
+            f"itself: --teacher {led}, if that is the one.",
+            kind="moved",
+        )
+
     async def _models(self) -> list[str]:
         """What may be asked; empty where it does not say."""
         try:
@@ -240,17 +265,6 @@ class Endpoint:
         self.kept.close()
 
 
-def _http_client(address: httpx.URL) -> Any:
-    """What carries requests there. Raises InputError for a proxy that cannot be used."""
-    import openai
-
-    used = proxy_for(address)
-    try:
-        return openai.DefaultAsyncHttpxClient(trust_env=not is_this_machine(address.host))
-    except Exception:  # of whichever library it is made with: it fails on a variable that is not for this address
-        return openai.DefaultAsyncHttpxClient(trust_env=False, proxy=used.url if used else None)
-
-
 def _errors() -> tuple[type[Exception], ...]:
     """What one try may come to that has to be explained."""
     import openai
@@ -259,11 +273,10 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _message_of(error: "openai.APIStatusError") -> str:
-    """In one line, cut: some endpoints answer with a page."""
+    """In one line, cut."""
     body = error.body
     said = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
-    line = " ".join(str(said or error.response.text).split())
-    return line if len(line) <= 300 else f"{line[:297]}..."
+    return clipped(" ".join(str(said or error.response.text).split()), MOST_SAID)
 
 
 def _is_used_up(error: "openai.APIStatusError") -> bool:

@@ -1,20 +1,29 @@
 """A distillation: a student from a table and a teacher, resumed, corrected, and without a test file."""
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from fourshot.cli.main import main
 from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.engine.models import ResolvedModel
 from fourshot.pipeline.events import OnEvent
-from fourshot.pipeline.runs.distill import DistillManifest, _teacher_settings, distill
+from fourshot.pipeline.forecast import Forecast
+from fourshot.pipeline.loop.counts import short_run_error
+from fourshot.pipeline.runs.distill import DistillManifest, _teacher_settings, distill, plan_distillation
 from fourshot.pipeline.runs.distilled import DistillSummary
 from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.readers import Annotation, NamedReader, Parts, Read
+from fourshot.pipeline.runs.readers import Teacher as ReadingTeacher
+from fourshot.pipeline.runs.run_folder import GENERATED_FILE
 from fourshot.pipeline.runs.stages.stage import Stage
 from fourshot.pipeline.runs.stages.student import StudentStage
+from fourshot.pipeline.runs.taught import missing_texts
 from fourshot.pipeline.student_card import RemoteTeacher, find_student, load_student_card
 from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.tasks.task_file import load_task
@@ -123,11 +132,66 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
             find_teacher(folder / "out")
         with pytest.raises(AdapterError, match="Copy it again"):
             LocalClassifier(folder / "out")
+        job = Path(corrected.student_path).parent.name
+        with pytest.raises(AdapterError, match=rf"{name} changed .* Or remove \S+/{job}, and it is trained anew"):
+            make(folder, teacher)
         (Path(corrected.student_path) / name).write_bytes(whole)
 
     write_jsonl(folder / "notes.jsonl", [{"text": "another table"}])
     with pytest.raises(RunFolderError, match="unlabelled"):
         make(folder, teacher)
+
+
+def test_what_a_person_did_to_the_annotated_table_is_told(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    teacher, table = Teacher(), folder / "out" / "annotated.jsonl"
+    make(folder, teacher)
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    rows[0]["annotated_label"] = "warm"  # it has snow
+    rows[1]["text"] = "Jan 2"
+    write_jsonl(table, [*rows[:2], *rows[5:]])
+    notes = make(folder, teacher).notes
+    assert "4 texts of notes.jsonl not in annotated.jsonl any more, and not learnt" in notes
+    assert "1 text in annotated.jsonl not of notes.jsonl: added or changed, and learnt" in notes
+    assert "1 label in annotated.jsonl not of the teacher: learnt alone, as a person's" in notes
+    assert main(["report", str(folder / "out")]) == 2
+    assert f"it has no shots.json. Give one that a run was in. What it has: {folder}/out/report.html, {table}." in (
+        capfd.readouterr().err
+    )
+    for name in ("annotated.xlsx", "annotated (1).jsonl", "annotated - Sheet1.csv"):
+        (folder / "out" / name).touch()
+        with pytest.raises(InputError, match=rf"has {re.escape(name)}\. .* annotated.jsonl alone: .* as JSON Lines"):
+            make(folder, teacher)
+        (folder / "out" / name).unlink()
+
+
+def test_texts_of_which_the_teacher_is_not_sure_enough_are_told_and_not_counted_as_learnt(folder: Path) -> None:
+    summary = make(folder, Teacher(), msgspec.structs.replace(HEAD, min_confidence=0.92))
+    assert summary.annotated_examples == load_student_card(summary.student_path).annotated_examples == 12
+    assert "12 texts not learnt: the teacher is less sure than 0.92" in summary.notes
+    assert summary.table[0]["unlabelled_examples"] == 12
+
+
+def test_a_plan_counts_what_is_left_and_fewer_texts_than_were_wanted_are_told(folder: Path) -> None:
+    asked: list[dict[str, int]] = []
+
+    def forecast(sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
+        asked.append(dict(counts))
+        return Forecast(seconds=0.0, calls=1, tokens=1, memory_bytes=0, stages=())
+
+    task, notes = load_task(folder / "task.toml"), open_texts(folder / "notes.jsonl")
+    by = Teacher().named(folder)._replace(forecast=forecast)
+    for _ in range(2):
+        plan_distillation(task, folder / "out", unlabelled=notes, by=by)
+        make(folder, Teacher())
+    assert asked == [{"generate": 0, "annotate": len(NOTES) + 3, "evaluate": 2}]
+    writing = by._replace(draw=lambda *_: None)
+    for _ in range(2):
+        plan_distillation(task, folder / "out", generate_per_class=3, by=writing)
+        (folder / "out" / "teacher").mkdir(exist_ok=True)
+        (folder / "out" / "teacher" / GENERATED_FILE).touch()
+    assert [counts["generate"] for counts in asked[1:]] == [3]
+    assert "(--per-class, of distill --generate)" in str(short_run_error([], 3, "out"))  # it has no --per-class
+    assert missing_texts([("snow", (0.0, 1.0))], 4) == ["the teacher wrote 1 of 4 texts that can be learnt"]
 
 
 def test_a_task_without_a_test_file_is_not_measured(folder: Path) -> None:
@@ -168,6 +232,34 @@ def test_a_teacher_is_four_adapters_of_the_shots_and_nothing_more(
     with pytest.raises(InputError, match="0 of its 4 annotators"):
         distill(load_task(folder / "task.toml"), folder / "out", unlabelled=open_texts(folder / "notes.jsonl"))
     assert [(stage.name, len(stage.items)) for stage in stages if stage.items] == [("train", 4)]
+
+
+def test_shots_of_a_folder_that_was_begun_hold_for_its_student_too_and_that_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> tuple[Any, list[str]]:
+        settings = RunSettings(k=1, allow_fewer_shots=True)
+        task, model = load_task(folder / "task.toml"), str(folder)
+        notes = open_texts(folder / "notes.jsonl")
+        made = distill(task, folder / "out", unlabelled=notes, settings=settings, model=model, student_settings=HEAD)
+        return load_student_card(made.student_path).shots, made.notes
+
+    base = ResolvedModel(path="nowhere", name="base", revision="1")
+    reads = Teacher()
+    taught = ReadingTeacher(
+        name="four", task=load_task(folder / "task.toml"), model_path="", settings=RunSettings(), shots=()
+    )
+    monkeypatch.setattr("fourshot.pipeline.runs.distill.resolve_model", lambda name: base)
+    monkeypatch.setattr(Experiment, "check_trainable", lambda self: None)
+    monkeypatch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", lambda stage, on_event: ())
+    monkeypatch.setattr("fourshot.pipeline.runs.distill.teacher_of_run", lambda experiment: taught)
+    monkeypatch.setattr("fourshot.pipeline.runs.distill.read_with", lambda *_: reads._read)
+    shots, notes = told()
+    assert not any("shots" in note for note in notes)
+    train = folder / "train.jsonl"
+    train.write_text(train.read_text().replace(shots[0].text, f"{shots[0].text} again"))
+    again, notes = told()
+    assert again == shots and "the shots are those that the folder was begun with" in notes[0]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import fourshot
 import fourshot.text_api
 from fourshot.cli.main import main
 from fourshot.engine.core import EngineSettings
-from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.engine.errors import AdapterError, InputError, RunFolderError
 from fourshot.engine.fake_engine import FakeEngine
 from fourshot.pipeline import forecast as forecasts
 from fourshot.pipeline.runs.annotating_text import NamedWriter
@@ -127,6 +127,15 @@ def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learn
     write_jsonl(folder / "out" / "annotated.jsonl", [*rows])
     again = make(folder, tiny_model)
     assert again.annotated_pairs == 1 and again.student_path != summary.student_path
+    assert "2 texts of more.jsonl not in annotated.jsonl any more, and not learnt" in again.notes
+    (folder / "out" / "annotated.xlsx").touch()
+    with pytest.raises(InputError, match=r"has annotated\.xlsx\."):
+        make(folder, tiny_model)
+    (folder / "out" / "annotated.xlsx").unlink()
+    with (Path(again.student_path) / "model.safetensors").open("ab") as weights:
+        weights.write(b" ")
+    with pytest.raises(AdapterError, match=r"model\.safetensors changed since training"):
+        make(folder, tiny_model)
     with pytest.raises(RunFolderError, match="real: the folder has '3 pairs"):
         make(folder, tiny_model, real=2)
 

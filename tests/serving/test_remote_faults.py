@@ -1,0 +1,107 @@
+"""What endpoints of remote teachers get wrong that is no plain error: failures called success, redirects, no counts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fourshot
+from fourshot.cli.main import main
+from fourshot.engine.errors import InputError, RequestError
+from fourshot.pipeline.tasks.shots import take_shots
+from fourshot.pipeline.tasks.types import Task
+from fourshot.serving.clients.remote.completions import read_completion
+from fourshot.serving.clients.remote.settings import RemoteSettings
+from fourshot.serving.clients.remote.teacher import remote_teacher
+from tests.pipeline.task_folders import write_jsonl
+from tests.serving.fake_server import Reply
+from tests.serving.test_remote_teacher import FakeEndpoint, endpoint, failure, read, task, teacher
+
+__all__ = ("endpoint", "task")  # fixtures
+
+
+def test_a_redirect_that_loses_the_request_says_where_it_leads(
+    endpoint: FakeEndpoint, task: Task, tmp_path: Path
+) -> None:
+    page = Reply(body=b"<html></html>")
+    for reply in (failure(405, "Method Not Allowed"), page):
+        endpoint.replies = [Reply(301, {"Location": "/v2/chat/completions", "Content-Length": "0"}), reply]
+        with pytest.raises(RequestError, match=rf"leads on to {endpoint.url}/v2, where .* --teacher {endpoint.url}/v2"):
+            read(teacher(endpoint, task), tmp_path, "snow")
+
+
+def test_a_proxy_that_cannot_be_used_is_bad_input_that_names_its_variable(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOURSHOT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HTTPS_PROXY", "socks4://proxy")
+    for name in ("https_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    reader = remote_teacher("https://host/v1", "large", task, take_shots(task, 4, 0), RemoteSettings())
+    with pytest.raises(InputError, match="HTTPS_PROXY names"):
+        read(reader, tmp_path, "snow")
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        (None, (10, 1)),
+        ({"prompt_tokens": None, "completion_tokens": None}, (10, 1)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, (10, 1)),
+        ({"prompt_tokens": 12.0, "completion_tokens": 3}, (12, 3)),
+    ],
+)
+def test_tokens_that_nobody_counted_are_reckoned_so_that_a_limit_on_costs_holds(
+    usage: dict[str, Any] | None, tokens: tuple[int, int]
+) -> None:
+    parts = [{"type": "thinking", "thinking": ["hm"]}, {"type": "text", "text": "warm"}, {"text": None}]
+    for content in ("warm", parts):
+        body = {"choices": [{"message": {"content": content}}], "usage": usage}
+        said = read_completion(json.dumps(body).encode(), 40)
+        assert said.texts == ("warm",)
+        assert (said.prompt_tokens, said.output_tokens) == tokens
+
+
+def test_why_a_text_has_no_label_is_told_with_the_number_of_such(
+    endpoint: FakeEndpoint,
+    task: Task,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_jsonl(tmp_path / "notes.jsonl", [{"text": text} for text in ("Deep snow.", "A stolen card.", " ")])
+    usual = endpoint.usual
+    flagged = failure(400, "The content filter was triggered.")
+    monkeypatch.setattr(endpoint, "usual", lambda one: flagged if b"stolen" in one.body else usual(one))
+    command = ["annotate", str(tmp_path / "task.toml"), "--unlabelled", str(tmp_path / "notes.jsonl"), "--quiet"]
+    command += ["--teacher", f"{endpoint.url}/v1", "--teacher-model", "large"]
+    assert main([*command, "--out", str(tmp_path)]) == 2
+    assert "is a folder, and the table needs a name" in capfd.readouterr().err
+    assert main([*command, "--out", str(tmp_path / "out.csv")]) == 0
+    said = capfd.readouterr().out
+    assert "1 row could not be read; of the first: The content filter was triggered.\n" in said
+    assert "1 row without a text." in said and "3 rows in" in said
+
+
+def test_what_nobody_would_be_asked_with_is_refused_and_not_passed_over(task: Task, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "notes.jsonl", [{"text": "Deep snow."}])
+    notes, limits = tmp_path / "notes.jsonl", RemoteSettings(max_requests=1)
+    for given, said in (
+        ({"teacher_model": "large"}, "--teacher-model is a model at an address"),
+        ({"key": "k"}, "--key is for a service at an address"),
+        ({"remote": limits}, "needs its model: give teacher_model"),
+        ({"by": "http://host/v1", "remote": limits}, "needs its model: give teacher_model"),
+    ):
+        with pytest.raises(InputError, match=said):
+            fourshot.distill(task, unlabelled=notes, folder=tmp_path / "out", **given)
+    with pytest.raises(InputError, match="needs its model"):
+        fourshot.annotate(task, notes, tmp_path / "out.csv", by="http://host/v1", remote=limits)
+    with pytest.raises(InputError, match=r"no text generation task\. Use annotate"):
+        fourshot.annotate_text(tmp_path / "task.toml", notes, tmp_path / "out.csv")
+    facts = fourshot.GenerationTask(name="facts", instruction="Write.")
+    with pytest.raises(InputError, match="--teacher-model is a model at an address"):
+        fourshot.distill_text(facts, folder=tmp_path / "out", generate=1, teacher_model="large")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="and localhost:8000/v1 is none: one begins with http"):
+        fourshot.annotate(task, notes, tmp_path / "out.csv", by="localhost:8000/v1", teacher_model="large")
