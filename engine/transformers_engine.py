@@ -17,6 +17,7 @@ from fourshot.engine.errors import AdapterError
 from fourshot.engine.gpus import torch_device
 from fourshot.engine.labels import LabelTokens
 from fourshot.engine.loaded import LoadedModel
+from fourshot.engine.loading import load_base
 from fourshot.engine.threads import available_cores
 from fourshot.engine.tokens import word_biases
 
@@ -33,7 +34,6 @@ class TransformersEngine(LoadedModel):
     def __init__(self, settings: EngineSettings) -> None:
         with collector_paused():
             import torch
-            from transformers import AutoModelForCausalLM
             from transformers.utils import logging
 
         super().__init__(settings)
@@ -44,7 +44,7 @@ class TransformersEngine(LoadedModel):
         is_old = self._device == "cuda" and torch.cuda.get_device_capability() < (8, 0)
         self._adapters: dict[str, str] = {}  # adapter name -> PEFT's key for it; PEFT allows no dots in a key
         dtype = torch.float16 if is_old else "auto"
-        self._is_ready(AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype).to(self._device).eval())
+        self._is_ready(load_base(settings.model, dtype=dtype).to(self._device).eval())
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None

@@ -84,6 +84,46 @@ def test_an_index_that_cannot_be_read_is_named(folder: Path) -> None:
         resolve_model(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("tokenizer.json", "", "its tokenizer.json cannot be read"),
+        ("tokenizer.json", '{"version": "1.0", "mod', "its tokenizer.json cannot be read"),
+        ("tokenizer.json", '{"version": "1.0"}', "its tokenizer.json has nothing of a tokenizer in it"),
+        ("tokenizer_config.json", "{", "its tokenizer_config.json cannot be read"),
+        ("tokenizer.model", "", r"its tokenizer.model has nothing of a tokenizer in it \(0 bytes\)"),
+        ("config.json", '{"architectures": "LlamaForCausalLM"}', "has to have a list of names as architectures"),
+        ("config.json", '{"architectures": [null]}', "has to have a list of names as architectures"),
+        ("pytorch_model.bin", "PK\3\4 and no end", "pytorch_model.bin is no pickle of torch, or not whole"),
+        ("pytorch_model.bin.index.json", '{"weight_map": {"a": "b.bin"}}', "b.bin, which its index names, is not"),
+    ],
+)
+def test_a_file_that_was_half_fetched_is_named(folder: Path, name: str, content: str, said: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(ModelNotFoundError, match=said):
+        resolve_model(str(folder))
+
+
+def test_a_link_that_leads_nowhere_is_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("../blobs/gone")
+    with pytest.raises(ModelNotFoundError, match=r"model\.safetensors is a link to \.\./blobs/gone, which is not"):
+        resolve_model(str(folder))
+
+
+def test_shards_without_their_index_are_not_enough(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    with pytest.raises(ModelNotFoundError, match=r"neither model\.safetensors nor .* beside model-00001-of-00002"):
+        resolve_model(str(folder))
+
+
+def test_an_adapter_in_place_of_its_base_is_pointed_out(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
+    with pytest.raises(ModelNotFoundError, match="is an adapter and no base model: its own base is 'owner/base'"):
+        resolve_model(str(folder))
+
+
 def test_a_folder_without_weights_will_do_for_random_ones(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert resolve_model(str(folder), weights=False).path == str(folder)
