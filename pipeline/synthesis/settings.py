@@ -13,6 +13,7 @@ import msgspec
 from fourshot.engine.core import SamplingSettings, Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.filters import FilterSettings
+from fourshot.pipeline.synthesis.numbers import check_numbers
 from fourshot.pipeline.synthesis.prompts import PromptStyle, Wording
 from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS, LongTexts
 from fourshot.training.lora.settings import PRESETS as TRAINING_PRESETS
@@ -217,6 +218,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     allow_fewer_shots: bool = False  # go on where a class has fewer than k examples
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.learns_soft and self.train.loss == "text":
             raise InputError(
                 "train.loss is 'text', which learns one label of each text; annotate.targets is 'soft', which gives "
