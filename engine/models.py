@@ -12,7 +12,7 @@ from fourshot.engine.embedded import GGUF_SHA256, NAME, embedded_model
 from fourshot.engine.errors import InputError, ModelNotFoundError
 from fourshot.engine.fake_engine import FAKE, fake_settings, is_fake
 from fourshot.engine.gguf_model import gguf_checkpoint, gguf_revision, is_gguf
-from fourshot.engine.hub import SMALL_FILES, WEIGHTS, download_model, split_revision
+from fourshot.engine.hub import COMMIT, SMALL_FILES, WEIGHTS, at_revision, download_model, split_revision
 
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
@@ -61,6 +61,24 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
     snapshot = download_model(model, revision, HOW_TO_GO_ON, weights=weights)
     check_folder(snapshot, weights=weights)
     return ResolvedModel(path=str(snapshot), name=model, revision=snapshot.name)
+
+
+def resolve_again(name: str, revision: str) -> ResolvedModel:
+    """The model that had that name and that revision when something was made on it; its revision may be another now.
+
+    A folder or a file of that time is never looked for on the hub. Raises ModelNotFoundError.
+    """
+    if is_of_content(revision) and name != NAME and not is_fake(name) and not Path(name).expanduser().exists():
+        raise ModelNotFoundError(
+            f"The base model was the folder or file {name!r}, and there is none of that name, seen from {Path.cwd()}. "
+            "Say where it is now (--model), or put it back."
+        )
+    return resolve_model(at_revision(name, revision))
+
+
+def is_of_content(revision: str) -> bool:
+    """Whether a revision tells a model by its content, wherever it lies; else it is a commit of a model on the hub."""
+    return not COMMIT.fullmatch(revision)
 
 
 def refuse_fake(name: str | None, what: str) -> None:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from fourshot.engine.embedded import GGUF_SHA256, NAME
 from fourshot.engine.errors import InputError, ModelNotFoundError
 from fourshot.engine.home import home
-from fourshot.engine.models import resolve_model
+from fourshot.engine.models import resolve_again, resolve_model
 
 
 @pytest.fixture
@@ -144,6 +144,20 @@ def test_an_unknown_model_says_what_was_tried_and_how_to_go_on(name: str, part: 
     assert isinstance(error.value, InputError)
     assert error.value.exit_code == 2
     assert "embedded" in str(error.value)
+
+
+def test_a_folder_that_something_was_made_on_is_not_looked_for_on_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    made_on = resolve_model("model")
+    assert resolve_again(made_on.name, made_on.revision) == made_on
+    assert resolve_again(NAME, GGUF_SHA256[:12]).name == NAME
+    monkeypatch.chdir("/")
+    with pytest.raises(
+        ModelNotFoundError, match=r"folder or file 'model', and there is none .* seen from /\. .*--model"
+    ):
+        resolve_again(made_on.name, made_on.revision)
 
 
 def test_the_home_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

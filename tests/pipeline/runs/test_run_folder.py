@@ -209,6 +209,19 @@ def test_what_changes_nothing_that_was_made_may_change(tmp_path: Path, changed: 
     assert folder.shots() == [Example(text="one", label="warm")]
 
 
+def test_a_base_in_a_folder_is_known_by_its_content_whatever_it_is_called(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).lock():
+        RunFolder(tmp_path).claim(manifest(model_name="models/base"))
+        RunFolder(tmp_path).claim(manifest(model_name="/moved/to/base/"))
+        with pytest.raises(RunFolderError, match="model_revision: the folder has 'abc', this run has 'abd'"):
+            RunFolder(tmp_path).claim(manifest(model_name="models/base", model_revision="abd"))
+    commit = "a" * 40
+    with RunFolder(tmp_path / "hub").lock():
+        RunFolder(tmp_path / "hub").claim(manifest(model_name="one/base", model_revision=commit))
+        with pytest.raises(RunFolderError, match="model_name: the folder has 'one/base', this run has 'other/base'"):
+            RunFolder(tmp_path / "hub").claim(manifest(model_name="other/base", model_revision=commit))
+
+
 def test_a_folder_that_was_moved_is_still_that_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.claim(manifest())
