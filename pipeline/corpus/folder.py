@@ -131,7 +131,9 @@ class CorpusFolder(WorkFolder):
             for line in lines:
                 last[line.task] = check_records(line.rows, line.units, last.get(line.task, -1))
             return lines
-        except ValueError as error:  # msgspec's and those of Unicode are such, too
+        except RunFolderError:
+            raise
+        except ValueError as error:
             raise RunFolderError(
                 f"{self.path / JOURNAL_FILE} was changed after it was written: {error}. Put it back, or make the "
                 "corpus anew in another folder (--out)."

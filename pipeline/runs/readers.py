@@ -17,7 +17,7 @@ from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import read_json
+from fourshot.engine.files import read_made
 from fourshot.engine.models import resolve_again
 from fourshot.pipeline.card import base_of, load_card
 from fourshot.pipeline.events import OnEvent
@@ -125,7 +125,7 @@ def teacher_of_run(experiment: Experiment) -> Teacher:
         shots=writer.shots,
         readers=readers,
         chat=writer.form.chat,
-        calibration=read_json(folder / CALIBRATION_FILE, Calibration) if calibrated else NONE,
+        calibration=read_made(folder / CALIBRATION_FILE, Calibration) if calibrated else NONE,
     )
 
 

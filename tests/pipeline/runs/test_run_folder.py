@@ -12,10 +12,12 @@ import pytest
 
 from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.runs.run_folder import RunFolder, RunManifest
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.tasks.types import DataSource, Example, Label, Task
 from fourshot.pipeline.work_folder import Layout, WorkFolder
+from tests.pipeline.runs.small_run import write_run
 
 TASK = Task(name="colours", instruction="Warm or cold?", noun="note", labels=(Label(name="warm"), Label(name="cold")))
 
@@ -65,6 +67,22 @@ def test_lines_that_went_missing_are_named_and_the_way_out_with_them(tmp_path: P
     with pytest.raises(RunFolderError, match=r"gone\.jsonl has 0 whole lines where 3 were finished"):
         RunFolder(tmp_path).keep_lines("gone.jsonl", 3)
     assert (tmp_path / "n.jsonl").read_bytes() == b"1\n2\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rounds.jsonl", r"rounds\.jsonl tells of 0 texts that were kept where 1 were \(generated\.json\)"),
+        ("candidates.jsonl", r"candidates\.jsonl has 0 whole lines where 4 were finished"),
+        ("verdicts.jsonl", r"verdicts\.jsonl has 0 whole lines where 4 were finished"),
+    ],
+)
+def test_texts_that_went_missing_are_not_learnt_without(tmp_path: Path, name: str, said: str) -> None:
+    folder = write_run(tmp_path)
+    assert len(finished_pairs(folder)) == 4
+    (tmp_path / name).unlink()
+    with pytest.raises(RunFolderError, match=said):
+        finished_pairs(folder)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_neighbour(
