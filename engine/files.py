@@ -56,11 +56,23 @@ def replaced_file(target: Path) -> Iterator[Path]:
     # Process ids of two machines may be the same, and both may write into a folder that they share.
     staged = target.with_name(f".{target.name}.{secrets.token_hex(4)}.{os.getpid()}")
     try:
-        yield staged
-        _sync(staged)
-        os.replace(staged, target)
+        with _naming(target):
+            yield staged
+            _sync(staged)
+            os.replace(staged, target)
     finally:
         staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Say of which file an error is: a disk that gets full while one is written does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise
 
 
 def write_json(target: Path, value: Any) -> None:
@@ -132,7 +144,7 @@ def _sync(path: Path) -> None:
 
 def append_lines(file: Path, values: Iterable[Any]) -> None:
     """Add one line of JSON per value and have them on the disk before returning; a torn last one is cut away before."""
-    with file.open("ab+") as opened:
+    with _naming(file), file.open("ab+") as opened:
         if opened.tell():
             opened.seek(-1, os.SEEK_END)
             if opened.read() != b"\n":
