@@ -54,6 +54,11 @@ def resolve_model(name: str | None, *, weights: bool = True) -> ResolvedModel:
         check_folder(folder, weights=weights)
         return ResolvedModel(path=str(folder.resolve()), name=name, revision=content_hash(folder))
     model, revision = split_revision(name)
+    if name.endswith("@"):
+        raise ModelNotFoundError(
+            f"{name!r} ends in an @ without a revision, as from a variable that is not set. Give a branch, a tag or a "
+            "commit behind it, or leave the @ out."
+        )
     if is_gguf(folder):
         return ResolvedModel(path=str(gguf_checkpoint(folder)), name=name, revision=gguf_revision(folder))
     if folder.exists() or name.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
@@ -154,7 +159,7 @@ def _broken_file(file: Path) -> str:
         return ""
     except (OSError, ValueError) as error:
         return f"its {file.name} cannot be read ({error}): copy or fetch it again"
-    if not content or not isinstance(document, dict) or (file.name == "tokenizer.json" and "model" not in document):
+    if not content or not isinstance(document, dict):
         return f"its {file.name} has nothing of a tokenizer in it ({len(content):,} bytes): copy or fetch it again"
     return ""
 
@@ -201,8 +206,9 @@ def broken_shards(folder: Path) -> list[str]:
         try:
             with path.open("rb") as file:
                 begin = file.read(2)
-            # Pickles of before torch 1.6 are no zip file, and begin otherwise; of those nothing can be seen here.
-            if begin != b"\x80\x02" and not zipfile.is_zipfile(path):
+            # Since torch 1.6 it is a zip file, whose directory comes last. Of others only that they are empty is seen,
+            # or begin as what Git leaves in place of a large file ("version https://git-lfs...").
+            if begin in (b"", b"ve") or (begin == b"PK" and not zipfile.is_zipfile(path)):
                 faults.append(f"{path.name} is no pickle of torch, or not whole: copy or fetch it again")
         except OSError as error:
             faults.append(_unopened(path, error))

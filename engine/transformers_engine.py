@@ -7,6 +7,7 @@ Importing this module does not load torch; opening the engine does.
 import gc
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourshot.engine import seeds
@@ -235,6 +236,10 @@ class TransformersEngine(LoadedModel):
             from peft import PeftModel
 
             key = f"adapter{len(self._adapters)}"
+            if not any(Path(adapter.path).glob("adapter_model.*")):  # PEFT would look for the folder's name on the hub
+                raise AdapterError(
+                    f"The adapter {adapter.path} has no weights (adapter_model.*). Copy it again, whole."
+                )
             try:
                 if self._adapters:
                     self._model.load_adapter(adapter.path, adapter_name=key)

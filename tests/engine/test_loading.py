@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from fourshot.engine.errors import ModelNotFoundError
+from fourshot.engine.core import Adapter, EngineSettings
+from fourshot.engine.errors import AdapterError, ModelNotFoundError
 from fourshot.engine.loading import explained, load_base
+from fourshot.engine.opening import open_engine
 from fourshot.engine.tokens import load_tokenizer
 from tests.engine.tiny_models import FAMILIES, tiny_checkpoint
 
@@ -69,3 +71,10 @@ def test_memory_that_ran_out_is_no_fault_of_the_files() -> None:
 
     with pytest.raises(RuntimeError, match="allocate memory"):
         explained(load, "base model", "anywhere")
+
+
+def test_an_adapter_without_weights_is_not_looked_for_on_the_hub(whole: Path, tmp_path: Path) -> None:
+    engine = open_engine(EngineSettings(model=str(whole), kind="transformers"))
+    with pytest.raises(AdapterError, match=r"has no weights \(adapter_model\.\*\)\. Copy it again, whole\."):
+        engine.score(["Label:"], ["good", "bad"], Adapter(name="a", path=str(tmp_path)))
+    engine.close()

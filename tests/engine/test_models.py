@@ -89,12 +89,13 @@ def test_an_index_that_cannot_be_read_is_named(folder: Path) -> None:
     [
         ("tokenizer.json", "", "its tokenizer.json cannot be read"),
         ("tokenizer.json", '{"version": "1.0", "mod', "its tokenizer.json cannot be read"),
-        ("tokenizer.json", '{"version": "1.0"}', "its tokenizer.json has nothing of a tokenizer in it"),
+        ("tokenizer.json", "[]", "its tokenizer.json has nothing of a tokenizer in it"),
         ("tokenizer_config.json", "{", "its tokenizer_config.json cannot be read"),
         ("tokenizer.model", "", r"its tokenizer.model has nothing of a tokenizer in it \(0 bytes\)"),
         ("config.json", '{"architectures": "LlamaForCausalLM"}', "has to have a list of names as architectures"),
         ("config.json", '{"architectures": [null]}', "has to have a list of names as architectures"),
         ("pytorch_model.bin", "PK\3\4 and no end", "pytorch_model.bin is no pickle of torch, or not whole"),
+        ("pytorch_model.bin", "version https://git-lfs.github.com/spec/v1", "no pickle of torch, or not whole"),
         ("pytorch_model.bin.index.json", '{"weight_map": {"a": "b.bin"}}', "b.bin, which its index names, is not"),
     ],
 )
@@ -158,6 +159,11 @@ def test_a_folder_that_something_was_made_on_is_not_looked_for_on_the_hub(
         ModelNotFoundError, match=r"folder or file 'model', and there is none .* seen from /\. .*--model"
     ):
         resolve_again(made_on.name, made_on.revision)
+
+
+def test_a_revision_that_is_blank_is_not_the_main_one() -> None:
+    with pytest.raises(ModelNotFoundError, match="'owner/model@' ends in an @ without a revision"):
+        resolve_model("owner/model@")
 
 
 def test_the_home_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
