@@ -143,10 +143,14 @@ def _allowed(place: str) -> str:
 
 def _near(key: str) -> str:
     last_of = {name: name.rpartition(".")[2] for name, _ in flat(msgspec.to_builtins(PRESETS["default"]))}
-    near = difflib.get_close_matches(key.rpartition(".")[2], last_of.values(), n=1)
+    if key in last_of:  # in a file, as one key with a dot in it
+        return f"Write {key} without quotes around it."
+    groups = {name.partition(".")[0]: name.partition(".")[0] for name in last_of if "." in name}
+    last_of |= {} if "." in key else groups
+    near = difflib.get_close_matches(key.rpartition(".")[2].lower(), last_of.values(), n=1)
     if near:
         return f"Did you mean {' or '.join(repr(name) for name, last in last_of.items() if last == near[0])}?"
-    return f"Settings are {', '.join(last_of)}."
+    return f"Settings are {', '.join(name for name in last_of if name not in groups)}."
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

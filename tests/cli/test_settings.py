@@ -49,6 +49,9 @@ def test_set_takes_lists_and_bare_words() -> None:
     [
         (["--set", "generate.perclass=3"], "Did you mean 'generate.per_class'?"),
         (["--set", "per_class=3"], "Did you mean 'generate.per_class'?"),
+        (["--set", "trian.r=3"], "there is no setting 'trian'. Did you mean 'train'?"),
+        (["--set", "TRAIN.r=3"], "there is no setting 'TRAIN'. Did you mean 'train'?"),
+        (["--set", "train.R=3"], "there is no setting 'train.R'. Did you mean 'train.r'?"),
         (["--set", "quux=3"], "Settings are k, seed,"),
         (["--set", "train.rank=16"], "there is no setting 'train.rank'. It is called 'train.r' now."),
         (["--set", "sampling.seed=1"], "It was never read; texts are seeded by 'seed'."),
@@ -122,3 +125,9 @@ def test_methods_keep_their_order_and_unknown_ones_are_refused() -> None:
         choose_methods("loro", known)
     with pytest.raises(InputError, match="no method named"):
         choose_methods(",", known)
+
+
+def test_a_key_with_a_dot_in_quotes_is_told_to_lose_them(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('"train.r" = 4\n')
+    with pytest.raises(InputError, match=r"no setting 'train\.r'\. Write train\.r without quotes around it\."):
+        settings("--settings", str(tmp_path / "mine.toml"))
