@@ -247,10 +247,7 @@ def resume(folder: WorkFolder) -> tuple[list[Round], list[Candidate], list[Verdi
 
 
 def finished_pairs(folder: WorkFolder) -> list[tuple[Candidate, Verdict]]:
-    """Candidates and verdicts of the finished rounds; changes nothing in the folder.
-
-    Raises RunFolderError where there are fewer than were finished.
-    """
+    """Candidates and verdicts of the finished rounds. Raises RunFolderError where there are fewer than there were."""
     records = folder.lines("rounds.jsonl", Round)
     told = sum(sum(record.kept.values()) for record in records)
     for done in filter(folder.has, DONE_FILES):
