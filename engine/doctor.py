@@ -21,7 +21,7 @@ from fourshot.engine.home import HOME_VARIABLE, home
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import resolve_model
 from fourshot.engine.opening import open_engine
-from fourshot.engine.threads import available_cores
+from fourshot.engine.threads import available_cores, wanted_cores
 from fourshot.engine.vllm_seams import lora_kernels
 
 GIB = 1 << 30
@@ -154,9 +154,10 @@ def _plugin() -> Finding:
 
 
 def _in_process() -> Finding:
-    threads = os.environ.get("OMP_NUM_THREADS")
-    how = f"in this process, {available_cores()} threads" + (" (OMP_NUM_THREADS)" if threads else "")
-    return Finding("vLLM runs", "ok", how)
+    counts, given = bool(wanted_cores()), os.environ.get("OMP_NUM_THREADS", "")
+    how = f"in this process, {available_cores()} threads" + (" (OMP_NUM_THREADS)" if counts else "")
+    remedy = f"OMP_NUM_THREADS={given} is no number of threads and does not count." if given and not counts else ""
+    return _finding("vLLM runs", "note", how, remedy)
 
 
 def _load_torch(model: str | None) -> str:

@@ -56,11 +56,23 @@ def replaced_file(target: Path) -> Iterator[Path]:
     # Process ids of two machines may be the same, and both may write into a folder that they share.
     staged = target.with_name(f".{target.name}.{secrets.token_hex(4)}.{os.getpid()}")
     try:
-        yield staged
-        _sync(staged)
-        os.replace(staged, target)
+        with _naming(target):
+            yield staged
+            _sync(staged)
+            os.replace(staged, target)
     finally:
         staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Say of which file an error is: a disk that gets full while one is written does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise
 
 
 def write_json(target: Path, value: Any) -> None:
@@ -81,6 +93,17 @@ def as_decode_errors() -> Iterator[None]:
         yield
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from error
+
+
+def read_made(file: Path, kind: type[T]) -> T:
+    """`read_json` of a file that an earlier call made. Raises RunFolderError where it cannot be read."""
+    try:
+        return read_json(file, kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(
+            f"{file} was changed after it was written, or is of another version: {error}. Put it back, or remove it to "
+            "have it made again."
+        ) from error
 
 
 @contextmanager
@@ -144,7 +167,7 @@ def _sync(path: Path) -> None:
 
 def append_lines(file: Path, values: Iterable[Any]) -> None:
     """Add one line of JSON per value and have them on the disk before returning; a torn last one is cut away before."""
-    with file.open("ab+") as opened:
+    with _naming(file), file.open("ab+") as opened:
         if opened.tell():
             opened.seek(-1, os.SEEK_END)
             if opened.read() != b"\n":
@@ -155,21 +178,39 @@ def append_lines(file: Path, values: Iterable[Any]) -> None:
 
 
 def read_lines(file: Path, kind: type[T]) -> list[T]:
-    """All whole lines; a torn last one, left by a kill, is not there yet. None at all where there is no file."""
+    """All whole lines; a torn last one, left by a kill, is not there yet. None at all where there is no file.
+
+    Raises RunFolderError for a line that is no ``kind``.
+    """
     if not file.exists():
         return []
     decode = msgspec.json.Decoder(kind).decode
-    return [decode(line) for line in file.read_bytes().split(b"\n")[:-1]]
+    lines = file.read_bytes().split(b"\n")[:-1]
+    found = []
+    try:
+        for line in lines:
+            found.append(decode(line))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(
+            f"Line {len(found) + 1} of {file} was changed after it was written, or is of another version: {error}. Put "
+            "it back, or start anew in another folder (--out)."
+        ) from error
+    return found
+
+
+def check_lines(file: Path, there: int, finished: int) -> None:
+    """Raise RunFolderError where a file of lines has fewer than were finished."""
+    if there < finished:
+        raise RunFolderError(
+            f"{file} has {there} whole lines where {finished} were finished: it was changed after the run wrote it. "
+            "Put it back, or start anew in another folder (--out)."
+        )
 
 
 def keep_lines(file: Path, count: int) -> None:
     """Cut the file after ``count`` whole lines. Raises RunFolderError where it has fewer."""
     content = file.read_bytes() if file.exists() else b""
     lines = content.split(b"\n", count)
-    if len(lines) <= count:
-        raise RunFolderError(
-            f"{file} has {len(lines) - 1} whole lines where {count} were finished: it was changed after the run wrote "
-            "it. Put it back, or start anew in another folder (--out)."
-        )
+    check_lines(file, len(lines) - 1, count)
     if lines[count]:
         os.truncate(file, len(content) - len(lines[count]))

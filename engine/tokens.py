@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import is_fake
+from fourshot.engine.loading import explained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -15,7 +16,10 @@ ANCHOR = "Label:"  # what stands before a label in every prompt of the paper (Pa
 
 
 def load_tokenizer(model: str | Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a checkpoint folder. Loads transformers, not torch's models. Raises InputError for a fake."""
+    """The tokenizer of a checkpoint folder. Loads transformers, not torch's models.
+
+    Raises InputError for a fake, and where it cannot be loaded.
+    """
     if is_fake(str(model)):
         raise InputError(
             f"The fake base model ({model}) has no tokenizer and no weights: it draws and re-labels texts, and cannot "
@@ -23,7 +27,7 @@ def load_tokenizer(model: str | Path) -> "PreTrainedTokenizerBase":
         )
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(model))
+    return explained(lambda: AutoTokenizer.from_pretrained(str(model)), "tokenizer", model)
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

@@ -8,6 +8,7 @@ import gc
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from fourshot.engine.errors import AdapterError
 from fourshot.engine.gpus import torch_device
 from fourshot.engine.labels import LabelTokens
 from fourshot.engine.loaded import LoadedModel
+from fourshot.engine.loading import load_base
 from fourshot.engine.threads import available_cores
 from fourshot.engine.tokens import word_biases
 
@@ -35,7 +37,6 @@ class TransformersEngine(LoadedModel):
     def __init__(self, settings: EngineSettings) -> None:
         with collector_paused():
             import torch
-            from transformers import AutoModelForCausalLM
             from transformers.utils import logging
 
         super().__init__(settings)
@@ -46,7 +47,7 @@ class TransformersEngine(LoadedModel):
         is_old = self._device == "cuda" and torch.cuda.get_device_capability() < (8, 0)
         self._adapters: dict[str, str] = {}  # adapter name -> PEFT's key for it; PEFT allows no dots in a key
         dtype = torch.float16 if is_old else "auto"
-        self._is_ready(AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype).to(self._device).eval())
+        self._is_ready(load_base(settings.model, dtype=dtype).to(self._device).eval())
 
     def sample(
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
@@ -228,6 +229,10 @@ class TransformersEngine(LoadedModel):
             from peft import PeftModel
 
             key = f"adapter{len(self._adapters)}"
+            if not any(Path(adapter.path).glob("adapter_model.*")):  # PEFT would look for the folder's name on the hub
+                raise AdapterError(
+                    f"The adapter {adapter.path} has no weights (adapter_model.*). Copy it again, whole."
+                )
             try:
                 if self._adapters:
                     self._model.load_adapter(adapter.path, adapter_name=key)

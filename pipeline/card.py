@@ -12,8 +12,7 @@ from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Adapter, Verbalizer
 from fourshot.engine.errors import AdapterError
 from fourshot.engine.files import read_json
-from fourshot.engine.hub import at_revision
-from fourshot.engine.models import ResolvedModel, broken_shards, resolve_model
+from fourshot.engine.models import ResolvedModel, broken_shards, resolve_again, resolve_model
 from fourshot.engine.probe import Probe, Probed
 from fourshot.pipeline.scores import Scores
 from fourshot.pipeline.selective import CoverageCurve, Scope
@@ -143,7 +142,7 @@ def base_of(card: AdapterCard, adapter: Path, model: str | None = None) -> Resol
     if faults := broken_shards(adapter):
         raise AdapterError(f"The adapter {adapter} is damaged: {'; '.join(faults)}. Copy it again, whole.")
     # The hub may have another state of that name by now.
-    base = resolve_model(at_revision(card.model_name, card.model_revision) if model is None else model)
+    base = resolve_again(card.model_name, card.model_revision) if model is None else resolve_model(model)
     if base.revision != card.model_revision:
         raise AdapterError(
             f"The adapter {adapter} was trained on {card.model_name} revision {card.model_revision}; "

@@ -17,6 +17,7 @@ IN_THE_WAY = {  # what a path is told to be where the system's word for it is on
     errno.EPERM: "may not be changed by this user. Change who may, or give another place.",
     errno.EROFS: "is on a disk that is read-only. Give another place.",
     errno.EEXIST: "is there, and no folder. Move it away, or give another place.",
+    errno.EFBIG: "is larger than files may be (ulimit -f, or the file system). Raise it, or give another place.",
     errno.ELOOP: "is a link that leads to itself. Remove it, or give another place.",
 }
 

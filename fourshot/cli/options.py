@@ -16,6 +16,13 @@ from fourshot.cli.declare import Argument, Options, argument, setting
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.earlier_names import EARLIER_NAMES
 from fourshot.pipeline.synthesis.settings import PRESETS, RunSettings
+from fourshot.training.lora.settings import TargetModules
+
+SPELLED: dict[Any, str] = {  # of a type: how its values are written
+    bool: ". Allowed are true and false.",
+    int: ". Allowed are whole numbers such as 16.",
+    float: ". Allowed are numbers such as 0.5 or 1e-4.",
+}
 
 
 class Option(NamedTuple):
@@ -95,7 +102,7 @@ def with_values(settings: RunSettings, values: Mapping[str, Any], source: str) -
     try:
         return msgspec.convert(_merged(known, values), RunSettings)
     except msgspec.ValidationError as error:
-        said, _, place = str(error).partition(" - at `$.")
+        said, _, place = str(error).removesuffix(" - at `$`").partition(" - at `$.")
         place = place.rstrip("`")
         named = said.endswith(".") or place in source  # sentences of ours name the setting
         raise InputError(f"{source}: {said if named else f'{place}: {said}'}{_allowed(place)}") from error
@@ -121,19 +128,29 @@ def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], source: str
 
 
 def _allowed(place: str) -> str:
-    """What may stand at ``place``, where that is one of a few words; "" elsewhere."""
+    """What may stand at ``place``, where that is one of a few words, a list or a number; "" elsewhere."""
     kind = _type_of(place.partition("[")[0]) if place else None
+    if kind == TargetModules:
+        return """. Allowed are all, and a list of names: '["q_proj", "v_proj"]'."""
+    written = ""
     if get_origin(kind) is tuple:
         kind = get_args(kind)[0]
-    return f". Allowed are {', '.join(map(str, get_args(kind)))}." if get_origin(kind) is Literal else ""
+        written = f""" A list is written '["{get_args(kind)[0]}"]'.""" if get_origin(kind) is Literal else ""
+    if get_origin(kind) is Literal:
+        return f". Allowed are {', '.join(map(str, get_args(kind)))}.{written}"
+    return SPELLED.get(kind, "")
 
 
 def _near(key: str) -> str:
     last_of = {name: name.rpartition(".")[2] for name, _ in flat(msgspec.to_builtins(PRESETS["default"]))}
-    near = difflib.get_close_matches(key.rpartition(".")[2], last_of.values(), n=1)
+    if key in last_of:  # in a file, as one key with a dot in it
+        return f"Write {key} without quotes around it."
+    groups = {name.partition(".")[0]: name.partition(".")[0] for name in last_of if "." in name}
+    last_of |= {} if "." in key else groups
+    near = difflib.get_close_matches(key.rpartition(".")[2].lower(), last_of.values(), n=1)
     if near:
         return f"Did you mean {' or '.join(repr(name) for name, last in last_of.items() if last == near[0])}?"
-    return f"Settings are {', '.join(last_of)}."
+    return f"Settings are {', '.join(name for name in last_of if name not in groups)}."
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,9 +169,10 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 def _toml_value(text: str) -> Any:
     """``text`` as TOML reads it; a bare word is a string, as on any command line."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        document = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return document["value"] if len(document) == 1 else text  # a second line would be another setting
 
 
 def _type_of(key: str) -> Any:

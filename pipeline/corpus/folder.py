@@ -24,6 +24,7 @@ import msgspec
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.errors import RunFolderError
 from fourshot.engine.files import replace_file
+from fourshot.engine.models import is_of_content
 from fourshot.pipeline.corpus.rows import UNREADABLE, CorpusRow, encode_rows, read_rows
 from fourshot.pipeline.corpus.settings import Format
 from fourshot.pipeline.loop.counts import DrawRecord, check_records
@@ -57,6 +58,8 @@ class CorpusManifest(Manifest, frozen=True, kw_only=True):
 
     def identity(self) -> dict[str, Any]:
         known = super().identity()
+        if is_of_content(self.model_revision):
+            known.pop("model_name")  # of a folder that may be called from elsewhere, or have been moved
         known["settings"] = msgspec.to_builtins(self.settings.untried)
         known["settings"].pop("allow_short")
         known["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
@@ -127,7 +130,9 @@ class CorpusFolder(WorkFolder):
             for line in lines:
                 last[line.task] = check_records(line.rows, line.units, last.get(line.task, -1))
             return lines
-        except ValueError as error:  # msgspec's and those of Unicode are such, too
+        except RunFolderError:
+            raise
+        except ValueError as error:
             raise RunFolderError(
                 f"{self.path / JOURNAL_FILE} was changed after it was written: {error}. Put it back, or make the "
                 "corpus anew in another folder (--out)."

@@ -196,8 +196,7 @@ class Ledger:
             reads: Sequence[int] = ()
             if passed and self._has_annotator:
                 folds = [self._folds.get(candidate.id) for candidate in passed] if self._folds else []
-                labels = [candidate.label for candidate in passed]
-                reads = self._read([candidate.text for candidate in passed], folds, labels)
+                reads = self._read([one.text for one in passed], folds, [one.label for one in passed])
             self._compared = _Compared(reasons, passed, reads)
         if not self._is_calibrated(draws) or not self._are_read(self._compared.reads):
             return None
@@ -209,9 +208,7 @@ class Ledger:
         drawn = [draw for unit in batch.units for draw in self._results[unit.number].draws]
         return (*(Draw(candidate=candidate) for candidate in batch.drawn), *drawn)
 
-    def _read(
-        self, texts: Sequence[str], folds: Sequence[int | None] = (), intended: Sequence[str] = ()
-    ) -> Sequence[int]:
+    def _read(self, texts: Sequence[str], folds: Sequence[int | None] = (), intended: Sequence[str] = ()) -> range:
         """Have texts read; gives back the numbers of the units."""
         most, first = self.plan.read_texts or len(texts), self._num_reads
         for start in range(0, len(texts), most):

@@ -13,6 +13,8 @@ import msgspec
 from fourshot.engine.calibration import Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.core import Engine
+from fourshot.engine.errors import RunFolderError
+from fourshot.engine.files import check_lines
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.loop.counts import ClassCounts, records_of, short_run_error, stalled
 from fourshot.pipeline.loop.ledger import JudgedBatch, Ledger
@@ -30,6 +32,7 @@ from fourshot.pipeline.work_folder import WorkFolder
 CALIBRATION_FILE = "annotator.json"
 COMMITTEE_FILE = "committee.json"  # how much each kind of reader counts, and why
 ATTRIBUTES_FILE = "attributes.json"
+DONE_FILES = ("generated.json", "drawn.json", "annotated.json")  # written last: of texts, of a pool, of texts of yours
 READ_BY_ANNOTATOR = ("kept", "label_disagrees", "low_confidence", "surplus")
 
 
@@ -244,10 +247,20 @@ def resume(folder: WorkFolder) -> tuple[list[Round], list[Candidate], list[Verdi
 
 
 def finished_pairs(folder: WorkFolder) -> list[tuple[Candidate, Verdict]]:
-    """Candidates and verdicts of the finished rounds; changes nothing in the folder."""
-    count = sum(record.num_candidates for record in folder.lines("rounds.jsonl", Round))
-    candidates = folder.lines("candidates.jsonl", Candidate)[:count]
-    return list(zip(candidates, folder.lines("verdicts.jsonl", Verdict)[:count], strict=True))
+    """Candidates and verdicts of the finished rounds. Raises RunFolderError where there are fewer than there were."""
+    records = folder.lines("rounds.jsonl", Round)
+    told = sum(sum(record.kept.values()) for record in records)
+    for done in filter(folder.has, DONE_FILES):
+        if told < (kept := folder.read(done, dict[str, int]).get("kept", 0)):
+            raise RunFolderError(
+                f"{folder.path / 'rounds.jsonl'} tells of {told} texts that were kept where {kept} were ({done}): it "
+                "was changed after the run wrote it. Put it back, or start anew in another folder (--out)."
+            )
+    count = sum(record.num_candidates for record in records)
+    candidates, verdicts = folder.lines("candidates.jsonl", Candidate), folder.lines("verdicts.jsonl", Verdict)
+    check_lines(folder.path / "candidates.jsonl", len(candidates), count)
+    check_lines(folder.path / "verdicts.jsonl", len(verdicts), count)
+    return list(zip(candidates[:count], verdicts[:count], strict=True))
 
 
 def pool_folds(pool: WorkFolder, num_folds: int) -> dict[str, int]:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import read_json, write_json
+from fourshot.engine.files import read_made, write_json
 from fourshot.engine.models import ResolvedModel, refuse_fake, resolve_model
 from fourshot.pipeline.events import Event, OnEvent, ignore
 from fourshot.pipeline.forecast import Forecast
@@ -192,7 +192,7 @@ def distill(
             items,
             encoder=encoder,
             teacher=name,
-            teacher_evaluation=read_json(teacher_file, Evaluation) if test else None,
+            teacher_evaluation=read_made(teacher_file, Evaluation) if test else None,
             shots=shots,
             annotated=sure[0],
             synthetic=sure[1],

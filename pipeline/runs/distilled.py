@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.files import read_json, write_json
+from fourshot.engine.files import read_made, write_json
 from fourshot.pipeline.provenance import installed_versions
 from fourshot.pipeline.report.data import Lineage, MethodRow, ReportData, method_row
 from fourshot.pipeline.report.write import write_report
@@ -70,13 +70,13 @@ def write_results(
     notes: Sequence[str],
 ) -> DistillSummary:
     """Write cards, summary and report. ``items``: the student, then the one on the shots alone."""
-    remote = read_json(folder / REMOTE_FILE, RemoteTeacher) if (folder / REMOTE_FILE).exists() else None
+    remote = read_made(folder / REMOTE_FILE, RemoteTeacher) if (folder / REMOTE_FILE).exists() else None
     results, evaluations = list[StudentResult](), list[Evaluation | None]()
     for number, item in enumerate(items):
         result = finished_student(folder / "students", item.job)
         assert result
         check_kept(Path(result.path))
-        evaluation = read_json(Path(item.out), Evaluation) if item.test else None
+        evaluation = read_made(Path(item.out), Evaluation) if item.test else None
         results.append(result)
         evaluations.append(evaluation)
         is_taught = number == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from fourshot.engine.files import read_json, write_json
+from fourshot.engine.files import read_made, write_json
 from fourshot.pipeline.provenance import value_hash
 from fourshot.pipeline.report.texts import TextExample, TextReport, TextRow, write_text_report
 from fourshot.pipeline.runs.distilled import REMOTE_FILE
@@ -66,7 +66,7 @@ def write_text_results(
     notes: Sequence[str],
 ) -> TextDistillSummary:
     """Write card, summary and report. ``made``: the student, then the one on the real pairs alone."""
-    remote = read_json(folder / REMOTE_FILE, RemoteTeacher) if (folder / REMOTE_FILE).exists() else None
+    remote = read_made(folder / REMOTE_FILE, RemoteTeacher) if (folder / REMOTE_FILE).exists() else None
     main, alone = made
     said = (main.said, alone.said, said_by_teacher)
     scores = [_scores(folder, one, test) for one in said]
@@ -159,4 +159,4 @@ def _scores(folder: Path, said: Sequence[Written], test: Sequence[Pair]) -> Text
             seconds=sum(one.seconds for one in said),
         )
         write_json(file, scores)
-    return read_json(file, TextScores)
+    return read_made(file, TextScores)

@@ -166,7 +166,7 @@ class Experiment:
 
     def text_readers(self, writer: MethodCell) -> tuple[Reader, ...]:
         """The same as they read texts: with ``annotate.average``, an average before those that are asked alike."""
-        readers, averages = self.readers(writer), writer.settings.averages(len(self.task.labels))
+        readers, averages = self.readers(writer), trainings.reads_averages(writer.settings, len(self.task.labels))
         return trainings.averaged(readers, self.average_store) if averages else readers
 
     def encoder_jobs(self, writer: MethodCell) -> list[StudentJob]:

@@ -19,7 +19,7 @@ from fourshot.pipeline.runs.experiment import Experiment
 from fourshot.pipeline.runs.run_folder import GENERATED_FILE, POOL_FILE
 from fourshot.pipeline.runs.stages import STAGE_NAMES, StageName, phases_until
 from fourshot.pipeline.runs.stages.evaluate import WARM_UP_TEXTS
-from fourshot.pipeline.runs.trainings import annotator_jobs
+from fourshot.pipeline.runs.trainings import annotator_jobs, reads_averages
 from fourshot.pipeline.speed import Speed
 from fourshot.pipeline.synthesis.prompts import PromptFormat
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -180,7 +180,7 @@ class _Remaining:
         annotate = writer.settings.annotate
         wordings = [wording for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))]
         counts, alone = self._counts[writer.key], Work(stage="")
-        if writer.settings.averages(counts.num_labels):
+        if reads_averages(writer.settings, counts.num_labels):
             for wording in (one for one in wordings if wordings.count(one) > 1):
                 form = msgspec.structs.replace(writer.form, wording=wording)
                 alone += counts.reads(texts * OPEN_SHARE, form, adapter=True)

@@ -18,9 +18,8 @@ from fourshot.engine import calibration as calibrations
 from fourshot.engine.calibration import NONE, Calibration
 from fourshot.engine.chat import ChatTurns
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import read_json
-from fourshot.engine.hub import at_revision
-from fourshot.engine.models import resolve_model
+from fourshot.engine.files import read_made
+from fourshot.engine.models import resolve_again
 from fourshot.pipeline.card import base_of, load_card
 from fourshot.pipeline.events import OnEvent
 from fourshot.pipeline.forecast import Forecast
@@ -93,7 +92,7 @@ def open_run(folder: Path) -> Experiment:
     if not run_folder.has("shots.json"):
         raise InputError(f"{folder} holds no run. Give the folder of one, or an adapter's or a student's.")
     manifest = run_folder.manifest()
-    model = resolve_model(at_revision(manifest.model_name, manifest.model_revision))
+    model = resolve_again(manifest.model_name, manifest.model_revision)
     if model.revision != manifest.model_revision:
         raise InputError(
             f"The run {folder} was made on {manifest.model_name} revision {manifest.model_revision}; here it is "
@@ -127,7 +126,7 @@ def teacher_of_run(experiment: Experiment) -> Teacher:
         shots=writer.shots,
         readers=readers,
         chat=writer.form.chat,
-        calibration=read_json(folder / CALIBRATION_FILE, Calibration) if calibrated else NONE,
+        calibration=read_made(folder / CALIBRATION_FILE, Calibration) if calibrated else NONE,
     )
 
 

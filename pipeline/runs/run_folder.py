@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from fourshot.engine.files import replace_file
+from fourshot.engine.models import is_of_content
 from fourshot.pipeline.synthesis.prompts import PROMPT_VERSION
 from fourshot.pipeline.synthesis.recipe import Recipe, resolved
 from fourshot.pipeline.synthesis.settings import RunSettings
@@ -39,6 +40,8 @@ class RunManifest(Manifest, frozen=True, kw_only=True):
     def identity(self) -> dict[str, Any]:
         known = super().identity()
         known.pop("model_path")
+        if is_of_content(self.model_revision):
+            known.pop("model_name")  # of a folder that may be called from elsewhere, or have been moved
         known["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
         if not self.settings.is_tried:  # "auto" is another word for "agreement" then, which earlier versions wrote
             known["settings"] = msgspec.to_builtins(self.settings.untried)

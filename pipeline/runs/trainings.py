@@ -16,7 +16,7 @@ from fourshot.pipeline.runs.learnt import LearntTexts
 from fourshot.pipeline.synthesis.committee import EncoderFiles, Reader
 from fourshot.pipeline.synthesis.evidence import alignment, learnt_probabilities, shot_folds
 from fourshot.pipeline.synthesis.prompts import PromptFormat, Wording, reading_prompt
-from fourshot.pipeline.synthesis.settings import AnnotateSettings
+from fourshot.pipeline.synthesis.settings import AnnotateSettings, RunSettings
 from fourshot.pipeline.synthesis.types import Candidate, Verdict
 from fourshot.pipeline.tasks.fields import encoder_text
 from fourshot.pipeline.tasks.types import Example, Task
@@ -29,6 +29,7 @@ from fourshot.training.students.settings import StudentSettings
 from fourshot.training.students.train import finished_student
 
 JUDGES = 4  # adapters that calibrate a classifier
+AVERAGED_CLASSES = 16  # from so many, averages read first by default: reading is most of such a run
 
 
 def annotator_jobs(task: Task, model_revision: str, writer: MethodCell) -> list[TrainingJob]:
@@ -174,6 +175,12 @@ def committee(
         for fold, adapter in enumerate(adapters[annotate.num_adapters :])
     ]
     return tuple(readers)
+
+
+def reads_averages(settings: RunSettings, num_labels: int) -> bool:
+    """Whether averages of adapters read first the texts of a task with so many classes (``annotate.average``)."""
+    by_itself = num_labels >= AVERAGED_CLASSES and not settings.learns_soft
+    return settings.annotate.average == "first" or (settings.annotate.average == "auto" and by_itself)
 
 
 def averaged(readers: Sequence[Reader], parent: Path) -> tuple[Reader, ...]:

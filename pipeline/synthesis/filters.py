@@ -4,7 +4,6 @@ A text that passes goes on to the annotator. The checks are cheap (about 0.3 ms 
 so that a verdict names the plainest reason. Importing this module loads neither torch nor vllm.
 """
 
-import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -54,7 +53,7 @@ class FilterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise InputError(f"filter setting {name} is a share from 0 to 1, got {value}.")
-        if not 0 <= self.min_length_factor <= 1 <= self.max_length_factor < math.inf:
+        if not 0 <= self.min_length_factor <= 1 <= self.max_length_factor:
             raise InputError(
                 f"min_length_factor must be from 0 to 1 and max_length_factor at least 1, got {self.min_length_factor} "
                 f"and {self.max_length_factor}: otherwise the shots themselves would be too short or too long."

@@ -13,6 +13,7 @@ import msgspec
 from fourshot.engine.core import SamplingSettings, Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.pipeline.synthesis.filters import FilterSettings
+from fourshot.pipeline.synthesis.numbers import check_numbers
 from fourshot.pipeline.synthesis.prompts import PromptStyle, Wording
 from fourshot.pipeline.tasks.text_words import MAX_TEXT_WORDS, LongTexts
 from fourshot.training.lora.settings import PRESETS as TRAINING_PRESETS
@@ -22,7 +23,6 @@ POOL_TIMES = 3  # what is to be kept: the texts of a pool, for at least
 POOL_TEXTS = 400  # of all classes, enough for adapters to learn from
 SOFT_TIMES = 2  # as many texts, where they are learnt with probabilities, and
 SOFT_DRAWS = 1.75  # draws per round
-AVERAGED_CLASSES = 16  # from so many, averages of adapters read texts first: reading is most of such a run
 # Who reads texts that are learnt with probabilities.
 COMMITTEE: dict[str, Any] = {
     "annotator": "adapters",
@@ -51,8 +51,6 @@ class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 "per_class and draws_per_round must be at least 1, max_candidates at least 0; got "
                 f"{self.per_class}, {self.draws_per_round} and {self.max_candidates}."
             )
-        if self.max_tokens < 0:
-            raise InputError(f"generate.max_tokens is at least 1, or 0 for what the shots need; got {self.max_tokens}.")
         if not (self.min_acceptance or self.max_candidates) or not 0 <= self.min_acceptance <= 1:
             raise InputError(
                 "min_acceptance is a share from 0 to 1, and not 0 where max_candidates is 0, or a class could be drawn "
@@ -83,9 +81,7 @@ class VarietySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     mixed: float = 0.5  # share of prompts that show shots of all classes and ask for none; with soft targets only
     shots_shown: int = 0  # of the class's shots, drawn anew for each prompt; 0 shows all
     attributes: bool = False  # each prompt asks for a topic, a style and a length (`pipeline.synthesis.attributes`)
-    suppress: float = (
-        0.0  # how strongly words that a class over-uses are pushed down (`pipeline.synthesis.overuse`); 0: not
-    )
+    suppress: float = 0.0  # how strongly words that a class over-uses are pushed down (`pipeline.synthesis.overuse`)
 
     def __post_init__(self) -> None:
         if not 0 <= self.mixed <= 1:
@@ -151,8 +147,6 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
                 "pool_per_class must be at least 2, fold_weight above 0, wordings one or more; got "
                 f"{self.pool_per_class}, {self.fold_weight} and {list(self.wordings)}."
             )
-        if not 0 <= self.fold_epochs < math.inf:
-            raise InputError(f"annotate.fold_epochs must be a number of at least 0, got {self.fold_epochs}.")
         if not (self.soft_temperature > 0 and 0 < self.intended_odds < math.inf and 0 <= self.soft_epochs < math.inf):
             raise InputError(
                 "annotate.soft_temperature and intended_odds must be above 0, soft_epochs a number of at least 0; got "
@@ -226,11 +220,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     allow_fewer_shots: bool = False  # go on where a class has fewer than k examples
 
     def __post_init__(self) -> None:
-        if self.max_text_words < 1 or not 0 < self.shot_weight < math.inf:
-            raise InputError(
-                "max_text_words must be at least 1 and shot_weight a number above 0; got "
-                f"{self.max_text_words} and {self.shot_weight}."
-            )
+        check_numbers(self)
         if self.learns_soft and self.train.loss == "text":
             raise InputError(
                 "train.loss is 'text', which learns one label of each text; annotate.targets is 'soft', which gives "
@@ -241,11 +231,6 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def learns_soft(self) -> bool:
         """Whether texts are learnt with a probability of each label."""
         return self.annotate.targets == "soft" and self.annotate.annotator != "none"
-
-    def averages(self, num_labels: int) -> bool:
-        """Whether averages of adapters read first the texts of a task with so many classes."""
-        by_itself = num_labels >= AVERAGED_CLASSES and not self.learns_soft
-        return self.annotate.average == "first" or (self.annotate.average == "auto" and by_itself)
 
     @property
     def is_tried(self) -> bool:

@@ -49,10 +49,29 @@ def test_set_takes_lists_and_bare_words() -> None:
     [
         (["--set", "generate.perclass=3"], "Did you mean 'generate.per_class'?"),
         (["--set", "per_class=3"], "Did you mean 'generate.per_class'?"),
+        (["--set", "trian.r=3"], "there is no setting 'trian'. Did you mean 'train'?"),
+        (["--set", "TRAIN.r=3"], "there is no setting 'TRAIN'. Did you mean 'train'?"),
+        (["--set", "train.R=3"], "there is no setting 'train.R'. Did you mean 'train.r'?"),
         (["--set", "quux=3"], "Settings are k, seed,"),
         (["--set", "train.rank=16"], "there is no setting 'train.rank'. It is called 'train.r' now."),
         (["--set", "sampling.seed=1"], "It was never read; texts are seeded by 'seed'."),
         (["--set", "train.r"], "expected KEY=VALUE"),
+        (["--set", "generate.keep_likelier_of=3"], "Invalid enum value 3. Allowed are 1, 2."),
+        (["--set", "train.decay=True"], "Expected `bool`, got `str`. Allowed are true and false."),
+        (
+            ["--set", "train.learning_rate=.001"],
+            "Expected `float`, got `str`. Allowed are numbers such as 0.5 or 1e-4.",
+        ),
+        (["--set", "k=4\nseed=5"], "Expected `int`, got `str`"),
+        (["--set", "train.target_modules=q_proj"], """Allowed are all, and a list of names: '["q_proj", "v_proj"]'."""),
+        (["--set", "annotate.wordings=bare"], """Allowed are task, bare, answer. A list is written '["task"]'."""),
+        (["--test-limit", "-5"], "--test-limit -5: test_limit must be at least 0, got -5."),
+        (["--set", "max_text_words=0"], "max_text_words must be at least 1, got 0."),
+        (["--set", "shot_weight=0"], "shot_weight must be above 0, got 0.0."),
+        (["--seed", "-1"], "seed must be at least 0, got -1."),
+        (["--seed", "99999999999999999999"], "seed must be at most 9223372036854775807"),
+        (["--set", "filter.max_length_factor=inf"], "filter.max_length_factor must be a finite number, got inf."),
+        (["--set", 'sampling.bias=[["oak", nan]]'], "sampling.bias must be a finite number, got nan."),
         (["--set", "train.r=lots"], "--set train.r=lots: Expected `int`, got `str`"),
         (["--set", "train=3"], "--set train=3: Expected `object`, got `int`"),
         (
@@ -60,14 +79,10 @@ def test_set_takes_lists_and_bare_words() -> None:
             "--set wording=short: Invalid enum value 'short'. Allowed are task, bare, answer.",
         ),
         (["--set", 'annotate.wordings=["task", "short"]'], "Allowed are task, bare, answer."),
-        (["--set", "generate.keep_likelier_of=3"], "Invalid enum value 3. Allowed are 1, 2."),
-        (["--set", "generate.max_tokens=-1"], "generate.max_tokens is at least 1, or 0"),
-        (["--set", "annotate.fold_epochs=nan"], "annotate.fold_epochs must be a number of at least 0, got nan"),
+        (["--set", "generate.max_tokens=-1"], "generate.max_tokens must be at least 0, got -1."),
+        (["--set", "annotate.fold_epochs=nan"], "annotate.fold_epochs must be a finite number, got nan."),
         (["--set", "annotate.fold_weight=inf"], "fold_weight above 0"),
-        (["--set", "filter.max_length_factor=inf"], "max_length_factor at least 1, got 0.5 and inf"),
         (["--set", "train.weight_decay=-1"], "weight_decay must be a number of at least 0, got -1"),
-        (["--set", "max_text_words=-1"], "max_text_words must be at least 1 and shot_weight a number above 0; got -1"),
-        (["--set", "shot_weight=nan"], "shot_weight a number above 0; got 300 and nan"),
         (["--confidence", "1.5"], "confidence must be from 0 to 1"),
         (["--settings", "nowhere.toml"], "nowhere.toml cannot be read"),
     ],
@@ -113,3 +128,9 @@ def test_methods_keep_their_order_and_unknown_ones_are_refused() -> None:
         choose_methods("loro", known)
     with pytest.raises(InputError, match="no method named"):
         choose_methods(",", known)
+
+
+def test_a_key_with_a_dot_in_quotes_is_told_to_lose_them(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('"train.r" = 4\n')
+    with pytest.raises(InputError, match=r"no setting 'train\.r'\. Write train\.r without quotes around it\."):
+        settings("--settings", str(tmp_path / "mine.toml"))

@@ -11,6 +11,7 @@ from fourshot.engine.files import (
     keep_lines,
     read_json,
     read_lines,
+    read_made,
     remove_folder,
     replace_file,
     settle,
@@ -93,3 +94,17 @@ def test_lines_survive_a_cut_and_are_kept_by_number(tmp_path: Path) -> None:
         keep_lines(file, 2)
     keep_lines(file, 0)
     assert file.read_bytes() == b""
+
+
+def test_a_line_that_was_changed_is_named_with_its_number(tmp_path: Path) -> None:
+    (tmp_path / "lines.jsonl").write_bytes(b"1\n2\n\xff\n4\n")
+    with pytest.raises(RunFolderError, match=r"Line 3 of .*lines\.jsonl was changed after it was written"):
+        read_lines(tmp_path / "lines.jsonl", int)
+
+
+def test_a_file_of_an_earlier_call_that_was_changed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_bytes(b'{"a": ')
+    with pytest.raises(
+        RunFolderError, match=r"result\.json was changed after it was written.*remove it to have it made"
+    ):
+        read_made(tmp_path / "result.json", dict)

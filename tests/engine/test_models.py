@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from fourshot.engine.embedded import GGUF_SHA256, NAME
 from fourshot.engine.errors import InputError, ModelNotFoundError
 from fourshot.engine.home import home
-from fourshot.engine.models import resolve_model
+from fourshot.engine.models import resolve_again, resolve_model
 
 
 @pytest.fixture
@@ -84,6 +84,47 @@ def test_an_index_that_cannot_be_read_is_named(folder: Path) -> None:
         resolve_model(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("tokenizer.json", "", "its tokenizer.json cannot be read"),
+        ("tokenizer.json", '{"version": "1.0", "mod', "its tokenizer.json cannot be read"),
+        ("tokenizer.json", "[]", "its tokenizer.json has nothing of a tokenizer in it"),
+        ("tokenizer_config.json", "{", "its tokenizer_config.json cannot be read"),
+        ("tokenizer.model", "", r"its tokenizer.model has nothing of a tokenizer in it \(0 bytes\)"),
+        ("config.json", '{"architectures": "LlamaForCausalLM"}', "has to have a list of names as architectures"),
+        ("config.json", '{"architectures": [null]}', "has to have a list of names as architectures"),
+        ("pytorch_model.bin", "PK\3\4 and no end", "pytorch_model.bin is no pickle of torch, or not whole"),
+        ("pytorch_model.bin", "version https://git-lfs.github.com/spec/v1", "no pickle of torch, or not whole"),
+        ("pytorch_model.bin.index.json", '{"weight_map": {"a": "b.bin"}}', "b.bin, which its index names, is not"),
+    ],
+)
+def test_a_file_that_was_half_fetched_is_named(folder: Path, name: str, content: str, said: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(ModelNotFoundError, match=said):
+        resolve_model(str(folder))
+
+
+def test_a_link_that_leads_nowhere_is_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("../blobs/gone")
+    with pytest.raises(ModelNotFoundError, match=r"model\.safetensors is a link to \.\./blobs/gone, which is not"):
+        resolve_model(str(folder))
+
+
+def test_shards_without_their_index_are_not_enough(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    with pytest.raises(ModelNotFoundError, match=r"neither model\.safetensors nor .* beside model-00001-of-00002"):
+        resolve_model(str(folder))
+
+
+def test_an_adapter_in_place_of_its_base_is_pointed_out(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
+    with pytest.raises(ModelNotFoundError, match="is an adapter and no base model: its own base is 'owner/base'"):
+        resolve_model(str(folder))
+
+
 def test_a_folder_without_weights_will_do_for_random_ones(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert resolve_model(str(folder), weights=False).path == str(folder)
@@ -104,6 +145,25 @@ def test_an_unknown_model_says_what_was_tried_and_how_to_go_on(name: str, part: 
     assert isinstance(error.value, InputError)
     assert error.value.exit_code == 2
     assert "embedded" in str(error.value)
+
+
+def test_a_folder_that_something_was_made_on_is_not_looked_for_on_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    made_on = resolve_model("model")
+    assert resolve_again(made_on.name, made_on.revision) == made_on
+    assert resolve_again(NAME, GGUF_SHA256[:12]).name == NAME
+    monkeypatch.chdir("/")
+    with pytest.raises(
+        ModelNotFoundError, match=r"folder or file 'model', and there is none .* seen from /\. .*--model"
+    ):
+        resolve_again(made_on.name, made_on.revision)
+
+
+def test_a_revision_that_is_blank_is_not_the_main_one() -> None:
+    with pytest.raises(ModelNotFoundError, match="'owner/model@' ends in an @ without a revision"):
+        resolve_model("owner/model@")
 
 
 def test_the_home_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

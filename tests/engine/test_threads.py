@@ -2,7 +2,8 @@
 
 import pytest
 
-from fourshot.engine.threads import TRAIN_SPINS, waiting_briefly
+from fourshot.engine import doctor
+from fourshot.engine.threads import TRAIN_SPINS, available_cores, waiting_briefly
 
 
 def test_a_process_that_computes_spins_briefly() -> None:
@@ -12,3 +13,13 @@ def test_a_process_that_computes_spins_briefly() -> None:
 @pytest.mark.parametrize("said", [{"OMP_WAIT_POLICY": "PASSIVE"}, {"GOMP_SPINCOUNT": "7"}])
 def test_what_the_user_has_set_stays(said: dict[str, str]) -> None:
     assert waiting_briefly(said, TRAIN_SPINS) == said
+
+
+@pytest.mark.parametrize("said", ["0", "abc", "-1", "2,1", "", "\u00b2"])
+def test_what_is_no_number_of_threads_does_not_count(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    usual = available_cores()
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert available_cores() == usual
+    assert "(OMP_NUM_THREADS)" not in doctor._in_process().found
+    assert doctor._in_process().state == ("note" if said else "ok")

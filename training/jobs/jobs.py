@@ -10,7 +10,7 @@ import msgspec
 
 from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError
-from fourshot.engine.files import read_json, remove_folder, write_json
+from fourshot.engine.files import read_made, remove_folder, write_json
 from fourshot.training.lora.examples import OnStep, TrainingExample, TrainingResult
 from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, LoraSettings
 
@@ -82,7 +82,7 @@ def finished(store: Path, job: TrainingJob) -> TrainingResult | None:
     file = store / job.key / RESULT_FILE
     if not file.exists():
         return None
-    result = read_json(file, TrainingResult)
+    result = read_made(file, TrainingResult)
     return msgspec.structs.replace(result, path=str((store / job.key / result.name).resolve()))
 
 

@@ -6,13 +6,14 @@ with gradient checkpointing, which keeps one layer's values at a time and comput
 
 from math import prod
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fourshot.engine.errors import FourshotError
 from fourshot.engine.memory import free_bytes
 from fourshot.engine.models import checkpoint_shapes
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_ROW_TOKENS = 2048  # attention inside a packed row grows with its square, and longer rows are not faster
 SHARE = 0.7  # of the free memory that rows may take by the estimate
@@ -59,14 +60,18 @@ def check_base_fits(model: str | Path, device: str, number_bytes: int) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` is how torch says that memory ran out, on a GPU or on the CPU."""
+    import torch
+
     message = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and ("allocate memory" in message or "not enough memory" in message)
     )
 
 
-def give_back(parameters: list[torch.Tensor]) -> None:
+def give_back(parameters: "list[torch.Tensor]") -> None:
     """Drop half-made gradients, and what the GPU's allocator holds."""
+    import torch
+
     for parameter in parameters:
         parameter.grad = None
     torch.cuda.empty_cache()

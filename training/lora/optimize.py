@@ -130,7 +130,12 @@ class Optimization:
             self._batches.next()
 
     def _diverged(self, what: str, step: int) -> FourshotError:
+        said = f"{what} not a number at step {step} of {self.planned}. Nothing was saved."
+        if not self.losses:
+            return FourshotError(
+                f"{said} Nothing was learnt before, so the base is at fault, or a text: look for weights that are not "
+                "numbers (copy or fetch the base again) and for texts that are not text."
+            )
         return FourshotError(
-            f"{what} not a number at step {step} of {self.planned}. Nothing was saved. Lower learning_rate "
-            f"(it is {self._settings.learning_rate}) or look for texts that are not text."
+            f"{said} Lower learning_rate (it is {self._settings.learning_rate}) or look for texts that are not text."
         )

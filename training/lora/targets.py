@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fourshot.engine.errors import InputError
 from fourshot.engine.fake_engine import is_fake
+from fourshot.engine.loading import explained
 from fourshot.engine.models import checkpoint_shapes
 from fourshot.engine.vllm_seams.lora_support import check_lora_support
 from fourshot.training.lora.settings import ALL, ALL_PROJECTIONS, TargetModules
@@ -65,6 +66,10 @@ def _shapes_of_architecture(model: str) -> dict[str, list[int]]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with torch.device("meta"):
-        built = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    def build() -> torch.nn.Module:
+        with torch.device("meta"):
+            built: torch.nn.Module = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+        return built
+
+    built = explained(build, "base model", model)
     return {name: list(weights.shape) for name, weights in built.named_parameters()}

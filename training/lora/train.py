@@ -14,6 +14,7 @@ from fourshot.engine.core import Verbalizer
 from fourshot.engine.errors import InputError
 from fourshot.engine.gpus import torch_device
 from fourshot.engine.labels import label_tokens
+from fourshot.engine.loading import load_base
 from fourshot.engine.probe import Probe
 from fourshot.engine.tokens import load_tokenizer
 from fourshot.training.lora.checkpoint import CHECKPOINT_S, Checkpoint
@@ -38,7 +39,6 @@ class LoraTrainer:
     def __init__(self, model: str | Path, share: Share = ALL) -> None:
         """``model`` is a checkpoint folder; ``share`` what this process does of each training."""
         with collector_paused():
-            from transformers import AutoModelForCausalLM
             from transformers.utils import logging
 
         logging.disable_progress_bar()
@@ -49,7 +49,7 @@ class LoraTrainer:
         check_base_fits(model, self.device, getattr(torch, self.precision.base).itemsize)
         self.tokenizer = load_tokenizer(model)
         # On the CPU the fused attention's backward pass takes seven times as long as plain products at these lengths.
-        self._base = AutoModelForCausalLM.from_pretrained(
+        self._base = load_base(
             self.model_path,
             dtype=getattr(torch, self.precision.base),
             attn_implementation="sdpa" if self.device == "cuda" else "eager",

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from fourshot.engine.content_hash import content_hash_of
-from fourshot.engine.files import read_json, settle, staged_folder
+from fourshot.engine.files import read_made, settle, staged_folder
 
 RESULT_FILE = "result.json"
 OnStep = Callable[[int, int, float], None]  # step, planned steps, loss
@@ -18,7 +18,7 @@ def finished_in(folder: Path, kind: type[Result]) -> Result | None:
     """The result of the job whose folder this is, with its path as it is now; None where it is not finished."""
     if not (folder / RESULT_FILE).exists():
         return None
-    result: Any = read_json(folder / RESULT_FILE, kind)
+    result: Any = read_made(folder / RESULT_FILE, kind)
     moved: Result = msgspec.structs.replace(result, path=str((folder / result.name).resolve()))
     return moved
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import msgspec
 
-from fourshot.engine.files import read_json, write_json
+from fourshot.engine.files import read_made, write_json
 from fourshot.engine.threads import TRAIN_SPINS
 from fourshot.pipeline.events import Event, OnEvent
 from fourshot.pipeline.runs.experiment import Experiment
@@ -86,4 +86,4 @@ def encoders(experiment: Experiment) -> StudentStage:
 def parities(result: StudentResult) -> list[Parity]:
     """How the ONNX files of a student answer beside it; none where they are not there."""
     file = Path(result.path) / ONNX_FOLDER / PARITY_FILE
-    return read_json(file, list[Parity]) if file.exists() else []
+    return read_made(file, list[Parity]) if file.exists() else []

@@ -112,8 +112,9 @@ class Endpoint:
         try:
             while not wait([asked], TELL_S).done:
                 message, done = f"asking {self.model}", len(requests) - self._missing
-                on_way = Event(stage="annotate", message=message, done=done, total=len(requests), unit="requests")
-                self._on_event(on_way)
+                self._on_event(
+                    Event(stage="annotate", message=message, done=done, total=len(requests), unit="requests")
+                )
         except KeyboardInterrupt:
             self._loop.call_soon_threadsafe(self._over.set)
             wait([asked])
@@ -204,8 +205,8 @@ class Endpoint:
             raise ServiceError(f"nobody answers at {self._at}{tried}: {cause}. {GO_ON}", kind="unreachable") from error
         if isinstance(error, FailedAnswerError):
             said = clipped(self._without_key(str(error)), MOST_SAID).rstrip(".")
-            answers = f"{self.model} at {self.url} answers 200 and says that it failed{tried}"
-            raise ServiceError(f"{answers}: {said}. {GO_ON}", kind="failed") from error
+            fault = f"{self.model} at {self.url} answers 200 and says that it failed{tried}: {said}. {GO_ON}"
+            raise ServiceError(fault, kind="failed") from error
         raise ServiceError(
             f"{self.url} answered, and not as an OpenAI-compatible endpoint does{tried}: {error}. Is this its address? "
             f"It usually ends in /v1. {GO_ON}",

@@ -40,7 +40,7 @@ def test_a_line_that_did_not_fit_is_not_there_and_those_before_it_are(small_disk
 
     with pytest.raises(OSError, match="No space left") as full:
         fill()
-    assert full.value.errno == errno.ENOSPC
+    assert (full.value.errno, full.value.filename) == (errno.ENOSPC, str(folder.path / "notes.jsonl"))
     whole = folder.lines("notes.jsonl", Example)
     assert [example.label for example in whole] == [str(number) for number in range(len(whole))]
     assert len(whole) > 5
@@ -53,8 +53,9 @@ def test_a_line_that_did_not_fit_is_not_there_and_those_before_it_are(small_disk
 def test_a_file_that_did_not_fit_leaves_the_one_before_it(small_disk: Callable[[str], Path]) -> None:
     folder = RunFolder(small_disk("64k"))
     folder.write("value.json", ["small"])
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as full:
         folder.write("value.json", ["x" * 100_000])
+    assert full.value.filename == str(folder.path / "value.json")
     assert folder.read("value.json", list) == ["small"]
     assert [entry.name for entry in folder.path.iterdir()] == ["value.json"]
 

@@ -12,10 +12,12 @@ import pytest
 
 from fourshot.engine.core import SamplingSettings
 from fourshot.engine.errors import InputError, RunFolderError
+from fourshot.pipeline.loop.rounds import finished_pairs
 from fourshot.pipeline.runs.run_folder import RunFolder, RunManifest
 from fourshot.pipeline.synthesis.settings import PRESETS, AnnotateSettings, GenerateSettings, RunSettings
 from fourshot.pipeline.tasks.types import DataSource, Example, Label, Task
 from fourshot.pipeline.work_folder import Layout, WorkFolder
+from tests.pipeline.runs.small_run import write_run
 
 TASK = Task(name="colours", instruction="Warm or cold?", noun="note", labels=(Label(name="warm"), Label(name="cold")))
 
@@ -75,6 +77,22 @@ def test_lines_that_went_missing_are_named_and_the_way_out_with_them(tmp_path: P
     with pytest.raises(RunFolderError, match=r"gone\.jsonl has 0 whole lines where 3 were finished"):
         RunFolder(tmp_path).keep_lines("gone.jsonl", 3)
     assert (tmp_path / "n.jsonl").read_bytes() == b"1\n2\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rounds.jsonl", r"rounds\.jsonl tells of 0 texts that were kept where 1 were \(generated\.json\)"),
+        ("candidates.jsonl", r"candidates\.jsonl has 0 whole lines where 4 were finished"),
+        ("verdicts.jsonl", r"verdicts\.jsonl has 0 whole lines where 4 were finished"),
+    ],
+)
+def test_texts_that_went_missing_are_not_learnt_without(tmp_path: Path, name: str, said: str) -> None:
+    folder = write_run(tmp_path)
+    assert len(finished_pairs(folder)) == 4
+    (tmp_path / name).unlink()
+    with pytest.raises(RunFolderError, match=said):
+        finished_pairs(folder)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_neighbour(
@@ -217,6 +235,19 @@ def test_what_changes_nothing_that_was_made_may_change(tmp_path: Path, changed: 
     folder.claim(manifest(**changed))
     assert folder.manifest() == manifest(**changed)
     assert folder.shots() == [Example(text="one", label="warm")]
+
+
+def test_a_base_in_a_folder_is_known_by_its_content_whatever_it_is_called(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).lock():
+        RunFolder(tmp_path).claim(manifest(model_name="models/base"))
+        RunFolder(tmp_path).claim(manifest(model_name="/moved/to/base/"))
+        with pytest.raises(RunFolderError, match="model_revision: the folder has 'abc', this run has 'abd'"):
+            RunFolder(tmp_path).claim(manifest(model_name="models/base", model_revision="abd"))
+    commit = "a" * 40
+    with RunFolder(tmp_path / "hub").lock():
+        RunFolder(tmp_path / "hub").claim(manifest(model_name="one/base", model_revision=commit))
+        with pytest.raises(RunFolderError, match="model_name: the folder has 'one/base', this run has 'other/base'"):
+            RunFolder(tmp_path / "hub").claim(manifest(model_name="other/base", model_revision=commit))
 
 
 def test_a_folder_that_was_moved_is_still_that_run(tmp_path: Path) -> None:

@@ -147,6 +147,13 @@ def test_a_loss_that_is_no_number_is_an_error_that_names_the_way_out_and_saves_n
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_base_whose_weights_are_no_numbers_is_said_to_be_at_fault(tiny_model: str, tmp_path: Path) -> None:
+    trainer = LoraTrainer(tiny_model)
+    trainer._base.model.layers[0].self_attn.q_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(FourshotError, match=r"at step 1 of 2.*so the base is at fault, or a text"):
+        trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path)
+
+
 def test_weights_that_are_no_numbers_at_the_end_are_not_saved(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
     wild = LoraSettings(learning_rate=1e39, max_steps=1, warmup=0.0)
     with pytest.raises(FourshotError, match=r"weights are not a number at step 1 of 1.*learning_rate"):

@@ -1,0 +1,64 @@
+"""Loading a checkpoint folder with transformers: all of it, or an error that says what is wrong with it.
+
+transformers fills weights that no file holds with random numbers, and says so in a log that nobody reads.
+"""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fourshot.engine.errors import FourshotError, ModelNotFoundError
+
+LONGEST_REASON = 300  # characters of what a library says
+T = TypeVar("T")
+
+
+def load_base(model: str | Path, **options: Any) -> Any:
+    """The causal language model of the folder ``model``; ``options`` are of transformers' ``from_pretrained``.
+
+    Raises ModelNotFoundError where it cannot be loaded, or a weight is in none of its files or has another shape.
+    """
+    from transformers import AutoModelForCausalLM
+
+    def load() -> Any:
+        return AutoModelForCausalLM.from_pretrained(
+            str(model), output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+
+    base, found = explained(load, "base model", model)
+    missing = sorted(found["missing_keys"])
+    others = sorted(str(key[0]) for key in found["mismatched_keys"])
+    if missing or others:
+        what = f"lacks {len(missing)} of its weights" if missing else f"has {len(others)} weights of another shape"
+        raise ModelNotFoundError(
+            f"The base model in {model} {what}, {(missing or others)[0]} for one: files are missing, or its "
+            "config.json is of another model. Copy or fetch the folder again, or name another model."
+        )
+    return base
+
+
+def explained(load: Callable[[], T], what: str, folder: str | Path) -> T:
+    """What ``load`` gives. Raises ModelNotFoundError, about ``what`` lies in ``folder``, where it raises anything.
+
+    But for what is no fault of the files: memory that ran out, say.
+    """
+    try:
+        return load()
+    except (FourshotError, MemoryError):
+        raise
+    except Exception as error:  # damaged files, and what is unknown to transformers, end it anywhere
+        said = " ".join(str(error).split()) or "no reason given"
+        if "allocate memory" in said or "out of memory" in said:
+            raise
+        said = f"{said[:LONGEST_REASON]}..." if len(said) > LONGEST_REASON else said
+        if "custom code" in said or "trust_remote_code" in said:
+            why = "it brings Python code of its own, which fourshot does not run. Name a model that needs none"
+        elif isinstance(error, ImportError):
+            why = f"its format needs a package that is not here ({said.rstrip('.')}). Name its 16-bit checkpoint"
+        else:
+            why = (
+                f"{type(error).__name__}: {said.rstrip('.')}. Its files are damaged, or unknown to transformers "
+                f"{version('transformers')}. Copy or fetch the folder again, or name another model"
+            )
+        raise ModelNotFoundError(f"The {what} in {folder} cannot be loaded: {why} (docs/models.md).") from error
