@@ -266,8 +266,7 @@ class Ledger:
         if self._has_annotator and candidates:
             assert self.calibration is not None
             probabilities = np.exp(calibrations.apply(self.calibration, np.array(scores)))
-        verdicts = judge(self.brief.task, candidates, probabilities, self.brief.settings)
-        return {verdict.candidate_id: verdict for verdict in verdicts}
+        return {one.candidate_id: one for one in judge(self.brief.task, candidates, probabilities, self.brief.settings)}
 
     def _judged(
         self,

@@ -120,9 +120,8 @@ class AnnotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     # every adapter leaves some shots out. equal: the same, and every adapter is trained on all shots.
     weights: Literal["equal", "held_out"] = "held_out"
     num_adapters: int = 4  # trained on the shots alone; 0 leaves it to the others
-    # first: adapters with the same wording read texts as one, their average (`training.lora.averaging`), and each for
-    # itself only what that leaves open: half of the work or less, from about six classes on. Held-out shots are read by
-    # each, and so is what `annotate` and `distill` read. auto: first with 16 classes or more, if labels are learnt.
+    # first: the average of adapters with one wording reads texts (`training.lora.averaging`), and they themselves only
+    # what that leaves open. auto: first with 16 classes or more, if labels are learnt. `annotate`, `distill`: never.
     average: Literal["auto", "first", "never"] = "auto"
     in_context: int = 0  # readers that are the base model, each shown the shots in an order of its own
     num_encoders: int = 0  # readers that are the embedded encoder, fine-tuned on the shots: a second view of the texts

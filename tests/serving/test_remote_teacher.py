@@ -2,16 +2,13 @@
 
 import json
 import math
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from fourshot.cli.main import main
 from fourshot.engine.errors import FourshotError, InputError, RequestError, ServiceError, SpendingLimitError
 from fourshot.pipeline.events import ignore
 from fourshot.pipeline.runs.readers import Annotation, NamedReader
@@ -24,7 +21,7 @@ from fourshot.serving.clients.remote.asking import asked_task
 from fourshot.serving.clients.remote.completions import Completion, Step, read_labels
 from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
-from tests.pipeline.task_folders import write_jsonl, write_task
+from tests.pipeline.task_folders import write_task
 from tests.serving.fake_server import FakeServer, Received, Reply, nobody, served
 
 COLD_WORDS = ("snow", "ice", "frost", "froze")
@@ -272,45 +269,3 @@ def test_a_limit_is_of_all_calls_for_one_table(
             read(teacher(endpoint, task, **limit), tmp_path, *texts)
         assert len(endpoint.asked) == answered, "one that may cost more than is left is not sent"
     assert len(read(teacher(endpoint, task), tmp_path, *texts)) == 9 and len(endpoint.asked) == 18
-
-
-def test_the_command_forecasts_annotates_and_writes_no_key(
-    endpoint: FakeEndpoint, task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    write_jsonl(tmp_path / "notes.jsonl", [{"text": text} for text in ("Deep snow.", "A fire.", "Thick ice.")])
-    command = ["annotate", str(tmp_path / "task.toml"), "--unlabelled", str(tmp_path / "notes.jsonl")]
-    command += ["--out", str(tmp_path / "out.jsonl"), "--price-in", "2", "--price-out", "8"]
-    command += ["--teacher", f"{endpoint.url}/v1", "--teacher-model", "large"]
-    assert main([*command, "--plan", "--json"]) == 0
-    planned = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert (planned["calls"], planned["asks"]) == (12, f"large at {endpoint.url}/v1") and planned["cost"] > 0
-    assert endpoint.received == []
-    assert main([*command, "--max-requests", "10"]) == 1
-    assert "--max-requests 10 is reached" in capfd.readouterr().err
-    assert main(command) == 0
-    said = capfd.readouterr()
-    assert "12 requests to large at" in said.err.splitlines()[0]
-    assert "88% of 8 shots right" in said.out and "12 requests, cost" in said.out
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["annotated_label"] for row in rows] == ["cold", "warm", "cold"]
-    assert rows[0]["annotated_by"].startswith(f"large at {endpoint.url}/v1, ")
-    kept = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
-    assert len(kept) > 4 and not any(KEY.encode() in content for content in kept)
-    assert KEY not in said.out + said.err and {one.headers["authorization"] for one in endpoint.asked} == {
-        f"Bearer {KEY}"
-    }
-
-
-def test_who_interrupts_at_once_has_nothing_sent(endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(futures: Sequence[Future[Any]], timeout_s: float | None = None) -> object:
-        if timeout_s is not None:
-            raise KeyboardInterrupt
-        return wait(futures)
-
-    monkeypatch.setattr(endpoints, "wait", interrupted)
-    bodies = [{"max_tokens": 1, "messages": [{"role": "user", "content": str(number)}]} for number in range(20)]
-    with endpoints.Endpoint(f"{endpoint.url}/v1", "large", RemoteSettings(concurrency=1), "work") as asking:
-        asking._loop.call_soon_threadsafe(time.sleep, 0.2)  # it is busy, and comes to both at once
-        with pytest.raises(KeyboardInterrupt):
-            asking.ask([endpoints.Request(route="chat", body=body) for body in bodies])
-    assert endpoint.asked == []

@@ -111,10 +111,9 @@ class Endpoint:
         asked = asyncio.run_coroutine_threadsafe(self._all(requests), self._loop)
         try:
             while not wait([asked], TELL_S).done:
-                message, done = f"asking {self.model}", len(requests) - self._missing
-                self._on_event(
-                    Event(stage="annotate", message=message, done=done, total=len(requests), unit="requests")
-                )
+                told, total = f"asking {self.model}", len(requests)
+                done = total - self._missing
+                self._on_event(Event(stage="annotate", message=told, done=done, total=total, unit="requests"))
         except KeyboardInterrupt:
             self._loop.call_soon_threadsafe(self._over.set)
             wait([asked])
@@ -291,9 +290,7 @@ def _may_pass(error: BaseException) -> bool:
     if isinstance(error, openai.APIStatusError):
         if _is_used_up(error) or (retry_after_s(error.response.headers) or 0) > LONGEST_RETRY_AFTER_S:
             return False
-        return error.status_code in (408, 409, BUSY) or (
-            error.status_code in range(500, 600) and error.status_code != 501
-        )
+        return error.status_code in (408, 409, BUSY, 500, *range(502, 600))
     return isinstance(error, openai.APIConnectionError | TimeoutError | StrangeAnswerError)
 
 

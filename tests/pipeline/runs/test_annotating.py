@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,26 +10,19 @@ import pytest
 
 from fourshot.engine.errors import InputError, RunFolderError
 from fourshot.engine.files import append_lines
-from fourshot.pipeline.events import ignore
 from fourshot.pipeline.runs.annotating import (
     ANSWERS_FILE,
     AnnotationSummary,
     annotate_table,
-    annotated_probabilities,
     unfinished_folder,
 )
 from fourshot.pipeline.runs.readers import Annotation, Parts, Read
-from fourshot.pipeline.runs.stages.write import Written
-from fourshot.pipeline.runs.taught import annotated_texts
-from fourshot.pipeline.runs.text_pairs import annotated_pairs, write_annotated
-from fourshot.pipeline.tasks.generation import PairSource
-from fourshot.pipeline.tasks.pairs import load_inputs
 from fourshot.pipeline.tasks.table_files import read_table
 from fourshot.pipeline.tasks.table_types import ReadSettings
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.text_table import open_texts
 from fourshot.pipeline.tasks.unlabelled import load_unlabelled
-from tests.pipeline.task_folders import write_jsonl, write_pairs, write_task
+from tests.pipeline.task_folders import write_jsonl, write_pairs
 
 LABELS = ("warm", "cold")
 
@@ -239,60 +231,6 @@ def test_a_table_without_texts_is_refused(tmp_path: Path, content: str, column: 
     path.write_text(content)
     with pytest.raises(InputError, match=message):
         open_texts(path, column)
-
-
-def test_a_person_may_correct_what_was_annotated(tmp_path: Path) -> None:
-    row = {"annotated_label": "cold", "p_warm": "0.2", "p_cold": "0.6"}
-    assert annotated_probabilities(row, LABELS) == pytest.approx((0.25, 0.75))
-    assert annotated_probabilities({**row, "annotated_label": "warm"}, LABELS) == (1.0, 0.0)
-    assert annotated_probabilities({"annotated_label": "warm", "p_warm": "", "p_cold": ""}, LABELS) == (1.0, 0.0)
-    for wrong in (0, -1, math.nan):
-        assert annotated_probabilities({"annotated_label": "warm", "p_warm": wrong, "p_cold": 0}, LABELS) == (1.0, 0.0)
-    assert annotated_probabilities({**row, "annotated_label": ""}, LABELS) is None
-    with pytest.raises(InputError, match="annotated_label is '5'; allowed are"):
-        annotated_probabilities({**row, "annotated_label": 5}, LABELS)
-    with pytest.raises(InputError, match="'wram'"):
-        annotated_probabilities({**row, "annotated_label": "wram"}, LABELS)
-
-
-def test_what_a_spreadsheet_does_to_an_annotated_table_by_itself_is_no_correction() -> None:
-    row = {"annotated_label": "Cold ", "p_warm": "0,25", "p_cold": "0,75"}
-    assert annotated_probabilities(row, LABELS) == pytest.approx((0.25, 0.75))
-    assert annotated_probabilities({**row, "p_warm": "25%", "p_cold": "75 %"}, LABELS) == pytest.approx((0.25, 0.75))
-    truth = {"annotated_label": "WAHR", "p_true": "0.75", "p_false": 0.25}
-    assert annotated_probabilities(truth, ("true", "false")) == pytest.approx((0.75, 0.25))
-    with pytest.raises(InputError, match="p_warm is 'much'; allowed are numbers"):
-        annotated_probabilities({**row, "p_warm": "much"}, LABELS)
-
-
-def test_faults_of_an_annotated_table_come_with_their_lines(tmp_path: Path) -> None:
-    task = load_task(write_task(tmp_path))
-    given = open_texts(table(tmp_path))
-
-    def texts() -> list[str]:
-        return [text for text, _ in annotated_texts(given, tmp_path / "d", task, "me", reader(), ignore)[0]]
-
-    (tmp_path / "d").mkdir()
-    assert texts() == ["ice cubes", "hot soup", "thick ice on all the lakes"]
-    out = tmp_path / "d" / "annotated.csv"
-    whole = out.read_text()
-    out.write_text(whole.replace(",cold,", ",cald,"))
-    with pytest.raises(InputError, match=r"(?s)annotated.csv:2: annotated_label is 'cald'.*'cold'\?.*annotated.csv:5"):
-        texts()
-    out.write_text(whole.replace("annotated_label", "mine", 1))
-    with pytest.raises(InputError, match=r"annotated.csv has no column 'annotated_label' any more"):
-        texts()
-
-
-def test_a_table_of_targets_without_its_columns_is_refused(tmp_path: Path) -> None:
-    path, out = tmp_path / "facts.jsonl", tmp_path / "out.csv"
-    write_jsonl(path, [{"input": "a | b"}])
-    given = load_inputs(path, PairSource())
-    write_annotated(given, out, [Written(text="A b.")], "me")
-    assert [(pair.input, pair.target) for pair in annotated_pairs(given, out)[0]] == [("a | b", "A b.")]
-    out.write_text(out.read_text().replace("annotated_target", "target"))
-    with pytest.raises(InputError, match=r"out.csv has no column 'annotated_target' any more"):
-        annotated_pairs(given, out)
 
 
 @pytest.mark.parametrize(

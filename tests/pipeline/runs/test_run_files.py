@@ -1,0 +1,116 @@
+"""The files of a run folder: torn, missing, or whole."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fourshot.engine.errors import RunFolderError
+from fourshot.pipeline.loop.rounds import finished_pairs
+from fourshot.pipeline.runs.run_folder import RunFolder
+from fourshot.pipeline.tasks.types import Example
+from tests.pipeline.runs.small_run import write_run
+from tests.pipeline.runs.test_run_folder import TASK, manifest
+
+
+def test_a_torn_last_line_is_not_there_yet(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append("notes.jsonl", [Example(text="one", label="a"), Example(text="two", label="b")])
+    with (tmp_path / "notes.jsonl").open("ab") as file:
+        file.write(b'{"text":"thr')
+    assert [example.text for example in folder.lines("notes.jsonl", Example)] == ["one", "two"]
+
+
+def test_the_command_is_read_as_it_was_written_whatever_the_locale(tmp_path: Path) -> None:
+    RunFolder(tmp_path).write_command("fourshot run größe")
+    imported = "import sys; from fourshot.pipeline.runs.run_folder import RunFolder"
+    code = f"{imported}; print(ascii(RunFolder(sys.argv[1]).command))"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ascii("this:\n  fourshot run größe")
+
+
+def test_a_file_that_nobody_wrote_has_no_lines(tmp_path: Path) -> None:
+    assert RunFolder(tmp_path).lines("notes.jsonl", Example) == []
+    RunFolder(tmp_path).keep_lines("notes.jsonl", 0)
+
+
+def test_a_text_may_hold_line_ends_of_its_own(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    hard = Example(text='one\ntwo\u2028three\r\n"four"', label="a")
+    folder.append("notes.jsonl", [hard, hard])
+    assert folder.lines("notes.jsonl", Example) == [hard, hard]
+
+
+@pytest.mark.parametrize(("count", "left"), [(0, b""), (1, b"1\n"), (3, b"1\n2\n3\n")])
+def test_only_so_many_lines_are_kept_and_never_a_torn_one(tmp_path: Path, count: int, left: bytes) -> None:
+    (tmp_path / "n.jsonl").write_bytes(b"1\n2\n3\n4")
+    RunFolder(tmp_path).keep_lines("n.jsonl", count)
+    assert (tmp_path / "n.jsonl").read_bytes() == left
+
+
+def test_lines_that_went_missing_are_named_and_the_way_out_with_them(tmp_path: Path) -> None:
+    (tmp_path / "n.jsonl").write_bytes(b"1\n2\n")
+    with pytest.raises(RunFolderError, match=r"n\.jsonl has 2 whole lines where 3 were finished.*--out"):
+        RunFolder(tmp_path).keep_lines("n.jsonl", 3)
+    with pytest.raises(RunFolderError, match=r"gone\.jsonl has 0 whole lines where 3 were finished"):
+        RunFolder(tmp_path).keep_lines("gone.jsonl", 3)
+    assert (tmp_path / "n.jsonl").read_bytes() == b"1\n2\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rounds.jsonl", r"rounds\.jsonl tells of 0 texts that were kept where 1 were \(generated\.json\)"),
+        ("candidates.jsonl", r"candidates\.jsonl has 0 whole lines where 4 were finished"),
+        ("verdicts.jsonl", r"verdicts\.jsonl has 0 whole lines where 4 were finished"),
+    ],
+)
+def test_texts_that_went_missing_are_not_learnt_without(tmp_path: Path, name: str, said: str) -> None:
+    folder = write_run(tmp_path)
+    assert len(finished_pairs(folder)) == 4
+    (tmp_path / name).unlink()
+    with pytest.raises(RunFolderError, match=said):
+        finished_pairs(folder)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_neighbour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write("value.json", {"n": 1})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fourshot.engine.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        folder.write("value.json", {"n": 2})
+    assert folder.read("value.json", dict) == {"n": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_a_write_that_a_kill_cut_short_is_not_seen_and_the_next_one_stands(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    program = (
+        "import os, sys, fourshot.engine.files as module\n"
+        "from fourshot.pipeline.runs.run_folder import RunFolder\n"
+        "module.os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        "RunFolder(sys.argv[1]).write(sys.argv[2], {'n': 1})\n"
+    )
+
+    def killed_while_writing(name: str) -> None:
+        ended = subprocess.run([sys.executable, "-c", program, str(folder.path), name])
+        assert ended.returncode == -9
+        assert not folder.has(name)
+
+    killed_while_writing("manifest.json")
+    folder.claim(manifest())
+    assert folder.manifest().task == TASK
+    killed_while_writing("value.json")
+    folder.write("value.json", {"n": 2})
+    assert folder.read("value.json", dict) == {"n": 2}

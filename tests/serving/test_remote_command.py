@@ -1,0 +1,61 @@
+"""A remote teacher from the command line, and one who interrupts."""
+
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fourshot.cli.main import main
+from fourshot.pipeline.tasks.types import Task
+from fourshot.serving.clients.remote import endpoint as endpoints
+from fourshot.serving.clients.remote.settings import RemoteSettings
+from tests.pipeline.task_folders import write_jsonl
+from tests.serving.test_remote_teacher import KEY, FakeEndpoint, endpoint, task
+
+__all__ = ("endpoint", "task")  # fixtures
+
+
+def test_the_command_forecasts_annotates_and_writes_no_key(
+    endpoint: FakeEndpoint, task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "notes.jsonl", [{"text": text} for text in ("Deep snow.", "A fire.", "Thick ice.")])
+    command = ["annotate", str(tmp_path / "task.toml"), "--unlabelled", str(tmp_path / "notes.jsonl")]
+    command += ["--out", str(tmp_path / "out.jsonl"), "--price-in", "2", "--price-out", "8"]
+    command += ["--teacher", f"{endpoint.url}/v1", "--teacher-model", "large"]
+    assert main([*command, "--plan", "--json"]) == 0
+    planned = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert (planned["calls"], planned["asks"]) == (12, f"large at {endpoint.url}/v1") and planned["cost"] > 0
+    assert endpoint.received == []
+    assert main([*command, "--max-requests", "10"]) == 1
+    assert "--max-requests 10 is reached" in capfd.readouterr().err
+    assert main(command) == 0
+    said = capfd.readouterr()
+    assert "12 requests to large at" in said.err.splitlines()[0]
+    assert "88% of 8 shots right" in said.out and "12 requests, cost" in said.out
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["annotated_label"] for row in rows] == ["cold", "warm", "cold"]
+    assert rows[0]["annotated_by"].startswith(f"large at {endpoint.url}/v1, ")
+    kept = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(kept) > 4 and not any(KEY.encode() in content for content in kept)
+    assert KEY not in said.out + said.err and {one.headers["authorization"] for one in endpoint.asked} == {
+        f"Bearer {KEY}"
+    }
+
+
+def test_who_interrupts_at_once_has_nothing_sent(endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(futures: Sequence[Future[Any]], timeout_s: float | None = None) -> object:
+        if timeout_s is not None:
+            raise KeyboardInterrupt
+        return wait(futures)
+
+    monkeypatch.setattr(endpoints, "wait", interrupted)
+    bodies = [{"max_tokens": 1, "messages": [{"role": "user", "content": str(number)}]} for number in range(20)]
+    with endpoints.Endpoint(f"{endpoint.url}/v1", "large", RemoteSettings(concurrency=1), "work") as asking:
+        asking._loop.call_soon_threadsafe(time.sleep, 0.2)  # it is busy, and comes to both at once
+        with pytest.raises(KeyboardInterrupt):
+            asking.ask([endpoints.Request(route="chat", body=body) for body in bodies])
+    assert endpoint.asked == []
