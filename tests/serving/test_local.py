@@ -67,7 +67,8 @@ def test_it_opens_the_state_of_the_base_that_it_was_trained_on(
         asked.append(name)
         return ResolvedModel(path="", name=name, revision="another")
 
-    monkeypatch.setattr("fourshot.pipeline.card.resolve_model", resolve)
+    for place in ("fourshot.pipeline.card", "fourshot.engine.models"):
+        monkeypatch.setattr(f"{place}.resolve_model", resolve)
     for model in (None, "org/tiny"):
         with pytest.raises(AdapterError, match="org/tiny revision 0123456789"):
             LocalClassifier(folder, model)

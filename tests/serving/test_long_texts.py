@@ -69,7 +69,7 @@ def test_the_command_counts_what_is_not_read(adapter: Path, capfd: pytest.Captur
 
 
 def version_of(stored: StoredAdapter) -> ModelVersion:
-    model: Any = SimpleNamespace(settings=EngineSettings(model="fake"))
+    model: Any = SimpleNamespace(settings=EngineSettings(model="fake"), dispatcher=None)
     return ModelVersion(model, stored, {}, None, None)
 
 

@@ -168,11 +168,12 @@ def test_on_a_gpu_a_base_is_read_to_where_it_computes(model: str, monkeypatch: p
 
     def load(path: str, **more: Any) -> Any:
         given.append(more)
-        return loaded
+        return loaded, {"missing_keys": (), "mismatched_keys": ()}
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
     LoraTrainer(model)
-    assert given == [{"dtype": torch.float16, "attn_implementation": "sdpa", "device_map": {"": "cuda"}}]
+    expected = {"dtype": torch.float16, "attn_implementation": "sdpa", "device_map": {"": "cuda"}}
+    assert len(given) == 1 and given[0].items() >= expected.items()
 
 
 def test_a_base_that_does_not_fit_is_refused_before_it_is_loaded(
