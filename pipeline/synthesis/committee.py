@@ -66,7 +66,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def adapters(self) -> tuple[Adapter, ...]:
         """All whose files it needs."""
-        return tuple(reader.adapter for reader in {self, *self.alone} if reader.adapter)
+        return tuple(reader.adapter for reader in (self, *self.averages) if reader.adapter)
 
     def form(self, of_task: PromptFormat) -> PromptFormat:
         """That of its prompts: what is read of long texts is the same for all."""

@@ -15,7 +15,7 @@ import msgspec
 
 from fourshot.engine.adapters import rank_of
 from fourshot.engine.core import Adapter
-from fourshot.engine.files import settle, staged_folder
+from fourshot.engine.files import disk_errors, settle, staged_folder
 from fourshot.training.lora.saving import NAME_DIGITS
 
 MOST_RANK = 512  # that vLLM has kernels for
@@ -54,7 +54,8 @@ def _write(members: Sequence[Path], folder: Path) -> None:
         key: torch.cat([each[key] for each in factors], dim=0 if "lora_A" in key else 1).contiguous()
         for key in factors[0]
     }
-    save_file(stacked, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with disk_errors():
+        save_file(stacked, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config: dict[str, Any] = msgspec.json.decode((members[0] / "adapter_config.json").read_bytes())
     config["r"] *= len(members)
     (folder / "adapter_config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2))

@@ -1,5 +1,6 @@
 """The average of adapters adds the mean of what they add, to vLLM as to PEFT."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,19 @@ def test_it_is_made_once_and_named_by_its_members(adapters: tuple[Adapter, Adapt
     assert average(adapters[::-1], tmp_path) == first and weights.stat().st_mtime_ns == made
     assert [path.name for path in tmp_path.iterdir()] == [first.name], "and nothing half-made lies beside it"
     assert average([adapters[0], adapters[0]], tmp_path).name != first.name
+
+
+def test_a_disk_without_room_is_an_error_of_the_disk_and_leaves_nothing(
+    adapters: tuple[Adapter, Adapter], tmp_path: Path
+) -> None:
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, usual[1]))
+    try:
+        with pytest.raises(OSError, match="os error"):
+            average(adapters, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert not list(tmp_path.iterdir())
 
 
 def test_more_rank_than_vllm_serves_is_not_averaged(
