@@ -44,7 +44,7 @@ def embedded_model() -> Path:
     """
     folder = embedded_folder()
     try:
-        with disk_errors():
+        with disk_errors(folder.parent):
             return made_once(folder, is_whole, _unpack)
     except OSError as error:
         raise FourshotError(

@@ -139,16 +139,18 @@ def settle(staged: Path, target: Path, *, replace: bool = False, sync: bool = Fa
 
 
 @contextmanager
-def disk_errors() -> Iterator[None]:
-    """Have every failed write be an OSError: safetensors has an error of its own type, with the cause as text."""
+def disk_errors(place: Path) -> Iterator[None]:
+    """Have every failed write below ``place`` be an OSError: safetensors has an error of its own, the cause as text."""
     try:
         yield
     except (OSError, FourshotError):
         raise
     except Exception as error:
-        if not any(sign in str(error) for sign in ("os error", "I/O error")):
-            raise
-        raise OSError(str(error)) from error
+        if code := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(place)) from error
+        if "I/O error" in str(error):
+            raise OSError(str(error)) from error
+        raise
 
 
 def remove_folder(folder: Path) -> None:

@@ -84,7 +84,7 @@ def _make(gguf: Path, folder: Path) -> None:
 
     logger.warning("fourshot: %s is converted to a checkpoint in %s, once; this takes a while", gguf, folder)
     try:
-        with disk_errors(), staged_folder(folder.parent, folder.name) as staged:
+        with disk_errors(folder.parent), staged_folder(folder.parent, folder.name) as staged:
             architecture = convert(gguf, staged)
             nats = check_checkpoint(staged, gguf)
             files = {path.name: path.stat().st_size for path in sorted(staged.iterdir())}

@@ -54,7 +54,7 @@ def _write(members: Sequence[Path], folder: Path) -> None:
         key: torch.cat([each[key] for each in factors], dim=0 if "lora_A" in key else 1).contiguous()
         for key in factors[0]
     }
-    with disk_errors():
+    with disk_errors(folder.parent):
         save_file(stacked, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config: dict[str, Any] = msgspec.json.decode((members[0] / "adapter_config.json").read_bytes())
     config["r"] *= len(members)

@@ -1,14 +1,12 @@
 """Adapters on disk: named by what is in them, checked by vLLM's own rules before anyone relies on them."""
 
 import hashlib
-import os
-import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from fourshot.engine.files import settle, staged_folder
+from fourshot.engine.files import disk_errors, settle, staged_folder
 from fourshot.engine.vllm_seams.adapter_check import check_adapter
 
 NAME_DIGITS = 12  # of the hash; 48 bits tell apart any number of adapters that a disk holds
@@ -38,15 +36,8 @@ def _sort_config(config_file: Path) -> None:
 
 
 def _save(wrapped: Any, folder: Path) -> None:
-    from safetensors import SafetensorError
-
-    try:
+    with disk_errors(folder.parent):
         wrapped.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-    except SafetensorError as error:  # the library has no other way to say that the disk is full
-        code = re.search(r"\(os error (\d+)\)", str(error))
-        if not code:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder.parent)) from error
 
 
 def content_hash(adapter: Path) -> str:
