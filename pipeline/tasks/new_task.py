@@ -18,7 +18,7 @@ from fourshot.pipeline.tasks.fields import split_fields
 from fourshot.pipeline.tasks.label_words import label_word, propose_words, reads_as, says_nothing
 from fourshot.pipeline.tasks.table_bytes import table_stem
 from fourshot.pipeline.tasks.table_files import Table, read_table
-from fourshot.pipeline.tasks.task_check import field_faults
+from fourshot.pipeline.tasks.task_check import MOST_LISTED, field_faults
 from fourshot.pipeline.tasks.task_file import load_task
 from fourshot.pipeline.tasks.types import Example
 from fourshot.pipeline.tasks.usable_rows import TableChoices, UsableRows, usable_rows
@@ -26,7 +26,6 @@ from fourshot.pipeline.tasks.usable_rows import TableChoices, UsableRows, usable
 TEST_SHARE = 0.2
 SHOTS_LEFT_FOR_TRAIN = 4  # a class gives rows to the test split only beyond these
 MOST_CLASSES = 1000  # of a column that nobody named: more are likelier ids or texts
-MOST_LISTED = 200  # labels in the instruction, which stands in every prompt; they take about 800 tokens
 FEW_CLASSES = 20  # up to here a class may have one row
 NO_TEST = f"no row is left for testing: a class gives some only beyond its first {SHOTS_LEFT_FOR_TRAIN}."
 MADE_FROM = "made_from.json"

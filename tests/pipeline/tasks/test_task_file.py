@@ -49,6 +49,16 @@ def test_an_instruction_that_has_names_in_place_of_words_is_pointed_out(
     assert [fault.what for fault in faults] == is_told * ["it names '1', '2', where the model answers 'bad', 'good'."]
 
 
+@pytest.mark.parametrize(("listed", "notes"), [(30, 0), (31, 1)])
+def test_an_instruction_that_lists_many_labels_is_pointed_out(tmp_path: Path, listed: int, notes: int) -> None:
+    words = [f"intent {number:02}" for number in range(40)]
+    instruction = f"Classify it as {', '.join(words[:listed])}."
+    labels = [{"name": word} for word in words]
+    document = {"name": "t", "instruction": instruction, "noun": "text", "labels": labels, "data": {"folder": "."}}
+    faults = [fault for fault in check_task(write_task(tmp_path, tomli_w.dumps(document))) if "$.instr" in fault.where]
+    assert [(fault.severity, fault.what) for fault in faults] == notes * [("note", "it names 31 labels.")]
+
+
 @settings(max_examples=EXAMPLES or 40, derandomize=not EXAMPLES, deadline=None)
 @given(DOCUMENTS | st.fixed_dictionaries(SOUND, optional={key: VALUES for key in KEYS if key not in SOUND}))
 def test_any_task_file_has_its_faults_explained(document: dict[str, Any]) -> None:
