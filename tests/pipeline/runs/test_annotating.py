@@ -86,10 +86,10 @@ def annotate(path: Path, out: Path, read: Read | None = None, abstain_below: flo
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
-@pytest.mark.parametrize("given", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_rows_keep_their_order_and_columns_in_every_format(tmp_path: Path, given: str, ending: str) -> None:
+@pytest.mark.parametrize("source_ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_rows_keep_their_order_and_columns_in_every_format(tmp_path: Path, source_ending: str, ending: str) -> None:
     out = tmp_path / f"out{ending}"
-    summary = annotate(table(tmp_path, f"notes{given}"), out)
+    summary = annotate(table(tmp_path, f"notes{source_ending}"), out)
     written = read_table(out)
     rows = list(written.rows.values())
     assert [row["id"] for row in rows] == ["7", "3", "5", "1", "2"]
@@ -114,8 +114,8 @@ def test_a_spreadsheet_opens_what_is_written_as_it_opened_what_was_given(
     tmp_path: Path, content: bytes, named: str, begins: str
 ) -> None:
     (tmp_path / "t.csv").write_bytes(content)
-    given = open_texts(tmp_path / "t.csv", settings=ReadSettings(encoding=named), text_column="text")
-    annotate_table(given, tmp_path / "out.csv", LABELS, "somebody", reader())
+    notes = open_texts(tmp_path / "t.csv", settings=ReadSettings(encoding=named), text_column="text")
+    annotate_table(notes, tmp_path / "out.csv", LABELS, "somebody", reader())
     assert (tmp_path / "out.csv").read_bytes().decode().startswith(begins)
     (row,) = read_table(tmp_path / "out.csv").rows.values()
     assert row["id"] == "1" and row["text"] in ("Käse; kalt", "cheese") and row["annotated_label"]
@@ -150,8 +150,8 @@ def test_a_row_of_fields_is_read_as_one_input(tmp_path: Path) -> None:
         open_texts(path, "premise", task)
     with pytest.raises(InputError, match="no column 'premise' and 'hypothesis'; the columns are 'id', 'text', 'who'"):
         open_texts(table(tmp_path), task=task)
-    found = load_unlabelled(path, task, 0)
-    assert found.texts == ((1, seen[0]),) and "column 'premise' and 'hypothesis'; 1 row without" in found.note
+    unlabelled = load_unlabelled(path, task, 0)
+    assert unlabelled.texts == ((1, seen[0]),) and "column 'premise' and 'hypothesis'; 1 row without" in unlabelled.note
 
 
 def test_nobody_sure_enough_means_no_label(tmp_path: Path) -> None:
@@ -248,8 +248,8 @@ def test_what_parquet_cannot_hold_is_refused_before_anything_is_read(tmp_path: P
 def test_what_was_left_out_of_the_table_and_what_is_unclear_in_it_is_told(tmp_path: Path) -> None:
     path = tmp_path / "notes.csv"
     path.write_text("text,who,\nice cubes,Ann,\ntext,who,\nhot soup,Bo,more\n")
-    given = open_texts(path)
-    summary = annotate_table(given, tmp_path / "out.csv", LABELS, "a run", reader())
+    notes = open_texts(path)
+    summary = annotate_table(notes, tmp_path / "out.csv", LABELS, "a run", reader())
     assert summary.rows == 2
     unclear, left_out = summary.warnings
     assert "something in a column without a name (line 4)" in unclear
