@@ -39,8 +39,8 @@ class Scripted(FakeEngine):
         self.asked += prompts
         scores = np.zeros((len(prompts), len(labels)), dtype=np.float32)
         for row, prompt in zip(scores, prompts, strict=True):
-            said = prompt.rpartition("Text: ")[2]
-            row[0 if said.startswith("hurrah") else 1] = self.sure[CHAT.begin in prompt]
+            text = prompt.rpartition("Text: ")[2]
+            row[0 if text.startswith("hurrah") else 1] = self.sure[CHAT.begin in prompt]
         return scores
 
 
