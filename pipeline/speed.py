@@ -112,10 +112,10 @@ def known_speed(
     file = home() / "speed" / f"{model.revision}-{machine}.json"
     if file.exists() and not anew:
         with contextlib.suppress(msgspec.DecodeError):  # of another version
-            stored = read_json(file, Speed)
+            speed = read_json(file, Speed)
             # What was measured beside other work is, once that is over.
-            if (stored.trainer_bytes or not trains) and (stored.load <= BUSY or _load() > stored.load - BUSY):
-                return stored
+            if (speed.trainer_bytes or not trains) and (speed.load <= BUSY or _load() > speed.load - BUSY):
+                return speed
     on_probe()
     speed = _measured(model, trains)
     write_json(file, speed)

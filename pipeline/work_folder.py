@@ -53,8 +53,8 @@ class WorkFolder:
         """
         file = self.path / MANIFEST_FILE
         if file.exists():
-            stored = self.read(MANIFEST_FILE, type(manifest))
-            differences = list(_differences(stored.identity(), manifest.identity()))
+            stored_manifest = self.read(MANIFEST_FILE, type(manifest))
+            differences = list(_differences(stored_manifest.identity(), manifest.identity()))
             if differences and not (over_unused and self._is_unused):
                 shown = "\n".join(f"  - {difference}" for difference in differences[:8])
                 raise RunFolderError(
@@ -116,13 +116,13 @@ class WorkFolder:
         if not self.has(LAYOUT_FILE):
             begun = self.path.is_dir() and any(entry.name.startswith(OURS) for entry in self.path.iterdir())
             return Layout() if begun else layout
-        stored = self.read(LAYOUT_FILE, Layout)
-        if stored != layout:
+        stored_layout = self.read(LAYOUT_FILE, Layout)
+        if stored_layout != layout:
             raise RunFolderError(
-                f"{self.path} was begun with align = {stored.align}, and this call asks for {layout.align}. Set it as "
-                "it was (--set align=...), or give another folder (--out)."
+                f"{self.path} was begun with align = {stored_layout.align}, and this call asks for {layout.align}. Set "
+                "it as it was (--set align=...), or give another folder (--out)."
             )
-        return stored
+        return stored_layout
 
     def keep_layout(self, layout: Layout) -> None:
         """Write it down, where there is anything to say."""

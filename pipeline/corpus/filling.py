@@ -72,14 +72,14 @@ class Filling:
         summary, counts = self._put_down(is_last=True)
         if self._briefs.keys() <= self._failed.keys():
             raise next(iter(self._failed.values()))
-        stalled = [
+        stalled_classes = [
             (f"{name}, {label}", of_task.by_label[label])
             for name, of_task in counts.items()
             for label in of_task.missing
             if of_task.has_stalled(label)
         ]
-        if stalled and not self._settings.allow_short:
-            raise short_run_error(stalled, self._settings.generate.per_class, str(self._files.path))
+        if stalled_classes and not self._settings.allow_short:
+            raise short_run_error(stalled_classes, self._settings.generate.per_class, str(self._files.path))
         return msgspec.structs.replace(summary, forecast=estimate)
 
     def _fill(self) -> None:

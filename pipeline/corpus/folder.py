@@ -147,22 +147,22 @@ class CorpusFolder(WorkFolder):
         shards = self.journal()
         self.keep_lines(JOURNAL_FILE, len(shards))
         self.keep_lines(ERRORS_FILE, sum(shard.faults for shard in shards))
-        recorded = {shard.file for shard in shards if shard.file}
-        present = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if _READ.match(file.name)}
-        strangers = sorted(present - recorded)
-        complete = [file for file in strangers if not Path(file).name.startswith(".")]
+        known_files = {shard.file for shard in shards if shard.file}
+        disk_files = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if _READ.match(file.name)}
+        strangers = sorted(disk_files - known_files)
+        strays = [file for file in strangers if not Path(file).name.startswith(".")]
         counts = Counter(shard.task for shard in shards)
-        reported = complete
-        if [Path(file).stem for file in complete] == [f"{counts[Path(file).parent.name]:06d}" for file in complete[:1]]:
+        reported_files = strays
+        if [Path(file).stem for file in strays] == [f"{counts[Path(file).parent.name]:06d}" for file in strays[:1]]:
             # Written, and not yet in the journal when the process was killed. Of a task that was never begun here, it
             # was brought from elsewhere; so may another be, and nothing is removed.
-            reported = [file for file in complete if Path(file).parent.name not in self.tasks()]
-        for file in complete:
+            reported_files = [file for file in strays if Path(file).parent.name not in self.tasks()]
+        for file in strays:
             self._put_aside(file)
         for file in strangers:
             (self.path / file).unlink(missing_ok=True)
-        if reported:
-            on_aside(reported)
+        if reported_files:
+            on_aside(reported_files)
         by_task: dict[str, list[ShardRecord]] = {}
         for shard in shards:
             by_task.setdefault(shard.task, []).append(shard)
@@ -211,12 +211,12 @@ class CorpusFolder(WorkFolder):
         self, old: ShardRecord, units: Sequence[DrawRecord], rows: Sequence[CorpusRow], faults: Sequence[DrawFault]
     ) -> None:
         """Write what came of a damaged shard's units once more; what was found in its place is put aside."""
-        recorded = set(self.faults())
+        known_faults = set(self.faults())
         if (self.path / old.file).exists():
             self._put_aside(old.file)
         name = old.file if rows else ""
         sha256 = self._write_rows(name, rows, self.manifest().format)
-        new_faults = [fault for fault in faults if fault not in recorded]
+        new_faults = [fault for fault in faults if fault not in known_faults]
         if new_faults:
             self.append(ERRORS_FILE, new_faults)
         new = ShardRecord(

@@ -105,11 +105,12 @@ def plan_corpus(
     """What `make_corpus` would take, by the speed of this machine as it is now; None where nothing is left to do."""
     _check(tasks, settings, corpus)
     files, base = CorpusFolder(folder), resolve_model(model)
-    loaded = {name: task for name, task in tasks.items() if isinstance(task, Task)}
-    if not loaded:
+    loaded_tasks = {name: task for name, task in tasks.items() if isinstance(task, Task)}
+    if not loaded_tasks:
         raise next(task for task in tasks.values() if isinstance(task, FourshotError))
     briefs = {
-        name: _brief(files, task, settings, _readers(task, corpus, base), on_event) for name, task in loaded.items()
+        name: _brief(files, task, settings, _readers(task, corpus, base), on_event)
+        for name, task in loaded_tasks.items()
     }
     shards: dict[str, list[ShardRecord]] = {}
     for shard in files.journal():

@@ -102,14 +102,14 @@ class ClassCounts:
 
     def forecast(self) -> str:
         """For the class that needs longest, its acceptance and what is to come; "" where nothing is lacking."""
-        draws = {label: lacking / self.by_label[label].acceptance for label, lacking in self.missing.items()}
+        draws = {label: num_missing / self.by_label[label].acceptance for label, num_missing in self.missing.items()}
         if not draws:
             return ""
         slowest = max(draws, key=draws.__getitem__)
-        count, lacking = self.by_label[slowest], self.missing[slowest]
+        count, num_missing = self.by_label[slowest], self.missing[slowest]
         if not count.drawn:
             return ""
-        return f"{slowest} is slowest: {accepted(count)}, {lacking} to go, {more_draws(count, self.per_class)}"
+        return f"{slowest} is slowest: {accepted(count)}, {num_missing} to go, {more_draws(count, self.per_class)}"
 
 
 def records_of(

@@ -273,7 +273,7 @@ class Ledger:
         batch: DrawBatch,
         draws: tuple[Draw, ...],
         reasons: Sequence[Reason | None],
-        by_annotator: Mapping[str, Verdict],
+        verdict_of: Mapping[str, Verdict],
         faults: Sequence[DrawFault],
     ) -> JudgedBatch:
         """One verdict per text, in order. The first good texts of a class are kept, until it has enough.
@@ -289,7 +289,7 @@ class Ledger:
             if reason is not None:
                 verdicts.append(Verdict(candidate_id=candidate.id, kept=False, reason=reason))
                 continue
-            verdict = by_annotator[candidate.id]
+            verdict = verdict_of[candidate.id]
             if verdict.kept and room[candidate.label] <= 0 and not self._keeps_all:
                 verdict = msgspec.structs.replace(verdict, kept=False, reason="surplus")
             room[candidate.label] -= verdict.kept

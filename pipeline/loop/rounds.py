@@ -158,8 +158,8 @@ class RoundSink:
     def finish(self, ledger: Ledger) -> None:
         counts = ledger.counts
         if counts.missing and not self._settings.allow_short:
-            lacking = [(label, counts.by_label[label]) for label in counts.missing]
-            raise short_run_error(lacking, counts.per_class, self.key)
+            lacking_classes = [(label, counts.by_label[label]) for label in counts.missing]
+            raise short_run_error(lacking_classes, counts.per_class, self.key)
         if self._done_file:
             kept = sum(sum(record.kept.values()) for record in self.folder.lines("rounds.jsonl", Round))
             self.folder.write(self._done_file, {"kept": kept})
@@ -249,12 +249,13 @@ def resume(folder: WorkFolder) -> tuple[list[Round], list[Candidate], list[Verdi
 def finished_pairs(folder: WorkFolder) -> list[tuple[Candidate, Verdict]]:
     """Candidates and verdicts of the finished rounds. Raises RunFolderError where there are fewer than there were."""
     records = folder.lines("rounds.jsonl", Round)
-    recorded = sum(sum(record.kept.values()) for record in records)
+    num_recorded = sum(sum(record.kept.values()) for record in records)
     for done in filter(folder.has, DONE_FILES):
-        if recorded < (kept := folder.read(done, dict[str, int]).get("kept", 0)):
+        if num_recorded < (kept := folder.read(done, dict[str, int]).get("kept", 0)):
             raise RunFolderError(
-                f"{folder.path / 'rounds.jsonl'} tells of {recorded} texts that were kept where {kept} were ({done}): "
-                "it was changed after the run wrote it. Put it back, or start anew in another folder (--out)."
+                f"{folder.path / 'rounds.jsonl'} tells of {num_recorded} texts that were kept where {kept} were "
+                f"({done}): it was changed after the run wrote it. Put it back, or start anew in another "
+                "folder (--out)."
             )
     count = sum(record.num_candidates for record in records)
     candidates, verdicts = folder.lines("candidates.jsonl", Candidate), folder.lines("verdicts.jsonl", Verdict)

@@ -25,7 +25,7 @@ class StyleTrials(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose_styles(
-    requested: PromptStyle,
+    requested_style: PromptStyle,
     model: ResolvedModel,
     tasks: Sequence[tuple[Task, Sequence[Example]]],
     max_text_words: int,
@@ -37,7 +37,7 @@ def choose_styles(
     """
     if not tasks:
         return []
-    if style := untried_style(requested, model.path, model.name):
+    if style := untried_style(requested_style, model.path, model.name):
         return [style] * len(tasks)
     chat = turns_of(model.path, model.name)
     trials = [

@@ -143,10 +143,10 @@ class UnitRunner:
                     self._on_progress(UnitProgress(unit=unit.key, done=finished))
             done += len(completions)
             draws += _draws(task.brief.task, unit, sampled, likeliest(completions))
-        scored, faults = task.read_in_place(draws) if unit.reads else (draws, [])
+        read_draws, faults = task.read_in_place(draws) if unit.reads else (draws, [])
         return UnitResult(
             unit=unit,
-            draws=tuple(scored),
+            draws=tuple(read_draws),
             faults=tuple(faults),
             output_tokens=tokens,
             attributes=task.take_listed(),
@@ -236,7 +236,7 @@ class _Task:
         reasons = [self._filter.alone(draw.candidate) for draw in draws]
         well_formed = [draw.candidate for draw, reason in zip(draws, reasons, strict=True) if reason is None]
         answers = iter(self._scores_or_errors(well_formed))
-        scored, faults = list[Draw](), list[DrawFault]()
+        read_draws, faults = list[Draw](), list[DrawFault]()
         for draw, reason in zip(draws, reasons, strict=True):
             answer = () if reason else next(answers)
             if isinstance(answer, str):
@@ -244,8 +244,8 @@ class _Task:
                 number = int(draw.candidate.id.rpartition("-")[2])  # among the draws that are numbered with it
                 faults.append(DrawFault(task=task, label=label, draw=number, step="score", message=answer))
             else:
-                scored.append(msgspec.structs.replace(draw, reason=reason, scores=answer))
-        return scored, faults
+                read_draws.append(msgspec.structs.replace(draw, reason=reason, scores=answer))
+        return read_draws, faults
 
     def _scores_or_errors(self, candidates: Sequence[Candidate]) -> "Sequence[tuple[float, ...] | str]":
         """Label scores of each text, or why the engine refuses it: one bad text must not take others with it."""

@@ -72,13 +72,13 @@ def example_cards(data: ReportData, judged: Sequence[Judged]) -> list[dict[str, 
     cards = []
     for candidate, verdict in pick_examples(judged, NUM_EXAMPLES, data.seed):
         likeliest = sorted(verdict.probabilities, key=lambda name: -verdict.probabilities[name])
-        shown, intended = likeliest[:NUM_PROBABILITIES], "" if candidate.mixed else candidate.label
-        if intended in likeliest and intended not in shown:
-            shown[-1] = intended
+        shown, intended_label = likeliest[:NUM_PROBABILITIES], "" if candidate.mixed else candidate.label
+        if intended_label in likeliest and intended_label not in shown:
+            shown[-1] = intended_label
         cards.append(
             {
                 "text": candidate.text,
-                "label": intended,  # "": the prompt asked for no class
+                "label": intended_label,  # "": the prompt asked for no class
                 "reason": REASON_NAMES[verdict.reason],
                 "reason_class": f"r-{verdict.reason}",
                 "probabilities": {name: verdict.probabilities[name] for name in shown},

@@ -250,9 +250,9 @@ def is_own(row: dict[str, Any], labels: Sequence[str]) -> bool:
 def _teacher_shares(row: dict[str, Any], labels: Sequence[str]) -> list[float]:
     """The teacher's probabilities in a row, as they are there; none where they are not all there. Raises InputError."""
     shares = [_share(f"p_{name}", row.get(f"p_{name}")) for name in labels]
-    present = [share for share in shares if share is not None]
-    is_known = len(present) == len(labels) and 0 < sum(present) < math.inf and min(present) >= 0
-    return present if is_known else []
+    known_shares = [share for share in shares if share is not None]
+    is_known = len(known_shares) == len(labels) and 0 < sum(known_shares) < math.inf and min(known_shares) >= 0
+    return known_shares if is_known else []
 
 
 def _share(column: str, cell: Any) -> float | None:

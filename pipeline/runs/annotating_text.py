@@ -87,8 +87,8 @@ def annotate_inputs(
     with beside.lock():
         beside.claim(TextAnnotationManifest(inputs=value_hash(table.inputs), by=writer.name), over_unused=True)
         file = beside.path / ANSWERS_FILE
-        remaining = inputs[len(read_lines(file, Written)) :]
-        estimate = foretell_writing(writer, remaining, on_event) if forecast and remaining else None
+        remaining_inputs = inputs[len(read_lines(file, Written)) :]
+        estimate = foretell_writing(writer, remaining_inputs, on_event) if forecast and remaining_inputs else None
         write_lines(writer, inputs, file, on_event, "writing")
         answers = read_lines(file, Written)
         write_annotated(table, out, answers, writer.name)

@@ -146,10 +146,10 @@ def distill(
         tested, teacher_file = value_hash(test), _teacher_file(folder, test)  # other test texts, other scores
         writes = generate_per_class > 0
         if forecast:
-            untested, reader = 0 if teacher_file.exists() else len(test), by or experiment
+            num_untested, reader = 0 if teacher_file.exists() else len(test), by or experiment
             assert reader
             to_write = _unwritten(folder, by, generate_per_class)
-            foretell_distillation(reader, unlabelled, folder, untested, on_event, writes=to_write)
+            foretell_distillation(reader, unlabelled, folder, num_untested, on_event, writes=to_write)
         if by:
             name, read, pairs = by.name, by.read(log, on_event), list(by.pairs)
             if by.draw and writes:

@@ -165,7 +165,7 @@ def distill_text(
             test=test,
             counts=PairCounts(real=len(learnt), annotated=len(taught), synthetic=len(written)),
             settings=students.settings,
-            student_settings=students.own,
+            student_settings=students.student_settings,
             notes=notes,
         )
 
@@ -191,12 +191,12 @@ def _prepared(distillation: TextDistillation, folder: Path, on_event: OnEvent, p
         teacher = AskedTeacher(by, settings, folder, on_event, teaching)
     else:
         assert base
-        most = students.own.max_target_tokens
+        most = students.student_settings.max_target_tokens
         teacher = TrainedTeacher(task, base, settings, folder, on_event, placement, teaching, most)
     manifest = TextDistillManifest(
         task=task,
         settings=settings,
-        student=students.own,
+        student=students.student_settings,
         model=f"{base.name}@{base.revision}" if base else teacher.name,
         base=f"{made_of.model.name}@{made_of.model.revision}",
         real=f"{len(learnt)} pairs, {value_hash(learnt)}",
@@ -225,13 +225,13 @@ def _check_asked(by: NamedWriter, generate: int, model: str | None, settings: Ru
 def _check_settings(settings: RunSettings) -> None:
     """Raise InputError for a setting of classifiers, which would change nothing here."""
     usual = RunSettings()
-    unused = [
+    names = [
         name
         for name in RunSettings.__struct_fields__
         if name not in USED and getattr(settings, name) != getattr(usual, name)
     ]
-    if unused:
-        subject = f"The settings {', '.join(unused)} are" if len(unused) > 1 else f"The setting {unused[0]} is"
+    if names:
+        subject = f"The settings {', '.join(names)} are" if len(names) > 1 else f"The setting {names[0]} is"
         raise InputError(
             f"{subject} of classifiers (--shots, --preset and their like); a text generation task uses "
             f"{', '.join(USED)}. Leave the others out."

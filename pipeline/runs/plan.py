@@ -102,16 +102,18 @@ class _Remaining:
         """Those of the committee. They are trained and read beside the base, in seconds that its speed says."""
         experiment = self._experiment
         jobs = experiment.encoder_jobs(writer)
-        unfinished = [job for job in jobs if finished_student(experiment.encoder_store, job) is None]
+        unfinished_jobs = [job for job in jobs if finished_student(experiment.encoder_store, job) is None]
         texts = sum(
             max(round(job.settings.num_epochs) * len(job.examples), job.settings.min_steps * job.settings.batch_size)
-            for job in unfinished
+            for job in unfinished_jobs
         )
-        if not unfinished:
+        if not unfinished_jobs:
             return []
         counts = self._counts[writer.key]
         tokens = texts * counts.text_tokens * self._encoder_share
-        return [Work(stage="fine-tune the encoders", opens="trainer", trainings=len(unfinished), train_tokens=tokens)]
+        return [
+            Work(stage="fine-tune the encoders", opens="trainer", trainings=len(unfinished_jobs), train_tokens=tokens)
+        ]
 
     @cached_property
     def _encoder_share(self) -> float:

@@ -86,10 +86,10 @@ def run_in(path: str | Path) -> RunFolder:
     folder = RunFolder(path)
     if missing := [name for name in (MANIFEST_FILE, SHOTS_FILE) if not folder.has(name)]:
         # Such as a distillation, whose annotated table a person corrects, or a comparison.
-        existing = [
+        usable_files = [
             str(file) for file in (folder.path / "report.html", *folder.path.glob("annotated.*")) if file.is_file()
         ]
-        hint = f" What it has: {', '.join(existing)}." if existing else ""
+        hint = f" What it has: {', '.join(usable_files)}." if usable_files else ""
         raise InputError(
             f"{path} is not the folder of a run: it has no {missing[0]}. Give one that a run was in.{hint}"
         )
@@ -196,17 +196,17 @@ def decisions(folder: RunFolder, name: str, task: Task) -> Decisions:
 
 def corrected_shots(shots: Sequence[Example], decided: Decisions) -> tuple[Example, ...]:
     """The shots as a person left them."""
-    corrected = []
+    new_shots = []
     for number, shot in enumerate(shots):
         answer = decided.answers.get(shot_id(number))
         if answer is None or answer.keep:
-            corrected.append(Example(text=shot.text, label=answer.label) if answer else shot)
-    return tuple(corrected)
+            new_shots.append(Example(text=shot.text, label=answer.label) if answer else shot)
+    return tuple(new_shots)
 
 
 def corrected_pairs(pairs: TextPairs, decided: Decisions) -> TextPairs:
     """The texts with the verdicts that a person left; a label of theirs is learnt for certain."""
-    corrected: TextPairs = []
+    new_pairs: TextPairs = []
     for candidate, verdict in pairs:
         answer = decided.answers.get(candidate.id)
         if answer and not answer.keep:
@@ -215,8 +215,8 @@ def corrected_pairs(pairs: TextPairs, decided: Decisions) -> TextPairs:
         elif answer:
             candidate = msgspec.structs.replace(candidate, label=answer.label)
             verdict = Verdict(candidate_id=candidate.id, kept=True, reason="kept", predicted=answer.label)
-        corrected.append((candidate, verdict))
-    return corrected
+        new_pairs.append((candidate, verdict))
+    return new_pairs
 
 
 def tell_review(folder: RunFolder, task: Task, on_event: OnEvent) -> None:

@@ -169,9 +169,9 @@ def _texts_of(file: Path | None, task: Task, settings: RunSettings, on_event: On
     """(line, text) of the texts without labels that are to be read."""
     if file is None:
         return ()
-    choice = settings.unlabelled
-    loaded = load_unlabelled(file, task, choice.most, choice.text_column, settings.seed, choice.encoding)
-    on_event(Event(stage="shots", message=loaded.note))
-    if line := cut_line("unlabelled", [text for _, text in loaded.texts], settings, task):
+    options = settings.unlabelled
+    unlabelled = load_unlabelled(file, task, options.most, options.text_column, settings.seed, options.encoding)
+    on_event(Event(stage="shots", message=unlabelled.note))
+    if line := cut_line("unlabelled", [text for _, text in unlabelled.texts], settings, task):
         on_event(Event(stage="shots", message=line))
-    return loaded.texts
+    return unlabelled.texts

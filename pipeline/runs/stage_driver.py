@@ -84,8 +84,8 @@ class StageDriver:
             return
         with cluster(self._placement.ray):
             for model, store in {(experiment.model.path, experiment.store) for experiment in self.experiments.values()}:
-                with supplies(model, store) as supplied:
-                    check_machines(supplied, nodes())
+                with supplies(model, store) as supply:
+                    check_machines(supply, nodes())
         self._is_checked = True
 
     def write_cards(self) -> None:

@@ -63,7 +63,7 @@ def annotated_texts(
                 f"{counted(summary.unreadable, 'text')} could not be read; of the first: {summary.why_unreadable}"
             )
     table, rows, faults = read_table(out), list[tuple[str, tuple[float, ...] | None]](), list[Fault]()
-    corrected = 0  # labels that a person gave
+    num_corrected = 0  # labels that a person gave
     needed = (*(unlabelled.fields or (unlabelled.text_column,)), LABEL)
     if missing_columns := [column for column in needed if column not in table.columns]:
         names = " and ".join(map(repr, missing_columns))
@@ -71,14 +71,14 @@ def annotated_texts(
     for line, row in table.rows.items():
         try:
             rows.append((unlabelled.text_of(row), annotated_probabilities(row, task.label_names)))
-            corrected += is_own(row, task.label_names)
+            num_corrected += is_own(row, task.label_names)
         except InputError as failure:
             faults.append(error(f"{out}:{line}", str(failure)))
     raise_errors(faults)
     labelled = [(text, probabilities) for text, probabilities in rows if text and probabilities is not None]
     notes += corrections(unlabelled.path.name, unlabelled.texts(), out.name, [text for text, _ in rows if text])
-    if corrected:
-        notes.append(f"{counted(corrected, 'label')} in {out.name} not of the teacher: learnt alone, as a person's")
+    if num_corrected:
+        notes.append(f"{counted(num_corrected, 'label')} in {out.name} not of the teacher: learnt alone, as a person's")
     if blank := sum(not text for text, _ in rows):
         notes.append(f"{blank} rows without a text were left out")
     if missing := len(rows) - blank - len(labelled):
@@ -95,20 +95,20 @@ def unused_settings(settings: RunSettings) -> list[str]:
 
 def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:
     """Without texts that stand there twice, are shots, or are what is measured on; and how many these were."""
-    tested, earlier = {normalise(example.text) for example in test}, {normalise(example.text) for example in shots}
-    kept: Annotated = []
+    tested, earlier_keys = {normalise(example.text) for example in test}, {normalise(example.text) for example in shots}
+    usable: Annotated = []
     repeated = measured = 0
     for text, probabilities in annotated:
         key = normalise(text)
         if key in tested:
             measured += 1
-        elif key in earlier:
+        elif key in earlier_keys:
             repeated += 1
         else:
-            earlier.add(key)
-            kept.append((text, probabilities))
+            earlier_keys.add(key)
+            usable.append((text, probabilities))
     notes = [f"{measured} texts that are test texts were not learnt"] if measured else []
-    return kept, notes + ([f"{repeated} texts that repeat others were not learnt"] if repeated else [])
+    return usable, notes + ([f"{repeated} texts that repeat others were not learnt"] if repeated else [])
 
 
 def sure_enough(parts: Sequence[Annotated], least: float) -> tuple[list[int], list[str]]:
@@ -120,9 +120,9 @@ def sure_enough(parts: Sequence[Annotated], least: float) -> tuple[list[int], li
     return learnt, [f"{counted(unsure, 'text')} not learnt: the teacher is less sure than {least:g}"] if unsure else []
 
 
-def kept_shots(stored: Sequence[Example], current: Sequence[Example]) -> list[str]:
+def kept_shots(stored_shots: Sequence[Example], current_shots: Sequence[Example]) -> list[str]:
     """What is to be told where the folder was begun with other shots than the data would give now."""
-    if value_hash(tuple(stored)) == value_hash(tuple(current)):
+    if value_hash(tuple(stored_shots)) == value_hash(tuple(current_shots)):
         return []
     return ["the shots are those that the folder was begun with; for those of the data as it is now give another --out"]
 

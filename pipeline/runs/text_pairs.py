@@ -60,11 +60,11 @@ def annotated_pairs(source: Inputs, out: Path) -> tuple[list[Pair], list[str]]:
 
 
 def written_pairs(
-    task: GenerationTask, written: Sequence[Written], count: int, earlier: Sequence[Pair], test: Sequence[Pair]
+    task: GenerationTask, written: Sequence[Written], count: int, earlier_pairs: Sequence[Pair], test: Sequence[Pair]
 ) -> tuple[list[Pair], list[str]]:
-    """The first ``count`` pairs that can be learnt of what a teacher wrote beside ``earlier``; and what is to be told.
+    """The first ``count`` pairs that can be learnt of what a teacher wrote; and what is to be told.
 
-    A text without a target, and one that did not end, is malformed.
+    Those of ``earlier_pairs`` are there already. A text without a target, and one that did not end, is malformed.
     """
     pairs = []
     for answer in written:
@@ -74,27 +74,29 @@ def written_pairs(
     notes = (
         [f"{len(written) - len(pairs)} of {len(written)} pairs that the teacher wrote are malformed"] if written else []
     )
-    usable, again = learnable_pairs(pairs, earlier, test, "written input")
+    usable_pairs, again = learnable_pairs(pairs, earlier_pairs, test, "written input")
     notes += again
-    if written and len(usable) < count:
-        notes.append(f"the teacher wrote {len(usable)} of {count} pairs")
-    return usable[:count], notes
+    if written and len(usable_pairs) < count:
+        notes.append(f"the teacher wrote {len(usable_pairs)} of {count} pairs")
+    return usable_pairs[:count], notes
 
 
 def learnable_pairs(
     pairs: Sequence[Pair], real: Sequence[Pair], test: Sequence[Pair], noun: str
 ) -> tuple[list[Pair], list[str]]:
     """Without inputs that are measured on, are real ones, or stand there twice; and how many these were."""
-    tested, earlier = {normalise(pair.input) for pair in test}, {normalise(pair.input) for pair in real}
-    usable, measured, repeated = list[Pair](), 0, 0
+    tested, earlier_inputs = {normalise(pair.input) for pair in test}, {normalise(pair.input) for pair in real}
+    usable_pairs, measured, repeated = list[Pair](), 0, 0
     for pair in pairs:
         key = normalise(pair.input)
         if key in tested:
             measured += 1
-        elif key in earlier:
+        elif key in earlier_inputs:
             repeated += 1
         else:
-            earlier.add(key)
-            usable.append(pair)
+            earlier_inputs.add(key)
+            usable_pairs.append(pair)
     notes = [f"{counted(measured, noun)} also in the test split left out"] if measured else []
-    return usable, notes + ([f"{counted(repeated, noun)} repeating others or real ones left out"] if repeated else [])
+    return usable_pairs, notes + (
+        [f"{counted(repeated, noun)} repeating others or real ones left out"] if repeated else []
+    )

@@ -75,7 +75,7 @@ class TextStudents:
     ) -> None:
         """Raises InputError for a student's setting that a model of this kind does not have."""
         self._task, self.made_of, self._folder = task, made_of, folder
-        self.own, self.notes = _within(student_settings, places_of(made_of))
+        self.student_settings, self.notes = _within(student_settings, places_of(made_of))
         self._on_event, self._placement, self._log = on_event, placement, str(folder / LOG_FILE)
         self.settings = settings
         if made_of.kind == "causal":
@@ -105,7 +105,7 @@ class TextStudents:
             title="the student on the test inputs",
             folder=str(self._folder / "written"),
             prompts=prompts,
-            sampling=greedy(self.own.max_target_tokens),
+            sampling=greedy(self.student_settings.max_target_tokens),
             model_revision=f"merged {adapter.name}",
         )
         baseline = msgspec.structs.replace(
@@ -145,7 +145,7 @@ class TextStudents:
                     model=model.path,
                     model_revision=model.revision,
                     examples=tuple(examples),
-                    settings=self.own,
+                    settings=self.student_settings,
                     seed=self.settings.seed,
                 ),
                 texts=tuple(pair.input for pair in test),
@@ -177,9 +177,9 @@ def _within(settings: TextStudentSettings, places: int | None) -> tuple[TextStud
 def _with(settings: RunSettings, student: TextStudentSettings) -> LoraSettings:
     """The LoRA settings of a causal student. Raises InputError for what only the other kind has."""
     usual = TextStudentSettings()
-    if unused := [name for name in ("held_out", "max_tokens") if getattr(student, name) != getattr(usual, name)]:
+    if names := [name for name in ("held_out", "max_tokens") if getattr(student, name) != getattr(usual, name)]:
         raise InputError(
-            f"{' and '.join(unused)} of a student are for sequence-to-sequence models. This one is causal, and learns "
+            f"{' and '.join(names)} of a student are for sequence-to-sequence models. This one is causal, and learns "
             "through LoRA (--set train.KEY=VALUE). Leave them out."
         )
     return msgspec.structs.replace(

@@ -97,8 +97,8 @@ class TrainedTeacher:
         if (train := students.lora_of(self._base)) and not (self._folder / STUDENT_LINK).exists():
             work.append(counts.training("train the student", len(learnt) + len(inputs) + generate, train))
             work.append(counts.targets("evaluate", len(test), adapter=False))
-        remaining = [part for part in work if part.calls or part.trainings]
-        return foretell(self._base, lambda _: remaining, self._on_event, anew=anew)
+        remaining_work = [part for part in work if part.calls or part.trainings]
+        return foretell(self._base, lambda _: remaining_work, self._on_event, anew=anew)
 
     def _items(self, adapters: Sequence[Adapter]) -> list[WriteItem]:
         """For the test inputs, for the user's, and pairs of its own where these are wanted."""
@@ -157,11 +157,11 @@ class AskedTeacher:
 
     def foretell(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
         """Forecast and tell what is left to ask of a remote teacher; None of others."""
-        remaining, tested = (
+        remaining_inputs, tested = (
             texts[len(read_lines(file, Written)) :] for texts, file in zip(self._inputs, self._files, strict=True)
         )
         pairs = self._pairs.missing if self._pairs else 0
-        return foretell_writing(self._by, remaining, self._on_event, tested=tested, pairs=pairs)
+        return foretell_writing(self._by, remaining_inputs, self._on_event, tested=tested, pairs=pairs)
 
     def work(self) -> Taught:
         """Have it write."""

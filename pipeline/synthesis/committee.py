@@ -229,10 +229,10 @@ class Committee:
                 unseen, logs = self._of_unseen(reader)
                 totals[kind][unseen] += logs
                 counts[kind][unseen] += 1
-        answered = np.flatnonzero(np.all([count[:, 0] > 0 for count in counts.values()], axis=0))
-        if len(answered):
-            held_out = {kind: totals[kind][answered] / counts[kind][answered] for kind in totals}
-            self.evidence = weigh(held_out, targets[answered])
+        answered_shots = np.flatnonzero(np.all([count[:, 0] > 0 for count in counts.values()], axis=0))
+        if len(answered_shots):
+            held_out = {kind: totals[kind][answered_shots] / counts[kind][answered_shots] for kind in totals}
+            self.evidence = weigh(held_out, targets[answered_shots])
 
     def _of_unseen(self, reader: Reader) -> tuple[list[int], "np.ndarray"]:
         """The shots that a reader can be asked about, and what it says: log-probabilities [num_shots, num_labels]."""

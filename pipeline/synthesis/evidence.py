@@ -39,11 +39,11 @@ def shot_folds(labels: Sequence[str], num_folds: int) -> list[int | None]:
 
     None: never left out, because it is the only one of its class, or because there are fewer than two folds.
     """
-    counts, dealt = Counter(labels), Counter[str]()
+    counts, num_dealt = Counter(labels), Counter[str]()
     folds: list[int | None] = []
     for label in labels:
-        folds.append(dealt[label] % num_folds if counts[label] > 1 and num_folds > 1 else None)
-        dealt[label] += 1
+        folds.append(num_dealt[label] % num_folds if counts[label] > 1 and num_folds > 1 else None)
+        num_dealt[label] += 1
     return folds
 
 
@@ -152,6 +152,6 @@ def weigh(held_out: "Mapping[str, np.ndarray]", targets: "np.ndarray") -> dict[s
 def describe(evidence: Mapping[str, KindEvidence]) -> str:
     """One line for people."""
     return ", ".join(
-        f"{kind} weigh {weighed.weight:.2f} ({weighed.accuracy:.0%} of {weighed.num_texts} held-out shots)"
-        for kind, weighed in evidence.items()
+        f"{kind} weigh {item.weight:.2f} ({item.accuracy:.0%} of {item.num_texts} held-out shots)"
+        for kind, item in evidence.items()
     )

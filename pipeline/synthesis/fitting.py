@@ -45,8 +45,8 @@ def shots_that_fit(
     turns = in_turn(task, shots)
 
     def first(number: int) -> tuple[Example, ...]:
-        chosen = turns[:number]
-        return tuple(shot for shot in shots if shot in chosen)
+        first_turns = turns[:number]
+        return tuple(shot for shot in shots if shot in first_turns)
 
     def fits(number: int) -> bool:
         (tokens,) = engine.count_tokens([reading_prompt(task, longest, form, first(number))])

@@ -125,8 +125,8 @@ def _label_columns(table: Table, excluded: set[str], by_name: bool = True) -> li
     named = filled if len(filled) > 1 else named  # label_1 and label_2
     if by_name and named:
         return named
-    plausible = _plausible(table, free, named, _looks_like_label)
-    return [column for column in plausible if not _is_called(column, TEXT_NAMES | PART_NAMES)] or plausible
+    labels = _plausible(table, free, named, _looks_like_label)
+    return [column for column in labels if not _is_called(column, TEXT_NAMES | PART_NAMES)] or labels
 
 
 def _is_called(column: str, names: Set[str]) -> bool:
@@ -201,15 +201,15 @@ def _is_verdict(table: Table, column: str) -> bool:
     return not words.isdisjoint(REJECTED) and (is_prodigys or not words.isdisjoint(ACCEPTED))
 
 
-def _verdict_column(table: Table, candidates: Sequence[str], choice: str) -> str:
+def _verdict_column(table: Table, columns: Sequence[str], choice: str) -> str:
     """The column with a person's verdict on each label: Prodigy's is known, the like is asked for."""
     if choice:
         return "" if choice == "none" else choice
-    sure = [c for c in candidates if {plain_cell(value).casefold() for value in _values(table, c)} <= {*PRODIGY, ""}]
-    if candidates and len(sure) != 1:
+    sure = [c for c in columns if {plain_cell(value).casefold() for value in _values(table, c)} <= {*PRODIGY, ""}]
+    if columns and len(sure) != 1:
         raise InputError(
-            f"{table.path}: {' and '.join(_with_value(table, column) for column in candidates)} may say which labels a "
-            f"person rejected. Then give --verdict-column {shlex.quote(candidates[0])}: only accepted rows are used, "
+            f"{table.path}: {' and '.join(_with_value(table, column) for column in columns)} may say which labels a "
+            f"person rejected. Then give --verdict-column {shlex.quote(columns[0])}: only accepted rows are used, "
             "the others counted. If not, give --verdict-column none."
         )
     return sure[0] if sure else ""

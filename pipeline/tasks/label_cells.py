@@ -168,9 +168,9 @@ def perhaps_joined(names: Collection[str]) -> list[str]:
 def joined_labels(names: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Of the names those that are several labels in one cell ("lock#damage"), and the labels, each a name too."""
     alone = {name.casefold(): name for name in names}
-    joined = {}
+    joined_names = {}
     for name in sorted(names):
         parts = [part for part in JOINED.split(name) if part]
         if len(parts) > 1 and all(part.casefold() in alone for part in parts):
-            joined[name] = tuple(alone[part.casefold()] for part in parts)
-    return joined
+            joined_names[name] = tuple(alone[part.casefold()] for part in parts)
+    return joined_names

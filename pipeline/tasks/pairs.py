@@ -58,7 +58,7 @@ def read_pairs(source: PairSource, table: Table, split: str) -> tuple[list[Pair]
         column_names = ", ".join(map(repr, table.columns))
         problem = f"no column {' and '.join(map(repr, missing))}; the columns are {column_names}."
         return [], [error(table.path, problem, COLUMNS)]
-    pairs, faults, earlier = list[Pair](), list[Fault](), set[tuple[str, str]]()
+    pairs, faults, earlier_keys = list[Pair](), list[Fault](), set[tuple[str, str]]()
     without, again = list[int](), list[int]()
     for line, row in table.rows.items():
         try:
@@ -72,11 +72,11 @@ def read_pairs(source: PairSource, table: Table, split: str) -> tuple[list[Pair]
             without.append(line)
             continue
         key = normalise(text), normalise(right[0])
-        if key in earlier:
+        if key in earlier_keys:
             again.append(line)
             if split != "test":
                 continue
-        earlier.add(key)
+        earlier_keys.add(key)
         pairs.append(Pair(input=text, target=right[0], references=tuple(right) if len(right) > 1 else ()))
     if without:
         problem = f"{counted(len(without), 'row')} without an input or a target left out (line {shorten(without)})."
@@ -156,9 +156,9 @@ def load_inputs(path: str | Path, source: PairSource, column: str | None = None,
 def without_tested(pairs: Sequence[Pair], test: Iterable[Pair]) -> tuple[list[Pair], list[str]]:
     """The pairs whose input is not tested on: what is measured must not be learnt; and what is to be told."""
     tested = {normalise(pair.input) for pair in test}
-    usable = [pair for pair in pairs if normalise(pair.input) not in tested]
-    gone = len(pairs) - len(usable)
-    return usable, [f"train: {counted(gone, 'input')} also in the test split left out"] if gone else []
+    usable_pairs = [pair for pair in pairs if normalise(pair.input) not in tested]
+    gone = len(pairs) - len(usable_pairs)
+    return usable_pairs, [f"train: {counted(gone, 'input')} also in the test split left out"] if gone else []
 
 
 def load_real(task: GenerationTask) -> tuple[list[Pair], list[Pair], list[str]]:

@@ -37,11 +37,11 @@ def own_splits(folder: Path, test_split: str) -> tuple[str, str]:
     Files called so. Where there are none: the dev split to test on if the hub's task is tested on that, a part of the
     train split by its name, "train_1000", or the dev split to train on.
     """
-    present = {stem: find_split_file(folder, stem) is not None for stem in ("train", "test", "dev")}
-    tests_on_dev = test_split in SPLIT_ALIASES["dev"] and not present["test"] and present["dev"]
+    has_file = {stem: find_split_file(folder, stem) is not None for stem in ("train", "test", "dev")}
+    tests_on_dev = test_split in SPLIT_ALIASES["dev"] and not has_file["test"] and has_file["dev"]
     parts = sorted({table_stem(file) for file in _tables(folder) if table_stem(file).startswith("train_")})
-    train = parts[0] if not present["train"] and len(parts) == 1 else "train"
-    if not present["train"] and not parts and present["dev"] and present["test"]:
+    train = parts[0] if not has_file["train"] and len(parts) == 1 else "train"
+    if not has_file["train"] and not parts and has_file["dev"] and has_file["test"]:
         train = "dev"
     return train, "dev" if tests_on_dev else "test"
 
@@ -74,8 +74,8 @@ def shards_of(path: Path) -> list[Path]:
             shards[match["total"]].append((int(match["number"]), file))
     for total, files in shards.items():
         if [number for number, _ in sorted(files)] != list(range(int(total))) or len(shards) > 1:
-            present = shorten(sorted(file.name for some in shards.values() for _, file in some))
-            raise InputError(f"{path}: of {int(total)} shards there is {present}. Fetch what is missing.")
+            names = shorten(sorted(file.name for some in shards.values() for _, file in some))
+            raise InputError(f"{path}: of {int(total)} shards there is {names}. Fetch what is missing.")
         return [file for _, file in sorted(files)]
     inside = [file for file in _tables(path) if file.name not in _ABOUT_A_DATA_SET]
     return inside if all(_COUNTED.fullmatch(table_stem(file)) for file in inside) else []

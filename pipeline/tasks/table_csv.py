@@ -57,9 +57,9 @@ def read_csv(reading: Reading, source: Source) -> Iterator[Item]:
     text = check_text(source, reading.settings)
     with text.open(newline="") as stream:
         sample = stream.read(_SAMPLE)
-    declared = _SEPARATOR_LINE.match(sample)
-    skip = 1 if declared else 0
-    delimiter = declared[1] if declared else _find_delimiter(sample, not source.name.lower().endswith(".csv"))
+    match = _SEPARATOR_LINE.match(sample)
+    skip = 1 if match else 0
+    delimiter = match[1] if match else _find_delimiter(sample, not source.name.lower().endswith(".csv"))
     reading.separator, reading.encoding = delimiter, text.encoding
     name = _find_reading(reading, text, delimiter, skip) if text.has_quotes else next(iter(READINGS))
     with text.open(newline="") as stream:

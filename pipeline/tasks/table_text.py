@@ -41,13 +41,13 @@ def check_text(source: Source, settings: ReadSettings) -> Text:
     with source.open() as stream:
         while True:
             block = stream.read(_BLOCK_BYTES)
-            pending = len(decoder.getstate()[0])  # bytes of a character that the last block began
+            num_pending = len(decoder.getstate()[0])  # bytes of a character that the last block began
             try:
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as failure:
                 if encoding == "utf-8" and b"\0" in block:
                     raise _nul(source, encoding, block) from failure
-                place = before - pending + failure.start
+                place = before - num_pending + failure.start
                 if encoding == "utf-8-sig" and not before:
                     place += len(codecs.BOM_UTF8)  # which its decoder does not count
                 raise _not_decoded(source, encoding, place, failure, settings) from failure
@@ -61,27 +61,27 @@ def check_text(source: Source, settings: ReadSettings) -> Text:
                 return Text(source=source, encoding=encoding, has_quotes=has_quotes)
 
 
-def _find_encoding(source: Source, requested: str) -> str:
+def _find_encoding(source: Source, name: str) -> str:
     with source.open() as stream:
         head = stream.read(4)
     mark = next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), "")
-    if not requested:
+    if not name:
         return mark or "utf-8"
     try:
-        codec = codecs.lookup(requested).name
-        io.TextIOWrapper(io.BytesIO(), encoding=requested)  # some names stand for no text, such as "hex"
+        codec = codecs.lookup(name).name
+        io.TextIOWrapper(io.BytesIO(), encoding=name)  # some names stand for no text, such as "hex"
     except (LookupError, ValueError) as failure:
-        problem = (
-            f"there is no encoding {requested!r}; among those allowed are utf-8, utf-16, cp1252, latin-1, shift_jis."
-        )
+        problem = f"there is no encoding {name!r}; among those allowed are utf-8, utf-16, cp1252, latin-1, shift_jis."
         raise TableError(problem, "Give one of Python's names.") from failure
-    if mark and not codec.startswith(marked := mark.removesuffix("-sig")):
-        problem = f"begins with the byte-order mark of {marked.upper()}, and the encoding {requested} was asked for."
+    if mark and not codec.startswith(marked_encoding := mark.removesuffix("-sig")):
+        problem = (
+            f"begins with the byte-order mark of {marked_encoding.upper()}, and the encoding {name} was asked for."
+        )
         raise TableError(problem, "Leave the encoding out.")
     if not mark and codec in ("utf-16", "utf-32"):
         problem = f"has no byte-order mark, without which {codec} may be one of two encodings."
         raise TableError(problem, f"Give {codec}-le (as Windows writes it) or {codec}-be.")
-    return mark or requested
+    return mark or name
 
 
 def _not_decoded(
@@ -90,11 +90,11 @@ def _not_decoded(
     """The fault, its line, and what the place would be in the encoding that spreadsheets in the West write."""
     with source.open() as stream:
         ahead = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)("replace"), translate=True)
-        line, remaining, last = 1, place, b""
-        while remaining > 0:
-            block = stream.read(min(remaining, _BLOCK_BYTES))
+        line, num_remaining, last = 1, place, b""
+        while num_remaining > 0:
+            block = stream.read(min(num_remaining, _BLOCK_BYTES))
             line += ahead.decode(block).count("\n")
-            remaining, last = remaining - len(block), (last + block)[-_SHOWN:]
+            num_remaining, last = num_remaining - len(block), (last + block)[-_SHOWN:]
         near = last.splitlines(keepends=True)[-1:] or [b""]
         after = stream.read(_SHOWN).splitlines()[:1] or [b""]
     if settings.encoding:

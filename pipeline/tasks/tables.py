@@ -237,13 +237,13 @@ def clean(split: str, path: str, rows: Sequence[Lined], fields: Sequence[str] = 
 def drop_overlap(split: Split, test_texts: Iterable[str]) -> Split:
     """Leave out the examples whose text is also a test text: what is measured must not be learned from."""
     tested = {normalise(text) for text in test_texts}
-    kept = [example for example in split.examples if normalise(example.text) not in tested]
-    count = len(split.examples) - len(kept)
+    usable = [example for example in split.examples if normalise(example.text) not in tested]
+    count = len(split.examples) - len(usable)
     if not count:
         return split
     warning = f"{split.name}: {counted(count, 'text')} also in the test split left out."
     return msgspec.structs.replace(
-        split, examples=kept, dropped={**split.dropped, "in_test_set": count}, warnings=(*split.warnings, warning)
+        split, examples=usable, dropped={**split.dropped, "in_test_set": count}, warnings=(*split.warnings, warning)
     )
 
 

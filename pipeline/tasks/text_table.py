@@ -206,9 +206,9 @@ def check_cells(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
 
 def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
     """Raise InputError where ``columns`` has one of ``more``."""
-    if present := [column for column in more if column in columns]:
+    if clashes := [column for column in more if column in columns]:
         raise InputError(
-            f"the table has a column {' and '.join(map(repr, present))}, which is what would be added. Rename it first."
+            f"the table has a column {' and '.join(map(repr, clashes))}, which is what would be added. Rename it first."
         )
 
 

@@ -97,8 +97,8 @@ def _runs(most: str) -> "re.Pattern[str]":
 def word_pieces(text: str) -> list[str]:
     """The words of ``text``, each but the first with the blank before it; together the text on one line."""
     if not has_unspaced(text) and not _LONG_WORD.search(text):
-        first, *later = text.split() or [""]
-        return [first, *(f" {word}" for word in later)] if first else []
+        first, *later_words = text.split() or [""]
+        return [first, *(f" {word}" for word in later_words)] if first else []
     pieces: list[str] = []
     for word in text.split():
         runs = script_runs(word, CHARS_PER_WORD) if UNSPACED.search(word) else [word]

@@ -78,11 +78,11 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
     """The examples of a table. Raises `InputError` for columns in doubt, and with all that cannot be used."""
     texts = choices.fields or choices.text_columns
     columns = find_columns(table, texts, choices.label_columns, choices.verdict_column)
-    rows, out, treated = _sort_rows(table, columns, choices)
+    rows, out, treated_lines = _sort_rows(table, columns, choices)
     place = f"{table.path}: column {' and '.join(map(repr, columns.labels))}"
     notices = [
         note(place, f"{counted(len(lines), 'label')} {TREATMENTS[key]}{_at(table, lines)}.")
-        for key, lines in treated.items()
+        for key, lines in treated_lines.items()
     ]
     joined = joined_labels({example.label for _, example in rows})
     out["several_labels"] += [line for line, example in rows if example.label in joined]
@@ -123,7 +123,7 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
     """The rows with a text and a label, those left out by reason, and how the labels of the others were read."""
     rows: list[Lined] = []
     out: Lines = defaultdict(list)
-    treated: Lines = defaultdict(list)
+    treated_lines: Lines = defaultdict(list)
     for line, row in table.rows.items():
         verdict = plain_cell(row.get(columns.verdict))
         parts = [read_text_cell(row.get(column)) for column in columns.texts]
@@ -151,16 +151,16 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
             else:
                 rows.append((line, Example(text=text, label=cell.labels[0])))
                 if cell.treatment:
-                    treated[cell.treatment].append(line)
-    return rows, out, treated
+                    treated_lines[cell.treatment].append(line)
+    return rows, out, treated_lines
 
 
 def _agreed(table: Table, columns: Sequence[str], row: Mapping[str, Any]) -> LabelCell:
     """The labels of a row, on which all agree who gave one; "differ" where they do not. Raises ValueError."""
     cells = [find_labels(DataSource(label_column=column), table, row.get(column), {}) for column in columns]
-    filled = [cell for cell in cells if cell.labels]
-    alike = {tuple(map(reads_as, cell.labels)) for cell in filled}
-    return LabelCell(filled[0].labels, "differ") if len(alike) > 1 else (filled or cells)[0]
+    filled_cells = [cell for cell in cells if cell.labels]
+    alike = {tuple(map(reads_as, cell.labels)) for cell in filled_cells}
+    return LabelCell(filled_cells[0].labels, "differ") if len(alike) > 1 else (filled_cells or cells)[0]
 
 
 def _noun(reason: str, columns: Columns, choices: TableChoices) -> str:

@@ -44,17 +44,17 @@ class AskStage(Stage, frozen=True, kw_only=True, tag="ask"):
         on_event(Event(stage=self.name, message="comparing your texts"))
         folder = RunFolder(item.folder)
         pairs = finished_pairs(folder.unlabelled)
-        annotated = [(c, v) for c, v in pairs if v.probabilities]
-        if not annotated:
+        annotated_pairs = [(c, v) for c, v in pairs if v.probabilities]
+        if not annotated_pairs:
             reasons = Counter(verdict.reason.replace("_", " ") for _, verdict in pairs)
             raise InputError(
                 f"of {counted(len(pairs), 'text')} of yours none can be asked about: the text filter left out "
                 f"{', '.join(f'{number} as {reason}' for reason, number in reasons.items())}. Give longer ones, or "
                 "others, or leave --ask out."
             )
-        vectors = Encoder().encode([candidate.text for candidate, _ in annotated])
-        unsure = [entropy(verdict.probabilities) for _, verdict in annotated]
-        chosen = [annotated[index] for index in texts_to_ask(vectors, unsure, item.count, item.seed)]
+        vectors = Encoder().encode([candidate.text for candidate, _ in annotated_pairs])
+        unsure = [entropy(verdict.probabilities) for _, verdict in annotated_pairs]
+        chosen = [annotated_pairs[index] for index in texts_to_ask(vectors, unsure, item.count, item.seed)]
         rows = [
             ReviewRow(id=c.id, text=c.text, label="", keep=True, why="asked", probabilities=v.probabilities)
             for c, v in chosen

@@ -37,7 +37,7 @@ class SureEngine:
     def __init__(self, *wrong: str) -> None:
         """``wrong``: texts of which it is as certain of the other label."""
         self.wrong = wrong
-        self.asked: list[tuple[str, str]] = []
+        self.questions: list[tuple[str, str]] = []
 
     def reset_prefix_cache(self) -> None:
         pass
@@ -46,7 +46,7 @@ class SureEngine:
         rows = []
         for prompt in prompts:
             text = prompt.rpartition("Text: ")[2].partition("\n")[0]
-            self.asked.append((adapter.name, text))
+            self.questions.append((adapter.name, text))
             row = CERTAIN if text.startswith("good") != (text in self.wrong) else CERTAIN[::-1]
             rows.append(row if text.split()[0] in TASK.label_names else row * 0)
         return np.array(rows, dtype=np.float32)
@@ -66,7 +66,7 @@ def test_a_classifier_is_as_sure_as_judges_are_right_about_shots_they_have_not_s
     engine: Any = SureEngine("good 1", "bad 3")
     calibrated = calibrate(engine, item(tmp_path))
     # Each judge is asked about its own two, and a quarter is wrong where all were said to be nearly certain.
-    assert engine.asked == [(f"judge{i // 2}", shot.text) for i, shot in enumerate(SHOTS)]
+    assert engine.questions == [(f"judge{i // 2}", shot.text) for i, shot in enumerate(SHOTS)]
     sure = 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature))
     assert sure == pytest.approx((6 * 9 / 10 + 2 * 1 / 10) / 8, abs=0.02)
     assert calibrated.basis == "8 shots that adapters were trained without"
@@ -87,7 +87,7 @@ def test_one_of_synthetic_texts_is_as_sure_as_its_annotators_on_average(tmp_path
     calibrated = calibrate(engine, item(tmp_path, *read))
     assert 1 / (1 + np.exp((CERTAIN[1] - CERTAIN[0]) / calibrated.temperature)) == pytest.approx(0.79, abs=0.01)
     assert calibrated.basis == "20 candidates that it did not learn, to be as sure of them as its annotators"
-    assert {name for name, _ in engine.asked} == {"own"}, "judges say by how much shorter trainings are too sure"
+    assert {name for name, _ in engine.questions} == {"own"}, "judges say by how much shorter trainings are too sure"
 
 
 def test_texts_it_has_not_learnt_give_the_curve_and_those_of_other_subjects_the_rule(tmp_path: Path) -> None:
@@ -106,9 +106,9 @@ def test_what_was_found_lies_beside_the_weights_and_is_not_found_again(tmp_path:
     calibration.do(engine)
     assert calibration.is_finished and (tmp_path / CALIBRATED_FILE).exists()
     assert temperature_of(calibration.adapter) > 1
-    num_asked = len(engine.asked)
+    num_questions = len(engine.questions)
     calibration.do(engine)
-    assert len(engine.asked) == num_asked
+    assert len(engine.questions) == num_questions
     assert {adapter.name for adapter in calibration.adapters} == {"own", "judge0", "judge1", "judge2", "judge3"}
 
 

@@ -56,15 +56,15 @@ REMOTE = RemoteTeacher(
 
 
 class Teacher:
-    """Knows cold words; counts what it was asked."""
+    """Knows cold words; notes which questions it got."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.questions: list[str] = []
 
     def named(self, folder: Path) -> NamedReader:
         task = load_task(folder / "task.toml")
         return NamedReader(
-            name="a teacher", task=task, read=self._opened, account=lambda: REMOTE if self.asked else None
+            name="a teacher", task=task, read=self._opened, account=lambda: REMOTE if self.questions else None
         )
 
     def _opened(self, log: Path, on_event: OnEvent) -> Read:
@@ -72,7 +72,7 @@ class Teacher:
 
     def _read(self, parts: Parts) -> Iterator[list[Annotation]]:
         for texts in parts:
-            self.asked += texts
+            self.questions += texts
             cold = [any(word in text.lower() for word in COLD_WORDS) for text in texts]
             yield [Annotation(probabilities=(0.05, 0.95) if is_cold else (0.9, 0.1)) for is_cold in cold]
 
@@ -113,13 +113,13 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
     assert (card.teacher, card.real_examples, card.labels) == ("a teacher", 8, ("warm", "cold"))
     assert card.scores is not None and card.scores.n == 2
     assert card.remote_teacher == summary.remote_teacher == REMOTE
-    num_asked = len(teacher.asked)
-    assert make(folder, teacher) == summary and len(teacher.asked) == num_asked, "all was finished"
+    num_questions = len(teacher.questions)
+    assert make(folder, teacher) == summary and len(teacher.questions) == num_questions, "all was finished"
 
     table = folder / "out" / "annotated.jsonl"
     table.write_text(table.read_text().replace('"annotated_label":"cold"', '"annotated_label":"warm"'))
     corrected = make(folder, teacher)
-    assert len(teacher.asked) == num_asked and corrected.student_path != summary.student_path
+    assert len(teacher.questions) == num_questions and corrected.student_path != summary.student_path
     assert find_student(folder / "out") == Path(corrected.student_path)
     with LocalClassifier(folder / "out") as classifier:
         assert classifier.predict([NOTES[0]])[0].label == "warm"
