@@ -134,8 +134,8 @@ class Counts:
             form = aligned(plain, self.task, EngineSettings(model=self._model_path), shots)
         kinds = [self.tokens.pieces(reading_prompt(self.task, text, form, shots)) for text in BEGINNINGS]
         shared = sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*kinds, strict=False)))
-        some = self.shots[:: max(1, len(self.shots) // MOST_COUNTED)]
-        return shared, fmean(self.tokens(reading_prompt(self.task, shot.text, form, shots)) for shot in some)
+        sample = self.shots[:: max(1, len(self.shots) // MOST_COUNTED)]
+        return shared, fmean(self.tokens(reading_prompt(self.task, shot.text, form, shots)) for shot in sample)
 
     def _questions(self, verbalizer: Verbalizer) -> int:
         """Requests for one text."""

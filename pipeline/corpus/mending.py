@@ -35,14 +35,16 @@ class Damage:
         ``named``: the tasks that can be made again. Raises RunFolderError where one of another task is damaged, and
         where one is again that was mended in this call.
         """
-        every = [shard for of_task in shards.values() for shard in of_task if shard.file]
-        unhashed = sum(not shard.sha256 for shard in every)
+        written_shards = [shard for of_task in shards.values() for shard in of_task if shard.file]
+        unhashed = sum(not shard.sha256 for shard in written_shards)
         if unhashed and not self._has_told_unhashed:
-            self._tell(f"{unhashed} of {len(every)} shards were written without a hash: only their rows are counted")
+            self._tell(
+                f"{unhashed} of {len(written_shards)} shards were written without a hash: only their rows are counted"
+            )
             self._has_told_unhashed = True
-        damaged_shards = [(shard, wrong) for shard in every if (wrong := self._files.damage(shard))]
-        for shard, wrong in damaged_shards:
-            title = f"{self._files.path / shard.file} {wrong}"
+        damaged_shards = [(shard, damage) for shard in written_shards if (damage := self._files.damage(shard))]
+        for shard, damage in damaged_shards:
+            title = f"{self._files.path / shard.file} {damage}"
             if shard.file in self.faults:
                 raise RunFolderError(f"{title}, after it was made again. Look at the disk, or who else writes there.")
             if shard.task not in named:
@@ -50,10 +52,10 @@ class Damage:
                     f"{title}. Put it back; or name the task {shard.task}, too (--tasks), and its texts are made again."
                 )
         damaged: dict[str, set[str]] = {}
-        for shard, wrong in damaged_shards:
+        for shard, damage in damaged_shards:
             damaged.setdefault(shard.task, set()).add(shard.file)
-            self.faults[shard.file] = wrong
-            self._tell(f"{shard.file} {wrong}: its texts are made again")
+            self.faults[shard.file] = damage
+            self._tell(f"{shard.file} {damage}: its texts are made again")
         return damaged
 
     def _tell(self, message: str) -> None:

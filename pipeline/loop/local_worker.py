@@ -58,12 +58,12 @@ class LocalWorker:
 
     def wait(self, timeout_s: float) -> list[UnitResult | UnitProgress]:
         """What came since the last time. Raises what opening the engine raised, and FourshotError if it keeps dying."""
-        came: list[UnitResult | UnitProgress] = []
+        messages: list[UnitResult | UnitProgress] = []
         with contextlib.suppress(queue.Empty):
-            came += self._take(*self._messages.get(timeout=timeout_s))
+            messages += self._take(*self._messages.get(timeout=timeout_s))
             while True:
-                came += self._take(*self._messages.get_nowait())
-        return came
+                messages += self._take(*self._messages.get_nowait())
+        return messages
 
     def close(self) -> None:
         """End the child; what it was doing is lost."""

@@ -147,9 +147,9 @@ class RayWorkers:
             return []
         state.has_answered = True
         results = [
-            came
-            for came in answer
-            if isinstance(came, UnitProgress) or state.units.pop(came.unit.key, None) is not None
+            message
+            for message in answer
+            if isinstance(message, UnitProgress) or state.units.pop(message.unit.key, None) is not None
         ]
         if results:
             del self._faults[state.node]

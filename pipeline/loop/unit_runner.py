@@ -62,12 +62,12 @@ def work(engine: Engine, inbox: Inbox, give: Callable[[UnitResult | UnitProgress
         """Take what lies there; wait for something where there is nothing to do."""
         nonlocal is_open
         while is_open and not (runner.is_busy and inbox.empty()):
-            came = inbox.get()
-            if came is None:
+            message = inbox.get()
+            if message is None:
                 is_open = False
-            elif isinstance(came, TaskBrief):
-                runner.introduce(came)
-            elif refused := runner.begin(came):
+            elif isinstance(message, TaskBrief):
+                runner.introduce(message)
+            elif refused := runner.begin(message):
                 give(refused)
 
     while True:
@@ -131,7 +131,7 @@ class UnitRunner:
     ) -> UnitResult:
         draws: list[Draw] = []
         done = tokens = 0
-        every = max(1, unit.size // unit.reports) if unit.reports else 0
+        interval = max(1, unit.size // unit.reports) if unit.reports else 0
         for sampled in slices:
             completions = []
             for completion in sampled.completions:
@@ -139,7 +139,7 @@ class UnitRunner:
                 completions.append(completion)
                 tokens += completion.num_tokens
                 finished, more = divmod(done + len(completions), sampled.sampling.n)
-                if every and not more and (finished % every == 0 or finished == unit.size):
+                if interval and not more and (finished % interval == 0 or finished == unit.size):
                     self._on_progress(UnitProgress(unit=unit.key, done=finished))
             done += len(completions)
             draws += _draws(task.brief.task, unit, sampled, likeliest(completions))

@@ -151,14 +151,14 @@ def foretell_annotation(
     ``tested``: test texts that are read besides. ``writes``: texts of each class that a remote teacher writes, where it
     can. See `forecast.foretell`.
     """
-    teacher, some = reader.teacher, list(islice(table.texts(), SAMPLE)) if table else []
+    teacher, sample_texts = reader.teacher, list(islice(table.texts(), SAMPLE)) if table else []
     drawn = writes if reader.draw else 0
     if reader.forecast and texts + tested + drawn:  # it takes no measuring of this machine
-        estimate = reader.forecast(some, {"generate": drawn, "annotate": texts, "evaluate": tested})
+        estimate = reader.forecast(sample_texts, {"generate": drawn, "annotate": texts, "evaluate": tested})
         on_event(Event(stage="forecast", message=str(estimate)))
         return estimate
     texts += tested
-    sample = [Example(text=text, label=reader.task.label_names[0]) for text in some]
+    sample = [Example(text=text, label=reader.task.label_names[0]) for text in sample_texts]
     if teacher is None or not (texts and sample):
         return None
     model = ResolvedModel(path=teacher.model_path, name="", revision=teacher.model_revision)

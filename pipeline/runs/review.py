@@ -189,9 +189,9 @@ def decisions(folder: RunFolder, name: str, task: Task) -> Decisions:
             counts["relabelled"] += answer.label != row.label
             counts["kept"] += not row.keep
     done = {change: number for change, number in counts.items() if number}
-    had = {row.label for row in written_rows(folder, name) if row.keep and row.label}
-    gone = sorted(had - {answer.label for answer in answers.values() if answer.keep})
-    return Decisions(answers=changed, counts=done, unasked=unasked, open=tuple(still_open), gone=tuple(gone))
+    taught_labels = {row.label for row in written_rows(folder, name) if row.keep and row.label}
+    lost_labels = sorted(taught_labels - {answer.label for answer in answers.values() if answer.keep})
+    return Decisions(answers=changed, counts=done, unasked=unasked, open=tuple(still_open), gone=tuple(lost_labels))
 
 
 def corrected_shots(shots: Sequence[Example], decided: Decisions) -> tuple[Example, ...]:

@@ -15,7 +15,7 @@ class NoRoomError(InputError):
 
 def check_room(engine: Engine, shots: Sequence[Example], shown: Sequence[Example]) -> None:
     """Raise `NoRoomError` where none of a class's ``shots`` is among those that are ``shown``."""
-    classes, shown_classes = ({shot.label for shot in some} for some in (shots, shown))
+    classes, shown_classes = ({shot.label for shot in examples} for examples in (shots, shown))
     if classes != shown_classes:
         raise NoRoomError(
             f"a prompt of {engine.settings.max_model_len:,} tokens has no room for one shot of each of {len(classes)} "

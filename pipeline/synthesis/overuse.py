@@ -34,9 +34,9 @@ class WordUse:
         class_shots = [shot for shot in shots if shot.label == label]
         self._otherwise = 1 / (len(class_shots) + 2)
         self._allowed: dict[str, float] = {}
-        for some in (class_shots, shots):
-            for word, count in Counter(word for shot in some for word in spelt_words(shot.text)).items():
-                self._allowed[word] = max(self._allowed.get(word, self._otherwise), (count + 1) / (len(some) + 2))
+        for group in (class_shots, shots):
+            for word, count in Counter(word for shot in group for word in spelt_words(shot.text)).items():
+                self._allowed[word] = max(self._allowed.get(word, self._otherwise), (count + 1) / (len(group) + 2))
         self._strength = strength
         self._counts: Counter[str] = Counter()
         self._texts = 0

@@ -162,7 +162,7 @@ def perhaps_joined(names: Collection[str]) -> list[str]:
     """Of the names those that may be several labels in one cell: one part of each is a name, too."""
     alone = {name.casefold() for name in names}
     parts = {name: re.split(r"\s*[;|,]\s*", name.casefold()) for name in names if any(map(str.isalpha, name))}
-    return [name for name, some in parts.items() if len(some) > 1 and not alone.isdisjoint(filter(None, some))]
+    return [name for name, words in parts.items() if len(words) > 1 and not alone.isdisjoint(filter(None, words))]
 
 
 def joined_labels(names: Collection[str]) -> dict[str, tuple[str, ...]]:

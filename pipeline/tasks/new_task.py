@@ -94,7 +94,7 @@ def new_task(
     task = NewTask(
         task_file=f"{task_name}.toml",
         table=str(path),
-        rows=len(table.rows) + sum(some.count for some in table.left_out),
+        rows=len(table.rows) + sum(part.count for part in table.left_out),
         unit=table.unit,
         train=len(train),
         test=len(test),
@@ -168,7 +168,7 @@ def split_by_label(examples: Sequence[Example], seed: int) -> tuple[list[Example
 def _label_counts(usable: UsableRows, most: int | None) -> dict[str, int]:
     """Rows per label, by name. Raises `InputError` where they are no classes of a task, or more than ``most``."""
     column, counts = usable.columns.labels[0], Counter(example.label for example in usable.examples)
-    left_out = "".join(f" {counted(some.count, 'row')} {some.what} left out." for some in usable.left_out)
+    left_out = "".join(f" {counted(part.count, 'row')} {part.what} left out." for part in usable.left_out)
     if len(counts) < 2:
         content = f"only {next(iter(counts))!r}" if counts else "nothing usable"
         verdict = usable.columns.verdict

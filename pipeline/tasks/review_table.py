@@ -194,7 +194,7 @@ def check_alone(path: Path, *endings: str) -> None:
 
 def corrections(table_name: str, texts: Iterable[str], out: str, remaining_texts: Iterable[str]) -> list[str]:
     """What is to be told of the texts of the table ``table_name`` that a person took out of ``out``, or put into it."""
-    before, after = (Counter(map(normalise, some)) for some in (texts, remaining_texts))
+    before, after = (Counter(map(normalise, table_texts)) for table_texts in (texts, remaining_texts))
     gone, new = (before - after).total(), (after - before).total()
     notes = [f"{counted(gone, 'text')} of {table_name} not in {out} any more, and not learnt"] if gone else []
     return notes + (

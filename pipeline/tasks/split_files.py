@@ -74,7 +74,7 @@ def shards_of(path: Path) -> list[Path]:
             shards[match["total"]].append((int(match["number"]), file))
     for total, files in shards.items():
         if [number for number, _ in sorted(files)] != list(range(int(total))) or len(shards) > 1:
-            names = shorten(sorted(file.name for some in shards.values() for _, file in some))
+            names = shorten(sorted(file.name for group in shards.values() for _, file in group))
             raise InputError(f"{path}: of {int(total)} shards there is {names}. Fetch what is missing.")
         return [file for _, file in sorted(files)]
     inside = [file for file in _tables(path) if file.name not in _ABOUT_A_DATA_SET]

@@ -53,7 +53,9 @@ def _class_names(reading: Reading, written: bytes) -> dict[str, tuple[str, ...]]
         features = features.get(key) if isinstance(features, dict) else None
     kinds = {column: kind.get("feature", kind) for column, kind in (features or {}).items() if isinstance(kind, dict)}
     names = {column: kind.get("names") for column, kind in kinds.items() if isinstance(kind, dict)}
-    return {column: tuple(map(str, some)) for column, some in names.items() if isinstance(some, list)}
+    return {
+        column: tuple(map(str, class_names)) for column, class_names in names.items() if isinstance(class_names, list)
+    }
 
 
 def _batches(source: Source, stream: Any) -> tuple[Any, Iterator[Any]]:

@@ -79,12 +79,12 @@ def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, li
         faults.append(error(place, failure.what, failure.remedy))
     faults += [fault for fault in reading.faults if fault.severity == "error"]
     left_out = []
-    for reason, some in unread.items():
-        if some[0][1].is_error and not settings.skip_broken:
-            faults += _errors(reading, some, _ERRORS_SHOWN if rows else 1)
+    for reason, group in unread.items():
+        if group[0][1].is_error and not settings.skip_broken:
+            faults += _errors(reading, group, _ERRORS_SHOWN if rows else 1)
         else:
-            lines = tuple(number for number, _ in some)
-            left_out.append(LeftOut(reason=reason, what=_WHY[reason], count=len(some), lines=lines))
+            lines = tuple(number for number, _ in group)
+            left_out.append(LeftOut(reason=reason, what=_WHY[reason], count=len(group), lines=lines))
     if not (rows and reading.columns) and not faults:
         nothing = " with anything in them" if rows else ""
         gone = "".join(f" {counted(part.count, 'row')} {part.what} left out." for part in left_out)

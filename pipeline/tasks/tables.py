@@ -69,7 +69,7 @@ def load_split(task: Task, split: str, limit: int | None = None) -> Split:
     return msgspec.structs.replace(
         loaded,
         examples=limited(loaded.examples, limit),
-        dropped={**{some.reason: some.count for some in table.left_out}, **loaded.dropped},
+        dropped={**{part.reason: part.count for part in table.left_out}, **loaded.dropped},
         warnings=(*map(str, table_warnings(table)), *map(str, faults), *loaded.warnings),
     )
 
@@ -214,22 +214,22 @@ def clean(split: str, path: str, rows: Sequence[Lined], fields: Sequence[str] = 
     fate = "kept, as in every test split" if split == "test" else "left out"
     left_out: dict[str, list[Lined]] = {}
     warnings = []
-    for reason, some, description in (
+    for reason, group, description in (
         ("empty_text", empty, f"without a text{of_fields} left out"),
         ("duplicate", again, f"repeating an earlier text {fate}"),
         ("contradiction", torn, f"with a text that has two different labels {fate}"),
     ):
-        if some:
-            lines = shorten(sorted(line for line, _ in some))
-            warnings.append(f"{path}: {counted(len(some), 'row')} {description} (line {lines}).")
+        if group:
+            lines = shorten(sorted(line for line, _ in group))
+            warnings.append(f"{path}: {counted(len(group), 'row')} {description} (line {lines}).")
             if split != "test" or reason == "empty_text":
-                left_out[reason] = some
-    out = {line for some in left_out.values() for line, _ in some}
+                left_out[reason] = group
+    out = {line for group in left_out.values() for line, _ in group}
     return Split(
         name=split,
         examples=[example for line, example in rows if line not in out],
-        dropped={reason: len(some) for reason, some in left_out.items()},
-        lines={reason: tuple(sorted(line for line, _ in some)) for reason, some in left_out.items()},
+        dropped={reason: len(group) for reason, group in left_out.items()},
+        lines={reason: tuple(sorted(line for line, _ in group)) for reason, group in left_out.items()},
         warnings=tuple(warnings),
     )
 

@@ -265,7 +265,7 @@ def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -
 
 def _misread(table: Table, examples: Sequence[Example]) -> list[Fault]:
     """A warning of texts and labels that were damaged before, when they were read or saved in another encoding."""
-    matches = [m for example in examples if (m := MISREAD.search(example.text) or MISREAD.search(example.label))]
+    matches = [m for example in examples for m in [MISREAD.search(example.text) or MISREAD.search(example.label)] if m]
     if not matches:
         return []
     near = matches[0].string[max(0, matches[0].start() - 12) : matches[0].end() + 12]

@@ -31,15 +31,15 @@ class StoppedError(Exception):
     """As a kill would come, between two parts."""
 
 
-def reader(stop_after: int | None = None, seen: list[str] | None = None) -> Read:
+def reader(stop_after: int | None = None, read_texts: list[str] | None = None) -> Read:
     """Says "cold" of texts with ice; is less sure of longer texts."""
 
     def read(parts: Parts) -> Iterator[list[Annotation]]:
         for number, texts in enumerate(parts):
             if number == stop_after:
                 raise StoppedError
-            if seen is not None:
-                seen.extend(texts)
+            if read_texts is not None:
+                read_texts.extend(texts)
             yield [answer(text) for text in texts]
 
     return read
@@ -139,19 +139,24 @@ def test_texts_of_several_lines_stay_one_row_each(tmp_path: Path, ending: str) -
 
 def test_a_row_of_fields_is_read_as_one_input(tmp_path: Path) -> None:
     task = load_task(write_pairs(tmp_path))
-    path, seen = tmp_path / "new.jsonl", list[str]()
+    path, read_texts = tmp_path / "new.jsonl", list[str]()
     write_jsonl(
         path, [{"hypothesis": "It is wet.", "premise": "It rains.", "n": 1}, {"premise": "x", "hypothesis": ""}]
     )
-    summary = annotate_table(open_texts(path, task=task), tmp_path / "out.jsonl", LABELS, "me", reader(seen=seen))
-    assert seen == ["Premise: It rains.\nHypothesis: It is wet."] and (summary.rows, summary.blank) == (2, 1)
+    summary = annotate_table(
+        open_texts(path, task=task), tmp_path / "out.jsonl", LABELS, "me", reader(read_texts=read_texts)
+    )
+    assert read_texts == ["Premise: It rains.\nHypothesis: It is wet."] and (summary.rows, summary.blank) == (2, 1)
     assert list(read_table(tmp_path / "out.jsonl").columns)[:3] == ["hypothesis", "premise", "n"]
     with pytest.raises(InputError, match="--text-column NAME is for tasks of texts; pairs has fields"):
         open_texts(path, "premise", task)
     with pytest.raises(InputError, match="no column 'premise' and 'hypothesis'; the columns are 'id', 'text', 'who'"):
         open_texts(table(tmp_path), task=task)
     unlabelled = load_unlabelled(path, task, 0)
-    assert unlabelled.texts == ((1, seen[0]),) and "column 'premise' and 'hypothesis'; 1 row without" in unlabelled.note
+    assert (
+        unlabelled.texts == ((1, read_texts[0]),)
+        and "column 'premise' and 'hypothesis'; 1 row without" in unlabelled.note
+    )
 
 
 def test_nobody_sure_enough_means_no_label(tmp_path: Path) -> None:
@@ -169,9 +174,9 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
     assert not out.exists()
     answers = unfinished_folder(out) / ANSWERS_FILE
     answers.write_bytes(answers.read_bytes()[:-9])  # the last line was cut short
-    seen: list[str] = []
-    assert annotate(path, out, reader(seen=seen)).rows == 600
-    assert (seen[0], len(seen)) == ("note 255 of ice", 345)
+    read_texts: list[str] = []
+    assert annotate(path, out, reader(read_texts=read_texts)).rows == 600
+    assert (read_texts[0], len(read_texts)) == ("note 255 of ice", 345)
     assert [row["text"] for row in read_table(out).rows.values()] == [f"note {number} of ice" for number in range(600)]
 
 
@@ -237,11 +242,11 @@ def test_a_table_without_texts_is_refused(tmp_path: Path, content: str, column: 
     "cells", [(1, "one"), (10**30, 2), ({}, {}), ([["k", 1]], None)], ids=["types", "number", "objects", "map"]
 )
 def test_what_parquet_cannot_hold_is_refused_before_anything_is_read(tmp_path: Path, cells: tuple[Any, ...]) -> None:
-    path, seen = tmp_path / "t.jsonl", list[str]()
+    path, read_texts = tmp_path / "t.jsonl", list[str]()
     write_jsonl(path, [{"text": f"text {n}", "note": cell} for n, cell in enumerate(cells)])
     with pytest.raises(InputError, match=r"Parquet cannot hold the column 'note'.*--out .*out\.jsonl"):
-        annotate(path, tmp_path / "out.parquet", reader(seen=seen))
-    assert seen == [] and not (tmp_path / "out.parquet").exists()
+        annotate(path, tmp_path / "out.parquet", reader(read_texts=read_texts))
+    assert read_texts == [] and not (tmp_path / "out.parquet").exists()
     assert annotate(path, tmp_path / "out.jsonl").rows == len(cells)
 
 
