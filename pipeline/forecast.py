@@ -113,9 +113,9 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.replace(stage, took_s=round(took[stage.stage], 1)) if stage.stage in took else stage
             for stage in self.stages
         )
-        known = [stage.took_s for stage in stages]
-        total = sum(seconds for seconds in known if seconds is not None)
-        return msgspec.structs.replace(self, stages=stages, took_s=round(total, 1) if None not in known else None)
+        times = [stage.took_s for stage in stages]
+        total = sum(seconds for seconds in times if seconds is not None)
+        return msgspec.structs.replace(self, stages=stages, took_s=round(total, 1) if None not in times else None)
 
     @property
     def verdict(self) -> str:
@@ -184,6 +184,6 @@ def foretell(
             raise
         on_event(Event(stage="forecast", message=f"none, for this machine could not be measured: {error}"))
         return None
-    told = forecast(work_of(speed), speed, lambda trainings: width(model.path, trainings).at_once)
-    on_event(Event(stage="forecast", message=str(told)))
-    return told
+    estimate = forecast(work_of(speed), speed, lambda trainings: width(model.path, trainings).at_once)
+    on_event(Event(stage="forecast", message=str(estimate)))
+    return estimate

@@ -15,17 +15,17 @@ import msgspec
 def describe_hardware() -> dict[str, Any]:
     """Processor, cores this process may use, memory. Loads nothing heavy."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    known: dict[str, Any] = {"machine": platform.machine(), "cores": cores}
+    hardware: dict[str, Any] = {"machine": platform.machine(), "cores": cores}
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        known["processor"] = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        hardware["processor"] = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
         flags = next(line for line in lines if line.startswith("flags")).split()
-        known["bf16"] = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
+        hardware["bf16"] = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
         memory = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
-        known["memory_gib"] = round(int(memory.split()[1]) / (1 << 20), 1)
+        hardware["memory_gib"] = round(int(memory.split()[1]) / (1 << 20), 1)
     except (OSError, StopIteration):
-        known["processor"] = platform.processor()
-    return known
+        hardware["processor"] = platform.processor()
+    return hardware
 
 
 def installed_versions() -> dict[str, str]:
@@ -39,10 +39,10 @@ def installed_versions() -> dict[str, str]:
 
 def source_commit() -> str:
     """Commit of the checkout this runs from, "+" behind it where files differ; empty for an installed package."""
-    here = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parent
     try:
         done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"],
+            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"],
             capture_output=True,
             text=True,
             timeout=10,

@@ -114,16 +114,16 @@ def known_speed(
     """
     if is_fake(model.path):
         seconds = fake_settings(model.path).delay_s / NUM_WORDS
-        kept = 1 - 1 / DISAGREES
-        return msgspec.structs.replace(ANY_SPEED, output_token_s=seconds, well_formed=1.0, acceptance=kept)
+        acceptance = 1 - 1 / DISAGREES
+        return msgspec.structs.replace(ANY_SPEED, output_token_s=seconds, well_formed=1.0, acceptance=acceptance)
     machine = value_hash((describe_hardware(), available_cores(), installed_versions()))
     file = home() / "speed" / f"{model.revision}-{machine}.json"
     if file.exists() and not anew:
         with contextlib.suppress(msgspec.DecodeError):  # of another version
-            known = read_json(file, Speed)
+            speed = read_json(file, Speed)
             # What was measured beside other work is, once that is over.
-            if (known.trainer_bytes or not trains) and (known.load <= BUSY or _load() > known.load - BUSY):
-                return known
+            if (speed.trainer_bytes or not trains) and (speed.load <= BUSY or _load() > speed.load - BUSY):
+                return speed
     on_probe()
     speed = _measured(model, trains)
     write_json(file, speed)
@@ -138,7 +138,7 @@ def _measured(model: ResolvedModel, trains: bool) -> Speed:
         if trains:
             trainer, open_trainer_s = _ask(TrainerProbe(model=model.path, folder=scratch), log)
         engine, open_engine_s = _ask(EngineProbe(model=model.path, adapter=trainer.adapter), log)
-    found = {
+    fields = {
         **trainer.fields,
         **engine.fields,
         "open_trainer_s": open_trainer_s,
@@ -147,7 +147,7 @@ def _measured(model: ResolvedModel, trains: bool) -> Speed:
         "cores": available_cores(),
         "took_s": round(time.perf_counter() - began, 1),
     }
-    return msgspec.convert(found, Speed)
+    return msgspec.convert(fields, Speed)
 
 
 def _load() -> float:
@@ -240,7 +240,7 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
     shots = take_shots(task, 4, 0)
     texts = [example.text for example in load_split(task, "test").examples[: READ_TEXTS[1]]]
 
-    def read(count: int, *, shown: bool = False, adapter: Adapter | None = None) -> float:
+    def seconds_per_token(count: int, *, shown: bool = False, adapter: Adapter | None = None) -> float:
         """Seconds for a computed prompt token."""
         form = PromptFormat(verbalizer="token" if adapter else "word")
         prompts = [reading_prompt(task, text, form, shots if shown else ()) for text in texts[:count]]
@@ -264,20 +264,20 @@ def _engine(probe: EngineProbe, opened: Callable[[], object]) -> Measured:
         seconds = after.busy_s - before.busy_s - computed * prompt_token_s
         return seconds, after.output_tokens - before.output_tokens, good / len(drawn)
 
-    read(WARM_UP_TEXTS)  # an engine's first answers take longer
+    seconds_per_token(WARM_UP_TEXTS)  # an engine's first answers take longer
     if probe.adapter:
-        read(WARM_UP_TEXTS, adapter=probe.adapter)
-    began, prompt_token_s = time.perf_counter(), read(WARM_UP_TEXTS)
+        seconds_per_token(WARM_UP_TEXTS, adapter=probe.adapter)
+    began, prompt_token_s = time.perf_counter(), seconds_per_token(WARM_UP_TEXTS)
     least, most = READ_TEXTS
     count = max(least, min(most, round(WARM_UP_TEXTS * READ_S / (time.perf_counter() - began))))
-    prompt_token_s = read(count)
+    prompt_token_s = seconds_per_token(count)
     draw(WARM_UP_DRAWS, 0)
     seconds, tokens, well_formed = draw(DRAWS_PER_CLASS, 1)
     return Measured(
         fields={
             "prompt_token_s": prompt_token_s,
-            "shots_token_s": read(count // 2, shown=True),
-            "adapter_token_s": read(count, adapter=probe.adapter) if probe.adapter else prompt_token_s,
+            "shots_token_s": seconds_per_token(count // 2, shown=True),
+            "adapter_token_s": seconds_per_token(count, adapter=probe.adapter) if probe.adapter else prompt_token_s,
             "output_token_s": max(seconds, 0.0) / tokens,
             "well_formed": well_formed,
         }

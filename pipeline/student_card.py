@@ -89,10 +89,10 @@ def check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
 
     A file that only other tools read may be missing.
     """
-    own = {name: known for name, known in files.items() if "/" not in name}  # torch reads no ONNX
-    gone = [name for name in (CONFIG, *own) if not (folder / name).is_file()]
+    torch_files = {name: digest for name, digest in files.items() if "/" not in name}  # torch reads no ONNX
+    gone = [name for name in (CONFIG, *torch_files) if not (folder / name).is_file()]
     wrong = [name for name in dict.fromkeys(gone) if name == CONFIG or name.endswith(".safetensors")]
-    wrong += [name for name, known in own.items() if name not in gone and sha256(folder / name) != known]
+    wrong += [name for name, digest in torch_files.items() if name not in gone and sha256(folder / name) != digest]
     if wrong:
         raise AdapterError(
             f"The student {folder} is damaged: {', '.join(wrong)} changed since training, or was not copied whole. "
@@ -106,11 +106,11 @@ def check_kept(folder: Path) -> None:
     It is for before its card is written anew, which would have the hashes of what is damaged.
     """
     try:
-        known = read_json(folder / STUDENT_FILE, _Peek).files
+        files = read_json(folder / STUDENT_FILE, _Peek).files
     except (FileNotFoundError, msgspec.DecodeError):
         return
     try:
-        check_unchanged(folder, known)
+        check_unchanged(folder, files)
     except AdapterError as error:
         raise AdapterError(f"{error} Or remove {folder.parent}, and it is trained anew.") from None
 
@@ -138,8 +138,8 @@ def load_student_card(folder: str | Path) -> StudentCard:
 
 def student_left_out(task: Task, text: str, max_tokens: int, read_chars: Callable[[str], int]) -> int:
     """Words of an input that a student does not read; ``read_chars``: characters of a text that it does."""
-    given = encoder_text(task, text, max_tokens)
-    return count_words(given[read_chars(given) :]) + count_words(text) - count_words(given)
+    shown = encoder_text(task, text, max_tokens)
+    return count_words(shown[read_chars(shown) :]) + count_words(text) - count_words(shown)
 
 
 def is_text_student(folder: str | Path) -> bool:

@@ -35,12 +35,12 @@ class TaskData:
         source = self.task.data
         if not self._needs_test and source.folder and not find_split_file(Path(source.folder), source.test_split):
             return []
-        return self._told(load_split(self.task, "test"))
+        return self._report(load_split(self.task, "test"))
 
     @cached_property
     def train(self) -> list[Example]:
         """The train split without texts that are in the test split too."""
-        return self._told(drop_overlap(load_split(self.task, "train"), self.test_texts))
+        return self._report(drop_overlap(load_split(self.task, "train"), self.test_texts))
 
     @property
     def test_texts(self) -> list[str]:
@@ -49,7 +49,7 @@ class TaskData:
     @cached_property
     def _shots_file(self) -> list[Example] | None:
         chosen = load_chosen_shots(self.task)
-        return None if chosen is None else self._told(drop_overlap(chosen, self.test_texts))
+        return None if chosen is None else self._report(drop_overlap(chosen, self.test_texts))
 
     def shots(self, settings: RunSettings, seed: int | None = None) -> list[Example]:
         """``settings.k`` per class of those that the user chose, else of the train split, which is then read; never a
@@ -65,10 +65,10 @@ class TaskData:
     def tell_unused(self, shots: Sequence[Example]) -> None:
         """How many labelled texts are no shots, if there are such: a user may want more of them learnt."""
         if len(shots) < len(self._pool):
-            told = f"{len(shots)} of {len(self._pool):,} labelled texts are the shots; --shots takes more of each class"
-            self._on_event(Event(stage="shots", message=f"{self.task.name}: {told}"))
+            line = f"{len(shots)} of {len(self._pool):,} labelled texts are the shots; --shots takes more of each class"
+            self._on_event(Event(stage="shots", message=f"{self.task.name}: {line}"))
 
-    def _told(self, split: Split) -> list[Example]:
+    def _report(self, split: Split) -> list[Example]:
         for warning in split.warnings:
             self._on_event(Event(stage="shots", message=warning))
         if self._settings and (

@@ -49,14 +49,17 @@ def score_texts(
 
     most = max(map(len, right))
     # sacrebleu wants one list per reference; None stands for one that a text does not have.
-    streams = [[some[k] if k < len(some) else None for some in right] for k in range(most)]
+    streams = [[references[k] if k < len(references) else None for references in right] for k in range(most)]
     chrf, bleu = CHRF(), BLEU()
     resampled = chrf.corpus_score(list(written), streams, n_bootstrap=RESAMPLES)
     kinds = ("rouge1", "rouge2", "rougeL")
     scorer = RougeScorer(kinds, use_stemmer=True)
-    rouge = [scorer.score_multi(list(some), text) for text, some in zip(written, right, strict=True)]
+    rouge = [scorer.score_multi(list(references), text) for text, references in zip(written, right, strict=True)]
     mean = {kind: 100 * sum(row[kind].fmeasure for row in rouge) / len(rouge) for kind in kinds}
-    exact = sum(text.strip() in {one.strip() for one in some} for text, some in zip(written, right, strict=True))
+    exact = sum(
+        text.strip() in {reference.strip() for reference in references}
+        for text, references in zip(written, right, strict=True)
+    )
     middle, half = float(resampled._mean), float(resampled._ci)
     return TextScores(
         n=len(written),

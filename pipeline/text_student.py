@@ -89,12 +89,12 @@ class Generator:
 
         Raises InputError where there is no student that writes, AdapterError for a damaged one.
         """
-        found = find_student(folder)
-        if not found or not is_text_student(found):
+        student = find_student(folder)
+        if not student or not is_text_student(student):
             raise InputError(f"{folder} is no student of a text generation task. Give one that fourshot distill made.")
-        self.card = load_text_student_card(found)
-        check_unchanged(found, self.card.files)
-        self._writer = _open(found, self.card, many=many)
+        self.card = load_text_student_card(student)
+        check_unchanged(student, self.card.files)
+        self._writer = _open(student, self.card, many=many)
 
     def count_tokens(self, inputs: Sequence[str]) -> list[int]:
         """Of each input, as it is put to the student.
@@ -162,8 +162,12 @@ class _EngineWriter:
 
     def write(self, prompts: Sequence[str], max_tokens: int) -> list[tuple[str, bool, int]]:
         written = [("", True, 0)] * len(prompts)
-        for one in self._engine.sample(prompts, greedy(max_tokens)):
-            written[one.prompt_index] = one.text.strip(), one.finish_reason == "stop", one.num_tokens
+        for completion in self._engine.sample(prompts, greedy(max_tokens)):
+            written[completion.prompt_index] = (
+                completion.text.strip(),
+                completion.finish_reason == "stop",
+                completion.num_tokens,
+            )
         return written
 
     def close(self) -> None:
@@ -196,8 +200,8 @@ def _checked(inputs: Iterable[str]) -> list[str]:
     Raises InputError where it is one text instead of a list, or has a blank one, or what is no text.
     """
     if isinstance(inputs, str) or getattr(inputs, "ndim", 1) != 1:  # a data frame's would be the names of its columns
-        got = "string" if isinstance(inputs, str) else type(inputs).__name__
-        raise InputError(f"generate takes a list of inputs, got one {got}. Put the texts in a list.")
+        kind = "string" if isinstance(inputs, str) else type(inputs).__name__
+        raise InputError(f"generate takes a list of inputs, got one {kind}. Put the texts in a list.")
     texts = list(inputs)
     if wrong := [index for index, text in enumerate(texts) if not isinstance(text, str)]:
         raise InputError(f"the input at {wrong[0]} is {texts[wrong[0]]!r:.60}, which is no text. Leave it out.")

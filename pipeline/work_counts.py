@@ -42,10 +42,12 @@ class Counts:
         words, generate, variety = self.settings.max_text_words, self.settings.generate, self.settings.variety
         prompts, computed = 0.0, 0.0
         for label in self.task.labels:
-            own = [shot for shot in self.shots if shot.label == label.name]
-            shown = min(variety.shots_shown or len(own), len(own))
-            prompt = self.tokens(generation_prompt(self.task, label, own[:shown], max_text_words=words, chat=chat))
-            orders = min(per_class, batches * (1 if variety.order == "fixed" else perm(len(own), shown)))
+            class_shots = [shot for shot in self.shots if shot.label == label.name]
+            shown = min(variety.shots_shown or len(class_shots), len(class_shots))
+            prompt = self.tokens(
+                generation_prompt(self.task, label, class_shots[:shown], max_text_words=words, chat=chat)
+            )
+            orders = min(per_class, batches * (1 if variety.order == "fixed" else perm(len(class_shots), shown)))
             prompts += per_class
             computed += orders * prompt + (per_class - orders) * (prompt - (prompt - 1) // BLOCK * BLOCK)
         times = generate.keep_likelier_of
@@ -59,11 +61,11 @@ class Counts:
     def reads(self, texts: float, form: PromptFormat, *, adapter: bool = False, shots: Sequence[Example] = ()) -> Work:
         """Of that many texts, each as long as a shot, behind as many of ``shots`` as fit."""
         shots = self.fitting(shots, form)
-        shared, whole = self._prompt(form, shots)
+        shared, total = self._prompt(form, shots)
         questions = self._questions(form.verbalizer)
         if form.long_texts == "windows":
             texts *= fmean(len(parts_of(self.task, shot.text, form)) for shot in self.shots)
-        tokens = texts * questions * (whole - shared // BLOCK * BLOCK) + shared // BLOCK * BLOCK
+        tokens = texts * questions * (total - shared // BLOCK * BLOCK) + shared // BLOCK * BLOCK
         kind = "adapter_tokens" if adapter else "shots_tokens" if shots else "prompt_tokens"
         return msgspec.structs.replace(Work(stage="", calls=texts), **{kind: tokens})
 
@@ -83,20 +85,20 @@ class Counts:
     def fitting(self, shots: Sequence[Example], form: PromptFormat) -> Sequence[Example]:
         """As `shots_that_fit` finds them, as far as the lengths of shots are alike."""
         room = EngineSettings(model=self._model_path).max_model_len - ANSWER_TOKENS
-        whole = self.tokens(reading_prompt(self.task, "", form, shots)) + self.text_tokens
-        return shots if whole <= room else in_turn(self.task, shots)[: int(len(shots) * room / whole)]
+        total = self.tokens(reading_prompt(self.task, "", form, shots)) + self.text_tokens
+        return shots if total <= room else in_turn(self.task, shots)[: int(len(shots) * room / total)]
 
-    def told_fitting(self, chat: ChatTurns | None) -> list[str]:
+    def fitting_notes(self, chat: ChatTurns | None) -> list[str]:
         """How many shots are shown where texts are drawn, and where the base model annotates, if not all fit."""
-        return [line for line in (self._told_drawing(chat), self._told_reading(chat)) if line]
+        return [line for line in (self._drawing_note(chat), self._reading_note(chat)) if line]
 
-    def _told_drawing(self, chat: ChatTurns | None) -> str:
+    def _drawing_note(self, chat: ChatTurns | None) -> str:
         words, room = self.settings.max_text_words, EngineSettings(model=self._model_path).max_model_len
         answer = most_tokens(self.task, self.shots, self.settings, lambda texts: [*map(self.tokens, texts)])
         longest = 0
         for label in self.task.labels:
-            own = [shot for shot in self.shots if shot.label == label.name]
-            shown = own[: self.settings.variety.shots_shown or len(own)]
+            class_shots = [shot for shot in self.shots if shot.label == label.name]
+            shown = class_shots[: self.settings.variety.shots_shown or len(class_shots)]
             prompt = generation_prompt(self.task, label, shown, max_text_words=words, chat=chat)
             longest = max(longest, self.tokens(prompt))
         if longest + answer <= room:
@@ -106,7 +108,7 @@ class Counts:
             f"and {answer} tokens for a text, the longest takes {longest + answer} tokens, and {room} are allowed"
         )
 
-    def _told_reading(self, chat: ChatTurns | None) -> str:
+    def _reading_note(self, chat: ChatTurns | None) -> str:
         annotate, form = self.settings.annotate, PromptFormat(chat=chat)
         by_base = annotate.annotator == "icl" or (annotate.annotator == "adapters" and annotate.in_context)
         shown = self.fitting(self.shots, form) if by_base else self.shots
@@ -121,8 +123,8 @@ class Counts:
     def training(self, examples: int, settings: LoraSettings, form: PromptFormat) -> Work:
         """Of one adapter on that many examples, each as long as a shot; a row of texts shares their beginning."""
         steps = settings.planned_steps(examples, self.num_labels)
-        shared, whole = self._prompt(form)
-        tokens = shared + min(settings.batch_size, examples) * (whole - shared + 1)
+        shared, total = self._prompt(form)
+        tokens = shared + min(settings.batch_size, examples) * (total - shared + 1)
         return Work(stage="", opens="trainer", trainings=1, steps=steps, train_tokens=steps * tokens)
 
     def _prompt(self, form: PromptFormat, shots: Sequence[Example] = ()) -> tuple[int, float]:
@@ -132,8 +134,8 @@ class Counts:
             form = aligned(plain, self.task, EngineSettings(model=self._model_path), shots)
         kinds = [self.tokens.pieces(reading_prompt(self.task, text, form, shots)) for text in BEGINNINGS]
         shared = sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*kinds, strict=False)))
-        some = self.shots[:: max(1, len(self.shots) // MOST_COUNTED)]
-        return shared, fmean(self.tokens(reading_prompt(self.task, shot.text, form, shots)) for shot in some)
+        sample = self.shots[:: max(1, len(self.shots) // MOST_COUNTED)]
+        return shared, fmean(self.tokens(reading_prompt(self.task, shot.text, form, shots)) for shot in sample)
 
     def _questions(self, verbalizer: Verbalizer) -> int:
         """Requests for one text."""
@@ -142,10 +144,13 @@ class Counts:
         return num_requests([tuple(self.tokens.pieces(f" {word}")) for word in self.task.label_words], verbalizer)
 
 
-def rounds_for(wanted: float, rate: float, first: int, most: int, *, whole: bool) -> list[int]:
-    """Draws of each round until a class has enough. See `pipeline.loop.plan.RoundPlan`; ``whole``: all as the first."""
+def rounds_for(missing: float, rate: float, first: int, most: int, *, equal_rounds: bool) -> list[int]:
+    """Draws of each round until a class has enough; ``equal_rounds``: all as the first.
+
+    See `pipeline.loop.plan.RoundPlan`.
+    """
     rate, rounds = max(rate, 0.01), list[int]()
-    while wanted > (0.1 * rate * most if rounds else 0):
-        rounds.append(min(most, ceil(wanted / rate)) if rounds and not whole else first)
-        wanted -= rate * rounds[-1]
+    while missing > (0.1 * rate * most if rounds else 0):
+        rounds.append(min(most, ceil(missing / rate)) if rounds and not equal_rounds else first)
+        missing -= rate * rounds[-1]
     return rounds

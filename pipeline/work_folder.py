@@ -34,9 +34,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def identity(self) -> dict[str, Any]:
         """All that has to be equal for two to be the same; not the versions of what made it."""
-        known: dict[str, Any] = msgspec.to_builtins(self)
-        known.pop("versions", None)
-        return known
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        fields.pop("versions", None)
+        return fields
 
 
 class WorkFolder:
@@ -53,8 +53,8 @@ class WorkFolder:
         """
         file = self.path / MANIFEST_FILE
         if file.exists():
-            theirs = self.read(MANIFEST_FILE, type(manifest))
-            differences = list(_differences(theirs.identity(), manifest.identity()))
+            stored_manifest = self.read(MANIFEST_FILE, type(manifest))
+            differences = list(_differences(stored_manifest.identity(), manifest.identity()))
             if differences and not (over_unused and self._is_unused):
                 shown = "\n".join(f"  - {difference}" for difference in differences[:8])
                 raise RunFolderError(
@@ -62,8 +62,8 @@ class WorkFolder:
                     "Give another folder (--out), the settings it was made with, or remove it to start anew."
                 )
         elif self.path.is_dir() and any(self.path.iterdir()):
-            ours = (".lock", ".manifest.json.")  # the second: a manifest that a kill cut short
-            strangers = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(ours))
+            prefixes = (".lock", ".manifest.json.")  # the second: a manifest that a kill cut short
+            strangers = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(prefixes))
             if strangers:
                 raise RunFolderError(
                     f"{self.path} is not empty and holds no run (found {', '.join(strangers[:5])}). "
@@ -89,9 +89,9 @@ class WorkFolder:
         if file := next((place for place in places if place.exists() and not place.is_dir()), None):
             raise InputError(f"{file} is a file, and what is made needs a folder. Give another place (--out).")
         self.path.mkdir(parents=True, exist_ok=True)
-        held = FileLock(self.path / ".lock")
+        file_lock = FileLock(self.path / ".lock")
         try:
-            held.acquire(timeout=0)
+            file_lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
                 f"Another fourshot process works in {self.path}. Wait for it, or give another folder (--out)."
@@ -100,29 +100,29 @@ class WorkFolder:
             yield
         finally:
             begun = {entry.name for entry in self.path.iterdir()} - {".lock"}
-            ours = [name for name in begun if name.startswith(OURS)]
-            if not (begun if missing else ours):
+            run_files = [name for name in begun if name.startswith(OURS)]
+            if not (begun if missing else run_files):
                 (self.path / ".lock").unlink(missing_ok=True)
-            held.release()
+            file_lock.release()
             for folder in missing:
                 with suppress(OSError):  # it holds something
                     folder.rmdir()
 
-    def layout(self, wanted: Layout) -> Layout:
-        """That of the folder; ``wanted`` for a new one. One that was begun without filler goes on without.
+    def layout(self, layout: Layout) -> Layout:
+        """That of the folder; ``layout`` for a new one. One that was begun without filler goes on without.
 
         Raises RunFolderError where filler is not wanted and it was begun with it.
         """
         if not self.has(LAYOUT_FILE):
             begun = self.path.is_dir() and any(entry.name.startswith(OURS) for entry in self.path.iterdir())
-            return Layout() if begun else wanted
-        kept = self.read(LAYOUT_FILE, Layout)
-        if kept != wanted:
+            return Layout() if begun else layout
+        stored_layout = self.read(LAYOUT_FILE, Layout)
+        if stored_layout != layout:
             raise RunFolderError(
-                f"{self.path} was begun with align = {kept.align}, and this call asks for {wanted.align}. Set it as it "
-                "was (--set align=...), or give another folder (--out)."
+                f"{self.path} was begun with align = {stored_layout.align}, and this call asks for {layout.align}. Set "
+                "it as it was (--set align=...), or give another folder (--out)."
             )
-        return kept
+        return stored_layout
 
     def keep_layout(self, layout: Layout) -> None:
         """Write it down, where there is anything to say."""
@@ -164,12 +164,12 @@ class WorkFolder:
         keep_lines(self.path / name, count)
 
 
-def _differences(theirs: Any, ours: Any, at: str = "") -> Iterator[str]:
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in sorted(theirs.keys() | ours.keys()):
-            yield from _differences(theirs.get(key), ours.get(key), f"{at}.{key}" if at else key)
-    elif theirs != ours:
-        yield f"{at}: the folder has {clipped(repr(theirs), 60)}, this run has {clipped(repr(ours), 60)}"
+def _differences(stored: Any, current: Any, at: str = "") -> Iterator[str]:
+    if isinstance(stored, dict) and isinstance(current, dict):
+        for key in sorted(stored.keys() | current.keys()):
+            yield from _differences(stored.get(key), current.get(key), f"{at}.{key}" if at else key)
+    elif stored != current:
+        yield f"{at}: the folder has {clipped(repr(stored), 60)}, this run has {clipped(repr(current), 60)}"
 
 
 def lead(link: Path, target: Path) -> None:

@@ -68,11 +68,11 @@ def write_card(
         _provenance(manifest),
     ]
     content, file = "\n".join(parts), folder.path / "README.md"
-    kept = _changed_name(file)
-    if kept:
-        shutil.copy(file, file.with_name(kept))
+    copy_name = _changed_name(file)
+    if copy_name:
+        shutil.copy(file, file.with_name(copy_name))
     replace_file(file, f"{content}\n{SEAL}{_hash(content)} -->\n".encode())
-    return kept
+    return copy_name
 
 
 def _changed_name(file: Path) -> str:
@@ -173,7 +173,9 @@ def _sample(texts: Iterable[str]) -> list[str]:
 def _columns(folder: CorpusFolder, tasks: Sequence[str]) -> str:
     lines = ["## Columns", "", "| columns | are |", "| --- | --- |"]
     lines += [f"| `{names}` | {meaning} |" for names, meaning in COLUMNS.items()]
-    if fields := [f"- {name}: {', '.join(one)}" for name in tasks if (one := folder.task(name).input_fields)]:
+    if fields := [
+        f"- {name}: {', '.join(input_fields)}" for name in tasks if (input_fields := folder.task(name).input_fields)
+    ]:
         lines += ["", "`text` has a line for each field of an input; `fields` has them apart:", "", *fields]
     lines += ["", "Labels, in the order of `probabilities`:", ""]
     lines += [f"- {task}: {', '.join(folder.task(task).label_names)}" for task in tasks]

@@ -47,43 +47,43 @@ class Filling:
         self._settings, self._corpus, self._on_event = settings, corpus, on_event
         self._damage = Damage(files, on_event)
         self._look()
-        wanted = settings.generate.per_class * sum(len(brief.task.labels) for brief in briefs.values())
+        total = settings.generate.per_class * sum(len(brief.task.labels) for brief in briefs.values())
         kept = sum(
             shard.rows
             for name in briefs
             for shard in self._shards.get(name, ())
             if shard.file not in self._damaged.get(name, ())
         )
-        self._progress, self._rates = ProgressReporter(on_event, "corpus", "rows", kept, wanted), Rates()
-        self._compiled = wanted - kept >= COMPILE_FROM_ROWS
+        self._progress, self._rates = ProgressReporter(on_event, "corpus", "rows", kept, total), Rates()
+        self._compiled = total - kept >= COMPILE_FROM_ROWS
 
     def fill(self, *, forecast: bool) -> CorpusSummary:
         """Until every class has enough or has stalled. Raises ShortRunError, and what ended all tasks."""
-        told = foretell_corpus(self._briefs, self._shards, self._base, self._on_event) if forecast else None
+        estimate = foretell_corpus(self._briefs, self._shards, self._base, self._on_event) if forecast else None
         began = time.perf_counter()
         try:
             self._fill()
         except BaseException:
             self._put_down()
             raise
-        if told:
-            told = told.beside({STAGE: time.perf_counter() - began})
-            self._files.write(FORECAST_FILE, told)
+        if estimate:
+            estimate = estimate.beside({STAGE: time.perf_counter() - began})
+            self._files.write(FORECAST_FILE, estimate)
         summary, counts = self._put_down(is_last=True)
         if self._briefs.keys() <= self._failed.keys():
             raise next(iter(self._failed.values()))
-        short = [
+        stalled_classes = [
             (f"{name}, {label}", of_task.by_label[label])
             for name, of_task in counts.items()
             for label in of_task.missing
             if of_task.has_stalled(label)
         ]
-        if short and not self._settings.allow_short:
-            raise short_run_error(short, self._settings.generate.per_class, str(self._files.path))
-        return msgspec.structs.replace(summary, forecast=told)
+        if stalled_classes and not self._settings.allow_short:
+            raise short_run_error(stalled_classes, self._settings.generate.per_class, str(self._files.path))
+        return msgspec.structs.replace(summary, forecast=estimate)
 
     def _fill(self) -> None:
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             workers, was_whole = None, False
             while not was_whole and (sinks := self._sinks()):
                 if workers is None:
@@ -98,7 +98,7 @@ class Filling:
                     )
                     log = self._files.path / "log.txt"
                     opened = open_workers(engine, self._corpus.ray, log, readers, self._tell)
-                    workers = held.enter_context(closing(opened))
+                    workers = stack.enter_context(closing(opened))
                     self._put_down()  # while the engine starts
                 driver, was_mended = Driver(sinks, keep_going=True), bool(self._damaged)
                 try:
@@ -149,12 +149,12 @@ class Filling:
             rows=sum(shard.rows for shard in journal),
             shards=sum(bool(shard.file) for shard in journal),
             classes=tuple(classes),
-            mended=dict(self._damage.found),
+            mended=dict(self._damage.faults),
             rates=self._rates,
         )
         readable = [shard for shard in journal if shard.task not in self._failed]  # as far as is known
-        if kept := write_card(files, summary, readable if is_last else (), self._corpus):
-            self._tell(f"README.md had been changed: it is written anew, and what was there is in {kept}")
+        if copy_name := write_card(files, summary, readable if is_last else (), self._corpus):
+            self._tell(f"README.md had been changed: it is written anew, and what was there is in {copy_name}")
         return summary, counts
 
 

@@ -57,13 +57,13 @@ class CorpusManifest(Manifest, frozen=True, kw_only=True):
     versions: dict[str, str] = msgspec.field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        known = super().identity()
+        fields = super().identity()
         if is_of_content(self.model_revision):
-            known.pop("model_name")  # of a folder that may be called from elsewhere, or have been moved
-        known["settings"] = msgspec.to_builtins(self.settings.untried)
-        known["settings"].pop("allow_short")
-        known["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
-        return known
+            fields.pop("model_name")  # of a folder that may be called from elsewhere, or have been moved
+        fields["settings"] = msgspec.to_builtins(self.settings.untried)
+        fields["settings"].pop("allow_short")
+        fields["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
+        return fields
 
 
 class TaskManifest(Manifest, frozen=True, kw_only=True):
@@ -73,9 +73,9 @@ class TaskManifest(Manifest, frozen=True, kw_only=True):
     adapters: tuple[str, ...] = ()  # names of those that re-label
 
     def identity(self) -> dict[str, Any]:
-        known = super().identity()
-        known["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
-        return known
+        fields = super().identity()
+        fields["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
+        return fields
 
 
 class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,16 +94,16 @@ class CorpusFolder(WorkFolder):
 
     def forget_unstarted(self, manifest: CorpusManifest) -> None:
         """Drop what a start with other settings left, where no text came of it: its engine did not open, say."""
-        known, journal = _read_or_none(self, CorpusManifest), self.has(JOURNAL_FILE)
-        if known and known.kind == manifest.kind and known.identity() != manifest.identity() and not journal:
+        old, journal = _read_or_none(self, CorpusManifest), self.has(JOURNAL_FILE)
+        if old and old.kind == manifest.kind and old.identity() != manifest.identity() and not journal:
             shutil.rmtree(self.path / "tasks", ignore_errors=True)
             self.write(MANIFEST_FILE, manifest)
 
     def forget_unstarted_task(self, manifest: TaskManifest) -> None:
         """The same for one task, where its file was changed after a start."""
         folder, name = self._of(manifest.task.name), manifest.task.name
-        known = _read_or_none(folder, TaskManifest)
-        if known and known.identity() != manifest.identity() and not any(one.task == name for one in self.journal()):
+        old = _read_or_none(folder, TaskManifest)
+        if old and old.identity() != manifest.identity() and not any(shard.task == name for shard in self.journal()):
             shutil.rmtree(folder.path)
 
     def manifest(self) -> CorpusManifest:
@@ -147,22 +147,22 @@ class CorpusFolder(WorkFolder):
         shards = self.journal()
         self.keep_lines(JOURNAL_FILE, len(shards))
         self.keep_lines(ERRORS_FILE, sum(shard.faults for shard in shards))
-        known = {shard.file for shard in shards if shard.file}
-        there = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if _READ.match(file.name)}
-        strangers = sorted(there - known)
-        whole = [file for file in strangers if not Path(file).name.startswith(".")]
+        known_files = {shard.file for shard in shards if shard.file}
+        disk_files = {str(file.relative_to(self.path)) for file in self.path.glob("data/*/*") if _READ.match(file.name)}
+        strangers = sorted(disk_files - known_files)
+        strays = [file for file in strangers if not Path(file).name.startswith(".")]
         counts = Counter(shard.task for shard in shards)
-        told = whole
-        if [Path(file).stem for file in whole] == [f"{counts[Path(file).parent.name]:06d}" for file in whole[:1]]:
+        reported_files = strays
+        if [Path(file).stem for file in strays] == [f"{counts[Path(file).parent.name]:06d}" for file in strays[:1]]:
             # Written, and not yet in the journal when the process was killed. Of a task that was never begun here, it
             # was brought from elsewhere; so may another be, and nothing is removed.
-            told = [file for file in whole if Path(file).parent.name not in self.tasks()]
-        for file in whole:
+            reported_files = [file for file in strays if Path(file).parent.name not in self.tasks()]
+        for file in strays:
             self._put_aside(file)
         for file in strangers:
             (self.path / file).unlink(missing_ok=True)
-        if told:
-            on_aside(told)
+        if reported_files:
+            on_aside(reported_files)
         by_task: dict[str, list[ShardRecord]] = {}
         for shard in shards:
             by_task.setdefault(shard.task, []).append(shard)
@@ -211,12 +211,12 @@ class CorpusFolder(WorkFolder):
         self, old: ShardRecord, units: Sequence[DrawRecord], rows: Sequence[CorpusRow], faults: Sequence[DrawFault]
     ) -> None:
         """Write what came of a damaged shard's units once more; what was found in its place is put aside."""
-        known = set(self.faults())
+        known_faults = set(self.faults())
         if (self.path / old.file).exists():
             self._put_aside(old.file)
         name = old.file if rows else ""
         sha256 = self._write_rows(name, rows, self.manifest().format)
-        new_faults = [fault for fault in faults if fault not in known]
+        new_faults = [fault for fault in faults if fault not in known_faults]
         if new_faults:
             self.append(ERRORS_FILE, new_faults)
         new = ShardRecord(

@@ -26,8 +26,8 @@ class Damage:
 
     def __init__(self, files: CorpusFolder, on_event: OnEvent) -> None:
         self._files, self._on_event = files, on_event
-        self.found: dict[str, str] = {}  # file -> what was wrong with it
-        self._told_unhashed = False
+        self.faults: dict[str, str] = {}  # file -> what was wrong with it
+        self._has_told_unhashed = False
 
     def look(self, shards: Mapping[str, Sequence[ShardRecord]], named: Collection[str]) -> dict[str, set[str]]:
         """Files of damaged shards by task, each told of.
@@ -35,25 +35,27 @@ class Damage:
         ``named``: the tasks that can be made again. Raises RunFolderError where one of another task is damaged, and
         where one is again that was mended in this call.
         """
-        every = [shard for of_task in shards.values() for shard in of_task if shard.file]
-        unhashed = sum(not shard.sha256 for shard in every)
-        if unhashed and not self._told_unhashed:
-            self._tell(f"{unhashed} of {len(every)} shards were written without a hash: only their rows are counted")
-            self._told_unhashed = True
-        found = [(shard, wrong) for shard in every if (wrong := self._files.damage(shard))]
-        for shard, wrong in found:
-            title = f"{self._files.path / shard.file} {wrong}"
-            if shard.file in self.found:
+        written_shards = [shard for of_task in shards.values() for shard in of_task if shard.file]
+        unhashed = sum(not shard.sha256 for shard in written_shards)
+        if unhashed and not self._has_told_unhashed:
+            self._tell(
+                f"{unhashed} of {len(written_shards)} shards were written without a hash: only their rows are counted"
+            )
+            self._has_told_unhashed = True
+        damaged_shards = [(shard, damage) for shard in written_shards if (damage := self._files.damage(shard))]
+        for shard, damage in damaged_shards:
+            title = f"{self._files.path / shard.file} {damage}"
+            if shard.file in self.faults:
                 raise RunFolderError(f"{title}, after it was made again. Look at the disk, or who else writes there.")
             if shard.task not in named:
                 raise RunFolderError(
                     f"{title}. Put it back; or name the task {shard.task}, too (--tasks), and its texts are made again."
                 )
         damaged: dict[str, set[str]] = {}
-        for shard, wrong in found:
+        for shard, damage in damaged_shards:
             damaged.setdefault(shard.task, set()).add(shard.file)
-            self.found[shard.file] = wrong
-            self._tell(f"{shard.file} {wrong}: its texts are made again")
+            self.faults[shard.file] = damage
+            self._tell(f"{shard.file} {damage}: its texts are made again")
         return damaged
 
     def _tell(self, message: str) -> None:
@@ -78,17 +80,17 @@ class MendPlan(DrawPlan):
                 else:
                     self.counts.by_label[record.label].kept += record.kept
                 drawn[record.label] += record.draws
-        self._left = deque(record.number for record, _ in self._records)
-        self.finished = self._left[0]
+        self._remaining = deque(record.number for record, _ in self._records)
+        self.finished = self._remaining[0]
 
     @property
     def is_done(self) -> bool:
-        return not self._left
+        return not self._remaining
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
-        if self.given:
+        if self.issued:
             return []
-        self.given = self._left[-1] + 1
+        self.issued = self._remaining[-1] + 1
         settings, name = self._brief.settings, self._brief.task.name
         return [
             DrawBatch(
@@ -105,8 +107,8 @@ class MendPlan(DrawPlan):
         ]
 
     def finish(self, records: Sequence[DrawRecord]) -> None:
-        self._left.popleft()
-        self.finished = self._left[0] if self._left else self.given
+        self._remaining.popleft()
+        self.finished = self._remaining[0] if self._remaining else self.issued
         self.counts.add(records)
 
 
@@ -125,7 +127,7 @@ class MendSink:
         """``shards``: all of the task; ``files``: the damaged ones."""
         self._folder, self._brief, self._model, self._progress = folder, brief, model, progress
         self._shards, self._files = shards, files
-        self._left = deque(shard for shard in shards if shard.file in files)
+        self._remaining = deque(shard for shard in shards if shard.file in files)
         self._judged: list[JudgedBatch] = []  # of the first shard that is left
 
     def open(self) -> Ledger:
@@ -154,14 +156,16 @@ class MendSink:
         for batch in judged:
             self._judged.append(batch)
             self._progress.add(len(batch.kept))
-            if batch.number < self._left[0].units[-1].number:
+            if batch.number < self._remaining[0].units[-1].number:
                 continue
             rows = [
-                row_of(task, *pair, self._model.name, self._model.revision) for one in self._judged for pair in one.kept
+                row_of(task, *pair, self._model.name, self._model.revision)
+                for part in self._judged
+                for pair in part.kept
             ]
-            faults: list[DrawFault] = [fault for one in self._judged for fault in one.faults]
-            records = [record for one in self._judged for record in one.records]
-            shard = self._left.popleft()
+            faults: list[DrawFault] = [fault for part in self._judged for fault in part.faults]
+            records = [record for part in self._judged for record in part.records]
+            shard = self._remaining.popleft()
             self._folder.replace_shard(shard, records, rows, faults)
             self._judged = []
             self._progress.report(task.name, f"{shard.file} is made again, {len(rows)} rows")

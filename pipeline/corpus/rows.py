@@ -79,9 +79,9 @@ def encode_rows(rows: Sequence[CorpusRow], kind: Format) -> bytes:
 
     fields = tuple(rows[0].fields or ()) if rows else ()  # the same in all rows of a task
     table = pyarrow.Table.from_pylist([msgspec.to_builtins(row) for row in rows], schema=_schema(fields))
-    held = io.BytesIO()
-    parquet.write_table(table, held, compression="zstd")
-    return held.getvalue()
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def read_rows(file: Path) -> list[CorpusRow]:
@@ -126,7 +126,7 @@ def _schema(fields: Sequence[str]) -> "pyarrow.Schema":
 
     def type_of(column: Mapping[str, Any]) -> "pyarrow.DataType":
         if "struct" in column:
-            return pyarrow.struct([(one["name"], type_of(one)) for one in column["struct"]])
+            return pyarrow.struct([(field["name"], type_of(field)) for field in column["struct"]])
         return kind(column["dtype"]) if "dtype" in column else pyarrow.list_(kind(column["sequence"]))
 
     return pyarrow.schema([(column["name"], type_of(column)) for column in features(fields)])

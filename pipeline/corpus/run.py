@@ -89,8 +89,8 @@ def make_corpus(
             files.begin(_task_manifest(brief.task, brief.readers), brief.shots)
         briefs = _styled(files, briefs, base, settings, on_event)
         for brief in briefs.values():
-            for told in Counts(brief.task, brief.shots, settings, base.path).told_fitting(brief.chat):
-                on_event(Event(stage="corpus", message=told))
+            for line in Counts(brief.task, brief.shots, settings, base.path).fitting_notes(brief.chat):
+                on_event(Event(stage="corpus", message=line))
         return Filling(files, briefs, failed, base, settings, corpus, on_event).fill(forecast=forecast)
 
 
@@ -105,11 +105,12 @@ def plan_corpus(
     """What `make_corpus` would take, by the speed of this machine as it is now; None where nothing is left to do."""
     _check(tasks, settings, corpus)
     files, base = CorpusFolder(folder), resolve_model(model)
-    read = {name: task for name, task in tasks.items() if isinstance(task, Task)}
-    if not read:
+    loaded_tasks = {name: task for name, task in tasks.items() if isinstance(task, Task)}
+    if not loaded_tasks:
         raise next(task for task in tasks.values() if isinstance(task, FourshotError))
     briefs = {
-        name: _brief(files, task, settings, _readers(task, corpus, base), on_event) for name, task in read.items()
+        name: _brief(files, task, settings, _readers(task, corpus, base), on_event)
+        for name, task in loaded_tasks.items()
     }
     shards: dict[str, list[ShardRecord]] = {}
     for shard in files.journal():
@@ -164,8 +165,8 @@ def _styled(
         return dict(briefs)
     new = {name: (brief.task, brief.shots) for name, brief in briefs.items() if files.style(name) is None}
     words, log = settings.max_text_words, files.path / "log.txt"
-    found = dict(zip(new, choose_styles(settings.prompt_style, base, list(new.values()), words, log), strict=True))
-    for name, style in found.items():
+    styles = dict(zip(new, choose_styles(settings.prompt_style, base, list(new.values()), words, log), strict=True))
+    for name, style in styles.items():
         files.write_style(name, style)
         on_event(Event(stage="corpus", message=f"{name}, {style}"))
     return {

@@ -99,12 +99,12 @@ class ShardSink:
 
 def stored_calibration(folder: CorpusFolder, task: str) -> Calibration:
     """With which the texts of a task's shards were judged. Raises RunFolderError where it is gone."""
-    if (found := folder.calibration(task)) is None:
+    if (calibration := folder.calibration(task)) is None:
         raise RunFolderError(
             f"{folder.path}/tasks/{task}/annotator.json is missing, with which the texts in data/{task} were judged. "
             "Put it back, or make the task's texts anew in another folder (--out)."
         )
-    return found
+    return calibration
 
 
 def replayed(brief: TaskBrief, shards: Sequence[ShardRecord]) -> AheadPlan:
@@ -119,7 +119,7 @@ def replayed(brief: TaskBrief, shards: Sequence[ShardRecord]) -> AheadPlan:
 
 def _classes(counts: ClassCounts) -> str:
     """Texts kept and drawn of the classes that lack most, and the forecast for the slowest."""
-    missing = {label: (counts.wanted - count.kept) / count.acceptance for label, count in counts.by_label.items()}
+    missing = {label: (counts.per_class - count.kept) / count.acceptance for label, count in counts.by_label.items()}
     slowest = sorted(missing, key=missing.__getitem__, reverse=True)
     shown = [(label, counts.by_label[label]) for label in slowest[:SHOWN_CLASSES]]
     parts = [f"{label} {count.kept} kept of {count.drawn} drawn" for label, count in shown]

@@ -60,11 +60,11 @@ def class_outcomes(task: str, counts: ClassCounts) -> Iterable[ClassOutcome]:
             task=task,
             label=label,
             state=state,
-            wanted=counts.wanted,
+            wanted=counts.per_class,
             kept=count.kept,
             drawn=count.drawn,
             acceptance=count.passed / count.drawn if count.drawn else None,
             rejected=dict(sorted(count.rejected.items())),
             faults=count.faults,
-            message=f"{accepted(count)}; {more_draws(count, counts.wanted)}" if state == "stalled" else "",
+            message=f"{accepted(count)}; {more_draws(count, counts.per_class)}" if state == "stalled" else "",
         )

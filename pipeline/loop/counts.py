@@ -45,7 +45,7 @@ class ClassCount(msgspec.Struct, kw_only=True):
     kept: int = 0
     passed: int = 0
     drawn: int = 0
-    given: int = 0  # draws of all units so far, finished or not
+    issued: int = 0  # draws of all units so far, finished or not
     rejected: dict[str, int] = {}
     faults: int = 0
     recent: deque[tuple[int, int]] = msgspec.field(default_factory=lambda: deque(maxlen=RECENT_BATCHES))
@@ -73,14 +73,16 @@ class ClassCounts:
         self.by_label = {label: ClassCount() for label in labels}
 
     @property
-    def wanted(self) -> int:
+    def per_class(self) -> int:
         """Texts per class."""
         return self.settings.per_class
 
     @property
     def missing(self) -> dict[str, int]:
         """Texts that are lacking, by class; only of those that lack some."""
-        return {label: self.wanted - count.kept for label, count in self.by_label.items() if count.kept < self.wanted}
+        return {
+            label: self.per_class - count.kept for label, count in self.by_label.items() if count.kept < self.per_class
+        }
 
     def add(self, records: Iterable[DrawRecord]) -> None:
         for record in records:
@@ -100,14 +102,14 @@ class ClassCounts:
 
     def forecast(self) -> str:
         """For the class that needs longest, its acceptance and what is to come; "" where nothing is lacking."""
-        draws = {label: left / self.by_label[label].acceptance for label, left in self.missing.items()}
+        draws = {label: num_missing / self.by_label[label].acceptance for label, num_missing in self.missing.items()}
         if not draws:
             return ""
         slowest = max(draws, key=draws.__getitem__)
-        count, left = self.by_label[slowest], self.missing[slowest]
+        count, num_missing = self.by_label[slowest], self.missing[slowest]
         if not count.drawn:
             return ""
-        return f"{slowest} is slowest: {accepted(count)}, {left} to go, {more_draws(count, self.wanted)}"
+        return f"{slowest} is slowest: {accepted(count)}, {num_missing} to go, {more_draws(count, self.per_class)}"
 
 
 def records_of(
@@ -120,21 +122,23 @@ def records_of(
     """What became of a batch, for each class that was drawn for."""
     records = []
     for label in labels:
-        own = [(draw, verdict) for draw, verdict in zip(draws, verdicts, strict=True) if draw.candidate.label == label]
+        pairs = [
+            (draw, verdict) for draw, verdict in zip(draws, verdicts, strict=True) if draw.candidate.label == label
+        ]
         lost = sum(fault.label == label for fault in faults)
-        if not own and not lost:
+        if not pairs and not lost:
             continue
-        reasons = Counter[str](verdict.reason for _, verdict in own)
+        reasons = Counter[str](verdict.reason for _, verdict in pairs)
         records.append(
             DrawRecord(
                 number=number,
                 label=label,
-                draws=len(own) + lost,
+                draws=len(pairs) + lost,
                 passed=reasons["kept"] + reasons["surplus"],
                 kept=reasons["kept"],
                 rejected={reason: count for reason, count in sorted(reasons.items()) if reason != "kept"},
                 faults=lost,
-                output_tokens=sum(draw.candidate.num_tokens for draw, _ in own),
+                output_tokens=sum(draw.candidate.num_tokens for draw, _ in pairs),
             )
         )
     return tuple(records)
@@ -145,32 +149,32 @@ def accepted(count: ClassCount) -> str:
     return f"{count.passed / count.drawn:.1%} accepted" if count.drawn else "none drawn"
 
 
-def more_draws(count: ClassCount, wanted: int) -> str:
+def more_draws(count: ClassCount, per_class: int) -> str:
     """How many draws a class that lacks texts needs, by its acceptance of late."""
     if not count.passed:
         return "none was kept so far"
-    return f"about {round((wanted - count.kept) / count.acceptance)} more draws"
+    return f"about {round((per_class - count.kept) / count.acceptance)} more draws"
 
 
 def stalled(counts: ClassCounts, labels: Sequence[str]) -> str:
     """Which classes stall and at what, in one line for people; the rest of many is counted."""
-    told = [f"{label} with {counts.by_label[label].kept} of {counts.wanted} texts" for label in labels[:MOST_TOLD]]
-    more = f" and {len(labels) - len(told)} more" if len(labels) > len(told) else ""
-    return f"stalled: {', '.join(told)}{more}"
+    parts = [f"{label} with {counts.by_label[label].kept} of {counts.per_class} texts" for label in labels[:MOST_TOLD]]
+    more = f" and {len(labels) - len(parts)} more" if len(labels) > len(parts) else ""
+    return f"stalled: {', '.join(parts)}{more}"
 
 
-def short_run_error(short: Sequence[tuple[str, ClassCount]], wanted: int, folder: str) -> ShortRunError:
+def short_run_error(classes: Sequence[tuple[str, ClassCount]], per_class: int, folder: str) -> ShortRunError:
     """What is raised where classes have stalled, each with its title; all that there is lies in ``folder``."""
     lines = [
-        f"  - {title}: {count.kept} of {wanted} kept from {count.drawn} draws ({accepted(count)}); "
-        f"{more_draws(count, wanted)}"
-        for title, count in short[:MOST_TOLD]
+        f"  - {title}: {count.kept} of {per_class} kept from {count.drawn} draws ({accepted(count)}); "
+        f"{more_draws(count, per_class)}"
+        for title, count in classes[:MOST_TOLD]
     ]
-    if rest := len(short) - len(lines):
+    if rest := len(classes) - len(lines):
         lines.append(f"  - and {rest} more")
-    told = "\n".join(lines)
+    listing = "\n".join(lines)
     return ShortRunError(
-        f"Some classes stalled before they had enough texts:\n{told}\nAll others are finished, and everything is in "
+        f"Some classes stalled before they had enough texts:\n{listing}\nAll others are finished, and everything is in "
         f"{folder}. Go on there with what there is (--allow-short); or start anew in another folder (--out): ask for "
         "fewer (--per-class, of distill --generate), draw more (--set generate.max_candidates=...), accept a lower "
         "rate (--set generate.min_acceptance=...), or describe these labels better in the task file."

@@ -109,7 +109,7 @@ class Ledger:
     def start(self) -> list[JudgedBatch]:
         """Plan what comes after all that was restored; gives back what can be judged already."""
         self._plan_batches()
-        self._batches = {n: batch for n, batch in self._batches.items() if n < self.plan.given}  # not of a dropped plan
+        self._batches = {n: batch for n, batch in self._batches.items() if n < self.plan.issued}  # of no dropped plan
         self._has_started = True
         self._units += [unit for batch in self._batches.values() for unit in batch.units]
         return self._advance()
@@ -163,16 +163,16 @@ class Ledger:
         judged = []
         judge_next = self._judge_read if self.plan.reads_in_place else self._judge_drawn
         while batch := self._batches.get(self.plan.finished):
-            if not all(unit.number in self._results for unit in batch.units) or (next_one := judge_next(batch)) is None:
+            if not all(unit.number in self._results for unit in batch.units) or (outcome := judge_next(batch)) is None:
                 break
-            judged.append(next_one)
+            judged.append(outcome)
             del self._batches[batch.number]
             for unit in batch.units:
                 del self._results[unit.number]
             kept: dict[str, list[str]] = {}
-            for draw, _ in next_one.kept:
+            for draw, _ in outcome.kept:
                 kept.setdefault(draw.candidate.label, []).append(draw.candidate.text)
-            self._finish(next_one.records, kept)
+            self._finish(outcome.records, kept)
         return judged
 
     def _judge_read(self, batch: DrawBatch) -> JudgedBatch | None:
@@ -180,8 +180,8 @@ class Ledger:
         draws = self._draws(batch)
         if not self._is_calibrated(draws):
             return None
-        read = [draw for draw in draws if draw.reason is None]
-        verdicts = self._verdicts([draw.candidate for draw in read], [draw.scores for draw in read])
+        well_formed = [draw for draw in draws if draw.reason is None]
+        verdicts = self._verdicts([draw.candidate for draw in well_formed], [draw.scores for draw in well_formed])
         faults = [fault for unit in batch.units for fault in self._results[unit.number].faults]
         return self._judged(batch, draws, [draw.reason for draw in draws], verdicts, faults)
 
@@ -196,7 +196,7 @@ class Ledger:
             reads: Sequence[int] = ()
             if passed and self._has_annotator:
                 folds = [self._folds.get(candidate.id) for candidate in passed] if self._folds else []
-                reads = self._read([one.text for one in passed], folds, [one.label for one in passed])
+                reads = self._read([c.text for c in passed], folds, [c.label for c in passed])
             self._compared = _Compared(reasons, passed, reads)
         if not self._is_calibrated(draws) or not self._are_read(self._compared.reads):
             return None
@@ -266,21 +266,21 @@ class Ledger:
         if self._has_annotator and candidates:
             assert self.calibration is not None
             probabilities = np.exp(calibrations.apply(self.calibration, np.array(scores)))
-        return {one.candidate_id: one for one in judge(self.brief.task, candidates, probabilities, self.brief.settings)}
+        return {v.candidate_id: v for v in judge(self.brief.task, candidates, probabilities, self.brief.settings)}
 
     def _judged(
         self,
         batch: DrawBatch,
         draws: tuple[Draw, ...],
         reasons: Sequence[Reason | None],
-        read: Mapping[str, Verdict],
+        verdict_of: Mapping[str, Verdict],
         faults: Sequence[DrawFault],
     ) -> JudgedBatch:
         """One verdict per text, in order. The first good texts of a class are kept, until it has enough.
 
         In a run that learns from all texts, all good ones are.
         """
-        room = Counter({label: self.counts.wanted - count.kept for label, count in self.counts.by_label.items()})
+        room = Counter({label: self.counts.per_class - count.kept for label, count in self.counts.by_label.items()})
         verdicts = []
         for draw, reason in zip(draws, reasons, strict=True):
             candidate = draw.candidate
@@ -289,7 +289,7 @@ class Ledger:
             if reason is not None:
                 verdicts.append(Verdict(candidate_id=candidate.id, kept=False, reason=reason))
                 continue
-            verdict = read[candidate.id]
+            verdict = verdict_of[candidate.id]
             if verdict.kept and room[candidate.label] <= 0 and not self._keeps_all:
                 verdict = msgspec.structs.replace(verdict, kept=False, reason="surplus")
             room[candidate.label] -= verdict.kept

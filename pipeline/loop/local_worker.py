@@ -32,8 +32,8 @@ class LocalWorker:
         self._engine, self._log = engine, log
         self._most_requests = requests_ahead(engine, on_gpu=bool(gpus(os.environ)))
         self._messages: queue.SimpleQueue[tuple[int, _Message]] = queue.SimpleQueue()  # with the number of the start
-        self._given: dict[UnitKey, Unit] = {}  # to the child, and not yet come back
-        self._held: list[Unit] = []  # given to us, for a child that has nothing else to do
+        self._in_flight: dict[UnitKey, Unit] = {}  # to the child, and not yet come back
+        self._waiting: list[Unit] = []  # given to us, for a child that has nothing else to do
         self._briefs: dict[str, TaskBrief] = {}
         self._is_open = False  # the engine of this child
         self._dead_starts = 0  # in a row, before the engine was open
@@ -44,13 +44,13 @@ class LocalWorker:
 
     def has_room(self) -> bool:
         """Not before the engine is open: what a client measures begins with its first unit."""
-        requests = sum(unit.size for unit in self._given.values())
-        return self._is_open and not self._held and requests < self._most_requests
+        requests = sum(unit.size for unit in self._in_flight.values())
+        return self._is_open and not self._waiting and requests < self._most_requests
 
     def give(self, unit: Unit, brief: TaskBrief) -> None:
         """Have a unit done."""
         self._briefs[unit.brief] = brief
-        self._given[unit.key] = unit
+        self._in_flight[unit.key] = unit
         if unit.brief not in self._introduced:
             self._introduced.add(unit.brief)
             self._child.send(brief)
@@ -58,12 +58,12 @@ class LocalWorker:
 
     def wait(self, timeout_s: float) -> list[UnitResult | UnitProgress]:
         """What came since the last time. Raises what opening the engine raised, and FourshotError if it keeps dying."""
-        came: list[UnitResult | UnitProgress] = []
+        messages: list[UnitResult | UnitProgress] = []
         with contextlib.suppress(queue.Empty):
-            came += self._take(*self._messages.get(timeout=timeout_s))
+            messages += self._take(*self._messages.get(timeout=timeout_s))
             while True:
-                came += self._take(*self._messages.get_nowait())
-        return came
+                messages += self._take(*self._messages.get_nowait())
+        return messages
 
     def close(self) -> None:
         """End the child; what it was doing is lost."""
@@ -81,10 +81,10 @@ class LocalWorker:
             return []
         if message is None:
             return list(self._replace())
-        if self._given.pop(message.unit.key, None) is None:
+        if self._in_flight.pop(message.unit.key, None) is None:
             return []
         self._deaths = self._given_up = 0
-        self._give_held()
+        self._give_waiting()
         return [message]
 
     def _replace(self) -> list[UnitResult]:
@@ -93,29 +93,29 @@ class LocalWorker:
         self._deaths += self._is_open
         self._dead_starts += not self._is_open
         given_up: list[UnitResult] = []
-        if self._deaths >= MOST_DEATHS and len(self._given) == 1:
-            (unit,) = self._given.values()
-            self._given.clear()
+        if self._deaths >= MOST_DEATHS and len(self._in_flight) == 1:
+            (unit,) = self._in_flight.values()
+            self._in_flight.clear()
             message = f"the engine died {MOST_DEATHS} times in a row, at last with nothing else to do; see {self._log}"
             given_up.append(all_faulty(unit, self._briefs[unit.brief].task.name, "engine", message))
             self._given_up += 1
             self._deaths = 0
         if self._dead_starts >= MOST_DEATHS or self._given_up >= MOST_DEATHS:
             raise self._child.error(f"The engine's process died {self.starts} times, lately with nothing done; it")
-        again = [*self._given.values(), *self._held]
-        self._given, self._held = {}, []
+        again = [*self._in_flight.values(), *self._waiting]
+        self._in_flight, self._waiting = {}, []
         self._start()
         if self._deaths > 1:
-            self._held = again
-            self._give_held()
+            self._waiting = again
+            self._give_waiting()
         else:
             for unit in again:
                 self.give(unit, self._briefs[unit.brief])
         return given_up
 
-    def _give_held(self) -> None:
-        if self._held and not self._given:
-            unit = self._held.pop(0)
+    def _give_waiting(self) -> None:
+        if self._waiting and not self._in_flight:
+            unit = self._waiting.pop(0)
             self.give(unit, self._briefs[unit.brief])
 
     def _start(self) -> None:

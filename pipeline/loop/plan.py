@@ -57,12 +57,12 @@ class DrawPlan:
         self._key, self._settings = brief.key, brief.settings
         self.counts = ClassCounts(brief.task.label_names, brief.settings.generate)
         self.finished = 0  # batches
-        self.given = 0  # batches
+        self.issued = 0  # batches
 
     @property
     def is_done(self) -> bool:
         """Nothing is in hand and nothing is missing, but of classes that have stalled. Ask after `next_batches`."""
-        return self.finished == self.given
+        return self.finished == self.issued
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
         """To be done beside those in hand. Call it at the start and after every `finish`."""
@@ -73,7 +73,7 @@ class DrawPlan:
         if any(record.number != self.finished for record in records):
             raise ValueError(f"batch {records[0].number} cannot be finished before batch {self.finished}")
         self.finished += 1
-        self.given = max(self.given, self.finished)  # one of an earlier process was not given in this
+        self.issued = max(self.issued, self.finished)  # one of an earlier process was not given in this
         self.counts.add(records)
 
 
@@ -94,14 +94,14 @@ class RoundPlan(DrawPlan):
         labels = [label for label in counts.missing if not counts.has_stalled(label)]
         if not labels or not self.is_done:
             return []
-        number = self.given
-        self.given += 1
+        number = self.issued
+        self.issued += 1
         if number in self._drawn:
             return [DrawBatch(number, (), tuple(self._drawn[number]))]
         slices = round_slices(self._settings, number, {label: self._draws(label) for label in labels}, biases)
         parts: list[tuple[DrawSlice, ...]] = [slices]
         if self._spread:
-            parts = [(part,) for whole in slices for part in split_slice(whole, SPREAD_DRAWS)]
+            parts = [(part,) for draw_slice in slices for part in split_slice(draw_slice, SPREAD_DRAWS)]
         units = tuple(
             DrawUnit(
                 brief=self._key,
@@ -140,18 +140,18 @@ class AheadPlan(DrawPlan):
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
         batches = []
-        while self.given - self.finished < self.ahead:
+        while self.issued - self.finished < self.ahead:
             missing = {label: self._missing(label, count) for label, count in self.counts.by_label.items()}
             label = max(missing, key=missing.__getitem__)
             if missing[label] <= 0:
                 break
             count = self.counts.by_label[label]
             draws = self._draws(count, missing[label])
-            part = class_slice(self._settings, self._task, label, count.given, draws, biases(label))
-            unit = in_place_unit(self._key, self.given, part)
-            count.given += draws
-            self._planned[self.given] = label, draws
-            self.given += 1
+            part = class_slice(self._settings, self._task, label, count.issued, draws, biases(label))
+            unit = in_place_unit(self._key, self.issued, part)
+            count.issued += draws
+            self._planned[self.issued] = label, draws
+            self.issued += 1
             batches.append(DrawBatch(unit.number, (unit,)))
         return batches
 
@@ -165,22 +165,22 @@ class AheadPlan(DrawPlan):
         super().finish(records)
         if [self._planned.pop(number, None)] != planned:
             self._planned.clear()
-            self.given = self.finished
+            self.issued = self.finished
             for count in self.counts.by_label.values():
-                count.given = count.drawn
+                count.issued = count.drawn
 
     def _missing(self, label: str, count: ClassCount) -> float:
         """Texts that will be lacking when all units are finished that are given, by the class's acceptance."""
         settings = self.counts.settings
-        if self.counts.has_stalled(label) or count.given >= settings.most_candidates:
+        if self.counts.has_stalled(label) or count.issued >= settings.most_candidates:
             return 0.0
-        return settings.per_class - count.kept - count.acceptance * (count.given - count.drawn)
+        return settings.per_class - count.kept - count.acceptance * (count.issued - count.drawn)
 
     def _draws(self, count: ClassCount, missing: float) -> int:
         settings = self.counts.settings
         draws = max(FEWEST_DRAWS, math.ceil(missing / count.acceptance))
-        most = settings.draws_per_round if count.given else self._first_draws
-        return min(draws, most, settings.most_candidates - count.given)
+        most = settings.draws_per_round if count.issued else self._first_draws
+        return min(draws, most, settings.most_candidates - count.issued)
 
 
 class ReadPlan(DrawPlan):
@@ -195,11 +195,11 @@ class ReadPlan(DrawPlan):
         self.fresh = not spread
 
     def next_batches(self, biases: Biases) -> list[DrawBatch]:
-        number = self.given
+        number = self.issued
         texts = self._texts[number * READ_BATCH : (number + 1) * READ_BATCH]
         if not texts or not self.is_done:
             return []
-        self.given += 1
+        self.issued += 1
         return [DrawBatch(number, (), tuple(texts))]
 
 
@@ -268,15 +268,15 @@ def in_place_unit(key: str, number: int, part: DrawSlice) -> DrawUnit:
     return DrawUnit(brief=key, number=number, batch=number, slices=(part,), reads=True, by_shots=True)
 
 
-def split_slice(whole: DrawSlice, most: int) -> list[DrawSlice]:
+def split_slice(draw_slice: DrawSlice, most: int) -> list[DrawSlice]:
     """A slice in parts of at most ``most`` draws: the same requests with the same seeds."""
     return [
         msgspec.structs.replace(
-            whole,
-            draws=min(most, whole.draws - start),
+            draw_slice,
+            draws=min(most, draw_slice.draws - start),
             skip=start,
-            first_id=whole.first_id + start,
-            seed_offset=whole.seed_offset + start,
+            first_id=draw_slice.first_id + start,
+            seed_offset=draw_slice.seed_offset + start,
         )
-        for start in range(0, whole.draws, most)
+        for start in range(0, draw_slice.draws, most)
     ]

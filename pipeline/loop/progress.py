@@ -25,10 +25,10 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 class ProgressReporter:
     """Counts what comes in and reports it now and then."""
 
-    def __init__(self, on_event: OnEvent, stage: str, unit: str, kept: int, wanted: int) -> None:
-        """``kept``: texts that are there already. ``wanted``: of all classes and tasks that are reported together."""
+    def __init__(self, on_event: OnEvent, stage: str, unit: str, kept: int, total: int) -> None:
+        """``kept``: texts that are there already. ``total``: of all classes and tasks that are reported together."""
         self._on_event, self._stage, self._unit = on_event, stage, unit
-        self._kept, self._wanted = kept, wanted
+        self._kept, self._total = kept, total
         self._new = 0
         self._stats: dict[str, EngineStats] = {}  # of every engine, by name
         self._began = self._reported_at = time.perf_counter()
@@ -45,7 +45,7 @@ class ProgressReporter:
 
     def give_up(self, texts: int) -> None:
         """So many texts will never come."""
-        self._wanted -= texts
+        self._total -= texts
 
     def is_due(self) -> bool:
         """Whether the last report is `REPORT_EVERY_S` old."""
@@ -60,7 +60,7 @@ class ProgressReporter:
                 message=message,
                 detail=detail,
                 done=self._kept,
-                total=max(self._wanted, self._kept),
+                total=max(self._total, self._kept),
                 unit=self._unit,
                 figures=self._figures() if figures is None else figures,
             )

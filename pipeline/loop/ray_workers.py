@@ -139,25 +139,25 @@ class RayWorkers:
         try:
             answer = msgspec.json.decode(ray.get(state.call), type=list[UnitResult | UnitProgress] | Failure)
         except ray.exceptions.RayError as error:  # the actor died, or its machine left
-            why = FourshotError(f"An actor died before it had answered: {str(error).splitlines()[0]}")
-            self._lose(state, why, is_fault=not state.has_answered)
+            failure = FourshotError(f"An actor died before it had answered: {str(error).splitlines()[0]}")
+            self._lose(state, failure, is_fault=not state.has_answered)
             return []
         if isinstance(answer, Failure):
             self._lose(state, answer.error(), is_fault=True)
             return []
         state.has_answered = True
         results = [
-            came
-            for came in answer
-            if isinstance(came, UnitProgress) or state.units.pop(came.unit.key, None) is not None
+            message
+            for message in answer
+            if isinstance(message, UnitProgress) or state.units.pop(message.unit.key, None) is not None
         ]
         if results:
             del self._faults[state.node]
         self._ask(state)
         return results
 
-    def _lose(self, state: _ActorState, why: FourshotError, *, is_fault: bool) -> None:
-        """Do without an actor; what it had goes to others. Raises ``why`` if faults are all that happens."""
+    def _lose(self, state: _ActorState, failure: FourshotError, *, is_fault: bool) -> None:
+        """Do without an actor; what it had goes to others. Raises ``failure`` if faults are all that happens."""
         import ray
 
         ray.kill(state.actor)
@@ -166,9 +166,9 @@ class RayWorkers:
         self._faults[state.node] += is_fault
         if not is_fault or self._faults[state.node] < MOST_DEATHS:
             return
-        self._tell(f"a machine is done without, after {MOST_DEATHS} failures: {why}")
+        self._tell(f"a machine is done without, after {MOST_DEATHS} failures: {failure}")
         if all(self._faults[node] >= MOST_DEATHS for node in nodes(self._engine.gpus)):
-            raise why
+            raise failure
 
     def _look(self) -> None:
         """See which devices there are, and have an actor on each."""
@@ -183,9 +183,9 @@ class RayWorkers:
         if now - self._looked_s < LOOK_S and self._actors:
             return
         self._looked_s = now
-        held = Counter(state.node for state in self._actors)
+        actor_counts = Counter(state.node for state in self._actors)
         for node, devices in nodes(self._engine.gpus).items():
-            for _ in range(devices - held[node] if self._faults[node] < MOST_DEATHS else 0):
+            for _ in range(devices - actor_counts[node] if self._faults[node] < MOST_DEATHS else 0):
                 self._actors.append(self._start(node))
                 self._ask(self._actors[-1])
 
@@ -194,16 +194,16 @@ class RayWorkers:
 
         self.starts += 1
         # Ray does not restart it: what it had goes to whoever has room.
-        where = {"scheduling_strategy": on_node(node), **device_resources(self._engine.gpus)}
-        actor = ray.remote(max_restarts=0, max_task_retries=0, **where)(_Actor)
+        options = {"scheduling_strategy": on_node(node), **device_resources(self._engine.gpus)}
+        actor = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Actor)
         return _ActorState(actor=actor.remote(msgspec.json.encode(self._engine), self._supplies), node=node)
 
 
 class _Actor:
     """On a worker: an engine, in a process of its own."""
 
-    def __init__(self, engine: bytes, given: Supplies) -> None:
-        self._engine, self._given = msgspec.json.decode(engine, type=EngineSettings), given
+    def __init__(self, engine: bytes, supplies: Supplies) -> None:
+        self._engine, self._supplies = msgspec.json.decode(engine, type=EngineSettings), supplies
         self._worker: LocalWorker | None = None  # until the first call, which may say why there is none
         self._briefs: dict[str, TaskBrief] = {}
 
@@ -223,6 +223,6 @@ class _Actor:
 
     def _open(self) -> LocalWorker:
         """Raises FourshotError and OSError where this machine cannot."""
-        model = provide(self._given) or self._engine.model
+        model = provide(self._supplies) or self._engine.model
         log = Path(tempfile.mkdtemp(prefix="fourshot-engine-")) / "log.txt"
         return LocalWorker(msgspec.structs.replace(self._engine, model=model), log)

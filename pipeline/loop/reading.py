@@ -77,5 +77,5 @@ class UnlabelledSink(RoundSink):
         super().finish(ledger)
         reasons = Counter(verdict.reason for _, verdict in finished_pairs(self.folder))
         kept = reasons.pop("kept", 0)
-        others = "".join(f", {number} {reason.replace('_', ' ')}" for reason, number in reasons.most_common())
-        self._on_event(Event(stage="annotate", message=f"{self._task.name}, your texts: {kept} kept{others}"))
+        rejections = "".join(f", {number} {reason.replace('_', ' ')}" for reason, number in reasons.most_common())
+        self._on_event(Event(stage="annotate", message=f"{self._task.name}, your texts: {kept} kept{rejections}"))

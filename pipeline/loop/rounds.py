@@ -122,8 +122,8 @@ class RoundSink:
 
     def _reporter(self, ledger: Ledger, finished: Sequence[Round]) -> ProgressReporter:
         kept = sum(sum(record.kept.values()) for record in finished)
-        wanted = ledger.counts.wanted * len(self._task.labels)
-        return ProgressReporter(self._on_event, "generate", "texts", kept, wanted)
+        total = ledger.counts.per_class * len(self._task.labels)
+        return ProgressReporter(self._on_event, "generate", "texts", kept, total)
 
     def report(self, ledger: Ledger, message: UnitResult | UnitProgress) -> None:
         """Say how many texts of the round are drawn."""
@@ -158,8 +158,8 @@ class RoundSink:
     def finish(self, ledger: Ledger) -> None:
         counts = ledger.counts
         if counts.missing and not self._settings.allow_short:
-            short = [(label, counts.by_label[label]) for label in counts.missing]
-            raise short_run_error(short, counts.wanted, self.key)
+            lacking_classes = [(label, counts.by_label[label]) for label in counts.missing]
+            raise short_run_error(lacking_classes, counts.per_class, self.key)
         if self._done_file:
             kept = sum(sum(record.kept.values()) for record in self.folder.lines("rounds.jsonl", Round))
             self.folder.write(self._done_file, {"kept": kept})
@@ -249,12 +249,13 @@ def resume(folder: WorkFolder) -> tuple[list[Round], list[Candidate], list[Verdi
 def finished_pairs(folder: WorkFolder) -> list[tuple[Candidate, Verdict]]:
     """Candidates and verdicts of the finished rounds. Raises RunFolderError where there are fewer than there were."""
     records = folder.lines("rounds.jsonl", Round)
-    told = sum(sum(record.kept.values()) for record in records)
+    num_recorded = sum(sum(record.kept.values()) for record in records)
     for done in filter(folder.has, DONE_FILES):
-        if told < (kept := folder.read(done, dict[str, int]).get("kept", 0)):
+        if num_recorded < (kept := folder.read(done, dict[str, int]).get("kept", 0)):
             raise RunFolderError(
-                f"{folder.path / 'rounds.jsonl'} tells of {told} texts that were kept where {kept} were ({done}): it "
-                "was changed after the run wrote it. Put it back, or start anew in another folder (--out)."
+                f"{folder.path / 'rounds.jsonl'} tells of {num_recorded} texts that were kept where {kept} were "
+                f"({done}): it was changed after the run wrote it. Put it back, or start anew in another "
+                "folder (--out)."
             )
     count = sum(record.num_candidates for record in records)
     candidates, verdicts = folder.lines("candidates.jsonl", Candidate), folder.lines("verdicts.jsonl", Verdict)
@@ -265,12 +266,12 @@ def finished_pairs(folder: WorkFolder) -> list[tuple[Candidate, Verdict]]:
 
 def pool_folds(pool: WorkFolder, num_folds: int) -> dict[str, int]:
     """Candidate id -> fold, for the candidates of the pool; each class is dealt out evenly, in the order drawn."""
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     folds = {}
     for candidate, verdict in finished_pairs(pool):
         if verdict.kept:
-            folds[candidate.id] = seen[candidate.label] % num_folds
-            seen[candidate.label] += 1
+            folds[candidate.id] = counts[candidate.label] % num_folds
+            counts[candidate.label] += 1
     return folds
 
 

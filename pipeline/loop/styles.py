@@ -25,7 +25,7 @@ class StyleTrials(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose_styles(
-    asked: PromptStyle,
+    requested_style: PromptStyle,
     model: ResolvedModel,
     tasks: Sequence[tuple[Task, Sequence[Example]]],
     max_text_words: int,
@@ -37,7 +37,7 @@ def choose_styles(
     """
     if not tasks:
         return []
-    if style := untried_style(asked, model.path, model.name):
+    if style := untried_style(requested_style, model.path, model.name):
         return [style] * len(tasks)
     chat = turns_of(model.path, model.name)
     trials = [
@@ -52,10 +52,10 @@ def choose_styles(
 
 
 def _work(parent: ParentLink) -> None:
-    given = parent.receive(StyleTrials)
+    request = parent.receive(StyleTrials)
     # A few prompts that share little: the reference is done with them before vLLM has started.
-    engine = open_engine(EngineSettings(model=given.model_path, kind="transformers"))
-    for trial in given.trials:
+    engine = open_engine(EngineSettings(model=request.model_path, kind="transformers"))
+    for trial in request.trials:
         parent.send(tried_style(engine, trial))
     engine.close()
 

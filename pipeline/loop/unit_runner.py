@@ -62,12 +62,12 @@ def work(engine: Engine, inbox: Inbox, give: Callable[[UnitResult | UnitProgress
         """Take what lies there; wait for something where there is nothing to do."""
         nonlocal is_open
         while is_open and not (runner.is_busy and inbox.empty()):
-            came = inbox.get()
-            if came is None:
+            message = inbox.get()
+            if message is None:
                 is_open = False
-            elif isinstance(came, TaskBrief):
-                runner.introduce(came)
-            elif refused := runner.begin(came):
+            elif isinstance(message, TaskBrief):
+                runner.introduce(message)
+            elif refused := runner.begin(message):
                 give(refused)
 
     while True:
@@ -131,7 +131,7 @@ class UnitRunner:
     ) -> UnitResult:
         draws: list[Draw] = []
         done = tokens = 0
-        every = max(1, unit.size // unit.reports) if unit.reports else 0
+        interval = max(1, unit.size // unit.reports) if unit.reports else 0
         for sampled in slices:
             completions = []
             for completion in sampled.completions:
@@ -139,14 +139,14 @@ class UnitRunner:
                 completions.append(completion)
                 tokens += completion.num_tokens
                 finished, more = divmod(done + len(completions), sampled.sampling.n)
-                if every and not more and (finished % every == 0 or finished == unit.size):
+                if interval and not more and (finished % interval == 0 or finished == unit.size):
                     self._on_progress(UnitProgress(unit=unit.key, done=finished))
             done += len(completions)
             draws += _draws(task.brief.task, unit, sampled, likeliest(completions))
-        read, faults = task.read_in_place(draws) if unit.reads else (draws, [])
+        read_draws, faults = task.read_in_place(draws) if unit.reads else (draws, [])
         return UnitResult(
             unit=unit,
-            draws=tuple(read),
+            draws=tuple(read_draws),
             faults=tuple(faults),
             output_tokens=tokens,
             attributes=task.take_listed(),
@@ -173,10 +173,10 @@ class _Task:
     @cached_property
     def _annotator(self) -> InContextAnnotator | Committee:
         """Raises InputError where the settings ask for nobody, or for missing adapters."""
-        brief, asked = self.brief, self.brief.settings.annotate.annotator
-        if asked == "icl":
+        brief, kind = self.brief, self.brief.settings.annotate.annotator
+        if kind == "icl":
             return InContextAnnotator(self._engine, brief.task, brief.shots, brief.settings, brief.chat)
-        if asked == "adapters":
+        if kind == "adapters":
             return Committee(self._engine, brief.task, brief.readers, brief.settings, brief.shots)
         raise InputError("The settings ask for no annotator (annotate.annotator is 'none'), so nobody can read texts.")
 
@@ -236,7 +236,7 @@ class _Task:
         reasons = [self._filter.alone(draw.candidate) for draw in draws]
         well_formed = [draw.candidate for draw, reason in zip(draws, reasons, strict=True) if reason is None]
         answers = iter(self._scores_or_errors(well_formed))
-        read, faults = list[Draw](), list[DrawFault]()
+        read_draws, faults = list[Draw](), list[DrawFault]()
         for draw, reason in zip(draws, reasons, strict=True):
             answer = () if reason else next(answers)
             if isinstance(answer, str):
@@ -244,22 +244,22 @@ class _Task:
                 number = int(draw.candidate.id.rpartition("-")[2])  # among the draws that are numbered with it
                 faults.append(DrawFault(task=task, label=label, draw=number, step="score", message=answer))
             else:
-                read.append(msgspec.structs.replace(draw, reason=reason, scores=answer))
-        return read, faults
+                read_draws.append(msgspec.structs.replace(draw, reason=reason, scores=answer))
+        return read_draws, faults
 
-    def _scores_or_errors(self, given: Sequence[Candidate]) -> "Sequence[tuple[float, ...] | str]":
+    def _scores_or_errors(self, candidates: Sequence[Candidate]) -> "Sequence[tuple[float, ...] | str]":
         """Label scores of each text, or why the engine refuses it: one bad text must not take others with it."""
-        if not given:
+        if not candidates:
             return []
         if self.brief.settings.annotate.annotator == "none":
-            return [()] * len(given)
+            return [()] * len(candidates)
         try:
-            scores, _ = self.read([one.text for one in given], intended=[one.label for one in given])
+            scores, _ = self.read([c.text for c in candidates], intended=[c.label for c in candidates])
             return [tuple(round(score, 6) for score in row) for row in scores]
         except InputError as error:
-            if len(given) == 1:
+            if len(candidates) == 1:
                 return [str(error)]
-            return [answer for one in given for answer in self._scores_or_errors([one])]
+            return [answer for candidate in candidates for answer in self._scores_or_errors([candidate])]
 
     def read(
         self, texts: Sequence[str], folds: Sequence[int | None] = (), intended: Sequence[str] = ()

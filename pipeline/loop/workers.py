@@ -59,7 +59,7 @@ def open_workers(
     if ray:
         from fourshot.pipeline.loop.ray_workers import RayWorkers
 
-        files = [one.path for reader in readers for one in (*reader.adapters, reader.encoder) if one]
+        files = [weights.path for reader in readers for weights in (*reader.adapters, reader.encoder) if weights]
         return RayWorkers(engine, ray, files, tell)
     from fourshot.pipeline.loop.local_worker import LocalWorker
 

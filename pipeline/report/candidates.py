@@ -50,7 +50,7 @@ def own_texts(data: ReportData) -> str:
     total = sum(data.unlabelled.values()) + data.labelled
     if not total:
         return ""
-    others = [
+    left_out = [
         f"{number:,} {REASON_NAMES[reason]}"
         for reason in REASON_NAMES
         if reason != "kept" and (number := data.unlabelled.get(reason, 0))
@@ -58,12 +58,12 @@ def own_texts(data: ReportData) -> str:
     kept = data.unlabelled.get("kept", 0)
     learnt = f"Of {total:,} texts without labels, {kept:,} are learnt as the annotators read them"
     learnt += f", and {data.labelled:,} as a person labelled them." if data.labelled else "."
-    return f"{learnt} Left out: {', '.join(others)}." if others else learnt
+    return f"{learnt} Left out: {', '.join(left_out)}." if left_out else learnt
 
 
 def review(data: ReportData) -> str:
     """What a person changed; "" where they changed nothing."""
-    counts = ", ".join(f"{number:,} {what}" for what, number in sorted(data.reviewed.items()))
+    counts = ", ".join(f"{number:,} {change}" for change, number in sorted(data.reviewed.items()))
     return f"A person reviewed the shots and the texts: {counts}." if counts else ""
 
 
@@ -72,13 +72,13 @@ def example_cards(data: ReportData, judged: Sequence[Judged]) -> list[dict[str, 
     cards = []
     for candidate, verdict in pick_examples(judged, NUM_EXAMPLES, data.seed):
         likeliest = sorted(verdict.probabilities, key=lambda name: -verdict.probabilities[name])
-        shown, wanted = likeliest[:NUM_PROBABILITIES], "" if candidate.mixed else candidate.label
-        if wanted in likeliest and wanted not in shown:
-            shown[-1] = wanted
+        shown, intended_label = likeliest[:NUM_PROBABILITIES], "" if candidate.mixed else candidate.label
+        if intended_label in likeliest and intended_label not in shown:
+            shown[-1] = intended_label
         cards.append(
             {
                 "text": candidate.text,
-                "label": wanted,  # "": the prompt asked for no class
+                "label": intended_label,  # "": the prompt asked for no class
                 "reason": REASON_NAMES[verdict.reason],
                 "reason_class": f"r-{verdict.reason}",
                 "probabilities": {name: verdict.probabilities[name] for name in shown},

@@ -21,13 +21,13 @@ def class_tables(data: ReportData) -> dict[str, Any] | None:
     """
     if not data.answers or not has_many_classes(data):
         return None
-    confused = Counter((gold, said) for gold, said in data.answers if gold != said)
+    confused = Counter((gold, predicted) for gold, predicted in data.answers if gold != predicted)
     of_class, answered = (Counter(side) for side in zip(*data.answers, strict=True))
-    right = Counter(gold for gold, said in data.answers if gold == said)
+    right = Counter(gold for gold, predicted in data.answers if gold == predicted)
     pairs = sorted(confused.items(), key=lambda item: (-item[1], -item[1] / of_class[item[0][0]], item[0]))
     taken_for: dict[str, str] = {}
-    for gold, said in (pair for pair, _ in reversed(pairs)):  # the most frequent one stays
-        taken_for[gold] = said
+    for gold, predicted in (pair for pair, _ in reversed(pairs)):  # the most frequent one stays
+        taken_for[gold] = predicted
     worst = sorted(
         data.task.label_names,
         key=lambda name: (not of_class[name], right[name] / max(1, of_class[name]), -of_class[name], name),
@@ -45,8 +45,8 @@ def class_tables(data: ReportData) -> dict[str, Any] | None:
     ]
     return {
         "pairs": [
-            {"label": gold, "said": said, "count": count, "share": count / of_class[gold]}
-            for (gold, said), count in pairs[:WORST_PAIRS]
+            {"label": gold, "said": predicted, "count": count, "share": count / of_class[gold]}
+            for (gold, predicted), count in pairs[:WORST_PAIRS]
         ],
         "num_pairs": len(pairs),
         "mistakes": confused.total(),

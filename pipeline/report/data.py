@@ -130,5 +130,5 @@ def method_row(
 
 def _mean(values: Sequence[float | None]) -> float | None:
     """None where a value is missing."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if len(known) == len(values) else None
+    numbers = [value for value in values if value is not None]
+    return fmean(numbers) if len(numbers) == len(values) else None

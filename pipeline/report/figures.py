@@ -144,11 +144,11 @@ def _scale(axis: Any, log: bool, ticks: Sequence[float]) -> None:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
         if ticks and len(ticks) <= MAX_MARKED:
             apart = math.log(ticks[-1] / ticks[0]) / 11  # room for four digits on a phone
-            kept: list[float] = []
+            spaced_ticks: list[float] = []
             for tick in ticks:
-                if not kept or math.log(tick / kept[-1]) >= apart:
-                    kept.append(tick)
-            axis.set_ticks(kept)
+                if not spaced_ticks or math.log(tick / spaced_ticks[-1]) >= apart:
+                    spaced_ticks.append(tick)
+            axis.set_ticks(spaced_ticks)
         axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 

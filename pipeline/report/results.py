@@ -68,13 +68,13 @@ def accuracy_figure(data: ReportData) -> dict[str, Any] | None:
 
 def _comparison(data: ReportData, row: MethodRow) -> str:
     """Against in-context learning, which asks for the same examples but carries them in every prompt."""
-    other = next((other for other in data.methods if other.method == "icl"), None)
-    if other is None or other is row:
+    icl = next((icl for icl in data.methods if icl.method == "icl"), None)
+    if icl is None or icl is row:
         return ""
-    points = 100 * (other.accuracy - row.accuracy)
+    points = 100 * (icl.accuracy - row.accuracy)
     gap = f"{abs(points):.1f} points {'higher' if points > 0 else 'lower'}" if round(points, 1) else "the same"
-    words = f"{other.display_name}: {per_cent(other.accuracy)}\u00a0%, {gap}"
-    if row.prompt_tokens_per_example and other.prompt_tokens_per_example:
-        own, others = count(row.prompt_tokens_per_example), count(other.prompt_tokens_per_example)
-        words += f", with {others} prompt tokens per text instead of {own}"
+    words = f"{icl.display_name}: {per_cent(icl.accuracy)}\u00a0%, {gap}"
+    if row.prompt_tokens_per_example and icl.prompt_tokens_per_example:
+        row_tokens, icl_tokens = count(row.prompt_tokens_per_example), count(icl.prompt_tokens_per_example)
+        words += f", with {icl_tokens} prompt tokens per text instead of {row_tokens}"
     return f"{words}."

@@ -68,7 +68,7 @@ def annotation_columns(labels: Sequence[str]) -> list[str]:
 
 
 def annotate_table(
-    given: TextTable,
+    table: TextTable,
     out: Path,
     labels: Sequence[str],
     by: str,
@@ -79,7 +79,7 @@ def annotate_table(
     forecast: Callable[[int], Forecast | None] = lambda texts: None,
     account: Callable[[], RemoteTeacher | None] = lambda: None,
 ) -> AnnotationSummary:
-    """Write the rows of ``given`` with what ``read`` says of each to ``out``; resumes what was stopped.
+    """Write the rows of ``table`` with what ``read`` says of each to ``out``; resumes what was stopped.
 
     ``by``: names who reads, and must change with what they would answer. Rows keep their order and all their columns. A
     row whose likeliest label is less likely than ``abstain_below`` gets no label; its probabilities stay. ``forecast``
@@ -89,12 +89,12 @@ def annotate_table(
     if not 0 <= abstain_below <= 1:
         raise InputError(f"--abstain-below is a probability, from 0 to 1; got {abstain_below}.")
     added = annotation_columns(labels)
-    check_written(out, given.columns, added)
-    check_cells(out, given.columns, (row for row, _ in given.rows()))
+    check_written(out, table.columns, added)
+    check_cells(out, table.columns, (row for row, _ in table.rows()))
     beside = WorkFolder(unfinished_folder(out))
     with beside.lock():
-        beside.claim(AnnotationManifest(table=given.content_hash, labels=tuple(labels), by=by), over_unused=True)
-        told = _read_rest(given, beside.path / ANSWERS_FILE, read, on_event, forecast)
+        beside.claim(AnnotationManifest(table=table.content_hash, labels=tuple(labels), by=by), over_unused=True)
+        estimate = _read_rest(table, beside.path / ANSWERS_FILE, read, on_event, forecast)
         counts: Counter[str] = Counter()
         cut: Counter[str] = Counter()
         agreed = {"texts": 0.0, "share": 0.0}
@@ -102,7 +102,7 @@ def annotate_table(
 
         def rows() -> Iterator[dict[str, Any]]:
             answers = _answers(beside.path / ANSWERS_FILE)
-            for row, text in given.rows():
+            for row, text in table.rows():
                 answer = next(answers) if text else None
                 cells, kind = _cells(answer, labels, by, abstain_below)
                 counts[kind] += 1
@@ -116,7 +116,7 @@ def annotate_table(
                     agreed["share"] += answer.agreement
                 yield {**row, **cells}
 
-        write_table(out, [*given.columns, *added], rows(), given)
+        write_table(out, [*table.columns, *added], rows(), table)
     shutil.rmtree(beside.path)
     return AnnotationSummary(
         out=str(out),
@@ -130,15 +130,15 @@ def annotate_table(
         cut=cut["texts"],
         cut_words=cut["words"],
         agreement=round(agreed["share"] / agreed["texts"], 4) if agreed["texts"] else None,
-        warnings=given.warnings,
-        forecast=told,
+        warnings=table.warnings,
+        forecast=estimate,
         remote_teacher=account(),
     )
 
 
 def foretell_annotation(
     reader: NamedReader,
-    given: TextTable | None,
+    table: TextTable | None,
     texts: int,
     on_event: OnEvent,
     *,
@@ -151,26 +151,26 @@ def foretell_annotation(
     ``tested``: test texts that are read besides. ``writes``: texts of each class that a remote teacher writes, where it
     can. See `forecast.foretell`.
     """
-    teacher, some = reader.teacher, list(islice(given.texts(), SAMPLE)) if given else []
+    teacher, sample_texts = reader.teacher, list(islice(table.texts(), SAMPLE)) if table else []
     drawn = writes if reader.draw else 0
     if reader.forecast and texts + tested + drawn:  # it takes no measuring of this machine
-        told = reader.forecast(some, {"generate": drawn, "annotate": texts, "evaluate": tested})
-        on_event(Event(stage="forecast", message=str(told)))
-        return told
+        estimate = reader.forecast(sample_texts, {"generate": drawn, "annotate": texts, "evaluate": tested})
+        on_event(Event(stage="forecast", message=str(estimate)))
+        return estimate
     texts += tested
-    sample = [Example(text=text, label=reader.task.label_names[0]) for text in some]
+    sample = [Example(text=text, label=reader.task.label_names[0]) for text in sample_texts]
     if teacher is None or not (texts and sample):
         return None
     model = ResolvedModel(path=teacher.model_path, name="", revision=teacher.model_revision)
-    forms = [one.form(PromptFormat()) for one in teacher.readers if one.adapter]
+    forms = [member.form(PromptFormat()) for member in teacher.readers if member.adapter]
     counts = Counts(teacher.task, sample, teacher.settings, teacher.model_path)
     work = counts.committee(texts, forms, teacher.shots, teacher.chat)
     return foretell(model, lambda _: [msgspec.structs.replace(work, stage="annotate")], on_event, anew=anew)
 
 
-def annotated_file(given: Path, folder: Path) -> Path:
+def annotated_file(table_path: Path, folder: Path) -> Path:
     """Where a distillation has what its teacher says of a table: in the table's own format, where that is text."""
-    suffix = given.suffix.lower()
+    suffix = table_path.suffix.lower()
     return folder / f"annotated{suffix if suffix in ('.csv', '.tsv') else '.jsonl'}"
 
 
@@ -184,19 +184,19 @@ def unfinished_folder(out: Path) -> Path:
 
 
 def _read_rest(
-    given: TextTable, file: Path, read: Read, on_event: OnEvent, forecast: Callable[[int], Forecast | None]
+    table: TextTable, file: Path, read: Read, on_event: OnEvent, forecast: Callable[[int], Forecast | None]
 ) -> Forecast | None:
     """Have the texts read whose answers the file lacks."""
     done = sum(1 for _ in _answers(file))
-    total = sum(1 for _ in given.texts())
+    total = sum(1 for _ in table.texts())
     if done == total:
         return None
-    told, began = forecast(total - done), time.perf_counter()
-    for answers in read(parts_of(islice(given.texts(), done, None))):
+    estimate, began = forecast(total - done), time.perf_counter()
+    for answers in read(parts_of(islice(table.texts(), done, None))):
         append_lines(file, answers)
         done += len(answers)
         on_event(Event(stage="annotate", message="reading", done=done, total=total, unit="texts"))
-    return told.beside({"annotate": time.perf_counter() - began}) if told else None
+    return estimate.beside({"annotate": time.perf_counter() - began}) if estimate else None
 
 
 def _answers(file: Path) -> Iterator[Annotation]:
@@ -227,32 +227,32 @@ def annotated_probabilities(row: dict[str, Any], labels: Sequence[str]) -> tuple
     A label that is not the likeliest one, or has no probabilities beside it, was put there by a person, and counts
     alone. Raises InputError where it is none of ``labels``.
     """
-    given = "" if row.get(LABEL) is None else str(row[LABEL]).strip()
-    label = label_named(given, labels)
+    cell = "" if row.get(LABEL) is None else str(row[LABEL]).strip()
+    label = label_named(cell, labels)
     if label is None:
         allowed = f"allowed are {shorten(labels, MOST_NAMED)}, or nothing to leave a row out."
-        raise InputError(f"{LABEL} is {given!r}; {allowed} {nearest(given, labels)}".rstrip())
+        raise InputError(f"{LABEL} is {cell!r}; {allowed} {nearest(cell, labels)}".rstrip())
     if not label:
         return None
     if is_own(row, labels):
         return tuple(float(name == label) for name in labels)
-    said = _said(row, labels)
-    return tuple(value / sum(said) for value in said)
+    shares = _teacher_shares(row, labels)
+    return tuple(value / sum(shares) for value in shares)
 
 
 def is_own(row: dict[str, Any], labels: Sequence[str]) -> bool:
     """Whether a person put the label into a row that can be read: it is not the likeliest one."""
     label = label_named("" if row.get(LABEL) is None else str(row[LABEL]), labels)
-    said = _said(row, labels)
-    return bool(label) and not (said and labels[said.index(max(said))] == label)
+    shares = _teacher_shares(row, labels)
+    return bool(label) and not (shares and labels[shares.index(max(shares))] == label)
 
 
-def _said(row: dict[str, Any], labels: Sequence[str]) -> list[float]:
+def _teacher_shares(row: dict[str, Any], labels: Sequence[str]) -> list[float]:
     """The teacher's probabilities in a row, as they are there; none where they are not all there. Raises InputError."""
     shares = [_share(f"p_{name}", row.get(f"p_{name}")) for name in labels]
-    said = [share for share in shares if share is not None]
-    is_known = len(said) == len(labels) and 0 < sum(said) < math.inf and min(said) >= 0
-    return said if is_known else []
+    known_shares = [share for share in shares if share is not None]
+    is_known = len(known_shares) == len(labels) and 0 < sum(known_shares) < math.inf and min(known_shares) >= 0
+    return known_shares if is_known else []
 
 
 def _share(column: str, cell: Any) -> float | None:

@@ -69,44 +69,44 @@ class TextAnnotationSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def annotate_inputs(
-    given: Inputs,
+    table: Inputs,
     out: Path,
     writer: NamedWriter,
     *,
     on_event: OnEvent = ignore,
     forecast: bool = False,
 ) -> TextAnnotationSummary:
-    """Write the rows of ``given`` with what ``writer`` writes for each to ``out``; resumes what was stopped.
+    """Write the rows of ``table`` with what ``writer`` writes for each to ``out``; resumes what was stopped.
 
     Raises InputError where ``out`` is there, or a column that would be added.
     """
-    check_written(out, given.columns, [TARGET, BY])
-    check_cells(out, given.columns, given.rows)
-    inputs = [text for text in given.inputs if text]
+    check_written(out, table.columns, [TARGET, BY])
+    check_cells(out, table.columns, table.rows)
+    inputs = [text for text in table.inputs if text]
     beside = WorkFolder(unfinished_folder(out))
     with beside.lock():
-        beside.claim(TextAnnotationManifest(inputs=value_hash(given.inputs), by=writer.name), over_unused=True)
+        beside.claim(TextAnnotationManifest(inputs=value_hash(table.inputs), by=writer.name), over_unused=True)
         file = beside.path / ANSWERS_FILE
-        left = inputs[len(read_lines(file, Written)) :]
-        told = foretell_writing(writer, left, on_event) if forecast and left else None
+        remaining_inputs = inputs[len(read_lines(file, Written)) :]
+        estimate = foretell_writing(writer, remaining_inputs, on_event) if forecast and remaining_inputs else None
         write_lines(writer, inputs, file, on_event, "writing")
-        said = read_lines(file, Written)
-        write_annotated(given, out, said, writer.name)
+        answers = read_lines(file, Written)
+        write_annotated(table, out, answers, writer.name)
     shutil.rmtree(beside.path)
-    faulty = sum(bool(one.fault or not one.text) for one in said)
-    unfinished = sum(not one.is_whole for one in said if not one.fault and one.text)
+    faulty = sum(bool(answer.fault or not answer.text) for answer in answers)
+    unfinished = sum(not answer.is_whole for answer in answers if not answer.fault and answer.text)
     return TextAnnotationSummary(
         out=str(out),
         by=writer.name,
-        rows=len(given.inputs),
-        written=len(said) - faulty - unfinished,
-        blank=len(given.inputs) - len(inputs),
+        rows=len(table.inputs),
+        written=len(answers) - faulty - unfinished,
+        blank=len(table.inputs) - len(inputs),
         unfinished=unfinished,
         unreadable=faulty,
-        why_unreadable=next((one.fault for one in said if one.fault), ""),
-        cut=sum(one.is_cut for one in said),
-        warnings=given.notes,
-        forecast=told,
+        why_unreadable=next((answer.fault for answer in answers if answer.fault), ""),
+        cut=sum(answer.is_cut for answer in answers),
+        warnings=table.notes,
+        forecast=estimate,
         remote_teacher=writer.account(),
     )
 
@@ -130,6 +130,6 @@ def foretell_writing(
     if writer.forecast is None or not (inputs or tested or pairs):
         return None
     counts = {"annotate": len(inputs), "generate": pairs, "evaluate": len(tested)}
-    told = writer.forecast([*inputs, *tested], counts)
-    on_event(Event(stage="forecast", message=str(told)))
-    return told
+    estimate = writer.forecast([*inputs, *tested], counts)
+    on_event(Event(stage="forecast", message=str(estimate)))
+    return estimate

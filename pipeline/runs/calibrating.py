@@ -114,28 +114,28 @@ def calibrate(engine: Engine, item: CalibrationItem) -> Calibrated:
     """Ask the judges about what they have not seen, and the classifier about what it has not."""
     if not item.unseen:
         return _by_shots(engine, item) if item.judges else Calibrated()
-    own = _ask(engine, item, [unseen.text for unseen in item.unseen])
+    unseen_scores = _ask(engine, item, [unseen.text for unseen in item.unseen])
     if all(unseen.soft for unseen in item.unseen):
-        temperature = fit_temperature(own, np.array([unseen.soft for unseen in item.unseen]))
-        found = Calibrated(temperature=temperature, num_soft=len(own))
+        temperature = fit_temperature(unseen_scores, np.array([unseen.soft for unseen in item.unseen]))
+        calibrated = Calibrated(temperature=temperature, num_soft=len(unseen_scores))
     elif all(unseen.certainty for unseen in item.unseen):
         certainty = float(np.mean([unseen.certainty for unseen in item.unseen]))
-        found = Calibrated(temperature=match_certainty(own, certainty), num_read=len(own))
+        calibrated = Calibrated(temperature=match_certainty(unseen_scores, certainty), num_read=len(unseen_scores))
     else:
-        found = _by_shots(engine, item)
-    sure, others = (
-        np.exp(apply(Calibration(temperature=found.temperature), scores)).max(axis=1)
-        for scores in (own, _ask(engine, item, other_subjects()))
+        calibrated = _by_shots(engine, item)
+    sure, off_topic = (
+        np.exp(apply(Calibration(temperature=calibrated.temperature), scores)).max(axis=1)
+        for scores in (unseen_scores, _ask(engine, item, other_subjects()))
     )
     least = float(np.quantile(sure, LOST))
     scope = Scope(
         least_probability=least,
         false_rejects=float((sure < least).mean()),
         num_texts=len(sure),
-        false_accepts=float((others >= least).mean()),
-        num_others=len(others),
+        false_accepts=float((off_topic >= least).mean()),
+        num_others=len(off_topic),
     )
-    return msgspec.structs.replace(found, curve=coverage_curve(sure, sure, "held-out texts"), scope=scope)
+    return msgspec.structs.replace(calibrated, curve=coverage_curve(sure, sure, "held-out texts"), scope=scope)
 
 
 def _by_shots(engine: Engine, item: CalibrationItem) -> Calibrated:

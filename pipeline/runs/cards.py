@@ -64,13 +64,13 @@ def write_cards(experiment: Experiment) -> None:
 def certainty_of(experiment: Experiment, cell: MethodCell) -> Certainty:
     """What the probabilities of a finished classifier are worth, as far as its run has found that out."""
     outcome, item = experiment.outcome(cell), experiment.calibration_item(cell)
-    found = WorkFolder(item.adapter.path).find(CALIBRATED_FILE, Calibrated) if item else None
-    found = found or Calibrated()
+    calibrated = WorkFolder(item.adapter.path).find(CALIBRATED_FILE, Calibrated) if item else None
+    calibrated = calibrated or Calibrated()
     return Certainty(
-        calibrated_on=found.basis,
-        temperature=found.temperature,
-        coverage=outcome.evaluation.curve if outcome.evaluation else found.curve,
-        scope=found.scope,
+        calibrated_on=calibrated.basis,
+        temperature=calibrated.temperature,
+        coverage=outcome.evaluation.curve if outcome.evaluation else calibrated.curve,
+        scope=calibrated.scope,
     )
 
 
@@ -78,7 +78,7 @@ def _examples(learnt: LearntTexts, *, soft: bool) -> list[Learnt]:
     """What a classifier was trained on, the shots first; ``soft``: with a probability of each label."""
     real = [
         *(Learnt(text=shot.text, label=shot.label, kind="shot") for shot in learnt.shots),
-        *(Learnt(text=own.text, label=own.label, kind="unlabelled") for own in learnt.asked),
+        *(Learnt(text=example.text, label=example.label, kind="unlabelled") for example in learnt.asked),
     ]
     kinds: list[tuple[Literal["synthetic", "unlabelled"], TextPairs]] = [
         ("synthetic", learnt.synthetic),

@@ -69,25 +69,25 @@ def method_cells(
     cells = []
     for name, examples in product(methods, seeds):
         method, writer = METHODS[name], METHODS[name].texts_of or name
-        own = msgspec.structs.replace(method.settings(settings), seed=examples.seed)
+        method_settings = msgspec.structs.replace(method.settings(settings), seed=examples.seed)
         uses_shots = method.trained or method.shots_in_prompt
         # What was not trained needs the instruction, and knows words alone.
         plain = PromptFormat(
-            verbalizer=own.learnt_verbalizer if method.trained else own.base_verbalizer,
-            max_text_words=own.max_text_words,
-            long_texts=own.long_texts,
+            verbalizer=method_settings.learnt_verbalizer if method.trained else method_settings.base_verbalizer,
+            max_text_words=method_settings.max_text_words,
+            long_texts=method_settings.long_texts,
             chat=chats.get(examples.seed),
         )
         worded = {wording: msgspec.structs.replace(plain, wording=wording) for wording in get_args(Wording)}
-        if own.aligns:
+        if method_settings.aligns:
             worded = {wording: align(form) for wording, form in worded.items()}
         cells.append(
             MethodCell(
                 name=name,
                 method=method,
                 seed=examples.seed,
-                settings=own,
-                form=worded[own.wording if method.trained else "task"],
+                settings=method_settings,
+                form=worded[method_settings.wording if method.trained else "task"],
                 worded=worded,
                 shots=examples.shots,
                 real=examples.more if method.real_per_class else examples.shots if uses_shots else (),

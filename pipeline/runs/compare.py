@@ -84,10 +84,10 @@ def compare(
         experiment = _experiment(task, model, settings, methods, seeds, folder, on_event)
         driver = StageDriver(folder / LOG_FILE, on_event, placement)
         driver.add(task.name, experiment)
-        told = foretell_runs([experiment], "evaluate", on_event) if forecast else None
+        estimate = foretell_runs([experiment], "evaluate", on_event) if forecast else None
         driver.run("evaluate")
-        if told:
-            run_folder.write(FORECAST_FILE, told.beside(driver.took))
+        if estimate:
+            run_folder.write(FORECAST_FILE, estimate.beside(driver.took))
         result = _result(experiment, seeds)
         run_folder.write("comparison.json", result)
         write_report(report_data(experiment, f"{task.name}: {len(seeds)} draws of shots"), folder)

@@ -76,13 +76,13 @@ class DistillManifest(Manifest, frozen=True, kw_only=True):
     versions: dict[str, str] = msgspec.field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        known = super().identity()
-        known.pop("student")  # a training is named by its settings: another one lies beside the first
-        known["task"].pop("data")
-        known["settings"] = msgspec.to_builtins(self.settings.untried)
-        known["settings"].pop("test_limit")
-        known["settings"].pop("allow_short")
-        return known
+        fields = super().identity()
+        fields.pop("student")  # a training is named by its settings: another one lies beside the first
+        fields["task"].pop("data")
+        fields["settings"] = msgspec.to_builtins(self.settings.untried)
+        fields["settings"].pop("test_limit")
+        fields["settings"].pop("allow_short")
+        return fields
 
 
 def distill(
@@ -112,8 +112,8 @@ def distill(
     if onnx:
         check_onnx()
     check_cluster(placement.ray)
-    encoder, own = resolve_encoder(student), student_settings or StudentSettings()
-    check_places(encoder, own.max_tokens)
+    encoder, training = resolve_encoder(student), student_settings or StudentSettings()
+    check_places(encoder, training.max_tokens)
     base = None if by else resolve_model(model)
     work = RunFolder(folder)
     with work.lock():
@@ -122,15 +122,15 @@ def distill(
         shots = by.shots if by else ()
         shots = shots or tuple(data.shots(settings))
         experiment = _experiment(data, base, settings, folder) if base else None
-        kept = list[str]()
+        shot_notes = list[str]()
         if experiment:
             experiment.check_trainable()
-            kept, shots = kept_shots(experiment.cells[0].shots, shots), experiment.cells[0].shots
+            shot_notes, shots = kept_shots(experiment.cells[0].shots, shots), experiment.cells[0].shots
         work.claim(
             DistillManifest(
                 task=task,
                 settings=settings,
-                student=own,
+                student=training,
                 model=f"{base.name}@{base.revision}" if base else "",
                 teacher=by.name if by else "",
                 encoder=encoder.name,
@@ -146,10 +146,10 @@ def distill(
         tested, teacher_file = value_hash(test), _teacher_file(folder, test)  # other test texts, other scores
         writes = generate_per_class > 0
         if forecast:
-            left, reader = 0 if teacher_file.exists() else len(test), by or experiment
+            num_untested, reader = 0 if teacher_file.exists() else len(test), by or experiment
             assert reader
             to_write = _unwritten(folder, by, generate_per_class)
-            foretell_distillation(reader, unlabelled, folder, left, on_event, writes=to_write)
+            foretell_distillation(reader, unlabelled, folder, num_untested, on_event, writes=to_write)
         if by:
             name, read, pairs = by.name, by.read(log, on_event), list(by.pairs)
             if by.draw and writes:
@@ -161,7 +161,7 @@ def distill(
             name = teacher.name
             pairs = experiment.learnt(experiment.cells[0]).synthetic if writes else []
         annotated, notes = annotated_texts(unlabelled, folder, task, name, read, on_event)
-        notes = [*kept, *notes, *(unused_settings(settings) if by else [])]
+        notes = [*shot_notes, *notes, *(unused_settings(settings) if by else [])]
         if test and not teacher_file.exists():
             write_json(teacher_file, teacher_measured(read, task, test, on_event))
         if by and (account := by.account()):
@@ -170,8 +170,8 @@ def distill(
         notes += left_out
         written = written_texts(pairs, task, generate_per_class)
         notes += missing_texts(written, generate_per_class * len(task.labels))
-        sure, told = sure_enough([taught, written], own.min_confidence)
-        jobs = student_jobs(task, encoder, shots, taught, written, own, settings.seed)
+        sure, unsure_notes = sure_enough([taught, written], training.min_confidence)
+        jobs = student_jobs(task, encoder, shots, taught, written, training, settings.seed)
         items = [
             StudentItem(
                 job=job,
@@ -197,7 +197,7 @@ def distill(
             annotated=sure[0],
             synthetic=sure[1],
             settings=settings,
-            notes=[*notes, *told],
+            notes=[*notes, *unsure_notes],
         )
 
 
@@ -225,7 +225,7 @@ def plan_distillation(
 
 def _check(
     task: Task,
-    given: TextTable | None,
+    unlabelled: TextTable | None,
     per_class: int,
     by: NamedReader | None,
     model: str | None,
@@ -233,15 +233,15 @@ def _check(
 ) -> None:
     """Raise InputError for what cannot be done, before anything is written."""
     refuse_fake(model, "A distillation")
-    if given is None and not per_class:
+    if unlabelled is None and not per_class:
         raise InputError("There is nothing for a student to learn. Give --unlabelled FILE, --generate N, or both.")
     if by and per_class and not (by.pairs or by.draw):
         raise InputError(
             "--generate asks a teacher to write texts, and the one of --by has none: name a finished run, or leave "
             "--by out to have a teacher trained that writes."
         )
-    if given:
-        check_added(given.columns, annotation_columns(task.label_names))
+    if unlabelled:
+        check_added(unlabelled.columns, annotation_columns(task.label_names))
     if by and per_class:
         by.check_draw(settings)
 

@@ -14,7 +14,7 @@ from fourshot.pipeline.tasks.text_table import TextTable
 
 def foretell_distillation(
     reader: NamedReader | Experiment,
-    given: TextTable | None,
+    table: TextTable | None,
     folder: Path,
     tested: int,
     on_event: OnEvent,
@@ -28,7 +28,7 @@ def foretell_distillation(
     each class.
     ``tested``: test texts that are left to be read.
     """
-    texts = sum(1 for _ in given.texts()) if given and not is_annotated(annotated_file(given.path, folder)) else 0
+    texts = sum(1 for _ in table.texts()) if table and not is_annotated(annotated_file(table.path, folder)) else 0
     if isinstance(reader, Experiment):
         experiment = reader
         return foretell(
@@ -37,4 +37,4 @@ def foretell_distillation(
             on_event,
             anew=anew,
         )
-    return foretell_annotation(reader, given, texts, on_event, tested=tested, writes=writes, anew=anew)
+    return foretell_annotation(reader, table, texts, on_event, tested=tested, writes=writes, anew=anew)

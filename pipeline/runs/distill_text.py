@@ -70,12 +70,12 @@ class TextDistillManifest(Manifest, frozen=True, kw_only=True):
     versions: dict[str, str] = msgspec.field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        known = super().identity()
-        known.pop("student")  # a training is named by its settings: another one lies beside the first
-        known["task"].pop("data")
-        known["settings"] = msgspec.to_builtins(self.settings.untried)
-        known["settings"].pop("test_limit")
-        return known
+        fields = super().identity()
+        fields.pop("student")  # a training is named by its settings: another one lies beside the first
+        fields["task"].pop("data")
+        fields["settings"] = msgspec.to_builtins(self.settings.untried)
+        fields["settings"].pop("test_limit")
+        return fields
 
 
 class TextDistillation(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +119,7 @@ class _Prepared(NamedTuple):
 
 
 def distill_text(
-    wanted: TextDistillation,
+    distillation: TextDistillation,
     folder: Path,
     *,
     on_event: OnEvent = ignore,
@@ -131,11 +131,11 @@ def distill_text(
     A task without a test file is not measured. ``forecast``: first tell what the teacher will take.
     Raises InputError for what the user gave, RunFolderError for a folder of something else.
     """
-    task, unlabelled, by = wanted.task, wanted.unlabelled, wanted.by
+    task, unlabelled, by = distillation.task, distillation.unlabelled, distillation.by
     work = RunFolder(folder)
     with work.lock():
         check_cluster(placement.ray)
-        ready = _prepared(wanted, folder, on_event, placement)
+        ready = _prepared(distillation, folder, on_event, placement)
         (learnt, test, *_), teacher, students, notes = ready.teaching, ready.teacher, ready.students, ready.notes
         work.claim(ready.manifest, over_unused=True)
         work.write("pairs.json", learnt)
@@ -144,64 +144,64 @@ def distill_text(
         tested, annotated, drawn = teacher.work()
         if by and (account := by.account()):
             write_json(folder / REMOTE_FILE, account)
-        taught, told = list[Pair](), list[str]()
+        taught, pair_notes = list[Pair](), list[str]()
         if unlabelled:
             out = annotated_file(unlabelled.path, folder)
             if not out.exists():
                 write_annotated(unlabelled, out, annotated, teacher.name)
-            pairs, told = annotated_pairs(unlabelled, out)
+            pairs, pair_notes = annotated_pairs(unlabelled, out)
             taught, more = learnable_pairs(pairs, learnt, test, "input")
-            told += more
-        written, malformed = written_pairs(task, drawn, wanted.generate, [*learnt, *taught], test)
-        notes += [*told, *malformed]
-        made = students.make(learnt, [*taught, *written], test)
+            pair_notes += more
+        written, malformed = written_pairs(task, drawn, distillation.generate, [*learnt, *taught], test)
+        notes += [*pair_notes, *malformed]
+        results = students.make(learnt, [*taught, *written], test)
         return write_text_results(
             folder,
             task,
-            made,
+            results,
             students.made_of,
             teacher=teacher.name,
-            said_by_teacher=tested,
+            teacher_output=tested,
             test=test,
             counts=PairCounts(real=len(learnt), annotated=len(taught), synthetic=len(written)),
             settings=students.settings,
-            student_settings=students.own,
+            student_settings=students.student_settings,
             notes=notes,
         )
 
 
-def plan_text_distillation(wanted: TextDistillation, folder: Path, on_event: OnEvent = ignore) -> Forecast | None:
+def plan_text_distillation(distillation: TextDistillation, folder: Path, on_event: OnEvent = ignore) -> Forecast | None:
     """What such a `distill_text` would take; None for a teacher that writes without an engine. Writes nothing."""
-    ready = _prepared(wanted, folder, on_event, HERE)
+    ready = _prepared(distillation, folder, on_event, HERE)
     return ready.teacher.foretell(ready.students, anew=True)
 
 
-def _prepared(wanted: TextDistillation, folder: Path, on_event: OnEvent, placement: Placement) -> _Prepared:
+def _prepared(distillation: TextDistillation, folder: Path, on_event: OnEvent, placement: Placement) -> _Prepared:
     """Raises InputError for whatever cannot be done."""
-    wanted.check()
-    task, settings, by = wanted.task, wanted.settings, wanted.by
-    base, made_of = resolve_model(wanted.model) if by is None else None, resolve_text_model(wanted.student)
-    students = TextStudents(task, made_of, settings, wanted.student_settings, folder, on_event, placement)
+    distillation.check()
+    task, settings, by = distillation.task, distillation.settings, distillation.by
+    base, made_of = resolve_model(distillation.model) if by is None else None, resolve_text_model(distillation.student)
+    students = TextStudents(task, made_of, settings, distillation.student_settings, folder, on_event, placement)
     on_event(Event(stage="shots", message="reading the data"))
-    learnt, test, notes = read_data(task, settings, wanted.real)
-    inputs = [text for text in wanted.unlabelled.inputs if text] if wanted.unlabelled else []
-    teaching = Teaching(learnt, test, inputs, wanted.generate)
+    learnt, test, notes = read_data(task, settings, distillation.real)
+    inputs = [text for text in distillation.unlabelled.inputs if text] if distillation.unlabelled else []
+    teaching = Teaching(learnt, test, inputs, distillation.generate)
     teacher: TrainedTeacher | AskedTeacher
     if by:
         teacher = AskedTeacher(by, settings, folder, on_event, teaching)
     else:
         assert base
-        most = students.own.max_target_tokens
+        most = students.student_settings.max_target_tokens
         teacher = TrainedTeacher(task, base, settings, folder, on_event, placement, teaching, most)
     manifest = TextDistillManifest(
         task=task,
         settings=settings,
-        student=students.own,
+        student=students.student_settings,
         model=f"{base.name}@{base.revision}" if base else teacher.name,
         base=f"{made_of.model.name}@{made_of.model.revision}",
         real=f"{len(learnt)} pairs, {value_hash(learnt)}",
-        unlabelled=value_hash(wanted.unlabelled.inputs) if wanted.unlabelled else "",
-        generate=wanted.generate,
+        unlabelled=value_hash(distillation.unlabelled.inputs) if distillation.unlabelled else "",
+        generate=distillation.generate,
         versions=installed_versions(),
     )
     if by and made_of.kind == "seq2seq" and settings.train != RunSettings().train:
@@ -225,16 +225,16 @@ def _check_asked(by: NamedWriter, generate: int, model: str | None, settings: Ru
 def _check_settings(settings: RunSettings) -> None:
     """Raise InputError for a setting of classifiers, which would change nothing here."""
     usual = RunSettings()
-    other = [
+    names = [
         name
         for name in RunSettings.__struct_fields__
         if name not in USED and getattr(settings, name) != getattr(usual, name)
     ]
-    if other:
-        what = f"The settings {', '.join(other)} are" if len(other) > 1 else f"The setting {other[0]} is"
+    if names:
+        subject = f"The settings {', '.join(names)} are" if len(names) > 1 else f"The setting {names[0]} is"
         raise InputError(
-            f"{what} of classifiers (--shots, --preset and their like); a text generation task uses {', '.join(USED)}. "
-            "Leave the others out."
+            f"{subject} of classifiers (--shots, --preset and their like); a text generation task uses "
+            f"{', '.join(USED)}. Leave the others out."
         )
 
 

@@ -54,22 +54,22 @@ class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
 def write_text_results(
     folder: Path,
     task: GenerationTask,
-    made: Sequence[StudentMade],
+    results: Sequence[StudentMade],
     made_of: TextModel,
     *,
     teacher: str,
-    said_by_teacher: Sequence[Written],
+    teacher_output: Sequence[Written],
     test: Sequence[Pair],
     counts: PairCounts,
     settings: RunSettings,
     student_settings: TextStudentSettings,
     notes: Sequence[str],
 ) -> TextDistillSummary:
-    """Write card, summary and report. ``made``: the student, then the one on the real pairs alone."""
+    """Write card, summary and report. ``results``: the student, then the one on the real pairs alone."""
     remote = read_made(folder / REMOTE_FILE, RemoteTeacher) if (folder / REMOTE_FILE).exists() else None
-    main, alone = made
-    said = (main.said, alone.said, said_by_teacher)
-    scores = [_scores(folder, one, test) for one in said]
+    main, alone = results
+    outputs = (main.written, alone.written, teacher_output)
+    scores = [_scores(folder, output, test) for output in outputs]
     path = Path(main.result.path)
     check_kept(path)
     causal = made_of.kind == "causal"
@@ -119,7 +119,7 @@ def write_text_results(
             TextExample(
                 input=pair.input,
                 right=pair.right,
-                written={name: texts[index].text for name, texts in zip(names, said, strict=True)},
+                written={name: texts[index].text for name, texts in zip(names, outputs, strict=True)},
             )
             for index, pair in list(enumerate(test))[:SHOWN]
         ],
@@ -146,17 +146,17 @@ def write_text_results(
     return summary
 
 
-def _scores(folder: Path, said: Sequence[Written], test: Sequence[Pair]) -> TextScores | None:
+def _scores(folder: Path, answers: Sequence[Written], test: Sequence[Pair]) -> TextScores | None:
     """Of what was written for the test inputs, computed once; an input that could not be read counts as nothing."""
     if not test:
         return None
-    file = folder / "scores" / f"{value_hash(([one.text for one in said], test))}.json"
+    file = folder / "scores" / f"{value_hash(([answer.text for answer in answers], test))}.json"
     if not file.exists():
         scores = score_texts(
-            [one.text for one in said],
+            [answer.text for answer in answers],
             [pair.right for pair in test],
-            unfinished=sum(not one.is_whole for one in said),
-            seconds=sum(one.seconds for one in said),
+            unfinished=sum(not answer.is_whole for answer in answers),
+            seconds=sum(answer.seconds for answer in answers),
         )
         write_json(file, scores)
     return read_made(file, TextScores)

@@ -100,8 +100,8 @@ class Experiment:
         """Raise InputError, before anything is drawn, where the base cannot be trained or served as is wanted."""
         trained = [cell for cell in self.cells if cell.method.trained]
         trained += [writer for writer in self.writers if writer.settings.annotate.trains_adapters]
-        for wanted in {cell.settings.train.target_modules for cell in trained}:
-            check_trainable(self.model.path, wanted)
+        for modules in {cell.settings.train.target_modules for cell in trained}:
+            check_trainable(self.model.path, modules)
         for writer in self.writers:
             self.encoder_jobs(writer)
 

@@ -38,8 +38,8 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def unseen(self) -> TextPairs:
         """What annotators read and the classifier is not trained on."""
-        read = [pair for pair in (*self.synthetic, *self.unlabelled) if pair[1].reason in READ_BY_ANNOTATOR]
-        return [(c, v) for c, v in read if not v.kept or c.id in self.held_back]
+        judged_pairs = [pair for pair in (*self.synthetic, *self.unlabelled) if pair[1].reason in READ_BY_ANNOTATOR]
+        return [(c, v) for c, v in judged_pairs if not v.kept or c.id in self.held_back]
 
     @property
     def lineage(self) -> dict[str, str]:
@@ -49,8 +49,8 @@ class LearntTexts(msgspec.Struct, frozen=True, kw_only=True):
             "unlabelled": [(c, v) for c, v in self.unlabelled if v.kept],
         }
         hashes = {name: value_hash(texts) for name, texts in parts.items() if texts or name == "synthetic"}
-        said = {"review": self.review.content_hash, "asked": self.labelled.content_hash}
-        return hashes | {name: content for name, content in said.items() if content}
+        table_hashes = {"review": self.review.content_hash, "asked": self.labelled.content_hash}
+        return hashes | {name: content for name, content in table_hashes.items() if content}
 
 
 def learnt_texts(cell: MethodCell, task: Task) -> LearntTexts:
@@ -58,14 +58,16 @@ def learnt_texts(cell: MethodCell, task: Task) -> LearntTexts:
     if not cell.method.synthetic:
         return LearntTexts(shots=cell.real)
     review, labelled = (decisions(cell.folder, name, task) for name in (REVIEW, ASK))
-    own = finished_pairs(cell.folder.unlabelled)
-    instead = bool(own) and cell.settings.unlabelled.mode == "instead"
+    unlabelled_pairs = finished_pairs(cell.folder.unlabelled)
+    instead = bool(unlabelled_pairs) and cell.settings.unlabelled.mode == "instead"
     answers = {name: answer for name, answer in labelled.answers.items() if answer.keep}
     learnt = LearntTexts(
         shots=corrected_shots(cell.shots, review),
-        asked=tuple(Example(text=c.text, label=answers[c.id].label) for c, _ in own if c.id in answers),
+        asked=tuple(Example(text=c.text, label=answers[c.id].label) for c, _ in unlabelled_pairs if c.id in answers),
         synthetic=[] if instead else corrected_pairs(finished_pairs(cell.folder), review),
-        unlabelled=corrected_pairs(corrected_pairs([(c, v) for c, v in own if c.id not in answers], labelled), review),
+        unlabelled=corrected_pairs(
+            corrected_pairs([(c, v) for c, v in unlabelled_pairs if c.id not in answers], labelled), review
+        ),
         review=review,
         labelled=labelled,
     )

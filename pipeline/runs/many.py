@@ -71,12 +71,12 @@ def train_tasks(
                 lead(root / name / "adapters", store)  # so that `evaluate --out` there finds them
             except FourshotError as error:
                 driver.drop(name, error)
-        told = foretell_runs([*driver.experiments.values()], "train", on_event) if forecast else None
+        estimate = foretell_runs([*driver.experiments.values()], "train", on_event) if forecast else None
         driver.run("train")
         driver.do(probes)
         driver.write_cards()
-        if told:
-            RunFolder(root).write(FORECAST_FILE, told.beside(driver.took))
+        if estimate:
+            RunFolder(root).write(FORECAST_FILE, estimate.beside(driver.took))
         outcomes = [_outcome(name, root / name, driver) for name in tasks]
         if any(outcome.folder for outcome in outcomes):
             RunFolder(root).write(OUTCOME_FILE, outcomes)

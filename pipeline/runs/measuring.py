@@ -65,7 +65,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def curve(self) -> CoverageCurve:
         """How accurate the surest answers are."""
-        correct = [mine == right for mine, right in zip(self.predicted, self.gold, strict=True)]
+        correct = [predicted == right for predicted, right in zip(self.predicted, self.gold, strict=True)]
         return coverage_curve(self.confidence, correct, "test split")
 
 

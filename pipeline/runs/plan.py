@@ -36,8 +36,8 @@ def remaining_work(experiments: Sequence[Experiment], until: StageName, speed: S
     """Of every stage up to ``until``, in their order."""
     titles = [phase.title for phase in phases_until(until)]
     trains = STAGE_NAMES.index(until) >= STAGE_NAMES.index("train")
-    found = [part for experiment in experiments for part in _Remaining(experiment, speed).work(classifies=trains)]
-    return sorted((part for part in found if part.stage in titles), key=lambda part: titles.index(part.stage))
+    parts = [part for experiment in experiments for part in _Remaining(experiment, speed).work(classifies=trains)]
+    return sorted((part for part in parts if part.stage in titles), key=lambda part: titles.index(part.stage))
 
 
 def foretell_runs(
@@ -51,14 +51,14 @@ def foretell_runs(
 
 def teaching_work(experiment: Experiment, texts: int, speed: Speed, *, writes: bool) -> list[Work]:
     """Of the teacher of a distillation: trained on the shots, it ``writes`` texts, and reads so many others."""
-    left, writer = _Remaining(experiment, speed), experiment.writers[0]
+    remaining, writer = _Remaining(experiment, speed), experiment.writers[0]
     jobs = {job.key: (job, writer) for job in experiment.annotator_jobs(writer)}
     return [
-        *left._pool(writer),
-        *left._trainings(jobs),
-        *left.encoders(writer),
-        *(left._texts(writer) if writes else ()),
-        *([_at("annotate", left._reading(writer, texts))] if texts else ()),
+        *remaining._pool(writer),
+        *remaining._trainings(jobs),
+        *remaining.encoders(writer),
+        *(remaining._texts(writer) if writes else ()),
+        *([_at("annotate", remaining._reading(writer, texts))] if texts else ()),
     ]
 
 
@@ -88,8 +88,8 @@ class _Remaining:
         """Draws per class."""
         if not writer.settings.annotate.has_pool:
             return []
-        wanted = pool_settings(writer.settings, len(self._experiment.task.labels))
-        return self._rounds(wanted, wanted.generate.per_class, self._speed.well_formed)
+        pool = pool_settings(writer.settings, len(self._experiment.task.labels))
+        return self._rounds(pool, pool.generate.per_class, self._speed.well_formed)
 
     def _pool(self, writer: MethodCell) -> list[Work]:
         rounds = self._pool_rounds(writer)
@@ -102,16 +102,18 @@ class _Remaining:
         """Those of the committee. They are trained and read beside the base, in seconds that its speed says."""
         experiment = self._experiment
         jobs = experiment.encoder_jobs(writer)
-        left = [job for job in jobs if finished_student(experiment.encoder_store, job) is None]
+        unfinished_jobs = [job for job in jobs if finished_student(experiment.encoder_store, job) is None]
         texts = sum(
             max(round(job.settings.num_epochs) * len(job.examples), job.settings.min_steps * job.settings.batch_size)
-            for job in left
+            for job in unfinished_jobs
         )
-        if not left:
+        if not unfinished_jobs:
             return []
         counts = self._counts[writer.key]
         tokens = texts * counts.text_tokens * self._encoder_share
-        return [Work(stage="fine-tune the encoders", opens="trainer", trainings=len(left), train_tokens=tokens)]
+        return [
+            Work(stage="fine-tune the encoders", opens="trainer", trainings=len(unfinished_jobs), train_tokens=tokens)
+        ]
 
     @cached_property
     def _encoder_share(self) -> float:
@@ -132,21 +134,21 @@ class _Remaining:
             annotate = writer.settings.annotate
             if annotate.annotator != "adapters":
                 continue
-            known = experiment.annotator_jobs(writer)
-            if annotate.has_pool and not known:
+            known_jobs = experiment.annotator_jobs(writer)
+            if annotate.has_pool and not known_jobs:
                 if annotate.num_adapters:
                     alone = msgspec.structs.replace(annotate, folds=0)
                     settings = msgspec.structs.replace(writer.settings, annotate=alone)
                     of_shots = msgspec.structs.replace(writer, settings=settings)
-                    known = annotator_jobs(experiment.task, experiment.model.revision, of_shots)
+                    known_jobs = annotator_jobs(experiment.task, experiment.model.revision, of_shots)
                 labels = len(experiment.task.labels)
                 pool = sum(self._pool_rounds(writer)) * self._speed.well_formed * labels
                 most = writer.settings.pool_per_class(labels) * labels
-                seen = len(writer.shots) + round(min(pool, most) * (1 - 1 / annotate.folds))
+                fold_examples = len(writer.shots) + round(min(pool, most) * (1 - 1 / annotate.folds))
                 brief = msgspec.structs.replace(writer.settings.train, num_epochs=annotate.fold_epochs)
-                fold = self._counts[writer.key].training(seen, brief, writer.form)
+                fold = self._counts[writer.key].training(fold_examples, brief, writer.form)
                 work.append(_at("train the annotators", fold * annotate.folds))
-            jobs |= {job.key: (job, writer) for job in known}
+            jobs |= {job.key: (job, writer) for job in known_jobs}
         return [*work, *self._trainings(jobs)]
 
     def _trainings(self, jobs: dict[str, tuple[TrainingJob, MethodCell]]) -> list[Work]:
@@ -181,7 +183,7 @@ class _Remaining:
         wordings = [wording for wording, _ in zip(cycle(annotate.wordings), range(annotate.num_adapters))]
         counts, alone = self._counts[writer.key], Work(stage="")
         if reads_averages(writer.settings, counts.num_labels):
-            for wording in (one for one in wordings if wordings.count(one) > 1):
+            for wording in (name for name in wordings if wordings.count(name) > 1):
                 form = msgspec.structs.replace(writer.form, wording=wording)
                 alone += counts.reads(texts * OPEN_SHARE, form, adapter=True)
             wordings = [*dict.fromkeys(wordings)]
@@ -189,8 +191,8 @@ class _Remaining:
         forms = [msgspec.structs.replace(writer.form, wording=wording) for wording in wordings]
         encoded = texts * annotate.num_encoders if annotate.annotator == "adapters" else 0
         tokens = encoded * counts.text_tokens * self._encoder_share if encoded else 0.0  # as if the base read them
-        read = Work(stage="", calls=encoded, prompt_tokens=tokens)
-        return read + alone + counts.committee(texts, forms, writer.shots, writer.form.chat)
+        encoder_work = Work(stage="", calls=encoded, prompt_tokens=tokens)
+        return encoder_work + alone + counts.committee(texts, forms, writer.shots, writer.form.chat)
 
     def _choosing(self, trial: MethodCell) -> list[Work]:
         """Shots are read, if the base model in context can be shown all of them."""
@@ -212,15 +214,15 @@ class _Remaining:
     def _measuring(self) -> list[Work]:
         experiment, work, answered = self._experiment, list[Work](), set[bytes]()
         for cell in experiment.cells:
-            wanted = experiment.evaluation_cell(cell)
+            evaluation = experiment.evaluation_cell(cell)
             trained = cell.method.trained
-            key = wanted.answers_key + (cell.name.encode() if trained else b"")
+            key = evaluation.answers_key + (cell.name.encode() if trained else b"")
             counts, texts = self._counts[cell.key], len(experiment.test)
-            has_room = len(counts.fitting(wanted.shots, cell.form)) >= min(counts.num_labels, len(wanted.shots))
-            if wanted.is_done or key in answered or not has_room:
+            has_room = len(counts.fitting(evaluation.shots, cell.form)) >= min(counts.num_labels, len(evaluation.shots))
+            if evaluation.is_done or key in answered or not has_room:
                 continue
             answered.add(key)
-            work.append(_at("evaluate", counts.reads(texts, cell.form, adapter=trained, shots=wanted.shots)))
+            work.append(_at("evaluate", counts.reads(texts, cell.form, adapter=trained, shots=evaluation.shots)))
             more = min(WARM_UP_TEXTS, texts) + (self._probed(cell) if trained else 0)
             work.append(_at("evaluate", counts.reads(more, cell.form, adapter=trained)))
         return work
@@ -233,12 +235,14 @@ class _Remaining:
             return PROBE_TEXTS + len(cell.shots)
         drawn = (sum(self._pool_rounds(cell)) or first_draws(cell.settings)) * self._speed.well_formed
         unseen = max(0.0, drawn - cell.settings.generate.per_class) * len(self._experiment.task.labels)
-        others = len(other_subjects()) + min(MOST_UNSEEN, round(unseen)) if unseen >= FEWEST_UNSEEN else 0
-        return PROBE_TEXTS + len(cell.shots) + others
+        off_topic = len(other_subjects()) + min(MOST_UNSEEN, round(unseen)) if unseen >= FEWEST_UNSEEN else 0
+        return PROBE_TEXTS + len(cell.shots) + off_topic
 
-    def _rounds(self, settings: RunSettings, wanted: float, rate: float) -> list[int]:
-        whole = draws_whole_rounds(settings, len(self._experiment.task.labels))
-        return rounds_for(wanted, rate, first_draws(settings), settings.generate.draws_per_round, whole=whole)
+    def _rounds(self, settings: RunSettings, per_class: float, rate: float) -> list[int]:
+        equal_rounds = draws_whole_rounds(settings, len(self._experiment.task.labels))
+        return rounds_for(
+            per_class, rate, first_draws(settings), settings.generate.draws_per_round, equal_rounds=equal_rounds
+        )
 
 
 def _at(stage: str, work: Work) -> Work:

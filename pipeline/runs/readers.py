@@ -132,13 +132,13 @@ def teacher_of_run(experiment: Experiment) -> Teacher:
 
 def _hash(readers: Sequence[Reader]) -> str:
     """Twelve hex digits that change with who reads, wherever their files lie."""
-    known = []
+    identities = []
     for reader in readers:
-        how = msgspec.to_builtins(msgspec.structs.replace(reader, adapter=None))
-        del how["encoder"]
+        fields = msgspec.to_builtins(msgspec.structs.replace(reader, adapter=None))
+        del fields["encoder"]
         files = reader.adapter or reader.encoder
-        known.append((files.name if files else "", how))
-    return hashlib.sha256(msgspec.json.encode(known)).hexdigest()[:12]
+        identities.append((files.name if files else "", fields))
+    return hashlib.sha256(msgspec.json.encode(identities)).hexdigest()[:12]
 
 
 def teacher_of_adapter(folder: Path, model: str | None = None) -> Teacher:
@@ -174,7 +174,7 @@ def read_with(teacher: Teacher, log: Path, ray: str = "", tell: Callable[[str], 
             readers=teacher.readers,
         )
         tell("starting the engine")
-        engine = engine_settings(teacher.model_path, [one.adapter for one in teacher.readers], most_loras=1)
+        engine = engine_settings(teacher.model_path, [reader.adapter for reader in teacher.readers], most_loras=1)
         with closing(open_workers(engine, ray, log, teacher.readers, tell)) as to:
             queue = _Queue(parts)
             while True:
@@ -209,11 +209,11 @@ class _Queue:
         if self._again:
             part, place, texts = self._again.popleft()
         else:
-            number, given = next(self._parts, (-1, ()))
+            number, chunk = next(self._parts, (-1, ()))
             if number < 0:
                 self._has_more = False
                 return None
-            part, place, texts = number, 0, tuple(given)
+            part, place, texts = number, 0, tuple(chunk)
             self._open[part] = [None] * len(texts)
         self._places[self._number] = part, place
         self._number += 1
@@ -260,6 +260,6 @@ class _Queue:
 
 def parts_of(texts: Iterable[str], size: int = PART) -> Iterator[Sequence[str]]:
     """``texts`` in their order, so many at a time."""
-    given = iter(texts)
-    while part := tuple(islice(given, size)):
+    iterator = iter(texts)
+    while part := tuple(islice(iterator, size)):
         yield part

@@ -53,14 +53,14 @@ def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
             f"{folder.command}"
         )
     soft = settings.learns_soft
-    asked = {row.id for row in written_rows(folder, ASK)}
-    rows, others = list[ReviewRow](), Counter[str]()
+    asked_ids = {row.id for row in written_rows(folder, ASK)}
+    rows, left_out = list[ReviewRow](), Counter[str]()
     for candidate, verdict in [*finished_pairs(folder), *finished_pairs(folder.unlabelled)]:
-        if candidate.id in asked:
-            others["asked about in ask.csv"] += 1
+        if candidate.id in asked_ids:
+            left_out["asked about in ask.csv"] += 1
             continue
         if not verdict.kept and verdict.reason not in DOUBTFUL:
-            others[verdict.reason] += 1
+            left_out[verdict.reason] += 1
             continue
         read_as = verdict.predicted if soft or not candidate.label else candidate.label
         rows.append(
@@ -78,7 +78,7 @@ def review_rows(folder: RunFolder) -> tuple[list[ReviewRow], dict[str, int]]:
         ReviewRow(id=shot_id(number), text=shot.text, label=shot.label, keep=True, why="shot")
         for number, shot in enumerate(folder.shots())
     ]
-    return [*shots, *rows], dict(others)
+    return [*shots, *rows], dict(left_out)
 
 
 def run_in(path: str | Path) -> RunFolder:
@@ -86,12 +86,12 @@ def run_in(path: str | Path) -> RunFolder:
     folder = RunFolder(path)
     if missing := [name for name in (MANIFEST_FILE, SHOTS_FILE) if not folder.has(name)]:
         # Such as a distillation, whose annotated table a person corrects, or a comparison.
-        there = [
+        usable_files = [
             str(file) for file in (folder.path / "report.html", *folder.path.glob("annotated.*")) if file.is_file()
         ]
-        found = f" What it has: {', '.join(there)}." if there else ""
+        hint = f" What it has: {', '.join(usable_files)}." if usable_files else ""
         raise InputError(
-            f"{path} is not the folder of a run: it has no {missing[0]}. Give one that a run was in.{found}"
+            f"{path} is not the folder of a run: it has no {missing[0]}. Give one that a run was in.{hint}"
         )
     return folder
 
@@ -173,66 +173,68 @@ def decisions(folder: RunFolder, name: str, task: Task) -> Decisions:
     changed: dict[str, Answer] = {}
     counts, unasked, still_open = Counter[str](), 0, list[str]()
     for row in written_rows(folder, name):
-        said = answers[row.id]
-        if not row.label and not said.label and said.keep:
+        answer = answers[row.id]
+        if not row.label and not answer.label and answer.keep:
             still_open.append(row.id)
             continue
-        if (said.label, said.keep) == (row.label, row.keep):
+        if (answer.label, answer.keep) == (row.label, row.keep):
             continue
-        changed[row.id] = said
-        if not said.keep:
-            unasked += said.label != row.label and not said.is_deleted
+        changed[row.id] = answer
+        if not answer.keep:
+            unasked += answer.label != row.label and not answer.is_deleted
             counts["dropped"] += row.keep
         elif not row.label:
             counts["labelled"] += 1
         else:
-            counts["relabelled"] += said.label != row.label
+            counts["relabelled"] += answer.label != row.label
             counts["kept"] += not row.keep
-    done = {what: number for what, number in counts.items() if number}
-    had = {row.label for row in written_rows(folder, name) if row.keep and row.label}
-    gone = sorted(had - {said.label for said in answers.values() if said.keep})
-    return Decisions(answers=changed, counts=done, unasked=unasked, open=tuple(still_open), gone=tuple(gone))
+    done = {change: number for change, number in counts.items() if number}
+    taught_labels = {row.label for row in written_rows(folder, name) if row.keep and row.label}
+    lost_labels = sorted(taught_labels - {answer.label for answer in answers.values() if answer.keep})
+    return Decisions(answers=changed, counts=done, unasked=unasked, open=tuple(still_open), gone=tuple(lost_labels))
 
 
-def corrected_shots(shots: Sequence[Example], said: Decisions) -> tuple[Example, ...]:
+def corrected_shots(shots: Sequence[Example], decided: Decisions) -> tuple[Example, ...]:
     """The shots as a person left them."""
-    left = []
+    new_shots = []
     for number, shot in enumerate(shots):
-        answer = said.answers.get(shot_id(number))
+        answer = decided.answers.get(shot_id(number))
         if answer is None or answer.keep:
-            left.append(Example(text=shot.text, label=answer.label) if answer else shot)
-    return tuple(left)
+            new_shots.append(Example(text=shot.text, label=answer.label) if answer else shot)
+    return tuple(new_shots)
 
 
-def corrected_pairs(pairs: TextPairs, said: Decisions) -> TextPairs:
+def corrected_pairs(pairs: TextPairs, decided: Decisions) -> TextPairs:
     """The texts with the verdicts that a person left; a label of theirs is learnt for certain."""
-    left: TextPairs = []
+    new_pairs: TextPairs = []
     for candidate, verdict in pairs:
-        answer = said.answers.get(candidate.id)
+        answer = decided.answers.get(candidate.id)
         if answer and not answer.keep:
             reason = "dropped_in_review" if verdict.kept else verdict.reason
             verdict = msgspec.structs.replace(verdict, kept=False, reason=reason)
         elif answer:
             candidate = msgspec.structs.replace(candidate, label=answer.label)
             verdict = Verdict(candidate_id=candidate.id, kept=True, reason="kept", predicted=answer.label)
-        left.append((candidate, verdict))
-    return left
+        new_pairs.append((candidate, verdict))
+    return new_pairs
 
 
 def tell_review(folder: RunFolder, task: Task, on_event: OnEvent) -> None:
     """Say what a review changes, before anything is done. Raises InputError for a table with faults."""
-    said = decisions(folder, REVIEW, task)
+    decided = decisions(folder, REVIEW, task)
     if has_table(folder, REVIEW):
-        on_event(Event(stage="shots", message=f"{folder.path}: {in_words(REVIEW, said)}"))
+        on_event(Event(stage="shots", message=f"{folder.path}: {in_words(REVIEW, decided)}"))
 
 
-def in_words(name: str, said: Decisions) -> str:
+def in_words(name: str, decided: Decisions) -> str:
     """One line for people."""
-    counts = ", ".join(f"{number} {what}" for what, number in sorted(said.counts.items())) or "nothing changed"
-    deleted = sum(answer.is_deleted for answer in said.answers.values())
+    counts = ", ".join(f"{number} {change}" for change, number in sorted(decided.counts.items())) or "nothing changed"
+    deleted = sum(answer.is_deleted for answer in decided.answers.values())
     line = f"{name}.csv: {counts}" + (f" ({counted(deleted, 'row')} deleted)" if deleted else "")
-    if said.unasked:
-        line += f"; {said.unasked} have a new label and no under keep, so they are not learnt"
-    if said.gone:
-        line += f"; no row is left of {shorten(map(repr, said.gone), MOST_NAMED)}, so nothing in the table teaches it"
+    if decided.unasked:
+        line += f"; {decided.unasked} have a new label and no under keep, so they are not learnt"
+    if decided.gone:
+        line += (
+            f"; no row is left of {shorten(map(repr, decided.gone), MOST_NAMED)}, so nothing in the table teaches it"
+        )
     return line

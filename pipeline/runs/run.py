@@ -86,10 +86,10 @@ def run_task(
         driver = StageDriver(folder / LOG_FILE, on_event, placement)
         driver.add(task.name, experiment)
         tell_review(run_folder, task, on_event)
-        told = foretell_runs([experiment], last, on_event) if forecast else None
+        estimate = foretell_runs([experiment], last, on_event) if forecast else None
         if ask and STAGE_NAMES.index(last) >= STAGE_NAMES.index("annotate"):
             driver.run("annotate")
-            driver.do(lambda one: questions(one, ask))
+            driver.do(lambda run: questions(run, ask))
         if waiting := unanswered(experiment, ask, on_event):
             return RunSummary(folder=str(folder), table=[], ask_path=str(waiting))
         driver.run(last)
@@ -99,9 +99,9 @@ def run_task(
         if merge:
             driver.do(synthetic_classifiers)
         rows = table(experiment)
-        if told:
-            told = told.beside(driver.took)
-            run_folder.write(FORECAST_FILE, told)
+        if estimate:
+            estimate = estimate.beside(driver.took)
+            run_folder.write(FORECAST_FILE, estimate)
         report = ""
         if last == "report":
             html, _ = write_report(report_data(experiment, f"{task.name}, seed {settings.seed}"), folder)
@@ -112,7 +112,7 @@ def run_task(
             adapter_path=trained.path if trained else "",
             report_path=report,
             merged_path=str(merged_folder(folder, trained.name)) if merge and trained else "",
-            forecast=told,
+            forecast=estimate,
             left_out=left_out(experiment) or UNSET,
         )
         if rows:
@@ -169,9 +169,9 @@ def _texts_of(file: Path | None, task: Task, settings: RunSettings, on_event: On
     """(line, text) of the texts without labels that are to be read."""
     if file is None:
         return ()
-    wanted = settings.unlabelled
-    found = load_unlabelled(file, task, wanted.most, wanted.text_column, settings.seed, wanted.encoding)
-    on_event(Event(stage="shots", message=found.note))
-    if line := cut_line("unlabelled", [text for _, text in found.texts], settings, task):
+    options = settings.unlabelled
+    unlabelled = load_unlabelled(file, task, options.most, options.text_column, settings.seed, options.encoding)
+    on_event(Event(stage="shots", message=unlabelled.note))
+    if line := cut_line("unlabelled", [text for _, text in unlabelled.texts], settings, task):
         on_event(Event(stage="shots", message=line))
-    return found.texts
+    return unlabelled.texts

@@ -38,18 +38,18 @@ class RunManifest(Manifest, frozen=True, kw_only=True):
     unlabelled: str = ""  # content hash of the user's texts that are read; "": there are none
 
     def identity(self) -> dict[str, Any]:
-        known = super().identity()
-        known.pop("model_path")
+        fields = super().identity()
+        fields.pop("model_path")
         if is_of_content(self.model_revision):
-            known.pop("model_name")  # of a folder that may be called from elsewhere, or have been moved
-        known["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
+            fields.pop("model_name")  # of a folder that may be called from elsewhere, or have been moved
+        fields["task"].pop("data")  # the same data may lie elsewhere tomorrow; the shots are kept in the folder
         if not self.settings.is_tried:  # "auto" is another word for "agreement" then, which earlier versions wrote
-            known["settings"] = msgspec.to_builtins(self.settings.untried)
-        known["settings"].pop("test_limit")  # how much is measured changes nothing that was made
-        known["settings"].pop("allow_short")
-        known["settings"].pop("calibrate")  # it is done after all that is trained
-        known["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
-        return known
+            fields["settings"] = msgspec.to_builtins(self.settings.untried)
+        fields["settings"].pop("test_limit")  # how much is measured changes nothing that was made
+        fields["settings"].pop("allow_short")
+        fields["settings"].pop("calibrate")  # it is done after all that is trained
+        fields["settings"].pop("align")  # the folder says (`LAYOUT_FILE`); manifests of earlier versions do not
+        return fields
 
 
 class RunFolder(WorkFolder):

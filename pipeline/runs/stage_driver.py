@@ -49,9 +49,9 @@ class StageDriver:
         """Do every stage up to ``until``. What is finished is left alone."""
         trains = STAGE_NAMES.index(until) >= STAGE_NAMES.index("train")
         for name, experiment in self.experiments.items():
-            told = {_without_folds(cell) for cell in experiment.cells}
-            told |= {_other_passes(cell) for cell in experiment.cells if trains}
-            for message in sorted(told - {""}):
+            messages = {_without_folds(cell) for cell in experiment.cells}
+            messages |= {_other_passes(cell) for cell in experiment.cells if trains}
+            for message in sorted(messages - {""}):
                 self._on_event(Event(stage="shots", message=f"{name}: {message}"))
         for phase in phases_until(until):
             began = time.perf_counter()
@@ -83,9 +83,9 @@ class StageDriver:
         if self._is_checked or self._placement.ray in ("", "local") or stage.is_done:
             return
         with cluster(self._placement.ray):
-            for model, store in {(one.model.path, one.store) for one in self.experiments.values()}:
-                with supplies(model, store) as given:
-                    check_machines(given, nodes())
+            for model, store in {(experiment.model.path, experiment.store) for experiment in self.experiments.values()}:
+                with supplies(model, store) as supply:
+                    check_machines(supply, nodes())
         self._is_checked = True
 
     def write_cards(self) -> None:
@@ -99,26 +99,26 @@ class StageDriver:
         self.experiments.pop(name, None)
         if name not in self.failed:
             self.failed[name] = failure
-            why = " ".join(failure.message.removeprefix(name).split())
-            self._on_event(Event(stage="failed", message=f"{name}: {why}"))
+            reason = " ".join(failure.message.removeprefix(name).split())
+            self._on_event(Event(stage="failed", message=f"{name}: {reason}"))
 
 
 def _without_folds(cell: MethodCell) -> str:
     """Says which settings nothing comes of, because they are those of adapters that are not trained; "" without any."""
-    given, usual = cell.settings.annotate, RunSettings().annotate
+    annotate, usual = cell.settings.annotate, RunSettings().annotate
     of_folds = ("pool_per_class", "fold_weight", "fold_epochs")
-    names = [f"annotate.{name}" for name in of_folds if getattr(given, name) != getattr(usual, name)]
-    if not cell.method.synthetic or not names or given.folds:
+    names = [f"annotate.{name}" for name in of_folds if getattr(annotate, name) != getattr(usual, name)]
+    if not cell.method.synthetic or not names or annotate.folds:
         return ""
     return f"nothing comes of {' and '.join(names)}: annotate.folds is 0, and 2 trains fold adapters"
 
 
 def _other_passes(cell: MethodCell) -> str:
     """Says that the passes which the user set are not those of a classifier; "" where they are."""
-    own, of_classifier = cell.settings.train.num_epochs, cell.settings.classifier_training.num_epochs
-    if not cell.method.synthetic or own in (of_classifier, RunSettings().train.num_epochs):
+    passes, of_classifier = cell.settings.train.num_epochs, cell.settings.classifier_training.num_epochs
+    if not cell.method.synthetic or passes in (of_classifier, RunSettings().train.num_epochs):
         return ""
     return (
-        f"train.num_epochs = {own:g} is of trainings on labels, such as those of annotators; the classifier learns "
+        f"train.num_epochs = {passes:g} is of trainings on labels, such as those of annotators; the classifier learns "
         f"probabilities, in annotate.soft_epochs = {of_classifier:g} passes"
     )

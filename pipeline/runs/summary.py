@@ -60,14 +60,14 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
     learnt = experiment.learnt(main) if main else LearntTexts(shots=first.shots)
     pairs = learnt.synthetic
     trained = experiment.result(main) if main else None
-    read = {
+    texts_by_use = {
         "shots": [shot.text for shot in first.shots],
         "unlabelled": [candidate.text for candidate in experiment.unlabelled],
         "test": [example.text for example in experiment.test],
     }
     # By the class that they are learnt as: half of the prompts may have asked for none.
     written = [Example(text=c.text, label=verdict.predicted or c.label) for c, verdict in pairs if verdict.kept]
-    cut = [cut_line(name, texts, experiment.settings, experiment.task) for name, texts in read.items()]
+    cut = [cut_line(name, texts, experiment.settings, experiment.task) for name, texts in texts_by_use.items()]
     return ReportData(
         title=title,
         task=experiment.task,
@@ -78,7 +78,7 @@ def report_data(experiment: Experiment, title: str) -> ReportData:
         answers=_answers(experiment, main),
         long_texts=tuple(filter(None, cut)),
         certainty=certainty_of(experiment, main) if main and trained else None,
-        recipe=str(found) if main and (found := main.folder.recipe()) else "",
+        recipe=str(recipe) if main and (recipe := main.folder.recipe()) else "",
         headline_method=main.name if main and any(row.method == main.name for row in rows) else "",
         reason_counts=_reasons(pairs),
         kept=tuple(pair for pair in pairs if pair[1].kept),
@@ -109,7 +109,9 @@ def _answers(experiment: Experiment, main: MethodCell | None) -> tuple[tuple[str
     evaluation, names = experiment.outcome(main).evaluation if main else None, experiment.task.label_names
     if evaluation is None:
         return ()
-    return tuple((names[gold], names[said]) for gold, said in zip(evaluation.gold, evaluation.predicted, strict=True))
+    return tuple(
+        (names[gold], names[predicted]) for gold, predicted in zip(evaluation.gold, evaluation.predicted, strict=True)
+    )
 
 
 def _hashes(main: MethodCell | None, adapter: str) -> dict[str, str]:
@@ -162,7 +164,7 @@ def _prompts(experiment: Experiment) -> dict[str, str]:
     """One of each kind; what a text is classified with once for every wording that a method uses."""
     task, shots, words = experiment.task, experiment.seeds[0].shots, experiment.settings.max_text_words
     label, chat = task.labels[0], experiment.first_cells[0].form.chat
-    own = [shot for shot in shots if shot.label == label.name]
+    class_shots = [shot for shot in shots if shot.label == label.name]
     users: dict[str, list[str]] = defaultdict(list)
     for cell in experiment.first_cells:
         if not cell.method.shots_in_prompt:
@@ -175,7 +177,7 @@ def _prompts(experiment: Experiment) -> dict[str, str]:
             in_context = aligned(in_context, task, EngineSettings(model=experiment.model.path), shots)
         asked_with["in context"] = reading_prompt(task, "…", in_context, shots)
     return {
-        "generation": generation_prompt(task, label, own, max_text_words=words, chat=chat),
+        "generation": generation_prompt(task, label, class_shots, max_text_words=words, chat=chat),
         **{
             f"classification ({', '.join(names)})" if several else "classification": prompt
             for prompt, names in users.items()

@@ -48,35 +48,37 @@ def is_annotated(out: Path) -> bool:
 
 
 def annotated_texts(
-    given: TextTable | None, folder: Path, task: Task, by: str, read: Read, on_event: OnEvent
+    unlabelled: TextTable | None, folder: Path, task: Task, by: str, read: Read, on_event: OnEvent
 ) -> tuple[Annotated, list[str]]:
     """The user's texts with what the teacher says, or what a person made of that; and what is to be told."""
-    if given is None:
+    if unlabelled is None:
         return [], []
-    out, notes = annotated_file(given.path, folder), list(given.warnings)
+    out, notes = annotated_file(unlabelled.path, folder), list(unlabelled.warnings)
     check_alone(out, UNFINISHED)
     if not is_annotated(out):
         out.unlink(missing_ok=True)
-        said = annotate_table(given, out, task.label_names, by, read, on_event=on_event)
-        if said.unreadable:
-            notes.append(f"{counted(said.unreadable, 'text')} could not be read; of the first: {said.why_unreadable}")
+        summary = annotate_table(unlabelled, out, task.label_names, by, read, on_event=on_event)
+        if summary.unreadable:
+            notes.append(
+                f"{counted(summary.unreadable, 'text')} could not be read; of the first: {summary.why_unreadable}"
+            )
     table, rows, faults = read_table(out), list[tuple[str, tuple[float, ...] | None]](), list[Fault]()
-    own = 0  # labels that a person gave
-    needed = (*(given.fields or (given.text_column,)), LABEL)
+    num_corrected = 0  # labels that a person gave
+    needed = (*(unlabelled.fields or (unlabelled.text_column,)), LABEL)
     if missing_columns := [column for column in needed if column not in table.columns]:
         names = " and ".join(map(repr, missing_columns))
         raise InputError(f"{out} has no column {names} any more. Put it back, or remove the file to annotate anew.")
     for line, row in table.rows.items():
         try:
-            rows.append((given.text_of(row), annotated_probabilities(row, task.label_names)))
-            own += is_own(row, task.label_names)
+            rows.append((unlabelled.text_of(row), annotated_probabilities(row, task.label_names)))
+            num_corrected += is_own(row, task.label_names)
         except InputError as failure:
             faults.append(error(f"{out}:{line}", str(failure)))
     raise_errors(faults)
-    labelled = [(text, said) for text, said in rows if text and said is not None]
-    notes += corrections(given.path.name, given.texts(), out.name, [text for text, _ in rows if text])
-    if own:
-        notes.append(f"{counted(own, 'label')} in {out.name} not of the teacher: learnt alone, as a person's")
+    labelled = [(text, probabilities) for text, probabilities in rows if text and probabilities is not None]
+    notes += corrections(unlabelled.path.name, unlabelled.texts(), out.name, [text for text, _ in rows if text])
+    if num_corrected:
+        notes.append(f"{counted(num_corrected, 'label')} in {out.name} not of the teacher: learnt alone, as a person's")
     if blank := sum(not text for text, _ in rows):
         notes.append(f"{blank} rows without a text were left out")
     if missing := len(rows) - blank - len(labelled):
@@ -93,34 +95,34 @@ def unused_settings(settings: RunSettings) -> list[str]:
 
 def learnable(annotated: Annotated, shots: Sequence[Example], test: Sequence[Example]) -> tuple[Annotated, list[str]]:
     """Without texts that stand there twice, are shots, or are what is measured on; and how many these were."""
-    tested, seen = {normalise(one.text) for one in test}, {normalise(one.text) for one in shots}
-    kept: Annotated = []
+    tested, earlier_keys = {normalise(example.text) for example in test}, {normalise(example.text) for example in shots}
+    usable: Annotated = []
     repeated = measured = 0
-    for text, said in annotated:
+    for text, probabilities in annotated:
         key = normalise(text)
         if key in tested:
             measured += 1
-        elif key in seen:
+        elif key in earlier_keys:
             repeated += 1
         else:
-            seen.add(key)
-            kept.append((text, said))
+            earlier_keys.add(key)
+            usable.append((text, probabilities))
     notes = [f"{measured} texts that are test texts were not learnt"] if measured else []
-    return kept, notes + ([f"{repeated} texts that repeat others were not learnt"] if repeated else [])
+    return usable, notes + ([f"{repeated} texts that repeat others were not learnt"] if repeated else [])
 
 
 def sure_enough(parts: Sequence[Annotated], least: float) -> tuple[list[int], list[str]]:
     """Of each part, how many texts a student learns that leaves out those of which the teacher is less sure than
     ``least``; and what is to be told of the others.
     """
-    learnt = [sum(max(said) >= least for _, said in part) for part in parts]
+    learnt = [sum(max(probabilities) >= least for _, probabilities in part) for part in parts]
     unsure = sum(map(len, parts)) - sum(learnt)
     return learnt, [f"{counted(unsure, 'text')} not learnt: the teacher is less sure than {least:g}"] if unsure else []
 
 
-def kept_shots(ours: Sequence[Example], now: Sequence[Example]) -> list[str]:
+def kept_shots(stored_shots: Sequence[Example], current_shots: Sequence[Example]) -> list[str]:
     """What is to be told where the folder was begun with other shots than the data would give now."""
-    if value_hash(tuple(ours)) == value_hash(tuple(now)):
+    if value_hash(tuple(stored_shots)) == value_hash(tuple(current_shots)):
         return []
     return ["the shots are those that the folder was begun with; for those of the data as it is now give another --out"]
 
@@ -161,15 +163,15 @@ def written_texts(pairs: TextPairs, task: Task, per_class: int) -> Annotated:
         label = verdict.predicted or candidate.label
         if verdict.kept and counts[label] < per_class:
             counts[label] += 1
-            said = verdict.probabilities or {label: 1.0}
-            total = sum(said.values())
-            written.append((candidate.text, tuple(said.get(name, 0.0) / total for name in task.label_names)))
+            probabilities = verdict.probabilities or {label: 1.0}
+            total = sum(probabilities.values())
+            written.append((candidate.text, tuple(probabilities.get(name, 0.0) / total for name in task.label_names)))
     return written
 
 
-def missing_texts(written: Annotated, wanted: int) -> list[str]:
+def missing_texts(written: Annotated, total: int) -> list[str]:
     """What is to be told where the teacher wrote fewer texts than it was to."""
-    return [f"the teacher wrote {len(written)} of {wanted} texts that can be learnt"] if len(written) < wanted else []
+    return [f"the teacher wrote {len(written)} of {total} texts that can be learnt"] if len(written) < total else []
 
 
 def student_jobs(
@@ -184,8 +186,8 @@ def student_jobs(
     """The student, and the same on the shots alone, to compare with."""
     real = taught_shots(task, shots, settings.max_tokens)
     taught = [
-        TaughtExample(text=encoder_text(task, text, settings.max_tokens), probabilities=said)
-        for text, said in (*annotated, *written)
+        TaughtExample(text=encoder_text(task, text, settings.max_tokens), probabilities=probabilities)
+        for text, probabilities in (*annotated, *written)
     ]
 
     def job(title: str, examples: Sequence[TaughtExample]) -> StudentJob:

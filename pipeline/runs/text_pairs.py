@@ -17,82 +17,86 @@ from fourshot.pipeline.tasks.text_table import check_written, write_table
 TARGET, BY = "annotated_target", "annotated_by"
 
 
-def write_annotated(given: Inputs, out: Path, said: Iterable[Written], by: str) -> None:
+def write_annotated(source: Inputs, out: Path, written: Iterable[Written], by: str) -> None:
     """The user's rows with what the teacher wrote for each; nothing for a blank input, nor where it did not end.
 
     Raises InputError where the table has a column that would be added.
     """
-    check_written(out, given.columns, [TARGET, BY])
-    answers = iter(said)
+    check_written(out, source.columns, [TARGET, BY])
+    answers = iter(written)
     rows = []
-    for row, text in zip(given.rows, given.inputs, strict=True):
+    for row, text in zip(source.rows, source.inputs, strict=True):
         answer = next(answers) if text else None
         target = answer.text if answer and answer.is_whole and not answer.fault else ""
         rows.append({**row, TARGET: target or None, BY: by if target else None})
-    write_table(out, [*given.columns, TARGET, BY], rows)
+    write_table(out, [*source.columns, TARGET, BY], rows)
 
 
-def annotated_pairs(given: Inputs, out: Path) -> tuple[list[Pair], list[str]]:
+def annotated_pairs(source: Inputs, out: Path) -> tuple[list[Pair], list[str]]:
     """What the table says, as a person may have corrected it; and what is to be told."""
     check_alone(out)
     table = read_table(out)
-    if missing := [column for column in (*given.input_columns, TARGET) if column not in table.columns]:
+    if missing := [column for column in (*source.input_columns, TARGET) if column not in table.columns]:
         names = " and ".join(map(repr, missing))
         raise InputError(f"{out} has no column {names} any more. Put it back, or remove the file to annotate anew.")
     rows = table.rows.values()
     try:
         pairs = [
-            Pair(input=input_of(row, given.input_columns), target=(read_text_cell(row.get(TARGET)) or "").strip())
+            Pair(input=input_of(row, source.input_columns), target=(read_text_cell(row.get(TARGET)) or "").strip())
             for row in rows
         ]
     except TypeError as error:
         raise InputError(f"{out}: {error}. Write texts there, or leave the cell of {TARGET} empty.") from None
-    notes = list(given.notes)
+    notes = list(source.notes)
     if blank := sum(not pair.input for pair in pairs):
         notes.append(f"{counted(blank, 'row')} without an input left out")
     pairs = [pair for pair in pairs if pair.input]
-    given_inputs = (text for text in given.inputs if text)
-    notes += corrections(given.path.name, given_inputs, out.name, [pair.input for pair in pairs])
+    source_inputs = (text for text in source.inputs if text)
+    notes += corrections(source.path.name, source_inputs, out.name, [pair.input for pair in pairs])
     if without := sum(not pair.target for pair in pairs):
-        why = "the teacher did not come to an end, could not read them, or it was removed there"
-        notes.append(f"{counted(without, 'input')} without a target in {out.name} left out: {why}")
+        reason = "the teacher did not come to an end, could not read them, or it was removed there"
+        notes.append(f"{counted(without, 'input')} without a target in {out.name} left out: {reason}")
     return [pair for pair in pairs if pair.target], notes
 
 
 def written_pairs(
-    task: GenerationTask, said: Sequence[Written], wanted: int, known: Sequence[Pair], test: Sequence[Pair]
+    task: GenerationTask, written: Sequence[Written], count: int, earlier_pairs: Sequence[Pair], test: Sequence[Pair]
 ) -> tuple[list[Pair], list[str]]:
-    """The first ``wanted`` pairs that can be learnt of what a teacher wrote beside ``known``; and what is to be told.
+    """The first ``count`` pairs that can be learnt of what a teacher wrote; and what is to be told.
 
-    A text without a target, and one that did not end, is malformed.
+    Those of ``earlier_pairs`` are there already. A text without a target, and one that did not end, is malformed.
     """
     pairs = []
-    for one in said:
-        text, sign, target = one.text.partition(between(task))
-        if one.is_whole and sign and text.strip() and target.strip() and between(task) not in target:
+    for answer in written:
+        text, sign, target = answer.text.partition(between(task))
+        if answer.is_whole and sign and text.strip() and target.strip() and between(task) not in target:
             pairs.append(Pair(input=text.strip(), target=target.strip()))
-    notes = [f"{len(said) - len(pairs)} of {len(said)} pairs that the teacher wrote are malformed"] if said else []
-    kept, again = learnable_pairs(pairs, known, test, "written input")
+    notes = (
+        [f"{len(written) - len(pairs)} of {len(written)} pairs that the teacher wrote are malformed"] if written else []
+    )
+    usable_pairs, again = learnable_pairs(pairs, earlier_pairs, test, "written input")
     notes += again
-    if said and len(kept) < wanted:
-        notes.append(f"the teacher wrote {len(kept)} of {wanted} pairs")
-    return kept[:wanted], notes
+    if written and len(usable_pairs) < count:
+        notes.append(f"the teacher wrote {len(usable_pairs)} of {count} pairs")
+    return usable_pairs[:count], notes
 
 
 def learnable_pairs(
-    pairs: Sequence[Pair], real: Sequence[Pair], test: Sequence[Pair], what: str
+    pairs: Sequence[Pair], real: Sequence[Pair], test: Sequence[Pair], noun: str
 ) -> tuple[list[Pair], list[str]]:
     """Without inputs that are measured on, are real ones, or stand there twice; and how many these were."""
-    tested, seen = {normalise(one.input) for one in test}, {normalise(one.input) for one in real}
-    kept, measured, repeated = list[Pair](), 0, 0
+    tested, earlier_inputs = {normalise(pair.input) for pair in test}, {normalise(pair.input) for pair in real}
+    usable_pairs, measured, repeated = list[Pair](), 0, 0
     for pair in pairs:
         key = normalise(pair.input)
         if key in tested:
             measured += 1
-        elif key in seen:
+        elif key in earlier_inputs:
             repeated += 1
         else:
-            seen.add(key)
-            kept.append(pair)
-    notes = [f"{counted(measured, what)} also in the test split left out"] if measured else []
-    return kept, notes + ([f"{counted(repeated, what)} repeating others or real ones left out"] if repeated else [])
+            earlier_inputs.add(key)
+            usable_pairs.append(pair)
+    notes = [f"{counted(measured, noun)} also in the test split left out"] if measured else []
+    return usable_pairs, notes + (
+        [f"{counted(repeated, noun)} repeating others or real ones left out"] if repeated else []
+    )

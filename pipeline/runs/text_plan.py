@@ -26,26 +26,26 @@ class TextCounts:
     def __init__(self, task: GenerationTask, teaching: Teaching, model_path: str) -> None:
         tokens = token_counter(model_path)
         learnt = teaching.learnt[:MOST_COUNTED]
-        given = [*teaching.inputs[:MOST_COUNTED], *(pair.input for pair in teaching.test[:MOST_COUNTED])]
+        sample = [*teaching.inputs[:MOST_COUNTED], *(pair.input for pair in teaching.test[:MOST_COUNTED])]
         self._shared = tokens(drawing_prompt(task))  # all prompts begin with it
         self._between = tokens(between(task))
         self._learnt = fmean(tokens(pair.input) for pair in learnt)
-        self._given = fmean(map(tokens, given)) if given else self._learnt
+        self._input_tokens = fmean(map(tokens, sample)) if sample else self._learnt
         self._target = fmean(tokens(f" {pair.target}") for pair in learnt) + 1  # with the end token
 
     def training(self, stage: str, examples: int, settings: LoraSettings) -> Work:
         """Of one adapter on that many pairs; a row of texts shares their beginning."""
-        steps, own = settings.planned_steps(examples), self._learnt + self._between + self._target
-        tokens = steps * (self._shared + min(settings.batch_size, examples) * own)
+        steps, pair_tokens = settings.planned_steps(examples), self._learnt + self._between + self._target
+        tokens = steps * (self._shared + min(settings.batch_size, examples) * pair_tokens)
         return Work(stage=stage, opens="trainer", trainings=1, steps=steps, train_tokens=tokens)
 
     def targets(self, stage: str, inputs: int, *, adapter: bool = True) -> Work:
         """Of so many inputs that targets are written for."""
-        asked = inputs * (self._given + self._between + self._shared % BLOCK)
+        prompt_tokens = inputs * (self._input_tokens + self._between + self._shared % BLOCK)
         written = inputs * self._target
         if adapter:
-            return Work(stage=stage, calls=inputs, adapter_tokens=asked, output_tokens=written)
-        return Work(stage=stage, calls=inputs, prompt_tokens=asked, output_tokens=written)
+            return Work(stage=stage, calls=inputs, adapter_tokens=prompt_tokens, output_tokens=written)
+        return Work(stage=stage, calls=inputs, prompt_tokens=prompt_tokens, output_tokens=written)
 
     def pairs(self, stage: str, pairs: int) -> Work:
         """Of so many pairs that are written, all from the same prompt."""

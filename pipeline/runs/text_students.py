@@ -33,16 +33,16 @@ class StudentMade(msgspec.Struct, frozen=True, kw_only=True):
     """A student, and what it wrote for the test inputs."""
 
     result: TextStudentResult
-    said: list[Written]
+    written: list[Written]
     key: str  # of its training
 
 
 def lora_job(
-    task: GenerationTask, what: str, base: ResolvedModel, pairs: Sequence[Pair], settings: RunSettings
+    task: GenerationTask, role: str, base: ResolvedModel, pairs: Sequence[Pair], settings: RunSettings
 ) -> TrainingJob:
     """Learns what is to be written for the inputs of ``pairs``; the loss is on that alone."""
     return TrainingJob(
-        name=f"{task.name}-{what}",
+        name=f"{task.name}-{role}",
         model_revision=base.revision,
         examples=tuple(
             TrainingExample(prompt=writing_prompt(task, pair.input), written=f" {pair.target}") for pair in pairs
@@ -75,7 +75,7 @@ class TextStudents:
     ) -> None:
         """Raises InputError for a student's setting that a model of this kind does not have."""
         self._task, self.made_of, self._folder = task, made_of, folder
-        self.own, self.notes = _within(student_settings, places_of(made_of))
+        self.student_settings, self.notes = _within(student_settings, places_of(made_of))
         self._on_event, self._placement, self._log = on_event, placement, str(folder / LOG_FILE)
         self.settings = settings
         if made_of.kind == "causal":
@@ -105,14 +105,14 @@ class TextStudents:
             title="the student on the test inputs",
             folder=str(self._folder / "written"),
             prompts=prompts,
-            sampling=greedy(self.own.max_target_tokens),
+            sampling=greedy(self.student_settings.max_target_tokens),
             model_revision=f"merged {adapter.name}",
         )
-        other = msgspec.structs.replace(
+        baseline = msgspec.structs.replace(
             item, title="the student on the real pairs alone", model_revision=base.revision, adapter=alone
         )
         self._run(WriteStage(model_path=str(checkpoint), items=(item,)))
-        self._run(WriteStage(model_path=base.path, items=(other,)))
+        self._run(WriteStage(model_path=base.path, items=(baseline,)))
         parameters = sum(prod(shape) for shape in checkpoint_shapes(checkpoint).values())
         return [
             StudentMade(
@@ -124,17 +124,17 @@ class TextStudents:
                     seconds=trained_as.seconds,
                     losses=trained_as.losses,
                 ),
-                said=written.lines(),
+                written=written.lines(),
                 key=job.key,
             )
             for job, trained_as, written, path in (
                 (jobs[0], result, item, checkpoint),
-                (jobs[1], alone_result, other, alone.path),
+                (jobs[1], alone_result, baseline, alone.path),
             )
         ]
 
     def _seq2seq(self, real: Sequence[Pair], taught: Sequence[Pair], test: Sequence[Pair]) -> list[StudentMade]:
-        own = [TaughtText(text=pair.input, target=pair.target, is_real=True) for pair in real]
+        real_texts = [TaughtText(text=pair.input, target=pair.target, is_real=True) for pair in real]
         more = [TaughtText(text=pair.input, target=pair.target) for pair in taught]
         store, model = self._folder / "students", self.made_of.model
         items = [
@@ -145,21 +145,21 @@ class TextStudents:
                     model=model.path,
                     model_revision=model.revision,
                     examples=tuple(examples),
-                    settings=self.own,
+                    settings=self.student_settings,
                     seed=self.settings.seed,
                 ),
                 texts=tuple(pair.input for pair in test),
                 folder=str(self._folder / "written"),
             )
-            for title, examples in (("student", own + more), ("student on the real pairs alone", own))
+            for title, examples in (("student", real_texts + more), ("student on the real pairs alone", real_texts))
         ]
         self._run(Seq2SeqStage(model_path=model.path, items=tuple(items), store=str(store)))
-        made = []
+        results = []
         for item in items:
             result = finished_seq2seq(store, item.job)
             assert result
-            made.append(StudentMade(result=result, said=item.lines(), key=item.key))
-        return made
+            results.append(StudentMade(result=result, written=item.lines(), key=item.key))
+        return results
 
     def _run(self, stage: TrainStage | CausalStage | WriteStage | Seq2SeqStage) -> None:
         run_stage(msgspec.structs.replace(stage, log=self._log, placement=self._placement), self._on_event)
@@ -170,16 +170,16 @@ def _within(settings: TextStudentSettings, places: int | None) -> tuple[TextStud
     if places is None or max(settings.max_tokens, settings.max_target_tokens) <= places:
         return settings, []
     shorter = {name: min(getattr(settings, name), places) for name in ("max_tokens", "max_target_tokens")}
-    told = f"the student has room for {places} tokens: longer inputs and targets are cut there"
-    return msgspec.structs.replace(settings, **shorter), [told]
+    note = f"the student has room for {places} tokens: longer inputs and targets are cut there"
+    return msgspec.structs.replace(settings, **shorter), [note]
 
 
 def _with(settings: RunSettings, student: TextStudentSettings) -> LoraSettings:
     """The LoRA settings of a causal student. Raises InputError for what only the other kind has."""
     usual = TextStudentSettings()
-    if other := [name for name in ("held_out", "max_tokens") if getattr(student, name) != getattr(usual, name)]:
+    if names := [name for name in ("held_out", "max_tokens") if getattr(student, name) != getattr(usual, name)]:
         raise InputError(
-            f"{' and '.join(other)} of a student are for sequence-to-sequence models. This one is causal, and learns "
+            f"{' and '.join(names)} of a student are for sequence-to-sequence models. This one is causal, and learns "
             "through LoRA (--set train.KEY=VALUE). Leave them out."
         )
     return msgspec.structs.replace(

@@ -81,11 +81,15 @@ class TrainedTeacher:
         known. See `forecast.foretell`.
         """
         results = [finished(self._store, job) for job in self._jobs]
-        adapters = [Adapter(name=one.name, path=one.path) if one else Adapter(name="", path="") for one in results]
-        tested, annotated, *drawn = (len(one.prompts) - len(one.lines()) for one in self._items(adapters))
+        adapters = [
+            Adapter(name=result.name, path=result.path) if result else Adapter(name="", path="") for result in results
+        ]
+        tested, annotated, *drawn = (len(item.prompts) - len(item.lines()) for item in self._items(adapters))
         counts = TextCounts(self._task, self._teaching, self._base.path)
         learnt, test, inputs, generate = self._teaching
-        work = [counts.training("train the teacher", len(learnt), self._settings.train) for one in results if not one]
+        work = [
+            counts.training("train the teacher", len(learnt), self._settings.train) for result in results if not result
+        ]
         work.append(counts.targets("annotate", tested + annotated))
         if drawn:
             pairs = counts.pairs("generate", drawn[0])
@@ -93,8 +97,8 @@ class TrainedTeacher:
         if (train := students.lora_of(self._base)) and not (self._folder / STUDENT_LINK).exists():
             work.append(counts.training("train the student", len(learnt) + len(inputs) + generate, train))
             work.append(counts.targets("evaluate", len(test), adapter=False))
-        left = [part for part in work if part.calls or part.trainings]
-        return foretell(self._base, lambda _: left, self._on_event, anew=anew)
+        remaining_work = [part for part in work if part.calls or part.trainings]
+        return foretell(self._base, lambda _: remaining_work, self._on_event, anew=anew)
 
     def _items(self, adapters: Sequence[Adapter]) -> list[WriteItem]:
         """For the test inputs, for the user's, and pairs of its own where these are wanted."""
@@ -147,22 +151,24 @@ class AskedTeacher:
         """Raises InputError for a setting that ``by`` cannot be told."""
         self._by, self._on_event, self.name = by, on_event, by.name
         self._inputs = list(teaching.inputs), [pair.input for pair in teaching.test]
-        self._files = [folder / "written" / f"{value_hash((by.name, one))}.jsonl" for one in self._inputs]
-        known = [*teaching.learnt, *(Pair(input=text, target="") for text in teaching.inputs)]
-        self._pairs = _Pairs(by, folder, teaching, known, settings, on_event) if teaching.generate else None
+        self._files = [folder / "written" / f"{value_hash((by.name, texts))}.jsonl" for texts in self._inputs]
+        known_pairs = [*teaching.learnt, *(Pair(input=text, target="") for text in teaching.inputs)]
+        self._pairs = _Pairs(by, folder, teaching, known_pairs, settings, on_event) if teaching.generate else None
 
     def foretell(self, students: TextStudents, *, anew: bool = False) -> Forecast | None:
         """Forecast and tell what is left to ask of a remote teacher; None of others."""
-        left, tested = (
-            one[len(read_lines(file, Written)) :] for one, file in zip(self._inputs, self._files, strict=True)
+        remaining_inputs, tested = (
+            texts[len(read_lines(file, Written)) :] for texts, file in zip(self._inputs, self._files, strict=True)
         )
         pairs = self._pairs.missing if self._pairs else 0
-        return foretell_writing(self._by, left, self._on_event, tested=tested, pairs=pairs)
+        return foretell_writing(self._by, remaining_inputs, self._on_event, tested=tested, pairs=pairs)
 
     def work(self) -> Taught:
         """Have it write."""
-        for one, file, what in zip(self._inputs, self._files, ("the inputs given", "the test inputs"), strict=True):
-            write_lines(self._by, one, file, self._on_event, f"the teacher on {what}")
+        for texts, file, description in zip(
+            self._inputs, self._files, ("the inputs given", "the test inputs"), strict=True
+        ):
+            write_lines(self._by, texts, file, self._on_event, f"the teacher on {description}")
         annotated, tested = (read_lines(file, Written) for file in self._files)
         return tested, annotated, self._pairs.drawn() if self._pairs else []
 
@@ -175,35 +181,35 @@ class _Pairs:
         by: NamedWriter,
         folder: Path,
         teaching: Teaching,
-        known: Sequence[Pair],
+        known_pairs: Sequence[Pair],
         settings: RunSettings,
         on_event: OnEvent,
     ) -> None:
         """Raises InputError for a setting that ``by`` cannot be told."""
         assert by.draw
-        learnt, self._test, _, self._wanted = teaching
-        self._task, self._known, self._on_event = by.task, known, on_event
-        what = (by.name, "pairs", learnt, settings.sampling, settings.seed)
-        self._file = folder / "written" / f"{value_hash(what)}.jsonl"
+        learnt, self._test, _, self._count = teaching
+        self._task, self._known_pairs, self._on_event = by.task, known_pairs, on_event
+        identity = (by.name, "pairs", learnt, settings.sampling, settings.seed)
+        self._file = folder / "written" / f"{value_hash(identity)}.jsonl"
         self._draw = by.draw(self._file.with_name("log.txt"), on_event, learnt, settings)
-        self._said = read_lines(self._file, Written)
+        self._written = read_lines(self._file, Written)
 
     @property
     def missing(self) -> int:
         """How many are to be asked for at least; 0 too where as many were drawn as may be."""
-        usable, _ = written_pairs(self._task, self._said, self._wanted, self._known, self._test)
-        return min(self._wanted - len(usable), SPARE * self._wanted - len(self._said))
+        usable, _ = written_pairs(self._task, self._written, self._count, self._known_pairs, self._test)
+        return min(self._count - len(usable), SPARE * self._count - len(self._written))
 
     def drawn(self) -> list[Written]:
         """All, once there are enough that can be learnt, or `SPARE` for each that is wanted."""
         for answers in self._draw(self._parts()):
             append_lines(self._file, answers)
-            self._said += answers
-            message, done = "the teacher's own pairs", self._wanted - self.missing
-            self._on_event(Event(stage="generate", message=message, done=done, total=self._wanted, unit="pairs"))
-        return self._said
+            self._written += answers
+            message, done = "the teacher's own pairs", self._count - self.missing
+            self._on_event(Event(stage="generate", message=message, done=done, total=self._count, unit="pairs"))
+        return self._written
 
     def _parts(self) -> Iterator[range]:
         """Each as what became of those before leaves it open."""
         while missing := self.missing:
-            yield range(len(self._said), len(self._said) + min(missing, PART))
+            yield range(len(self._written), len(self._written) + min(missing, PART))

@@ -226,10 +226,10 @@ def classifier_job(task: Task, model_revision: str, cell: MethodCell, learnt: Le
     else:
         believed = [Example(text=c.text, label=c.label or verdict.predicted) for c, verdict in kept]
         synthetic = classification_examples(task, believed, cell.form)
-    seen, held = hold_out(synthetic, cell.settings.train.held_out)
+    trained_on, held_out = hold_out(synthetic, cell.settings.train.held_out)
     real = classification_examples(task, learnt.real, cell.form, weight=cell.settings.shot_weight)
-    job = as_job((*real, *seen))
-    return msgspec.structs.replace(job, held_out=tuple(held), settings=cell.settings.classifier_training)
+    job = as_job((*real, *trained_on))
+    return msgspec.structs.replace(job, held_out=tuple(held_out), settings=cell.settings.classifier_training)
 
 
 def soft_examples(
@@ -288,10 +288,10 @@ def classification_examples(
 
 def hold_out(examples: Sequence[TrainingExample], share: float) -> tuple[list[TrainingExample], list[TrainingExample]]:
     """Split off ``share`` of each class, spread over the order drawn: what is seen, and what is held out."""
-    seen, held = list[TrainingExample](), list[TrainingExample]()
+    trained_on, held_out = list[TrainingExample](), list[TrainingExample]()
     counted: Counter[int] = Counter()
     for example in examples:
         before, counted[example.target] = counted[example.target], counted[example.target] + 1
         is_held = int(counted[example.target] * share) > int(before * share)
-        (held if is_held else seen).append(example)
-    return seen, held
+        (held_out if is_held else trained_on).append(example)
+    return trained_on, held_out

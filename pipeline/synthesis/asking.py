@@ -26,7 +26,7 @@ def texts_to_ask(vectors: np.ndarray, entropies: Sequence[float], count: int, se
         centres, cluster = kmeans2(vectors[unsure].astype(np.float64), count, minit="++", rng=seed, missing="warn")
     chosen = []
     for number, centre in enumerate(centres):
-        members = [index for index, own in zip(unsure, cluster, strict=True) if own == number]
+        members = [index for index, assignment in zip(unsure, cluster, strict=True) if assignment == number]
         if members:
             chosen.append(min(members, key=lambda index: float(((vectors[index] - centre) ** 2).sum())))
     spare = (index for index in order if index not in chosen)  # an empty cluster leaves its place to the least sure

@@ -54,19 +54,19 @@ def list_attributes(
     engine: Engine, task: Task, shots: Sequence[Example], settings: RunSettings, chat: ChatTurns | None = None
 ) -> dict[str, Attributes]:
     """The attributes of every class by its name. Raises InputError where a prompt does not fit into the model."""
-    wanted = [(label, dimension) for label in task.labels for dimension in LISTS]
-    prompts = [attribute_list_prompt(task, label, dimension, chat) for label, dimension in wanted]
+    questions = [(label, dimension) for label in task.labels for dimension in LISTS]
+    prompts = [attribute_list_prompt(task, label, dimension, chat) for label, dimension in questions]
     seed = random.Random(f"{settings.seed}/{task.name}/attributes").getrandbits(31)
     drawn_from = msgspec.structs.replace(settings.sampling, temperature=LIST_TEMPERATURE)
     sampling = Sampling(
         **msgspec.structs.asdict(drawn_from), n=NUM_LISTS, max_tokens=LIST_TOKENS, stop=(END_OF_TEXT,), seed=seed
     )
     completions = sorted(engine.sample(prompts, sampling), key=lambda item: (item.prompt_index, item.sample_index))
-    lists: dict[tuple[str, str], list[str]] = {(label.name, dimension): [] for label, dimension in wanted}
+    lists: dict[tuple[str, str], list[str]] = {(label.name, dimension): [] for label, dimension in questions}
     for completion in completions:
-        label, dimension = wanted[completion.prompt_index]
-        whole = completion.finish_reason == "stop"
-        lists[label.name, dimension].append(completion.text if whole else completion.text.rpartition(",")[0])
+        label, dimension = questions[completion.prompt_index]
+        is_whole = completion.finish_reason == "stop"
+        lists[label.name, dimension].append(completion.text if is_whole else completion.text.rpartition(",")[0])
     form = PromptFormat(max_text_words=settings.max_text_words, chat=chat)
     return {label.name: _of_class(engine, task, label, shots, form, lists) for label in task.labels}
 
@@ -95,12 +95,12 @@ def _of_class(
     form: PromptFormat,
     lists: Mapping[tuple[str, str], Sequence[str]],
 ) -> Attributes:
-    own = {index: shot for index, shot in enumerate(shots) if shot.label == label.name}
-    texts = [shot.text for shot in own.values()]
+    class_shots = {index: shot for index, shot in enumerate(shots) if shot.label == label.name}
+    texts = [shot.text for shot in class_shots.values()]
     values: dict[str, tuple[str, ...]] = {}
     fitting: dict[str, list[str]] = {}  # dimension -> the value of each text
     for dimension, examples in LISTS.items():
-        copied = {value for given in examples.values() for value in given}
+        copied = {value for example_values in examples.values() for value in example_values}
         listed = listed_values(lists[label.name, dimension], (*task.label_names, *task.label_words))
         if len(own_values := tuple(value for value in listed if value not in copied)) >= 2:
             values[dimension] = own_values
@@ -109,7 +109,8 @@ def _of_class(
     if len(set(lengths)) > 1:
         values[LENGTH], fitting[LENGTH] = tuple(sorted(set(lengths))), lengths
     of_shots = {
-        index: {dimension: fitting[dimension][number] for dimension in fitting} for number, index in enumerate(own)
+        index: {dimension: fitting[dimension][number] for dimension in fitting}
+        for number, index in enumerate(class_shots)
     }
     return Attributes(values=values, of_shots=of_shots)
 

@@ -132,9 +132,9 @@ class Committee:
     def _fitted(self, reader: Reader, settings: RunSettings) -> Reader:
         """A reader in context, shown as many of its shots as fit."""
         form = msgspec.structs.replace(self._form, wording=reader.wording, chat=reader.chat)
-        wanted = [self._shots[index] for index in reader.shown]
+        shots = [self._shots[index] for index in reader.shown]
         longest = longest_text(self._task, self._shots, settings.filter)
-        fitting = set(shots_that_fit(self._engine, self._task, wanted, form, [longest]))
+        fitting = set(shots_that_fit(self._engine, self._task, shots, form, [longest]))
         return msgspec.structs.replace(
             reader, shown=tuple(index for index in reader.shown if self._shots[index] in fitting)
         )
@@ -156,18 +156,20 @@ class Committee:
 
         self.ask_about_shots()
         logs = np.zeros((len(texts), len(self._task.labels)))
-        said = []
+        answers = []
         for kind, readers in self._kinds.items():
             weight = self.evidence[kind].weight if self.evidence else 1 / len(self._kinds)
             number = sum(len(reader.alone) for reader in readers)
             for reader in readers:
-                said.append(self._read_first(reader, texts, intended) if reader.averages else self._read(reader, texts))
-                logs += weight * len(reader.alone) * said[-1] / number
+                answers.append(
+                    self._read_first(reader, texts, intended) if reader.averages else self._read(reader, texts)
+                )
+                logs += weight * len(reader.alone) * answers[-1] / number
         if self._of_folds:
-            said.append(bounded_log(self._fold_probabilities(texts, folds or [None] * len(texts))))
-            logs += self._fold_weight * said[-1]
+            answers.append(bounded_log(self._fold_probabilities(texts, folds or [None] * len(texts))))
+            logs += self._fold_weight * answers[-1]
         likeliest = logs.argmax(axis=1)
-        return calibrations.normalise(logs), np.mean([each.argmax(axis=1) == likeliest for each in said], axis=0)
+        return calibrations.normalise(logs), np.mean([answer.argmax(axis=1) == likeliest for answer in answers], axis=0)
 
     def _read_first(self, average: Reader, texts: Sequence[str], intended: Sequence[str]) -> "np.ndarray":
         """As `_read`; what the average leaves open is read by each of its adapters, and their mean counts.
@@ -182,9 +184,9 @@ class Committee:
         names, rows = self._task.label_names, np.arange(len(texts))
         labels = intended or [""] * len(texts)
         meant = [names.index(label) if label else int(best) for label, best in zip(labels, likeliest, strict=True)]
-        others = logs.copy()
-        others[rows, meant] = -np.inf
-        is_open = np.flatnonzero(np.abs(logs[rows, meant] - others.max(axis=1)) < OPEN)
+        rival_logs = logs.copy()
+        rival_logs[rows, meant] = -np.inf
+        is_open = np.flatnonzero(np.abs(logs[rows, meant] - rival_logs.max(axis=1)) < OPEN)
         again = [texts[i] for i in is_open.tolist()]
         if again:
             logs[is_open] = np.mean([self._read(reader, again) for reader in average.averages], axis=0)
@@ -223,14 +225,14 @@ class Committee:
         counts: dict[str, np.ndarray] = {}
         for kind, readers in self._kinds.items():
             totals[kind], counts[kind] = np.zeros((len(targets), len(names))), np.zeros((len(targets), 1))
-            for reader in (one for group in readers for one in group.alone):
+            for reader in (member for group in readers for member in group.alone):
                 unseen, logs = self._of_unseen(reader)
                 totals[kind][unseen] += logs
                 counts[kind][unseen] += 1
-        known = np.flatnonzero(np.all([count[:, 0] > 0 for count in counts.values()], axis=0))
-        if len(known):
-            held_out = {kind: totals[kind][known] / counts[kind][known] for kind in totals}
-            self.evidence = weigh(held_out, targets[known])
+        answered_shots = np.flatnonzero(np.all([count[:, 0] > 0 for count in counts.values()], axis=0))
+        if len(answered_shots):
+            held_out = {kind: totals[kind][answered_shots] / counts[kind][answered_shots] for kind in totals}
+            self.evidence = weigh(held_out, targets[answered_shots])
 
     def _of_unseen(self, reader: Reader) -> tuple[list[int], "np.ndarray"]:
         """The shots that a reader can be asked about, and what it says: log-probabilities [num_shots, num_labels]."""
@@ -242,10 +244,10 @@ class Committee:
         folds = shot_folds([shot.label for shot in self._shots], PROMPT_FOLDS)
         unseen, answers = [], [np.zeros((0, len(self._task.labels)))]
         for fold in sorted({fold for fold in folds if fold is not None}):
-            asked = [i for i in reader.shown if folds[i] == fold]
+            fold_shots = [i for i in reader.shown if folds[i] == fold]
             without = msgspec.structs.replace(reader, shown=tuple(i for i in reader.shown if folds[i] != fold))
-            unseen += asked
-            answers.append(self._answers(without, [self._shots[i].text for i in asked]))
+            unseen += fold_shots
+            answers.append(self._answers(without, [self._shots[i].text for i in fold_shots]))
         logs = np.log(np.concatenate(answers) + SMALLEST)
         if unseen:
             self._priors[reader] = balanced_prior(logs)
@@ -286,5 +288,5 @@ class Committee:
             from fourshot.training.students.classifier import StudentClassifier
 
             self._encoders[files] = StudentClassifier(files.path, files.max_tokens)
-        given = [encoder_text(self._task, text, files.max_tokens) for text in texts]
-        return self._encoders[files].probabilities(given).astype(np.float64)
+        inputs = [encoder_text(self._task, text, files.max_tokens) for text in texts]
+        return self._encoders[files].probabilities(inputs).astype(np.float64)

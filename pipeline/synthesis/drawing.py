@@ -58,7 +58,7 @@ class PromptSource:
         """``fits``: whether a prompt leaves room for an answer. Those that do not show fewer shots, one at least."""
         self._task, self._label, self._shots, self._settings = task, label, shots, settings
         self._attributes, self._chat, self._fits = attributes, chat, fits
-        self._own = [index for index, shot in enumerate(shots) if shot.label == label.name]
+        self._class_shots = [index for index, shot in enumerate(shots) if shot.label == label.name]
         self._rendered: dict[tuple[object, ...], DrawPrompt] = {}  # few shots have few orders
 
     def draw(self, numbers: random.Random) -> DrawPrompt:
@@ -66,16 +66,16 @@ class PromptSource:
         variety, mixed = self._settings.variety, self._settings.mixed_share
         if mixed and numbers.random() < mixed:
             return self._mixed(numbers.randrange(MIXED_PROMPTS))
-        count = min(variety.shots_shown or len(self._own), len(self._own))
-        order = tuple(numbers.sample(self._own, count))
+        count = min(variety.shots_shown or len(self._class_shots), len(self._class_shots))
+        order = tuple(numbers.sample(self._class_shots, count))
         if variety.order == "fixed":
             order = tuple(sorted(order))
-        wanted = self._attributes.draw(numbers) if self._attributes else {}
-        key = (order, *wanted.items())
+        attributes = self._attributes.draw(numbers) if self._attributes else {}
+        key = (order, *attributes.items())
         if key not in self._rendered:
             if len(self._rendered) >= MOST_PROMPTS:
                 self._rendered.clear()
-            self._rendered[key] = self._fitting(order, wanted, self._class_prompt)
+            self._rendered[key] = self._fitting(order, attributes, self._class_prompt)
         return self._rendered[key]
 
     def _mixed(self, number: int) -> DrawPrompt:
@@ -87,37 +87,37 @@ class PromptSource:
             self._rendered[key] = self._fitting(order, {}, self._mixed_prompt, mixed=True)
         return self._rendered[key]
 
-    def _mixed_prompt(self, order: tuple[int, ...], wanted: dict[str, str]) -> str:
+    def _mixed_prompt(self, order: tuple[int, ...], attributes: dict[str, str]) -> str:
         shown, words = [self._shots[index] for index in order], self._settings.max_text_words
         return mixed_prompt(self._task, shown, max_text_words=words, chat=self._chat)
 
-    def _class_prompt(self, order: tuple[int, ...], wanted: dict[str, str]) -> str:
+    def _class_prompt(self, order: tuple[int, ...], attributes: dict[str, str]) -> str:
         return generation_prompt(
             self._task,
             self._label,
             [self._shots[index] for index in order],
             max_text_words=self._settings.max_text_words,
             of_shots=[self._attributes.of_shots[index] for index in order] if self._attributes else (),
-            wanted=wanted,
+            wanted_attributes=attributes,
             chat=self._chat,
         )
 
     def _fitting(
         self,
         order: tuple[int, ...],
-        wanted: dict[str, str],
+        attributes: dict[str, str],
         render: Callable[[tuple[int, ...], dict[str, str]], str],
         mixed: bool = False,
     ) -> DrawPrompt:
         """With as many shots of ``order`` as fit, the first ones."""
-        prompt = render(order, wanted)
+        prompt = render(order, attributes)
         while len(order) > 1 and not self._fits(prompt):
             order = order[:-1]
-            prompt = render(order, wanted)
+            prompt = render(order, attributes)
         return DrawPrompt(
             label=self._label.name,
             shots=order,
-            attributes=wanted,
+            attributes=attributes,
             prompt=prompt,
             prompt_hash=prompt_hash(prompt),
             mixed=mixed,

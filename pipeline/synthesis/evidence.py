@@ -39,11 +39,11 @@ def shot_folds(labels: Sequence[str], num_folds: int) -> list[int | None]:
 
     None: never left out, because it is the only one of its class, or because there are fewer than two folds.
     """
-    counts, seen = Counter(labels), Counter[str]()
+    counts, num_dealt = Counter(labels), Counter[str]()
     folds: list[int | None] = []
     for label in labels:
-        folds.append(seen[label] % num_folds if counts[label] > 1 and num_folds > 1 else None)
-        seen[label] += 1
+        folds.append(num_dealt[label] % num_folds if counts[label] > 1 and num_folds > 1 else None)
+        num_dealt[label] += 1
     return folds
 
 
@@ -71,22 +71,22 @@ def alignment(
     factors = np.ones(len(names))
     if drawn and annotate.distribution_alignment:
         count = Counter(candidate.label for candidate, _ in drawn)
-        wanted = np.array([count[name] + 1 for name in names])
-        read = np.array([[verdict.probabilities[name] for name in names] for _, verdict in drawn])
+        targets = np.array([count[name] + 1 for name in names])
+        probabilities = np.array([[verdict.probabilities[name] for name in names] for _, verdict in drawn])
         for _ in range(FITTING_STEPS):
-            aligned = read * factors
-            factors *= wanted / ((aligned / aligned.sum(axis=1, keepdims=True)).sum(axis=0) + 1)
+            aligned = probabilities * factors
+            factors *= targets / ((aligned / aligned.sum(axis=1, keepdims=True)).sum(axis=0) + 1)
     return {name: float(factor / factors.max()) for name, factor in zip(names, factors, strict=True)}
 
 
 def learnt_probabilities(
     candidate: Candidate,
-    read: Mapping[str, float],
+    probabilities: Mapping[str, float],
     names: Sequence[str],
     annotate: AnnotateSettings,
     factors: Mapping[str, float] | None = None,
 ) -> tuple[float, ...]:
-    """Of the labels ``names``, [num_labels], summing to one: what is learnt of a text that was ``read`` as that.
+    """Of the labels ``names``, [num_labels], summing to one: what is learnt of a text with such ``probabilities``.
 
     The probabilities are first multiplied by ``factors``, those of `alignment`. Then they are made surer, because a
     mean over readers is less sure than it is right. Source: Berthelot et al. 2019, "MixMatch: A Holistic Approach to
@@ -94,12 +94,12 @@ def learnt_probabilities(
     if it asked for one, is made likelier: readers do not know it.
     """
     intended = "" if candidate.mixed else candidate.label
-    aligned = [read[name] * (factors[name] if factors else 1) for name in names]
-    likely = [(one / max(aligned)) ** (1 / annotate.soft_temperature) for one in aligned]
+    aligned = [probabilities[name] * (factors[name] if factors else 1) for name in names]
+    likely = [(value / max(aligned)) ** (1 / annotate.soft_temperature) for value in aligned]
     likely = [
-        one * annotate.intended_odds if name == intended else one for name, one in zip(names, likely, strict=True)
+        value * annotate.intended_odds if name == intended else value for name, value in zip(names, likely, strict=True)
     ]
-    return tuple(one / sum(likely) for one in likely)
+    return tuple(value / sum(likely) for value in likely)
 
 
 def balanced_prior(held_out: "np.ndarray") -> Calibration:
@@ -136,9 +136,9 @@ def weigh(held_out: "Mapping[str, np.ndarray]", targets: "np.ndarray") -> dict[s
         pooled = calibrations.normalise(np.tensordot(weights, stacked, axes=1))
         return loss(pooled + 1e-12) + CAUTION * float((log_factors**2).sum())
 
-    found = minimize(regret, np.zeros(len(kinds)), method="L-BFGS-B", bounds=[LOG_FACTORS] * len(kinds))
+    solution = minimize(regret, np.zeros(len(kinds)), method="L-BFGS-B", bounds=[LOG_FACTORS] * len(kinds))
     evidence = {}
-    for kind, log_factor in zip(kinds, found.x, strict=True):
+    for kind, log_factor in zip(kinds, solution.x, strict=True):
         alone = calibrations.normalise(held_out[kind])
         evidence[kind] = KindEvidence(
             weight=float(np.exp(log_factor) / len(kinds)),
@@ -152,6 +152,6 @@ def weigh(held_out: "Mapping[str, np.ndarray]", targets: "np.ndarray") -> dict[s
 def describe(evidence: Mapping[str, KindEvidence]) -> str:
     """One line for people."""
     return ", ".join(
-        f"{kind} weigh {one.weight:.2f} ({one.accuracy:.0%} of {one.num_texts} held-out shots)"
-        for kind, one in evidence.items()
+        f"{kind} weigh {item.weight:.2f} ({item.accuracy:.0%} of {item.num_texts} held-out shots)"
+        for kind, item in evidence.items()
     )

@@ -15,11 +15,11 @@ class NoRoomError(InputError):
 
 def check_room(engine: Engine, shots: Sequence[Example], shown: Sequence[Example]) -> None:
     """Raise `NoRoomError` where none of a class's ``shots`` is among those that are ``shown``."""
-    wanted, seen = ({shot.label for shot in some} for some in (shots, shown))
-    if wanted != seen:
+    classes, shown_classes = ({shot.label for shot in examples} for examples in (shots, shown))
+    if classes != shown_classes:
         raise NoRoomError(
-            f"a prompt of {engine.settings.max_model_len:,} tokens has no room for one shot of each of {len(wanted)} "
-            f"classes before the longest text; {len(seen)} fit."
+            f"a prompt of {engine.settings.max_model_len:,} tokens has no room for one shot of each of {len(classes)} "
+            f"classes before the longest text; {len(shown_classes)} fit."
         )
 
 
@@ -45,8 +45,8 @@ def shots_that_fit(
     turns = in_turn(task, shots)
 
     def first(number: int) -> tuple[Example, ...]:
-        kept = turns[:number]
-        return tuple(shot for shot in shots if shot in kept)
+        first_turns = turns[:number]
+        return tuple(shot for shot in shots if shot in first_turns)
 
     def fits(number: int) -> bool:
         (tokens,) = engine.count_tokens([reading_prompt(task, longest, form, first(number))])

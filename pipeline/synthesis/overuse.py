@@ -31,12 +31,12 @@ class WordUse:
     def __init__(self, task: Task, shots: Sequence[Example], label: str, strength: float) -> None:
         """``shots``: of all classes; ``label``: the class."""
         self._task, shots = task, bare_shots(task, shots)
-        own = [shot for shot in shots if shot.label == label]
-        self._otherwise = 1 / (len(own) + 2)
+        class_shots = [shot for shot in shots if shot.label == label]
+        self._otherwise = 1 / (len(class_shots) + 2)
         self._allowed: dict[str, float] = {}
-        for some in (own, shots):
-            for word, count in Counter(word for shot in some for word in spelt_words(shot.text)).items():
-                self._allowed[word] = max(self._allowed.get(word, self._otherwise), (count + 1) / (len(some) + 2))
+        for group in (class_shots, shots):
+            for word, count in Counter(word for shot in group for word in spelt_words(shot.text)).items():
+                self._allowed[word] = max(self._allowed.get(word, self._otherwise), (count + 1) / (len(group) + 2))
         self._strength = strength
         self._counts: Counter[str] = Counter()
         self._texts = 0

@@ -63,20 +63,20 @@ class StyleTrial(msgspec.Struct, frozen=True, kw_only=True):
     max_text_words: int
 
 
-def untried_style(asked: PromptStyle, model_path: str, model_name: str) -> ChosenStyle | None:
+def untried_style(style: PromptStyle, model_path: str, model_name: str) -> ChosenStyle | None:
     """The style of a base's prompts where nothing has to be tried; None where both are possible.
 
     Raises InputError where chat is asked for and the base has no template that can be used.
     """
-    if asked == "plain":
+    if style == "plain":
         return ChosenStyle(reason="asked for")
     try:
         turns = turns_of(model_path, model_name)
     except InputError as error:
-        if asked == "chat":
+        if style == "chat":
             raise
         return ChosenStyle(reason=str(error).partition(". ")[0])
-    return ChosenStyle(chat=turns, reason=f"asked for; template {turns.template_hash}") if asked == "chat" else None
+    return ChosenStyle(chat=turns, reason=f"asked for; template {turns.template_hash}") if style == "chat" else None
 
 
 def tried_style(engine: Engine, trial: StyleTrial) -> ChosenStyle:

@@ -55,8 +55,8 @@ class PromptFormat(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def version(self) -> str:
         """Of what is rendered in this form."""
-        long = "" if self.long_texts == "cut" else f"-{self.long_texts}"  # which earlier versions do not read either
-        return (CHAT_VERSION if self.chat else PROMPT_VERSION) + (ALIGNED if self.filler else "") + long
+        suffix = "" if self.long_texts == "cut" else f"-{self.long_texts}"  # which earlier versions do not read either
+        return (CHAT_VERSION if self.chat else PROMPT_VERSION) + (ALIGNED if self.filler else "") + suffix
 
     @property
     def turns(self) -> ChatTurns:
@@ -125,12 +125,14 @@ def reading_messages(task: Task, text: str, form: PromptFormat, shots: Sequence[
     The instruction is in the first turn of the user, since some chat templates have no system turn.
     """
     words = {label.name: label.read_as for label in task.labels}
-    asked = f"{task.instruction} Answer with one of these labels and nothing else: {', '.join(words.values())}.\n\n"
+    instruction = (
+        f"{task.instruction} Answer with one of these labels and nothing else: {', '.join(words.values())}.\n\n"
+    )
     turns = []
     for shot in shots:
         turns += [("user", form.shown_input(task, shot.text)), ("assistant", words[shot.label])]
     turns.append(("user", form.shown_input(task, text)))
-    turns[0] = ("user", asked + turns[0][1])
+    turns[0] = ("user", instruction + turns[0][1])
     return [{"role": role, "content": content} for role, content in turns]
 
 
@@ -141,14 +143,14 @@ def generation_prompt(
     *,
     max_text_words: int,
     of_shots: Sequence[Mapping[str, str]] = (),
-    wanted: Mapping[str, str] | None = None,
+    wanted_attributes: Mapping[str, str] | None = None,
     chat: ChatTurns | None = None,
 ) -> str:
     """The shots of one class as text and label pairs, then an open text; in chat, one message and its open answer.
 
-    ``of_shots`` and ``wanted``: attributes of each shot and of the text that is to be written, value by dimension;
-    they stand on lines of their own before the text. The part that names the wanted ones comes last, so prompts share
-    all that is before it.
+    ``of_shots`` and ``wanted_attributes``: attributes of each shot and of the text that is to be written, value by
+    dimension; they stand on lines of their own before the text. The part that names the wanted ones comes last, so
+    prompts share all that is before it.
     """
     form = PromptFormat(max_text_words=max_text_words, chat=chat)
     description = f" {label.description}" if label.description else f" labelled {label.read_as}"
@@ -156,19 +158,19 @@ def generation_prompt(
         f"{_attribute_lines(attributes)}{form.shown_input(task, shot.text)}\nLabel: {label.read_as}\n\n"
         for shot, attributes in zip(shots, of_shots or [{}] * len(shots), strict=True)
     )
-    said = (
+    message = (
         f"Few examples of {task.nouns}{description} are given. Generate more {_plural(task, label)}.\n\n"
-        f"{pairs}{_attribute_lines(wanted or {})}"
+        f"{pairs}{_attribute_lines(wanted_attributes or {})}"
     )
-    return _opened(chat, said, opening(task))
+    return _opened(chat, message, opening(task))
 
 
 def mixed_prompt(task: Task, shots: Sequence[Example], *, max_text_words: int, chat: ChatTurns | None = None) -> str:
     """Shots of any class, without their labels, then an open text: what is written may be of any class."""
     form = PromptFormat(max_text_words=max_text_words, chat=chat)
-    given = "".join(f"{form.shown_input(task, shot.text)}\n\n" for shot in shots)
-    said = f"Few examples of {task.nouns} are given. Generate more {task.nouns}.\n\n{given}"
-    return _opened(chat, said, opening(task))
+    shown_shots = "".join(f"{form.shown_input(task, shot.text)}\n\n" for shot in shots)
+    message = f"Few examples of {task.nouns} are given. Generate more {task.nouns}.\n\n{shown_shots}"
+    return _opened(chat, message, opening(task))
 
 
 def attribute_list_prompt(task: Task, label: Label, dimension: str, chat: ChatTurns | None = None) -> str:
@@ -183,9 +185,9 @@ def attribute_prompt(task: Task, dimension: str, text: str, form: PromptFormat) 
     return _opened(form.chat, f"{form.shown_input(task, text)}\n", f"{dimension.capitalize()}:")
 
 
-def _opened(chat: ChatTurns | None, said: str, begun: str) -> str:
-    """What is ``said``, then an answer that is ``begun`` and left open; in chat, each in a turn."""
-    return f"{chat.begin}{said.rstrip()}{chat.open}{begun}" if chat else said + begun
+def _opened(chat: ChatTurns | None, message: str, begun: str) -> str:
+    """The ``message``, then an answer that is ``begun`` and left open; in chat, each in a turn."""
+    return f"{chat.begin}{message.rstrip()}{chat.open}{begun}" if chat else message + begun
 
 
 def _attribute_lines(attributes: Mapping[str, str]) -> str:

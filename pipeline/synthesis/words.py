@@ -19,21 +19,21 @@ _WITH_UNDERSCORES = r"(?:_|{letter})+"
 
 def words(text: str) -> list[str]:
     """For counting: in lower case, punctuation dropped; "it's" is one word."""
-    return _found(_WITH_APOSTROPHES, text.lower())
+    return _matches(_WITH_APOSTROPHES, text.lower())
 
 
 def spelt_words(text: str) -> set[str]:
     """The different words as they are spelt, in pieces as tokenizers have them: "it's" is two."""
-    return set(_found(_LETTERS_AND_DIGITS, text))
+    return set(_matches(_LETTERS_AND_DIGITS, text))
 
 
 @lru_cache(maxsize=4)  # a text is compared with several others in turn
 def comparable(text: str) -> str:
     """A text without what two duplicates may differ in: case, punctuation, whitespace."""
-    return " ".join(_found(_WITH_UNDERSCORES, text.casefold()))
+    return " ".join(_matches(_WITH_UNDERSCORES, text.casefold()))
 
 
-def _found(pattern: str, text: str) -> list[str]:
+def _matches(pattern: str, text: str) -> list[str]:
     if text.isascii():
         return _compiled(pattern, has_marks=False).findall(text)
     is_unspaced = has_unspaced(text)
@@ -41,8 +41,8 @@ def _found(pattern: str, text: str) -> list[str]:
         text = unicodedata.normalize("NFKC", text)  # wide and narrow forms are the same
     if has_marks := marks().search(text) is not None:
         text = unicodedata.normalize("NFC", text)
-    found = _compiled(pattern, has_marks).findall(text)
-    return [part for word in found for part in _pairs(word)] if is_unspaced else found
+    matches = _compiled(pattern, has_marks).findall(text)
+    return [part for word in matches for part in _pairs(word)] if is_unspaced else matches
 
 
 def _pairs(word: str) -> list[str]:
@@ -50,7 +50,7 @@ def _pairs(word: str) -> list[str]:
     parts = []
     for run in script_runs(word):
         signs = characters(run) if has_unspaced(run) else [run]
-        parts += [one + other for one, other in pairwise(signs)] or signs
+        parts += [first + second for first, second in pairwise(signs)] or signs
     return parts
 
 

@@ -47,14 +47,14 @@ def find_columns(
     ``verdict_column`` "none" says that there is none. Raises `InputError` with the columns there are where one is
     missing, and with those that may be meant where there are several.
     """
-    there = shorten(map(repr, table.columns), 30)
+    column_names = shorten(map(repr, table.columns), 30)
     for column in (*text_columns, *label_columns, *([verdict_column] if verdict_column not in ("", "none") else [])):
         if column not in table.columns:
-            raise InputError(f"{table.path} has no column {column!r}; the columns are {there}.")
+            raise InputError(f"{table.path} has no column {column!r}; the columns are {column_names}.")
     named = [*text_columns, *label_columns]
     if twice := [column for place, column in enumerate(named) if column in named[:place]]:
-        what = "as text and as label" if twice[0] in text_columns and twice[0] in label_columns else "twice"
-        raise InputError(f"the column {twice[0]!r} was named {what}. Name each column once; there are {there}.")
+        role = "as text and as label" if twice[0] in text_columns and twice[0] in label_columns else "twice"
+        raise InputError(f"the column {twice[0]!r} was named {role}. Name each column once; there are {column_names}.")
     verdicts = verdict_columns(table)
     labels = _label_columns(table, {*text_columns, *verdicts})
     chosen_labels = list(label_columns) or _decided(labels, "label")
@@ -65,8 +65,8 @@ def find_columns(
         return Columns(
             texts=tuple(chosen_texts),
             labels=tuple(chosen_labels),
-            other_texts=_others(texts, chosen),
-            other_labels=_others(_label_columns(table, set(verdicts), by_name=False), chosen),
+            other_texts=_unchosen(texts, chosen),
+            other_labels=_unchosen(_label_columns(table, set(verdicts), by_name=False), chosen),
             verdict=_verdict_column(table, [column for column in verdicts if column not in chosen], verdict_column),
         )
     doubts = [
@@ -74,8 +74,8 @@ def find_columns(
         for kind, columns, chosen in (("text", texts, chosen_texts), ("label", labels, chosen_labels))
         if not chosen and len(columns) > 1
     ]
-    wanted = " and ".join(kind for kind, chosen in (("text", chosen_texts), ("label", chosen_labels)) if not chosen)
-    named = [f"--{kind}-column NAME" for kind in ("text", "label") if not wanted or kind in wanted]
+    missing = " and ".join(kind for kind, chosen in (("text", chosen_texts), ("label", chosen_labels)) if not chosen)
+    named = [f"--{kind}-column NAME" for kind in ("text", "label") if not missing or kind in missing]
     name = f"Name {'it' if chosen_texts or chosen_labels else 'them'}: {' '.join(named)}."
     if nested := _nested(table):
         name = ""
@@ -87,15 +87,15 @@ def find_columns(
         fields = " ".join(f"--field {shlex.quote(column)}" for column in texts[:4])
         joined += f" To keep them apart, as a premise and a hypothesis are: {fields}."
     raise InputError(
-        f"cannot tell which column of {table.path} is the {wanted or 'text and which the label'}; "
-        f"the columns are {there}.{''.join(f' Of these, {doubt}.' for doubt in doubts)}{nested}"
+        f"cannot tell which column of {table.path} is the {missing or 'text and which the label'}; "
+        f"the columns are {column_names}.{''.join(f' Of these, {doubt}.' for doubt in doubts)}{nested}"
         f"{_one_hot(table, labels) if not chosen_labels else ''}{_unseparated(table)}"
         f"{f' {name}' if name else ''}{joined}"
     )
 
 
-def _others(columns: Sequence[str], taken: set[str]) -> tuple[str, ...]:
-    return tuple(column for column in columns if column not in taken and not _is_about_a_row(column))
+def _unchosen(columns: Sequence[str], chosen: set[str]) -> tuple[str, ...]:
+    return tuple(column for column in columns if column not in chosen and not _is_about_a_row(column))
 
 
 def _decided(columns: Sequence[str], name: str) -> list[str]:
@@ -106,8 +106,8 @@ def _decided(columns: Sequence[str], name: str) -> list[str]:
     return list(columns) if len(columns) == 1 else usual if len(usual) == 1 and (name == "label" or not alike) else []
 
 
-def _text_columns(table: Table, taken: set[str]) -> list[str]:
-    free = [column for column in table.columns if column not in taken]
+def _text_columns(table: Table, excluded: set[str]) -> list[str]:
+    free = [column for column in table.columns if column not in excluded]
     named = [
         column
         for column in free
@@ -117,16 +117,16 @@ def _text_columns(table: Table, taken: set[str]) -> list[str]:
     return _plausible(table, free, named, _looks_like_text)
 
 
-def _label_columns(table: Table, taken: set[str], by_name: bool = True) -> list[str]:
-    free = [column for column in table.columns if column not in taken]
+def _label_columns(table: Table, excluded: set[str], by_name: bool = True) -> list[str]:
+    free = [column for column in table.columns if column not in excluded]
     named = [column for column in free if _is_called(column, LABEL_NAMES)]
     numbered = [column for column in free if _is_called(re.sub(r"[\W_]*\d+$", "", column), LABEL_NAMES)]
     filled = [column for column in numbered if column in named or any(map(plain_cell, _values(table, column)))]
     named = filled if len(filled) > 1 else named  # label_1 and label_2
     if by_name and named:
         return named
-    found = _plausible(table, free, named, _looks_like_label)
-    return [column for column in found if not _is_called(column, TEXT_NAMES | PART_NAMES)] or found
+    labels = _plausible(table, free, named, _looks_like_label)
+    return [column for column in labels if not _is_called(column, TEXT_NAMES | PART_NAMES)] or labels
 
 
 def _is_called(column: str, names: Set[str]) -> bool:
@@ -201,16 +201,16 @@ def _is_verdict(table: Table, column: str) -> bool:
     return not words.isdisjoint(REJECTED) and (is_prodigys or not words.isdisjoint(ACCEPTED))
 
 
-def _verdict_column(table: Table, found: Sequence[str], given: str) -> str:
+def _verdict_column(table: Table, columns: Sequence[str], choice: str) -> str:
     """The column with a person's verdict on each label: Prodigy's is known, the like is asked for."""
-    if given:
-        return "" if given == "none" else given
-    sure = [c for c in found if {plain_cell(value).casefold() for value in _values(table, c)} <= {*PRODIGY, ""}]
-    if found and len(sure) != 1:
+    if choice:
+        return "" if choice == "none" else choice
+    sure = [c for c in columns if {plain_cell(value).casefold() for value in _values(table, c)} <= {*PRODIGY, ""}]
+    if columns and len(sure) != 1:
         raise InputError(
-            f"{table.path}: {' and '.join(_with_value(table, column) for column in found)} may say which labels a "
-            f"person rejected. Then give --verdict-column {shlex.quote(found[0])}: only accepted rows are used, the "
-            "others counted. If not, give --verdict-column none."
+            f"{table.path}: {' and '.join(_with_value(table, column) for column in columns)} may say which labels a "
+            f"person rejected. Then give --verdict-column {shlex.quote(columns[0])}: only accepted rows are used, "
+            "the others counted. If not, give --verdict-column none."
         )
     return sure[0] if sure else ""
 

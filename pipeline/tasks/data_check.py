@@ -50,28 +50,28 @@ def data_faults(task: Task, k: int) -> list[Fault]:
         faults += label_faults
         faults += [warning(table.path, text.removeprefix(f"{table.path}: ")) for text in cleaned.warnings]
         splits[split] = cleaned.examples
-        if long := str(cut_texts(bare_text(task, example.text) for example in cleaned.examples)):
+        if cut_note := str(cut_texts(bare_text(task, example.text) for example in cleaned.examples)):
             remedy = (
                 "--set max_text_words=N shows more of them, --long-texts middle their beginning and end, "
                 "--long-texts windows all of them, in parts."
             )
-            faults.append(note(table.path, long, remedy))
+            faults.append(note(table.path, cut_note, remedy))
         if marked := [line for line, example in rows if _MARKUP.search(example.text)]:
-            what = f"{counted(len(marked), 'text')} with HTML, such as &amp; or <br> (line {shorten(marked)})."
+            problem = f"{counted(len(marked), 'text')} with HTML, such as &amp; or <br> (line {shorten(marked)})."
             faults.append(
-                note(table.path, what, "It is read as it is. Are the texts to be classified written so, too?")
+                note(table.path, problem, "It is read as it is. Are the texts to be classified written so, too?")
             )
         if damaged := [line for line, example in rows if MISREAD.search(example.text)]:
-            what = f"{counted(len(damaged), 'text')} with signs of another encoding (line {shorten(damaged)})."
+            problem = f"{counted(len(damaged), 'text')} with signs of another encoding (line {shorten(damaged)})."
             remedy = "Save the table again as UTF-8. Is $.data.encoding set, and of another file?"
-            faults.append(warning(table.path, what, remedy if source.encoding else remedy.partition(" Is")[0]))
+            faults.append(warning(table.path, problem, remedy if source.encoding else remedy.partition(" Is")[0]))
         # Where a shots file is there, the train split is not drawn from: a class may be missing in it.
         fewest = k if split == "shots" or (split == "train" and "shots" not in splits) else 0
         if not errors_in(label_faults):  # else what is missing may be there under another label
             counted_later.append((split, table.path, fewest))
     test = {normalise(example.text) for example in splits.get("test", [])}
     for split, path, fewest in counted_later:
-        usable = [one for one in splits[split] if split == "test" or normalise(one.text) not in test]
+        usable = [example for example in splits[split] if split == "test" or normalise(example.text) not in test]
         all_of_them = count_labels(task, splits[split])
         faults += _counts(task, path, split, count_labels(task, usable), all_of_them, fewest)
     return faults + _overlaps(splits)
@@ -85,18 +85,18 @@ def _scan(task: Task, stem: str) -> tuple[Table | None, list[Fault]]:
     if path is None:
         return None, []
     table, faults = scan_table(path, settings_of(task.data))
-    others = shorten(other.name for other in split_files(folder, stem) if other != path)
-    return table, faults + ([note(path, f"beside it, {others} is not read.")] if others else [])
+    siblings = shorten(file.name for file in split_files(folder, stem) if file != path)
+    return table, faults + ([note(path, f"beside it, {siblings} is not read.")] if siblings else [])
 
 
 def _missing(task: Task, split: str, stem: str, has_shots: bool) -> list[Fault]:
-    what = missing_split(task.data, stem)
+    problem = missing_split(task.data, stem)
     if split == "test":
         remedy = "Without it `fourshot corpus` and `fourshot distill` work; the rest needs test texts."
-        return [warning("$.data", what, remedy)]
+        return [warning("$.data", problem, remedy)]
     if split == "train" and has_shots:
-        return [note("$.data", what, "The shots are there; only lora25 needs it.")]
-    return [error("$.data", what)] if split == "train" else []
+        return [note("$.data", problem, "The shots are there; only lora25 needs it.")]
+    return [error("$.data", problem)] if split == "train" else []
 
 
 def _counts(
@@ -106,17 +106,19 @@ def _counts(
     faults = []
     for name, count in usable.items():
         if not count and k and (tested := all_of_them[name]):
-            what = f"each of the {counted(tested, 'example')} of label {name!r} is a test text too, and is left out."
-            faults.append(error(path, what, "Add others, or remove these texts from the test file."))
+            problem = f"each of the {counted(tested, 'example')} of label {name!r} is a test text too, and is left out."
+            faults.append(error(path, problem, "Add others, or remove these texts from the test file."))
         elif not count and k:
             faults.append(error(path, f"no example of label {name!r}.", "Add some, or remove the label."))
         elif not count and split == "test":
             faults.append(warning(path, f"no example of label {name!r}: it will not be measured."))
         elif count < k:
-            what = f"label {name!r} has {counted(count, 'example')}, fewer than {k} shots."
+            problem = f"label {name!r} has {counted(count, 'example')}, fewer than {k} shots."
             if lost := all_of_them[name] - count:
-                what += f" {counted(lost, 'more example')} of it {'are' if lost > 1 else 'is'} in the test split too."
-            faults.append(warning(path, what, f"Add examples, or ask for fewer with --shots {count}."))
+                problem += (
+                    f" {counted(lost, 'more example')} of it {'are' if lost > 1 else 'is'} in the test split too."
+                )
+            faults.append(warning(path, problem, f"Add examples, or ask for fewer with --shots {count}."))
     return faults
 
 
@@ -127,6 +129,6 @@ def _overlaps(splits: dict[str, list[Example]]) -> list[Fault]:
         shared = sorted({normalise(example.text) for example in splits.get(split, [])} & test)
         if shared:
             are = "texts are" if len(shared) != 1 else "text is"
-            what = f"{len(shared)} {are} in the test split too: {shorten([repr(text[:40]) for text in shared], 3)}."
-            faults.append(warning(split, what, "They are left out of training."))
+            problem = f"{len(shared)} {are} in the test split too: {shorten([repr(text[:40]) for text in shared], 3)}."
+            faults.append(warning(split, problem, "They are left out of training."))
     return faults

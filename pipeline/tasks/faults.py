@@ -39,16 +39,16 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     lines: tuple[int, ...]  # as `Table.rows` counts
 
 
-def error(where: object, what: str, remedy: str = "") -> Fault:
-    return Fault("error", str(where), what, remedy)
+def error(place: object, problem: str, remedy: str = "") -> Fault:
+    return Fault("error", str(place), problem, remedy)
 
 
-def warning(where: object, what: str, remedy: str = "") -> Fault:
-    return Fault("warning", str(where), what, remedy)
+def warning(place: object, problem: str, remedy: str = "") -> Fault:
+    return Fault("warning", str(place), problem, remedy)
 
 
-def note(where: object, what: str, remedy: str = "") -> Fault:
-    return Fault("note", str(where), what, remedy)
+def note(place: object, problem: str, remedy: str = "") -> Fault:
+    return Fault("note", str(place), problem, remedy)
 
 
 def condensed(faults: Sequence[Fault], all_of_them: str = " --json lists them all.") -> list[str]:
@@ -57,14 +57,14 @@ def condensed(faults: Sequence[Fault], all_of_them: str = " --json lists them al
     With 150 classes there may be hundreds of a kind.
     """
     kinds = [(fault.severity, _NAMED.sub("", fault.what)) for fault in faults]
-    count, told = Counter(kinds), Counter[tuple[str, str]]()
+    count, shown = Counter(kinds), Counter[tuple[str, str]]()
     lines = []
     for fault, kind in zip(faults, kinds, strict=True):
-        told[kind] += 1
+        shown[kind] += 1
         is_long = count[kind] > MOST_ALIKE
-        if not is_long or told[kind] <= SHOWN_ALIKE:
+        if not is_long or shown[kind] <= SHOWN_ALIKE:
             lines.append(f"{fault.severity}: {fault}")
-        if is_long and told[kind] == SHOWN_ALIKE:
+        if is_long and shown[kind] == SHOWN_ALIKE:
             lines.append(f"{fault.severity}: and {count[kind] - SHOWN_ALIKE} more like this.{all_of_them}")
     return lines
 
@@ -87,13 +87,13 @@ def read_text(path: Path) -> tuple[str, list[Fault]]:
         return raw.decode("utf-8-sig"), []
     except UnicodeDecodeError as failure:
         line = raw.count(b"\n", 0, failure.start) + 1
-        what = f"byte 0x{raw[failure.start]:02x} is not valid UTF-8."
-        return "", [error(f"{path}:{line}", what, "Save the file as UTF-8.")]
+        problem = f"byte 0x{raw[failure.start]:02x} is not valid UTF-8."
+        return "", [error(f"{path}:{line}", problem, "Save the file as UTF-8.")]
 
 
-def nearest(text: str, known: Iterable[str], otherwise: str = "") -> str:
+def nearest(text: str, choices: Iterable[str], otherwise: str = "") -> str:
     """The question whether the known word most like ``text`` was meant, or ``otherwise``."""
-    near = difflib.get_close_matches(text, list(known), n=1)
+    near = difflib.get_close_matches(text, list(choices), n=1)
     return f"Did you mean {near[0]!r}?" if near else otherwise
 
 

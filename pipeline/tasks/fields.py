@@ -75,10 +75,10 @@ def field_windows(values: Mapping[str, str], max_words: int) -> list[dict[str, s
 
 def _shares(values: Mapping[str, str], max_words: int) -> dict[str, int]:
     """Words of each field, of ``max_words`` together: the shorter fields whole, what is left to the longer ones."""
-    left, open_fields, shares = max_words, len(values), dict[str, int]()
+    room, open_fields, shares = max_words, len(values), dict[str, int]()
     for field in sorted(values, key=lambda field: count_words(values[field])):
-        shares[field] = min(count_words(values[field]), math.ceil(left / open_fields))
-        left, open_fields = left - shares[field], open_fields - 1
+        shares[field] = min(count_words(values[field]), math.ceil(room / open_fields))
+        room, open_fields = room - shares[field], open_fields - 1
     return shares
 
 
@@ -114,29 +114,29 @@ def no_text_in(row: Mapping[str, Any], columns: Sequence[str]) -> str:
     return next(column for column in columns if read_text_cell(row.get(column)) is None)
 
 
-def as_text(task: Task, given: Given) -> str:
+def as_text(task: Task, raw: Given) -> str:
     """What is classified of an input that a user gave. Raises InputError where it is not of the task's form.
 
     For a task with fields an object is allowed, that object as JSON, and its lines as a prompt has them.
     """
     fields = task.input_fields
     if not fields:
-        if isinstance(given, str):
-            return given
-        raise InputError(f"the task {task.name} takes a text, got an object with {_keys(given)}. Give a string.")
+        if isinstance(raw, str):
+            return raw
+        raise InputError(f"the task {task.name} takes a text, got an object with {_keys(raw)}. Give a string.")
     example = _example(fields)
-    values: Any = given
-    if isinstance(given, str):
-        if (lines := split_fields(fields, given)) is not None:
+    values: Any = raw
+    if isinstance(raw, str):
+        if (lines := split_fields(fields, raw)) is not None:
             return join_fields(fields, lines)
         try:
-            values = msgspec.json.decode(given) if given.lstrip().startswith("{") else None
+            values = msgspec.json.decode(raw) if raw.lstrip().startswith("{") else None
         except msgspec.DecodeError as failure:
-            raise InputError(f"{given[:60]!r} is not valid JSON: {failure}. Give an object such as {example}") from None
+            raise InputError(f"{raw[:60]!r} is not valid JSON: {failure}. Give an object such as {example}") from None
     if not isinstance(values, Mapping):
         raise InputError(
             f"an input of the task {task.name} is an object of the fields {', '.join(fields)}, got the text "
-            f"{str(given)[:60]!r}. Give one such as {example}"
+            f"{str(raw)[:60]!r}. Give one such as {example}"
         )
     for key in values:
         if key not in fields:
@@ -160,12 +160,12 @@ def sample_argument(task: Task) -> str:
     return shlex.quote(_example(task.input_fields) if task.input_fields else "A text of your own")
 
 
-def as_texts(task: Task, given: Iterable[Given]) -> list[str]:
+def as_texts(task: Task, inputs: Iterable[Given]) -> list[str]:
     """`as_text` of each. Raises InputError, which says which one it is."""
     texts = []
-    for index, one in enumerate(given):
+    for index, raw in enumerate(inputs):
         try:
-            texts.append(as_text(task, one))
+            texts.append(as_text(task, raw))
         except InputError as error:
             raise InputError(f"The input at {index}: {error}") from None
     return texts

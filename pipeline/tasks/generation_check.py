@@ -21,8 +21,8 @@ def kind_faults(kind: Any) -> list[Fault]:
     """Of ``kind`` in a task file."""
     if kind in KINDS:
         return []
-    what = f"{kind!r} is no kind of task; allowed are {' and '.join(map(repr, KINDS))}."
-    return [error("$.kind", what, nearest(str(kind), KINDS, "Leave it out for a task with labels."))]
+    problem = f"{kind!r} is no kind of task; allowed are {' and '.join(map(repr, KINDS))}."
+    return [error("$.kind", problem, nearest(str(kind), KINDS, "Leave it out for a task with labels."))]
 
 
 def generation_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fault]:
@@ -32,15 +32,15 @@ def generation_faults(document: dict[str, Any], needs_source: bool = True) -> li
     """
     faults: list[Fault] = []
     if "labels" in document:
-        what = "a text generation task has no labels."
-        faults.append(error("$.labels", what, "Remove them, or kind if it is a classification task."))
+        problem = "a text generation task has no labels."
+        faults.append(error("$.labels", problem, "Remove them, or kind if it is a classification task."))
         document = {key: value for key, value in document.items() if key != "labels"}
     sound = sound_parts(document, inspect.type_info(GenerationTask), "$", faults)
     faults += empty_faults(sound, ("name", "instruction", "input_name", "target_name"))
     faults += [*_name_faults(sound), *instruction_form(sound.get("instruction", ""))]
-    given = document.get("data", {})
-    if isinstance(given, dict):
-        faults += source_faults(given.get("hub"), given.get("folder"), given.get("hub_config"), needs_source)
+    data = document.get("data", {})
+    if isinstance(data, dict):
+        faults += source_faults(data.get("hub"), data.get("folder"), data.get("hub_config"), needs_source)
         faults += _column_faults(sound.get("data", {}))
     return faults
 
@@ -55,8 +55,8 @@ def _name_faults(sound: dict[str, Any]) -> list[Fault]:
         if ":" in name or len(name.splitlines()) > 1
     ]
     if names["input_name"] and names["input_name"].casefold() == names["target_name"].casefold():
-        what = f"{names['target_name']!r} is $.input_name too; they tell input and target apart in a prompt."
-        faults.append(error("$.target_name", what, "Give each a name of its own."))
+        problem = f"{names['target_name']!r} is $.input_name too; they tell input and target apart in a prompt."
+        faults.append(error("$.target_name", problem, "Give each a name of its own."))
     return faults
 
 
@@ -66,8 +66,8 @@ def _column_faults(data: dict[str, Any]) -> list[Fault]:
         return [error("$.data.input_columns", "no column is named.", "Name the column of the inputs.")]
     target = data.get("target_column", PairSource().target_column)
     if target in (*inputs, data.get("references_column")):
-        what = f"{target!r} is the column of the targets and of something else."
-        return [error("$.data.target_column", what, "Name different columns.")]
+        problem = f"{target!r} is the column of the targets and of something else."
+        return [error("$.data.target_column", problem, "Name different columns.")]
     return []
 
 

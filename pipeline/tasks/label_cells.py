@@ -34,10 +34,10 @@ class LabelCell(NamedTuple):
     """The labels that a cell holds, in their order: none, the one that a task needs, or several."""
 
     labels: tuple[str, ...]
-    how: str = ""  # what was done to read it, as a key of `HOW`
+    treatment: str = ""  # what was done to read it, as a key of `TREATMENTS`
 
 
-HOW = {
+TREATMENTS = {
     "list": "written as a list of one: the element was taken",
     "shares": "written as an object of 0 and 1, such as spaCy's cats: the one with 1 was taken",
     "bytes": "written as bytes, such as b'a': read as text",
@@ -55,11 +55,11 @@ def read_label(value: Any) -> LabelCell:
     if isinstance(value, float) and value.is_integer():  # an integer column with gaps, as tables libraries write it
         return LabelCell((str(int(value)),))
     if isinstance(value, bytes):
-        return _read_text(value.decode(errors="backslashreplace"))._replace(how="bytes")
+        return _read_text(value.decode(errors="backslashreplace"))._replace(treatment="bytes")
     if isinstance(value, dict) and value and all(isinstance(share, int | float) for share in value.values()):
         if not set(value.values()) <= {0, 1}:
             raise ValueError("an object of numbers other than 0 and 1")
-        return _listed([name for name, share in value.items() if share])._replace(how="shares")
+        return _listed([name for name, share in value.items() if share])._replace(treatment="shares")
     if isinstance(value, dict):
         # Label Studio writes {"choices": [...]}
         if len(value) != 1 or not isinstance(inner := next(iter(value.values())), list):
@@ -93,15 +93,15 @@ def _read_text(raw: str) -> LabelCell:
     Raises ValueError where it is an object.
     """
     plain = visible(raw)
-    how = "" if plain == raw else "blanks" if plain == " ".join(raw.split()) else "unicode"
+    treatment = "" if plain == raw else "blanks" if plain == " ".join(raw.split()) else "unicode"
     if plain in MISSING or not plain:
         return LabelCell(())
     if FASTTEXT.fullmatch(plain):
-        return _listed(re.findall(r"__label__([^\s,]+)", plain))._replace(how="fasttext")
+        return _listed(re.findall(r"__label__([^\s,]+)", plain))._replace(treatment="fasttext")
     if plain[0] == plain[-1] and plain[0] in "\"'" and plain[0] not in plain[1:-1] and plain[1:-1].strip():
         return LabelCell(_read_text(plain[1:-1]).labels, "quotes")
     if plain[0] + plain[-1] not in ("[]", "()", "{}", "b'", 'b"'):
-        return LabelCell((plain,), how)
+        return LabelCell((plain,), treatment)
     if re.search(r"""['"]\s+['"]""", plain) and plain[0] == "[":  # numpy: ['a' 'b'], which Python would join
         return _listed([single or double for single, double in QUOTED.findall(plain)])
     value = _parsed(plain)
@@ -109,7 +109,7 @@ def _read_text(raw: str) -> LabelCell:
         return read_label(value)
     if plain[0] == "[" and not re.search(r"""[\[\]{}"':]""", plain[1:-1]):  # Spark: [billing]
         return _listed(plain[1:-1].split(","))
-    return LabelCell((plain,), how)
+    return LabelCell((plain,), treatment)
 
 
 def _parsed(text: str) -> Any:
@@ -141,7 +141,7 @@ def visible(text: str) -> str:
     """``text`` with every letter written in one way (NFC), single blanks, and without what cannot be seen."""
     if text.isascii() and text.isprintable():
         return " ".join(text.split())
-    kept = [
+    chars = [
         char
         for place, char in enumerate(text)
         if not ("\ufe00" <= char <= "\ufe0f" or unicodedata.category(char) in ("Cf", "Cc"))
@@ -149,7 +149,7 @@ def visible(text: str) -> str:
         or SEEN_FORMATS.match(char)
         or (char in JOINERS and _joins(text, place))
     ]
-    return " ".join(unicodedata.normalize("NFC", "".join(kept)).split())
+    return " ".join(unicodedata.normalize("NFC", "".join(chars)).split())
 
 
 def _joins(text: str, place: int) -> bool:
@@ -162,15 +162,15 @@ def perhaps_joined(names: Collection[str]) -> list[str]:
     """Of the names those that may be several labels in one cell: one part of each is a name, too."""
     alone = {name.casefold() for name in names}
     parts = {name: re.split(r"\s*[;|,]\s*", name.casefold()) for name in names if any(map(str.isalpha, name))}
-    return [name for name, some in parts.items() if len(some) > 1 and not alone.isdisjoint(filter(None, some))]
+    return [name for name, words in parts.items() if len(words) > 1 and not alone.isdisjoint(filter(None, words))]
 
 
 def joined_labels(names: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Of the names those that are several labels in one cell ("lock#damage"), and the labels, each a name too."""
     alone = {name.casefold(): name for name in names}
-    found = {}
+    joined_names = {}
     for name in sorted(names):
         parts = [part for part in JOINED.split(name) if part]
         if len(parts) > 1 and all(part.casefold() in alone for part in parts):
-            found[name] = tuple(alone[part.casefold()] for part in parts)
-    return found
+            joined_names[name] = tuple(alone[part.casefold()] for part in parts)
+    return joined_names

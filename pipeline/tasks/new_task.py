@@ -88,12 +88,12 @@ def new_task(
     usable = usable_rows(table, choices)
     counts = _label_counts(usable, most=None if choices.label_columns else MOST_CLASSES)
     proposals = propose_words(list(counts))
-    asked = {name: proposals.get(name, "") for name in counts if says_nothing(label_word(name))}
+    asked_words = {name: proposals.get(name, "") for name in counts if says_nothing(label_word(name))}
     train, test = split_by_label(usable.examples, seed)
-    made = NewTask(
+    task = NewTask(
         task_file=f"{task_name}.toml",
         table=str(path),
-        rows=len(table.rows) + sum(some.count for some in table.left_out),
+        rows=len(table.rows) + sum(part.count for part in table.left_out),
         unit=table.unit,
         train=len(train),
         test=len(test),
@@ -104,11 +104,11 @@ def new_task(
         other_text_columns=usable.columns.other_texts,
         other_label_columns=usable.columns.other_labels,
         labels=counts,
-        asked_words=asked,
+        asked_words=asked_words,
         left_out=usable.left_out,
         notices=(
             *usable.notices,
-            *_words_elsewhere(table, usable.columns, asked),
+            *_words_elsewhere(table, usable.columns, asked_words),
             *_question(table, usable.columns, counts),
             *_own_splits(table),
             *_label_as_text(table, usable.examples),
@@ -123,12 +123,12 @@ def new_task(
         append_lines(staged / "train.jsonl", _rows(train, choices.fields))
         if test:
             append_lines(staged / "test.jsonl", _rows(test, choices.fields))
-        (staged / MADE_FROM).write_bytes(msgspec.json.format(msgspec.json.encode(made)))
-        task_file = staged / made.task_file
-        task_file.write_text(_task_file(task_name, made, usable.examples), encoding="utf-8")
+        (staged / MADE_FROM).write_bytes(msgspec.json.format(msgspec.json.encode(task)))
+        task_file = staged / task.task_file
+        task_file.write_text(_task_file(task_name, task, usable.examples), encoding="utf-8")
         load_task(task_file)
         settle(staged, out)
-    return msgspec.structs.replace(made, task_file=str(out / made.task_file))
+    return msgspec.structs.replace(task, task_file=str(out / task.task_file))
 
 
 def _check_fields(choices: TableChoices) -> None:
@@ -148,7 +148,7 @@ def _rows(examples: Sequence[Example], fields: Sequence[str]) -> Sequence[Exampl
     """As the files of a task have them."""
     if not fields:
         return examples
-    return [{**(split_fields(fields, one.text) or {}), "label": one.label} for one in examples]
+    return [{**(split_fields(fields, example.text) or {}), "label": example.label} for example in examples]
 
 
 def split_by_label(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
@@ -167,15 +167,15 @@ def split_by_label(examples: Sequence[Example], seed: int) -> tuple[list[Example
 def _label_counts(usable: UsableRows, most: int | None) -> dict[str, int]:
     """Rows per label, by name. Raises `InputError` where they are no classes of a task, or more than ``most``."""
     column, counts = usable.columns.labels[0], Counter(example.label for example in usable.examples)
-    left_out = "".join(f" {counted(some.count, 'row')} {some.what} left out." for some in usable.left_out)
+    left_out = "".join(f" {counted(part.count, 'row')} {part.what} left out." for part in usable.left_out)
     if len(counts) < 2:
-        got = f"only {next(iter(counts))!r}" if counts else "nothing usable"
+        content = f"only {next(iter(counts))!r}" if counts else "nothing usable"
         verdict = usable.columns.verdict
         verdicts = f" To learn what was accepted: --label-column {shlex.quote(verdict)} --verdict-column none."
         if not counts:
             verdicts = f" Rows count as accepted where that column says one of {', '.join(sorted(ACCEPTED))}."
         raise InputError(
-            f"a task needs at least 2 classes; the column {column!r} has {got}. Is it the label column?{left_out}"
+            f"a task needs at least 2 classes; the column {column!r} has {content}. Is it the label column?{left_out}"
             f"{verdicts if verdict else ''}"
         )
     if len(counts) > (most or len(counts)):
@@ -203,16 +203,18 @@ def _question(table: Table, columns: Columns, names: Iterable[str]) -> list[Faul
     """A note that labels such as true and false need a question as the instruction."""
     if {name.casefold() for name in names} not in ({"true", "false"}, {"yes", "no"}):
         return []
-    what = f"{' and '.join(names)} in the column {columns.labels[0]!r} answer a question that no model can guess."
-    return [note(table.path, what, 'Write it as the instruction, such as "Is the text a complaint?"')]
+    problem = f"{' and '.join(names)} in the column {columns.labels[0]!r} answer a question that no model can guess."
+    return [note(table.path, problem, 'Write it as the instruction, such as "Is the text a complaint?"')]
 
 
 def _label_as_text(table: Table, examples: Sequence[Example]) -> list[Fault]:
     """A warning of texts that are nothing but their label: nothing can be learnt from them."""
-    if not (same := [one.text for one in examples if reads_as(one.text) == reads_as(one.label)]):
+    if not (same := [example.text for example in examples if reads_as(example.text) == reads_as(example.label)]):
         return []
-    what = f"{counted(len(same), 'text')} {'is' if len(same) == 1 else 'are'} only the label, such as {same[0][:60]!r}."
-    return [warning(table.path, what, "Are these the columns of texts and labels?")]
+    problem = (
+        f"{counted(len(same), 'text')} {'is' if len(same) == 1 else 'are'} only the label, such as {same[0][:60]!r}."
+    )
+    return [warning(table.path, problem, "Are these the columns of texts and labels?")]
 
 
 def _own_splits(table: Table) -> list[Fault]:
@@ -221,34 +223,34 @@ def _own_splits(table: Table) -> list[Fault]:
     for column in (column for column in table.columns if str(first.get(column)).strip().lower() in SPLITS):
         values = {str(row.get(column)).strip().lower() for row in table.rows.values()}
         if len(values) > 1 and values <= SPLITS:
-            what = f"the column {column!r} ({', '.join(sorted(values))}) is not used: the test rows are drawn anew."
-            return [warning(table.path, what, "To keep its splits, write a file for each: docs/tasks.md says how.")]
+            problem = f"the column {column!r} ({', '.join(sorted(values))}) is not used: the test rows are drawn anew."
+            return [warning(table.path, problem, "To keep its splits, write a file for each: docs/tasks.md says how.")]
     return []
 
 
-def _words_elsewhere(table: Table, columns: Columns, asked: Mapping[str, str]) -> list[Fault]:
+def _words_elsewhere(table: Table, columns: Columns, asked_words: Mapping[str, str]) -> list[Fault]:
     """A note of the column that has a word for each label, where the labels themselves say nothing."""
-    for column in columns.other_labels if asked else ():
+    for column in columns.other_labels if asked_words else ():
         pairs = {(str(row.get(columns.labels[0])), str(row.get(column)).strip()) for row in table.rows.values()}
         labels, words = map(set, zip(*pairs, strict=True))
         if len(pairs) == len(labels) == len(words) and not any(map(says_nothing, words)):
-            what = (
+            problem = (
                 f"the column {column!r} has a word for each value of {columns.labels[0]!r}: {shorten(sorted(words))}."
             )
-            return [note(table.path, what, f"To use it: --label-column {shlex.quote(column)}")]
+            return [note(table.path, problem, f"To use it: --label-column {shlex.quote(column)}")]
     return []
 
 
-def _task_file(name: str, made: NewTask, examples: Sequence[Example]) -> str:
+def _task_file(name: str, task: NewTask, examples: Sequence[Example]) -> str:
     """The task file, with comments for whoever completes it: they are why it is not one call of `tomli_w`."""
-    words = [label_word(label) for label in made.labels]
-    joined = f"\n# Each text is the columns {' and '.join(map(repr, made.text_columns))}, one after the other."
-    names = ", ".join(_pair("", field).partition(" = ")[2] for field in made.fields or ())
-    fields = f"fields = [{names}] # of an input, each on a line of its own\n" if made.fields else ""
+    words = [label_word(label) for label in task.labels]
+    joined = f"\n# Each text is the columns {' and '.join(map(repr, task.text_columns))}, one after the other."
+    names = ", ".join(_pair("", field).partition(" = ")[2] for field in task.fields or ())
+    fields = f"fields = [{names}] # of an input, each on a line of its own\n" if task.fields else ""
     blocks = [
         f"""\
-# Made from {_inline(Path(made.table).name)}. The model reads the instruction, the noun and the label words:
-# make them fit, then run: fourshot tasks check FILE{joined if len(made.text_columns) > 1 and not made.fields else ""}
+# Made from {_inline(Path(task.table).name)}. The model reads the instruction, the noun and the label words:
+# make them fit, then run: fourshot tasks check FILE{joined if len(task.text_columns) > 1 and not task.fields else ""}
 {_pair("name", name)}
 {_pair("instruction", _instruction(words))}
 noun = "text" # what one text is, such as "movie review" or "support ticket"
@@ -257,11 +259,11 @@ noun = "text" # what one text is, such as "movie review" or "support ticket"
 folder = "." # train.jsonl and test.jsonl beside this file; {MADE_FROM} says what was left out
 """
     ]
-    for label, word in zip(made.labels, words, strict=True):
+    for label, word in zip(task.labels, words, strict=True):
         blocks.append(f"""\
 [[labels]]
 {_pair("name", label)}
-{_asked(label, made.asked_words.get(label, ""), examples) if label in made.asked_words else ""}\
+{_word_comment(label, task.asked_words.get(label, ""), examples) if label in task.asked_words else ""}\
 {_pair("word", word)} # what the model reads and answers; one common word is best
 {_pair("description", f"labelled {word}")} # completes: few examples of texts ... are given
 """)
@@ -276,7 +278,7 @@ def _instruction(words: Sequence[str]) -> str:
     return f"Classify the text as {', '.join(words[:-1])} or {words[-1]}."
 
 
-def _asked(label: str, proposal: str, examples: Sequence[Example]) -> str:
+def _word_comment(label: str, proposal: str, examples: Sequence[Example]) -> str:
     """Comments above a word that says nothing to a model: a proposal, and what texts of the class look like."""
     texts = [_inline(example.text)[:80] for example in examples if example.label == label][:2]
     such = f"Proposed: {_pair('word', proposal)}" if proposal else "Such texts are:"

@@ -55,16 +55,16 @@ def read_pairs(source: PairSource, table: Table, split: str) -> tuple[list[Pair]
     needed = [*source.input_columns, source.target_column]
     needed += [source.references_column] if source.references_column and split == "test" else []
     if missing := [column for column in needed if column not in table.columns]:
-        there = ", ".join(map(repr, table.columns))
-        what = f"no column {' and '.join(map(repr, missing))}; the columns are {there}."
-        return [], [error(table.path, what, COLUMNS)]
-    pairs, faults, seen = list[Pair](), list[Fault](), set[tuple[str, str]]()
+        column_names = ", ".join(map(repr, table.columns))
+        problem = f"no column {' and '.join(map(repr, missing))}; the columns are {column_names}."
+        return [], [error(table.path, problem, COLUMNS)]
+    pairs, faults, earlier_keys = list[Pair](), list[Fault](), set[tuple[str, str]]()
     without, again = list[int](), list[int]()
     for line, row in table.rows.items():
         try:
             text = input_of(row, source.input_columns)
             right = _texts(row.get(source.target_column))
-            right += [one for one in _texts(row.get(source.references_column)) if one not in right]
+            right += [reference for reference in _texts(row.get(source.references_column)) if reference not in right]
         except TypeError as failure:
             faults.append(error(f"{table.path}:{line}", f"{failure}.", COLUMNS))
             continue
@@ -72,19 +72,19 @@ def read_pairs(source: PairSource, table: Table, split: str) -> tuple[list[Pair]
             without.append(line)
             continue
         key = normalise(text), normalise(right[0])
-        if key in seen:
+        if key in earlier_keys:
             again.append(line)
             if split != "test":
                 continue
-        seen.add(key)
+        earlier_keys.add(key)
         pairs.append(Pair(input=text, target=right[0], references=tuple(right) if len(right) > 1 else ()))
     if without:
-        what = f"{counted(len(without), 'row')} without an input or a target left out (line {shorten(without)})."
-        faults.append(warning(table.path, what))
+        problem = f"{counted(len(without), 'row')} without an input or a target left out (line {shorten(without)})."
+        faults.append(warning(table.path, problem))
     if again:
         fate = "kept, as in every test split" if split == "test" else "left out"
-        what = f"{counted(len(again), 'row')} repeating an earlier input and target {fate} (line {shorten(again)})."
-        faults.append(warning(table.path, what))
+        problem = f"{counted(len(again), 'row')} repeating an earlier input and target {fate} (line {shorten(again)})."
+        faults.append(warning(table.path, problem))
     if not pairs and not errors_in(faults):
         faults.append(error(table.path, "no row has both an input and a target.", COLUMNS))
     return pairs, faults
@@ -129,10 +129,10 @@ def load_inputs(path: str | Path, source: PairSource, column: str | None = None,
         check_only_name(Path(path), table.columns[0])
         columns = table.columns
     if missing := [name for name in columns if name not in table.columns]:
-        there = ", ".join(map(repr, table.columns))
+        column_names = ", ".join(map(repr, table.columns))
         raise InputError(
-            f"{path} has no column {' and '.join(map(repr, missing))}; the columns are {there}. Name that of the "
-            "inputs: --text-column NAME."
+            f"{path} has no column {' and '.join(map(repr, missing))}; the columns are {column_names}. Name that of "
+            "the inputs: --text-column NAME."
         )
     inputs, faults = [], []
     for line, row in table.rows.items():
@@ -156,9 +156,9 @@ def load_inputs(path: str | Path, source: PairSource, column: str | None = None,
 def without_tested(pairs: Sequence[Pair], test: Iterable[Pair]) -> tuple[list[Pair], list[str]]:
     """The pairs whose input is not tested on: what is measured must not be learnt; and what is to be told."""
     tested = {normalise(pair.input) for pair in test}
-    kept = [pair for pair in pairs if normalise(pair.input) not in tested]
-    gone = len(pairs) - len(kept)
-    return kept, [f"train: {counted(gone, 'input')} also in the test split left out"] if gone else []
+    usable_pairs = [pair for pair in pairs if normalise(pair.input) not in tested]
+    gone = len(pairs) - len(usable_pairs)
+    return usable_pairs, [f"train: {counted(gone, 'input')} also in the test split left out"] if gone else []
 
 
 def load_real(task: GenerationTask) -> tuple[list[Pair], list[Pair], list[str]]:
@@ -167,24 +167,24 @@ def load_real(task: GenerationTask) -> tuple[list[Pair], list[Pair], list[str]]:
     if not source.folder or find_split_file(Path(source.folder), source.test_split):
         test = load_pairs(task, "test")
     train = load_pairs(task, "train")
-    usable, told = without_tested(train.pairs, test.pairs)
-    return usable, test.pairs, [*test.notes, *train.notes, *told]
+    usable, notes = without_tested(train.pairs, test.pairs)
+    return usable, test.pairs, [*test.notes, *train.notes, *notes]
 
 
-def take_real(pairs: Sequence[Pair], wanted: int | None, seed: int) -> list[Pair]:
-    """``wanted`` of the pairs, in their order, drawn by ``seed``; 0: all; None: `USUAL_REAL`, if there are so many.
+def take_real(pairs: Sequence[Pair], count: int | None, seed: int) -> list[Pair]:
+    """``count`` of the pairs, in their order, drawn by ``seed``; 0: all; None: `USUAL_REAL`, if there are so many.
 
     Raises `InputError` for more than there are.
     """
     if not pairs:
         raise InputError("the train split has no pair that can be learnt. Give some.")
-    if wanted is None:
-        wanted = min(USUAL_REAL, len(pairs))
-    if wanted > len(pairs):
+    if count is None:
+        count = min(USUAL_REAL, len(pairs))
+    if count > len(pairs):
         raise InputError(
-            f"--real {wanted}: the train split has {counted(len(pairs), 'pair')}. Give more, or take --real all."
+            f"--real {count}: the train split has {counted(len(pairs), 'pair')}. Give more, or take --real all."
         )
-    chosen = random.Random(f"{seed}/real").sample(range(len(pairs)), wanted or len(pairs))
+    chosen = random.Random(f"{seed}/real").sample(range(len(pairs)), count or len(pairs))
     return [pairs[index] for index in sorted(chosen)]
 
 
@@ -196,24 +196,24 @@ def pair_faults(task: GenerationTask) -> list[Fault]:
     faults, splits = list[Fault](), dict[str, list[Pair]]()
     for split, stem in (("train", source.train_split), ("test", source.test_split)):
         try:
-            table, found = _scan(source, split, stem)
+            table, table_faults = _scan(source, split, stem)
         except InputError as failure:
             faults.append(error("$.data", str(failure)))
             continue
         if table is None:
-            what = missing_split(source.tables, stem)
+            problem = missing_split(source.tables, stem)
             remedy = "Without it nothing is measured."
-            faults.append(error("$.data", what) if split == "train" else warning("$.data", what, remedy))
+            faults.append(error("$.data", problem) if split == "train" else warning("$.data", problem, remedy))
             continue
-        faults += found
-        if not errors_in(found):
+        faults += table_faults
+        if not errors_in(table_faults):
             splits[split], more = read_pairs(source, table, split)
             faults += more
             if lengths := sorted(len(pair.target.split()) for pair in splits[split]):
-                what = f"{counted(len(lengths), 'pair')}; targets have {lengths[0]} to {lengths[-1]} words."
-                faults.append(note(table.path, what))
+                problem = f"{counted(len(lengths), 'pair')}; targets have {lengths[0]} to {lengths[-1]} words."
+                faults.append(note(table.path, problem))
     _, shared = without_tested(splits.get("train", []), splits.get("test", []))
-    return faults + [warning("$.data", f"{one}.") for one in shared]
+    return faults + [warning("$.data", f"{line}.") for line in shared]
 
 
 def _scan(source: PairSource, split: str, stem: str) -> tuple[Table | None, list[Fault]]:

@@ -77,10 +77,10 @@ def write_review(
     table = csv.writer(content)
     table.writerow(columns_of(texts))
     for row in rows:
-        said = (answers or {}).get(row.id)
-        if said and said.is_deleted:
+        answer = (answers or {}).get(row.id)
+        if answer and answer.is_deleted:
             continue
-        label, keep = (said.label, said.keep) if said else (row.label, row.keep)
+        label, keep = (answer.label, answer.keep) if answer else (row.label, row.keep)
         likeliest = sorted(row.probabilities, key=lambda name: -row.probabilities[name])[:MOST_PROBABILITIES]
         shares = ", ".join(f"{name} {row.probabilities[name]:.2f}" for name in likeliest)
         cells = (row.id, *row.shown(texts).values(), label, "yes" if keep else "no", row.why, shares)
@@ -109,24 +109,26 @@ def read_review(path: Path, rows: Sequence[ReviewRow], task: Task) -> dict[str, 
     needed = columns[: columns.index("why")]
     missing = [column for column in needed if column not in table.columns]
     if missing:
-        what = f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
-        raise_errors([error(path, what, f"Put it back, as it was written: {', '.join(columns)}.")])
+        problem = (
+            f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
+        )
+        raise_errors([error(path, problem, f"Put it back, as it was written: {', '.join(columns)}.")])
     written = {row.id: row for row in rows}
     answers: dict[str, Answer] = {}
     faults: list[Fault] = []
     for line, cells in table.rows.items():
-        found = {name: unguard(_cell(value)) for name, value in cells.items() if name in needed}
-        if not any(cell.strip() for cell in found.values()):
+        entry = {name: unguard(_cell(value)) for name, value in cells.items() if name in needed}
+        if not any(cell.strip() for cell in entry.values()):
             continue
-        name = found["id"].strip()
-        where = f"{path}:{line}"
+        name = entry["id"].strip()
+        place = f"{path}:{line}"
         if name not in written:
             remedy = "Rows cannot be added here: put texts of your own into the training data. Remove the row."
-            faults.append(error(where, f"the id {name!r} is not one that was written.", remedy))
+            faults.append(error(place, f"the id {name!r} is not one that was written.", remedy))
         elif name in answers:
-            faults.append(error(where, f"the id {name!r} stands there twice.", "Remove one of the rows."))
+            faults.append(error(place, f"the id {name!r} stands there twice.", "Remove one of the rows."))
         else:
-            answers[name] = _answer(where, found, written[name], texts, task, faults)
+            answers[name] = _answer(place, entry, written[name], texts, task, faults)
     raise_errors(faults)
     return {row.id: answers.get(row.id, Answer(label=row.label, keep=False, is_deleted=True)) for row in rows}
 
@@ -137,65 +139,67 @@ def _cell(value: Any) -> str:
 
 
 def _answer(
-    where: str, found: Mapping[str, str], row: ReviewRow, texts: Sequence[str], task: Task, faults: list[Fault]
+    place: str, entry: Mapping[str, str], row: ReviewRow, texts: Sequence[str], task: Task, faults: list[Fault]
 ) -> Answer:
     """What a row says; its faults go into ``faults``."""
     for name, shown in row.shown(texts).items():
-        if retyped(visible(found[name])) != retyped(visible(shown)):
+        if retyped(visible(entry[name])) != retyped(visible(shown)):
             was = json.dumps(shown if len(shown) < 80 else shown[:77] + "...", ensure_ascii=False)
-            what = f"the {name} of {row.id} was changed; only label and keep may be."
-            faults.append(error(where, what, f"Put it back, or delete the row: {was}"))
-    said = retyped(found["keep"]).casefold()
-    if said not in (*YES, *NO):
-        faults.append(error(where, f"keep is {found['keep']!r}; allowed are yes and no.", "Write one of them."))
-    keep = said in YES
-    label = label_named(found["label"], task.label_names)
+            problem = f"the {name} of {row.id} was changed; only label and keep may be."
+            faults.append(error(place, problem, f"Put it back, or delete the row: {was}"))
+    keep_cell = retyped(entry["keep"]).casefold()
+    if keep_cell not in (*YES, *NO):
+        faults.append(error(place, f"keep is {entry['keep']!r}; allowed are yes and no.", "Write one of them."))
+    keep = keep_cell in YES
+    label = label_named(entry["label"], task.label_names)
     if label is None:
         allowed = f"the task's labels are {shorten(task.label_names, MOST_NAMED)}."
-        got = found["label"].strip()
-        faults.append(error(where, f"unknown label {got!r}; {allowed}", nearest(got, task.label_names)))
+        label_cell = entry["label"].strip()
+        faults.append(error(place, f"unknown label {label_cell!r}; {allowed}", nearest(label_cell, task.label_names)))
     elif not label and row.label and keep:
-        faults.append(error(where, "the label is gone.", "Put one in, or say no under keep."))
+        faults.append(error(place, "the label is gone.", "Put one in, or say no under keep."))
     return Answer(label=label or "", keep=keep)
 
 
-def label_named(said: str, names: Sequence[str]) -> str | None:
+def label_named(cell: str, names: Sequence[str]) -> str | None:
     """The one of the labels that a cell names, "" for none, None for one that there is not.
 
     It may read the same where that leaves no doubt: spreadsheets write TRUE or WAHR for true, and 1 for 01.
     """
-    said = said.strip()
-    if not said or said in names:
-        return said
-    for read in (reads_as, retyped):
-        alike = [name for name in names if read(visible(name)) == read(visible(said))]
+    cell = cell.strip()
+    if not cell or cell in names:
+        return cell
+    for spelling in (reads_as, retyped):
+        alike = [name for name in names if spelling(visible(name)) == spelling(visible(cell))]
         if alike:
             return alike[0] if len(alike) == 1 else None
     return None
 
 
-def check_alone(path: Path, *ours: str) -> None:
+def check_alone(path: Path, *endings: str) -> None:
     """Raise InputError where files beside ``path`` may be the same table, saved by a person under another name.
 
-    ``ours``: endings of files of that name that are no such table.
+    ``endings``: those of files of that name that are no such table.
     """
     # What is downloaded again, or from a spreadsheet in the net, is called "review (1).csv" or "review - review.csv".
     beside = [*path.parent.glob(f"{path.stem} (*).*"), *path.parent.glob(f"{path.stem} - *.*")]
-    beside += [one for one in path.parent.glob(f"{path.stem}.*") if one.suffix not in (path.suffix, *ours)]
-    if others := sorted(one.name for one in beside):
+    beside += [file for file in path.parent.glob(f"{path.stem}.*") if file.suffix not in (path.suffix, *endings)]
+    if copies := sorted(file.name for file in beside):
         kind = f"{path.suffix.removeprefix('.').upper()} (UTF-8)" if path.suffix in (".csv", ".tsv") else "JSON Lines"
         raise InputError(
-            f"{path.parent} has {', '.join(others)}. A person's answers are read from {path.name} alone: save the "
+            f"{path.parent} has {', '.join(copies)}. A person's answers are read from {path.name} alone: save the "
             f"table as {kind} under this name, and move the others away."
         )
 
 
-def corrections(given: str, texts: Iterable[str], out: str, left: Iterable[str]) -> list[str]:
-    """What is to be told of the texts of the table ``given`` that a person took out of ``out``, or put into it."""
-    before, after = (Counter(map(normalise, some)) for some in (texts, left))
+def corrections(table_name: str, texts: Iterable[str], out: str, remaining_texts: Iterable[str]) -> list[str]:
+    """What is to be told of the texts of the table ``table_name`` that a person took out of ``out``, or put into it."""
+    before, after = (Counter(map(normalise, table_texts)) for table_texts in (texts, remaining_texts))
     gone, new = (before - after).total(), (after - before).total()
-    notes = [f"{counted(gone, 'text')} of {given} not in {out} any more, and not learnt"] if gone else []
-    return notes + ([f"{counted(new, 'text')} in {out} not of {given}: added or changed, and learnt"] if new else [])
+    notes = [f"{counted(gone, 'text')} of {table_name} not in {out} any more, and not learnt"] if gone else []
+    return notes + (
+        [f"{counted(new, 'text')} in {out} not of {table_name}: added or changed, and learnt"] if new else []
+    )
 
 
 def own_columns(path: Path, task: Task) -> list[str]:

@@ -32,9 +32,9 @@ def draw_shots(
         if example.label in by_label:
             by_label[example.label].append(example)
     fewest = 1 if allow_fewer else k
-    short = {label: len(pool) for label, pool in by_label.items() if len(pool) < fewest}
-    if short:
-        raise InputError(_too_few(short, k))
+    shortages = {label: len(pool) for label, pool in by_label.items() if len(pool) < fewest}
+    if shortages:
+        raise InputError(_too_few(shortages, k))
     drawn: list[Example] = []
     for label, pool in by_label.items():
         random.Random(f"{seed}/{label}").shuffle(pool)
@@ -59,12 +59,12 @@ def load_chosen_shots(task: Task) -> Split | None:
     return load_split(task, SHOTS_STEM)
 
 
-def _too_few(short: dict[str, int], k: int) -> str:
-    classes = ", ".join(f"{label!r} has {count}" for label, count in short.items())
-    fewest = min(short.values())
-    ways = [f"add examples to {'this class' if len(short) == 1 else 'these classes'}"]
+def _too_few(shortages: dict[str, int], k: int) -> str:
+    classes = ", ".join(f"{label!r} has {count}" for label, count in shortages.items())
+    fewest = min(shortages.values())
+    remedies = [f"add examples to {'this class' if len(shortages) == 1 else 'these classes'}"]
     if fewest:
-        ways += [f"ask for fewer with --shots {fewest}", "accept unequal shots with --allow-fewer-shots"]
+        remedies += [f"ask for fewer with --shots {fewest}", "accept unequal shots with --allow-fewer-shots"]
     else:
-        ways.append("remove a class that has none from the task file")
-    return f"{k} shots per class were asked for, but {classes}. Either {', or '.join(ways)}."
+        remedies.append("remove a class that has none from the task file")
+    return f"{k} shots per class were asked for, but {classes}. Either {', or '.join(remedies)}."

@@ -23,12 +23,12 @@ def find_split_file(folder: Path, stem: str) -> Path | None:
 
     Raises `InputError` for two files: which one counts is unclear.
     """
-    found = split_files(folder, stem)
-    plain = [path for path in found if path.suffix in _PLAIN and path.is_file()]
-    if len(found) > 1 and len(plain) != 1:
-        names = " and ".join(path.name for path in found)
+    matches = split_files(folder, stem)
+    plain = [path for path in matches if path.suffix in _PLAIN and path.is_file()]
+    if len(matches) > 1 and len(plain) != 1:
+        names = " and ".join(path.name for path in matches)
         raise InputError(f"{folder} has {names} for the same split. Keep one of them.")
-    return next(iter(plain or found), None)
+    return next(iter(plain or matches), None)
 
 
 def own_splits(folder: Path, test_split: str) -> tuple[str, str]:
@@ -37,11 +37,11 @@ def own_splits(folder: Path, test_split: str) -> tuple[str, str]:
     Files called so. Where there are none: the dev split to test on if the hub's task is tested on that, a part of the
     train split by its name, "train_1000", or the dev split to train on.
     """
-    found = {stem: find_split_file(folder, stem) is not None for stem in ("train", "test", "dev")}
-    tests_on_dev = test_split in SPLIT_ALIASES["dev"] and not found["test"] and found["dev"]
+    has_file = {stem: find_split_file(folder, stem) is not None for stem in ("train", "test", "dev")}
+    tests_on_dev = test_split in SPLIT_ALIASES["dev"] and not has_file["test"] and has_file["dev"]
     parts = sorted({table_stem(file) for file in _tables(folder) if table_stem(file).startswith("train_")})
-    train = parts[0] if not found["train"] and len(parts) == 1 else "train"
-    if not found["train"] and not parts and found["dev"] and found["test"]:
+    train = parts[0] if not has_file["train"] and len(parts) == 1 else "train"
+    if not has_file["train"] and not parts and has_file["dev"] and has_file["test"]:
         train = "dev"
     return train, "dev" if tests_on_dev else "test"
 
@@ -50,15 +50,15 @@ def split_files(folder: Path, stem: str) -> list[Path]:
     """All that might hold a split. Beside one in a usual format, what may lie in others does not count."""
     stems = SPLIT_ALIASES.get(stem, (stem,))
     for place in (folder, folder / "data"):
-        found: list[Path] = []
+        matches: list[Path] = []
         for file in _tables(place):
             shard = _SHARD.fullmatch(table_stem(file))
-            if table_stem(file).lower() in (one.lower() for one in stems):
-                found.append(file)
+            if table_stem(file).lower() in (alias.lower() for alias in stems):
+                matches.append(file)
             elif shard and shard["stem"] in stems:
-                found.append(place / shard["stem"])
-        if found := list(dict.fromkeys(found)) or [place / one for one in stems if shards_of(place / one)]:
-            return found
+                matches.append(place / shard["stem"])
+        if matches := list(dict.fromkeys(matches)) or [place / alias for alias in stems if shards_of(place / alias)]:
+            return matches
     return []
 
 
@@ -74,8 +74,8 @@ def shards_of(path: Path) -> list[Path]:
             shards[match["total"]].append((int(match["number"]), file))
     for total, files in shards.items():
         if [number for number, _ in sorted(files)] != list(range(int(total))) or len(shards) > 1:
-            there = shorten(sorted(file.name for some in shards.values() for _, file in some))
-            raise InputError(f"{path}: of {int(total)} shards there is {there}. Fetch what is missing.")
+            names = shorten(sorted(file.name for group in shards.values() for _, file in group))
+            raise InputError(f"{path}: of {int(total)} shards there is {names}. Fetch what is missing.")
         return [file for _, file in sorted(files)]
     inside = [file for file in _tables(path) if file.name not in _ABOUT_A_DATA_SET]
     return inside if all(_COUNTED.fullmatch(table_stem(file)) for file in inside) else []
@@ -100,14 +100,16 @@ def missing_split(source: DataSource, stem: str) -> str:
         return (
             f"the split {stem!r} is the name of a file. A split is named without the ending: {stem[: -len(ending)]!r}."
         )
-    there = shorten(sorted(path.name for path in folder.iterdir()), 8) or "nothing"
+    listing = shorten(sorted(path.name for path in folder.iterdir()), 8) or "nothing"
     kinds = ", ".join(f"{stem}{suffix}" for suffix in (*list(KINDS)[:4], ".parquet"))
     key = "test_split" if stem == source.test_split else "train_split"
-    other = next((name for name in reversed(SPLIT_ALIASES["dev"]) if _has(folder, name)), "") if stem == "test" else ""
-    hint = f' To measure on {other!r}: {key} = "{other}" under [data].' if other else ""
+    dev_name = (
+        next((name for name in reversed(SPLIT_ALIASES["dev"]) if _has(folder, name)), "") if stem == "test" else ""
+    )
+    hint = f' To measure on {dev_name!r}: {key} = "{dev_name}" under [data].' if dev_name else ""
     return (
         f"no file for the split {stem!r} in {folder}: allowed are {kinds} and other tables, also packed or in shards "
-        f"({stem}-00000-of-00002.parquet); there is {there}.{hint}"
+        f"({stem}-00000-of-00002.parquet); there is {listing}.{hint}"
     )
 
 

@@ -37,23 +37,25 @@ def read_columnar(reading: Reading, source: Source) -> Iterator[Item]:
     # ValueError: bytes in a column of strings that are no text, times that Python's types cannot hold.
     # MemoryError: damaged lengths.
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as failure:
-        what = f"not a readable {source.kind.capitalize()} file: {str(failure) or type(failure).__name__}."
-        raise TableError(what, "Is the download complete?") from failure
+        problem = f"not a readable {source.kind.capitalize()} file: {str(failure) or type(failure).__name__}."
+        raise TableError(problem, "Is the download complete?") from failure
 
 
 def _class_names(reading: Reading, written: bytes) -> dict[str, tuple[str, ...]]:
     """Per column, what `datasets` says that its integers, or those in its lists, stand for."""
     try:
-        told = json.loads(written)
+        features = json.loads(written)
     except ValueError:
-        told = {}
-        what = "what `datasets` wrote into it cannot be read: integers are not named."
-        reading.faults.append(warning(reading.path, what, "Has it class names? Then write it again."))
+        features = {}
+        problem = "what `datasets` wrote into it cannot be read: integers are not named."
+        reading.faults.append(warning(reading.path, problem, "Has it class names? Then write it again."))
     for key in ("info", "features"):
-        told = told.get(key) if isinstance(told, dict) else None
-    kinds = {column: kind.get("feature", kind) for column, kind in (told or {}).items() if isinstance(kind, dict)}
+        features = features.get(key) if isinstance(features, dict) else None
+    kinds = {column: kind.get("feature", kind) for column, kind in (features or {}).items() if isinstance(kind, dict)}
     names = {column: kind.get("names") for column, kind in kinds.items() if isinstance(kind, dict)}
-    return {column: tuple(map(str, some)) for column, some in names.items() if isinstance(some, list)}
+    return {
+        column: tuple(map(str, class_names)) for column, class_names in names.items() if isinstance(class_names, list)
+    }
 
 
 def _batches(source: Source, stream: Any) -> tuple[Any, Iterator[Any]]:
@@ -82,11 +84,11 @@ def read_spreadsheet(reading: Reading, source: Source) -> Iterator[Item]:
         with source.open() as stream:
             content = stream.read()
         book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))
-        if (wanted := reading.settings.sheet) and wanted not in book.sheet_names:
+        if (sheet_name := reading.settings.sheet) and sheet_name not in book.sheet_names:
             raise TableError(
-                f"no sheet {wanted!r}; there is {shorten(map(repr, book.sheet_names))}.", "Name one of them."
+                f"no sheet {sheet_name!r}; there is {shorten(map(repr, book.sheet_names))}.", "Name one of them."
             )
-        sheets = {name: book.get_sheet_by_name(name) for name in ([wanted] if wanted else book.sheet_names)}
+        sheets = {name: book.get_sheet_by_name(name) for name in ([sheet_name] if sheet_name else book.sheet_names)}
         filled = {name: rows for name, sheet in sheets.items() if any(map(any, rows := sheet.to_python(False)))}
     except (python_calamine.CalamineError, OSError, ValueError) as failure:
         raise TableError(f"not a readable spreadsheet: {failure}.", "Save it again, or save it as CSV.") from failure
@@ -100,12 +102,14 @@ def read_spreadsheet(reading: Reading, source: Source) -> Iterator[Item]:
         ranges = sorted(sheets[name].merged_cell_ranges or ())
         merged = [first[0] + 1 for first, last in ranges if last[0] > first[0]]
         if merged:
-            what = (
+            problem = (
                 f"cells merged over several rows, of which only the first has what they hold (row {shorten(merged)})."
             )
-            reading.faults.append(warning(reading.path, what, "Fill in the others."))
+            reading.faults.append(warning(reading.path, problem, "Fill in the others."))
         if hidden := [number for number in hidden_rows(content, name) if 1 < number <= len(rows)]:
-            what = f"{counted(len(hidden), 'row')} that the sheet hides: read like the others (row {shorten(hidden)})."
-            reading.faults.append(warning(reading.path, what, "Delete them if they are not meant."))
+            problem = (
+                f"{counted(len(hidden), 'row')} that the sheet hides: read like the others (row {shorten(hidden)})."
+            )
+            reading.faults.append(warning(reading.path, problem, "Delete them if they are not meant."))
         records = ((number, row) for number, row in enumerate(rows, start=1) if any(cell != "" for cell in row))
         yield from grid_rows(reading, records, "")

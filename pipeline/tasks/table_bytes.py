@@ -73,20 +73,20 @@ def table_stem(path: PurePath) -> str:
 def find_source(path: Path) -> Source:
     """What table is in a file. Raises `TableError` for a file that is none, or holds several."""
     if path.is_dir():
-        there = shorten(sorted(entry.name for entry in path.iterdir()), 8) or "nothing"
-        what = f"a folder, not a file; in it is {there}."
-        raise TableError(what, "Name the table in it; of shards, what they have in common.")
+        listing = shorten(sorted(entry.name for entry in path.iterdir()), 8) or "nothing"
+        problem = f"a folder, not a file; in it is {listing}."
+        raise TableError(problem, "Name the table in it; of shards, what they have in common.")
     if not path.is_file():
-        what = "not a file that can be read twice, but a pipe or a device." if path.exists() else "no such file."
-        raise TableError(what, "Save it as a file." if path.exists() else "Check the path.")
+        problem = "not a file that can be read twice, but a pipe or a device." if path.exists() else "no such file."
+        raise TableError(problem, "Save it as a file." if path.exists() else "Check the path.")
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError as failure:
         raise TableError(f"cannot be opened: {failure.strerror}.", "Check who may read it.") from failure
-    for start, (what, remedy) in _NO_TABLES.items():
+    for start, (problem, remedy) in _NO_TABLES.items():
         if head.lower().startswith(start):
-            raise TableError(what, remedy)
+            raise TableError(problem, remedy)
     name, packing = path.name, next((end for start, end in _BEGINNINGS.items() if head.startswith(start)), "")
     if head.startswith(_ZIP_BEGINNINGS):
         names = _names_in_zip(path)
@@ -111,9 +111,9 @@ def find_source(path: Path) -> Source:
     if kind == "csv" and _JSON_BEGINNING.match(head):
         kind = "json"
     if kind is None:
-        what = f"{'packed ' if packing else ''}{f'{suffix} file' if suffix else 'file without an ending'}"
+        noun = f"{'packed ' if packing else ''}{f'{suffix} file' if suffix else 'file without an ending'}"
         raise TableError(
-            f"cannot read a {what}; allowed are {', '.join(KINDS)}, also packed ({', '.join(PACKINGS)}).",
+            f"cannot read a {noun}; allowed are {', '.join(KINDS)}, also packed ({', '.join(PACKINGS)}).",
             "If it is one of these, call it so.",
         )
     return Source(path=path, kind=kind, name=name, packing=packing)

@@ -57,9 +57,9 @@ def read_csv(reading: Reading, source: Source) -> Iterator[Item]:
     text = check_text(source, reading.settings)
     with text.open(newline="") as stream:
         sample = stream.read(_SAMPLE)
-    told = _SEPARATOR_LINE.match(sample)
-    skip = 1 if told else 0
-    delimiter = told[1] if told else _find_delimiter(sample, not source.name.lower().endswith(".csv"))
+    match = _SEPARATOR_LINE.match(sample)
+    skip = 1 if match else 0
+    delimiter = match[1] if match else _find_delimiter(sample, not source.name.lower().endswith(".csv"))
     reading.separator, reading.encoding = delimiter, text.encoding
     name = _find_reading(reading, text, delimiter, skip) if text.has_quotes else next(iter(READINGS))
     with text.open(newline="") as stream:
@@ -122,7 +122,7 @@ def _find_reading(reading: Reading, text: Text, delimiter: str, skip: int) -> st
 
     With tabs, where quotes rarely quote, a reading line by line that fits goes before one that does not need it.
     """
-    quoted, *others, literal = READINGS
+    quoted, *mixed, literal = READINGS
     opens = re.compile(rf'(?:^|{re.escape(delimiter)}) *"')
     with text.open(newline="") as stream:
         if not any(map(opens.search, stream)):
@@ -131,7 +131,7 @@ def _find_reading(reading: Reading, text: Text, delimiter: str, skip: int) -> st
     if fits[quoted].spans or not fits[quoted].is_clean or delimiter == "\t":
         fits[literal] = _fit(text, delimiter, literal, skip)
     if not any(fit.is_clean for fit in fits.values()):
-        fits |= {name: _fit(text, delimiter, name, skip) for name in others}
+        fits |= {name: _fit(text, delimiter, name, skip) for name in mixed}
     clean = [name for name in READINGS if name in fits and fits[name].is_clean]
     chosen = clean[0] if clean else quoted
     # Each line is a record, and quotes would swallow some?
@@ -142,12 +142,12 @@ def _find_reading(reading: Reading, text: Text, delimiter: str, skip: int) -> st
         else:
             by_line = literal in clean and not _quotes_are_needed(text, skip, by_rows=not doubtful)
         chosen = literal if by_line else chosen
-    what = f"separated by {delimiter!r}; read with {chosen}."
+    message = f"separated by {delimiter!r}; read with {chosen}."
     if doubtful and (chosen == literal or delimiter != "\t"):
-        what += f" From line {fits[quoted].spans} on, several lines could also be one cell, or rows of their own."
-        reading.faults.append(warning(reading.path, what, "If this is wrong, save the table as JSON Lines."))
+        message += f" From line {fits[quoted].spans} on, several lines could also be one cell, or rows of their own."
+        reading.faults.append(warning(reading.path, message, "If this is wrong, save the table as JSON Lines."))
     elif delimiter == "\t" or chosen != quoted:
-        reading.faults.append(note(reading.path, what))
+        reading.faults.append(note(reading.path, message))
     return chosen
 
 

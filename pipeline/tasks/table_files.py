@@ -75,19 +75,19 @@ def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, li
             else:
                 rows[number] = row
     except TableError as failure:
-        where = path if failure.line is None else f"{path}:{failure.line}"
-        faults.append(error(where, failure.what, failure.remedy))
+        place = path if failure.line is None else f"{path}:{failure.line}"
+        faults.append(error(place, failure.what, failure.remedy))
     faults += [fault for fault in reading.faults if fault.severity == "error"]
     left_out = []
-    for reason, some in unread.items():
-        if some[0][1].is_error and not settings.skip_broken:
-            faults += _errors(reading, some, _ERRORS_SHOWN if rows else 1)
+    for reason, group in unread.items():
+        if group[0][1].is_error and not settings.skip_broken:
+            faults += _errors(reading, group, _ERRORS_SHOWN if rows else 1)
         else:
-            lines = tuple(number for number, _ in some)
-            left_out.append(LeftOut(reason=reason, what=_WHY[reason], count=len(some), lines=lines))
+            lines = tuple(number for number, _ in group)
+            left_out.append(LeftOut(reason=reason, what=_WHY[reason], count=len(group), lines=lines))
     if not (rows and reading.columns) and not faults:
         nothing = " with anything in them" if rows else ""
-        gone = "".join(f" {counted(one.count, 'row')} {one.what} left out." for one in left_out)
+        gone = "".join(f" {counted(part.count, 'row')} {part.what} left out." for part in left_out)
         faults.append(error(path, f"the file has no rows{nothing}.{gone}", "Put at least one example in it."))
     faults += _chats(path, reading, rows)
     notices = tuple(fault for fault in reading.faults if fault.severity != "error")
@@ -100,7 +100,7 @@ def scan_table(path: Path, settings: ReadSettings = AS_FOUND) -> tuple[Table, li
         left_out=tuple(left_out),
         notices=notices,
     )
-    return table, faults + [one for one in notices if one.severity == "note"] + table_warnings(table)
+    return table, faults + [notice for notice in notices if notice.severity == "note"] + table_warnings(table)
 
 
 def stream_table(reading: Reading) -> Iterator[Item]:
@@ -116,19 +116,19 @@ def stream_table(reading: Reading) -> Iterator[Item]:
         raise TableError(f"cannot be opened: {failure.strerror}.", "Check the path.") from failure
     if not shards:
         if is_file and (lone := lone_shard(reading.path)):
-            what = f"one of {lone[1]} shards; the others are not read."
-            reading.faults.append(warning(reading.path, what, f"To read all, name {lone[0].name!r} in its place."))
+            problem = f"one of {lone[1]} shards; the others are not read."
+            reading.faults.append(warning(reading.path, problem, f"To read all, name {lone[0].name!r} in its place."))
         yield from _stream_file(reading, reading.path)
         return
-    rows, known = 0, 0
+    rows, num_columns = 0, 0
     for shard in shards:
         for _, row in _stream_file(reading, shard):
             rows += 1
             yield rows, row
-        if known and len(reading.columns) > known:
-            more = shorten(map(repr, list(reading.columns)[known:]))
+        if num_columns and len(reading.columns) > num_columns:
+            more = shorten(map(repr, list(reading.columns)[num_columns:]))
             reading.faults.append(warning(shard, f"has columns that shards before it lack: {more}."))
-        known = len(reading.columns)
+        num_columns = len(reading.columns)
     reading.unit = "row"
 
 
@@ -138,8 +138,8 @@ def _stream_file(reading: Reading, path: Path) -> Iterator[Item]:
     try:
         yield from _READERS[source.kind](reading, source)
     except DAMAGED as failure:
-        what = "cannot be unpacked" if source.packing else "cannot be read"
-        raise TableError(f"{what}: {failure}.", "Is the download complete?") from failure
+        problem = "cannot be unpacked" if source.packing else "cannot be read"
+        raise TableError(f"{problem}: {failure}.", "Is the download complete?") from failure
 
 
 def _unused(settings: ReadSettings, source: Source) -> list[Fault]:
@@ -150,8 +150,8 @@ def _unused(settings: ReadSettings, source: Source) -> list[Fault]:
         "a sheet": settings.sheet and source.kind != "spreadsheet",
     }
     return [
-        warning(source.path, f"{what} was given, which a file of this kind ({source.kind}) has no use for.")
-        for what, is_unused in unused.items()
+        warning(source.path, f"{setting} was given, which a file of this kind ({source.kind}) has no use for.")
+        for setting, is_unused in unused.items()
         if is_unused
     ]
 
@@ -162,7 +162,7 @@ def settings_of(source: DataSource) -> ReadSettings:
 
 
 def _errors(reading: Reading, unread: list[tuple[int, Unread]], most: int) -> list[Fault]:
-    faults = [error(f"{reading.path}:{number}", one.what) for number, one in unread[:most]]
+    faults = [error(f"{reading.path}:{number}", row.what) for number, row in unread[:most]]
     if rest := len(unread) - len(faults):
         faults.append(error(reading.path, f"{counted(rest, 'more row')} {_WHY[unread[0][1].reason]}."))
     leave_out = " Or leave such rows out: fourshot tasks new --skip-broken." * (
@@ -174,11 +174,13 @@ def _errors(reading: Reading, unread: list[tuple[int, Unread]], most: int) -> li
 
 def table_warnings(table: Table) -> list[Fault]:
     """What was left out of a table, and what about its file may mean that it was understood wrongly."""
-    whats = (
-        f"{counted(one.count, 'row')} {one.what} left out ({table.unit} {shorten(one.lines)})."
-        for one in table.left_out
+    problems = (
+        f"{counted(part.count, 'row')} {part.what} left out ({table.unit} {shorten(part.lines)})."
+        for part in table.left_out
     )
-    return [one for one in table.notices if one.severity == "warning"] + [warning(table.path, what) for what in whats]
+    return [notice for notice in table.notices if notice.severity == "warning"] + [
+        warning(table.path, problem) for problem in problems
+    ]
 
 
 def _chats(path: Path, reading: Reading, rows: dict[int, dict[str, Any]]) -> list[Fault]:

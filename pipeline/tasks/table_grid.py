@@ -38,8 +38,10 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
         records = itertools.chain([second], records)
         if reading.settings.header is not False and names_its_rows(cells, second[1]):
             cells = ["", *cells]
-            what = "rows have a cell more than the line of names: the first was taken for its number, as R writes it."
-            reading.faults.append(warning(reading.path, what))
+            problem = (
+                "rows have a cell more than the line of names: the first was taken for its number, as R writes it."
+            )
+            reading.faults.append(warning(reading.path, problem))
     raw = list(cells)
     header = [f"{cell:g}" if isinstance(cell, float) else str(cell).strip("\ufeff \t\r\n") for cell in cells]
     if reading.settings.header is False:
@@ -50,11 +52,11 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
         columns = _names(header)
         for name, times in Counter(columns).items():
             if times > 1:
-                what = f"the column {name!r} stands there {times} times."
+                problem = f"the column {name!r} stands there {times} times."
                 remedy = "Rename or remove one."
                 if "--no-header" in reading.settings.offers:
                     remedy += " If no line names the columns: --no-header."
-                reading.faults.append(error(f"{reading.path}:{line}", what, remedy))
+                reading.faults.append(error(f"{reading.path}:{line}", problem, remedy))
     reading.columns |= dict.fromkeys(columns)
     width, named = len(columns), {name for name in [*raw, *header] if name not in ("", None)} if any(header) else set()
     doubt = _Doubt(header, raw)
@@ -62,8 +64,8 @@ def grid_rows(reading: Reading, records: Iterator[tuple[int, Sequence[Any]]], hi
     for number, cells in records:
         if len(cells) != width:
             if len(cells) < width or any(cells[width:]):
-                what = f"{counted(len(cells), 'field')} where the header has {width}{hint}."
-                yield number, Unread("field_count", what, _ONE_COLUMN if width == 1 else _SEPARATORS)
+                problem = f"{counted(len(cells), 'field')} where the header has {width}{hint}."
+                yield number, Unread("field_count", problem, _ONE_COLUMN if width == 1 else _SEPARATORS)
                 continue
             cells = cells[:width]
         if not named.isdisjoint(cells):
@@ -134,11 +136,11 @@ class _Doubt:
         reading.numbers_rows = 0 in filled
         if filled and filled != [0]:  # the first one numbers the rows, as pandas and R write them
             names = ", ".join(repr(columns[place]) for place in filled)
-            what = (
+            problem = (
                 f"{counted(len(self._filled_lines), 'row')} with something in a column without a name "
                 f"({reading.unit} {shorten(self._filled_lines)}); such columns are called by their place: {names}."
             )
-            reading.faults.append(warning(reading.path, what, "Is the rest of a text there?"))
+            reading.faults.append(warning(reading.path, problem, "Is the rest of a text there?"))
         if reading.settings.header is None and (evidence := self._evidence()):
             reading.faults.append(
                 error(

@@ -21,13 +21,13 @@ def hidden_rows(content: bytes, sheet: str) -> list[int]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as book:
             rows = _ROW.finditer(book.read(_part(book, sheet)))
-            found, number = [], 0
+            hidden, number = [], 0
             for row in rows:
-                given = _NUMBER.search(row[1])
-                number = int(given[1]) if given else number + 1
+                number_match = _NUMBER.search(row[1])
+                number = int(number_match[1]) if number_match else number + 1
                 if _HIDDEN.search(row[1]):
-                    found.append(number)
-            return found
+                    hidden.append(number)
+            return hidden
     except (zipfile.BadZipFile, KeyError, StopIteration, ElementTree.ParseError):
         return []  # whether the file can be read at all is for its reader to say
 

@@ -36,15 +36,15 @@ def read_json(reading: Reading, source: Source) -> Iterator[Item]:
             by_line = True
     if by_line:
         with text.open() as stream:
-            yield from _known(reading, _lines(stream))
+            yield from _with_columns(reading, _lines(stream))
         return
     reading.unit = "row"
     if len(values) == 1 and isinstance(values[0], dict) and not document.lstrip().startswith("["):
         values = _table_in(reading, values[0])
-    yield from _known(reading, enumerate(map(_object, values), start=1))
+    yield from _with_columns(reading, enumerate(map(_object, values), start=1))
 
 
-def _known(reading: Reading, items: Iterable[Item]) -> Iterator[Item]:
+def _with_columns(reading: Reading, items: Iterable[Item]) -> Iterator[Item]:
     """The items, their keys noted as columns."""
     for number, row in items:
         if isinstance(row, dict) and not row.keys() <= reading.columns.keys():
@@ -70,8 +70,8 @@ def _lines(stream: TextIO) -> Iterator[Item]:
 def _object(row: Any) -> dict[str, Any] | Unread:
     if isinstance(row, dict | Unread):
         return row
-    what = f"got a JSON {type(row).__name__}, each row must be an object."
-    return Unread("no_object", what, 'Write it as {"text": "...", "label": "..."}.')
+    problem = f"got a JSON {type(row).__name__}, each row must be an object."
+    return Unread("no_object", problem, 'Write it as {"text": "...", "label": "..."}.')
 
 
 class _Decoder:
@@ -87,8 +87,8 @@ class _Decoder:
         try:
             row = self._json.decode(line)
         except json.JSONDecodeError as failure:
-            what = f"not valid JSON: {failure.msg} (column {failure.colno})."
-            return Unread("broken_json", what, "Write one JSON object per line.")
+            problem = f"not valid JSON: {failure.msg} (column {failure.colno})."
+            return Unread("broken_json", problem, "Write one JSON object per line.")
         except (ValueError, RecursionError) as failure:  # a number of thousands of digits, brackets in thousands
             return Unread("broken_json", f"JSON that cannot be read: {failure}.")
         return self._checked(row, line)
@@ -99,8 +99,8 @@ class _Decoder:
         try:
             value, end = self._json.raw_decode(text, place)
         except json.JSONDecodeError as failure:
-            what = f"not valid JSON: {failure.msg} (column {failure.colno})."
-            raise TableError(what, _WAYS, failure.lineno) from failure
+            problem = f"not valid JSON: {failure.msg} (column {failure.colno})."
+            raise TableError(problem, _WAYS, failure.lineno) from failure
         except (ValueError, RecursionError) as failure:
             raise TableError(f"JSON that cannot be read: {failure}.", _WAYS, text.count("\n", 0, place) + 1) from None
         return self._checked(value, text[place:end]), end

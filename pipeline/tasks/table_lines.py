@@ -21,12 +21,12 @@ def read_lines(reading: Reading, source: Source) -> Iterator[Item]:
     with text.open() as stream:
         for line in filter(str.strip, stream):
             lines, labelled = lines + 1, labelled and line.startswith(_LABEL)
-            for mark, seen in counts.items():
-                seen.add(line.count(mark))
-    for mark, seen in counts.items():
-        if lines >= _FEWEST_LINES and seen == {1}:
-            what = f"a table, or a file with one text per line? Each line has one {mark!r}."
-            raise TableError(what, "If it is a table, call it .csv. If not, save the texts as JSON Lines.")
+            for mark, line_counts in counts.items():
+                line_counts.add(line.count(mark))
+    for mark, line_counts in counts.items():
+        if lines >= _FEWEST_LINES and line_counts == {1}:
+            problem = f"a table, or a file with one text per line? Each line has one {mark!r}."
+            raise TableError(problem, "If it is a table, call it .csv. If not, save the texts as JSON Lines.")
     reading.columns |= dict.fromkeys(("label", "text") if labelled and lines else ("text",))
     with text.open() as stream:
         for number, line in enumerate(stream, start=1):

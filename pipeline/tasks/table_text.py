@@ -41,13 +41,13 @@ def check_text(source: Source, settings: ReadSettings) -> Text:
     with source.open() as stream:
         while True:
             block = stream.read(_BLOCK_BYTES)
-            held = len(decoder.getstate()[0])  # bytes of a character that the last block began
+            num_pending = len(decoder.getstate()[0])  # bytes of a character that the last block began
             try:
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as failure:
                 if encoding == "utf-8" and b"\0" in block:
                     raise _nul(source, encoding, block) from failure
-                place = before - held + failure.start
+                place = before - num_pending + failure.start
                 if encoding == "utf-8-sig" and not before:
                     place += len(codecs.BOM_UTF8)  # which its decoder does not count
                 raise _not_decoded(source, encoding, place, failure, settings) from failure
@@ -61,25 +61,27 @@ def check_text(source: Source, settings: ReadSettings) -> Text:
                 return Text(source=source, encoding=encoding, has_quotes=has_quotes)
 
 
-def _find_encoding(source: Source, asked: str) -> str:
+def _find_encoding(source: Source, name: str) -> str:
     with source.open() as stream:
         head = stream.read(4)
     mark = next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), "")
-    if not asked:
+    if not name:
         return mark or "utf-8"
     try:
-        found = codecs.lookup(asked).name
-        io.TextIOWrapper(io.BytesIO(), encoding=asked)  # some names stand for no text, such as "hex"
+        codec = codecs.lookup(name).name
+        io.TextIOWrapper(io.BytesIO(), encoding=name)  # some names stand for no text, such as "hex"
     except (LookupError, ValueError) as failure:
-        what = f"there is no encoding {asked!r}; among those allowed are utf-8, utf-16, cp1252, latin-1, shift_jis."
-        raise TableError(what, "Give one of Python's names.") from failure
-    if mark and not found.startswith(known := mark.removesuffix("-sig")):
-        what = f"begins with the byte-order mark of {known.upper()}, and the encoding {asked} was asked for."
-        raise TableError(what, "Leave the encoding out.")
-    if not mark and found in ("utf-16", "utf-32"):
-        what = f"has no byte-order mark, without which {found} may be one of two encodings."
-        raise TableError(what, f"Give {found}-le (as Windows writes it) or {found}-be.")
-    return mark or asked
+        problem = f"there is no encoding {name!r}; among those allowed are utf-8, utf-16, cp1252, latin-1, shift_jis."
+        raise TableError(problem, "Give one of Python's names.") from failure
+    if mark and not codec.startswith(marked_encoding := mark.removesuffix("-sig")):
+        problem = (
+            f"begins with the byte-order mark of {marked_encoding.upper()}, and the encoding {name} was asked for."
+        )
+        raise TableError(problem, "Leave the encoding out.")
+    if not mark and codec in ("utf-16", "utf-32"):
+        problem = f"has no byte-order mark, without which {codec} may be one of two encodings."
+        raise TableError(problem, f"Give {codec}-le (as Windows writes it) or {codec}-be.")
+    return mark or name
 
 
 def _not_decoded(
@@ -88,20 +90,20 @@ def _not_decoded(
     """The fault, its line, and what the place would be in the encoding that spreadsheets in the West write."""
     with source.open() as stream:
         ahead = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)("replace"), translate=True)
-        line, left, last = 1, place, b""
-        while left > 0:
-            block = stream.read(min(left, _BLOCK_BYTES))
+        line, num_remaining, last = 1, place, b""
+        while num_remaining > 0:
+            block = stream.read(min(num_remaining, _BLOCK_BYTES))
             line += ahead.decode(block).count("\n")
-            left, last = left - len(block), (last + block)[-_SHOWN:]
+            num_remaining, last = num_remaining - len(block), (last + block)[-_SHOWN:]
         near = last.splitlines(keepends=True)[-1:] or [b""]
         after = stream.read(_SHOWN).splitlines()[:1] or [b""]
     if settings.encoding:
-        what = f"not {encoding}: {failure.reason}."
-        return TableError(what, "Give the encoding that the file was saved in, or save it as UTF-8.", line)
+        problem = f"not {encoding}: {failure.reason}."
+        return TableError(problem, "Give the encoding that the file was saved in, or save it as UTF-8.", line)
     byte = f"byte 0x{failure.object[failure.start]:02x} is not valid"
     if not encoding.startswith("utf-8"):
         return TableError(f"{byte} {encoding.upper()}: {failure.reason}.", "Save it again.", line)
-    what = f"{byte} UTF-8."
+    problem = f"{byte} UTF-8."
     remedy = "Save the file as UTF-8, or name its encoding (--encoding NAME; in a task file, $.data.encoding)."
     if "--encoding" not in settings.offers:
         remedy = "Save the file as UTF-8; spreadsheets call it CSV UTF-8."
@@ -111,16 +113,16 @@ def _not_decoded(
         remedy += f" As cp1252 (Windows-1252) the place is {shown.strip()!r}."
     except UnicodeDecodeError:
         pass
-    return TableError(what, remedy, line)
+    return TableError(problem, remedy, line)
 
 
 def _nul(source: Source, encoding: str, block: bytes) -> TableError:
-    what = "it has NUL characters, which no text has."
+    problem = "it has NUL characters, which no text has."
     guess = "utf-16-le" if block[1::2].count(0) >= block[::2].count(0) else "utf-16-be"
     as_guessed = block.decode(guess, "replace")
     is_likely = block.count(0) > len(block) / 4 or re.search("[\n\r]", as_guessed)
     if encoding.startswith("utf-8") and "\0" not in as_guessed and is_likely:
-        return TableError(what, f"If it is UTF-16 without a byte-order mark: --encoding {guess}. Else remove them.")
+        return TableError(problem, f"If it is UTF-16 without a byte-order mark: --encoding {guess}. Else remove them.")
     with io.TextIOWrapper(source.open(), encoding=encoding, errors="replace") as stream:
         line = next(number for number, text in enumerate(stream, start=1) if "\0" in text)
-    return TableError(what, "Remove them; or is the file no table at all?", line)
+    return TableError(problem, "Remove them; or is the file no table at all?", line)

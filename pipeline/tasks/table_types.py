@@ -45,9 +45,9 @@ class Unread(msgspec.Struct, frozen=True):
 class TableError(Exception):
     """A file, or the rest of one, cannot be read: what was got, what to do, and the line where one is known."""
 
-    def __init__(self, what: str, remedy: str = "", line: int | None = None) -> None:
-        super().__init__(what, remedy)
-        self.what, self.remedy, self.line = what, remedy, line
+    def __init__(self, problem: str, remedy: str = "", line: int | None = None) -> None:
+        super().__init__(problem, remedy)
+        self.what, self.remedy, self.line = problem, remedy, line
 
 
 class Reading(msgspec.Struct, kw_only=True):

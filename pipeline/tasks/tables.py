@@ -69,7 +69,7 @@ def load_split(task: Task, split: str, limit: int | None = None) -> Split:
     return msgspec.structs.replace(
         loaded,
         examples=limited(loaded.examples, limit),
-        dropped={**{some.reason: some.count for some in table.left_out}, **loaded.dropped},
+        dropped={**{part.reason: part.count for part in table.left_out}, **loaded.dropped},
         warnings=(*map(str, table_warnings(table)), *map(str, faults), *loaded.warnings),
     )
 
@@ -108,18 +108,20 @@ def label_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
     columns = (*task.input_columns, source.label_column)
     missing = [column for column in columns if column not in table.columns]
     if missing:
-        what = f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
+        problem = (
+            f"no column {' and '.join(map(repr, missing))}; the columns are {', '.join(map(repr, table.columns))}."
+        )
         keys = "$.fields" if task.input_fields else "$.data.text_column"
         remedy = f"Set {keys} and $.data.label_column; if no line names the columns, $.data.header = false."
         if missing == [source.label_column]:
             remedy += " Rows without labels are neither learnt nor measured: leave such a file away."
-        return [], [error(table.path, what, remedy)]
+        return [], [error(table.path, problem, remedy)]
     rows, faults = read_rows(task, table)
-    gone = {line: one.label for line, one in rows if one.label in (source.leave_out or ())}
+    gone = {line: example.label for line, example in rows if example.label in (source.leave_out or ())}
     if gone:
         names = shorten(sorted(set(gone.values())), MOST_NAMED)
         faults.append(warning(table.path, f"{counted(len(gone), 'row')} left out, as $.data.leave_out says: {names}."))
-        rows = [(line, one) for line, one in rows if line not in gone]
+        rows = [(line, example) for line, example in rows if line not in gone]
     unknown: dict[str, list[int]] = defaultdict(list)
     for line, example in rows:
         if example.text and example.label not in task.label_names:
@@ -143,28 +145,28 @@ def read_rows(task: Task, table: Table) -> tuple[list[Lined], list[Fault]]:
     faults: list[Fault] = []
     source, names = task.data, task.label_names
     # What stands in a cell -> the label that it means: its name, also in another spelling of Unicode.
-    known = {visible(name): name for name in names} | {name: name for name in names}
+    label_of = {visible(name): name for name in names} | {name: name for name in names}
     for line, row in table.rows.items():
-        where, text = f"{table.path}:{line}", row_input(task, row)
+        place, text = f"{table.path}:{line}", row_input(task, row)
         if text is None:
             column = no_text_in(row, task.input_columns)
-            what = f"the text is a {type(row[column]).__name__}, it must be a string."
-            faults.append(error(where, what, f"Is {column!r} the text column?"))
+            problem = f"the text is a {type(row[column]).__name__}, it must be a string."
+            faults.append(error(place, problem, f"Is {column!r} the text column?"))
             continue
         try:
-            labels = find_labels(source, table, row.get(source.label_column), known).labels
+            labels = find_labels(source, table, row.get(source.label_column), label_of).labels
         except ValueError as failure:
-            faults.append(error(where, f"the label is {failure}.", "Write one label as a string or a number."))
+            faults.append(error(place, f"the label is {failure}.", "Write one label as a string or a number."))
             continue
         if len(labels) > 1:
-            faults.append(error(where, f"the labels {', '.join(map(repr, labels))} in one cell. {ONE_LABEL}"))
+            faults.append(error(place, f"the labels {', '.join(map(repr, labels))} in one cell. {ONE_LABEL}"))
             continue
         rows.append((line, Example(text=text, label=labels[0] if labels else "")))
     return rows, faults
 
 
-def find_labels(source: DataSource, table: Table, value: Any, known: Mapping[str, str]) -> LabelCell:
-    """The labels that a cell stands for; what stands for none of the ``known`` comes back as text.
+def find_labels(source: DataSource, table: Table, value: Any, label_of: Mapping[str, str]) -> LabelCell:
+    """The labels that a cell stands for; what stands for none of ``label_of`` comes back as text.
 
     Integers go through ``label_values``, then through the class names that the data set carries with it. Raises
     ValueError where the cell holds no label.
@@ -174,24 +176,26 @@ def find_labels(source: DataSource, table: Table, value: Any, known: Mapping[str
         value = int(value)
     key = str(value).strip()
     if key.casefold() in ("true", "false") and key not in source.label_values:  # TOML and JSON write true, Excel TRUE
-        key = next((one for one in source.label_values if one.casefold() == key.casefold()), key)
+        key = next((name for name in source.label_values if name.casefold() == key.casefold()), key)
     if key in source.label_values and value is not None:
         return LabelCell((source.label_values[key],))
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(class_names):
         value = key = class_names[value]
     if class_names and isinstance(value, list):
-        value = [class_names[one] if isinstance(one, int) and 0 <= one < len(class_names) else one for one in value]
+        value = [
+            class_names[item] if isinstance(item, int) and 0 <= item < len(class_names) else item for item in value
+        ]
     if class_names and value == -1:  # how `datasets` marks a row without a label
         return LabelCell(())
     if class_names and isinstance(value, int) and not isinstance(value, bool):
         raise ValueError(f"the class number {value}, and the file has names for 0 to {len(class_names) - 1}")
-    if key in known and isinstance(value, str):
-        return LabelCell((source.label_values.get(key, known[key]),))
+    if key in label_of and isinstance(value, str):
+        return LabelCell((source.label_values.get(key, label_of[key]),))
     if isinstance(value, bool):  # it has no spelling of its own: the label may be called True, true or TRUE
-        key = next((name for name in known if name.casefold() == str(value).casefold()), key)
+        key = next((name for name in label_of if name.casefold() == str(value).casefold()), key)
         return LabelCell((source.label_values.get(key, key),))
     cell = read_label(value)
-    return cell._replace(labels=tuple(source.label_values.get(key, known.get(key, key)) for key in cell.labels))
+    return cell._replace(labels=tuple(source.label_values.get(key, label_of.get(key, key)) for key in cell.labels))
 
 
 def clean(split: str, path: str, rows: Sequence[Lined], fields: Sequence[str] = ()) -> Split:
@@ -210,36 +214,36 @@ def clean(split: str, path: str, rows: Sequence[Lined], fields: Sequence[str] = 
     fate = "kept, as in every test split" if split == "test" else "left out"
     left_out: dict[str, list[Lined]] = {}
     warnings = []
-    for why, some, what in (
+    for reason, group, description in (
         ("empty_text", empty, f"without a text{of_fields} left out"),
         ("duplicate", again, f"repeating an earlier text {fate}"),
         ("contradiction", torn, f"with a text that has two different labels {fate}"),
     ):
-        if some:
-            lines = shorten(sorted(line for line, _ in some))
-            warnings.append(f"{path}: {counted(len(some), 'row')} {what} (line {lines}).")
-            if split != "test" or why == "empty_text":
-                left_out[why] = some
-    out = {line for some in left_out.values() for line, _ in some}
+        if group:
+            lines = shorten(sorted(line for line, _ in group))
+            warnings.append(f"{path}: {counted(len(group), 'row')} {description} (line {lines}).")
+            if split != "test" or reason == "empty_text":
+                left_out[reason] = group
+    out = {line for group in left_out.values() for line, _ in group}
     return Split(
         name=split,
         examples=[example for line, example in rows if line not in out],
-        dropped={why: len(some) for why, some in left_out.items()},
-        lines={why: tuple(sorted(line for line, _ in some)) for why, some in left_out.items()},
+        dropped={reason: len(group) for reason, group in left_out.items()},
+        lines={reason: tuple(sorted(line for line, _ in group)) for reason, group in left_out.items()},
         warnings=tuple(warnings),
     )
 
 
 def drop_overlap(split: Split, test_texts: Iterable[str]) -> Split:
     """Leave out the examples whose text is also a test text: what is measured must not be learned from."""
-    known = {normalise(text) for text in test_texts}
-    kept = [example for example in split.examples if normalise(example.text) not in known]
-    count = len(split.examples) - len(kept)
+    tested = {normalise(text) for text in test_texts}
+    usable = [example for example in split.examples if normalise(example.text) not in tested]
+    count = len(split.examples) - len(usable)
     if not count:
         return split
     warning = f"{split.name}: {counted(count, 'text')} also in the test split left out."
     return msgspec.structs.replace(
-        split, examples=kept, dropped={**split.dropped, "in_test_set": count}, warnings=(*split.warnings, warning)
+        split, examples=usable, dropped={**split.dropped, "in_test_set": count}, warnings=(*split.warnings, warning)
     )
 
 
@@ -255,17 +259,17 @@ def count_labels(task: Task, examples: Iterable[Example]) -> dict[str, int]:
 
 
 def _unknown_label(task: Task, table: Table, value: str, lines: list[int]) -> Fault:
-    got = f"label {value!r}" if value else "a row without a label"
+    subject = f"label {value!r}" if value else "a row without a label"
     labels = f"the task's labels are {shorten(task.label_names, MOST_NAMED)}."
     alike = [name for name in task.label_names if name.casefold() == value.casefold()]
     hint = f"Did you mean {alike[0]!r}?" if alike else nearest(value, task.label_names)
-    if left := [name for name in task.data.leave_out or () if name.casefold() == value.casefold()]:
-        hint = f"$.data.leave_out has {left[0]!r}, in another spelling."
-    what = f"{got} ({counted(len(lines), 'row')}); {labels} {hint}".rstrip()
+    if left_out := [name for name in task.data.leave_out or () if name.casefold() == value.casefold()]:
+        hint = f"$.data.leave_out has {left_out[0]!r}, in another spelling."
+    problem = f"{subject} ({counted(len(lines), 'row')}); {labels} {hint}".rstrip()
     remedy = "Add it under [[labels]], map it under [data.label_values], or remove the rows."
     if not value:
         remedy = "Fill it in, or remove the rows."
     if value in ("-1", "") and len(lines) == len(table.rows):
-        what = f"{got} ({counted(len(lines), 'row')}) and no other: the split has no labels, and {labels}"
+        problem = f"{subject} ({counted(len(lines), 'row')}) and no other: the split has no labels, and {labels}"
         remedy = 'Public test splits often are not. Name a split with labels, such as $.data.test_split = "validation".'
-    return error(f"{table.path}:{shorten(lines, 3)}", what, remedy)
+    return error(f"{table.path}:{shorten(lines, 3)}", problem, remedy)

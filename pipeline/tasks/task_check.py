@@ -41,10 +41,10 @@ def read_document(path: Path) -> tuple[dict[str, Any], list[Fault]]:
         return tomllib.loads(text), faults
     except tomllib.TOMLDecodeError as failure:
         place = re.search(r"line (\d+), column (\d+)", str(failure))
-        where = f"{path}:{place[1]}:{place[2]}" if place else f"{path} (end of file)"
+        location = f"{path}:{place[1]}:{place[2]}" if place else f"{path} (end of file)"
         reason = re.sub(r" \(at .*\)$", "", str(failure))
         hint = toml_hint(reason, text.splitlines()[int(place[1]) - 1 :][:1] if place else [])
-        return {}, [error(where, f"not valid TOML: {reason}.", hint)]
+        return {}, [error(location, f"not valid TOML: {reason}.", hint)]
 
 
 def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fault]:
@@ -54,13 +54,13 @@ def shape_faults(document: dict[str, Any], needs_source: bool = True) -> list[Fa
     """
     faults: list[Fault] = []
     sound = sound_parts(document, inspect.type_info(Task), "$", faults)
-    labels, given = sound.get("labels"), document.get("data", {})
+    labels, data = sound.get("labels"), document.get("data", {})
     faults += empty_faults(sound, ("name", "instruction", "noun"), labels or [])
     if labels is not None:
         faults += [*_label_faults(labels), *_instruction_faults(sound.get("instruction", ""), labels)]
     faults += instruction_form(sound.get("instruction", ""))
-    if isinstance(given, dict):
-        faults += source_faults(given.get("hub"), given.get("folder"), given.get("hub_config"), needs_source)
+    if isinstance(data, dict):
+        faults += source_faults(data.get("hub"), data.get("folder"), data.get("hub_config"), needs_source)
         names = [label["name"] for label in labels or [] if "name" in label]
         faults += _column_faults(sound.get("data", {}), names, sound.get("fields"))
     if "fields" in sound:
@@ -73,10 +73,10 @@ def sound_parts(value: Any, kind: inspect.Type, at: str, faults: list[Fault]) ->
     assert type(kind) in _EXPECTED, f"a field of type {kind} in fourshot.pipeline.tasks.types needs a rule here"
     expected = _EXPECTED[type(kind)]
     if not isinstance(value, expected):
-        got = _TOML_NAMES.get(type(value), type(value).__name__)
+        type_name = _TOML_NAMES.get(type(value), type(value).__name__)
         quoted = f" ({value!r})" if isinstance(value, int | float | str) else ""
-        what = f"expected {_TOML_NAMES[expected]}, got {got}{quoted}."
-        faults.append(error(at, what, type_hint(at, expected, value)))
+        problem = f"expected {_TOML_NAMES[expected]}, got {type_name}{quoted}."
+        faults.append(error(at, problem, type_hint(at, expected, value)))
         return None
     if isinstance(kind, inspect.VarTupleType):
         # An item that is none keeps its place, for the next ones are known by theirs.
@@ -84,9 +84,9 @@ def sound_parts(value: Any, kind: inspect.Type, at: str, faults: list[Fault]) ->
     if isinstance(kind, inspect.StructType):
         fields = {field.encode_name: field for field in kind.fields}
         for key in [key for key in value if key not in fields]:
-            what = f"unknown key; allowed are {', '.join(fields)}."
+            problem = f"unknown key; allowed are {', '.join(fields)}."
             hint = misplaced(at, key, Task.__struct_fields__, DataSource.__struct_fields__)
-            faults.append(error(f"{at}.{key}", what, hint or nearest(key, fields, "Remove it.")))
+            faults.append(error(f"{at}.{key}", problem, hint or nearest(key, fields, "Remove it.")))
         for name, field in fields.items():
             if field.required and name not in value:
                 faults.append(error(f"{at}.{name}", "missing.", "It has no default: add it."))
@@ -105,38 +105,38 @@ def empty_faults(document: dict[str, Any], keys: Sequence[str], labels: Sequence
     for i, label in enumerate(labels):
         values |= {f"$.labels[{i}].{key}": label.get(key) for key in ("name", "word", "description", "plural")}
     faults = [
-        error(where, "empty.", "Write something, or leave the key out where it has a default.")
-        for where, value in values.items()
+        error(path, "empty.", "Write something, or leave the key out where it has a default.")
+        for path, value in values.items()
         if value is not None and not value.strip()
     ]
     faults += [
-        error(where, f"{value[:60]!r} has a line end, and stands in a line of a prompt.", "Write it in one line.")
-        for where, value in values.items()
-        if value and where != "$.instruction" and len(value.strip().splitlines()) > 1
+        error(path, f"{value[:60]!r} has a line end, and stands in a line of a prompt.", "Write it in one line.")
+        for path, value in values.items()
+        if value and path != "$.instruction" and len(value.strip().splitlines()) > 1
     ]
     name = document.get("name", "")
     if name.strip() and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        what = f"{name!r} is to name a folder: allowed are letters, digits, '_', '-', '.', first a letter or digit."
-        faults.append(error("$.name", what, "Choose another name."))
+        problem = f"{name!r} is to name a folder: allowed are letters, digits, '_', '-', '.', first a letter or digit."
+        faults.append(error("$.name", problem, "Choose another name."))
     return faults
 
 
 def _label_faults(labels: list[dict[str, str]]) -> list[Fault]:
     faults = []
     if len(labels) < 2:
-        what = f"{counted(len(labels), 'label')}; a task needs at least 2."
-        faults.append(error("$.labels", what, "Add a [[labels]] entry for each class."))
+        problem = f"{counted(len(labels), 'label')}; a task needs at least 2."
+        faults.append(error("$.labels", problem, "Add a [[labels]] entry for each class."))
     names = [label.get("name", "") for label in labels]
     words = [label.get("word") or name for label, name in zip(labels, names, strict=True)]
     for key, texts in (("name", names), ("word", words)):
-        seen: dict[str, int] = {}
+        index_of: dict[str, int] = {}
         for i, text in enumerate(texts):
             # Case and outer blanks do not make two labels: nobody, the model included, would keep them apart.
-            if text and (first := seen.setdefault(text.strip().casefold(), i)) != i:
+            if text and (first := index_of.setdefault(text.strip().casefold(), i)) != i:
                 if key == "word" and names[i].casefold() == names[first].casefold():
                     continue  # said above, for the name
-                what = f"{text!r} is the {key} of $.labels[{first}] too."
-                faults.append(error(f"$.labels[{i}].{key}", what, f"Give each label a {key} of its own."))
+                problem = f"{text!r} is the {key} of $.labels[{first}] too."
+                faults.append(error(f"$.labels[{i}].{key}", problem, f"Give each label a {key} of its own."))
     proposals = propose_words(words)
     remedy = 'Write a word for what the class means, such as word = "{}".'
     faults += [
@@ -156,16 +156,16 @@ def _label_faults(labels: list[dict[str, str]]) -> list[Fault]:
     for i, name in enumerate(names):
         same = [other for other in names[:i] if visible(other) == visible(name) and other.casefold() != name.casefold()]
         if name.strip() and not is_plain(name):
-            what = f"{name!r} is how tables write no label, a list or quotes, not the name of a class."
-            faults.append(warning(f"$.labels[{i}].name", what, "Rename it, and map it under [data.label_values]."))
+            problem = f"{name!r} is how tables write no label, a list or quotes, not the name of a class."
+            faults.append(warning(f"$.labels[{i}].name", problem, "Rename it, and map it under [data.label_values]."))
         elif same:
-            what = f"{name!a} looks like {same[0]!a}."
-            faults.append(warning(f"$.labels[{i}].name", what, "Remove one of them, and what only it has."))
+            problem = f"{name!a} looks like {same[0]!a}."
+            faults.append(warning(f"$.labels[{i}].name", problem, "Remove one of them, and what only it has."))
         word = words[i].strip().casefold()
-        if word != name.casefold() and (other := next((one for one in names if one.casefold() == word), "")):
-            what = f"{word!r} is the name of $.labels[{names.index(other)}], another label."
+        if word != name.casefold() and (other := next((text for text in names if text.casefold() == word), "")):
+            problem = f"{word!r} is the name of $.labels[{names.index(other)}], another label."
             remedy = f"Does a text of {name!r} get the answer {word!r}? If not, exchange the words."
-            faults.append(warning(f"$.labels[{i}].word", what, remedy))
+            faults.append(warning(f"$.labels[{i}].word", problem, remedy))
     return faults
 
 
@@ -173,8 +173,8 @@ def instruction_form(instruction: str) -> list[Fault]:
     """A warning of an instruction that has places for a text, as templates of other tools do: none is filled in."""
     if not (place := _PLACEHOLDER.search(instruction)):
         return []
-    what = f"{place[0]!r} stays as it is: the text follows the instruction by itself."
-    return [warning("$.instruction", what, "Remove it, unless it is to be read so.")]
+    problem = f"{place[0]!r} stays as it is: the text follows the instruction by itself."
+    return [warning("$.instruction", problem, "Remove it, unless it is to be read so.")]
 
 
 def _instruction_faults(instruction: str, labels: list[dict[str, str]]) -> list[Fault]:
@@ -205,8 +205,8 @@ def source_faults(hub: Any, folder: Any, hub_config: Any, needs_source: bool) ->
     if hub_config and not hub:
         faults.append(error("$.data.hub_config", "set without $.data.hub.", "Add the hub data set, or remove it."))
     if needs_source and not hub and not folder:
-        what = "neither hub nor folder is set: where is the data?"
-        faults.append(error("$.data", what, "Set one of them, or give --data FOLDER."))
+        problem = "neither hub nor folder is set: where is the data?"
+        faults.append(error("$.data", problem, "Set one of them, or give --data FOLDER."))
     return faults
 
 
@@ -214,16 +214,16 @@ def field_faults(fields: list[Any]) -> list[Fault]:
     """What is wrong with the names of an input's fields."""
     faults = []
     if len(fields) < 2:
-        what = f"{counted(len(fields), 'field')}; allowed are none, for a task of texts, or two and more."
-        faults.append(error("$.fields", what, "To name the column of the texts: text_column under [data]."))
+        problem = f"{counted(len(fields), 'field')}; allowed are none, for a task of texts, or two and more."
+        faults.append(error("$.fields", problem, "To name the column of the texts: text_column under [data]."))
     names = [field if isinstance(field, str) else "" for field in fields]  # another type was told of before
     read_as = [heading(name).casefold() for name in names]
     for i, name in enumerate(names):
         if name and read_as[i] in read_as[:i]:
             faults.append(error(f"$.fields[{i}]", f"{name!r} reads like a field before it.", "Rename one of them."))
         elif isinstance(fields[i], str) and not is_field_name(name):
-            what = f"{name!r} cannot begin a line of a prompt: no colon, line end or outer blank, and not 'label'."
-            faults.append(error(f"$.fields[{i}]", what, "Rename it, and the data's column."))
+            problem = f"{name!r} cannot begin a line of a prompt: no colon, line end or outer blank, and not 'label'."
+            faults.append(error(f"$.fields[{i}]", problem, "Rename it, and the data's column."))
     return faults
 
 
@@ -233,22 +233,24 @@ def _column_faults(data: dict[str, Any], names: list[str], fields: Any) -> list[
     column = data.get("text_column", "text")
     if fields:
         if "text_column" in data:
-            what = "set beside $.fields, which name the columns of an input."
-            faults.append(error("$.data.text_column", what, "Remove one of them."))
+            problem = "set beside $.fields, which name the columns of an input."
+            faults.append(error("$.data.text_column", problem, "Remove one of them."))
         if label_column in fields:
-            what = f"{label_column!r} is one of $.fields too."
-            faults.append(error("$.data.label_column", what, "Name the column of the label."))
+            problem = f"{label_column!r} is one of $.fields too."
+            faults.append(error("$.data.label_column", problem, "Name the column of the label."))
     elif column == label_column:
-        what = f"text_column and label_column are both {column!r}."
-        faults.append(error("$.data.text_column", what, "Name the column of the text and the one of the label."))
+        problem = f"text_column and label_column are both {column!r}."
+        faults.append(error("$.data.text_column", problem, "Name the column of the text and the one of the label."))
     for i, value in enumerate(data.get("leave_out", [])):
         if value in names:
-            what = f"{value!r} is a label of the task."
-            faults.append(error(f"$.data.leave_out[{i}]", what, "Remove it here, or the label."))
+            problem = f"{value!r} is a label of the task."
+            faults.append(error(f"$.data.leave_out[{i}]", problem, "Remove it here, or the label."))
     for value, name in data.get("label_values", {}).items():
         if name not in names:
-            what = f"{name!r} is no label's name; the labels are {shorten(names, MOST_NAMED)}."
-            faults.append(error(f"$.data.label_values.{value}", what, nearest(name, names, "Map it to one of them.")))
+            problem = f"{name!r} is no label's name; the labels are {shorten(names, MOST_NAMED)}."
+            faults.append(
+                error(f"$.data.label_values.{value}", problem, nearest(name, names, "Map it to one of them."))
+            )
     return faults
 
 
@@ -262,17 +264,17 @@ def word_faults(task: Task, tokenizer: Any) -> list[Fault]:
     faults = []
     first = Counter(ids[:1] for ids in set(tokens))
     for i, (word, ids) in enumerate(zip(task.label_words, tokens, strict=True)):
-        where = f"$.labels[{i}].word"
+        place = f"$.labels[{i}].word"
         if ids in tokens[:i]:
-            other = task.label_words[tokens.index(ids)]
-            what = f"{word!r} and {other!r} are the same tokens to this model."
-            faults.append(error(where, what, "Choose another word."))
+            twin = task.label_words[tokens.index(ids)]
+            problem = f"{word!r} and {twin!r} are the same tokens to this model."
+            faults.append(error(place, problem, "Choose another word."))
             continue
         if len(ids) > 1:
-            what = f"{word!r} is {len(ids)} tokens to this model; one is faster to score without an adapter."
-            faults.append(note(where, what, "A common short word may be one token."))
+            problem = f"{word!r} is {len(ids)} tokens to this model; one is faster to score without an adapter."
+            faults.append(note(place, problem, "A common short word may be one token."))
         if first[ids[:1]] > 1:
-            others = [repr(w) for w, t in zip(task.label_words, tokens, strict=True) if t[:1] == ids[:1] and t != ids]
-            what = f"{word!r} starts with the same token as {shorten(others)}; needs more steps without an adapter."
-            faults.append(note(where, what, "Words with first tokens of their own are faster."))
+            alike = [repr(w) for w, t in zip(task.label_words, tokens, strict=True) if t[:1] == ids[:1] and t != ids]
+            problem = f"{word!r} starts with the same token as {shorten(alike)}; needs more steps without an adapter."
+            faults.append(note(place, problem, "Words with first tokens of their own are faster."))
     return faults

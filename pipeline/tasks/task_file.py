@@ -121,8 +121,8 @@ def find_task_file(name_or_path: str | Path) -> Path:
             raise InputError(
                 f"the folder {text} holds no .toml task file. To write one from a table: fourshot tasks new TABLE."
             )
-        there = ", ".join(file.name for file in files)
-        raise InputError(f"the folder {text} must hold exactly one .toml task file; there is {there}. Name the file.")
+        names = ", ".join(file.name for file in files)
+        raise InputError(f"the folder {text} must hold exactly one .toml task file; there is {names}. Name the file.")
     near = difflib.get_close_matches(text, shipped, n=2, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise InputError(

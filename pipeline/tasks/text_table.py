@@ -112,36 +112,36 @@ def open_texts(
         encoding=reading.encoding,
         warnings=(
             *(str(fault) for fault in reading.faults if fault.severity == "warning"),
-            *(f"{path}: {counted(count, 'row')} left out: {what}." for what, count in left_out.items()),
-            *(f"{path}: {told}." for told in [named_by_first_line(path, columns, text_column)] if told and not fields),
+            *(f"{path}: {counted(count, 'row')} left out: {problem}." for problem, count in left_out.items()),
+            *(f"{path}: {note}." for note in [named_by_first_line(path, columns, text_column)] if note and not fields),
         ),
         content_hash=content_hash_of([path] if path.is_file() else shards_of(path), "\n".join(inputs)),
     )
 
 
-def input_columns_of(path: Path, columns: Sequence[str], wanted: str | None, task: Task | None) -> tuple[str, ...]:
-    """The column of texts: ``wanted``, else the task's, else the only one; or those of the task's fields.
+def input_columns_of(path: Path, columns: Sequence[str], text_column: str | None, task: Task | None) -> tuple[str, ...]:
+    """The column of texts: ``text_column``, else the task's, else the only one; or those of the task's fields.
 
     Raises InputError.
     """
-    there = ", ".join(map(repr, columns))
+    column_names = ", ".join(map(repr, columns))
     if task and task.input_fields:
-        if wanted:
+        if text_column:
             raise InputError(f"--text-column NAME is for tasks of texts; {task.name} has fields. Leave it out.")
         if missing := [field for field in task.input_fields if field not in columns]:
             raise InputError(
-                f"{path} has no column {' and '.join(map(repr, missing))}; the columns are {there}. An input of "
+                f"{path} has no column {' and '.join(map(repr, missing))}; the columns are {column_names}. An input of "
                 f"{task.name} has the fields {', '.join(task.input_fields)}: name a column after each."
             )
         return task.input_fields
     usual = task.data.text_column if task else "text"
-    if not wanted and usual not in columns and len(columns) == 1:
+    if not text_column and usual not in columns and len(columns) == 1:
         check_only_name(path, columns[0])
         return (columns[0],)
-    if (column := wanted or usual) in columns:
+    if (column := text_column or usual) in columns:
         return (column,)
     raise InputError(
-        f"{path} has no column {column!r}; the columns are {there}. Name that of the texts: --text-column NAME."
+        f"{path} has no column {column!r}; the columns are {column_names}. Name that of the texts: --text-column NAME."
     )
 
 
@@ -158,10 +158,10 @@ def check_only_name(path: Path, name: str) -> None:
     )
 
 
-def named_by_first_line(path: Path, columns: Sequence[str], wanted: str | None) -> str:
+def named_by_first_line(path: Path, columns: Sequence[str], text_column: str | None) -> str:
     """For people: that the first line was taken for the name of the only column, where that is not plain; else ""."""
     name = columns[0].strip().lower()
-    is_plain = len(columns) > 1 or wanted or name in TEXT_NAMES | PART_NAMES or not _has_a_line_of_names(path)
+    is_plain = len(columns) > 1 or text_column or name in TEXT_NAMES | PART_NAMES or not _has_a_line_of_names(path)
     return "" if is_plain else f"the first line, {columns[0]!r}, was taken for the name of the column"
 
 
@@ -188,11 +188,11 @@ def check_cells(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
     import pyarrow
     import pyarrow.parquet
 
-    held: dict[str, list[Any]] = {column: [] for column in columns}
+    values: dict[str, list[Any]] = {column: [] for column in columns}
     for row in rows:
         for column in columns:
-            held[column].append(row.get(column))
-    for column, cells in held.items():
+            values[column].append(row.get(column))
+    for column, cells in values.items():
         try:
             table = pyarrow.table({column: pyarrow.array(cells)})
             pyarrow.parquet.ParquetWriter(pyarrow.BufferOutputStream(), table.schema).close()
@@ -206,23 +206,23 @@ def check_cells(out: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
 
 def check_added(columns: Sequence[str], more: Sequence[str]) -> None:
     """Raise InputError where ``columns`` has one of ``more``."""
-    if taken := [column for column in more if column in columns]:
+    if clashes := [column for column in more if column in columns]:
         raise InputError(
-            f"the table has a column {' and '.join(map(repr, taken))}, which is what would be added. Rename it first."
+            f"the table has a column {' and '.join(map(repr, clashes))}, which is what would be added. Rename it first."
         )
 
 
 def write_table(
-    out: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]], given: TextTable | None = None
+    out: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]], source: TextTable | None = None
 ) -> None:
     """Write ``rows`` in the format that the name of ``out`` says; the file appears whole or not at all.
 
     Rows are written as they come, but for Parquet, whose types are those of all rows. CSV has the separator of
-    ``given``, if that is CSV, and a byte-order mark unless that was UTF-8 without one: so the spreadsheet that wrote
+    ``source``, if that is CSV, and a byte-order mark unless that was UTF-8 without one: so the spreadsheet that wrote
     the one opens the other.
     """
     kind = out.suffix.lower()
-    is_alike = given is not None and kind == ".csv" == given.path.suffix.lower()
+    is_alike = source is not None and kind == ".csv" == source.path.suffix.lower()
     with replaced_file(out) as staged:
         if kind == ".parquet":
             import pyarrow
@@ -233,11 +233,11 @@ def write_table(
             with staged.open("wb") as file:
                 file.writelines(msgspec.json.encode(_in_order(row, columns), enc_hook=str) + b"\n" for row in rows)
         else:
-            separator = given.separator if given and is_alike else "\t" if kind == ".tsv" else ","
-            encoding = "utf-8-sig" if given and is_alike and given.encoding != "utf-8" else "utf-8"
+            separator = source.separator if source and is_alike else "\t" if kind == ".tsv" else ","
+            encoding = "utf-8-sig" if source and is_alike and source.encoding != "utf-8" else "utf-8"
             with staged.open("w", encoding=encoding, newline="") as text_file:
                 writer = csv.writer(_LineFeeds(text_file), delimiter=separator)
-                is_nameless = given is not None and given.numbers_rows
+                is_nameless = source is not None and source.numbers_rows
                 writer.writerow(["", *columns[1:]] if is_nameless else columns)
                 writer.writerows(_cells(row, columns) for row in rows)
 

@@ -97,13 +97,13 @@ def _runs(most: str) -> "re.Pattern[str]":
 def word_pieces(text: str) -> list[str]:
     """The words of ``text``, each but the first with the blank before it; together the text on one line."""
     if not has_unspaced(text) and not _LONG_WORD.search(text):
-        first, *others = text.split() or [""]
-        return [first, *(f" {word}" for word in others)] if first else []
+        first, *later_words = text.split() or [""]
+        return [first, *(f" {word}" for word in later_words)] if first else []
     pieces: list[str] = []
     for word in text.split():
         runs = script_runs(word, CHARS_PER_WORD) if UNSPACED.search(word) else [word]
-        found = [part for run in runs for part in _parts(run)]
-        pieces += [f" {found[0]}" if pieces else found[0], *found[1:]]
+        parts = [part for run in runs for part in _parts(run)]
+        pieces += [f" {parts[0]}" if pieces else parts[0], *parts[1:]]
     return pieces
 
 
@@ -163,14 +163,14 @@ class CutTexts(msgspec.Struct, frozen=True, kw_only=True):
         """For people; "" where all is shown."""
         if not self.cut:
             return ""
-        long = (
+        start = (
             f"{self.cut:,} of {self.texts:,} texts {'have' if self.cut > 1 else 'has'} more than {self.max_text_words} "
             f"words (the longest {self.longest:,})"
         )
         if self.long_texts == "windows":
-            return f"{long}: answered in parts of {self.max_text_words} words. Of those that are learnt, the first is."
+            return f"{start}: answered in parts of {self.max_text_words} words. Of those that are learnt, the first is."
         part = {"cut": "end", "middle": "middle"}[self.long_texts]
-        return f"{long}: the {part} is not read, {self.left_out:,} of {self.words:,} words."
+        return f"{start}: the {part} is not read, {self.left_out:,} of {self.words:,} words."
 
 
 def cut_texts(texts: Iterable[str], max_words: int = MAX_TEXT_WORDS, long_texts: LongTexts = "cut") -> CutTexts:

@@ -28,13 +28,13 @@ def load_unlabelled(
     A label column is not read. Raises InputError for a file that cannot be read, and where the column of texts is
     neither named nor the task's nor the only one.
     """
-    rows, where = _rows(path, task, text_column, encoding)
+    rows, origin = _rows(path, task, text_column, encoding)
     empty = [line for line, text in rows if not text]
     texts = [(line, text) for line, text in rows if text]
     if not texts:
         raise InputError(f"{path} has no text: {counted(len(rows), 'row')}, all without one. Give a file with texts.")
     chosen = sorted(random.Random(f"{seed}/unlabelled").sample(texts, most)) if 0 < most < len(texts) else texts
-    note = f"{counted(len(texts), 'unlabelled text')} in {path}{where}"
+    note = f"{counted(len(texts), 'unlabelled text')} in {path}{origin}"
     if len(chosen) < len(texts):
         note += f", {len(chosen)} of them drawn (unlabelled.most)"
     if empty:
@@ -54,11 +54,11 @@ def _rows(path: Path, task: Task, text_column: str, encoding: str) -> tuple[list
         text = input_in(row, task.input_fields, columns[0])
         if text is None:
             column = no_text_in(row, columns)
-            what = f"the text is a {type(row[column]).__name__}, it must be a string."
-            faults.append(error(f"{path}:{line}", what, f"Is {column!r} the column of texts?"))
+            problem = f"the text is a {type(row[column]).__name__}, it must be a string."
+            faults.append(error(f"{path}:{line}", problem, f"Is {column!r} the column of texts?"))
             continue
         rows.append((line, text))
     raise_errors(faults)
     named = f", column {' and '.join(map(repr, columns))}"
-    told = "" if task.input_fields else named_by_first_line(path, table.columns, text_column)
-    return rows, "".join((named, *(f"; {one.what}" for one in table_warnings(table)), f"; {told}" if told else ""))
+    note = "" if task.input_fields else named_by_first_line(path, table.columns, text_column)
+    return rows, "".join((named, *(f"; {fault.what}" for fault in table_warnings(table)), f"; {note}" if note else ""))

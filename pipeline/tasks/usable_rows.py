@@ -17,7 +17,7 @@ from fourshot.engine.errors import InputError
 from fourshot.pipeline.tasks.columns import ACCEPTED, Columns, find_columns, plain_cell
 from fourshot.pipeline.tasks.faults import Fault, LeftOut, clipped, counted, note, shorten, warning
 from fourshot.pipeline.tasks.fields import input_in, no_text_in
-from fourshot.pipeline.tasks.label_cells import HOW, LabelCell, joined_labels, perhaps_joined, read_text_cell
+from fourshot.pipeline.tasks.label_cells import TREATMENTS, LabelCell, joined_labels, perhaps_joined, read_text_cell
 from fourshot.pipeline.tasks.label_words import propose_words, reads_as
 from fourshot.pipeline.tasks.table_files import AS_FOUND, ReadSettings, Table
 from fourshot.pipeline.tasks.tables import ONE_LABEL, Lined, clean, find_labels
@@ -78,22 +78,23 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
     """The examples of a table. Raises `InputError` for columns in doubt, and with all that cannot be used."""
     texts = choices.fields or choices.text_columns
     columns = find_columns(table, texts, choices.label_columns, choices.verdict_column)
-    rows, out, how = _sort_rows(table, columns, choices)
-    where = f"{table.path}: column {' and '.join(map(repr, columns.labels))}"
+    rows, out, treated_lines = _sort_rows(table, columns, choices)
+    place = f"{table.path}: column {' and '.join(map(repr, columns.labels))}"
     notices = [
-        note(where, f"{counted(len(lines), 'label')} {HOW[key]}{_at(table, lines)}.") for key, lines in how.items()
+        note(place, f"{counted(len(lines), 'label')} {TREATMENTS[key]}{_at(table, lines)}.")
+        for key, lines in treated_lines.items()
     ]
     joined = joined_labels({example.label for _, example in rows})
     out["several_labels"] += [line for line, example in rows if example.label in joined]
     _refuse(table, columns, out, choices, joined)
     rows, renamed = _in_one_spelling([row for row in rows if row[1].label not in joined], choices.merge_labels)
     notices += [
-        note(where, f"{old!r} was taken as {new!r} in {counted(len(lines), 'row')}{_at(table, lines)}.")
+        note(place, f"{old!r} was taken as {new!r} in {counted(len(lines), 'row')}{_at(table, lines)}.")
         for (old, new), lines in renamed.items()
     ]
     split = clean("train", table.path, rows)
     left_out = [
-        LeftOut(reason=reason, what=_what(reason, columns, choices), count=len(lines), lines=tuple(sorted(lines)))
+        LeftOut(reason=reason, what=_noun(reason, columns, choices), count=len(lines), lines=tuple(sorted(lines)))
         for reason in dict.fromkeys([*out, *split.lines])
         if (lines := [*out[reason], *split.lines.get(reason, ())])
     ]
@@ -104,11 +105,11 @@ def usable_rows(table: Table, choices: TableChoices) -> UsableRows:
         notices=(
             *table.notices,
             *notices,
-            *_doubtful_classes(where, split.examples),
-            *_at_the_edge(where, table, rows),
+            *_doubtful_classes(place, split.examples),
+            *_at_the_edge(place, table, rows),
             *_around_texts(table, columns, split.examples),
             *_misread(table, split.examples),
-            *_unused(where, out, choices),
+            *_unused(place, out, choices),
         ),
     )
 
@@ -122,7 +123,7 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
     """The rows with a text and a label, those left out by reason, and how the labels of the others were read."""
     rows: list[Lined] = []
     out: Lines = defaultdict(list)
-    how: Lines = defaultdict(list)
+    treated_lines: Lines = defaultdict(list)
     for line, row in table.rows.items():
         verdict = plain_cell(row.get(columns.verdict))
         parts = [read_text_cell(row.get(column)) for column in columns.texts]
@@ -143,26 +144,26 @@ def _sort_rows(table: Table, columns: Columns, choices: TableChoices) -> tuple[l
                 continue
             if not cell.labels or (len(cell.labels) == 1 and cell.labels[0] in choices.missing_labels):
                 out["marked_missing" if cell.labels else "no_label"].append(line)
-            elif cell.how == "differ":
+            elif cell.treatment == "differ":
                 out["contradiction"].append(line)
             elif len(cell.labels) > 1:
                 out["several_labels"].append(line)
             else:
                 rows.append((line, Example(text=text, label=cell.labels[0])))
-                if cell.how:
-                    how[cell.how].append(line)
-    return rows, out, how
+                if cell.treatment:
+                    treated_lines[cell.treatment].append(line)
+    return rows, out, treated_lines
 
 
 def _agreed(table: Table, columns: Sequence[str], row: Mapping[str, Any]) -> LabelCell:
     """The labels of a row, on which all agree who gave one; "differ" where they do not. Raises ValueError."""
     cells = [find_labels(DataSource(label_column=column), table, row.get(column), {}) for column in columns]
-    given = [cell for cell in cells if cell.labels]
-    alike = {tuple(map(reads_as, cell.labels)) for cell in given}
-    return LabelCell(given[0].labels, "differ") if len(alike) > 1 else (given or cells)[0]
+    filled_cells = [cell for cell in cells if cell.labels]
+    alike = {tuple(map(reads_as, cell.labels)) for cell in filled_cells}
+    return LabelCell(filled_cells[0].labels, "differ") if len(alike) > 1 else (filled_cells or cells)[0]
 
 
-def _what(reason: str, columns: Columns, choices: TableChoices) -> str:
+def _noun(reason: str, columns: Columns, choices: TableChoices) -> str:
     if reason == "empty_text" and choices.fields:
         return f"without a text in one of {', '.join(choices.fields)}"
     verdict = reason.removeprefix(f"{columns.verdict}=")
@@ -174,17 +175,17 @@ def _refuse(
 ) -> None:
     """Raise `InputError` for rows that cannot be used, unless they are to be left out."""
     faults = []
-    for reason, (found, remedy) in REFUSED.items():
+    for reason, (finding, remedy) in REFUSED.items():
         if lines := sorted(out.get(reason, ())):
             column = " and ".join(map(repr, columns.texts if reason == "not_text" else columns.labels))
             row = table.rows[lines[0]]
             cell = row.get(no_text_in(row, columns.texts) if reason == "not_text" else columns.labels[0])
-            got = " ".join(str(cell).split())[:LONG_NAME]
-            such = f", such as {got!r}" if got and (reason != "no_label" or isinstance(cell, str)) else ""
+            sample = " ".join(str(cell).split())[:LONG_NAME]
+            such = f", such as {sample!r}" if sample and (reason != "no_label" or isinstance(cell, str)) else ""
             if such and reason == "no_label":
                 remedy += " If it is a class, call it otherwise."
             faults.append(
-                f"{table.path}: {found} in {table.unit} {shorten(lines)} "
+                f"{table.path}: {finding} in {table.unit} {shorten(lines)} "
                 f"({counted(len(lines), 'row')}, column {column}{such}). {remedy}"
             )
     if not faults or choices.reading.skip_broken:
@@ -230,7 +231,7 @@ def _in_one_spelling(rows: Sequence[Lined], merge: bool) -> tuple[list[Lined], d
     return [(line, Example(text=example.text, label=new[example.label])) for line, example in rows], renamed
 
 
-def _at_the_edge(where: str, table: Table, rows: Sequence[Lined]) -> list[Fault]:
+def _at_the_edge(place: str, table: Table, rows: Sequence[Lined]) -> list[Fault]:
     """Warnings of classes of one row, which is the table's first, second or last: perhaps no example at all."""
     counts = Counter(example.label for _, example in rows)
     if sum(count > 1 for count in counts.values()) < 2:  # a table of few rows says nothing
@@ -239,9 +240,9 @@ def _at_the_edge(where: str, table: Table, rows: Sequence[Lined]) -> list[Fault]
     edge = {*lines[:2], lines[-1]}
     doubt = "Is it a second header line, or a total? Then remove that row."
     return [
-        warning(where, f"{clipped(one.label, LONG_NAME)!r} became a class of {table.unit} {line} alone.", doubt)
-        for line, one in rows
-        if line in edge and counts[one.label] == 1
+        warning(place, f"{clipped(example.label, LONG_NAME)!r} became a class of {table.unit} {line} alone.", doubt)
+        for line, example in rows
+        if line in edge and counts[example.label] == 1
     ]
 
 
@@ -251,36 +252,36 @@ def _around_texts(table: Table, columns: Columns, examples: Sequence[Example]) -
     ends = commonprefix([text[::-1] for text in texts])[::-1]  # noqa: RUF071, characters are what is compared
     first = re.match(r"b['\"]|[^\w\s]*", commonprefix(texts))  # noqa: RUF071
     last = re.search(r"\W*$", ends)
-    found = [
+    marks = [
         f"{verb} with {part[0]!r}"
         for verb, part in (("begins", first), ("ends", last))
         if part and len(part[0].strip()) > 1
     ]
-    if len(texts) < 2 or not found:
+    if len(texts) < 2 or not marks:
         return []
-    where = f"{table.path}: column {' and '.join(map(repr, columns.texts))}"
-    return [warning(where, f"each text {' and '.join(found)}.", "Remove it if it does not belong to the texts.")]
+    place = f"{table.path}: column {' and '.join(map(repr, columns.texts))}"
+    return [warning(place, f"each text {' and '.join(marks)}.", "Remove it if it does not belong to the texts.")]
 
 
 def _misread(table: Table, examples: Sequence[Example]) -> list[Fault]:
     """A warning of texts and labels that were damaged before, when they were read or saved in another encoding."""
-    found = [match for one in examples for match in [MISREAD.search(one.text) or MISREAD.search(one.label)] if match]
-    if not found:
+    matches = [m for example in examples for m in [MISREAD.search(example.text) or MISREAD.search(example.label)] if m]
+    if not matches:
         return []
-    near = found[0].string[max(0, found[0].start() - 12) : found[0].end() + 12]
-    what = f"{counted(len(found), 'row')} with signs of another encoding, such as {near!r}."
-    return [warning(table.path, what, "Export the table again as UTF-8, or put the letters back.")]
+    near = matches[0].string[max(0, matches[0].start() - 12) : matches[0].end() + 12]
+    problem = f"{counted(len(matches), 'row')} with signs of another encoding, such as {near!r}."
+    return [warning(table.path, problem, "Export the table again as UTF-8, or put the letters back.")]
 
 
-def _unused(where: str, out: Lines, choices: TableChoices) -> list[Fault]:
+def _unused(place: str, out: Lines, choices: TableChoices) -> list[Fault]:
     """A warning of labels that were to mean none, and stand nowhere."""
     if not choices.missing_labels or out.get("marked_missing"):
         return []
     names = " or ".join(map(repr, choices.missing_labels))
-    return [warning(where, f"no label is {names}, as --missing-label says.", "Is it written so?")]
+    return [warning(place, f"no label is {names}, as --missing-label says.", "Is it written so?")]
 
 
-def _doubtful_classes(where: str, examples: Sequence[Example]) -> list[Fault]:
+def _doubtful_classes(place: str, examples: Sequence[Example]) -> list[Fault]:
     """Warnings of classes whose names are long, look like several labels, or often mean that there is none."""
     counts = Counter(example.label for example in examples)
     names = [name for name in counts if name.casefold() in PERHAPS_MISSING and not propose_words(list(counts))]
@@ -289,10 +290,10 @@ def _doubtful_classes(where: str, examples: Sequence[Example]) -> list[Fault]:
     missing = "Does it mean that there is no label? Then leave these rows out: --missing-label={}"
     doubts = {name: missing.format(shlex.quote(name)) for name in names}
     doubts |= dict.fromkeys(perhaps_joined(counts), f"Are these several labels? {ONE_LABEL}")
-    long = "Its name has {:,} characters, and stands in each prompt. Is this the column of labels?"
-    doubts |= {name: long.format(len(name)) for name in counts if len(name) > LONG_NAME}
-    what = "{!r} became a class of {}."
+    too_long = "Its name has {:,} characters, and stands in each prompt. Is this the column of labels?"
+    doubts |= {name: too_long.format(len(name)) for name in counts if len(name) > LONG_NAME}
+    problem = "{!r} became a class of {}."
     return [
-        warning(where, what.format(clipped(name, LONG_NAME), counted(counts[name], "row")), doubt)
+        warning(place, problem.format(clipped(name, LONG_NAME), counted(counts[name], "row")), doubt)
         for name, doubt in doubts.items()
     ]

@@ -44,7 +44,7 @@ def on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_seconds_are_loading_and_tokens_and_stages_share_their_process() -> None:
-    told = forecast(
+    estimate = forecast(
         [
             Work(stage="draw", calls=4, prompt_tokens=100, output_tokens=20),
             Work(stage="draw", calls=1, shots_tokens=10, adapter_tokens=10),
@@ -54,10 +54,16 @@ def test_seconds_are_loading_and_tokens_and_stages_share_their_process() -> None
         SPEED,
     )
     seconds = [10 + 1 + 2 + 0.2 + 0.3, 5 + 4 + 15, 10 + forecasts.COMPILE_S + 1]
-    assert [stage.seconds for stage in told.stages] == pytest.approx(seconds)
-    assert [(stage.calls, stage.tokens, stage.steps) for stage in told.stages] == [(5, 140, 0), (0, 30, 3), (0, 20, 0)]
-    assert told.seconds == pytest.approx(sum(seconds)) and told.memory_bytes == 3_000
-    assert str(told).startswith("about 2 min, 5 calls, 190 tokens, 0.0 GB of memory (draw 14 s, train 24 s, make 71 s)")
+    assert [stage.seconds for stage in estimate.stages] == pytest.approx(seconds)
+    assert [(stage.calls, stage.tokens, stage.steps) for stage in estimate.stages] == [
+        (5, 140, 0),
+        (0, 30, 3),
+        (0, 20, 0),
+    ]
+    assert estimate.seconds == pytest.approx(sum(seconds)) and estimate.memory_bytes == 3_000
+    assert str(estimate).startswith(
+        "about 2 min, 5 calls, 190 tokens, 0.0 GB of memory (draw 14 s, train 24 s, make 71 s)"
+    )
 
 
 def test_trainings_side_by_side_take_less_time_and_the_memory_of_each() -> None:
@@ -80,16 +86,16 @@ def test_more_classes_keep_less_of_their_draws_unless_it_is_known(classes: int, 
 
 
 def test_what_stages_took_stands_beside_it_and_the_whole_is_judged_once_all_are_known() -> None:
-    told = forecast([Work(stage="draw", output_tokens=100), Work(stage="read", prompt_tokens=1000)], SPEED)
-    some = told.beside({"draw": 30.0, "another": 9.0})
-    assert [stage.took_s for stage in some.stages] == [30.0, None] and not some.verdict
-    assert told.beside({"draw": 30.0, "read": 30.0}).verdict == "forecast 40 s, took 60 s (50% more)"
-    assert told.beside({"draw": 10.0, "read": 20.0}).verdict == "forecast 40 s, took 30 s (25% less)"
-    assert msgspec.structs.replace(told, seconds=0.0, took_s=6.0).verdict == "forecast 0 s, took 6 s"
+    estimate = forecast([Work(stage="draw", output_tokens=100), Work(stage="read", prompt_tokens=1000)], SPEED)
+    partial = estimate.beside({"draw": 30.0, "another": 9.0})
+    assert [stage.took_s for stage in partial.stages] == [30.0, None] and not partial.verdict
+    assert estimate.beside({"draw": 30.0, "read": 30.0}).verdict == "forecast 40 s, took 60 s (50% more)"
+    assert estimate.beside({"draw": 10.0, "read": 20.0}).verdict == "forecast 40 s, took 30 s (25% less)"
+    assert msgspec.structs.replace(estimate, seconds=0.0, took_s=6.0).verdict == "forecast 0 s, took 6 s"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "rate", "first", "whole", "rounds"),
+    ("missing", "rate", "first", "equal_rounds", "rounds"),
     [
         (80, 0.8, 64, True, [64, 64]),
         (80, 0.8, 64, False, [64, 36]),
@@ -100,9 +106,9 @@ def test_what_stages_took_stands_beside_it_and_the_whole_is_judged_once_all_are_
     ],
 )
 def test_rounds_until_a_class_has_enough(
-    wanted: float, rate: float, first: int, whole: bool, rounds: list[int]
+    missing: float, rate: float, first: int, equal_rounds: bool, rounds: list[int]
 ) -> None:
-    assert rounds_for(wanted, rate, first, 64, whole=whole) == rounds
+    assert rounds_for(missing, rate, first, 64, equal_rounds=equal_rounds) == rounds
 
 
 SMALL = RunSettings(
@@ -140,41 +146,43 @@ class Counting(FakeEngine):
         return super().score(prompts, *rest)
 
 
-@pytest.mark.parametrize("who", OTHERS)
-def test_what_a_run_asks_is_near_what_was_forecast(who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs, wanted, engine = WholeRuns(tmp_path / "task", monkeypatch), OTHERS[who], Counting()
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_a_run_asks_is_near_what_was_forecast(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, run_settings, engine = WholeRuns(tmp_path / "task", monkeypatch), OTHERS[name], Counting()
     monkeypatch.setattr(generate, "open_workers", lambda *_: InProcessWorker(engine))
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
     monkeypatch.setattr(recipe, "chosen_recipe", lambda _: Recipe(targets="agreement", reason="as is forecast"))
     speed = msgspec.structs.replace(SPEED, well_formed=1.0, acceptance=0.85)  # as the fake engine is
     monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: speed)
-    told = runs.run(tmp_path / "run", wanted, forecast=True).forecast
-    steps = [asked[-1] for asked in runs.heard if len(asked) == 6]  # of each training
-    assert told and told.calls == pytest.approx(engine.calls, rel=NEAR)
-    assert sum(stage.steps for stage in told.stages) == pytest.approx(sum(steps), rel=NEAR)
-    assert told.verdict and all(stage.took_s is not None for stage in told.stages)
-    assert ("choose what is learnt" in [stage.stage for stage in told.stages]) == wanted.is_tried
-    assert RunFolder(tmp_path / "run").read(FORECAST_FILE, Forecast) == told
+    estimate = runs.run(tmp_path / "run", run_settings, forecast=True).forecast
+    steps = [call[-1] for call in runs.heard if len(call) == 6]  # of each training
+    assert estimate and estimate.calls == pytest.approx(engine.calls, rel=NEAR)
+    assert sum(stage.steps for stage in estimate.stages) == pytest.approx(sum(steps), rel=NEAR)
+    assert estimate.verdict and all(stage.took_s is not None for stage in estimate.stages)
+    assert ("choose what is learnt" in [stage.stage for stage in estimate.stages]) == run_settings.is_tried
+    assert RunFolder(tmp_path / "run").read(FORECAST_FILE, Forecast) == estimate
     messages = [event.message for event in runs.events]
-    assert messages.index(str(told)) < min(i for i, event in enumerate(runs.events) if event.total), "it comes first"
-    assert runs.run(tmp_path / "run", wanted, forecast=True).forecast is None, "nothing was left to do"
+    assert messages.index(str(estimate)) < min(i for i, event in enumerate(runs.events) if event.total), (
+        "it comes first"
+    )
+    assert runs.run(tmp_path / "run", run_settings, forecast=True).forecast is None, "nothing was left to do"
 
 
 def test_a_corpus_is_forecast_by_its_draws_and_when_it_goes_on_by_what_is_missing(tmp_path: Path) -> None:
-    wanted, told = settings(per_class=60), list[Event]()
+    run_settings, events = settings(per_class=60), list[Event]()
     model = "fake:delay_s=0.0001"
-    summary = make(tmp_path / "c", named("one", "two"), wanted, model, told.append, forecast=True)
+    summary = make(tmp_path / "c", named("one", "two"), run_settings, model, events.append, forecast=True)
     drawn = sum(outcome.drawn for outcome in summary.classes)
-    (made,) = summary.forecast.stages if summary.forecast else ()
-    assert made.calls / 2 == pytest.approx(drawn, rel=0.15), "every draw is read"
-    assert made.seconds == pytest.approx(drawn * 0.0001, abs=0.1) and made.took_s
-    again = make(tmp_path / "c", named("one", "two", "three"), wanted, model, told.append, forecast=True)
-    assert again.forecast and again.forecast.calls == pytest.approx(made.calls / 2, rel=0.1)
-    assert [event.message[:5] for event in told if event.stage == "forecast"] == ["about", "about"]
+    (stage,) = summary.forecast.stages if summary.forecast else ()
+    assert stage.calls / 2 == pytest.approx(drawn, rel=0.15), "every draw is read"
+    assert stage.seconds == pytest.approx(drawn * 0.0001, abs=0.1) and stage.took_s
+    again = make(tmp_path / "c", named("one", "two", "three"), run_settings, model, events.append, forecast=True)
+    assert again.forecast and again.forecast.calls == pytest.approx(stage.calls / 2, rel=0.1)
+    assert [event.message[:5] for event in events if event.stage == "forecast"] == ["about", "about"]
 
 
 def test_an_annotation_is_forecast_by_its_readers_and_the_texts_that_are_left(tmp_path: Path) -> None:
-    given, told = open_texts(table(tmp_path)), list[Event]()
+    texts_table, events = open_texts(table(tmp_path)), list[Event]()
     readers = tuple(Reader(adapter=Adapter(name=name, path=f"/{name}"), wording="bare") for name in "abc")
     teacher = Teacher(
         name="committee of 3",
@@ -188,19 +196,21 @@ def test_an_annotation_is_forecast_by_its_readers_and_the_texts_that_are_left(tm
 
     def annotate(out: str, read: Read) -> AnnotationSummary:
         return annotate_table(
-            given,
+            texts_table,
             tmp_path / out,
             ("warm", "cold"),
             somebody.name,
             read,
-            forecast=lambda texts: foretell_annotation(somebody, given, texts, told.append),
+            forecast=lambda texts: foretell_annotation(somebody, texts_table, texts, events.append),
         )
 
     summary = annotate("out.csv", reader())
     assert summary.forecast and summary.forecast.calls == 4 * 4, "four texts, four readers"
     assert [stage.took_s is not None for stage in summary.forecast.stages] == [True]
-    assert told[0].message.startswith("about 0 s, 16 calls")
-    assert foretell_annotation(somebody._replace(teacher=None), given, 4, told.append) is None and len(told) == 1
+    assert events[0].message.startswith("about 0 s, 16 calls")
+    assert (
+        foretell_annotation(somebody._replace(teacher=None), texts_table, 4, events.append) is None and len(events) == 1
+    )
 
 
 def test_plan_says_it_and_makes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -228,26 +238,26 @@ def test_nothing_is_foretold_of_a_choice_that_is_not_made(tmp_path: Path, monkey
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
     monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: SPEED)
     monkeypatch.setattr(Counts, "fitting", lambda self, shots, form: shots[:1])
-    told = runs.run(tmp_path / "run", OTHERS["tried"], forecast=True).forecast
-    assert told and "choose what is learnt" not in [stage.stage for stage in told.stages]
+    estimate = runs.run(tmp_path / "run", OTHERS["tried"], forecast=True).forecast
+    assert estimate and "choose what is learnt" not in [stage.stage for stage in estimate.stages]
 
 
 @pytest.mark.parametrize("command", PLANS)
 def test_every_long_command_has_a_plan(
     command: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    asked: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
 
-    def known(model: ResolvedModel, *_: object, anew: bool, trains: bool) -> Speed:
-        asked.update(model=model.path, anew=anew, trains=trains)
+    def known_speed(model: ResolvedModel, *_: object, anew: bool, trains: bool) -> Speed:
+        arguments.update(model=model.path, anew=anew, trains=trains)
         return SPEED
 
-    monkeypatch.setattr(forecasts, "known_speed", known)
+    monkeypatch.setattr(forecasts, "known_speed", known_speed)
     out = str(tmp_path / "out")
     assert cli.main([*PLANS[command], "--model", model, "--out", out, "--plan", "--json", "--quiet"]) == 0
-    told = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert asked == {"model": model, "anew": True, "trains": True}
-    assert told["type"] == "forecast" and told["seconds"] > sum((10, 5)) and not (tmp_path / "out").exists()
+    printed = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert arguments == {"model": model, "anew": True, "trains": True}
+    assert printed["type"] == "forecast" and printed["seconds"] > sum((10, 5)) and not (tmp_path / "out").exists()
 
 
 def test_shots_for_which_a_prompt_has_no_room_are_not_counted() -> None:
@@ -258,14 +268,14 @@ def test_shots_for_which_a_prompt_has_no_room_are_not_counted() -> None:
     shown = counts.fitting(shots, PromptFormat())
     assert 0 < len(shown) < 150 and len({shot.label for shot in shown}) == len(shown), "one of each first"
     assert counts.fitting(shots[:8], PromptFormat()) == shots[:8]
-    one = counts.reads(1, PromptFormat(), shots=shots)
-    assert 0 < one.shots_tokens <= EngineSettings(model="m").max_model_len
+    work = counts.reads(1, PromptFormat(), shots=shots)
+    assert 0 < work.shots_tokens <= EngineSettings(model="m").max_model_len
     by_base = msgspec.structs.replace(RunSettings(), annotate=AnnotateSettings(annotator="icl"))
-    (told,) = Counts(many, shots, by_base, MODEL.path).told_fitting(None)
-    assert f"about {len(shown)} of 600 shots in its prompt, of {len(shown)} of 150 classes" in told
-    assert Counts(many, shots[:8], by_base, MODEL.path).told_fitting(None) == []
+    (message,) = Counts(many, shots, by_base, MODEL.path).fitting_notes(None)
+    assert f"about {len(shown)} of 600 shots in its prompt, of {len(shown)} of 150 classes" in message
+    assert Counts(many, shots[:8], by_base, MODEL.path).fitting_notes(None) == []
     nobody = msgspec.structs.replace(by_base, annotate=AnnotateSettings(annotator="none"))
-    assert Counts(many, shots, nobody, MODEL.path).told_fitting(None) == []
+    assert Counts(many, shots, nobody, MODEL.path).fitting_notes(None) == []
 
 
 def test_long_shots_for_which_a_drawing_prompt_has_no_room_are_told() -> None:
@@ -275,7 +285,7 @@ def test_long_shots_for_which_a_drawing_prompt_has_no_room_are_told() -> None:
         for name in task.label_names
         for turn in range(4)
     ]
-    (told,) = Counts(task, shots, RunSettings(), MODEL.path).told_fitting(None)
-    assert "long: prompts that draw texts show as many shots" in told and "2048 are allowed" in told
+    (message,) = Counts(task, shots, RunSettings(), MODEL.path).fitting_notes(None)
+    assert "long: prompts that draw texts show as many shots" in message and "2048 are allowed" in message
     short = [Example(text=f"short {shot.text[-1]}", label=shot.label) for shot in shots]
-    assert Counts(task, short, RunSettings(), MODEL.path).told_fitting(None) == []
+    assert Counts(task, short, RunSettings(), MODEL.path).fitting_notes(None) == []

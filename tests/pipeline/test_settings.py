@@ -197,8 +197,8 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     warm = [f"Warm {word} on a sunny porch, then cocoa by the fire." for word in WORDS[20:50]]
     write_jsonl(data / "train.jsonl", [*rows_of(warm, "warm"), *rows_of(cold, "cold")])
     write_jsonl(data / "test.jsonl", [*rows_of([TEST_TEXT], "warm"), *rows_of(["Ice."], "cold")])
-    own = [f"A {word} by the old mill at noon." for word in WORDS[60:90]]
-    write_jsonl(data / "own.jsonl", [{"text": text, "note": f"Once more: {text}"} for text in own])
+    unlabelled = [f"A {word} by the old mill at noon." for word in WORDS[60:90]]
+    write_jsonl(data / "own.jsonl", [{"text": text, "note": f"Once more: {text}"} for text in unlabelled])
     patch = pytest.MonkeyPatch()
     heard: list[Any] = Trainer.heard
     engine = Listener(heard)
@@ -213,11 +213,11 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     @cache
     def observe(settings: str) -> str:
         heard.clear()
-        given = msgspec.json.decode(settings, type=RunSettings)
+        run_settings = msgspec.json.decode(settings, type=RunSettings)
         folder = tmp_path_factory.mktemp("run")
         try:
-            own = data / "own.jsonl" if given.unlabelled != RunSettings().unlabelled else None
-            summary = run_task(task, "fake", given, folder, until="evaluate", unlabelled=own)
+            unlabelled = data / "own.jsonl" if run_settings.unlabelled != RunSettings().unlabelled else None
+            summary = run_task(task, "fake", run_settings, folder, until="evaluate", unlabelled=unlabelled)
             heard.append(len(summary.table))
         except FourshotError as error:
             heard.append(str(error).replace(str(tmp_path_factory.getbasetemp()), ""))
@@ -234,11 +234,11 @@ def test_the_same_settings_come_to_the_same(observed: Any) -> None:
 
 @pytest.mark.parametrize(("key", "hint"), SETTINGS_OF_RUNS)
 def test_every_setting_changes_what_a_run_does(observed: Any, key: str, hint: Any) -> None:
-    given = merged(BASE, GIVEN.get(key, {}))
-    value: Any = msgspec.to_builtins(msgspec.convert(given, RunSettings))
+    before = merged(BASE, GIVEN.get(key, {}))
+    value: Any = msgspec.to_builtins(msgspec.convert(before, RunSettings))
     for name in key.split("."):
         value = value[name]
     changed: Any = CHANGED[key] if key in CHANGED else other(hint, value)
     for name in reversed(key.split(".")):
         changed = {name: changed}
-    assert observed(json.dumps(given)) != observed(json.dumps(merged(given, changed)))
+    assert observed(json.dumps(before)) != observed(json.dumps(merged(before, changed)))

@@ -24,23 +24,23 @@ def on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[ResolvedModel]:
     """Of which models the speed was measured."""
-    asked = list[ResolvedModel]()
+    models = list[ResolvedModel]()
 
     def measure(model: ResolvedModel, trains: bool) -> Speed:
-        asked.append(model)
+        models.append(model)
         return SPEED if trains else msgspec.structs.replace(SPEED, trainer_bytes=0)
 
     monkeypatch.setattr(speeds, "_measured", measure)
-    return asked
+    return models
 
 
 def test_a_machine_is_measured_once_for_each_model_and_anew_where_that_is_asked(
     measured: list[ResolvedModel], tmp_path: Path
 ) -> None:
-    other, told = msgspec.structs.replace(MODEL, revision="r2"), list[int]()
+    other, probes = msgspec.structs.replace(MODEL, revision="r2"), list[int]()
     for model in (MODEL, MODEL, other):
-        assert known_speed(model, lambda: told.append(1)) == SPEED
-    assert measured == [MODEL, other] and len(told) == 2
+        assert known_speed(model, lambda: probes.append(1)) == SPEED
+    assert measured == [MODEL, other] and len(probes) == 2
     known_speed(MODEL, anew=True)
     assert len(measured) == 3
     for file in (tmp_path / "home" / "speed").iterdir():
@@ -53,12 +53,12 @@ def test_trainings_are_measured_where_some_are_to_come_and_what_is_known_is_told
     measured: list[ResolvedModel],
 ) -> None:
     draws, trains = Work(stage="draw", calls=3, output_tokens=2_000), Work(stage="train", opens="trainer")
-    told, to_do = list[Event](), [draws]
+    events, to_do = list[Event](), [draws]
     for number in (1, 1, 2, 1):
         to_do[:] = [draws, trains][:number]
-        assert foretell(MODEL, lambda _: to_do, told.append)
+        assert foretell(MODEL, lambda _: to_do, events.append)
     assert len(measured) == 2, "without trainings; with them, once there are some"
-    assert told[0].message.startswith("about 3 calls, 2,000 tokens; measuring this machine")
+    assert events[0].message.startswith("about 3 calls, 2,000 tokens; measuring this machine")
 
 
 def test_what_its_processes_measure_becomes_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,21 +68,21 @@ def test_what_its_processes_measure_becomes_a_speed(monkeypatch: pytest.MonkeyPa
     adapter = Adapter(name="a", path="/a")
     of_trainer = {name: fields.pop(name) for name in ("train_token_s", "training_s", "trainer_bytes")}
     answers = [(speeds.Measured(fields=of_trainer, adapter=adapter), 5.0), (speeds.Measured(fields=fields), 10.0)]
-    asked = list[Any]()
+    probes = list[Any]()
 
     def ask(probe: Any, _: Path) -> Any:
-        asked.append(probe)
-        measured, opened_s = answers[len(asked) - 1]
+        probes.append(probe)
+        measured, opened_s = answers[len(probes) - 1]
         return msgspec.json.decode(msgspec.json.encode(measured), type=speeds.Measured), opened_s
 
     monkeypatch.setattr(speeds, "_ask", ask)
     speed = known_speed(MODEL)
     assert msgspec.structs.replace(speed, load=0.0, cores=0, took_s=0.0) == SPEED
-    assert asked[1].adapter == adapter and known_speed(MODEL) == speed
+    assert probes[1].adapter == adapter and known_speed(MODEL) == speed
     answers = [(speeds.Measured(fields=fields), 10.0)]
-    asked.clear()
+    probes.clear()
     alone = known_speed(MODEL, anew=True, trains=False)
-    assert (alone.open_engine_s, alone.open_trainer_s, alone.trainer_bytes, len(asked)) == (10.0, 0.0, 0, 1)
+    assert (alone.open_engine_s, alone.open_trainer_s, alone.trainer_bytes, len(probes)) == (10.0, 0.0, 0, 1)
 
 
 def test_other_work_at_the_time_is_told_of_and_when_it_is_over_it_is_measured_anew(
@@ -92,8 +92,8 @@ def test_other_work_at_the_time_is_told_of_and_when_it_is_over_it_is_measured_an
     monkeypatch.setattr(speeds, "_measured", lambda *_: busy)
     for beside in (2.0, 1.5):
         monkeypatch.setattr(speeds, "_load", lambda beside=beside: beside)
-        told = foretell(MODEL, lambda _: [Work(stage="draw")], lambda _: None)
-        assert told and "other work kept 1.8 of 2 cores busy" in str(told)
+        estimate = foretell(MODEL, lambda _: [Work(stage="draw")], lambda _: None)
+        assert estimate and "other work kept 1.8 of 2 cores busy" in str(estimate)
     monkeypatch.setattr(speeds, "_measured", lambda *_: SPEED)
     monkeypatch.setattr(speeds, "_load", lambda: 0.2)
     assert known_speed(MODEL) == known_speed(MODEL) == SPEED
@@ -104,11 +104,11 @@ def test_what_cannot_be_measured_stops_nobody_but_who_asks_for_it(monkeypatch: p
         raise FourshotError("no memory")
 
     monkeypatch.setattr(speeds, "_measured", fail)
-    told = list[Event]()
-    assert foretell(MODEL, lambda _: [Work(stage="draw")], told.append) is None
-    assert told[-1].message == "none, for this machine could not be measured: no memory"
+    events = list[Event]()
+    assert foretell(MODEL, lambda _: [Work(stage="draw")], events.append) is None
+    assert events[-1].message == "none, for this machine could not be measured: no memory"
     with pytest.raises(FourshotError, match="no memory"):
-        foretell(MODEL, lambda _: [Work(stage="draw")], told.append, anew=True)
+        foretell(MODEL, lambda _: [Work(stage="draw")], events.append, anew=True)
 
 
 def test_nothing_is_measured_where_nothing_is_left_to_do_or_nobody_wants_it(

@@ -11,14 +11,14 @@ from tests.pipeline.task_folders import tasks_in, write_task
 
 def test_paths_are_names_files_and_folders(tmp_path: Path) -> None:
     tasks_in(tmp_path)
-    found = load_tasks(["support_tickets", tmp_path / "shades" / "task.toml", tmp_path])
-    assert [name for name, task in found.items() if not isinstance(task, Exception)] == [
+    tasks = load_tasks(["support_tickets", tmp_path / "shades" / "task.toml", tmp_path])
+    assert [name for name, task in tasks.items() if not isinstance(task, Exception)] == [
         "support_tickets",
         "shades",
         "colours",
         "few",
     ]
-    (faulty,) = (task for task in found.values() if isinstance(task, Exception))
+    (faulty,) = (task for task in tasks.values() if isinstance(task, Exception))
     assert isinstance(faulty, TaskFileError)
 
 

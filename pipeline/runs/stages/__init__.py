@@ -68,4 +68,4 @@ def phases_until(last: StageName) -> list[Phase]:
     phases = [phase for phase in PHASES if STAGE_NAMES.index(phase.name) <= end]
     if end >= STAGE_NAMES.index("train"):
         return phases
-    return [one._replace(plan=train.annotators) if one.plan is train.on_real_texts else one for one in phases]
+    return [phase._replace(plan=train.annotators) if phase.plan is train.on_real_texts else phase for phase in phases]

@@ -44,17 +44,17 @@ class AskStage(Stage, frozen=True, kw_only=True, tag="ask"):
         on_event(Event(stage=self.name, message="comparing your texts"))
         folder = RunFolder(item.folder)
         pairs = finished_pairs(folder.unlabelled)
-        read = [(c, v) for c, v in pairs if v.probabilities]
-        if not read:
-            why = Counter(verdict.reason.replace("_", " ") for _, verdict in pairs)
+        annotated_pairs = [(c, v) for c, v in pairs if v.probabilities]
+        if not annotated_pairs:
+            reasons = Counter(verdict.reason.replace("_", " ") for _, verdict in pairs)
             raise InputError(
                 f"of {counted(len(pairs), 'text')} of yours none can be asked about: the text filter left out "
-                f"{', '.join(f'{number} as {reason}' for reason, number in why.items())}. Give longer ones, or others, "
-                "or leave --ask out."
+                f"{', '.join(f'{number} as {reason}' for reason, number in reasons.items())}. Give longer ones, or "
+                "others, or leave --ask out."
             )
-        vectors = Encoder().encode([candidate.text for candidate, _ in read])
-        unsure = [entropy(verdict.probabilities) for _, verdict in read]
-        chosen = [read[index] for index in texts_to_ask(vectors, unsure, item.count, item.seed)]
+        vectors = Encoder().encode([candidate.text for candidate, _ in annotated_pairs])
+        unsure = [entropy(verdict.probabilities) for _, verdict in annotated_pairs]
+        chosen = [annotated_pairs[index] for index in texts_to_ask(vectors, unsure, item.count, item.seed)]
         rows = [
             ReviewRow(id=c.id, text=c.text, label="", keep=True, why="asked", probabilities=v.probabilities)
             for c, v in chosen
@@ -86,20 +86,21 @@ def unanswered(experiment: Experiment, count: int, on_event: OnEvent) -> Path | 
     folder = experiment.cell("fourshot").folder
     if not has_table(folder, ASK):
         return None
-    path, asked = folder.path / f"{ASK}.csv", len(written_rows(folder, ASK))
-    said = decisions(folder, ASK, experiment.task)
-    if count and asked != min(count, len([v for _, v in finished_pairs(folder.unlabelled) if v.probabilities])):
+    path, num_asked = folder.path / f"{ASK}.csv", len(written_rows(folder, ASK))
+    decided = decisions(folder, ASK, experiment.task)
+    if count and num_asked != min(count, len([v for _, v in finished_pairs(folder.unlabelled) if v.probabilities])):
         raise InputError(
-            f"{path} asks about {asked} texts, and --ask says {count}. Give --ask {asked}, or remove the table to be "
-            "asked anew."
+            f"{path} asks about {num_asked} texts, and --ask says {count}. Give --ask {num_asked}, or remove the table "
+            "to be asked anew."
         )
-    if not said.open:
-        on_event(Event(stage="ask", message=in_words(ASK, said)))
+    if not decided.open:
+        on_event(Event(stage="ask", message=in_words(ASK, decided)))
         return None
-    if said.answers:
+    if decided.answers:
         raise InputError(
-            f"{path}: {len(said.open)} of {asked} texts have no label yet ({shorten(said.open)}). Label them (the "
-            f"labels are {shorten(experiment.task.label_names, MOST_NAMED)}), say no under keep, or delete the rows."
+            f"{path}: {len(decided.open)} of {num_asked} texts have no label yet ({shorten(decided.open)}). Label them "
+            f"(the labels are {shorten(experiment.task.label_names, MOST_NAMED)}), say no under keep, or delete the "
+            "rows."
         )
     if not count:
         on_event(Event(stage="ask", message=f"{path} was not filled in, so the run goes on without it"))

@@ -62,8 +62,8 @@ class EvaluateStage(EngineStage, frozen=True, kw_only=True, tag="evaluate"):
                     WorkFolder(out.parent).write(Path(cell.left_out).name, LeftOutCell(why=str(failure)))
                     title += f" is left out: {failure}"
                 else:
-                    found = temperature_of(cell.adapter) if cell.adapter and cell.has_temperature else None
-                    measured = measure(last[1], item.task, item.test, cell.calibration, found)
+                    temperature = temperature_of(cell.adapter) if cell.adapter and cell.has_temperature else None
+                    measured = measure(last[1], item.task, item.test, cell.calibration, temperature)
                     WorkFolder(out.parent).write(out.name, measured)
                     if measured.shown is not None:
                         title += f": {measured.shown} of {len(cell.shots)} shots fit into the prompt"

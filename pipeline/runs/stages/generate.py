@@ -54,7 +54,7 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
         into = (folder.path / self._done_file).parent
         into.mkdir(exist_ok=True)
         settings = folder.settings()
-        what = RunFolder(into), manifest.task, folder.shots(), settings
+        arguments = RunFolder(into), manifest.task, folder.shots(), settings
         more: dict[str, Any] = {
             "chat": self.chat,
             "readers": self.readers,
@@ -64,17 +64,17 @@ class TextsItem(msgspec.Struct, frozen=True, kw_only=True):
             "done_file": Path(self._done_file).name,
         }
         if self.unlabelled:
-            return UnlabelledSink(*what, self.unlabelled, **more)
+            return UnlabelledSink(*arguments, self.unlabelled, **more)
         reads_pool = settings.annotate.has_pool and not self.is_pool
-        return RoundSink(*what, pool=folder.pool if reads_pool else None, is_pool=self.is_pool, **more)
+        return RoundSink(*arguments, pool=folder.pool if reads_pool else None, is_pool=self.is_pool, **more)
 
-    def told_fitting(self, model_path: str) -> list[str]:
+    def fitting_notes(self, model_path: str) -> list[str]:
         """As `Counts` tells it; nothing of a pool."""
         folder = RunFolder(self.folder)
         manifest = folder.manifest()
         if self.is_pool:
             return []
-        return Counts(manifest.task, folder.shots(), folder.settings(), model_path).told_fitting(self.chat)
+        return Counts(manifest.task, folder.shots(), folder.settings(), model_path).fitting_notes(self.chat)
 
 
 class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
@@ -94,13 +94,13 @@ class GenerateStage(Stage, frozen=True, kw_only=True, tag="generate"):
         # A folder alone in the engine gives the same bytes, whatever is filled before and after it.
         driver = Driver({sink.key: sink for sink in sinks}, one_at_a_time=not spread, keep_going=self.keep_going)
         for item in items:
-            for told in item.told_fitting(self.model_path):
-                on_event(Event(stage=self.name, message=told))
+            for line in item.fitting_notes(self.model_path):
+                on_event(Event(stage=self.name, message=line))
         on_event(Event(stage=self.name, message="starting the engine"))
         # One adapter answers at a time here; and a run samples for less time than compiling takes.
         readers, gpus = [reader for item in items for reader in item.readers], self.placement.gpus_per_engine
         engine = engine_settings(
-            self.model_path, [adapter for one in readers for adapter in one.adapters], most_loras=1, gpus=gpus
+            self.model_path, [adapter for reader in readers for adapter in reader.adapters], most_loras=1, gpus=gpus
         )
 
         def tell(line: str) -> None:

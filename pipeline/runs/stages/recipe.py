@@ -41,12 +41,12 @@ class RecipeStage(EngineStage, frozen=True, kw_only=True, tag="recipe"):
     def do(self, item: RecipeItem, engine: Engine, on_event: OnEvent) -> None:
         if not self.is_finished(item):
             engine.reset_prefix_cache()  # what is found must not depend on what was asked before
-            recipe = _found(item, engine)
+            recipe = _find_recipe(item, engine)
             RunFolder(item.folder).write(RECIPE_FILE, recipe)
             on_event(Event(stage=self.name, message=f"{item.task.name} {recipe}"))
 
 
-def _found(item: RecipeItem, engine: Engine) -> Recipe:
+def _find_recipe(item: RecipeItem, engine: Engine) -> Recipe:
     committee = Committee(engine, item.task, item.readers, item.settings, item.shots)
     if not committee.shows_all_shots:
         return Recipe(targets="agreement", reason="not all shots fit into one prompt of the base")

@@ -69,9 +69,9 @@ class StudentStage(Stage, frozen=True, kw_only=True, tag="student"):
             on_event(Event(stage="evaluate", message=job.title, done=len(texts), total=len(texts), unit="texts"))
         if item.onnx and not parities(result):
             on_event(Event(stage="export", message=f"{job.title}: ONNX, in float and int8"))
-            test = [(one.text, item.task.label_names.index(one.label)) for one in item.test]
+            test = [(example.text, item.task.label_names.index(example.label)) for example in item.test]
             shown = [(encoder_text(item.task, text, job.settings.max_tokens), label) for text, label in test]
-            export_onnx(Path(result.path), job.settings.max_tokens, [one.text for one in job.examples], shown)
+            export_onnx(Path(result.path), job.settings.max_tokens, [example.text for example in job.examples], shown)
 
 
 def encoders(experiment: Experiment) -> StudentStage:

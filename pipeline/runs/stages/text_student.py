@@ -60,10 +60,10 @@ class Seq2SeqStage(Stage, frozen=True, kw_only=True, tag="seq2seq"):
         writer = Seq2SeqWriter(result.path) if done < total else None
         while writer and done < total:
             began_s = time.perf_counter()
-            said = writer.write(item.texts[done : done + PART])
-            seconds = round((time.perf_counter() - began_s) / len(said), 5)
-            append_lines(item.file, [Written(text=text, is_whole=ended, seconds=seconds) for text, ended, _ in said])
-            done += len(said)
+            answers = writer.write(item.texts[done : done + PART])
+            seconds = round((time.perf_counter() - began_s) / len(answers), 5)
+            append_lines(item.file, [Written(text=text, is_whole=ended, seconds=seconds) for text, ended, _ in answers])
+            done += len(answers)
             on_event(Event(stage="write", message=item.job.title, done=done, total=total, unit="texts"))
 
 

@@ -71,8 +71,8 @@ class TrainStage(Stage, frozen=True, kw_only=True, tag="train"):
         """Raises one error for all of them, of the first one's kind, unless the stage keeps going."""
         if failed and not self.keep_going:
             reasons = "\n".join(f"  - {failure.key}: {failure.message}" for failure in failed)
-            what = f"{len(failed)} of {len(self.items)} trainings failed, the others are kept:\n{reasons}"
-            raise from_name(failed[0].kind, what)
+            message = f"{len(failed)} of {len(self.items)} trainings failed, the others are kept:\n{reasons}"
+            raise from_name(failed[0].kind, message)
         return failed
 
     def _report(self, on_event: OnEvent, number: int, step: int, planned: int, loss: float) -> None:
@@ -110,8 +110,8 @@ def classifiers(experiment: Experiment) -> TrainStage:
     return _stage(experiment, jobs, "classifier")
 
 
-def _stage(experiment: Experiment, jobs: list[TrainingJob], what: str) -> TrainStage:
-    return TrainStage(model_path=experiment.model.path, store=str(experiment.store), items=tuple(jobs), what=what)
+def _stage(experiment: Experiment, jobs: list[TrainingJob], noun: str) -> TrainStage:
+    return TrainStage(model_path=experiment.model.path, store=str(experiment.store), items=tuple(jobs), what=noun)
 
 
 def _trainer(model: str, store: Path, processes: int) -> Callable[[TrainingJob, OnStep], TrainingResult]:

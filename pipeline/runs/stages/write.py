@@ -64,20 +64,22 @@ class WriteStage(EngineStage, frozen=True, kw_only=True, tag="write"):
         done, total = len(item.lines()), len(item.prompts)
         while done < total:
             began_s = time.perf_counter()
-            said = _say(engine, item, done)
-            seconds = round((time.perf_counter() - began_s) / len(said), 5)
-            append_lines(item.file, [msgspec.structs.replace(one, seconds=seconds) for one in said])
-            done += len(said)
+            answers = _write_part(engine, item, done)
+            seconds = round((time.perf_counter() - began_s) / len(answers), 5)
+            append_lines(item.file, [msgspec.structs.replace(answer, seconds=seconds) for answer in answers])
+            done += len(answers)
             on_event(Event(stage=self.name, message=item.title, done=done, total=total, unit="texts"))
 
 
-def _say(engine: Engine, item: WriteItem, first: int) -> list[Written]:
+def _write_part(engine: Engine, item: WriteItem, first: int) -> list[Written]:
     """The next part, from prompt ``first`` on. A prompt that leaves no room for an answer gets a fault."""
     prompts = item.prompts[first : first + PART]
     room = engine.settings.max_model_len - item.sampling.max_tokens
     fits = [index for index, length in enumerate(engine.count_tokens(prompts)) if length <= room]
-    said = [Written(text="", fault=f"its prompt is longer than {room} tokens")] * len(prompts)
+    answers = [Written(text="", fault=f"its prompt is longer than {room} tokens")] * len(prompts)
     sampling = msgspec.structs.replace(item.sampling, seed_offset=first)
-    for one in engine.sample([prompts[index] for index in fits], sampling, item.adapter):
-        said[fits[one.prompt_index]] = Written(text=one.text.strip(), is_whole=one.finish_reason == "stop")
-    return said
+    for completion in engine.sample([prompts[index] for index in fits], sampling, item.adapter):
+        answers[fits[completion.prompt_index]] = Written(
+            text=completion.text.strip(), is_whole=completion.finish_reason == "stop"
+        )
+    return answers

@@ -33,22 +33,24 @@ def settings(per_class: int = 12, **more: Any) -> RunSettings:
     return msgspec.structs.replace(corpus, generate=generate)
 
 
-def brief(task: Task = TASK, wanted: RunSettings | None = None) -> TaskBrief:
-    return TaskBrief(key=task.name, task=task, shots=SHOTS, settings=wanted or settings())
+def brief(task: Task = TASK, run_settings: RunSettings | None = None) -> TaskBrief:
+    return TaskBrief(key=task.name, task=task, shots=SHOTS, settings=run_settings or settings())
 
 
 def make(
     folder: Path,
     tasks: dict[str, Any] | None = None,
-    wanted: RunSettings | None = None,
+    run_settings: RunSettings | None = None,
     model: str = "fake",
     on_event: OnEvent = ignore,
     forecast: bool = False,
     **corpus: Any,
 ) -> CorpusSummary:
     """A corpus of a fake engine."""
-    how = CorpusSettings(**corpus)
-    return make_corpus(tasks or named("one"), model, folder, wanted or settings(), how, on_event, forecast)
+    corpus_settings = CorpusSettings(**corpus)
+    return make_corpus(
+        tasks or named("one"), model, folder, run_settings or settings(), corpus_settings, on_event, forecast
+    )
 
 
 def rows_of(folder: Path) -> list[CorpusRow]:

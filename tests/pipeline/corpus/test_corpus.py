@@ -33,23 +33,23 @@ from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
     """A corpus of two tasks that was left alone, and what was told of it."""
-    folder, told = tmp_path_factory.mktemp("whole") / "corpus", list[Event]()
-    make(folder, named("one", "two"), on_event=told.append)
-    return folder, told
+    folder, events = tmp_path_factory.mktemp("whole") / "corpus", list[Event]()
+    make(folder, named("one", "two"), on_event=events.append)
+    return folder, events
 
 
-def test_every_class_of_every_task_has_its_rows(whole: tuple[Path, list[Event]]) -> None:
-    rows = rows_of(whole[0])
+def test_every_class_of_every_task_has_its_rows(reference: tuple[Path, list[Event]]) -> None:
+    rows = rows_of(reference[0])
     assert Counter((row.task, row.label) for row in rows) == {
         (task, label): 12 for task in ("one", "two") for label in TASK.label_names
     }
     assert {len(row.probabilities) for row in rows} == {5}
 
 
-def test_progress_is_rows_of_rows_and_ends_at_all_of_them(whole: tuple[Path, list[Event]]) -> None:
-    counted = [event for event in whole[1] if event.unit == "rows"]
+def test_progress_is_rows_of_rows_and_ends_at_all_of_them(reference: tuple[Path, list[Event]]) -> None:
+    counted = [event for event in reference[1] if event.unit == "rows"]
     assert (counted[-1].done, counted[-1].total) == (120, 120)
     assert {event.message for event in counted} <= {"one", "two"}
     assert "billing 12 kept of " in counted[-1].detail and "tokens_per_s" in counted[-1].figures
@@ -57,15 +57,15 @@ def test_progress_is_rows_of_rows_and_ends_at_all_of_them(whole: tuple[Path, lis
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_datasets_loads_it_with_the_lineage_of_every_row(
-    kind: str, whole: tuple[Path, list[Event]], tmp_path: Path
+    kind: str, reference: tuple[Path, list[Event]], tmp_path: Path
 ) -> None:
     from datasets import load_dataset
 
-    folder = whole[0]
+    folder = reference[0]
     if kind == "parquet":
         folder = tmp_path / "corpus"
         make(folder, named("one", "two"), format="parquet", rows_per_shard=20, shard_s=0)
-        assert [row.id for row in rows_of(folder)] == [row.id for row in rows_of(whole[0])]
+        assert [row.id for row in rows_of(folder)] == [row.id for row in rows_of(reference[0])]
     pairs = load_task(write_pairs(tmp_path))
     make(tmp_path / "pairs", {"pairs": pairs}, format=kind)
     row = load_dataset(str(tmp_path / "pairs"), "pairs", split="train", cache_dir=str(tmp_path / "cache"))[0]
@@ -77,37 +77,37 @@ def test_datasets_loads_it_with_the_lineage_of_every_row(
     assert loaded[0]["probabilities"] == pytest.approx(list(rows_of(folder)[60].probabilities))
 
 
-def test_the_data_card_says_what_is_in_it(whole: tuple[Path, list[Event]], tmp_path: Path) -> None:
-    card = (whole[0] / "README.md").read_text()
+def test_the_data_card_says_what_is_in_it(reference: tuple[Path, list[Event]], tmp_path: Path) -> None:
+    card = (reference[0] / "README.md").read_text()
     assert card.startswith("---\nlicense: ")
-    for said in ("120 texts", "| one | bug | finished | 12 |", "label_disagrees", "distinct-2", "## Known risks"):
-        assert said in card
+    for line in ("120 texts", "| one | bug | finished | 12 |", "label_disagrees", "distinct-2", "## Known risks"):
+        assert line in card
     assert '"per_class": 12' in card and "fake" in card
     make(tmp_path / "other", licence="cc-by-4.0")
     assert "\nlicense: cc-by-4.0\n" in (tmp_path / "other" / "README.md").read_text()
 
 
-def test_the_same_call_again_adds_nothing_and_starts_nothing(whole: tuple[Path, list[Event]]) -> None:
-    before = (whole[0] / "journal.jsonl").read_bytes()
-    summary = make(whole[0], named("one", "two"), model="fake:dies_on_opening=true")
+def test_the_same_call_again_adds_nothing_and_starts_nothing(reference: tuple[Path, list[Event]]) -> None:
+    before = (reference[0] / "journal.jsonl").read_bytes()
+    summary = make(reference[0], named("one", "two"), model="fake:dies_on_opening=true")
     assert (summary.rows, summary.rates.engine_starts) == (120, 0)
-    assert (whole[0] / "journal.jsonl").read_bytes() == before
+    assert (reference[0] / "journal.jsonl").read_bytes() == before
 
 
 def test_the_style_of_each_task_is_found_once_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = list[list[str]]()
 
-    def trying(asked: str, model: object, tasks: list[tuple[Task, object]], *rest: object) -> list[ChosenStyle]:
+    def trying(style: str, model: object, tasks: list[tuple[Task, object]], *rest: object) -> list[ChosenStyle]:
         tried.append([task.name for task, _ in tasks])
         return [ChosenStyle(reason="tried") for _ in tasks]
 
     monkeypatch.setattr("fourshot.pipeline.corpus.run.choose_styles", trying)
     auto = msgspec.structs.replace(settings(), prompt_style="auto")
-    told = list[Event]()
-    make(tmp_path / "corpus", named("one"), auto, on_event=told.append)
+    events = list[Event]()
+    make(tmp_path / "corpus", named("one"), auto, on_event=events.append)
     make(tmp_path / "corpus", named("one", "two"), auto)
     assert tried == [["one"], ["two"]]
-    assert "one, prompt style plain: tried" in [event.message for event in told]
+    assert "one, prompt style plain: tried" in [event.message for event in events]
     with pytest.raises(RunFolderError, match="prompt_style"):
         make(tmp_path / "corpus", named("one"))
 
@@ -115,22 +115,22 @@ def test_the_style_of_each_task_is_found_once_and_written_down(tmp_path: Path, m
 def test_chat_of_a_base_without_a_template_is_refused_before_anything_is_made(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    where = ["corpus", "--tasks", "support_tickets", "--out", str(tmp_path / "corpus"), "--model", "fake"]
-    assert cli.main([*where, "--prompt-style", "chat"]) == 2
+    command = ["corpus", "--tasks", "support_tickets", "--out", str(tmp_path / "corpus"), "--model", "fake"]
+    assert cli.main([*command, "--prompt-style", "chat"]) == 2
     assert "no tokenizer" in capfd.readouterr().err
     assert not (tmp_path / "corpus").exists()
 
 
 def test_what_a_failed_start_left_does_not_stop_another_with_other_settings(tmp_path: Path) -> None:
     with pytest.raises(FourshotError, match="no memory for weights"):
-        make(tmp_path, model="fake:dies_on_opening=true", wanted=settings(per_class=13, draws_per_round=15))
+        make(tmp_path, model="fake:dies_on_opening=true", run_settings=settings(per_class=13, draws_per_round=15))
     changed = msgspec.structs.replace(settings(per_class=2), seed=1)
     assert (tmp_path / "tasks" / "one" / "shots.json").exists()
-    assert make(tmp_path, wanted=changed).rows == 10
+    assert make(tmp_path, run_settings=changed).rows == 10
     assert '"seed": 1' in (tmp_path / "manifest.json").read_text()
-    left = {"two": msgspec.structs.replace(TASK, name="two", instruction="Sort them.")}
+    tasks = {"two": msgspec.structs.replace(TASK, name="two", instruction="Sort them.")}
     with pytest.raises(FourshotError, match="no memory for weights"):
-        make(tmp_path, left, changed, model="fake:dies_on_opening=true")
+        make(tmp_path, tasks, changed, model="fake:dies_on_opening=true")
     assert make(tmp_path, named("two"), changed).rows == 20
 
 
@@ -144,7 +144,9 @@ def test_another_task_may_join_later_and_another_setting_may_not(tmp_path: Path)
         make(tmp_path / "corpus", changed)
 
 
-def test_what_a_kill_left_half_done_is_cut_away_and_done_again(whole: tuple[Path, list[Event]], tmp_path: Path) -> None:
+def test_what_a_kill_left_half_done_is_cut_away_and_done_again(
+    reference: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
     folder = tmp_path / "corpus"
     make(folder, named("one", "two"), rows_per_shard=15, shard_s=0)
     journal = (folder / "journal.jsonl").read_bytes()
@@ -153,19 +155,19 @@ def test_what_a_kill_left_half_done_is_cut_away_and_done_again(whole: tuple[Path
     (folder / "journal.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:30])
     (folder / "data" / "one" / ".000009.jsonl.77").write_text("half a shard")
     make(folder, named("one", "two"))
-    assert rows_of(folder) == rows_of(whole[0])
+    assert rows_of(folder) == rows_of(reference[0])
     assert not [file for file in folder.glob("data/*/*") if file.name.startswith(".")]
 
 
 def test_a_disk_that_is_full_costs_the_shard_at_hand(
-    whole: tuple[Path, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reference: tuple[Path, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left, append = 3, WorkFolder.append
+    writes_left, append = 3, WorkFolder.append
 
     def fill_up(folder: WorkFolder, name: str, values: Iterable[Any]) -> None:
-        nonlocal left
-        left -= 1
-        if left:
+        nonlocal writes_left
+        writes_left -= 1
+        if writes_left:
             append(folder, name, values)
             return
         with (folder.path / name).open("ab") as file:
@@ -179,23 +181,23 @@ def test_a_disk_that_is_full_costs_the_shard_at_hand(
     (tmp_path / "data" / "one" / "notes.txt").write_text("not ours")
     assert 0 < len(rows_of(tmp_path)) < 120
     make(tmp_path, named("one", "two"))
-    assert rows_of(tmp_path) == rows_of(whole[0])
+    assert rows_of(tmp_path) == rows_of(reference[0])
     assert (tmp_path / "data" / "one" / "notes.txt").exists()
 
 
 def test_a_text_that_cannot_be_read_is_an_error_row_and_another_is_drawn(tmp_path: Path) -> None:
-    summary = make(tmp_path, model="fake:unreadable=bafi", wanted=settings(per_class=40))
+    summary = make(tmp_path, model="fake:unreadable=bafi", run_settings=settings(per_class=40))
     faults = CorpusFolder(tmp_path).faults()
     assert faults and {(fault.task, fault.step) for fault in faults} == {("one", "score")}
-    assert sum(one.faults for one in summary.classes) == len(faults)
+    assert sum(outcome.faults for outcome in summary.classes) == len(faults)
     assert summary.rows == 200 and not [row for row in rows_of(tmp_path) if "bafi" in row.text]
 
 
 def test_units_that_the_engine_dies_of_are_given_up_and_the_rest_is_made(tmp_path: Path) -> None:
     """Its process ends at one class's first unit each time: after a while the unit is done alone, and then left."""
-    wanted = settings(per_class=8, max_candidates=8)
+    run_settings = settings(per_class=8, max_candidates=8)
     with pytest.raises(ShortRunError, match=r"one, bug: 0 of 8 kept from 8 draws"):
-        make(tmp_path, wanted=wanted, model="fake:dies_of=bug")
+        make(tmp_path, run_settings=run_settings, model="fake:dies_of=bug")
     kept = Counter(row.label for row in rows_of(tmp_path))
     assert all(kept[label] > 4 for label in TASK.label_names if label != "bug") and not kept["bug"]
     faults = CorpusFolder(tmp_path).faults()
@@ -213,7 +215,7 @@ def test_a_class_that_stalls_is_told_and_everything_else_is_there(tmp_path: Path
         generate=hopeless.generate, annotate=AnnotateSettings(annotator="icl", calibration="batch", confidence=1.0)
     )
     with pytest.raises(ShortRunError, match=r"(?s)bug: 0 of 20 kept from .*none was kept so far.*--allow-short"):
-        make(tmp_path, wanted=strict)
+        make(tmp_path, run_settings=strict)
     assert "| one | bug | stalled | 0 |" in (tmp_path / "README.md").read_text()
 
 
@@ -221,9 +223,9 @@ def test_a_task_with_a_fault_drops_out_and_the_others_are_made(tmp_path: Path) -
     tasks = {**named("one"), "broken.toml": InputError("the file is broken")}
     events: list[Event] = []
     summary = make(tmp_path, tasks, on_event=events.append)
-    told = [event.message for event in events]
-    assert told.index("broken.toml drops out: the file is broken") < told.index("starting the engine")
-    (failed,) = [one for one in summary.classes if one.state == "failed"]
+    messages = [event.message for event in events]
+    assert messages.index("broken.toml drops out: the file is broken") < messages.index("starting the engine")
+    (failed,) = [outcome for outcome in summary.classes if outcome.state == "failed"]
     assert (failed.task, failed.error) == ("broken.toml", "InputError") and summary.rows == 60
     with pytest.raises(InputError, match="the file is broken"):
         make(tmp_path / "other", {"broken.toml": InputError("the file is broken")})
@@ -232,13 +234,13 @@ def test_a_task_with_a_fault_drops_out_and_the_others_are_made(tmp_path: Path) -
 def test_adapters_have_to_be_named_and_only_where_they_are_asked(tmp_path: Path) -> None:
     by_adapters = fourshot.RunSettings(generate=settings().generate)
     with pytest.raises(InputError, match="--adapters"):
-        make(tmp_path / "a", wanted=by_adapters)
+        make(tmp_path / "a", run_settings=by_adapters)
     with pytest.raises(InputError, match="--annotator adapters"):
         make(tmp_path / "b", adapters=str(tmp_path))
     with pytest.raises(InputError, match="has no adapter for one on fake"):
-        make(tmp_path / "c", wanted=by_adapters, adapters=str(tmp_path))
+        make(tmp_path / "c", run_settings=by_adapters, adapters=str(tmp_path))
     with pytest.raises(InputError, match="no such folder of adapters"):
-        make(tmp_path / "d", wanted=by_adapters, adapters=str(tmp_path / "nowhere"))
+        make(tmp_path / "d", run_settings=by_adapters, adapters=str(tmp_path / "nowhere"))
     assert not [*tmp_path.iterdir()]
 
 

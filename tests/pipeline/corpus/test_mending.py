@@ -69,17 +69,17 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: str(damage.__name__))
 def test_a_damaged_shard_of_a_finished_corpus_is_named_and_made_again(damage: Any, tmp_path: Path) -> None:
-    told = list[Event]()
+    events = list[Event]()
     make_small(tmp_path)
     before = rows_of(tmp_path)
     damage(tmp_path / SECOND)
-    found = (tmp_path / SECOND).read_bytes() if damage is not unlink else None
-    summary = make_small(tmp_path, on_event=told.append)
+    content = (tmp_path / SECOND).read_bytes() if damage is not unlink else None
+    summary = make_small(tmp_path, on_event=events.append)
     assert re.fullmatch(DAMAGES[damage], summary.mended[SECOND]) and len(summary.mended) == 1
-    assert f"{SECOND} {summary.mended[SECOND]}: its texts are made again" in [event.message for event in told]
+    assert f"{SECOND} {summary.mended[SECOND]}: its texts are made again" in [event.message for event in events]
     assert rows_of(tmp_path) == before
     aside = tmp_path / "damaged" / "one" / "000001.jsonl"
-    assert (aside.read_bytes() if aside.exists() else None) == found
+    assert (aside.read_bytes() if aside.exists() else None) == content
     STARTS.clear()
     assert make_small(tmp_path).mended == {} and not STARTS
 
@@ -103,8 +103,8 @@ def test_where_other_texts_come_of_it_no_id_and_no_text_is_there_twice(
     shown: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a model, whose answers depend on what shares a batch with them."""
-    wanted, text_of = settings(per_class=24), fake_engine._text
-    make_small(tmp_path, wanted=wanted)
+    run_settings, text_of = settings(per_class=24), fake_engine._text
+    make_small(tmp_path, run_settings=run_settings)
     before = rows_of(tmp_path)
     for file in sorted(tmp_path.glob("data/one/*"))[:shown]:
         cut(file)
@@ -114,7 +114,7 @@ def test_where_other_texts_come_of_it_no_id_and_no_text_is_there_twice(
         return f"{text[:-1]} no." if seed % 3 == 0 else text  # a third is not of its class any more
 
     monkeypatch.setattr(fake_engine, "_text", other)
-    assert len(make_small(tmp_path, wanted=wanted).mended) == shown
+    assert len(make_small(tmp_path, run_settings=run_settings).mended) == shown
     rows = rows_of(tmp_path)
     assert Counter((row.task, row.label) for row in rows) == {
         (t, label): 24 for t in TASKS for label in TASK.label_names
@@ -122,7 +122,7 @@ def test_where_other_texts_come_of_it_no_id_and_no_text_is_there_twice(
     assert len({(row.task, row.id) for row in rows}) == len({(row.task, row.text) for row in rows}) == len(rows) == 240
     assert [row for row in rows if row.task == "two"] == [row for row in before if row.task == "two"]
     assert {shard.rows for shard in CorpusFolder(tmp_path).journal()} != {0}
-    assert make_small(tmp_path, wanted=wanted).rows == 240
+    assert make_small(tmp_path, run_settings=run_settings).rows == 240
 
 
 def test_what_is_damaged_while_the_rest_is_made_is_found_at_the_end(
@@ -168,22 +168,22 @@ def test_a_corpus_of_before_there_were_hashes_opens_and_its_rows_are_counted(tmp
     before, file = rows_of(tmp_path), tmp_path / JOURNAL_FILE
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "sha256"}) + "\n" for line in lines))
-    told = list[Event]()
-    assert make_small(tmp_path, on_event=told.append).mended == {} and not STARTS[1:]
-    said = f"{len(lines)} of {len(lines)} shards were written without a hash: only their rows are counted"
-    assert [event.message for event in told].count(said) == 1
+    events = list[Event]()
+    assert make_small(tmp_path, on_event=events.append).mended == {} and not STARTS[1:]
+    message = f"{len(lines)} of {len(lines)} shards were written without a hash: only their rows are counted"
+    assert [event.message for event in events].count(message) == 1
     drop_rows(tmp_path / SECOND)
     assert list(make_small(tmp_path).mended) == [SECOND] and rows_of(tmp_path) == before
 
 
 def test_a_journal_that_lost_its_lines_costs_time_and_no_shard(tmp_path: Path) -> None:
-    told = list[Event]()
+    events = list[Event]()
     make_small(tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.glob("data/one/*")}
     (tmp_path / JOURNAL_FILE).unlink()
-    assert make_small(tmp_path, on_event=told.append).rows == 120
+    assert make_small(tmp_path, on_event=events.append).rows == 120
     assert {file.name: file.read_bytes() for file in tmp_path.glob("damaged/one/*")} == before
-    assert any("put aside, in damaged/: data/one/000000.jsonl" in event.message for event in told)
+    assert any("put aside, in damaged/: data/one/000000.jsonl" in event.message for event in events)
 
 
 @pytest.mark.parametrize("name", [JOURNAL_FILE, "tasks/one/annotator.json"])
@@ -210,42 +210,42 @@ def test_a_journal_that_was_edited_is_refused(change: Any, tmp_path: Path) -> No
 
 
 def test_a_data_card_that_somebody_changed_is_kept_beside_the_new_one(tmp_path: Path) -> None:
-    told = list[Event]()
+    events = list[Event]()
     make_small(tmp_path)
     card = tmp_path / "README.md"
     before = card.read_text()
     make_small(tmp_path)
     assert [file.name for file in tmp_path.glob("README*")] == ["README.md"] and card.read_text() == before
     card.write_text(before.replace("# ", "# My own title: ", 1))
-    make_small(tmp_path, on_event=told.append)
+    make_small(tmp_path, on_event=events.append)
     (kept,) = tmp_path.glob("README.changed-*.md")
     assert "My own title" in kept.read_text() and card.read_text() == before
-    assert any(kept.name in event.message for event in told)
+    assert any(kept.name in event.message for event in events)
 
 
 def test_files_beside_the_shards_are_put_aside_and_not_loaded_with_them(tmp_path: Path) -> None:
-    told = list[Event]()
+    events = list[Event]()
     make_small(tmp_path)
     shard, copies = tmp_path / SECOND, ("000001 (1).jsonl", "000099.jsonl")
     for name in copies:
         shutil.copy(shard, shard.with_name(name))
-    make_small(tmp_path, on_event=told.append)
+    make_small(tmp_path, on_event=events.append)
     assert {file.name for file in tmp_path.glob("damaged/one/*")} == set(copies)
-    assert any(f"data/one/{copies[0]}" in event.message for event in told) and not STARTS[1:]
+    assert any(f"data/one/{copies[0]}" in event.message for event in events) and not STARTS[1:]
 
 
 def test_a_shard_that_was_brought_from_another_corpus_is_put_aside_and_never_removed(tmp_path: Path) -> None:
     make_small(tmp_path)
-    told, shard, last = list[Event](), (tmp_path / SECOND).read_bytes(), len(list(tmp_path.glob("data/one/*")))
+    events, shard, last = list[Event](), (tmp_path / SECOND).read_bytes(), len(list(tmp_path.glob("data/one/*")))
     for brought in ("other/000000.jsonl", f"one/{last:06d}.jsonl", f"one/{last:06d}.jsonl"):  # as a kill leaves one
         file = tmp_path / "data" / brought
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(shard)
-        make_small(tmp_path, on_event=told.append)
+        make_small(tmp_path, on_event=events.append)
     kept = sorted(str(file.relative_to(tmp_path / "damaged")) for file in tmp_path.glob("damaged/*/*"))
     assert kept == [f"one/{last:06d}-2.jsonl", f"one/{last:06d}.jsonl", "other/000000.jsonl"]
     assert all((tmp_path / "damaged" / file).read_bytes() == shard for file in kept)
-    assert any("data/other/000000.jsonl" in event.message for event in told)
+    assert any("data/other/000000.jsonl" in event.message for event in events)
 
 
 def test_the_command_warns_of_it_also_where_it_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

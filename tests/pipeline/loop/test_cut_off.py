@@ -69,8 +69,8 @@ class Lan:
 
     def __init__(self, folder: Path) -> None:
         self.shared, self.local, self.small = folder / "shared", folder / "local", folder / "small"
-        for made in (self.shared, self.local, self.small):
-            made.mkdir()
+        for path in (self.shared, self.local, self.small):
+            path.mkdir()
         self.model = self.local / "model"  # b has none
         self.model.mkdir()
         (self.model / "config.json").write_text("{}")
@@ -94,8 +94,8 @@ class Lan:
             prefix = ["ip", "netns", "exec", space, "sh", "-c", START, "sh"]
             node = [f"--address={self.address}", f"--node-ip-address={NET}.{number}", "--num-cpus=4"]
             other = str(self.local) if name == "b" else ""
-            own = {"OTHER": other, "SMALL": str(self.small), MACHINE: name, "FOURSHOT_HOME": str(self.home(name))}
-            self._ray(prefix, *node, **own)
+            variables = {"OTHER": other, "SMALL": str(self.small), MACHINE: name, "FOURSHOT_HOME": str(self.home(name))}
+            self._ray(prefix, *node, **variables)
 
     def home(self, name: str) -> Path:
         return self.shared / f"home-{name}"  # where the test can look
@@ -126,8 +126,8 @@ class Lan:
     def node(self, name: str) -> str:
         """Ray's id of a machine."""
         number = {"a": 2, "b": 3}[name]
-        (found,) = (one["NodeID"] for one in ray.nodes() if one["NodeManagerAddress"] == f"{NET}.{number}")
-        return str(found)
+        (node_id,) = (node["NodeID"] for node in ray.nodes() if node["NodeManagerAddress"] == f"{NET}.{number}")
+        return str(node_id)
 
     def cut(self, name: str) -> None:
         ip(f"link set fsveth-{name} down")
@@ -148,13 +148,13 @@ class Lan:
 
 @pytest.fixture(scope="module")
 def lan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
-    made = Lan(tmp_path_factory.mktemp("lan"))
+    network = Lan(tmp_path_factory.mktemp("lan"))
     try:
-        made.connect()
-        yield made
+        network.connect()
+        yield network
     finally:
         ray.shutdown()
-        made.close()
+        network.close()
 
 
 def test_a_folder_that_is_not_shared_is_told_with_the_machine_before_any_work(lan: Lan) -> None:
@@ -162,16 +162,16 @@ def test_a_folder_that_is_not_shared_is_told_with_the_machine_before_any_work(la
     with pytest.raises(InputError, match=rf"(?s)1 of 2 machines.*-{NET}\.3: .*{store} is not .*Mount one folder"):
         ray_jobs.run_jobs_over_ray(str(lan.model), jobs(1), store, Placement(ray="auto"))
     assert not [*store.iterdir()], "a probe is left"
-    told = f"there is no {lan.model}. Adapters are read by every machine: put them into a folder that all mount"
-    with supplies("", folders=[str(lan.model)]) as given, pytest.raises(InputError, match=told):
-        check_machines(given, nodes())
+    message = f"there is no {lan.model}. Adapters are read by every machine: put them into a folder that all mount"
+    with supplies("", folders=[str(lan.model)]) as supplied, pytest.raises(InputError, match=message):
+        check_machines(supplied, nodes())
 
 
 def test_a_machine_whose_disk_is_too_small_for_the_model_is_told_with_the_way_out(lan: Lan) -> None:
     lan.home("b").symlink_to(lan.small)
     try:
-        with supplies(str(lan.model)) as given, pytest.raises(InputError) as refused:
-            check_machines(given, nodes())
+        with supplies(str(lan.model)) as supplied, pytest.raises(InputError) as refused:
+            check_machines(supplied, nodes())
     finally:
         lan.home("b").unlink()
     assert "1 of 2 machines" in str(refused.value) and f"-{NET}.3: the base model {lan.model}" in str(refused.value)
@@ -181,22 +181,24 @@ def test_a_machine_whose_disk_is_too_small_for_the_model_is_told_with_the_way_ou
 class Counting(Giver):
     """Counts who asks for the files."""
 
-    asked = 0
+    requests = 0
 
     def files(self) -> list[tuple[str, int, str]]:
-        self.asked += 1
+        self.requests += 1
         return super().files()
 
     def times(self) -> int:
-        return self.asked
+        return self.requests
 
 
 def test_workers_of_a_machine_without_the_model_fetch_it_once(lan: Lan) -> None:
-    with supplies(str(lan.model), giver=Counting) as given:
+    with supplies(str(lan.model), giver=Counting) as supplied:
         task = ray.remote(num_cpus=1, scheduling_strategy=on_node(lan.node("b")))(provide)
-        folders = ray.get([task.remote(given) for _ in range(3)])
-        assert ray.get(given.giver.times.remote()) == 1
-        assert ray.get(ray.remote(scheduling_strategy=on_node(lan.node("a")))(provide).remote(given)) == str(lan.model)
+        folders = ray.get([task.remote(supplied) for _ in range(3)])
+        assert ray.get(supplied.giver.times.remote()) == 1
+        assert ray.get(ray.remote(scheduling_strategy=on_node(lan.node("a")))(provide).remote(supplied)) == str(
+            lan.model
+        )
     (folder,) = {*folders}
     assert Path(folder).parent == lan.home("b") / "models" and content_hash(Path(folder)) == content_hash(lan.model)
     assert not lan.home("a").exists(), "a has the model, and fetched it"
@@ -205,7 +207,7 @@ def test_workers_of_a_machine_without_the_model_fetch_it_once(lan: Lan) -> None:
 class Replica(ray_replicas._Actor):
     """Its server is told as much as a real one, and writes it down. The first start of all fails."""
 
-    def __init__(self, settings: ServeSettings, *given: Any) -> None:
+    def __init__(self, settings: ServeSettings, *supplied: Any) -> None:
         beside = Path(settings.adapters).parent
 
         class Server:
@@ -215,14 +217,14 @@ class Replica(ray_replicas._Actor):
                 self._stopping = asyncio.Event()
                 self.run, self.stop = self._stopping.wait, self._stopping.set
 
-        def provide_once(given: Supplies) -> str:
+        def provide_once(supplied: Supplies) -> str:
             with suppress(FileExistsError):
                 (beside / "failed").touch(exist_ok=False)
                 raise OSError(28, "No space left on device")
-            return provide(given)
+            return provide(supplied)
 
         vars(ray_replicas).update(Supervisor=Server, provide=provide_once)
-        super().__init__(settings, *given)
+        super().__init__(settings, *supplied)
 
 
 def test_a_replica_finds_its_base_where_its_machine_has_it(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,24 +22,24 @@ from tests.pipeline.corpus.small_corpora import SHOTS, TASK, brief, settings
 
 
 def filled(
-    wanted: RunSettings,
+    run_settings: RunSettings,
     pick: Callable[[int], int] = lambda waiting: 0,
     spoil: Callable[[UnitResult], UnitResult] | None = None,
-    given: list[Unit] | None = None,
+    issued: list[Unit] | None = None,
     rounds: bool = False,
 ) -> tuple[Ledger, list[JudgedBatch]]:
-    """A ledger whose units come back in the order that ``pick`` picks among those given; all of them, in ``given``."""
-    made = brief(TASK, wanted)
+    """A ledger whose units come back in the order that ``pick`` picks among those given; all of them, in ``issued``."""
+    task_brief = brief(TASK, run_settings)
     runner = UnitRunner(FakeEngine(EngineSettings(model="fake")))
-    ledger = Ledger(made, RoundPlan(made, spread=True) if rounds else AheadPlan(made))
-    runner.introduce(made)
+    ledger = Ledger(task_brief, RoundPlan(task_brief, spread=True) if rounds else AheadPlan(task_brief))
+    runner.introduce(task_brief)
     waiting: list[Unit] = []
     judged = ledger.start()
     while not ledger.is_done:
         while unit := ledger.next_unit():
             waiting.append(unit)
-            if given is not None:
-                given.append(unit)
+            if issued is not None:
+                issued.append(unit)
         runner.begin(waiting.pop(pick(len(waiting))))
         result = runner.finish()
         judged += ledger.take(spoil(result) if spoil else result)
@@ -55,10 +55,10 @@ def texts_of(judged: Sequence[JudgedBatch]) -> list[str]:
 @pytest.mark.parametrize("method", ["batch", "contextual"])
 def test_the_order_in_which_results_come_changes_nothing(method: str, rounds: bool) -> None:
     annotate = AnnotateSettings(annotator="icl", calibration=method)  # type: ignore[arg-type]
-    wanted = msgspec.structs.replace(settings(per_class=60), annotate=annotate)
+    run_settings = msgspec.structs.replace(settings(per_class=60), annotate=annotate)
     draw = random.Random(3)
-    ledger, judged = filled(wanted, rounds=rounds)
-    other, mixed = filled(wanted, pick=draw.randrange, rounds=rounds)
+    ledger, judged = filled(run_settings, rounds=rounds)
+    other, mixed = filled(run_settings, pick=draw.randrange, rounds=rounds)
     assert mixed == judged
     assert other.calibration == ledger.calibration is not None
 
@@ -90,31 +90,31 @@ def test_a_row_says_where_it_comes_from() -> None:
 @pytest.mark.parametrize("suppress", [0.0, 1.0])
 def test_a_ledger_that_is_opened_again_goes_on_as_if_never_closed(suppress: float) -> None:
     variety = VarietySettings(suppress=suppress)
-    wanted = msgspec.structs.replace(settings(per_class=60), variety=variety)
-    given: list[Unit] = []
-    whole, judged = filled(wanted, given=given)
+    run_settings = msgspec.structs.replace(settings(per_class=60), variety=variety)
+    issued: list[Unit] = []
+    undisturbed, judged = filled(run_settings, issued=issued)
     half = len(judged) // 2
-    made = brief(TASK, wanted)
-    ledger = Ledger(made, AheadPlan(made), calibration=whole.calibration)
+    task_brief = brief(TASK, run_settings)
+    ledger = Ledger(task_brief, AheadPlan(task_brief), calibration=undisturbed.calibration)
     for batch in judged[:half]:
         kept = texts_of([batch])
         ledger.restore(batch.records, kept, {batch.records[0].label: kept})
     runner = UnitRunner(FakeEngine(EngineSettings(model="fake")))
-    runner.introduce(made)
+    runner.introduce(task_brief)
     rest, units = ledger.start(), list[Unit]()
     while unit := ledger.next_unit():
         units.append(unit)
         runner.begin(unit)
         rest += ledger.take(runner.finish())
     assert rest == judged[half:]
-    assert units == given[half:]
+    assert units == issued[half:]
 
 
 def test_what_a_class_over_uses_is_told_to_the_units_that_come_after() -> None:
-    wanted = msgspec.structs.replace(settings(per_class=200), variety=VarietySettings(suppress=1.0))
-    given: list[Unit] = []
-    filled(wanted, given=given)
-    slices = [part for unit in given if isinstance(unit, DrawUnit) for part in unit.slices]
+    run_settings = msgspec.structs.replace(settings(per_class=200), variety=VarietySettings(suppress=1.0))
+    issued: list[Unit] = []
+    filled(run_settings, issued=issued)
+    slices = [part for unit in issued if isinstance(unit, DrawUnit) for part in unit.slices]
     assert not any(part.bias for part in slices[:16]), "nothing was kept when they were asked for"
     later = [part for part in slices[16:] if part.label == "bug"]
     # The fake engine's texts all end in the word of their class.
@@ -128,20 +128,20 @@ def test_a_text_that_was_kept_is_not_kept_again() -> None:
         """Every draw says what the first of all said."""
         texts.append(result.draws[0].candidate.text)
         same = [
-            msgspec.structs.replace(one, candidate=msgspec.structs.replace(one.candidate, text=texts[0]))
-            for one in result.draws
+            msgspec.structs.replace(draw, candidate=msgspec.structs.replace(draw.candidate, text=texts[0]))
+            for draw in result.draws
         ]
         return msgspec.structs.replace(result, draws=tuple(same))
 
-    wanted = msgspec.structs.replace(settings(per_class=60), annotate=AnnotateSettings(annotator="none"))
-    _, judged = filled(wanted, spoil=repeat)
+    run_settings = msgspec.structs.replace(settings(per_class=60), annotate=AnnotateSettings(annotator="none"))
+    _, judged = filled(run_settings, spoil=repeat)
     assert texts_of(judged) == [texts[0]]
     assert sum(record.rejected.get("exact_duplicate", 0) for batch in judged for record in batch.records) > 100
 
 
 def test_nobody_is_asked_where_nobody_is_to_read() -> None:
-    wanted = msgspec.structs.replace(settings(), annotate=AnnotateSettings(annotator="none"))
-    _, judged = filled(wanted)
+    run_settings = msgspec.structs.replace(settings(), annotate=AnnotateSettings(annotator="none"))
+    _, judged = filled(run_settings)
     verdicts = [verdict for batch in judged for _, verdict in batch.kept]
     assert len(verdicts) == 5 * 12 and not any(verdict.probabilities for verdict in verdicts)
 

@@ -63,15 +63,15 @@ def runtime() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
-    made = Machines()
+    group = Machines()
     try:
-        made.add("a")
-        made.add("b")
-        ray.init(made.cluster.address, log_to_driver=False, runtime_env=runtime())
-        yield made
+        group.add("a")
+        group.add("b")
+        ray.init(group.cluster.address, log_to_driver=False, runtime_env=runtime())
+        yield group
     finally:
         ray.shutdown()
-        made.cluster.shutdown()
+        group.cluster.shutdown()
 
 
 @pytest.fixture
@@ -83,23 +83,23 @@ def checkpoint(tmp_path: Path) -> str:
 
 
 def train(
-    checkpoint: str, beside: Path, count: int, wanted: Wanted, on_step: Any = None
+    checkpoint: str, beside: Path, count: int, work: Wanted, on_step: Any = None
 ) -> tuple[list[TrainingResult | FailedJob], list[str]]:
     """Outcomes, and what was told."""
-    told: list[str] = []
-    (beside / "work.json").write_bytes(msgspec.json.encode(wanted))
+    messages: list[str] = []
+    (beside / "work.json").write_bytes(msgspec.json.encode(work))
     store = beside / "store"
-    return run_jobs_over_ray(checkpoint, jobs(count), store, PLACEMENT, on_step, told.append), told
+    return run_jobs_over_ray(checkpoint, jobs(count), store, PLACEMENT, on_step, messages.append), messages
 
 
 def test_a_machine_whose_disk_is_full_gives_its_trainings_to_another(
     machines: Machines, checkpoint: str, tmp_path: Path
 ) -> None:
-    outcomes, told = train(checkpoint, tmp_path, 4, Wanted(full="b"))
+    outcomes, messages = train(checkpoint, tmp_path, 4, Wanted(full="b"))
     check_each_is_there_once(outcomes, tmp_path / "store")
     refused = seeds_begun(tmp_path, "b")
     assert refused and sorted(seeds_begun(tmp_path, "a")) == [0, 1, 2, 3]
-    assert len(told) == len(refused) and "No space left" in told[0] and "another machine" in told[0]
+    assert len(messages) == len(refused) and "No space left" in messages[0] and "another machine" in messages[0]
 
 
 DRIVER = """
@@ -147,15 +147,15 @@ def test_a_machine_where_no_engine_opens_is_done_without_and_that_is_told(
     events: list[Event] = []
     has_room = RayWorkers.has_room
     # No unit is handed out before: the other machine would have done them all.
-    monkeypatch.setattr(RayWorkers, "has_room", lambda workers: bool(told()) and has_room(workers))
+    monkeypatch.setattr(RayWorkers, "has_room", lambda workers: bool(messages()) and has_room(workers))
 
-    def told() -> list[str]:
+    def messages() -> list[str]:
         return [event.message for event in events if "done without" in event.message]
 
     make(tmp_path / "alone")
     make(tmp_path / "spread", ray="auto", model=f"fake:fails_where={MACHINE}=b", on_event=events.append)
     assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")
-    assert len(told()) == 1 and "has no driver" in told()[0]
+    assert len(messages()) == 1 and "has no driver" in messages()[0]
 
 
 def test_a_machine_killed_in_a_training_costs_only_time(machines: Machines, checkpoint: str, tmp_path: Path) -> None:
@@ -174,8 +174,8 @@ def test_a_machine_killed_in_a_corpus_costs_no_row(
     machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machines.add("c")
-    wanted, tasks = settings(per_class=40), named("one", "two")
-    make(tmp_path / "alone", tasks, wanted)
+    run_settings, tasks = settings(per_class=40), named("one", "two")
+    make(tmp_path / "alone", tasks, run_settings)
     heard: set[str] = set()
     wait = RayWorkers.wait
 
@@ -192,7 +192,7 @@ def test_a_machine_killed_in_a_corpus_costs_no_row(
         RayWorkers, "has_room", lambda workers: has_room(workers) and (bool(heard) or _all_answer(workers))
     )
     monkeypatch.setattr(RayWorkers, "wait", kill_a)
-    make(tmp_path / "spread", tasks, wanted, ray="auto", model="fake:delay_s=0.02")
+    make(tmp_path / "spread", tasks, run_settings, ray="auto", model="fake:delay_s=0.02")
     assert "a" not in machines.nodes, "only one machine did anything"
     assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")
 

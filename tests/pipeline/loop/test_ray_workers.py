@@ -15,9 +15,9 @@ def test_a_worker_that_leaves_costs_no_row_and_the_rows_are_those_of_one_engine(
 ) -> None:
     import ray
 
-    wanted = settings(per_class=60)
+    run_settings = settings(per_class=60)
     tasks = named("one", "two", "three")
-    make(tmp_path / "alone", tasks, wanted)
+    make(tmp_path / "alone", tasks, run_settings)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")  # so many cores Ray has: two engines
     monkeypatch.setattr("fourshot.pipeline.loop.ray_workers.LOOK_S", 0.0)
     heard: list[str] = []
@@ -35,7 +35,7 @@ def test_a_worker_that_leaves_costs_no_row_and_the_rows_are_those_of_one_engine(
         return results
 
     monkeypatch.setattr(RayWorkers, "wait", kill_one_in_between)
-    summary = make(tmp_path / "spread", tasks, wanted, ray="local", model="fake:delay_s=0.005")
+    summary = make(tmp_path / "spread", tasks, run_settings, ray="local", model="fake:delay_s=0.005")
     assert summary.rates.engine_starts >= 3, "nobody took the place of the one that left"
     assert killed and len(set(heard)) >= 2
     assert rows_of(tmp_path / "spread") == rows_of(tmp_path / "alone")
@@ -45,9 +45,9 @@ def test_a_worker_that_leaves_costs_no_row_and_the_rows_are_those_of_one_engine(
 def test_a_machine_that_cannot_open_its_engine_ends_no_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     model = f"fake:delay_s=0.005;first_fails={tmp_path / 'bad'}"
-    summary = make(tmp_path / "spread", wanted=settings(per_class=60), ray="local", model=model)
+    summary = make(tmp_path / "spread", run_settings=settings(per_class=60), ray="local", model=model)
     assert (tmp_path / "bad").exists(), "no engine was refused"
-    assert {one.state for one in summary.classes} == {"finished"}
+    assert {outcome.state for outcome in summary.classes} == {"finished"}
 
 
 def test_machines_none_of_which_can_open_an_engine_end_it_with_their_reason(tmp_path: Path) -> None:

@@ -51,10 +51,10 @@ def settings(annotator: str = "none", **generate: Any) -> RunSettings:
     )
 
 
-def fill(path: Path, engine: Engine, wanted: RunSettings, task: Task = TASK, **more: Any) -> WorkFolder:
+def fill(path: Path, engine: Engine, run_settings: RunSettings, task: Task = TASK, **more: Any) -> WorkFolder:
     folder = WorkFolder(path)
     path.mkdir(exist_ok=True)
-    fill_rounds(folder, engine, task, SHOTS, wanted, **more)
+    fill_rounds(folder, engine, task, SHOTS, run_settings, **more)
     return folder
 
 
@@ -148,7 +148,7 @@ class Mortal(WorkFolder):
 def assert_resumes_alike(
     path: Path,
     engine: Engine,
-    wanted: RunSettings,
+    run_settings: RunSettings,
     undisturbed: WorkFolder,
     deaths: list[tuple[int, float]],
     task: Task = TASK,
@@ -162,10 +162,10 @@ def assert_resumes_alike(
         for entry in path.iterdir():
             entry.unlink()
         with pytest.raises(Killed):
-            fill_rounds(Mortal(path, number, share), engine, task, SHOTS, wanted, **more)
+            fill_rounds(Mortal(path, number, share), engine, task, SHOTS, run_settings, **more)
         finished_pairs(folder)  # may be read before it goes on
         engine.reset_prefix_cache()  # what goes on is a new process
-        fill_rounds(folder, engine, task, SHOTS, wanted, **more)
+        fill_rounds(folder, engine, task, SHOTS, run_settings, **more)
         for name in FILES:
             assert (path / name).read_bytes() == expected[name], f"{name} after a kill at write {number}, {share}"
 
@@ -178,18 +178,18 @@ def test_a_run_killed_between_or_in_its_writes_ends_with_the_same_bytes(
     A real engine must draw a round again as it was; where the files are cut off is no matter of the engine.
     """
     assert_resumes_alike(tmp_path / "killed", vllm_engine, settings(), filled, [(4, 0.45)])
-    fake, wanted = FakeEngine(EngineSettings(model="fake")), settings(per_class=5)
-    undisturbed = fill(tmp_path / "fake", fake, wanted)
+    fake, run_settings = FakeEngine(EngineSettings(model="fake")), settings(per_class=5)
+    undisturbed = fill(tmp_path / "fake", fake, run_settings)
     assert len(undisturbed.lines("rounds.jsonl", Round)) > 1
     deaths = [(0, 0.45), (1, 0.45), (2, 0.0), (3, 0.45), (4, 0.0), (5, 0.45)]
-    assert_resumes_alike(tmp_path / "fake-killed", fake, wanted, undisturbed, deaths)
+    assert_resumes_alike(tmp_path / "fake-killed", fake, run_settings, undisturbed, deaths)
 
 
 def test_so_does_one_that_is_read_by_adapters(vllm_engine: Engine, readers: tuple[Reader, ...], tmp_path: Path) -> None:
-    wanted = msgspec.structs.replace(settings("adapters", draws_per_round=2, max_candidates=4), allow_short=True)
-    undisturbed = fill(tmp_path / "whole", vllm_engine, wanted, readers=readers)
+    run_settings = msgspec.structs.replace(settings("adapters", draws_per_round=2, max_candidates=4), allow_short=True)
+    undisturbed = fill(tmp_path / "whole", vllm_engine, run_settings, readers=readers)
     assert any(verdict.probabilities for _, verdict in pairs(undisturbed))
-    assert_resumes_alike(tmp_path / "killed", vllm_engine, wanted, undisturbed, [(4, 0.45)], readers=readers)
+    assert_resumes_alike(tmp_path / "killed", vllm_engine, run_settings, undisturbed, [(4, 0.45)], readers=readers)
 
 
 def test_so_does_one_whose_pool_is_read_by_folds(
@@ -197,60 +197,60 @@ def test_so_does_one_whose_pool_is_read_by_folds(
 ) -> None:
     """The pool's rounds are read without drawing. The instruction is long enough for the engine to keep its prefix."""
     task = msgspec.structs.replace(TASK, instruction=f"{TASK.instruction} {' '.join(NOTE for _ in range(3))}")
-    wanted = msgspec.structs.replace(settings("adapters", draws_per_round=2, max_candidates=4), allow_short=True)
+    run_settings = msgspec.structs.replace(settings("adapters", draws_per_round=2, max_candidates=4), allow_short=True)
     pool = WorkFolder(tmp_path / "pool")
     pool.path.mkdir()
-    fill_rounds(pool, vllm_engine, task, SHOTS, wanted, is_pool=True)
+    fill_rounds(pool, vllm_engine, task, SHOTS, run_settings, is_pool=True)
     assert len(pool.lines("rounds.jsonl", Round)) == 2
     folds = tuple(Reader(adapter=reader.adapter, fold=fold) for fold, reader in enumerate(readers))
     reading: dict[str, Any] = {"readers": readers + folds, "pool": pool, "task": task}
-    undisturbed = fill(tmp_path / "whole", vllm_engine, wanted, **reading)
+    undisturbed = fill(tmp_path / "whole", vllm_engine, run_settings, **reading)
     assert undisturbed.lines(FILES[0], Candidate) == pool.lines(FILES[0], Candidate)
-    assert_resumes_alike(tmp_path / "killed", vllm_engine, wanted, undisturbed, [(3, 0.0)], **reading)
+    assert_resumes_alike(tmp_path / "killed", vllm_engine, run_settings, undisturbed, [(3, 0.0)], **reading)
 
 
 def test_so_does_one_that_is_read_in_context_with_a_calibration_from_its_first_round(
     vllm_engine: Engine, tmp_path: Path
 ) -> None:
-    wanted = msgspec.structs.replace(settings("icl", draws_per_round=2, max_candidates=4), allow_short=True)
-    undisturbed = fill(tmp_path / "whole", vllm_engine, wanted)
+    run_settings = msgspec.structs.replace(settings("icl", draws_per_round=2, max_candidates=4), allow_short=True)
+    undisturbed = fill(tmp_path / "whole", vllm_engine, run_settings)
     fitted = (undisturbed.path / "annotator.json").read_bytes()
-    assert_resumes_alike(tmp_path / "killed", vllm_engine, wanted, undisturbed, [(2, 0.0)])
+    assert_resumes_alike(tmp_path / "killed", vllm_engine, run_settings, undisturbed, [(2, 0.0)])
     assert (tmp_path / "killed" / "annotator.json").read_bytes() == fitted
 
 
 def test_another_seed_draws_other_texts(filled: WorkFolder, vllm_engine: Engine, tmp_path: Path) -> None:
     other = fill(tmp_path, vllm_engine, msgspec.structs.replace(settings(per_class=1), seed=1))
-    ours = {candidate.text for candidate, _ in pairs(filled)}
-    assert not ours & {candidate.text for candidate, _ in pairs(other)}
+    texts = {candidate.text for candidate, _ in pairs(filled)}
+    assert not texts & {candidate.text for candidate, _ in pairs(other)}
 
 
 def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everything_is_kept(
     vllm_engine: Engine, readers: tuple[Reader, ...], tmp_path: Path
 ) -> None:
     """Random adapters read: they say the intended class of few texts."""
-    folder, told = WorkFolder(tmp_path), list[Event]()
-    wanted = settings("adapters", per_class=20, draws_per_round=2, max_candidates=4)
+    folder, events = WorkFolder(tmp_path), list[Event]()
+    run_settings = settings("adapters", per_class=20, draws_per_round=2, max_candidates=4)
     with pytest.raises(ShortRunError) as stalled:
-        fill_rounds(folder, vllm_engine, TASK, SHOTS, wanted, readers=readers, on_event=told.append)
+        fill_rounds(folder, vllm_engine, TASK, SHOTS, run_settings, readers=readers, on_event=events.append)
     judged = pairs(folder)
     assert len(judged) == 2 * 4
-    said = str(stalled.value)
+    message = str(stalled.value)
     for name in TASK.label_names:
         kept = sum(verdict.kept for candidate, verdict in judged if candidate.label == name)
-        assert f"  - {name}: {kept} of 20 kept from 4 draws ({kept / 4:.1%} accepted); " in said
-        assert ("none was kept" in said) or kept
-    assert "--allow-short" in said and str(folder.path) in said
-    assert {event.stage for event in told} == {"generate"}
-    rounds = [event for event in told if event.unit == "texts"]
+        assert f"  - {name}: {kept} of 20 kept from 4 draws ({kept / 4:.1%} accepted); " in message
+        assert ("none was kept" in message) or kept
+    assert "--allow-short" in message and str(folder.path) in message
+    assert {event.stage for event in events} == {"generate"}
+    rounds = [event for event in events if event.unit == "texts"]
     assert len(rounds) == 2 and "is slowest" in rounds[-1].message
-    sampled = [event for event in told if event.unit == "draws"]
+    sampled = [event for event in events if event.unit == "draws"]
     assert [event.done for event in sampled] == list(range(1, 5)) * 2 and {event.total for event in sampled} == {4}
     before = [(tmp_path / name).read_bytes() for name in FILES]
 
     with pytest.raises(ShortRunError):
-        fill_rounds(folder, vllm_engine, TASK, SHOTS, wanted, readers=readers)
-    allowed = msgspec.structs.replace(wanted, allow_short=True)
+        fill_rounds(folder, vllm_engine, TASK, SHOTS, run_settings, readers=readers)
+    allowed = msgspec.structs.replace(run_settings, allow_short=True)
     kept_pairs = fill_rounds(folder, vllm_engine, TASK, SHOTS, allowed, readers=readers)
     assert [(tmp_path / name).read_bytes() for name in FILES] == before
     assert kept_pairs == [pair for pair in judged if pair[1].kept]
@@ -259,12 +259,12 @@ def test_a_class_that_stalls_is_reported_with_its_rate_and_forecast_and_everythi
 def test_a_class_that_stalls_is_told_of_at_once_while_others_go_on(tmp_path: Path) -> None:
     hopeless, fine = TASK.label_names[:2]
     for allow_short, what_comes in ((False, "ends, unless --allow-short is given"), (True, "goes on with these")):
-        told: list[Event] = []
-        wanted = settings(per_class=20, draws_per_round=2, min_acceptance=0.02)
-        wanted = msgspec.structs.replace(wanted, allow_short=allow_short)
+        events: list[Event] = []
+        run_settings = settings(per_class=20, draws_per_round=2, min_acceptance=0.02)
+        run_settings = msgspec.structs.replace(run_settings, allow_short=allow_short)
         folder = tmp_path / str(allow_short)
         folder.mkdir()
-        sink = RoundSink(WorkFolder(folder), TASK, SHOTS, wanted, on_event=told.append)
+        sink = RoundSink(WorkFolder(folder), TASK, SHOTS, run_settings, on_event=events.append)
         ledger = sink.open()
         for number in range(2):
             ledger.counts.add(
@@ -272,7 +272,7 @@ def test_a_class_that_stalls_is_told_of_at_once_while_others_go_on(tmp_path: Pat
                 for label, passed in ((hopeless, 0), (fine, 3))
             )
             sink.add(ledger, [JudgedBatch(number, (), (), (), ())])
-        stalls = [event.message for event in told if "stalled" in event.message]
+        stalls = [event.message for event in events if "stalled" in event.message]
         assert stalls == [
             f"{TASK.name}, stalled: {hopeless} with 0 of 20 texts. The run draws for the others, then {what_comes}."
         ]
@@ -280,10 +280,10 @@ def test_a_class_that_stalls_is_told_of_at_once_while_others_go_on(tmp_path: Pat
 
 def test_a_hopeless_class_is_given_up_after_two_rounds(vllm_engine: Engine, tmp_path: Path) -> None:
     """Nothing reaches a confidence of 1: with most draws allowed, two rounds are enough to know."""
-    wanted = settings("icl", draws_per_round=2, max_candidates=1000, min_acceptance=0.02)
-    wanted = msgspec.structs.replace(wanted, annotate=AnnotateSettings(annotator="icl", confidence=1.0))
+    run_settings = settings("icl", draws_per_round=2, max_candidates=1000, min_acceptance=0.02)
+    run_settings = msgspec.structs.replace(run_settings, annotate=AnnotateSettings(annotator="icl", confidence=1.0))
     with pytest.raises(ShortRunError, match=r"0 of 3 kept from 4 draws \(0\.0% accepted\); none was kept"):
-        fill_rounds(WorkFolder(tmp_path), vllm_engine, TASK, SHOTS, wanted)
+        fill_rounds(WorkFolder(tmp_path), vllm_engine, TASK, SHOTS, run_settings)
     reasons = Counter(verdict.reason for _, verdict in pairs(WorkFolder(tmp_path)))
     assert reasons["label_disagrees"] + reasons["low_confidence"] > 0
 

@@ -14,8 +14,8 @@ FAKE = ResolvedModel(path="fake", name="fake", revision="0")
 
 def test_both_styles_are_tried_on_the_shots_of_each_task(tiny_model: str, tmp_path: Path) -> None:
     base = ResolvedModel(path=tiny_model, name="tiny", revision="0")
-    whole, part = choose_styles("auto", base, [(TASK, SHOTS), (TASK, SHOTS[:6])], 20, tmp_path / "log.txt")
-    for chosen, shots in ((whole, SHOTS), (part, SHOTS[:6])):
+    with_all, part = choose_styles("auto", base, [(TASK, SHOTS), (TASK, SHOTS[:6])], 20, tmp_path / "log.txt")
+    for chosen, shots in ((with_all, SHOTS), (part, SHOTS[:6])):
         assert chosen.plain_score is not None and chosen.chat_score is not None
         assert chosen.plain_score.shots == chosen.chat_score.shots == len(shots)
         assert (chosen.chat is not None) == (

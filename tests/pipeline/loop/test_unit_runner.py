@@ -29,11 +29,11 @@ def fake_engine(model: str = "fake") -> FakeEngine:
     return FakeEngine(EngineSettings(model=model))
 
 
-def done(engine: Engine, *units: Unit, made: TaskBrief | None = None) -> list[UnitResult]:
+def done(engine: Engine, *units: Unit, task_brief: TaskBrief | None = None) -> list[UnitResult]:
     """The units' results in the order they came, without the engine's counters."""
     inbox: Inbox = queue.SimpleQueue()
-    for one in (made or brief(), *units, None):
-        inbox.put(one)
+    for item in (task_brief or brief(), *units, None):
+        inbox.put(item)
     results: list[UnitResult | UnitProgress] = []
     work(engine, inbox, results.append)
     return [result for result in results if isinstance(result, UnitResult)]
@@ -54,21 +54,21 @@ def test_draws_are_numbered_and_show_the_shots_of_their_class_in_changing_order(
 
 
 def test_a_task_s_chat_turns_stand_around_every_prompt() -> None:
-    asked = list[str]()
+    asked_prompts = list[str]()
 
     class Overheard(FakeEngine):
         def sample(self, prompts: Sequence[str], *more: Any) -> Generator[Completion, None, None]:
-            asked.extend(prompts)
+            asked_prompts.extend(prompts)
             return super().sample(prompts, *more)
 
         def score(self, prompts: Sequence[str], *more: Any) -> np.ndarray:
-            asked.extend(prompts)
+            asked_prompts.extend(prompts)
             return super().score(prompts, *more)
 
-    done(Overheard(EngineSettings(model="fake")), BUG, made=msgspec.structs.replace(brief(), chat=CHAT))
-    assert len(asked) > 8
-    assert all(prompt.startswith(CHAT.begin) for prompt in asked)
-    assert {prompt.rpartition(CHAT.open)[2] for prompt in asked} == {"Text:", "Label:"}
+    done(Overheard(EngineSettings(model="fake")), BUG, task_brief=msgspec.structs.replace(brief(), chat=CHAT))
+    assert len(asked_prompts) > 8
+    assert all(prompt.startswith(CHAT.begin) for prompt in asked_prompts)
+    assert {prompt.rpartition(CHAT.open)[2] for prompt in asked_prompts} == {"Text:", "Label:"}
 
 
 def test_other_draws_of_the_same_class_are_others() -> None:
@@ -78,21 +78,21 @@ def test_other_draws_of_the_same_class_are_others() -> None:
 
 
 def test_a_text_that_cannot_be_read_is_told_and_the_others_are_read() -> None:
-    (whole,) = done(fake_engine(), BUG)
-    word = whole.draws[3].candidate.text.split()[0]
+    (readable,) = done(fake_engine(), BUG)
+    word = readable.draws[3].candidate.text.split()[0]
     (result,) = done(fake_engine(f"fake:unreadable={word}"), BUG)
     (fault,) = result.faults
     assert (fault.task, fault.label, fault.draw, fault.step) == (TASK.name, "bug", 35, "score")
     assert "too many tokens" in fault.message
-    assert result.draws == (*whole.draws[:3], *whole.draws[4:])
+    assert result.draws == (*readable.draws[:3], *readable.draws[4:])
 
 
 def test_a_real_engine_draws_several_units_at_once_and_reads_them(vllm_engine: Engine) -> None:
-    wanted = msgspec.structs.replace(
+    run_settings = msgspec.structs.replace(
         settings(max_tokens=48), annotate=AnnotateSettings(annotator="icl", calibration="contextual")
     )
     first = msgspec.structs.replace(LOGIN, number=0)
-    results = done(vllm_engine, first, BUG, made=brief(TASK, wanted))
+    results = done(vllm_engine, first, BUG, task_brief=brief(TASK, run_settings))
     assert [result.unit for result in results] == [first, BUG]
     for result in results:
         assert len(result.draws) == 8 and not result.faults
@@ -119,28 +119,30 @@ def test_a_real_engine_has_the_requests_of_a_unit_before_its_texts_are_asked_for
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_of_two_tries_one_is_taken(keep: int) -> None:
-    (result,) = done(fake_engine(), BUG, made=brief(TASK, settings(keep_likelier_of=keep)))
+    (result,) = done(fake_engine(), BUG, task_brief=brief(TASK, settings(keep_likelier_of=keep)))
     assert len(result.draws) == 8 and result.stats.output_tokens == 12 * 8 * keep + 8
 
 
 def test_adapters_read_what_the_base_has_drawn(vllm_engine: Engine, adapters: tuple[Adapter, Adapter]) -> None:
-    wanted = msgspec.structs.replace(settings(max_tokens=48), annotate=AnnotateSettings())
+    run_settings = msgspec.structs.replace(settings(max_tokens=48), annotate=AnnotateSettings())
     readers = tuple(Reader(adapter=adapter) for adapter in adapters)
-    made = msgspec.structs.replace(brief(TASK, wanted), readers=readers)
-    first, _ = done(vllm_engine, LOGIN, BUG, made=made)
+    task_brief = msgspec.structs.replace(brief(TASK, run_settings), readers=readers)
+    first, _ = done(vllm_engine, LOGIN, BUG, task_brief=task_brief)
     read = [draw for draw in first.draws if draw.reason is None]
     assert read and all(sum(map(math.exp, draw.scores)) == pytest.approx(1, abs=1e-3) for draw in read)
 
 
 def test_a_round_in_parts_is_the_same_round() -> None:
     """The parts of a class, wherever they are drawn: the same prompts, seeds and ids."""
-    wanted = settings(draws_per_round=12)
-    whole = DrawUnit(brief=TASK.name, number=0, batch=1, slices=round_slices(wanted, 1, {"bug": 12, "login": 12}))
-    slices = [part for slice_of_class in whole.slices for part in split_slice(slice_of_class, 5)]
-    parts = [msgspec.structs.replace(whole, slices=(part,), number=number) for number, part in enumerate(slices)]
-    (alone,) = done(fake_engine(), whole, made=brief(TASK, wanted))
+    run_settings = settings(draws_per_round=12)
+    unit = DrawUnit(brief=TASK.name, number=0, batch=1, slices=round_slices(run_settings, 1, {"bug": 12, "login": 12}))
+    slices = [part for slice_of_class in unit.slices for part in split_slice(slice_of_class, 5)]
+    parts = [msgspec.structs.replace(unit, slices=(part,), number=number) for number, part in enumerate(slices)]
+    (alone,) = done(fake_engine(), unit, task_brief=brief(TASK, run_settings))
     drawn = [
-        draw for result in done(fake_engine(), *reversed(parts), made=brief(TASK, wanted)) for draw in result.draws
+        draw
+        for result in done(fake_engine(), *reversed(parts), task_brief=brief(TASK, run_settings))
+        for draw in result.draws
     ]
     assert sorted(drawn, key=lambda draw: draw.candidate.id) == list(alone.draws)
     assert [draw.candidate.id for draw in alone.draws] == [f"r01-{number:06d}" for number in range(24)]
@@ -159,7 +161,7 @@ def test_a_unit_says_how_far_it_is_where_that_is_asked() -> None:
     runner.introduce(brief())
     runner.begin(msgspec.structs.replace(BUG, reports=4))
     runner.finish()
-    assert [progress.done for progress in heard] == [2, 4, 6, 8] and {one.unit for one in heard} == {BUG.key}
+    assert [progress.done for progress in heard] == [2, 4, 6, 8] and {progress.unit for progress in heard} == {BUG.key}
     heard.clear()
     runner.begin(BUG)
     runner.finish()
@@ -167,19 +169,21 @@ def test_a_unit_says_how_far_it_is_where_that_is_asked() -> None:
 
 
 def test_an_annotator_that_cannot_be_had_fails_its_unit_and_no_other() -> None:
-    wanted = msgspec.structs.replace(settings(), annotate=AnnotateSettings())
+    run_settings = msgspec.structs.replace(settings(), annotate=AnnotateSettings())
     read = ReadUnit(brief=TASK.name, number=0, texts=("one",))
-    failed, drawn = done(fake_engine(), read, msgspec.structs.replace(BUG, reads=False), made=brief(TASK, wanted))
+    failed, drawn = done(
+        fake_engine(), read, msgspec.structs.replace(BUG, reads=False), task_brief=brief(TASK, run_settings)
+    )
     assert failed.failure and "none was given" in failed.failure.message and failed.failure.kind == "InputError"
     assert len(drawn.draws) == 8
 
 
 def test_texts_drawn_in_chat_are_lines_without_a_trace_of_turns(vllm_engine: Engine, model: str) -> None:
-    wanted = settings(max_tokens=64)
-    in_chat = msgspec.structs.replace(brief(wanted=wanted), chat=turns_of(model, "embedded"))
+    run_settings = settings(max_tokens=64)
+    in_chat = msgspec.structs.replace(brief(run_settings=run_settings), chat=turns_of(model, "embedded"))
     plain_settings = msgspec.structs.replace(in_chat.settings, annotate=AnnotateSettings(annotator="none"))
-    unit = in_place_unit(TASK.name, 2, class_slice(wanted, TASK.name, "bug", 0, 6))
-    (result,) = done(vllm_engine, unit, made=msgspec.structs.replace(in_chat, settings=plain_settings))
+    unit = in_place_unit(TASK.name, 2, class_slice(run_settings, TASK.name, "bug", 0, 6))
+    (result,) = done(vllm_engine, unit, task_brief=msgspec.structs.replace(in_chat, settings=plain_settings))
     texts = [draw.candidate.text for draw in result.draws]
     assert len(texts) == 6 and sum(map(bool, texts)) > 3
     assert not any("<|" in text or "\n" in text for text in texts)

@@ -21,15 +21,15 @@ def data() -> ReportData:
 
 
 def test_the_worst_pairs_and_the_worst_classes_come_first() -> None:
-    found = class_tables(data())
-    assert found
-    assert (found["pairs"][0]["label"], found["pairs"][0]["said"], found["pairs"][0]["count"]) == (*LOST[0], 4)
-    assert found["pairs"][0]["share"] == 4 / 6
-    assert (len(found["pairs"]), found["num_pairs"], found["mistakes"]) == (WORST_PAIRS, 43, 46)
-    first, last = found["classes"][0], found["classes"][-1]
+    tables = class_tables(data())
+    assert tables
+    assert (tables["pairs"][0]["label"], tables["pairs"][0]["said"], tables["pairs"][0]["count"]) == (*LOST[0], 4)
+    assert tables["pairs"][0]["share"] == 4 / 6
+    assert (len(tables["pairs"]), tables["num_pairs"], tables["mistakes"]) == (WORST_PAIRS, 43, 46)
+    first, last = tables["classes"][0], tables["classes"][-1]
     assert (first["label"], first["texts"], first["right"], first["taken_for"]) == (NAMES[7], 6, 1, NAMES[8])
     assert (last["label"], last["recall"], last["precision"]) == (NAMES[-1], None, None)
-    assert len(found["classes"]) == len(NAMES)
+    assert len(tables["classes"]) == len(NAMES)
 
 
 def test_a_page_of_150_classes_is_light_and_draws_few_bars(tmp_path: Path) -> None:
@@ -46,5 +46,5 @@ def test_few_classes_are_told_as_before(tmp_path: Path) -> None:
     few = msgspec.structs.replace(MANY, labels=MANY.labels[:10])
     small = msgspec.structs.replace(data(), task=few, reason_counts={NAMES[0]: {"kept": 3}})
     without = msgspec.structs.replace(small, answers=())
-    pages = [write_report(one, tmp_path / str(number)) for number, one in enumerate((small, without))]
+    pages = [write_report(report, tmp_path / str(number)) for number, report in enumerate((small, without))]
     assert [path.read_bytes() for path in pages[0]] == [path.read_bytes() for path in pages[1]]

@@ -128,8 +128,8 @@ def test_texts_without_labels_and_what_a_person_said_are_told(html: str, markdow
 
 def test_how_far_a_probability_is_to_be_trusted_is_told(html: str, markdown: str, tmp_path: Path) -> None:
     for page in (html, markdown):
-        for told in ("0.040", "(0.210)", "92.5", "12 shots that adapters were trained without", "from 4 texts"):
-            assert told in page, told
+        for wording in ("0.040", "(0.210)", "92.5", "12 shots that adapters were trained without", "from 4 texts"):
+            assert wording in page, wording
         assert "22.5 % of 40 texts of other subjects" in page
     assert "| 75.0 | 0.700 | 100.0 |" in markdown
     uncalibrated = msgspec.structs.replace(full_data(), certainty=Certainty())

@@ -81,6 +81,6 @@ def finish(experiment: Experiment) -> dict[str, TrainingJob]:
     return trained
 
 
-def asked(card: AdapterCard) -> set[str]:
+def prompts_of(card: AdapterCard) -> set[str]:
     """What a server asks this adapter about its own shots."""
     return {card.prompt(shot.text) for shot in card.shots}

@@ -48,8 +48,8 @@ def kill_when(folder: Path, due: Callable[[Event], bool]) -> None:
             if event and due(event):
                 break
         else:
-            said = process.communicate()[1].decode()[-2000:]
-            raise AssertionError(f"the run ended before it was to be killed: {said}")
+            stderr = process.communicate()[1].decode()[-2000:]
+            raise AssertionError(f"the run ended before it was to be killed: {stderr}")
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()

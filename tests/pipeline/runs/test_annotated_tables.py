@@ -47,19 +47,19 @@ def test_what_a_spreadsheet_does_to_an_annotated_table_by_itself_is_no_correctio
 
 def test_faults_of_an_annotated_table_come_with_their_lines(tmp_path: Path) -> None:
     task = load_task(write_task(tmp_path))
-    given = open_texts(table(tmp_path))
+    notes = open_texts(table(tmp_path))
 
     def texts() -> list[str]:
-        return [text for text, _ in annotated_texts(given, tmp_path / "d", task, "me", reader(), ignore)[0]]
+        return [text for text, _ in annotated_texts(notes, tmp_path / "d", task, "me", reader(), ignore)[0]]
 
     (tmp_path / "d").mkdir()
     assert texts() == ["ice cubes", "hot soup", "thick ice on all the lakes"]
     out = tmp_path / "d" / "annotated.csv"
-    whole = out.read_text()
-    out.write_text(whole.replace(",cold,", ",cald,"))
+    content = out.read_text()
+    out.write_text(content.replace(",cold,", ",cald,"))
     with pytest.raises(InputError, match=r"(?s)annotated.csv:2: annotated_label is 'cald'.*'cold'\?.*annotated.csv:5"):
         texts()
-    out.write_text(whole.replace("annotated_label", "mine", 1))
+    out.write_text(content.replace("annotated_label", "mine", 1))
     with pytest.raises(InputError, match=r"annotated.csv has no column 'annotated_label' any more"):
         texts()
 
@@ -67,9 +67,9 @@ def test_faults_of_an_annotated_table_come_with_their_lines(tmp_path: Path) -> N
 def test_a_table_of_targets_without_its_columns_is_refused(tmp_path: Path) -> None:
     path, out = tmp_path / "facts.jsonl", tmp_path / "out.csv"
     write_jsonl(path, [{"input": "a | b"}])
-    given = load_inputs(path, PairSource())
-    write_annotated(given, out, [Written(text="A b.")], "me")
-    assert [(pair.input, pair.target) for pair in annotated_pairs(given, out)[0]] == [("a | b", "A b.")]
+    inputs = load_inputs(path, PairSource())
+    write_annotated(inputs, out, [Written(text="A b.")], "me")
+    assert [(pair.input, pair.target) for pair in annotated_pairs(inputs, out)[0]] == [("a | b", "A b.")]
     out.write_text(out.read_text().replace("annotated_target", "target"))
     with pytest.raises(InputError, match=r"out.csv has no column 'annotated_target' any more"):
-        annotated_pairs(given, out)
+        annotated_pairs(inputs, out)

@@ -31,15 +31,15 @@ class StoppedError(Exception):
     """As a kill would come, between two parts."""
 
 
-def reader(stop_after: int | None = None, seen: list[str] | None = None) -> Read:
+def reader(stop_after: int | None = None, read_texts: list[str] | None = None) -> Read:
     """Says "cold" of texts with ice; is less sure of longer texts."""
 
     def read(parts: Parts) -> Iterator[list[Annotation]]:
         for number, texts in enumerate(parts):
             if number == stop_after:
                 raise StoppedError
-            if seen is not None:
-                seen.extend(texts)
+            if read_texts is not None:
+                read_texts.extend(texts)
             yield [answer(text) for text in texts]
 
     return read
@@ -86,10 +86,10 @@ def annotate(path: Path, out: Path, read: Read | None = None, abstain_below: flo
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
-@pytest.mark.parametrize("given", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_rows_keep_their_order_and_columns_in_every_format(tmp_path: Path, given: str, ending: str) -> None:
+@pytest.mark.parametrize("source_ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_rows_keep_their_order_and_columns_in_every_format(tmp_path: Path, source_ending: str, ending: str) -> None:
     out = tmp_path / f"out{ending}"
-    summary = annotate(table(tmp_path, f"notes{given}"), out)
+    summary = annotate(table(tmp_path, f"notes{source_ending}"), out)
     written = read_table(out)
     rows = list(written.rows.values())
     assert [row["id"] for row in rows] == ["7", "3", "5", "1", "2"]
@@ -114,8 +114,8 @@ def test_a_spreadsheet_opens_what_is_written_as_it_opened_what_was_given(
     tmp_path: Path, content: bytes, named: str, begins: str
 ) -> None:
     (tmp_path / "t.csv").write_bytes(content)
-    given = open_texts(tmp_path / "t.csv", settings=ReadSettings(encoding=named), text_column="text")
-    annotate_table(given, tmp_path / "out.csv", LABELS, "somebody", reader())
+    notes = open_texts(tmp_path / "t.csv", settings=ReadSettings(encoding=named), text_column="text")
+    annotate_table(notes, tmp_path / "out.csv", LABELS, "somebody", reader())
     assert (tmp_path / "out.csv").read_bytes().decode().startswith(begins)
     (row,) = read_table(tmp_path / "out.csv").rows.values()
     assert row["id"] == "1" and row["text"] in ("Käse; kalt", "cheese") and row["annotated_label"]
@@ -139,19 +139,24 @@ def test_texts_of_several_lines_stay_one_row_each(tmp_path: Path, ending: str) -
 
 def test_a_row_of_fields_is_read_as_one_input(tmp_path: Path) -> None:
     task = load_task(write_pairs(tmp_path))
-    path, seen = tmp_path / "new.jsonl", list[str]()
+    path, read_texts = tmp_path / "new.jsonl", list[str]()
     write_jsonl(
         path, [{"hypothesis": "It is wet.", "premise": "It rains.", "n": 1}, {"premise": "x", "hypothesis": ""}]
     )
-    summary = annotate_table(open_texts(path, task=task), tmp_path / "out.jsonl", LABELS, "me", reader(seen=seen))
-    assert seen == ["Premise: It rains.\nHypothesis: It is wet."] and (summary.rows, summary.blank) == (2, 1)
+    summary = annotate_table(
+        open_texts(path, task=task), tmp_path / "out.jsonl", LABELS, "me", reader(read_texts=read_texts)
+    )
+    assert read_texts == ["Premise: It rains.\nHypothesis: It is wet."] and (summary.rows, summary.blank) == (2, 1)
     assert list(read_table(tmp_path / "out.jsonl").columns)[:3] == ["hypothesis", "premise", "n"]
     with pytest.raises(InputError, match="--text-column NAME is for tasks of texts; pairs has fields"):
         open_texts(path, "premise", task)
     with pytest.raises(InputError, match="no column 'premise' and 'hypothesis'; the columns are 'id', 'text', 'who'"):
         open_texts(table(tmp_path), task=task)
-    found = load_unlabelled(path, task, 0)
-    assert found.texts == ((1, seen[0]),) and "column 'premise' and 'hypothesis'; 1 row without" in found.note
+    unlabelled = load_unlabelled(path, task, 0)
+    assert (
+        unlabelled.texts == ((1, read_texts[0]),)
+        and "column 'premise' and 'hypothesis'; 1 row without" in unlabelled.note
+    )
 
 
 def test_nobody_sure_enough_means_no_label(tmp_path: Path) -> None:
@@ -169,9 +174,9 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
     assert not out.exists()
     answers = unfinished_folder(out) / ANSWERS_FILE
     answers.write_bytes(answers.read_bytes()[:-9])  # the last line was cut short
-    seen: list[str] = []
-    assert annotate(path, out, reader(seen=seen)).rows == 600
-    assert (seen[0], len(seen)) == ("note 255 of ice", 345)
+    read_texts: list[str] = []
+    assert annotate(path, out, reader(read_texts=read_texts)).rows == 600
+    assert (read_texts[0], len(read_texts)) == ("note 255 of ice", 345)
     assert [row["text"] for row in read_table(out).rows.values()] == [f"note {number} of ice" for number in range(600)]
 
 
@@ -237,19 +242,19 @@ def test_a_table_without_texts_is_refused(tmp_path: Path, content: str, column: 
     "cells", [(1, "one"), (10**30, 2), ({}, {}), ([["k", 1]], None)], ids=["types", "number", "objects", "map"]
 )
 def test_what_parquet_cannot_hold_is_refused_before_anything_is_read(tmp_path: Path, cells: tuple[Any, ...]) -> None:
-    path, seen = tmp_path / "t.jsonl", list[str]()
+    path, read_texts = tmp_path / "t.jsonl", list[str]()
     write_jsonl(path, [{"text": f"text {n}", "note": cell} for n, cell in enumerate(cells)])
     with pytest.raises(InputError, match=r"Parquet cannot hold the column 'note'.*--out .*out\.jsonl"):
-        annotate(path, tmp_path / "out.parquet", reader(seen=seen))
-    assert seen == [] and not (tmp_path / "out.parquet").exists()
+        annotate(path, tmp_path / "out.parquet", reader(read_texts=read_texts))
+    assert read_texts == [] and not (tmp_path / "out.parquet").exists()
     assert annotate(path, tmp_path / "out.jsonl").rows == len(cells)
 
 
 def test_what_was_left_out_of_the_table_and_what_is_unclear_in_it_is_told(tmp_path: Path) -> None:
     path = tmp_path / "notes.csv"
     path.write_text("text,who,\nice cubes,Ann,\ntext,who,\nhot soup,Bo,more\n")
-    given = open_texts(path)
-    summary = annotate_table(given, tmp_path / "out.csv", LABELS, "a run", reader())
+    notes = open_texts(path)
+    summary = annotate_table(notes, tmp_path / "out.csv", LABELS, "a run", reader())
     assert summary.rows == 2
     unclear, left_out = summary.warnings
     assert "something in a column without a name (line 4)" in unclear

@@ -20,8 +20,10 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     place.mkdir()
 
     def sized(size: str) -> Path:
-        how = f"size={size}" if not os.path.ismount(place) else f"remount,size={size}"
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", how, "tmpfs", str(place)], capture_output=True, text=True)
+        options = f"size={size}" if not os.path.ismount(place) else f"remount,size={size}"
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, text=True
+        )
         if done.returncode:
             pytest.skip(f"a disk that is small needs the right to mount one: {done.stderr.strip()}")
         return place
@@ -41,10 +43,10 @@ def test_a_line_that_did_not_fit_is_not_there_and_those_before_it_are(small_disk
     with pytest.raises(OSError, match="No space left") as full:
         fill()
     assert (full.value.errno, full.value.filename) == (errno.ENOSPC, str(folder.path / "notes.jsonl"))
-    whole = folder.lines("notes.jsonl", Example)
-    assert [example.label for example in whole] == [str(number) for number in range(len(whole))]
-    assert len(whole) > 5
-    folder.keep_lines("notes.jsonl", len(whole))
+    examples = folder.lines("notes.jsonl", Example)
+    assert [example.label for example in examples] == [str(number) for number in range(len(examples))]
+    assert len(examples) > 5
+    folder.keep_lines("notes.jsonl", len(examples))
     small_disk("128k")
     folder.append("notes.jsonl", [Example(text="there is room again", label="last")])
     assert folder.lines("notes.jsonl", Example)[-1].label == "last"

@@ -56,15 +56,15 @@ REMOTE = RemoteTeacher(
 
 
 class Teacher:
-    """Knows cold words; counts what it was asked."""
+    """Knows cold words; notes which questions it got."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.questions: list[str] = []
 
     def named(self, folder: Path) -> NamedReader:
         task = load_task(folder / "task.toml")
         return NamedReader(
-            name="a teacher", task=task, read=self._opened, account=lambda: REMOTE if self.asked else None
+            name="a teacher", task=task, read=self._opened, account=lambda: REMOTE if self.questions else None
         )
 
     def _opened(self, log: Path, on_event: OnEvent) -> Read:
@@ -72,7 +72,7 @@ class Teacher:
 
     def _read(self, parts: Parts) -> Iterator[list[Annotation]]:
         for texts in parts:
-            self.asked += texts
+            self.questions += texts
             cold = [any(word in text.lower() for word in COLD_WORDS) for text in texts]
             yield [Annotation(probabilities=(0.05, 0.95) if is_cold else (0.9, 0.1)) for is_cold in cold]
 
@@ -107,27 +107,27 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
     assert "1 rows without a text" in summary.notes[0] and "2 texts that repeat" in summary.notes[2]
     assert summary.coverage["teacher"].accuracy(1.0) == 1.0
     with LocalClassifier(folder / "out") as classifier:
-        said = classifier.predict(["The snow is deep.", "The fire is hot."])
-    assert [one.label for one in said] == ["cold", "warm"]
+        predictions = classifier.predict(["The snow is deep.", "The fire is hot."])
+    assert [prediction.label for prediction in predictions] == ["cold", "warm"]
     card = load_student_card(summary.student_path)
     assert (card.teacher, card.real_examples, card.labels) == ("a teacher", 8, ("warm", "cold"))
     assert card.scores is not None and card.scores.n == 2
     assert card.remote_teacher == summary.remote_teacher == REMOTE
-    asked = len(teacher.asked)
-    assert make(folder, teacher) == summary and len(teacher.asked) == asked, "all was finished"
+    num_questions = len(teacher.questions)
+    assert make(folder, teacher) == summary and len(teacher.questions) == num_questions, "all was finished"
 
     table = folder / "out" / "annotated.jsonl"
     table.write_text(table.read_text().replace('"annotated_label":"cold"', '"annotated_label":"warm"'))
     corrected = make(folder, teacher)
-    assert len(teacher.asked) == asked and corrected.student_path != summary.student_path
+    assert len(teacher.questions) == num_questions and corrected.student_path != summary.student_path
     assert find_student(folder / "out") == Path(corrected.student_path)
     with LocalClassifier(folder / "out") as classifier:
         assert classifier.predict([NOTES[0]])[0].label == "warm"
         with pytest.raises(InputError, match="characters that are no Unicode"):
             classifier.predict(["\ud83d"])
     for name in ("model.safetensors", "config.json"):
-        whole = (Path(corrected.student_path) / name).read_bytes()
-        (Path(corrected.student_path) / name).write_bytes(whole.replace(b"e", b"f", 1))
+        content = (Path(corrected.student_path) / name).read_bytes()
+        (Path(corrected.student_path) / name).write_bytes(content.replace(b"e", b"f", 1))
         with pytest.raises(AdapterError, match=rf"{name} changed since training, or was not copied whole"):
             find_teacher(folder / "out")
         with pytest.raises(AdapterError, match="Copy it again"):
@@ -135,7 +135,7 @@ def test_a_student_learns_what_the_teacher_says_and_what_a_person_corrects(folde
         job = Path(corrected.student_path).parent.name
         with pytest.raises(AdapterError, match=rf"{name} changed .* Or remove \S+/{job}, and it is trained anew"):
             make(folder, teacher)
-        (Path(corrected.student_path) / name).write_bytes(whole)
+        (Path(corrected.student_path) / name).write_bytes(content)
 
     write_jsonl(folder / "notes.jsonl", [{"text": "another table"}])
     with pytest.raises(RunFolderError, match="unlabelled"):
@@ -172,10 +172,10 @@ def test_texts_of_which_the_teacher_is_not_sure_enough_are_told_and_not_counted_
 
 
 def test_a_plan_counts_what_is_left_and_fewer_texts_than_were_wanted_are_told(folder: Path) -> None:
-    asked: list[dict[str, int]] = []
+    forecasts: list[dict[str, int]] = []
 
     def forecast(sample: Sequence[str], counts: Mapping[str, int]) -> Forecast:
-        asked.append(dict(counts))
+        forecasts.append(dict(counts))
         return Forecast(seconds=0.0, calls=1, tokens=1, memory_bytes=0, stages=())
 
     task, notes = load_task(folder / "task.toml"), open_texts(folder / "notes.jsonl")
@@ -183,13 +183,13 @@ def test_a_plan_counts_what_is_left_and_fewer_texts_than_were_wanted_are_told(fo
     for _ in range(2):
         plan_distillation(task, folder / "out", unlabelled=notes, by=by)
         make(folder, Teacher())
-    assert asked == [{"generate": 0, "annotate": len(NOTES) + 3, "evaluate": 2}]
+    assert forecasts == [{"generate": 0, "annotate": len(NOTES) + 3, "evaluate": 2}]
     writing = by._replace(draw=lambda *_: None)
     for _ in range(2):
         plan_distillation(task, folder / "out", generate_per_class=3, by=writing)
         (folder / "out" / "teacher").mkdir(exist_ok=True)
         (folder / "out" / "teacher" / GENERATED_FILE).touch()
-    assert [counts["generate"] for counts in asked[1:]] == [3]
+    assert [counts["generate"] for counts in forecasts[1:]] == [3]
     assert "(--per-class, of distill --generate)" in str(short_run_error([], 3, "out"))  # it has no --per-class
     assert missing_texts([("snow", (0.0, 1.0))], 4) == ["the teacher wrote 1 of 4 texts that can be learnt"]
 
@@ -237,12 +237,12 @@ def test_a_teacher_is_four_adapters_of_the_shots_and_nothing_more(
 def test_shots_of_a_folder_that_was_begun_hold_for_its_student_too_and_that_is_told(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told() -> tuple[Any, list[str]]:
+    def distilled() -> tuple[Any, list[str]]:
         settings = RunSettings(k=1, allow_fewer_shots=True)
         task, model = load_task(folder / "task.toml"), str(folder)
         notes = open_texts(folder / "notes.jsonl")
-        made = distill(task, folder / "out", unlabelled=notes, settings=settings, model=model, student_settings=HEAD)
-        return load_student_card(made.student_path).shots, made.notes
+        summary = distill(task, folder / "out", unlabelled=notes, settings=settings, model=model, student_settings=HEAD)
+        return load_student_card(summary.student_path).shots, summary.notes
 
     base = ResolvedModel(path="nowhere", name="base", revision="1")
     reads = Teacher()
@@ -254,11 +254,11 @@ def test_shots_of_a_folder_that_was_begun_hold_for_its_student_too_and_that_is_t
     monkeypatch.setattr("fourshot.pipeline.runs.stage_driver.run_stage", lambda stage, on_event: ())
     monkeypatch.setattr("fourshot.pipeline.runs.distill.teacher_of_run", lambda experiment: taught)
     monkeypatch.setattr("fourshot.pipeline.runs.distill.read_with", lambda *_: reads._read)
-    shots, notes = told()
+    shots, notes = distilled()
     assert not any("shots" in note for note in notes)
     train = folder / "train.jsonl"
     train.write_text(train.read_text().replace(shots[0].text, f"{shots[0].text} again"))
-    again, notes = told()
+    again, notes = distilled()
     assert again == shots and "the shots are those that the folder was begun with" in notes[0]
 
 

@@ -47,14 +47,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make(folder: Path, model: str, **changes: Any) -> TextDistillSummary:
-    given: dict[str, Any] = {"unlabelled": folder / "more.jsonl", "real": 3, "settings": BRIEF, "student": model}
-    return fourshot.distill_text(folder, folder=folder / "out", model=model, **given | changes)
+    arguments: dict[str, Any] = {"unlabelled": folder / "more.jsonl", "real": 3, "settings": BRIEF, "student": model}
+    return fourshot.distill_text(folder, folder=folder / "out", model=model, **arguments | changes)
 
 
 def plan(folder: Path, model: str, *words: str) -> list[str]:
     """Of the command of `make`, in words."""
-    given = ["--unlabelled", str(folder / "more.jsonl"), "--real", "3", "--model", model, "--student", model]
-    return ["distill", str(folder), *given, "--out", str(folder / "out"), "--plan", "--json", *words]
+    arguments = ["--unlabelled", str(folder / "more.jsonl"), "--real", "3", "--model", model, "--student", model]
+    return ["distill", str(folder), *arguments, "--out", str(folder / "out"), "--plan", "--json", *words]
 
 
 def test_what_it_takes_is_told_and_nothing_is_made(
@@ -63,8 +63,8 @@ def test_what_it_takes_is_told_and_nothing_is_made(
     monkeypatch.setattr(forecasts, "known_speed", lambda *_, **__: SPEED)
     short = ["--set", "train.min_steps=1", "--set", "train.max_steps=1"]
     assert main(plan(folder, tiny_model, *short, "--generate", "2")) == 0
-    told = json.loads(capfd.readouterr().out.splitlines()[-1])
-    stages = {stage["stage"]: (stage["calls"], stage["steps"]) for stage in told["stages"]}
+    printed = json.loads(capfd.readouterr().out.splitlines()[-1])
+    stages = {stage["stage"]: (stage["calls"], stage["steps"]) for stage in printed["stages"]}
     # Four inputs and two test inputs; two pairs are drawn for each that is wanted; two adapters, then the student.
     assert stages == {
         "train the teacher": (0, 2),
@@ -73,11 +73,11 @@ def test_what_it_takes_is_told_and_nothing_is_made(
         "train the student": (0, 1),
         "evaluate": (2, 0),
     }
-    assert told["seconds"] > 2 * SPEED.open_engine_s + 2 * SPEED.open_trainer_s and told["memory_bytes"] == 3_000
+    assert printed["seconds"] > 2 * SPEED.open_engine_s + 2 * SPEED.open_trainer_s and printed["memory_bytes"] == 3_000
     bart = ["--student", str(write_bart(folder / "bart"))]
     assert main(plan(folder, tiny_model, *short, *bart)) == 0
-    told = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert [stage["stage"] for stage in told["stages"]] == ["train the teacher", "annotate"]
+    printed = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert [stage["stage"] for stage in printed["stages"]] == ["train the teacher", "annotate"]
     assert not (folder / "out").exists()
 
 
@@ -100,9 +100,9 @@ def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learn
     summary = make(folder, tiny_model)
     assert [row["method"] for row in summary.table] == ["student", "real", "teacher"]
     assert (summary.real_pairs, summary.annotated_pairs, summary.architecture) == (3, 2, "causal")
-    told = " ".join(summary.notes)
-    assert "1 row without an input left out" in told and "1 input also in the test split left out" in told
-    assert "1 input repeating others or real ones left out" in told
+    notes = " ".join(summary.notes)
+    assert "1 row without an input left out" in notes and "1 input also in the test split left out" in notes
+    assert "1 input repeating others or real ones left out" in notes
     card = load_text_student_card(folder / "out" / "student")
     assert card.scores and card.teacher_scores and card.base == tiny_model and card.real_pairs == 3
     assert "What they wrote" in (folder / "out" / "report.md").read_text()
@@ -115,11 +115,11 @@ def test_a_causal_student_is_a_checkpoint_and_a_person_may_correct_what_it_learn
     with monkeypatch.context() as patch:
         patch.setattr(FakeEngine, "sample", lambda *_: pytest.fail("what was written is written again"))
         assert make(folder, tiny_model) == summary
-    left = fourshot.text_api.plan_text_distillation(
+    estimate = fourshot.text_api.plan_text_distillation(
         folder, unlabelled=folder / "more.jsonl", real=3, settings=BRIEF, student=tiny_model, model=tiny_model,
         folder=folder / "out",
     )  # fmt: skip
-    assert left is None
+    assert estimate is None
 
     lines = (folder / "out" / "annotated.jsonl").read_text().splitlines()
     assert '"annotated_target":null' in lines[4] and '"number":0' in lines[0]
@@ -167,7 +167,7 @@ def test_a_student_that_writes_is_no_classifier(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"unlabelled": None}, "nothing for a student to learn"),
         ({"real": 9}, "--real 9: the train split has 4 pairs"),
@@ -178,12 +178,12 @@ def test_a_student_that_writes_is_no_classifier(tmp_path: Path) -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_made(
-    folder: Path, tiny_model: str, changes: dict[str, Any], said: str
+    folder: Path, tiny_model: str, changes: dict[str, Any], message: str
 ) -> None:
     write_jsonl(folder / "written.jsonl", [{"input": "Bonn", "annotated_by": "me"}])
     if changes.get("unlabelled"):
         changes = {"unlabelled": folder / changes["unlabelled"]}
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         make(folder, tiny_model, **changes)
     assert not (folder / "out").exists()
 
@@ -191,13 +191,13 @@ def test_what_makes_no_sense_is_refused_before_anything_is_made(
 def test_what_a_teacher_wrote_is_taken_apart_and_counted(folder: Path) -> None:
     task = load_any_task(folder)
     assert isinstance(task, fourshot.GenerationTask)
-    said = [
+    written = [
         Written(text="Rome | in | Italy\n\nText: Rome is in Italy."),
         Written(text="Rome | in | Italy"),
         Written(text="Bonn\n\nText: Bonn", is_whole=False),
         Written(text="rome | in  | Italy\n\nText: It is Rome."),
     ]
-    pairs, notes = written_pairs(task, said, 2, [], [])
+    pairs, notes = written_pairs(task, written, 2, [], [])
     assert pairs == [Pair(input="Rome | in | Italy", target="Rome is in Italy.")]
     assert notes == [
         "2 of 4 pairs that the teacher wrote are malformed",

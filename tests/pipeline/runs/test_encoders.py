@@ -64,10 +64,12 @@ def test_each_is_trained_without_its_part_of_the_shots_and_knows_every_class() -
         flat=True,
     )
     jobs = encoder_jobs(TASK, cells[0])
-    known = [{example.text for example in job.examples} for job in jobs]
-    assert [len(texts) for texts in known] == [len(SHOTS) - len(NAMES)] * 4
-    assert all(sum(shot.text not in texts for texts in known) == 1 for shot in SHOTS)
-    assert all({max(range(len(NAMES)), key=one.probabilities.__getitem__) for one in job.examples} for job in jobs)
+    learnt = [{example.text for example in job.examples} for job in jobs]
+    assert [len(texts) for texts in learnt] == [len(SHOTS) - len(NAMES)] * 4
+    assert all(sum(shot.text not in texts for texts in learnt) == 1 for shot in SHOTS)
+    assert all(
+        {max(range(len(NAMES)), key=example.probabilities.__getitem__) for example in job.examples} for job in jobs
+    )
     assert len({job.key for job in jobs}) == 4
 
 

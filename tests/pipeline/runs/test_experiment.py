@@ -23,7 +23,7 @@ from fourshot.pipeline.tasks.tables import Split, load_split
 from fourshot.pipeline.tasks.types import Task
 from fourshot.pipeline.work_folder import LAYOUT_FILE
 from fourshot.training.jobs.jobs import TrainingJob
-from tests.pipeline.runs.begun_experiments import METHODS, MODEL, asked, begun, finish, write_texts
+from tests.pipeline.runs.begun_experiments import METHODS, MODEL, begun, finish, prompts_of, write_texts
 
 
 def test_a_bare_method_stands_on_the_texts_and_the_committee_of_its_counterpart(tmp_path: Path) -> None:
@@ -53,16 +53,16 @@ def test_the_run_s_wording_is_that_of_its_classifiers_and_not_of_its_committee(t
 def test_what_is_trained_learns_a_token_for_each_label_and_the_base_says_words(tmp_path: Path) -> None:
     experiment = begun(tmp_path / "run", "zero_shot", "icl", "fourshot", "paper")
     trained = finish(experiment)
-    said = {cell.name: experiment.evaluation_cell(cell).form.verbalizer for cell in experiment.cells}
-    assert said == {"zero_shot": "auto", "icl": "auto", "fourshot": "token", "paper": "word"}  # paper: whole texts
+    kinds = {cell.name: experiment.evaluation_cell(cell).form.verbalizer for cell in experiment.cells}
+    assert kinds == {"zero_shot": "auto", "icl": "auto", "fourshot": "token", "paper": "word"}  # paper: whole texts
     write_cards(experiment)
     for cell in experiment.cells:
         if result := experiment.result(cell):
-            assert load_card(result.path).verbalizer == trained[result.name].verbalizer == said[cell.name]
+            assert load_card(result.path).verbalizer == trained[result.name].verbalizer == kinds[cell.name]
     readers = [reader for item in rounds(experiment).items for reader in item.readers]
     assert len(readers) == 4 and {reader.verbalizer for reader in readers} == {"token"}
-    whole = begun(tmp_path / "whole", "lora", verbalizer="word")
-    assert [job.verbalizer for job in on_real_texts(whole).items] == ["word"]
+    by_words = begun(tmp_path / "whole", "lora", verbalizer="word")
+    assert [job.verbalizer for job in on_real_texts(by_words).items] == ["word"]
 
 
 def test_filler_is_the_same_in_training_reading_measuring_and_on_the_card(
@@ -82,19 +82,19 @@ def test_filler_is_the_same_in_training_reading_measuring_and_on_the_card(
         if cell.adapter:
             card = load_card(cell.adapter.path)
             assert card.prompt_format == cell.form
-            assert asked(card) <= {example.prompt for example in trained[cell.adapter.name].examples}
+            assert prompts_of(card) <= {example.prompt for example in trained[cell.adapter.name].examples}
 
 
 def test_a_folder_keeps_the_layout_that_it_was_begun_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filler_of_base(monkeypatch)
     old = begun(tmp_path / "run")  # as by a version that knows no filler
     keys, cells = committee(old), [old.evaluation_cell(cell).out for cell in old.cells]
-    wanted = msgspec.structs.replace(old.settings, align=True)
-    again = Experiment(old.data, MODEL, wanted, METHODS, old.seeds, old.root)
-    said = list[str]()
-    StageDriver(tmp_path / "log.txt", lambda event: said.append(event.message)).add("notes", again)
+    aligned = msgspec.structs.replace(old.settings, align=True)
+    again = Experiment(old.data, MODEL, aligned, METHODS, old.seeds, old.root)
+    messages = list[str]()
+    StageDriver(tmp_path / "log.txt", lambda event: messages.append(event.message)).add("notes", again)
     assert committee(again) == keys and not (old.root / LAYOUT_FILE).exists()
-    assert said == ["notes: the folder was begun without filler before prompts (align), and goes on without"]
+    assert messages == ["notes: the folder was begun without filler before prompts (align), and goes on without"]
     new = begun(tmp_path / "new", align=True)
     assert committee(new) != keys
     assert not {Path(cell).name for cell in cells} & {Path(new.evaluation_cell(cell).out).name for cell in new.cells}
@@ -133,7 +133,7 @@ def test_each_adapter_is_measured_and_carded_in_the_wording_of_its_training(tmp_
             continue
         card = load_card(cell.adapter.path)
         assert card.wording == cell.form.wording == ("bare" if name.endswith("_bare") else "task")
-        assert asked(card) <= {example.prompt for example in trained[cell.adapter.name].examples}
+        assert prompts_of(card) <= {example.prompt for example in trained[cell.adapter.name].examples}
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,8 @@ def test_what_is_left_out_of_long_texts_is_the_same_in_training_measuring_and_se
         usual.seeds,
         tmp_path / "middle",
     )
-    out = {one.evaluation_cell(one.cell("icl")).out for one in (experiment, cut)}
+    out = {run.evaluation_cell(run.cell("icl")).out for run in (experiment, cut)}
     assert len(out) == 2, "no score of one is taken for the other's"
     assert report_data(usual, "usual").long_texts == ()
-    told = report_data(experiment, "middle").long_texts
-    assert told[0].startswith("shots: 7 of 8 texts have more than 3 words (the longest 7): the middle is not read, ")
+    notes = report_data(experiment, "middle").long_texts
+    assert notes[0].startswith("shots: 7 of 8 texts have more than 3 words (the longest 7): the middle is not read, ")

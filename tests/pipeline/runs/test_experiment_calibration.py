@@ -15,7 +15,7 @@ from tests.pipeline.runs.begun_experiments import WRITTEN, begun, finish
 def test_a_classifier_is_calibrated_by_adapters_that_each_left_shots_out(tmp_path: Path) -> None:
     plain = begun(tmp_path / "plain", "lora", "fourshot", "paper", "lora25")
     experiment = begun(tmp_path / "run", "lora", "fourshot", "paper", "lora25", calibrate=True)
-    jobs, those_that_annotate = ({job.key: job for job in on_real_texts(one).items} for one in (experiment, plain))
+    jobs, those_that_annotate = ({job.key: job for job in on_real_texts(run).items} for run in (experiment, plain))
     assert jobs.keys() == those_that_annotate.keys()
     num_shots = len(experiment.seeds[0].shots)
     assert Counter(len(job.examples) for job in jobs.values())[num_shots - 2] == 4
@@ -25,12 +25,12 @@ def test_a_classifier_is_calibrated_by_adapters_that_each_left_shots_out(tmp_pat
     assert {name for name, item in items.items() if item} == {"lora", "fourshot"}
     assert items["fourshot"] and [len(judge.left_out) for judge in items["fourshot"].judges] == [2] * 4
     for cell in experiment.cells:  # an old score is not taken for one of the calibrated classifier
-        names = [Path(one.evaluation_cell(one.cell(cell.name)).out).name for one in (plain, experiment)]
+        names = [Path(run.evaluation_cell(run.cell(cell.name)).out).name for run in (plain, experiment)]
         assert (names[0] == names[1]) == (items[cell.name] is None)
     again = begun(tmp_path / "elsewhere", "lora", "fourshot", "paper", "lora25", calibrate=True)
     finish(again)
     for cell in experiment.cells:  # nor is one measured again because the folder was moved
-        assert len({Path(one.evaluation_cell(cell).out).name for one in (experiment, again)}) == 1
+        assert len({Path(run.evaluation_cell(cell).out).name for run in (experiment, again)}) == 1
 
 
 def test_the_card_says_the_temperature_and_what_it_was_found_on(tmp_path: Path) -> None:

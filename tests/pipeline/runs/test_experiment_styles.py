@@ -18,13 +18,13 @@ from fourshot.pipeline.synthesis.prompt_style import ChosenStyle
 from fourshot.pipeline.synthesis.prompts import CHAT_VERSION, PROMPT_VERSION
 from fourshot.pipeline.task_data import TaskData
 from tests.pipeline.chat import CHAT
-from tests.pipeline.runs.begun_experiments import MODEL, asked, begun, finish
+from tests.pipeline.runs.begun_experiments import MODEL, begun, finish, prompts_of
 
 
 @pytest.fixture
 def untried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A base whose template need not be looked at."""
-    monkeypatch.setattr("fourshot.pipeline.runs.experiment.untried_style", lambda *asked: None)
+    monkeypatch.setattr("fourshot.pipeline.runs.experiment.untried_style", lambda *_: None)
 
 
 def test_the_style_that_was_found_is_that_of_every_prompt_and_lies_on_every_card(untried: None, tmp_path: Path) -> None:
@@ -46,22 +46,22 @@ def test_the_style_that_was_found_is_that_of_every_prompt_and_lies_on_every_card
         if result := experiment.result(cell):
             card = load_card(result.path)
             assert (card.chat, card.prompt_version) == (CHAT, CHAT_VERSION)
-            assert asked(card) <= {example.prompt for example in trained[result.name].examples}
+            assert prompts_of(card) <= {example.prompt for example in trained[result.name].examples}
     lineage = report_data(experiment, "A run").lineage
     assert all(prompt.startswith(CHAT.begin) for prompt in lineage.prompts.values())
     assert lineage.hashes["chat template"] == CHAT.template_hash
 
 
 def test_plain_answers_are_not_taken_for_answers_in_chat(untried: None, tmp_path: Path) -> None:
-    found = {}
+    scores = {}
     for name, chat in (("plain", None), ("chat", CHAT)):
         experiment = begun(tmp_path / name, "zero_shot", "icl", prompt_style="auto")
         style = experiment.style_file(experiment.seeds[0])
         RunFolder(style.parent).write(style.name, ChosenStyle(chat=chat, reason="given"))
-        found[name] = {Path(experiment.evaluation_cell(cell).out).name for cell in experiment.cells}
+        scores[name] = {Path(experiment.evaluation_cell(cell).out).name for cell in experiment.cells}
     usual = begun(tmp_path / "usual", "zero_shot", "icl")
-    assert found["plain"] == {Path(usual.evaluation_cell(cell).out).name for cell in usual.cells}
-    assert not found["plain"] & found["chat"]
+    assert scores["plain"] == {Path(usual.evaluation_cell(cell).out).name for cell in usual.cells}
+    assert not scores["plain"] & scores["chat"]
 
 
 def test_a_style_that_was_found_for_another_base_is_found_anew(untried: None, tmp_path: Path) -> None:

@@ -89,13 +89,17 @@ def test_every_answer_on_the_test_split_is_the_same(undisturbed: Path, killed: K
     assert names == sorted(file.name for file in (killed[0] / "scores").iterdir())
     assert len(names) == 4
     for name in names:
-        ours, theirs = (RunFolder(folder / "scores").read(name, Evaluation) for folder in (killed[0], undisturbed))
-        assert (ours.predicted, ours.gold, ours.confidence) == (theirs.predicted, theirs.gold, theirs.confidence)
+        resumed, expected = (RunFolder(folder / "scores").read(name, Evaluation) for folder in (killed[0], undisturbed))
+        assert (resumed.predicted, resumed.gold, resumed.confidence) == (
+            expected.predicted,
+            expected.gold,
+            expected.confidence,
+        )
 
 
 def test_the_classifiers_are_calibrated_the_same(undisturbed: Path, killed: Killed) -> None:
-    ours, theirs = (sorted(folder.glob(f"adapters/*/*/{CALIBRATED_FILE}")) for folder in (killed[0], undisturbed))
-    assert [file.read_bytes() for file in ours] == [file.read_bytes() for file in theirs] and len(ours) == 2
+    resumed, expected = (sorted(folder.glob(f"adapters/*/*/{CALIBRATED_FILE}")) for folder in (killed[0], undisturbed))
+    assert [file.read_bytes() for file in resumed] == [file.read_bytes() for file in expected] and len(resumed) == 2
     card = load_card(find_adapter(undisturbed))
     assert card.calibrated_on == "20 shots that adapters were trained without"
     assert card.scores and card.scores.ece_before is not None

@@ -31,9 +31,9 @@ def table_of(path: Path, rows: Iterable[tuple[str, str]]) -> Path:
 
 def test_a_task_of_150_classes_becomes_a_run_with_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [(f"please {name.replace('_', ' ')} for number {i}", name) for name in MANY[:150] for i in range(10)]
-    made = new_task(table_of(tmp_path / "intents.csv", rows), tmp_path / "intents")
-    assert (len(made.labels), made.train, made.test, made.left_out) == (150, 1200, 300, ())
-    assert check_task(made.task_file) == []
+    task = new_task(table_of(tmp_path / "intents.csv", rows), tmp_path / "intents")
+    assert (len(task.labels), task.train, task.test, task.left_out) == (150, 1200, 300, ())
+    assert check_task(task.task_file) == []
     runs, preset = WholeRuns(tmp_path / "small", monkeypatch), PRESETS["default"]
     settings = msgspec.structs.replace(
         preset,
@@ -41,18 +41,18 @@ def test_a_task_of_150_classes_becomes_a_run_with_a_report(tmp_path: Path, monke
         annotate=msgspec.structs.replace(preset.annotate, pool_per_class=2),
         allow_short=True,
     )
-    summary = run_task(load_task(made.task_file), "fake", settings, tmp_path / "run", runs.events.append)
+    summary = run_task(load_task(task.task_file), "fake", settings, tmp_path / "run", runs.events.append)
     assert [row["display_name"] for row in summary.table] == ["Zero-shot", "LoRA on the shots", "fourshot"]
     assert isinstance(summary.left_out, dict) and "one shot of each of 150 classes" in summary.left_out["In context"]
     (average,) = (tmp_path / "run" / "averages").iterdir()
-    assert any(asked[1] == average.name for asked in runs.heard if len(asked) == 3), "it read the texts"
+    assert any(call[1] == average.name for call in runs.heard if len(call) == 3), "it read the texts"
     assert json.loads((tmp_path / "run" / "summary.json").read_bytes())["left_out"] == summary.left_out
     for name in ("report.html", "report.md"):
         page = (tmp_path / "run" / name).read_text(encoding="utf-8")
         assert "In context is left out: a prompt of 2,048 tokens" in page and len(page) < 200_000
     assert "Which classes are confused" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     monkeypatch.setattr(EvaluateStage, "do", lambda *_: pytest.fail("it was measured"))
-    again = run_task(load_task(made.task_file), "fake", settings, tmp_path / "run", runs.events.append, "evaluate")
+    again = run_task(load_task(task.task_file), "fake", settings, tmp_path / "run", runs.events.append, "evaluate")
     assert again.left_out == summary.left_out and again.table == summary.table
 
 
@@ -65,7 +65,7 @@ def test_the_77_most_frequent_intents_of_slurp(tmp_path: Path) -> None:
             by_label[row["label"]].append(row["text"])
     chosen = sorted(by_label, key=lambda name: -len(by_label[name]))[:77]
     rows = [(text, name) for name in chosen for text in by_label[name][:30]]
-    made = new_task(table_of(tmp_path / "slurp.csv", rows), tmp_path / "slurp")
-    assert len(made.labels) == 77
-    assert made.train + made.test + sum(some.count for some in made.left_out) == len(rows) == made.rows
-    assert len(condensed(check_task(made.task_file))) < 20
+    task = new_task(table_of(tmp_path / "slurp.csv", rows), tmp_path / "slurp")
+    assert len(task.labels) == 77
+    assert task.train + task.test + sum(some.count for some in task.left_out) == len(rows) == task.rows
+    assert len(condensed(check_task(task.task_file))) < 20

@@ -120,8 +120,8 @@ def test_the_same_command_again_trains_nothing_and_a_mended_task_alone(base: str
         "few, classifier 2 of 3",
     }
     assert load_card(find_adapter(out / "few")).task.name == "few"
-    kept = json.loads((out / "tasks.json").read_text())
-    assert [(one["task"], one["state"]) for one in kept] == [
+    outcomes = json.loads((out / "tasks.json").read_text())
+    assert [(outcome["task"], outcome["state"]) for outcome in outcomes] == [
         ("colours", "finished"),
         ("few", "finished"),
         ("shades", "finished"),

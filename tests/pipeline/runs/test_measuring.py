@@ -23,8 +23,8 @@ TEST = [Example(text=text, label=label) for text, label in (("fine", "good"), ("
 
 def answers(*probabilities: tuple[float, float], content_free: tuple[float, float] | None = None) -> Answers:
     free = None if content_free is None else np.log([content_free]).astype(np.float32)
-    said = np.log(probabilities).astype(np.float32)
-    return Answers(logprobs=said, content_free=free, seconds=2.0, prompt_tokens=30, cached_tokens=10)
+    logprobs = np.log(probabilities).astype(np.float32)
+    return Answers(logprobs=logprobs, content_free=free, seconds=2.0, prompt_tokens=30, cached_tokens=10)
 
 
 def test_scores_and_the_answers_behind_them() -> None:
@@ -40,7 +40,7 @@ def test_batch_calibration_takes_away_what_all_answers_share_and_looks_at_no_lab
     assert measure(biased, TASK, TEST).predicted == (0, 0, 0)
     calibrated = measure(biased, TASK, TEST, "batch")
     assert calibrated.predicted == (1, 0, 0) or calibrated.predicted == (1, 1, 0)
-    swapped = [Example(text=one.text, label="bad" if one.label == "good" else "good") for one in TEST]
+    swapped = [Example(text=example.text, label="bad" if example.label == "good" else "good") for example in TEST]
     assert measure(biased, TASK, swapped, "batch").predicted == calibrated.predicted
 
 
@@ -52,8 +52,8 @@ def test_contextual_calibration_divides_by_what_is_said_of_nothing() -> None:
 
 
 def test_a_temperature_changes_how_sure_answers_are_and_no_answer() -> None:
-    said = answers((0.9, 0.1), (0.2, 0.8), (0.3, 0.7))
-    before, after = measure(said, TASK, TEST), measure(said, TASK, TEST, temperature=2.0)
+    raw = answers((0.9, 0.1), (0.2, 0.8), (0.3, 0.7))
+    before, after = measure(raw, TASK, TEST), measure(raw, TASK, TEST, temperature=2.0)
     assert after.predicted == before.predicted and after.scores.accuracy == before.scores.accuracy
     assert after.confidence[0] == pytest.approx(0.75)  # odds of 9 become 3
     assert (before.scores.ece_before, after.scores.ece_before) == (None, before.scores.ece)
@@ -78,11 +78,11 @@ def test_shots_lengthen_the_prompt_and_are_counted(vllm_engine: Engine) -> None:
 
 def test_what_was_trained_without_the_instruction_is_measured_without_it(vllm_engine: Engine) -> None:
     bare = PromptFormat(wording="bare")
-    asked = answer(vllm_engine, TASK, TEST, form=bare)
+    bare_answers = answer(vllm_engine, TASK, TEST, form=bare)
     prompts = [f"Text: {example.text}\nLabel:" for example in TEST]
-    assert np.allclose(asked.logprobs, vllm_engine.score(prompts, TASK.label_words), atol=0.05)
+    assert np.allclose(bare_answers.logprobs, vllm_engine.score(prompts, TASK.label_words), atol=0.05)
     shown, plain = (answer(vllm_engine, TASK, TEST, form=form, shots=TEST[:2]) for form in (bare, PLAIN))
-    assert shown.prompt_tokens == plain.prompt_tokens > asked.prompt_tokens
+    assert shown.prompt_tokens == plain.prompt_tokens > bare_answers.prompt_tokens
 
 
 def test_with_filler_all_that_is_before_a_text_is_computed_once(vllm_engine: Engine) -> None:
@@ -92,8 +92,8 @@ def test_with_filler_all_that_is_before_a_text_is_computed_once(vllm_engine: Eng
     alone = answer(vllm_engine, TASK, many, form=form)
     assert alone.cached_tokens == (len(many) - 1) * form.filler.prefix_tokens
     without, shown = (answer(vllm_engine, TASK, many, form=PLAIN, shots=TEST, align=align) for align in (False, True))
-    left, right = (given.prompt_tokens - given.cached_tokens for given in (without, shown))
-    assert right < left and shown.prompt_tokens > without.prompt_tokens
+    computed, computed_aligned = (answers.prompt_tokens - answers.cached_tokens for answers in (without, shown))
+    assert computed_aligned < computed and shown.prompt_tokens > without.prompt_tokens
 
 
 def test_in_chat_what_prompts_share_is_computed_once(vllm_engine: Engine, model: str) -> None:

@@ -38,13 +38,15 @@ def test_answers_come_in_the_order_of_the_texts(
         readers=readers_,
     )
     texts = [f"note {number}{' zzz' if number == 5 else ''} {'warm' if number % 3 else 'cold'}" for number in range(40)]
-    answers = [one for part in read_with(teacher, tmp_path / "log")(parts_of(texts, 16)) for one in part]
+    answers = [answer for part in read_with(teacher, tmp_path / "log")(parts_of(texts, 16)) for answer in part]
     assert len(answers) == len(texts)
-    assert [bool(one.fault) for one in answers] == ["zzz" in text for text in texts]
-    said = [one.probabilities[0] > 0.5 for one in answers if one.probabilities]
+    assert [bool(answer.fault) for answer in answers] == ["zzz" in text for text in texts]
+    predicted = [answer.probabilities[0] > 0.5 for answer in answers if answer.probabilities]
     meant = [text.endswith("warm") for text in texts if "zzz" not in text]
-    assert sum(a == b for a, b in zip(said, meant, strict=True)) > 30, "the fake engine is now and then of another mind"
-    assert {one.agreement for one in answers if one.probabilities} == ({1.0} if readers_ else {None})
+    assert sum(a == b for a, b in zip(predicted, meant, strict=True)) > 30, (
+        "the fake engine is now and then of another mind"
+    )
+    assert {answer.agreement for answer in answers if answer.probabilities} == ({1.0} if readers_ else {None})
 
 
 def test_an_adapter_annotates_as_sure_as_its_card_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,9 +30,9 @@ Row = dict[str, str]
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WholeRuns:
-    made = WholeRuns(tmp_path / "task", monkeypatch)
-    made.run(tmp_path / "run", SETTINGS)
-    return made
+    whole_runs = WholeRuns(tmp_path / "task", monkeypatch)
+    whole_runs.run(tmp_path / "run", SETTINGS)
+    return whole_runs
 
 
 @pytest.fixture
@@ -68,27 +68,27 @@ def test_what_a_person_left_is_learnt_and_the_baselines_stay(
 ) -> None:
     before = card_of(runs.run(folder.path, SETTINGS))
     open_review(folder)
-    said: dict[str, str] = {}
+    decided: dict[str, str] = {}
 
     def change(rows: list[Row]) -> list[Row]:
         shots = [row for row in rows if row["why"] == "shot"]
         kept = [row for row in rows if row["why"] == "kept"]
         doubtful = [row for row in rows if row["why"] == "label disagrees"]
-        shots[0]["label"] = said[shots[0]["text"]] = "cold" if shots[0]["label"] == "warm" else "warm"
-        kept[0]["label"] = said[kept[0]["text"]] = "cold" if kept[0]["label"] == "warm" else "warm"
+        shots[0]["label"] = decided[shots[0]["text"]] = "cold" if shots[0]["label"] == "warm" else "warm"
+        kept[0]["label"] = decided[kept[0]["text"]] = "cold" if kept[0]["label"] == "warm" else "warm"
         kept[1]["keep"] = "no"
-        doubtful[0]["keep"], said[doubtful[0]["text"]] = "yes", doubtful[0]["label"]
-        said.update({kept[1]["text"]: "", kept[2]["text"]: ""})
+        doubtful[0]["keep"], decided[doubtful[0]["text"]] = "yes", doubtful[0]["label"]
+        decided.update({kept[1]["text"]: "", kept[2]["text"]: ""})
         return [row for row in rows if row is not kept[2]]
 
     edit(folder, change)
     summary = runs.run(folder.path, SETTINGS)
-    assert "review.csv: 2 dropped, 1 kept, 2 relabelled (1 row deleted)" in runs.said
+    assert "review.csv: 2 dropped, 1 kept, 2 relabelled (1 row deleted)" in runs.messages
     learnt = max(runs.trained, key=len)  # beside those that judge how sure it may be: they learn from the shots alone
-    assert all(len(others) <= len(folder.shots()) for others in runs.trained if others is not learnt)
+    assert all(len(examples) <= len(folder.shots()) for examples in runs.trained if examples is not learnt)
     names = runs.task.label_names
     labels = {text: names[e.target] for text, e in zip(texts_of(learnt), learnt, strict=True)}
-    assert {text: labels.get(text, "") for text in said} == said
+    assert {text: labels.get(text, "") for text in decided} == decided
     card = card_of(summary)
     assert card.reviewed == {"dropped": 2, "kept": 1, "relabelled": 2}
     assert card.lineage["review"] and "review" not in before.lineage
@@ -128,8 +128,8 @@ def test_a_table_that_was_saved_as_something_else_is_not_overlooked(
 ) -> None:
     open_review(folder)
     (folder.path / name).write_bytes(b"PK")
-    said = rf"has {re.escape(name)}\. A person's answers are read from review\.csv alone"
-    with pytest.raises(InputError, match=said):
+    message = rf"has {re.escape(name)}\. A person's answers are read from review\.csv alone"
+    with pytest.raises(InputError, match=message):
         runs.run(folder.path, SETTINGS)
     assert not runs.heard
 
@@ -144,7 +144,7 @@ def test_a_new_label_without_keep_is_said_and_not_learnt(runs: WholeRuns, folder
 
     edit(folder, change)
     runs.run(folder.path, SETTINGS)
-    assert "nothing changed; 1 have a new label and no under keep, so they are not learnt" in runs.said
+    assert "nothing changed; 1 have a new label and no under keep, so they are not learnt" in runs.messages
     assert not runs.trained
 
 
@@ -162,8 +162,11 @@ def test_the_command_says_where_the_table_is_what_it_left_out_and_what_was_chang
     folder: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["review", str(folder.path), "--most", "5"]) == 0
-    said = capfd.readouterr().out
-    assert f"Wrote {folder.path / 'review.csv'}: 5 texts. Left out:" in said and "more useful ones came first" in said
+    printed = capfd.readouterr().out
+    assert (
+        f"Wrote {folder.path / 'review.csv'}: 5 texts. Left out:" in printed
+        and "more useful ones came first" in printed
+    )
     edit(folder, lambda rows: rows[1:])
     assert cli.main(["review", str(folder.path), "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["said"]["counts"] == {"dropped": 1}

@@ -46,11 +46,11 @@ def test_a_text_may_hold_line_ends_of_its_own(tmp_path: Path) -> None:
     assert folder.lines("notes.jsonl", Example) == [hard, hard]
 
 
-@pytest.mark.parametrize(("count", "left"), [(0, b""), (1, b"1\n"), (3, b"1\n2\n3\n")])
-def test_only_so_many_lines_are_kept_and_never_a_torn_one(tmp_path: Path, count: int, left: bytes) -> None:
+@pytest.mark.parametrize(("count", "content"), [(0, b""), (1, b"1\n"), (3, b"1\n2\n3\n")])
+def test_only_so_many_lines_are_kept_and_never_a_torn_one(tmp_path: Path, count: int, content: bytes) -> None:
     (tmp_path / "n.jsonl").write_bytes(b"1\n2\n3\n4")
     RunFolder(tmp_path).keep_lines("n.jsonl", count)
-    assert (tmp_path / "n.jsonl").read_bytes() == left
+    assert (tmp_path / "n.jsonl").read_bytes() == content
 
 
 def test_lines_that_went_missing_are_named_and_the_way_out_with_them(tmp_path: Path) -> None:
@@ -63,18 +63,18 @@ def test_lines_that_went_missing_are_named_and_the_way_out_with_them(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("rounds.jsonl", r"rounds\.jsonl tells of 0 texts that were kept where 1 were \(generated\.json\)"),
         ("candidates.jsonl", r"candidates\.jsonl has 0 whole lines where 4 were finished"),
         ("verdicts.jsonl", r"verdicts\.jsonl has 0 whole lines where 4 were finished"),
     ],
 )
-def test_texts_that_went_missing_are_not_learnt_without(tmp_path: Path, name: str, said: str) -> None:
+def test_texts_that_went_missing_are_not_learnt_without(tmp_path: Path, name: str, message: str) -> None:
     folder = write_run(tmp_path)
     assert len(finished_pairs(folder)) == 4
     (tmp_path / name).unlink()
-    with pytest.raises(RunFolderError, match=said):
+    with pytest.raises(RunFolderError, match=message):
         finished_pairs(folder)
 
 

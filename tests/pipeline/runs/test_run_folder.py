@@ -20,14 +20,14 @@ TASK = Task(name="colours", instruction="Warm or cold?", noun="note", labels=(La
 
 
 def manifest(**changes: Any) -> RunManifest:
-    known = {
+    fields = {
         "task": TASK,
         "settings": RunSettings(),
         "model_name": "base",
         "model_revision": "abc",
         "model_path": "/models/base",
     }
-    return RunManifest(**{**known, **changes})
+    return RunManifest(**{**fields, **changes})
 
 
 def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ SHOTS = tuple(Example(text=f"{name} number {number}", label=name) for number in 
 def cell(**annotate: object) -> MethodCell:
     soft = PRESETS["soft"]
     settings = msgspec.structs.replace(soft, annotate=msgspec.structs.replace(soft.annotate, **annotate))
-    (one,) = method_cells(settings, ["fourshot"], [SeedExamples(seed=0, shots=SHOTS)], Path("nowhere"), flat=True)
-    return one
+    (only,) = method_cells(settings, ["fourshot"], [SeedExamples(seed=0, shots=SHOTS)], Path("nowhere"), flat=True)
+    return only
 
 
 def pair(number: int, label: str, predicted: str, kept: bool = True) -> tuple[Candidate, Verdict]:
@@ -72,9 +72,11 @@ def test_a_text_is_learnt_as_the_committee_reads_it_whatever_it_was_drawn_for() 
         assert example.soft.index(max(example.soft)) == likeliest
     assert isinstance(first.soft, tuple) and isinstance(second.soft, tuple)
     # Both were drawn for the first label: that is a reason to believe it, and one to doubt the other.
-    own, other = 0.7**2, (0.3 / (len(NAMES) - 1)) ** 2
-    assert max(first.soft) == pytest.approx(20 * own / (20 * own + (len(NAMES) - 1) * other))
-    assert max(second.soft) == pytest.approx(own / (own + 20 * other + (len(NAMES) - 2) * other))
+    likeliest_odds, other_odds = 0.7**2, (0.3 / (len(NAMES) - 1)) ** 2
+    assert max(first.soft) == pytest.approx(20 * likeliest_odds / (20 * likeliest_odds + (len(NAMES) - 1) * other_odds))
+    assert max(second.soft) == pytest.approx(
+        likeliest_odds / (likeliest_odds + 20 * other_odds + (len(NAMES) - 2) * other_odds)
+    )
     assert all(example.soft is msgspec.UNSET for example in job.examples[: len(SHOTS)]), "shots are known for certain"
     unchanged = cell(soft_temperature=1.0, intended_odds=1.0)
     as_read = classifier_job(TASK, "abc", unchanged, LEARNT).examples[len(SHOTS)]
@@ -98,11 +100,11 @@ def test_a_committee_that_prefers_a_label_is_set_right_by_what_the_texts_were_dr
     assert mean(unaligned)[:2] == pytest.approx([0.15, 0.25], abs=0.02)
     assert mean(annotate) == pytest.approx([1 / len(NAMES)] * len(NAMES), abs=0.005)
     # A user's own text was drawn for nothing, and is read by the same committee.
-    own, read = pair(900, "", NAMES[1])
-    assert alignment([*pairs, (own, read)], NAMES, annotate) == factors
+    candidate, verdict = pair(900, "", NAMES[1])
+    assert alignment([*pairs, (candidate, verdict)], NAMES, annotate) == factors
     assert alignment([], NAMES, annotate) == dict.fromkeys(NAMES, 1.0) == alignment(pairs, NAMES, unaligned)
-    learnt = learnt_probabilities(own, read.probabilities, NAMES, annotate, factors)
-    assert sum(learnt) == pytest.approx(1) and learnt[1] < read.probabilities[NAMES[1]]
+    learnt = learnt_probabilities(candidate, verdict.probabilities, NAMES, annotate, factors)
+    assert sum(learnt) == pytest.approx(1) and learnt[1] < verdict.probabilities[NAMES[1]]
 
 
 def test_texts_with_probabilities_are_passed_over_once() -> None:
@@ -116,14 +118,14 @@ def test_texts_with_probabilities_are_passed_over_once() -> None:
 def test_some_of_many_kept_texts_are_held_back_to_be_asked_about_but_none_that_a_person_corrected() -> None:
     pairs = [pair(number, NAMES[0], NAMES[0]) for number in range(600)]
     many = LearntTexts(shots=SHOTS, synthetic=pairs)
-    held = held_back(many)
-    assert len(held) == 60 and held < {candidate.id for candidate, _ in pairs}
-    learnt = msgspec.structs.replace(many, held_back=held)
+    held_ids = held_back(many)
+    assert len(held_ids) == 60 and held_ids < {candidate.id for candidate, _ in pairs}
+    learnt = msgspec.structs.replace(many, held_back=held_ids)
     assert len(learnt.kept) == 540 == len(classifier_job(TASK, "abc", cell(), learnt).examples) - len(SHOTS)
-    asked = unseen_texts(learnt.unseen, NAMES, learnt_as=PRESETS["soft"].annotate)
-    assert len(asked) == 60 and all(max(one.soft) > 0.9 for one in asked)
-    corrected = Decisions(answers={one: Answer(keep=True, label=NAMES[0]) for one in held})
-    assert not held & held_back(msgspec.structs.replace(many, synthetic=corrected_pairs(pairs, corrected)))
+    unseen = unseen_texts(learnt.unseen, NAMES, learnt_as=PRESETS["soft"].annotate)
+    assert len(unseen) == 60 and all(max(text.soft) > 0.9 for text in unseen)
+    corrected = Decisions(answers={key: Answer(keep=True, label=NAMES[0]) for key in held_ids})
+    assert not held_ids & held_back(msgspec.structs.replace(many, synthetic=corrected_pairs(pairs, corrected)))
     assert not held_back(msgspec.structs.replace(many, synthetic=pairs[:199])), "too few to calibrate on"
 
 

@@ -107,11 +107,11 @@ def test_machines_of_a_cluster_are_checked_once_before_the_first_work(
     drive: Callable[..., tuple[StageDriver, list[Event]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[tuple[str, Path]] = []
-    here = "fourshot.pipeline.runs.stage_driver"
-    monkeypatch.setattr(f"{here}.cluster", lambda address: nullcontext())
-    monkeypatch.setattr(f"{here}.nodes", dict)
-    monkeypatch.setattr(f"{here}.supplies", lambda model, store: nullcontext((model, store)))
-    monkeypatch.setattr(f"{here}.check_machines", lambda given, nodes: checked.append(given))
+    module = "fourshot.pipeline.runs.stage_driver"
+    monkeypatch.setattr(f"{module}.cluster", lambda address: nullcontext())
+    monkeypatch.setattr(f"{module}.nodes", dict)
+    monkeypatch.setattr(f"{module}.supplies", lambda model, store: nullcontext((model, store)))
+    monkeypatch.setattr(f"{module}.check_machines", lambda supplied, nodes: checked.append(supplied))
     driver, events = drive("x-y", keep_going=True)
     driver.do(needs)
     assert not checked, "all is on this machine"
@@ -122,10 +122,10 @@ def test_machines_of_a_cluster_are_checked_once_before_the_first_work(
     assert checked == [(experiment.model.path, experiment.store)]
     driver._is_checked = False
 
-    def refuse(given: object, nodes: object) -> None:
+    def refuse(supplied: object, nodes: object) -> None:
         raise InputError("a machine does not see the folder")
 
-    monkeypatch.setattr(f"{here}.check_machines", refuse)
+    monkeypatch.setattr(f"{module}.check_machines", refuse)
     done = len(events)
     with pytest.raises(InputError, match="does not see"):
         driver.do(needs)
@@ -143,8 +143,8 @@ def test_settings_of_fold_adapters_that_nobody_trains_are_told(
         experiment._cells._settings = RunSettings(annotate=annotate)
         driver.experiments[f"{folds} folds"] = experiment
     driver.run("generate")
-    (told,) = [event.message for event in events]
-    assert told.startswith("0 folds: nothing comes of annotate.pool_per_class and annotate.fold_weight: ")
+    (message,) = [event.message for event in events]
+    assert message.startswith("0 folds: nothing comes of annotate.pool_per_class and annotate.fold_weight: ")
 
 
 def test_passes_that_are_not_those_of_a_classifier_are_told(
@@ -161,5 +161,5 @@ def test_passes_that_are_not_those_of_a_classifier_are_told(
     driver.run("generate")
     assert not events, "no classifier is trained"
     driver.run("train")
-    (told,) = [event.message for event in events]
-    assert told.startswith("probabilities: train.num_epochs = 7") and "annotate.soft_epochs = 1" in told
+    (message,) = [event.message for event in events]
+    assert message.startswith("probabilities: train.num_epochs = 7") and "annotate.soft_epochs = 1" in message

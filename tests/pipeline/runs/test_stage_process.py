@@ -99,9 +99,9 @@ def test_what_the_child_tells_arrives_in_order(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: TrainStage, log: Path
 ) -> None:
     child_does(monkeypatch, tmp_path, "for n in range(3): on_event(Event(stage='train', message='ä\\n', done=n))")
-    told: list[Event] = []
-    run_stage(stage, told.append)
-    assert told == [Event(stage="train", message="ä\n", done=n) for n in range(3)]
+    events: list[Event] = []
+    run_stage(stage, events.append)
+    assert events == [Event(stage="train", message="ä\n", done=n) for n in range(3)]
 
 
 def test_what_libraries_print_goes_to_the_log_and_not_between_the_events(
@@ -115,9 +115,9 @@ def test_what_libraries_print_goes_to_the_log_and_not_between_the_events(
         print("more", file=sys.__stdout__, flush=True)
     """
     child_does(monkeypatch, tmp_path, work)
-    told: list[Event] = []
-    run_stage(stage, told.append)
-    assert told == [Event(stage="train", done=1)]
+    events: list[Event] = []
+    run_stage(stage, events.append)
+    assert events == [Event(stage="train", done=1)]
     for printed in ("from python", "from a library in C", "from a process of its own", "more"):
         assert printed in log.read_text()
 
@@ -155,9 +155,9 @@ def test_a_fault_of_ours_names_the_log_and_shows_its_end(
     child_does(monkeypatch, tmp_path, "raise ZeroDivisionError('by nought')")
     with pytest.raises(FourshotError) as caught:
         run_stage(stage, lambda _: None)
-    said = str(caught.value)
-    assert "ended with exit code 1" in said and str(log) in said and "ZeroDivisionError: by nought" in said
-    assert "run the same command again" in said
+    message = str(caught.value)
+    assert "ended with exit code 1" in message and str(log) in message and "ZeroDivisionError: by nought" in message
+    assert "run the same command again" in message
 
 
 @pytest.mark.parametrize(("name", "hint"), [("SIGKILL", "out of memory"), ("SIGSEGV", "")])
@@ -167,9 +167,9 @@ def test_a_child_ended_by_a_signal_is_said_to_be_so_with_its_log(
     child_does(monkeypatch, tmp_path, f"print('last words', flush=True); os.kill(os.getpid(), signal.{name})")
     with pytest.raises(FourshotError) as caught:
         run_stage(stage, lambda _: None)
-    said = str(caught.value)
-    assert f"ended by signal {name}" in said and str(log) in said and "last words" in said
-    assert hint in said and ("memory" in said) == bool(hint)
+    message = str(caught.value)
+    assert f"ended by signal {name}" in message and str(log) in message and "last words" in message
+    assert hint in message and ("memory" in message) == bool(hint)
 
 
 def test_whoever_listens_may_stop_the_work(

@@ -61,12 +61,12 @@ def test_whatever_decides_the_weights_decides_the_key(changes: dict[str, object]
 def test_adapters_that_are_asked_alike_read_behind_their_average(
     adapters: tuple[Adapter, Adapter], tmp_path: Path
 ) -> None:
-    first, second = (Reader(adapter=one, left_out=(number,)) for number, one in enumerate(adapters))
-    others = (Reader(adapter=adapters[0], wording="bare"), Reader(adapter=adapters[0], fold=0), Reader(adapter=None))
-    average, *rest = averaged((first, second, *others), tmp_path)
+    first, second = (Reader(adapter=adapter, left_out=(number,)) for number, adapter in enumerate(adapters))
+    unlike = (Reader(adapter=adapters[0], wording="bare"), Reader(adapter=adapters[0], fold=0), Reader(adapter=None))
+    average, *rest = averaged((first, second, *unlike), tmp_path)
     assert average.adapter and average.adapter.path == str(next(tmp_path.iterdir()))
     assert (average.averages, average.left_out, average.wording) == ((first, second), (), "task")
-    assert {*average.adapters} == {average.adapter, *adapters} and tuple(rest) == others
+    assert {*average.adapters} == {average.adapter, *adapters} and tuple(rest) == unlike
 
 
 def test_adapters_that_are_asked_differently_are_not_averaged(

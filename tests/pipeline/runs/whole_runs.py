@@ -47,18 +47,18 @@ class WholeRuns:
         return run_task(self.task, "fake", settings, folder, self.events.append, "evaluate", **more)
 
     @property
-    def said(self) -> str:
+    def messages(self) -> str:
         return "\n".join(event.message for event in self.events)
 
     @property
     def trained(self) -> list[Sequence[TrainingExample]]:
         """What was trained on, training by training, in the last run."""
-        return [asked[0] for asked in self.heard if len(asked) == 6]
+        return [call[0] for call in self.heard if len(call) == 6]
 
     @property
     def drawn(self) -> int:
         """How often texts were asked for in the last run."""
-        return sum(len(asked) == 2 for asked in self.heard)
+        return sum(len(call) == 2 for call in self.heard)
 
 
 def card_of(summary: RunSummary) -> AdapterCard:

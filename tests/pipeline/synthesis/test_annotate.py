@@ -61,7 +61,7 @@ def test_with_soft_targets_every_text_that_somebody_is_sure_enough_of_is_kept() 
     sure, unsure = np.full((2, len(names)), 0.1 / (len(names) - 1)), np.full((2, len(names)), 1 / len(names))
     sure[0, 0] = sure[1, 1] = 0.9
     settings = RunSettings(annotate=AnnotateSettings(targets="soft", confidence=0.6))
-    given = candidates(TEXTS[:2], names[0])
-    assert [verdict.predicted for verdict in judge(TASK, given, sure, settings)] == [names[0], names[1]]
-    assert all(verdict.kept for verdict in judge(TASK, given, sure, settings))
-    assert {verdict.reason for verdict in judge(TASK, given, unsure, settings)} == {"low_confidence"}
+    drawn = candidates(TEXTS[:2], names[0])
+    assert [verdict.predicted for verdict in judge(TASK, drawn, sure, settings)] == [names[0], names[1]]
+    assert all(verdict.kept for verdict in judge(TASK, drawn, sure, settings))
+    assert {verdict.reason for verdict in judge(TASK, drawn, unsure, settings)} == {"low_confidence"}

@@ -43,14 +43,14 @@ class Listing(FakeEngine):
         self, prompts: Sequence[str], sampling: Sampling, adapter: PerPromptAdapter = None
     ) -> Generator[Completion, None, None]:
         self.prompts = list(prompts)
-        for one in super().sample(prompts, sampling, adapter):
-            asked = prompts[one.prompt_index]
-            if asked.endswith("Text:"):
-                yield one
-            elif asked.startswith("Topics"):
-                yield msgspec.structs.replace(one, text=" a refund, late parcels, cut o", finish_reason="length")
+        for completion in super().sample(prompts, sampling, adapter):
+            prompt = prompts[completion.prompt_index]
+            if prompt.endswith("Text:"):
+                yield completion
+            elif prompt.startswith("Topics"):
+                yield msgspec.structs.replace(completion, text=" a refund, late parcels, cut o", finish_reason="length")
             else:
-                yield msgspec.structs.replace(one, text=" curt, polite")
+                yield msgspec.structs.replace(completion, text=" curt, polite")
 
     def score(
         self,
@@ -85,31 +85,31 @@ def test_lengths_are_told_beside_the_median() -> None:
 
 
 def test_every_class_gets_its_values_and_every_shot_the_one_that_fits() -> None:
-    found = list_attributes(listing(), TASK, SHOTS, VARIED)
-    assert set(found) == set(TASK.label_names)
-    for label, attributes in found.items():
+    listed = list_attributes(listing(), TASK, SHOTS, VARIED)
+    assert set(listed) == set(TASK.label_names)
+    for label, attributes in listed.items():
         assert attributes.values["topic"] == ("a refund", "late parcels")
         assert attributes.values["style"] == ("curt", "polite")
         assert set(attributes.of_shots) == {index for index, shot in enumerate(SHOTS) if shot.label == label}
-        assert {one["topic"] for one in attributes.of_shots.values()} == {"late parcels"}
+        assert {of_shot["topic"] for of_shot in attributes.of_shots.values()} == {"late parcels"}
 
 
 def test_a_dimension_without_values_is_left_out() -> None:
-    found = list_attributes(FakeEngine(EngineSettings(model="fake")), TASK, SHOTS, VARIED)
-    assert all("topic" not in one.values and "style" not in one.values for one in found.values())
+    listed = list_attributes(FakeEngine(EngineSettings(model="fake")), TASK, SHOTS, VARIED)
+    assert all("topic" not in attributes.values and "style" not in attributes.values for attributes in listed.values())
 
 
 def test_a_prompt_shows_shots_with_their_attributes_and_asks_for_others() -> None:
     engine, label = listing(), TASK.label_names[0]
     attributes = list_attributes(engine, TASK, SHOTS, VARIED)
     drawn = draw_round(engine, TASK, SHOTS, VARIED, 0, [label], attributes=attributes)
-    assert {one.attributes["topic"] for one in drawn} == {"a refund", "late parcels"}
+    assert {candidate.attributes["topic"] for candidate in drawn} == {"a refund", "late parcels"}
     for candidate, prompt in zip(drawn, engine.prompts, strict=True):
-        *shown, asked = prompt.split("\n\n")[1:]
-        assert asked == "".join(f"{name.capitalize()}: {value}\n" for name, value in candidate.attributes.items()) + (
+        *shown, last = prompt.split("\n\n")[1:]
+        assert last == "".join(f"{name.capitalize()}: {value}\n" for name, value in candidate.attributes.items()) + (
             "Text:"
         )
-        assert all(one.startswith("Topic: late parcels\nStyle: polite\n") for one in shown) and len(shown) == 4
+        assert all(shot.startswith("Topic: late parcels\nStyle: polite\n") for shot in shown) and len(shown) == 4
 
 
 def test_all_combinations_are_drawn() -> None:
@@ -121,46 +121,46 @@ def test_all_combinations_are_drawn() -> None:
 
 def test_a_run_lists_its_attributes_once_and_a_later_call_takes_them_over(tmp_path: Path) -> None:
     def fill(engine: FakeEngine, per_class: int) -> list[Candidate]:
-        wanted = msgspec.structs.replace(
+        settings = msgspec.structs.replace(
             VARIED,
             generate=GenerateSettings(per_class=per_class, draws_per_round=4),
             annotate=AnnotateSettings(annotator="none"),
         )
-        return [candidate for candidate, _ in fill_rounds(WorkFolder(tmp_path), engine, TASK, SHOTS, wanted)]
+        return [candidate for candidate, _ in fill_rounds(WorkFolder(tmp_path), engine, TASK, SHOTS, settings)]
 
     assert len(fill(listing(), per_class=4)) == 4 * len(TASK.labels)
     listed = WorkFolder(tmp_path).read("attributes.json", dict[str, Attributes])
     assert listed == list_attributes(listing(), TASK, SHOTS, VARIED)
     more = fill(FakeEngine(EngineSettings(model="fake")), per_class=12)  # this one would list nothing
-    assert len(more) == 12 * len(TASK.labels) and all("topic" in one.attributes for one in more)
+    assert len(more) == 12 * len(TASK.labels) and all("topic" in candidate.attributes for candidate in more)
 
 
 def test_a_corpus_says_of_each_row_what_was_asked_for() -> None:
     engine, results = listing(), list[UnitResult | UnitProgress]()
     inbox: Inbox = queue.SimpleQueue()
-    wanted = msgspec.structs.replace(PRESETS["corpus"], variety=VARIED.variety)
-    brief = TaskBrief(key="one", task=TASK, shots=tuple(SHOTS), settings=wanted)
-    unit = in_place_unit("one", 1, class_slice(wanted, TASK.name, TASK.label_names[0], 0, 8))
-    for one in (brief, unit, None):
-        inbox.put(one)
+    settings = msgspec.structs.replace(PRESETS["corpus"], variety=VARIED.variety)
+    brief = TaskBrief(key="one", task=TASK, shots=tuple(SHOTS), settings=settings)
+    unit = in_place_unit("one", 1, class_slice(settings, TASK.name, TASK.label_names[0], 0, 8))
+    for item in (brief, unit, None):
+        inbox.put(item)
     work(engine, inbox, results.append)
     (result,) = results
     assert isinstance(result, UnitResult)
-    asked = [draw.candidate.attributes for draw in result.draws]
-    assert len(asked) == 8 and {one["topic"] for one in asked} == {"a refund", "late parcels"}
+    attributes = [draw.candidate.attributes for draw in result.draws]
+    assert len(attributes) == 8 and {values["topic"] for values in attributes} == {"a refund", "late parcels"}
 
 
 def test_a_corpus_keeps_what_was_listed_and_says_so_on_its_card(tmp_path: Path) -> None:
     corpus = PRESETS["corpus"]
     generate = msgspec.structs.replace(corpus.generate, per_class=4, draws_per_round=8)
     varied = VarietySettings(mixed=0.0, attributes=True, shots_shown=2, suppress=1.0)
-    wanted = msgspec.structs.replace(
+    settings = msgspec.structs.replace(
         corpus, generate=generate, variety=varied, annotate=AnnotateSettings(annotator="none")
     )
     task = msgspec.structs.replace(TASK, name="one")
-    make_corpus({"one": task}, "fake:otherwise=a refund, late parcels", tmp_path, wanted)
+    make_corpus({"one": task}, "fake:otherwise=a refund, late parcels", tmp_path, settings)
     listed = WorkFolder(tmp_path / "tasks" / "one").read("attributes.json", dict[str, Attributes])
-    assert {one.values["topic"] for one in listed.values()} == {("a refund", "late parcels")}
+    assert {attributes.values["topic"] for attributes in listed.values()} == {("a refund", "late parcels")}
     card = (tmp_path / "README.md").read_text()
-    for told in ("asks for a topic", "shows 2 examples", "over-used were made less likely"):
-        assert told in card
+    for line in ("asks for a topic", "shows 2 examples", "over-used were made less likely"):
+        assert line in card

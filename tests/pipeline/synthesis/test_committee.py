@@ -68,17 +68,19 @@ def test_an_average_reads_first_and_its_adapters_what_it_leaves_open(
     average = Reader(adapter=adapters[0], averages=members)  # any adapter may stand for it here
     other = Reader(adapter=adapters[1], wording="answer")
     of_average, of_other = read_alone(vllm_engine, adapters[0]), read_alone(vllm_engine, adapters[1], "answer")
-    of_members = np.exp(np.mean([np.log(read_alone(vllm_engine, one) + DOUBT) for one in adapters], axis=0)) - DOUBT
+    of_members = (
+        np.exp(np.mean([np.log(read_alone(vllm_engine, adapter) + DOUBT) for adapter in adapters], axis=0)) - DOUBT
+    )
     for is_open, expected in ((0.0, of_average), (1e9, of_members)):
         monkeypatch.setattr(committee, "OPEN", is_open)
-        asked = Committee(vllm_engine, TASK, (average, other), SETTINGS, shots)
-        read, agreement = asked.read(TEXTS, intended=["", *TASK.label_names[:3]])
-        logs = np.log(weighted([(2 / 3, expected), (1 / 3, of_other)])) * asked.evidence["adapters"].weight
+        readers = Committee(vllm_engine, TASK, (average, other), SETTINGS, shots)
+        read, agreement = readers.read(TEXTS, intended=["", *TASK.label_names[:3]])
+        logs = np.log(weighted([(2 / 3, expected), (1 / 3, of_other)])) * readers.evidence["adapters"].weight
         np.testing.assert_allclose(read, calibrations.normalise(logs), atol=0.03)
         assert {*agreement.tolist()} <= {0.5, 1.0}, "it counts as one"
     one_by_one = Committee(vllm_engine, TASK, members, SETTINGS, shots)
     one_by_one.ask_about_shots()
-    held_out, alone = asked.evidence["adapters"], one_by_one.evidence["adapters"]
+    held_out, alone = readers.evidence["adapters"], one_by_one.evidence["adapters"]
     assert (held_out.accuracy, held_out.num_texts) == (alone.accuracy, alone.num_texts), "each of the members was asked"
 
 
@@ -94,11 +96,11 @@ def test_what_is_open_follows_from_the_label_that_a_text_was_drawn_for(
         return np.array([row for _ in texts])
 
     monkeypatch.setattr(Committee, "_answers", answers)
-    asked = Committee(FakeEngine(EngineSettings(model="fake")), TASK, (average,), EQUAL)
-    asked.read(["a", "b", "c"], intended=[names[0], names[4], ""])
+    readers = Committee(FakeEngine(EngineSettings(model="fake")), TASK, (average,), EQUAL)
+    readers.read(["a", "b", "c"], intended=[names[0], names[4], ""])
     assert heard == [(adapters[0].name, ["a", "b", "c"]), *[(adapters[1].name, ["a", "c"])] * 2]
     heard.clear()
-    asked.read(["a", "b"])
+    readers.read(["a", "b"])
     assert heard[1:] == [(adapters[1].name, ["a", "b"])] * 2, "the two likeliest labels are near each other"
 
 

@@ -22,9 +22,9 @@ def settings(**generate: int) -> RunSettings:
     return RunSettings(generate=GenerateSettings(**{"draws_per_round": 6, "max_tokens": 16, **generate}))  # type: ignore[arg-type]
 
 
-def draw(engine: Engine, wanted: RunSettings, number: int = 0) -> list[Candidate]:
+def draw(engine: Engine, run_settings: RunSettings, number: int = 0) -> list[Candidate]:
     engine.reset_prefix_cache()
-    return draw_round(engine, TASK, SHOTS, wanted, number, TWO)
+    return draw_round(engine, TASK, SHOTS, run_settings, number, TWO)
 
 
 def test_a_round_draws_for_open_classes_from_their_own_shots_in_changing_order(vllm_engine: Engine) -> None:
@@ -46,7 +46,7 @@ def test_the_same_round_again_is_the_same_and_the_next_one_is_not(vllm_engine: E
 
 def test_of_two_tries_the_likelier_is_kept(vllm_engine: Engine) -> None:
     def likelihood(drawn: list[Candidate]) -> float:
-        return sum(one.cumulative_logprob / one.num_tokens for one in drawn) / len(drawn)
+        return sum(candidate.cumulative_logprob / candidate.num_tokens for candidate in drawn) / len(drawn)
 
     once, twice = (draw(vllm_engine, settings(keep_likelier_of=tries, draws_per_round=32)) for tries in (1, 2))
     assert len(once) == len(twice) == 64
@@ -57,12 +57,12 @@ def test_shots_can_keep_one_order_or_be_drawn_anew() -> None:
     engine = FakeEngine(EngineSettings(model="fake"))
 
     def shown(**variety: object) -> set[tuple[int, ...]]:
-        wanted = msgspec.structs.replace(settings(draws_per_round=40), variety=VarietySettings(**variety))  # type: ignore[arg-type]
-        return {one.shots for one in draw_round(engine, TASK, SHOTS, wanted, 0, TWO[:1])}
+        run_settings = msgspec.structs.replace(settings(draws_per_round=40), variety=VarietySettings(**variety))  # type: ignore[arg-type]
+        return {candidate.shots for candidate in draw_round(engine, TASK, SHOTS, run_settings, 0, TWO[:1])}
 
-    own = tuple(index for index, shot in enumerate(SHOTS) if shot.label == TWO[0])
-    assert shown(order="fixed") == {own}
-    assert {tuple(sorted(order)) for order in shown()} == {own} and len(shown()) > 10
+    class_shots = tuple(index for index, shot in enumerate(SHOTS) if shot.label == TWO[0])
+    assert shown(order="fixed") == {class_shots}
+    assert {tuple(sorted(order)) for order in shown()} == {class_shots} and len(shown()) > 10
     pairs = shown(shots_shown=2)
     assert {len(order) for order in pairs} == {2} and len(pairs) == 12
     assert len(shown(shots_shown=2, order="fixed")) == 6
@@ -78,7 +78,7 @@ def test_words_that_earlier_rounds_over_used_are_pushed_down(vllm_engine: Engine
         use = WordUse(TASK, SHOTS, TWO[0], strength=20.0)
         use.add(kept)
         drawn = draw_round(vllm_engine, TASK, SHOTS, strong, 1, TWO[:1], biases=lambda label: use.biases())
-        return sum(" I " in f" {one.text} " for one in drawn)
+        return sum(" I " in f" {candidate.text} " for candidate in drawn)
 
     assert with_word([]) > with_word(["I"] * 40)
 
@@ -87,9 +87,15 @@ def test_half_of_the_prompts_of_a_run_that_learns_all_texts_ask_for_no_class() -
     engine = FakeEngine(EngineSettings(model="fake"))
     soft = msgspec.structs.replace(settings(draws_per_round=60), annotate=AnnotateSettings(targets="soft"))
     drawn = draw_round(engine, TASK, SHOTS, soft, 0, TWO)
-    mixed = [one for one in drawn if one.mixed]
+    mixed = [candidate for candidate in drawn if candidate.mixed]
     assert 0.3 < len(mixed) / len(drawn) < 0.7
-    assert len({one.prompt_hash for one in mixed}) <= 16, "few enough for the engine to have them cached"
-    assert any(len({SHOTS[index].label for index in one.shots}) > 2 for one in mixed)
-    assert all({SHOTS[index].label for index in one.shots} == {one.label} for one in drawn if not one.mixed)
-    assert not any(one.mixed for one in draw_round(engine, TASK, SHOTS, settings(draws_per_round=20), 0, TWO))
+    assert len({candidate.prompt_hash for candidate in mixed}) <= 16, "few enough for the engine to have them cached"
+    assert any(len({SHOTS[index].label for index in candidate.shots}) > 2 for candidate in mixed)
+    assert all(
+        {SHOTS[index].label for index in candidate.shots} == {candidate.label}
+        for candidate in drawn
+        if not candidate.mixed
+    )
+    assert not any(
+        candidate.mixed for candidate in draw_round(engine, TASK, SHOTS, settings(draws_per_round=20), 0, TWO)
+    )

@@ -11,9 +11,9 @@ TARGETS = np.array([0, 1, 2] * 4)
 
 def answers(right: float, wrong_ones: int = 0) -> np.ndarray:
     """Log-probabilities [12, 3]: ``right`` for the target, but for the first ``wrong_ones`` texts, which go astray."""
-    said = np.where(np.arange(12) < wrong_ones, (TARGETS + 1) % 3, TARGETS)
+    predicted = np.where(np.arange(12) < wrong_ones, (TARGETS + 1) % 3, TARGETS)
     rows = np.full((12, 3), (1 - right) / 2)
-    rows[np.arange(12), said] = right
+    rows[np.arange(12), predicted] = right
     return np.log(rows)
 
 

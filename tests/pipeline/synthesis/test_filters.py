@@ -94,15 +94,15 @@ def test_an_input_is_judged_by_its_fields_and_rejected_where_one_lacks() -> None
     shots = [Example(text=f"Premise: {p}\nHypothesis: {h}", label="entailment") for p, h in PAIRS_OF_SHOTS]
     texts = TextFilter(shots, task=task)
 
-    def said(completion: str) -> Reason | None:
+    def reason(completion: str) -> Reason | None:
         return texts.check(candidate(clean_completion(task, completion), label="entailment"))
 
-    assert said(" The old mill by the river burns.\nHypothesis: A building is on fire.\nLabel: yes") is None
-    assert said(" The old mill by the river burns.") == said(" Rain all day.\nHypothesis: ") == "missing_field"
-    assert said(' "The OLD mill by the river burns."\nhypothesis: A building is on fire!') == "exact_duplicate"
-    assert said(" The sea is calm.\nHypothesis: Premise: the sea is calm and blue.") == "leaks_label"
-    assert said(f" {PAIRS_OF_SHOTS[0][0]}\nHypothesis: {PAIRS_OF_SHOTS[0][1]}") == "copies_shot"
-    assert said(" No.\nHypothesis: No.") == "too_short"  # the names of the fields do not count
+    assert reason(" The old mill by the river burns.\nHypothesis: A building is on fire.\nLabel: yes") is None
+    assert reason(" The old mill by the river burns.") == reason(" Rain all day.\nHypothesis: ") == "missing_field"
+    assert reason(' "The OLD mill by the river burns."\nhypothesis: A building is on fire!') == "exact_duplicate"
+    assert reason(" The sea is calm.\nHypothesis: Premise: the sea is calm and blue.") == "leaks_label"
+    assert reason(f" {PAIRS_OF_SHOTS[0][0]}\nHypothesis: {PAIRS_OF_SHOTS[0][1]}") == "copies_shot"
+    assert reason(" No.\nHypothesis: No.") == "too_short"  # the names of the fields do not count
 
 
 def test_duplicates_are_found_over_classes_and_rounds() -> None:
@@ -124,8 +124,8 @@ def test_a_filter_that_remembers_what_had_passed_goes_on_as_if_never_stopped() -
     words = ["frame", "album", "print", "cover", "page", "photo", "paper", "colour", "crop", "zoom", "light", "edge"]
     draw = random.Random(0)
     stream = [candidate(" ".join(draw.choices(words, k=draw.randint(5, 9)))) for _ in range(400)]
-    whole = TextFilter(SHOTS, task=TASK)
-    expected = [whole.check(item) for item in stream]
+    undisturbed = TextFilter(SHOTS, task=TASK)
+    expected = [undisturbed.check(item) for item in stream]
     first, second = TextFilter(SHOTS, task=TASK), TextFilter(SHOTS, task=TASK)
     before = [first.check(item) for item in stream[:200]]
     for item, reason in zip(stream[:200], before, strict=True):
@@ -136,11 +136,11 @@ def test_a_filter_that_remembers_what_had_passed_goes_on_as_if_never_stopped() -
 
 
 def test_texts_of_the_test_split_are_kept_out_exact_and_near() -> None:
-    known = load_split(TASK, "test").examples[0].text
-    texts = TextFilter(SHOTS, test_texts=[known], task=TASK)
-    assert texts.check(candidate(known)) == "in_test_set"
-    assert texts.check(candidate(f"{known} Thanks")) == "in_test_set"
-    assert TextFilter(SHOTS, task=TASK).check(candidate(known)) is None
+    test_text = load_split(TASK, "test").examples[0].text
+    texts = TextFilter(SHOTS, test_texts=[test_text], task=TASK)
+    assert texts.check(candidate(test_text)) == "in_test_set"
+    assert texts.check(candidate(f"{test_text} Thanks")) == "in_test_set"
+    assert TextFilter(SHOTS, task=TASK).check(candidate(test_text)) is None
 
 
 def test_the_bounds_follow_the_shots_and_every_shot_lies_within() -> None:

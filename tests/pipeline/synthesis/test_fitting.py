@@ -68,12 +68,12 @@ def test_prompts_that_draw_texts_show_as_many_shots_as_fit_and_one_at_least() ->
     engine = FakeEngine(EngineSettings(model="fake", kind="fake", max_model_len=70))
     settings = RunSettings(generate=GenerateSettings(max_tokens=16)).with_targets("soft")
     label = TASK.labels[0]
-    whole = PromptSource(TASK, label, SHOTS, settings)
+    roomy = PromptSource(TASK, label, SHOTS, settings)
     short = PromptSource(TASK, label, SHOTS, settings, fits=lambda prompt: prompt_fits(engine, prompt, 16))
     never = PromptSource(TASK, label, SHOTS, settings, fits=lambda prompt: False)
     sizes = set()
     for number in range(20):
-        full, cut, least = (source.draw(random.Random(number)) for source in (whole, short, never))
+        full, cut, least = (source.draw(random.Random(number)) for source in (roomy, short, never))
         assert cut.shots == full.shots[: len(cut.shots)] and cut.mixed == full.mixed
         assert engine.count_tokens([cut.prompt])[0] + 16 <= 70 < engine.count_tokens([full.prompt])[0] + 16
         assert least.shots == full.shots[:1]
@@ -84,7 +84,7 @@ def test_prompts_that_draw_texts_show_as_many_shots_as_fit_and_one_at_least() ->
 def test_the_longest_text_is_that_as_it_is_shown() -> None:
     """A long text that is cut may be shorter than another."""
     form = PromptFormat(max_text_words=5)
-    cut, whole = "a b c d e " * 40, "considerably longer words everywhere here"
+    cut, uncut = "a b c d e " * 40, "considerably longer words everywhere here"
     engine = FakeEngine(EngineSettings(model="fake", kind="fake", max_model_len=120))
-    kept = shots_that_fit(engine, TASK, SHOTS, form, [cut, whole])
-    assert engine.count_tokens([reading_prompt(TASK, whole, form, kept)])[0] + ANSWER_TOKENS <= 120
+    kept = shots_that_fit(engine, TASK, SHOTS, form, [cut, uncut])
+    assert engine.count_tokens([reading_prompt(TASK, uncut, form, kept)])[0] + ANSWER_TOKENS <= 120

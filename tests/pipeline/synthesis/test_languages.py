@@ -101,8 +101,8 @@ def test_japanese(text: str, finish_reason: str, reason: Reason | None) -> None:
 def test_ordinary_texts_of_a_language_are_no_copies_of_each_other(tables: dict[str, list[str]]) -> None:
     examples = texts_of(tables)
     for number, example in enumerate(examples):
-        others = examples[:number] + examples[number + 1 :]
-        assert TextFilter(others, task=load_task("support_tickets")).check(candidate(example.text)) is None
+        rest = examples[:number] + examples[number + 1 :]
+        assert TextFilter(rest, task=load_task("support_tickets")).check(candidate(example.text)) is None
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_table_in_a_language_becomes_a_task_without_faults(
         for end in ("", " ②", " (3)", " 🙂")
     ]
     write_jsonl(tmp_path / f"{name}.jsonl", rows)
-    made = new_task(tmp_path / f"{name}.jsonl", tmp_path / "task")
-    faults = check_task(made.task_file)
+    task = new_task(tmp_path / f"{name}.jsonl", tmp_path / "task")
+    faults = check_task(task.task_file)
     assert [fault for fault in faults if fault.severity != "note"] == []
-    assert set(load_task(made.task_file).label_names) == set(tables)
+    assert set(load_task(task.task_file).label_names) == set(tables)

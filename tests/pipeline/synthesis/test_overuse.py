@@ -56,7 +56,7 @@ def test_a_few_texts_say_nothing_yet() -> None:
 
 def test_the_names_of_fields_are_no_words_of_a_text() -> None:
     text = "Premise: {} falls.\nHypothesis: It is wet."
-    shots = [Example(text=text.format(what), label="entailment") for what in ("Rain", "Snow")]
+    shots = [Example(text=text.format(word), label="entailment") for word in ("Rain", "Snow")]
     use = WordUse(load_task("rte"), shots, "entailment", 1.0)
     use.add(text.format(f"Sleet {n}") for n in range(FEWEST_TEXTS))
     assert {"Premise", "Hypothesis"}.isdisjoint(dict(use.biases())) and "Sleet" in dict(use.biases())

@@ -31,16 +31,16 @@ class Scripted(FakeEngine):
     def __init__(self, in_chat: float, plain: float) -> None:
         super().__init__(EngineSettings(model="fake", kind="fake", max_model_len=200))
         self.sure = {True: in_chat, False: plain}
-        self.asked: list[str] = []
+        self.prompts: list[str] = []
 
     def score(
         self, prompts: Sequence[str], labels: Sequence[str], adapter: object = None, verbalizer: Verbalizer = "word"
     ) -> np.ndarray:
-        self.asked += prompts
+        self.prompts += prompts
         scores = np.zeros((len(prompts), len(labels)), dtype=np.float32)
         for row, prompt in zip(scores, prompts, strict=True):
-            said = prompt.rpartition("Text: ")[2]
-            row[0 if said.startswith("hurrah") else 1] = self.sure[CHAT.begin in prompt]
+            text = prompt.rpartition("Text: ")[2]
+            row[0 if text.startswith("hurrah") else 1] = self.sure[CHAT.begin in prompt]
         return scores
 
 
@@ -68,9 +68,9 @@ def test_the_choice_says_why() -> None:
 def test_no_shot_is_read_in_context_of_itself() -> None:
     engine = Scripted(in_chat=1.0, plain=1.0)
     tried_style(engine, trial())
-    assert len(engine.asked) == 2 * len(SHOTS)
-    assert all(prompt.count(shot.text) <= 1 for prompt in engine.asked for shot in SHOTS)
-    assert all(sum(prompt.count(shot.text) for shot in SHOTS) == len(SHOTS) for prompt in engine.asked)
+    assert len(engine.prompts) == 2 * len(SHOTS)
+    assert all(prompt.count(shot.text) <= 1 for prompt in engine.prompts for shot in SHOTS)
+    assert all(sum(prompt.count(shot.text) for shot in SHOTS) == len(SHOTS) for prompt in engine.prompts)
 
 
 def test_many_shots_are_read_in_part_and_of_every_class() -> None:

@@ -88,8 +88,8 @@ def test_classification_is_the_papers_figure_3_with_the_shots_in_the_order_given
 
 def test_zero_shot_is_the_same_without_shots() -> None:
     assert reading_prompt(SST2, "a film like any other", PromptFormat()) == ZERO_SHOT
-    instruction, *_, asked = CLASSIFICATION.split("\n\n")
-    assert f"{instruction}\n\n{asked}" == ZERO_SHOT
+    instruction, *_, question = CLASSIFICATION.split("\n\n")
+    assert f"{instruction}\n\n{question}" == ZERO_SHOT
 
 
 def test_a_text_stands_on_one_line_whatever_it_brought() -> None:
@@ -101,14 +101,14 @@ def test_a_text_stands_on_one_line_whatever_it_brought() -> None:
 def test_the_fields_of_an_input_stand_on_a_line_each_and_the_first_is_begun() -> None:
     task = msgspec.structs.replace(SST2, fields=("passage", "the_question"))
     shot = Example(text="Passage: A b c d.\nThe question: Why?", label="positive")
-    asked = reading_prompt(task, shot.text, PromptFormat(max_text_words=4), [shot])
+    prompt = reading_prompt(task, shot.text, PromptFormat(max_text_words=4), [shot])
     lines = "Passage: A b c\nThe question: Why?\n"
-    assert asked == f"{task.instruction}\n\n{lines}Label: positive\n\n{lines}Label:"
+    assert prompt == f"{task.instruction}\n\n{lines}Label: positive\n\n{lines}Label:"
     assert reading_prompt(task, shot.text, PromptFormat(wording="bare")).startswith("Passage: A b c d.\nThe q")
     answer = reading_prompt(task, shot.text, PromptFormat(wording="answer"))
     assert answer.endswith("\n\nPassage: A b c d.\nThe question: Why?\n\nThe answer is")
-    wanted = generation_prompt(task, task.labels[1], [shot], max_text_words=4, wanted={"topic": "x"})
-    assert wanted.endswith(f"given. Generate more positive reviews.\n\n{lines}Label: positive\n\nTopic: x\nPassage:")
+    drawing = generation_prompt(task, task.labels[1], [shot], max_text_words=4, wanted_attributes={"topic": "x"})
+    assert drawing.endswith(f"given. Generate more positive reviews.\n\n{lines}Label: positive\n\nTopic: x\nPassage:")
     assert mixed_prompt(task, [shot], max_text_words=4).endswith(f"\n\n{lines}\nPassage:")
 
 
@@ -178,18 +178,20 @@ def test_an_adapter_s_chat_prompt_by_wording() -> None:
     bare = reading_prompt(SST2, text, PromptFormat(wording="bare", chat=CHAT))
     assert bare == "<|user|>\nText: a film like any other<|end|>\n<|model|>\nLabel:"
     answered = reading_prompt(SST2, text, PromptFormat(wording="answer", chat=CHAT))
-    said = f"{SST2.instruction}\n\na film like any other"
-    assert answered == f"<|user|>\n{said}<|end|>\n<|model|>\nThe answer is"
+    message = f"{SST2.instruction}\n\na film like any other"
+    assert answered == f"<|user|>\n{message}<|end|>\n<|model|>\nThe answer is"
 
 
 def test_generation_in_chat_is_one_message_and_a_text_that_is_begun() -> None:
     label = next(label for label in SST2.labels if label.name == "positive")
-    said = GENERATION.removesuffix("\n\nText:")
+    message = GENERATION.removesuffix("\n\nText:")
     of_class = [SHOTS[0], SHOTS[2]]
-    in_chat = f"<|user|>\n{said}<|end|>\n<|model|>\nText:"
+    in_chat = f"<|user|>\n{message}<|end|>\n<|model|>\nText:"
     assert generation_prompt(SST2, label, of_class, max_text_words=300, chat=CHAT) == in_chat
-    wanted = generation_prompt(SST2, label, of_class, max_text_words=300, wanted={"topic": "music"}, chat=CHAT)
-    assert wanted == f"<|user|>\n{said}\n\nTopic: music<|end|>\n<|model|>\nText:"
+    with_topic = generation_prompt(
+        SST2, label, of_class, max_text_words=300, wanted_attributes={"topic": "music"}, chat=CHAT
+    )
+    assert with_topic == f"<|user|>\n{message}\n\nTopic: music<|end|>\n<|model|>\nText:"
 
 
 def test_attributes_in_chat() -> None:

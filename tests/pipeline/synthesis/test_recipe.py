@@ -32,13 +32,13 @@ def test_probabilities_are_learnt_where_the_base_in_context_reads_better_in_both
 ) -> None:
     recipe = chosen_recipe({"adapters": adapters, "in context": in_context})
     assert recipe.targets == targets and recipe.evidence == {"adapters": adapters, "in context": in_context}
-    for told in (f"{in_context.accuracy:.0%}", f"{adapters.accuracy:.0%}", f"loss {adapters.loss:.2f}", "8 held-out"):
-        assert told in str(recipe)
+    for part in (f"{in_context.accuracy:.0%}", f"{adapters.accuracy:.0%}", f"loss {adapters.loss:.2f}", "8 held-out"):
+        assert part in str(recipe)
     assert ("probabilities of all labels" in str(recipe)) == (targets == "soft")
 
 
 @pytest.mark.parametrize(
-    "said",
+    "annotate",
     [
         {"targets": "agreement"},
         {"targets": "soft"},
@@ -54,9 +54,9 @@ def test_probabilities_are_learnt_where_the_base_in_context_reads_better_in_both
         {"fold_epochs": 4.0},
     ],
 )
-def test_who_said_what_is_learnt_or_who_reads_has_it_so(said: dict[str, object]) -> None:
-    given = msgspec.structs.replace(RunSettings(), annotate=msgspec.structs.replace(AnnotateSettings(), **said))
-    assert not given.is_tried and resolved(given, SOFT) == given
+def test_who_said_what_is_learnt_or_who_reads_has_it_so(annotate: dict[str, object]) -> None:
+    settings = msgspec.structs.replace(RunSettings(), annotate=msgspec.structs.replace(AnnotateSettings(), **annotate))
+    assert not settings.is_tried and resolved(settings, SOFT) == settings
 
 
 @pytest.mark.parametrize("train", [TRAINING_PRESETS["paper"], LoraSettings(loss="text"), LoraSettings(num_epochs=2.0)])
@@ -75,21 +75,21 @@ def test_probabilities_are_learnt_as_with_the_preset_soft_and_labels_as_if_it_ha
 
 
 def test_what_else_was_set_stays() -> None:
-    given = RunSettings(
+    settings = RunSettings(
         k=8,
         wording="bare",
         generate=GenerateSettings(per_class=21, draws_per_round=40, max_candidates=90),
         annotate=AnnotateSettings(soft_temperature=0.7, wordings=("answer",)),
         train=LoraSettings(r=16),
     )
-    found = resolved(given, SOFT)
-    changed = msgspec.structs.replace(given, annotate=found.annotate, generate=found.generate)
-    assert found == changed and found.learns_soft
-    assert (found.annotate.soft_temperature, found.annotate.wordings) == (0.7, ("answer",))
-    assert found.generate == GenerateSettings(per_class=42, draws_per_round=70, max_candidates=90)
+    tried = resolved(settings, SOFT)
+    changed = msgspec.structs.replace(settings, annotate=tried.annotate, generate=tried.generate)
+    assert tried == changed and tried.learns_soft
+    assert (tried.annotate.soft_temperature, tried.annotate.wordings) == (0.7, ("answer",))
+    assert tried.generate == GenerateSettings(per_class=42, draws_per_round=70, max_candidates=90)
 
 
-@pytest.mark.parametrize(("per_class", "most", "wanted"), [(300, 640, 320), (400, 640, 400), (400, 0, 800)])
-def test_no_more_texts_are_wanted_than_are_likely_to_be_drawn(per_class: int, most: int, wanted: int) -> None:
+@pytest.mark.parametrize(("per_class", "most", "expected"), [(300, 640, 320), (400, 640, 400), (400, 0, 800)])
+def test_no_more_texts_are_wanted_than_are_likely_to_be_drawn(per_class: int, most: int, expected: int) -> None:
     """A run that had reached ``per_class`` is not to stall because probabilities take twice as many."""
-    assert GenerateSettings(per_class=per_class, max_candidates=most).for_soft.per_class == wanted
+    assert GenerateSettings(per_class=per_class, max_candidates=most).for_soft.per_class == expected

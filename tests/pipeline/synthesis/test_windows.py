@@ -58,14 +58,14 @@ def test_each_part_of_an_input_has_all_its_fields() -> None:
 
 def test_a_text_of_several_parts_is_answered_as_one_and_another_as_before() -> None:
     long = " ".join(map(str, range(20)))
-    asked: list[str] = []
+    scored: list[str] = []
 
     def score(prompts: list[str]) -> np.ndarray:
-        asked.extend(prompts)
+        scored.extend(prompts)
         return np.array([[-1.0, -3.0], [-4.0, -2.0], [-2.0, -2.0], [-5.0, -1.0]][: len(prompts)], dtype=np.float32)
 
     scores = score_texts(score, TASK, [long, "short"], FORM)
-    assert asked == [*reading_prompts(TASK, long, FORM), reading_prompt(TASK, "short", FORM)]
+    assert scored == [*reading_prompts(TASK, long, FORM), reading_prompt(TASK, "short", FORM)]
     assert scores.dtype == np.float32 and scores[1].tolist() == [-5.0, -1.0]
     parts = np.array([[-1.0, -3.0], [-4.0, -2.0], [-2.0, -2.0]])
     assert np.exp(scores[0]) == pytest.approx(combine_parts(normalise(parts), [3])[0], rel=1e-5)

@@ -26,11 +26,11 @@ CELLS: dict[str, list[Any]] = {
 }
 
 
-def find(header: str, **given: Any) -> Columns:
+def find(header: str, **choices: Any) -> Columns:
     """The columns of a table with ``name=kind of cells`` for each."""
     kinds = dict(item.split("=") for item in header.split())
     rows = {i + 2: {name: CELLS[kind][i] for name, kind in kinds.items()} for i in range(6)}
-    return find_columns(Table(path="t.csv", columns=tuple(kinds), rows=rows), **given)
+    return find_columns(Table(path="t.csv", columns=tuple(kinds), rows=rows), **choices)
 
 
 @pytest.mark.parametrize(
@@ -50,16 +50,16 @@ def find(header: str, **given: Any) -> Columns:
     ],
 )
 def test_columns_that_are_plain_are_found(header: str, text: str, label: str) -> None:
-    found = find(header)
-    assert (found.texts, found.labels) == ((text,), (label,))
+    columns = find(header)
+    assert (columns.texts, columns.labels) == ((text,), (label,))
 
 
 @pytest.mark.parametrize(
-    ("texts", "labels", "what"),
+    ("texts", "labels", "message"),
     [(("a", "a"), ("b",), "'a' was named twice"), (("b",), ("b",), "'b' was named as text and as label")],
 )
-def test_a_column_that_is_named_twice_is_refused(texts: tuple[str, ...], labels: tuple[str, ...], what: str) -> None:
-    with pytest.raises(InputError, match=what):
+def test_a_column_that_is_named_twice_is_refused(texts: tuple[str, ...], labels: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         find("a=sentence b=team", text_columns=texts, label_columns=labels)
 
 
@@ -96,8 +96,8 @@ def test_a_usual_name_does_not_beat_other_columns_of_texts() -> None:
 
 
 def test_the_other_columns_that_may_be_meant_are_named() -> None:
-    found = find("text=sentence title=short label=number label_text=team id=number")
-    assert (found.other_texts, found.other_labels) == (("title",), ("label_text",))
+    columns = find("text=sentence title=short label=number label_text=team id=number")
+    assert (columns.other_texts, columns.other_labels) == (("title",), ("label_text",))
 
 
 def test_two_columns_of_labels_are_asked_for() -> None:

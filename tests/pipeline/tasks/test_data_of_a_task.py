@@ -128,7 +128,7 @@ def test_a_data_folder_makes_up_for_a_file_without_a_source(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "what"),
+    ("name", "problem"),
     [
         ("['warm']", "\"['warm']\" is how tables write no label, a list or quotes, not the name of a class."),
         ("nan", "'nan' is how tables write no label, a list or quotes, not the name of a class."),
@@ -136,10 +136,10 @@ def test_a_data_folder_makes_up_for_a_file_without_a_source(tmp_path: Path) -> N
     ],
 )
 def test_names_that_the_data_cannot_have_or_nobody_tells_apart_are_warned_about(
-    tmp_path: Path, name: str, what: str
+    tmp_path: Path, name: str, problem: str
 ) -> None:
     path = write_task(tmp_path, TASK + f'\n[[labels]]\nname = "{name}"\nword = "third"\n')
-    assert [(fault.where, fault.what) for fault in check_task(path, deep=False)] == [("$.labels[2].name", what)]
+    assert [(fault.where, fault.what) for fault in check_task(path, deep=False)] == [("$.labels[2].name", problem)]
 
 
 def test_label_words_as_a_tokenizer_sees_them(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_task_without_fields_is_stored_as_before_there_were_any() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "raw",
     [
         {"premise": "It rains.", "hypothesis": "It is wet."},
         {"hypothesis": " It is\n wet.", "premise": "It\u2028rains. "},
@@ -49,8 +49,8 @@ def test_a_task_without_fields_is_stored_as_before_there_were_any() -> None:
         "premise: It rains.\r\n\n HYPOTHESIS : It is wet.\n",
     ],
 )
-def test_what_may_stand_for_an_input(given: str | dict[str, str]) -> None:
-    assert as_text(pairs(), given) == TEXT
+def test_what_may_stand_for_an_input(raw: str | dict[str, str]) -> None:
+    assert as_text(pairs(), raw) == TEXT
     assert split_fields(FIELDS, TEXT) == {"premise": "It rains.", "hypothesis": "It is wet."}
     assert bare_text(pairs(), TEXT) == "It rains.\nIt is wet."
 
@@ -62,7 +62,7 @@ def test_the_sample_that_is_shown_may_be_typed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("raw", "message"),
     [
         ("It rains.", "object of the fields premise, hypothesis, got the text 'It rains.'"),
         ('{"premise": ', "not valid JSON"),
@@ -72,9 +72,9 @@ def test_the_sample_that_is_shown_may_be_typed() -> None:
         ({"premise": "x", "hypotesis": "y"}, "unknown field 'hypotesis'; the fields are premise, hypothesis. Did you"),
     ],
 )
-def test_what_is_no_input_is_explained(given: str | dict[str, str], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        as_text(pairs(), given)
+def test_what_is_no_input_is_explained(raw: str | dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        as_text(pairs(), raw)
 
 
 def test_a_task_of_texts_takes_no_object() -> None:
@@ -114,17 +114,17 @@ def test_rows_with_a_column_for_each_field(tmp_path: Path) -> None:
     train = load_split(task, "train")
     assert train.examples[0].text == join_fields(FIELDS, {"premise": "It rains hard.", "hypothesis": "It is wet."})
     write_jsonl(tmp_path / "train.jsonl", [*PAIRS, {"premise": "x", "hypothesis": " ", "label": "yes"}, PAIRS[0]])
-    said = [str(fault) for fault in check_task(path)]
-    assert any("1 row without a text in one of premise, hypothesis left out (line 9)" in one for one in said)
-    assert any("1 row repeating an earlier text left out (line 10)" in one for one in said)
+    faults = [str(fault) for fault in check_task(path)]
+    assert any("1 row without a text in one of premise, hypothesis left out (line 9)" in fault for fault in faults)
+    assert any("1 row repeating an earlier text left out (line 10)" in fault for fault in faults)
     write_jsonl(tmp_path / "train.jsonl", [{"premise": 3, "hypothesis": "x", "label": "yes"}])
-    assert any("the text is a int" in str(one) and "'premise'" in str(one) for one in check_task(path))
+    assert any("the text is a int" in str(fault) and "'premise'" in str(fault) for fault in check_task(path))
     write_jsonl(tmp_path / "train.jsonl", [{"premise": "x", "label": "yes"}])
-    assert any("no column 'hypothesis'" in str(one) and "$.fields" in str(one) for one in check_task(path))
+    assert any("no column 'hypothesis'" in str(fault) and "$.fields" in str(fault) for fault in check_task(path))
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "problem"),
     [
         ('["a"]', "allowed are none, for a task of texts, or two and more"),
         ('["a_b", "A b"]', "'A b' reads like a field before it"),
@@ -134,9 +134,9 @@ def test_rows_with_a_column_for_each_field(tmp_path: Path) -> None:
         ('"a"', "expected array, got string"),
     ],
 )
-def test_faulty_fields_are_explained(tmp_path: Path, fields: str, said: str) -> None:
+def test_faulty_fields_are_explained(tmp_path: Path, fields: str, problem: str) -> None:
     path = write_task(tmp_path, TASK.replace("\n[data]", f"fields = {fields}\n\n[data]", 1))
-    assert any(said in str(fault) for fault in check_task(path))
+    assert any(problem in str(fault) for fault in check_task(path))
 
 
 def test_a_folder_in_place_of_the_hub_may_lack_splits_and_labels_may_be_left_out(tmp_path: Path) -> None:
@@ -144,10 +144,10 @@ def test_a_folder_in_place_of_the_hub_may_lack_splits_and_labels_may_be_left_out
     write_jsonl(tmp_path / "dev.jsonl", [{**row, "label": "entailment"} for row in PAIRS])
     task = load_task("rte", tmp_path)  # whose test split on the hub is the validation split
     assert (task.data.train_split, task.data.test_split) == ("train_100", "dev")
-    assert any("those of 'dev'" in one for one in load_split(task, "test").warnings)
+    assert any("those of 'dev'" in warning for warning in load_split(task, "test").warnings)
     data = msgspec.structs.replace(task.data, leave_out=("yes", "no"))
-    left = load_split(msgspec.structs.replace(task, data=data), "train")
-    assert not left.examples and "8 rows left out, as $.data.leave_out says: no, yes." in left.warnings[-1]
+    split = load_split(msgspec.structs.replace(task, data=data), "train")
+    assert not split.examples and "8 rows left out, as $.data.leave_out says: no, yes." in split.warnings[-1]
     (tmp_path / "train_100.jsonl").rename(tmp_path / "test.jsonl")
     task = load_task("rte", tmp_path)
     assert (task.data.train_split, task.data.test_split) == ("dev", "test")

@@ -45,7 +45,7 @@ def test_real_pairs_are_drawn_by_the_seed_and_never_fewer_than_asked_for(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         (("instruction =", "instructions ="), "unknown key.*Did you mean 'instruction'"),
         (
@@ -57,22 +57,24 @@ def test_real_pairs_are_drawn_by_the_seed_and_never_fewer_than_asked_for(tmp_pat
         (('folder = "."', 'folder = "."\ntarget_column = "input"'), "'input' is the column of the targets and of"),
     ],
 )
-def test_a_faulty_file_is_explained(tmp_path: Path, changed: tuple[str, str], said: str) -> None:
+def test_a_faulty_file_is_explained(tmp_path: Path, changed: tuple[str, str], message: str) -> None:
     path = write_facts(tmp_path, FACTS.replace(*changed))
-    with pytest.raises(TaskFileError, match=said):
+    with pytest.raises(TaskFileError, match=message):
         load_any_task(path)
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         (('target_name = "Text"', 'target_name = " facts "'), "is \\$.input_name too"),
         (('target_name = "Text"', 'target_name = "Te:xt"'), "cannot begin a line of a prompt: no colon"),
     ],
 )
-def test_input_and_target_must_be_told_apart_in_a_prompt(tmp_path: Path, changed: tuple[str, str], said: str) -> None:
+def test_input_and_target_must_be_told_apart_in_a_prompt(
+    tmp_path: Path, changed: tuple[str, str], message: str
+) -> None:
     assert changed[0] in FACTS
-    with pytest.raises(TaskFileError, match=said):
+    with pytest.raises(TaskFileError, match=message):
         load_any_task(write_facts(tmp_path, FACTS.replace(*changed)))
 
 
@@ -126,8 +128,8 @@ def test_what_needs_labels_refuses_and_says_what_works(
         "corpus": ["--out", str(tmp_path / "out")],
         "adapters add": ["--in-context", "--adapters", str(tmp_path / "adapters")],
     }.get(command, [])
-    given = ["--tasks", task] if command == "corpus" else [task]
-    assert main([*command.split(), *given, *more]) == 2
+    arguments = ["--tasks", task] if command == "corpus" else [task]
+    assert main([*command.split(), *arguments, *more]) == 2
     assert "What works with it: fourshot distill, annotate, predict" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["task.toml", "test.jsonl", "train.jsonl"]
 

@@ -43,9 +43,9 @@ def parquet(rows: list[dict[str, Any]]) -> bytes:
         "text": {"dtype": "string", "_type": "Value"},
         "label": {"names": LABELS["label"], "_type": "ClassLabel"},
     }
-    told = {"huggingface": json.dumps({"info": {"features": features}})}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     out = BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows).replace_schema_metadata(told), out)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows).replace_schema_metadata(metadata), out)
     return out.getvalue()
 
 
@@ -60,11 +60,11 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def read(hub: Hub, home: Path, *asked: str, **environment: str) -> list[dict[str, Any]]:
+def read(hub: Hub, home: Path, *requests: str, **environment: str) -> list[dict[str, Any]]:
     """What a process that reads these, each "NAME:CONFIG:SPLIT:TOKEN", finds or is told."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     done = subprocess.run(
-        [sys.executable, "-c", READ, *asked],
+        [sys.executable, "-c", READ, *requests],
         env={**plain, **hub.environment(home), **environment},
         cwd=ROOT,
         capture_output=True,
@@ -76,11 +76,11 @@ def read(hub: Hub, home: Path, *asked: str, **environment: str) -> list[dict[str
 
 
 def test_a_data_set_is_read_with_the_names_of_its_classes_and_kept(hub: Hub, tmp_path: Path) -> None:
-    asked = ("org/weather::train:", "org/weather::test:")
-    online = read(hub, tmp_path, *asked)
-    assert [one["rows"] for one in online] == [TRAIN, TRAIN[:1]]
-    assert all(one["class_names"] == LABELS for one in online)
-    *offline, absent = read(hub, tmp_path, *asked, "org/other::train:", HF_HUB_OFFLINE="1")
+    requests = ("org/weather::train:", "org/weather::test:")
+    online = read(hub, tmp_path, *requests)
+    assert [answer["rows"] for answer in online] == [TRAIN, TRAIN[:1]]
+    assert all(answer["class_names"] == LABELS for answer in online)
+    *offline, absent = read(hub, tmp_path, *requests, "org/other::train:", HF_HUB_OFFLINE="1")
     assert offline == online
     assert "HF_HUB_OFFLINE is set, and no copy is on this machine" in absent["error"]
 
@@ -94,12 +94,14 @@ def test_the_converted_copy_of_a_data_set_with_a_script_is_read(hub: Hub, tmp_pa
 
 def test_what_cannot_be_had_is_told_with_what_to_do(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["datasets/org/gated"] = Repository({"main": files(TRAIN)}, gated=True)
-    asked = ("org/gated::train:", "org/gated::train:hf_stranger", "org/typo::train:", "org/weather::dev:")
-    *refused, member = read(hub, tmp_path, *asked, "org/weather@v1::test:", "org/gated::train:hf_member")
-    assert {one["code"] for one in refused} == {2} and all("--data FOLDER" in one["error"] for one in refused)
-    nobody, stranger, typo, split, revision = (one["error"] for one in refused)
-    for told in (nobody, stranger):
-        assert "gated" in told and f"Accept its terms on {hub.url}/datasets/org/gated, and set HF_TOKEN" in told
+    requests = ("org/gated::train:", "org/gated::train:hf_stranger", "org/typo::train:", "org/weather::dev:")
+    *refused, member = read(hub, tmp_path, *requests, "org/weather@v1::test:", "org/gated::train:hf_member")
+    assert {answer["code"] for answer in refused} == {2} and all(
+        "--data FOLDER" in answer["error"] for answer in refused
+    )
+    nobody, stranger, typo, split, revision = (answer["error"] for answer in refused)
+    for message in (nobody, stranger):
+        assert "gated" in message and f"Accept its terms on {hub.url}/datasets/org/gated, and set HF_TOKEN" in message
     assert "'org/typo' doesn't exist on the Hub" in typo and "Check the spelling of $.data.hub" in typo
     assert "Unknown split \"dev\". Should be one of ['train', 'test']" in split
     assert "Repo id must" in revision  # the data is what the main branch has

@@ -87,7 +87,7 @@ def test_objects_and_nested_lists_are_no_labels(cell: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ("caf\u00e9", "cafe\u0301"),
         ("negative", "\u200bnegative"),
@@ -98,8 +98,8 @@ def test_objects_and_nested_lists_are_no_labels(cell: Any) -> None:
         ("late fee", "\x00late\x1b \tfee\x7f"),
     ],
 )
-def test_what_looks_the_same_is_the_same(one: str, other: str) -> None:
-    assert visible(one) == visible(other) == visible(visible(other))
+def test_what_looks_the_same_is_the_same(first: str, second: str) -> None:
+    assert visible(first) == visible(second) == visible(visible(second))
 
 
 @pytest.mark.parametrize("text", ["می\u200cخواهم", "👩\u200d🔧", "🏴\U000e0067\U000e0062\U000e007f", "İ", "ﬁ"])  # noqa: RUF001

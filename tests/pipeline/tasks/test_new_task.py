@@ -66,13 +66,13 @@ def test_the_split_is_by_class_whole_and_decided_by_the_seed(tmp_path: Path) -> 
 
 def test_repeated_contradicting_and_empty_rows_do_not_reach_the_splits(tmp_path: Path) -> None:
     bad: list[tuple[object, ...]] = [("", "bugReport"), ("both", "bugReport"), ("both", "Sci/Tech"), rows()[0]]
-    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows() + bad), tmp_path / "out")
+    report = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows() + bad), tmp_path / "out")
     gone = [("empty_text", 1, (62,)), ("duplicate", 1, (65,)), ("contradiction", 2, (63, 64))]
-    assert [(some.reason, some.count, some.lines) for some in made.left_out] == gone
-    assert (made.rows, made.train + made.test) == (64, 60)
+    assert [(some.reason, some.count, some.lines) for some in report.left_out] == gone
+    assert (report.rows, report.train + report.test) == (64, 60)
     kept = msgspec.json.decode((tmp_path / "out" / MADE_FROM).read_bytes(), type=NewTask)
-    assert msgspec.structs.replace(kept, task_file=made.task_file) == made
-    task = load_task(made.task_file)
+    assert msgspec.structs.replace(kept, task_file=report.task_file) == report
+    task = load_task(report.task_file)
     both = load_split(task, "train").examples + load_split(task, "test").examples
     assert Counter(example.label for example in both) == dict.fromkeys(NAMES, 20)
 
@@ -87,9 +87,9 @@ def test_columns_are_guessed_by_name_or_by_what_is_in_them(tmp_path: Path, heade
 
 def test_texts_that_are_their_labels_are_warned_of_and_labels_with_commas_stand_in_quotes(tmp_path: Path) -> None:
     cells = [*rows(8, ("bills, refunds", "login")), ("Login", "login"), ("bills,refunds", "login")]
-    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), cells), tmp_path / "out")
-    assert [notice.what for notice in made.notices] == ["1 text is only the label, such as 'Login'."]
-    assert load_task(made.task_file).instruction == 'Classify the text as "bills, refunds" or "login".'
+    report = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), cells), tmp_path / "out")
+    assert [notice.what for notice in report.notices] == ["1 text is only the label, such as 'Login'."]
+    assert load_task(report.task_file).instruction == 'Classify the text as "bills, refunds" or "login".'
 
 
 def test_columns_in_doubt_are_listed_and_can_be_named(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_columns_can_be_the_fields_of_an_input(tmp_path: Path) -> None:
     assert {example.text for example in load_split(task, "train").examples} == {
         f"Premise: {row['premise']}\nHypothesis: {row['hypothesis']}" for row in PAIRS
     }
-    made = json.loads((path.parent / "made_from.json").read_text())
-    assert made["left_out"][0]["what"] == "without a text in one of premise, hypothesis"
+    report = json.loads((path.parent / "made_from.json").read_text())
+    assert report["left_out"][0]["what"] == "without a text in one of premise, hypothesis"
 
 
 @pytest.mark.parametrize("label", [b"lock", "caf\u00e9"])
@@ -147,47 +147,49 @@ def test_labels_of_data_frames_are_read(tmp_path: Path, label: object) -> None:
     texts = [text for text, _ in rows(8)]
     labels = pyarrow.array([label, label[:2]] * 12).dictionary_encode()  # type: ignore[index]
     pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), tmp_path / "d.parquet")
-    made = new_task(tmp_path / "d.parquet", tmp_path / "out")
+    report = new_task(tmp_path / "d.parquet", tmp_path / "out")
     name = label.decode() if isinstance(label, bytes) else label
-    assert made.labels == {name[:2]: 12, name: 12}  # type: ignore[index]
+    assert report.labels == {name[:2]: 12, name: 12}  # type: ignore[index]
 
 
 def test_words_are_proposed_in_the_task_file_and_never_used_unasked(tmp_path: Path) -> None:
-    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(8, (-1, 0, 1))), tmp_path / "out")
-    assert made.asked_words == {"-1": "negative", "0": "neutral", "1": "positive"}
-    toml = Path(made.task_file).read_text()
+    report = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(8, (-1, 0, 1))), tmp_path / "out")
+    assert report.asked_words == {"-1": "negative", "0": "neutral", "1": "positive"}
+    toml = Path(report.task_file).read_text()
     assert 'Write what the class means. Proposed: word = "negative"\n# the 0th note about -1\n' in toml
-    assert load_task(made.task_file).label_words == ("-1", "0", "1")
-    assert ["refund" in fault.remedy for fault in check_task(made.task_file)] == [False] * 3
+    assert load_task(report.task_file).label_words == ("-1", "0", "1")
+    assert ["refund" in fault.remedy for fault in check_task(report.task_file)] == [False] * 3
 
 
 def test_true_and_false_ask_for_a_question(tmp_path: Path) -> None:
-    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(8, (True, False))), tmp_path / "out")
-    assert ["False and True in the column 'label' answer a question" in str(fault) for fault in made.notices] == [True]
+    report = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(8, (True, False))), tmp_path / "out")
+    assert ["False and True in the column 'label' answer a question" in str(fault) for fault in report.notices] == [
+        True
+    ]
 
 
 def test_a_column_of_splits_is_pointed_out(tmp_path: Path) -> None:
     split = [(*row, "Test" if i % 5 == 0 else "train") for i, row in enumerate(rows(8))]
-    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label", "part"), split), tmp_path / "out")
-    assert ["the column 'part' (test, train) is not used" in str(fault) for fault in made.notices] == [True]
+    report = new_task(write_csv(tmp_path / "d.csv", ("text", "label", "part"), split), tmp_path / "out")
+    assert ["the column 'part' (test, train) is not used" in str(fault) for fault in report.notices] == [True]
 
 
 def test_a_column_with_a_word_for_each_number_is_pointed_out(tmp_path: Path) -> None:
     named = [(text, number, "bad" if number == 0 else "good") for text, number in rows(8, (0, 1))]
-    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label", "label_text"), named), tmp_path / "out")
-    assert ["--label-column label_text" in str(fault) for fault in made.notices] == [True]
+    report = new_task(write_csv(tmp_path / "d.csv", ("text", "label", "label_text"), named), tmp_path / "out")
+    assert ["--label-column label_text" in str(fault) for fault in report.notices] == [True]
 
 
 def test_a_table_of_one_row_for_each_of_a_few_classes_is_a_task(tmp_path: Path) -> None:
-    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(1)), tmp_path / "out")
-    assert (made.train, made.test) == (3, 0)
-    assert ["no row is left for testing" in str(fault) for fault in made.notices] == [True]
+    report = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(1)), tmp_path / "out")
+    assert (report.train, report.test) == (3, 0)
+    assert ["no row is left for testing" in str(fault) for fault in report.notices] == [True]
 
 
 def test_a_table_may_have_hundreds_of_classes(tmp_path: Path) -> None:
     names = tuple(f"intent_{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(150))
-    made = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(5, names)), tmp_path / "out")
-    assert (len(made.labels), made.train, made.test) == (150, 600, 150)
+    report = new_task(write_csv(tmp_path / "d.csv", ("text", "label"), rows(5, names)), tmp_path / "out")
+    assert (len(report.labels), report.train, report.test) == (150, 600, 150)
 
 
 def test_numeric_labels_make_a_task_whose_check_asks_for_words(tmp_path: Path) -> None:

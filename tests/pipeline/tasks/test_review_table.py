@@ -97,8 +97,8 @@ def test_labels_rows_and_words_for_yes_may_change(table: Path) -> None:
     answers = read_review(table, ROWS, TASK)
     assert answers["r00-000005"] == Answer(label="true", keep=True)
     assert answers["r00-000003"] == Answer(label="A-", keep=False, is_deleted=True)
-    others = {name: answer for name, answer in answers.items() if name not in ("r00-000005", "r00-000003")}
-    assert others.items() <= as_is().items()
+    unchanged = {name: answer for name, answer in answers.items() if name not in ("r00-000005", "r00-000003")}
+    assert unchanged.items() <= as_is().items()
 
 
 def test_what_spreadsheets_do_to_labels_and_texts_by_themselves_is_no_change(tmp_path: Path) -> None:
@@ -188,13 +188,13 @@ def test_a_text_that_no_cell_holds_is_shown_in_part(tmp_path: Path) -> None:
 
 
 def test_answers_are_written_in_place_of_what_was_proposed_and_columns_of_one_s_own_are_known(table: Path) -> None:
-    said = {
+    answers = {
         **as_is(),
         "r00-000005": Answer(label="A", keep=False),
         "r00-000004": Answer(label="A-", keep=False, is_deleted=True),
     }
-    write_review(table, ROWS, said, task=TASK)
-    assert read_review(table, ROWS, TASK) == said
+    write_review(table, ROWS, answers, task=TASK)
+    assert read_review(table, ROWS, TASK) == answers
     assert own_columns(table, TASK) == []
     edit(table, ("why", "my notes"))
     assert own_columns(table, TASK) == ["my notes"]

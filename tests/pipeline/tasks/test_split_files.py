@@ -112,5 +112,5 @@ def test_the_data_of_a_task_may_have_another_encoding_and_no_header(tmp_path: Pa
     (tmp_path / "train.csv").write_text("".join(f"{row['text']},{row['label']}\n" for row in ROWS))
     more = 'folder = "."\nencoding = "cp1252"\nheader = false\ntext_column = "1"\nlabel_column = "2"'
     task.write_text(TASK.replace('folder = "."', more))
-    assert [one.text for one in load_split(load_task(task), "test").examples] == ["Un café brûlant.", "Gelée."]
+    assert [example.text for example in load_split(load_task(task), "test").examples] == ["Un café brûlant.", "Gelée."]
     assert len(load_split(load_task(task), "train").examples) == 8

@@ -119,7 +119,7 @@ def test_a_file_that_would_be_its_tasks_folder_is_not_to_be_removed(
 
 
 @pytest.mark.parametrize(
-    ("told", "first"),
+    ("metadata", "first"),
     [
         ({"info": {"features": {"label": {"feature": {"names": ["cold", "warm"]}}}}}, ["warm"]),
         ({"info": {"features": {"label": ["names"], "text": None}}}, [1]),
@@ -130,17 +130,17 @@ def test_a_file_that_would_be_its_tasks_folder_is_not_to_be_removed(
     ],
 )
 def test_what_a_parquet_file_says_of_its_class_numbers_is_used_or_does_no_harm(
-    tmp_path: Path, told: object, first: list[object]
+    tmp_path: Path, metadata: object, first: list[object]
 ) -> None:
     import pyarrow.parquet
 
     rows = [{"text": row["text"], "label": [1 if row["label"] == "warm" else 0]} for row in ROWS]
-    written = json.dumps(told) if told is not None else "{"
+    written = json.dumps(metadata) if metadata is not None else "{"
     table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({"huggingface": written})
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
     read = read_table(tmp_path / "t.parquet")
     assert list(find_labels(DataSource(), read, [1], {}).labels) == list(map(str, first))
-    assert ["cannot be read" in fault.what for fault in read.notices] == [True] * (told is None)
+    assert ["cannot be read" in fault.what for fault in read.notices] == [True] * (metadata is None)
 
 
 @pytest.mark.parametrize("kind", ["file", "stream"])
@@ -156,8 +156,8 @@ def test_a_packed_table_in_capitals_makes_a_task_and_serves_as_a_split(tmp_path:
     (tmp_path / "My Table.CSV.GZ").write_bytes(gzip.compress(CSV.encode()))
     with pytest.raises(InputError, match="is a table of texts, not a task file"):
         find_task_file(tmp_path / "My Table.CSV.GZ")
-    made = new_task(tmp_path / "My Table.CSV.GZ", tmp_path / "out")
-    assert (made.rows, made.task_file) == (8, str(tmp_path / "out" / "my_table.toml"))
+    report = new_task(tmp_path / "My Table.CSV.GZ", tmp_path / "out")
+    assert (report.rows, report.task_file) == (8, str(tmp_path / "out" / "my_table.toml"))
     task = load_task(write_task(tmp_path))
     (tmp_path / "train.jsonl").unlink()
     (tmp_path / "TRAIN.Csv.gz").write_bytes(gzip.compress(CSV.encode()))

@@ -166,8 +166,8 @@ def test_a_line_that_repeats_the_names_is_left_out_and_counted(tmp_path: Path) -
 
 def test_a_table_in_markdown_has_no_row_of_signs(tmp_path: Path) -> None:
     table = read(tmp_path, "| text | label |\n| --- | :---: |\n| Stuck. | lock |\n| --- | --- |\n")
-    found = [(row["text"].strip(), row["label"].strip()) for row in table.rows.values()]
-    assert found == [("Stuck.", "lock"), ("---", "---")]
+    cells = [(row["text"].strip(), row["label"].strip()) for row in table.rows.values()]
+    assert cells == [("Stuck.", "lock"), ("---", "---")]
     assert [(gone.reason, gone.lines) for gone in table.left_out] == [("rule", (2,))]
 
 

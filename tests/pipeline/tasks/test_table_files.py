@@ -53,7 +53,7 @@ def scan(name: str, content: bytes, read: ReadSettings) -> tuple[Table, bool]:
         path.write_bytes(content)
         table, faults = scan_table(path, read)
         assert all(fault.what and fault.where.startswith(str(path)) for fault in faults)
-        assert all(one.count == len(one.lines) > 0 and one.what for one in table.left_out)
+        assert all(part.count == len(part.lines) > 0 and part.what for part in table.left_out)
         reading = Reading(path=path, settings=read)
         try:
             assert sum(not isinstance(row, Unread) for _, row in stream_table(reading)) == len(table.rows)
@@ -63,7 +63,7 @@ def scan(name: str, content: bytes, read: ReadSettings) -> tuple[Table, bool]:
 
 
 def left_out(table: Table) -> int:
-    return sum(one.count for one in table.left_out)
+    return sum(part.count for part in table.left_out)
 
 
 def as_csv(rows: Rows, **dialect: Any) -> str:
@@ -111,14 +111,14 @@ def test_json_comes_back_as_it_was_written(
     st.booleans(),
 )
 def test_csv_comes_back_as_it_was_written_or_is_asked_about(
-    rows: Rows, delimiter: str, end: str, quoting: int, encoding: str, told: bool
+    rows: Rows, delimiter: str, end: str, quoting: int, encoding: str, has_separator_line: bool
 ) -> None:
     if delimiter == "\t":  # tabs and lines in quotes, beside tabs that end cells, can be read in two ways
         rows = [{**row, "text": row["text"].replace("\t", " ")} for row in rows]
     # Python's writer does not quote a CR alone, which ends a line for every reader.
     rows = [{**row, "text": re.sub(r"\r(?!\n)", "", row["text"])} for row in rows]
     text = as_csv(rows, delimiter=delimiter, lineterminator=end, quoting=quoting)
-    head = f"sep={delimiter}\n" if told else ""
+    head = f"sep={delimiter}\n" if has_separator_line else ""
     table, refused = scan("t.csv", (head + text).encode(encoding), ReadSettings(header=True))
     kept = [row for row in rows if row != {"text": "text", "label": "label"}]
     if not refused:
@@ -192,7 +192,7 @@ def test_settings_that_a_kind_of_file_has_no_use_for_are_told(tmp_path: Path) ->
     path = tmp_path / "t.jsonl"
     path.write_text('{"text": "a", "label": "b"}\n')
     _, faults = scan_table(path, ReadSettings(encoding="utf-8", header=False, sheet="Sheet1"))
-    assert [(one.severity, one.what.split(" was")[0]) for one in faults] == [
+    assert [(fault.severity, fault.what.split(" was")[0]) for fault in faults] == [
         ("warning", "no header"),
         ("warning", "a sheet"),
     ]

@@ -218,12 +218,12 @@ def test_each_fault_of_a_task_file_is_named(tmp_path: Path, old: str, new: str, 
 )
 def test_a_usual_mistake_in_toml_is_told_with_what_to_write(tmp_path: Path, old: str, new: str, fault: str) -> None:
     toml = TASK[: TASK.index("[[labels]]")] if "labels = [" in new else TASK
-    found = errors(write_task(tmp_path, toml.replace(old, new)))
-    assert any(fault in error for error in found), found
+    messages = errors(write_task(tmp_path, toml.replace(old, new)))
+    assert any(fault in error for error in messages), messages
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "where", "what"),
+    ("old", "new", "place", "problem"),
     [
         ("the note as", "{text} as", "$.instruction", "'{text}' stays as it is"),
         ("the note as", "the note {{ note }} as", "$.instruction", "'{{ note }}' stays as it is"),
@@ -231,11 +231,13 @@ def test_a_usual_mistake_in_toml_is_told_with_what_to_write(tmp_path: Path, old:
     ],
 )
 def test_what_is_read_otherwise_than_it_looks_is_warned_of(
-    tmp_path: Path, old: str, new: str, where: str, what: str
+    tmp_path: Path, old: str, new: str, place: str, problem: str
 ) -> None:
     toml = TASK.replace(old, new).replace('name = "cold"', 'name = "cold"\nword = "frost"')
-    faults = [(one.severity, one.where) for one in check_task(write_task(tmp_path, toml)) if what in one.what]
-    assert faults == [("warning", where)]
+    faults = [
+        (fault.severity, fault.where) for fault in check_task(write_task(tmp_path, toml)) if problem in fault.what
+    ]
+    assert faults == [("warning", place)]
 
 
 def test_a_label_word_without_letters_is_a_warning(tmp_path: Path) -> None:

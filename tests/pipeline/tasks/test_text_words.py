@@ -61,9 +61,9 @@ def test_a_cut_takes_no_mark_from_its_letter_and_no_emoji_apart() -> None:
     ends = {shown_text(thai, most) for most in range(1, 9)}
     assert len(ends) > 2 and not any(unicodedata.category(f"{thai} "[len(text)]).startswith("M") for text in ends)
     joined = f"とても良い{FAMILY}🇯🇵1️⃣店"
-    whole = ("とても良い", f"とても良い{FAMILY}🇯🇵1️⃣", joined)
+    uncut = ("とても良い", f"とても良い{FAMILY}🇯🇵1️⃣", joined)
     assert all(joined.startswith(shown_text(joined, most)) for most in range(9))
-    assert {shown_text(joined, most) for most in (3, 4, 9)} == set(whole)
+    assert {shown_text(joined, most) for most in (3, 4, 9)} == set(uncut)
 
 
 def test_the_middle_is_left_out_where_the_end_says_what_a_text_is_about() -> None:

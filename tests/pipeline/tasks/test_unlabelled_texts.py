@@ -30,9 +30,9 @@ def table(folder: Path, rows: Sequence[Mapping[str, object]], name: str = "own.j
 
 
 def test_the_task_s_column_or_the_one_that_is_named_is_read(tmp_path: Path) -> None:
-    own = load_unlabelled(table(tmp_path, ROWS), TASK, 0)
-    assert own.texts == tuple((number + 1, f"Mail {number}.") for number in range(6))
-    assert own.note == f"6 unlabelled texts in {tmp_path / 'own.jsonl'}, column 'body'"
+    unlabelled = load_unlabelled(table(tmp_path, ROWS), TASK, 0)
+    assert unlabelled.texts == tuple((number + 1, f"Mail {number}.") for number in range(6))
+    assert unlabelled.note == f"6 unlabelled texts in {tmp_path / 'own.jsonl'}, column 'body'"
     assert load_unlabelled(table(tmp_path, ROWS), TASK, 0, "subject").texts[0] == (1, "About 0")
 
 
@@ -57,8 +57,8 @@ def test_a_first_line_that_may_be_a_text_is_asked_about(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="would name its only column"):
         load_inputs(file, PairSource())
     file.write_text("late parcel\ncannot log in\n")
-    said = "the first line, 'late parcel', was taken for the name of the column"
-    assert said in load_unlabelled(file, TASK, 0).note and said in str(open_texts(file).warnings)
+    note = "the first line, 'late parcel', was taken for the name of the column"
+    assert note in load_unlabelled(file, TASK, 0).note and note in str(open_texts(file).warnings)
     file.write_text("message\ncannot log in\n")
     assert "first line" not in load_unlabelled(file, TASK, 0).note and not open_texts(file).warnings
     assert load_unlabelled(table(tmp_path, [{"what they wrote": "A mail."}]), TASK, 0).texts == ((1, "A mail."),)
@@ -67,17 +67,17 @@ def test_a_first_line_that_may_be_a_text_is_asked_about(tmp_path: Path) -> None:
 def test_one_text_per_line_whatever_ends_it(tmp_path: Path) -> None:
     file = tmp_path / "own.TXT"
     file.write_bytes("\ufeffone\r\ntwo\u2028halves\rthree\n\n four \n".encode())
-    own = load_unlabelled(file, TASK, 0)
-    assert own.texts == ((1, "one"), (2, "two\u2028halves"), (3, "three"), (5, "four"))
-    assert own.note.endswith("; 1 row without a text left out (line 4)")
+    unlabelled = load_unlabelled(file, TASK, 0)
+    assert unlabelled.texts == ((1, "one"), (2, "two\u2028halves"), (3, "three"), (5, "four"))
+    assert unlabelled.note.endswith("; 1 row without a text left out (line 4)")
 
 
 def test_more_than_are_wanted_are_drawn_from_by_the_seed(tmp_path: Path) -> None:
     file = table(tmp_path, ROWS)
-    one, same, other = (load_unlabelled(file, TASK, 3, seed=seed) for seed in (0, 0, 1))
-    assert one == same != other
-    assert len(one.texts) == 3 and list(one.texts) == sorted(one.texts)
-    assert ", 3 of them drawn (unlabelled.most)" in one.note
+    first, second, third = (load_unlabelled(file, TASK, 3, seed=seed) for seed in (0, 0, 1))
+    assert first == second != third
+    assert len(first.texts) == 3 and list(first.texts) == sorted(first.texts)
+    assert ", 3 of them drawn (unlabelled.most)" in first.note
     assert "drawn" not in load_unlabelled(file, TASK, 6).note
 
 

@@ -82,12 +82,12 @@ def test_every_row_of_any_file_is_in_the_task_or_left_out(rows: list[tuple[Any, 
         file = Path(folder) / "t.jsonl"
         lines = [json.dumps({"text": text, "label": label}, default=repr) for text, label in rows]
         file.write_text("\n".join(lines), encoding="utf-8")
-        made = new_task(file, Path(folder) / "out", LENIENT)
-        task = load_task(made.task_file)
+        report = new_task(file, Path(folder) / "out", LENIENT)
+        task = load_task(report.task_file)
         splits = [load_split(task, split) for split in ("train", "test")]
-        assert not errors_in(check_task(made.task_file))
-    assert made.rows == len(rows) == made.train + made.test + sum(some.count for some in made.left_out)
-    assert [len(split.examples) for split in splits] == [made.train, made.test]
+        assert not errors_in(check_task(report.task_file))
+    assert report.rows == len(rows) == report.train + report.test + sum(some.count for some in report.left_out)
+    assert [len(split.examples) for split in splits] == [report.train, report.test]
 
 
 def test_booleans_are_two_classes_however_they_are_spelled() -> None:
@@ -182,12 +182,12 @@ def test_a_text_that_is_a_number_is_refused_with_its_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "what"),
+    ("form", "sign"),
     [("{}\n\n###\n", "ends with '\\n\\n###'"), ("b'{}'", 'begins with "b\'"'), ("{}.", ""), ("a {}", "")],
 )
-def test_signs_around_each_text_are_pointed_out(form: str, what: str) -> None:
+def test_signs_around_each_text_are_pointed_out(form: str, sign: str) -> None:
     used = use([(form.format(f"{word} text"), "lock") for word in ("one", "two", "three")])
-    assert [fault.what.removeprefix("each text ") for fault in used.notices] == ([f"{what}."] if what else [])
+    assert [fault.what.removeprefix("each text ") for fault in used.notices] == ([f"{sign}."] if sign else [])
 
 
 @pytest.mark.parametrize(
@@ -209,10 +209,10 @@ def test_names_that_look_the_same_are_one_class_and_that_is_said() -> None:
     assert ["NFC" in fault.what for fault in used.notices] == [True, False]
 
 
-@pytest.mark.parametrize(("one", "other"), [("01", "1"), ("\u0130ade", "iade"), ("\u2460", "1")])
-def test_zeros_in_front_and_a_turkish_capital_make_no_class(one: str, other: str) -> None:
+@pytest.mark.parametrize(("first", "second"), [("01", "1"), ("\u0130ade", "iade"), ("\u2460", "1")])
+def test_zeros_in_front_and_a_turkish_capital_make_no_class(first: str, second: str) -> None:
     with pytest.raises(InputError, match="labels that read the same"):
-        use(texts(one, other, "2"))
+        use(texts(first, second, "2"))
 
 
 def test_numbers_with_a_comma_lose_a_fraction_of_zero_and_thousands_stay() -> None:

@@ -32,38 +32,38 @@ def adapter(folder: Path, name: str) -> Adapter:
 
 
 def probe_item(folder: Path) -> ProbeItem:
-    own = adapter(folder, "own")
+    classifier = adapter(folder, "own")
     judges = tuple(Reader(adapter=adapter(folder, f"judge{n}"), left_out=(2 * n, 2 * n + 1)) for n in range(4))
     unseen = tuple(Unseen(text=example.text) for example in EXAMPLES)
     calibration = CalibrationItem(
-        adapter=own, task=TASK, form=PromptFormat(), shots=EXAMPLES[:8], judges=judges, unseen=unseen
+        adapter=classifier, task=TASK, form=PromptFormat(), shots=EXAMPLES[:8], judges=judges, unseen=unseen
     )
-    return ProbeItem(adapter=own, probe=None, calibration=calibration)
+    return ProbeItem(adapter=classifier, probe=None, calibration=calibration)
 
 
 def test_what_was_calibrated_is_measured_calibrated(tmp_path: Path) -> None:
     probe = probe_item(tmp_path)
     cells = tuple(
         EvaluationCell(
-            out=str(tmp_path / "scores" / f"{name}.json"), title=name, adapter=one, has_temperature=bool(one)
+            out=str(tmp_path / "scores" / f"{name}.json"), title=name, adapter=adapter, has_temperature=bool(adapter)
         )
-        for name, one in (("zero_shot", None), ("own", probe.adapter))
+        for name, adapter in (("zero_shot", None), ("own", probe.adapter))
     )
     item = TaskEvaluation(task=TASK, test=EXAMPLES, cells=cells, probes=(probe,))
     stage = EvaluateStage(model_path="fake", items=(item,))
-    assert {one.name for one in stage.adapters()} == {"own", "judge0", "judge1", "judge2", "judge3"}
+    assert {adapter.name for adapter in stage.adapters()} == {"own", "judge0", "judge1", "judge2", "judge3"}
     divided = msgspec.structs.replace(stage, placement=Placement(gpus_per_engine=4))
     assert (stage.engine_settings().gpus, divided.engine_settings().gpus) == (1, 4)
-    told = msgspec.json.decode(msgspec.json.encode(stage), type=EvaluateStage)  # as it goes to a process of its own
-    assert told == stage
-    told.run(ignore)
+    received = msgspec.json.decode(msgspec.json.encode(stage), type=EvaluateStage)  # as it goes to a process of its own
+    assert received == stage
+    received.run(ignore)
     assert stage.is_done
-    found = read_json(tmp_path / "own" / CALIBRATED_FILE, Calibrated)
-    plain, own = (read_json(Path(cell.out), Evaluation) for cell in cells)
-    assert plain.predicted == own.predicted and found.temperature != 1.0
-    assert (plain.scores.ece_before, own.scores.ece_before) == (None, plain.scores.ece)
-    assert own.confidence != plain.confidence
-    assert own.scores.surest_80 is not None
+    calibrated = read_json(tmp_path / "own" / CALIBRATED_FILE, Calibrated)
+    plain, trained = (read_json(Path(cell.out), Evaluation) for cell in cells)
+    assert plain.predicted == trained.predicted and calibrated.temperature != 1.0
+    assert (plain.scores.ece_before, trained.scores.ece_before) == (None, plain.scores.ece)
+    assert trained.confidence != plain.confidence
+    assert trained.scores.surest_80 is not None
 
 
 def test_where_nothing_is_measured_it_is_calibrated_when_it_is_probed(tmp_path: Path) -> None:
@@ -90,24 +90,24 @@ def many_classes(folder: Path, number: int) -> TaskEvaluation:
 
 
 def test_a_baseline_whose_prompt_has_no_room_is_left_out_and_the_others_are_measured(tmp_path: Path) -> None:
-    item, told = many_classes(tmp_path, 150), list[Event]()
+    item, events = many_classes(tmp_path, 150), list[Event]()
     stage = EvaluateStage(model_path="fake", items=(item,))
-    stage.run(told.append)
+    stage.run(events.append)
     assert stage.is_done
     icl, again, zero_shot = item.cells
     for cell in (icl, again):
         assert not Path(cell.out).exists()
-        why = read_json(Path(cell.left_out), LeftOutCell).why
-        assert "one shot of each of 150 classes" in why
-        assert f"{cell.title} is left out: {why}" in [event.message for event in told]
+        reason = read_json(Path(cell.left_out), LeftOutCell).why
+        assert "one shot of each of 150 classes" in reason
+        assert f"{cell.title} is left out: {reason}" in [event.message for event in events]
     assert read_json(Path(zero_shot.out), Evaluation).scores.n == 5
-    assert "zero_shot" in [event.message for event in told]
+    assert "zero_shot" in [event.message for event in events]
 
 
 def test_a_baseline_that_shows_fewer_shots_says_how_many(tmp_path: Path) -> None:
-    item, told = many_classes(tmp_path, 40), list[Event]()
-    EvaluateStage(model_path="fake", items=(item,)).run(told.append)
+    item, events = many_classes(tmp_path, 40), list[Event]()
+    EvaluateStage(model_path="fake", items=(item,)).run(events.append)
     shown = read_json(Path(item.cells[0].out), Evaluation).shown
     assert shown is not None and 40 <= shown < 160
-    assert f"icl: {shown} of 160 shots fit into the prompt" in [event.message for event in told]
+    assert f"icl: {shown} of 160 shots fit into the prompt" in [event.message for event in events]
     assert "shown" not in json.loads(Path(item.cells[2].out).read_bytes())

@@ -41,20 +41,20 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WholeRuns:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+def evidence_seen(monkeypatch: pytest.MonkeyPatch) -> Asked:
     return says(monkeypatch, "agreement")
 
 
 def says(monkeypatch: pytest.MonkeyPatch, targets: Literal["agreement", "soft"]) -> Asked:
     """Whatever the evidence, ``targets``. Returns the evidence of each time it was asked for."""
-    asked: Asked = []
+    evidence_seen: Asked = []
 
     def chosen(evidence: Mapping[str, KindEvidence]) -> Recipe:
-        asked.append(evidence)
+        evidence_seen.append(evidence)
         return Recipe(targets=targets, reason="so it is", evidence=dict(evidence))
 
     monkeypatch.setattr(stage, "chosen_recipe", chosen)
-    return asked
+    return evidence_seen
 
 
 def trainings(runs: WholeRuns) -> list[Any]:
@@ -69,11 +69,11 @@ def test_a_run_goes_on_as_its_shots_say_and_asks_them_once(
     monkeypatch: pytest.MonkeyPatch,
     targets: Literal["agreement", "soft"],
 ) -> None:
-    asked, folder, is_soft = says(monkeypatch, targets), RunFolder(tmp_path / "run"), targets == "soft"
+    evidence_seen, folder, is_soft = says(monkeypatch, targets), RunFolder(tmp_path / "run"), targets == "soft"
     run_task(runs.task, "fake", SETTINGS, folder.path, until="annotators")  # as if it had been killed after that
-    found = folder.recipe()
-    assert found and found.targets == targets and found.evidence.keys() == {"adapters", "in context"}
-    assert found.evidence["adapters"].num_texts == len(folder.shots()) == 4, "every shot is held out from someone"
+    recipe = folder.recipe()
+    assert recipe and recipe.targets == targets and recipe.evidence.keys() == {"adapters", "in context"}
+    assert recipe.evidence["adapters"].num_texts == len(folder.shots()) == 4, "every shot is held out from someone"
     first = trainings(runs)
     runs.run(folder.path, SETTINGS)
     done = [*first, *trainings(runs)]
@@ -91,50 +91,52 @@ def test_a_run_goes_on_as_its_shots_say_and_asks_them_once(
     assert rows == predicted, "as it was read"
     again = open_run(folder.path)
     assert teacher_of_run(again).settings.learns_soft == is_soft
-    assert report_data(again, "A run").recipe == str(found)
+    assert report_data(again, "A run").recipe == str(recipe)
     runs.run(folder.path, SETTINGS)
-    assert not runs.heard and len(asked) == 1, "nothing was left to do"
+    assert not runs.heard and len(evidence_seen) == 1, "nothing was left to do"
 
 
 def test_where_not_all_shots_fit_into_a_prompt_labels_must_agree(
-    runs: WholeRuns, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: WholeRuns, evidence_seen: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Listener(runs.heard)
     engine.settings = EngineSettings(model="fake", max_model_len=60)
     monkeypatch.setattr("fourshot.engine.opening.open_engine", lambda _: engine)
     run_task(runs.task, "fake", SETTINGS, tmp_path / "run", runs.events.append, until="annotators")
-    found = RunFolder(tmp_path / "run").recipe()
-    assert found and found.targets == "agreement" and "not all shots fit into one prompt" in found.reason
-    assert str(found) in runs.said and not asked
+    recipe = RunFolder(tmp_path / "run").recipe()
+    assert recipe and recipe.targets == "agreement" and "not all shots fit into one prompt" in recipe.reason
+    assert str(recipe) in runs.messages and not evidence_seen
 
 
-@pytest.mark.parametrize("said", [{"targets": "agreement"}, {"folds": 2}, {"num_adapters": 2}, {"confidence": 0.1}])
+@pytest.mark.parametrize(
+    "settings_given", [{"targets": "agreement"}, {"folds": 2}, {"num_adapters": 2}, {"confidence": 0.1}]
+)
 def test_who_said_what_is_learnt_or_who_reads_is_not_told_otherwise(
-    runs: WholeRuns, asked: Asked, tmp_path: Path, said: dict[str, Any]
+    runs: WholeRuns, evidence_seen: Asked, tmp_path: Path, settings_given: dict[str, Any]
 ) -> None:
-    settings = msgspec.structs.replace(SETTINGS, annotate=msgspec.structs.replace(SETTINGS.annotate, **said))
+    settings = msgspec.structs.replace(SETTINGS, annotate=msgspec.structs.replace(SETTINGS.annotate, **settings_given))
     run_task(runs.task, "fake", settings, tmp_path / "run", until="annotators")
-    assert runs.heard and not asked and not RunFolder(tmp_path / "run").has(RECIPE_FILE)
+    assert runs.heard and not evidence_seen and not RunFolder(tmp_path / "run").has(RECIPE_FILE)
 
 
-def test_one_shot_of_each_class_says_nothing(runs: WholeRuns, asked: Asked, tmp_path: Path) -> None:
+def test_one_shot_of_each_class_says_nothing(runs: WholeRuns, evidence_seen: Asked, tmp_path: Path) -> None:
     settings, folder = msgspec.structs.replace(SETTINGS, k=1), RunFolder(tmp_path / "run")
     run_task(runs.task, "fake", settings, folder.path, until="annotators")
-    assert not asked and not folder.has(RECIPE_FILE)
+    assert not evidence_seen and not folder.has(RECIPE_FILE)
     assert not folder.settings().learns_soft
 
 
 def cell(settings: RunSettings) -> MethodCell:
-    (one,) = method_cells(settings, ["fourshot"], [SeedExamples(seed=0, shots=SHOTS)], Path("nowhere"), flat=True)
-    return one
+    (only,) = method_cells(settings, ["fourshot"], [SeedExamples(seed=0, shots=SHOTS)], Path("nowhere"), flat=True)
+    return only
 
 
 def test_those_who_are_asked_are_those_who_calibrate_or_annotate_later() -> None:
     trial, judges = trial_of(cell(RunSettings())), judges_of(cell(RunSettings().with_targets("agreement")), SHOTS)
     assert trial and judges
     committee = cell(RunSettings().with_targets("soft"))
-    asked, calibrate, annotate = (
-        [job.key for job in annotator_jobs(TASK, "abc", who)] for who in (trial, judges, committee)
+    tried, calibrate, annotate = (
+        [job.key for job in annotator_jobs(TASK, "abc", annotated)] for annotated in (trial, judges, committee)
     )
-    assert len(set(asked)) == 4 and asked == calibrate == annotate
+    assert len(set(tried)) == 4 and tried == calibrate == annotate
     assert trial_of(committee) is None
