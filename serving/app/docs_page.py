@@ -28,7 +28,7 @@ def add_docs(app: FastAPI) -> None:
     folder = Path(vllm.origin).parent / FILES if vllm and vllm.origin else Path()
     if not app.openapi_url or not (folder / SCRIPT).is_file():
         return  # FastAPI's own pages stay
-    app.router.routes[:] = [one for one in app.router.routes if getattr(one, "path", "") not in DRAWN_ELSEWHERE]
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") not in DRAWN_ELSEWHERE]
     drawn = get_swagger_ui_html(
         openapi_url=app.openapi_url.lstrip("/"),
         title="fourshot",

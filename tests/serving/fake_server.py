@@ -26,8 +26,8 @@ class Reply(NamedTuple):
 
 
 def refusal(code: int, kind: str = "a_kind", message: str = "It says why.", **headers: str) -> Reply:
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Reply(code, given, RefusalError(code, kind, message).body)
+    reply_headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(code, reply_headers, RefusalError(code, kind, message).body)
 
 
 class Received(NamedTuple):

@@ -23,8 +23,8 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> FolderContents:
     return Registry(root, base_named(None)).read()
 
 
-def settings(**given: Any) -> ServeSettings:
-    return ServeSettings(adapters="unused", **given)
+def settings(**values: Any) -> ServeSettings:
+    return ServeSettings(adapters="unused", **values)
 
 
 def test_slots_and_rank_follow_the_adapters(contents: FolderContents) -> None:
@@ -38,8 +38,8 @@ def test_slots_and_rank_follow_the_adapters(contents: FolderContents) -> None:
 
 
 def test_what_is_given_is_kept(contents: FolderContents) -> None:
-    given = settings(max_loras=7, max_cpu_loras=9, max_lora_rank=32, kv_cache_bytes=300 * MIB)
-    fitted = fit(given, resolve_model(None), contents, FREE)
+    chosen = settings(max_loras=7, max_cpu_loras=9, max_lora_rank=32, kv_cache_bytes=300 * MIB)
+    fitted = fit(chosen, resolve_model(None), contents, FREE)
     assert (fitted.max_loras, fitted.max_cpu_loras, fitted.max_lora_rank) == (7, 9, 32)
     assert fitted.kv_cache_bytes == 300 * MIB
 
