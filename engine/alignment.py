@@ -67,10 +67,10 @@ def filler_for(model: str, prompts: tuple[str, ...], text_tokens: int, most_toke
     return None
 
 
-def _shared_tokens(ids: Sequence[int], others: Sequence[int]) -> int:
+def _shared_tokens(ids: Sequence[int], other_ids: Sequence[int]) -> int:
     """How many tokens both begin with."""
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False))
-    return sum(1 for _ in same)
+    common = takewhile(lambda pair: pair[0] == pair[1], zip(ids, other_ids, strict=False))
+    return sum(1 for _ in common)
 
 
 def _is_inserted(filled: Sequence[int], plain: Sequence[int], number: int) -> bool:

@@ -63,9 +63,9 @@ def are_shared(names: Sequence[str]) -> bool:
 
 def check_gpus(number: int) -> None:
     """Raise InputError where there are fewer than the ``number`` GPUs that one engine is to be divided over."""
-    if number > 1 and number > len(there := gpus(os.environ)):
+    if number > 1 and number > len(names := gpus(os.environ)):
         raise InputError(
-            f"{number} GPUs are to share one engine (--gpus-per-engine), and there are {len(there)} here that vLLM may "
+            f"{number} GPUs are to share one engine (--gpus-per-engine), and there are {len(names)} here that vLLM may "
             "use. Give at most that, look at CUDA_VISIBLE_DEVICES, or leave the option out."
         )
 

@@ -77,8 +77,8 @@ def test_words_for_a_sentencepiece_tokenizer(unigram: PreTrainedTokenizerBase) -
 def test_where_a_space_is_a_token_each_label_has_one_that_says_more(unigram: PreTrainedTokenizerBase) -> None:
     words = ["positive", "very positive", "negative", "very negative"]
     tokens = label_tokens(unigram, words, "token")
-    said = [unigram.decode(list(ids)).strip() for ids in tokens.ids]
-    assert tokens.one_step and len(set(tokens.ids)) == 4 and all(said), said
+    decoded = [unigram.decode(list(ids)).strip() for ids in tokens.ids]
+    assert tokens.one_step and len(set(tokens.ids)) == 4 and all(decoded), decoded
 
 
 def test_words_that_the_model_cannot_tell_apart_are_named(

@@ -33,10 +33,10 @@ def test_a_label_is_what_the_prompt_goes_on_with(kind: str) -> None:
     tokenizer = tokenizer_of(kind)
     labels = label_tokens(tokenizer, LONG_LABELS if kind != "unigram" else LABELS)
     for prompt in (ZERO_SHOT[0], IN_CONTEXT[-1]):
-        asked = encode_prompt(tokenizer, prompt)
+        prompt_ids = encode_prompt(tokenizer, prompt)
         for word, ids in zip(labels.words, labels.ids, strict=True):
-            said = word + ("\n" if labels.terminated else "")
-            assert encode_prompt(tokenizer, f"{prompt} {said}") == [*asked, *ids]
+            ending = word + ("\n" if labels.terminated else "")
+            assert encode_prompt(tokenizer, f"{prompt} {ending}") == [*prompt_ids, *ids]
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

@@ -54,8 +54,8 @@ def test_without_the_plugin_base_rows_get_an_adapter() -> None:
 
 
 def test_stretches_are_rows_of_one_adapter_that_lie_together() -> None:
-    found = stretches(torch.tensor([2, 2, -1, 0, 1, 0]))
-    assert found == [(2, slice(0, 2)), (0, slice(3, 4)), (1, slice(4, 5)), (0, slice(5, 6))]
+    parts = stretches(torch.tensor([2, 2, -1, 0, 1, 0]))
+    assert parts == [(2, slice(0, 2)), (0, slice(3, 4)), (1, slice(4, 5)), (0, slice(5, 6))]
     assert stretches(torch.tensor([-1, -1])) == [] == stretches(torch.tensor([], dtype=torch.long))
 
 
