@@ -45,11 +45,11 @@ def cluster(address: str, spins: str = TRAIN_SPINS) -> Iterator[None]:
             _check_answering(address)
             ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        why = str(error).rstrip(".")
+        reason = str(error).rstrip(".")
         if isinstance(error, ray.exceptions.RayError):  # of a token, above all; Ray's own words are for "auto"
-            why = f"{why.splitlines()[0]} (a cluster with tokens: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
+            reason = f"{reason.splitlines()[0]} (a cluster with tokens: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
         raise InputError(
-            f"There is no Ray cluster at {address!r}: {why}. Give 'local' to start Ray on this machine, 'auto' on a "
+            f"There is no Ray cluster at {address!r}: {reason}. Give 'local' to start Ray on this machine, 'auto' on a "
             "machine of a cluster (`ray start`), or the address of its head, like 10.0.0.1:6379."
         ) from error
     try:
@@ -78,8 +78,8 @@ def nodes(together: int = 1) -> dict[str, int]:
     """
     import ray
 
-    kind, each = ("GPU", together) if has_gpus() else ("CPU", CORES_PER_DEVICE * together)
-    every = {node["NodeID"]: int(node["Resources"].get(kind, 0) // each) for node in ray.nodes() if node["Alive"]}
+    kind, per_device = ("GPU", together) if has_gpus() else ("CPU", CORES_PER_DEVICE * together)
+    every = {node["NodeID"]: int(node["Resources"].get(kind, 0) // per_device) for node in ray.nodes() if node["Alive"]}
     return {node: devices for node, devices in every.items() if devices}
 
 

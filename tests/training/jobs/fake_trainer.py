@@ -89,8 +89,8 @@ def seeds_begun(beside: Path, machine: str) -> list[int]:
 
 
 def check_each_is_there_once(outcomes: list[TrainingResult | FailedJob], store: Path) -> None:
-    assert not [one for one in outcomes if isinstance(one, FailedJob)]
-    assert [one.name for one in outcomes if isinstance(one, TrainingResult)] == [
+    assert not [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
+    assert [outcome.name for outcome in outcomes if isinstance(outcome, TrainingResult)] == [
         f"notes-{seed:012d}" for seed in range(len(outcomes))
     ]
     held = {folder.name: sorted(entry.name for entry in folder.iterdir()) for folder in store.iterdir()}
