@@ -79,7 +79,7 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
         pass
     engine.score(["Text: one\nLabel:"], ["one", "two"])
     engine.reset_prefix_cache()
-    before = engine.stats()
+    stats_before = engine.stats()
     inbox: Inbox = queue.SimpleQueue()
     waiting = ordered_units(briefs, order)
     results: list[UnitResult] = []
@@ -95,9 +95,10 @@ def measure_order(briefs: Sequence[TaskBrief], order: str, model: str, kv_mib: i
         inbox.put(waiting.pop(0))
     started = time.perf_counter()
     work(engine, inbox, take)
-    seconds, after = time.perf_counter() - started, engine.stats()
+    seconds, stats_after = time.perf_counter() - started, engine.stats()
     engine.close()
-    prompt, cached = after.prompt_tokens - before.prompt_tokens, after.cached_tokens - before.cached_tokens
+    prompt = stats_after.prompt_tokens - stats_before.prompt_tokens
+    cached = stats_after.cached_tokens - stats_before.cached_tokens
     return {
         "order": order,
         "kv_mib": kv_mib,

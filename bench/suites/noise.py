@@ -72,8 +72,8 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
         for kind, pair in (("noise", clean[-2:]), ("planted", [clean[-1], slowed[-1]])):
             changes = compare(*pair)
             flagged = sum(change.flagged for change in changes.changes)
-            kept = ("slower", "overall", "overall_flagged", "scatter", "bound")
-            numbers = {name: getattr(changes, name) for name in kept}
+            fields = ("slower", "overall", "overall_flagged", "scatter", "bound")
+            numbers = {name: getattr(changes, name) for name in fields}
             comparisons.append({"kind": kind, "number": number, "flagged": flagged, **numbers})
             tell(json.dumps(comparisons[-1]))
     noise = sum(bool(row["flagged"] or row["overall_flagged"]) for row in comparisons if row["kind"] == "noise")

@@ -43,7 +43,7 @@ def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
                     if turn:  # the first loads adapters and builds kernels
                         spent[name].append(time.perf_counter() - started)
             to_base = {
-                name: median(took / base for took, base in zip(spent[name], spent["base"], strict=True))
+                name: median(mix_s / base for mix_s, base in zip(spent[name], spent["base"], strict=True))
                 for name in ("one", "several")
             }
             rows.append(

@@ -18,7 +18,7 @@ from fourshot.bench.suites.throughput.samplers import (
     SampledText,
     SamplerSetup,
     corpus,
-    ours,
+    our_sampler,
     transformers_batches,
 )
 from fourshot.engine.core import EngineSettings
@@ -40,7 +40,7 @@ def test_all_ways_get_what_a_round_asks_an_engine_for(workload: Workload, model:
     assert request.labels == tuple(label for label in workload.task.label_names for _ in range(3))
     assert request.sampling.stop == ("\n",) and request.sampling.max_tokens >= 32
     tokens = encode_prompts(load_tokenizer(model), request.prompts)
-    result = ours(SamplerSetup(engine=EngineSettings(model="fake")))(request)
+    result = our_sampler(SamplerSetup(engine=EngineSettings(model="fake")))(request)
     assert result.prompt_tokens == sum(len(prompt) // 4 for prompt in request.prompts)  # as the fake engine counts them
     assert [text.label for text in result.texts] == list(request.labels)
     assert len({tuple(ids) for ids in tokens}) > len(workload.task.labels)  # the shots come in different orders
@@ -91,7 +91,7 @@ def test_a_process_answers_and_its_end_is_told_with_what_it_printed(
 ) -> None:
     request = draw_request(workload, model, per_class=1, round_number=0)
     assert msgspec.json.decode(msgspec.json.encode(request), type=DrawRequest) == request
-    process = Opened(ours, SamplerSetup(engine=EngineSettings(model="fake")), tmp_path / "log")
+    process = Opened(our_sampler, SamplerSetup(engine=EngineSettings(model="fake")), tmp_path / "log")
     try:
         assert len(process.ask(request).texts) == len(request.prompts)
         with pytest.raises(FourshotError, match="ValidationError"):
@@ -115,8 +115,8 @@ def test_the_limit_is_operations_or_reading_whichever_takes_longer() -> None:
 
 def test_texts_of_every_way_are_cleaned_and_judged_alike(workload: Workload) -> None:
     good = "My parcel was sent to the wrong street and nobody answers my letters."
-    said = [sampled(f' "{good}"\n'), sampled("?"), sampled(workload.shots[0].text), sampled(good)]
-    drawn = DrawResult(seconds=1, first_s=1, prompt_tokens=1, cached_tokens=0, output_tokens=1, texts=tuple(said))
+    texts = [sampled(f' "{good}"\n'), sampled("?"), sampled(workload.shots[0].text), sampled(good)]
+    drawn = DrawResult(seconds=1, first_s=1, prompt_tokens=1, cached_tokens=0, output_tokens=1, texts=tuple(texts))
     assert passing(workload, drawn) == 2
 
 
