@@ -122,12 +122,12 @@ def test_other_seeds_are_refused(text: str) -> None:
 
 
 def test_methods_keep_their_order_and_unknown_ones_are_refused() -> None:
-    known = {"icl": "", "lora": "", "lora25": ""}
-    assert choose_methods("lora, icl,lora", known) == ["lora", "icl"]
+    methods = {"icl": "", "lora": "", "lora25": ""}
+    assert choose_methods("lora, icl,lora", methods) == ["lora", "icl"]
     with pytest.raises(InputError, match=r"Did you mean lora\?"):
-        choose_methods("loro", known)
+        choose_methods("loro", methods)
     with pytest.raises(InputError, match="no method named"):
-        choose_methods(",", known)
+        choose_methods(",", methods)
 
 
 def test_a_key_with_a_dot_in_quotes_is_told_to_lose_them(tmp_path: Path) -> None:

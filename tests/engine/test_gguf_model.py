@@ -59,16 +59,16 @@ def logits(checkpoint: str | Path, ids: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_what_is_read_back_is_the_checkpoint_that_was_written(family: str, tmp_path: Path) -> None:
     original = tiny_checkpoint(family, tmp_path / "given", **CHANGES.get(family, {}))
-    file, read = write_gguf(original, tmp_path / "model.gguf", ARCHITECTURES[family]), tmp_path / "read"
-    read.mkdir()
-    convert(file, read)
+    file, converted = write_gguf(original, tmp_path / "model.gguf", ARCHITECTURES[family]), tmp_path / "read"
+    converted.mkdir()
+    convert(file, converted)
     texts = [TEXT, "Label:", "Label: positive", "a  b\n\nc 2026", *IN_CONTEXT]
     tokens = encode_prompts(load_tokenizer(original), texts)
-    assert encode_prompts(load_tokenizer(read), texts) == tokens
+    assert encode_prompts(load_tokenizer(converted), texts) == tokens
     within = tokens[0] if family != "mistral" else tokens[0][:32]  # its window, which is then the longest text
     expected = logits(original, within)
     assert expected.float().std() > 0.5
-    assert torch.equal(logits(read, within), expected)
+    assert torch.equal(logits(converted, within), expected)
 
 
 def test_a_file_is_a_model_and_converted_once(learnt: Path, tmp_path: Path, home: Path) -> None:
@@ -127,8 +127,10 @@ def test_positions_scaled_as_llama_3_does_are_found_in_the_file(learnt: Path, tm
     file = write_gguf(str(learnt.parent / "checkpoint"), tmp_path / "llama3.gguf", "llama", rope_freqs=plain / scaled)
     (tmp_path / "read").mkdir()
     convert(file, tmp_path / "read")
-    read = AutoConfig.from_pretrained(tmp_path / "read")
-    assert read.rope_parameters.items() >= scaling.items() and read.rope_parameters["rope_type"] == "llama3"
+    config_read = AutoConfig.from_pretrained(tmp_path / "read")
+    assert (
+        config_read.rope_parameters.items() >= scaling.items() and config_read.rope_parameters["rope_type"] == "llama3"
+    )
 
 
 @pytest.mark.parametrize(("begins", "expected"), [(True, True), (False, False), (None, True)])

@@ -85,12 +85,12 @@ def paths(hub: Hub, method: str, name: str) -> list[str]:
 
 
 def test_what_a_model_is_read_from_is_fetched_and_nothing_else(hub: Hub, tmp_path: Path) -> None:
-    other = {
+    unneeded = {
         name: weights(2.0)
         for name in ("pytorch_model.bin", "consolidated.safetensors", "onnx/model.safetensors", "tiny.gguf", "tiny.h5")
     }
-    other |= {"README.md": b"A model.", "onnx/config.json": CONFIG, "original/params.json": b"{}"}
-    hub.repositories["org/tiny"].revisions["main"] |= other | {"chat_template.jinja": b"{{ messages }}"}
+    unneeded |= {"README.md": b"A model.", "onnx/config.json": CONFIG, "original/params.json": b"{}"}
+    hub.repositories["org/tiny"].revisions["main"] |= unneeded | {"chat_template.jinja": b"{{ messages }}"}
     (model,) = resolve(hub, tmp_path, "org/tiny")
     assert sorted(model["files"]) == ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
     assert hub.fetched() == sorted(model["files"])

@@ -68,15 +68,15 @@ def test_a_prefix_ends_where_it_tells_its_word_apart(by_word: PreTrainedTokenize
 
 
 def test_whole_words_that_take_many_requests_are_shortened(by_word: PreTrainedTokenizerBase) -> None:
-    few = [f"{verb} {thing}" for verb in ("set", "query", "play") for thing in ("alarm", "music", "cat")]
-    many = [f"{word} {rest}" for word in few for rest in ("radio - food", "food - radio")]
-    for words, shortened in ((few, False), (many, True)):
+    few_words = [f"{verb} {thing}" for verb in ("set", "query", "play") for thing in ("alarm", "music", "cat")]
+    many_words = [f"{word} {ending}" for word in few_words for ending in ("radio - food", "food - radio")]
+    for words, shortened in ((few_words, False), (many_words, True)):
         full, prefix, auto = (label_tokens(by_word, words, verbalizer) for verbalizer in ("word", "prefix", "auto"))
         assert auto == (prefix if shortened else full)
         assert (len(full.questions(128)) > MOST_REQUESTS) == shortened
         counts = [num_requests(full.ids, verbalizer) for verbalizer in ("word", "prefix", "auto")]
         assert counts == [len(tokens.questions(128)) for tokens in (full, prefix, auto)]
-    assert num_requests(label_tokens(by_word, many).ids, "token") == 1
+    assert num_requests(label_tokens(by_word, many_words).ids, "token") == 1
 
 
 def test_words_of_one_token_say_themselves(tokenizer: PreTrainedTokenizerBase) -> None:

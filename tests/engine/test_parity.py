@@ -79,10 +79,10 @@ def test_probabilities_of_one_token_labels_and_the_rest_sum_to_less_than_one(vll
 def test_more_labels_than_vllm_answers_at_once(vllm_engine: Engine) -> None:
     """Past 128 label tokens a prompt is asked more than once; the answers do not change."""
     words = [str(number) for number in range(100, 240)]
-    many = vllm_engine.score(ZERO_SHOT[:2], words)
-    few = vllm_engine.score(ZERO_SHOT[:2], words[:3])
-    np.testing.assert_allclose(many[:, :3], few, atol=WORST_NATS)
-    assert np.isfinite(many).all()
+    of_all = vllm_engine.score(ZERO_SHOT[:2], words)
+    of_three = vllm_engine.score(ZERO_SHOT[:2], words[:3])
+    np.testing.assert_allclose(of_all[:, :3], of_three, atol=WORST_NATS)
+    assert np.isfinite(of_all).all()
 
 
 def test_labels_that_share_tokens_and_are_more_than_vllm_answers_at_once_take_one_step(
@@ -115,9 +115,11 @@ def test_the_references_output_layer_is_not_copied_for_every_text(
 
     reference_engine.score(ZERO_SHOT[:1], LABELS, adapters[0])
     output = reference_engine._model.get_output_embeddings().weight
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
         reference_engine.score(ZERO_SHOT[:1], LABELS, adapters[0])
-    copied = [operation for operation in seen.key_averages(group_by_input_shape=True) if operation.key == "aten::copy_"]
+    copied = [
+        operation for operation in profiled.key_averages(group_by_input_shape=True) if operation.key == "aten::copy_"
+    ]
     assert copied, "the profiler saw nothing"
     assert not [
         operation

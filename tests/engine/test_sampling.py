@@ -35,9 +35,9 @@ def test_the_same_seed_gives_the_same_texts_whatever_ran_before(vllm_engine: Eng
 
 def test_seeded_prompts_longer_than_one_step_do_not_end_the_engine(vllm_engine: Engine) -> None:
     """Prompts of one call that fill more than one step, each with a seed: none is prefilled in pieces."""
-    long = [f"{number} " + "a long story about nothing in particular . " * 90 for number in range(4)]
-    assert sum(vllm_engine.count_tokens(long)) > CPU_BATCHED_TOKENS
-    assert len(list(vllm_engine.sample(long, Sampling(max_tokens=2, seed=3)))) == 4
+    long_prompts = [f"{number} " + "a long story about nothing in particular . " * 90 for number in range(4)]
+    assert sum(vllm_engine.count_tokens(long_prompts)) > CPU_BATCHED_TOKENS
+    assert len(list(vllm_engine.sample(long_prompts, Sampling(max_tokens=2, seed=3)))) == 4
 
 
 def test_a_stop_string_ends_a_text_and_is_not_part_of_it(vllm_engine: Engine) -> None:

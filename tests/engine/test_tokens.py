@@ -64,8 +64,8 @@ def test_an_empty_prompt_is_refused_where_nothing_begins_it() -> None:
 def test_a_prompt_is_no_longer_than_the_model_has_positions_for(tmp_path: Path) -> None:
     folder = tiny_checkpoint("gpt2", tmp_path / "gpt2", max_position_embeddings=128)
     assert longest_context(folder) == 128
-    wanted = EngineSettings(model=folder)
-    assert within_context(wanted).max_model_len == 128
+    settings = EngineSettings(model=folder)
+    assert within_context(settings).max_model_len == 128
     shorter = EngineSettings(model=folder, max_model_len=64)
     assert within_context(shorter) == shorter
     assert within_context(EngineSettings(model=str(tmp_path))) == EngineSettings(model=str(tmp_path))

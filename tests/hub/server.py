@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         is_api = path.startswith("api/")
         words = path.removeprefix("api/").removeprefix("models/").split("/")
         size = 3 if words[0] == "datasets" else 2
-        name, rest = "/".join(words[:size]), [unquote(word) for word in words[size:]]
+        name, route = "/".join(words[:size]), [unquote(word) for word in words[size:]]
         repository = self.server.repositories.get(name)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in TOKENS:
@@ -115,8 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:
             self._refuse(404 if token else 401, "RepoNotFound", "Repository not found")
             return
-        noun, revision = rest[0] if rest else "revision", rest[1] if len(rest) > 1 else "main"
-        inside = "/".join(rest[2:])
+        noun, revision = route[0] if route else "revision", route[1] if len(route) > 1 else "main"
+        inside = "/".join(route[2:])
         state = repository.find(revision)
         if state is None:
             self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
@@ -155,8 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = files[path]
         head |= {"ETag": f'"{_etag(path, content)}"', "Content-Disposition": f'inline; filename="{Path(path).name}"'}
         first, code = 0, 200
-        if wanted := self.headers.get("Range", "").removeprefix("bytes="):
-            start, _, end = wanted.partition("-")
+        if byte_range := self.headers.get("Range", "").removeprefix("bytes="):
+            start, _, end = byte_range.partition("-")
             first, code = int(start), 206
             last = min(int(end) if end else len(content) - 1, len(content) - 1)
             head["Content-Range"] = f"bytes {first}-{last}/{len(content)}"

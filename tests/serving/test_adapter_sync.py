@@ -199,15 +199,15 @@ def test_in_context_is_not_offered_where_the_examples_do_not_fit(
     sync = Sync(tmp_path)
     sync.model.tokenizer = load_tokenizer(model)
     monkeypatch.setattr(sync.model, "labels", partial(BaseModel.labels, sync.model))
-    many = task_of("many", [f"change the setting {number}" for number in range(150)])
-    for task in (DESK, many):
+    many_labels = task_of("many", [f"change the setting {number}" for number in range(150)])
+    for task in (DESK, many_labels):
         texts = [(f"please {label.word}, {turn}", label.name) for label in task.labels for turn in range(4)]
         shots = tuple(Example(text=text, label=label) for text, label in texts)
         write_in_context(tmp_path, InContext(task=task, shots=shots))
     with caplog.at_level(logging.WARNING, "fourshot.serving"):
         assert sync.now() == {"desk": ""}
     assert "task many cannot be answered in context: its 600 examples need " in caplog.text
-    adapter = make_adapter(tmp_path, many, verbalizer="token", shots=shots)
+    adapter = make_adapter(tmp_path, many_labels, verbalizer="token", shots=shots)
     assert sync.now() == {"desk": "", "many": adapter.name}
     assert {info.task: info.methods for info in sync.tasks()} == {"desk": ["icl"], "many": ["adapter"]}
     version: Any = sync.current["many"][0]

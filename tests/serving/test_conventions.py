@@ -110,8 +110,8 @@ def test_errors_of_others_get_the_form_and_keep_code_and_headers() -> None:
         assert (headers[b"retry-after"], headers[b"content-length"]) == (b"3", str(len(body)).encode())
     vllm_error = b'{"error":{"message":"m","type":"t","param":"model","code":404}}'  # vLLM's
     assert asyncio.run(ask(404, b"application/json", vllm_error))[1] == vllm_error
-    many = [b"x" * 50_000] * 3  # no error is so long: it is handed on as it comes
-    assert asyncio.run(ask(500, b"text/plain", *many))[1] == b"".join(many)
+    long_parts = [b"x" * 50_000] * 3  # no error is so long: it is handed on as it comes
+    assert asyncio.run(ask(500, b"text/plain", *long_parts))[1] == b"".join(long_parts)
 
 
 def test_what_an_application_raises_is_told_in_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -141,9 +141,11 @@ def test_a_page_of_another_site_may_ask_where_its_origin_was_named() -> None:
     refused = answer_to("POST", "/v1/classify/desk", b"x" * 101, [("Origin", "https://app.example")], make_app=make_app)
     assert refused.error["type"] == "too_large"  # which the page may read
     assert refused.headers["access-control-allow-origin"] == "https://app.example"
-    other = answer_to(
+    other_site = answer_to(
         "OPTIONS", "/v1/classify/desk", b"", [("Origin", "https://b.example"), preflight[1]], make_app=make_app
     )
-    assert (other.code, other.error["type"]) == (400, "cors") and "--cors-origin" in other.error["message"]
+    assert (other_site.code, other_site.error["type"]) == (400, "cors") and "--cors-origin" in other_site.error[
+        "message"
+    ]
     plain = answer_to("OPTIONS", "/v1/classify/desk", b"", preflight)
     assert plain.code == 405 and "access-control-allow-origin" not in plain.headers

@@ -78,23 +78,23 @@ def test_the_window_bounds_what_is_in_the_engine() -> None:
     clock = Clock()
 
     async def run() -> list[int]:
-        dispatcher, inside, most = make_dispatcher(clock, window=25), 0, []
+        dispatcher, inside, counts = make_dispatcher(clock, window=25), 0, []
 
         async def take_turn() -> None:
             nonlocal inside
             await dispatcher.turn("a", 10)
             inside += 1
-            most.append(inside)
+            counts.append(inside)
             await asyncio.sleep(0)
             inside -= 1
             dispatcher.done(10)
 
         await asyncio.gather(*(take_turn() for _ in range(20)))
-        return most
+        return counts
 
-    most = asyncio.run(run())
-    assert len(most) == 20
-    assert max(most) == 2
+    counts = asyncio.run(run())
+    assert len(counts) == 20
+    assert max(counts) == 2
 
 
 def test_one_text_longer_than_the_window_still_goes() -> None:

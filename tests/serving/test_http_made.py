@@ -110,29 +110,29 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio
     suppress_health_check=list(HealthCheck),
 )
 @given(
-    which=st.integers(0, 2),
-    known=st.booleans(),
+    app_index=st.integers(0, 2),
+    with_key=st.booleans(),
     request=st.tuples(method, path, body, st.lists(header, max_size=4)),
     pieces=st.integers(1, 3),
 )
 def test_every_answer_is_one_of_those_documented(
     services: tuple[asyncio.Runner, list[InProcess], str],
     caplog: pytest.LogCaptureFixture,
-    which: int,
-    known: bool,
+    app_index: int,
+    with_key: bool,
     request: tuple[str, str, bytes, list[tuple[str, str | bytes]]],
     pieces: int,
 ) -> None:
     runner, apps, key = services
     verb, at, sent, headers = request
     headers = [(name, value.encode() if isinstance(value, str) else value) for name, value in headers]
-    if known:
+    if with_key:
         headers.append(("Authorization", f"Bearer {key}".encode()))
     parts = [
         sent[start : start + len(sent) // pieces + 1] for start in range(0, len(sent) or 1, len(sent) // pieces + 1)
     ]
     caplog.clear()
-    answer = runner.run(apps[which].ask(verb, at, headers=headers, parts=parts))
+    answer = runner.run(apps[app_index].ask(verb, at, headers=headers, parts=parts))
     assert answer.code in CODES or (at.startswith("/docs/files") and answer.code in (206, 304, 416)), answer
     assert "location" not in answer.headers
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

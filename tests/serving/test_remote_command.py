@@ -39,8 +39,8 @@ def test_the_command_forecasts_annotates_and_writes_no_key(
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["annotated_label"] for row in rows] == ["cold", "warm", "cold"]
     assert rows[0]["annotated_by"].startswith(f"large at {endpoint.url}/v1, ")
-    kept = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
-    assert len(kept) > 4 and not any(KEY.encode() in content for content in kept)
+    contents = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(contents) > 4 and not any(KEY.encode() in content for content in contents)
     assert KEY not in printed.out + printed.err and {
         request.headers["authorization"] for request in endpoint.chat_requests
     } == {f"Bearer {KEY}"}

@@ -16,7 +16,7 @@ from fourshot.serving.clients.remote.settings import RemoteSettings
 from fourshot.serving.clients.remote.teacher import remote_teacher
 from tests.pipeline.task_folders import write_jsonl
 from tests.serving.fake_server import Reply
-from tests.serving.test_remote_teacher import FakeEndpoint, endpoint, failure, read, task, teacher
+from tests.serving.test_remote_teacher import FakeEndpoint, annotations_of, endpoint, failure, task, teacher
 
 __all__ = ("endpoint", "task")  # fixtures
 
@@ -28,7 +28,7 @@ def test_a_redirect_that_loses_the_request_says_where_it_leads(
     for reply in (failure(405, "Method Not Allowed"), page):
         endpoint.replies = [Reply(301, {"Location": "/v2/chat/completions", "Content-Length": "0"}), reply]
         with pytest.raises(RequestError, match=rf"leads on to {endpoint.url}/v2, where .* --teacher {endpoint.url}/v2"):
-            read(teacher(endpoint, task), tmp_path, "snow")
+            annotations_of(teacher(endpoint, task), tmp_path, "snow")
 
 
 def test_a_proxy_that_cannot_be_used_is_bad_input_that_names_its_variable(
@@ -40,7 +40,7 @@ def test_a_proxy_that_cannot_be_used_is_bad_input_that_names_its_variable(
         monkeypatch.delenv(name, raising=False)
     reader = remote_teacher("https://host/v1", "large", task, take_shots(task, 4, 0), RemoteSettings())
     with pytest.raises(InputError, match="HTTPS_PROXY names"):
-        read(reader, tmp_path, "snow")
+        annotations_of(reader, tmp_path, "snow")
 
 
 @pytest.mark.parametrize(

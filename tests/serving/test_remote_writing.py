@@ -98,9 +98,9 @@ def test_it_writes_for_each_class_what_passes_the_filter_and_reads_alike(
     writing: WritingEndpoint, task: Task, tmp_path: Path
 ) -> None:
     drawn = draw(teacher(writing, task), tmp_path)
-    kept = [(text, label) for text, label, reason in drawn if reason == "kept"]
-    assert len([label for _, label in kept if label == "cold"]) == 4 and len(kept) == 8
-    assert all(text.startswith("The ") and ("snow" in text) == (label == "cold") for text, label in kept)
+    kept_texts = [(text, label) for text, label, reason in drawn if reason == "kept"]
+    assert len([label for _, label in kept_texts if label == "cold"]) == 4 and len(kept_texts) == 8
+    assert all(text.startswith("The ") and ("snow" in text) == (label == "cold") for text, label in kept_texts)
     assert len(writing.written) == DRAWN
     bodies = [json.loads(request.body) for request in writing.written]
     assert {body["temperature"] for body in bodies} == {1.0} and "logprobs" not in bodies[0]
@@ -117,8 +117,8 @@ def test_what_was_answered_before_a_limit_or_a_fault_is_not_paid_twice(
         draw(teacher(writing, task, max_requests=15), tmp_path)
     writing.replies = [*PASSING]
     drawn = draw(teacher(writing, task, retries=len(PASSING), concurrency=1), tmp_path)
-    read = sum(reason in READ_BY_ANNOTATOR for _, _, reason in drawn)
-    assert read > 8 and len(writing.chat_requests) == 1 + 8 + DRAWN + read + len(PASSING)
+    num_read = sum(reason in READ_BY_ANNOTATOR for _, _, reason in drawn)
+    assert num_read > 8 and len(writing.chat_requests) == 1 + 8 + DRAWN + num_read + len(PASSING)
     writing.replies = [failure(503, "sorry")] * 40
     with pytest.raises(ServiceError, match="answers 503"):
         draw(teacher(writing, task), tmp_path / "more", RunSettings(seed=1, generate=SETTINGS.generate))
@@ -128,8 +128,10 @@ def test_what_is_refused_or_says_nothing_is_rejected_and_what_cannot_be_told_is_
     writing: WritingEndpoint, task: Task, tmp_path: Path
 ) -> None:
     writing.writes = ""
-    short = RunSettings(generate=GenerateSettings(per_class=2, max_candidates=6), annotate=ANNOTATE, allow_short=True)
-    assert not any(reason == "kept" for _, _, reason in draw(teacher(writing, task), tmp_path, short))
+    run_settings = RunSettings(
+        generate=GenerateSettings(per_class=2, max_candidates=6), annotate=ANNOTATE, allow_short=True
+    )
+    assert not any(reason == "kept" for _, _, reason in draw(teacher(writing, task), tmp_path, run_settings))
     with pytest.raises(InputError, match=r"variety\.attributes: a remote teacher cannot be told that"):
         draw(teacher(writing, task), tmp_path, RunSettings(variety=VarietySettings(attributes=True)))
 
@@ -141,18 +143,18 @@ def test_the_forecast_has_a_request_for_each_window_and_vote(
     form = PromptFormat(max_text_words=6, long_texts="windows")
     reader = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks, form)
     assert reader.forecast
-    long = "The day was quite long and ended in deep snow."
+    long_text = "The day was quite long and ended in deep snow."
     of_whole_texts = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks)
-    assert of_whole_texts.forecast and of_whole_texts.forecast([long], {"annotate": 10}).calls == 1 + 8 + 10
-    assert reader.forecast([long], {"annotate": 10}).stages[1].calls == 20
-    assert "5 answers for each text" in reader.forecast([long], {"annotate": 10}).doubt
+    assert of_whole_texts.forecast and of_whole_texts.forecast([long_text], {"annotate": 10}).calls == 1 + 8 + 10
+    assert reader.forecast([long_text], {"annotate": 10}).stages[1].calls == 20
+    assert "5 answers for each text" in reader.forecast([long_text], {"annotate": 10}).doubt
     writing.tells = writing.gives_n = False
     events: list[Event] = []
-    list(reader.read(tmp_path / "log.txt", events.append)([[long]]))
-    known = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks, form).forecast
-    assert known and known([long], {"annotate": 10}).stages[1].calls == 10 * 2 * 5
+    list(reader.read(tmp_path / "log.txt", events.append)([[long_text]]))
+    forecast_of_known = remote_teacher(f"{writing.url}/v1", "large", task, shots, asks, form).forecast
+    assert forecast_of_known and forecast_of_known([long_text], {"annotate": 10}).stages[1].calls == 10 * 2 * 5
     assert any(event.stage == "forecast" and "annotate 100" in event.message for event in events)
-    planned = known([], {"generate": 4, "annotate": 0})
+    planned = forecast_of_known([], {"generate": 4, "annotate": 0})
     assert [(stage.stage, stage.calls) for stage in planned.stages[1:2]] == [("generate", DRAWN)]
 
 

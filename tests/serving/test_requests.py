@@ -128,8 +128,8 @@ def test_a_message_does_not_repeat_all_that_was_sent() -> None:
 
 def test_members_of_a_gzip_file_are_one_body() -> None:
     assert packed(gzipped(TEXT[:9]) + gzipped(TEXT[9:]), "gzip").code == 200
-    many = packed(gzipped(b"") * 1000 + gzipped(TEXT), "gzip")  # 50,000 fit into a body, and took seconds
-    assert (many.code, many.error["type"]) == (400, "bad_encoding")
+    of_many = packed(gzipped(b"") * 1000 + gzipped(TEXT), "gzip")  # 50,000 fit into a body, and took seconds
+    assert (of_many.code, of_many.error["type"]) == (400, "bad_encoding")
 
 
 @pytest.mark.parametrize(

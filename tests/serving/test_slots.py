@@ -56,8 +56,13 @@ def test_little_memory_keeps_fewer_adapters_in_it(contents: FolderContents) -> N
 
 def test_the_cache_has_room_for_what_every_adapter_keeps_there(contents: FolderContents) -> None:
     crowd = FolderContents(adapters=[contents.adapters[0]] * 500, refused=[], pins={})
-    few, many = (fit(settings(), resolve_model(None), these, FREE).kv_cache_bytes for these in (contents, crowd))
-    assert many - few == 497 * 32 * 2 * 30 * 3 * 64 * 2, "a block of 32 tokens each: keys, values, 30 layers, 3 heads"
+    small_cache, large_cache = (
+        fit(settings(), resolve_model(None), folder_contents, FREE).kv_cache_bytes
+        for folder_contents in (contents, crowd)
+    )
+    assert large_cache - small_cache == 497 * 32 * 2 * 30 * 3 * 64 * 2, (
+        "a block of 32 tokens each: keys, values, 30 layers, 3 heads"
+    )
 
 
 def test_what_cannot_fit_is_refused_with_what_takes_the_room(contents: FolderContents) -> None:

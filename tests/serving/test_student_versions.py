@@ -95,12 +95,12 @@ def test_texts_wait_before_a_busy_student_and_who_gives_up_leaves_nothing_there(
     body = json.dumps({"input": ["a text of some length, so to say"] * 200}).encode()
 
     async def run() -> None:
-        many = asyncio.create_task(service.classify("other", body, Asker(name="many")))
+        bulk = asyncio.create_task(service.classify("other", body, Asker(name="many")))
         while not batches:
             await asyncio.sleep(0.01)
         single = asyncio.create_task(service.classify("other", b'{"input": "one"}', Asker(name="one")))
         gate.set()
-        assert (await single).results[0].label and len((await many).results) == 200
+        assert (await single).results[0].label and len((await bulk).results) == 200
         gate.clear()
         students.dispatcher._done_tokens, students.dispatcher._busy_s = 100.0, 1.0  # tokens/s: it is slow now
         waiting = asyncio.create_task(service.classify("other", body, Asker(name="many")))

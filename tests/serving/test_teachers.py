@@ -119,9 +119,9 @@ def test_no_service_takes_a_student_for_an_adapter(student: Path, tmp_path: Path
 
 def test_another_s_labels_a_key_for_a_folder_and_nobody_are_refused(student: Path, tmp_path: Path) -> None:
     task = load_task(student / "task.toml")
-    other = msgspec.structs.replace(task, labels=(Label(name="cold"), Label(name="warm")))
+    other_task = msgspec.structs.replace(task, labels=(Label(name="cold"), Label(name="warm")))
     with pytest.raises(InputError, match="tells apart warm, cold"):
-        find_teacher(student, other)
+        find_teacher(student, other_task)
     with pytest.raises(InputError, match="--key is for a service"):
         find_teacher(student, task, key="k")
     with pytest.raises(InputError, match="needs no base model"):
@@ -152,8 +152,8 @@ def test_a_service_that_refuses_a_text_or_so_many_at_once_is_asked_for_the_other
     tone = Task(name="tone", instruction="Sort.", noun="text", labels=(Label(name="good"), Label(name="other")))
     texts = ["so good", "a long text", "very good", "another long text", "all good"]
     with served(NarrowService()) as service:
-        read = find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)
-        annotations = [annotation for part in read([texts]) for annotation in part]
+        annotate = find_teacher(service.url, tone).read(tmp_path / "log.txt", ignore)
+        annotations = [annotation for part in annotate([texts]) for annotation in part]
         assert [bool(annotation.probabilities) for annotation in annotations] == [True, False, True, False, True]
         assert "too long" in annotations[1].fault
         with pytest.raises(ServiceError, match=r"reads none of 8 texts: .*too long"):

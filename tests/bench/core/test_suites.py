@@ -50,8 +50,8 @@ def test_a_suite_stands_on_the_core_and_not_on_other_suites() -> None:
         needs.setdefault(file.relative_to(folder).parts[0], set()).update(imported_suites(file))
     for file in folder.glob("[!_]*.py"):
         needs[file.stem] = imported_suites(file)
-    others = {suite: used - {suite} for suite, used in needs.items() if suite != "docs"}
-    assert {suite: used for suite, used in others.items() if used} == ARROWS
+    other_suites = {suite: used - {suite} for suite, used in needs.items() if suite != "docs"}
+    assert {suite: used for suite, used in other_suites.items() if used} == ARROWS
 
 
 def imported_suites(file: Path) -> set[str]:

@@ -71,11 +71,11 @@ def test_results_of_different_suites_cannot_be_compared() -> None:
 def test_results_without_a_common_cell_cannot_be_compared() -> None:
     with pytest.raises(InputError, match="cut off"):
         compare(result(1), {"suite": "latency", "cells": []})
-    other = result(2)
-    for cell in other["cells"]:
+    renamed = result(2)
+    for cell in renamed["cells"]:
         cell["way"] = "another"
     with pytest.raises(InputError, match="no cell"):
-        compare(result(1), other)
+        compare(result(1), renamed)
 
 
 def test_the_command_ends_with_one_where_something_is_slower(tmp_path: Path, capsys: Any) -> None:
@@ -88,9 +88,9 @@ def test_the_command_ends_with_one_where_something_is_slower(tmp_path: Path, cap
 
 
 def test_the_command_refuses_what_is_no_result(tmp_path: Path, capsys: Any) -> None:
-    other = tmp_path / "other.json"
-    other.write_text("[]")
-    assert run(["bench", "compare", str(other), str(other)]) == 2
+    file = tmp_path / "other.json"
+    file.write_text("[]")
+    assert run(["bench", "compare", str(file), str(file)]) == 2
     assert "no result" in capsys.readouterr().err
 
 

@@ -127,8 +127,8 @@ def test_a_curve_turns_where_no_larger_amount_is_better() -> None:
 def test_real_data_is_a_number_per_class_a_share_or_all() -> None:
     train = [Example(text=f"{label}{n}", label=label) for label, count in (("a", 90), ("b", 10)) for n in range(count)]
     assert len(real_examples(train, ["a", "b"], "4", 0)) == 8
-    few = real_examples(train, ["a", "b"], "2%", 0)
-    assert {example.label for example in few} == {"a", "b"} and len(few) <= 3
+    few_examples = real_examples(train, ["a", "b"], "2%", 0)
+    assert {example.label for example in few_examples} == {"a", "b"} and len(few_examples) <= 3
     assert real_examples(train, ["a", "b"], "all", 0) == train
     for wrong in ("0", "many", "0%", "101%", "-3", "²"):
         with pytest.raises(InputError, match="--real"):

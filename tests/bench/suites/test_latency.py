@@ -133,7 +133,7 @@ def test_cells_stand_in_the_order_of_ways_and_loads_not_in_that_of_their_measure
     summary = summarise(SETTINGS, measured(times))
     order = [(cell["way"], cell["load"]) for cell in summary["cells"]]
     assert order[:5] == [("icl_off", load) for load in (1, 4, 16, 64, "saturated")]
-    assert [way for way, _ in order] == sorted((way for way, _ in order), key=SETTINGS.variants.index)
+    assert [variant for variant, _ in order] == sorted((variant for variant, _ in order), key=SETTINGS.variants.index)
 
 
 def test_p50_is_not_compared_where_other_numbers_come_at_once() -> None:
@@ -144,9 +144,9 @@ def test_p50_is_not_compared_where_other_numbers_come_at_once() -> None:
 
 
 def test_what_the_limits_need_is_measured_without_being_asked_for() -> None:
-    few = LatencySettings(tasks=("sst2",), variants=("lora",))
-    assert {cell.variant for cell in in_process_cells(few)} == {"lora", "floor"}
-    assert set(engine_specs(Base(path=""), few)) == {"lora", "base"}
+    settings = LatencySettings(tasks=("sst2",), variants=("lora",))
+    assert {cell.variant for cell in in_process_cells(settings)} == {"lora", "floor"}
+    assert set(engine_specs(Base(path=""), settings)) == {"lora", "base"}
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,9 @@ def test_the_real_tasks_have_the_token_ratios_that_the_suite_is_about(vllm_engin
     for name, least in {"sst2": 5.0, "trec": 10.0, "ag_news": 10.0}.items():
         workload = load_workload(name, Path(os.environ["FOURSHOT_DATA"]), 4)
         tokens = {
-            way: sum(vllm_engine.count_tokens([request.prompt for request in workload.requests(VARIANTS[way], 0, 50)]))
-            for way in ("lora", "icl_off")
+            variant: sum(
+                vllm_engine.count_tokens([request.prompt for request in workload.requests(VARIANTS[variant], 0, 50)])
+            )
+            for variant in ("lora", "icl_off")
         }
         assert tokens["icl_off"] / tokens["lora"] > least

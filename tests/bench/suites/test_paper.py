@@ -78,13 +78,13 @@ def test_only_what_no_result_has_is_missing() -> None:
 
 
 def test_a_stopped_suite_goes_on_and_a_finished_one_measures_nothing(options_of: Callable[..., Options]) -> None:
-    kept: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     first = FakeCompare(dies_at=3)
     with pytest.raises(KeyboardInterrupt):
-        PaperMeasurement(options_of(), kept.append, first, times).run()
-    assert len(kept[-1]["timings"]) == 16 and {cell.task for cell in kept[-1]["cells"]} == {"sst2", "trec"}
+        PaperMeasurement(options_of(), results.append, first, times).run()
+    assert len(results[-1]["timings"]) == 16 and {cell.task for cell in results[-1]["cells"]} == {"sst2", "trec"}
     second = FakeCompare()
-    result = PaperMeasurement(options_of(), kept.append, second, times).run()
+    result = PaperMeasurement(options_of(), results.append, second, times).run()
     assert [name for name, _ in second.made] == [
         "trec/real-k10-n50",
         "trec/real-k50-n50",
@@ -92,7 +92,7 @@ def test_a_stopped_suite_goes_on_and_a_finished_one_measures_nothing(options_of:
         "trec/synthetic-k4-n21",
     ]
     third = FakeCompare()
-    again = PaperMeasurement(options_of(), kept.append, third, _no_times).run()
+    again = PaperMeasurement(options_of(), results.append, third, _no_times).run()
     assert third.made == [] and again["cells"] == result["cells"] and again["timings"] == result["timings"]
 
 
@@ -112,16 +112,16 @@ def test_other_settings_are_measured_anew(options_of: Callable[..., Options], tm
 
 
 def test_results_that_exist_are_taken(options_of: Callable[..., Options], tmp_path: Path) -> None:
-    known = []
+    known_files = []
     for task in ("sst2", "trec"):
         file = tmp_path / f"compare-{task}.json"
         file.write_bytes(msgspec.json.encode(comparison(task, tuple(ACCURACIES), (0, 1, 2))))
-        known.append(file)
-    few = tmp_path / "few.json"  # was measured on too few test texts: gives way
+        known_files.append(file)
+    few_texts_file = tmp_path / "few.json"  # was measured on too few test texts: gives way
     limited = RunSettings(test_limit=50, allow_short=True)
-    few.write_bytes(msgspec.json.encode(comparison("sst2", ("icl_filter",), (0,), limited)))
+    few_texts_file.write_bytes(msgspec.json.encode(comparison("sst2", ("icl_filter",), (0,), limited)))
     double = FakeCompare()
-    result = PaperMeasurement(options_of(known=(*known, few)), lambda _: None, double, times).run()
+    result = PaperMeasurement(options_of(known=(*known_files, few_texts_file)), lambda _: None, double, times).run()
     assert {cell.test_limit for cell in result["cells"]} == {0}
     assert double.made[:2] == [("sst2/table-k4-n50", ("icl_filter",)), ("trec/table-k4-n50", ("icl_filter",))]
     assert mean_scores(result["cells"])["trec", "lora", 4, 0].seeds == 3
@@ -129,13 +129,15 @@ def test_results_that_exist_are_taken(options_of: Callable[..., Options], tmp_pa
 
 
 def test_results_of_another_model_are_refused(options_of: Callable[..., Options], tmp_path: Path) -> None:
-    other = tmp_path / "other.json"
-    other.write_bytes(msgspec.json.encode(msgspec.structs.replace(comparison("sst2", ("lora",)), model_name="vicuna")))
+    other_file = tmp_path / "other.json"
+    other_file.write_bytes(
+        msgspec.json.encode(msgspec.structs.replace(comparison("sst2", ("lora",)), model_name="vicuna"))
+    )
     with pytest.raises(InputError, match="measured with vicuna"):
-        PaperMeasurement(options_of(known=(other,)), lambda _: None, FakeCompare(), times).run()
-    other.write_text("{}")
+        PaperMeasurement(options_of(known=(other_file,)), lambda _: None, FakeCompare(), times).run()
+    other_file.write_text("{}")
     with pytest.raises(InputError, match="no result of `fourshot compare`"):
-        read_comparison(other)
+        read_comparison(other_file)
 
 
 def test_points_of_one_curve_stand_on_the_same_draws() -> None:

@@ -53,30 +53,30 @@ def test_the_command_writes_what_every_suite_writes_and_a_page(
     assert "the filter on above off, mean: target 0, measured 5 points (met)" in capsys.readouterr().out
 
 
-def several(options: Options, kept: list[dict[str, Any]], compare: FakeCompare) -> dict[str, Any]:
+def several(options: Options, results: list[dict[str, Any]], compare: FakeCompare) -> dict[str, Any]:
     """The result of every base of ``options``, less the work."""
     return measure_bases(
-        options, kept.append, lambda alone, on_step: PaperMeasurement(alone, on_step, compare, times).run()
+        options, results.append, lambda alone, on_step: PaperMeasurement(alone, on_step, compare, times).run()
     )
 
 
 def test_several_bases_are_measured_one_after_another_and_each_goes_on_where_it_was_stopped(
     options_of: Callable[..., Options], tiny_model: str
 ) -> None:
-    kept: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     options = options_of(models=("embedded", tiny_model))
     first = FakeCompare(dies_at=7)  # the first comparison of the second base
     with pytest.raises(KeyboardInterrupt):
-        several(options, kept, first)
-    embedded, tiny = kept[-1]["bases"]
+        several(options, results, first)
+    embedded, tiny = results[-1]["bases"]
     assert embedded["cells"] and not tiny["cells"]
     second = FakeCompare()
-    result = several(options, kept, second)
+    result = several(options, results, second)
     assert len(second.made) == len(first.made) - 1 == 6, "what the first base has is not measured again"
     folders = sorted(folder.name for folder in options.runs.iterdir())
     assert folders == sorted(runs_name(resolve_model(name)) for name in (None, tiny_model))
     third = FakeCompare()
-    assert several(options, kept, third)["bases"] == result["bases"]
+    assert several(options, results, third)["bases"] == result["bases"]
     assert third.made == []
     alone = PaperMeasurement(options_of(), lambda _: None, FakeCompare(), times).run()
     assert result["bases"][0]["cells"] == alone["cells"]
@@ -118,14 +118,14 @@ def test_the_command_takes_several_bases(
 def test_results_that_exist_go_to_the_base_they_are_of(
     options_of: Callable[..., Options], tiny_model: str, tmp_path: Path
 ) -> None:
-    known = []
+    known_files = []
     for name, model in (("embedded", None), ("tiny", tiny_model)):
-        known.append(tmp_path / f"{name}.json")
-        known[-1].write_bytes(msgspec.json.encode(comparison("sst2", ("lora",), model=model)))
-    of_each = list(base_options(options_of(models=("embedded", tiny_model), known=tuple(known))).values())
-    assert [options.known for options in of_each] == [(file,) for file in known]
+        known_files.append(tmp_path / f"{name}.json")
+        known_files[-1].write_bytes(msgspec.json.encode(comparison("sst2", ("lora",), model=model)))
+    of_each = list(base_options(options_of(models=("embedded", tiny_model), known=tuple(known_files))).values())
+    assert [options.known for options in of_each] == [(file,) for file in known_files]
     with pytest.raises(InputError, match=r"tiny.json was measured with .*Leave it out"):
-        base_options(options_of(models=("embedded",), known=tuple(known)))
+        base_options(options_of(models=("embedded",), known=tuple(known_files)))
 
 
 def test_bases_that_are_named_twice_are_refused(options_of: Callable[..., Options], tiny_model: str) -> None:

@@ -117,8 +117,8 @@ def test_rows_keep_their_own_k_and_their_own_seed_whatever_shares_the_batch() ->
         alone = {0: torch.Generator().manual_seed(row)}
         assert [drawn(logits[[row]], [ks[row]], alone)[0] for _ in range(2)] == [first[row], twice[row]]
         assert first[row] in logits[row].topk(ks[row]).indices
-    others = [drawn(logits, ks, seeded(*range(10 * n, 10 * n + 6))).tolist() for n in range(1, 9)]
-    assert len({tuple(tokens_of_row) for tokens_of_row in others}) == 8
+    other_draws = [drawn(logits, ks, seeded(*range(10 * n, 10 * n + 6))).tolist() for n in range(1, 9)]
+    assert len({tuple(tokens_of_row) for tokens_of_row in other_draws}) == 8
 
 
 def test_without_top_k_vllm_draws_itself(monkeypatch: pytest.MonkeyPatch) -> None:

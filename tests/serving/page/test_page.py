@@ -85,8 +85,8 @@ def test_both_methods_are_asked_and_their_bars_are_the_answers(page: "Page", ser
     bars = page.locator(".bar").evaluate_all(
         f"bars => bars.map(b => [b.className, b.title, {fill}, b.innerText.trim()])"
     )
-    wanted = [("adapter", 0.9375), ("icl", 0.375), ("adapter", 0.0625), ("icl", 0.625)]
-    for (method, share), (look, title, filled, label) in zip(wanted, bars, strict=True):
+    expected_bars = [("adapter", 0.9375), ("icl", 0.375), ("adapter", 0.0625), ("icl", 0.625)]
+    for (method, share), (look, title, filled, label) in zip(expected_bars, bars, strict=True):
         assert (look, title, label) == (f"bar {method}", str(share), f"{100 * share + 1e-9:.1f} %")
         assert filled == pytest.approx(share, abs=0.01)
     rows = {row[0]: row[1:] for row in cells(page, "#answer tbody tr")}

@@ -43,8 +43,10 @@ def test_a_key_is_asked_for_sent_and_forgotten(page: "Page", service: PageServic
     classify(page, "Not for me.")
     poll(page)
     assert {request.key for request in service.received} == {"fs-right"}
-    kept = "[Object.values(sessionStorage), localStorage.length, document.cookie, location.href.includes('right')]"
-    assert page.evaluate(kept) == [["fs-right"], 0, "", False]
+    storage_script = (
+        "[Object.values(sessionStorage), localStorage.length, document.cookie, location.href.includes('right')]"
+    )
+    assert page.evaluate(storage_script) == [["fs-right"], 0, "", False]
     assert "fs-right" not in page.content()
     page.click("#forget")
     page.wait_for_selector("#key")
@@ -128,16 +130,16 @@ def test_nothing_leaves_the_origin(page: "Page", service: PageService) -> None:
     routes = ("/", "/v1/tasks?all=1", "/metrics", "/v1/classify/mood")
     assert {url for url in urls if not url.startswith("data:")} == {service.url + route for route in routes}
     violations.clear()
-    with served(PageService()) as other:  # even a script that got in could tell nobody
+    with served(PageService()) as other_service:  # even a script that got in could tell nobody
         sent = "url => fetch(url).then(() => 'sent', (error) => error.name)"
-        assert page.evaluate(sent, f"{other.url}/metrics") == "TypeError"
+        assert page.evaluate(sent, f"{other_service.url}/metrics") == "TypeError"
         add = """url => new Promise((done) => {
             const made = new Image();
             made.onload = () => done('loaded'); made.onerror = () => done('blocked');
             made.src = url; document.body.append(made);
         })"""
-        assert page.evaluate(add, f"{other.url}/x.png") == "blocked"
-        assert other.received == []
+        assert page.evaluate(add, f"{other_service.url}/x.png") == "blocked"
+        assert other_service.received == []
     assert sum("violates the following Content Security Policy" in text for text in violations) == 2
 
 

@@ -84,7 +84,7 @@ def test_one_that_fails_does_not_stop_the_others(tiny_model: str, tmp_path: Path
 
 def test_a_process_that_is_killed_ends_the_others_and_the_next_call_goes_on(tiny_model: str, tmp_path: Path) -> None:
     settings = LoraSettings(min_steps=20_000, max_steps=20_000, batch_size=3)
-    long = [msgspec.structs.replace(JOB, seed=seed, settings=settings) for seed in (7, 8)]
+    long_jobs = [msgspec.structs.replace(JOB, seed=seed, settings=settings) for seed in (7, 8)]
     begun: dict[int, int] = {}
     raised: list[BaseException] = []
 
@@ -92,7 +92,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_call_goes_on(tiny
         try:
             do_jobs_at_once(
                 tiny_model,
-                numbered(JOB, *long),
+                numbered(JOB, *long_jobs),
                 tmp_path,
                 Width(at_once=3, threads=1),
                 tmp_path / "log",
@@ -112,11 +112,11 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_call_goes_on(tiny
     assert "SIGKILL" in str(raised[0])
     assert not set(workers) & set(_children_of(os.getpid())), "none is left"
     assert finished(tmp_path, JOB)
-    short = msgspec.structs.replace(JOB, seed=9)
+    short_job = msgspec.structs.replace(JOB, seed=9)
     again = do_jobs_at_once(
-        tiny_model, numbered(short), tmp_path, Width(at_once=2, threads=1), tmp_path / "log", _ignore
+        tiny_model, numbered(short_job), tmp_path, Width(at_once=2, threads=1), tmp_path / "log", _ignore
     )
-    assert again == [] and finished(tmp_path, short)
+    assert again == [] and finished(tmp_path, short_job)
 
 
 @pytest.mark.parametrize(

@@ -38,14 +38,14 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         yield f"127.0.0.1:{listener.getsockname()[1]}", message
 
 
-@pytest.mark.parametrize("way", ["address", "variable", "client"])
+@pytest.mark.parametrize("kind", ["address", "variable", "client"])
 def test_an_address_without_a_cluster_is_told_of_within_seconds(
-    way: str, place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    kind: str, place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, message = place
     began_s = time.monotonic()
-    value = {"address": address, "variable": "auto", "client": f"ray://{address}"}[way]
-    if way == "variable":
+    value = {"address": address, "variable": "auto", "client": f"ray://{address}"}[kind]
+    if kind == "variable":
         monkeypatch.setenv("RAY_ADDRESS", address)
         message = f"RAY_ADDRESS is '{address}': .*{message}"
     with pytest.raises(InputError, match=rf"no Ray cluster at '{value}': .*{message}.*Give 'local'"):

@@ -127,9 +127,9 @@ def test_two_workers_killed_cost_nothing_but_time(
 def assert_each_is_there_once(store: Path) -> None:
     assert sorted(folder.name for folder in store.iterdir()) == sorted(job.key for job in JOBS)
     for job in JOBS:
-        held = sorted(entry.name for entry in (store / job.key).iterdir() if not entry.name.startswith("."))
+        entries = sorted(entry.name for entry in (store / job.key).iterdir() if not entry.name.startswith("."))
         result = finished(store, job)
-        assert result is not None and held == sorted([result.name, "result.json"])
+        assert result is not None and entries == sorted([result.name, "result.json"])
         assert not (store / job.key / CHECKPOINT_FILE).exists()
 
 

@@ -47,9 +47,12 @@ def test_a_held_out_label_that_is_none_is_refused(trainer: LoraTrainer, tmp_path
         trainer.train(GIVEN, notes.WORDS, SETTINGS, tmp_path, held_out=wrong)
 
 
-@pytest.mark.parametrize(("share", "held"), [(0.0, 0), (0.1, 1), (0.25, 2), (0.5, 5)])
-def test_a_share_of_each_class_is_held_out(share: float, held: int) -> None:
+@pytest.mark.parametrize(("share", "held_per_class"), [(0.0, 0), (0.1, 1), (0.25, 2), (0.5, 5)])
+def test_a_share_of_each_class_is_held_out(share: float, held_per_class: int) -> None:
     examples = [TrainingExample(prompt=str(number), target=target) for number in range(10) for target in (0, 1)]
-    seen, unseen = hold_out(examples, share)
-    assert sorted([*seen, *unseen], key=str) == sorted(examples, key=str)
-    assert [sum(example.target == target for example in unseen) for target in (0, 1)] == [held, held]
+    learnt, held_out = hold_out(examples, share)
+    assert sorted([*learnt, *held_out], key=str) == sorted(examples, key=str)
+    assert [sum(example.target == target for example in held_out) for target in (0, 1)] == [
+        held_per_class,
+        held_per_class,
+    ]

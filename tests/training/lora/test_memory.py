@@ -56,8 +56,8 @@ class Memory:
 
     def __call__(self, loss: LabelLoss, row: PackedRow, positions: Tensor) -> Tensor:
         assert loss._written_out
-        most = self.fits_checkpointed if loss._written_out.checkpointing else self.fits
-        if row.prefix_length + sum(row.lengths) > most and self.refused < 50:
+        max_tokens = self.fits_checkpointed if loss._written_out.checkpointing else self.fits
+        if row.prefix_length + sum(row.lengths) > max_tokens and self.refused < 50:
             self.refused += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return self._hidden(loss, row, positions)
@@ -79,8 +79,8 @@ def test_out_of_memory_gives_shorter_rows_and_the_same_gradients(
 ) -> None:
     value, expected = backward(loss_of(trainer, wrapped))
     loss = loss_of(trainer, wrapped)
-    most = longest(loss)
-    limited = limit(monkeypatch, 0 if checkpointed else most + 5, most + 5)
+    max_tokens = longest(loss)
+    limited = limit(monkeypatch, 0 if checkpointed else max_tokens + 5, max_tokens + 5)
     halved, gradients = backward(loss)
     assert limited.refused > 1 and loss.most_tokens < MOST_ROW_TOKENS
     assert loss._written_out and loss._written_out.checkpointing is checkpointed
@@ -121,11 +121,11 @@ def test_the_estimate_is_near_what_a_forward_pass_keeps(trainer: LoraTrainer) ->
     modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     config = LoraConfig(r=8, lora_alpha=32, target_modules=modules, task_type="CAUSAL_LM")
     wrapped = get_peft_model(trainer._base, config, autocast_adapter_dtype=False)
-    kept: dict[int, int] = {}
+    storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     try:
@@ -136,7 +136,7 @@ def test_the_estimate_is_near_what_a_forward_pass_keeps(trainer: LoraTrainer) ->
     finally:
         wrapped.unload()
     weights = {parameter.untyped_storage().data_ptr() for parameter in wrapped.parameters()}
-    measured = sum(size for address, size in kept.items() if address not in weights) / hidden.shape[0]
+    measured = sum(size for address, size in storages.items() if address not in weights) / hidden.shape[0]
     assert 0.5 < measured / bytes_per_token(trainer._base.config, sees=70) < 2
 
 

@@ -61,9 +61,9 @@ def gradients(wrapped: Any) -> Any:
     """All gradients as one vector, taken away from the parameters."""
     import torch
 
-    taken = torch.cat([p.grad.float().flatten() for p in wrapped.parameters() if p.requires_grad])
+    flat = torch.cat([p.grad.float().flatten() for p in wrapped.parameters() if p.requires_grad])
     wrapped.zero_grad(set_to_none=True)
-    return taken
+    return flat
 
 
 def packed(

@@ -23,12 +23,12 @@ def weights_of(path: str) -> str:
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tiny_trainer: LoraTrainer, tmp_path: Path) -> None:
     first = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "a")
-    other = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "b", seed=1)
+    other_seed = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "b", seed=1)
     again = tiny_trainer.train(notes.examples(), notes.WORDS, BRIEF, tmp_path / "c")
     assert first.losses == again.losses
     assert first.name == again.name
-    assert weights_of(first.path) == weights_of(again.path) != weights_of(other.path)
-    assert first.name != other.name
+    assert weights_of(first.path) == weights_of(again.path) != weights_of(other_seed.path)
+    assert first.name != other_seed.name
 
 
 def test_the_bytes_do_not_depend_on_what_the_trainer_did_before(

@@ -43,11 +43,11 @@ def test_a_student_learns_to_write_and_is_loaded_by_transformers(write: Any, tmp
 def test_the_epoch_that_does_best_on_held_out_texts_is_kept(tmp_path: Path) -> None:
     taught = tuple(TaughtText(text=example.text, target="has has | |") for example in EXAMPLES)
     settings = TextStudentSettings(num_epochs=20, learning_rate=0.1, held_out=0.25, max_target_tokens=8)
-    seen: list[int] = []
+    steps: list[int] = []
     brief = job(write_bart(tmp_path / "base"), examples=EXAMPLES + taught, settings=settings)
-    result = train_seq2seq(brief, tmp_path / "store", lambda step, planned, loss: seen.append(step))
+    result = train_seq2seq(brief, tmp_path / "store", lambda step, planned, loss: steps.append(step))
     assert result.held_out == 1 and len(result.held_out_losses) < 20  # it stops where it no longer gains
-    assert seen == list(range(1, result.steps + 1))
+    assert steps == list(range(1, result.steps + 1))
 
 
 def test_what_a_model_is_follows_from_its_checkpoint(tmp_path: Path) -> None:

@@ -65,10 +65,10 @@ def test_it_answers_new_texts_and_is_what_transformers_loads(trained: tuple[Stud
 
 def test_a_long_text_is_answered_by_its_parts(trained: tuple[StudentJob, Path, StudentResult]) -> None:
     brief, _, result = trained
-    long, student = " ".join([*ANIMALS, *MONEY] * 2), StudentClassifier(result.path, 32)
-    parts = student.parts(long)
-    assert len(parts) > 2 and student.read_chars(long) == len(long)
-    probabilities = student.probabilities([long, ANIMALS[0]])
+    long_text, student = " ".join([*ANIMALS, *MONEY] * 2), StudentClassifier(result.path, 32)
+    parts = student.parts(long_text)
+    assert len(parts) > 2 and student.read_chars(long_text) == len(long_text)
+    probabilities = student.probabilities([long_text, ANIMALS[0]])
     assert probabilities[0] == pytest.approx(combine_parts(student.probabilities(parts), [len(parts)])[0], abs=1e-5)
     assert probabilities[1] == pytest.approx(student.probabilities(ANIMALS[:1])[0], abs=1e-5)
     usual = msgspec.structs.replace(brief, settings=msgspec.structs.replace(brief.settings, long_texts="cut"))
@@ -78,7 +78,7 @@ def test_a_long_text_is_answered_by_its_parts(trained: tuple[StudentJob, Path, S
 
 def test_a_student_is_as_sure_as_its_teacher(tmp_path: Path) -> None:
     animals = [f"The {animal} {does}." for animal in ("dog", "cat", "owl", "horse", "fox") for does in ("eats", "runs")]
-    money = [f"The {thing} {does}." for thing in ("bank", "loan", "tax", "share", "fee") for does in ("rises", "falls")]
+    money = [f"The {noun} {does}." for noun in ("bank", "loan", "tax", "share", "fee") for does in ("rises", "falls")]
     taught = [TaughtExample(text=text, probabilities=(0.97, 0.03)) for text in (*animals, *ANIMALS)]
     taught += [TaughtExample(text=text, probabilities=(0.03, 0.97)) for text in (*money, *MONEY)]
     brief = msgspec.structs.replace(job(tmp_path, "head", held_out=0.5), examples=tuple(taught * 2))
@@ -113,11 +113,14 @@ def test_the_vectors_of_a_new_classifier_are_those_of_the_encoder(tmp_path: Path
     from fourshot.training.students.encoders import last_linear, open_classifier
 
     folder = resolve_encoder(None).path
-    model, seen = open_classifier(folder, LABELS, 0), []
-    last_linear(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model, head_inputs = open_classifier(folder, LABELS, 0), []
+    last_linear(model).register_forward_pre_hook(lambda module, inputs: head_inputs.append(inputs[0]))
     with torch.inference_mode():
         model(**encoded(AutoTokenizer.from_pretrained(folder), [*ANIMALS, *MONEY], 32))
-    vectors, expected = torch.nn.functional.normalize(seen[0], dim=1).numpy(), Encoder().encode([*ANIMALS, *MONEY])
+    vectors, expected = (
+        torch.nn.functional.normalize(head_inputs[0], dim=1).numpy(),
+        Encoder().encode([*ANIMALS, *MONEY]),
+    )
     assert np.abs(vectors @ vectors.T - expected @ expected.T).max() < 0.01
 
 
@@ -149,14 +152,14 @@ def test_settings_out_of_range_are_refused(changes: dict[str, float], message: s
         StudentSettings(**changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("kind", "most"), [("bert", 514), ("xlm-roberta", 512), ("mpnet", 512)])
-def test_texts_longer_than_an_encoder_reads_are_refused(tmp_path: Path, kind: str, most: int) -> None:
+@pytest.mark.parametrize(("kind", "max_tokens"), [("bert", 514), ("xlm-roberta", 512), ("mpnet", 512)])
+def test_texts_longer_than_an_encoder_reads_are_refused(tmp_path: Path, kind: str, max_tokens: int) -> None:
     config = {"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1}
     (tmp_path / "config.json").write_text(json.dumps(config))
     encoder = ResolvedEncoder(path=str(tmp_path), name="mine", revision="1")
-    check_places(encoder, most)
-    with pytest.raises(InputError, match=f"mine reads at most {most} tokens"):
-        check_places(encoder, most + 1)
+    check_places(encoder, max_tokens)
+    with pytest.raises(InputError, match=f"mine reads at most {max_tokens} tokens"):
+        check_places(encoder, max_tokens + 1)
 
 
 def test_a_teacher_that_is_sure_of_nothing_teaches_nothing(tmp_path: Path) -> None:
