@@ -111,8 +111,8 @@ def _temperature(logprobs: "np.ndarray", loss: "Callable[[np.ndarray], float]") 
     import numpy as np
 
     scores = np.log(np.maximum(normalise(logprobs), np.finfo(np.float64).tiny))
-    tried = np.geomspace(*TEMPERATURES, 400)
-    return round(float(min(tried, key=lambda temperature: loss(normalise(scores / temperature)))), 4)
+    temperatures = np.geomspace(*TEMPERATURES, 400)
+    return round(float(min(temperatures, key=lambda temperature: loss(normalise(scores / temperature)))), 4)
 
 
 def smoothed_targets(labels: "np.ndarray", num_labels: int) -> "np.ndarray":

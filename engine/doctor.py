@@ -169,7 +169,7 @@ def _load_torch(model: str | None) -> str:
 def _load_plugin(model: str | None) -> str:
     import vllm
 
-    state = "in" if lora_kernels.apply(wanted=True) else "not needed, or switched off"
+    state = "in" if lora_kernels.apply(enabled=True) else "not needed, or switched off"
     return f"vLLM {vllm.__version__}: {state}"
 
 

@@ -189,8 +189,8 @@ def _llama3_rope(config: Any, factors: Any) -> dict[str, Any]:
     plain = theta ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
     target = torch.tensor(factors, dtype=torch.float64).flatten()
     for factor in (8.0, 32.0):  # of Llama 3.1 and 3.3, of 3.2
-        tried = copy.deepcopy(config)
-        tried.rope_parameters = {
+        candidate = copy.deepcopy(config)
+        candidate.rope_parameters = {
             "rope_type": "llama3",
             "rope_theta": theta,
             "factor": factor,
@@ -198,9 +198,9 @@ def _llama3_rope(config: Any, factors: Any) -> dict[str, Any]:
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
         }
-        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](tried, torch.device("cpu"))
+        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](candidate, torch.device("cpu"))
         if len(target) == len(plain) and torch.allclose(plain / scaled.double(), target, rtol=1e-3):
-            return dict(tried.rope_parameters)
+            return dict(candidate.rope_parameters)
     raise ModelNotFoundError(
         "The GGUF file scales its positions (rope_freqs.weight) in a way that is none of Llama 3.1's to 3.3's. "
         f"{ALTERNATIVE}"

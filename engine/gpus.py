@@ -18,10 +18,10 @@ def gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[s
         version("vllm")
     except PackageNotFoundError:
         return []
-    named = environment.get("CUDA_VISIBLE_DEVICES")
-    if named is None:
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
         return [str(index) for index, _ in enumerate(devices.glob("nvidia[0-9]*"))]
-    return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
 
 
 def ask_driver(fields: str, names: Sequence[str] = ()) -> list[str]:

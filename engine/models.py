@@ -216,11 +216,11 @@ def broken_shards(folder: Path) -> list[str]:
         if not index.exists():
             continue
         try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            indexed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, AttributeError, LookupError, TypeError) as error:
             faults.append(f"its {index.name} cannot be read: {error}")
             continue
-        missing = sorted(name for name in named if not (folder / name).exists())
+        missing = sorted(name for name in indexed if not (folder / name).exists())
         faults += [f"{name}, which its index names, is not there" for name in missing]
     return faults
 

@@ -87,7 +87,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> ResultChange
         )
     logs = [(key, list(map(math.log, earlier_values[key])), list(map(math.log, later_values[key]))) for key in shared]
     freedom = sum(len(earlier) + len(later) - 2 for _, earlier, later in logs)
-    squares = (len(some) * pvariance(some) for _, *both_sides in logs for some in both_sides)
+    squares = (len(side) * pvariance(side) for _, *both_sides in logs for side in both_sides)
     scatter = math.sqrt(sum(squares) / freedom)
     quantile = t.ppf(1 - CHANCE / len(shared) / 2, freedom)
     repeats = min(min(len(earlier), len(later)) for _, earlier, later in logs)

@@ -51,9 +51,9 @@ def task_briefs(data: Path, draws_of_shots: int) -> list[TaskBrief]:
     for name in TASKS:
         task = load_task(name, data / name)
         for seed in range(draws_of_shots):
-            named = msgspec.structs.replace(task, name=f"{name}-{seed}")
+            seeded_task = msgspec.structs.replace(task, name=f"{name}-{seed}")
             shots = tuple(take_shots(task, 4, seed))
-            briefs.append(TaskBrief(key=named.name, task=named, shots=shots, settings=PRESETS["corpus"]))
+            briefs.append(TaskBrief(key=seeded_task.name, task=seeded_task, shots=shots, settings=PRESETS["corpus"]))
     return briefs
 
 

@@ -107,11 +107,11 @@ def _among_the_likeliest(forward_cpu: Any) -> Any:
             if len(rows):
                 place = {row: new for new, row in enumerate(rows.tolist())}
                 row_generators = {place[row]: generator for row, generator in generators.items() if row in place}
-                some, its_k = logits[rows], k[rows]
+                some_logits, its_k = logits[rows], k[rows]
                 tokens[rows] = (
-                    _draw(some, row_generators, its_k)
+                    _draw(some_logits, row_generators, its_k)
                     if is_few
-                    else forward_cpu(sampler, some, row_generators, its_k, None)[0].long()
+                    else forward_cpu(sampler, some_logits, row_generators, its_k, None)[0].long()
                 )
         return tokens, None
 

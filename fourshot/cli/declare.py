@@ -72,11 +72,16 @@ def command(
 
     ``about`` is the first line of its docstring unless it is given. ``parser``: more for `add_parser`.
     """
-    every = (flag("--json", "JSON Lines on standard output, and nothing else there"), flag("--quiet", "no progress"))
+    common_arguments = (
+        flag("--json", "JSON Lines on standard output, and nothing else there"),
+        flag("--quiet", "no progress"),
+    )
 
     def add(action: Action) -> Action:
         text = about or (action.__doc__ or "").partition("\n")[0]
-        COMMANDS.append(Command(words, text, (*every, *arguments), defaults | {"action": action}, parser or {}))
+        COMMANDS.append(
+            Command(words, text, (*common_arguments, *arguments), defaults | {"action": action}, parser or {})
+        )
         return action
 
     return add

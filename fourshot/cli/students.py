@@ -78,13 +78,13 @@ def annotate(options: Options, terminal: Terminal) -> None:
         terminal.warn(not_read(summary.cut, summary.rows, summary.cut_words))
     terminal.result("result", summary)
     terminal.table([{"label": label, "rows": count} for label, count in summary.labelled.items()])
-    for count, what_became in (
+    for count, outcome in (
         (summary.abstained, "without a label: nobody was sure enough"),
         (summary.blank, "without a text"),
         (summary.unreadable, f"could not be read{first_of(summary.why_unreadable)}"),
     ):
         if count:
-            terminal.say(f"{counted(count, 'row')} {what_became}.")
+            terminal.say(f"{counted(count, 'row')} {outcome}.")
     if summary.agreement is not None:
         terminal.say(f"Of the readers, {summary.agreement:.0%} say the label that was given, on average.")
     terminal.verdict(summary.forecast)

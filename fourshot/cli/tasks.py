@@ -88,12 +88,12 @@ def new(options: Options, terminal: Terminal) -> None:
     terminal.say(f"classes: {shorten((f'{clipped(name, 60)} ({count})' for name, count in task.labels.items()), 12)}")
     for notice in task.notices:
         terminal.say(f"{notice.severity}: {notice}")
-    dropped = sum(some.count for some in task.left_out)
+    dropped = sum(reason.count for reason in task.left_out)
     terminal.say(f"{counted(task.rows, 'row')}: {task.train} for training, {task.test} for testing, {dropped} left out")
-    for some in task.left_out:
-        first = ", ".join(map(str, some.lines[:5]))
-        rest_note = f" and {some.count - 5} more" if some.count > 5 else ""
-        terminal.say(f"  {counted(some.count, 'row')} {some.what}: {task.unit} {first}{rest_note}")
+    for reason in task.left_out:
+        first = ", ".join(map(str, reason.lines[:5]))
+        rest_note = f" and {reason.count - 5} more" if reason.count > 5 else ""
+        terminal.say(f"  {counted(reason.count, 'row')} {reason.what}: {task.unit} {first}{rest_note}")
     if task.asked_words:
         proposals = ", ".join(f"{word!r} for {name!r}" for name, word in task.asked_words.items() if word)
         terminal.say(

@@ -41,13 +41,13 @@ def distill_text(task: "GenerationTask", options: Options, arguments: dict[str, 
     from fourshot import text_api
 
     student_settings = overrides(options, StudentSettings)
-    not_here = [
+    misplaced = [
         f"--{name.replace('_', '-')}" for name in student_settings if name not in TextStudentSettings.__struct_fields__
     ]
-    not_here += [f"--{name.replace('_', '-')}" for name in LABELS_ONLY if getattr(options, name)]
-    if not_here:
+    misplaced += [f"--{name.replace('_', '-')}" for name in LABELS_ONLY if getattr(options, name)]
+    if misplaced:
         raise InputError(
-            f"{', '.join(not_here)}: that is for tasks with labels, and {task.name} is a text generation task. Leave "
+            f"{', '.join(misplaced)}: that is for tasks with labels, and {task.name} is a text generation task. Leave "
             "it out."
         )
     arguments |= {
@@ -81,8 +81,8 @@ def annotate_text(options: Options, arguments: dict[str, Any], terminal: Termina
     """Write a target for each input of a table; ``arguments``: those that annotating with labels has, too."""
     from fourshot import text_api
 
-    if not_here := [f"--{name.replace('_', '-')}" for name in OF_READING if getattr(options, name)]:
-        raise InputError(f"{', '.join(not_here)}: that is for tasks with labels, and these targets are. Leave it out.")
+    if misplaced := [f"--{name.replace('_', '-')}" for name in OF_READING if getattr(options, name)]:
+        raise InputError(f"{', '.join(misplaced)}: that is for tasks with labels, and these targets are. Leave it out.")
     arguments |= teacher_of(options)
     with terminal.progress() as on_event:
         if options.plan:
@@ -94,7 +94,7 @@ def annotate_text(options: Options, arguments: dict[str, Any], terminal: Termina
     for warning in summary.warnings:
         terminal.warn(warning)
     terminal.result("result", summary)
-    for count, what_became in (
+    for count, outcome in (
         (summary.blank, "without an input"),
         (summary.unfinished, "without a target: it did not come to an end"),
         (
@@ -104,7 +104,7 @@ def annotate_text(options: Options, arguments: dict[str, Any], terminal: Termina
         (summary.cut, "too long: the end of the input was not read"),
     ):
         if count:
-            terminal.say(f"{counted(count, 'row')} {what_became}.")
+            terminal.say(f"{counted(count, 'row')} {outcome}.")
     if summary.remote_teacher:
         terminal.say(describe(summary.remote_teacher))
     rows = f"{summary.written} of {counted(summary.rows, 'row')} in {summary.out}"

@@ -81,9 +81,9 @@ def student_files(folder: Path, card: StudentCard | TextStudentCard) -> tuple[li
         files = [file for file in sorted(folder.iterdir()) if file.suffix in WRITERS_FILES and file.is_file()]
         return [file.name for file in files if file.name != STUDENT_FILE] + [STUDENT_FILE], ""
     exports = [export for export in card.onnx if (folder / ONNX_FOLDER / export.file).is_file()]
-    used = file_to_use(exports)
-    weights = [used] if used else [file.name for file in sorted(folder.glob("*.safetensors*"))]
-    return [STUDENT_CONFIG, TOKENIZER, *weights], used
+    onnx_file = file_to_use(exports)
+    weights = [onnx_file] if onnx_file else [file.name for file in sorted(folder.glob("*.safetensors*"))]
+    return [STUDENT_CONFIG, TOKENIZER, *weights], onnx_file
 
 
 def check_files(folder: Path, card: StudentCard | TextStudentCard, names: Sequence[str]) -> None:
@@ -114,7 +114,7 @@ def stage_student(folder: Path, card: StudentCard | TextStudentCard, staging: Pa
 
     Raises AdapterError where a file is not what its card says.
     """
-    names, used = student_files(folder, card)
+    names, onnx_file = student_files(folder, card)
 
     def copy_to(copy: Path) -> None:
         for name in names:
@@ -122,7 +122,7 @@ def stage_student(folder: Path, card: StudentCard | TextStudentCard, staging: Pa
             shutil.copyfile(folder / name, copy / name)
         check_files(copy, card, names)
 
-    return _staged(card.name, staging, copy_to), used
+    return _staged(card.name, staging, copy_to), onnx_file
 
 
 def _check_size(card_file: Path) -> None:

@@ -33,8 +33,8 @@ def read_request(body: bytes, limits: Limits, kind: type[AnyRequest]) -> AnyRequ
     verb = "classify" if kind is ClassifyRequest else "write for"
     try:
         request = msgspec.json.decode(body, type=kind)
-        named = any(body.count(b'"%s"' % name.encode()) > 1 for name in kind.__struct_fields__)
-        if named or any(not isinstance(item, str) for item in request.inputs):
+        is_repeated = any(body.count(b'"%s"' % name.encode()) > 1 for name in kind.__struct_fields__)
+        if is_repeated or any(not isinstance(item, str) for item in request.inputs):
             json.loads(body, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:  # msgspec's errors and those of Unicode are values' too
         hint = HINTS.get(body[:2], NO_UTF8 if isinstance(error, UnicodeDecodeError) else "")

@@ -30,14 +30,14 @@ ON_BY_DEFAULT = ("enable_chunked_prefill",)  # switches of vLLM that have a --no
 
 def environment(inherited: dict[str, str], settings_json: str) -> dict[str, str]:
     """Of vLLM's processes: our plugins named, all cores for the engine, no words to anybody."""
-    named = [name for name in inherited.get("VLLM_PLUGINS", "").split(",") if name and name != "fourshot"]
+    other_plugins = [name for name in inherited.get("VLLM_PLUGINS", "").split(",") if name and name != "fourshot"]
     return {
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "OMP_NUM_THREADS": str(available_cores()),
         **waiting_briefly(inherited, ENGINE_SPINS),
-        "VLLM_PLUGINS": ",".join(["fourshot", *named]),
+        "VLLM_PLUGINS": ",".join(["fourshot", *other_plugins]),
         # One process for the engine and its worker: on a CPU vLLM would make two, and leave one core to the first.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",  # it would load any path that a request names

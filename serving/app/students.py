@@ -72,13 +72,13 @@ class Students(Loader):
     def _open(self, stored: StoredAdapter) -> "AnyVersion":
         card = stored.card
         assert not isinstance(card, AdapterCard)
-        folder, used = stage_student(stored.folder, card, self._staging)
+        folder, onnx_file = stage_student(stored.folder, card, self._staging)
         try:
             if isinstance(card, TextStudentCard):
                 writer = Generator(folder)
                 writer.generate(WARM_UP_TEXTS[:1])
                 return TextStudentVersion(self, stored, card, folder, writer)
-            model = ServingModel(folder, used, card.training.max_tokens, len(card.labels))
+            model = ServingModel(folder, onnx_file, card.training.max_tokens, len(card.labels))
             model.logits(model.encode(WARM_UP_TEXTS))  # it works, and its kernels are there
             return StudentVersion(self, stored, card, folder, model)
         except Exception as error:  # of any type, as the libraries have it: whatever it is, the files are no student

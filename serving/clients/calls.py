@@ -274,13 +274,13 @@ def http_options(
             "the key has characters that no key has. Give it as it was shown, without quotes and without the word "
             f"Bearer, or set {KEY_VARIABLE}."
         )
-    used = proxy_for(address)
+    proxy = proxy_for(address)
     # The service need not work for a client that has gone.
     deadline = {DEADLINE: str(math.ceil(1000 * timeout_s))} if timeout_s < LONGEST_DEADLINE_S else {}
-    return f"{url}, through the proxy of {used.variable}," if used else url, {
+    return f"{url}, through the proxy of {proxy.variable}," if proxy else url, {
         "base_url": address,
         "headers": {**deadline, **({"Authorization": f"Bearer {key}"} if key else {})},
         # Waiting for a free connection is our own doing, and bounded by the answers before it.
         "timeout": httpx.Timeout(min(timeout_s, LONGEST_DEADLINE_S), connect=min(timeout_s, MAX_CONNECT_S), pool=None),
-        **({"proxy": used.proxy} if used else {"transport": transport()}),
+        **({"proxy": proxy.proxy} if proxy else {"transport": transport()}),
     }

@@ -185,14 +185,14 @@ class LabelLoss:
             tail, answer, weight = self._tails[index], self._answers[index], self._weights[index]
             last = start + len(tail) - len(answer)  # the prompt's last token: it predicts the label's first
             if self._whole_text:
-                at, aimed = range(start, start + len(tail)), [*tail[1:], answer[-1]]
+                aimed_positions, aimed = range(start, start + len(tail)), [*tail[1:], answer[-1]]
             else:
-                at = range(last, last + len(answer))
+                aimed_positions = range(last, last + len(answer))
                 aimed = [self._targets[index]] if self._choices is not None else list(answer)
-            positions.extend(at)
+            positions.extend(aimed_positions)
             targets.extend(aimed)
             weights.extend([weight / len(aimed)] * len(aimed))
-            label_weights.extend(weight / len(answer) if position >= last else 0.0 for position in at)
+            label_weights.extend(weight / len(answer) if position >= last else 0.0 for position in aimed_positions)
         return [torch.tensor(values, device=self.device) for values in (positions, targets, weights, label_weights)]
 
 

@@ -146,9 +146,9 @@ class LlamaDecoder:
 
     def _num_rows(self, span: range, row: Row) -> list[int]:
         """Tokens that each of `GROUPS` computes."""
-        every = len(row.cos)
-        after = len(row.positions) if span.stop == len(self._norms) else every
-        return [every, after, after, after]
+        num_tokens = len(row.cos)
+        num_last = len(row.positions) if span.stop == len(self._norms) else num_tokens
+        return [num_tokens, num_last, num_last, num_last]
 
     def _masks(self, layer: int, row: Row, inputs: Sequence[Tensor]) -> list[Tensor | None]:
         """Of dropout, for each of `GROUPS`, shaped as its input: the same whenever the layer is computed."""
@@ -254,8 +254,8 @@ def fits(wrapped: Any) -> bool:
     config = model.config
     if config.model_type not in FAMILIES or config.hidden_act != "silu" or getattr(config, "attention_dropout", 0):
         return False
-    every = [_parts(layer) for layer in model.get_decoder().layers]
-    kinds = {tuple(_kind(parts.get(name)) for names in GROUPS for name in names) for parts in every}
+    layers = [_parts(layer) for layer in model.get_decoder().layers]
+    kinds = {tuple(_kind(parts.get(name)) for names in GROUPS for name in names) for parts in layers}
     if len(kinds) > 1:
         return False
     adapted = set(kinds.pop()) - {NO_ADAPTER}

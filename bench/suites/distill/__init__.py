@@ -76,11 +76,11 @@ def measure(options: Options, rows: Rows) -> dict[str, Any]:
             outcome = row.get("left_out") or f"accuracy {row['accuracy']:.3f} with {row['texts']} texts"
             tell(f"{group.piece(cell)}: {outcome}")
         taught.clear()
-    every = [row for piece, row in rows.pieces.items() if "/" in piece]
-    measured = [row for row in every if "accuracy" in row]
+    measured_rows = [row for piece, row in rows.pieces.items() if "/" in piece]
+    measured = [row for row in measured_rows if "accuracy" in row]
     return {
         "rows": measured,
-        "left_out": [row for row in every if "accuracy" not in row],
+        "left_out": [row for row in measured_rows if "accuracy" not in row],
         "curves": curves_of(measured),
         "turning_points": turning_points(measured),
         "targets": [],

@@ -175,8 +175,8 @@ def _by_method(comparisons: Comparisons) -> Iterator[tuple[str, list[MethodRow |
 
 def _measured(columns: Sequence[Column], comparisons: Comparisons) -> list[Column]:
     """Those that some row has a number for."""
-    every = [row for comparison in comparisons.values() for row in comparison.rows]
-    return [column for column in columns if any(column.of(row) is not None for row in every)]
+    rows = [row for comparison in comparisons.values() for row in comparison.rows]
+    return [column for column in columns if any(column.of(row) is not None for row in rows)]
 
 
 def _mean(rows: Sequence[MethodRow | None]) -> str:

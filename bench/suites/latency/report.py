@@ -104,12 +104,12 @@ def gain(result: Mapping[str, Any]) -> Table:
     rows = []
     for task in result["settings"]["tasks"]:
         for name in ("lora", "lora_bare"):
-            full, alone = by_cell.get((name, task, "saturated")), by_cell.get((name, task, 1))
-            if full and alone:
+            saturated, single = by_cell.get((name, task, "saturated")), by_cell.get((name, task, 1))
+            if saturated and single:
                 numbers = [
                     row[state][measure]["mean"]
                     for state in ("icl_off", "icl_warm")
-                    for row, measure in ((full, "throughput"), (alone, "p50"))
+                    for row, measure in ((saturated, "throughput"), (single, "p50"))
                 ]
                 rows.append(
                     (f"{TITLES[task]}: {VARIANTS[name].display_name}", *(f"{number:.1f}" for number in numbers))
@@ -181,7 +181,7 @@ def _curves(result: Mapping[str, Any], task: str, value: str, y_name: str) -> An
         is_loop = cell["route"] == "in-process" and isinstance(cell["load"], int) and cell["way"] != "floor"
         if is_loop and cell["task"] == task:
             points.setdefault(cell["way"], []).append((float(cell["load"]), cell[value]["mean"]))
-    curves = [Curve(VARIANTS[name].display_name, sorted(some)) for name, some in points.items()]
+    curves = [Curve(VARIANTS[name].display_name, sorted(cell_points)) for name, cell_points in points.items()]
     return line_plot(curves, x_name="requests at a time", y_name=y_name, log_x=True, log_y=True)
 
 

@@ -166,13 +166,13 @@ def targets(ratios: Sequence[Mapping[str, Any]], settings: LatencySettings) -> l
     for variant in (LORA, BARE):
         for task in settings.tasks if variant in settings.variants else ():
             name = f"{VARIANTS[variant].display_name}, {task}"
-            full, alone = (by_cell.get((variant, task, load), {}).get("icl_off") for load in ("saturated", 1))
-            if full:
-                share = full["throughput"]["mean"] / full["prompt_tokens"]
+            saturated, single = (by_cell.get((variant, task, load), {}).get("icl_off") for load in ("saturated", 1))
+            if saturated:
+                share = saturated["throughput"]["mean"] / saturated["prompt_tokens"]
                 goals.append(at_least(f"{name}, saturated: share of the ratio of prompt tokens", "", share, SHARE_GOAL))
-            if alone:
+            if single:
                 about = f"{name}, one at a time: p50 against in context, cache off"
-                goals.append(at_least(about, "times", alone["p50"]["mean"], ALONE_GOAL))
+                goals.append(at_least(about, "times", single["p50"]["mean"], ALONE_GOAL))
             warm = [
                 (row["icl_warm"]["throughput"]["mean"], row["concurrency"])
                 for row in ratios

@@ -137,8 +137,8 @@ def data_sizes(scores: Sequence[PaperScore], tasks: Sequence[str]) -> Section:
         "Accuracy against the number of texts per class that LoRA was trained on. Real: labelled texts alone. "
         "Synthetic: four labelled ones, the rest written and kept by the default recipe."
     )
-    drawn = [part for task in tasks for part in _size_figure(scores, task)]
-    return Section("Figures 5 and 6: how much data", [intro, *(drawn or [f"More than two sizes: {NOT_MEASURED}."])])
+    figures = [part for task in tasks for part in _size_figure(scores, task)]
+    return Section("Figures 5 and 6: how much data", [intro, *(figures or [f"More than two sizes: {NOT_MEASURED}."])])
 
 
 def _size_figure(scores: Sequence[PaperScore], task: str) -> list[Part]:
@@ -218,10 +218,10 @@ def word_clouds(counted: Sequence[CountedTexts]) -> Section:
 def _cloud(texts: CountedTexts, side: str) -> Markup:
     words, name = texts.words.get(side), f"{task_title(texts.task)}, {SIDES[side]}"
     if words:
-        drawn = word_cloud(words, f"Frequent words, {name}: {', '.join(list(words)[:12])}")
+        picture = word_cloud(words, f"Frequent words, {name}: {', '.join(list(words)[:12])}")
     else:
-        drawn = Markup("<p>none</p>")
-    return Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(name, drawn)
+        picture = Markup("<p>none</p>")
+    return Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(name, picture)
 
 
 def _setup_name(setup: Setup) -> str:

@@ -108,9 +108,9 @@ def scores_of(comparison: MeasuredComparison, source: int) -> list[PaperScore]:
 
 def amounts(method: str, k: int, per_class: int) -> tuple[int, int]:
     """Real and synthetic texts per class that ``method`` is given where shots are ``k`` and synthetic ``per_class``."""
-    used = METHODS[method]
-    uses_real = used.trained or used.shots_in_prompt
-    return (used.real_per_class or k) if uses_real else 0, per_class if used.synthetic else 0
+    settings = METHODS[method]
+    uses_real = settings.trained or settings.shots_in_prompt
+    return (settings.real_per_class or k) if uses_real else 0, per_class if settings.synthetic else 0
 
 
 def same_setup(task: str, method: str, real: int, synthetic: int) -> TaskSetup:

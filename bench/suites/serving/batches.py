@@ -19,7 +19,7 @@ def multi_lora(traffic: Traffic) -> list[dict[str, Any]]:
     from fourshot.pipeline.synthesis.prompts import PromptFormat, reading_prompt
 
     task = traffic.tasks[0]
-    texts = [text for name, some in traffic.texts.items() if name.startswith("sst2") for text in some]
+    texts = [text for name, task_texts in traffic.texts.items() if name.startswith("sst2") for text in task_texts]
     folders = [folder for versions in traffic.versions.values() for folder in versions][:BATCH_ADAPTERS]
     adapters = [Adapter(name=folder.name, path=str(folder)) for folder in folders]
     engine = open_engine(

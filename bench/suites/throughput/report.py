@@ -128,8 +128,8 @@ def summarise(repeats: int, workload: Workload, shape: ModelShape, pieces: Mappi
     def texts_per_s(piece: str) -> float:
         return round(len(pieces[piece]["texts"]) / pieces[piece]["seconds"], 2)
 
-    tried = {name.removeprefix("ceiling/"): texts_per_s(name) for name in pieces if name.startswith("ceiling/")}
-    ceiling = max(tried, key=tried.__getitem__)
+    ceilings = {name.removeprefix("ceiling/"): texts_per_s(name) for name in pieces if name.startswith("ceiling/")}
+    ceiling = max(ceilings, key=ceilings.__getitem__)
     together = {"vllm": CEILINGS.get(ceiling, {}).get("max_num_seqs", AT_ONCE), "ours": AT_ONCE, "distilabel": AT_ONCE}
     sampler_rows = []
     for name in NAMES:
@@ -151,7 +151,7 @@ def summarise(repeats: int, workload: Workload, shape: ModelShape, pieces: Mappi
         "machine_after": pieces["machine after"],
         "roof": roof,
         "limit": limit(shape, roof, results("ours")[0], AT_ONCE),
-        "ceilings": tried,
+        "ceilings": ceilings,
         "ceiling": ceiling,
         "batches": {name: texts_per_s(name) for name in pieces if name.startswith("batch/")},
         "ways": sampler_rows,
@@ -168,7 +168,7 @@ def summarise(repeats: int, workload: Workload, shape: ModelShape, pieces: Mappi
 def report(result: Mapping[str, Any]) -> list[Part]:
     """The table, what was tried, and why something was not measured."""
     best, roof = result["limit"], result["roof"]
-    tried = "; ".join(f"{name}: {rate:.1f}" for name, rate in result["ceilings"].items())
+    ceilings = "; ".join(f"{name}: {rate:.1f}" for name, rate in result["ceilings"].items())
     batches = ", ".join(f"{rate:.1f} at {name.removeprefix('batch/')}" for name, rate in result["batches"].items())
     filters = ", ".join(f"{row['way']} {row['candidates_per_s']:.1f}" for row in result["filter"])
     missing = [f"{NAMES[row['way']]}: {_why_not(row)}" for row in result["ways"] if "reason" in row]
@@ -181,7 +181,7 @@ def report(result: Mapping[str, Any]) -> list[Part]:
              "times the limit"],
             [_cells(row) for row in result["ways"]],
         ),
-        f"vLLM alone, texts/s as it was tried. {tried}.",
+        f"vLLM alone, texts/s as it was tried. {ceilings}.",
         f"transformers, texts/s by batch: {batches}.",
         f"The in-context filter over texts that were drawn, texts/s: {filters}.",
         f"Drawing against vLLM alone, repeat by repeat, times: {with_interval(result['ratios']['vllm'], 3)}; against "

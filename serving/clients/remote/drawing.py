@@ -38,14 +38,14 @@ def drawn_for(per_class: int, num_labels: int) -> int:
 
 def drawing_settings(settings: RunSettings, num_labels: int) -> RunSettings:
     """Of rounds by a remote teacher. Raises InputError for what only a model of this machine can be told."""
-    wrong = {
+    untold = {
         "variety.attributes": settings.variety.attributes,
         "variety.suppress": settings.variety.suppress,
         "generate.keep_likelier_of": settings.generate.keep_likelier_of > 1,
         "sampling.bias": settings.sampling.bias,
     }
-    if named := [name for name, value in wrong.items() if value]:
-        raise InputError(f"{' and '.join(named)}: a remote teacher cannot be told that. Leave it out.")
+    if names := [name for name, value in untold.items() if value]:
+        raise InputError(f"{' and '.join(names)}: a remote teacher cannot be told that. Leave it out.")
     per_round = math.ceil(SPARE * settings.generate.per_class)
     # A text of which nothing can be said has all labels alike, and is not kept.
     confidence = max(settings.annotate.confidence, 1 / num_labels + 1e-3)

@@ -95,7 +95,7 @@ class Endpoint:
             timeout=settings.timeout_s,
             http_client=openai_client(httpx.URL(url), proxy),
         )
-        self._pace, self._over, self._missing = Pace(settings.concurrency), asyncio.Event(), 0
+        self._pace, self._ended, self._missing = Pace(settings.concurrency), asyncio.Event(), 0
         # A loop in a thread of its own: whoever calls may have one, as notebooks do.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -107,7 +107,7 @@ class Endpoint:
         Raises RequestError for what the user must change, SpendingLimitError at a limit, ServiceError where trying
         again has not helped. Before that, and after Ctrl-C, what is on its way is waited for: it is paid for.
         """
-        self._over.clear()  # before anything can set it
+        self._ended.clear()  # before anything can set it
         answering = asyncio.run_coroutine_threadsafe(self._all(requests), self._loop)
         try:
             while not wait([answering], TELL_S).done:
@@ -115,7 +115,7 @@ class Endpoint:
                 done = total - self._missing
                 self._on_event(Event(stage="annotate", message=message, done=done, total=total, unit="requests"))
         except KeyboardInterrupt:
-            self._loop.call_soon_threadsafe(self._over.set)
+            self._loop.call_soon_threadsafe(self._ended.set)
             wait([answering])
             raise
         return answering.result()
@@ -129,14 +129,14 @@ class Endpoint:
 
         async def work() -> None:
             for key, request in queue:
-                if self._over.is_set():
+                if self._ended.is_set():
                     return
                 try:
                     answers[key] = await self._answer(key, request)
                     self._missing -= 1
                 except Exception as error:  # raised below, once nothing is on its way any more
                     faults.append(error)
-                    self._over.set()
+                    self._ended.set()
 
         await asyncio.gather(*(work() for _ in range(self._settings.concurrency)))
         if faults and isinstance(faults[0], SpendingLimitError):
@@ -149,7 +149,7 @@ class Endpoint:
     async def _answer(self, key: str, request: Request) -> Completion | Refused:
         async def pause(seconds: float) -> None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), seconds)
+                await asyncio.wait_for(self._ended.wait(), seconds)
                 raise ServiceError("given up, for another request failed")
 
         retrying = tenacity.AsyncRetrying(
@@ -236,10 +236,10 @@ class Endpoint:
         """Raise RequestError where a redirect has led on without what was sent, as most of them do."""
         if response.request.method == "POST":
             return
-        led = str(response.url).removesuffix("/completions").removesuffix("/chat")
+        url = str(response.url).removesuffix("/completions").removesuffix("/chat")
         raise RequestError(
-            f"{self.url} leads on to {led}, where a request comes without its content. Give the address that answers "
-            f"itself: --teacher {led}, if that is the one.",
+            f"{self.url} leads on to {url}, where a request comes without its content. Give the address that answers "
+            f"itself: --teacher {url}, if that is the one.",
             kind="moved",
         )
 

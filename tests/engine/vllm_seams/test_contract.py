@@ -67,8 +67,8 @@ def test_without_the_count_of_loads_our_arithmetic_is_left_out(monkeypatch: pyte
     before = current_platform.get_punica_wrapper()
     monkeypatch.setattr(lora_loads, "SEAM", seam("json:no_such"))
     try:
-        assert not lora_kernels.apply(wanted=True)
+        assert not lora_kernels.apply(enabled=True)
         assert current_platform.get_punica_wrapper() != lora_kernels.WRAPPER
     finally:
         monkeypatch.undo()
-        lora_kernels.apply(wanted=before == lora_kernels.WRAPPER)
+        lora_kernels.apply(enabled=before == lora_kernels.WRAPPER)

@@ -69,15 +69,15 @@ def test_both_ways_to_multiply_give_the_same(monkeypatch: pytest.MonkeyPatch, lo
 def test_the_switch_takes_the_plugin_out(monkeypatch: pytest.MonkeyPatch) -> None:
     before = current_platform.get_punica_wrapper()
     try:
-        assert lora_kernels.apply(wanted=True)
+        assert lora_kernels.apply(enabled=True)
         assert current_platform.get_punica_wrapper() == lora_kernels.WRAPPER
         monkeypatch.setenv(lora_kernels.SWITCH, "0")
-        assert not lora_kernels.apply(wanted=True)
+        assert not lora_kernels.apply(enabled=True)
         assert current_platform.get_punica_wrapper() != lora_kernels.WRAPPER
         monkeypatch.delenv(lora_kernels.SWITCH)
-        assert not lora_kernels.apply(wanted=False)
+        assert not lora_kernels.apply(enabled=False)
     finally:
-        lora_kernels.apply(wanted=before == lora_kernels.WRAPPER)
+        lora_kernels.apply(enabled=before == lora_kernels.WRAPPER)
 
 
 def test_a_layer_is_known_again_by_where_its_weights_were_moved_to() -> None:
